@@ -1,0 +1,132 @@
+"""An exported model on disk: its manifest, its labels, and how both are written and read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlserve.errors import UsageError
+from mlserve.pipeline import ImagePipeline
+from mlserve.tensors import Signature
+
+MANIFEST_NAME = "mlserve.json"
+LABELS_NAME = "labels.txt"
+_FORMAT = 1
+
+
+def digest_of(data: bytes) -> str:
+    """`sha256:<hex>` of these bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def labels_text(labels: Sequence[str]) -> bytes:
+    """The labels as the file holds them: UTF-8, one a line."""
+    return "".join(label + "\n" for label in labels).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known of an exported model: `mlserve.json` in its version folder.
+
+    `created` is UTC, ISO 8601. Digests are `sha256:<hex>`.
+    """
+
+    mlserve: str
+    backend: str
+    model: str
+    source: str
+    created: str
+    weights_digest: str
+    labels_digest: str
+    has_random_weights: bool
+    pipeline: ImagePipeline
+    signatures: tuple[Signature, ...]
+
+    def write(self, folder: Path, labels: Sequence[str]) -> None:
+        """Writes the manifest and the labels into `folder`."""
+        (folder / LABELS_NAME).write_bytes(labels_text(labels))
+        (folder / MANIFEST_NAME).write_text(json.dumps(self.to_json(), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest in `folder`; None where there is none (a model that mlserve did not export).
+
+        Raises UsageError when the file is there and cannot be read.
+        """
+        path = folder / MANIFEST_NAME
+        try:
+            return cls.from_json(json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UsageError(
+                f"{path} cannot be read: {error}",
+                hint="export the model again; remove the folder if it is not wanted",
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "mlserve": self.mlserve,
+            "backend": self.backend,
+            "model": self.model,
+            "source": self.source,
+            "created": self.created,
+            "weights_digest": self.weights_digest,
+            "labels_digest": self.labels_digest,
+            "has_random_weights": self.has_random_weights,
+            "pipeline": self.pipeline.to_json(),
+            "signatures": [signature.to_json() for signature in self.signatures],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Manifest:
+        if data["format"] != _FORMAT:
+            raise ValueError(f"manifest format {data['format']!r} is not known")
+        values = {key: value for key, value in data.items() if key != "format"}
+        values["pipeline"] = ImagePipeline.from_json(data["pipeline"])
+        values["signatures"] = tuple(Signature.from_json(item) for item in data["signatures"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One version of a model on disk: the folder `path` named after the number `version`.
+
+    `manifest` is None for a model that mlserve did not export.
+    """
+
+    path: Path
+    model: str
+    version: int
+    manifest: Manifest | None
+
+    @classmethod
+    def open(cls, base_path: Path, model: str, version: int) -> Artifact:
+        """The artifact in `base_path/<version>`. Raises UsageError for an unreadable manifest."""
+        path = base_path / str(version)
+        return cls(path, model, version, Manifest.read(path))
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels beside the manifest, checked against its digest and class count.
+
+        Raises UsageError when the file is absent or is not the one that was exported.
+        """
+        path = self.path / LABELS_NAME
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error}", hint=_EXPORT_AGAIN) from error
+        if self.manifest and digest_of(data) != self.manifest.labels_digest:
+            raise UsageError(f"{path} was changed after the export", hint=_EXPORT_AGAIN)
+        labels = tuple(data.decode().splitlines())
+        if self.manifest:
+            self.manifest.pipeline.full_labels(labels)
+        return labels
+
+
+_EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"

@@ -1,0 +1,109 @@
+"""What a runtime has to provide to be served: `Backend`, `Runner` and `ServerSpec`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from mlserve.artifact import Artifact
+from mlserve.sources import Classifier
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Tensors = Mapping[str, np.ndarray[Any, Any]]
+    """Arrays by name. Strings are object arrays of `bytes`."""
+
+
+class Runner(Protocol):
+    """The smallest thing that can be served: named signatures and a way to run them.
+
+    `run` is called from several threads at once.
+    """
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]: ...
+
+    def run(self, signature: str, inputs: Tensors) -> Tensors:
+        """The outputs of that signature for these inputs.
+
+        Names, dtypes and ranks have been checked against the signature. Raises InvalidInput (or
+        NotAnImage, InputTooLarge) for an input that the model refuses, naming its index in the
+        batch, and InferenceFailed when the runtime fails.
+        """
+
+    def close(self) -> None:
+        """Gives the memory back; called once, when nothing runs any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to load a model. `threads` is the number of CPU threads; None takes the cgroup's CPUs."""
+
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where a server listens."""
+
+    host: str
+    grpc_port: int
+    rest_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """A server of another maker, as pure data: what `--launcher native` runs.
+
+    `executable` is looked up on PATH; `env` is added to the environment.
+    """
+
+    launcher: str
+    executable: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    install_hint: str
+
+
+class Backend(ABC):
+    """One runtime: how to export a model into its files, and how to load them as a Runner.
+
+    The class itself must be cheap to import: the runtime is imported inside the methods.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for `mlserve plugins`."""
+    install_hint: ClassVar[str]
+    """The command that installs what the methods import."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """The modules needed to load and run; `mlserve plugins` says which are absent."""
+
+    @abstractmethod
+    def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
+        """Writes the runtime's own files into the empty folder `into`.
+
+        Returns the signatures that were written. Raises ExportError.
+        """
+
+    @abstractmethod
+    def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
+        """The model in `artifact.path`, ready to run.
+
+        The artifact need not be one of ours: `artifact.manifest` may be None. Raises
+        ModelLoadFailed when the files are not what the runtime reads.
+        """
+
+    def external_servers(
+        self, base_path: Path, model: str, versions: Sequence[int], listen: Listen
+    ) -> Sequence[ServerSpec]:
+        """Servers of other makers that can serve `base_path` (`<base_path>/<version>/`).
+
+        `versions` are the versions to serve; empty means the latest, followed as it changes.
+        """
+        return ()

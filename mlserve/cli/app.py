@@ -1,0 +1,71 @@
+"""The command line: one Typer app, one boundary that prints errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from mlserve import __version__
+from mlserve.cli import export, plugins, predict, servers, up
+from mlserve.cli.output import print_error, wants_json
+from mlserve.errors import ExitCode, MlserveError
+
+
+class ErrorBoundary(TyperGroup):
+    """Turns mlserve's own errors into two lines on stderr and an exit code.
+
+    Any other exception is a bug and keeps its traceback (exit code 1).
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MlserveError as error:
+            print_error(error, as_json=wants_json(ctx))
+            raise typer.Exit(int(error.exit_code)) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mlserve {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="mlserve",
+    cls=ErrorBoundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Export one model to several runtimes, serve it, and ask it one question in time.",
+    epilog="Example: mlserve export && mlserve up && mlserve predict horse.jpg --timeout 5",
+)
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+app.command("export")(export.export)
+app.command("up")(up.up)
+app.command("down")(servers.down)
+app.command("ps")(servers.ps)
+app.command("logs")(servers.logs)
+app.command("predict")(predict.predict)
+app.command("metadata")(predict.metadata)
+app.command("status")(predict.status)
+app.command("plugins")(plugins.plugins)
+
+
+def main() -> None:
+    """Runs the command line and ends the process with its exit code."""
+    app()

@@ -1,0 +1,83 @@
+"""What commands print: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from mlserve.errors import MlserveError
+
+
+class OutputFormat(StrEnum):
+    """How a command prints its data."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+_FORMAT_KEY = "mlserve.output"
+
+
+def remember_format(ctx: typer.Context, value: Any) -> Any:
+    """An option callback that lets errors be printed in the format that the data was asked in."""
+    ctx.meta[_FORMAT_KEY] = str(value)
+    return value
+
+
+def wants_json(ctx: typer.Context) -> bool:
+    """Whether the command that ran in `ctx` was asked for JSON."""
+    return ctx.meta.get(_FORMAT_KEY, OutputFormat.TEXT) != OutputFormat.TEXT
+
+
+OutputOption = Annotated[
+    OutputFormat, typer.Option("--output", callback=remember_format, help="How to print the data.")
+]
+
+
+def print_json(data: Any) -> None:
+    """Prints data as indented JSON."""
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows under an upper-case header, in columns as wide as their widest cell."""
+    lines = [[name.upper() for name in header], *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def note(message: str) -> None:
+    """Tells the user something that is not the command's data, on stderr."""
+    typer.echo(message, err=True)
+
+
+def print_error(error: MlserveError, *, as_json: bool) -> None:
+    """Prints an error on stderr: `error: ...` and `hint: ...`, or one JSON object."""
+    if as_json:
+        note(json.dumps({"error": error_json(error)}, ensure_ascii=False))
+        return
+    note(f"error: {error.message}")
+    if error.hint:
+        note(f"hint: {error.hint}")
+
+
+def error_json(error: MlserveError) -> dict[str, Any]:
+    """An error as data: its kind, message, hint and exit code."""
+    return {
+        "kind": error.kind,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": int(error.exit_code),
+    }
+
+
+def is_interactive() -> bool:
+    """Whether stderr is a terminal: progress is shown only there."""
+    return sys.stderr.isatty()

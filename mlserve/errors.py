@@ -1,0 +1,126 @@
+"""The errors of mlserve, each with a hint and an exit code.
+
+    MlserveError
+    |- UsageError            2    bad option, bad input, unknown backend or artifact
+    |  |- InvalidInput       2    the server or the client refused this input
+    |  |  |- NotAnImage      2    the bytes are no JPEG or PNG, or a damaged one
+    |  |  `- InputTooLarge   2    more bytes or pixels than the limit
+    |  `- NotFound           2    no such model, version, signature, backend or server
+    |- PluginError           3    a plugin or one of its dependencies is missing or broken
+    |- ExportError           4    the model could not be exported
+    |- Unavailable           5    no server, not ready, or gone
+    |  `- ModelLoadFailed    5    the server cannot load this version of the model
+    |- InferenceFailed       6    the server accepted the request and failed
+    |- Overloaded            7    the server refused the request for want of room
+    `- DeadlineExceeded    124    no answer in time (the code of coreutils' `timeout`)
+
+What each looks like on the wire is in `mlserve.protocols.status`.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What the process of a command ends with."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    PLUGIN = 3
+    EXPORT = 4
+    UNAVAILABLE = 5
+    INFERENCE = 6
+    OVERLOADED = 7
+    DEADLINE = 124
+    INTERRUPTED = 130
+
+
+class MlserveError(Exception):
+    """Base of every error that mlserve raises on purpose.
+
+    `message` says what is wrong and names the value; `hint` is the next step to take.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    @property
+    def kind(self) -> str:
+        """The error's stable name in JSON, such as `deadline_exceeded`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+
+class UsageError(MlserveError):
+    """Something in the call itself is wrong; the same call will fail again."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InvalidInput(UsageError):
+    """The input does not fit the model's signature."""
+
+
+class NotAnImage(InvalidInput):
+    """The bytes are not a whole JPEG or PNG file."""
+
+
+class InputTooLarge(InvalidInput):
+    """The input has more bytes or pixels than the server takes."""
+
+
+class NotFound(UsageError):
+    """No model, version, signature, backend, artifact or server of that name."""
+
+
+class PluginError(MlserveError):
+    """A plugin, or a package that it needs, is missing or broken."""
+
+    exit_code = ExitCode.PLUGIN
+
+
+class ExportError(MlserveError):
+    """The model could not be exported; nothing was left behind."""
+
+    exit_code = ExitCode.EXPORT
+
+
+class Unavailable(MlserveError):
+    """There is no server at the endpoint, or it is not ready."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class ModelLoadFailed(Unavailable):
+    """The files of a model version are not what its runtime can load."""
+
+
+class InferenceFailed(MlserveError):
+    """The server took the request and failed to answer it."""
+
+    exit_code = ExitCode.INFERENCE
+
+
+class Overloaded(MlserveError):
+    """The server has no room for the request; `retry_after` (seconds) says when to come back."""
+
+    exit_code = ExitCode.OVERLOADED
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(MlserveError):
+    """The deadline passed before the answer was there."""
+
+    exit_code = ExitCode.DEADLINE

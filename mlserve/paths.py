@@ -1,0 +1,33 @@
+"""Where mlserve keeps its files: downloads, artifacts, and the record of running servers.
+
+`MLSERVE_HOME`, when set, holds all three; else each is where the platform puts such files.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+_APP = "mlserve"
+
+
+def cache_dir() -> Path:
+    """The folder for downloads, which can be fetched again."""
+    return _home("cache") or platformdirs.user_cache_path(_APP)
+
+
+def store_dir() -> Path:
+    """The folder for exported models: `<backend>/<model>/<version>/`."""
+    return (_home("data") or platformdirs.user_data_path(_APP)) / "models"
+
+
+def state_dir() -> Path:
+    """The folder for what runs now: a record and a log for each server."""
+    return _home("state") or platformdirs.user_state_path(_APP)
+
+
+def _home(part: str) -> Path | None:
+    home = os.environ.get("MLSERVE_HOME")
+    return Path(home).expanduser() / part if home else None

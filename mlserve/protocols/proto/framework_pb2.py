@@ -1,0 +1,8 @@
+"""The messages of framework.proto; typed by the generated `framework_pb2.pyi`."""
+
+from mlserve.protocols.proto._pool import message
+
+TensorShapeProto = message("tensorflow.TensorShapeProto")
+TensorProto = message("tensorflow.TensorProto")
+TensorInfo = message("tensorflow.TensorInfo")
+SignatureDef = message("tensorflow.SignatureDef")

@@ -1,0 +1,70 @@
+"""What each error is on the wire: one table for the servers and the client, both directions."""
+
+from __future__ import annotations
+
+from mlserve import errors
+
+_TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
+    # Most specific first: the first class that fits an error is its row.
+    (errors.DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
+    (errors.Overloaded, "RESOURCE_EXHAUSTED", 429),
+    (errors.Unavailable, "UNAVAILABLE", 503),
+    (errors.NotFound, "NOT_FOUND", 404),
+    (errors.NotAnImage, "INVALID_ARGUMENT", 415),
+    (errors.InputTooLarge, "INVALID_ARGUMENT", 413),
+    (errors.InvalidInput, "INVALID_ARGUMENT", 400),
+    (errors.UsageError, "INVALID_ARGUMENT", 400),
+    (errors.InferenceFailed, "INTERNAL", 500),
+    (errors.MlserveError, "INTERNAL", 500),
+)
+
+_FROM_GRPC: dict[str, type[errors.MlserveError]] = {
+    "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
+    "RESOURCE_EXHAUSTED": errors.Overloaded,
+    "UNAVAILABLE": errors.Unavailable,
+    "NOT_FOUND": errors.NotFound,
+    "INVALID_ARGUMENT": errors.InvalidInput,
+    "FAILED_PRECONDITION": errors.InvalidInput,
+    "OUT_OF_RANGE": errors.InvalidInput,
+    "UNIMPLEMENTED": errors.UsageError,
+    "UNAUTHENTICATED": errors.UsageError,
+    "PERMISSION_DENIED": errors.UsageError,
+}
+
+_FROM_HTTP: dict[int, type[errors.MlserveError]] = {
+    400: errors.InvalidInput,
+    401: errors.UsageError,
+    403: errors.UsageError,
+    404: errors.NotFound,
+    413: errors.InputTooLarge,
+    415: errors.NotAnImage,
+    429: errors.Overloaded,
+    501: errors.UsageError,
+    502: errors.Unavailable,
+    503: errors.Unavailable,
+    504: errors.DeadlineExceeded,
+}
+
+
+def grpc_status(error: errors.MlserveError) -> str:
+    """The name of the gRPC status code that tells of this error."""
+    return _row(error)[1]
+
+
+def http_status(error: errors.MlserveError) -> int:
+    """The HTTP status code that tells of this error."""
+    return _row(error)[2]
+
+
+def error_from_grpc(code: str) -> type[errors.MlserveError]:
+    """The error that a gRPC code name stands for; InferenceFailed for one not in the table."""
+    return _FROM_GRPC.get(code, errors.InferenceFailed)
+
+
+def error_from_http(status: int) -> type[errors.MlserveError]:
+    """The error that an HTTP status code stands for; InferenceFailed for one not in the table."""
+    return _FROM_HTTP.get(status, errors.InferenceFailed)
+
+
+def _row(error: errors.MlserveError) -> tuple[type[errors.MlserveError], str, int]:
+    return next(row for row in _TABLE if isinstance(error, row[0]))

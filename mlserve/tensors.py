@@ -1,0 +1,111 @@
+"""Element types, tensor specs and signatures: what a model takes and gives, without numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class DType(Enum):
+    """An element type: its numpy name, TensorFlow's number and name, Open Inference's name.
+
+    Numbers are those of TensorFlow's public `DataType` enum (types.proto). Complex types have no
+    name in the Open Inference Protocol.
+    """
+
+    FLOAT32 = ("float32", 1, "DT_FLOAT", "FP32")
+    FLOAT64 = ("float64", 2, "DT_DOUBLE", "FP64")
+    INT32 = ("int32", 3, "DT_INT32", "INT32")
+    UINT8 = ("uint8", 4, "DT_UINT8", "UINT8")
+    INT16 = ("int16", 5, "DT_INT16", "INT16")
+    INT8 = ("int8", 6, "DT_INT8", "INT8")
+    BYTES = ("bytes", 7, "DT_STRING", "BYTES")
+    COMPLEX64 = ("complex64", 8, "DT_COMPLEX64", None)
+    INT64 = ("int64", 9, "DT_INT64", "INT64")
+    BOOL = ("bool", 10, "DT_BOOL", "BOOL")
+    BFLOAT16 = ("bfloat16", 14, "DT_BFLOAT16", "BF16")
+    UINT16 = ("uint16", 17, "DT_UINT16", "UINT16")
+    COMPLEX128 = ("complex128", 18, "DT_COMPLEX128", None)
+    FLOAT16 = ("float16", 19, "DT_HALF", "FP16")
+    UINT32 = ("uint32", 22, "DT_UINT32", "UINT32")
+    UINT64 = ("uint64", 23, "DT_UINT64", "UINT64")
+
+    def __init__(self, label: str, tf_number: int, tf_name: str, oip_name: str | None) -> None:
+        self.label = label
+        self.tf_number = tf_number
+        self.tf_name = tf_name
+        self.oip_name = oip_name
+
+    @classmethod
+    def from_label(cls, label: str) -> DType:
+        """The type of that numpy name (`float32`, `bytes`, ...). Raises ValueError."""
+        return _find("label", label)
+
+    @classmethod
+    def from_tf_number(cls, number: int) -> DType:
+        """The type of that number in TensorFlow's DataType enum. Raises ValueError."""
+        return _find("tf_number", number)
+
+    @classmethod
+    def from_tf_name(cls, name: str) -> DType:
+        """The type of that TensorFlow name (`DT_FLOAT`, ...). Raises ValueError."""
+        return _find("tf_name", name)
+
+
+def _find(attribute: str, wanted: object) -> DType:
+    for dtype in DType:
+        if getattr(dtype, attribute) == wanted:
+            return dtype
+    raise ValueError(f"no element type with {attribute} {wanted!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named input or output. `shape` is None when the rank is unknown; an unknown size is None.
+
+    A batched tensor has None as its first size.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.name}: {self.dtype.label}[...]"
+        sizes = ",".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.name}: {self.dtype.label}[{sizes}]"
+
+    def to_json(self) -> dict[str, Any]:
+        shape = None if self.shape is None else list(self.shape)
+        return {"name": self.name, "dtype": self.dtype.label, "shape": shape}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TensorSpec:
+        shape = None if data["shape"] is None else tuple(data["shape"])
+        return cls(data["name"], DType.from_label(data["dtype"]), shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A named function of a model: typed, named inputs and outputs."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Signature:
+        return cls(
+            data["name"],
+            tuple(TensorSpec.from_json(item) for item in data["inputs"]),
+            tuple(TensorSpec.from_json(item) for item in data["outputs"]),
+        )
