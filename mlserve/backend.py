@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -60,7 +60,9 @@ class Listen:
 class ServerSpec:
     """A server of another maker, as pure data: what `--launcher native` runs.
 
-    `executable` is looked up on PATH; `env` is added to the environment.
+    `executable` is looked up on PATH; `env` is added to the environment. `files` are texts by file
+    name: the launcher writes them into a folder of the server's state before it starts the server,
+    and puts that folder's path in the place of each `{files}` in `argv`.
     """
 
     launcher: str
@@ -68,6 +70,7 @@ class ServerSpec:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     install_hint: str
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class Backend(ABC):
@@ -83,6 +86,12 @@ class Backend(ABC):
     """The command that installs what the methods import."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules needed to load and run; `mlserve plugins` says which are absent."""
+
+    def prepare(self) -> None:  # noqa: B027  a backend may have nothing to prepare
+        """Imports what `export` needs; called before a model is opened, which can be a download.
+
+        Raises ImportError when it is absent or broken. The default does nothing.
+        """
 
     @abstractmethod
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:

@@ -7,10 +7,13 @@ from package metadata, and only the plugin that is asked for is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import TypeVar
 
 import pluggy
 
@@ -19,44 +22,56 @@ from mlserve.backend import Backend
 from mlserve.errors import NotFound, PluginError
 from mlserve.sources import ModelSource
 
+T = TypeVar("T")
+_CHOOSE = "choose one with --backend; `mlserve plugins` shows what there is"
+
+KNOWN: Mapping[str, str] = MappingProxyType(
+    {"models": "mlserve-models", "tfserving": "mlserve-tfserving"}
+)
+"""The distributions of mlserve's own plugins, by plugin name: what can be installed."""
+
+
+class DependencyMissing(PluginError):
+    """A plugin is there and a package that it needs is not; `modules` are the absent modules."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, modules: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.modules = tuple(modules)
+
+
+def absent_modules(modules: Sequence[str]) -> list[str]:
+    """Those of these modules whose package is not installed; none of them is imported."""
+    return [name for name in modules if importlib.util.find_spec(name.partition(".")[0]) is None]
+
 
 def installed() -> dict[str, EntryPoint]:
     """The plugins' entry points by name, none of them imported.
 
-    Raises PluginError when two distributions give the same name.
+    Of two distributions that give the same name, the first one found; `load` refuses both.
     """
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=hookspecs.GROUP):
-        other = found.setdefault(point.name, point)
-        if _distribution(other) != _distribution(point):
-            raise PluginError(
-                f"the plugin name {point.name!r} is given by two distributions: "
-                f"{_distribution(other)} and {_distribution(point)}",
-                hint="uninstall one of the two",
-            )
-    return found
+    return {name: points[0] for name, points in _points().items()}
 
 
 @cache
 def load(name: str) -> pluggy.PluginManager:
     """A plugin manager holding just the plugin of that name.
 
-    Raises NotFound for an unknown name and PluginError for a plugin that does not load.
+    Raises NotFound for an unknown name, and PluginError for a plugin that does not load or whose
+    name is given by two distributions.
     """
-    point = installed().get(name)
-    if point is None:
-        raise _unknown(name)
+    point = _point(name)
     manager = pluggy.PluginManager(hookspecs.GROUP)
     manager.add_hookspecs(hookspecs)
-    try:
+
+    def register() -> None:
         manager.register(point.load(), name=name)
         manager.check_pending()
-    except Exception as error:  # whatever a plugin raises on import is the plugin's fault
-        raise PluginError(
-            f"the plugin {name!r} of {_distribution(point)} does not load: "
-            f"{type(error).__name__}: {error}",
-            hint=f"reinstall or uninstall {_distribution(point)}; `mlserve plugins` shows them all",
-        ) from error
+
+    _call(point, "does not load", register)
+    if not manager.get_hookcallers(manager.get_plugin(name)):
+        raise _broken(point, "implements no hook of mlserve")
     return manager
 
 
@@ -66,15 +81,10 @@ def backend(name: str) -> Backend:
     Raises NotFound for an unknown name and PluginError for a broken plugin or one whose backend
     has another name than its entry point.
     """
-    found: list[type[Backend]] = load(name).hook.mlserve_backend()
-    if not found:
-        raise _unknown(name)
-    if found[0].name != name:
-        raise PluginError(
-            f"the plugin {name!r} gives a backend named {found[0].name!r}",
-            hint="the entry point and the backend must have the same name",
-        )
-    return found[0]()
+    kind = _backend_type(name)
+    if kind is None:
+        raise NotFound(f"{_named(_point(name))} gives no backend", hint=_CHOOSE)
+    return _call(_point(name), "gives a backend that cannot be made", kind)
 
 
 def model_sources() -> list[ModelSource]:
@@ -98,21 +108,103 @@ class PluginReport:
 
 def survey() -> list[PluginReport]:
     """A report on each installed plugin, by name. Imports them all; no runtime is imported."""
-    return list(_survey())
+    return [_report(name) for name in sorted(_points())]
 
 
-def _survey() -> Iterator[PluginReport]:
-    for name, point in sorted(installed().items()):
-        distribution = _distribution(point)
-        try:
-            hook = load(name).hook
-            sources = tuple(source for group in hook.mlserve_model_sources() for source in group)
-            has_backend = bool(hook.mlserve_backend())
-            loaded = type(backend(name)) if has_backend else None
-        except PluginError as error:
-            yield PluginReport(name, distribution, error=error)
-        else:
-            yield PluginReport(name, distribution, loaded, sources)
+def _report(name: str) -> PluginReport:
+    distribution = " and ".join(sorted({_distribution(point) for point in _points()[name]}))
+    try:
+        sources = _sources(name)
+        has_backend = _backend_type(name) is not None
+        kind = type(backend(name)) if has_backend else None
+    except PluginError as error:
+        return PluginReport(name, distribution, error=error)
+    return PluginReport(name, distribution, kind, sources)
+
+
+def _backend_type(name: str) -> type[Backend] | None:
+    """The backend that a plugin gives, checked; None when it gives none."""
+    point, hook = _point(name), load(name).hook
+    kinds: list[object] = _call(point, "fails in mlserve_backend", hook.mlserve_backend)
+    if not kinds:
+        return None
+    kind = kinds[0]
+    if not (isinstance(kind, type) and issubclass(kind, Backend)):
+        raise _broken(point, f"gives {kind!r} as its backend, which is no class of Backend")
+    if getattr(kind, "name", None) != name:
+        raise _broken(
+            point,
+            f"gives a backend named {getattr(kind, 'name', None)!r}",
+            hint="the entry point and the backend must have the same name",
+        )
+    return kind
+
+
+def _sources(name: str) -> tuple[ModelSource, ...]:
+    point, hook = _point(name), load(name).hook
+
+    def collect() -> tuple[ModelSource, ...]:
+        return tuple(source for group in hook.mlserve_model_sources() for source in group)
+
+    found = _call(point, "fails in mlserve_model_sources", collect)
+    for source in found:
+        if not isinstance(source, ModelSource):
+            raise _broken(point, f"gives {source!r} as a model source, which is none")
+    return found
+
+
+def _points() -> dict[str, list[EntryPoint]]:
+    """The entry points by name; several where several distributions give the name."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=hookspecs.GROUP):
+        points = found.setdefault(point.name, [])
+        if _distribution(point) not in map(_distribution, points):
+            points.append(point)
+    return found
+
+
+def _point(name: str) -> EntryPoint:
+    points = _points().get(name)
+    if not points:
+        raise _unknown(name)
+    if len(points) > 1:
+        names = " and ".join(sorted(_distribution(point) for point in points))
+        raise PluginError(
+            f"the plugin name {name!r} is given by two distributions: {names}",
+            hint="uninstall one of the two",
+        )
+    return points[0]
+
+
+def _call(point: EntryPoint, what_fails: str, call: Callable[[], T]) -> T:
+    """What `call`, code of the plugin, returns. Whatever it raises becomes a PluginError."""
+    try:
+        return call()
+    except PluginError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and not _is_part_of(error.name, point):
+            raise DependencyMissing(
+                f"{_named(point)} needs the module {error.name!r}, which is not installed",
+                hint=f"pip install {error.name.partition('.')[0]}, or {_distribution(point)} again",
+                modules=[error.name],
+            ) from error
+        raise _broken(point, f"{what_fails}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a plugin raises is the plugin's fault
+        raise _broken(point, f"{what_fails}: {type(error).__name__}: {error}") from error
+
+
+def _is_part_of(module: str, point: EntryPoint) -> bool:
+    return module.partition(".")[0] == point.module.partition(".")[0]
+
+
+def _broken(point: EntryPoint, what: str, *, hint: str | None = None) -> PluginError:
+    fix = f"reinstall or uninstall {_distribution(point)}; `mlserve plugins` shows them all"
+    return PluginError(f"{_named(point)} {what}", hint=hint or fix)
+
+
+def _named(point: EntryPoint) -> str:
+    return f"the plugin {point.name!r} of {_distribution(point)}"
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -121,7 +213,7 @@ def _distribution(point: EntryPoint) -> str:
 
 def _unknown(name: str) -> NotFound:
     choices = ", ".join(sorted(installed())) or "none is installed"
+    install = f"pip install {KNOWN[name]}, or " if name in KNOWN else ""
     return NotFound(
-        f"there is no backend {name!r} (installed: {choices})",
-        hint=f"pip install mlserve-{name}, or choose one with --backend",
+        f"there is no backend {name!r} (installed plugins: {choices})", hint=install + _CHOOSE
     )

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlserve import __version__
-from mlserve.cli import export, plugins, predict, servers, up
+from mlserve.cli import export, metadata, plugins, predict, servers, status, up
 from mlserve.cli.output import print_error, wants_json
 from mlserve.errors import ExitCode, MlserveError
 
@@ -61,8 +61,8 @@ app.command("down")(servers.down)
 app.command("ps")(servers.ps)
 app.command("logs")(servers.logs)
 app.command("predict")(predict.predict)
-app.command("metadata")(predict.metadata)
-app.command("status")(predict.status)
+app.command("metadata")(metadata.metadata)
+app.command("status")(status.status)
 app.command("plugins")(plugins.plugins)
 
 

@@ -1,1 +1,178 @@
-def export() -> None: ...
+"""`mlserve export`: a model becomes files that a runtime serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlserve.cli.output import is_interactive, note
+from mlserve.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlserve.artifact import Artifact
+    from mlserve.sources import Progress
+
+
+def export(
+    backend: Annotated[
+        str, typer.Option(help="The runtime to export for; `mlserve plugins` lists them.")
+    ] = "tfserving",
+    model: Annotated[
+        str, typer.Option(help="The model to export, and the name it is served under.")
+    ] = "inception_v3",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR|random",
+            help="Your own weights: a .keras or .h5 file or a SavedModel folder; `random` is for "
+            "tests of speed only.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="One label a line, in the order of the outputs."),
+    ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, metavar="N", help="Width and height of the input, pixels."),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN..MAX",
+            help="What the pixel values 0 and 255 become: 0..1, -1..1 or 0..255.",
+        ),
+    ] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="The version to write; default: the next one."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The store to write to; default: your own (MLSERVE_HOME)."
+        ),
+    ] = None,
+    top_k: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="K", help="Labels in a `top_k` answer.")
+    ] = 5,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seeds `--weights random`.")
+    ] = 0,
+) -> None:
+    """Export a model with its whole pipeline: decode, resize, scale, model, labels.
+
+    Prints the folder of the new version. An existing version is never overwritten.
+
+    For example:
+
+    mlserve export
+
+    mlserve export --model efficientnet_lite0
+
+    mlserve export --model defects --weights defects.keras --labels labels.txt --scale -1..1
+    """
+    from mlserve import export as exporting
+    from mlserve.sources import ModelRequest
+
+    request = ModelRequest(
+        model=model,
+        weights=weights,
+        labels=labels,
+        input_size=input_size,
+        scale=None if scale is None else parse_scale(scale),
+        top_k=top_k,
+        seed=seed,
+    )
+    with _progress() as progress:
+        artifact = exporting.export(
+            request, backend, output=output, version=version, progress=progress
+        )
+    _report(artifact, backend, output)
+
+
+def parse_scale(text: str) -> tuple[float, float]:
+    """The two numbers of `MIN..MAX`. Raises UsageError unless both are finite and they differ."""
+    low, separator, high = text.partition("..")
+    try:
+        pair = (float(low), float(high))
+    except ValueError:
+        separator = ""
+    if not separator or not all(abs(number) <= _LARGEST for number in pair) or pair[0] == pair[1]:
+        raise UsageError(
+            f"--scale {text!r} is no range of two different numbers",
+            hint="say what pixel values 0 and 255 become: --scale 0..1, -1..1 or 0..255",
+        )
+    return pair
+
+
+_LARGEST = 1e6
+
+
+def _report(artifact: Artifact, backend: str, output: Path | None) -> None:
+    """Prints the new version's folder on stdout and what is in it on stderr."""
+    typer.echo(str(artifact.path))
+    manifest = artifact.manifest
+    if manifest is None:  # the export has just written it
+        raise UsageError(f"{artifact.path} has lost its manifest", hint="export the model again")
+    pipeline = manifest.pipeline
+    low, high = pipeline.offset, 255 * pipeline.scale + pipeline.offset
+    note(f"model    {artifact.model}, version {artifact.version}, for {backend}")
+    note(f"source   {manifest.source}")
+    note(
+        f"input    JPEG or PNG -> {pipeline.width}x{pipeline.height} RGB, "
+        f"pixels 0 and 255 become {low:.4g} and {high:.4g}"
+    )
+    note(f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}")
+    if manifest.has_random_weights:
+        note("WARNING  the weights are random: the answers of this model mean nothing")
+    note(f"next     {_next_step(artifact, backend, output)}")
+
+
+_ACTIVATIONS = {
+    "softmax": "scores are the softmax of the model's outputs",
+    "identity": "the model's outputs are taken as scores",
+    "sigmoid": "the model's one output is taken as the logit of the second class",
+    "complement": "the model's one output is taken as the score of the second class",
+}
+
+
+def _next_step(artifact: Artifact, backend: str, output: Path | None) -> str:
+    if output is not None:
+        return f"serve {artifact.path.parent}"
+    return f"mlserve up --backend {backend} --model {artifact.model}"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A Progress that draws on stderr when that is a terminal, and is silent when it is not."""
+    from mlserve.export import no_progress
+
+    if not is_interactive():
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            for other, task in tasks.items():
+                bars.update(task, visible=other == what)
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show

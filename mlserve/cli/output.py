@@ -31,7 +31,7 @@ def remember_format(ctx: typer.Context, value: Any) -> Any:
 
 def wants_json(ctx: typer.Context) -> bool:
     """Whether the command that ran in `ctx` was asked for JSON."""
-    return ctx.meta.get(_FORMAT_KEY, OutputFormat.TEXT) != OutputFormat.TEXT
+    return bool(ctx.meta.get(_FORMAT_KEY, OutputFormat.TEXT) != OutputFormat.TEXT)
 
 
 OutputOption = Annotated[

@@ -1,1 +1,105 @@
-def plugins() -> None: ...
+"""`mlserve plugins`: what is installed, what is missing or broken, and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
+
+if TYPE_CHECKING:
+    from mlserve.backend import Backend
+    from mlserve.errors import PluginError
+    from mlserve.plugins import PluginReport
+    from mlserve.sources import ModelSource
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One backend or model source, or a plugin that gives neither because it is not usable.
+
+    `status` is `installed`, `missing` (it or a module it needs) or `broken`; `fix` is the way out
+    of the last two.
+    """
+
+    name: str
+    kind: str
+    status: str
+    distribution: str
+    about: str
+    models: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    error: str | None = None
+    fix: str | None = None
+
+
+def plugins(output: OutputOption = OutputFormat.TEXT) -> None:
+    """List the backends and model sources: installed, missing or broken, with the fix."""
+    from mlserve.plugins import KNOWN, survey
+
+    reports = survey()
+    parts = [part for report in reports for part in _parts(report)]
+    there = {report.name for report in reports}
+    parts += [_not_installed(name, KNOWN[name]) for name in sorted(set(KNOWN) - there)]
+    if output is OutputFormat.JSON:
+        print_json([asdict(part) for part in parts])
+        return
+    header = ("name", "kind", "status", "distribution", "about")
+    print_table(header, [_row(part) for part in parts])
+
+
+def _parts(report: PluginReport) -> Iterator[Part]:
+    if report.error is not None:
+        yield _unusable(report, report.error)
+    if report.backend is not None:
+        yield _part("backend", report, report.backend)
+    for source in report.sources:
+        yield _part("model source", report, source)
+
+
+def _part(kind: str, report: PluginReport, given: type[Backend] | ModelSource) -> Part:
+    from mlserve.plugins import absent_modules
+
+    missing = tuple(absent_modules(given.requires))
+    return Part(
+        name=given.name,
+        kind=kind,
+        status="missing" if missing else "installed",
+        distribution=report.distribution,
+        about=given.summary,
+        models=tuple(getattr(given, "models", ())),
+        missing=missing,
+        fix=given.install_hint if missing else None,
+    )
+
+
+def _unusable(report: PluginReport, error: PluginError) -> Part:
+    from mlserve.plugins import DependencyMissing
+
+    missing = error.modules if isinstance(error, DependencyMissing) else ()
+    return Part(
+        name=report.name,
+        kind="plugin",
+        status="missing" if missing else "broken",
+        distribution=report.distribution,
+        about="",
+        missing=missing,
+        error=error.message,
+        fix=error.hint,
+    )
+
+
+def _not_installed(name: str, distribution: str) -> Part:
+    return Part(name, "plugin", "missing", distribution, "", fix=f"pip install {distribution}")
+
+
+def _row(part: Part) -> list[str]:
+    about = [part.about] if part.about else []
+    if part.error:
+        about.append(part.error)
+    elif part.missing:
+        about.append(f"not installed: {', '.join(part.missing)}")
+    if part.fix:
+        about.append(f"fix: {part.fix}")
+    return [part.name, part.kind, part.status, part.distribution, "; ".join(about)]

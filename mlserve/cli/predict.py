@@ -1,3 +1,100 @@
-def predict() -> None: ...
-def metadata() -> None: ...
-def status() -> None: ...
+"""`mlserve predict`: asks a running server what is in image files, each under a deadline."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from mlserve.cli import clock
+from mlserve.cli.output import remember_format
+from mlserve.cli.target import (
+    BackendOption,
+    EndpointOption,
+    ModelOption,
+    ProtocolOption,
+    Target,
+    VersionOption,
+)
+
+_DEFAULT_TOP_K = 5
+
+
+class PredictFormat(StrEnum):
+    """How the answers are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Image files; a folder stands for its *.jpg, *.jpeg and *.png, sorted; - is "
+            "standard input.",
+            show_default=False,
+        ),
+    ],
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="The whole time allowed: from the start of the command to the answer. With "
+            "several files each has this time, the first one's counts from the start.",
+        ),
+    ] = 5.0,
+    endpoint: EndpointOption = None,
+    backend: BackendOption = None,
+    model: ModelOption = None,
+    version: VersionOption = None,
+    protocol: ProtocolOption = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help=f"Print the K best labels with scores. Default: text prints the label alone, "
+            f"json the best {_DEFAULT_TOP_K}.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        PredictFormat,
+        typer.Option(
+            "--output",
+            callback=remember_format,
+            help="text: the label, for several files `file<TAB>label` a line; json: one object, "
+            'for several files {"predictions": [...]}; jsonl: one object a line, as answers come.',
+        ),
+    ] = PredictFormat.TEXT,
+) -> None:
+    """Ask a server what is in an image, and print the label.
+
+    One bad file does not stop the others: it is named, and the exit code is
+    that of the first error.
+
+    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready,
+    6 the server failed, 7 overloaded, 124 no answer in time.
+
+    Example: label=$(mlserve predict horse.jpg --timeout 5)
+    """
+    from mlserve.cli.answering import Questioner
+    from mlserve.cli.inputs import gather
+    from mlserve.cli.printing import printer
+    from mlserve.deadline import Deadline
+
+    deadline = Deadline.after(timeout, since=clock.command_start())
+    inputs = gather(files, deadline)
+    server = Target(endpoint, backend, model, version, protocol).find(deadline)
+    show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
+    with server.connect() as client:
+        questioner = Questioner(
+            client, show, top_k=top_k or _DEFAULT_TOP_K, is_random=server.has_random_weights
+        )
+        questioner.ask_all(inputs, deadline)
+    if questioner.exit_code:
+        raise typer.Exit(questioner.exit_code)

@@ -1,3 +1,159 @@
-def down() -> None: ...
-def ps() -> None: ...
-def logs() -> None: ...
+"""`mlserve down`, `ps` and `logs`: the servers that `mlserve up` started."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, print_table
+from mlserve.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from mlserve.launch.state import ServerRecord
+
+_HEADER = (
+    *("name", "backend", "model", "versions", "status"),
+    *("grpc", "rest", "pid", "uptime", "launcher"),
+)
+NameArgument = Annotated[
+    str | None, typer.Argument(help="The server's name, as `mlserve ps` shows it.")
+]
+
+
+def down(
+    name: NameArgument = None,
+    backend: Annotated[str | None, typer.Option(help="The server of this backend.")] = None,
+    model: Annotated[str | None, typer.Option(help="The server of this model.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All servers.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to let it finish its requests, then kill it.")
+    ] = 15.0,
+) -> None:
+    """Stop a server: it answers what it has begun, then ends. Nothing to stop is no error."""
+    from mlserve.launch.down import running, stop_all
+    from mlserve.launch.processes import reconcile
+
+    records = reconcile()[0] if every else running(name=name, backend=backend, model=model)
+    if not records:
+        note("no server is running")
+    for stopped in stop_all(records, timeout):
+        if stopped.was_killed:
+            note(f"{stopped.record.name} did not end within {timeout:g} s: it was killed")
+        typer.echo(f"{stopped.record.name} is stopped")
+
+
+def ps(output: OutputOption = OutputFormat.TEXT) -> None:
+    """List the servers. One whose process is gone is shown as dead once, then forgotten."""
+    from mlserve.launch.processes import reconcile
+
+    alive, dead = reconcile()
+    listed = [(r, "ready" if r.is_ready else "starting") for r in alive]
+    listed += [(record, "dead") for record in dead]
+    if output is OutputFormat.JSON:
+        print_json([_as_json(record, status) for record, status in listed])
+        return
+    if not listed:
+        note("no server is running; start one: mlserve up")
+        return
+    print_table(_HEADER, [_row(record, status) for record, status in listed])
+    for record in dead:
+        note(f"{record.name} (pid {record.pid}) is gone; its log: mlserve logs {record.name}")
+
+
+def logs(
+    name: NameArgument = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on while the server runs.")
+    ] = False,
+    tail: Annotated[
+        int | None, typer.Option(min=0, help="Only this many of the last lines.")
+    ] = None,
+) -> None:
+    """Show the log of a server, also of one that runs no more."""
+    from mlserve.launch.logs import follow as read_log
+    from mlserve.launch.processes import is_running
+
+    record, path = _log_of(name)
+    try:
+        for chunk in read_log(
+            path, tail, lambda: follow and record is not None and is_running(record)
+        ):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+    except OSError as error:
+        raise NotFound(
+            f"the log {path} cannot be read: {error.strerror}", hint="`mlserve ps` lists servers"
+        ) from error
+
+
+def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
+    """The log to show, with the record of the server that still writes to it."""
+    from mlserve.launch.logs import log_path, newest
+    from mlserve.launch.processes import reconcile
+    from mlserve.launch.state import select
+
+    alive, _ = reconcile()
+    try:
+        record = select(alive, name=name)
+    except Unavailable:
+        path = log_path(name) if name else newest()
+        if path is None or not path.exists():
+            raise
+        note(f"{path.stem} is not running; this is the log it left")
+        return None, path
+    if record.log is None:
+        raise NotFound(
+            f"{record.name} runs in the foreground and has no log file",
+            hint="its log is on the terminal that it was started in",
+        )
+    return record, record.log
+
+
+def _versions(record: ServerRecord) -> str:
+    if record.all_versions:
+        return "all"
+    return ",".join(str(version) for version in record.versions) or "latest"
+
+
+def _row(record: ServerRecord, status: str) -> list[str]:
+    return [
+        record.name,
+        record.backend,
+        record.model + (" (random weights)" if record.has_random_weights else ""),
+        _versions(record),
+        status,
+        record.grpc_endpoint,
+        record.rest_endpoint,
+        str(record.pid),
+        "-" if status == "dead" else _duration(_uptime(record)),
+        record.launcher,
+    ]
+
+
+def _as_json(record: ServerRecord, status: str) -> dict[str, Any]:
+    return record.to_json() | {
+        "status": status,
+        "grpc": record.grpc_endpoint,
+        "rest": record.rest_endpoint,
+        "uptime_s": None if status == "dead" else round(_uptime(record)),
+    }
+
+
+def _uptime(record: ServerRecord) -> float:
+    """Seconds since the start, by the wall clock that the record was written with."""
+    try:
+        started = datetime.fromisoformat(record.started)
+    except ValueError:
+        return 0.0
+    return max(0.0, (datetime.now(UTC) - started).total_seconds())
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"

@@ -1,1 +1,135 @@
-def up() -> None: ...
+"""`mlserve up`: a server for an exported model, in the background or the foreground."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlserve.cli.output import (
+    OutputFormat,
+    OutputOption,
+    is_interactive,
+    note,
+    print_json,
+)
+from mlserve.launch.command import Launcher
+
+if TYPE_CHECKING:
+    from mlserve.launch.start import UpRequest
+    from mlserve.launch.state import ServerRecord
+
+_EPILOG = "Example: mlserve up && mlserve predict horse.jpg --timeout 5 && mlserve down"
+
+
+def up(
+    backend: Annotated[
+        str | None, typer.Option(help="The backend; default: the one with an exported model.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model; default: the only exported one.")
+    ] = None,
+    version: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A version to serve, several times for several, or `all`; default: the latest, "
+            "followed as new ones are exported."
+        ),
+    ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option(help="Serve this folder of version folders (DIR/1/...) instead."),
+    ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="The gRPC port; default: 8500 or the next free one."),
+    ] = None,
+    rest_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="The REST port; default: 8501 or the next free one."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    launcher: Annotated[
+        Launcher,
+        typer.Option(help="auto takes the native server if it is on PATH, else the embedded one."),
+    ] = Launcher.AUTO,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay attached, as in a container.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(help="Seconds until the server must be ready.", min=0.001)
+    ] = 120.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the model; default: all.")
+    ] = None,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Start a server and return when it answers a real request."""
+    from mlserve.launch import plan
+    from mlserve.launch.ports import PortRequest
+    from mlserve.launch.start import UpRequest
+
+    serving = plan.choose(backend, model, path, plan.Versions.parse(version or []))
+    serving = replace(serving, threads=threads)
+    request = UpRequest(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
+    if foreground:
+        _run_in_foreground(request, output)
+    else:
+        _start_in_background(request, output)
+
+
+def _start_in_background(request: UpRequest, output: OutputFormat) -> None:
+    from mlserve.launch.up import up as bring_up
+
+    with _spinner(f"starting {request.serving.name}"):
+        done = bring_up(request, note)
+    if output is OutputFormat.JSON:
+        print_json(_as_json(done.record, request) | {"was_running": done.was_running})
+        return
+    if done.was_running:
+        note(f"{done.record.name} was already started (pid {done.record.pid})")
+    _print_ready(done.record, request)
+    note("next: mlserve predict FILE --timeout 5")
+
+
+def _run_in_foreground(request: UpRequest, output: OutputFormat) -> None:
+    from mlserve.launch.foreground import run_in_foreground
+
+    def on_ready(record: ServerRecord) -> None:
+        if output is OutputFormat.JSON:
+            print_json(_as_json(record, request))
+        else:
+            _print_ready(record, request)
+
+    raise typer.Exit(run_in_foreground(request, on_ready, note))
+
+
+def _print_ready(record: ServerRecord, request: UpRequest) -> None:
+    numbers = request.serving.expected
+    listed = ", ".join(str(number) for number in numbers)
+    what = f"version {listed} is" if len(numbers) == 1 else f"versions {listed} are"
+    typer.echo(
+        f"{record.model} {what} ready  grpc {record.grpc_endpoint}  rest {record.rest_endpoint}"
+    )
+    if record.has_random_weights:
+        note("warning: this model has random weights: its answers mean nothing")
+
+
+def _as_json(record: ServerRecord, request: UpRequest) -> dict[str, Any]:
+    endpoints = {"grpc": record.grpc_endpoint, "rest": record.rest_endpoint}
+    return record.to_json() | endpoints | {"ready_versions": list(request.serving.expected)}
+
+
+@contextmanager
+def _spinner(text: str) -> Iterator[None]:
+    if not is_interactive():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield

@@ -1,0 +1,28 @@
+"""The client: asks a model server one question, with one deadline for the whole of it.
+
+    from mlserve.client import Client
+    with Client("127.0.0.1:8500") as client:
+        print(client.predict(Path("horse.jpg"), timeout=5).label)
+
+It imports no ML framework; grpc is imported when a gRPC endpoint is asked, httpx for a REST one.
+
+    client -> adapter (what to say: messages and JSON, no I/O) -> transport (how to send it)
+"""
+
+from mlserve.client.aio import AsyncClient as AsyncClient
+from mlserve.client.answers import ModelMetadata as ModelMetadata
+from mlserve.client.answers import Prediction as Prediction
+from mlserve.client.answers import Score as Score
+from mlserve.client.answers import Timings as Timings
+from mlserve.client.answers import VersionStatus as VersionStatus
+from mlserve.client.sync import Client as Client
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ModelMetadata",
+    "Prediction",
+    "Score",
+    "Timings",
+    "VersionStatus",
+]

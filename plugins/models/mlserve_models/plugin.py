@@ -1,1 +1,22 @@
-"""The hooks of this plugin."""
+"""The hooks of this plugin: the model sources that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mlserve.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from mlserve.sources import ModelSource
+
+
+@hookimpl
+def mlserve_model_sources() -> Sequence[ModelSource]:
+    """The sources, those with models of their own first."""
+    from mlserve_models.efficientnet import EfficientNetSource
+    from mlserve_models.keras_file import KerasFileSource
+    from mlserve_models.savedmodel import SavedModelSource
+    from mlserve_models.tfhub import TfHubSource
+
+    return TfHubSource(), EfficientNetSource(), KerasFileSource(), SavedModelSource()

@@ -1,1 +1,1 @@
-"""A plugin of mlserve."""
+"""The TensorFlow Serving backend of mlserve: SavedModels with the whole image pipeline inside."""

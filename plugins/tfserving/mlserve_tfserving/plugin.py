@@ -1,1 +1,11 @@
 """The hooks of this plugin."""
+
+from __future__ import annotations
+
+from mlserve.hookspecs import hookimpl
+from mlserve_tfserving.backend import TFServingBackend
+
+
+@hookimpl
+def mlserve_backend() -> type[TFServingBackend]:
+    return TFServingBackend

@@ -1,0 +1,59 @@
+# `make demo` and `make test` need Python 3.11 or later and a package registry, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROTOS := mlserve/protocols/proto
+
+# Every install, and every build that an install starts, takes the versions of constraints.txt.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml tests/*/pyproject.toml)
+RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]'
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint format bench protos clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed-runtime: $(MANIFESTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mlserve needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(RUNTIME)
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-runtime
+	$(BIN)/pip install --quiet $(RUNTIME) -e '.[server,test,lint]' -e tests/echo
+	touch $@
+
+install: $(VENV)/installed-dev ## Make the virtual environment with everything for development
+
+demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, stop
+	@PATH="$(abspath $(BIN)):$$PATH" ./examples/demo.sh
+
+test: $(VENV)/installed-dev ## Run the whole suite and print the coverage
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow, in under a minute
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+lint: $(VENV)/installed-dev ## Check style, types and who imports whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev ## Put the code into the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/installed-dev ## Measure start-up and latency, and print the tables
+	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/latency.py
+
+protos: $(VENV)/installed-dev ## Write the descriptors and type stubs of the .proto files
+	$(BIN)/python -m grpc_tools.protoc -I. --include_imports --pyi_out=. \
+		--descriptor_set_out=$(PROTOS)/descriptors.binpb $(PROTOS)/*.proto
+
+clean: ## Remove the virtual environment and everything that was built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,0 +1,53 @@
+"""`mlserve metadata`: what a server says of a model."""
+
+from __future__ import annotations
+
+import typer
+
+from mlserve.cli import clock
+from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
+from mlserve.cli.target import (
+    BackendOption,
+    EndpointOption,
+    ModelOption,
+    ProtocolOption,
+    Target,
+    TimeoutOption,
+    VersionOption,
+)
+
+
+def metadata(
+    endpoint: EndpointOption = None,
+    backend: BackendOption = None,
+    model: ModelOption = None,
+    version: VersionOption = None,
+    protocol: ProtocolOption = None,
+    timeout: TimeoutOption = 5.0,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Show the signatures of the model that a server serves.
+
+    Example: mlserve metadata --endpoint 127.0.0.1:8500 --model inception_v3
+    """
+    from mlserve.deadline import Deadline
+
+    deadline = Deadline.after(timeout, since=clock.command_start())
+    server = Target(endpoint, backend, model, version, protocol).find(deadline)
+    with server.connect() as client:
+        found = client.metadata(timeout=deadline)
+    if output is OutputFormat.JSON:
+        address = {"endpoint": str(client.endpoint), "protocol": client.endpoint.protocol}
+        print_json(found.to_json() | address)
+        return
+    shown = "?" if found.version is None else found.version
+    typer.echo(f"{found.model}, version {shown}, at {client.endpoint}")
+    rows = [
+        [
+            signature.name,
+            ", ".join(map(str, signature.inputs)),
+            ", ".join(map(str, signature.outputs)),
+        ]
+        for signature in found.signatures
+    ]
+    print_table(["signature", "inputs", "outputs"], rows)

@@ -1,0 +1,52 @@
+"""`mlserve status`: the versions of a model on a server and their states."""
+
+from __future__ import annotations
+
+from mlserve.cli import clock
+from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
+from mlserve.cli.target import (
+    BackendOption,
+    EndpointOption,
+    ModelOption,
+    ProtocolOption,
+    Target,
+    TimeoutOption,
+    VersionOption,
+)
+
+
+def status(
+    endpoint: EndpointOption = None,
+    backend: BackendOption = None,
+    model: ModelOption = None,
+    version: VersionOption = None,
+    protocol: ProtocolOption = None,
+    timeout: TimeoutOption = 5.0,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Show the versions of the model that a server serves, and whether they are ready.
+
+    Exit code 0 when a version is AVAILABLE, 5 when none is: it can be used as a probe.
+
+    Example: mlserve status --endpoint http://127.0.0.1:8501 --model inception_v3
+    """
+    from mlserve.client.refusals import readable
+    from mlserve.deadline import Deadline
+    from mlserve.errors import Unavailable
+
+    deadline = Deadline.after(timeout, since=clock.command_start())
+    server = Target(endpoint, backend, model, version, protocol).find(deadline)
+    with server.connect() as client:
+        found = client.status(timeout=deadline)
+    if output is OutputFormat.JSON:
+        rows = [row.to_json() for row in found]
+        address = {"endpoint": str(client.endpoint), "protocol": client.endpoint.protocol}
+        print_json({"model": client.model, "versions": rows} | address)
+    else:
+        table = [[str(row.version), row.state, readable(row.error)] for row in found]
+        print_table(["version", "state", "error"], table)
+    if not any(row.is_available for row in found):
+        raise Unavailable(
+            f"no version of {client.model} is available at {client.endpoint}",
+            hint="see why with mlserve logs (or the log of that server)",
+        )

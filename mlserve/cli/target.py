@@ -1,0 +1,114 @@
+"""Which server a command asks: `--endpoint`, else the one that `mlserve up` recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from mlserve.client import Client
+    from mlserve.client.endpoint import Protocol
+    from mlserve.deadline import Deadline
+
+
+class ProtocolName(StrEnum):
+    """What to speak to the server."""
+
+    GRPC = "grpc"
+    REST = "rest"
+
+
+EndpointOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|URL",
+        help="The server to ask: host:port (gRPC) or http://host:port (REST). "
+        "Default: the running server of `mlserve up`.",
+    ),
+]
+BackendOption = Annotated[
+    str | None, typer.Option(help="Ask the running server of this backend (without --endpoint).")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The model to ask. Default: the one of the running server; inception_v3 with "
+        "--endpoint.",
+    ),
+]
+VersionOption = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="The version to ask. Default: the server's choice."),
+]
+ProtocolOption = Annotated[
+    ProtocolName | None,
+    typer.Option(help="Default: gRPC, or what the endpoint's URL says."),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="The whole time allowed, counted from the start of the command.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server to ask. `model` None is the client's default model."""
+
+    endpoint: str
+    model: str | None
+    version: int | None
+    protocol: ProtocolName | None
+    has_random_weights: bool = False
+
+    def connect(self) -> Client:
+        """A client of the server; nothing is sent yet. Raises UsageError for a bad endpoint."""
+        from mlserve.client import Client
+
+        protocol = cast("Protocol | None", self.protocol and self.protocol.value)
+        return Client(self.endpoint, protocol=protocol, model=self.model, version=self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the user's options say of the server to ask."""
+
+    endpoint: str | None = None
+    backend: str | None = None
+    model: str | None = None
+    version: int | None = None
+    protocol: ProtocolName | None = None
+
+    def find(self, deadline: Deadline) -> Server:
+        """The server that the options mean.
+
+        Raises Unavailable when none runs, and UsageError when several fit or --endpoint and
+        --backend are both given.
+        """
+        if self.endpoint is None:
+            return self._running(deadline)
+        if self.backend is not None:
+            from mlserve.errors import UsageError
+
+            raise UsageError(
+                "--backend chooses among running servers and --endpoint names one",
+                hint="give only one of the two",
+            )
+        return Server(self.endpoint, self.model, self.version, self.protocol)
+
+    def _running(self, deadline: Deadline) -> Server:
+        from mlserve.client.background import run_within
+        from mlserve.launch.state import read_records, select
+
+        records = run_within(deadline, "looking for the running server", read_records)
+        record = select(records, backend=self.backend, model=self.model)
+        is_rest = self.protocol is ProtocolName.REST
+        endpoint = record.rest_endpoint if is_rest else record.grpc_endpoint
+        random = record.has_random_weights
+        return Server(endpoint, record.model, self.version, self.protocol, random)

@@ -1,0 +1,93 @@
+"""What the client gives back: predictions, the metadata of a model, the states of its versions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlserve.tensors import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One class of an answer. `index` is the class's number, None when the server gives none."""
+
+    label: str
+    score: float
+    index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one prediction went, in milliseconds.
+
+    `total` counts from the start of the deadline, so in a command from the start of the process;
+    it is more than the sum of the parts.
+    """
+
+    read: float
+    connect: float
+    request: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one image.
+
+    `scores` are the best classes, best first; empty when the server offers a label only. `version`
+    is None when the server does not say which version answered. `has_random_weights` is True when
+    the server says that its answers mean nothing.
+    """
+
+    label: str
+    scores: tuple[Score, ...]
+    model: str
+    version: int | None
+    endpoint: str
+    protocol: str
+    timings: Timings
+    has_random_weights: bool
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["timings_ms"] = {part: round(ms, 3) for part, ms in data.pop("timings").items()}
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a server says of a model: the version it would ask and its signatures, by name.
+
+    Signatures with element types that no request can carry are left out.
+    """
+
+    model: str
+    version: int | None
+    signatures: tuple[Signature, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "version": self.version,
+            "signatures": [signature.to_json() for signature in self.signatures],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """The state of one version: START, LOADING, AVAILABLE, UNLOADING, END or UNKNOWN.
+
+    `error` is empty unless the version failed to load.
+    """
+
+    version: int
+    state: str
+    error: str
+
+    @property
+    def is_available(self) -> bool:
+        return self.state == "AVAILABLE"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,96 @@
+"""Where a server is: `host:port`, `grpc://host:port`, `http://host:port` or `https://host:port`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+from urllib.parse import SplitResult, urlsplit
+
+from mlserve.errors import UsageError
+
+Protocol = Literal["grpc", "rest"]
+_PROTOCOLS: dict[str, Protocol] = {"grpc": "grpc", "http": "rest", "https": "rest"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The address of a server. `path` is what stands before `/v1/...` in a REST address."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str, protocol: Protocol | None = None) -> Endpoint:
+        """The endpoint that `text` names; `host:port` alone is gRPC unless `protocol` says REST.
+
+        Raises UsageError, naming `text`, for anything that is no endpoint.
+        """
+        if protocol not in (None, "grpc", "rest"):
+            raise UsageError(f"there is no protocol {protocol!r}", hint="choose grpc or rest")
+        scheme, parts = _split(text, protocol)
+        if protocol is not None and _PROTOCOLS[scheme] != protocol:
+            raise _bad(text, f"it is not for the protocol {protocol}")
+        path = parts.path.rstrip("/")
+        if path and scheme == "grpc":
+            raise _bad(text, "a gRPC endpoint has no path")
+        return cls(scheme, cast(str, parts.hostname), _port(text, scheme, parts), path)
+
+    @property
+    def protocol(self) -> Protocol:
+        return _PROTOCOLS[self.scheme]
+
+    @property
+    def address(self) -> str:
+        """`host:port`, with an IPv6 host in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is this machine, so that no proxy may stand between."""
+        return self.host in ("localhost", "::1", "0.0.0.0", "::") or self.host.startswith("127.")
+
+    @property
+    def base_url(self) -> str:
+        """The REST address without a slash at its end."""
+        return f"{self.scheme}://{self.address}{self.path}"
+
+    def __str__(self) -> str:
+        return self.address if self.protocol == "grpc" else self.base_url
+
+
+def _split(text: str, protocol: Protocol | None) -> tuple[str, SplitResult]:
+    default = "http" if protocol == "rest" else "grpc"
+    try:
+        parts = urlsplit(text if "://" in text else f"{default}://{text}")
+        host = parts.hostname
+    except ValueError as error:
+        raise _bad(text, str(error)) from error
+    if parts.scheme not in _PROTOCOLS:
+        raise _bad(text, f"{parts.scheme}:// is not known")
+    if not host or any(c.isspace() or not c.isprintable() for c in text):
+        raise _bad(text, "it names no host")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise _bad(text, "it has more than a host, a port and a path")
+    return parts.scheme, parts
+
+
+def _port(text: str, scheme: str, parts: SplitResult) -> int:
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise _bad(text, str(error)) from error
+    port = _DEFAULT_PORTS.get(scheme) if port is None else port
+    if not port:
+        raise _bad(text, "it has no port")
+    return port
+
+
+def _bad(text: str, why: str) -> UsageError:
+    return UsageError(
+        f"{text!r} is not an endpoint: {why}",
+        hint="give host:port for gRPC or http://host:port for REST, for example 127.0.0.1:8500",
+    )

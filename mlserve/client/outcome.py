@@ -1,0 +1,72 @@
+"""From the outputs of a model to a label and scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mlserve.client.answers import Score
+from mlserve.client.wire import Column
+from mlserve.errors import InferenceFailed
+
+Outputs = Mapping[str, Column]
+
+
+def labelled(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
+    """The best label and the `top_k` best scores, best first; none for a label only.
+
+    Taken are `labels` and `scores` (and `indices`) of shape [1, k], or else one output with one
+    string in it. Raises InferenceFailed, naming the outputs, for anything else.
+    """
+    if {"labels", "scores"} <= outputs.keys():
+        scores = _scores(outputs)
+        return scores[0].label, scores[:top_k]
+    label = _only_label(outputs)
+    if label is None:
+        raise _not_labels(outputs, "there is no single label and no labels with scores in it")
+    return label, ()
+
+
+def _scores(outputs: Outputs) -> tuple[Score, ...]:
+    labels, scores = outputs["labels"], outputs["scores"]
+    indices = outputs.get("indices")
+    columns = [labels, scores] if indices is None else [labels, scores, indices]
+    size = len(labels.values)
+    if not size or any(column.shape != (1, size) for column in columns):
+        raise _not_labels(outputs, "they are not of one shape [1,k]")
+    numbers = indices.values if indices else (None,) * size
+    rows = [
+        _score(outputs, *row) for row in zip(labels.values, scores.values, numbers, strict=True)
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.score))
+
+
+def _score(outputs: Outputs, label: object, score: object, index: object) -> Score:
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    if not isinstance(label, str) or not is_number or not isinstance(index, int | None):
+        raise _not_labels(outputs, f"{label!r}, {score!r}, {index!r} is no label, score and index")
+    value = float(str(score))
+    if not math.isfinite(value):
+        raise _not_labels(outputs, f"the score of {label} is {value}")
+    return Score(label, value, index)
+
+
+def _only_label(outputs: Outputs) -> str | None:
+    candidates = [column for column in outputs.values() if _holds_one_string(column)]
+    if "output_0" in outputs and _holds_one_string(outputs["output_0"]):
+        candidates = [outputs["output_0"]]
+    return str(candidates[0].values[0]) if len(candidates) == 1 else None
+
+
+def _holds_one_string(column: Column) -> bool:
+    return len(column.values) == 1 and isinstance(column.values[0], str)
+
+
+def _not_labels(outputs: Outputs, why: str) -> InferenceFailed:
+    shapes = ", ".join(
+        f"{name or 'one output'}{list(column.shape)}" for name, column in sorted(outputs.items())
+    )
+    return InferenceFailed(
+        f"the model's outputs are not labels: {why} (outputs: {shapes or 'none'})",
+        hint="see them with mlserve metadata; mlserve export builds signatures that give labels",
+    )

@@ -1,0 +1,142 @@
+"""What a server's refusal or silence means: one place that words every remote error."""
+
+from __future__ import annotations
+
+import re
+
+from mlserve import errors
+from mlserve.client.endpoint import Endpoint
+from mlserve.deadline import Deadline
+
+_LONGEST = 1000
+_QUEUE_EXPIRY = "timeout exceeded while waiting in batching queue"
+_TOO_LARGE = re.compile(r"(received|sent) message larger than max", re.IGNORECASE)
+_PLAN = re.compile(
+    r"signature|named input|input tensor|input alias|unknown input|no input|expected type"
+    r"|expects arg|but string is provided|expecting an object",
+    re.IGNORECASE,
+)
+
+
+def readable(text: str) -> str:
+    """`text` of a stranger on one line, cut to 1000 characters, without control characters."""
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
+
+
+def refusal(
+    kind: type[errors.MlserveError],
+    text: str,
+    endpoint: Endpoint,
+    deadline: Deadline,
+    *,
+    retry_after: float | None = None,
+) -> errors.MlserveError:
+    """The error to raise for a server's answer of that kind, with its own words in the message."""
+    text = readable(text) or "it gave no reason"
+    if _QUEUE_EXPIRY in text:
+        kind = errors.DeadlineExceeded
+    if issubclass(kind, errors.Overloaded):
+        return _no_room(text, endpoint, retry_after)
+    if issubclass(kind, errors.DeadlineExceeded):
+        return _gave_up(text, endpoint, deadline)
+    message, hint = _WORDS[next(known for known in _WORDS if issubclass(kind, known))]
+    return kind(message.format(endpoint=endpoint, text=text), hint=hint)
+
+
+def no_server(endpoint: Endpoint, why: str) -> errors.Unavailable:
+    """The error for an endpoint where nothing answers."""
+    other = "rest" if endpoint.protocol == "grpc" else "grpc"
+    return errors.Unavailable(
+        f"no server answers at {endpoint} ({readable(why)})",
+        hint="see what runs with mlserve ps, start a server with mlserve up; "
+        f"for a server's other port: --protocol {other}",
+    )
+
+
+def went_away(endpoint: Endpoint, why: str) -> errors.Unavailable:
+    """The error for a connection that was lost while the request was under way."""
+    return errors.Unavailable(
+        f"the server at {endpoint} went away during the request ({readable(why)})",
+        hint="see whether it still runs with mlserve ps, and why not with mlserve logs",
+    )
+
+
+def not_an_answer(what: str, came: str) -> errors.InferenceFailed:
+    """The error for an answer that is not what the protocol says. `came` is what came instead."""
+    return errors.InferenceFailed(
+        f"the server's answer is not {what}: {readable(came)}",
+        hint="is this a model server? it must speak TensorFlow Serving's API, version 1",
+    )
+
+
+def refuses_plan(error: errors.MlserveError) -> bool:
+    """Whether a server refused the signature or the input name rather than the image."""
+    is_refusal = type(error) in (errors.InvalidInput, errors.NotFound)
+    return is_refusal and _PLAN.search(error.message) is not None
+
+
+def _no_room(text: str, endpoint: Endpoint, retry_after: float | None) -> errors.MlserveError:
+    size = _TOO_LARGE.search(text)
+    if size and size[1].lower() == "received":
+        return errors.InputTooLarge(
+            f"the server at {endpoint} does not take a request of this size: {text}",
+            hint="send a smaller file, or raise the server's limit for received messages",
+        )
+    if size:
+        return errors.InferenceFailed(
+            f"the server at {endpoint} may not send an answer of this size: {text}",
+            hint="raise the server's limit for sent messages",
+        )
+    when = f"in {retry_after:g} s" if retry_after is not None else "later"
+    return errors.Overloaded(
+        f"the server at {endpoint} has no room for the request: {text}",
+        hint=f"try again {when}, or with fewer requests at once",
+        retry_after=retry_after,
+    )
+
+
+def _gave_up(text: str, endpoint: Endpoint, deadline: Deadline) -> errors.DeadlineExceeded:
+    left = deadline.remaining()
+    if left <= 0:
+        return deadline.exceeded(f"waiting for the answer of {endpoint}")
+    return errors.DeadlineExceeded(
+        f"the server at {endpoint} gave up {left:.2g} s before the deadline of "
+        f"{deadline.timeout:g} s: {text}",
+        hint="this is a limit of the server, not --timeout "
+        "(TensorFlow Serving: --rest_api_timeout_in_ms)",
+    )
+
+
+_WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
+    # Most specific first: the first class that fits is the row.
+    errors.NotAnImage: (
+        "the server at {endpoint} refused the image: {text}",
+        "give a JPEG or PNG file that opens elsewhere",
+    ),
+    errors.InputTooLarge: (
+        "the server at {endpoint} does not take a request of this size: {text}",
+        "send a smaller file, or raise the server's limit",
+    ),
+    errors.NotFound: (
+        "the server at {endpoint} does not have what was asked for: {text}",
+        "name the model that it serves with --model NAME (and --version N)",
+    ),
+    errors.InvalidInput: (
+        "the server at {endpoint} refused the request: {text}",
+        "see what the model takes with mlserve metadata",
+    ),
+    errors.UsageError: (
+        "the server at {endpoint} does not allow the request: {text}",
+        "is this a model server, and is the request allowed there?",
+    ),
+    errors.Unavailable: (
+        "the server at {endpoint} is not ready: {text}",
+        "see the state of the model with mlserve status, and mlserve logs",
+    ),
+    errors.MlserveError: (
+        "the server at {endpoint} failed: {text}",
+        "see why with mlserve logs (or the log of that server)",
+    ),
+}

@@ -1,0 +1,86 @@
+"""The synchronous client: the asynchronous one on a background thread's event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from mlserve.client.aio import DEFAULT_TIMEOUT, AsyncClient, as_deadline
+from mlserve.client.answers import ModelMetadata, Prediction, VersionStatus
+from mlserve.client.background import run_on_loop
+from mlserve.client.endpoint import Endpoint, Protocol
+from mlserve.client.reading import Image
+from mlserve.deadline import Deadline
+from mlserve.errors import DeadlineExceeded
+
+T = TypeVar("T")
+_CLOSING = 0.1
+"""Seconds that closing a connection may take before it is left to the end of the process."""
+
+
+class Client:
+    """A client of one model on one server, for code without an event loop, or beside one.
+
+    The parameters and errors are those of `AsyncClient`. It works inside a running event loop too
+    (as in a notebook), and from several threads at once.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        protocol: Protocol | None = None,
+        model: str | None = None,
+        version: int | None = None,
+    ) -> None:
+        self._client = AsyncClient(endpoint, protocol=protocol, model=model, version=version)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server is."""
+        return self._client.endpoint
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is asked."""
+        return self._client.model
+
+    def predict(
+        self, image: Image, *, timeout: float | Deadline = DEFAULT_TIMEOUT, top_k: int = 5
+    ) -> Prediction:
+        """The label of an image, with the `top_k` best scores when the server offers scores."""
+        deadline = as_deadline(timeout)
+        return self._run(deadline, self._client.predict(image, timeout=deadline, top_k=top_k))
+
+    def metadata(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> ModelMetadata:
+        """The signatures of the model."""
+        deadline = as_deadline(timeout)
+        return self._run(deadline, self._client.metadata(timeout=deadline))
+
+    def status(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> tuple[VersionStatus, ...]:
+        """The versions of the model and their states, latest first."""
+        deadline = as_deadline(timeout)
+        return self._run(deadline, self._client.status(timeout=deadline))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        deadline = Deadline.after(_CLOSING)
+        try:
+            self._run(deadline, self._client.close())
+        except DeadlineExceeded:
+            return  # a peer that does not even close must not hold the caller
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, deadline: Deadline, work: Coroutine[Any, Any, T]) -> T:
+        return run_on_loop(deadline, f"waiting for {self.endpoint}", work)

@@ -1,0 +1,142 @@
+"""TensorFlow Serving v1 over gRPC: messages in, messages out, no I/O."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.refusals import not_an_answer
+from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Value
+from mlserve.protocols.proto import framework_pb2, serving_pb2
+from mlserve.tensors import DType, Signature, TensorSpec
+
+_PREDICTION = "/tensorflow.serving.PredictionService/"
+_MODEL = "/tensorflow.serving.ModelService/"
+_SIGNATURES = "signature_def"
+_MOST_VALUES = 1_000_000
+"""More values than any answer about one image has: a stranger's shape does not size our memory."""
+_FIELDS = {
+    # dtype: (its *_val field, the struct code of an element in tensor_content)
+    DType.BYTES: ("string_val", ""),
+    DType.FLOAT32: ("float_val", "f"),
+    DType.FLOAT64: ("double_val", "d"),
+    DType.INT32: ("int_val", "i"),
+    DType.INT64: ("int64_val", "q"),
+}
+
+M = TypeVar("M", bound=Message)
+
+
+class TfsGrpc:
+    """The adapter for `tensorflow.serving.PredictionService` and `ModelService`."""
+
+    def predict_call(self, model: ModelRef, plan: Plan, image: bytes) -> Call:
+        request = serving_pb2.PredictRequest(model_spec=_spec(model))
+        request.model_spec.signature_name = plan.signature
+        tensor = request.inputs[plan.input]
+        tensor.MergeFrom(
+            framework_pb2.TensorProto(dtype=DType.BYTES.tf_number, string_val=[image])  # type: ignore[arg-type]
+        )
+        for size in plan.shape:
+            tensor.tensor_shape.dim.add(size=size)
+        return Call(_PREDICTION + "Predict", request.SerializeToString())
+
+    def read_answer(self, body: bytes) -> Answer:
+        response = _parse(serving_pb2.PredictResponse, body)
+        spec = response.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        return Answer({n: _column(n, t) for n, t in response.outputs.items()}, version)
+
+    def metadata_call(self, model: ModelRef) -> Call:
+        request = serving_pb2.GetModelMetadataRequest(
+            model_spec=_spec(model), metadata_field=[_SIGNATURES]
+        )
+        return Call(_PREDICTION + "GetModelMetadata", request.SerializeToString())
+
+    def read_metadata(self, model: ModelRef, body: bytes) -> ModelMetadata:
+        response = _parse(serving_pb2.GetModelMetadataResponse, body)
+        packed = response.metadata[_SIGNATURES].value
+        signatures = _parse(serving_pb2.SignatureDefMap, packed).signature_def
+        spec = response.model_spec
+        version = spec.version.value if spec.HasField("version") else model.version
+        found = [_signature(name, definition) for name, definition in sorted(signatures.items())]
+        return ModelMetadata(model.name, version, tuple(s for s in found if s is not None))
+
+    def status_call(self, model: ModelRef) -> Call:
+        request = serving_pb2.GetModelStatusRequest(model_spec=_spec(model))
+        return Call(_MODEL + "GetModelStatus", request.SerializeToString())
+
+    def read_status(self, body: bytes) -> tuple[VersionStatus, ...]:
+        rows = _parse(serving_pb2.GetModelStatusResponse, body).model_version_status
+        found = (VersionStatus(r.version, _state(r), r.status.error_message) for r in rows)
+        return tuple(sorted(found, key=lambda status: -status.version))
+
+
+def _spec(model: ModelRef) -> serving_pb2.ModelSpec:
+    spec = serving_pb2.ModelSpec(name=model.name)
+    if model.version is not None:
+        spec.version.value = model.version
+    return spec
+
+
+def _parse(kind: type[M], body: bytes) -> M:
+    try:
+        return kind.FromString(body)
+    except DecodeError as error:
+        raise not_an_answer(f"a {kind.DESCRIPTOR.name}", f"{len(body)} bytes, {error}") from error
+
+
+def _state(row: serving_pb2.ModelVersionStatus) -> str:
+    value = row.DESCRIPTOR.enum_types_by_name["State"].values_by_number.get(row.state)
+    return value.name if value else "UNKNOWN"
+
+
+def _signature(name: str, definition: framework_pb2.SignatureDef) -> Signature | None:
+    """The signature; None for one with a type that no request can carry, as initializers have."""
+    try:
+        inputs = tuple(_tensor_spec(n, info) for n, info in sorted(definition.inputs.items()))
+        outputs = tuple(_tensor_spec(n, info) for n, info in sorted(definition.outputs.items()))
+    except ValueError:
+        return None
+    return Signature(name, inputs, outputs)
+
+
+def _tensor_spec(name: str, info: framework_pb2.TensorInfo) -> TensorSpec:
+    shape = info.tensor_shape
+    sizes = tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
+    return TensorSpec(name, DType.from_tf_number(info.dtype), None if shape.unknown_rank else sizes)
+
+
+def _column(name: str, tensor: framework_pb2.TensorProto) -> Column:
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    size = math.prod(shape)
+    try:
+        field, code = _FIELDS[DType.from_tf_number(tensor.dtype)]
+    except (ValueError, KeyError):
+        return Column(shape, ())  # an output of another type is named by its shape, never read
+    if min(shape, default=1) < 0 or size > _MOST_VALUES:
+        raise not_an_answer(f"an output {name!r}", f"a tensor of shape {list(shape)}")
+    values = _values(tensor, field, code, size)
+    if len(values) != size:
+        raise not_an_answer(f"an output {name!r} of shape {list(shape)}", f"{len(values)} values")
+    return Column(shape, values)
+
+
+def _values(
+    tensor: framework_pb2.TensorProto, field: str, code: str, size: int
+) -> tuple[Value, ...]:
+    if tensor.tensor_content and code:
+        content = tensor.tensor_content
+        count = len(content) // struct.calcsize(code)
+        return struct.unpack_from(f"<{count}{code}", content)
+    values: list[Value] = [_text(v) if isinstance(v, bytes) else v for v in getattr(tensor, field)]
+    # The wire format lets a sender leave out repetitions of the last value.
+    return tuple(values + values[-1:] * (size - len(values)))
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")

@@ -1,0 +1,134 @@
+"""TensorFlow Serving v1 over REST: JSON in, JSON out, no I/O."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.refusals import not_an_answer
+from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Value
+from mlserve.tensors import DType, Signature, TensorSpec
+
+
+class TfsRest:
+    """The adapter for `/v1/models/...`: predict in the columnar form, metadata and status."""
+
+    def predict_call(self, model: ModelRef, plan: Plan, image: bytes) -> Call:
+        value: Any = {"b64": base64.b64encode(image).decode("ascii")}
+        for _ in plan.shape:
+            value = [value]
+        body = {"signature_name": plan.signature, "inputs": {plan.input: value}}
+        return Call(_path(model) + ":predict", json.dumps(body).encode())
+
+    def read_answer(self, body: bytes) -> Answer:
+        data = _parse(body)
+        outputs = data.get("outputs")
+        if outputs is None:
+            raise not_an_answer("a predict answer with outputs", _excerpt(body))
+        named = outputs if isinstance(outputs, dict) and not _is_b64(outputs) else {"": outputs}
+        return Answer({name: _column(name, value) for name, value in named.items()}, None)
+
+    def metadata_call(self, model: ModelRef) -> Call:
+        return Call(_path(model) + "/metadata", None)
+
+    def read_metadata(self, model: ModelRef, body: bytes) -> ModelMetadata:
+        data = _parse(body)
+        try:
+            definitions = data["metadata"]["signature_def"]["signature_def"]
+            version = data["model_spec"].get("version") or model.version
+            found = [_signature(name, item) for name, item in sorted(definitions.items())]
+            number = None if version is None else int(version)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise not_an_answer("the metadata of a model", _excerpt(body)) from error
+        return ModelMetadata(model.name, number, tuple(s for s in found if s is not None))
+
+    def status_call(self, model: ModelRef) -> Call:
+        return Call(_path(model), None)
+
+    def read_status(self, body: bytes) -> tuple[VersionStatus, ...]:
+        try:
+            rows = [_version_status(row) for row in _parse(body)["model_version_status"]]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise not_an_answer("the status of a model", _excerpt(body)) from error
+        return tuple(sorted(rows, key=lambda status: -status.version))
+
+
+def _path(model: ModelRef) -> str:
+    version = "" if model.version is None else f"/versions/{model.version}"
+    return f"/v1/models/{quote(model.name, safe='')}{version}"
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise not_an_answer("JSON", _excerpt(body)) from error
+    if not isinstance(data, dict):
+        raise not_an_answer("a JSON object", _excerpt(body))
+    return data
+
+
+def _excerpt(body: bytes) -> str:
+    text = body[:200].decode(errors="backslashreplace")
+    return repr(text) + (f" ... ({len(body)} bytes)" if len(body) > len(text) else "")
+
+
+def _version_status(row: Mapping[str, Any]) -> VersionStatus:
+    error = row.get("status", {}).get("error_message", "")
+    return VersionStatus(int(row["version"]), str(row["state"]), str(error))
+
+
+def _signature(name: str, definition: Mapping[str, Any]) -> Signature | None:
+    """The signature; None for one with a type that no request can carry, as initializers have."""
+    inputs, outputs = definition.get("inputs", {}), definition.get("outputs", {})
+    known = {dtype.tf_name for dtype in DType}
+    if any(info["dtype"] not in known for info in [*inputs.values(), *outputs.values()]):
+        return None
+    return Signature(name, _tensor_specs(inputs), _tensor_specs(outputs))
+
+
+def _tensor_specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name, DType.from_tf_name(info["dtype"]), _shape(info.get("tensor_shape", {})))
+        for name, info in sorted(tensors.items())
+    )
+
+
+def _shape(shape: Mapping[str, Any]) -> tuple[int | None, ...] | None:
+    if shape.get("unknown_rank"):
+        return None
+    sizes = (int(dim.get("size", 0)) for dim in shape.get("dim", []))
+    return tuple(None if size < 0 else size for size in sizes)
+
+
+def _column(name: str, data: Any) -> Column:
+    """A column from nested lists. Raises InferenceFailed for lists that make no tensor."""
+    shape: list[int] = []
+    flat = [data]
+    while flat and all(isinstance(item, list) for item in flat):
+        size = len(flat[0])
+        if any(len(item) != size for item in flat):
+            raise not_an_answer(f"an output {name!r}", "lists of unequal length")
+        shape.append(size)
+        flat = [value for item in flat for value in item]
+    return Column(tuple(shape), tuple(_value(name, value) for value in flat))
+
+
+def _value(name: str, value: Any) -> Value:
+    if isinstance(value, str | int | float):
+        return value
+    if _is_b64(value):
+        try:
+            return base64.b64decode(value["b64"]).decode(errors="backslashreplace")
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise not_an_answer(f"an output {name!r}", repr(value)) from error
+    raise not_an_answer(f"an output {name!r}", repr(value))
+
+
+def _is_b64(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"b64"}

@@ -1,0 +1,118 @@
+"""The seam between the client, its adapters (what to say) and its transports (how to send it)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.deadline import Deadline
+
+Value = str | float | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """The model that is asked; `version` None leaves the choice to the server."""
+
+    name: str
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to ask a model about one image: the signature, its one input and that input's shape.
+
+    The shape has one element in all: (1,) for a batch of one, () for a scalar.
+    """
+
+    signature: str
+    input: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. `path` is the gRPC method or the URL path; a REST call without body is a GET."""
+
+    path: str
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The body of a successful answer; `has_random_weights` is what the server says in a header."""
+
+    body: bytes
+    has_random_weights: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One output: its shape and its values in row-major order."""
+
+    shape: tuple[int, ...]
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outputs of one request by name, and the version that gave them when the server says so.
+
+    REST drops the name of a single output, which then is the empty string.
+    """
+
+    outputs: Mapping[str, Column]
+    version: int | None
+
+
+class Adapter(Protocol):
+    """One serving protocol as data: it builds requests, reads answers, and does no I/O.
+
+    Every `read_...` raises InferenceFailed, saying what came, for a body that is not an answer.
+    """
+
+    def predict_call(self, model: ModelRef, plan: Plan, image: bytes) -> Call: ...
+    def read_answer(self, body: bytes) -> Answer: ...
+    def metadata_call(self, model: ModelRef) -> Call: ...
+    def read_metadata(self, model: ModelRef, body: bytes) -> ModelMetadata: ...
+    def status_call(self, model: ModelRef) -> Call: ...
+    def read_status(self, body: bytes) -> tuple[VersionStatus, ...]: ...
+
+
+class Transport(Protocol):
+    """A connection to one server. Raises the errors of `mlserve.client.refusals`."""
+
+    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
+        """The reply to `call`; `watch` is told what is being done. Never sent too late."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a call is doing now, for the message when its deadline passes, and the time it took.
+
+    `spent` is in milliseconds by part: read, connect, request.
+    """
+
+    doing: str = "starting"
+    spent: dict[str, float] = field(
+        default_factory=lambda: {"read": 0.0, "connect": 0.0, "request": 0.0}
+    )
+    _part: str | None = None
+    _since: float = 0.0
+
+    def enter(self, part: str, doing: str) -> None:
+        """Ends the part that ran and begins another one."""
+        self.leave()
+        self._part, self.doing = part, doing
+
+    def leave(self) -> None:
+        """Ends the part that ran."""
+        now = time.monotonic()
+        if self._part is not None:
+            self.spent[self._part] += (now - self._since) * 1000
+        self._part, self._since = None, now

@@ -1,0 +1,162 @@
+"""Exports a model: a model source opens it, a backend writes it, the store publishes it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlserve import __version__, plugins
+from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
+from mlserve.backend import Backend
+from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
+from mlserve.incoming import Incoming, VersionExists
+from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
+from mlserve.store import Store, check_name, version_numbers, version_taken
+from mlserve.tensors import Signature
+
+DEFAULT_BACKEND = "tfserving"
+DEFAULT_MODEL = "inception_v3"
+
+
+def no_progress(what: str, done: int, total: int | None) -> None:
+    """The Progress of a caller that shows none."""
+
+
+def export(
+    request: ModelRequest,
+    backend: str = DEFAULT_BACKEND,
+    *,
+    output: Path | None = None,
+    version: int | None = None,
+    progress: Progress = no_progress,
+) -> Artifact:
+    """The artifact of the model that was asked for, newly written into the store.
+
+    `output` is the root of the store, by default the user's own. `version` None takes the next
+    number. Everything cheap is checked before anything heavy is imported. Raises UsageError,
+    NotFound, PluginError and ExportError; nothing is left behind then.
+    """
+    runtime = plugins.backend(backend)
+    store = Store(output)
+    store.require_free(backend, check_name("model", request.model), version)
+    _require_files(request)
+    source = _source_for(request)
+    _require_installed(f"the backend {backend}", runtime)
+    _require_installed(f"the model source {source.name}", source)
+    with store.incoming(backend, request.model) as incoming:
+        classifier, signatures = _write(request, source, runtime, incoming.path, progress)
+        _manifest(backend, classifier, signatures).write(incoming.path, classifier.labels)
+        folder = _publish(incoming, version)
+    return Artifact.open(folder.parent, request.model, int(folder.name))
+
+
+def _write(
+    request: ModelRequest, source: ModelSource, runtime: Backend, into: Path, progress: Progress
+) -> tuple[Classifier, Sequence[Signature]]:
+    progress(f"importing the {runtime.name} runtime", 0, None)
+    with _import_errors_named(f"the backend {runtime.name}", runtime):
+        runtime.prepare()
+    progress(f"opening {request.model}", 0, None)
+    with _import_errors_named(f"the model source {source.name}", source):
+        classifier = source.open(request, progress)
+    progress(f"writing {request.model} for {runtime.name}", 0, None)
+    with _import_errors_named(f"the backend {runtime.name}", runtime):
+        return classifier, runtime.export(classifier, into)
+
+
+def _publish(incoming: Incoming, version: int | None) -> Path:
+    while True:
+        base_path = incoming.path.parent
+        number = version or max(version_numbers(base_path), default=0) + 1
+        try:
+            return incoming.publish(number)
+        except VersionExists as error:
+            # Another export took the number in the meantime; without an own wish, take the next.
+            if version is not None:
+                raise version_taken(base_path / str(version)) from error
+
+
+def _manifest(backend: str, classifier: Classifier, signatures: Sequence[Signature]) -> Manifest:
+    return Manifest(
+        mlserve=__version__,
+        backend=backend,
+        model=classifier.name,
+        source=classifier.source,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        weights_digest=classifier.weights_digest,
+        labels_digest=digest_of(labels_text(classifier.labels)),
+        has_random_weights=classifier.has_random_weights,
+        pipeline=classifier.pipeline,
+        signatures=tuple(signatures),
+    )
+
+
+def _require_files(request: ModelRequest) -> None:
+    for option, path in (("--weights", request.weights_path), ("--labels", request.labels)):
+        if path is not None and not path.exists():
+            raise UsageError(
+                f"{option} {path}: there is no such file", hint="check the path and the spelling"
+            )
+
+
+def _source_for(request: ModelRequest) -> ModelSource:
+    reports = plugins.survey()
+    sources = [source for report in reports for source in report.sources]
+    for source in sources:
+        if source.accepts(request):
+            return source
+    raise _no_source(request, sources, [report.error for report in reports if report.error])
+
+
+def _no_source(
+    request: ModelRequest, sources: Sequence[ModelSource], broken: Sequence[PluginError]
+) -> MlserveError:
+    if not sources:
+        why = "; ".join(error.message for error in broken) or "no plugin with models is installed"
+        return PluginError(f"no model source: {why}", hint="pip install 'mlserve-models[all]'")
+    known = ", ".join(sorted({name for source in sources for name in source.models})) or "none"
+    asked = f"the model {request.model!r}"
+    if request.weights is not None:
+        asked += f" with the weights {request.weights!r}"
+    also = "".join(f"; {error.message}" for error in broken)
+    return NotFound(
+        f"no model source knows {asked} (models known by name: {known}){also}",
+        hint="choose one with --model, or give your own model with --weights FILE "
+        "(.keras, .h5 or a SavedModel folder) and --labels FILE",
+    )
+
+
+def _require_installed(what: str, part: Backend | ModelSource) -> None:
+    absent = [name for name in part.requires if not _is_installed(name)]
+    if absent:
+        raise _absent(what, ", ".join(absent), part)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False  # the parent of a dotted name is absent
+    except ValueError:
+        return True  # already imported by something that gave it no spec
+
+
+@contextmanager
+def _import_errors_named(what: str, part: Backend | ModelSource) -> Iterator[None]:
+    """Turns an ImportError inside the block into a PluginError that tells absent from broken."""
+    try:
+        yield
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in part.requires:
+            raise _absent(what, error.name, part) from error
+        raise PluginError(
+            f"{what} is installed but broken: {type(error).__name__}: {error}",
+            hint=f"reinstall what it needs: {part.install_hint}",
+        ) from error
+
+
+def _absent(what: str, modules: str, part: Backend | ModelSource) -> PluginError:
+    return PluginError(f"{what} needs {modules}, which is not installed", hint=part.install_hint)

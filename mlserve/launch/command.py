@@ -1,0 +1,123 @@
+"""The server process as data: its arguments, environment and files, and which launcher runs it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mlserve.backend import Backend, Listen, ServerSpec
+from mlserve.errors import PluginError, UsageError
+from mlserve.launch.plan import Serving
+from mlserve.plugins import absent_modules
+
+_SERVER_MODULES = ("grpc_health", "grpc_reflection", "numpy", "starlette", "uvicorn")
+_SERVER_HINT = "pip install 'mlserve[server]'"
+
+
+class Launcher(StrEnum):
+    """What runs the server: mlserve's own, one of another maker, or whichever is there."""
+
+    AUTO = "auto"
+    EMBEDDED = "embedded"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A server process to start. `env` is added to the environment.
+
+    `files` are the texts by name that are written into the server's own folder first; `{files}` in
+    an argument stands for that folder.
+    """
+
+    launcher: Launcher
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    files: Mapping[str, str]
+
+    def argv_in(self, folder: Path) -> list[str]:
+        """The arguments with the folder of the server's files filled in."""
+        return [argument.replace("{files}", str(folder)) for argument in self.argv]
+
+
+def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launcher:
+    """The launcher to use: `auto` is native where its executable is on PATH, else embedded.
+
+    Raises PluginError when what the launcher needs is not installed, UsageError when the backend
+    or the versions do not go with it.
+    """
+    if wanted is not Launcher.EMBEDDED and not serving.versions.are_all:
+        specs = _native_specs(backend, serving, Listen("127.0.0.1", 0, 0))
+        if any(shutil.which(spec.executable) for spec in specs):
+            return Launcher.NATIVE
+        if wanted is Launcher.NATIVE:
+            raise _no_native(backend, specs)
+    if wanted is Launcher.NATIVE:
+        raise UsageError(
+            "the native launcher cannot follow all versions",
+            hint="name them (--version 1 --version 2), or take --launcher embedded",
+        )
+    _require_runtime(backend)
+    return Launcher.EMBEDDED
+
+
+def command(backend: Backend, serving: Serving, launcher: Launcher, listen: Listen) -> Command:
+    """The process that serves this at those ports with that launcher (not `auto`)."""
+    if launcher is Launcher.EMBEDDED:
+        return _embedded(serving, listen)
+    specs = _native_specs(backend, serving, listen)
+    spec = next((s for s in specs if shutil.which(s.executable)), None)
+    if spec is None:
+        raise _no_native(backend, specs)
+    executable = shutil.which(spec.executable) or spec.executable
+    return Command(Launcher.NATIVE, (executable, *spec.argv), spec.env, spec.files)
+
+
+def _embedded(serving: Serving, listen: Listen) -> Command:
+    # -P: a module of the user's in the current folder must not stand in for one of the server's.
+    argv = [sys.executable, "-P", "-m", "mlserve.server"]
+    # One argument: a model's name may begin with a dash.
+    argv += ["--backend", serving.backend, f"--model={serving.model}"]
+    argv += ["--base-path", str(serving.base_path), "--host", listen.host]
+    argv += ["--grpc-port", str(listen.grpc_port), "--rest-port", str(listen.rest_port)]
+    if serving.versions.numbers:
+        argv += ["--version", *map(str, serving.versions.numbers)]
+    if serving.versions.are_all:
+        argv.append("--all-versions")
+    if serving.threads is not None:
+        argv += ["--threads", str(serving.threads)]
+    return Command(Launcher.EMBEDDED, tuple(argv), {"PYTHONUNBUFFERED": "1"}, {})
+
+
+def _native_specs(backend: Backend, serving: Serving, listen: Listen) -> list[ServerSpec]:
+    specs = backend.external_servers(
+        serving.base_path, serving.model, serving.versions.numbers, listen
+    )
+    return [spec for spec in specs if spec.launcher == Launcher.NATIVE]
+
+
+def _no_native(backend: Backend, specs: list[ServerSpec]) -> PluginError | UsageError:
+    if not specs:
+        return UsageError(
+            f"the backend {backend.name!r} knows no server of another maker",
+            hint="take --launcher embedded",
+        )
+    names = " or ".join(spec.executable for spec in specs)
+    return PluginError(f"{names} is not on PATH", hint=specs[0].install_hint)
+
+
+def _require_runtime(backend: Backend) -> None:
+    for modules, hint in (
+        (backend.requires, backend.install_hint),
+        (_SERVER_MODULES, _SERVER_HINT),
+    ):
+        absent = absent_modules(modules)
+        if absent:
+            raise PluginError(
+                f"the backend {backend.name!r} cannot serve: {', '.join(absent)} not installed",
+                hint=hint,
+            )

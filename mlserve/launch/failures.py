@@ -1,0 +1,52 @@
+"""What a user is told of a server that did not come up: what happened, its last words, the fix."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from mlserve.errors import ExitCode, MlserveError, ModelLoadFailed, PluginError, Unavailable
+from mlserve.launch.logs import last_lines
+from mlserve.launch.state import ServerRecord
+
+_LINES = 15
+_BY_EXIT_CODE: dict[int, type[MlserveError]] = {
+    ExitCode.UNAVAILABLE: ModelLoadFailed,
+    ExitCode.PLUGIN: PluginError,
+}
+
+
+def stopped(record: ServerRecord, exit_code: int | None) -> MlserveError:
+    """The error for a process that ended while it was starting; None: its code is not known."""
+    kind = Unavailable if exit_code is None else _BY_EXIT_CODE.get(exit_code, Unavailable)
+    message = f"{record.name} stopped while it was starting{_how(exit_code)}"
+    if exit_code == -signal.SIGKILL:
+        return kind(message + _tail(record.log), hint="was it killed for want of memory?")
+    return kind(message + _tail(record.log), hint=_hint(record))
+
+
+def with_log(error: MlserveError, record: ServerRecord) -> MlserveError:
+    """The same error with the last lines of the server's log and what to do."""
+    hint = error.hint or f"{_hint(record)}; --wait gives a slow start more time"
+    return type(error)(error.message + _tail(record.log), hint=hint)
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is None:
+        return ""
+    if exit_code < 0:
+        return f" (ended by {signal.Signals(-exit_code).name})"
+    return f" (exit code {exit_code})"
+
+
+def _tail(log: Path | None) -> str:
+    lines = last_lines(log, _LINES) if log else []
+    if not lines:
+        return ""
+    return f"; the end of its log {log}:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _hint(record: ServerRecord) -> str:
+    if record.log is None:
+        return "its log is above"
+    return f"its whole log: mlserve logs {record.name}"

@@ -1,0 +1,94 @@
+"""Runs a server in the foreground, as in a container: its log on stderr, its exit code ours."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mlserve import plugins
+from mlserve.errors import MlserveError, UsageError
+from mlserve.launch.command import launcher_for
+from mlserve.launch.lock import state_lock
+from mlserve.launch.ready import wait_until_ready
+from mlserve.launch.spawn import Process
+from mlserve.launch.start import Server, Tell, UpRequest, start_or_join
+from mlserve.launch.state import ServerRecord
+from mlserve.launch.up import mark_ready
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_in_foreground(
+    request: UpRequest, on_ready: Callable[[ServerRecord], None], tell: Tell
+) -> int:
+    """Runs the server until it ends, and returns its exit code (128 + n when signal n ended it).
+
+    SIGTERM and SIGINT ask it to drain and stop; a second one kills it. `on_ready` is called when
+    it answers. Raises what `up` raises.
+    """
+    launcher_for(plugins.backend(request.serving.backend), request.serving, request.launcher)
+    forwarding = _Forwarding()
+    with forwarding.installed():
+        with state_lock():
+            server = start_or_join(request, None, tell)
+        if server.process is None:
+            raise _already_running(server.record)
+        forwarding.to(server.process)
+        try:
+            return _serve(server, server.process, request, on_ready)
+        finally:
+            server.abandon()
+
+
+def _serve(
+    server: Server, process: Process, request: UpRequest, on_ready: Callable[[ServerRecord], None]
+) -> int:
+    give_up = time.monotonic() + request.wait
+    try:
+        wait_until_ready(server.record, request.serving, give_up, server.require_alive)
+        on_ready(mark_ready(server.record))
+    except MlserveError:
+        # A server that ended has told why on stderr; its exit code is the answer.
+        if not server.has_ended:
+            raise
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+class _Forwarding:
+    """Hands SIGTERM and SIGINT on to a process, also those that came before it was there."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._count = 0
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, action in before.items():
+                signal.signal(number, action)
+
+    def to(self, process: Process) -> None:
+        self._process = process
+        self._send()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._count += 1
+        self._send()
+
+    def _send(self) -> None:
+        if self._process is not None and self._count:
+            self._process.send_signal(signal.SIGKILL if self._count > 1 else signal.SIGTERM)
+
+
+def _already_running(record: ServerRecord) -> UsageError:
+    return UsageError(
+        f"{record.name} is already running (pid {record.pid})",
+        hint=f"stop it first: mlserve down {record.name}",
+    )

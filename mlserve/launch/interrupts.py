@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM while a server is being started: held back where a process could be lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """SIGINT and SIGTERM as KeyboardInterrupt; inside `held` they wait for its end."""
+
+    def __init__(self) -> None:
+        self._are_held = False
+        self._came = False
+
+    @classmethod
+    @contextmanager
+    def watched(cls) -> Iterator[Interrupts]:
+        """Takes the two signals over, and gives them back at the end. Only the main thread can."""
+        interrupts = cls()
+        if threading.current_thread() is not threading.main_thread():
+            yield interrupts
+            return
+        before = {number: signal.signal(number, interrupts._on_signal) for number in _SIGNALS}
+        try:
+            yield interrupts
+        finally:
+            for number, action in before.items():
+                signal.signal(number, action)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Lets the block run to its end; a signal that came meanwhile is raised after it."""
+        self._are_held = True
+        try:
+            yield
+        finally:
+            self._are_held = False
+        self.check()
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if a signal came while they were held."""
+        if self._came:
+            self._came = False
+            raise KeyboardInterrupt
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._are_held:
+            self._came = True
+        else:
+            raise KeyboardInterrupt

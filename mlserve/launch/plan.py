@@ -1,0 +1,161 @@
+"""What to serve: the model, its folder and its versions, told from what the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlserve.artifact import Artifact
+from mlserve.errors import NotFound, UsageError
+from mlserve.launch.state import ServerRecord, server_name
+from mlserve.store import Store, check_name, check_version, version_numbers
+
+DEFAULT_BACKEND = "tfserving"
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Which versions to serve: `numbers`, or every one there is, or (neither) the latest one.
+
+    The latest and all are followed as new version folders come.
+    """
+
+    numbers: tuple[int, ...] = ()
+    are_all: bool = False
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> Versions:
+        """Reads the values of `--version`: numbers, or `all` alone. Raises UsageError."""
+        if list(texts) == ["all"]:
+            return cls(are_all=True)
+        for text in texts:
+            if not (text.isascii() and text.isdigit()):
+                raise UsageError(
+                    f"{text!r} is not a version",
+                    hint="give a number (several: --version 1 --version 2), or --version all",
+                )
+        return cls(tuple(sorted({check_version(int(text)) for text in texts})))
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A model to serve: versions below `base_path`, all checked to be there.
+
+    `expected` are the versions that must answer before the server counts as ready.
+    """
+
+    backend: str
+    model: str
+    base_path: Path
+    versions: Versions
+    expected: tuple[int, ...]
+    has_random_weights: bool
+    takes_images: bool
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        return server_name(self.backend, self.model)
+
+    def is_served_by(self, record: ServerRecord) -> bool:
+        """Whether that server was started to serve the same thing in the same way."""
+        return (self.base_path, self.versions, self.threads) == (
+            record.base_path,
+            Versions(record.versions, record.all_versions),
+            record.threads,
+        )
+
+
+def choose(
+    backend: str | None, model: str | None, path: Path | None, versions: Versions
+) -> Serving:
+    """The model to serve: the folder `path`, or the one exported model that fits.
+
+    Raises NotFound when there is none and UsageError when there are several.
+    """
+    if path is not None:
+        base = path.expanduser().absolute()
+        return _serving(backend or DEFAULT_BACKEND, model or base.name, base, versions)
+    backend, model = _exported_choice(backend, model)
+    return _serving(backend, model, Store().base_path(backend, model), versions)
+
+
+def exported() -> list[tuple[str, str]]:
+    """The backend and model of each exported model in the store, by name."""
+    store = Store()
+    return [(backend, model) for backend in store.backends() for model in store.models(backend)]
+
+
+def _exported_choice(backend: str | None, model: str | None) -> tuple[str, str]:
+    known = exported()
+    fits = [(b, m) for b, m in known if backend in (None, b) and model in (None, m)]
+    if backend is None and len(fits) > 1:
+        fits = [pair for pair in fits if pair[0] == DEFAULT_BACKEND] or fits
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise UsageError(
+            f"{len(fits)} exported models fit: {_listed(fits)}",
+            hint="choose one with --model" + (" and --backend" if backend is None else ""),
+        )
+    raise _not_exported(backend, model, known)
+
+
+def _not_exported(backend: str | None, model: str | None, known: list[tuple[str, str]]) -> NotFound:
+    what = f"no model {model!r}" if model else "no model"
+    where = f" for the backend {backend!r}" if backend else ""
+    there = f" (exported: {_listed(known)})" if known else ""
+    options = f" --model {model}" if model else ""
+    options += f" --backend {backend}" if backend else ""
+    return NotFound(
+        f"{what} has been exported{where}{there}",
+        hint=f"export it: mlserve export{options}; or serve a folder of your own: "
+        "mlserve up --path DIR",
+    )
+
+
+def _serving(backend: str, model: str, base: Path, versions: Versions) -> Serving:
+    there = _versions_there(base, versions)
+    expected = versions.numbers or (tuple(there) if versions.are_all else (there[-1],))
+    manifests = [Artifact.open(base, model, version).manifest for version in expected]
+    return Serving(
+        check_name("backend", backend),
+        check_name("model", model),
+        base,
+        versions,
+        expected,
+        has_random_weights=any(m is not None and m.has_random_weights for m in manifests),
+        takes_images=all(m is not None for m in manifests),
+    )
+
+
+def _versions_there(base: Path, versions: Versions) -> list[int]:
+    there = version_numbers(base) if base.is_dir() else []
+    if not there:
+        raise _no_versions(base)
+    missing = sorted(set(versions.numbers) - set(there))
+    if missing:
+        raise NotFound(
+            f"{base.name} has no version {missing[0]} (there: {', '.join(map(str, there))})",
+            hint=f"the versions are the numbered folders in {base}",
+        )
+    return there
+
+
+def _no_versions(base: Path) -> NotFound:
+    if not base.is_dir():
+        return NotFound(f"there is no folder {base}", hint="give the folder that holds DIR/1/")
+    if base.name.isdigit():
+        return NotFound(
+            f"{base} has no version folders in it",
+            hint=f"it looks like a version itself: --path {base.parent} --version {base.name}",
+        )
+    return NotFound(
+        f"{base} has no version folder such as {base / '1'}",
+        hint=f"put the model's files into {base / '1'}: a server takes the numbered folders",
+    )
+
+
+def _listed(pairs: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{model} ({backend})" for backend, model in pairs)

@@ -1,0 +1,111 @@
+"""The processes behind the records: which of them run, and how they are stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+import psutil
+
+from mlserve.errors import MlserveError, Unavailable
+from mlserve.launch.lock import state_lock
+from mlserve.launch.state import ServerRecord, read_records, remove_record
+
+_SAME_START = 0.05  # seconds; the kernel counts in hundredths
+_PAUSE = 0.05
+
+
+def created(pid: int) -> float:
+    """When that process started, in seconds since the machine booted.
+
+    Counted from the boot, it stays the same when the clock is set. Raises psutil.NoSuchProcess.
+    """
+    return psutil.Process(pid).create_time() - psutil.boot_time()
+
+
+def is_running(record: ServerRecord) -> bool:
+    """Whether the recorded process itself runs; a zombie or another process of that pid does not.
+
+    A process that may not be looked at counts as running.
+    """
+    try:
+        process = psutil.Process(record.pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return abs(created(record.pid) - record.pid_created) < _SAME_START
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def reconcile() -> tuple[list[ServerRecord], list[ServerRecord]]:
+    """The records whose process runs, and those whose process is gone, which are dropped here."""
+    alive: list[ServerRecord] = []
+    dead: list[ServerRecord] = []
+    for record in read_records():
+        (alive if is_running(record) else dead).append(record)
+    if dead:
+        # Where the state cannot be written they stay, and are left out again next time.
+        with suppress(MlserveError), state_lock():
+            for record in dead:
+                remove_record(record)
+    return alive, dead
+
+
+def drop_dead() -> list[ServerRecord]:
+    """The records whose process runs; the others are removed. For a caller that holds the lock."""
+    alive = []
+    for record in read_records():
+        if is_running(record):
+            alive.append(record)
+        else:
+            remove_record(record)
+    return alive
+
+
+def stop(record: ServerRecord, timeout: float) -> bool:
+    """Ends the recorded process and returns when it is gone: True when it had to be killed.
+
+    SIGTERM first, then SIGKILL once `timeout` seconds have passed. Raises Unavailable when the
+    process belongs to someone else or survives even that.
+    """
+    _send(record, signal.SIGTERM)
+    if _is_gone_within(record, timeout):
+        return False
+    _send(record, signal.SIGKILL)
+    if not _is_gone_within(record, 10):
+        raise Unavailable(
+            f"the process {record.pid} of {record.name} does not end, not even by SIGKILL",
+            hint="it hangs in the system, as on a lost disk; look at it with ps",
+        )
+    return True
+
+
+def _send(record: ServerRecord, number: signal.Signals) -> None:
+    """Signals the server and what it started: it leads its own process group."""
+    if not is_running(record):
+        return
+    try:
+        if os.getpgid(record.pid) == record.pid:
+            os.killpg(record.pid, number)
+        else:
+            os.kill(record.pid, number)
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise Unavailable(
+            f"{record.name} (pid {record.pid}) belongs to another user and cannot be stopped",
+            hint="stop it as that user",
+        ) from error
+
+
+def _is_gone_within(record: ServerRecord, timeout: float) -> bool:
+    give_up = time.monotonic() + timeout
+    while is_running(record):
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(_PAUSE)
+    return True

@@ -1,0 +1,82 @@
+"""When a server counts as ready: its versions are available, and an image gets an answer."""
+
+from __future__ import annotations
+
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mlserve.errors import (
+    DeadlineExceeded,
+    MlserveError,
+    ModelLoadFailed,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
+from mlserve.launch.plan import Serving
+from mlserve.launch.state import ServerRecord
+
+if TYPE_CHECKING:
+    from mlserve.client import Client
+
+_PAUSE = 0.05
+_PROBE_TIMEOUT = 1.0
+_NOT_YET = (Unavailable, DeadlineExceeded, NotFound, Overloaded)
+_NO_ATTEMPT = Unavailable("it was not asked")
+
+
+def wait_until_ready(
+    record: ServerRecord, serving: Serving, give_up: float, require_alive: Callable[[], None]
+) -> None:
+    """Returns once the server answers for each expected version.
+
+    Each round asks first whether the process is alive: `require_alive` raises when it is not.
+    `give_up` is a `time.monotonic()` value. Raises Unavailable once it has passed, ModelLoadFailed
+    for a version that does not load, and what a real request ends with when it fails.
+    """
+    from mlserve.client import Client
+
+    patience = _PROBE_TIMEOUT
+    last: MlserveError = _NO_ATTEMPT
+    with Client(record.grpc_endpoint, model=record.model) as client:
+        while (left := give_up - time.monotonic()) > 0:
+            require_alive()
+            try:
+                if _is_ready(client, serving, min(left, patience)):
+                    return
+            except _NOT_YET as error:
+                last = error
+                # A first answer may take longer than any guess: the next one gets more time.
+                patience = patience * 2 if isinstance(error, DeadlineExceeded) else patience
+            time.sleep(_PAUSE)
+    require_alive()
+    raise Unavailable(f"{record.name} was not ready in time (at last: {last.message})")
+
+
+def tiny_png() -> bytes:
+    """A grey PNG of 8x8 pixels: the smallest real request to an image classifier."""
+    size = 8
+    rows = (b"\0" + b"\x80\x80\x80" * size) * size
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _is_ready(client: Client, serving: Serving, timeout: float) -> bool:
+    states = {status.version: status for status in client.status(timeout=timeout)}
+    for version in serving.expected:
+        status = states.get(version)
+        if status is not None and status.error and status.state == "END":
+            raise ModelLoadFailed(f"version {version} does not load: {status.error}")
+        if status is None or not status.is_available:
+            return False
+    if serving.takes_images:
+        client.predict(tiny_png(), timeout=timeout)
+    return True
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,73 @@
+"""Starts a server process that outlives the command: its own session, its output in a log file."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from mlserve import __version__, paths
+from mlserve.errors import PluginError
+from mlserve.launch.command import Command
+from mlserve.launch.logs import rotate
+from mlserve.launch.state import unwritable
+
+Process = subprocess.Popen[bytes]
+
+
+def spawn(command: Command, name: str, log: Path | None) -> Process:
+    """The started process of that server. Its output goes to `log`; None means to our stderr.
+
+    Raises UsageError when the state folder cannot be written, PluginError when the executable
+    cannot be run.
+    """
+    folder = paths.state_dir() / "files" / name
+    argv = command.argv_in(folder.absolute())
+    try:
+        _write_files(command, folder)
+        with _output(log, argv) as output:
+            return _start(argv, command, output)
+    except OSError as error:
+        raise unwritable(paths.state_dir(), error) from error
+
+
+def _start(argv: list[str], command: Command, output: BinaryIO) -> Process:
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **command.env},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise PluginError(
+            f"{argv[0]} cannot be run: {error.strerror or error}",
+            hint="look at the file and its rights, or take another --launcher",
+        ) from error
+
+
+@contextmanager
+def _output(log: Path | None, argv: list[str]) -> Iterator[BinaryIO]:
+    if log is None:
+        yield sys.stderr.buffer
+        return
+    rotate(log)
+    with log.open("wb", buffering=0) as file:
+        # Written by us and at once, so that a full disk is told of here and now.
+        file.write(f"mlserve {__version__} runs: {shlex.join(argv)}\n".encode())
+        yield file
+
+
+def _write_files(command: Command, folder: Path) -> None:
+    if not command.files:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in command.files.items():
+        (folder / name).write_text(text)

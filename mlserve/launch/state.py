@@ -1,0 +1,222 @@
+"""The record of running servers: one JSON file for each, written whole or not at all.
+
+Reading them is cheap, so that `predict` can find its server: no process is looked at here. Whether
+a recorded process really runs is told by `mlserve.launch.processes`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlserve import paths
+from mlserve.errors import MlserveError, Unavailable, UsageError
+
+_FORMAT = 1
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+"""What a record of another shape raises when it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """One server that `mlserve up` started: what it serves, where it listens, which process it is.
+
+    `versions` is empty when it follows the latest version, or all (`all_versions`). `launcher` is
+    `embedded` or `native`. `pid_created`, the start of the process in seconds since the machine
+    booted, tells it from a later process with the same pid. `log` is None for a server in the
+    foreground. `started` is UTC, ISO 8601. `is_ready` is True once the version has answered a real
+    request. `threads` is what `--threads` gave.
+    """
+
+    name: str
+    backend: str
+    model: str
+    versions: tuple[int, ...]
+    base_path: Path
+    launcher: str
+    pid: int
+    pid_created: float
+    host: str
+    grpc_port: int
+    rest_port: int
+    log: Path | None
+    started: str
+    has_random_weights: bool
+    is_ready: bool
+    all_versions: bool = False
+    threads: int | None = None
+
+    @property
+    def grpc_endpoint(self) -> str:
+        """`host:port` to connect to, also when the server listens on every address."""
+        return f"{self._reachable_host}:{self.grpc_port}"
+
+    @property
+    def rest_endpoint(self) -> str:
+        """`http://host:port` to connect to, also when the server listens on every address."""
+        return f"http://{self._reachable_host}:{self.rest_port}"
+
+    @property
+    def _reachable_host(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"[{host}]" if ":" in host else host
+
+    def to_json(self) -> dict[str, Any]:
+        log = None if self.log is None else str(self.log)
+        data = asdict(self) | {"base_path": str(self.base_path), "log": log}
+        return data | {"versions": list(self.versions)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ServerRecord:
+        """Reads what `to_json` wrote. Raises KeyError, TypeError or ValueError for other data."""
+        values = {name: data[name] for name in cls.__slots__}
+        values["versions"] = tuple(int(version) for version in data["versions"])
+        values["base_path"] = Path(data["base_path"])
+        values["log"] = None if data["log"] is None else Path(data["log"])
+        for name in ("pid", "grpc_port", "rest_port"):
+            values[name] = int(data[name])
+        return cls(**values)
+
+
+def server_name(backend: str, model: str) -> str:
+    """The name of the server of that backend and model: `<backend>-<model>`."""
+    return f"{backend}-{model}"
+
+
+def read_records(report: Callable[[str], None] | None = None) -> list[ServerRecord]:
+    """The recorded servers, by name; the processes are not looked at.
+
+    A record that cannot be read is named through `report` (default: a line on stderr) and left out.
+    """
+    found: list[ServerRecord] = []
+    for path in _record_files(report or _warn):
+        try:
+            found.append(_read(path))
+        except FileNotFoundError:
+            continue  # the server was stopped between listing and reading
+        except (OSError, *_UNREADABLE) as error:
+            (report or _warn)(
+                f"the server record {path} cannot be read ({type(error).__name__}: {error}); "
+                "stop that server by its pid if it runs, and remove the file"
+            )
+    return found
+
+
+def select(
+    records: Iterable[ServerRecord],
+    *,
+    backend: str | None = None,
+    model: str | None = None,
+    name: str | None = None,
+) -> ServerRecord:
+    """The one record that fits; None fits all.
+
+    Raises Unavailable when no server fits, UsageError when several do.
+    """
+    known = list(records)
+    wanted = {"name": name, "backend": backend, "model": model}
+    given = {key: value for key, value in wanted.items() if value is not None}
+    fits = [r for r in known if all(getattr(r, key) == value for key, value in given.items())]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        names = ", ".join(record.name for record in fits)
+        raise UsageError(
+            f"{len(fits)} servers are running: {names}",
+            hint="choose one with --backend or --model",
+        )
+    raise _none_running(given, known)
+
+
+def write_record(record: ServerRecord) -> None:
+    """Writes the record in place of an older one of the same name, whole or not at all.
+
+    Raises MlserveError when the state folder cannot be written.
+    """
+    path = _path(record.name)
+    text = json.dumps({"format": _FORMAT, **record.to_json()}, indent=2) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, text)
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+
+
+def remove_record(record: ServerRecord) -> None:
+    """Removes the record, unless another process has taken its place since it was read."""
+    path = _path(record.name)
+    try:
+        if _read(path).pid == record.pid:
+            path.unlink()
+    except (FileNotFoundError, *_UNREADABLE):
+        return
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> MlserveError:
+    """The error for a state folder or file that cannot be made or written."""
+    return UsageError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="make room or set the rights; MLSERVE_HOME puts mlserve's files elsewhere",
+    )
+
+
+def _folder() -> Path:
+    return paths.state_dir() / "servers"
+
+
+def _record_files(report: Callable[[str], None]) -> list[Path]:
+    try:
+        return sorted(path for path in _folder().iterdir() if path.suffix == ".json")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        report(f"the server records in {_folder()} cannot be read: {error.strerror}")
+        return []
+
+
+def _path(name: str) -> Path:
+    return _folder() / f"{name}.json"
+
+
+def _read(path: Path) -> ServerRecord:
+    data = json.loads(path.read_text())
+    if data["format"] != _FORMAT:
+        raise ValueError(f"record format {data['format']!r} is not known")
+    return ServerRecord.from_json(data)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _none_running(given: dict[str, str], known: list[ServerRecord]) -> Unavailable:
+    if not known:
+        return Unavailable("no server is running", hint="start one: mlserve up")
+    asked = " and ".join(f"{key} {value!r}" for key, value in given.items())
+    names = ", ".join(record.name for record in known)
+    return Unavailable(
+        f"no server with {asked} is running (running: {names})",
+        hint="`mlserve ps` shows them; start another with mlserve up",
+    )
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"warning: {message}\n")

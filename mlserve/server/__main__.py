@@ -1,0 +1,56 @@
+"""`python -m mlserve.server`: one server process. Started by `mlserve up`, not by users."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlserve.server.app import ServerOptions, serve
+from mlserve.server.versions import VersionPolicy
+
+
+def parse(argv: Sequence[str]) -> ServerOptions:
+    """The options of that command line."""
+    parser = argparse.ArgumentParser(prog="python -m mlserve.server", allow_abbrev=False)
+    parser.add_argument("--backend", required=True, help="the plugin that loads the model")
+    parser.add_argument("--model", required=True, help="the name to serve it under")
+    parser.add_argument("--base-path", required=True, type=Path, help="holds <version>/ folders")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--grpc-port", type=int, default=8500, help="0: any free port")
+    parser.add_argument("--rest-port", type=int, default=8501, help="0: any free port")
+    parser.add_argument("--version", type=int, nargs="+", default=(), help="default: the latest")
+    parser.add_argument("--all-versions", action="store_true")
+    parser.add_argument("--poll-seconds", type=float, default=1.0, help="0: never look again")
+    parser.add_argument("--threads", type=int, help="default: the CPUs that may be used")
+    parser.add_argument("--max-queue", type=int, help="requests that may wait")
+    parser.add_argument("--drain-timeout", type=float, default=10.0, help="seconds")
+    options = vars(parser.parse_args(argv))
+    policy = VersionPolicy(tuple(options.pop("version")), options.pop("all_versions"))
+    return ServerOptions(policy=policy, **options)
+
+
+def log_to_stderr() -> None:
+    """Sends the log to stderr, one line each: UTC time, level, message."""
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[stream])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Runs the server and ends the process with its exit code."""
+    log_to_stderr()
+    sys.exit(int(asyncio.run(serve(parse(sys.argv[1:])))))
+
+
+if __name__ == "__main__":
+    main()

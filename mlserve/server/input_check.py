@@ -1,0 +1,62 @@
+"""Checks of a request against the signature that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+
+from mlserve.errors import InvalidInput, NotFound
+from mlserve.server.dtypes import NUMPY, Array
+from mlserve.tensors import Signature, TensorSpec
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
+    """The signature of that name; the empty name means `serving_default`. Raises NotFound."""
+    wanted = name or DEFAULT_SIGNATURE
+    if wanted in signatures:
+        return signatures[wanted]
+    raise NotFound(
+        f'Serving signature name: "{wanted}" not found in signature def{_guess(wanted, signatures)}'
+        f"; there are: {', '.join(sorted(signatures))}",
+        hint="mlserve metadata shows the signatures of the model",
+    )
+
+
+def check_names(signature: Signature, sent: Collection[str]) -> None:
+    """Raises InvalidInput unless exactly the inputs of the signature were sent."""
+    required = {spec.name for spec in signature.inputs}
+    extra, missing = sorted(set(sent) - required), sorted(required - set(sent))
+    if not extra and not missing:
+        return
+    guesses = "".join(_guess(name, missing) for name in extra)
+    raise InvalidInput(
+        f'input size does not match signature "{signature.name}": {len(sent)} != {len(required)}. '
+        f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}"
+        + guesses,
+        hint="mlserve metadata shows the inputs of each signature",
+    )
+
+
+def check_tensor(spec: TensorSpec, value: Array) -> None:
+    """Raises InvalidInput unless the array has the dtype and the shape of the spec."""
+    if value.dtype != NUMPY[spec.dtype]:
+        raise InvalidInput(f"input '{spec.name}' is {value.dtype}, not {spec.dtype.label}")
+    check_shape(spec, value.shape)
+
+
+def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    """Raises InvalidInput unless an array of that shape fits the spec."""
+    if spec.shape is None:
+        return
+    pairs = zip(spec.shape, shape, strict=False)
+    if len(shape) != len(spec.shape) or any(want not in (None, got) for want, got in pairs):
+        raise InvalidInput(
+            f"input '{spec.name}' has shape {list(shape)}, which does not fit {spec}"
+        )
+
+
+def _guess(name: str, choices: Collection[str]) -> str:
+    close = get_close_matches(name, choices, n=1)
+    return f" (did you mean '{close[0]}' for '{name}'?)" if close else ""

@@ -1,0 +1,249 @@
+"""JSON of TensorFlow Serving's REST API to numpy and back.
+
+    {"instances": [row, ...]}  ->  {"predictions": [row, ...]}     row form
+    {"inputs": columns}        ->  {"outputs": columns}            columnar form
+
+A signature with one input takes its value without the name; one with one output answers so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np  # noqa: TID253
+
+from mlserve.errors import InvalidInput
+from mlserve.server.dtypes import NUMPY, Array
+from mlserve.server.input_check import check_names, check_shape
+from mlserve.tensors import DType, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+_MAX_RANK = 32
+_COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
+_FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
+_JSON_NAMES = {
+    str: "a string",
+    int: "an integer",
+    float: "a number with a fraction or an exponent",
+    bool: "a boolean",
+    type(None): "null",
+    dict: "an object",
+}
+
+
+def parse_body(text: str) -> dict[str, Any]:
+    """The JSON object at the start of a request's body; what follows it is ignored.
+
+    Raises InvalidInput that says where the fault is.
+    """
+    start = len(text) - len(text.lstrip())
+    try:
+        body, _ = json.JSONDecoder().raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"JSON Parse error: {error}") from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
+        raise InvalidInput(f"JSON Parse error: {error}") from error
+    if not isinstance(body, dict):
+        raise InvalidInput(f"JSON Value is {_JSON_NAMES.get(type(body), 'a list')}, not an object")
+    return body
+
+
+def is_row_form(body: Mapping[str, Any]) -> bool:
+    """Whether the body is in row form. Raises InvalidInput unless it is in exactly one form."""
+    if ("instances" in body) == ("inputs" in body):
+        raise InvalidInput(
+            "the JSON object must have exactly one of 'instances' (row form) and 'inputs' "
+            "(columnar form)"
+        )
+    return "instances" in body
+
+
+def read_inputs(signature: Signature, body: Mapping[str, Any]) -> Tensors:
+    """The arrays of the request, checked against the signature. Raises InvalidInput."""
+    columns = (
+        _columns_of_rows(signature, body["instances"])
+        if is_row_form(body)
+        else _named(signature, body["inputs"])
+    )
+    return {spec.name: to_array(spec, columns[spec.name]) for spec in signature.inputs}
+
+
+def write_outputs(signature: Signature, outputs: Tensors, *, as_rows: bool) -> bytes:
+    """The response's body: predictions for the row form, outputs for the columnar form.
+
+    Raises InvalidInput when the outputs have no common first dimension and rows were asked for.
+    """
+    specs = signature.outputs
+    if as_rows:
+        _check_batch({spec.name: outputs[spec.name] for spec in specs})
+    columns = {spec.name: from_array(spec, outputs[spec.name]) for spec in specs}
+    answer: Any = columns[specs[0].name] if len(specs) == 1 else columns
+    if as_rows and len(specs) != 1:
+        names = list(columns)
+        answer = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    key = "predictions" if as_rows else "outputs"
+    return json.dumps({key: answer}, ensure_ascii=False).encode()
+
+
+def to_array(spec: TensorSpec, value: Any) -> Array:
+    """The array of nested lists of JSON values. Raises InvalidInput naming the input."""
+    if spec.dtype in _COMPLEX:
+        raise InvalidInput(f"input '{spec.name}' is {spec.dtype.label}, which JSON has no form for")
+    shape, flat = _flatten(spec.name, value)
+    if shape and shape[-1] == 0 and spec.shape is not None:  # [] does not say what it is a list of
+        shape += tuple(size or 0 for size in spec.shape[len(shape) :])
+    check_shape(spec, shape)
+    _check_types(spec, flat)
+    return _to_numbers(spec, flat).reshape(shape)
+
+
+def from_array(spec: TensorSpec, array: Array) -> Any:
+    """The array as nested lists of JSON values; a scalar as one value."""
+    if spec.dtype is DType.BYTES:
+        as_object = spec.name.endswith("_bytes")
+        return _map(lambda item: _text(item, as_object=as_object), array.tolist())
+    if spec.dtype in _COMPLEX:
+        raise InvalidInput(
+            f"output '{spec.name}' is {spec.dtype.label}, which JSON has no form for",
+            hint="ask over gRPC",
+        )
+    if spec.dtype in _FLOATS and spec.dtype is not DType.FLOAT64:
+        # The shortest decimal of a float32 is what a reader expects: 0.1, not 0.10000000149011612.
+        array = array.astype(np.float32).astype(np.str_).astype(np.float64)
+    return array.tolist()
+
+
+def _columns_of_rows(signature: Signature, rows: Any) -> Mapping[str, Any]:
+    if not isinstance(rows, list) or not rows:
+        raise InvalidInput("'instances' must be a list of at least one value")
+    named = [_named(signature, row) for row in rows]
+    return {spec.name: [row[spec.name] for row in named] for spec in signature.inputs}
+
+
+def _named(signature: Signature, value: Any) -> Mapping[str, Any]:
+    """Values by input name, from an object of them or from the value of the only input."""
+    if isinstance(value, dict) and not _is_base64(value):
+        check_names(signature, value)
+        return value
+    if len(signature.inputs) == 1:
+        return {signature.inputs[0].name: value}
+    names = ", ".join(spec.name for spec in signature.inputs)
+    raise InvalidInput(
+        f"signature '{signature.name}' has {len(signature.inputs)} inputs: give an object of "
+        f"the names {names}"
+    )
+
+
+def _flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
+    """The shape and the values of nested lists, level by level."""
+    shape: list[int] = []
+    level = [value]
+    while level and all(type(item) is list for item in level):
+        lengths = {len(item) for item in level}
+        if len(lengths) > 1 or len(shape) >= _MAX_RANK:
+            raise InvalidInput(
+                f"input '{name}' is not a regular tensor: lists of one level have the lengths "
+                f"{', '.join(map(str, sorted(lengths)))} (level {len(shape) + 1})"
+            )
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    if any(type(item) is list for item in level):
+        raise InvalidInput(
+            f"input '{name}' is not a regular tensor: level {len(shape) + 1} has both lists and "
+            "values"
+        )
+    return tuple(shape), level
+
+
+def _check_types(spec: TensorSpec, flat: list[Any]) -> None:
+    allowed = _allowed(spec.dtype)
+    for kind in set(map(type, flat)) - allowed:
+        raise InvalidInput(
+            f"input '{spec.name}' has {_JSON_NAMES[kind]} where {spec.dtype.label} is expected"
+        )
+
+
+def _allowed(dtype: DType) -> set[type]:
+    if dtype is DType.BYTES:
+        return {str, dict}
+    if dtype is DType.BOOL:
+        return {bool}
+    return {int, float} if dtype in _FLOATS else {int}
+
+
+def _to_numbers(spec: TensorSpec, flat: list[Any]) -> Array:
+    dtype = NUMPY[spec.dtype]
+    if spec.dtype is DType.BYTES:
+        return np.array([*(_to_bytes(spec.name, item) for item in flat), None], dtype=object)[:-1]
+    if spec.dtype in _FLOATS:
+        return _to_floats(spec, flat)
+    if spec.dtype is not DType.BOOL and flat:
+        limits = np.iinfo(dtype)
+        if min(flat) < limits.min or max(flat) > limits.max:
+            raise InvalidInput(f"input '{spec.name}' has a value out of range of {dtype}")
+    return np.array(flat, dtype)
+
+
+def _to_floats(spec: TensorSpec, flat: list[Any]) -> Array:
+    try:
+        wide = np.array(flat, np.float64)
+    except OverflowError as error:
+        raise _out_of_range(spec) from error
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(NUMPY[spec.dtype])
+    if np.any(np.isinf(narrow) != np.isinf(wide)):
+        raise _out_of_range(spec)
+    return narrow
+
+
+def _out_of_range(spec: TensorSpec) -> InvalidInput:
+    return InvalidInput(f"input '{spec.name}' has a value out of range of {spec.dtype.label}")
+
+
+def _is_base64(value: dict[str, Any]) -> bool:
+    return len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def _to_bytes(name: str, item: str | dict[str, Any]) -> bytes:
+    if isinstance(item, str):
+        try:
+            return item.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"input '{name}' has half a character: {error}") from error
+    if not _is_base64(item):
+        raise InvalidInput(f'input \'{name}\' has an object that is not {{"b64": "..."}}')
+    text: str = item["b64"]
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"input '{name}' has a b64 that is not base64: {error}") from error
+
+
+def _text(item: object, *, as_object: bool) -> Any:
+    data = item if isinstance(item, bytes) else str(item).encode()
+    if not as_object:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            pass
+    return {"b64": base64.b64encode(data).decode()}
+
+
+def _map(convert: Any, value: Any) -> Any:
+    return [_map(convert, item) for item in value] if isinstance(value, list) else convert(value)
+
+
+def _check_batch(outputs: Tensors) -> None:
+    sizes = {name: array.shape[0] if array.ndim else None for name, array in outputs.items()}
+    if len(set(sizes.values())) > 1 or None in sizes.values():
+        raise InvalidInput(
+            f"the outputs have no common first dimension for the row form: {sizes}",
+            hint="ask in the columnar form, with 'inputs' in place of 'instances'",
+        )

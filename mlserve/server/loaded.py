@@ -1,0 +1,48 @@
+"""One loaded version of a model, kept until the last request that uses it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mlserve.artifact import Artifact
+from mlserve.backend import Runner
+
+
+class LoadedVersion:
+    """A Runner with its artifact and a count of the requests that use it.
+
+    Used on the event loop's thread only; the Runner itself runs on the workers' threads.
+    """
+
+    def __init__(self, artifact: Artifact, runner: Runner) -> None:
+        self.artifact = artifact
+        self.runner = runner
+        self._leases = 0
+        self._is_unused = asyncio.Event()
+        self._is_unused.set()
+
+    @property
+    def version(self) -> int:
+        return self.artifact.version
+
+    @property
+    def has_random_weights(self) -> bool:
+        manifest = self.artifact.manifest
+        return manifest is not None and manifest.has_random_weights
+
+    def lease(self) -> LoadedVersion:
+        """Itself, kept loaded until `release` is called."""
+        self._leases += 1
+        self._is_unused.clear()
+        return self
+
+    def release(self) -> None:
+        """Ends one lease."""
+        self._leases -= 1
+        if not self._leases:
+            self._is_unused.set()
+
+    async def close(self) -> None:
+        """Waits until nothing uses it, then closes the Runner. Called once, after the switch."""
+        await self._is_unused.wait()
+        await asyncio.to_thread(self.runner.close)

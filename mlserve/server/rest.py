@@ -1,0 +1,119 @@
+"""The REST port: hands each request to the protocol it belongs to, and gives errors one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
+
+from starlette.requests import ClientDisconnect, Request  # noqa: TID253
+from starlette.responses import Response  # noqa: TID253
+from starlette.types import Receive, Scope, Send  # noqa: TID253
+
+from mlserve.deadline import Deadline
+from mlserve.errors import InvalidInput, MlserveError, NotFound, Overloaded
+from mlserve.protocols.status import http_status
+from mlserve.server.boundary import as_known_error, error_text
+from mlserve.server.engine import DEFAULT_TIMEOUT
+
+TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
+"""Milliseconds that the client waits; the smaller one holds where both are given."""
+_CLIENT_CLOSED_REQUEST = 499
+
+Result = TypeVar("Result")
+
+
+class MethodNotAllowed(MlserveError):
+    """The path is served, but not with that method. `allowed` is the method to use."""
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class NotImplementedHere(MlserveError):
+    """The protocol has that call, and mlserve does not."""
+
+
+class RestProtocol(Protocol):
+    """One protocol of the REST port."""
+
+    async def respond(self, request: Request) -> Response | None:
+        """The response, or None for a path of some other protocol. Raises MlserveError."""
+
+
+class RestApp:
+    """The ASGI application of the REST port."""
+
+    def __init__(self, protocols: Sequence[RestProtocol]) -> None:
+        self._protocols = protocols
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except ClientDisconnect:
+            response = Response(status_code=_CLIENT_CLOSED_REQUEST)
+        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
+            response = error_response(as_known_error(error))
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        for protocol in self._protocols:
+            response = await protocol.respond(request)
+            if response is not None:
+                return response
+        raise NotFound(f"Malformed request: {request.method} {request.url.path}")
+
+
+def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:
+    """A 200 response with that JSON."""
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def error_response(error: MlserveError) -> Response:
+    """`{"error": "<message>"}` with the status code and headers that go with the error."""
+    body = json.dumps({"error": error_text(error)}).encode()
+    status, headers = http_status(error), {}
+    if isinstance(error, MethodNotAllowed):
+        status, headers["Allow"] = 405, error.allowed
+    elif isinstance(error, NotImplementedHere):
+        status = 501
+    elif isinstance(error, Overloaded) and error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    return Response(body, status, headers, "application/json")
+
+
+def deadline_of(request: Request) -> Deadline:
+    """The deadline that the request's headers give, or the default. Raises InvalidInput."""
+    given = [request.headers[name] for name in TIMEOUT_HEADERS if name in request.headers]
+    timeout = min(map(_seconds, given), default=DEFAULT_TIMEOUT)
+    return Deadline(time.monotonic() + timeout, timeout)
+
+
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled with ClientDisconnect when the client goes away.
+
+    For use after the body was read: from then on a request receives nothing but the disconnect.
+    """
+    answer = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise ClientDisconnect
+    finally:
+        gone.cancel()
+        answer.cancel()
+
+
+def _seconds(milliseconds: str) -> float:
+    if not (milliseconds.isascii() and milliseconds.isdigit()):
+        raise InvalidInput(
+            f"{TIMEOUT_HEADERS[0]} must be a whole number of milliseconds, not {milliseconds!r}"
+        )
+    return int(milliseconds) / 1000

@@ -1,0 +1,147 @@
+"""TensorProto, TensorFlow's tensor on the wire, to numpy and back.
+
+What the fields mean is in TensorFlow's public `tensor.proto`. Two things that TensorFlow accepts
+are refused, because they are more often a fault of the client than meant: a tensor without values
+(TensorFlow would take zeros), and a value outside its type (TensorFlow would cut bits off).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np  # noqa: TID253
+
+from mlserve.errors import InvalidInput
+from mlserve.protocols.proto.framework_pb2 import TensorProto
+from mlserve.server.dtypes import NUMPY, Array
+from mlserve.tensors import DType
+
+MAX_EXPANDED_BYTES = 64 * 2**20
+"""The most that a tensor may grow to when its last value is repeated to fill its shape."""
+
+_HALVES = (DType.FLOAT16, DType.BFLOAT16)
+_COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
+_FIELDS = {
+    DType.FLOAT32: "float_val",
+    DType.FLOAT64: "double_val",
+    DType.BYTES: "string_val",
+    DType.COMPLEX64: "scomplex_val",
+    DType.COMPLEX128: "dcomplex_val",
+    DType.INT64: "int64_val",
+    DType.BOOL: "bool_val",
+    DType.FLOAT16: "half_val",
+    DType.BFLOAT16: "half_val",
+    DType.UINT32: "uint32_val",
+    DType.UINT64: "uint64_val",
+}
+_BY_NUMBER = {dtype.tf_number: dtype for dtype in DType}
+
+
+def to_array(name: str, proto: TensorProto) -> Array:
+    """The array that the proto holds; it may be read-only, as it may share the proto's bytes.
+
+    Raises InvalidInput naming the input when the proto does not hold what it says.
+    """
+    dtype = _BY_NUMBER.get(proto.dtype)
+    if dtype is None:
+        raise InvalidInput(f"input '{name}' has dtype {proto.dtype}, which mlserve does not serve")
+    shape = _shape(name, proto)
+    flat = _from_content(name, dtype, shape, proto) if proto.tensor_content else None
+    if flat is None:
+        flat = _from_values(name, dtype, shape, proto)
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:  # too many dimensions, or sizes beside a zero that overflow
+        raise InvalidInput(f"input '{name}' has an impossible shape: {error}") from error
+
+
+def from_array(array: Array, dtype: DType) -> TensorProto:
+    """A proto of that array, in the `*_val` field of its dtype, as TensorFlow Serving answers."""
+    proto = TensorProto(dtype=dtype.tf_name)
+    for size in array.shape:
+        proto.tensor_shape.dim.add().size = size
+    getattr(proto, _field(dtype)).extend(_values(array, dtype))
+    return proto
+
+
+def _field(dtype: DType) -> str:
+    return _FIELDS.get(dtype, "int_val")
+
+
+def _values(array: Array, dtype: DType) -> Iterable[Any]:
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if dtype is DType.BYTES:
+        return [_to_bytes(item) for item in flat.tolist()]
+    if dtype in _HALVES:
+        flat = flat.view(np.uint16)
+    elif dtype in _COMPLEX:
+        flat = flat.view(flat.real.dtype)
+    values: list[Any] = flat.tolist()
+    return values
+
+
+def _to_bytes(item: object) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
+
+
+def _shape(name: str, proto: TensorProto) -> tuple[int, ...]:
+    if proto.tensor_shape.unknown_rank:
+        raise InvalidInput(f"input '{name}' has no shape (its rank is unknown)")
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if any(size < 0 for size in shape):
+        raise InvalidInput(f"input '{name}' has a negative size in its shape {list(shape)}")
+    return shape
+
+
+def _from_content(name: str, dtype: DType, shape: tuple[int, ...], proto: TensorProto) -> Array:
+    if dtype is DType.BYTES:
+        raise InvalidInput(f"input '{name}': strings go into string_val, not into tensor_content")
+    content, expected = proto.tensor_content, math.prod(shape) * NUMPY[dtype].itemsize
+    if len(content) != expected:
+        raise InvalidInput(
+            f"input '{name}' has {len(content)} bytes of tensor_content; "
+            f"{dtype.label}{list(shape)} takes {expected}"
+        )
+    if dtype is DType.BOOL and max(content) > 1:
+        raise InvalidInput(f"input '{name}' has a byte in tensor_content that is neither 0 nor 1")
+    return np.frombuffer(content, NUMPY[dtype])
+
+
+def _from_values(name: str, dtype: DType, shape: tuple[int, ...], proto: TensorProto) -> Array:
+    field = _field(dtype)
+    values = getattr(proto, field)
+    count, per_value = math.prod(shape), 2 if dtype in _COMPLEX else 1
+    sent, rest = divmod(len(values), per_value)
+    if rest or sent > count or (sent == 0 and count):
+        raise InvalidInput(
+            f"input '{name}' has {len(values)} values in {field}; "
+            f"{dtype.label}{list(shape)} takes {count * per_value}"
+        )
+    if sent < count and count * NUMPY[dtype].itemsize > MAX_EXPANDED_BYTES:
+        raise InvalidInput(
+            f"input '{name}' has {sent} values for the {count} of its shape {list(shape)}; "
+            f"a value is repeated up to {MAX_EXPANDED_BYTES} bytes"
+        )
+    array = _parse(name, dtype, values)
+    return np.append(array, np.repeat(array[-1:], count - sent)) if sent < count else array
+
+
+def _parse(name: str, dtype: DType, values: Sequence[Any]) -> Array:
+    target = NUMPY[dtype]
+    if dtype is DType.BYTES:
+        return np.array([*values, None], dtype=object)[:-1]  # never an array of the bytes' items
+    if dtype in _HALVES:
+        return _narrow(name, values, np.dtype(np.uint16)).view(target)
+    if dtype in _COMPLEX:
+        return np.array(values, dtype=target.type(0).real.dtype).view(target)
+    return _narrow(name, values, target) if _field(dtype) == "int_val" else np.array(values, target)
+
+
+def _narrow(name: str, values: Sequence[int], target: np.dtype[Any]) -> Array:
+    wide = np.array(values, dtype=np.int64)
+    limits = np.iinfo(target)
+    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
+        raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")
+    return wide.astype(target)

@@ -1,0 +1,158 @@
+"""TensorFlow Serving's REST API over the engine: status, metadata and predict.
+
+Paths are matched without regard to case, as TensorFlow Serving does (http_rest_api_handler.cc).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from google.protobuf import json_format
+from starlette.requests import Request  # noqa: TID253
+from starlette.responses import Response  # noqa: TID253
+
+from mlserve.deadline import Deadline
+from mlserve.errors import InvalidInput, NotFound
+from mlserve.protocols.status import grpc_status
+from mlserve.server import json_tensor
+from mlserve.server.engine import Call, Engine
+from mlserve.server.input_check import find_signature
+from mlserve.server.loaded import LoadedVersion
+from mlserve.server.repository import Repository
+from mlserve.server.rest import (
+    MethodNotAllowed,
+    NotImplementedHere,
+    deadline_of,
+    json_response,
+    while_connected,
+)
+from mlserve.server.rest_body import read_body, text_of
+from mlserve.server.signature_def import signature_def_map
+from mlserve.server.versions import VersionStatus
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+VERSION_HEADER = "X-Mlserve-Model-Version"
+"""The header with the version that answered."""
+RANDOM_WEIGHTS_HEADER = "X-Mlserve-Random-Weights"
+"""`1` on an answer that means nothing, as the model's weights are random."""
+
+_PATH = re.compile(
+    r"/v1/models(?:/(?P<model>[^/:]+))?"
+    r"(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
+    r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?/?",
+    re.IGNORECASE,
+)
+
+
+class TfsRest:
+    """The REST protocol of TensorFlow Serving."""
+
+    def __init__(self, engine: Engine, repository: Repository) -> None:
+        self._engine = engine
+        self._repository = repository
+
+    async def respond(self, request: Request) -> Response | None:
+        match = _PATH.fullmatch(request.scope["raw_path"].decode("ascii", "replace"))
+        if match is None:
+            return None
+        verb = (match["verb"] or "").lower()
+        _check_method(request, "POST" if verb else "GET")
+        if match["model"] is None:
+            raise InvalidInput("Missing model name in request.")
+        model = unquote(match["model"])
+        if match["label"]:
+            raise NotFound(f"no version of {model} has the label {unquote(match['label'])!r}")
+        version = int(match["version"]) if match["version"] else None
+        if verb == "predict":
+            return await self._predict(request, model, version)
+        if verb:
+            raise NotImplementedHere(f"{verb} is not implemented; use :predict")
+        return self._metadata(model, version) if match["metadata"] else self._status(model, version)
+
+    async def _predict(self, request: Request, model: str, version: int | None) -> Response:
+        deadline = deadline_of(request)
+        self._engine.admit(deadline)  # before the body is read
+        body = await _read(request, deadline)
+        call = _call(request, model, version, body)
+        loaded, answer = await while_connected(request, self._engine.submit(call, deadline))
+        headers = {VERSION_HEADER: str(loaded.version)}
+        if loaded.has_random_weights:
+            headers[RANDOM_WEIGHTS_HEADER] = "1"
+        return json_response(answer, headers)
+
+    def _status(self, model: str, version: int | None) -> Response:
+        statuses = self._repository.statuses(model, version)
+        return _indented({"model_version_status": [_status_json(item) for item in statuses]})
+
+    def _metadata(self, model: str, version: int | None) -> Response:
+        loaded = self._repository.lease(model, version)
+        try:
+            signatures = json_format.MessageToDict(
+                signature_def_map(loaded.runner.signatures),
+                always_print_fields_with_no_presence=True,
+                preserving_proto_field_name=True,
+            )
+        finally:
+            loaded.release()
+        spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
+        return _indented({"model_spec": spec, "metadata": {"signature_def": signatures}})
+
+
+def _call(
+    request: Request, model: str, version: int | None, body: bytes
+) -> Call[tuple[LoadedVersion, bytes]]:
+    is_row_form = False
+
+    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+        nonlocal is_row_form
+        content = json_tensor.parse_body(text_of(body, request.headers))
+        name = content.get("signature_name", "")
+        if not isinstance(name, str):
+            raise InvalidInput("'signature_name' must be a string")
+        signature = find_signature(signatures, name)
+        is_row_form = json_tensor.is_row_form(content)
+        return signature, json_tensor.read_inputs(signature, content)
+
+    def encode(
+        loaded: LoadedVersion, signature: Signature, outputs: Tensors
+    ) -> tuple[LoadedVersion, bytes]:
+        return loaded, json_tensor.write_outputs(signature, outputs, as_rows=is_row_form)
+
+    return Call(model, version, decode, encode)
+
+
+async def _read(request: Request, deadline: Deadline) -> bytes:
+    try:
+        async with asyncio.timeout_at(deadline.expires_at):
+            return await read_body(request.stream(), request.headers)
+    except TimeoutError:
+        raise deadline.exceeded("the request's body was on its way") from None
+
+
+def _check_method(request: Request, allowed: str) -> None:
+    if request.method != allowed and (request.method, allowed) != ("HEAD", "GET"):
+        raise MethodNotAllowed(
+            f"Method {request.method} is not allowed for {request.url.path}; use {allowed}", allowed
+        )
+
+
+def _status_json(status: VersionStatus) -> dict[str, Any]:
+    code = "OK" if status.error is None else grpc_status(status.error)
+    message = "" if status.error is None else status.error.message
+    return {
+        "version": str(status.version),
+        "state": status.state.name,
+        "status": {"error_code": code, "error_message": message},
+    }
+
+
+def _indented(data: dict[str, Any]) -> Response:
+    return json_response(json.dumps(data, indent=1).encode() + b"\n")

@@ -1,0 +1,113 @@
+"""Which versions of a model are on disk, which of them to serve, and what state each is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from mlserve.errors import MlserveError, NotFound
+
+_LARGEST = 2**63 - 1
+_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "model.onnx", "mlserve.json")
+"""What a version folder holds: found in the base path itself, it was given one level too deep."""
+
+
+class State(IntEnum):
+    """The states of a version, with the numbers of TensorFlow Serving's `ModelVersionStatus`."""
+
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """The state of one version, with the error that it failed with, if it did."""
+
+    version: int
+    state: State
+    error: MlserveError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions to serve: the latest (the default), all, or the given ones."""
+
+    versions: tuple[int, ...] = ()
+    serves_all: bool = False
+
+    def wanted(self, present: Sequence[int]) -> tuple[int, ...]:
+        """The versions to serve of those that are present, in ascending order."""
+        if self.serves_all:
+            return tuple(sorted(present))
+        if self.versions:
+            return tuple(sorted(set(self.versions) & set(present)))
+        return (max(present),) if present else ()
+
+
+def present_versions(base_path: Path) -> tuple[int, ...]:
+    """The numbers that folders of `base_path` are named after. Raises OSError.
+
+    Every other entry is ignored, and so is a name such as `007`, which is not how a number is
+    written.
+    """
+    names = [entry.name for entry in base_path.iterdir() if entry.is_dir()]
+    numbers = [int(name) for name in names if name.isascii() and name.isdigit()]
+    return tuple(sorted(n for n in numbers if n <= _LARGEST and str(n) in names))
+
+
+def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[int, ...]:
+    """The versions to load when the server starts.
+
+    Raises NotFound, with the fix as its hint, when there is none.
+    """
+    try:
+        present = present_versions(base_path)
+    except OSError as error:
+        raise NotFound(
+            f"the base path {base_path} cannot be read: {error.strerror}",
+            hint="give the folder of the model, the one that holds its version folders",
+        ) from error
+    if not present:
+        raise _no_version(base_path)
+    wanted = policy.wanted(present)
+    if not wanted:
+        raise NotFound(
+            f"{base_path} has no version {_list(policy.versions)}",
+            hint=f"there are: {_list(present)}",
+        )
+    return wanted
+
+
+def fingerprint(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """What changes when a file of the folder does: each path, its size and time of change."""
+    found = set()
+    try:
+        for path in folder.rglob("*"):
+            stat = path.stat()
+            found.add((str(path), stat.st_size, stat.st_mtime_ns))
+    except OSError:
+        found.add(("", -1, -1))  # it changes right now
+    return frozenset(found)
+
+
+def _no_version(base_path: Path) -> NotFound:
+    for name in _MODEL_FILES:
+        if (base_path / name).exists():
+            return NotFound(
+                f"{base_path} holds {name} itself, not version folders",
+                hint=f"give the folder above it, with the model in a folder named after its "
+                f"version: <base path>/1/{name}",
+            )
+    return NotFound(
+        f"{base_path} holds no version folder",
+        hint="export a model into it, or put it into a folder named after a number: <base path>/1/",
+    )
+
+
+def _list(versions: Sequence[int]) -> str:
+    return ", ".join(str(version) for version in versions)

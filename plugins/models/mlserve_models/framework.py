@@ -1,0 +1,42 @@
+"""How TensorFlow and its companions are imported: quietly, and leaving no trace in the process."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+INSTALL_HINT = "pip install 'mlserve-models[all]'"
+
+_QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # read once, when its library is loaded; errors are raised as well
+    "KERAS_BACKEND": "tensorflow",
+}
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables for the length of a `with` block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def framework_imports() -> Iterator[None]:
+    """A `with` block for imports of modules that need TensorFlow; leaves the process as it was.
+
+    The packages' warnings about one another (tensorflow-hub imports pkg_resources) are no concern
+    of the user. An ImportError goes on to `mlserve.export`, which tells absent from broken.
+    """
+    with environment(_QUIET), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

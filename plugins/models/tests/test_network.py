@@ -1,0 +1,128 @@
+"""Labels, sizes and digests: what is checked before and after a framework has opened a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlserve_models.digests import path_digest, random_digest
+from mlserve_models.labels import imagenet_labels, read_labels
+from mlserve_models.network import Network, classifier, image_size
+
+from mlserve.errors import ExportError
+from mlserve.pipeline import Activation
+from mlserve.sources import ModelRequest
+
+
+def _network(units: int, activation: Activation = Activation.SOFTMAX) -> Network:
+    return Network(None, 8, 8, units, activation, (-1.0, 1.0), "test", "sha256:0")
+
+
+def test_imagenet_labels_are_the_first_names_in_the_usual_order() -> None:
+    labels = imagenet_labels()
+    assert len(labels) == 1000
+    assert (labels[0], labels[339], labels[999]) == ("tench", "sorrel", "toilet tissue")
+
+
+def test_labels_are_read_without_blank_lines_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes("\N{BYTE ORDER MARK}gut\r\nschad haft\r\nÄtzfehler\n\n \n".encode())
+    assert read_labels(path) == ("gut", "schad haft", "Ätzfehler")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a\n\nb\n", "line 2 of .* is blank"),
+        (b"\n", "holds no labels"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_a_label_file_that_is_none_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(data)
+    with pytest.raises(ExportError, match=message):
+        read_labels(path)
+
+
+def test_a_label_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"none\.txt"):
+        read_labels(tmp_path / "none.txt")
+
+
+def test_the_scale_is_recorded_as_factor_and_offset() -> None:
+    made = classifier(ModelRequest("m"), _network(2), ("a", "b"))
+    assert (made.pipeline.scale, made.pipeline.offset) == (2 / 255, -1.0)
+
+
+def test_the_users_scale_wins() -> None:
+    made = classifier(ModelRequest("m", scale=(0.0, 255.0)), _network(2), ("a", "b"))
+    assert (made.pipeline.scale, made.pipeline.offset) == (1.0, 0.0)
+
+
+def test_a_background_class_is_an_offset_of_one() -> None:
+    assert classifier(ModelRequest("m"), _network(3), ("a", "b")).pipeline.class_offset == 1
+
+
+def test_top_k_is_no_more_than_there_are_scores() -> None:
+    binary = _network(1, Activation.COMPLEMENT)
+    assert classifier(ModelRequest("m", top_k=5), binary, ("a", "b")).pipeline.top_k == 2
+
+
+def test_missing_labels_are_asked_for_by_number() -> None:
+    with pytest.raises(ExportError, match="has 3 classes and no labels") as caught:
+        classifier(ModelRequest("m"), _network(3))
+    assert "--labels FILE: 3 lines" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_labels_that_do_not_fit_are_an_error(count: int) -> None:
+    with pytest.raises(ExportError, match=f"3 classes and there are {count} labels"):
+        classifier(ModelRequest("m"), _network(3), ("x",) * count)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_binary_model_needs_both_labels(count: int) -> None:
+    with pytest.raises(ExportError, match=f"two classes and there are {count} labels"):
+        classifier(ModelRequest("m"), _network(1, Activation.SIGMOID), ("x",) * count)
+
+
+def test_the_input_size_comes_from_the_model_or_from_the_user() -> None:
+    assert image_size((None, 8, 9, 3), ModelRequest("m")) == (8, 9, 3)
+    assert image_size((None, None, None, 1), ModelRequest("m", input_size=5)) == (5, 5, 1)
+    assert image_size((None, 8, None, 3), ModelRequest("m", input_size=8)) == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "input_size", "message"),
+    [
+        (None, None, r"the shape \[\.\.\.\]"),
+        ((None, 8), None, r"the shape \[\?,8\]"),
+        ((1, 8, 8, 3), None, "batches of 1 only"),
+        ((None, 3, 8, 8), None, "has 8 channels in its last dimension"),
+        ((None, 8, 8, None), None, "no fixed number of channels"),
+        ((None, 8, None, 3), None, "leaves its input size open"),
+        ((None, 8, 9, 3), 8, "--input-size 8 does not fit"),
+    ],
+)
+def test_an_input_that_is_no_image_batch_is_an_error(
+    shape: tuple[int | None, ...] | None, input_size: int | None, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message) as caught:
+        image_size(shape, ModelRequest("m", input_size=input_size))
+    assert caught.value.hint
+
+
+def test_the_digest_of_a_folder_depends_on_names_and_bytes(tmp_path: Path) -> None:
+    digests = set()
+    for name, data in (("a", b"1"), ("b", b"1"), ("b", b"2")):
+        folder = tmp_path / f"{name}{data.decode()}"
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / name).write_bytes(data)
+        digests.add(path_digest(folder))
+        assert path_digest(folder) == path_digest(folder)
+    assert len(digests) == 3
+
+
+def test_the_digest_of_random_weights_depends_on_the_seed() -> None:
+    assert random_digest("m", 1) == random_digest("m", 1) != random_digest("m", 2)

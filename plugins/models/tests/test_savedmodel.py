@@ -1,0 +1,200 @@
+"""A user's own SavedModels: which function is served, what it gives, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np  # noqa: TID253
+import pytest
+
+from mlserve.errors import ExportError
+from mlserve.pipeline import Activation
+from mlserve.sources import Classifier
+
+pytestmark = [
+    pytest.mark.slow,
+    # Keras 3.15 asks NumPy for an array in a way that NumPy 2.4 will not take for ever.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
+]
+
+Open = Callable[..., Classifier]
+Labels = Callable[[int], Path]
+Save = Callable[..., Path]
+SHAPE = [None, 6, 8, 3]
+
+
+@pytest.fixture
+def save_output(save_module: Save, tf: Any, tmp_path: Path) -> Callable[[str], Path]:
+    """Saves a model whose output is that expression of the image batch `x`."""
+
+    def save(expression: str) -> Path:
+        return save_module(
+            tmp_path / "outer" / "m", eval(f"lambda x: {expression}", {"tf": tf}), SHAPE
+        )
+
+    return save
+
+
+@pytest.fixture
+def save_signature(tf: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Saves a function of named tensors as `serving_default`, in the usual way."""
+
+    def save(function: Any, *specs: Any) -> Path:
+        module = tf.Module()
+        served = tf.function(function, input_signature=list(specs))
+        tf.saved_model.save(module, str(tmp_path / "own"), {"serving_default": served})
+        return tmp_path / "own"
+
+    return save
+
+
+def test_the_signature_is_what_is_served(
+    open_model: Open, labels_file: Labels, save_signature: Any, tf: Any
+) -> None:
+    spec = tf.TensorSpec(SHAPE, name="pixels")
+    path = save_signature(lambda pixels: {"out": pixels[:, 0, 0] * 7 - 3}, spec)
+    model = open_model("defects", weights=str(path), labels=labels_file(3))
+    assert (model.pipeline.height, model.pipeline.width) == (6, 8)
+    assert (model.pipeline.scale, model.pipeline.offset) == (1 / 255, 0)
+    assert model.pipeline.activation is Activation.SOFTMAX
+    assert model.source == f"SavedModel {path}"
+    images = np.random.default_rng(0).random((2, 6, 8, 3), dtype=np.float32)
+    np.testing.assert_allclose(model.forward(images), images[:, 0, 0] * 7 - 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "expected"),
+    [
+        ("tf.nn.softmax(x[:, 0, 0])", 3, Activation.IDENTITY),
+        ("x[:, 0, 0]", 3, Activation.SOFTMAX),
+        ("tf.sigmoid(x[:, 0, 0, :1])", 2, Activation.COMPLEMENT),
+        ("x[:, 0, 0, :1] * 0.001", 2, Activation.SIGMOID),
+    ],
+)
+def test_the_activation_is_probed(
+    open_model: Open,
+    labels_file: Labels,
+    save_output: Any,
+    output: str,
+    *,
+    labels: int,
+    expected: Activation,
+) -> None:
+    folder = save_output(output)
+    model = open_model("defects", weights=str(folder), labels=labels_file(labels))
+    assert model.pipeline.activation is expected
+
+
+def test_a_keras_export_is_one_of_them(
+    open_model: Open, labels_file: Labels, keras: Any, tmp_path: Path
+) -> None:
+    layers = [keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
+    network = keras.Sequential([keras.Input((5, 5, 3)), *layers])
+    network.export(tmp_path / "own", verbose=False)
+    model = open_model("defects", weights=str(tmp_path / "own"), labels=labels_file(2))
+    images = np.random.default_rng(0).random((2, 5, 5, 3), dtype=np.float32)
+    np.testing.assert_allclose(model.forward(images), network(images), atol=1e-6)
+    assert model.pipeline.activation is Activation.IDENTITY
+
+
+@pytest.mark.parametrize("name", ["own.tar.gz", "own.tgz"])
+def test_a_tar_file_of_the_folder(
+    open_model: Open, labels_file: Labels, save_output: Any, tar_of: Any, name: str
+) -> None:
+    inner = save_output("x[:, 0, 0] - 1")
+    path = inner.parent.parent / name
+    path.write_bytes(tar_of(inner.parent))
+    model = open_model("defects", weights=str(path), labels=labels_file(3))
+    assert model.pipeline.classes == 3
+
+
+def test_an_open_size_is_the_users(
+    open_model: Open, labels_file: Labels, save_module: Save, tmp_path: Path
+) -> None:
+    shape = [None, None, None, 3]
+    folder = str(save_module(tmp_path / "m", lambda images: images[:, 0, 0] - 1, shape))
+    model = open_model("m", weights=folder, labels=labels_file(3), input_size=9)
+    assert model.pipeline.height == 9
+    with pytest.raises(ExportError, match="leaves its input size open"):
+        open_model("m", weights=folder, labels=labels_file(3))
+
+
+def test_a_model_that_fails_for_that_size_is_an_error(
+    open_model: Open, save_module: Save, tf: Any, tmp_path: Path
+) -> None:
+    def multiply(images: Any) -> Any:
+        return tf.reshape(images, [-1, 48]) @ tf.ones([48, 2])
+
+    folder = save_module(tmp_path / "m", multiply, [None, None, None, 3])
+    with pytest.raises(ExportError, match=r"cannot be run with images of 5x5|answers \d images"):
+        open_model("m", weights=str(folder), input_size=5)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("tf.sigmoid(x[:, 0, 0])", "3 outputs are independent probabilities"),
+        ("x", r"with the shape \[7, 6, 8, 3\]"),
+        ("x[:, 0, 0] / 0", "not finite"),
+    ],
+)
+def test_outputs_that_are_no_scores_are_refused(
+    open_model: Open, save_output: Any, output: str, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        open_model("m", weights=str(save_output(output)))
+
+
+def test_signatures_of_another_interface_are_refused(
+    open_model: Open, save_signature: Any, tf: Any
+) -> None:
+    def refusal(function: Any, *specs: Any) -> str:
+        with pytest.raises(ExportError) as caught:
+            open_model("m", weights=str(save_signature(function, *specs)))
+        return caught.value.message
+
+    left, right = tf.TensorSpec(SHAPE, name="left"), tf.TensorSpec(SHAPE, name="right")
+    added = refusal(lambda left, right: {"out": left + right}, left, right)
+    assert added.endswith("has 2 inputs: left, right")
+    two = refusal(lambda left: {"a": left[:, 0, 0], "b": left[:, 0, 1]}, left)
+    assert two.endswith("has 2 outputs: a, b")
+    flat = refusal(lambda x: {"out": x}, tf.TensorSpec([None, 8], name="x"))
+    assert "the shape [?,8]" in flat
+    text = tf.TensorSpec([None], tf.string, name="image")
+    assert "takes string" in refusal(lambda image: {"out": image}, text)
+
+
+def test_a_module_without_any_function_is_refused(
+    open_model: Open, tf: Any, tmp_path: Path
+) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path / "m"))
+    with pytest.raises(ExportError, match=r"no signature serving_default .* \(signatures: none\)"):
+        open_model("m", weights=str(tmp_path / "m"))
+
+
+def test_a_folder_that_is_no_savedmodel_is_named_with_its_content(
+    open_model: Open, tmp_path: Path
+) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    with pytest.raises(ExportError, match=r"no saved_model\.pb \(found: 1\)"):
+        open_model("m", weights=str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("data", [b"", b"no tar file", b"\x1f\x8b\x08 cut"])
+def test_a_file_that_is_no_tar_file_is_an_error(
+    open_model: Open, tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "m.tar.gz").write_bytes(data)
+    with pytest.raises(ExportError, match=r"m\.tar\.gz cannot be unpacked"):
+        open_model("m", weights=str(tmp_path / "m.tar.gz"))
+
+
+def test_a_damaged_savedmodel_is_an_error(
+    open_model: Open, save_module: Save, tmp_path: Path
+) -> None:
+    folder = save_module(tmp_path / "m", lambda images: images[:, 0, 0], SHAPE)
+    (folder / "saved_model.pb").write_bytes(b"damaged")
+    with pytest.raises(ExportError, match="a SavedModel that cannot be loaded"):
+        open_model("m", weights=str(folder))

@@ -1,0 +1,60 @@
+"""The backend `tfserving`: SavedModels, TensorFlow in this process, or tensorflow_model_server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlserve.artifact import Artifact
+from mlserve.backend import Backend, Listen, LoadOptions, Runner, ServerSpec
+from mlserve.errors import ModelLoadFailed
+from mlserve.sources import Classifier
+from mlserve.tensors import Signature
+from mlserve_tfserving.native import server_specs
+from mlserve_tfserving.quiet import import_quietly, quiet_logs
+
+_GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
+
+
+class TFServingBackend(Backend):
+    """TensorFlow SavedModels, as TensorFlow Serving serves them."""
+
+    name = "tfserving"
+    summary = "TensorFlow SavedModels with decode, resize, model and labels in the graph"
+    install_hint = "pip install 'mlserve-tfserving[export]'"
+    requires = ("numpy", "tensorflow")
+
+    def prepare(self) -> None:
+        """Imports TensorFlow, quietly. Raises ImportError."""
+        import_quietly()
+
+    def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
+        """Writes a SavedModel and its warm-up requests into `into`. Raises ExportError."""
+        quiet_logs()
+        from mlserve_tfserving.exporter import write_saved_model
+
+        return write_saved_model(model, into)
+
+    def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
+        """Any SavedModel, run by TensorFlow in this process. Raises ModelLoadFailed."""
+        _require_saved_model(artifact.path)
+        quiet_logs()
+        from mlserve_tfserving.runner import load_runner
+
+        return load_runner(artifact, options)
+
+    def external_servers(
+        self, base_path: Path, model: str, versions: Sequence[int], listen: Listen
+    ) -> Sequence[ServerSpec]:
+        """`tensorflow_model_server`, as data."""
+        return server_specs(base_path, model, versions, listen)
+
+
+def _require_saved_model(folder: Path) -> None:
+    if any((folder / name).is_file() for name in _GRAPH_FILES):
+        return
+    there = "there is no such folder" if not folder.exists() else "it has no saved_model.pb"
+    raise ModelLoadFailed(
+        f"{folder} is no SavedModel: {there}",
+        hint="a model's folder holds <version>/saved_model.pb; `mlserve export` writes one",
+    )

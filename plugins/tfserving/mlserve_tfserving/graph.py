@@ -1,0 +1,191 @@
+"""The image pipeline as a TensorFlow graph: file bytes in, labels out.
+
+Everything that can be told about an image before its decoder runs is checked in the graph, and the
+message names the image's index, so that TensorFlow Serving says it as clearly as mlserve does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf  # noqa: TID253
+
+from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.sources import Classifier
+from mlserve_tfserving.problems import Problem
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER_BYTES = 24
+"""Signature (8), chunk length (4), `IHDR` (4), width (4), height (4); numbers are big-endian."""
+_BASE64_OF_IMAGE = r"(?s)\s*([/_]9j[/_]|iVBORw0KGgo).*"
+_IMAGES = tf.TensorSpec([None], tf.string, name="image")
+
+
+class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typed
+    """The exported module: the model with its pipeline around it.
+
+    `serving_default` and `top_k` are its signatures. `pixels` (bytes[N] -> float32[N, height,
+    width, 3], the model's input) and `scores` (bytes[N] -> float32[N, classes]) are its steps:
+    plain functions of the loaded SavedModel, which find a bad image and compare two runtimes.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__(name="image_classifier")
+        self.forward = model.forward
+        self._pipeline = model.pipeline
+        self._labels = model.pipeline.full_labels(model.labels)
+        self.pixels = _function(self._pixels)
+        self.scores = _function(self._scores)
+        self.serving_default = _function(self._label)
+        self.top_k = _function(self._top_k)
+
+    def _pixels(self, image: tf.Tensor) -> tf.Tensor:
+        size = (self._pipeline.height, self._pipeline.width, 3)
+        with tf.device("/CPU:0"):
+            return tf.map_fn(
+                lambda pair: image_pixels(pair[0], pair[1], self._pipeline),
+                (tf.range(tf.size(image)), image),
+                fn_output_signature=tf.TensorSpec(size, tf.float32),
+            )
+
+    def _scores(self, image: tf.Tensor) -> tf.Tensor:
+        outputs = tf.cast(self.forward(self.pixels(image)), tf.float32)
+        return _activate(outputs, self._pipeline)
+
+    def _label(self, image: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        best = tf.argmax(self.scores(image), axis=1)
+        return {"output_0": tf.gather(tf.constant(self._labels), best)}
+
+    def _top_k(self, image: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        count = min(self._pipeline.top_k, self._pipeline.scored_classes)
+        scores, indices = tf.math.top_k(self.scores(image), k=count)
+        labels = tf.gather(tf.constant(self._labels), indices)
+        return {"labels": labels, "scores": scores, "indices": indices}
+
+
+def _function(steps: Any) -> Any:
+    # AutoGraph would rewrite the Python control flow, of which there is none on tensors here.
+    return tf.function(steps, input_signature=[_IMAGES], autograph=False)
+
+
+def _activate(outputs: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
+    columns = 1 if pipeline.activation.is_binary else pipeline.classes
+    outputs = tf.ensure_shape(outputs, [None, columns])
+    match pipeline.activation:
+        case Activation.SOFTMAX:
+            return tf.nn.softmax(outputs)
+        case Activation.IDENTITY:
+            return outputs
+        case Activation.SIGMOID:
+            return tf.concat([tf.sigmoid(-outputs), tf.sigmoid(outputs)], axis=1)
+        case Activation.COMPLEMENT:
+            return tf.concat([1 - outputs, outputs], axis=1)
+
+
+def image_pixels(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
+    """float32[height, width, 3] of one image: int32 `index` in its batch, string `value`."""
+    data = _checked(index, value, pipeline)
+    # Despite its name this op decodes PNG too (16 bits are cut to the upper 8) and repeats grey,
+    # converts CMYK and drops alpha to reach 3 channels.
+    decoded = tf.io.decode_jpeg(data, channels=3, dct_method=pipeline.jpeg_dct)
+    resized = tf.raw_ops.ResizeBilinear(
+        images=decoded[tf.newaxis],
+        size=[pipeline.height, pipeline.width],
+        half_pixel_centers=True,
+    )
+    return resized[0] * pipeline.scale + pipeline.offset
+
+
+def _checked(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
+    """The file's bytes, once they are known to be an image of an allowed size."""
+    data, problem = tf.cond(
+        _is_image(value), lambda: (value, _code(Problem.NONE)), lambda: _from_base64(value)
+    )
+    size = tf.cond(
+        tf.equal(problem, Problem.NONE.code), lambda: _size_in_header(data), lambda: _size(1, 1)
+    )
+    no_size, too_large = _code(Problem.NO_SIZE), _code(Problem.TOO_LARGE)
+    problem = tf.where(tf.reduce_any(size <= 0), no_size, problem)
+    problem = tf.where(tf.reduce_prod(size) > pipeline.max_pixels, too_large, problem)
+    return tf.cond(
+        tf.equal(problem, Problem.NONE.code),
+        lambda: data,
+        lambda: _refused(index, problem, size, pipeline),
+    )
+
+
+def _refused(
+    index: tf.Tensor, problem: tf.Tensor, size: tf.Tensor, pipeline: ImagePipeline
+) -> tf.Tensor:
+    """Never a value: fails with a message that names the image and what is wrong with it."""
+    number = tf.strings.as_string
+    pixels = tf.strings.join(
+        [" (", number(size[1]), "x", number(size[0]), f", at most {pipeline.max_pixels} pixels)"]
+    )
+    text = tf.gather(tf.constant([p.text for p in Problem]), problem)
+    detail = tf.where(tf.equal(problem, Problem.TOO_LARGE.code), pixels, "")
+    message = tf.strings.join(["image ", number(index), ": ", text, detail])
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=False, data=[message])]):
+        return tf.constant(b"")
+
+
+def _is_image(data: tf.Tensor) -> tf.Tensor:
+    return tf.logical_or(_starts_with(data, _JPEG_MAGIC), _starts_with(data, _PNG_MAGIC))
+
+
+def _starts_with(data: tf.Tensor, magic: bytes) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(data, 0, len(magic)), magic)
+
+
+def _from_base64(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The bytes that the text stands for, and the Problem code; empty bytes for any problem."""
+    text = tf.strings.regex_replace(value, r"[ \t\r\n\f\v]", "")
+    body = tf.strings.regex_replace(text, r"=$|==$", "")
+    length, padding = tf.strings.length(body), tf.strings.length(text) - tf.strings.length(body)
+    is_base64 = tf.reduce_all(
+        [
+            tf.strings.regex_full_match(body, r"[A-Za-z0-9+/_-]+"),
+            tf.not_equal(length % 4, 1),
+            tf.logical_or(tf.equal(padding, 0), tf.equal((length + padding) % 4, 0)),
+        ]
+    )
+    data = tf.cond(is_base64, lambda: _decoded_base64(body), lambda: tf.constant(b""))
+    problem = tf.where(_is_image(data), _code(Problem.NONE), _code(Problem.NOT_AN_IMAGE))
+    was_meant = tf.strings.regex_full_match(value, _BASE64_OF_IMAGE)
+    is_wrong = tf.logical_and(was_meant, tf.logical_not(is_base64))
+    problem = tf.where(is_wrong, _code(Problem.BAD_BASE64), problem)
+    problem = tf.where(tf.equal(tf.strings.length(value), 0), _code(Problem.EMPTY), problem)
+    return data, problem
+
+
+def _decoded_base64(body: tf.Tensor) -> tf.Tensor:
+    # TensorFlow's op knows the web-safe alphabet only.
+    web_safe = tf.strings.regex_replace(tf.strings.regex_replace(body, r"\+", "-"), "/", "_")
+    return tf.io.decode_base64(web_safe)
+
+
+def _size_in_header(data: tf.Tensor) -> tf.Tensor:
+    """int64[2], height and width, read without decoding; zeros where there is no whole header."""
+    return tf.cond(
+        _starts_with(data, _JPEG_MAGIC),
+        lambda: tf.cast(tf.io.extract_jpeg_shape(data)[:2], tf.int64),
+        lambda: _size_of_png(data),
+    )
+
+
+def _size_of_png(data: tf.Tensor) -> tf.Tensor:
+    def read() -> tf.Tensor:
+        numbers = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
+        return tf.reverse(tf.cast(tf.ensure_shape(numbers, [2]), tf.int64), [0])
+
+    return tf.cond(tf.strings.length(data) < _PNG_HEADER_BYTES, lambda: _size(0, 0), read)
+
+
+def _size(height: int, width: int) -> tf.Tensor:
+    return tf.constant([height, width], tf.int64)
+
+
+def _code(problem: Problem) -> tf.Tensor:
+    return tf.constant(problem.code, tf.int32)

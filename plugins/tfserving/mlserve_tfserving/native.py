@@ -1,0 +1,81 @@
+"""`tensorflow_model_server` as data: its command line and its configuration file.
+
+Flag names are those of tensorflow/serving's model_servers/main.cc. What has no flag there:
+the address (gRPC and REST listen on all interfaces, whatever host is asked for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlserve.backend import Listen, ServerSpec
+
+_CONFIG = "models.config"
+_INSTALL_HINT = (
+    "install tensorflow_model_server (it is in no package registry: see TensorFlow Serving's "
+    "own instructions), or use --launcher embedded"
+)
+
+
+def server_specs(
+    base_path: Path, model: str, versions: Sequence[int], listen: Listen
+) -> tuple[ServerSpec, ...]:
+    """The one server that can serve `base_path`: `versions`, or the latest when there are none."""
+    argv, files = _model_flags(base_path, model, versions)
+    return (
+        ServerSpec(
+            launcher="native",
+            executable="tensorflow_model_server",
+            argv=(*_listen_flags(listen), *argv, *_FLAGS),
+            env={},
+            install_hint=_INSTALL_HINT,
+            files=files,
+        ),
+    )
+
+
+_FLAGS = (
+    "--file_system_poll_wait_seconds=1",  # a new version is seen within a second
+    "--rest_api_timeout_in_ms=30000",  # its REST API reads no deadline from the request
+    "--max_num_load_retries=0",  # a version that cannot be loaded fails now, not in five minutes
+    "--enable_grpc_healthcheck_service=true",
+    "--enable_profiler=false",  # it listens on all interfaces: no more remote calls than needed
+)
+
+
+def _listen_flags(listen: Listen) -> tuple[str, ...]:
+    return (f"--port={listen.grpc_port}", f"--rest_api_port={listen.rest_port}")
+
+
+def _model_flags(
+    base_path: Path, model: str, versions: Sequence[int]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    if not versions:
+        return (f"--model_name={model}", f"--model_base_path={base_path.absolute()}"), {}
+    config = _config(base_path, model, versions)
+    return (f"--model_config_file={{files}}/{_CONFIG}",), {_CONFIG: config}
+
+
+def _config(base_path: Path, model: str, versions: Sequence[int]) -> str:
+    """The text of a ModelServerConfig that serves just these versions."""
+    numbers = "".join(f"        versions: {number}\n" for number in versions)
+    return (
+        "model_config_list {\n"
+        "  config {\n"
+        f"    name: {_quoted(model)}\n"
+        f"    base_path: {_quoted(str(base_path.absolute()))}\n"
+        '    model_platform: "tensorflow"\n'
+        "    model_version_policy {\n"
+        "      specific {\n"
+        f"{numbers}"
+        "      }\n"
+        "    }\n"
+        "  }\n"
+        "}\n"
+    )
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

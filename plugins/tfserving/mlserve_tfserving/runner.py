@@ -1,0 +1,148 @@
+"""Runs any SavedModel with TensorFlow in this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf  # noqa: TID253
+
+from mlserve.artifact import Artifact
+from mlserve.backend import LoadOptions, Runner
+from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
+from mlserve.server.cpus import usable_cpus
+from mlserve.tensors import Signature
+from mlserve_tfserving.loading import LoadedModel, load_model
+from mlserve_tfserving.messages import plain
+from mlserve_tfserving.problems import Problem, found_in_graph, problem_error
+from mlserve_tfserving.warmup import read_requests
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+_log = logging.getLogger(__name__)
+_EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"
+
+
+def load_runner(artifact: Artifact, options: LoadOptions) -> Runner:
+    """The SavedModel in `artifact.path`, warmed by its own warm-up requests.
+
+    Raises ModelLoadFailed when TensorFlow cannot read it, when it is not what its manifest says,
+    or when a warm-up request fails.
+    """
+    threads = options.threads or usable_cpus()
+    _set_threads(threads)
+    model = load_model(artifact.path, threads)
+    if artifact.manifest is None:
+        runner = TensorFlowRunner(model)
+    else:
+        _check_manifest(artifact, model.signatures)
+        runner = ImageClassifierRunner(model)
+    _warm_up(runner, artifact)
+    return runner
+
+
+class TensorFlowRunner:
+    """A loaded SavedModel: its signatures, run on CPU or GPU as TensorFlow places them."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model: LoadedModel | None = model
+        self._functions = model.functions
+        self._signatures = model.signatures
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        return self._signatures
+
+    def run(self, signature: str, inputs: Tensors) -> Tensors:
+        """The outputs of that signature. Raises InvalidInput, Overloaded and InferenceFailed."""
+        try:
+            return self._functions[signature](inputs)
+        except (tf.errors.OpError, TypeError, ValueError, MemoryError) as error:
+            raise self._explained(inputs, error) from error
+
+    def close(self) -> None:
+        self._functions = {}
+        self._model = None
+
+    def _explained(self, inputs: Tensors, error: Exception) -> MlserveError:
+        message = plain(str(getattr(error, "message", error)))
+        if isinstance(error, tf.errors.InvalidArgumentError | TypeError | ValueError):
+            return InvalidInput(
+                f"the model refuses the input: {message}",
+                hint="compare the input with the signature: mlserve metadata",
+            )
+        if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
+            return Overloaded(
+                f"not enough memory to run the request: {message}",
+                hint="send less at once, or give the server more memory",
+            )
+        return InferenceFailed(f"TensorFlow failed: {message}", hint="see the server's log")
+
+
+class ImageClassifierRunner(TensorFlowRunner):
+    """A loaded SavedModel of our own: its errors name the image and what is wrong with it."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        super().__init__(model)
+        self._pixels = model.owner.pixels
+
+    def close(self) -> None:
+        super().close()
+        self._pixels = None
+
+    def _explained(self, inputs: Tensors, error: Exception) -> MlserveError:
+        refusal = None
+        if isinstance(error, tf.errors.InvalidArgumentError):
+            refusal = self._first_refusal(inputs["image"])
+        return refusal or super()._explained(inputs, error)
+
+    def _first_refusal(self, images: Any) -> MlserveError | None:
+        """The error of the first image that the pipeline refuses, each tried alone.
+
+        A decoder's own failure does not say which image it was, and of several checks that fail in
+        parallel any can be the one that is reported; so the images are decoded again, in order.
+        """
+        for index, image in enumerate(images):
+            try:
+                self._pixels(tf.constant([image], tf.string))
+            except tf.errors.InvalidArgumentError as error:
+                found = found_in_graph(str(error.message))
+                text = Problem.DAMAGED.text if found is None else found[1]
+                return problem_error(index, len(images), text)
+        return None
+
+
+def _set_threads(threads: int) -> None:
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:
+        # TensorFlow's thread pools are made once in a process, by whatever ran first.
+        _log.info("TensorFlow's threads in this process were set before, not to %d", threads)
+
+
+def _check_manifest(artifact: Artifact, signatures: Mapping[str, Signature]) -> None:
+    if artifact.manifest is None:
+        return
+    try:
+        artifact.labels()
+    except MlserveError as error:
+        raise ModelLoadFailed(error.message, hint=error.hint) from error
+    promised = {signature.name: signature for signature in artifact.manifest.signatures}
+    if promised != dict(signatures):
+        raise ModelLoadFailed(
+            f"{artifact.path} holds another model than its manifest says", hint=_EXPORT_AGAIN
+        )
+
+
+def _warm_up(runner: TensorFlowRunner, artifact: Artifact) -> None:
+    try:
+        for signature, inputs in read_requests(artifact.path):
+            if signature in runner.signatures:
+                runner.run(signature, inputs)
+    except (MlserveError, tf.errors.OpError, ValueError) as error:
+        raise ModelLoadFailed(
+            f"the warm-up requests of {artifact.path} fail: {plain(str(error))}", hint=_EXPORT_AGAIN
+        ) from error

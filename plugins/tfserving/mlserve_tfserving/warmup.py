@@ -1,0 +1,61 @@
+"""The warm-up requests of a SavedModel, written and replayed.
+
+TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests` (a TFRecord file of
+PredictionLog, at most 1000 records) when it loads a version, before it calls it available.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf  # noqa: TID253
+
+from mlserve.protocols.proto.framework_pb2 import TensorProto
+from mlserve.protocols.proto.serving_pb2 import PredictionLog
+
+PLACE = Path("assets.extra") / "tf_serving_warmup_requests"
+MOST_RECORDS = 1000
+
+
+def write_requests(into: Path, model: str, signatures: Sequence[str], image: bytes) -> None:
+    """Writes one request a signature, each with `image` as its input, into the SavedModel."""
+    path = into / PLACE
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature in signatures:
+            writer.write(_record(model, signature, image))
+
+
+def _record(model: str, signature: str, image: bytes) -> bytes:
+    log = PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    tensor = tf.make_tensor_proto([image]).SerializeToString()
+    request.inputs["image"].CopyFrom(TensorProto.FromString(tensor))
+    data: bytes = log.SerializeToString()
+    return data
+
+
+def read_requests(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The signature and the inputs (arrays by name) of each request; none without the file.
+
+    Records of another kind than Predict are passed over. Raises TensorFlow's DataLossError for a
+    damaged file.
+    """
+    path = folder / PLACE
+    if not path.is_file():
+        return
+    for record in tf.data.TFRecordDataset(str(path)).take(MOST_RECORDS):
+        log = PredictionLog.FromString(record.numpy())
+        if log.WhichOneof("log_type") == "predict_log":
+            request = log.predict_log.request
+            inputs = {name: _array(tensor) for name, tensor in request.inputs.items()}
+            yield request.model_spec.signature_name or "serving_default", inputs
+
+
+def _array(tensor: Any) -> Any:
+    theirs = type(tf.make_tensor_proto(0)).FromString(tensor.SerializeToString())
+    return tf.make_ndarray(theirs)

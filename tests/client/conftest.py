@@ -1,0 +1,143 @@
+"""The real command as a process, and a real server to talk to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_START = """
+import time
+began = time.monotonic()
+import runpy, sys
+print(f"began={began}", file=sys.stderr, flush=True)
+runpy.run_module("mlserve", run_name="__main__", alter_sys=True)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command ended with. `seconds` count from its first statement to its end."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+Mlserve = Callable[..., Outcome]
+
+
+@pytest.fixture
+def mlserve(tmp_path: Path) -> Mlserve:
+    """`mlserve("predict", ...)` runs the command in a process of its own, in a folder of its own.
+
+    `stdin` is what to connect its standard input to; `env` is added to its environment.
+    """
+
+    def run(*arguments: object, stdin: Any = subprocess.DEVNULL, **env: str) -> Outcome:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _START, *map(str, arguments)],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"NO_COLOR": "1"} | env,
+        )
+        stdout, stderr = process.communicate(timeout=60)
+        ended = time.monotonic()
+        first, _, rest = stderr.partition("\n")
+        began = float(first.removeprefix("began="))
+        return Outcome(process.returncode, stdout, rest, ended - began)
+
+    return run
+
+
+@dataclass(frozen=True)
+class EchoServer:
+    """Where the embedded server with the echo backend listens; it serves `inception_v3`."""
+
+    grpc: str
+    rest: str
+    process: subprocess.Popen[str]
+
+    def endpoint(self, protocol: str) -> str:
+        return self.grpc if protocol == "grpc" else self.rest
+
+
+StartEcho = Callable[..., EchoServer]
+
+
+@pytest.fixture(scope="session")
+def start_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartEcho]:
+    """`start_echo(delay=10)` starts an embedded server whose echo model is configured so."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(**config: object) -> EchoServer:
+        base = tmp_path_factory.mktemp("echo")
+        (base / "1").mkdir()
+        (base / "1" / "echo.json").write_text(json.dumps(config))
+        log = (base / "log").open("w")
+        options = ["--backend", "echo", "--model", "inception_v3", "--base-path", str(base)]
+        ports = ["--host", "127.0.0.1", "--grpc-port", "0", "--rest-port", "0"]
+        with log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mlserve.server", *options, *ports],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        started.append(process)
+        grpc, rest = _addresses(base / "log", process)
+        return EchoServer(grpc, f"http://{rest}", process)
+
+    yield start
+    for process in started:
+        process.kill()
+    for process in started:
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def echo(start_echo: StartEcho) -> EchoServer:
+    """An embedded server that answers every image with `sorrel`, but refuses b"bad..."."""
+    return start_echo()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A file that the echo backend takes for an image."""
+    path = tmp_path / "horse.jpg"
+    path.write_bytes(b"\xff\xd8\xff a photo of a horse")
+    return path
+
+
+def _addresses(log: Path, process: subprocess.Popen[str]) -> tuple[str, str]:
+    """The ports that the server took, once its model is available."""
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up and process.poll() is None:
+        text = log.read_text()
+        found = re.search(r"grpc=(\S+) rest=(\S+)", text)
+        if found and "is available" in text:
+            return found[1], found[2]
+        time.sleep(0.02)
+    pytest.fail(f"the echo server did not come up:\n{log.read_text()}")
+
+
+@pytest.fixture
+def mlserve_argv() -> list[str]:
+    """How to run the command from a test that needs its process."""
+    return [sys.executable, "-m", "mlserve"]

@@ -1,0 +1,143 @@
+"""Nothing holds `predict` longer than its deadline: not the server, not the network, not a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TIMEOUT = 1.0
+BOUND = TIMEOUT + 0.25
+
+
+@pytest.fixture
+def timed(mlserve: Any) -> Callable[..., Any]:
+    """The outcome of a command that must end within its deadline and 0.25 s.
+
+    Its time is taken again once: this machine may have been busy with something else.
+    """
+
+    def run(*arguments: object, **options: Any) -> Any:
+        outcome = mlserve(*arguments, "--timeout", TIMEOUT, **options)
+        if outcome.seconds > BOUND:
+            outcome = mlserve(*arguments, "--timeout", TIMEOUT, **options)
+        assert outcome.seconds <= BOUND
+        return outcome
+
+    return run
+
+
+def test_a_server_that_stalls(timed: Any, stalling: tuple[str, str], photo: Path) -> None:
+    endpoint, doing = stalling
+    outcome = timed("predict", photo, "--endpoint", endpoint)
+
+    assert (outcome.code, outcome.stdout) == (124, "")
+    error, hint = outcome.stderr.splitlines()
+    assert error.startswith(f"error: no answer within 1 s (the deadline passed while {doing}")
+    assert endpoint in error
+    assert hint.startswith("hint: give the call more time with --timeout")
+
+
+def test_metadata_and_status_have_the_same_deadline(timed: Any, faulty: Any) -> None:
+    endpoint = f"http://{faulty(lambda line: line.stall())}"
+    for command in ("metadata", "status"):
+        assert timed(command, "--endpoint", endpoint).code == 124
+
+
+def test_a_grpc_server_that_drips(timed: Any, grpc_dripping: str, photo: Path) -> None:
+    """The bytes after the dripped settings may be refused as garbage before the deadline."""
+    outcome = timed("predict", photo, "--endpoint", grpc_dripping)
+
+    assert outcome.code in (5, 124)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_model_that_is_slow(timed: Any, start_echo: Any, photo: Path, protocol: str) -> None:
+    endpoint = start_echo(delay=30).endpoint(protocol)
+    outcome = timed("predict", photo, "--endpoint", endpoint, "--output", "json")
+
+    assert outcome.code == 124
+    assert '"kind": "deadline_exceeded"' in outcome.stderr
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_port_that_refuses(timed: Any, refusing: str, photo: Path, scheme: str) -> None:
+    outcome = timed("predict", photo, "--endpoint", scheme + refusing)
+
+    assert (outcome.code, outcome.stdout) == (5, "")
+    assert outcome.stderr.startswith(f"error: no server answers at {scheme}{refusing} (")
+    assert "mlserve up" in outcome.stderr
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_host_that_is_not_known(timed: Any, photo: Path, scheme: str) -> None:
+    """A resolver may also take its time: then the deadline ends the command."""
+    outcome = timed("predict", photo, "--endpoint", f"{scheme}no-such-host.invalid:8500")
+
+    assert outcome.code in (5, 124)
+    assert "no-such-host.invalid:8500" in outcome.stderr
+
+
+def test_a_pipe_that_nobody_writes(timed: Any, refusing: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "photo.jpg"
+    os.mkfifo(pipe)
+    outcome = timed("predict", pipe, "--endpoint", refusing)
+
+    assert outcome.code == 124
+    assert f"the deadline passed while reading {pipe}" in outcome.stderr
+
+
+def test_standard_input_that_never_ends(timed: Any, refusing: str) -> None:
+    read, write = os.pipe()
+    try:
+        outcome = timed("predict", "-", "--endpoint", refusing, stdin=read)
+    finally:
+        os.close(read)
+        os.close(write)
+
+    assert outcome.code == 124
+    assert "the deadline passed while reading standard input" in outcome.stderr
+
+
+def test_each_of_many_files_has_the_whole_time(mlserve: Any, start_echo: Any, photo: Path) -> None:
+    """Three answers of 0.8 s each do not fit into one deadline of 2 s; each fits into its own."""
+    endpoint = start_echo(delay=0.8).grpc
+    outcome = mlserve("predict", photo, photo, photo, "--endpoint", endpoint, "--timeout", 2)
+
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.stdout == f"{photo}\tsorrel\n" * 3
+
+
+def test_a_deadline_that_is_too_short_for_the_start(mlserve: Any, echo: Any, photo: Path) -> None:
+    outcome = mlserve("predict", photo, "--endpoint", echo.grpc, "--timeout", 0.001)
+
+    assert outcome.code == 124
+    assert "no answer within 0.001 s" in outcome.stderr
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf"])
+def test_a_timeout_that_is_none(mlserve: Any, photo: Path, timeout: str) -> None:
+    outcome = mlserve("predict", photo, "--endpoint", "127.0.0.1:1", "--timeout", timeout)
+
+    assert outcome.code == 2
+    assert outcome.stderr.startswith("error: timeout must be a positive number of seconds, not ")
+
+
+def test_ctrl_c_ends_with_130(faulty: Any, photo: Path, mlserve_argv: list[str]) -> None:
+    endpoint = faulty(lambda line: (line.await_bytes(), process.send_signal(signal.SIGINT)))
+    options = ["--endpoint", f"http://{endpoint}", "--timeout", "60"]
+    process = subprocess.Popen(
+        [*mlserve_argv, "predict", str(photo), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    stdout, stderr = process.communicate(timeout=30)
+
+    assert (process.returncode, stdout) == (130, "")
+    assert "Traceback" not in stderr

@@ -1,0 +1,98 @@
+"""Servers that go away, and strangers that speak something else."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlserve.client import Client
+from mlserve.errors import InferenceFailed, MlserveError, Unavailable
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_server_that_is_killed_during_the_request(
+    mlserve: Any, start_echo: Any, photo: Path, tmp_path: Path, protocol: str
+) -> None:
+    journal = tmp_path / "journal"
+    journal.touch()
+    server = start_echo(delay=60, journal=str(journal))
+
+    def kill() -> None:
+        while not journal.read_text():
+            gone.wait(0.01)
+        server.process.kill()
+
+    gone = threading.Event()
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcome = mlserve("predict", photo, "--endpoint", server.endpoint(protocol), "--timeout", 30)
+    killer.join()
+
+    assert outcome.code == 5
+    assert "went away during the request" in outcome.stderr
+    assert "mlserve logs" in outcome.stderr
+
+
+def test_a_connection_that_is_reset(faulty: Any) -> None:
+    endpoint = faulty(lambda line: (line.await_bytes(), line.drop()))
+    with Client(f"http://{endpoint}") as client, pytest.raises(Unavailable, match="went away"):
+        client.predict(b"photo", timeout=10)
+
+
+def test_an_answer_that_is_cut_off(faulty: Any) -> None:
+    endpoint = faulty(
+        lambda line: (
+            line.await_bytes(),
+            line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"),
+        )
+    )
+    with Client(f"http://{endpoint}") as client, pytest.raises(Unavailable, match="went away"):
+        client.predict(b"photo", timeout=10)
+
+
+def _http(body: bytes, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", InferenceFailed, "is not HTTP"),
+        (_http(b"<html>hello"), InferenceFailed, r"is not JSON: '<html>hello'"),
+        (_http(b"[" * 100_000), InferenceFailed, r"is not JSON: '\[\["),
+        (_http(b"[1, 2]"), InferenceFailed, "is not a JSON object"),
+        (_http(b"{}"), InferenceFailed, "is not a predict answer with outputs"),
+        (_http(b'{"outputs": [["a"], ["b", "c"]]}'), InferenceFailed, "lists of unequal length"),
+        (_http(b'{"outputs": [null]}'), InferenceFailed, "None"),
+        (_http(b'{"outputs": [{"b64": 3}]}'), InferenceFailed, "'b64': 3"),
+        (_http(b"teapot", "418 I'm a teapot"), InferenceFailed, "HTTP 418 teapot"),
+        (_http(b"no", "302 Found"), InferenceFailed, "HTTP 302 no"),
+        (_http(b"\x1b[2Jgone\r\n", "502 Bad Gateway"), Unavailable, r"HTTP 502 \\x1b\[2Jgone"),
+    ],
+)
+def test_an_answer_that_is_none(
+    faulty: Any, answer: bytes, error: type[MlserveError], message: str
+) -> None:
+    endpoint = faulty(lambda line: (line.await_bytes(), line.send(answer)))
+    with Client(f"http://{endpoint}") as client, pytest.raises(error, match=message):
+        client.predict(b"photo", timeout=10)
+
+
+def test_grpc_asked_at_a_rest_port(echo: Any) -> None:
+    endpoint = echo.rest.removeprefix("http://")
+    with Client(endpoint) as client, pytest.raises(Unavailable) as caught:
+        client.predict(b"photo", timeout=10)
+
+    assert caught.value.hint is not None
+    assert "--protocol rest" in caught.value.hint
+
+
+def test_rest_asked_at_a_grpc_port(echo: Any) -> None:
+    with Client(f"http://{echo.grpc}") as client, pytest.raises(MlserveError) as caught:
+        client.predict(b"photo", timeout=10)
+
+    assert int(caught.value.exit_code) in (5, 6)
+    assert echo.grpc in caught.value.message

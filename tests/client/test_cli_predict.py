@@ -1,0 +1,233 @@
+"""`mlserve predict` against the embedded server: formats, many files, folders, standard input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """b.JPG, bad.png (which the server refuses), and a file that is no image by its name."""
+    path = tmp_path / "photos"
+    (path / "inner").mkdir(parents=True)
+    (path / "inner" / "b.JPG").write_bytes(b"fine")
+    (path / "bad.png").write_bytes(b"bad")
+    (path / "z.jpeg").write_bytes(b"fine")
+    (path / "notes.txt").write_bytes(b"fine")
+    return path
+
+
+@PROTOCOLS
+def test_text_is_the_label_alone(mlserve: Any, echo: Any, photo: Path, protocol: str) -> None:
+    outcome = mlserve("predict", photo, "--endpoint", echo.endpoint(protocol))
+
+    assert (outcome.code, outcome.stdout, outcome.stderr) == (0, "sorrel\n", "")
+
+
+@PROTOCOLS
+def test_top_k_prints_the_scores_below_the_label(
+    mlserve: Any, echo: Any, photo: Path, protocol: str
+) -> None:
+    outcome = mlserve("predict", photo, "--endpoint", echo.endpoint(protocol), "--top-k", 2)
+
+    assert outcome.stdout == "sorrel\n0.5000\t0\tsorrel\n0.2500\t1\tzebra\n"
+
+
+@PROTOCOLS
+def test_json_has_everything(mlserve: Any, echo: Any, photo: Path, protocol: str) -> None:
+    endpoint = echo.endpoint(protocol)
+    outcome = mlserve("predict", photo, "--endpoint", endpoint, "--top-k", 1, "--output", "json")
+
+    found = outcome.json()
+    timings = found.pop("timings_ms")
+    assert timings.keys() == {"read", "connect", "request", "total"}
+    assert all(ms > 0 for ms in timings.values())
+    assert timings["total"] >= timings["read"] + timings["connect"] + timings["request"]
+    assert found == {
+        "file": str(photo),
+        "label": "sorrel",
+        "scores": [{"label": "sorrel", "score": 0.5, "index": 0}],
+        "model": "inception_v3",
+        "version": 1 if protocol == "grpc" else None,
+        "endpoint": endpoint,
+        "protocol": protocol,
+        "has_random_weights": False,
+    }
+
+
+def test_protocol_option_turns_host_and_port_into_rest(
+    mlserve: Any, echo: Any, photo: Path
+) -> None:
+    address = echo.rest.removeprefix("http://")
+    outcome = mlserve("predict", photo, "--endpoint", address, "--protocol", "rest")
+
+    assert outcome.stdout == "sorrel\n"
+
+
+def test_a_pinned_version_is_asked(mlserve: Any, echo: Any, photo: Path) -> None:
+    answered = mlserve(
+        "predict", photo, "--endpoint", echo.rest, "--version", 1, "--output", "json"
+    )
+    refused = mlserve("predict", photo, "--endpoint", echo.rest, "--version", 9)
+
+    assert answered.json()["version"] == 1
+    assert refused.code == 2
+    assert "9" in refused.stderr
+
+
+def test_folder_prints_a_line_a_file_and_names_the_bad_one(
+    mlserve: Any, echo: Any, folder: Path
+) -> None:
+    outcome = mlserve("predict", folder, "--endpoint", echo.grpc)
+
+    assert outcome.stdout == f"{folder}/inner/b.JPG\tsorrel\n{folder}/z.jpeg\tsorrel\n"
+    assert outcome.stderr.startswith(f"error: {folder}/bad.png: ")
+    assert "hint: " in outcome.stderr
+    assert outcome.code == 2
+
+
+def test_files_keep_their_order_and_duplicates(mlserve: Any, echo: Any, folder: Path) -> None:
+    names = [str(folder / "z.jpeg"), str(folder / "notes.txt"), str(folder / "z.jpeg")]
+    outcome = mlserve("predict", *names, "--endpoint", echo.grpc)
+
+    assert [line.split("\t")[0] for line in outcome.stdout.splitlines()] == names
+    assert outcome.code == 0
+
+
+def test_many_files_with_scores_are_k_lines_each(mlserve: Any, echo: Any, folder: Path) -> None:
+    name = folder / "z.jpeg"
+    outcome = mlserve("predict", name, name, "--endpoint", echo.grpc, "--top-k", 2)
+
+    lines = [f"{name}\tsorrel\t0.5000\t0\n", f"{name}\tzebra\t0.2500\t1\n"]
+    assert outcome.stdout == "".join(lines * 2)
+
+
+def test_json_of_many_has_a_row_for_each_answer_and_error(
+    mlserve: Any, echo: Any, folder: Path
+) -> None:
+    missing = folder / "missing.jpg"
+    outcome = mlserve("predict", folder, missing, "--endpoint", echo.grpc, "--output", "json")
+
+    rows = outcome.json()["predictions"]
+    assert [Path(row["file"]).name for row in rows] == ["bad.png", "b.JPG", "z.jpeg", "missing.jpg"]
+    assert [row.get("label") for row in rows] == [None, "sorrel", "sorrel", None]
+    assert rows[0]["error"]["kind"] == "invalid_input"
+    assert rows[3]["error"] == {
+        "kind": "usage_error",
+        "message": f"{missing} cannot be read: No such file or directory",
+        "hint": "give the path of a JPEG or PNG file, or - for standard input",
+        "exit_code": 2,
+    }
+    assert outcome.code == 2
+
+
+def test_jsonl_is_one_object_a_line_errors_too(mlserve: Any, echo: Any, folder: Path) -> None:
+    outcome = mlserve("predict", folder, "--endpoint", echo.rest, "--output", "jsonl")
+
+    rows = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert [row.get("label") for row in rows] == [None, "sorrel", "sorrel"]
+    assert rows[0]["error"]["kind"] == "not_an_image"
+    assert (outcome.stderr, outcome.code) == ("", 2)
+
+
+def test_jsonl_streams(echo: Any, photo: Path, tmp_path: Path, mlserve_argv: list[str]) -> None:
+    """The first row is there while the second image cannot be read yet."""
+    pipe = tmp_path / "pipe.jpg"
+    subprocess.run(["mkfifo", pipe], check=True)
+    options = ["--endpoint", echo.grpc, "--output", "jsonl", "--timeout", "30"]
+    command = [*mlserve_argv, "predict", str(photo), str(pipe), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert process.poll() is None
+        pipe.write_bytes(b"fine")
+        second = json.loads(process.stdout.readline())
+
+    assert (first["file"], second["file"]) == (str(photo), str(pipe))
+    assert process.returncode == 0
+
+
+def test_standard_input(mlserve: Any, echo: Any, photo: Path) -> None:
+    with photo.open("rb") as stdin:
+        outcome = mlserve("predict", "-", "--endpoint", echo.grpc, "--output", "json", stdin=stdin)
+
+    assert (outcome.json()["label"], outcome.json()["file"]) == ("sorrel", "-")
+
+
+def test_standard_input_twice_is_refused(mlserve: Any) -> None:
+    outcome = mlserve("predict", "-", "-", "--endpoint", "127.0.0.1:1")
+
+    assert outcome.code == 2
+    assert outcome.stderr.startswith("error: standard input (-) can be read only once\nhint: ")
+
+
+def test_empty_folder_is_an_error(mlserve: Any, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    outcome = mlserve("predict", tmp_path / "none", "--endpoint", "127.0.0.1:1")
+
+    assert outcome.code == 2
+    assert f"there is no image in the folder {tmp_path}/none" in outcome.stderr
+
+
+def test_one_bad_image_is_the_commands_error(mlserve: Any, echo: Any, folder: Path) -> None:
+    text = mlserve("predict", folder / "bad.png", "--endpoint", echo.rest)
+    as_json = mlserve("predict", folder / "bad.png", "--endpoint", echo.rest, "--output", "json")
+
+    assert (text.code, text.stdout) == (2, "")
+    assert "refused the image: image 0 of 1 is not a JPEG or PNG file" in text.stderr
+    assert as_json.stdout == ""
+    assert json.loads(as_json.stderr)["error"]["kind"] == "not_an_image"
+
+
+@PROTOCOLS
+def test_a_file_larger_than_four_mebibytes(
+    mlserve: Any, echo: Any, tmp_path: Path, protocol: str
+) -> None:
+    large = tmp_path / "large.jpg"
+    large.write_bytes(bytes(6 << 20))
+    outcome = mlserve("predict", large, "--endpoint", echo.endpoint(protocol), "--timeout", 20)
+
+    assert (outcome.stdout, outcome.code) == ("sorrel\n", 0)
+
+
+def test_a_proxy_is_not_asked_for_this_machine(mlserve: Any, echo: Any, photo: Path) -> None:
+    proxies = {"http_proxy": "http://127.0.0.1:1", "no_proxy": "", "NO_PROXY": ""}
+    for endpoint in (echo.grpc, echo.rest):
+        outcome = mlserve("predict", photo, "--endpoint", endpoint, **proxies)
+        assert outcome.stdout == "sorrel\n", outcome.stderr
+
+
+@PROTOCOLS
+def test_metadata_lists_the_signatures(mlserve: Any, echo: Any, protocol: str) -> None:
+    endpoint = echo.endpoint(protocol)
+    text = mlserve("metadata", "--endpoint", endpoint)
+    data = mlserve("metadata", "--endpoint", endpoint, "--output", "json").json()
+
+    lines = text.stdout.splitlines()
+    assert lines[0] == f"inception_v3, version 1, at {endpoint}"
+    assert lines[1].split() == ["SIGNATURE", "INPUTS", "OUTPUTS"]
+    serving_default = next(line for line in lines if line.startswith("serving_default"))
+    assert serving_default.split("  ")[-1].strip() == "output_0: bytes[?]"
+    assert (data["model"], data["version"], data["protocol"]) == ("inception_v3", 1, protocol)
+    top_k = next(item for item in data["signatures"] if item["name"] == "top_k")
+    assert top_k["inputs"] == [{"name": "image", "dtype": "bytes", "shape": [None]}]
+    assert [spec["name"] for spec in top_k["outputs"]] == ["indices", "labels", "scores"]
+
+
+@PROTOCOLS
+def test_status_lists_the_versions(mlserve: Any, echo: Any, protocol: str) -> None:
+    endpoint = echo.endpoint(protocol)
+    text = mlserve("status", "--endpoint", endpoint)
+    data = mlserve("status", "--endpoint", endpoint, "--output", "json").json()
+
+    rows = [line.split() for line in text.stdout.splitlines()]
+    assert rows == [["VERSION", "STATE", "ERROR"], ["1", "AVAILABLE"]]
+    assert data["versions"] == [{"version": 1, "state": "AVAILABLE", "error": ""}]
+    assert text.code == 0

@@ -1,0 +1,143 @@
+"""The backend `echo`: a real, installable backend without a model, for tests.
+
+A version folder holds `echo.json`, an object of these keys, none of which must be there:
+
+    label        the answer to every image (default "sorrel")
+    delay        seconds that each image request takes (default 0)
+    load_delay   seconds that loading takes (default 0)
+    fail_load    a message: loading raises ModelLoadFailed with it
+    fail_run     a message: an image request raises InferenceFailed with it
+    journal      a path: each run and the close append a line (the signature's name, "close")
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mlserve.artifact import Artifact, digest_of
+from mlserve.backend import Backend, LoadOptions, Runner
+from mlserve.errors import ModelLoadFailed
+from mlserve.hookspecs import hookimpl
+from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
+from mlserve.tensors import DType, Signature, TensorSpec
+
+CONFIG_NAME = "echo.json"
+TOP_K = 5
+LABELS = ("sorrel", "zebra", "ox", "hartebeest", "impala")
+
+
+@dataclass(frozen=True, slots=True)
+class EchoConfig:
+    """What `echo.json` holds; see the module's docstring."""
+
+    label: str = "sorrel"
+    delay: float = 0.0
+    load_delay: float = 0.0
+    fail_load: str | None = None
+    fail_run: str | None = None
+    journal: str | None = None
+
+
+def _image_signatures() -> Iterable[Signature]:
+    image = TensorSpec("image", DType.BYTES, (None,))
+    yield Signature("serving_default", (image,), (TensorSpec("output_0", DType.BYTES, (None,)),))
+    top_k = (
+        TensorSpec("labels", DType.BYTES, (None, TOP_K)),
+        TensorSpec("scores", DType.FLOAT32, (None, TOP_K)),
+        TensorSpec("indices", DType.INT32, (None, TOP_K)),
+    )
+    yield Signature("top_k", (image,), top_k)
+
+
+def signatures() -> Iterable[Signature]:
+    """Every signature of the backend."""
+    yield from _image_signatures()
+    for dtype in DType:
+        x, y = TensorSpec("x", dtype, None), TensorSpec("y", dtype, None)
+        yield Signature(f"identity_{dtype.label}", (x,), (y,))
+    a, b, total, product, seconds, done = (
+        TensorSpec(name, DType.FLOAT32, (None,))
+        for name in ("a", "b", "sum", "product", "seconds", "done")
+    )
+    yield Signature("two", (a, b), (total, product))
+    yield Signature("slow", (seconds,), (done,))
+    yield Signature("crash", (seconds,), (done,))
+
+
+class EchoBackend(Backend):
+    """Answers every image with the same label."""
+
+    name = "echo"
+    summary = "A backend without a model, for tests."
+    install_hint = "pip install -e tests/echo"
+    requires = ("numpy",)
+
+    def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
+        config = asdict(EchoConfig(label=model.labels[0]))
+        (into / CONFIG_NAME).write_text(json.dumps(config) + "\n")
+        return tuple(_image_signatures())
+
+    def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
+        from mlserve_echo_runner import EchoRunner
+
+        config = _read(artifact.path / CONFIG_NAME)
+        time.sleep(config.load_delay)
+        if config.fail_load:
+            raise ModelLoadFailed(config.fail_load, hint="write another echo.json")
+        return EchoRunner(config)
+
+
+def _read(path: Path) -> EchoConfig:
+    try:
+        return EchoConfig(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelLoadFailed(f"{path} cannot be read: {error}", hint="write echo.json") from error
+
+
+class EchoSource(ModelSource):
+    """The model `echo`, which is nothing but its labels."""
+
+    name = "echo"
+    summary = "The model `echo`: labels and no network, for tests."
+    install_hint = "pip install -e tests/echo"
+    models = ("echo",)
+
+    def accepts(self, request: ModelRequest) -> bool:
+        return request.model in self.models
+
+    def open(self, request: ModelRequest, progress: Progress) -> Classifier:
+        progress("echo", 1, 1)
+        labels = tuple(request.labels.read_text().splitlines()) if request.labels else LABELS
+        size = request.input_size or 224
+        return Classifier(
+            name=request.model,
+            forward=None,
+            pipeline=ImagePipeline(
+                height=size,
+                width=size,
+                scale=1.0,
+                offset=0.0,
+                activation=Activation.IDENTITY,
+                classes=len(labels),
+                top_k=request.top_k,
+            ),
+            labels=labels,
+            source="echo",
+            weights_digest=digest_of(b""),
+            has_random_weights=request.is_random,
+        )
+
+
+@hookimpl
+def mlserve_backend() -> type[Backend]:
+    return EchoBackend
+
+
+@hookimpl
+def mlserve_model_sources() -> Iterable[ModelSource]:
+    return [EchoSource()]

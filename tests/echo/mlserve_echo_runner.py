@@ -1,0 +1,73 @@
+"""The echo backend's Runner: numpy and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np  # noqa: TID253
+from mlserve_echo import LABELS, TOP_K, EchoConfig, signatures
+
+from mlserve.errors import InferenceFailed, NotAnImage
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+Array = np.ndarray[Any, Any]
+
+
+class EchoRunner:
+    """Runs the signatures of `mlserve_echo.signatures`; `close` interrupts what waits."""
+
+    def __init__(self, config: EchoConfig) -> None:
+        self.signatures: Mapping[str, Signature] = {item.name: item for item in signatures()}
+        self._config = config
+        self._closed = Event()
+
+    def run(self, signature: str, inputs: Tensors) -> Tensors:
+        self._note(signature)
+        if signature.startswith("identity_"):
+            return {"y": inputs["x"]}
+        if signature == "two":
+            a, b = inputs["a"], inputs["b"]
+            return {"sum": a + b, "product": a * b}
+        if signature == "slow":
+            self._closed.wait(float(inputs["seconds"].max(initial=0)))
+            return {"done": inputs["seconds"]}
+        if signature == "crash":
+            raise RuntimeError("a secret of the server")
+        return self._answer(signature, inputs["image"])
+
+    def close(self) -> None:
+        self._closed.set()
+        self._note("close")
+
+    def _answer(self, signature: str, images: Array) -> dict[str, Array]:
+        self._closed.wait(self._config.delay)
+        for index, image in enumerate(images):
+            if image.startswith(b"bad"):
+                raise NotAnImage(f"image {index} of {len(images)} is not a JPEG or PNG file")
+        if self._config.fail_run:
+            raise InferenceFailed(self._config.fail_run)
+        labels = (self._config.label, *LABELS[1:])
+        if signature == "serving_default":
+            return {"output_0": _repeat(labels[:1], len(images))[:, 0]}
+        scores = np.exp2(-1.0 - np.arange(TOP_K)).astype(np.float32)
+        return {
+            "labels": _repeat(labels, len(images)),
+            "scores": np.tile(scores, (len(images), 1)),
+            "indices": np.tile(np.arange(TOP_K, dtype=np.int32), (len(images), 1)),
+        }
+
+    def _note(self, what: str) -> None:
+        if self._config.journal:
+            with Path(self._config.journal).open("a") as journal:
+                journal.write(what + "\n")
+
+
+def _repeat(labels: tuple[str, ...], times: int) -> Array:
+    row = np.array([label.encode() for label in labels], dtype=object)
+    return np.tile(row, (times, 1))

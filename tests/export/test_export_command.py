@@ -1,0 +1,96 @@
+"""`mlserve export` as a command: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mlserve.cli.app import app
+from mlserve.cli.export import parse_scale
+from mlserve.errors import ExitCode, UsageError
+from mlserve.store import Store
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["export", *arguments], catch_exceptions=False)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_prints_the_folder_on_stdout_and_the_summary_on_stderr() -> None:
+    code, out, err = run("--backend", "echo", "--model", "echo")
+    path = Store().find("echo", "echo").path
+    assert (code, out) == (0, f"{path}\n")
+    assert err.splitlines() == [
+        "model    echo, version 1, for echo",
+        "source   echo",
+        "input    JPEG or PNG -> 224x224 RGB, pixels 0 and 255 become 0 and 255",
+        "output   5 classes, the model's outputs are taken as scores",
+        "next     mlserve up --backend echo --model echo",
+    ]
+
+
+def test_random_weights_are_said_loudly() -> None:
+    _, _, err = run("--backend", "echo", "--model", "echo", "--weights", "random")
+    assert "WARNING  the weights are random: the answers of this model mean nothing" in err
+
+
+def test_options_reach_the_model(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("ok\ndefect\n")
+    options = ("--input-size", "32", "--top-k", "2", "--version", "9", "--labels", str(labels))
+    code, _, _ = run(
+        "--backend", "echo", "--model", "echo", "--output", str(tmp_path / "s"), *options
+    )
+    artifact = Store(tmp_path / "s").find("echo", "echo", 9)
+    assert code == 0
+    assert artifact.labels() == ("ok", "defect")
+    assert artifact.manifest is not None
+    assert (artifact.manifest.pipeline.width, artifact.manifest.pipeline.top_k) == (32, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--backend", "tflite"), ExitCode.USAGE),
+        (("--backend", "echo", "--model", "a/b"), ExitCode.USAGE),
+        (("--backend", "echo", "--model", "hors"), ExitCode.USAGE),
+        (("--backend", "echo", "--scale", "0-1"), ExitCode.USAGE),
+        (("--input-size", "0"), ExitCode.USAGE),
+        (("--input-size", "5000"), ExitCode.USAGE),
+        (("--top-k", "0"), ExitCode.USAGE),
+        (("--version", "0"), ExitCode.USAGE),
+        (("--seed", "-1"), ExitCode.USAGE),
+        (("--backend", "echo", "--model", "m", "--weights", "no.h5"), ExitCode.USAGE),
+    ],
+)
+def test_a_wrong_option_ends_with_its_exit_code(arguments: tuple[str, ...], code: ExitCode) -> None:
+    assert run(*arguments)[0] == code
+
+
+def test_a_version_that_is_there_ends_with_the_export_code() -> None:
+    run("--backend", "echo", "--model", "echo", "--version", "1")
+    code, out, err = run("--backend", "echo", "--model", "echo", "--version", "1")
+    assert (code, out) == (ExitCode.EXPORT, "")
+    assert err.startswith("error: version 1 is there already: ")
+    assert "hint: leave --version out" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [("0..1", (0, 1)), ("-1..1", (-1, 1)), ("0..255", (0, 255)), ("-0.5..0.5", (-0.5, 0.5))],
+)
+def test_a_scale_is_what_black_and_white_become(text: str, pair: tuple[float, float]) -> None:
+    assert parse_scale(text) == pair
+
+
+@pytest.mark.parametrize("text", ["", "1", "0..", "..1", "a..b", "1..1", "nan..1", "0..inf", "0,1"])
+def test_a_scale_that_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no range of two different numbers"):
+        parse_scale(text)
+
+
+def test_a_negative_scale_is_an_options_value() -> None:
+    code, _, _ = run("--backend", "echo", "--model", "echo", "--scale", "-1..1")
+    assert code == 0

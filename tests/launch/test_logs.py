@@ -1,0 +1,102 @@
+"""Reading a log: its end, and on while it is written, rotated or cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mlserve.launch.logs import follow, last_lines, rotate
+
+
+def dead() -> bool:
+    return False
+
+
+def writer(*steps: Callable[[], object]) -> Callable[[], bool]:
+    """A writer that does one step each time it is asked whether it is alive, then is gone."""
+    left: Iterator[Callable[[], object]] = iter(steps)
+
+    def is_alive() -> bool:
+        step = next(left, None)
+        if step is not None:
+            step()
+        return step is not None
+
+    return is_alive
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [(None, b"a\nb\nc\n"), (0, b""), (1, b"c\n"), (2, b"b\nc\n"), (9, b"a\nb\nc\n")],
+)
+def test_the_end_of_a_log(tmp_path: Path, tail: int | None, expected: bytes) -> None:
+    log = tmp_path / "x.log"
+    log.write_bytes(b"a\nb\nc\n")
+
+    assert b"".join(follow(log, tail, dead)) == expected
+
+
+@pytest.mark.parametrize("tail", [1, 3, 20_000])
+def test_the_end_of_a_long_log(tmp_path: Path, tail: int) -> None:
+    log = tmp_path / "x.log"
+    lines = [b"line %d of a long log\n" % number for number in range(20_000)]
+    log.write_bytes(b"".join(lines))
+
+    assert b"".join(follow(log, tail, dead)) == b"".join(lines[-tail:])
+
+
+def test_a_last_line_without_an_end_counts(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_bytes(b"a\nb")
+
+    assert b"".join(follow(log, 1, dead)) == b"b"
+
+
+def append(log: Path, data: bytes) -> Callable[[], None]:
+    def write() -> None:
+        with log.open("ab") as file:
+            file.write(data)
+
+    return write
+
+
+def test_what_is_written_last_is_not_lost(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_bytes(b"start\n")
+
+    is_alive = writer(append(log, b"more\n"), append(log, b"last\n"))
+
+    assert b"".join(follow(log, None, is_alive)) == b"start\nmore\nlast\n"
+
+
+def test_a_rotated_log_is_read_on(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_bytes(b"old\n")
+
+    def rotate_and_write() -> None:
+        append(log, b"end of old\n")()
+        rotate(log)
+        log.write_bytes(b"new\n")
+
+    text = b"".join(follow(log, None, writer(rotate_and_write)))
+
+    assert text == b"old\nend of old\nnew\n"
+    assert (tmp_path / "x.log.1").read_bytes() == b"old\nend of old\n"
+
+
+def test_a_log_that_is_cut_off_is_read_from_its_start(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_bytes(b"a long first line\n")
+
+    def nothing() -> None:
+        """Lets the log be read once before it is cut off."""
+
+    is_alive = writer(nothing, lambda: log.write_bytes(b"new\n"), nothing)
+
+    assert b"".join(follow(log, None, is_alive)) == b"a long first line\nnew\n"
+
+
+def test_a_log_that_is_not_there_has_no_last_lines(tmp_path: Path) -> None:
+    assert last_lines(tmp_path / "x.log", 3) == []

@@ -1,0 +1,127 @@
+"""`--launcher native` with a stand-in for tensorflow_model_server: a process of that name on PATH.
+
+The stand-in understands the flags it is given by handing them to mlserve's own server with the echo
+backend; the flags themselves are compared with TensorFlow Serving's public ones by the plugin's tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlserve import plugins
+from mlserve.backend import Listen
+
+NAME = "tensorflow_model_server"
+STAND_IN = """#!{python}
+import json, os, sys
+flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+with open({seen!r}, "w") as file:
+    json.dump([sys.argv[1:], dict(os.environ)], file)
+if "model_config_file" in flags:
+    config = open(flags["model_config_file"]).read()
+    quoted = config.split('"')
+    flags["model_name"], flags["model_base_path"] = quoted[1], quoted[3]
+    versions = [line.split()[1] for line in config.splitlines() if "versions:" in line]
+    versions = ["--version", *versions]
+else:
+    versions = []
+os.execv(sys.executable, [
+    sys.executable, "-m", "mlserve.server", "--backend", "echo",
+    "--model", flags["model_name"], "--base-path", flags["model_base_path"],
+    "--grpc-port", flags["port"], "--rest-port", flags["rest_api_port"], *versions,
+])
+"""
+
+
+@pytest.fixture
+def seen(tmp_path: Path, cli) -> Path:
+    """The arguments and environment that the stand-in was started with, once it was."""
+    seen, folder = tmp_path / "seen.json", tmp_path / "bin"
+    folder.mkdir()
+    executable = folder / NAME
+    executable.write_text(STAND_IN.format(python=sys.executable, seen=str(seen)))
+    executable.chmod(0o755)
+    cli.env["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return seen
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    for version in ("1", "2"):
+        (tmp_path / "m" / version).mkdir(parents=True)
+        (tmp_path / "m" / version / "echo.json").write_text("{}")
+    return tmp_path / "m"
+
+
+def up(cli, base: Path, *args: str):
+    options = ("--path", str(base), "--grpc-port", "0", "--rest-port", "0", "--wait", "40")
+    return cli("up", "--backend", "tfserving", *options, *args)
+
+
+def test_auto_takes_it_when_it_is_on_path(cli, base: Path, seen: Path) -> None:
+    started = up(cli, base)
+
+    assert started.returncode == 0, started.stderr
+    [server] = cli.ps()
+    assert (server["launcher"], server["status"]) == ("native", "ready")
+    listen = Listen("127.0.0.1", server["grpc_port"], server["rest_port"])
+    [spec] = plugins.backend("tfserving").external_servers(base, "m", (), listen)
+    argv, environment = json.loads(seen.read_text())
+    assert argv == list(spec.argv)
+    assert f"--port={listen.grpc_port}" in argv
+    assert f"--model_base_path={base}" in argv
+    assert environment == {**environment, **spec.env}
+    assert cli("down").stdout == "tfserving-m is stopped\n"
+
+
+def test_named_versions_go_into_its_configuration_file(
+    cli, base: Path, seen: Path, home: Path
+) -> None:
+    started = up(cli, base, "--launcher", "native", "--version", "1")
+
+    assert started.stdout.startswith("m version 1 is ready"), started.stderr
+    argv, _ = json.loads(seen.read_text())
+    folder = home / "state" / "files" / "tfserving-m"
+    assert f"--model_config_file={folder}/models.config" in argv
+    assert "versions: 1\n" in (folder / "models.config").read_text()
+
+
+def test_it_cannot_follow_all_versions(cli, base: Path, seen: Path) -> None:
+    started = up(cli, base, "--launcher", "native", "--version", "all")
+
+    assert started.returncode == 2
+    assert "error: the native launcher cannot follow all versions" in started.stderr
+    assert not seen.exists()
+
+
+def test_it_is_named_when_it_is_not_on_path(cli, base: Path, tmp_path: Path) -> None:
+    cli.env["PATH"] = str(tmp_path)
+
+    started = up(cli, base, "--launcher", "native")
+
+    assert started.returncode == 3
+    assert started.stderr.startswith("error: tensorflow_model_server is not on PATH\nhint: ")
+
+
+def test_a_backend_without_one_says_so(cli, export) -> None:
+    export()
+
+    started = cli("up", "--backend", "echo", "--launcher", "native")
+
+    assert started.returncode == 2
+    assert "the backend 'echo' knows no server of another maker" in started.stderr
+
+
+def test_one_that_cannot_be_run_is_named(cli, base: Path, seen: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin" / NAME).write_bytes(b"\x7fELF of another machine")
+
+    started = up(cli, base, "--launcher", "native")
+
+    assert started.returncode == 3
+    assert f"error: {tmp_path / 'bin' / NAME} cannot be run: Exec format error" in started.stderr
+    assert cli.ps() == []

@@ -1,0 +1,174 @@
+"""What `up` decides before anything runs: the model, the ports, the command line."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlserve import plugins
+from mlserve.backend import Listen
+from mlserve.errors import NotFound, UsageError
+from mlserve.launch.command import Launcher, command, launcher_for
+from mlserve.launch.plan import Versions, choose
+from mlserve.launch.ports import PortRequest, is_free
+from mlserve.launch.ports import choose as choose_ports
+from mlserve.launch.ready import tiny_png
+
+LATEST = Versions()
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ((), Versions()),
+        (("all",), Versions(are_all=True)),
+        (("3", "1", "3"), Versions((1, 3))),
+    ],
+)
+def test_versions_are_read(texts: tuple[str, ...], expected: Versions) -> None:
+    assert Versions.parse(texts) == expected
+
+
+@pytest.mark.parametrize("texts", [("x",), ("-1",), ("1.5",), ("all", "1"), ("0",), ("²",)])
+def test_what_is_no_version_is_refused(texts: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="is not a version|is no version number"):
+        Versions.parse(texts)
+
+
+def test_the_only_exported_model_is_the_default(export) -> None:
+    base = export(version=1)
+    export(version=12)
+
+    serving = choose(None, None, None, LATEST)
+
+    assert (serving.name, serving.base_path, serving.expected) == ("echo-m", base, (12,))
+    assert serving.takes_images
+
+
+def test_of_several_models_one_has_to_be_named(export) -> None:
+    export("m")
+    export("n")
+
+    with pytest.raises(UsageError, match=r"2 exported models fit: m \(echo\), n \(echo\)"):
+        choose(None, None, None, LATEST)
+    assert choose(None, "n", None, LATEST).model == "n"
+
+
+def test_a_model_that_was_not_exported_is_named_with_those_that_were(export) -> None:
+    export("m")
+
+    with pytest.raises(NotFound, match=r"no model 'x' has been exported \(exported: m \(echo\)\)"):
+        choose(None, "x", None, LATEST)
+
+
+def test_a_version_that_is_not_there_is_named_with_those_that_are(export) -> None:
+    export()
+
+    with pytest.raises(NotFound, match=r"m has no version 7 \(there: 1\)"):
+        choose(None, None, None, Versions((7,)))
+
+
+def test_weights_count_as_random_when_those_of_a_served_version_are(export) -> None:
+    export(version=1, is_random=True)
+    export(version=2)
+
+    assert not choose(None, None, None, LATEST).has_random_weights
+    assert choose(None, None, None, Versions((1,))).has_random_weights
+
+
+def test_a_folder_without_versions_gets_the_fix_told(tmp_path: Path) -> None:
+    (tmp_path / "model" / "1" / "variables").mkdir(parents=True)
+
+    with pytest.raises(NotFound, match="there is no folder"):
+        choose(None, None, tmp_path / "absent", LATEST)
+    with pytest.raises(NotFound, match="has no version folder such as") as caught:
+        choose(None, None, tmp_path, LATEST)
+    assert caught.value.hint is not None
+    assert str(tmp_path / "1") in caught.value.hint
+    with pytest.raises(NotFound, match="has no version folders in it") as caught:
+        choose(None, None, tmp_path / "model" / "1", LATEST)
+    assert caught.value.hint is not None
+    assert f"--path {tmp_path / 'model'} --version 1" in caught.value.hint
+
+
+def test_a_folder_whose_name_is_no_model_name_needs_one(tmp_path: Path) -> None:
+    (tmp_path / "my model" / "1").mkdir(parents=True)
+
+    with pytest.raises(UsageError, match="'my model'"):
+        choose("echo", None, tmp_path / "my model", LATEST)
+    assert choose("echo", "mine", tmp_path / "my model", LATEST).name == "echo-mine"
+
+
+def test_the_embedded_server_is_plain_data(export) -> None:
+    base = export(version=1)
+    export(version=2)
+    serving = replace(choose(None, None, None, Versions((1, 2))), threads=3)
+    backend = plugins.backend("echo")
+
+    assert launcher_for(backend, serving, Launcher.AUTO) is Launcher.EMBEDDED
+    started = command(backend, serving, Launcher.EMBEDDED, Listen("0.0.0.0", 1, 2))
+
+    assert started.argv == (
+        *(sys.executable, "-P", "-m", "mlserve.server", "--backend", "echo", "--model=m"),
+        *("--base-path", str(base), "--host", "0.0.0.0", "--grpc-port", "1", "--rest-port", "2"),
+        *("--version", "1", "2", "--threads", "3"),
+    )
+
+
+def test_ports_that_were_not_asked_for_come_in_free_pairs() -> None:
+    taken = range(8500, 8504)
+
+    listen = choose_ports(PortRequest("127.0.0.1"), taken)
+
+    assert listen.grpc_port >= 8504
+    assert listen.rest_port == listen.grpc_port + 1
+
+
+def test_port_0_is_any_free_port() -> None:
+    listen = choose_ports(PortRequest("127.0.0.1", 0, 0))
+
+    assert listen.grpc_port != listen.rest_port
+    assert is_free("127.0.0.1", listen.grpc_port)
+
+
+def test_a_port_that_was_asked_for_stays_and_the_other_one_moves() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+    listen = choose_ports(PortRequest("127.0.0.1", port, None))
+
+    assert listen.grpc_port == port
+    assert not PortRequest("127.0.0.1", port, None).is_fixed
+    assert PortRequest("127.0.0.1", port, 1).is_fixed
+
+
+def test_a_taken_port_is_refused_and_so_is_one_of_another_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} is taken by "):
+            choose_ports(PortRequest("127.0.0.1", None, port))
+    with pytest.raises(UsageError, match=f"port {port} is taken"):
+        choose_ports(PortRequest("127.0.0.1", port, None), [port])
+
+
+def test_one_port_for_both_is_refused() -> None:
+    with pytest.raises(UsageError, match="port 9000 is given for both"):
+        choose_ports(PortRequest("127.0.0.1", 9000, 9000))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+def test_a_host_that_is_not_this_machine_is_named(host: str) -> None:
+    with pytest.raises(UsageError, match=f"cannot listen on {host} port"):
+        choose_ports(PortRequest(host))
+
+
+def test_the_first_real_request_is_a_whole_png() -> None:
+    png = tiny_png()
+
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    data = png[png.index(b"IDAT") + 4 : png.index(b"IEND") - 8]
+    assert len(zlib.decompress(data)) == 8 * (1 + 8 * 3)

@@ -1,0 +1,207 @@
+"""Plugins as a user meets them: installed, missing something, broken, or of the same name."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_a_plugin_is_found_by_its_metadata(site, parts) -> None:
+    site.add("toy-plugin", "toy", site.backend("toy"))
+
+    toy = parts()["toy"]
+
+    assert (toy["kind"], toy["status"], toy["distribution"]) == (
+        "backend",
+        "installed",
+        "toy-plugin",
+    )
+    assert (toy["about"], toy["fix"]) == ("A toy.", None)
+
+
+def test_a_runtime_that_is_absent_is_missing_with_its_fix(site, parts) -> None:
+    site.add("toy-plugin", "toy", site.backend("toy", ("toy_runtime", "json")))
+
+    toy = parts()["toy"]
+
+    assert (toy["status"], toy["missing"]) == ("missing", ["toy_runtime"])
+    assert toy["fix"] == "pip install toy-runtime"
+
+
+def test_a_module_that_the_plugin_itself_needs_is_missing(site, parts) -> None:
+    site.add("toy-plugin", "toy", "import toy_dependency\n")
+
+    toy = parts()["toy"]
+
+    assert (toy["kind"], toy["status"], toy["missing"]) == ("plugin", "missing", ["toy_dependency"])
+    assert "needs the module 'toy_dependency', which is not installed" in toy["error"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("1 / 0", "does not load: ZeroDivisionError: division by zero"),
+        ("import toy_plugin.gone", "does not load: No module named 'toy_plugin.gone'"),
+        ("raise SystemExit(3)", "does not load: SystemExit: 3"),
+        ("def broken(:", "does not load: SyntaxError: "),
+        ("", "implements no hook of mlserve"),
+        (
+            "from mlserve.hookspecs import hookimpl\n@hookimpl\ndef mlserve_backends(): pass",
+            "does not load: PluginValidationError: unknown hook 'mlserve_backends'",
+        ),
+        (
+            "from mlserve.hookspecs import hookimpl\n@hookimpl\ndef mlserve_backend(name): pass",
+            "does not load: PluginValidationError: ",
+        ),
+        (
+            "from mlserve.hookspecs import hookimpl\n@hookimpl\ndef mlserve_backend(): return 1",
+            "gives 1 as its backend, which is no class of Backend",
+        ),
+        (
+            "from mlserve.hookspecs import hookimpl\n@hookimpl\ndef mlserve_backend(): 1 / 0",
+            "fails in mlserve_backend: ZeroDivisionError",
+        ),
+        (
+            "from mlserve.hookspecs import hookimpl\n@hookimpl\n"
+            "def mlserve_model_sources(): return ['x']",
+            "gives 'x' as a model source, which is none",
+        ),
+        (
+            "from mlserve.backend import Backend\nfrom mlserve.hookspecs import hookimpl\n"
+            "class Half(Backend):\n    name = 'toy'\n@hookimpl\ndef mlserve_backend(): return Half",
+            "gives a backend that cannot be made: TypeError: ",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_named_and_hurts_nobody_else(site, parts, source, error) -> None:
+    site.add("toy-plugin", "toy", source)
+    site.add("good-plugin", "good", site.backend("good"))
+
+    found = parts()
+
+    assert found["toy"]["status"] == "broken"
+    assert f"the plugin 'toy' of toy-plugin {error}" in found["toy"]["error"]
+    assert found["toy"]["fix"].startswith("reinstall or uninstall toy-plugin")
+    assert found["good"]["status"] == "installed"
+
+
+def test_a_backend_of_another_name_than_its_plugin_is_broken(site, parts) -> None:
+    site.add("toy-plugin", "toy", site.backend("doll"))
+
+    toy = parts()["toy"]
+
+    assert toy["error"] == "the plugin 'toy' of toy-plugin gives a backend named 'doll'"
+    assert toy["fix"] == "the entry point and the backend must have the same name"
+
+
+def test_a_name_of_two_distributions_names_both_and_hurts_nobody_else(site, parts) -> None:
+    site.add("toy-plugin", "toy", site.backend("toy"))
+    site.add("toy-other", "toy", site.backend("toy"))
+    site.add("good-plugin", "good", site.backend("good"))
+
+    found = parts()
+
+    assert found["toy"]["status"] == "broken"
+    assert "given by two distributions: toy-other and toy-plugin" in found["toy"]["error"]
+    assert found["toy"]["fix"] == "uninstall one of the two"
+    assert found["good"]["status"] == "installed"
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "error"),
+    [
+        ("1 / 0", 3, "error: the plugin 'toy' of toy-plugin does not load: ZeroDivisionError"),
+        ("import toy_dependency", 3, "error: the plugin 'toy' of toy-plugin needs the module"),
+    ],
+)
+def test_asking_for_a_broken_plugin_is_exit_code_3(site, tmp_path, source, code, error) -> None:
+    site.add("toy-plugin", "toy", source)
+    (tmp_path / "m" / "1").mkdir(parents=True)
+
+    up = site.run("-m", "mlserve", "up", "--backend", "toy", "--path", str(tmp_path / "m"))
+
+    assert up.returncode == code
+    assert error in up.stderr
+    assert "hint: " in up.stderr
+    assert "Traceback" not in up.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "error"),
+    [
+        ("nope", "error: there is no backend 'nope' (installed plugins: "),
+        ("models", "error: the plugin 'models' of mlserve-models gives no backend"),
+    ],
+)
+def test_an_unknown_backend_is_a_usage_error(site, tmp_path, backend: str, error: str) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+
+    up = site.run("-m", "mlserve", "up", "--backend", backend, "--path", str(tmp_path / "m"))
+
+    assert up.returncode == 2
+    assert error in up.stderr
+    assert "hint: choose one with --backend" in up.stderr
+
+
+def test_only_the_plugin_that_is_asked_for_is_imported(site) -> None:
+    site.add("toy-plugin", "toy", site.backend("toy"))
+    site.add("loud-plugin", "loud", "print('loud')\n" + site.backend("loud"))
+    code = "from mlserve import plugins; print(plugins.backend('toy').name, *plugins.installed())"
+
+    done = site.run("-c", code)
+
+    assert done.stdout.startswith("toy ")
+    assert "loud" in done.stdout.split()
+    assert done.stdout.count("loud") == 1
+
+
+def test_what_can_be_installed_is_listed_as_missing(site) -> None:
+    # An environment without mlserve's own plugins: their metadata is not looked at.
+    code = "import importlib.metadata as m; m.entry_points = lambda **_: ()\n"
+    code += "from mlserve.cli.app import main; main()"
+
+    done = site.run("-c", code, "plugins")
+
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:]}
+    assert "fix: pip install mlserve-tfserving" in rows["tfserving"]
+    assert "fix: pip install mlserve-models" in rows["models"]
+    assert " missing " in rows["tfserving"]
+
+
+def test_the_table_says_what_is_wrong_and_the_fix(site) -> None:
+    site.add("toy-plugin", "toy", site.backend("toy", ("toy_runtime",)))
+
+    done = site.run("-m", "mlserve", "plugins")
+
+    header, *rows = done.stdout.splitlines()
+    assert header.split() == ["NAME", "KIND", "STATUS", "DISTRIBUTION", "ABOUT"]
+    [toy] = [row for row in rows if row.startswith("toy ")]
+    assert toy.endswith("A toy.; not installed: toy_runtime; fix: pip install toy-runtime")
+
+
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "tensorflow_hub",
+    "tinygrad",
+    "onnxruntime",
+    "grpc",
+    "httpx",
+)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mlserve.plugins",
+        "from mlserve import plugins; plugins.installed()",
+        "from mlserve import plugins; plugins.survey()",
+        "from mlserve import plugins; plugins.backend('tfserving')",
+        "import mlserve.cli.app",
+    ],
+)
+def test_no_runtime_is_imported(site, code: str) -> None:
+    done = site.run("-c", f"{code}\nimport sys; print(*sys.modules)")
+
+    assert done.returncode == 0, done.stderr
+    assert set(HEAVY).isdisjoint(done.stdout.split())

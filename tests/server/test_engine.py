@@ -1,0 +1,123 @@
+"""Admission, queueing and deadlines, seen from outside: the echo backend's journal counts runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import httpx  # noqa: TID253
+import numpy as np  # noqa: TID253
+import pytest
+
+from mlserve.tensors import DType
+
+IMAGE = np.array([b"x"], object), DType.BYTES
+
+
+@pytest.fixture
+def narrow(model: Any, start: Any) -> Any:
+    """A server with one worker, and room for one request to wait."""
+    model.put(1)
+    server = start("--threads", "1", "--max-queue", "1")
+    model.journal.write_text("")
+    return server
+
+
+@pytest.fixture
+def occupy(narrow: Any, model: Any, predict_on: Any, request_of: Any, wait: Any) -> Any:
+    """Keeps the one worker busy for that many seconds; returns when it is."""
+
+    def occupy(seconds: float, timeout: float = 20) -> Any:
+        request = request_of("slow", seconds=(np.array([seconds], np.float32), DType.FLOAT32))
+        call = predict_on(narrow, request, timeout=timeout)
+        wait(lambda: model.runs() == ["slow"])
+        return call
+
+    return occupy
+
+
+def code_of(call: Any) -> grpc.StatusCode:
+    code: grpc.StatusCode = call.exception().code()
+    return code
+
+
+def test_a_full_queue_is_said_so(
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, wait: Any
+) -> None:
+    slow = occupy(1.5)
+    first, second = (predict_on(narrow, request_of(image=IMAGE)) for _ in range(2))
+    wait(lambda: first.done() or second.done())
+    refused, waiting = (first, second) if first.done() else (second, first)
+    assert code_of(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(refused.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+    answer = narrow.post({"inputs": ["x"]})
+    assert answer.status_code == 429
+    assert answer.json() == {"error": "1 requests run and 1 wait: the queue is full"}
+    assert answer.headers["retry-after"] == "1"
+    assert slow.result().outputs["done"].float_val
+    assert waiting.result().outputs["output_0"].string_val == [b"sorrel"]
+    assert model.runs() == ["slow", "serving_default"]
+
+
+def test_what_expires_in_the_queue_is_never_started(
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    slow = occupy(1)
+    call = predict_on(narrow, request_of("top_k", image=IMAGE), timeout=0.2)
+    assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
+    answer = narrow.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "100"})
+    assert answer.status_code == 504
+    assert "while waiting in the server's queue" in answer.json()["error"]
+    assert slow.result()
+    assert predict_on(narrow, request_of(image=IMAGE)).result()
+    assert model.runs() == ["slow", "serving_default"]
+
+
+def test_the_slot_is_held_until_the_work_has_ended(
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any
+) -> None:
+    """The caller has its answer at once, and no second request runs beside the first."""
+    slow = occupy(1.5, timeout=0.3)
+    assert code_of(slow) is grpc.StatusCode.DEADLINE_EXCEEDED
+    answer = narrow.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "100"})
+    assert "while waiting in the server's queue" in answer.json()["error"]
+    assert predict_on(narrow, request_of(image=IMAGE)).result()
+
+
+def probe(server: Any) -> int:
+    """429 when the queue is full; 504 when this request had a place in it for a moment."""
+    answer = server.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "5"})
+    status: int = answer.status_code
+    return status
+
+
+def test_a_client_that_has_gone_frees_its_place(
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, wait: Any
+) -> None:
+    slow = occupy(2)
+    call = predict_on(narrow, request_of("top_k", image=IMAGE))
+    wait(lambda: probe(narrow) == 429)
+    call.cancel()
+    wait(lambda: probe(narrow) == 504)
+    assert slow.result()
+    assert predict_on(narrow, request_of(image=IMAGE)).result()
+    assert model.runs() == ["slow", "serving_default"]
+
+
+def test_a_rest_client_that_has_gone_frees_its_place(
+    narrow: Any, occupy: Any, model: Any, wait: Any
+) -> None:
+    slow = occupy(1.5)
+    url = f"http://{narrow.rest}/v1/models/m:predict"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json={"inputs": ["x"], "signature_name": "top_k"}, timeout=0.3)
+    wait(lambda: probe(narrow) == 504)
+    assert slow.result()
+    assert narrow.post({"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}
+    assert model.runs() == ["slow", "serving_default"]
+
+
+def test_a_deadline_that_has_passed_already_is_never_started(narrow: Any, model: Any) -> None:
+    answer = narrow.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "0"})
+    assert answer.status_code == 504
+    assert model.runs() == []

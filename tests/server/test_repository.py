@@ -1,0 +1,211 @@
+"""Version folders of a running server: which are served, and how one takes over from another."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx  # noqa: TID253
+import numpy as np  # noqa: TID253
+import pytest
+
+from mlserve.artifact import Manifest, digest_of, labels_text
+from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.tensors import DType, Signature, TensorSpec
+
+IMAGE = np.array([b"x"], object), DType.BYTES
+
+
+def label(server: Any, version: int | None = None) -> Any:
+    where = "" if version is None else f"/versions/{version}"
+    answer = server.post({"inputs": ["x"]}, f"/v1/models/m{where}:predict")
+    return answer.json()["outputs"][0] if answer.status_code == 200 else answer.status_code
+
+
+def status(server: Any, version: int) -> Any:
+    answer = httpx.get(f"http://{server.rest}/v1/models/m/versions/{version}").json()
+    return answer["model_version_status"][0]
+
+
+def test_a_new_version_takes_over_and_no_request_is_lost(model: Any, start: Any, wait: Any) -> None:
+    model.put(1, label="one", delay=0.02)
+    server, stop = start("--threads", "4"), threading.Event()
+
+    def ask() -> list[Any]:
+        answers = []
+        while not stop.is_set():
+            answers.append(label(server))
+        return answers
+
+    with ThreadPoolExecutor(4) as clients:
+        asked = [clients.submit(ask) for _ in range(4)]
+        for version, name in enumerate(("two", "three"), 2):
+            model.put(version, label=name, delay=0.02, load_delay=0.2)
+            wait(lambda name=name: label(server) == name)
+            wait(lambda version=version: server.state(version - 1) == "END")
+        stop.set()
+        answers = [call.result() for call in asked]
+    for sequence in answers:
+        assert set(sequence) == {"one", "two", "three"}
+        order = [sequence.index(name) for name in ("one", "two", "three")]
+        assert order == sorted(order)
+    assert model.runs().count("close") == 2
+
+
+def test_an_old_version_is_unloaded_after_its_last_request(
+    model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
+) -> None:
+    model.put(1)
+    server = start("--threads", "2")
+    seconds = np.array([1.0], np.float32), DType.FLOAT32
+    slow = predict_on(server, request_of("slow", seconds=seconds))
+    wait(lambda: "slow" in model.runs())
+    model.put(2, label="two")
+    wait(lambda: server.state(1) == "UNLOADING")
+    assert label(server) == "two"
+    assert label(server, 1) == 404
+    assert "close" not in model.runs()
+    assert slow.result().model_spec.version.value == 1
+    wait(lambda: server.state(1) == "END")
+    assert model.runs()[-1] == "close"
+
+
+def test_a_broken_new_version_leaves_the_old_one_alone(model: Any, start: Any, wait: Any) -> None:
+    model.put(1, label="one")
+    server = start()
+    folder = model.put(2, fail_load="this file is damaged")
+    wait(lambda: server.state(2) == "END")
+    assert status(server, 2)["status"] == {
+        "error_code": "UNAVAILABLE",
+        "error_message": "this file is damaged",
+    }
+    assert (label(server), server.state(1)) == ("one", "AVAILABLE")
+    model.put(0)
+    assert server.log().count("loading version 2") == 1, "it is not tried again"
+    (folder / "echo.json").write_text('{"label": "mended"}')
+    wait(lambda: label(server) == "mended")
+    wait(lambda: server.state(1) == "END")
+
+
+def test_a_version_that_is_no_json_at_all(model: Any, start: Any, wait: Any) -> None:
+    model.put(1)
+    server = start()
+    (model.base_path / "2").mkdir()
+    wait(lambda: server.state(2) == "END")
+    assert "cannot be read" in status(server, 2)["status"]["error_message"]
+    (model.base_path / "3").mkdir()
+    (model.base_path / "3" / "mlserve.json").write_text("{")
+    wait(lambda: server.state(3) == "END")
+    assert "mlserve.json cannot be read" in status(server, 3)["status"]["error_message"]
+
+
+def test_the_folder_of_the_served_version_goes_away(model: Any, start: Any, wait: Any) -> None:
+    model.put(1, label="one")
+    model.put(2, label="two")
+    server = start()
+    assert label(server) == "two"
+    shutil.rmtree(model.base_path / "2")
+    wait(lambda: label(server) == "one")
+    shutil.rmtree(model.base_path / "1")
+    wait(lambda: server.state(1) == "END")
+    assert label(server) == 404
+    model.put(3, label="three")
+    wait(lambda: label(server) == "three")
+
+
+def test_a_base_path_that_is_away_changes_nothing(model: Any, start: Any, wait: Any) -> None:
+    model.put(1, label="one")
+    server = start()
+    away = model.base_path.rename(model.base_path.with_name("away"))
+    wait(lambda: "the versions stay as they are" in server.log())
+    assert label(server) == "one"
+    away.rename(model.base_path)
+    model.put(2, label="two")
+    wait(lambda: label(server) == "two")
+
+
+def test_all_versions(model: Any, start: Any, wait: Any) -> None:
+    model.put(1, label="one")
+    model.put(3, label="three")
+    model.put(2, fail_load="broken")
+    server = start("--all-versions")
+    wait(lambda: server.state(3) == "AVAILABLE")
+    assert [label(server), label(server, 1), label(server, 3)] == ["three", "one", "three"]
+    assert label(server, 2) == 404
+    model.put(4, label="four")
+    wait(lambda: label(server) == "four")
+    assert label(server, 1) == "one"
+
+
+def test_the_versions_that_were_asked_for(model: Any, start: Any, wait: Any) -> None:
+    for version in (1, 2, 3):
+        model.put(version, label=str(version))
+    server = start("--version", "1", "2", "4")
+    wait(lambda: server.state(2) == "AVAILABLE")
+    assert [label(server), label(server, 1), label(server, 3)] == ["2", "1", 404]
+    model.put(4, label="4")
+    wait(lambda: label(server) == "4")
+
+
+def test_what_is_no_version_is_ignored(model: Any, start: Any) -> None:
+    model.put(1, label="one")
+    for name in (".incoming-5", "v2", "007", "\uff12", "9" * 30, "1.5"):
+        (model.base_path / name).mkdir()
+    (model.base_path / "8").write_text("a file")
+    server = start()
+    assert label(server) == "one"
+    statuses = httpx.get(f"http://{server.rest}/v1/models/m").json()["model_version_status"]
+    assert [entry["version"] for entry in statuses] == ["1"]
+
+
+def test_random_weights_are_said_with_every_answer(
+    model: Any, start: Any, predict_on: Any, request_of: Any, manifest: Any
+) -> None:
+    folder = model.put(1)
+    manifest(has_random_weights=True).write(folder, ["sorrel"])
+    server = start()
+    answer = server.post({"inputs": ["x"]})
+    assert answer.headers["x-mlserve-random-weights"] == "1"
+    call = predict_on(server, request_of(image=IMAGE))
+    assert dict(call.initial_metadata())["mlserve-random-weights"] == "1"
+    assert call.result()
+
+
+def test_a_model_of_ours_must_answer_its_first_request(
+    model: Any, start: Any, wait: Any, manifest: Any
+) -> None:
+    model.put(1)
+    server = start()
+    folder = model.base_path / ".incoming-2"
+    folder.mkdir()
+    (folder / "echo.json").write_text('{"fail_run": "no such operation"}')
+    manifest(has_random_weights=False).write(folder, ["sorrel"])
+    folder.rename(model.base_path / "2")
+    wait(lambda: server.state(2) == "END")
+    message = status(server, 2)["status"]["error_message"]
+    assert message == "version 2 does not answer its first request: no such operation"
+    assert label(server) == "sorrel"
+
+
+@pytest.fixture
+def manifest() -> Any:
+    image = TensorSpec("image", DType.BYTES, (None,))
+    label = TensorSpec("output_0", DType.BYTES, (None,))
+
+    def build(*, has_random_weights: bool) -> Manifest:
+        return Manifest(
+            mlserve="0.1.0",
+            backend="echo",
+            model="m",
+            source="echo",
+            created="2026-01-01T00:00:00Z",
+            weights_digest=digest_of(b""),
+            labels_digest=digest_of(labels_text(["sorrel"])),
+            has_random_weights=has_random_weights,
+            pipeline=ImagePipeline(1, 1, 1.0, 0.0, Activation.IDENTITY, 1),
+            signatures=(Signature("serving_default", (image,), (label,)),),
+        )
+
+    return build
