@@ -58,7 +58,7 @@ def _candidates(server: ServedModel) -> list[Candidate]:
         Candidate(
             "mlserve predict",
             predict,
-            lambda out: float(json.loads(out)["timings"]["request_ms"]) / 1000,
+            lambda out: float(json.loads(out)["timings_ms"]["request"]) / 1000,
         ),
         Candidate("usual client", usual, lambda out: float(out.splitlines()[-1])),
     ]

@@ -36,7 +36,7 @@ def served_model(threads: int | None = None) -> Iterator[ServedModel]:
         thread_flags = [] if threads is None else ["--threads", str(threads)]
         _run(env, "up", "--launcher", "embedded", *thread_flags)
         try:
-            record = json.loads(_run(env, "ps", "--output", "json"))["servers"][0]
+            record = json.loads(_run(env, "ps", "--output", "json"))[0]
             endpoint = f"{record['host']}:{record['grpc_port']}"
             yield ServedModel(endpoint, MODEL, Path(exported.splitlines()[0]), env)
         finally:

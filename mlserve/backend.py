@@ -62,7 +62,8 @@ class ServerSpec:
 
     `executable` is looked up on PATH; `env` is added to the environment. `files` are texts by file
     name: the launcher writes them into a folder of the server's state before it starts the server,
-    and puts that folder's path in the place of each `{files}` in `argv`.
+    and puts that folder's path in the place of each `{files}` in `argv`. `listens_everywhere` says
+    that it has no option for the host: it listens on every address of the machine.
     """
 
     launcher: str
@@ -71,6 +72,7 @@ class ServerSpec:
     env: Mapping[str, str]
     install_hint: str
     files: Mapping[str, str] = field(default_factory=dict)
+    listens_everywhere: bool = False
 
 
 class Backend(ABC):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +15,7 @@ from mlserve.client.connecting import connect
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.outcome import labelled
 from mlserve.client.reading import Image, name_of, read_image
-from mlserve.client.refusals import refuses_plan
+from mlserve.client.refusals import Unreadable, not_an_answer, refuses_plan
 from mlserve.client.wire import Answer, Call, ModelRef, Plan, Reply, Watch
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, UsageError
@@ -73,7 +73,8 @@ class AsyncClient:
             watch.enter("read", f"reading {name_of(image)}")
             data = await read_image(image)
             reply = await self._ask(data, deadline, watch)
-            answer = self._adapter.read_answer(reply.body)
+            with self._reading():
+                answer = self._adapter.read_answer(reply.body)
             watch.leave()
             return self._prediction(answer, reply, top_k, watch, deadline)
 
@@ -97,7 +98,8 @@ class AsyncClient:
         async with _within(deadline) as watch:
             call = self._adapter.status_call(self._model)
             reply = await self._transport.send(call, deadline, watch)
-            return self._adapter.read_status(reply.body)
+            with self._reading():
+                return self._adapter.read_status(reply.body)
 
     async def close(self) -> None:
         """Closes the connection; calls that still run fail."""
@@ -135,7 +137,16 @@ class AsyncClient:
     async def _fetch_metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata:
         call = self._adapter.metadata_call(self._model)
         reply = await self._transport.send(call, deadline, watch)
-        return self._adapter.read_metadata(self._model, reply.body)
+        with self._reading():
+            return self._adapter.read_metadata(self._model, reply.body)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turns what an adapter cannot read into an error that names the endpoint."""
+        try:
+            yield
+        except Unreadable as error:
+            raise not_an_answer(self.endpoint, error) from error
 
     def _prediction(
         self, answer: Answer, reply: Reply, top_k: int, watch: Watch, deadline: Deadline

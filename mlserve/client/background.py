@@ -17,7 +17,7 @@ from mlserve.deadline import Deadline
 
 T = TypeVar("T")
 P = ParamSpec("P")
-_GRACE = 0.05
+_GRACE = 0.12
 """Seconds that a call on the background loop has to report its own, better error."""
 
 

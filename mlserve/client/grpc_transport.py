@@ -26,7 +26,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # A server that has just come up is found at once, whatever other channels have seen.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _CAUSE = re.compile(

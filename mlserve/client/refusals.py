@@ -63,10 +63,17 @@ def went_away(endpoint: Endpoint, why: str) -> errors.Unavailable:
     )
 
 
-def not_an_answer(what: str, came: str) -> errors.InferenceFailed:
-    """The error for an answer that is not what the protocol says. `came` is what came instead."""
+class Unreadable(ValueError):
+    """What an adapter raises for an answer that is not `what` it must be; `came` came instead."""
+
+    def __init__(self, what: str, came: str) -> None:
+        super().__init__(f"not {what}: {readable(came)}")
+
+
+def not_an_answer(endpoint: Endpoint, error: Unreadable) -> errors.InferenceFailed:
+    """The error for an answer that is not what the protocol says."""
     return errors.InferenceFailed(
-        f"the server's answer is not {what}: {readable(came)}",
+        f"the answer of {endpoint} is {error}",
         hint="is this a model server? it must speak TensorFlow Serving's API, version 1",
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx  # noqa: TID253  this module is imported when a REST endpoint is asked
 
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.refusals import no_server, not_an_answer, refusal, went_away
+from mlserve.client.refusals import Unreadable, no_server, not_an_answer, refusal, went_away
 from mlserve.client.wire import Call, Reply, Watch
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
@@ -88,9 +88,9 @@ class RestTransport:
         if isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
             return no_server(self._endpoint, why)
         if isinstance(error, httpx.RemoteProtocolError) and any(w in why for w in _GARBAGE):
-            return not_an_answer("HTTP", why)
+            return not_an_answer(self._endpoint, Unreadable("HTTP", why))
         if isinstance(error, httpx.DecodingError):
-            return not_an_answer("HTTP in a known encoding", why)
+            return not_an_answer(self._endpoint, Unreadable("HTTP in a known encoding", why))
         return went_away(self._endpoint, why)
 
     def _error(self, response: httpx.Response, deadline: Deadline) -> MlserveError:

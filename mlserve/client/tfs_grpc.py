@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
-from mlserve.client.refusals import not_an_answer
+from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Value
 from mlserve.protocols.proto import framework_pb2, serving_pb2
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -87,7 +87,7 @@ def _parse(kind: type[M], body: bytes) -> M:
     try:
         return kind.FromString(body)
     except DecodeError as error:
-        raise not_an_answer(f"a {kind.DESCRIPTOR.name}", f"{len(body)} bytes, {error}") from error
+        raise Unreadable(f"a {kind.DESCRIPTOR.name}", f"{len(body)} bytes, {error}") from error
 
 
 def _state(row: serving_pb2.ModelVersionStatus) -> str:
@@ -119,10 +119,10 @@ def _column(name: str, tensor: framework_pb2.TensorProto) -> Column:
     except (ValueError, KeyError):
         return Column(shape, ())  # an output of another type is named by its shape, never read
     if min(shape, default=1) < 0 or size > _MOST_VALUES:
-        raise not_an_answer(f"an output {name!r}", f"a tensor of shape {list(shape)}")
+        raise Unreadable(f"an output {name!r}", f"a tensor of shape {list(shape)}")
     values = _values(tensor, field, code, size)
     if len(values) != size:
-        raise not_an_answer(f"an output {name!r} of shape {list(shape)}", f"{len(values)} values")
+        raise Unreadable(f"an output {name!r} of shape {list(shape)}", f"{len(values)} values")
     return Column(shape, values)
 
 

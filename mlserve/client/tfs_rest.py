@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
-from mlserve.client.refusals import not_an_answer
+from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Value
 from mlserve.tensors import DType, Signature, TensorSpec
 
@@ -29,7 +29,7 @@ class TfsRest:
         data = _parse(body)
         outputs = data.get("outputs")
         if outputs is None:
-            raise not_an_answer("a predict answer with outputs", _excerpt(body))
+            raise Unreadable("a predict answer with outputs", _excerpt(body))
         named = outputs if isinstance(outputs, dict) and not _is_b64(outputs) else {"": outputs}
         return Answer({name: _column(name, value) for name, value in named.items()}, None)
 
@@ -44,7 +44,7 @@ class TfsRest:
             found = [_signature(name, item) for name, item in sorted(definitions.items())]
             number = None if version is None else int(version)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise not_an_answer("the metadata of a model", _excerpt(body)) from error
+            raise Unreadable("the metadata of a model", _excerpt(body)) from error
         return ModelMetadata(model.name, number, tuple(s for s in found if s is not None))
 
     def status_call(self, model: ModelRef) -> Call:
@@ -54,7 +54,7 @@ class TfsRest:
         try:
             rows = [_version_status(row) for row in _parse(body)["model_version_status"]]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise not_an_answer("the status of a model", _excerpt(body)) from error
+            raise Unreadable("the status of a model", _excerpt(body)) from error
         return tuple(sorted(rows, key=lambda status: -status.version))
 
 
@@ -67,9 +67,9 @@ def _parse(body: bytes) -> dict[str, Any]:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise not_an_answer("JSON", _excerpt(body)) from error
+        raise Unreadable("JSON", _excerpt(body)) from error
     if not isinstance(data, dict):
-        raise not_an_answer("a JSON object", _excerpt(body))
+        raise Unreadable("a JSON object", _excerpt(body))
     return data
 
 
@@ -107,13 +107,13 @@ def _shape(shape: Mapping[str, Any]) -> tuple[int | None, ...] | None:
 
 
 def _column(name: str, data: Any) -> Column:
-    """A column from nested lists. Raises InferenceFailed for lists that make no tensor."""
+    """A column from nested lists. Raises Unreadable for lists that make no tensor."""
     shape: list[int] = []
     flat = [data]
     while flat and all(isinstance(item, list) for item in flat):
         size = len(flat[0])
         if any(len(item) != size for item in flat):
-            raise not_an_answer(f"an output {name!r}", "lists of unequal length")
+            raise Unreadable(f"an output {name!r}", "lists of unequal length")
         shape.append(size)
         flat = [value for item in flat for value in item]
     return Column(tuple(shape), tuple(_value(name, value) for value in flat))
@@ -126,8 +126,8 @@ def _value(name: str, value: Any) -> Value:
         try:
             return base64.b64decode(value["b64"]).decode(errors="backslashreplace")
         except (binascii.Error, TypeError, ValueError) as error:
-            raise not_an_answer(f"an output {name!r}", repr(value)) from error
-    raise not_an_answer(f"an output {name!r}", repr(value))
+            raise Unreadable(f"an output {name!r}", repr(value)) from error
+    raise Unreadable(f"an output {name!r}", repr(value))
 
 
 def _is_b64(value: Any) -> bool:

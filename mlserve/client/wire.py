@@ -71,7 +71,7 @@ class Answer:
 class Adapter(Protocol):
     """One serving protocol as data: it builds requests, reads answers, and does no I/O.
 
-    Every `read_...` raises InferenceFailed, saying what came, for a body that is not an answer.
+    Every `read_...` raises `Unreadable`, saying what came, for a body that is not an answer.
     """
 
     def predict_call(self, model: ModelRef, plan: Plan, image: bytes) -> Call: ...

@@ -31,13 +31,14 @@ class Command:
     """A server process to start. `env` is added to the environment.
 
     `files` are the texts by name that are written into the server's own folder first; `{files}` in
-    an argument stands for that folder.
+    an argument stands for that folder. `listens_everywhere` says that the host is not regarded.
     """
 
     launcher: Launcher
     argv: tuple[str, ...]
     env: Mapping[str, str]
     files: Mapping[str, str]
+    listens_everywhere: bool = False
 
     def argv_in(self, folder: Path) -> list[str]:
         """The arguments with the folder of the server's files filled in."""
@@ -74,7 +75,8 @@ def command(backend: Backend, serving: Serving, launcher: Launcher, listen: List
     if spec is None:
         raise _no_native(backend, specs)
     executable = shutil.which(spec.executable) or spec.executable
-    return Command(Launcher.NATIVE, (executable, *spec.argv), spec.env, spec.files)
+    argv = (executable, *spec.argv)
+    return Command(Launcher.NATIVE, argv, spec.env, spec.files, spec.listens_everywhere)
 
 
 def _embedded(serving: Serving, listen: Listen) -> Command:

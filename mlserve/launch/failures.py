@@ -27,7 +27,7 @@ def stopped(record: ServerRecord, exit_code: int | None) -> MlserveError:
 
 def with_log(error: MlserveError, record: ServerRecord) -> MlserveError:
     """The same error with the last lines of the server's log and what to do."""
-    hint = error.hint or f"{_hint(record)}; --wait gives a slow start more time"
+    hint = f"{error.hint}; {_hint(record)}" if error.hint else _hint(record)
     return type(error)(error.message + _tail(record.log), hint=hint)
 
 

@@ -22,7 +22,7 @@ def created(pid: int) -> float:
 
     Counted from the boot, it stays the same when the clock is set. Raises psutil.NoSuchProcess.
     """
-    return psutil.Process(pid).create_time() - psutil.boot_time()
+    return round(psutil.Process(pid).create_time() - psutil.boot_time(), 3)
 
 
 def is_running(record: ServerRecord) -> bool:

@@ -53,7 +53,10 @@ def wait_until_ready(
                 patience = patience * 2 if isinstance(error, DeadlineExceeded) else patience
             time.sleep(_PAUSE)
     require_alive()
-    raise Unavailable(f"{record.name} was not ready in time (at last: {last.message})")
+    raise Unavailable(
+        f"{record.name} was not ready in time (at last: {last.message})",
+        hint="--wait gives a slow start more time",
+    )
 
 
 def tiny_png() -> bytes:
@@ -70,7 +73,9 @@ def _is_ready(client: Client, serving: Serving, timeout: float) -> bool:
     for version in serving.expected:
         status = states.get(version)
         if status is not None and status.error and status.state == "END":
-            raise ModelLoadFailed(f"version {version} does not load: {status.error}")
+            raise ModelLoadFailed(
+                f"version {version} of {serving.model} does not load: {status.error}"
+            )
         if status is None or not status.is_available:
             return False
     if serving.takes_images:

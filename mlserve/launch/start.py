@@ -45,8 +45,10 @@ class Server:
 
     def require_alive(self) -> None:
         """Raises Unavailable, with the last lines of the log, when the process is gone."""
-        code = self.process.poll() if self.process else None
-        if code is not None or not is_running(self.record):
+        if self.process is None:
+            if not is_running(self.record):
+                raise stopped(self.record, None)
+        elif (code := self.process.poll()) is not None:
             raise stopped(self.record, code)
 
     @property
@@ -83,7 +85,7 @@ def start_or_join(request: UpRequest, log: Path | None, tell: Tell) -> Server:
     reserved = {port for other in others for port in (other.grpc_port, other.rest_port)}
     listen = ports.choose(request.ports, reserved)
     _tell_of_moved_ports(request.ports, listen, tell)
-    return _start(request, listen, log)
+    return _start(request, listen, log, tell)
 
 
 def require_same_settings(request: UpRequest, running: ServerRecord) -> None:
@@ -103,11 +105,17 @@ def require_same_settings(request: UpRequest, running: ServerRecord) -> None:
         )
 
 
-def _start(request: UpRequest, listen: Listen, log: Path | None) -> Server:
+def _start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> Server:
     serving = request.serving
     backend = plugins.backend(serving.backend)
     launcher = launcher_for(backend, serving, request.launcher)
-    process = spawn(command(backend, serving, launcher, listen), serving.name, log)
+    planned = command(backend, serving, launcher, listen)
+    if planned.listens_everywhere and listen.host not in ("0.0.0.0", "::"):
+        tell(
+            f"warning: {Path(planned.argv[0]).name} listens on every address of this machine, "
+            f"not only on {listen.host}; --launcher embedded does not"
+        )
+    process = spawn(planned, serving.name, log)
     server = Server(_record(serving, launcher, listen, process.pid, log), process)
     try:
         write_record(server.record)

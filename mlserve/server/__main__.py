@@ -26,12 +26,25 @@ def parse(argv: Sequence[str]) -> ServerOptions:
     parser.add_argument("--version", type=int, nargs="+", default=(), help="default: the latest")
     parser.add_argument("--all-versions", action="store_true")
     parser.add_argument("--poll-seconds", type=float, default=1.0, help="0: never look again")
-    parser.add_argument("--threads", type=int, help="default: the CPUs that may be used")
-    parser.add_argument("--max-queue", type=int, help="requests that may wait")
+    parser.add_argument("--threads", type=_positive, help="default: the CPUs that may be used")
+    parser.add_argument("--max-queue", type=_count, help="requests that may wait")
     parser.add_argument("--drain-timeout", type=float, default=10.0, help="seconds")
     options = vars(parser.parse_args(argv))
     policy = VersionPolicy(tuple(options.pop("version")), options.pop("all_versions"))
     return ServerOptions(policy=policy, **options)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _positive(text: str) -> int:
+    if _count(text) == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
 
 
 def log_to_stderr() -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.errors import ExitCode, MlserveError
+from mlserve.server.background import end_process
 from mlserve.server.cpus import usable_cpus
 from mlserve.server.engine import Engine
-from mlserve.server.ports import GrpcPort, RestPort, end_process
-from mlserve.server.repository import ModelSource, Repository
+from mlserve.server.ports import GrpcPort, RestPort
+from mlserve.server.repository import Repository, ServedModel
 from mlserve.server.rest import RestApp
 from mlserve.server.tfs_grpc import TfsGrpc
 from mlserve.server.tfs_rest import TfsRest
@@ -50,7 +51,7 @@ class Server:
         self.grpc = GrpcPort(options.host, options.grpc_port)
         self.rest = RestPort(options.host, options.rest_port)
         threads = options.threads or usable_cpus()
-        source = ModelSource(
+        source = ServedModel(
             plugins.backend(options.backend),
             options.model,
             options.base_path,

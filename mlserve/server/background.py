@@ -1,13 +1,23 @@
-"""Blocking work beside the event loop that never keeps the process from ending."""
+"""Work that cannot be interrupted, and how the process ends while it still runs."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
+
+from mlserve.errors import ExitCode
 
 Result = TypeVar("Result")
+
+
+def end_process(code: ExitCode) -> NoReturn:
+    """Ends the process now, with threads still running."""
+    logging.shutdown()
+    os._exit(int(code))
 
 
 async def in_daemon_thread(work: Callable[[], Result]) -> Result:

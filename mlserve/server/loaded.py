@@ -23,10 +23,12 @@ class LoadedVersion:
 
     @property
     def version(self) -> int:
+        """The number of its folder."""
         return self.artifact.version
 
     @property
     def has_random_weights(self) -> bool:
+        """Whether its answers mean nothing."""
         manifest = self.artifact.manifest
         return manifest is not None and manifest.has_random_weights
 

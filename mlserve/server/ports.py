@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +13,10 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from mlserve.errors import ExitCode, Unavailable
+from mlserve.errors import Unavailable
 from mlserve.protocols.proto._pool import POOL
 from mlserve.server.boundary import MAX_MESSAGE_BYTES
 from mlserve.server.rest import RestApp
-
-_log = logging.getLogger(__name__)
 
 HEALTH_SERVICES = (
     "",
@@ -36,6 +32,8 @@ _GRPC_OPTIONS = (
     ("grpc.max_send_message_length", -1),  # the client says what it takes
 )
 _BACKLOG = 2048
+_KEEP_ALIVE = 75
+"""Seconds that an idle HTTP connection is kept: longer than clients keep theirs."""
 _LAST_WORDS = 2.0
 """Seconds for the responses of finished requests to leave the process."""
 
@@ -95,8 +93,8 @@ class RestPort:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((host, port))
             self._socket.listen(_BACKLOG)
-        except OSError as error:
-            raise _taken("REST", host, port) from error
+        except (OSError, OverflowError) as error:
+            raise _taken("REST", host, port, f": {error}") from error
         self.address = _join(host, self._socket.getsockname()[1])
         self._task: asyncio.Task[None] | None = None
         self._server: _Uvicorn | None = None
@@ -111,6 +109,7 @@ class RestPort:
             lifespan="off",
             ws="none",
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
             proxy_headers=False,
             timeout_graceful_shutdown=int(_LAST_WORDS),
         )
@@ -132,12 +131,6 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def end_process(code: ExitCode) -> None:
-    """Ends the process now, with threads still running: a runtime cannot be interrupted."""
-    logging.shutdown()
-    os._exit(int(code))
-
-
 def _reflection_pool() -> descriptor_pool.DescriptorPool:
     """Our private pool with the files of the two services that gRPC itself brings."""
     for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
@@ -149,8 +142,8 @@ def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _taken(kind: str, host: str, port: int) -> Unavailable:
+def _taken(kind: str, host: str, port: int, why: str = "") -> Unavailable:
     return Unavailable(
-        f"cannot listen on {_join(host, port)} for {kind}: the port is taken or not allowed",
+        f"cannot listen on {_join(host, port)} for {kind}, the port is taken or not allowed{why}",
         hint=f"choose another one with --{kind.lower()}-port",
     )

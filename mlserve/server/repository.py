@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSource:
+class ServedModel:
     """What to serve: a model's name, its folder, the backend that loads it, and the policy.
 
     `poll_seconds` is the time between two looks at the folder; 0 never looks again.
@@ -63,7 +63,7 @@ class ModelSource:
 class Repository:
     """The versions of one model. All methods are for the event loop's thread."""
 
-    def __init__(self, source: ModelSource, on_change: Callable[[], None]) -> None:
+    def __init__(self, source: ServedModel, on_change: Callable[[], None]) -> None:
         self.model = source.model
         self._source = source
         self._on_change = on_change
@@ -168,7 +168,7 @@ class Repository:
         try:
             loaded = await in_daemon_thread(lambda: self._open(version))
         except MlserveError as error:
-            _log.error("version %d is not served: %s (%s)", version, error, error.hint)
+            _log.error("version %d is not served: %s", version, error)
             self._failed[version] = before
             self._set(version, State.END, error)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Protocol, TypeVar
@@ -21,6 +22,7 @@ from mlserve.server.engine import DEFAULT_TIMEOUT
 
 TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
 """Milliseconds that the client waits; the smaller one holds where both are given."""
+_MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _CLIENT_CLOSED_REQUEST = 499
 
 Result = TypeVar("Result")
@@ -112,7 +114,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
 
 
 def _seconds(milliseconds: str) -> float:
-    if not (milliseconds.isascii() and milliseconds.isdigit()):
+    if not _MILLISECONDS.fullmatch(milliseconds):
         raise InvalidInput(
             f"{TIMEOUT_HEADERS[0]} must be a whole number of milliseconds, not {milliseconds!r}"
         )

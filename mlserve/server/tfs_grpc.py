@@ -61,6 +61,7 @@ class TfsGrpc:
         return (_service(PREDICTION_SERVICE, predict), _service(MODEL_SERVICE, status))
 
     async def predict(self, data: bytes, context: Context) -> bytes:
+        """Predict: runs a signature; the response has its outputs and the version that ran."""
         deadline = _deadline(context)
         request = _parse(PredictRequest, data)
         spec = request.model_spec
@@ -84,6 +85,7 @@ class TfsGrpc:
         return response
 
     async def metadata(self, data: bytes, context: Context) -> bytes:
+        """GetModelMetadata: the signatures of a version that is loaded."""
         request = _parse(GetModelMetadataRequest, data)
         _check_metadata_fields(request.metadata_field)
         spec = request.model_spec
@@ -97,6 +99,7 @@ class TfsGrpc:
             loaded.release()
 
     async def status(self, data: bytes, context: Context) -> bytes:
+        """GetModelStatus: the state of each version, loaded or not."""
         spec = _parse(GetModelStatusRequest, data).model_spec
         response = GetModelStatusResponse()
         for status in self._repository.statuses(spec.name, version_of(spec)):
@@ -195,6 +198,7 @@ def _guarded(respond: Respond) -> Any:
             return await respond(request, context)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
             known = as_known_error(error)
+        request = b""  # what abort raises keeps this frame, in a cycle, until the next collection
         await context.abort(
             grpc.StatusCode[grpc_status(known)], error_text(known), _retry_hint(known)
         )

@@ -60,6 +60,7 @@ class TfsRest:
         self._repository = repository
 
     async def respond(self, request: Request) -> Response | None:
+        """The response to a request under `/v1/models`; None for any other path."""
         match = _PATH.fullmatch(request.scope["raw_path"].decode("ascii", "replace"))
         if match is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,21 @@ def test_status_lists_the_versions(mlserve: Any, echo: Any, protocol: str) -> No
     assert rows == [["VERSION", "STATE", "ERROR"], ["1", "AVAILABLE"]]
     assert data["versions"] == [{"version": 1, "state": "AVAILABLE", "error": ""}]
     assert text.code == 0
+
+
+def test_progress_is_shown_on_a_terminal_only(
+    mlserve: Any, echo: Any, folder: Path, mlserve_argv: list[str]
+) -> None:
+    names = [str(folder / "z.jpeg"), str(folder / "notes.txt")]
+    command = [*mlserve_argv, "predict", *names, "--endpoint", echo.grpc]
+    screen, terminal = os.openpty()
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, text=True, check=True)
+    os.close(terminal)
+    shown = os.read(screen, 65536).decode()
+    os.close(screen)
+
+    assert f"[{'.' * 20}] 0/2 " in shown
+    assert f"[{'#' * 10}{'.' * 10}] 1/2 " in shown
+    assert shown.endswith("\r\x1b[K")
+    assert result.stdout == "".join(f"{name}\tsorrel\n" for name in names)
+    assert mlserve("predict", *names, "--endpoint", echo.grpc).stderr == ""

@@ -5,6 +5,7 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
     label        the answer to every image (default "sorrel")
     delay        seconds that each image request takes (default 0)
     load_delay   seconds that loading takes (default 0)
+    needs        a module that loading imports
     fail_load    a message: loading raises ModelLoadFailed with it
     fail_run     a message: an image request raises InferenceFailed with it
     journal      a path: each run and the close append a line (the signature's name, "close")
@@ -12,6 +13,7 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -38,6 +40,7 @@ class EchoConfig:
     label: str = "sorrel"
     delay: float = 0.0
     load_delay: float = 0.0
+    needs: str | None = None
     fail_load: str | None = None
     fail_run: str | None = None
     journal: str | None = None
@@ -87,6 +90,8 @@ class EchoBackend(Backend):
 
         config = _read(artifact.path / CONFIG_NAME)
         time.sleep(config.load_delay)
+        if config.needs:
+            importlib.import_module(config.needs)
         if config.fail_load:
             raise ModelLoadFailed(config.fail_load, hint="write another echo.json")
         return EchoRunner(config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 from mlserve_echo import LABELS, TOP_K, EchoConfig, signatures
 
 from mlserve.errors import InferenceFailed, NotAnImage

@@ -9,16 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from mlserve.artifact import Manifest, digest_of, labels_text
+from mlserve.launch.processes import is_running
+from mlserve.launch.state import read_records
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.store import Store
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -85,15 +85,9 @@ def cli(home: Path) -> Iterator[Cli]:
     for process in command.started:
         process.kill()
         process.communicate()
-    for record in (home / "state" / "servers").glob("*.json"):
-        _kill_server(record)
-
-
-def _kill_server(record: Path) -> None:
-    with suppress(ValueError, KeyError, psutil.NoSuchProcess, ProcessLookupError):
-        process = psutil.Process(json.loads(record.read_text())["pid"])
-        if any(str(record.parents[2]) in argument for argument in process.cmdline()):
-            os.killpg(process.pid, signal.SIGKILL)
+    for record in read_records(lambda _: None):
+        if is_running(record):
+            os.killpg(record.pid, signal.SIGKILL)
 
 
 Export = Callable[..., Path]

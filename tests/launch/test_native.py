@@ -1,7 +1,7 @@
 """`--launcher native` with a stand-in for tensorflow_model_server: a process of that name on PATH.
 
-The stand-in understands the flags it is given by handing them to mlserve's own server with the echo
-backend; the flags themselves are compared with TensorFlow Serving's public ones by the plugin's tests.
+The stand-in hands the flags that it is given on to mlserve's own server with the echo backend; the
+flags themselves are compared with TensorFlow Serving's public ones by the plugin's tests.
 """
 
 from __future__ import annotations
@@ -18,10 +18,19 @@ from mlserve.backend import Listen
 
 NAME = "tensorflow_model_server"
 STAND_IN = """#!{python}
-import json, os, sys
+import json, os, subprocess, sys
 flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
 with open({seen!r}, "w") as file:
     json.dump([sys.argv[1:], dict(os.environ)], file)
+if os.environ.get("LOSE_A_PORT") and not os.path.exists({lost!r}):
+    holder = subprocess.Popen([
+        sys.executable, "-c",
+        "import socket, sys; s = socket.create_server(('127.0.0.1', " + flags["port"] + ")); "
+        "print(flush=True); sys.stdin.read()",
+    ], stdin=open({held!r}), stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    open({lost!r}, "w").write(flags["port"])
+    sys.exit("cannot listen: address already in use")
 if "model_config_file" in flags:
     config = open(flags["model_config_file"]).read()
     quoted = config.split('"')
@@ -44,7 +53,14 @@ def seen(tmp_path: Path, cli) -> Path:
     seen, folder = tmp_path / "seen.json", tmp_path / "bin"
     folder.mkdir()
     executable = folder / NAME
-    executable.write_text(STAND_IN.format(python=sys.executable, seen=str(seen)))
+    executable.write_text(
+        STAND_IN.format(
+            python=sys.executable,
+            seen=str(seen),
+            lost=str(tmp_path / "lost"),
+            held=str(tmp_path / "held"),
+        )
+    )
     executable.chmod(0o755)
     cli.env["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
     return seen
@@ -67,6 +83,10 @@ def test_auto_takes_it_when_it_is_on_path(cli, base: Path, seen: Path) -> None:
     started = up(cli, base)
 
     assert started.returncode == 0, started.stderr
+    assert started.stderr.startswith(
+        "warning: tensorflow_model_server listens on every address of this machine, not only on "
+        "127.0.0.1; --launcher embedded does not\n"
+    )
     [server] = cli.ps()
     assert (server["launcher"], server["status"]) == ("native", "ready")
     listen = Listen("127.0.0.1", server["grpc_port"], server["rest_port"])
@@ -125,3 +145,20 @@ def test_one_that_cannot_be_run_is_named(cli, base: Path, seen: Path, tmp_path: 
     assert started.returncode == 3
     assert f"error: {tmp_path / 'bin' / NAME} cannot be run: Exec format error" in started.stderr
     assert cli.ps() == []
+
+
+def test_a_default_port_that_is_lost_while_it_starts_moves(
+    cli, base: Path, seen: Path, tmp_path: Path
+) -> None:
+    cli.env["LOSE_A_PORT"] = "1"
+    # The process that takes the port holds it until this pipe is closed.
+    os.mkfifo(tmp_path / "held")
+    pipe = os.open(tmp_path / "held", os.O_RDWR)
+    try:
+        started = cli("up", "--backend", "tfserving", "--path", str(base), "--wait", "40")
+    finally:
+        os.close(pipe)
+
+    assert started.returncode == 0, started.stderr
+    assert "another process took a port of tfserving-m: starting it again" in started.stderr
+    assert cli.ps()[0]["grpc_port"] != int((tmp_path / "lost").read_text())

@@ -36,7 +36,7 @@ def test_versions_are_read(texts: tuple[str, ...], expected: Versions) -> None:
 
 @pytest.mark.parametrize("texts", [("x",), ("-1",), ("1.5",), ("all", "1"), ("0",), ("²",)])
 def test_what_is_no_version_is_refused(texts: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="is not a version|is no version number"):
+    with pytest.raises(UsageError, match=r"is not a version|is no version number"):
         Versions.parse(texts)
 
 

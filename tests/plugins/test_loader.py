@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+HALF = """
+from mlserve.backend import Backend
+from mlserve.hookspecs import hookimpl
+
+class Half(Backend):
+    name = "toy"
+
+@hookimpl
+def mlserve_backend():
+    return Half
+"""
+
 
 def test_a_plugin_is_found_by_its_metadata(site, parts) -> None:
     site.add("toy-plugin", "toy", site.backend("toy"))
@@ -61,13 +73,11 @@ def test_a_module_that_the_plugin_itself_needs_is_missing(site, parts) -> None:
             "fails in mlserve_backend: ZeroDivisionError",
         ),
         (
-            "from mlserve.hookspecs import hookimpl\n@hookimpl\n"
-            "def mlserve_model_sources(): return ['x']",
-            "gives 'x' as a model source, which is none",
+            "from mlserve.hookspecs import hookimpl as h\n@h\ndef mlserve_model_sources(): yield 1",
+            "gives 1 as a model source, which is none",
         ),
         (
-            "from mlserve.backend import Backend\nfrom mlserve.hookspecs import hookimpl\n"
-            "class Half(Backend):\n    name = 'toy'\n@hookimpl\ndef mlserve_backend(): return Half",
+            HALF,
             "gives a backend that cannot be made: TypeError: ",
         ),
     ],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx  # noqa: TID253
+import httpx
 import pytest
 
 from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
@@ -99,7 +99,11 @@ def running(model: EchoModel, log_path: Path, *args: str) -> Iterator[RunningSer
         try:
             yield RunningServer(process, log_path)
         finally:
-            process.kill()
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-import httpx  # noqa: TID253
-import numpy as np  # noqa: TID253
+import httpx
+import numpy as np
 import pytest
 
 from mlserve.tensors import DType

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-import numpy as np  # noqa: TID253
+import numpy as np
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc

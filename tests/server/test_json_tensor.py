@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

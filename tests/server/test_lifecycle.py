@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx  # noqa: TID253
-import numpy as np  # noqa: TID253
+import httpx
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -124,6 +124,19 @@ def test_a_signal_while_it_loads(model: Any, launch: Any, wait: Any) -> None:
     assert server.exit_code() == 0
 
 
+@pytest.mark.parametrize("wrong", [("--threads", "0"), ("--max-queue", "-1"), ("--rest-port", "x")])
+def test_options_that_are_refused(model: Any, launch: Any, wrong: tuple[str, str]) -> None:
+    server = launch(*wrong)
+    assert server.exit_code() == 2
+    assert f"argument {wrong[0]}" in server.log()
+
+
+def test_a_port_that_is_none(model: Any, launch: Any) -> None:
+    server = launch("--rest-port", "70000")
+    assert server.exit_code() == 5
+    assert "cannot listen on 127.0.0.1:70000 for REST" in server.log()
+
+
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
 def test_a_port_that_is_taken(model: Any, launch: Any, kind: str) -> None:
     model.put(1)
@@ -140,6 +153,14 @@ def test_two_servers_never_share_a_port(model: Any, start: Any, launch: Any) -> 
     server = start()
     again = launch("--grpc-port", server.grpc.rpartition(":")[2])
     assert again.exit_code() == 5
+
+
+def test_a_runtime_that_is_not_installed(model: Any, launch: Any) -> None:
+    model.put(1, needs="no_such_runtime")
+    server = launch()
+    assert server.exit_code() == 3
+    assert "No module named 'no_such_runtime'" in server.log()
+    assert "hint: pip install -e tests/echo" in server.log()
 
 
 def test_a_model_that_does_not_load(model: Any, launch: Any) -> None:

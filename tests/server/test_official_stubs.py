@@ -6,8 +6,8 @@ import base64
 from typing import Any
 
 import grpc
-import httpx  # noqa: TID253
-import numpy as np  # noqa: TID253
+import httpx
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -16,15 +16,15 @@ ALL_FIELDS = {"float32": "float_val", "int64": "int64_val", "bool": "bool_val", 
 
 @pytest.fixture(scope="module")
 def tf() -> Any:
-    import tensorflow  # noqa: TID253
+    import tensorflow as tf
 
-    return tensorflow
+    return tf
 
 
 @pytest.fixture(scope="module")
 def apis(tf: Any) -> Any:
     """The official modules by name. TensorFlow's messages live beside ours without a clash."""
-    from tensorflow_serving import apis  # noqa: TID253
+    from tensorflow_serving import apis
     from tensorflow_serving.apis import (  # noqa: F401
         get_model_metadata_pb2,
         get_model_status_pb2,
@@ -112,7 +112,7 @@ def test_status(apis: Any, server: Any, channel_to: Any) -> None:
 
 
 def test_what_is_not_served_is_unimplemented(apis: Any, stub: Any) -> None:
-    from tensorflow_serving.apis import classification_pb2  # noqa: TID253
+    from tensorflow_serving.apis import classification_pb2
 
     with pytest.raises(grpc.RpcError) as caught:
         stub.Classify(classification_pb2.ClassificationRequest(), 10.0)

@@ -7,12 +7,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx  # noqa: TID253
-import numpy as np  # noqa: TID253
+import httpx
+import numpy as np
 import pytest
 
 from mlserve.artifact import Manifest, digest_of, labels_text
 from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
 from mlserve.tensors import DType, Signature, TensorSpec
 
 IMAGE = np.array([b"x"], object), DType.BYTES
@@ -33,20 +34,25 @@ def test_a_new_version_takes_over_and_no_request_is_lost(model: Any, start: Any,
     model.put(1, label="one", delay=0.02)
     server, stop = start("--threads", "4"), threading.Event()
 
-    def ask() -> list[Any]:
-        answers = []
+    answers: list[list[Any]] = [[] for _ in range(4)]
+
+    def ask(sequence: list[Any]) -> None:
         while not stop.is_set():
-            answers.append(label(server))
-        return answers
+            sequence.append(label(server))
+
+    def everyone_got(name: str) -> bool:
+        return all(name in sequence for sequence in answers)
 
     with ThreadPoolExecutor(4) as clients:
-        asked = [clients.submit(ask) for _ in range(4)]
+        asked = [clients.submit(ask, sequence) for sequence in answers]
+        wait(lambda: everyone_got("one"))
         for version, name in enumerate(("two", "three"), 2):
             model.put(version, label=name, delay=0.02, load_delay=0.2)
-            wait(lambda name=name: label(server) == name)
+            wait(lambda name=name: everyone_got(name))
             wait(lambda version=version: server.state(version - 1) == "END")
         stop.set()
-        answers = [call.result() for call in asked]
+        for call in asked:
+            call.result()
     for sequence in answers:
         assert set(sequence) == {"one", "two", "three"}
         order = [sequence.index(name) for name in ("one", "two", "three")]
@@ -99,6 +105,47 @@ def test_a_version_that_is_no_json_at_all(model: Any, start: Any, wait: Any) -> 
     (model.base_path / "3" / "mlserve.json").write_text("{")
     wait(lambda: server.state(3) == "END")
     assert "mlserve.json cannot be read" in status(server, 3)["status"]["error_message"]
+
+
+def test_what_a_loader_may_raise(
+    model: Any, start: Any, wait: Any, manifest: Any, channel_to: Any
+) -> None:
+    model.put(1)
+    server = start()
+    model.put(2, needs="no_such_runtime")
+    wait(lambda: server.state(2) == "END")
+    assert status(server, 2)["status"] == {
+        "error_code": "INTERNAL",
+        "error_message": "the backend 'echo' cannot be used: No module named 'no_such_runtime'",
+    }
+    model.put(3, load_delay="soon")
+    wait(lambda: server.state(3) == "END")
+    assert "version 3 failed to load: TypeError" in status(server, 3)["status"]["error_message"]
+    assert "Traceback" in server.log()
+    newest = grpc_status(channel_to(server))[0]
+    assert (newest.version, newest.state, newest.status.error_code) == (3, 50, 14)
+    assert "TypeError" in newest.status.error_message
+    assert label(server) == "sorrel"
+
+
+def grpc_status(channel: Any) -> Any:
+    request = GetModelStatusRequest()
+    request.model_spec.name = "m"
+    method = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+    answer = method(request.SerializeToString(), timeout=20)
+    return GetModelStatusResponse.FromString(answer).model_version_status
+
+
+def test_a_foreign_model_need_not_take_zeros(
+    model: Any, start: Any, predict_on: Any, request_of: Any
+) -> None:
+    model.put(1, fail_run="zeros are not for me")
+    server = start()
+    assert "the warm-up run of 'serving_default' with zeros gave: zeros are not" in server.log()
+    answer = server.post({"inputs": ["x"]})
+    assert (answer.status_code, answer.json()) == (500, {"error": "zeros are not for me"})
+    error = predict_on(server, request_of(image=IMAGE)).exception()
+    assert (error.code().name, error.details()) == ("INTERNAL", "zeros are not for me")
 
 
 def test_the_folder_of_the_served_version_goes_away(model: Any, start: Any, wait: Any) -> None:

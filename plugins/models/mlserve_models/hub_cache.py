@@ -104,7 +104,12 @@ def require_reachable(url: str, seconds: float = _CONNECT_SECONDS) -> None:
 
 
 def unreachable(url: str, reason: str) -> ExportError:
-    """The error for a module that cannot be had from the hub, with the ways on."""
+    """The error for a hub that does not answer, with the ways on."""
+    return ExportError(f"TF-Hub cannot be reached for {url} ({reason})", hint=WAYS_ON)
+
+
+def no_module(url: str, reason: str) -> ExportError:
+    """The error for a hub that answers with anything but a whole module, with the ways on."""
     return ExportError(f"TF-Hub gives no module for {url} ({reason})", hint=WAYS_ON)
 
 

@@ -18,7 +18,7 @@ from mlserve.errors import ExportError
 from mlserve.sources import ModelRequest, Progress
 from mlserve_models.digests import path_digest
 from mlserve_models.framework import environment
-from mlserve_models.hub_cache import CACHE_VARIABLE, CachedModule, unreachable
+from mlserve_models.hub_cache import CACHE_VARIABLE, CachedModule, no_module, unreachable
 from mlserve_models.names import HubModel
 from mlserve_models.network import Network
 from mlserve_models.savedmodel_module import network_of_loaded
@@ -48,13 +48,13 @@ def fetch(module: CachedModule, progress: Progress, stall_seconds: float = STALL
             hub.resolve(module.url)
     except HTTPError as error:
         error.close()
-        raise unreachable(module.url, f"HTTP {error.code} {error.reason}") from error
+        raise no_module(module.url, f"HTTP {error.code} {error.reason}") from error
     except TimeoutError as error:
         raise unreachable(module.url, f"silent for {stall_seconds:g} s") from error
     except URLError as error:
         raise unreachable(module.url, str(error.reason)) from error
     except _FETCH_ERRORS as error:
-        raise unreachable(module.url, str(error) or type(error).__name__) from error
+        raise no_module(module.url, str(error) or type(error).__name__) from error
 
 
 def open_module(
@@ -76,7 +76,7 @@ def open_module(
                 error.message, hint=f"remove {module.folder} so that {name} is fetched again"
             ) from error
         module.remove()
-        raise unreachable(module.url, error.message) from error
+        raise no_module(module.url, error.message) from error
 
 
 def _network(request: ModelRequest, model: HubModel, module: CachedModule) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -26,8 +27,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An mlserve home of the test's own, and none of the user's hub settings."""
     folder = tmp_path / "home"
     monkeypatch.setenv("MLSERVE_HOME", str(folder))
-    for name in ("TFHUB_CACHE_DIR", "MLSERVE_TFHUB_URL", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith("TFHUB_") or name.lower() in ("mlserve_tfhub_url", "http_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TFHUB_DOWNLOAD_PROGRESS", "1")  # the sources must keep it off stdout
     return folder
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 import pytest
 
 from mlserve.errors import ExportError
@@ -102,7 +101,7 @@ def test_a_cache_of_the_users_own_is_used(
 
 def test_a_module_that_is_not_there(fails: Callable[[str], None], hub: Any) -> None:
     hub.serve(b"gone", status=404)
-    fails("HTTP 404 Not Found")
+    fails(r"TF-Hub gives no module .*HTTP 404 Not Found")
 
 
 def test_a_hub_that_hangs_up(fails: Callable[[str], None], hub: Any) -> None:
@@ -166,7 +165,9 @@ def test_a_hub_that_says_nothing_is_given_up(hub: Any, cache: Path) -> None:
         from mlserve_models.hub_module import fetch
     hub.stay_silent()
     module = CachedModule.of(HANDLE)
-    with pytest.raises(ExportError, match=r"silent for 0\.5 s") as caught:
+    with pytest.raises(
+        ExportError, match=r"TF-Hub cannot be reached .*silent for 0\.5 s"
+    ) as caught:
         fetch(module, lambda *_: None, stall_seconds=0.5)
     assert all(way in str(caught.value.hint) for way in THREE_WAYS)
     assert list(cache.iterdir()) == []
@@ -185,17 +186,3 @@ def test_a_damaged_module_of_the_users_cache_stays_and_is_named(
     assert f"remove {folder}" in str(caught.value.hint)
     assert folder.exists()
     assert hub.requests == []
-
-
-def test_hub_prints_its_progress_nowhere(
-    open_model: Callable[..., Classifier],
-    hub: Any,
-    inception_tar: bytes,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("TFHUB_DOWNLOAD_PROGRESS", "1")
-    hub.serve(inception_tar)
-    open_model("inception_v3")
-    sys.stdout.flush()
-    assert capsys.readouterr().out == ""

@@ -46,7 +46,9 @@ def test_a_hub_that_is_not_there_is_an_error_with_three_ways_on(
     open_model: Callable[..., Classifier], monkeypatch: pytest.MonkeyPatch, closed_port: int
 ) -> None:
     monkeypatch.setenv("MLSERVE_TFHUB_URL", f"http://127.0.0.1:{closed_port}")
-    with pytest.raises(ExportError, match=f"127.0.0.1:{closed_port}: Connection refused") as caught:
+    with pytest.raises(
+        ExportError, match=r"TF-Hub cannot be reached .*Connection refused"
+    ) as caught:
         open_model("inception_v3")
     assert all(way in str(caught.value.hint) for way in THREE_WAYS)
 

@@ -31,6 +31,7 @@ def server_specs(
             env={},
             install_hint=_INSTALL_HINT,
             files=files,
+            listens_everywhere=True,
         ),
     )
 

@@ -17,15 +17,15 @@ def test_a_server_that_is_killed_during_the_request(
     mlserve: Any, start_echo: Any, photo: Path, tmp_path: Path, protocol: str
 ) -> None:
     journal = tmp_path / "journal"
-    journal.touch()
-    server = start_echo(delay=60, journal=str(journal))
+    server = start_echo(delay=3, journal=str(journal))
+    warm_up = journal.read_text()
 
     def kill() -> None:
-        while not journal.read_text():
-            gone.wait(0.01)
+        pause = threading.Event()
+        while journal.read_text() == warm_up:
+            pause.wait(0.01)
         server.process.kill()
 
-    gone = threading.Event()
     killer = threading.Thread(target=kill)
     killer.start()
     outcome = mlserve("predict", photo, "--endpoint", server.endpoint(protocol), "--timeout", 30)
@@ -60,7 +60,7 @@ def _http(body: bytes, status: str = "200 OK") -> bytes:
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", InferenceFailed, "is not HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", InferenceFailed, "is not HTTP: "),
         (_http(b"<html>hello"), InferenceFailed, r"is not JSON: '<html>hello'"),
         (_http(b"[" * 100_000), InferenceFailed, r"is not JSON: '\[\["),
         (_http(b"[1, 2]"), InferenceFailed, "is not a JSON object"),

@@ -1,0 +1,96 @@
+"""From a hub to an answer: `export`, `up`, `predict` with the default model, as a user does.
+
+The hub is the stand-in; everything behind it is real: tensorflow-hub's resolver and cache, the
+export, the server process, the wire. The client that nobody here wrote is TensorFlow Serving's own
+stub, used as its Inception v3 example uses it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlserve.sources import Classifier
+
+IMAGE = Path(__file__).parents[3] / "examples" / "horse.jpg"
+
+pytestmark = pytest.mark.slow
+
+
+def mlserve(*args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlserve", *args],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def server(hub: Any, inception_tar: bytes) -> Iterator[dict[str, Any]]:
+    """The running server of the default model, as `mlserve ps` describes it."""
+    hub.serve(inception_tar)
+    mlserve("export")
+    mlserve("up", "--launcher", "embedded", "--wait", "200")
+    yield json.loads(mlserve("ps", "--output", "json"))[0]
+    mlserve("down")
+
+
+@pytest.fixture
+def expected(tf: Any, open_model: Callable[..., Classifier]) -> str:
+    """The label of the example image, computed step by step in this process."""
+    model = open_model("inception_v3", weights="random", seed=7)
+    pixels = tf.io.decode_jpeg(IMAGE.read_bytes(), channels=3, dct_method="INTEGER_ACCURATE")
+    resized = tf.image.resize(pixels[tf.newaxis], [299, 299], antialias=False)
+    scores = model.forward(resized * model.pipeline.scale + model.pipeline.offset)
+    return model.pipeline.full_labels(model.labels)[int(tf.argmax(scores, axis=1)[0])]
+
+
+def test_the_default_model_answers_every_client(server: dict[str, Any], expected: str) -> None:
+    assert server["model"] == "inception_v3"
+    assert mlserve("predict", str(IMAGE), "--timeout", "30") == f"{expected}\n"
+    rest = mlserve("predict", str(IMAGE), "--protocol", "rest", "--output", "json")
+    assert json.loads(rest)["label"] == expected
+    assert json.loads(rest)["scores"][0]["label"] == expected
+    assert _ask_as_the_example_does(server) == expected
+    assert _ask_rest_as_the_example_does(server) == {"outputs": [expected]}
+
+
+def _ask_as_the_example_does(server: dict[str, Any]) -> str:
+    import grpc
+    from mlserve_models.framework import framework_imports
+
+    with framework_imports():
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "inception_v3"
+    request.model_spec.signature_name = "serving_default"
+    text = base64.urlsafe_b64encode(IMAGE.read_bytes())
+    request.inputs["image"].CopyFrom(tf.make_tensor_proto([text], shape=[1]))
+    with grpc.insecure_channel(f"{server['host']}:{server['grpc_port']}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        answer = stub.Predict(request, timeout=30)
+    return str(answer.outputs["output_0"].string_val[0].decode())
+
+
+def _ask_rest_as_the_example_does(server: dict[str, Any]) -> Any:
+    text = base64.urlsafe_b64encode(IMAGE.read_bytes()).decode()
+    request = urllib.request.Request(
+        f"http://{server['host']}:{server['rest_port']}/v1/models/inception_v3:predict",
+        json.dumps({"inputs": {"image": [text]}}).encode(),
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)

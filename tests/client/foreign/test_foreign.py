@@ -1,0 +1,198 @@
+"""Asking servers of other makers: other signatures, other names, and models without images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlserve.client import Client
+from mlserve.errors import InferenceFailed, NotFound, UsageError
+from mlserve.tensors import DType, Signature, TensorSpec
+
+
+def _signature(name: str, input_name: str, dtype: DType, *sizes: int | None) -> Signature:
+    output = TensorSpec("out", DType.BYTES, (None,))
+    return Signature(name, (TensorSpec(input_name, dtype, sizes),), (output,))
+
+
+TEXT_IN = _signature("serving_default", "encoded", DType.BYTES, None)
+PIXELS_IN = _signature("serving_default", "input_1", DType.FLOAT32, None, 299, 299, 3)
+
+
+def test_the_default_signature_is_found_and_remembered(serve: Any, foreign_model: Any) -> None:
+    model = foreign_model((TEXT_IN,), {"serving_default": {"out": ["ox"]}})
+    with Client(serve(model), model="stranger") as client:
+        first, second = client.predict(b"1", timeout=20), client.predict(b"2", timeout=20)
+
+    assert (first.label, first.scores, second.label) == ("ox", (), "ox")
+    assert model.asked == ["top_k", "serving_default", "serving_default"]
+    assert model.metadata_calls == 1
+
+
+def test_another_input_name_of_the_same_signature(serve: Any, foreign_model: Any) -> None:
+    scored = {"labels": [["ox", "impala"]], "scores": [[0.25, 0.75]]}
+    signature = Signature(
+        "top_k",
+        (TensorSpec("jpeg", DType.BYTES, (None,)),),
+        (
+            TensorSpec("labels", DType.BYTES, (None, 2)),
+            TensorSpec("scores", DType.FLOAT32, (None, 2)),
+        ),
+    )
+    model = foreign_model((TEXT_IN, signature), {"top_k": scored})
+    with Client(serve(model), model="stranger") as client:
+        found = client.predict(b"1", timeout=20)
+
+    assert found.label == "impala"
+    assert [(row.label, row.score, row.index) for row in found.scores] == [
+        ("impala", 0.75, None),
+        ("ox", 0.25, None),
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(), (None,), (1, None)])
+def test_the_only_signature_in_any_shape_of_one_string(
+    serve: Any, foreign_model: Any, sizes: tuple[int | None, ...]
+) -> None:
+    signature = _signature("classify_file", "data", DType.BYTES, *sizes)
+    model = foreign_model((PIXELS_IN, signature), {"classify_file": {"out": ["ox"]}})
+    with Client(serve(model), model="stranger") as client:
+        assert client.predict(b"1", timeout=20).label == "ox"
+
+
+def test_a_model_of_pixels_says_what_it_takes(serve: Any, foreign_model: Any) -> None:
+    with (
+        Client(serve(foreign_model((PIXELS_IN,))), model="stranger") as client,
+        pytest.raises(UsageError) as caught,
+    ):
+        client.predict(b"1", timeout=20)
+
+    assert caught.value.message == (
+        "the model stranger takes no image file; "
+        "it takes serving_default(input_1: float32[?,299,299,3])"
+    )
+    assert "predict sends image files" in str(caught.value.hint)
+
+
+def test_several_signatures_without_a_default(serve: Any, foreign_model: Any) -> None:
+    model = foreign_model(tuple(_signature(name, "x", DType.BYTES, None) for name in "ab"))
+    with (
+        Client(serve(model), model="stranger") as client,
+        pytest.raises(UsageError, match=r"several signatures that take one string \(a, b\)"),
+    ):
+        client.predict(b"1", timeout=20)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"out": ["a", "b"]},
+        {"out": [0.5]},
+        {"labels": [["a", "b"]], "scores": [[0.5]]},
+        {"labels": [["a"]], "scores": [[float("nan")]]},
+        {"labels": [[0.5]], "scores": [["a"]]},
+        {"one": ["a"], "two": ["b"]},
+    ],
+)
+def test_outputs_that_are_no_labels(
+    serve: Any, foreign_model: Any, outputs: dict[str, object]
+) -> None:
+    model = foreign_model((TEXT_IN,), {"serving_default": outputs})
+    with (
+        Client(serve(model), model="stranger") as client,
+        pytest.raises(InferenceFailed, match=r"outputs are not labels.*\(outputs: "),
+    ):
+        client.predict(b"1", timeout=20)
+
+
+def test_an_unknown_model_hints_at_the_name(serve: Any, foreign_model: Any) -> None:
+    with Client(serve(foreign_model((TEXT_IN,)))) as client, pytest.raises(NotFound) as caught:
+        client.predict(b"1", timeout=20)
+
+    assert "Servable not found for request: Latest(inception_v3)" in caught.value.message
+    assert "--model NAME" in str(caught.value.hint)
+
+
+def test_metadata_leaves_out_initializers(serve: Any, foreign_model: Any) -> None:
+    with Client(serve(foreign_model((PIXELS_IN,))), model="stranger") as client:
+        found = client.metadata(timeout=20)
+
+    assert (found.model, found.version) == ("stranger", 7)
+    assert found.signatures == (PIXELS_IN,)
+
+
+def test_random_weights_are_told(mlserve: Any, serve: Any, foreign_model: Any, photo: Any) -> None:
+    headers = {"mlserve-random-weights": "1", "x-mlserve-random-weights": "1"}
+    answers = {"serving_default": {"out": ["ox"]}}
+    endpoint = serve(foreign_model((TEXT_IN,), answers, headers=headers))
+    options = ["--endpoint", endpoint, "--model", "stranger", "--timeout", "20"]
+    outcome = mlserve("predict", photo, photo, *options)
+    data = mlserve("predict", photo, *options, "--output", "json")
+
+    assert outcome.stdout == f"{photo}\tox\n" * 2
+    assert outcome.stderr.startswith("warning: the model has random weights, its answers mean noth")
+    assert outcome.stderr.count("warning") == 1
+    assert data.json()["has_random_weights"] is True
+    assert "warning" in data.stderr
+
+
+def test_status_of_a_version_that_is_not_available(
+    mlserve: Any, serve: Any, foreign_model: Any
+) -> None:
+    endpoint = serve(foreign_model((), state="END", error="no such file:\n saved_model.pb"))
+    outcome = mlserve("status", "--endpoint", endpoint, "--model", "stranger", "--timeout", 20)
+
+    assert outcome.stdout.splitlines()[1].split(maxsplit=2) == [
+        "7",
+        "END",
+        "no such file: saved_model.pb",
+    ]
+    assert outcome.code == 5
+    assert f"error: no version of stranger is available at {endpoint}" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "http", "text", "exit_code", "words"),
+    [
+        ("INVALID_ARGUMENT", 400, "bad pixels", 2, "refused the request: bad pixels"),
+        ("NOT_FOUND", 404, "no version 3", 2, "does not have what was asked for: no version 3"),
+        ("UNIMPLEMENTED", 501, "never heard", 2, "does not allow the request: never heard"),
+        ("PERMISSION_DENIED", 403, "go away", 2, "does not allow the request: go away"),
+        ("UNAVAILABLE", 503, "draining", 5, "is not ready: draining"),
+        ("INTERNAL", 500, "out of luck", 6, "failed: out of luck"),
+        ("UNKNOWN", 500, "", 6, "failed: "),
+        ("RESOURCE_EXHAUSTED", 429, "queue full", 7, "has no room for the request: queue full"),
+        ("DEADLINE_EXCEEDED", 504, "Timed out waiting", 124, "gave up "),
+        (
+            "RESOURCE_EXHAUSTED",
+            429,
+            "Run() timeout exceeded while waiting in batching queue",
+            124,
+            "gave up ",
+        ),
+    ],
+)
+def test_each_error_of_a_server_has_its_exit_code(
+    mlserve: Any,
+    serve: Any,
+    foreign_model: Any,
+    refusal: Any,
+    photo: Any,
+    code: str,
+    http: int,
+    text: str,
+    exit_code: int,
+    words: str,
+) -> None:
+    headers = {"retry-after": "2"}
+    met = refusal(code, text, http=http, headers=headers)
+    endpoint = serve(foreign_model((TEXT_IN,), refusal=met))
+    options = ["--endpoint", endpoint, "--model", "stranger", "--timeout", "20"]
+    outcome = mlserve("predict", photo, *options)
+
+    error, hint = outcome.stderr.splitlines()
+    assert error.startswith(f"error: the server at {endpoint} {words}")
+    assert hint.startswith("hint: ")
+    assert ("try again in 2 s" in hint) == (exit_code == 7)
+    assert (outcome.code, outcome.stdout) == (exit_code, "")

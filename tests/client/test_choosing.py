@@ -1,0 +1,82 @@
+"""Which server a command asks when no endpoint is given: the one on record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlserve.launch.state import ServerRecord, write_record
+
+
+@pytest.fixture
+def record(echo: Any, tmp_path: Path) -> Any:
+    """`record(model="m")` writes down the echo server as one that `mlserve up` started."""
+
+    def write(**changes: Any) -> None:
+        model = changes.get("model", "inception_v3")
+        values: dict[str, Any] = {
+            "name": f"echo-{model}",
+            "backend": "echo",
+            "model": model,
+            "versions": (),
+            "base_path": tmp_path,
+            "launcher": "embedded",
+            "pid": echo.process.pid,
+            "pid_created": 0.0,
+            "host": "127.0.0.1",
+            "grpc_port": int(echo.grpc.rpartition(":")[2]),
+            "rest_port": int(echo.rest.rpartition(":")[2]),
+            "log": tmp_path / "log",
+            "started": "2026-01-01T00:00:00Z",
+            "has_random_weights": False,
+            "is_ready": True,
+        }
+        write_record(ServerRecord(**{**values, **changes}))
+
+    return write
+
+
+def test_no_server(mlserve: Any, photo: Path) -> None:
+    for arguments in (["predict", photo], ["status"], ["metadata"]):
+        outcome = mlserve(*arguments)
+
+        assert outcome.code == 5
+        assert "mlserve up" in outcome.stderr
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_one_server(mlserve: Any, record: Any, photo: Path, protocol: str) -> None:
+    record()
+    options = ["--protocol", protocol, "--output", "json"]
+    outcome = mlserve("predict", photo, *options)
+
+    assert outcome.json()["protocol"] == protocol
+    assert mlserve("status", *options).json()["model"] == "inception_v3"
+
+
+def test_one_of_several(mlserve: Any, record: Any, photo: Path) -> None:
+    record()
+    record(model="other")
+    several = mlserve("predict", photo)
+    chosen = mlserve("predict", photo, "--model", "inception_v3")
+
+    assert several.code == 2
+    assert "choose one with --backend or --model" in several.stderr
+    assert chosen.stdout == "sorrel\n"
+
+
+def test_random_weights_on_record_are_told(mlserve: Any, record: Any, photo: Path) -> None:
+    record(has_random_weights=True)
+    outcome = mlserve("predict", photo, "--output", "json")
+
+    assert outcome.json()["has_random_weights"] is True
+    assert outcome.stderr.startswith("warning: the model has random weights")
+
+
+def test_an_endpoint_and_a_backend_contradict(mlserve: Any, photo: Path) -> None:
+    outcome = mlserve("predict", photo, "--endpoint", "127.0.0.1:1", "--backend", "echo")
+
+    assert outcome.code == 2
+    assert "hint: give only one of the two" in outcome.stderr
