@@ -18,7 +18,7 @@ from served_model import IMAGE, ServedModel, served_model
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import grpc
-import tensorflow as tf  # noqa: TID253
+import tensorflow as tf
 
 from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
 from mlserve.tensors import DType

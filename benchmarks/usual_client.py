@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import grpc
-import tensorflow as tf  # noqa: TID253
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc  # noqa: TID253
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from mlserve.cli.output import (
     note,
     print_json,
 )
-from mlserve.launch.command import Launcher
+from mlserve.launch.launcher import Launcher
 
 if TYPE_CHECKING:
     from mlserve.launch.start import UpRequest

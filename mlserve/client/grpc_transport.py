@@ -36,6 +36,8 @@ _LOST = re.compile(
     r"|connection closed|transport closed|endpoint closing|connection dropped",
     re.IGNORECASE,
 )
+_GARBAGE = "Stream removed"
+"""What gRPC says, as UNKNOWN, of a peer that breaks HTTP/2 in the middle of an answer."""
 
 
 class GrpcTransport:
@@ -80,7 +82,7 @@ class GrpcTransport:
         code, text = error.code().name, error.details() or ""
         if code == "UNAVAILABLE" and not is_connected:
             return no_server(self._endpoint, _CAUSE.sub("", text))
-        if code == "UNAVAILABLE" and _LOST.search(text):
+        if (code == "UNAVAILABLE" and _LOST.search(text)) or text.startswith(_GARBAGE):
             return went_away(self._endpoint, text)
         retry_after = _retry_after(error.trailing_metadata() or ())
         kind = error_from_grpc(code)

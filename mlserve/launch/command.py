@@ -6,24 +6,16 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from mlserve.backend import Backend, Listen, ServerSpec
 from mlserve.errors import PluginError, UsageError
+from mlserve.launch.launcher import Launcher
 from mlserve.launch.plan import Serving
 from mlserve.plugins import absent_modules
 
 _SERVER_MODULES = ("grpc_health", "grpc_reflection", "numpy", "starlette", "uvicorn")
 _SERVER_HINT = "pip install 'mlserve[server]'"
-
-
-class Launcher(StrEnum):
-    """What runs the server: mlserve's own, one of another maker, or whichever is there."""
-
-    AUTO = "auto"
-    EMBEDDED = "embedded"
-    NATIVE = "native"
 
 
 @dataclass(frozen=True, slots=True)

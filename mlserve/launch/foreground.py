@@ -18,6 +18,7 @@ from mlserve.launch.start import Server, Tell, UpRequest, start_or_join
 from mlserve.launch.state import ServerRecord
 from mlserve.launch.up import mark_ready
 
+_PAUSE = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -54,7 +55,10 @@ def _serve(
         # A server that ended has told why on stderr; its exit code is the answer.
         if not server.has_ended:
             raise
-    code = process.wait()
+    # Not process.wait(): the system may hand a signal to any thread, and Python runs its handler
+    # on the main one, which would not be woken out of that call.
+    while (code := process.poll()) is None:
+        time.sleep(_PAUSE)
     return code if code >= 0 else 128 - code
 
 

@@ -45,7 +45,8 @@ def wait_until_ready(
         while (left := give_up - time.monotonic()) > 0:
             require_alive()
             try:
-                if _is_ready(client, serving, min(left, patience)):
+                if _are_available(client, serving, min(left, patience)):
+                    _ask_each(record, serving, min(left, patience))
                     return
             except _NOT_YET as error:
                 last = error
@@ -68,7 +69,7 @@ def tiny_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 
-def _is_ready(client: Client, serving: Serving, timeout: float) -> bool:
+def _are_available(client: Client, serving: Serving, timeout: float) -> bool:
     states = {status.version: status for status in client.status(timeout=timeout)}
     for version in serving.expected:
         status = states.get(version)
@@ -78,9 +79,16 @@ def _is_ready(client: Client, serving: Serving, timeout: float) -> bool:
             )
         if status is None or not status.is_available:
             return False
-    if serving.takes_images:
-        client.predict(tiny_png(), timeout=timeout)
     return True
+
+
+def _ask_each(record: ServerRecord, serving: Serving, timeout: float) -> None:
+    """Asks each expected version about an image, if it takes images."""
+    from mlserve.client import Client
+
+    for version in serving.expected if serving.takes_images else ():
+        with Client(record.grpc_endpoint, model=record.model, version=version) as client:
+            client.predict(tiny_png(), timeout=timeout)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -12,8 +12,9 @@ from mlserve import plugins
 from mlserve.backend import Listen
 from mlserve.errors import MlserveError, UsageError
 from mlserve.launch import ports
-from mlserve.launch.command import Launcher, command, launcher_for
+from mlserve.launch.command import command, launcher_for
 from mlserve.launch.failures import stopped
+from mlserve.launch.launcher import Launcher
 from mlserve.launch.lock import state_lock
 from mlserve.launch.plan import Serving
 from mlserve.launch.processes import created, drop_dead, is_running, stop

@@ -84,10 +84,12 @@ def cli(home: Path) -> Iterator[Cli]:
     yield command
     for process in command.started:
         process.kill()
-        process.communicate()
+    # Before their output is read to its end: a server holds the pipe of a command open.
     for record in read_records(lambda _: None):
         if is_running(record):
             os.killpg(record.pid, signal.SIGKILL)
+    for process in command.started:
+        process.communicate()
 
 
 Export = Callable[..., Path]

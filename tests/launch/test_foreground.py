@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
+
 from mlserve import Client
 from mlserve.launch.ready import tiny_png
 
@@ -54,6 +56,7 @@ def test_a_second_signal_kills_it(cli, export, until) -> None:
     ready_line(up)
     pid = cli.ps()[0]["pid"]
     os.kill(pid, signal.SIGSTOP)
+    until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
     up.send_signal(signal.SIGINT)
     until(lambda: is_pending(pid, signal.SIGTERM))

@@ -13,7 +13,8 @@ import pytest
 from mlserve import plugins
 from mlserve.backend import Listen
 from mlserve.errors import NotFound, UsageError
-from mlserve.launch.command import Launcher, command, launcher_for
+from mlserve.launch.command import command, launcher_for
+from mlserve.launch.launcher import Launcher
 from mlserve.launch.plan import Versions, choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports

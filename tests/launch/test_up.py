@@ -8,6 +8,7 @@ import signal
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlserve import Client
@@ -203,11 +204,12 @@ def test_ctrl_c_in_logs_is_quiet(cli, export) -> None:
     assert cli.ps()[0]["status"] == "ready"
 
 
-def test_down_kills_a_server_that_does_not_end(cli, export) -> None:
+def test_down_kills_a_server_that_does_not_end(cli, export, until) -> None:
     export()
     cli.up()
     pid = cli.ps()[0]["pid"]
     os.kill(pid, signal.SIGSTOP)
+    until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
     down = cli("down", "--timeout", "0.2")
 

@@ -193,7 +193,6 @@ HEAVY = (
     "keras",
     "numpy",
     "tensorflow_hub",
-    "tinygrad",
     "onnxruntime",
     "grpc",
     "httpx",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 import pytest
 from mlserve_tfserving.backend import TFServingBackend
 from mlserve_tfserving.quiet import LEVEL_VARIABLE

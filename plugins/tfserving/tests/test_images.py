@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import numpy as np  # noqa: TID253
+import numpy as np
 import pytest
 from mlserve_tfserving.backend import TFServingBackend
 
