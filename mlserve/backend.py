@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mlserve.artifact import Artifact
+from mlserve.errors import ModelLoadFailed
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 
@@ -38,6 +39,22 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Gives the memory back; called once, when nothing runs any more."""
+
+
+class ImageStages(Protocol):
+    """The steps of an exported image pipeline, one by one, for `mlserve compare`.
+
+    Each takes one image file's bytes and raises what `Runner.run` raises for a bad one.
+    """
+
+    def decoded(self, image: bytes) -> np.ndarray[Any, Any]:
+        """uint8[height, width, 3]: the pixels as the decoder gives them, RGB."""
+
+    def resized(self, image: bytes) -> np.ndarray[Any, Any]:
+        """float32[height, width, 3]: the model's input, resized and scaled."""
+
+    def scores(self, image: bytes) -> np.ndarray[Any, Any]:
+        """float32[classes]: the score of every class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +126,16 @@ class Backend(ABC):
         The artifact need not be one of ours: `artifact.manifest` may be None. Raises
         ModelLoadFailed when the files are not what the runtime reads.
         """
+
+    def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
+        """The steps of the image pipeline in `artifact`, which this backend exported.
+
+        Raises ModelLoadFailed.
+        """
+        raise ModelLoadFailed(
+            f"the backend {self.name!r} cannot show the steps of its pipeline",
+            hint="compare it end to end, by its endpoint",
+        )
 
     def external_servers(
         self, base_path: Path, model: str, versions: Sequence[int], listen: Listen

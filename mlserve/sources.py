@@ -45,8 +45,9 @@ class ModelRequest:
 class Classifier:
     """An image classifier in memory, ready for a backend to export.
 
-    `forward` is a `tf.Module` that is called with float32[N, height, width, 3] (already scaled)
-    and returns float32[N, classes]; it is typed Any because core never imports TensorFlow.
+    With `framework` "tensorflow", `forward` is a `tf.Module` that is called with float32[N, height,
+    width, 3] (already scaled) and returns float32[N, classes]; with "onnx" it is the path of an
+    ONNX file that does the same. It is typed Any because core imports no framework.
     `labels` are those of the manifest: without the background class when `pipeline.class_offset`
     is 1. `weights_digest` is `sha256:<hex>` of the weights' bytes.
     """
@@ -58,6 +59,7 @@ class Classifier:
     source: str
     weights_digest: str
     has_random_weights: bool = False
+    framework: str = "tensorflow"
 
 
 class ModelSource(ABC):
