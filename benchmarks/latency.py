@@ -17,11 +17,7 @@ from collections.abc import Callable
 from served_model import IMAGE, ServedModel, served_model
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-import grpc
 import tensorflow as tf
-
-from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
-from mlserve.tensors import DType
 
 
 def _in_process(server: ServedModel, image: bytes) -> Callable[[], bytes]:
@@ -33,27 +29,6 @@ def _in_process(server: ServedModel, image: bytes) -> Callable[[], bytes]:
         return bytes(answer["labels"].numpy()[0, 0])
 
     ask.loaded = loaded  # type: ignore[attr-defined]  # a signature does not keep its model alive
-    return ask
-
-
-def _over_grpc(server: ServedModel, image: bytes) -> Callable[[], bytes]:
-    channel = grpc.insecure_channel(server.grpc_endpoint)
-    call = channel.unary_unary(
-        "/tensorflow.serving.PredictionService/Predict",
-        request_serializer=PredictRequest.SerializeToString,
-        response_deserializer=PredictResponse.FromString,
-    )
-    request = PredictRequest()
-    request.model_spec.name = server.model
-    request.model_spec.signature_name = "top_k"
-    tensor = request.inputs["image"]
-    tensor.dtype = DType.BYTES.tf_number
-    tensor.tensor_shape.dim.add(size=1)
-    tensor.string_val.append(image)
-
-    def ask() -> bytes:
-        return bytes(call(request, timeout=30).outputs["labels"].string_val[0])
-
     return ask
 
 
@@ -75,7 +50,7 @@ def main() -> None:
     with served_model(options.threads) as server:
         asks = {
             "in process": _in_process(server, image),
-            "embedded server": _over_grpc(server, image),
+            "embedded server": server.ask_over_grpc(image),
         }
         if len({ask() for ask in asks.values()}) != 1:
             raise SystemExit("the two do not give the same answer")

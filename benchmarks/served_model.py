@@ -7,10 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import grpc
+
+from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
+from mlserve.tensors import DType
 
 MODEL = "efficientnet_lite0"
 IMAGE = Path(__file__).parents[1] / "examples" / "horse.jpg"
@@ -19,26 +25,57 @@ MLSERVE = (sys.executable, "-m", "mlserve")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A running server and the files it serves."""
+    """A running server and the files it serves; `seconds_to_ready` is what `mlserve up` took."""
 
     grpc_endpoint: str
     model: str
     path: Path
     env: dict[str, str]
+    pid: int
+    seconds_to_ready: float
+
+    def ask_over_grpc(self, image: bytes) -> Callable[[], bytes]:
+        """A function that asks the server about the image, on a channel of its own: its label."""
+        channel = grpc.insecure_channel(
+            self.grpc_endpoint, options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+        call = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=PredictRequest.SerializeToString,
+            response_deserializer=PredictResponse.FromString,
+        )
+        request = PredictRequest()
+        request.model_spec.name = self.model
+        request.model_spec.signature_name = "top_k"
+        tensor = request.inputs["image"]
+        tensor.dtype = DType.BYTES.tf_number
+        tensor.tensor_shape.dim.add(size=1)
+        tensor.string_val.append(image)
+        return lambda: bytes(call(request, timeout=30).outputs["labels"].string_val[0])
 
 
 @contextmanager
-def served_model(threads: int | None = None) -> Iterator[ServedModel]:
+def served_model(
+    threads: int | None = None,
+    *,
+    backend: str = "tfserving",
+    model: str = MODEL,
+    weights: str | None = None,
+) -> Iterator[ServedModel]:
     """Exports the model into a folder that is removed afterwards, and serves it meanwhile."""
     with tempfile.TemporaryDirectory(prefix="mlserve-bench-") as home:
         env = {**os.environ, "MLSERVE_HOME": home}
-        exported = _run(env, "export", "--backend", "tfserving", "--model", MODEL)
+        weight_flags = [] if weights is None else ["--weights", weights]
+        exported = _run(env, "export", "--backend", backend, "--model", model, *weight_flags)
         thread_flags = [] if threads is None else ["--threads", str(threads)]
-        _run(env, "up", "--launcher", "embedded", *thread_flags)
+        started = time.perf_counter()
+        _run(env, "up", "--backend", backend, "--launcher", "embedded", *thread_flags)
+        seconds = time.perf_counter() - started
         try:
             record = json.loads(_run(env, "ps", "--output", "json"))[0]
             endpoint = f"{record['host']}:{record['grpc_port']}"
-            yield ServedModel(endpoint, MODEL, Path(exported.splitlines()[0]), env)
+            path = Path(exported.splitlines()[0])
+            yield ServedModel(endpoint, model, path, env, record["pid"], seconds)
         finally:
             _run(env, "down", "--all")
 

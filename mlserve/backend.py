@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mlserve.artifact import Artifact
+from mlserve.deadline import Deadline
 from mlserve.errors import ModelLoadFailed
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
@@ -29,12 +30,13 @@ class Runner(Protocol):
     @property
     def signatures(self) -> Mapping[str, Signature]: ...
 
-    def run(self, signature: str, inputs: Tensors) -> Tensors:
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """The outputs of that signature for these inputs.
 
         Names, dtypes and ranks have been checked against the signature. Raises InvalidInput (or
         NotAnImage, InputTooLarge) for an input that the model refuses, naming its index in the
-        batch, and InferenceFailed when the runtime fails.
+        batch, and InferenceFailed when the runtime fails. A runtime that can be interrupted stops
+        when the deadline passes and raises DeadlineExceeded; one that cannot ignores it.
         """
 
     def close(self) -> None:
@@ -59,9 +61,16 @@ class ImageStages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How to load a model. `threads` is the number of CPU threads; None takes the cgroup's CPUs."""
+    """How to load a model.
+
+    `threads` is the number of CPU threads; None takes the cgroup's CPUs. The rest is for backends
+    that name it in `load_options`: `provider` is the execution provider, `instances` the number of
+    sessions that run at the same time and share the threads; None leaves it to the backend.
+    """
 
     threads: int | None = None
+    provider: str | None = None
+    instances: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,8 @@ class Backend(ABC):
     """The command that installs what the methods import."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules needed to load and run; `mlserve plugins` says which are absent."""
+    load_options: ClassVar[tuple[str, ...]] = ()
+    """The fields of LoadOptions beside `threads` that `load` regards; `up` refuses the others."""
 
     def prepare(self) -> None:  # noqa: B027  a backend may have nothing to prepare
         """Imports what `export` needs; called before a model is opened, which can be a download.

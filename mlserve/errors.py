@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 5
     INFERENCE = 6
     OVERLOADED = 7
+    DIFFERENT = 8
     DEADLINE = 124
     INTERRUPTED = 130
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlserve import __version__
-from mlserve.cli import export, metadata, plugins, predict, servers, status, up
+from mlserve.cli import compare, export, metadata, plugins, predict, servers, status, up
 from mlserve.cli.output import print_error, wants_json
 from mlserve.errors import ExitCode, MlserveError
 
@@ -63,6 +63,7 @@ app.command("down")(servers.down)
 app.command("ps")(servers.ps)
 app.command("logs")(servers.logs)
 app.command("predict")(predict.predict)
+app.command("compare")(compare.compare)
 app.command("metadata")(metadata.metadata)
 app.command("status")(status.status)
 app.command("plugins")(plugins.plugins)

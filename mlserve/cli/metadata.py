@@ -7,6 +7,7 @@ import typer
 from mlserve.cli import clock
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
 from mlserve.cli.target import (
+    ApiOption,
     BackendOption,
     EndpointOption,
     ModelOption,
@@ -23,6 +24,7 @@ def metadata(
     model: ModelOption = None,
     version: VersionOption = None,
     protocol: ProtocolOption = None,
+    api: ApiOption = None,
     timeout: TimeoutOption = 5.0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
@@ -33,11 +35,15 @@ def metadata(
     from mlserve.deadline import Deadline
 
     deadline = Deadline.after(timeout, since=clock.command_start())
-    server = Target(endpoint, backend, model, version, protocol).find(deadline)
+    server = Target(endpoint, backend, model, version, protocol, api).find(deadline)
     with server.connect() as client:
         found = client.metadata(timeout=deadline)
     if output is OutputFormat.JSON:
-        address = {"endpoint": str(client.endpoint), "protocol": client.endpoint.protocol}
+        address = {
+            "endpoint": str(client.endpoint),
+            "protocol": client.endpoint.protocol,
+            "api": client.api,
+        }
         print_json(found.to_json() | address)
         return
     shown = "?" if found.version is None else found.version

@@ -10,6 +10,7 @@ import typer
 from mlserve.cli import clock
 from mlserve.cli.output import remember_format
 from mlserve.cli.target import (
+    ApiOption,
     BackendOption,
     EndpointOption,
     ModelOption,
@@ -52,6 +53,7 @@ def predict(
     model: ModelOption = None,
     version: VersionOption = None,
     protocol: ProtocolOption = None,
+    api: ApiOption = None,
     top_k: Annotated[
         int | None,
         typer.Option(
@@ -89,7 +91,7 @@ def predict(
 
     deadline = Deadline.after(timeout, since=clock.command_start())
     inputs = gather(files, deadline)
-    server = Target(endpoint, backend, model, version, protocol).find(deadline)
+    server = Target(endpoint, backend, model, version, protocol, api).find(deadline)
     show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
     with server.connect() as client:
         questioner = Questioner(

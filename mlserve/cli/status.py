@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlserve.cli import clock
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
 from mlserve.cli.target import (
+    ApiOption,
     BackendOption,
     EndpointOption,
     ModelOption,
@@ -21,6 +22,7 @@ def status(
     model: ModelOption = None,
     version: VersionOption = None,
     protocol: ProtocolOption = None,
+    api: ApiOption = None,
     timeout: TimeoutOption = 5.0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
@@ -35,18 +37,26 @@ def status(
     from mlserve.errors import Unavailable
 
     deadline = Deadline.after(timeout, since=clock.command_start())
-    server = Target(endpoint, backend, model, version, protocol).find(deadline)
+    server = Target(endpoint, backend, model, version, protocol, api).find(deadline)
     with server.connect() as client:
         found = client.status(timeout=deadline)
     if output is OutputFormat.JSON:
         rows = [row.to_json() for row in found]
-        address = {"endpoint": str(client.endpoint), "protocol": client.endpoint.protocol}
+        address = {
+            "endpoint": str(client.endpoint),
+            "protocol": client.endpoint.protocol,
+            "api": client.api,
+        }
         print_json({"model": client.model, "versions": rows} | address)
     else:
-        table = [[str(row.version), row.state, readable(row.error)] for row in found]
+        table = [[_shown(row.version), row.state, readable(row.error)] for row in found]
         print_table(["version", "state", "error"], table)
     if not any(row.is_available for row in found):
         raise Unavailable(
             f"no version of {client.model} is available at {client.endpoint}",
             hint="see why with mlserve logs (or the log of that server)",
         )
+
+
+def _shown(version: int | None) -> str:
+    return "?" if version is None else str(version)

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from mlserve.client import Client
     from mlserve.client.endpoint import Protocol
+    from mlserve.client.wire import Api
     from mlserve.deadline import Deadline
 
 
@@ -19,6 +20,13 @@ class ProtocolName(StrEnum):
 
     GRPC = "grpc"
     REST = "rest"
+
+
+class ApiName(StrEnum):
+    """Whose API the server speaks."""
+
+    TFS = "tfs"
+    OIP = "oip"
 
 
 EndpointOption = Annotated[
@@ -48,6 +56,13 @@ ProtocolOption = Annotated[
     ProtocolName | None,
     typer.Option(help="Default: gRPC, or what the endpoint's URL says."),
 ]
+ApiOption = Annotated[
+    ApiName | None,
+    typer.Option(
+        help="tfs: TensorFlow Serving, version 1; oip: Open Inference Protocol, version 2 (Triton, "
+        "KServe, MLServer). Default: found out by asking.",
+    ),
+]
 TimeoutOption = Annotated[
     float,
     typer.Option(
@@ -65,6 +80,7 @@ class Server:
     model: str | None
     version: int | None
     protocol: ProtocolName | None
+    api: ApiName | None = None
     has_random_weights: bool = False
 
     def connect(self) -> Client:
@@ -72,7 +88,10 @@ class Server:
         from mlserve.client import Client
 
         protocol = cast("Protocol | None", self.protocol and self.protocol.value)
-        return Client(self.endpoint, protocol=protocol, model=self.model, version=self.version)
+        api = cast("Api | None", self.api and self.api.value)
+        return Client(
+            self.endpoint, protocol=protocol, model=self.model, version=self.version, api=api
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +103,7 @@ class Target:
     model: str | None = None
     version: int | None = None
     protocol: ProtocolName | None = None
+    api: ApiName | None = None
 
     def find(self, deadline: Deadline) -> Server:
         """The server that the options mean.
@@ -100,7 +120,7 @@ class Target:
                 "--backend chooses among running servers and --endpoint names one",
                 hint="give only one of the two",
             )
-        return Server(self.endpoint, self.model, self.version, self.protocol)
+        return Server(self.endpoint, self.model, self.version, self.protocol, self.api)
 
     def _running(self, deadline: Deadline) -> Server:
         from mlserve.client.background import run_within
@@ -111,4 +131,4 @@ class Target:
         is_rest = self.protocol is ProtocolName.REST
         endpoint = record.rest_endpoint if is_rest else record.grpc_endpoint
         random = record.has_random_weights
-        return Server(endpoint, record.model, self.version, self.protocol, random)
+        return Server(endpoint, record.model, self.version, self.protocol, self.api, random)

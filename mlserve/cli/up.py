@@ -66,6 +66,19 @@ def up(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the model; default: all.")
     ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="What ONNX Runtime runs the model on: auto, cpu, cuda, ...; default: auto."
+        ),
+    ] = None,
+    instances: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sessions of ONNX Runtime, which share the threads; default: 1.",
+        ),
+    ] = None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Start a server and return when it answers a real request."""
@@ -74,7 +87,7 @@ def up(
     from mlserve.launch.start import UpRequest
 
     serving = plan.choose(backend, model, path, plan.Versions.parse(version or []))
-    serving = replace(serving, threads=threads)
+    serving = replace(serving, threads=threads, provider=provider, instances=instances)
     request = UpRequest(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
     if foreground:
         _run_in_foreground(request, output)

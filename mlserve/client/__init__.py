@@ -4,9 +4,12 @@
     with Client("127.0.0.1:8500") as client:
         print(client.predict(Path("horse.jpg"), timeout=5).label)
 
-It imports no ML framework; grpc is imported when a gRPC endpoint is asked, httpx for a REST one.
+It speaks TensorFlow Serving's API and the Open Inference Protocol, and finds out which of them
+the server knows. It imports no ML framework; grpc is imported when a gRPC endpoint is asked, httpx
+for a REST one.
 
-    client -> adapter (what to say: messages and JSON, no I/O) -> transport (how to send it)
+    client -> dialogue (which calls, in one API) -> adapter (what to say; no I/O)
+                                                 -> transport (how to send it)
 """
 
 from mlserve.client.aio import AsyncClient as AsyncClient

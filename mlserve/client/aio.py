@@ -1,25 +1,26 @@
-"""The asynchronous client: plans, asks, and reads answers; each call under one total deadline."""
+"""The asynchronous client: finds out what the server speaks; each call has one total deadline."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, get_args
 
-from mlserve.client import planning
 from mlserve.client.answers import ModelMetadata, Prediction, Timings, VersionStatus
-from mlserve.client.connecting import connect
+from mlserve.client.connecting import open_dialogue, open_transport
+from mlserve.client.dialogue import Dialogue
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.outcome import labelled
 from mlserve.client.reading import Image, name_of, read_image
-from mlserve.client.refusals import Unreadable, not_an_answer, refuses_plan
-from mlserve.client.wire import Answer, Call, ModelRef, Plan, Reply, Watch
+from mlserve.client.refusals import NotSpoken
+from mlserve.client.wire import Answer, Api, ModelRef, Question, Reply, Watch
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, UsageError
+from mlserve.errors import UsageError
 
+T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0
 """Seconds that a call may take in all."""
 DEFAULT_MODEL = "inception_v3"
@@ -29,9 +30,11 @@ class AsyncClient:
     """A client of one model on one server, for use on an event loop.
 
     `endpoint` is `host:port` (gRPC), `grpc://host:port`, or `http://host:port` (REST); `protocol`
-    overrides what `host:port` means. `version` None leaves the choice to the server. Nothing is
+    overrides what `host:port` means. `version` None leaves the choice to the server. `api` is tfs
+    (TensorFlow Serving, version 1) or oip (Open Inference Protocol, version 2: Triton, KServe,
+    MLServer); None tries the one and, at a server that does not know it, the other. Nothing is
     connected until the first call; calls may run at the same time. Raises UsageError for an
-    endpoint that is none.
+    endpoint or an API that is none.
     """
 
     def __init__(
@@ -41,17 +44,26 @@ class AsyncClient:
         protocol: Protocol | None = None,
         model: str | None = None,
         version: int | None = None,
+        api: Api | None = None,
     ) -> None:
+        known: tuple[Api, ...] = get_args(Api)
+        if api is not None and api not in known:
+            raise UsageError(f"there is no API {api!r}", hint=f"choose {' or '.join(known)}")
         self.endpoint = Endpoint.parse(endpoint, protocol)
         self._model = ModelRef(model or DEFAULT_MODEL, version)
-        self._adapter, self._transport = connect(self.endpoint)
-        self._plan = planning.FIRST
-        self._is_plan_proven = False
+        self._transport = open_transport(self.endpoint)
+        self._apis = known if api is None else (api,)
+        self._dialogues: dict[Api, Dialogue] = {}
 
     @property
     def model(self) -> str:
         """The name of the model that is asked."""
         return self._model.name
+
+    @property
+    def api(self) -> Api | None:
+        """What is spoken to the server; None until that has been found out."""
+        return self._apis[0] if len(self._apis) == 1 else None
 
     async def predict(
         self,
@@ -72,9 +84,10 @@ class AsyncClient:
         async with _within(deadline) as watch:
             watch.enter("read", f"reading {name_of(image)}")
             data = await read_image(image)
-            reply = await self._ask(data, deadline, watch)
-            with self._reading():
-                answer = self._adapter.read_answer(reply.body)
+            question = Question(data, top_k)
+            answer, reply = await self._converse(
+                lambda dialogue: dialogue.predict(question, deadline, watch)
+            )
             watch.leave()
             return self._prediction(answer, reply, top_k, watch, deadline)
 
@@ -86,7 +99,7 @@ class AsyncClient:
         """The signatures of the model. Raises as `predict` does."""
         deadline = as_deadline(timeout)
         async with _within(deadline) as watch:
-            return await self._fetch_metadata(deadline, watch)
+            return await self._converse(lambda dialogue: dialogue.metadata(deadline, watch))
 
     async def status(
         self,
@@ -96,10 +109,7 @@ class AsyncClient:
         """The versions of the model and their states, latest first. Raises as `predict` does."""
         deadline = as_deadline(timeout)
         async with _within(deadline) as watch:
-            call = self._adapter.status_call(self._model)
-            reply = await self._transport.send(call, deadline, watch)
-            with self._reading():
-                return self._adapter.read_status(reply.body)
+            return await self._converse(lambda dialogue: dialogue.status(deadline, watch))
 
     async def close(self) -> None:
         """Closes the connection; calls that still run fail."""
@@ -116,37 +126,26 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _ask(self, image: bytes, deadline: Deadline, watch: Watch) -> Reply:
-        """The server's reply; a first refusal of the signature costs one look at the metadata."""
-        plan = self._plan
-        try:
-            reply = await self._transport.send(self._call(plan, image), deadline, watch)
-        except MlserveError as error:
-            if self._is_plan_proven or not refuses_plan(error):
-                raise
-            plan = planning.choose(await self._fetch_metadata(deadline, watch))
-            if plan == self._plan:
-                raise  # the server does have it: the refusal was about something else
-            reply = await self._transport.send(self._call(plan, image), deadline, watch)
-        self._plan, self._is_plan_proven = plan, True
-        return reply
+    async def _converse(self, ask: Callable[[Dialogue], Awaitable[T]]) -> T:
+        """The answer in the server's API. It is found out by trying, and then remembered."""
+        first: NotSpoken | None = None
+        for api in self._apis:
+            try:
+                found = await ask(self._dialogue(api))
+            except NotSpoken as error:
+                first = first or error
+                continue
+            self._apis = (api,)
+            return found
+        assert first is not None  # there is always an API to try
+        raise first.refusal from first
 
-    def _call(self, plan: Plan, image: bytes) -> Call:
-        return self._adapter.predict_call(self._model, plan, image)
-
-    async def _fetch_metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata:
-        call = self._adapter.metadata_call(self._model)
-        reply = await self._transport.send(call, deadline, watch)
-        with self._reading():
-            return self._adapter.read_metadata(self._model, reply.body)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Turns what an adapter cannot read into an error that names the endpoint."""
-        try:
-            yield
-        except Unreadable as error:
-            raise not_an_answer(self.endpoint, error) from error
+    def _dialogue(self, api: Api) -> Dialogue:
+        found = self._dialogues.get(api)
+        if found is None:
+            found = open_dialogue(api, self.endpoint, self._transport, self._model)
+            self._dialogues[api] = found
+        return found
 
     def _prediction(
         self, answer: Answer, reply: Reply, top_k: int, watch: Watch, deadline: Deadline
@@ -160,6 +159,7 @@ class AsyncClient:
             version=self._model.version if answer.version is None else answer.version,
             endpoint=str(self.endpoint),
             protocol=self.endpoint.protocol,
+            api=self._apis[0],
             timings=Timings(**watch.spent, total=(time.monotonic() - began) * 1000),
             has_random_weights=reply.has_random_weights,
         )

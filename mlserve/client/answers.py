@@ -36,8 +36,9 @@ class Prediction:
     """The answer to one image.
 
     `scores` are the best classes, best first; empty when the server offers a label only. `version`
-    is None when the server does not say which version answered. `has_random_weights` is True when
-    the server says that its answers mean nothing.
+    is None when the server does not say which version answered. `api` is what was spoken: tfs
+    (TensorFlow Serving, version 1) or oip (Open Inference Protocol, version 2).
+    `has_random_weights` is True when the server says that its answers mean nothing.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Prediction:
     version: int | None
     endpoint: str
     protocol: str
+    api: str
     timings: Timings
     has_random_weights: bool
 
@@ -59,12 +61,15 @@ class Prediction:
 class ModelMetadata:
     """What a server says of a model: the version it would ask and its signatures, by name.
 
-    Signatures with element types that no request can carry are left out.
+    Signatures with element types that no request can carry are left out. The Open Inference
+    Protocol has no signatures: its one nameless function is called `infer`. mlserve's own servers
+    take the name of a signature as a parameter there; `selectable` are those names.
     """
 
     model: str
     version: int | None
     signatures: tuple[Signature, ...]
+    selectable: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -78,10 +83,11 @@ class ModelMetadata:
 class VersionStatus:
     """The state of one version: START, LOADING, AVAILABLE, UNLOADING, END or UNKNOWN.
 
-    `error` is empty unless the version failed to load.
+    `error` is empty unless the version failed to load or is not ready. `version` is None for one
+    without a number, as the Open Inference Protocol allows.
     """
 
-    version: int
+    version: int | None
     state: str
     error: str
 

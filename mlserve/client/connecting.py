@@ -1,19 +1,48 @@
-"""The adapter and the transport for an endpoint; the library of the other one is not imported."""
+"""What speaks an API to an endpoint; the library of the other protocol is not imported."""
 
 from __future__ import annotations
 
+from mlserve.client.dialogue import Dialogue, Line, TfsDialogue
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.wire import Adapter, Transport
+from mlserve.client.wire import Api, ModelRef, OipAdapter, TfsAdapter, Transport
 
 
-def connect(endpoint: Endpoint) -> tuple[Adapter, Transport]:
-    """What speaks TensorFlow Serving's API, version 1, to this endpoint. Sends nothing yet."""
+def open_transport(endpoint: Endpoint) -> Transport:
+    """A connection to the endpoint. Sends nothing yet."""
     if endpoint.protocol == "grpc":
         from mlserve.client.grpc_transport import GrpcTransport
+
+        return GrpcTransport(endpoint)
+    from mlserve.client.rest_transport import RestTransport
+
+    return RestTransport(endpoint)
+
+
+def open_dialogue(api: Api, endpoint: Endpoint, transport: Transport, model: ModelRef) -> Dialogue:
+    """The API spoken over the transport. Sends nothing yet."""
+    line = Line(endpoint, transport)
+    if api == "tfs":
+        return TfsDialogue(_tfs_adapter(endpoint), line, model)
+    from mlserve.client.oip_dialogue import OipDialogue
+
+    return OipDialogue(_oip_adapter(endpoint), line, model)
+
+
+def _tfs_adapter(endpoint: Endpoint) -> TfsAdapter:
+    if endpoint.protocol == "grpc":
         from mlserve.client.tfs_grpc import TfsGrpc
 
-        return TfsGrpc(), GrpcTransport(endpoint)
-    from mlserve.client.rest_transport import RestTransport
+        return TfsGrpc()
     from mlserve.client.tfs_rest import TfsRest
 
-    return TfsRest(), RestTransport(endpoint)
+    return TfsRest()
+
+
+def _oip_adapter(endpoint: Endpoint) -> OipAdapter:
+    if endpoint.protocol == "grpc":
+        from mlserve.client.oip_grpc import OipGrpc
+
+        return OipGrpc()
+    from mlserve.client.oip_rest import OipRest
+
+    return OipRest()

@@ -9,13 +9,14 @@ import grpc
 import grpc.aio
 
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.refusals import no_server, refusal, went_away
+from mlserve.client.refusals import NotSpoken, no_server, refusal, went_away
 from mlserve.client.wire import Call, Reply, Watch
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.protocols.status import error_from_grpc
 
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
+_SIGNATURES_KEY = "mlserve-signatures"
 _RETRY_KEYS = {"retry-after": 1.0, "grpc-retry-pushback-ms": 0.001}
 _OPTIONS: tuple[tuple[str, int], ...] = (
     # The library's own limit of 4 MiB for answers is not the server's.
@@ -61,7 +62,9 @@ class GrpcTransport:
             metadata = [*await pending.initial_metadata(), *await pending.trailing_metadata()]
         except grpc.aio.AioRpcError as error:
             raise self._error(error, deadline, is_connected=is_connected) from error
-        return Reply(body, (RANDOM_WEIGHTS_KEY, "1") in metadata)
+        names = str(dict(metadata).get(_SIGNATURES_KEY, ""))
+        signatures = tuple(filter(None, names.split(",")))
+        return Reply(body, (RANDOM_WEIGHTS_KEY, "1") in metadata, signatures=signatures)
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -78,7 +81,7 @@ class GrpcTransport:
 
     def _error(
         self, error: grpc.aio.AioRpcError, deadline: Deadline, *, is_connected: bool
-    ) -> MlserveError:
+    ) -> MlserveError | NotSpoken:
         code, text = error.code().name, error.details() or ""
         if code == "UNAVAILABLE" and not is_connected:
             return no_server(self._endpoint, _CAUSE.sub("", text))
@@ -86,7 +89,8 @@ class GrpcTransport:
             return went_away(self._endpoint, text)
         retry_after = _retry_after(error.trailing_metadata() or ())
         kind = error_from_grpc(code)
-        return refusal(kind, text, self._endpoint, deadline, retry_after=retry_after)
+        refused = refusal(kind, text, self._endpoint, deadline, retry_after=retry_after)
+        return NotSpoken(refused) if code == "UNIMPLEMENTED" else refused
 
 
 async def _reaches_a_server(channel: grpc.aio.Channel) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlserve.client.answers import ModelMetadata
 from mlserve.client.wire import Plan
 from mlserve.errors import UsageError
@@ -10,6 +12,7 @@ from mlserve.tensors import DType, Signature
 FIRST = Plan("top_k", "image", (1,))
 """What mlserve's own models offer; asked first, so that no metadata has to be fetched."""
 _DEFAULT_SIGNATURE = "serving_default"
+_FLOATS = (DType.FLOAT16, DType.FLOAT32, DType.FLOAT64)
 
 
 def choose(metadata: ModelMetadata) -> Plan:
@@ -35,6 +38,21 @@ def choose(metadata: ModelMetadata) -> Plan:
     return Plan(chosen.name, chosen.inputs[0].name, _one_element(chosen) or ())
 
 
+def choose_nameless(metadata: ModelMetadata) -> Plan:
+    """The plan for a model of the Open Inference Protocol, which is one nameless function.
+
+    On mlserve's own servers it is the signature with labels and scores. A model that gives nothing
+    but scores is asked for their classes. Raises UsageError as `choose`.
+    """
+    if FIRST.signature in metadata.selectable:
+        return FIRST
+    plan = replace(choose(metadata), signature="")
+    outputs = metadata.signatures[0].outputs
+    if len(outputs) == 1 and outputs[0].dtype in _FLOATS:
+        return replace(plan, scores=outputs[0].name)
+    return plan
+
+
 def _takes_a_file(signature: Signature) -> bool:
     is_one_string = [spec.dtype for spec in signature.inputs] == [DType.BYTES]
     return is_one_string and _one_element(signature) is not None
@@ -49,6 +67,12 @@ def _one_element(signature: Signature) -> tuple[int, ...] | None:
 
 
 def _no_image_input(metadata: ModelMetadata) -> UsageError:
+    if not any(signature.inputs for signature in metadata.signatures):
+        return UsageError(
+            f"the server shows no input of the model {metadata.model} that a request can carry",
+            hint="declare its inputs there (MLServer: in model-settings.json); predict needs one "
+            "input of type BYTES for the image file",
+        )
     offers = "; ".join(
         f"{signature.name}({', '.join(map(str, signature.inputs))})"
         for signature in metadata.signatures

@@ -9,13 +9,22 @@ from mlserve.client.endpoint import Endpoint
 from mlserve.deadline import Deadline
 
 _LONGEST = 1000
-_QUEUE_EXPIRY = "timeout exceeded while waiting in batching queue"
+_QUEUE_EXPIRY = re.compile(
+    r"timeout exceeded while waiting in batching queue|^request timeout expired$", re.IGNORECASE
+)
+_QUEUE_FULL = re.compile(r"exceeds maximum queue size", re.IGNORECASE)
+_NO_MODEL = re.compile(
+    r"^request for unknown model.* is not found|^model (with name )?\S+ (with version \S+ )?"
+    r"(not found|does not exist)|'kserve\.errors\.ModelNotFound'",
+    re.IGNORECASE,
+)
 _TOO_LARGE = re.compile(r"(received|sent) message larger than max", re.IGNORECASE)
 _PLAN = re.compile(
     r"signature|named input|input tensor|input alias|unknown input|no input|expected type"
     r"|expects arg|but string is provided|expecting an object",
     re.IGNORECASE,
 )
+_NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IGNORECASE)
 
 
 def readable(text: str) -> str:
@@ -35,14 +44,25 @@ def refusal(
 ) -> errors.MlserveError:
     """The error to raise for a server's answer of that kind, with its own words in the message."""
     text = readable(text) or "it gave no reason"
-    if _QUEUE_EXPIRY in text:
-        kind = errors.DeadlineExceeded
+    kind = _kind_by_words(text, kind)
     if issubclass(kind, errors.Overloaded):
         return _no_room(text, endpoint, retry_after)
     if issubclass(kind, errors.DeadlineExceeded):
         return _gave_up(text, endpoint, deadline)
     message, hint = _WORDS[next(known for known in _WORDS if issubclass(kind, known))]
     return kind(message.format(endpoint=endpoint, text=text), hint=hint)
+
+
+def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.MlserveError]:
+    """The kind, put right where the words of a known server say more than its code.
+
+    TensorFlow Serving and Triton have no code of their own for what expired in their queue.
+    """
+    if _QUEUE_EXPIRY.search(text):
+        return errors.DeadlineExceeded
+    if _QUEUE_FULL.search(text):
+        return errors.Overloaded
+    return errors.NotFound if _NO_MODEL.search(text) else kind
 
 
 def no_server(endpoint: Endpoint, why: str) -> errors.Unavailable:
@@ -63,6 +83,17 @@ def went_away(endpoint: Endpoint, why: str) -> errors.Unavailable:
     )
 
 
+class NotSpoken(Exception):
+    """What is raised for an answer of a server that does not speak the API it was asked in.
+
+    `refusal` is the error to give the user when there is no other API left to try.
+    """
+
+    def __init__(self, refusal: errors.MlserveError) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
 class Unreadable(ValueError):
     """What an adapter raises for an answer that is not `what` it must be; `came` came instead."""
 
@@ -74,7 +105,8 @@ def not_an_answer(endpoint: Endpoint, error: Unreadable) -> errors.InferenceFail
     """The error for an answer that is not what the protocol says."""
     return errors.InferenceFailed(
         f"the answer of {endpoint} is {error}",
-        hint="is this a model server? it must speak TensorFlow Serving's API, version 1",
+        hint="is this a model server? it must speak TensorFlow Serving's API, version 1, or the "
+        "Open Inference Protocol, version 2",
     )
 
 
@@ -82,6 +114,11 @@ def refuses_plan(error: errors.MlserveError) -> bool:
     """Whether a server refused the signature or the input name rather than the image."""
     is_refusal = type(error) in (errors.InvalidInput, errors.NotFound)
     return is_refusal and _PLAN.search(error.message) is not None
+
+
+def refuses_binary(error: errors.MlserveError) -> bool:
+    """Whether a server could not read a request with binary data after its JSON."""
+    return type(error) is errors.InvalidInput and _NO_BINARY.search(error.message) is not None
 
 
 def _no_room(text: str, endpoint: Endpoint, retry_after: float | None) -> errors.MlserveError:
@@ -112,7 +149,7 @@ def _gave_up(text: str, endpoint: Endpoint, deadline: Deadline) -> errors.Deadli
         f"the server at {endpoint} gave up {left:.2g} s before the deadline of "
         f"{deadline.timeout:g} s: {text}",
         hint="this is a limit of the server, not --timeout "
-        "(TensorFlow Serving: --rest_api_timeout_in_ms)",
+        "(TensorFlow Serving: --rest_api_timeout_in_ms; Triton: the model's queue policy)",
     )
 
 
@@ -136,7 +173,7 @@ _WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
     ),
     errors.UsageError: (
         "the server at {endpoint} does not allow the request: {text}",
-        "is this a model server, and is the request allowed there?",
+        "is this a model server, is the request allowed there, and is --api what it speaks?",
     ),
     errors.Unavailable: (
         "the server at {endpoint} is not ready: {text}",

@@ -10,7 +10,14 @@ from typing import Any
 import httpx  # noqa: TID253  this module is imported when a REST endpoint is asked
 
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.refusals import Unreadable, no_server, not_an_answer, refusal, went_away
+from mlserve.client.refusals import (
+    NotSpoken,
+    Unreadable,
+    no_server,
+    not_an_answer,
+    refusal,
+    went_away,
+)
 from mlserve.client.wire import Call, Reply, Watch
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
@@ -19,6 +26,10 @@ from mlserve.protocols.status import error_from_http
 RANDOM_WEIGHTS_HEADER = "x-mlserve-random-weights"
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _OK = 200
+_JSON_SIZE_HEADER = "Inference-Header-Content-Length"
+_NO_SUCH_PATH = {404: "not found", 405: "method not allowed"}
+"""What web frameworks say of a path that they do not have, in whatever shape."""
+_BAD_REQUEST = 400
 _GARBAGE = ("illegal", "malformed", "invalid")
 
 
@@ -38,7 +49,8 @@ class RestTransport:
             raise self._lost(error) from error
         if response.status_code != _OK:
             raise self._error(response, deadline)
-        return Reply(response.content, response.headers.get(RANDOM_WEIGHTS_HEADER) == "1")
+        is_random = response.headers.get(RANDOM_WEIGHTS_HEADER) == "1"
+        return Reply(response.content, is_random, self._json_size(response))
 
     async def close(self) -> None:
         if self._client is not None:
@@ -59,6 +71,7 @@ class RestTransport:
         headers = {_TIMEOUT_HEADER: str(left_ms), "Accept-Encoding": "identity"}
         if call.body is not None:
             headers["Content-Type"] = "application/json"
+        headers |= call.headers
         return httpx.Request(
             "GET" if call.body is None else "POST",
             self._endpoint.base_url + call.path,
@@ -93,24 +106,42 @@ class RestTransport:
             return not_an_answer(self._endpoint, Unreadable("HTTP in a known encoding", why))
         return went_away(self._endpoint, why)
 
-    def _error(self, response: httpx.Response, deadline: Deadline) -> MlserveError:
-        return refusal(
+    def _json_size(self, response: httpx.Response) -> int | None:
+        text = response.headers.get(_JSON_SIZE_HEADER)
+        if text is None:
+            return None
+        if not text.isdecimal() or int(text) > len(response.content):
+            what = f"as its {_JSON_SIZE_HEADER} says"
+            raise NotSpoken(not_an_answer(self._endpoint, Unreadable(what, repr(text))))
+        return int(text)
+
+    def _error(self, response: httpx.Response, deadline: Deadline) -> MlserveError | NotSpoken:
+        reason = _reason(response)
+        body = response.content[:200].decode(errors="backslashreplace")
+        refused = refusal(
             error_from_http(response.status_code),
-            _reason(response),
+            f"HTTP {response.status_code} {body}" if reason is None else reason,
             self._endpoint,
             deadline,
             retry_after=_seconds(response.headers.get("Retry-After")),
         )
+        return NotSpoken(refused) if _is_unknown_path(response, reason) else refused
 
 
-def _reason(response: httpx.Response) -> str:
-    """The server's own words: `{"error": "..."}`, else the beginning of whatever came."""
+def _reason(response: httpx.Response) -> str | None:
+    """The server's own words, of `{"error": "..."}`; None for a body of another shape."""
     try:
-        reason = json.loads(response.content)["error"]
+        return str(json.loads(response.content)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        body = response.content[:200].decode(errors="backslashreplace")
-        reason = f"HTTP {response.status_code} {body}"
-    return str(reason)
+        return None
+
+
+def _is_unknown_path(response: httpx.Response, reason: str | None) -> bool:
+    """Whether the server has no such path at all; a model server words what it does not have."""
+    if response.status_code in _NO_SUCH_PATH:
+        return reason is None or reason.lower() == _NO_SUCH_PATH[response.status_code]
+    # Triton's whole answer to a path that it does not know.
+    return response.status_code == _BAD_REQUEST and not response.content
 
 
 def _seconds(text: str | None) -> float | None:

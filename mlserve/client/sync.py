@@ -11,6 +11,7 @@ from mlserve.client.answers import ModelMetadata, Prediction, VersionStatus
 from mlserve.client.background import run_on_loop
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.reading import Image
+from mlserve.client.wire import Api
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded
 
@@ -33,8 +34,11 @@ class Client:
         protocol: Protocol | None = None,
         model: str | None = None,
         version: int | None = None,
+        api: Api | None = None,
     ) -> None:
-        self._client = AsyncClient(endpoint, protocol=protocol, model=model, version=version)
+        self._client = AsyncClient(
+            endpoint, protocol=protocol, model=model, version=version, api=api
+        )
 
     @property
     def endpoint(self) -> Endpoint:
@@ -45,6 +49,11 @@ class Client:
     def model(self) -> str:
         """The name of the model that is asked."""
         return self._client.model
+
+    @property
+    def api(self) -> Api | None:
+        """What is spoken to the server; None until that has been found out."""
+        return self._client.api
 
     def predict(
         self, image: Image, *, timeout: float | Deadline = DEFAULT_TIMEOUT, top_k: int = 5

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import struct
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError, Message
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
-from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Value
+from mlserve.client.columns import column, element_count, text
+from mlserve.client.messages import parse
+from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.protocols.proto import framework_pb2, serving_pb2
 from mlserve.tensors import DType, Signature, TensorSpec
 
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 _MODEL = "/tensorflow.serving.ModelService/"
 _SIGNATURES = "signature_def"
-_MOST_VALUES = 1_000_000
-"""More values than any answer about one image has: a stranger's shape does not size our memory."""
 _FIELDS = {
     # dtype: (its *_val field, the struct code of an element in tensor_content)
     DType.BYTES: ("string_val", ""),
@@ -28,25 +23,22 @@ _FIELDS = {
     DType.INT64: ("int64_val", "q"),
 }
 
-M = TypeVar("M", bound=Message)
-
 
 class TfsGrpc:
     """The adapter for `tensorflow.serving.PredictionService` and `ModelService`."""
 
-    def predict_call(self, model: ModelRef, plan: Plan, image: bytes) -> Call:
+    def predict_call(self, model: ModelRef, plan: Plan, question: Question, seconds: float) -> Call:
         request = serving_pb2.PredictRequest(model_spec=_spec(model))
         request.model_spec.signature_name = plan.signature
         tensor = request.inputs[plan.input]
-        tensor.MergeFrom(
-            framework_pb2.TensorProto(dtype=DType.BYTES.tf_number, string_val=[image])  # type: ignore[arg-type]
-        )
+        tensor.dtype = DType.BYTES.tf_number  # type: ignore[assignment]
+        tensor.string_val.append(question.image)
         for size in plan.shape:
             tensor.tensor_shape.dim.add(size=size)
         return Call(_PREDICTION + "Predict", request.SerializeToString())
 
-    def read_answer(self, body: bytes) -> Answer:
-        response = _parse(serving_pb2.PredictResponse, body)
+    def read_answer(self, reply: Reply) -> Answer:
+        response = parse(serving_pb2.PredictResponse, reply.body)
         spec = response.model_spec
         version = spec.version.value if spec.HasField("version") else None
         return Answer({n: _column(n, t) for n, t in response.outputs.items()}, version)
@@ -57,10 +49,10 @@ class TfsGrpc:
         )
         return Call(_PREDICTION + "GetModelMetadata", request.SerializeToString())
 
-    def read_metadata(self, model: ModelRef, body: bytes) -> ModelMetadata:
-        response = _parse(serving_pb2.GetModelMetadataResponse, body)
+    def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
+        response = parse(serving_pb2.GetModelMetadataResponse, reply.body)
         packed = response.metadata[_SIGNATURES].value
-        signatures = _parse(serving_pb2.SignatureDefMap, packed).signature_def
+        signatures = parse(serving_pb2.SignatureDefMap, packed).signature_def
         spec = response.model_spec
         version = spec.version.value if spec.HasField("version") else model.version
         found = [_signature(name, definition) for name, definition in sorted(signatures.items())]
@@ -70,10 +62,12 @@ class TfsGrpc:
         request = serving_pb2.GetModelStatusRequest(model_spec=_spec(model))
         return Call(_MODEL + "GetModelStatus", request.SerializeToString())
 
-    def read_status(self, body: bytes) -> tuple[VersionStatus, ...]:
-        rows = _parse(serving_pb2.GetModelStatusResponse, body).model_version_status
-        found = (VersionStatus(r.version, _state(r), r.status.error_message) for r in rows)
-        return tuple(sorted(found, key=lambda status: -status.version))
+    def read_status(self, reply: Reply) -> tuple[VersionStatus, ...]:
+        rows = parse(serving_pb2.GetModelStatusResponse, reply.body).model_version_status
+        latest_first = sorted(rows, key=lambda row: -row.version)
+        return tuple(
+            VersionStatus(r.version, _state(r), r.status.error_message) for r in latest_first
+        )
 
 
 def _spec(model: ModelRef) -> serving_pb2.ModelSpec:
@@ -81,13 +75,6 @@ def _spec(model: ModelRef) -> serving_pb2.ModelSpec:
     if model.version is not None:
         spec.version.value = model.version
     return spec
-
-
-def _parse(kind: type[M], body: bytes) -> M:
-    try:
-        return kind.FromString(body)
-    except DecodeError as error:
-        raise Unreadable(f"a {kind.DESCRIPTOR.name}", f"{len(body)} bytes, {error}") from error
 
 
 def _state(row: serving_pb2.ModelVersionStatus) -> str:
@@ -113,17 +100,11 @@ def _tensor_spec(name: str, info: framework_pb2.TensorInfo) -> TensorSpec:
 
 def _column(name: str, tensor: framework_pb2.TensorProto) -> Column:
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    size = math.prod(shape)
     try:
         field, code = _FIELDS[DType.from_tf_number(tensor.dtype)]
     except (ValueError, KeyError):
         return Column(shape, ())  # an output of another type is named by its shape, never read
-    if min(shape, default=1) < 0 or size > _MOST_VALUES:
-        raise Unreadable(f"an output {name!r}", f"a tensor of shape {list(shape)}")
-    values = _values(tensor, field, code, size)
-    if len(values) != size:
-        raise Unreadable(f"an output {name!r} of shape {list(shape)}", f"{len(values)} values")
-    return Column(shape, values)
+    return column(name, shape, _values(tensor, field, code, element_count(name, shape)))
 
 
 def _values(
@@ -133,10 +114,6 @@ def _values(
         content = tensor.tensor_content
         count = len(content) // struct.calcsize(code)
         return struct.unpack_from(f"<{count}{code}", content)
-    values: list[Value] = [_text(v) if isinstance(v, bytes) else v for v in getattr(tensor, field)]
+    values: list[Value] = [text(v) if isinstance(v, bytes) else v for v in getattr(tensor, field)]
     # The wire format lets a sender leave out repetitions of the last value.
     return tuple(values + values[-1:] * (size - len(values)))
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="backslashreplace")

@@ -10,72 +10,60 @@ from typing import Any
 from urllib.parse import quote
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.columns import text
+from mlserve.client.json_body import excerpt, parse
 from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Value
+from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.tensors import DType, Signature, TensorSpec
 
 
 class TfsRest:
     """The adapter for `/v1/models/...`: predict in the columnar form, metadata and status."""
 
-    def predict_call(self, model: ModelRef, plan: Plan, image: bytes) -> Call:
-        value: Any = {"b64": base64.b64encode(image).decode("ascii")}
+    def predict_call(self, model: ModelRef, plan: Plan, question: Question, seconds: float) -> Call:
+        value: Any = {"b64": base64.b64encode(question.image).decode("ascii")}
         for _ in plan.shape:
             value = [value]
         body = {"signature_name": plan.signature, "inputs": {plan.input: value}}
         return Call(_path(model) + ":predict", json.dumps(body).encode())
 
-    def read_answer(self, body: bytes) -> Answer:
-        data = _parse(body)
+    def read_answer(self, reply: Reply) -> Answer:
+        data = parse(reply.body)
         outputs = data.get("outputs")
         if outputs is None:
-            raise Unreadable("a predict answer with outputs", _excerpt(body))
+            raise Unreadable("a predict answer with outputs", excerpt(reply.body))
         named = outputs if isinstance(outputs, dict) and not _is_b64(outputs) else {"": outputs}
         return Answer({name: _column(name, value) for name, value in named.items()}, None)
 
     def metadata_call(self, model: ModelRef) -> Call:
         return Call(_path(model) + "/metadata", None)
 
-    def read_metadata(self, model: ModelRef, body: bytes) -> ModelMetadata:
-        data = _parse(body)
+    def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
+        data = parse(reply.body)
         try:
             definitions = data["metadata"]["signature_def"]["signature_def"]
             version = data["model_spec"].get("version") or model.version
             found = [_signature(name, item) for name, item in sorted(definitions.items())]
             number = None if version is None else int(version)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise Unreadable("the metadata of a model", _excerpt(body)) from error
+            raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
         return ModelMetadata(model.name, number, tuple(s for s in found if s is not None))
 
     def status_call(self, model: ModelRef) -> Call:
         return Call(_path(model), None)
 
-    def read_status(self, body: bytes) -> tuple[VersionStatus, ...]:
+    def read_status(self, reply: Reply) -> tuple[VersionStatus, ...]:
         try:
-            rows = [_version_status(row) for row in _parse(body)["model_version_status"]]
+            rows = parse(reply.body)["model_version_status"]
+            latest_first = sorted(rows, key=lambda row: -int(row["version"]))
+            return tuple(_version_status(row) for row in latest_first)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise Unreadable("the status of a model", _excerpt(body)) from error
-        return tuple(sorted(rows, key=lambda status: -status.version))
+            raise Unreadable("the status of a model", excerpt(reply.body)) from error
 
 
 def _path(model: ModelRef) -> str:
     version = "" if model.version is None else f"/versions/{model.version}"
     return f"/v1/models/{quote(model.name, safe='')}{version}"
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Unreadable("JSON", _excerpt(body)) from error
-    if not isinstance(data, dict):
-        raise Unreadable("a JSON object", _excerpt(body))
-    return data
-
-
-def _excerpt(body: bytes) -> str:
-    text = body[:200].decode(errors="backslashreplace")
-    return repr(text) + (f" ... ({len(body)} bytes)" if len(body) > len(text) else "")
 
 
 def _version_status(row: Mapping[str, Any]) -> VersionStatus:
@@ -124,7 +112,7 @@ def _value(name: str, value: Any) -> Value:
         return value
     if _is_b64(value):
         try:
-            return base64.b64decode(value["b64"]).decode(errors="backslashreplace")
+            return text(base64.b64decode(value["b64"]))
         except (binascii.Error, TypeError, ValueError) as error:
             raise Unreadable(f"an output {name!r}", repr(value)) from error
     raise Unreadable(f"an output {name!r}", repr(value))

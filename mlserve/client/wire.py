@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.deadline import Deadline
 
+Api = Literal["tfs", "oip"]
+"""TensorFlow Serving's API, version 1, or the Open Inference Protocol, version 2."""
 Value = str | float | int | bool
 
 
@@ -25,12 +27,24 @@ class ModelRef:
 class Plan:
     """How to ask a model about one image: the signature, its one input and that input's shape.
 
-    The shape has one element in all: (1,) for a batch of one, () for a scalar.
+    The shape has one element in all: (1,) for a batch of one, () for a scalar. `signature` is empty
+    where a model is one nameless function. `scores` names an output of scores that the server is
+    asked to turn into classes. `is_binary` is False for a server that takes the image as base64.
     """
 
     signature: str
     input: str
     shape: tuple[int, ...]
+    scores: str | None = None
+    is_binary: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An image file's bytes, and how many of its best classes are wanted."""
+
+    image: bytes
+    top_k: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +53,21 @@ class Call:
 
     path: str
     body: bytes | None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The body of a successful answer; `has_random_weights` is what the server says in a header."""
+    """The body of a successful answer; `has_random_weights` is what the server says in a header.
+
+    `json_size` is the number of bytes of JSON at its beginning when tensors in binary form follow.
+    `signatures` are the names that one of mlserve's servers tells in a header.
+    """
 
     body: bytes
     has_random_weights: bool
+    json_size: int | None = None
+    signatures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +92,41 @@ class Answer:
 class Adapter(Protocol):
     """One serving protocol as data: it builds requests, reads answers, and does no I/O.
 
-    Every `read_...` raises `Unreadable`, saying what came, for a body that is not an answer.
+    `seconds` is the time that is left. Every `read_...` raises `Unreadable`, saying what came, for
+    a body that is not an answer.
     """
 
-    def predict_call(self, model: ModelRef, plan: Plan, image: bytes) -> Call: ...
-    def read_answer(self, body: bytes) -> Answer: ...
+    def predict_call(
+        self, model: ModelRef, plan: Plan, question: Question, seconds: float
+    ) -> Call: ...
+    def read_answer(self, reply: Reply) -> Answer: ...
     def metadata_call(self, model: ModelRef) -> Call: ...
-    def read_metadata(self, model: ModelRef, body: bytes) -> ModelMetadata: ...
+    def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata: ...
+
+
+class TfsAdapter(Adapter, Protocol):
+    """TensorFlow Serving's API, version 1: one call tells the states of all versions."""
+
     def status_call(self, model: ModelRef) -> Call: ...
-    def read_status(self, body: bytes) -> tuple[VersionStatus, ...]: ...
+    def read_status(self, reply: Reply) -> tuple[VersionStatus, ...]: ...
+
+
+class OipAdapter(Adapter, Protocol):
+    """The Open Inference Protocol: metadata lists the versions, each is asked whether it is ready.
+
+    `read_versions` gives them as the server writes them; none when it does not list any.
+    """
+
+    def read_versions(self, reply: Reply) -> tuple[str, ...]: ...
+    def ready_call(self, model: ModelRef, version: str) -> Call: ...
+    def read_ready(self, reply: Reply) -> bool: ...
 
 
 class Transport(Protocol):
-    """A connection to one server. Raises the errors of `mlserve.client.refusals`."""
+    """A connection to one server. Raises the errors of `mlserve.client.refusals`.
+
+    A server that does not know the API of a call makes it raise `NotSpoken`.
+    """
 
     async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
         """The reply to `call`; `watch` is told what is being done. Never sent too late."""

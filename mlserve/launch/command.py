@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from mlserve.plugins import absent_modules
 
 _SERVER_MODULES = ("grpc_health", "grpc_reflection", "numpy", "starlette", "uvicorn")
 _SERVER_HINT = "pip install 'mlserve[server]'"
+_LOAD_OPTIONS = ("provider", "instances")
+"""Options of `up` that only some backends regard, and the native launcher never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,13 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
     Raises PluginError when what the launcher needs is not installed, UsageError when the backend
     or the versions do not go with it.
     """
-    if wanted is not Launcher.EMBEDDED and not serving.versions.are_all:
+    given = [name for name in _LOAD_OPTIONS if getattr(serving, name) is not None]
+    _require_regarded(backend, given)
+    if given and wanted is Launcher.NATIVE:
+        raise UsageError(
+            f"the native launcher takes no --{given[0]}", hint="take --launcher embedded"
+        )
+    if not given and wanted is not Launcher.EMBEDDED and not serving.versions.are_all:
         specs = _native_specs(backend, serving, Listen("127.0.0.1", 0, 0))
         if any(shutil.which(spec.executable) for spec in specs):
             return Launcher.NATIVE
@@ -82,8 +90,10 @@ def _embedded(serving: Serving, listen: Listen) -> Command:
         argv += ["--version", *map(str, serving.versions.numbers)]
     if serving.versions.are_all:
         argv.append("--all-versions")
-    if serving.threads is not None:
-        argv += ["--threads", str(serving.threads)]
+    for name in ("threads", *_LOAD_OPTIONS):
+        value = getattr(serving, name)
+        if value is not None:
+            argv += [f"--{name}", str(value)]
     return Command(Launcher.EMBEDDED, tuple(argv), {"PYTHONUNBUFFERED": "1"}, {})
 
 
@@ -92,6 +102,14 @@ def _native_specs(backend: Backend, serving: Serving, listen: Listen) -> list[Se
         serving.base_path, serving.model, serving.versions.numbers, listen
     )
     return [spec for spec in specs if spec.launcher == Launcher.NATIVE]
+
+
+def _require_regarded(backend: Backend, given: Sequence[str]) -> None:
+    for name in given:
+        if name not in backend.load_options:
+            raise UsageError(
+                f"the backend {backend.name!r} has no --{name}", hint=f"leave --{name} out"
+            )
 
 
 def _no_native(backend: Backend, specs: list[ServerSpec]) -> PluginError | UsageError:

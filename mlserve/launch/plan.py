@@ -53,6 +53,8 @@ class Serving:
     has_random_weights: bool
     takes_images: bool
     threads: int | None = None
+    provider: str | None = None
+    instances: int | None = None
 
     @property
     def name(self) -> str:
@@ -60,10 +62,13 @@ class Serving:
 
     def is_served_by(self, record: ServerRecord) -> bool:
         """Whether that server was started to serve the same thing in the same way."""
-        return (self.base_path, self.versions, self.threads) == (
+        wanted = (self.base_path, self.versions, self.threads, self.provider, self.instances)
+        return wanted == (
             record.base_path,
             Versions(record.versions, record.all_versions),
             record.threads,
+            record.provider,
+            record.instances,
         )
 
 

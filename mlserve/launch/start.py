@@ -86,7 +86,15 @@ def start_or_join(request: UpRequest, log: Path | None, tell: Tell) -> Server:
     reserved = {port for other in others for port in (other.grpc_port, other.rest_port)}
     listen = ports.choose(request.ports, reserved)
     _tell_of_moved_ports(request.ports, listen, tell)
-    return _start(request, listen, log, tell)
+    server = start(request, listen, log, tell)
+    try:
+        write_record(server.record)
+    except BaseException:
+        stop(server.record, _STOP_TIMEOUT)
+        if server.process is not None:
+            server.process.wait()
+        raise
+    return server
 
 
 def require_same_settings(request: UpRequest, running: ServerRecord) -> None:
@@ -106,7 +114,11 @@ def require_same_settings(request: UpRequest, running: ServerRecord) -> None:
         )
 
 
-def _start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> Server:
+def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> Server:
+    """A new server process at those ports, not recorded: `mlserve ps` does not know it.
+
+    Raises PluginError when something is missing.
+    """
     serving = request.serving
     backend = plugins.backend(serving.backend)
     launcher = launcher_for(backend, serving, request.launcher)
@@ -117,14 +129,7 @@ def _start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> 
             f"not only on {listen.host}; --launcher embedded does not"
         )
     process = spawn(planned, serving.name, log)
-    server = Server(_record(serving, launcher, listen, process.pid, log), process)
-    try:
-        write_record(server.record)
-    except BaseException:
-        stop(server.record, _STOP_TIMEOUT)
-        process.wait()
-        raise
-    return server
+    return Server(_record(serving, launcher, listen, process.pid, log), process)
 
 
 def _record(
@@ -148,6 +153,8 @@ def _record(
         is_ready=False,
         all_versions=serving.versions.are_all,
         threads=serving.threads,
+        provider=serving.provider,
+        instances=serving.instances,
     )
 
 
@@ -164,9 +171,13 @@ def _tell_of_moved_ports(asked: ports.PortRequest, listen: Listen, tell: Tell) -
 def _settings(record: ServerRecord) -> str:
     numbers = ", ".join(str(version) for version in record.versions)
     versions = f"version {numbers}" if numbers else "the latest version"
-    threads = f", {record.threads} threads" if record.threads else ""
+    options = "".join(
+        f", --{name} {value}"
+        for name in ("threads", "provider", "instances")
+        if (value := getattr(record, name)) is not None
+    )
     return (
         f"{'all versions' if record.all_versions else versions} of {record.base_path} on "
         f"{record.host}, gRPC {record.grpc_port}, REST {record.rest_port}, "
-        f"{record.launcher}{threads}"
+        f"{record.launcher}{options}"
     )

@@ -31,7 +31,7 @@ class ServerRecord:
     `embedded` or `native`. `pid_created`, the start of the process in seconds since the machine
     booted, tells it from a later process with the same pid. `log` is None for a server in the
     foreground. `started` is UTC, ISO 8601. `is_ready` is True once the version has answered a real
-    request. `threads` is what `--threads` gave.
+    request. `threads`, `provider` and `instances` are what the options of those names gave.
     """
 
     name: str
@@ -51,6 +51,8 @@ class ServerRecord:
     is_ready: bool
     all_versions: bool = False
     threads: int | None = None
+    provider: str | None = None
+    instances: int | None = None
 
     @property
     def grpc_endpoint(self) -> str:
@@ -75,7 +77,7 @@ class ServerRecord:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServerRecord:
         """Reads what `to_json` wrote. Raises KeyError, TypeError or ValueError for other data."""
-        values = {name: data[name] for name in cls.__slots__}
+        values = {name: data[name] for name in cls.__slots__ if name in data}
         values["versions"] = tuple(int(version) for version in data["versions"])
         values["base_path"] = Path(data["base_path"])
         values["log"] = None if data["log"] is None else Path(data["log"])

@@ -38,6 +38,7 @@ _FROM_HTTP: dict[int, type[errors.MlserveError]] = {
     404: errors.NotFound,
     413: errors.InputTooLarge,
     415: errors.NotAnImage,
+    422: errors.InvalidInput,
     429: errors.Overloaded,
     501: errors.UsageError,
     502: errors.Unavailable,

@@ -27,6 +27,8 @@ def parse(argv: Sequence[str]) -> ServerOptions:
     parser.add_argument("--all-versions", action="store_true")
     parser.add_argument("--poll-seconds", type=float, default=1.0, help="0: never look again")
     parser.add_argument("--threads", type=_positive, help="default: the CPUs that may be used")
+    parser.add_argument("--provider", help="ONNX Runtime's execution provider; default: auto")
+    parser.add_argument("--instances", type=_positive, help="sessions that run at the same time")
     parser.add_argument("--max-queue", type=_count, help="requests that may wait")
     parser.add_argument("--drain-timeout", type=float, default=10.0, help="seconds")
     options = vars(parser.parse_args(argv))

@@ -14,6 +14,9 @@ from mlserve.errors import ExitCode, MlserveError
 from mlserve.server.background import end_process
 from mlserve.server.cpus import usable_cpus
 from mlserve.server.engine import Engine
+from mlserve.server.oip_grpc import OipGrpc
+from mlserve.server.oip_rest import OipRest
+from mlserve.server.openapi import OpenApi
 from mlserve.server.ports import GrpcPort, RestPort
 from mlserve.server.repository import Repository, ServedModel
 from mlserve.server.rest import RestApp
@@ -37,6 +40,8 @@ class ServerOptions:
     rest_port: int
     poll_seconds: float
     threads: int | None
+    provider: str | None
+    instances: int | None
     max_queue: int | None
     drain_timeout: float
 
@@ -56,7 +61,7 @@ class Server:
             options.model,
             options.base_path,
             options.policy,
-            LoadOptions(options.threads),
+            LoadOptions(options.threads, options.provider, options.instances),
             options.poll_seconds,
         )
         self.repository = Repository(source, self._note_change)
@@ -69,8 +74,9 @@ class Server:
         """
         self._catch_signals()
         self.repository.find()
-        await self.grpc.start(TfsGrpc(self.engine, self.repository).services())
-        await self.rest.start(RestApp([TfsRest(self.engine, self.repository)]))
+        parts = self.engine, self.repository
+        await self.grpc.start((*TfsGrpc(*parts).services(), *OipGrpc(*parts).services()))
+        await self.rest.start(RestApp([TfsRest(*parts), OipRest(*parts), OpenApi()]))
         _log.info("listening grpc=%s rest=%s", self.grpc.address, self.rest.address)
         try:
             return await self._serve()

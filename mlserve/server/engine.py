@@ -66,7 +66,7 @@ class _Job(Generic[Answer]):
         signature, inputs = self.call.decode(self.loaded.runner.signatures)
         self._require()
         self.doing = "running the model"
-        outputs = self.loaded.runner.run(signature.name, inputs)
+        outputs = self.loaded.runner.run(signature.name, inputs, self.deadline)
         self._require()
         return self.call.encode(self.loaded, signature, outputs)
 
@@ -96,6 +96,11 @@ class Engine:
     def unfinished(self) -> int:
         """The calls that run or wait."""
         return self._running + len(self._waiting)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new calls are refused, as the server is about to stop."""
+        return self._is_draining
 
     def admit(self, deadline: Deadline) -> None:
         """Raises Unavailable, DeadlineExceeded or Overloaded when a call would be refused now."""

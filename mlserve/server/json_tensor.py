@@ -38,14 +38,16 @@ _JSON_NAMES = {
 }
 
 
-def parse_body(text: str) -> dict[str, Any]:
-    """The JSON object at the start of a request's body; what follows it is ignored.
+def parse_body(text: str, *, ignores_rest: bool = True) -> dict[str, Any]:
+    """The JSON object at the start of a request's body; what follows it is ignored, or a fault.
 
     Raises InvalidInput that says where the fault is.
     """
     start = len(text) - len(text.lstrip())
     try:
-        body, _ = json.JSONDecoder().raw_decode(text, start)
+        body, end = json.JSONDecoder().raw_decode(text, start)
+        if not ignores_rest and text[end:].strip():
+            raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
         raise InvalidInput(f"JSON Parse error: {error}") from error
     except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
@@ -96,12 +98,38 @@ def to_array(spec: TensorSpec, value: Any) -> Array:
     """The array of nested lists of JSON values. Raises InvalidInput naming the input."""
     if spec.dtype in _COMPLEX:
         raise InvalidInput(f"input '{spec.name}' is {spec.dtype.label}, which JSON has no form for")
-    shape, flat = _flatten(spec.name, value)
+    shape, flat = flatten(spec.name, value)
     if shape and shape[-1] == 0 and spec.shape is not None:  # [] does not say what it is a list of
         shape += tuple(size or 0 for size in spec.shape[len(shape) :])
     check_shape(spec, shape)
+    return to_flat_array(spec, flat).reshape(shape)
+
+
+def to_flat_array(spec: TensorSpec, flat: list[Any]) -> Array:
+    """The array of JSON values that are no lists. Raises InvalidInput naming the input."""
     _check_types(spec, flat)
-    return _to_numbers(spec, flat).reshape(shape)
+    return _to_numbers(spec, flat)
+
+
+def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
+    """The shape and the values of nested lists, level by level. Raises InvalidInput."""
+    shape: list[int] = []
+    level = [value]
+    while level and all(type(item) is list for item in level):
+        lengths = {len(item) for item in level}
+        if len(lengths) > 1 or len(shape) >= _MAX_RANK:
+            raise InvalidInput(
+                f"input '{name}' is not a regular tensor: lists of one level have the lengths "
+                f"{', '.join(map(str, sorted(lengths)))} (level {len(shape) + 1})"
+            )
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    if any(type(item) is list for item in level):
+        raise InvalidInput(
+            f"input '{name}' is not a regular tensor: level {len(shape) + 1} has both lists and "
+            "values"
+        )
+    return tuple(shape), level
 
 
 def from_array(spec: TensorSpec, array: Array) -> Any:
@@ -114,6 +142,11 @@ def from_array(spec: TensorSpec, array: Array) -> Any:
             f"output '{spec.name}' is {spec.dtype.label}, which JSON has no form for",
             hint="ask over gRPC",
         )
+    return from_numbers(spec, array)
+
+
+def from_numbers(spec: TensorSpec, array: Array) -> Any:
+    """The array of numbers or booleans as nested lists of JSON values; a scalar as one value."""
     if spec.dtype in _FLOATS and spec.dtype is not DType.FLOAT64:
         # The shortest decimal of a float32 is what a reader expects: 0.1, not 0.10000000149011612.
         array = array.astype(np.float32).astype(np.str_).astype(np.float64)
@@ -139,27 +172,6 @@ def _named(signature: Signature, value: Any) -> Mapping[str, Any]:
         f"signature '{signature.name}' has {len(signature.inputs)} inputs: give an object of "
         f"the names {names}"
     )
-
-
-def _flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape and the values of nested lists, level by level."""
-    shape: list[int] = []
-    level = [value]
-    while level and all(type(item) is list for item in level):
-        lengths = {len(item) for item in level}
-        if len(lengths) > 1 or len(shape) >= _MAX_RANK:
-            raise InvalidInput(
-                f"input '{name}' is not a regular tensor: lists of one level have the lengths "
-                f"{', '.join(map(str, sorted(lengths)))} (level {len(shape) + 1})"
-            )
-        shape.append(lengths.pop())
-        level = list(chain.from_iterable(level))
-    if any(type(item) is list for item in level):
-        raise InvalidInput(
-            f"input '{name}' is not a regular tensor: level {len(shape) + 1} has both lists and "
-            "values"
-        )
-    return tuple(shape), level
 
 
 def _check_types(spec: TensorSpec, flat: list[Any]) -> None:

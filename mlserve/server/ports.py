@@ -22,6 +22,7 @@ HEALTH_SERVICES = (
     "",
     "tensorflow.serving.PredictionService",
     "tensorflow.serving.ModelService",
+    "inference.GRPCInferenceService",
     "PredictionService",
     "ModelService",
 )

@@ -65,6 +65,7 @@ class Repository:
 
     def __init__(self, source: ServedModel, on_change: Callable[[], None]) -> None:
         self.model = source.model
+        self.backend = source.backend.name
         self._source = source
         self._on_change = on_change
         self._loaded: dict[int, LoadedVersion] = {}

@@ -19,9 +19,15 @@ from mlserve.errors import InvalidInput, MlserveError, NotFound, Overloaded
 from mlserve.protocols.status import http_status
 from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.engine import DEFAULT_TIMEOUT
+from mlserve.server.loaded import LoadedVersion
+from mlserve.server.rest_body import read_body
 
 TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
 """Milliseconds that the client waits; the smaller one holds where both are given."""
+VERSION_HEADER = "X-Mlserve-Model-Version"
+"""The header with the version that answered."""
+RANDOM_WEIGHTS_HEADER = "X-Mlserve-Random-Weights"
+"""`1` on an answer that means nothing, as the model's weights are random."""
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -76,6 +82,14 @@ def json_response(body: bytes, headers: dict[str, str] | None = None) -> Respons
     return Response(body, headers=headers, media_type="application/json")
 
 
+def answer_headers(loaded: LoadedVersion) -> dict[str, str]:
+    """The headers that say which version answered, and whether its weights are random."""
+    headers = {VERSION_HEADER: str(loaded.version)}
+    if loaded.has_random_weights:
+        headers[RANDOM_WEIGHTS_HEADER] = "1"
+    return headers
+
+
 def error_response(error: MlserveError) -> Response:
     """`{"error": "<message>"}` with the status code and headers that go with the error."""
     body = json.dumps({"error": error_text(error)}).encode()
@@ -89,11 +103,28 @@ def error_response(error: MlserveError) -> Response:
     return Response(body, status, headers, "application/json")
 
 
+def check_method(request: Request, allowed: str) -> None:
+    """Raises MethodNotAllowed for any other method; HEAD is as good as GET."""
+    if request.method != allowed and (request.method, allowed) != ("HEAD", "GET"):
+        raise MethodNotAllowed(
+            f"Method {request.method} is not allowed for {request.url.path}; use {allowed}", allowed
+        )
+
+
 def deadline_of(request: Request) -> Deadline:
     """The deadline that the request's headers give, or the default. Raises InvalidInput."""
     given = [request.headers[name] for name in TIMEOUT_HEADERS if name in request.headers]
     timeout = min(map(_seconds, given), default=DEFAULT_TIMEOUT)
     return Deadline(time.monotonic() + timeout, timeout)
+
+
+async def read_within(request: Request, deadline: Deadline) -> bytes:
+    """The request's body as it was sent. Raises DeadlineExceeded, InputTooLarge."""
+    try:
+        async with asyncio.timeout_at(deadline.expires_at):
+            return await read_body(request.stream(), request.headers)
+    except TimeoutError:
+        raise deadline.exceeded("the request's body was on its way") from None
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:

@@ -27,15 +27,20 @@ async def read_body(stream: AsyncIterable[bytes], headers: Headers) -> bytes:
     return b"".join(parts)
 
 
-def text_of(body: bytes, headers: Headers) -> str:
-    """The text that the body holds. Raises InvalidInput, InputTooLarge for a gzip bomb."""
+def content_of(body: bytes, headers: Headers) -> bytes:
+    """The body without its gzip. Raises InvalidInput, InputTooLarge for a gzip bomb."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("gzip", "x-gzip"):
-        body = gunzip(body)
-    elif encoding != "identity":
+        return gunzip(body)
+    if encoding != "identity":
         raise InvalidInput(f"Content-Encoding {encoding!r} is not supported; send gzip or none")
+    return body
+
+
+def text_of(content: bytes) -> str:
+    """The text that these bytes are, without a byte order mark. Raises InvalidInput."""
     try:
-        return body.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the body is not UTF-8: {error}") from error
 

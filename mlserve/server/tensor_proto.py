@@ -66,6 +66,15 @@ def from_array(array: Array, dtype: DType) -> TensorProto:
     return proto
 
 
+def narrow(name: str, values: Sequence[int], target: np.dtype[Any]) -> Array:
+    """The integers as an array of the `target` type. Raises InvalidInput for one outside it."""
+    wide = np.array(values, dtype=np.int64)
+    limits = np.iinfo(target)
+    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
+        raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")
+    return wide.astype(target)
+
+
 def _field(dtype: DType) -> str:
     return _FIELDS.get(dtype, "int_val")
 
@@ -133,15 +142,7 @@ def _parse(name: str, dtype: DType, values: Sequence[Any]) -> Array:
     if dtype is DType.BYTES:
         return np.array([*values, None], dtype=object)[:-1]  # never an array of the bytes' items
     if dtype in _HALVES:
-        return _narrow(name, values, np.dtype(np.uint16)).view(target)
+        return narrow(name, values, np.dtype(np.uint16)).view(target)
     if dtype in _COMPLEX:
         return np.array(values, dtype=target.type(0).real.dtype).view(target)
-    return _narrow(name, values, target) if _field(dtype) == "int_val" else np.array(values, target)
-
-
-def _narrow(name: str, values: Sequence[int], target: np.dtype[Any]) -> Array:
-    wide = np.array(values, dtype=np.int64)
-    limits = np.iinfo(target)
-    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
-        raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")
-    return wide.astype(target)
+    return narrow(name, values, target) if _field(dtype) == "int_val" else np.array(values, target)

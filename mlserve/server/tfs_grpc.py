@@ -1,20 +1,13 @@
-"""TensorFlow Serving's gRPC API: PredictionService and ModelService over the engine.
-
-Requests and responses pass gRPC as bytes, so that parsing faults become INVALID_ARGUMENT here and
-large responses are written on the worker's thread.
-"""
+"""TensorFlow Serving's gRPC API: PredictionService and ModelService over the engine."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 
-from mlserve.deadline import Deadline
-from mlserve.errors import InvalidInput, MlserveError, NotFound, Overloaded
+from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.proto.serving_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -26,8 +19,14 @@ from mlserve.protocols.proto.serving_pb2 import (
 )
 from mlserve.protocols.status import grpc_status
 from mlserve.server import tensor_proto
-from mlserve.server.boundary import as_known_error, error_text
-from mlserve.server.engine import DEFAULT_TIMEOUT, Call, Engine
+from mlserve.server.engine import Call, Engine
+from mlserve.server.grpc_service import (
+    RANDOM_WEIGHTS_KEY,
+    Context,
+    deadline_of,
+    parse,
+    service,
+)
 from mlserve.server.input_check import check_names, check_tensor, find_signature
 from mlserve.server.loaded import LoadedVersion
 from mlserve.server.repository import Repository
@@ -39,12 +38,6 @@ if TYPE_CHECKING:
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
-RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
-"""The initial metadata of an answer that means nothing, as the model's weights are random."""
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
-Respond = Callable[[bytes, Context], Awaitable[bytes]]
-Request = TypeVar("Request", bound=Message)
 
 
 class TfsGrpc:
@@ -58,12 +51,12 @@ class TfsGrpc:
         """What to add to the gRPC server."""
         predict = {"Predict": self.predict, "GetModelMetadata": self.metadata}
         status = {"GetModelStatus": self.status}
-        return (_service(PREDICTION_SERVICE, predict), _service(MODEL_SERVICE, status))
+        return (service(PREDICTION_SERVICE, predict), service(MODEL_SERVICE, status))
 
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: runs a signature; the response has its outputs and the version that ran."""
-        deadline = _deadline(context)
-        request = _parse(PredictRequest, data)
+        deadline = deadline_of(context)
+        request = parse(PredictRequest, data)
         spec = request.model_spec
 
         def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
@@ -86,7 +79,7 @@ class TfsGrpc:
 
     async def metadata(self, data: bytes, context: Context) -> bytes:
         """GetModelMetadata: the signatures of a version that is loaded."""
-        request = _parse(GetModelMetadataRequest, data)
+        request = parse(GetModelMetadataRequest, data)
         _check_metadata_fields(request.metadata_field)
         spec = request.model_spec
         loaded = self._repository.lease(spec.name, version_of(spec))
@@ -100,7 +93,7 @@ class TfsGrpc:
 
     async def status(self, data: bytes, context: Context) -> bytes:
         """GetModelStatus: the state of each version, loaded or not."""
-        spec = _parse(GetModelStatusRequest, data).model_spec
+        spec = parse(GetModelStatusRequest, data).model_spec
         response = GetModelStatusResponse()
         for status in self._repository.statuses(spec.name, version_of(spec)):
             entry = response.model_version_status.add(version=status.version, state=status.state)
@@ -165,50 +158,3 @@ def _check_metadata_fields(fields: Collection[str]) -> None:
     for field in fields:
         if field != "signature_def":
             raise InvalidInput(f"Metadata field {field} is not supported; ask for signature_def")
-
-
-def _deadline(context: Context) -> Deadline:
-    left = context.time_remaining()
-    timeout = DEFAULT_TIMEOUT if left is None else left
-    return Deadline(time.monotonic() + timeout, timeout)
-
-
-def _parse(kind: type[Request], data: bytes) -> Request:
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise InvalidInput(f"the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
-
-
-def _service(name: str, methods: Mapping[str, Respond]) -> grpc.GenericRpcHandler:
-    return grpc.method_handlers_generic_handler(
-        name,
-        {
-            method: grpc.unary_unary_rpc_method_handler(_guarded(respond))
-            for method, respond in methods.items()
-        },
-    )
-
-
-def _guarded(respond: Respond) -> Any:
-    """The method with its errors turned into status codes: UNKNOWN never gets out."""
-
-    async def answer(request: bytes, context: Context) -> bytes:
-        try:
-            return await respond(request, context)
-        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
-            known = as_known_error(error)
-        request = b""  # what abort raises keeps this frame, in a cycle, until the next collection
-        await context.abort(
-            grpc.StatusCode[grpc_status(known)], error_text(known), _retry_hint(known)
-        )
-        raise AssertionError  # abort raises
-
-    return answer
-
-
-def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:
-    """The retry hint of gRPC itself, in milliseconds (the key of its proposal A6)."""
-    if isinstance(error, Overloaded) and error.retry_after is not None:
-        return (("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))),)
-    return ()

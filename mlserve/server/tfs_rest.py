@@ -5,7 +5,6 @@ Paths are matched without regard to case, as TensorFlow Serving does (http_rest_
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from google.protobuf import json_format
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
-from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.status import grpc_status
 from mlserve.server import json_tensor
@@ -25,24 +23,21 @@ from mlserve.server.input_check import find_signature
 from mlserve.server.loaded import LoadedVersion
 from mlserve.server.repository import Repository
 from mlserve.server.rest import (
-    MethodNotAllowed,
     NotImplementedHere,
+    answer_headers,
+    check_method,
     deadline_of,
     json_response,
+    read_within,
     while_connected,
 )
-from mlserve.server.rest_body import read_body, text_of
+from mlserve.server.rest_body import content_of, text_of
 from mlserve.server.signature_def import signature_def_map
 from mlserve.server.versions import VersionStatus
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
-
-VERSION_HEADER = "X-Mlserve-Model-Version"
-"""The header with the version that answered."""
-RANDOM_WEIGHTS_HEADER = "X-Mlserve-Random-Weights"
-"""`1` on an answer that means nothing, as the model's weights are random."""
 
 _PATH = re.compile(
     r"/v1/models(?:/(?P<model>[^/:]+))?"
@@ -65,7 +60,7 @@ class TfsRest:
         if match is None:
             return None
         verb = (match["verb"] or "").lower()
-        _check_method(request, "POST" if verb else "GET")
+        check_method(request, "POST" if verb else "GET")
         if match["model"] is None:
             raise InvalidInput("Missing model name in request.")
         model = unquote(match["model"])
@@ -81,13 +76,10 @@ class TfsRest:
     async def _predict(self, request: Request, model: str, version: int | None) -> Response:
         deadline = deadline_of(request)
         self._engine.admit(deadline)  # before the body is read
-        body = await _read(request, deadline)
+        body = await read_within(request, deadline)
         call = _call(request, model, version, body)
         loaded, answer = await while_connected(request, self._engine.submit(call, deadline))
-        headers = {VERSION_HEADER: str(loaded.version)}
-        if loaded.has_random_weights:
-            headers[RANDOM_WEIGHTS_HEADER] = "1"
-        return json_response(answer, headers)
+        return json_response(answer, answer_headers(loaded))
 
     def _status(self, model: str, version: int | None) -> Response:
         statuses = self._repository.statuses(model, version)
@@ -114,7 +106,7 @@ def _call(
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
         nonlocal is_row_form
-        content = json_tensor.parse_body(text_of(body, request.headers))
+        content = json_tensor.parse_body(text_of(content_of(body, request.headers)))
         name = content.get("signature_name", "")
         if not isinstance(name, str):
             raise InvalidInput("'signature_name' must be a string")
@@ -128,21 +120,6 @@ def _call(
         return loaded, json_tensor.write_outputs(signature, outputs, as_rows=is_row_form)
 
     return Call(model, version, decode, encode)
-
-
-async def _read(request: Request, deadline: Deadline) -> bytes:
-    try:
-        async with asyncio.timeout_at(deadline.expires_at):
-            return await read_body(request.stream(), request.headers)
-    except TimeoutError:
-        raise deadline.exceeded("the request's body was on its way") from None
-
-
-def _check_method(request: Request, allowed: str) -> None:
-    if request.method != allowed and (request.method, allowed) != ("HEAD", "GET"):
-        raise MethodNotAllowed(
-            f"Method {request.method} is not allowed for {request.url.path}; use {allowed}", allowed
-        )
 
 
 def _status_json(status: VersionStatus) -> dict[str, Any]:

@@ -67,6 +67,31 @@ def test_one_of_several(mlserve: Any, record: Any, photo: Path) -> None:
     assert chosen.stdout == "sorrel\n"
 
 
+def test_two_backends_of_one_model(mlserve: Any, record: Any, start_echo: Any, photo: Path) -> None:
+    """The same model served by two runtimes: `predict` does not guess which one is meant."""
+    record()
+    other = start_echo(label="zebra")
+    record(
+        name="second-inception_v3",
+        backend="second",
+        pid=other.process.pid,
+        grpc_port=int(other.grpc.rpartition(":")[2]),
+        rest_port=int(other.rest.rpartition(":")[2]),
+    )
+    several = mlserve("predict", photo)
+    chosen = [mlserve("predict", photo, "--backend", name) for name in ("echo", "second")]
+    missing = mlserve("predict", photo, "--backend", "third")
+
+    assert several.code == 2
+    assert several.stderr == (
+        "error: 2 servers are running: echo-inception_v3, second-inception_v3\n"
+        "hint: choose one with --backend or --model\n"
+    )
+    assert [outcome.stdout for outcome in chosen] == ["sorrel\n", "zebra\n"]
+    assert missing.code == 5
+    assert "no server with backend 'third' is running (running: echo-" in missing.stderr
+
+
 def test_random_weights_on_record_are_told(mlserve: Any, record: Any, photo: Path) -> None:
     record(has_random_weights=True)
     outcome = mlserve("predict", photo, "--output", "json")

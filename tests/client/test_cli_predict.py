@@ -59,6 +59,7 @@ def test_json_has_everything(mlserve: Any, echo: Any, photo: Path, protocol: str
         "version": 1 if protocol == "grpc" else None,
         "endpoint": endpoint,
         "protocol": protocol,
+        "api": "tfs",
         "has_random_weights": False,
     }
 

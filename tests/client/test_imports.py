@@ -31,12 +31,17 @@ main()
 
 def _loaded(*arguments: str) -> set[str]:
     """The top-level modules that the command had loaded when it ended."""
+    return {name.partition(".")[0] for name in _modules(*arguments)}
+
+
+def _modules(*arguments: str) -> set[str]:
+    """The modules that the command had loaded when it ended."""
     result = subprocess.run(
         [sys.executable, "-c", _RUN, *arguments], capture_output=True, text=True, check=False
     )
     line = next(line for line in result.stderr.splitlines() if line.startswith("loaded:"))
     assert result.returncode == 0, result.stderr
-    return {name.partition(".")[0] for name in line.split()[1:]}
+    return set(line.split()[1:])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["--version"]])
@@ -48,11 +53,21 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_a_question_loads_its_own_protocol_only(echo: Any, photo: Path, protocol: str) -> None:
-    loaded = _loaded("predict", str(photo), "--endpoint", echo.endpoint(protocol))
+    for api in ([], ["--api", "oip"]):
+        loaded = _loaded("predict", str(photo), "--endpoint", echo.endpoint(protocol), *api)
 
-    mine, other = ("grpc", "httpx") if protocol == "grpc" else ("httpx", "grpc")
-    assert mine in loaded
-    assert not loaded & {*HEAVY, other}
+        mine, other = ("grpc", "httpx") if protocol == "grpc" else ("httpx", "grpc")
+        assert mine in loaded
+        assert not loaded & {*HEAVY, other}
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_other_api_costs_nothing_until_it_is_spoken(
+    echo: Any, photo: Path, protocol: str
+) -> None:
+    modules = _modules("predict", str(photo), "--endpoint", echo.endpoint(protocol))
+
+    assert not {name for name in modules if "oip" in name or "inference" in name}
 
 
 def test_the_package_loads_nothing_until_it_is_used() -> None:

@@ -8,6 +8,9 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
     needs        a module that loading imports
     fail_load    a message: loading raises ModelLoadFailed with it
     fail_run     a message: an image request raises InferenceFailed with it
+    pixel        the value of every decoded pixel (default 128)
+    score        the first score of the pipeline's stages (default 0.5)
+    fail_stages  a message: the stages end their process with it
     journal      a path: each run and the close append a line (the signature's name, "close")
 """
 
@@ -21,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlserve.artifact import Artifact, digest_of
-from mlserve.backend import Backend, LoadOptions, Runner
+from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
 from mlserve.errors import ModelLoadFailed
 from mlserve.hookspecs import hookimpl
 from mlserve.pipeline import Activation, ImagePipeline
@@ -43,6 +46,9 @@ class EchoConfig:
     needs: str | None = None
     fail_load: str | None = None
     fail_run: str | None = None
+    pixel: int = 128
+    score: float = 0.5
+    fail_stages: str | None = None
     journal: str | None = None
 
 
@@ -95,6 +101,15 @@ class EchoBackend(Backend):
         if config.fail_load:
             raise ModelLoadFailed(config.fail_load, hint="write another echo.json")
         return EchoRunner(config)
+
+    def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
+        from mlserve_echo_stages import EchoStages
+
+        config = _read(artifact.path / CONFIG_NAME)
+        time.sleep(config.load_delay)
+        if config.fail_load:
+            raise ModelLoadFailed(config.fail_load, hint="write another echo.json")
+        return EchoStages(config)
 
 
 def _read(path: Path) -> EchoConfig:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mlserve_echo import LABELS, TOP_K, EchoConfig, signatures
 
+from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, NotAnImage
 from mlserve.tensors import Signature
 
@@ -27,7 +28,7 @@ class EchoRunner:
         self._config = config
         self._closed = Event()
 
-    def run(self, signature: str, inputs: Tensors) -> Tensors:
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         self._note(signature)
         if signature.startswith("identity_"):
             return {"y": inputs["x"]}

@@ -17,8 +17,12 @@ import grpc
 import httpx
 import pytest
 
+from mlserve.artifact import Manifest, digest_of, labels_text
+from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.protocols.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
 from mlserve.server.tensor_proto import from_array
+from mlserve.tensors import DType, Signature, TensorSpec
 
 MODEL = "m"
 
@@ -182,3 +186,41 @@ def predict_on(channel_to: Any) -> Callable[..., Any]:
         return method.future(request, timeout=timeout)
 
     return predict
+
+
+@pytest.fixture
+def infer_on(channel_to: Any) -> Callable[..., Any]:
+    """Sends an Open Inference request over gRPC: `infer_on(server, request, timeout=...)`."""
+
+    def infer(server: RunningServer, request: ModelInferRequest, timeout: float = 20) -> Any:
+        method = channel_to(server).unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=ModelInferRequest.SerializeToString,
+            response_deserializer=ModelInferResponse.FromString,
+        )
+        return method.future(request, timeout=timeout)
+
+    return infer
+
+
+@pytest.fixture
+def manifest() -> Callable[..., Manifest]:
+    """Builds the manifest of a model with one signature: `manifest(has_random_weights=...)`."""
+    image = TensorSpec("image", DType.BYTES, (None,))
+    label = TensorSpec("output_0", DType.BYTES, (None,))
+
+    def build(*, has_random_weights: bool) -> Manifest:
+        return Manifest(
+            mlserve="0.1.0",
+            backend="echo",
+            model="m",
+            source="echo",
+            created="2026-01-01T00:00:00Z",
+            weights_digest=digest_of(b""),
+            labels_digest=digest_of(labels_text(["sorrel"])),
+            has_random_weights=has_random_weights,
+            pipeline=ImagePipeline(1, 1, 1.0, 0.0, Activation.IDENTITY, 1),
+            signatures=(Signature("serving_default", (image,), (label,)),),
+        )
+
+    return build

@@ -104,13 +104,22 @@ def test_a_client_that_has_gone_frees_its_place(
     assert model.runs() == ["slow", "serving_default"]
 
 
+SENT = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/models/m:predict", {"inputs": ["x"], "signature_name": "top_k"}),
+        ("/v2/models/m/infer", {"inputs": [SENT], "parameters": {"signature": "top_k"}}),
+    ],
+)
 def test_a_rest_client_that_has_gone_frees_its_place(
-    narrow: Any, occupy: Any, model: Any, wait: Any
+    narrow: Any, occupy: Any, model: Any, wait: Any, path: str, body: Any
 ) -> None:
     slow = occupy(1.5)
-    url = f"http://{narrow.rest}/v1/models/m:predict"
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json={"inputs": ["x"], "signature_name": "top_k"}, timeout=0.3)
+        httpx.post(f"http://{narrow.rest}{path}", json=body, timeout=0.3)
     wait(lambda: probe(narrow) == 504)
     assert slow.result()
     assert narrow.post({"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}

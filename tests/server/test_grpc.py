@@ -206,6 +206,7 @@ def test_status(server: Any, channel_to: Any) -> None:
         "ModelService",
         "tensorflow.serving.PredictionService",
         "tensorflow.serving.ModelService",
+        "inference.GRPCInferenceService",
     ],
 )
 def test_health(server: Any, channel_to: Any, service: str) -> None:
@@ -220,6 +221,7 @@ def test_reflection(server: Any, channel_to: Any) -> None:
     assert {
         "tensorflow.serving.PredictionService",
         "tensorflow.serving.ModelService",
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     } == services

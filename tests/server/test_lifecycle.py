@@ -70,6 +70,8 @@ def test_a_signal_drains(
     wait(lambda: health(channel) == NOT_SERVING)
     answer = server.post({"inputs": ["x"]})
     assert (answer.status_code, answer.json()) == (503, {"error": "the server is shutting down"})
+    ready = httpx.get(f"http://{server.rest}/v2/health/ready")
+    assert (ready.status_code, ready.json()) == (503, {"error": "the server is shutting down"})
     refused = predict_on(server, request_of(image=IMAGE))
     assert refused.exception().code() is grpc.StatusCode.UNAVAILABLE
     assert running.result().outputs["done"].float_val

@@ -15,11 +15,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from mlserve.protocols.proto._pool import POOL
 
 FOLDER = Path(str(files("mlserve.protocols.proto")))
-FILES = ("framework.proto", "serving.proto")
+FILES = ("framework.proto", "inference.proto", "serving.proto")
 OFFICIAL = (
     "tensorflow_serving.apis.prediction_service_pb2",
     "tensorflow_serving.apis.model_service_pb2",
     "tensorflow_serving.apis.prediction_log_pb2",
+    "tritonclient.grpc.service_pb2",
 )
 
 

@@ -9,12 +9,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 
-from mlserve.artifact import Manifest, digest_of, labels_text
-from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DType
 
 IMAGE = np.array([b"x"], object), DType.BYTES
 
@@ -234,25 +231,3 @@ def test_a_model_of_ours_must_answer_its_first_request(
     message = status(server, 2)["status"]["error_message"]
     assert message == "version 2 does not answer its first request: no such operation"
     assert label(server) == "sorrel"
-
-
-@pytest.fixture
-def manifest() -> Any:
-    image = TensorSpec("image", DType.BYTES, (None,))
-    label = TensorSpec("output_0", DType.BYTES, (None,))
-
-    def build(*, has_random_weights: bool) -> Manifest:
-        return Manifest(
-            mlserve="0.1.0",
-            backend="echo",
-            model="m",
-            source="echo",
-            created="2026-01-01T00:00:00Z",
-            weights_digest=digest_of(b""),
-            labels_digest=digest_of(labels_text(["sorrel"])),
-            has_random_weights=has_random_weights,
-            pipeline=ImagePipeline(1, 1, 1.0, 0.0, Activation.IDENTITY, 1),
-            signatures=(Signature("serving_default", (image,), (label,)),),
-        )
-
-    return build

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlserve.network import Network, classifier
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve_models.digests import path_digest, random_digest
 from mlserve_models.framework import INSTALL_HINT, framework_imports
 from mlserve_models.labels import imagenet_labels
 from mlserve_models.names import EFFICIENTNET_LITE0 as NAME
-from mlserve_models.network import Network, classifier, require_size
+from mlserve_models.network import require_size
 
 SIZE = 224
 _SCALE = (-127 / 128, 1.0)  # (pixel - 127) / 128

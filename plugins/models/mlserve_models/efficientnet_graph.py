@@ -17,8 +17,8 @@ import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
 from mlserve.errors import ExportError
+from mlserve.network import Network, Scale
 from mlserve.pipeline import Activation
-from mlserve_models.network import Network, Scale
 
 SIZE = 224
 EPSILON = 1e-3

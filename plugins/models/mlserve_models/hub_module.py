@@ -15,12 +15,12 @@ import tensorflow as tf  # noqa: TID253
 import tensorflow_hub as hub  # noqa: TID253
 
 from mlserve.errors import ExportError
+from mlserve.network import Network
 from mlserve.sources import ModelRequest, Progress
 from mlserve_models.digests import path_digest
 from mlserve_models.framework import environment
 from mlserve_models.hub_cache import CACHE_VARIABLE, CachedModule, no_module, unreachable
 from mlserve_models.names import HubModel
-from mlserve_models.network import Network
 from mlserve_models.savedmodel_module import network_of_loaded
 
 STALL_SECONDS = 10.0

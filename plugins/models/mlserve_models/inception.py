@@ -10,12 +10,12 @@ import keras  # noqa: TID253
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import ExportError
+from mlserve.network import Network
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
 from mlserve_models import keras_model
 from mlserve_models.digests import path_digest, random_digest
 from mlserve_models.names import HubModel
-from mlserve_models.network import Network
 
 Array = np.ndarray[Any, Any]
 

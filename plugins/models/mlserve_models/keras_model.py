@@ -11,12 +11,13 @@ from typing import Any
 import keras  # noqa: TID253
 
 from mlserve.errors import ExportError
+from mlserve.network import RAW, UNIT, Network, Scale
 from mlserve.pipeline import Activation
+from mlserve.probe import multi_label, probe
 from mlserve.sources import ModelRequest
 from mlserve_models.digests import path_digest
 from mlserve_models.forward import Forward
-from mlserve_models.network import RAW, UNIT, Network, Scale, image_size
-from mlserve_models.probe import multi_label, probe
+from mlserve_models.network import image_size
 
 _PREPROCESSING = {"Rescaling", "Normalization", "Divide", "TrueDivide"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlserve_models.network import SYMMETRIC, UNIT, Scale
+from mlserve.network import SYMMETRIC, UNIT, Scale
 
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
 

@@ -15,12 +15,13 @@ from typing import Any
 import tensorflow as tf  # noqa: TID253
 
 from mlserve.errors import ExportError
+from mlserve.network import UNIT, Network, Scale
+from mlserve.probe import probe
 from mlserve.sources import ModelRequest
 from mlserve_models.digests import path_digest
 from mlserve_models.forward import Forward
 from mlserve_models.names import is_tar
-from mlserve_models.network import UNIT, Network, Scale, image_size
-from mlserve_models.probe import probe
+from mlserve_models.network import image_size
 
 _FILES = ("saved_model.pb", "saved_model.pbtxt")
 _HINT = "give the folder that holds saved_model.pb, or a .tar.gz of it"

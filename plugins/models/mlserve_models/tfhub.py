@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlserve.errors import ExportError
+from mlserve.network import Network, classifier
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve_models.framework import INSTALL_HINT, framework_imports
 from mlserve_models.hub_cache import CachedModule, require_reachable
 from mlserve_models.labels import imagenet_labels
 from mlserve_models.names import HUB_MODELS, is_keras_file, is_savedmodel
-from mlserve_models.network import Network, classifier, require_size
+from mlserve_models.network import require_size
 
 
 class TfHubSource(ModelSource):

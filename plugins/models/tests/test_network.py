@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from mlserve_models.digests import path_digest, random_digest
-from mlserve_models.labels import imagenet_labels, read_labels
-from mlserve_models.network import Network, classifier, image_size
+from mlserve_models.labels import imagenet_labels
+from mlserve_models.network import image_size
 
 from mlserve.errors import ExportError
+from mlserve.network import Network, classifier, read_labels
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
 

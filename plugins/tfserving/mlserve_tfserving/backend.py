@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, Listen, LoadOptions, Runner, ServerSpec
+from mlserve.backend import Backend, ImageStages, Listen, LoadOptions, Runner, ServerSpec
 from mlserve.errors import ModelLoadFailed
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
@@ -42,6 +42,14 @@ class TFServingBackend(Backend):
         from mlserve_tfserving.runner import load_runner
 
         return load_runner(artifact, options)
+
+    def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
+        """The steps of a SavedModel that mlserve exported. Raises ModelLoadFailed."""
+        _require_saved_model(artifact.path)
+        quiet_logs()
+        from mlserve_tfserving.stages import load_stages
+
+        return load_stages(artifact, options)
 
     def external_servers(
         self, base_path: Path, model: str, versions: Sequence[int], listen: Listen

@@ -11,24 +11,26 @@ from typing import Any
 
 import tensorflow as tf  # noqa: TID253
 
+from mlserve.image_problems import (
+    BASE64_OF_IMAGE,
+    JPEG_MAGIC,
+    PNG_HEADER_BYTES,
+    PNG_MAGIC,
+    Problem,
+)
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.sources import Classifier
-from mlserve_tfserving.problems import Problem
 
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_HEADER_BYTES = 24
-"""Signature (8), chunk length (4), `IHDR` (4), width (4), height (4); numbers are big-endian."""
-_BASE64_OF_IMAGE = r"(?s)\s*([/_]9j[/_]|iVBORw0KGgo).*"
 _IMAGES = tf.TensorSpec([None], tf.string, name="image")
 
 
 class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typed
     """The exported module: the model with its pipeline around it.
 
-    `serving_default` and `top_k` are its signatures. `pixels` (bytes[N] -> float32[N, height,
-    width, 3], the model's input) and `scores` (bytes[N] -> float32[N, classes]) are its steps:
-    plain functions of the loaded SavedModel, which find a bad image and compare two runtimes.
+    `serving_default` and `top_k` are its signatures. `decoded` (bytes of one image -> uint8[height,
+    width, 3] of its own size), `pixels` (bytes[N] -> float32[N, height, width, 3], the model's
+    input) and `scores` (bytes[N] -> float32[N, classes]) are its steps: plain functions of the
+    loaded SavedModel, which find a bad image and compare two runtimes.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -36,10 +38,17 @@ class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typ
         self.forward = model.forward
         self._pipeline = model.pipeline
         self._labels = model.pipeline.full_labels(model.labels)
+        self.decoded = tf.function(
+            self._decoded, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
+        )
         self.pixels = _function(self._pixels)
         self.scores = _function(self._scores)
         self.serving_default = _function(self._label)
         self.top_k = _function(self._top_k)
+
+    def _decoded(self, image: tf.Tensor) -> tf.Tensor:
+        with tf.device("/CPU:0"):
+            return decoded_image(tf.constant(0), image, self._pipeline)
 
     def _pixels(self, image: tf.Tensor) -> tf.Tensor:
         size = (self._pipeline.height, self._pipeline.width, 3)
@@ -86,16 +95,21 @@ def _activate(outputs: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
 
 def image_pixels(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
     """float32[height, width, 3] of one image: int32 `index` in its batch, string `value`."""
-    data = _checked(index, value, pipeline)
-    # Despite its name this op decodes PNG too (16 bits are cut to the upper 8) and repeats grey,
-    # converts CMYK and drops alpha to reach 3 channels.
-    decoded = tf.io.decode_jpeg(data, channels=3, dct_method=pipeline.jpeg_dct)
+    decoded = decoded_image(index, value, pipeline)
     resized = tf.raw_ops.ResizeBilinear(
         images=decoded[tf.newaxis],
         size=[pipeline.height, pipeline.width],
         half_pixel_centers=True,
     )
     return resized[0] * pipeline.scale + pipeline.offset
+
+
+def decoded_image(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
+    """uint8[height, width, 3] of one image, in its own size: what the decoder makes of it."""
+    data = _checked(index, value, pipeline)
+    # Despite its name this op decodes PNG too (16 bits are cut to the upper 8) and repeats grey,
+    # converts CMYK and drops alpha to reach 3 channels.
+    return tf.io.decode_jpeg(data, channels=3, dct_method=pipeline.jpeg_dct)
 
 
 def _checked(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
@@ -132,7 +146,7 @@ def _refused(
 
 
 def _is_image(data: tf.Tensor) -> tf.Tensor:
-    return tf.logical_or(_starts_with(data, _JPEG_MAGIC), _starts_with(data, _PNG_MAGIC))
+    return tf.logical_or(_starts_with(data, JPEG_MAGIC), _starts_with(data, PNG_MAGIC))
 
 
 def _starts_with(data: tf.Tensor, magic: bytes) -> tf.Tensor:
@@ -153,7 +167,7 @@ def _from_base64(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     )
     data = tf.cond(is_base64, lambda: _decoded_base64(body), lambda: tf.constant(b""))
     problem = tf.where(_is_image(data), _code(Problem.NONE), _code(Problem.NOT_AN_IMAGE))
-    was_meant = tf.strings.regex_full_match(value, _BASE64_OF_IMAGE)
+    was_meant = tf.strings.regex_full_match(value, BASE64_OF_IMAGE)
     is_wrong = tf.logical_and(was_meant, tf.logical_not(is_base64))
     problem = tf.where(is_wrong, _code(Problem.BAD_BASE64), problem)
     problem = tf.where(tf.equal(tf.strings.length(value), 0), _code(Problem.EMPTY), problem)
@@ -169,7 +183,7 @@ def _decoded_base64(body: tf.Tensor) -> tf.Tensor:
 def _size_in_header(data: tf.Tensor) -> tf.Tensor:
     """int64[2], height and width, read without decoding; zeros where there is no whole header."""
     return tf.cond(
-        _starts_with(data, _JPEG_MAGIC),
+        _starts_with(data, JPEG_MAGIC),
         lambda: tf.cast(tf.io.extract_jpeg_shape(data)[:2], tf.int64),
         lambda: _size_of_png(data),
     )
@@ -180,7 +194,7 @@ def _size_of_png(data: tf.Tensor) -> tf.Tensor:
         numbers = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
         return tf.reverse(tf.cast(tf.ensure_shape(numbers, [2]), tf.int64), [0])
 
-    return tf.cond(tf.strings.length(data) < _PNG_HEADER_BYTES, lambda: _size(0, 0), read)
+    return tf.cond(tf.strings.length(data) < PNG_HEADER_BYTES, lambda: _size(0, 0), read)
 
 
 def _size(height: int, width: int) -> tf.Tensor:

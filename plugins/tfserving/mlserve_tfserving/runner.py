@@ -10,12 +10,14 @@ import tensorflow as tf  # noqa: TID253
 
 from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions, Runner
+from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
+from mlserve.image_problems import Problem, problem_error
 from mlserve.server.cpus import usable_cpus
 from mlserve.tensors import Signature
 from mlserve_tfserving.loading import LoadedModel, load_model
 from mlserve_tfserving.messages import plain
-from mlserve_tfserving.problems import Problem, found_in_graph, problem_error
+from mlserve_tfserving.problems import found_in_graph
 from mlserve_tfserving.warmup import read_requests
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def load_runner(artifact: Artifact, options: LoadOptions) -> Runner:
     or when a warm-up request fails.
     """
     threads = options.threads or usable_cpus()
-    _set_threads(threads)
+    set_threads(threads)
     model = load_model(artifact.path, threads)
     if artifact.manifest is None:
         runner = TensorFlowRunner(model)
@@ -55,8 +57,11 @@ class TensorFlowRunner:
     def signatures(self) -> Mapping[str, Signature]:
         return self._signatures
 
-    def run(self, signature: str, inputs: Tensors) -> Tensors:
-        """The outputs of that signature. Raises InvalidInput, Overloaded and InferenceFailed."""
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
+        """The outputs of that signature. Raises InvalidInput, Overloaded and InferenceFailed.
+
+        TensorFlow cannot interrupt a run: it goes on after the deadline.
+        """
         try:
             return self._functions[signature](inputs)
         except (tf.errors.OpError, TypeError, ValueError, MemoryError) as error:
@@ -93,10 +98,10 @@ class ImageClassifierRunner(TensorFlowRunner):
         self._pixels = None
 
     def _explained(self, inputs: Tensors, error: Exception) -> MlserveError:
-        refusal = None
+        refused = None
         if isinstance(error, tf.errors.InvalidArgumentError):
-            refusal = self._first_refusal(inputs["image"])
-        return refusal or super()._explained(inputs, error)
+            refused = self._first_refusal(inputs["image"])
+        return refused or super()._explained(inputs, error)
 
     def _first_refusal(self, images: Any) -> MlserveError | None:
         """The error of the first image that the pipeline refuses, each tried alone.
@@ -108,13 +113,18 @@ class ImageClassifierRunner(TensorFlowRunner):
             try:
                 self._pixels(tf.constant([image], tf.string))
             except tf.errors.InvalidArgumentError as error:
-                found = found_in_graph(str(error.message))
-                text = Problem.DAMAGED.text if found is None else found[1]
-                return problem_error(index, len(images), text)
+                return refusal(error, index, len(images))
         return None
 
 
-def _set_threads(threads: int) -> None:
+def refusal(error: Any, index: int, batch: int) -> InvalidInput:
+    """What mlserve says of TensorFlow's error for image `index` of a batch of that size."""
+    found = found_in_graph(str(error.message))
+    return problem_error(index, batch, Problem.DAMAGED.text if found is None else found[1])
+
+
+def set_threads(threads: int) -> None:
+    """Sets the threads of TensorFlow's pools, which only the first call in a process can do."""
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)

@@ -22,6 +22,7 @@ from mlserve.backend import LoadOptions, Runner
 from mlserve.errors import ExportError
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
+from mlserve.testing.image_files import plain
 
 pytestmark = pytest.mark.slow
 
@@ -35,19 +36,6 @@ def load(artifact: Artifact) -> Runner:
 
 def top_k(runner: Runner, image: bytes) -> dict[str, Any]:
     return dict(runner.run("top_k", {"image": np.array([image], dtype=object)}))
-
-
-def test_signatures_are_those_of_every_backend(runner: Runner) -> None:
-    assert {
-        name: ([str(s) for s in signature.inputs], [str(s) for s in signature.outputs])
-        for name, signature in runner.signatures.items()
-    } == {
-        "serving_default": (["image: bytes[?]"], ["output_0: bytes[?]"]),
-        "top_k": (
-            ["image: bytes[?]"],
-            ["indices: int32[?,3]", "labels: bytes[?,3]", "scores: float32[?,3]"],
-        ),
-    }
 
 
 def test_the_warm_up_file_is_read_by_the_official_messages(artifact: Artifact) -> None:
@@ -80,7 +68,6 @@ def test_a_model_of_one_output_has_two_classes(
     make_classifier: MakeClassifier,
     export_to: Export,
     tmp_path: Path,
-    images: Any,
     case: tuple[Activation, float, float],
 ) -> None:
     activation, output, second = case
@@ -90,7 +77,7 @@ def test_a_model_of_one_output_has_two_classes(
         activation=activation,
         classes=1,
     )
-    answer = top_k(load(export_to(model, tmp_path)), images.plain("red"))
+    answer = top_k(load(export_to(model, tmp_path)), plain("red"))
     scores = dict(zip(answer["labels"][0], answer["scores"][0], strict=True))
     np.testing.assert_allclose(scores[b"defect"], second, 1e-5)
     np.testing.assert_allclose(scores[b"ok"], 1 - second, 1e-5)
@@ -98,16 +85,16 @@ def test_a_model_of_one_output_has_two_classes(
 
 
 def test_a_background_class_is_put_in_front(
-    make_classifier: MakeClassifier, export_to: Export, tmp_path: Path, images: Any
+    make_classifier: MakeClassifier, export_to: Export, tmp_path: Path
 ) -> None:
     model = make_classifier(labels=("green", "blue"), class_offset=1, top_k=2)
-    answer = top_k(load(export_to(model, tmp_path)), images.plain("red"))
+    answer = top_k(load(export_to(model, tmp_path)), plain("red"))
     assert answer["labels"][0].tolist() == [b"background", b"green"]
     assert answer["indices"][0].tolist() == [0, 1]
 
 
 def test_probabilities_are_taken_as_they_are(
-    make_classifier: MakeClassifier, export_to: Export, tmp_path: Path, images: Any
+    make_classifier: MakeClassifier, export_to: Export, tmp_path: Path
 ) -> None:
     import tensorflow as tf
 
@@ -115,15 +102,15 @@ def test_probabilities_are_taken_as_they_are(
         lambda pixels: tf.constant([[0.1, 0.7, 0.2]]) + 0 * pixels[:, 0, 0, :],
         activation=Activation.IDENTITY,
     )
-    answer = top_k(load(export_to(model, tmp_path)), images.plain("red"))
+    answer = top_k(load(export_to(model, tmp_path)), plain("red"))
     np.testing.assert_allclose(answer["scores"], [[0.7, 0.2, 0.1]])
 
 
 def test_scale_and_offset_reach_the_model(
-    make_classifier: MakeClassifier, export_to: Export, tmp_path: Path, images: Any
+    make_classifier: MakeClassifier, export_to: Export, tmp_path: Path
 ) -> None:
     model = make_classifier(scale=2 / 255, offset=-1.0, activation=Activation.IDENTITY)
-    answer = top_k(load(export_to(model, tmp_path)), images.plain("red", "PNG"))
+    answer = top_k(load(export_to(model, tmp_path)), plain("red", "PNG"))
     np.testing.assert_allclose(answer["scores"], [[1, -1, -1]])
 
 

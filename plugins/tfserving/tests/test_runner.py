@@ -18,6 +18,7 @@ from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
 from mlserve.backend import LoadOptions, Runner
 from mlserve.errors import InvalidInput, ModelLoadFailed, Overloaded
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.testing.image_files import plain
 
 pytestmark = pytest.mark.slow
 
@@ -194,10 +195,10 @@ def test_a_damaged_warm_up_file_fails_to_load(copied: Path) -> None:
         load(copied.parent)
 
 
-def test_an_artifact_without_a_manifest_is_any_savedmodel(copied: Path, images: Any) -> None:
+def test_an_artifact_without_a_manifest_is_any_savedmodel(copied: Path) -> None:
     (copied / MANIFEST_NAME).unlink()
     runner = load(copied.parent)
-    image = np.array([images.plain("green")], dtype=object)
+    image = np.array([plain("green")], dtype=object)
     assert runner.run("serving_default", {"image": image})["output_0"].tolist() == [b"green"]
 
 

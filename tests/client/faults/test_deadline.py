@@ -49,6 +49,27 @@ def test_metadata_and_status_have_the_same_deadline(timed: Any, faulty: Any) -> 
         assert timed(command, "--endpoint", endpoint).code == 124
 
 
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_the_other_api_has_the_same_deadline(
+    timed: Any, faulty: Any, photo: Path, scheme: str
+) -> None:
+    endpoint = scheme + faulty(lambda line: line.stall())
+    outcome = timed("predict", photo, "--endpoint", endpoint, "--api", "oip")
+
+    assert outcome.code == 124
+    assert endpoint in outcome.stderr
+
+
+def test_finding_out_the_api_has_no_time_of_its_own(timed: Any, faulty: Any, photo: Path) -> None:
+    """The server does not know the first API, and says nothing to the question in the other one."""
+    gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    endpoint = faulty(lambda line: (line.await_bytes(), line.send(gone), line.stall()))
+    outcome = timed("predict", photo, "--endpoint", f"http://{endpoint}")
+
+    assert outcome.code == 124
+    assert "the deadline passed while waiting for the answer of" in outcome.stderr
+
+
 def test_a_grpc_server_that_drips(timed: Any, grpc_dripping: str, photo: Path) -> None:
     """The bytes after the dripped settings may be refused as garbage before the deadline."""
     outcome = timed("predict", photo, "--endpoint", grpc_dripping)

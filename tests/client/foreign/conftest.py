@@ -91,7 +91,9 @@ class ForeignGrpc(grpc.GenericRpcHandler):
             "GetModelStatus": (self._status, serving_pb2.GetModelStatusRequest),
         }
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        if details.method.rpartition("/")[2] not in self._methods:
+            return None
         method, kind = self._methods[details.method.rpartition("/")[2]]
 
         def answer(request: Any, context: grpc.ServicerContext) -> bytes:
@@ -229,7 +231,7 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Callable[[ForeignModel], s
 
     def over_rest(model: ForeignModel) -> str:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _rest_handler(model))
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         stops.extend([server.shutdown, server.server_close, thread.join])
         return f"http://127.0.0.1:{server.server_address[1]}"

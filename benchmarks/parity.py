@@ -1,0 +1,129 @@
+"""The published proof that two backends give the same answer: writes docs/parity.md.
+
+Exports efficientnet_lite0 for both into a folder of its own and compares them on the images of
+parity_images.py. Exit code 0 when every image is inside the tolerance, else that of the command.
+
+    python benchmarks/parity.py [--output docs/parity.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parity_images import write_images
+
+MODEL = "efficientnet_lite0"
+BACKENDS = ("tfserving", "onnxruntime")
+TOLERANCE = 1e-4
+_STAGES = ("decoded", "resized", "scores")
+_STEPS = (1e-6, 1e-5, TOLERANCE)
+_MLSERVE = (sys.executable, "-m", "mlserve")
+_HEAD = """# Parity
+
+The same model, exported for two backends, on the same {count} images: `{model}`, fp32,
+`{reference}` against `{other}`. Each number is the largest absolute difference in the image: of
+the decoded pixels (0..255), of the resized and scaled tensor that the model gets, of the scores of
+all classes, and of the scores that the two servers answer. `0` is bit-equal. The tolerance is
+{tolerance:g}.
+
+**{verdict}**
+
+`python benchmarks/parity.py` makes the images (`benchmarks/parity_images.py`), exports, compares
+with `mlserve compare`, and writes this file; a test does the same and holds the two against each
+other.
+
+| image | decoded | resized | scores | end to end | label | same top-1 |
+|---|---|---|---|---|---|---|
+"""
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """What `mlserve compare --output json` says of both exports; `folder` holds all files."""
+    env = {**os.environ, "MLSERVE_HOME": str(folder / "home")}
+    write_images(folder / "images")
+    for backend in BACKENDS:
+        _run(env, "export", "--backend", backend, "--model", MODEL)
+    options = ("--runs", "1", "--tolerance", str(TOLERANCE), "--output", "json")
+    found: dict[str, Any] = json.loads(
+        _run(env, "compare", *BACKENDS, str(folder / "images"), *options, codes=(0, 8))
+    )
+    return found
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The Markdown page of a comparison."""
+    other = found["targets"][1]["name"]
+    rows = [_row(image, other) for image in found["images"]]
+    agreeing = sum(row[-1] == "yes" for row in rows)
+    differences = "every difference is" if found["same"] else "NOT every difference is"
+    verdict = f"Same top-1 on {agreeing} of {len(rows)} images; {differences} inside the tolerance."
+    head = _HEAD.format(
+        count=len(rows),
+        model=MODEL,
+        reference=BACKENDS[0],
+        other=BACKENDS[1],
+        tolerance=TOLERANCE,
+        verdict=verdict,
+    )
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _row(image: Mapping[str, Any], other: str) -> list[str]:
+    row = image["targets"][other]
+    differences = row["stages"]["differences"]
+    is_same = row["disagreement"] is None and row["stages"]["same_top_1"]
+    return [
+        Path(image["file"]).name,
+        *(_rounded(differences.get(stage, {}).get("largest")) for stage in _STAGES),
+        _rounded(row["score_difference"]),
+        row["label"] or row["refusal"],
+        "yes" if is_same else "no",
+    ]
+
+
+def _rounded(value: float | None) -> str:
+    """A difference as the power of ten below which it is: the last bits are the machine's."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return next(
+        (f"<{step:.0e}".replace("e-0", "e-") for step in _STEPS if value < step), f"{value:.2g}"
+    )
+
+
+def _run(env: Mapping[str, str], *args: str, codes: tuple[int, ...] = (0,)) -> str:
+    done = subprocess.run(
+        [*_MLSERVE, *args], env=env, stdout=subprocess.PIPE, text=True, check=False, timeout=900
+    )
+    if done.returncode not in codes:
+        raise SystemExit(done.returncode)
+    return done.stdout
+
+
+def main() -> None:
+    """Measures, writes the page, and fails when the two differ."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = Path(__file__).parents[1] / "docs" / "parity.md"
+    parser.add_argument("--output", type=Path, default=default)
+    output = parser.parse_args().output
+    with tempfile.TemporaryDirectory(prefix="mlserve-parity-") as folder:
+        found = measure(Path(folder))
+    output.write_text(page(found))
+    for problem in found["problems"]:
+        print(f"{problem['image']}: {problem['what']}", file=sys.stderr)
+    if not found["same"]:
+        raise SystemExit(8)
+    print(f"{len(found['images'])} images agree: {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""`mlserve compare`: the same images asked of several backends or endpoints, and what differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, print_table
+from mlserve.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from mlserve.cli.progress import ProgressLine
+    from mlserve.compare.result import Comparison
+    from mlserve.compare.run import Options
+    from mlserve.compare.targets import Target
+
+_LISTED = 10
+"""How many differences are printed as text."""
+_LOOKING = 30.0
+"""Seconds that listing the folders may take."""
+
+
+def compare(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET TARGET... FILE...",
+            help="At least two targets, the reference first: BACKEND or BACKEND@VERSION for an "
+            "exported model, host:port or a URL for an endpoint. Then image files or folders.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The model to compare; default: the only exported one."),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="X",
+            help="The largest difference that counts as the same, in each stage.",
+        ),
+    ] = 1e-4,
+    runs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How often each image is asked.")
+    ] = 3,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The time that one question may take.")
+    ] = 30.0,
+    output: OutputOption = OutputFormat.TEXT,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a report with plots, as one HTML file."),
+    ] = None,
+) -> None:
+    """Compare what backends or endpoints answer: stage by stage, end to end, and in time.
+
+    Exported models are run stage by stage (decoded pixels, resized tensor, scores), each in a
+    process of its own; then servers are started for them, which are stopped at the end, and asked
+    in turn together with the endpoints. A bad image agrees when all refuse it for the same reason.
+
+    Exit codes: 0 all labels agree and every difference is inside the tolerance, 8 something
+    differs; else as of `mlserve up` and `mlserve predict`.
+
+    Example: mlserve compare tfserving onnxruntime photos/ --report report.html
+    """
+    from mlserve.compare.run import Options
+    from mlserve.compare.targets import resolve, split
+
+    options = Options(tolerance, runs, timeout)
+    words, files = split(arguments)
+    if report is not None:
+        _require_writable(report)
+    targets = resolve(words, model)
+    _warn_of_random_weights(targets)
+    found = _compare(targets, files, options)
+    _print(found, output)
+    if report is not None:
+        _write(report, found)
+    if not found.is_same:
+        raise typer.Exit(int(ExitCode.DIFFERENT))
+
+
+def _compare(
+    targets: list[Target],
+    files: list[str],
+    options: Options,
+) -> Comparison:
+    from mlserve.cli.inputs import gather
+    from mlserve.compare.run import compare as run
+    from mlserve.deadline import Deadline
+
+    images = gather(files, Deadline.after(_LOOKING)).names
+    progress = _Progress()
+    try:
+        return run(targets, images, options, progress)
+    finally:
+        progress.clear()
+
+
+class _Progress:
+    """What is being done, as one line on a terminal."""
+
+    def __init__(self) -> None:
+        self._line: ProgressLine | None = None
+
+    def __call__(self, doing: str, done: int, total: int, name: str) -> None:
+        from mlserve.cli.progress import ProgressLine
+
+        self._line = ProgressLine(total)
+        self._line.draw(done, f"{doing}: {name}")
+
+    def clear(self) -> None:
+        """Takes the line away."""
+        if self._line:
+            self._line.clear()
+
+
+def _print(found: Comparison, output: OutputFormat) -> None:
+    from mlserve.compare import summary
+
+    if output is OutputFormat.JSON:
+        print_json(found.to_json())
+        return
+    print_table(summary.TARGET_HEADER, summary.target_rows(found))
+    worst = summary.worst_rows(found)
+    if worst:
+        typer.echo("\nworst images")
+        print_table(summary.IMAGE_HEADER, worst)
+    problems = summary.problem_rows(found)
+    if problems:
+        typer.echo("\nwhat differs")
+        print_table(summary.PROBLEM_HEADER, problems[:_LISTED])
+    if len(problems) > _LISTED:
+        typer.echo(f"and {len(problems) - _LISTED} more; --output json lists them all")
+    typer.echo(f"\n{summary.verdict(found)}")
+
+
+def _warn_of_random_weights(targets: list[Target]) -> None:
+    for target in targets:
+        if target.serving and target.serving.has_random_weights:
+            note(f"warning: {target.name} has random weights: its answers mean nothing")
+
+
+def _require_writable(report: Path) -> None:
+    """Raises UsageError for a path that cannot become a file, before the long work begins."""
+    if report.is_dir() or not report.absolute().parent.is_dir():
+        raise UsageError(
+            f"the report {report} cannot be written: "
+            + ("it is a folder" if report.is_dir() else "its folder is not there"),
+            hint="give the path of a file, for example --report report.html",
+        )
+
+
+def _write(report: Path, found: Comparison) -> None:
+    from mlserve.compare.html import page
+
+    try:
+        report.write_text(page(found), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UsageError(
+            f"the report {report} cannot be written: {error.strerror or error}",
+            hint="give another path with --report",
+        ) from error

@@ -1,0 +1,140 @@
+"""One API spoken to one server about one model, and what was learnt of the model on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import ClassVar, Protocol, TypeVar
+
+from mlserve.client import planning
+from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.endpoint import Endpoint
+from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_plan
+from mlserve.client.wire import (
+    Adapter,
+    Answer,
+    Api,
+    Call,
+    ModelRef,
+    Plan,
+    Question,
+    Reply,
+    TfsAdapter,
+    Transport,
+    Watch,
+)
+from mlserve.deadline import Deadline
+from mlserve.errors import InferenceFailed, InvalidInput, MlserveError
+
+T = TypeVar("T")
+
+
+class Dialogue(Protocol):
+    """The three questions in one API.
+
+    All raise `NotSpoken` when the server does not speak it, or answers with something else.
+    """
+
+    api: ClassVar[Api]
+
+    async def predict(
+        self, question: Question, deadline: Deadline, watch: Watch
+    ) -> tuple[Answer, Reply]: ...
+    async def metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata: ...
+    async def status(self, deadline: Deadline, watch: Watch) -> tuple[VersionStatus, ...]: ...
+
+
+class Line:
+    """A transport to an endpoint, whose replies are read: what is no answer is `NotSpoken`."""
+
+    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
+        self._endpoint = endpoint
+        self._transport = transport
+
+    @property
+    def protocol(self) -> str:
+        return self._endpoint.protocol
+
+    async def ask(
+        self, call: Call, read: Callable[[Reply], T], deadline: Deadline, watch: Watch
+    ) -> tuple[T, Reply]:
+        """What `read` makes of the reply to the call, and the reply."""
+        reply = await self._transport.send(call, deadline, watch)
+        try:
+            return read(reply), reply
+        except Unreadable as error:
+            raise NotSpoken(not_an_answer(self._endpoint, error)) from error
+
+    async def infer(
+        self,
+        adapter: Adapter,
+        model: ModelRef,
+        plan: Plan,
+        question: Question,
+        deadline: Deadline,
+        watch: Watch,
+    ) -> tuple[Answer, Reply]:
+        """The answer to the question, which takes the time left along."""
+        left = deadline.require(watch.doing)
+        call = adapter.predict_call(model, plan, question, left)
+        return await self.ask(call, adapter.read_answer, deadline, watch)
+
+
+class TfsDialogue:
+    """TensorFlow Serving's API, version 1: mlserve's own signature is asked before any metadata."""
+
+    api: ClassVar[Api] = "tfs"
+
+    def __init__(self, adapter: TfsAdapter, line: Line, model: ModelRef) -> None:
+        self._adapter, self._line, self._model = adapter, line, model
+        self._plan = planning.FIRST
+        self._is_plan_proven = False
+
+    async def predict(
+        self, question: Question, deadline: Deadline, watch: Watch
+    ) -> tuple[Answer, Reply]:
+        """The answer; a first refusal of the signature costs one look at the metadata."""
+        plan = self._plan
+        try:
+            found = await self._infer(plan, question, deadline, watch)
+        except MlserveError as error:
+            if self._is_plan_proven:
+                raise
+            if not refuses_plan(error):
+                await self._doubt(error, deadline, watch)
+                raise
+            plan = planning.choose(await self.metadata(deadline, watch))
+            if plan == self._plan:
+                raise  # the server does have it: the refusal was about something else
+            found = await self._infer(plan, question, deadline, watch)
+        self._plan, self._is_plan_proven = plan, True
+        return found
+
+    async def metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata:
+        call = self._adapter.metadata_call(self._model)
+        found, _ = await self._line.ask(
+            call, lambda reply: self._adapter.read_metadata(self._model, reply), deadline, watch
+        )
+        return found
+
+    async def status(self, deadline: Deadline, watch: Watch) -> tuple[VersionStatus, ...]:
+        call = self._adapter.status_call(self._model)
+        found, _ = await self._line.ask(call, self._adapter.read_status, deadline, watch)
+        return found
+
+    async def _doubt(self, error: MlserveError, deadline: Deadline, watch: Watch) -> None:
+        """Raises NotSpoken when the error is that of a server which has no such metadata.
+
+        KServe gives its models any JSON at the path of this API, and they fail on it.
+        """
+        if self._line.protocol == "rest" and type(error) in (InvalidInput, InferenceFailed):
+            try:
+                with suppress(MlserveError):
+                    await self.metadata(deadline, watch)
+            except NotSpoken as unknown:
+                raise NotSpoken(error) from unknown
+
+    async def _infer(
+        self, plan: Plan, question: Question, deadline: Deadline, watch: Watch
+    ) -> tuple[Answer, Reply]:
+        return await self._line.infer(self._adapter, self._model, plan, question, deadline, watch)

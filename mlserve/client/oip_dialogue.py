@@ -1,0 +1,88 @@
+"""The Open Inference Protocol, version 2: a model is looked at before it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from mlserve.client import planning
+from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.dialogue import Line
+from mlserve.client.oip_model import number_of
+from mlserve.client.refusals import NotSpoken, refuses_binary
+from mlserve.client.wire import Answer, Api, ModelRef, OipAdapter, Plan, Question, Reply, Watch
+from mlserve.deadline import Deadline
+from mlserve.errors import InvalidInput, MlserveError, NotFound, Unavailable
+
+_NOT_READY = (InvalidInput, NotFound, Unavailable)
+"""What servers refuse the question for readiness with."""
+
+
+class OipDialogue:
+    """The Open Inference Protocol. The first question of all costs one look at the metadata."""
+
+    api: ClassVar[Api] = "oip"
+
+    def __init__(self, adapter: OipAdapter, line: Line, model: ModelRef) -> None:
+        self._adapter, self._line, self._model = adapter, line, model
+        self._plan: Plan | None = None
+
+    async def predict(
+        self, question: Question, deadline: Deadline, watch: Watch
+    ) -> tuple[Answer, Reply]:
+        """The answer, in labels and scores where the server can give them."""
+        if self._plan is not None:
+            return await self._infer(self._plan, question, deadline, watch)
+        plan = planning.choose_nameless(await self.metadata(deadline, watch))
+        try:
+            return await self._infer(plan, question, deadline, watch)
+        except NotSpoken as error:
+            raise error.refusal from error  # with such metadata it does speak the API
+
+    async def metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata:
+        call = self._adapter.metadata_call(self._model)
+        found, _ = await self._line.ask(
+            call, lambda reply: self._adapter.read_metadata(self._model, reply), deadline, watch
+        )
+        return found
+
+    async def status(self, deadline: Deadline, watch: Watch) -> tuple[VersionStatus, ...]:
+        """The versions that the metadata lists, each asked whether it is ready."""
+        version = self._model.version
+        listed = ("",) if version is None else (str(version),)
+        call = self._adapter.metadata_call(self._model)
+        versions, _ = await self._line.ask(call, self._adapter.read_versions, deadline, watch)
+        asked = listed if version is not None else versions or listed
+        rows = [await self._version_status(version, deadline, watch) for version in asked]
+        return tuple(sorted(rows, key=lambda row: -1 if row.version is None else -row.version))
+
+    async def _infer(
+        self, plan: Plan, question: Question, deadline: Deadline, watch: Watch
+    ) -> tuple[Answer, Reply]:
+        """The answer; a server that cannot read binary data is asked again in base64."""
+        try:
+            found = await self._line.infer(
+                self._adapter, self._model, plan, question, deadline, watch
+            )
+        except MlserveError as error:
+            is_last = self._line.protocol == "grpc" or not plan.is_binary or self._plan is not None
+            if is_last or not refuses_binary(error):
+                raise
+            plan = replace(plan, is_binary=False)
+            found = await self._line.infer(
+                self._adapter, self._model, plan, question, deadline, watch
+            )
+        self._plan = plan
+        return found
+
+    async def _version_status(
+        self, version: str, deadline: Deadline, watch: Watch
+    ) -> VersionStatus:
+        call, error = self._adapter.ready_call(self._model, version), ""
+        try:
+            is_ready, _ = await self._line.ask(call, self._adapter.read_ready, deadline, watch)
+        except NotSpoken:
+            is_ready = False  # Triton's whole answer is an empty body with an error status
+        except _NOT_READY as refusal:
+            is_ready, error = False, refusal.message
+        return VersionStatus(number_of(version), "AVAILABLE" if is_ready else "UNKNOWN", error)

@@ -1,0 +1,144 @@
+"""The Open Inference Protocol v2 over REST, with the binary tensor extension; no I/O.
+
+JSON cannot hold an image's bytes, so they follow the JSON of the request in binary form. Answers
+are asked for in JSON, and read in either form.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from mlserve.client.answers import ModelMetadata
+from mlserve.client.columns import column
+from mlserve.client.json_body import excerpt, parse
+from mlserve.client.oip_model import Declared, described, microseconds, number_of
+from mlserve.client.oip_tensor import packed, raw_column, with_classes
+from mlserve.client.refusals import Unreadable
+from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
+
+JSON_SIZE_HEADER = "Inference-Header-Content-Length"
+_WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
+"""What an answer of another shape raises when it is read."""
+
+
+class OipRest:
+    """The adapter for `/v2/models/...`: infer, metadata and ready."""
+
+    def predict_call(self, model: ModelRef, plan: Plan, question: Question, seconds: float) -> Call:
+        tensor: dict[str, Any] = {"name": plan.input, "shape": plan.shape, "datatype": "BYTES"}
+        path = _path(model) + "/infer"
+        if not plan.is_binary:
+            tensor["parameters"] = {"content_type": "base64"}
+            tensor["data"] = [base64.b64encode(question.image).decode("ascii")]
+            return Call(path, json.dumps(_request(plan, question, seconds, tensor)).encode())
+        binary = packed(question.image)
+        tensor["parameters"] = {"binary_data_size": len(binary)}
+        head = json.dumps(_request(plan, question, seconds, tensor)).encode()
+        size = {JSON_SIZE_HEADER: str(len(head)), "Content-Type": "application/octet-stream"}
+        return Call(path, head + binary, size)
+
+    def read_answer(self, reply: Reply) -> Answer:
+        size = len(reply.body) if reply.json_size is None else reply.json_size
+        head, binary = reply.body[:size], reply.body[size:]
+        data = parse(head)
+        try:
+            outputs = dict(_columns(data["outputs"], binary))
+            version = number_of(str(data.get("model_version", "")))
+        except Unreadable:
+            raise
+        except _WRONG as error:
+            raise Unreadable("an infer answer with outputs", excerpt(head)) from error
+        return Answer(with_classes(outputs), version)
+
+    def metadata_call(self, model: ModelRef) -> Call:
+        return Call(_path(model), None)
+
+    def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
+        data = parse(reply.body)
+        try:
+            versions = _versions(data)
+            inputs, outputs = _declared(data, "inputs"), _declared(data, "outputs")
+            return described(model, versions, _selectable(data), inputs, outputs)
+        except _WRONG as error:
+            raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
+
+    def read_versions(self, reply: Reply) -> tuple[str, ...]:
+        data = parse(reply.body)
+        try:
+            _declared(data, "inputs")
+            return _versions(data)
+        except _WRONG as error:
+            raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
+
+    def ready_call(self, model: ModelRef, version: str) -> Call:
+        part = f"/versions/{quote(version, safe='')}" if version else ""
+        return Call(f"{_path(ModelRef(model.name, None))}{part}/ready", None)
+
+    def read_ready(self, reply: Reply) -> bool:
+        """A version that is not ready is an error status; the body may be empty."""
+        return not reply.body.strip() or parse(reply.body).get("ready") is not False
+
+
+def _path(model: ModelRef) -> str:
+    version = "" if model.version is None else f"/versions/{model.version}"
+    return f"/v2/models/{quote(model.name, safe='')}{version}"
+
+
+def _request(
+    plan: Plan, question: Question, seconds: float, tensor: dict[str, Any]
+) -> dict[str, Any]:
+    parameters: dict[str, Any] = {
+        "timeout": microseconds(seconds),
+        "binary_data_output": False,
+    }
+    if plan.signature:
+        parameters["signature"] = plan.signature
+    request: dict[str, Any] = {"parameters": parameters, "inputs": [tensor]}
+    if plan.scores:
+        wanted = {"classification": question.top_k, "binary_data": False}
+        request["outputs"] = [{"name": plan.scores, "parameters": wanted}]
+    return request
+
+
+def _versions(data: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(version) for version in data.get("versions") or ())
+
+
+def _selectable(data: dict[str, Any]) -> tuple[str, ...]:
+    """The signatures that one of mlserve's servers names among the parameters."""
+    parameters = data.get("parameters") or {}
+    return tuple(str(name) for name in parameters.get("signatures") or ())
+
+
+def _declared(data: dict[str, Any], key: str) -> list[Declared]:
+    """The tensors of that key. A model without metadata of its own has none."""
+    if "name" not in data:
+        raise KeyError("name")
+    tensors = data.get(key) or ()
+    return [(str(t["name"]), str(t["datatype"]), [int(s) for s in t["shape"]]) for t in tensors]
+
+
+def _columns(outputs: Any, binary: bytes) -> Iterator[tuple[str, Column]]:
+    at = 0
+    for output in outputs:
+        name, shape = str(output["name"]), tuple(int(size) for size in output["shape"])
+        size = (output.get("parameters") or {}).get("binary_data_size")
+        if size is None:
+            yield name, column(name, shape, tuple(_flat(name, output["data"])))
+        else:
+            yield name, raw_column(name, output["datatype"], shape, binary[at : at + int(size)])
+            at += int(size)
+
+
+def _flat(name: str, data: Any) -> Iterator[Value]:
+    if isinstance(data, list):
+        for item in data:
+            yield from _flat(name, item)
+    elif isinstance(data, str | int | float):
+        yield data
+    else:
+        raise Unreadable(f"an output {name!r}", repr(data))

@@ -1,0 +1,100 @@
+"""Tensors of the Open Inference Protocol: raw little-endian bytes, names, shapes, class strings.
+
+A raw string tensor is, for each element, its length as uint32 and then its bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Mapping
+
+from mlserve.client.columns import column, element_count, text
+from mlserve.client.refusals import Unreadable
+from mlserve.client.wire import Column, Value
+from mlserve.tensors import DType, TensorSpec
+
+_LENGTH = struct.Struct("<I")
+_CODES = {
+    "BOOL": "?",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+}
+"""The struct code of an element of each type but BYTES; BF16 has none."""
+_CLASS = re.compile(r"([-+]?\d[-+.\de]*):(\d+)(?::(.*))?", re.DOTALL | re.IGNORECASE)
+_DTYPES = {dtype.oip_name: dtype for dtype in DType if dtype.oip_name}
+
+
+def packed(value: bytes) -> bytes:
+    """A string tensor with one element."""
+    return _LENGTH.pack(len(value)) + value
+
+
+def raw_column(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Column:
+    """The values of a raw tensor; none for a type that is not read. Raises Unreadable."""
+    size = element_count(name, shape)
+    if datatype == "BYTES":
+        return column(name, shape, tuple(_strings(name, raw)))
+    if datatype not in _CODES:
+        return Column(shape, ())
+    form = struct.Struct(f"<{size}{_CODES[datatype]}")
+    if form.size != len(raw):
+        raise Unreadable(
+            f"an output {name!r} of {datatype}{list(shape)}, {form.size} bytes", f"{len(raw)} bytes"
+        )
+    return column(name, shape, form.unpack(raw))
+
+
+def tensor_spec(name: str, datatype: str, shape: Iterable[int]) -> TensorSpec | None:
+    """The spec of an input or output; None for a type that we cannot name."""
+    dtype = _DTYPES.get(datatype)
+    sizes = tuple(None if size < 0 else size for size in shape)
+    return None if dtype is None else TensorSpec(name, dtype, sizes)
+
+
+def with_classes(outputs: Mapping[str, Column]) -> Mapping[str, Column]:
+    """The outputs, with one of class strings `score:index` or `score:index:label` taken apart.
+
+    It becomes `labels`, `scores` and `indices` of shape [1,k]; a class without a label is called by
+    its index. Outputs of another kind stay as they are.
+    """
+    for found in outputs.values():
+        classes = [_CLASS.fullmatch(value) for value in found.values if isinstance(value, str)]
+        matches = [match for match in classes if match]
+        if matches and len(matches) == len(found.values):
+            return _taken_apart(matches)
+    return outputs
+
+
+def _taken_apart(classes: list[re.Match[str]]) -> Mapping[str, Column]:
+    shape = (1, len(classes))
+    return {
+        "labels": Column(shape, tuple(match[3] or match[2] for match in classes)),
+        "scores": Column(shape, tuple(_number(match[1]) for match in classes)),
+        "indices": Column(shape, tuple(int(match[2]) for match in classes)),
+    }
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise Unreadable("a class `score:index:label`", repr(value)) from error
+
+
+def _strings(name: str, raw: bytes) -> Iterable[Value]:
+    at = 0
+    while at < len(raw):
+        start = at + _LENGTH.size
+        if start > len(raw) or (at := start + _LENGTH.unpack_from(raw, start - 4)[0]) > len(raw):
+            raise Unreadable(f"an output {name!r} of strings", f"{len(raw)} bytes, cut off")
+        yield text(raw[start:at])

@@ -1,0 +1,164 @@
+"""Asks every target about the same images, in turn, and compares the answers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlserve.client import Client, Prediction
+from mlserve.client.answers import Score
+from mlserve.compare.result import BAD_IMAGE, Row
+from mlserve.compare.serving import Served
+from mlserve.deadline import Deadline
+from mlserve.errors import InvalidInput, MlserveError, UsageError
+
+Progress = Callable[[int, str], None]
+"""Called with how many images are done, and the name of the next."""
+_WARM_UPS = 3
+_ANY_BAD_IMAGE = "invalid_input"
+"""The kind that an API says which has no finer ones, such as gRPC's INVALID_ARGUMENT."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a target said of an image, and how long it took; one of the two is None."""
+
+    prediction: Prediction | None
+    error: MlserveError | None
+    milliseconds: float
+
+
+@dataclass(slots=True)
+class Panel:
+    """The clients of the targets that are asked. `timeout` (seconds) is that of one question."""
+
+    clients: list[Client]
+    timeout: float
+
+    def ask_all(self, images: Sequence[str], runs: int, progress: Progress) -> list[list[Row]]:
+        """A row for each target and image, over `runs` rounds of all images.
+
+        Every target is asked about an image before the next image comes, another one first each
+        time. Raises UsageError for a file that cannot be read, and what a target fails with before
+        it has answered at all.
+        """
+        self._warm_up(images)
+        rows = [[Row(image) for image in images] for _ in self.clients]
+        for run in range(runs):
+            for number, image in enumerate(images):
+                progress(run * len(images) + number, image)
+                answers = self._ask(_read(image), first=run + number)
+                for target, answer in enumerate(answers):
+                    _add(rows[target][number], answers[0], answer)
+        return rows
+
+    def _warm_up(self, images: Sequence[str]) -> None:
+        for client in self.clients:
+            answered = 0
+            for image in [*images] * _WARM_UPS:
+                answer = _answer(client, _read(image), self.timeout)
+                if answer.error and not isinstance(answer.error, InvalidInput):
+                    raise answer.error
+                answered += answer.prediction is not None
+                if answered == _WARM_UPS:
+                    break
+
+    def _ask(self, image: bytes, first: int) -> list[_Answer]:
+        """The answer of each target, in the targets' order, the one of that number asked first."""
+        count = len(self.clients)
+        order = [(first + step) % count for step in range(count)]
+        answers = {target: _answer(self.clients[target], image, self.timeout) for target in order}
+        return [answers[target] for target in range(count)]
+
+
+def panel(served: Sequence[Served], timeout: float, stack: ExitStack) -> Panel:
+    """A client for each target, closed with `stack`; `timeout` is that of one question."""
+    clients = [
+        stack.enter_context(
+            Client(each.endpoint, model=each.target.model, version=each.target.version)
+        )
+        for each in served
+    ]
+    return Panel(clients, timeout)
+
+
+def score_difference(one: Sequence[Score], other: Sequence[Score]) -> float | None:
+    """The largest difference between the best scores of two answers; None without scores.
+
+    A label that only one of them lists has, in the other, at most the score of its last label: the
+    difference is at least what lies between.
+    """
+    if not one or not other:
+        return None
+    ours, theirs = _by_label(one), _by_label(other)
+    apart = [abs(ours[key] - theirs[key]) for key in ours.keys() & theirs.keys()]
+    apart += _unlisted(ours, theirs) + _unlisted(theirs, ours)
+    return max(apart)
+
+
+def _by_label(scores: Sequence[Score]) -> dict[tuple[str, int], float]:
+    """The scores by label; of labels that are equal, by their place among them too."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for row in scores:
+        found[row.label, seen[row.label]] = row.score
+        seen[row.label] += 1
+    return found
+
+
+def _unlisted(
+    ours: dict[tuple[str, int], float], theirs: dict[tuple[str, int], float]
+) -> list[float]:
+    least = min(theirs.values())
+    return [max(0.0, score - least) for key, score in ours.items() if key not in theirs]
+
+
+def _answer(client: Client, image: bytes, timeout: float) -> _Answer:
+    began = time.perf_counter()
+    prediction = error = None
+    try:
+        prediction = client.predict(image, timeout=Deadline.after(timeout))
+    except MlserveError as refused:
+        error = refused
+    return _Answer(prediction, error, (time.perf_counter() - began) * 1000)
+
+
+def _add(row: Row, reference: _Answer, answer: _Answer) -> None:
+    """Enters one more answer into the row; what was worst before stays."""
+    if answer.prediction:
+        row.label = answer.prediction.label
+        row.score = answer.prediction.scores[0].score if answer.prediction.scores else None
+        row.milliseconds.append(answer.milliseconds)
+    row.refusal = answer.error.kind if answer.error else row.refusal
+    row.disagreement = row.disagreement or _disagreement(reference, answer)
+    if answer is not reference and answer.prediction and reference.prediction:
+        apart = score_difference(reference.prediction.scores, answer.prediction.scores)
+        if apart is not None:
+            row.score_difference = max(apart, row.score_difference or 0.0)
+
+
+def _disagreement(reference: _Answer, answer: _Answer) -> str | None:
+    if answer.error and answer.error.kind not in BAD_IMAGE:
+        return f"no answer: {answer.error.message}"
+    said, expected = _said(answer), _said(reference)
+    is_vague = answer.error and reference.error and _ANY_BAD_IMAGE in (said, expected)
+    return None if said == expected or is_vague else f"{said}, the reference {expected}"
+
+
+def _said(answer: _Answer) -> str:
+    if answer.prediction:
+        return repr(answer.prediction.label)
+    return answer.error.kind if answer.error else "nothing"
+
+
+def _read(image: str) -> bytes:
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{image} cannot be read: {error.strerror or error}", hint="leave it out, or mend it"
+        ) from error

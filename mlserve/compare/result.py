@@ -1,0 +1,250 @@
+"""What a comparison found: a row for each image and target, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlserve import errors
+from mlserve.compare.latency import Percentiles
+from mlserve.compare.targets import Target
+
+STAGES = ("decoded", "resized", "scores")
+"""The stages of an image pipeline, in order: methods of `mlserve.backend.ImageStages`."""
+BAD_IMAGE = frozenset(
+    kind("").kind for kind in (errors.InvalidInput, errors.NotAnImage, errors.InputTooLarge)
+)
+"""The kinds of error that say something of the image: two equal ones agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The largest and the mean absolute difference of two arrays; infinite for other shapes."""
+
+    largest: float
+    mean: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"largest": _finite(self.largest), "mean": _finite(self.mean)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """One image in two exported models, stage by stage.
+
+    `differences` is by stage, empty when the image was refused; `refusals` are the kinds of error
+    of the reference and of this target.
+    """
+
+    differences: Mapping[str, Difference]
+    has_same_top_1: bool = True
+    has_same_order: bool = True
+    refusals: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def is_refused_alike(self) -> bool:
+        """Whether both refused the image, for the same reason."""
+        one, other = self.refusals
+        return one == other and one in BAD_IMAGE
+
+    def to_json(self) -> dict[str, Any]:
+        stages = {name: found.to_json() for name, found in self.differences.items()}
+        return {
+            "differences": stages,
+            "same_top_1": self.has_same_top_1,
+            "same_order": self.has_same_order,
+            "refusals": list(self.refusals),
+        }
+
+
+@dataclass(slots=True)
+class Row:
+    """One image asked of one target, end to end.
+
+    `label` is None when there was none, and `refusal` then is the kind of error. `disagreement` is
+    what differs from the reference's answer, in words. `score_difference` is the largest one among
+    the best scores of both; None when there are none. `milliseconds` are those of each answer.
+    """
+
+    image: str
+    label: str | None = None
+    score: float | None = None
+    refusal: str | None = None
+    disagreement: str | None = None
+    score_difference: float | None = None
+    milliseconds: list[float] = field(default_factory=list)
+    stages: Stages | None = None
+
+    def problems(self, tolerance: float) -> Iterator[str]:
+        """What keeps this row from agreeing with the reference, in words."""
+        if self.disagreement:
+            yield self.disagreement
+        if (self.score_difference or 0) > tolerance:
+            yield f"scores end to end differ by {self.score_difference:.2g}"
+        if self.stages:
+            yield from _stage_problems(self.stages, tolerance)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "score": self.score,
+            "refusal": self.refusal,
+            "disagreement": self.disagreement,
+            "score_difference": self.score_difference,
+            "milliseconds": [round(value, 3) for value in self.milliseconds],
+            "stages": self.stages.to_json() if self.stages else None,
+        }
+
+
+@dataclass(slots=True)
+class TargetResult:
+    """One target: a row for each image, in order, and what its server cost.
+
+    `rss` is in bytes, `ready_seconds` from the start of the process to the first answer; both are
+    None for an endpoint.
+    """
+
+    target: Target
+    rows: list[Row]
+    rss: int | None = None
+    ready_seconds: float | None = None
+
+    @property
+    def milliseconds(self) -> list[float]:
+        """The time of every answer."""
+        return [value for row in self.rows for value in row.milliseconds]
+
+    @property
+    def same_labels(self) -> int:
+        """How many images got the reference's label or were refused alike."""
+        return sum(row.disagreement is None for row in self.rows)
+
+    @property
+    def scores(self) -> Difference | None:
+        """The largest and mean score difference end to end; None when nothing was compared."""
+        found = [row.score_difference for row in self.rows if row.score_difference is not None]
+        return Difference(max(found), sum(found) / len(found)) if found else None
+
+    @property
+    def stages(self) -> dict[str, Difference]:
+        """By stage the largest difference, and the mean over the images of their means."""
+        return {stage: found for stage in STAGES if (found := self._stage(stage))}
+
+    def _stage(self, stage: str) -> Difference | None:
+        compared = [row.stages.differences for row in self.rows if row.stages]
+        found = [differences[stage] for differences in compared if stage in differences]
+        if not found:
+            return None
+        mean = sum(difference.mean for difference in found) / len(found)
+        return Difference(max(difference.largest for difference in found), mean)
+
+    def to_json(self) -> dict[str, Any]:
+        times = Percentiles.of(self.milliseconds)
+        return {
+            "name": self.target.name,
+            "model": self.target.model,
+            "version": self.target.version,
+            "endpoint": self.target.endpoint,
+            "same_labels": self.same_labels,
+            "score_difference": self.scores.to_json() if self.scores else None,
+            "stages": {stage: found.to_json() for stage, found in self.stages.items()},
+            "latency_ms": times.to_json() if times else None,
+            "rss_bytes": self.rss,
+            "ready_seconds": None if self.ready_seconds is None else round(self.ready_seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a target does not agree with the reference on an image."""
+
+    image: str
+    target: str
+    what: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"image": _printable(self.image), "target": self.target, "what": self.what}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The whole result; the first target is the reference. `runs` is how often each was asked."""
+
+    images: Sequence[str]
+    targets: Sequence[TargetResult]
+    tolerance: float
+    runs: int
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything that keeps the targets from being the same; the worst images come first."""
+        return [
+            Problem(row.image, result.target.name, what)
+            for result in self.targets
+            for row in sorted(result.rows, key=lambda row: -badness(row))
+            for what in row.problems(self.tolerance)
+        ]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether all agree on every label and every stage is inside the tolerance."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        rows = zip(*(result.rows for result in self.targets), strict=True)
+        names = [result.target.name for result in self.targets]
+        return {
+            "same": self.is_same,
+            "tolerance": self.tolerance,
+            "runs": self.runs,
+            "reference": names[0],
+            "targets": [result.to_json() for result in self.targets],
+            "images": [
+                {
+                    "file": _printable(image),
+                    "targets": {
+                        name: row.to_json() for name, row in zip(names, of_image, strict=True)
+                    },
+                }
+                for image, of_image in zip(self.images, rows, strict=True)
+            ],
+            "problems": [problem.to_json() for problem in self.problems],
+        }
+
+
+def badness(row: Row) -> float:
+    """How far a row is from the reference: other labels are worst, then the largest difference."""
+    if row.disagreement or (row.stages and not row.stages.has_same_top_1):
+        return math.inf
+    found = [difference.largest for difference in _differences(row).values()]
+    return max([*found, row.score_difference or 0.0])
+
+
+def _differences(row: Row) -> Mapping[str, Difference]:
+    return row.stages.differences if row.stages else {}
+
+
+def _stage_problems(stages: Stages, tolerance: float) -> Iterator[str]:
+    if stages.refusals != (None, None):
+        if not stages.is_refused_alike:
+            reference, other = (kind or "taken" for kind in stages.refusals)
+            yield f"the pipeline says {other}, the reference {reference}"
+        return
+    for stage, found in stages.differences.items():
+        if math.isinf(found.largest):
+            yield f"stage {stage} has another shape, or values that are not finite"
+        elif found.largest > tolerance:
+            yield f"stage {stage} differs by {found.largest:.2g}"
+    if not stages.has_same_top_1:
+        yield "stage scores has another best class"
+
+
+def _printable(name: str) -> str:
+    """A file name as UTF-8 can carry it: bytes that are none become escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,96 @@
+"""A whole comparison: the stages first, then the servers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from mlserve import plugins
+from mlserve.compare.asking import panel
+from mlserve.compare.result import Comparison, TargetResult
+from mlserve.compare.serving import served
+from mlserve.compare.stages import compare_stage_by_stage
+from mlserve.compare.targets import Target
+from mlserve.deadline import Deadline
+from mlserve.errors import UsageError
+from mlserve.launch.command import launcher_for
+from mlserve.launch.interrupts import Interrupts
+from mlserve.launch.launcher import Launcher
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compare.
+
+    `tolerance` is the largest difference that counts as the same; each image is asked `runs` times,
+    and each question has `timeout` seconds.
+    """
+
+    tolerance: float = 1e-4
+    runs: int = 3
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a timeout or a tolerance that is no number to count with."""
+        Deadline.after(self.timeout)
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise UsageError(
+                f"the tolerance must be a number from 0 on, not {self.tolerance:g}",
+                hint="give for example --tolerance 1e-4",
+            )
+
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with what is being done, how much of it is done, of how much, and what is next."""
+
+
+def compare(
+    targets: Sequence[Target], images: Sequence[str], options: Options, progress: Progress
+) -> Comparison:
+    """What differs between the targets on these image files; the first target is the reference.
+
+    Whatever was started is gone at the end, also when the user interrupts. Raises what `mlserve up`
+    raises for a server that does not start, and what `mlserve predict` raises for an endpoint that
+    does not answer, and PluginError for a runtime that is not installed.
+    """
+    for target in targets:
+        if target.serving:  # what is missing is told before anything starts
+            launcher_for(plugins.backend(target.serving.backend), target.serving, Launcher.EMBEDDED)
+    count = len(images)
+    with Interrupts.watched() as interrupts:
+        stages = compare_stage_by_stage(
+            targets,
+            images,
+            options.timeout,
+            interrupts,
+            lambda done, name: progress("stages", done, count, name),
+        )
+        results = _ask(targets, images, options, interrupts, progress)
+    for result in results:
+        for row, found in zip(result.rows, stages.get(result.target.name, ()), strict=False):
+            row.stages = found
+    return Comparison(tuple(images), results, options.tolerance, options.runs)
+
+
+def _ask(
+    targets: Sequence[Target],
+    images: Sequence[str],
+    options: Options,
+    interrupts: Interrupts,
+    progress: Progress,
+) -> list[TargetResult]:
+    def tell(what: str) -> None:
+        progress("servers", 0, len(targets), what)
+
+    total = options.runs * len(images)
+    with served(targets, interrupts, tell) as servers, ExitStack() as stack:
+        asked = panel(servers, options.timeout, stack)
+        rows = asked.ask_all(
+            images, options.runs, lambda done, name: progress("answers", done, total, name)
+        )
+        return [
+            TargetResult(server.target, own, server.rss(), server.ready_seconds)
+            for server, own in zip(servers, rows, strict=True)
+        ]

@@ -1,0 +1,126 @@
+"""What is compared: exported models and endpoints, told from the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlserve import plugins
+from mlserve.artifact import Artifact
+from mlserve.client.endpoint import Endpoint
+from mlserve.errors import UsageError
+from mlserve.launch.plan import Serving, Versions, choose
+from mlserve.store import check_version
+
+_USAGE = "mlserve compare tfserving onnxruntime photos/"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing to compare, by its `name`: an exported model, or (`serving` None) an endpoint.
+
+    `endpoint` is None for an exported model, whose server is still to be started. `model` None is
+    the client's default model.
+    """
+
+    name: str
+    model: str | None
+    serving: Serving | None = None
+    endpoint: str | None = None
+
+    @property
+    def version(self) -> int | None:
+        """The version that is compared; None leaves it to the endpoint."""
+        return self.serving.expected[0] if self.serving else None
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """The exported model's files; None for an endpoint. Raises UsageError (unreadable)."""
+        if self.serving is None:
+            return None
+        return Artifact.open(self.serving.base_path, self.serving.model, self.serving.expected[0])
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that name targets, and after them the words that name files.
+
+    An installed backend's name is a target, also when there is a file of that name (`./name` is the
+    file). Raises UsageError for a word that is neither, fewer than two targets, or no file.
+    """
+    words = list(arguments)
+    count = next((i for i, word in enumerate(words) if not _is_target(word)), len(words))
+    targets, files = words[:count], words[count:]
+    for word in files:
+        if not Path(word).exists():
+            raise _neither(word)
+    if len(targets) < 2:  # noqa: PLR2004  a comparison has two sides
+        raise UsageError(
+            f"there is nothing to compare with: {len(targets)} of at least 2 targets given",
+            hint=f"name two backends or endpoints, then the images: {_USAGE}",
+        )
+    if not files:
+        raise UsageError("no image is given", hint=f"name files or folders at the end: {_USAGE}")
+    return targets, files
+
+
+def resolve(words: Sequence[str], model: str | None) -> list[Target]:
+    """The targets that the words name, each with a name of its own; the first is the reference.
+
+    `model` None takes the only exported model, and for endpoints that of the exported ones. Raises
+    NotFound for what is not installed or exported, UsageError for what is no endpoint or version.
+    """
+    found = [_endpoint(word) if _is_endpoint(word) else _exported(word, model) for word in words]
+    models = {target.model for target in found if target.serving}
+    asked = model or (models.pop() if len(models) == 1 else None)
+    found = [target if target.serving else replace(target, model=asked) for target in found]
+    return [_numbered(target, found[:index]) for index, target in enumerate(found)]
+
+
+def _is_target(word: str) -> bool:
+    if word.partition("@")[0] in plugins.installed():
+        return True
+    return not Path(word).exists() and _is_endpoint(word)
+
+
+def _is_endpoint(word: str) -> bool:
+    return ":" in word
+
+
+def _endpoint(word: str) -> Target:
+    Endpoint.parse(word)
+    return Target(word, None, endpoint=word)
+
+
+def _exported(word: str, model: str | None) -> Target:
+    backend, _, version = word.partition("@")
+    plugins.backend(backend)
+    versions = Versions((_number(word, version),)) if "@" in word else Versions()
+    serving = choose(backend, model, None, versions)
+    # The version stays the same, whatever is exported meanwhile.
+    pinned = replace(serving, versions=Versions(serving.expected))
+    return Target(f"{backend}@{serving.expected[0]}", serving.model, pinned)
+
+
+def _number(word: str, version: str) -> int:
+    if not (version.isascii() and version.isdigit()):
+        raise UsageError(
+            f"{word!r} names no version: {version!r} is not a number",
+            hint="give BACKEND@VERSION, for example tfserving@2",
+        )
+    return check_version(int(version))
+
+
+def _numbered(target: Target, before: Sequence[Target]) -> Target:
+    """The target, with a number in its name when one of that name came before."""
+    times = sum(other.name == target.name for other in before)
+    return replace(target, name=f"{target.name} ({times + 1})") if times else target
+
+
+def _neither(word: str) -> UsageError:
+    known = ", ".join(sorted(plugins.installed())) or "none"
+    return UsageError(
+        f"{word!r} is no file or folder, no endpoint (host:port) and no installed backend "
+        f"(installed: {known})",
+        hint=f"name the targets first, then the images: {_USAGE}",
+    )

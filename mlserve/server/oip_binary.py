@@ -1,0 +1,87 @@
+"""Tensors as bytes, as the binary tensor extension and the raw contents of gRPC have them.
+
+Little-endian, row-major, no padding. A BOOL is one byte, 0 or 1; an element of BYTES is its length
+as a uint32 and then itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np  # noqa: TID253
+
+from mlserve.errors import InvalidInput
+from mlserve.server.dtypes import NUMPY, Array
+from mlserve.tensors import DType, TensorSpec
+
+_LENGTH = struct.Struct("<I")
+
+
+def from_bytes(spec: TensorSpec, count: int, data: bytes | memoryview) -> Array:
+    """The `count` values that the bytes hold, flat; they may share the bytes, and be read-only.
+
+    Raises InvalidInput naming the input when they hold more or fewer.
+    """
+    if spec.dtype is DType.BYTES:
+        return _strings(spec, count, data)
+    dtype = NUMPY[spec.dtype]
+    if len(data) != count * dtype.itemsize:
+        raise InvalidInput(
+            f"input '{spec.name}' has {len(data)} bytes of data; {count} values of "
+            f"{spec.dtype.oip_name} take {count * dtype.itemsize}"
+        )
+    if spec.dtype is DType.BOOL and np.any(np.frombuffer(data, np.uint8) > 1):
+        raise InvalidInput(f"input '{spec.name}' has a byte that is neither 0 nor 1")
+    return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False)
+
+
+def to_bytes(spec: TensorSpec, value: Array) -> bytes:
+    """The values of the array as bytes."""
+    if spec.dtype is DType.BYTES:
+        return b"".join(_with_length(item) for item in byte_strings(value))
+    dtype = NUMPY[spec.dtype]
+    return value.astype(dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def byte_strings(value: Array) -> list[bytes]:
+    """The elements of a BYTES array, flat; text is written as UTF-8."""
+    flat = value.reshape(-1).tolist()
+    return [item if isinstance(item, bytes) else str(item).encode() for item in flat]
+
+
+def _with_length(item: bytes) -> bytes:
+    return _LENGTH.pack(len(item)) + item
+
+
+def _strings(spec: TensorSpec, count: int, data: bytes | memoryview) -> Array:
+    if count * _LENGTH.size > len(data):
+        raise _wrong_count(spec, count, f"only {len(data)} bytes of data")
+    items = list(_split(spec, data))
+    if len(items) != count:
+        raise _wrong_count(spec, count, f"{len(items)} strings in its data")
+    return np.array([*items, None], dtype=object)[:-1]  # never an array of the strings' bytes
+
+
+def _split(spec: TensorSpec, data: bytes | memoryview) -> Iterator[bytes]:
+    start, end = 0, len(data)
+    while start < end:
+        if end - start < _LENGTH.size:
+            raise _cut(spec, start, "4 bytes of a length are expected")
+        (length,) = _LENGTH.unpack_from(data, start)
+        start += _LENGTH.size
+        if length > end - start:
+            raise _cut(spec, start, f"a string of {length} bytes is expected")
+        yield bytes(data[start : start + length])
+        start += length
+
+
+def _wrong_count(spec: TensorSpec, count: int, found: str) -> InvalidInput:
+    return InvalidInput(f"input '{spec.name}' has {found}; its shape takes {count} strings")
+
+
+def _cut(spec: TensorSpec, start: int, expected: str) -> InvalidInput:
+    return InvalidInput(
+        f"the data of input '{spec.name}' ends early: at byte {start}, {expected} (each element of "
+        "BYTES is its length as a little-endian uint32, then itself)"
+    )

@@ -1,0 +1,139 @@
+"""The REST API of the Open Inference Protocol over the engine: health, metadata and infer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from starlette.requests import Request  # noqa: TID253
+from starlette.responses import Response  # noqa: TID253
+
+from mlserve.deadline import Deadline
+from mlserve.server import oip_parameters
+from mlserve.server.engine import Call, Engine
+from mlserve.server.loaded import LoadedVersion
+from mlserve.server.oip_json import LENGTH_HEADER, is_small, read_request, write_response
+from mlserve.server.oip_metadata import (
+    EXTENSIONS,
+    SERVER_NAME,
+    SERVER_VERSION,
+    OipModels,
+    version_of,
+)
+from mlserve.server.oip_request import InferRequest, write_outputs
+from mlserve.server.repository import Repository
+from mlserve.server.rest import (
+    answer_headers,
+    check_method,
+    deadline_of,
+    json_response,
+    read_within,
+    while_connected,
+)
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+_Answer = tuple[LoadedVersion, bytes, bytes | None]
+
+_SERVER = re.compile(r"/v2(?:/health/(?P<health>live|ready))?/?")
+_MODEL = re.compile(
+    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?/?"
+)
+
+
+class OipRest:
+    """The REST protocol of the Open Inference Protocol, version 2."""
+
+    def __init__(self, engine: Engine, repository: Repository) -> None:
+        self._engine = engine
+        self._models = OipModels(engine, repository)
+
+    async def respond(self, request: Request) -> Response | None:
+        """The response to a request under `/v2`; None for any other path."""
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        if match := _SERVER.fullmatch(path):
+            check_method(request, "GET")
+            return self._health(match["health"]) if match["health"] else _server_metadata()
+        match = _MODEL.fullmatch(path)
+        if match is None:
+            return None
+        check_method(request, "POST" if match["verb"] == "infer" else "GET")
+        model = unquote(match["model"])
+        version = version_of(unquote(match["version"] or ""), model)
+        if match["verb"] == "infer":
+            return await self._infer(request, model, version)
+        if match["verb"] == "ready":
+            return self._model_ready(model, version)
+        return self._metadata(model, version, request.query_params.get("signature", ""))
+
+    def _health(self, kind: str) -> Response:
+        if kind == "live":
+            return _json({"live": True})
+        _raise(self._models.why_server_not_ready())
+        return _json({"live": True, "ready": True})
+
+    def _model_ready(self, model: str, version: int | None) -> Response:
+        _raise(self._models.why_not_ready(model, version))
+        return _json({"name": model, "ready": True})
+
+    def _metadata(self, model: str, version: int | None, signature: str) -> Response:
+        described = asdict(self._models.metadata(model, version, signature))
+        # The protocol has no place for signatures: they stand among its free parameters.
+        parameters = {name: described.pop(name) for name in ("signature", "signatures")}
+        return _json({**described, "parameters": parameters})
+
+    async def _infer(self, request: Request, model: str, version: int | None) -> Response:
+        deadline = deadline_of(request)
+        self._engine.admit(deadline)  # before the body is read
+        body = await read_within(request, deadline)
+        asked = await _parse(request, body, deadline)
+        deadline = oip_parameters.sooner(deadline, asked.parameters)
+        call = Call(model, version, asked.decode, _encoder(asked))
+        loaded, head, tail = await while_connected(request, self._engine.submit(call, deadline))
+        headers = answer_headers(loaded)
+        if tail is None:
+            return json_response(head, headers)
+        headers[LENGTH_HEADER] = str(len(head))
+        return Response(head + tail, headers=headers, media_type="application/octet-stream")
+
+
+async def _parse(request: Request, body: bytes, deadline: Deadline) -> InferRequest:
+    """The request, parsed before it is queued: its parameters may hold a sooner deadline.
+
+    Long JSON is parsed on a thread, so that it does not hold up the loop.
+    """
+    if is_small(body, request.headers):
+        return read_request(body, request.headers)
+    try:
+        async with asyncio.timeout_at(deadline.expires_at):
+            return await asyncio.to_thread(read_request, body, request.headers)
+    except TimeoutError:
+        raise deadline.exceeded("reading the request") from None
+
+
+def _encoder(asked: InferRequest) -> Callable[[LoadedVersion, Signature, Tensors], _Answer]:
+    def encode(loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
+        answers = write_outputs(signature, outputs, asked.outputs)
+        return loaded, *write_response(loaded, asked, answers)
+
+    return encode
+
+
+def _server_metadata() -> Response:
+    return _json({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _json(data: dict[str, Any]) -> Response:
+    return json_response(json.dumps(data, ensure_ascii=False).encode())

@@ -1,0 +1,30 @@
+"""The conformance suite: what every backend of mlserve has to do, as tests to inherit.
+
+    from mlserve.testing import ConformsAsBackend, ConformsAsImageClassifier, ConformsAsServer
+
+    class TestBackend(ConformsAsBackend): ...
+
+A plugin's test module inherits each class once, and gives it what it asks for by overriding
+fixtures: `backend_name` and `classifier` always, others where the defaults do not fit. A fixture of
+the scope "class" is a class method. The classes need pytest and Pillow:
+`pip install 'mlserve[server,testing]'`.
+"""
+
+import pytest
+
+# The assertions of the suite are to say what they compared, as those of a test module do.
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{name}" for name in ("backend", "foreign", "image_classifier", "server"))
+)
+
+from mlserve.testing.backend import ConformsAsBackend  # noqa: E402
+from mlserve.testing.foreign import ServesForeignClients  # noqa: E402
+from mlserve.testing.image_classifier import ConformsAsImageClassifier  # noqa: E402
+from mlserve.testing.server import ConformsAsServer  # noqa: E402
+
+__all__ = [
+    "ConformsAsBackend",
+    "ConformsAsImageClassifier",
+    "ConformsAsServer",
+    "ServesForeignClients",
+]

@@ -1,0 +1,193 @@
+"""Clients that nobody here wrote, against a server of any backend: what users have already.
+
+They are no dependencies of mlserve: the tests of a client that is not installed are skipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np  # noqa: TID253
+import pytest
+
+from mlserve.testing.given import GivenServer
+from mlserve.testing.processes import ServerProcess
+
+Ask = Callable[..., Any]
+"""`ask(*images, signature=..., **options)`: what a Triton client's `infer` gives."""
+
+# Its messages have the names of TensorFlow's, so it cannot be in one process with TensorFlow.
+_OVMS = """
+import sys
+import ovmsclient
+grpc_address, rest_address, model, path = sys.argv[1:]
+image = open(path, "rb").read()
+clients = ovmsclient.make_grpc_client(grpc_address), ovmsclient.make_http_client(rest_address)
+for client in clients:
+    assert client.get_model_status(model, 1)[1]["state"] == "AVAILABLE"
+    assert "DT_STRING" in str(client.get_model_metadata(model, 1))
+    print(client.predict({"image": [image]}, model, 1).astype(str))
+    print(client.predict({"image": [image, image]}, model, 1).astype(str))
+    try:
+        client.predict({"image": [image]}, "nope", 1)
+    except ovmsclient.ModelNotFoundError:
+        print("not found")
+"""
+
+
+class ServesForeignClients(GivenServer):
+    """Tests with NVIDIA's Triton client and Intel's OpenVINO Model Server client."""
+
+    @pytest.fixture(params=["grpc", "http"])
+    def triton(self, server: ServerProcess, request: pytest.FixtureRequest) -> Iterator[Any]:
+        """The Triton client's module of a protocol, and a client of it."""
+        module = pytest.importorskip(f"tritonclient.{request.param}")
+        address = server.grpc if request.param == "grpc" else server.rest
+        client = module.InferenceServerClient(address)
+        yield module, client
+        client.close()
+
+    @pytest.fixture
+    def infer(self, server: ServerProcess, triton: Any) -> Ask:
+        """Asks about images in the binary form of the protocol."""
+        module, client = triton
+
+        def ask(*images: bytes, **options: Any) -> Any:
+            return client.infer(server.model, [_input(module, images)], **options)
+
+        return ask
+
+    def test_triton_finds_a_live_and_ready_server(self, server: ServerProcess, triton: Any) -> None:
+        _, client = triton
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready(server.model)
+        assert client.is_model_ready(server.model, "1")
+
+    def test_triton_reads_the_metadata(self, server: ServerProcess, triton: Any) -> None:
+        module, client = triton
+        is_grpc = module.__name__.endswith("grpc")
+        as_json = {"as_json": True} if is_grpc else {}
+        about_server = client.get_server_metadata(**as_json)
+        assert about_server["name"] == "mlserve"
+        assert "binary_tensor_data" in about_server["extensions"]
+        about = client.get_model_metadata(server.model, **as_json)
+        assert (about["name"], about["versions"]) == (server.model, ["1"])
+        (image,), (label,) = about["inputs"], about["outputs"]
+        assert (image["name"], image["datatype"]) == ("image", "BYTES")
+        assert (label["name"], label["datatype"]) == ("output_0", "BYTES")
+        assert [int(size) for size in image["shape"]] == [-1]
+
+    def test_triton_gets_the_label(self, infer: Ask, image: bytes, label: str) -> None:
+        answer = infer(image)
+        assert answer.as_numpy("output_0").tolist() == [label.encode()]
+        assert infer(image, image).as_numpy("output_0").tolist() == [label.encode()] * 2
+
+    def test_triton_gets_the_answer_of_another_signature(
+        self, infer: Ask, image: bytes, label: str
+    ) -> None:
+        answer = infer(image, parameters={"signature": "top_k"})
+        labels, scores = answer.as_numpy("labels"), answer.as_numpy("scores")
+        assert labels[0, 0] == label.encode()
+        assert (scores.dtype, scores.shape) == (np.float32, labels.shape)
+        assert answer.as_numpy("indices").dtype == np.int32
+
+    def test_triton_gets_the_outputs_that_it_asks_for(
+        self, triton: Any, infer: Ask, image: bytes
+    ) -> None:
+        module, _ = triton
+        wanted = [module.InferRequestedOutput("scores")]
+        answer = infer(image, parameters={"signature": "top_k"}, outputs=wanted)
+        assert answer.as_numpy("scores").shape[0] == 1
+        assert answer.as_numpy("labels") is None
+
+    def test_triton_gets_classes(self, triton: Any, infer: Ask, image: bytes, label: str) -> None:
+        module, _ = triton
+        wanted = [module.InferRequestedOutput("scores", class_count=2)]
+        classes = infer(image, parameters={"signature": "top_k"}, outputs=wanted).as_numpy("scores")
+        assert classes.shape == (1, 2)
+        score, index, name = classes[0, 0].decode().split(":")
+        assert (name, float(score) > 0, int(index) >= 0) == (label, True, True)
+
+    def test_triton_speaks_json(self, server: ServerProcess, image: bytes, label: str) -> None:
+        module = pytest.importorskip("tritonclient.http")
+        asked = module.InferInput("image", [1], "BYTES")
+        text = np.array([base64.b64encode(image)], dtype=object)
+        asked.set_data_from_numpy(text, binary_data=False)
+        wanted = module.InferRequestedOutput("output_0", binary_data=False)
+        client = module.InferenceServerClient(server.rest)
+        answer = client.infer(server.model, [asked], outputs=[wanted])
+        client.close()
+        assert answer.get_output("output_0")["data"] == [label]
+        assert answer.as_numpy("output_0").tolist() == [label]
+
+    @pytest.mark.parametrize("method", ["gzip", "deflate"])
+    def test_triton_compresses_its_grpc_requests(
+        self, server: ServerProcess, image: bytes, label: str, method: str
+    ) -> None:
+        module = pytest.importorskip("tritonclient.grpc")
+        with module.InferenceServerClient(server.grpc) as client:
+            asked = [_input(module, [image])]
+            answer = client.infer(server.model, asked, compression_algorithm=method)
+        assert answer.as_numpy("output_0").tolist() == [label.encode()]
+
+    def test_tritons_own_timeout_ends_a_call(
+        self, server: ServerProcess, image: bytes, label: str
+    ) -> None:
+        module = pytest.importorskip("tritonclient.grpc")
+        with module.InferenceServerClient(server.grpc) as client:
+            asked = [_input(module, [image])]
+            with pytest.raises(_triton_error(), match=r"(?i)deadline"):
+                client.infer(server.model, asked, client_timeout=0.0001)
+            answer = client.infer(server.model, asked, client_timeout=20)
+        assert answer.as_numpy("output_0").tolist() == [label.encode()]
+
+    def test_the_timeout_parameter_ends_a_request(
+        self, infer: Ask, image: bytes, label: str
+    ) -> None:
+        """The protocol's own `timeout` is in microseconds."""
+        with pytest.raises(_triton_error(), match="deadline"):
+            infer(image, timeout=1)
+        assert infer(image, timeout=20_000_000).as_numpy("output_0").tolist() == [label.encode()]
+
+    def test_triton_is_told_what_is_wrong(
+        self, server: ServerProcess, triton: Any, infer: Ask, image: bytes, bad_image: bytes
+    ) -> None:
+        module, client = triton
+        with pytest.raises(_triton_error(), match="image 1 of 2 is "):
+            infer(image, bad_image)
+        with pytest.raises(_triton_error(), match="nope"):
+            client.infer("nope", [_input(module, [image])])
+        number = module.InferInput("image", [1], "FP32")
+        number.set_data_from_numpy(np.zeros(1, np.float32))
+        with pytest.raises(_triton_error(), match="FP32, not BYTES"):
+            client.infer(server.model, [number])
+
+    def test_the_client_of_openvino_model_server_gets_its_answers(
+        self, server: ServerProcess, image: bytes, label: str, tmp_path: Any
+    ) -> None:
+        pytest.importorskip("ovmsclient", exc_type=ImportError)
+        path = tmp_path / "image"
+        path.write_bytes(image)
+        argv = [sys.executable, "-c", _OVMS, server.grpc, server.rest, server.model, str(path)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        one, two = f"['{label}']", f"['{label}' '{label}']"
+        assert done.stdout.splitlines() == [one, two, "not found"] * 2
+
+
+def _input(module: Any, images: Any) -> Any:
+    array = np.empty(len(images), dtype=object)
+    array[:] = images
+    asked = module.InferInput("image", list(array.shape), "BYTES")
+    asked.set_data_from_numpy(array)
+    return asked
+
+
+def _triton_error() -> type[Exception]:
+    error: type[Exception] = pytest.importorskip("tritonclient.utils").InferenceServerException
+    return error

@@ -1,0 +1,260 @@
+"""Image files, good and bad, each with the one verdict that every backend has to give.
+
+    ODD   out of the ordinary, and answered: the file, and the pixels that it stands for
+    BAD   refused: the file, the error's kind, and a part of its message
+
+The verdicts are TensorFlow's, whose decoder runs inside the exported graph; a backend that decodes
+outside of it has to give the same. The pixels come from Pillow, as a decoder that is neither's.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np  # noqa: TID253
+from PIL import Image
+
+from mlserve.testing.image_files import (
+    altered,
+    jpeg_claiming,
+    noise,
+    plain,
+    png_claiming,
+    png_of,
+    saved,
+    turned,
+    with_jpeg_marker,
+    with_precision,
+    without_segment,
+    ycck,
+)
+
+Pixels = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An image file that has an answer: `pixels` is uint8[height, width, 3], RGB."""
+
+    data: bytes
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that is refused with an error of that `kind`, whose message holds `part`."""
+
+    data: bytes
+    kind: str
+    part: str
+
+
+def decoded(data: bytes) -> Pixels:
+    """uint8[height, width, 3]: the pixels of a file as Pillow decodes it, alpha dropped."""
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode == "CMYK":
+            return _rgb_of(np.asarray(image), is_turned_round="adobe" in image.info)
+        return np.asarray(image.convert("RGB"))
+
+
+def _rgb_of(cmyk: Pixels, *, is_turned_round: bool) -> Pixels:
+    """The colours as TensorFlow makes them, which rounds down.
+
+    Pillow rounds another way, and turns the values of a file with an Adobe marker round.
+    """
+    stored = (255 - cmyk if is_turned_round else cmyk).astype(np.uint16)
+    return (stored[:, :, :3] * stored[:, :, 3:] // 255).astype(np.uint8)
+
+
+def _jpegs() -> dict[str, bytes]:
+    picture = noise(37, 23)
+    jpeg, cmyk = saved(picture), saved(noise(37, 23, 4))
+    return {
+        "JPEG": jpeg,
+        "JPEG 4:4:4": saved(picture, subsampling=0),
+        "JPEG 4:2:2": saved(picture, subsampling=1),
+        "JPEG of quality 10": saved(picture, quality=10),
+        "JPEG of quality 100": saved(picture, quality=100),
+        "progressive JPEG": saved(picture, progressive=True),
+        "progressive grey JPEG": saved(picture.convert("L"), progressive=True),
+        "grey JPEG": saved(picture.convert("L")),
+        "CMYK JPEG": cmyk,
+        "CMYK JPEG without Adobe marker": without_segment(cmyk, 0xEE),
+        "YCCK JPEG": ycck(cmyk),
+        "RGB JPEG": saved(picture, keep_rgb=True),
+        "JPEG with restart markers": saved(picture, restart_marker_blocks=2),
+        "JPEG without JFIF marker": without_segment(jpeg, 0xE0),
+        "EXIF-rotated JPEG": saved(picture, exif=turned(6)),
+        "bytes after the end of a JPEG": jpeg + b"trailing",
+        "1x1 JPEG": saved(noise(1, 1)),
+        "JPEG of one row": saved(noise(300, 1)),
+        "JPEG of one column": saved(noise(1, 300)),
+    }
+
+
+def _altered_jpegs() -> dict[str, bytes]:
+    """JPEG files with faults in the midst of their data, which a decoder goes on after."""
+    jpeg = saved(noise(150, 100))
+    middle = len(jpeg) // 2
+    return {
+        "JPEG with altered data": altered(jpeg, middle),
+        "JPEG with altered data near its end": altered(jpeg, len(jpeg) * 4 // 5),
+        "JPEG with zeros in its data": jpeg[:middle] + bytes(20) + jpeg[middle:],
+        "JPEG with an end in its middle": jpeg[:middle] + b"\xff\xd9" + jpeg[middle:],
+        "JPEG that claims more rows than it has": jpeg_claiming(20, 40),
+        "JPEG that claims fewer rows than it has": jpeg_claiming(20, 8),
+    }
+
+
+def _pngs() -> dict[str, bytes]:
+    picture = noise(37, 23)
+    clear = Image.fromarray(np.dstack([np.asarray(picture), np.asarray(noise(37, 23, 1, 1))]))
+    grey_clear = Image.merge("LA", [picture.convert("L"), noise(37, 23, 1, 1)])
+    png = saved(picture, "PNG")
+    return {
+        "PNG": png,
+        "1x1 PNG": saved(noise(1, 1), "PNG"),
+        "PNG with alpha, which is dropped": saved(clear, "PNG"),
+        "PNG, grey with alpha": saved(grey_clear, "PNG"),
+        "PNG, grey": saved(picture.convert("L"), "PNG"),
+        "PNG, 1 bit": saved(picture.convert("1"), "PNG"),
+        "PNG, 2-bit palette": saved(picture.quantize(4), "PNG", bits=2),
+        "PNG, palette": saved(picture.quantize(50), "PNG"),
+        "PNG, palette with a clear colour": saved(picture.quantize(50), "PNG", transparency=3),
+        "PNG with a clear colour": saved(picture, "PNG", transparency=(1, 2, 3)),
+        "PNG, interlaced": png_of(np.asarray(picture), is_interlaced=True),
+        "bytes after the end of a PNG": png + b"trailing",
+        "PNG with an EXIF turn": saved(picture, "PNG", exif=turned(6)),
+        "animated PNG": saved(picture, "PNG", save_all=True, append_images=[noise(37, 23, seed=2)]),
+    }
+
+
+def _deep_pngs() -> dict[str, Answered]:
+    """PNG files of 16 bits, of which the upper 8 count."""
+    numbers = np.random.default_rng(3).integers(0, 2**16, (23, 37, 4)).astype(np.uint16)
+    upper = (numbers >> 8).astype(np.uint8)
+    grey = np.repeat(upper[:, :, :1], 3, axis=2)
+    return {
+        "16-bit PNG": Answered(png_of(numbers[:, :, :3]), upper[:, :, :3]),
+        "16-bit PNG with alpha": Answered(png_of(numbers), upper[:, :, :3]),
+        "16-bit PNG, grey": Answered(png_of(numbers[:, :, :1]), grey),
+        "16-bit PNG, grey with alpha": Answered(png_of(numbers[:, :, :2]), grey),
+    }
+
+
+def _texts() -> dict[str, Answered]:
+    """Base64 of images, in the forms that clients send."""
+    jpeg, png = saved(noise(37, 23)), saved(noise(9, 7, seed=4), "PNG")
+    text, web_safe = base64.b64encode(jpeg), base64.urlsafe_b64encode(jpeg)
+    lines = [text[i : i + 76] for i in range(0, len(text), 76)]
+    forms = {
+        "base64": text,
+        "base64 without padding": text.rstrip(b"="),
+        "base64 in lines": b"\r\n".join(lines),
+        "base64 with spaces around": b" \n" + text + b"\n\t",
+        "web-safe base64": web_safe,
+        "web-safe base64 without padding": web_safe.rstrip(b"="),
+        "both alphabets in one": text[:200] + web_safe[200:],
+    }
+    answers = {name: Answered(form, decoded(jpeg)) for name, form in forms.items()}
+    answers["base64 of a PNG"] = Answered(base64.b64encode(png), decoded(png))
+    return answers
+
+
+def odd_images() -> dict[str, Answered]:
+    """Image files out of the ordinary that have an answer, by name."""
+    plain_files = _jpegs() | _altered_jpegs() | _pngs()
+    files = {name: Answered(data, decoded(data)) for name, data in plain_files.items()}
+    return {**files, **_deep_pngs(), **_texts()}
+
+
+_NO_IMAGE = "not a JPEG or PNG file"
+_DAMAGED = "cut short or altered"
+_NO_SIZE = "no valid size"
+_TOO_LARGE = "too large (20000x20000, at most 100000000 pixels)"
+
+
+def _no_images() -> dict[str, bytes]:
+    """Files of other kinds: each is refused as no JPEG or PNG."""
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    gif = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    return {
+        "text": b"hello, world\n",
+        "text that is base64": b"aGVsbG8=",
+        "binary": bytes(range(256)),
+        "two bytes of JPEG": plain("red")[:2],
+        "something before a JPEG": b"\0" + plain("red"),
+        "GIF": saved(frames[0], "GIF"),
+        "animated GIF": gif,
+        "base64 of a GIF": base64.b64encode(gif),
+        "BMP": saved(frames[0], "BMP"),
+        "WebP": saved(frames[0], "WEBP"),
+        "TIFF": saved(frames[0], "TIFF"),
+    }
+
+
+def _damaged() -> dict[str, bytes]:
+    """JPEG and PNG files that cannot be decoded to their end."""
+    jpeg, png = saved(noise(150, 100)), saved(noise(150, 100), "PNG")
+    progressive = saved(noise(150, 100), progressive=True)
+    return {
+        "three bytes of JPEG": jpeg[:3],
+        "JPEG cut in its header": jpeg[:100],
+        "JPEG cut in the middle": jpeg[: len(jpeg) // 2],
+        "JPEG cut in its data": jpeg[:-20],
+        "JPEG without its end": jpeg[:-2],
+        "JPEG without its last byte": jpeg[:-1],
+        "JPEG without its tables": without_segment(jpeg, 0xDB),
+        "JPEG of no rows": jpeg_claiming(20, 0),
+        "JPEG of 12 bits": with_precision(jpeg, 12),
+        "JPEG of the lossless kind": with_jpeg_marker(jpeg, 0xC0, 0xC3),
+        "progressive JPEG cut in the middle": progressive[: len(progressive) // 2],
+        "PNG cut in the middle": png[: len(png) // 2],
+        "PNG cut in its data": png[:-20],
+        "PNG without its end": png[:-12],
+        "PNG with a wrong checksum": altered(png, len(png) - 16, 1),
+        "PNG with a wrong checksum of its header": altered(png, 29, 1),
+        "PNG with altered data": altered(png, len(png) // 2),
+        "base64 cut short": base64.b64encode(jpeg)[: len(jpeg) // 4 * 4],
+    }
+
+
+def bad_images() -> dict[str, Refused]:
+    """Files that are refused, by name."""
+    png, text = plain("red", "PNG"), base64.b64encode(plain("red"))
+    base64_faults = {
+        "base64 with a wrong character": text[:40] + b"!" + text[41:],
+        "base64 of a wrong length": text[:61],
+        "base64 with wrong padding": text.rstrip(b"=") + b"===",
+    }
+    no_size = {
+        "PNG cut in its header": png[:20],
+        "PNG of no width": png_claiming(0, 5),
+        "PNG of negative width": png_claiming(2**31 + 5, 5),
+    }
+    too_large = {
+        "PNG of 20000x20000": png_claiming(20000, 20000),
+        "JPEG of 20000x20000": jpeg_claiming(20000, 20000),
+    }
+    return {
+        "zero bytes": Refused(b"", "not_an_image", "empty: no bytes at all"),
+        **_all_refused(_no_images(), "not_an_image", _NO_IMAGE),
+        **_all_refused(_damaged(), "not_an_image", _DAMAGED),
+        **_all_refused(no_size, "not_an_image", _NO_SIZE),
+        **_all_refused(too_large, "input_too_large", _TOO_LARGE),
+        **_all_refused(base64_faults, "invalid_input", "base64"),
+    }
+
+
+def _all_refused(files: Mapping[str, bytes], kind: str, part: str) -> dict[str, Refused]:
+    return {name: Refused(data, kind, part) for name, data in files.items()}
+
+
+ODD: Mapping[str, Answered] = odd_images()
+"""What `odd_images` makes."""
+BAD: Mapping[str, Refused] = bad_images()
+"""What `bad_images` makes."""

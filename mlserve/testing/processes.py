@@ -1,0 +1,98 @@
+"""A server process on ports of the operating system's choice, and how to wait for it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from mlserve.artifact import Artifact
+from mlserve.client import Client
+from mlserve.client.wire import Api
+from mlserve.errors import Unavailable
+
+T = TypeVar("T")
+START_SECONDS = 60.0
+"""How long a server may take until its model is ready: importing a runtime is slow."""
+
+
+def wait_until(condition: Callable[[], T | None], timeout: float = START_SECONDS) -> T:
+    """What `condition` returns once it is true; an AssertionError when it never is."""
+    until = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < until, f"not within {timeout:g} s: {condition}"
+        time.sleep(0.02)
+    return value
+
+
+class ServerProcess:
+    """A running `python -m mlserve.server`. `grpc` and `rest` are its addresses, `host:port`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], model: str, log_path: Path) -> None:
+        self.process = process
+        self.model = model
+        self._log_path = log_path
+        self.grpc, self.rest = wait_until(self._addresses)
+
+    def endpoint(self, protocol: str) -> str:
+        """Where to point a client: `protocol` is "grpc" or "rest"."""
+        return self.grpc if protocol == "grpc" else f"http://{self.rest}"
+
+    def client(self, protocol: str = "grpc", api: Api | None = None) -> Client:
+        """A client of the model; without `api` it finds out by itself what the server speaks."""
+        return Client(self.endpoint(protocol), model=self.model, api=api)
+
+    def log(self) -> str:
+        """What the server has written to its log so far."""
+        return self._log_path.read_text()
+
+    def state(self, version: int) -> str:
+        """The state of that version; empty when the server does not know it."""
+        assert self.process.poll() is None, self.log()
+        with self.client() as client:
+            try:
+                versions = client.status(timeout=10)
+            except Unavailable:
+                return ""
+        return next((found.state for found in versions if found.version == version), "")
+
+    def wait_ready(self, version: int = 1) -> None:
+        """Returns when that version is served."""
+        wait_until(lambda: self.state(version) == "AVAILABLE")
+
+    def _addresses(self) -> tuple[str, str] | None:
+        found = re.search(r"listening grpc=(\S+) rest=(\S+)\n", self.log())
+        assert found or self.process.poll() is None, self.log()
+        return (found[1], found[2]) if found else None
+
+
+@contextmanager
+def launched(
+    backend: str, artifact: Artifact, *options: str, python: str = sys.executable
+) -> Iterator[ServerProcess]:
+    """A server of the artifact's base path, as soon as it listens; it is stopped at the end."""
+    ports = ("--grpc-port", "0", "--rest-port", "0", "--poll-seconds", "0.1")
+    served = ("--backend", backend, "--model", artifact.model)
+    base_path = ("--base-path", str(artifact.path.parent))
+    argv = [python, "-m", "mlserve.server", *served, *base_path, *ports, *options]
+    with tempfile.TemporaryDirectory(prefix="mlserve-test-") as folder:
+        log_path = Path(folder) / "log"
+        with log_path.open("wb") as log, subprocess.Popen(argv, stderr=log, cwd=folder) as process:
+            try:
+                yield ServerProcess(process, artifact.model, log_path)
+            finally:
+                _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()

@@ -1,0 +1,40 @@
+"""TensorFlow Serving's messages about images, as the suite sends them."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
+from mlserve.tensors import DType
+
+if TYPE_CHECKING:
+    Predict = grpc.UnaryUnaryMultiCallable[PredictRequest, PredictResponse]
+
+
+def request_of(model: str, *images: bytes, signature: str = "serving_default") -> PredictRequest:
+    """The request about a batch of these images."""
+    request = PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    tensor = request.inputs["image"]
+    tensor.dtype = DType.BYTES.tf_number  # type: ignore[assignment]
+    tensor.tensor_shape.dim.add(size=len(images))
+    tensor.string_val.extend(images)
+    return request
+
+
+def predict_method(channel: grpc.Channel) -> Predict:
+    """PredictionService.Predict on that channel."""
+    return channel.unary_unary(
+        "/tensorflow.serving.PredictionService/Predict",
+        request_serializer=PredictRequest.SerializeToString,
+        response_deserializer=PredictResponse.FromString,
+    )
+
+
+def as_base64(image: bytes) -> dict[str, Any]:
+    """The image as REST carries bytes."""
+    return {"b64": base64.b64encode(image).decode()}

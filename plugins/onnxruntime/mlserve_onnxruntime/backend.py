@@ -1,0 +1,85 @@
+"""The backend `onnxruntime`: ONNX files, the image pipeline in Python around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlserve.artifact import Artifact
+from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
+from mlserve.errors import ModelLoadFailed, PluginError
+from mlserve.plugins import absent_modules
+from mlserve.sources import Classifier
+from mlserve.tensors import Signature
+from mlserve_onnxruntime.quiet import import_quietly
+
+MODEL_FILE = "model.onnx"
+
+
+class OnnxRuntimeBackend(Backend):
+    """ONNX files, run by ONNX Runtime in this process."""
+
+    name = "onnxruntime"
+    summary = "ONNX files with decode, resize and labels in Python; serving needs no TensorFlow"
+    install_hint = "pip install 'mlserve-onnxruntime[serve]'"
+    requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
+    load_options = ("provider", "instances")
+
+    def prepare(self) -> None:
+        """Imports TensorFlow, quietly, where it is installed: a user's own ONNX file needs none.
+
+        Raises PluginError when the ONNX package is absent, and ImportError for a broken import.
+        """
+        _require("onnx")
+        if not absent_modules(("tensorflow",)):
+            import_quietly()
+
+    def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
+        """Writes `model.onnx` into `into`. Raises ExportError, PluginError without tf2onnx."""
+        _require("onnx")
+        from mlserve_onnxruntime import exporter
+
+        if model.framework == "onnx":
+            return exporter.write_onnx_file(model, into / MODEL_FILE)
+        _require("tf2onnx", "tensorflow")
+        return exporter.write_tensorflow(model, into / MODEL_FILE)
+
+    def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
+        """Any ONNX file, run by ONNX Runtime in this process. Raises ModelLoadFailed."""
+        file = _model_file(artifact.path)
+        from mlserve_onnxruntime.runner import load_runner
+
+        return load_runner(artifact, file, options)
+
+    def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
+        """The steps of the Python pipeline around an exported model. Raises ModelLoadFailed."""
+        file = _model_file(artifact.path)
+        from mlserve_onnxruntime.runner import load_steps
+
+        return load_steps(artifact, file, options)
+
+
+def _require(*modules: str) -> None:
+    absent = absent_modules(modules)
+    if absent:
+        raise PluginError(
+            f"exporting for onnxruntime needs {', '.join(absent)}, which is not installed",
+            hint="pip install 'mlserve-onnxruntime[export]'",
+        )
+
+
+def _model_file(folder: Path) -> Path:
+    """`model.onnx`, or the only ONNX file that there is. Raises ModelLoadFailed."""
+    if (folder / MODEL_FILE).is_file():
+        return folder / MODEL_FILE
+    files = sorted(folder.glob("*.onnx"))
+    if len(files) == 1:
+        return files[0]
+    there = "there is no such folder" if not folder.exists() else f"it has no {MODEL_FILE}"
+    if files:
+        there = f"it has several ONNX files: {', '.join(file.name for file in files)}"
+    raise ModelLoadFailed(
+        f"{folder} is no ONNX model: {there}",
+        hint=f"a model's folder holds <version>/{MODEL_FILE}; `mlserve export --backend "
+        "onnxruntime` writes one",
+    )

@@ -1,0 +1,67 @@
+"""The input of an image classifier in an ONNX file: its name, the order of its axes, its sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np  # noqa: TID253
+
+RGB = 3
+_RANK = 4
+
+
+class Layout(Enum):
+    """Where the colours are: behind the pixels (NHWC) or in front of them (NCHW)."""
+
+    NHWC = "NHWC"
+    NCHW = "NCHW"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """The one input of a classifier. A size that the file leaves open is None."""
+
+    name: str
+    layout: Layout
+    batch: int | None
+    height: int | None
+    width: int | None
+
+    @classmethod
+    def of(cls, tensor: Any) -> ImageInput:
+        """Reads ONNX Runtime's description of an input. Raises ValueError when it is no image's."""
+        sizes = open_sizes(tensor.shape)
+        if tensor.type != "tensor(float)" or sizes is None or len(sizes) != _RANK:
+            raise ValueError(f"the input is {described(tensor)}")
+        batch, first, middle, last = sizes
+        if last == RGB:
+            return cls(tensor.name, Layout.NHWC, batch, first, middle)
+        if first == RGB:
+            return cls(tensor.name, Layout.NCHW, batch, middle, last)
+        raise ValueError(f"the input is {described(tensor)}")
+
+    def arranged(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """float32[N, height, width, 3] in the layout of the model."""
+        if self.layout is Layout.NHWC:
+            return images
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def open_sizes(shape: Sequence[Any]) -> tuple[int | None, ...] | None:
+    """A shape with None for each open size, which has a name or no value in the file.
+
+    None for an unknown rank, which ONNX Runtime does not tell from a scalar.
+    """
+    if not shape:
+        return None
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+def described(tensor: Any) -> str:
+    """An input or output for a message: `images float[N,224,224,3]`."""
+    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
+    sizes = ",".join("?" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.name} {kind}[{sizes}]"

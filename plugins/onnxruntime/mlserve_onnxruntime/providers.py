@@ -1,0 +1,40 @@
+"""Execution providers: what ONNX Runtime runs a model on, by the names that `--provider` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnxruntime  # noqa: TID253
+
+from mlserve.errors import PluginError
+
+AUTO = "auto"
+CPU = "cpu"
+_SUFFIX = "ExecutionProvider"
+_REMOTE = "azure"
+"""Sends a request to a remote service; it runs no model, and is in every build."""
+
+
+def installed() -> dict[str, str]:
+    """ONNX Runtime's name of each provider that it was built with, by ours, in its own order."""
+    names = onnxruntime.get_available_providers()
+    short = {name.removesuffix(_SUFFIX).lower(): name for name in names}
+    return {ours: theirs for ours, theirs in short.items() if ours != _REMOTE}
+
+
+def providers_for(wanted: str | None) -> Sequence[str]:
+    """ONNX Runtime's names of the providers to use, the preferred one first.
+
+    `auto` (or None) takes all, in the order that ONNX Runtime recommends; the CPU always comes
+    last, for what a device cannot do. Raises PluginError for a provider that is not installed.
+    """
+    known = installed()
+    if wanted in (None, AUTO):
+        return list(known.values())
+    if wanted not in known:
+        raise PluginError(
+            f"the execution provider {wanted!r} is not installed (installed: {', '.join(known)})",
+            hint="leave --provider out, or install the build of onnxruntime that has it, such as "
+            "onnxruntime-gpu (cuda) or onnxruntime-openvino (openvino)",
+        )
+    return list(dict.fromkeys([known[str(wanted)], known[CPU]]))

@@ -1,0 +1,167 @@
+"""Sessions of ONNX Runtime: one model, loaded once or several times, run by many threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, LifoQueue
+from threading import Timer
+from typing import Any
+
+import numpy as np  # noqa: TID253
+import onnxruntime  # noqa: TID253
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: TID253
+
+from mlserve.backend import LoadOptions
+from mlserve.deadline import Deadline
+from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
+from mlserve.server.cpus import usable_cpus
+from mlserve_onnxruntime.messages import plain
+from mlserve_onnxruntime.providers import AUTO, providers_for
+
+Array = np.ndarray[Any, Any]
+_log = logging.getLogger(__name__)
+
+LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+)
+"""What ONNX Runtime raises for a file that it cannot load."""
+_ERRORS_ONLY = 3
+
+
+class Sessions:
+    """`options.instances` sessions of one file; each runs one call at a time.
+
+    The threads are divided among them. A call waits until a session is free.
+    """
+
+    def __init__(self, path: Path, options: LoadOptions) -> None:
+        """Loads the file. Raises ModelLoadFailed, and PluginError for an unknown provider."""
+        count = options.instances or 1
+        threads = max(1, (options.threads or usable_cpus()) // count)
+        self.all = [_session(path, threads, options.provider) for _ in range(count)]
+        self._free: LifoQueue[Any] = LifoQueue()
+        for session in self.all:
+            self._free.put(session)
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        """The model's inputs as ONNX Runtime describes them: name, type, shape."""
+        return list(self.all[0].get_inputs())
+
+    @property
+    def outputs(self) -> Sequence[Any]:
+        """The model's outputs, as `inputs`."""
+        return list(self.all[0].get_outputs())
+
+    def run(
+        self, names: Sequence[str], feeds: Mapping[str, Array], deadline: Deadline | None
+    ) -> list[Array]:
+        """The outputs of those names.
+
+        Raises InvalidInput for what the model refuses, DeadlineExceeded when the deadline passes
+        (the run is ended then), Overloaded without memory, and InferenceFailed.
+        """
+        session = self._take(deadline)
+        try:
+            return run_session(session, names, feeds, deadline)
+        finally:
+            self._free.put(session)
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self.all = []
+        self._free = LifoQueue()
+
+    def _take(self, deadline: Deadline | None) -> Any:
+        seconds = None if deadline is None else max(0.0, deadline.remaining())
+        try:
+            return self._free.get(timeout=seconds)
+        except Empty:
+            if deadline is None:
+                raise
+            raise deadline.exceeded("waiting for a session of the model") from None
+
+
+def run_session(
+    session: Any,
+    names: Sequence[str],
+    feeds: Mapping[str, Array],
+    deadline: Deadline | None = None,
+) -> list[Array]:
+    """The outputs of one session; see `Sessions.run`."""
+    with _ended_at(deadline) as run_options:
+        try:
+            outputs: list[Array] = session.run(list(names), dict(feeds), run_options)
+        except Exception as error:  # its errors have no common base
+            if run_options.terminate and deadline is not None:
+                raise deadline.exceeded("running the model") from error
+            raise _explained(error) from error
+        return outputs
+
+
+@contextmanager
+def _ended_at(deadline: Deadline | None) -> Iterator[Any]:
+    """Options for one run, which is ended when the deadline passes."""
+    options = onnxruntime.RunOptions()
+    if deadline is None:
+        yield options
+        return
+    timer = Timer(max(0.0, deadline.remaining()), setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
+
+
+def _explained(error: Exception) -> MlserveError:
+    if isinstance(error, ort_errors.InvalidArgument | ValueError | TypeError):
+        return InvalidInput(
+            f"the model refuses the input: {plain(error)}",
+            hint="compare the input with the signature: mlserve metadata",
+        )
+    if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
+        return Overloaded(
+            f"not enough memory to run the request: {plain(error)}",
+            hint="send less at once, or give the server more memory",
+        )
+    return InferenceFailed(f"ONNX Runtime failed: {plain(error)}", hint="see the server's log")
+
+
+def _session(path: Path, threads: int, provider: str | None) -> Any:
+    wanted = providers_for(provider)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+    except LOAD_ERRORS as error:
+        raise ModelLoadFailed(
+            f"ONNX Runtime cannot load {path}: {plain(error)}",
+            hint="export the model again: mlserve export; remove this version if it is not wanted",
+        ) from error
+    _check_provider(session, wanted[0], provider)
+    return session
+
+
+def _check_provider(session: Any, first: str, asked: str | None) -> None:
+    used = session.get_providers()
+    if asked not in (None, AUTO) and first not in used:
+        raise ModelLoadFailed(
+            f"the execution provider {asked!r} is installed but does not start here",
+            hint="check its device and driver, or leave --provider out",
+        )
+    _log.info("ONNX Runtime runs the model on %s", ", ".join(used))

@@ -1,0 +1,60 @@
+"""The steps of an exported SavedModel, one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np  # noqa: TID253
+import tensorflow as tf  # noqa: TID253
+
+from mlserve.artifact import Artifact
+from mlserve.backend import ImageStages, LoadOptions
+from mlserve.errors import ModelLoadFailed
+from mlserve.server.cpus import usable_cpus
+from mlserve_tfserving.loading import load_model
+from mlserve_tfserving.runner import refusal, set_threads
+
+Array = np.ndarray[Any, Any]
+
+_STEPS = ("decoded", "pixels", "scores")
+
+
+def load_stages(artifact: Artifact, options: LoadOptions) -> ImageStages:
+    """The steps of the SavedModel in `artifact.path`. Raises ModelLoadFailed when it has none."""
+    threads = options.threads or usable_cpus()
+    set_threads(threads)
+    module = load_model(artifact.path, threads).owner
+    if not all(hasattr(module, name) for name in _STEPS):
+        raise ModelLoadFailed(
+            f"{artifact.path} does not show the steps of its pipeline",
+            hint="export the model again with this mlserve: mlserve export",
+        )
+    return SavedModelStages(module)
+
+
+class SavedModelStages:
+    """The functions that the export put beside the signatures, run by TensorFlow."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def decoded(self, image: bytes) -> Array:
+        """uint8[height, width, 3] as the graph's decoder gives them. Raises InvalidInput."""
+        pixels: Array = self._step("decoded", tf.constant(image))
+        return pixels
+
+    def resized(self, image: bytes) -> Array:
+        """float32[height, width, 3]: the model's input. Raises InvalidInput."""
+        pixels: Array = self._step("pixels", tf.constant([image]))[0]
+        return pixels
+
+    def scores(self, image: bytes) -> Array:
+        """float32[classes]. Raises InvalidInput."""
+        scores: Array = self._step("scores", tf.constant([image]))[0]
+        return scores
+
+    def _step(self, name: str, argument: tf.Tensor) -> Any:
+        try:
+            return getattr(self._module, name)(argument).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise refusal(error, 0, 1) from error

@@ -1,0 +1,53 @@
+"""The TensorFlow backend passes the conformance suite of mlserve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlserve.sources import Classifier
+from mlserve.testing import (
+    ConformsAsBackend,
+    ConformsAsImageClassifier,
+    ConformsAsServer,
+    ServesForeignClients,
+)
+from mlserve.testing.colours import colour_classifier
+
+pytestmark = pytest.mark.slow
+
+
+class _TFServing:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend_name(cls) -> str:
+        return "tfserving"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def classifier(cls) -> Classifier:
+        import tensorflow as tf
+
+        class MeanColours(tf.Module):  # type: ignore[misc]
+            def __call__(self, pixels: Any) -> Any:
+                return tf.reduce_mean(pixels, [1, 2])
+
+        return colour_classifier(MeanColours())
+
+
+class TestBackend(_TFServing, ConformsAsBackend):
+    @pytest.fixture
+    def refused(self, classifier: Classifier) -> Classifier:
+        """Labels and pipeline say four classes; the model gives three."""
+        four = replace(classifier.pipeline, classes=4)
+        return replace(classifier, labels=("a", "b", "c", "d"), pipeline=four)
+
+
+class TestImageClassifier(_TFServing, ConformsAsImageClassifier):
+    pass
+
+
+class TestServer(_TFServing, ConformsAsServer, ServesForeignClients):
+    pass

@@ -1,0 +1,286 @@
+"""Asking Triton, KServe and MLServer: the API is found out, the model is looked at, then asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlserve.client import Client
+from mlserve.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    MlserveError,
+    NotFound,
+    Overloaded,
+    UsageError,
+)
+
+IMAGE = b"\xff\xd8\xff\x00 not UTF-8"
+
+
+def test_the_api_is_found_out_and_remembered(serve: Any, oip: Any) -> None:
+    model = oip.Model()
+    with Client(serve(model), model="stranger") as client:
+        before = client.api
+        first, second = client.predict(IMAGE, timeout=20), client.predict(IMAGE, timeout=20)
+        after = client.api
+
+    assert (before, after) == (None, "oip")
+    assert (first.label, first.api, first.version, second.label) == ("ox", "oip", 7, "ox")
+    assert [call.lower().removeprefix("model") for call in model.calls] == [
+        *("tfs", "metadata", "infer", "infer")
+    ]
+    assert [asked.image for asked in model.asked] == [IMAGE, IMAGE]
+
+
+def test_an_api_that_is_given_is_the_only_one(serve: Any, oip: Any) -> None:
+    model = oip.Model()
+    endpoint = serve(model)
+    with Client(endpoint, model="stranger", api="oip") as client:
+        client.predict(IMAGE, timeout=20)
+    assert "tfs" not in model.calls
+
+    with Client(endpoint, model="stranger", api="tfs") as client, pytest.raises(UsageError):
+        client.predict(IMAGE, timeout=20)
+    assert model.calls.count("tfs") == 1
+    assert len(model.asked) == 1
+
+
+def test_an_api_that_is_none() -> None:
+    with pytest.raises(UsageError, match="there is no API 'v3'"):
+        Client("127.0.0.1:1", api="v3")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "shape", [[-1], [1], [-1, 1], [1, 1], []], ids=lambda shape: str(shape).replace(" ", "")
+)
+def test_any_shape_of_one_string(serve: Any, oip: Any, shape: list[int]) -> None:
+    model = oip.Model(inputs=[("data", "BYTES", shape)])
+    with Client(serve(model), model="stranger") as client:
+        assert client.predict(IMAGE, timeout=20).label == "ox"
+
+    assert (model.asked[0].input, model.asked[0].shape) == ("data", [1] * len(shape))
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_labels_and_scores_in_either_form(serve: Any, oip: Any, *, is_raw: bool) -> None:
+    answer = [
+        oip.Output("labels", "BYTES", [1, 2], ["ox", "impala"]),
+        oip.Output("scores", "FP32", [1, 2], [0.25, 0.75]),
+        oip.Output("indices", "INT32", [1, 2], [3, 4]),
+    ]
+    with Client(serve(oip.Model(answer=answer, is_raw=is_raw)), model="stranger") as client:
+        found = client.predict(IMAGE, timeout=20)
+
+    assert [(row.label, row.score, row.index) for row in found.scores] == [
+        ("impala", 0.75, 4),
+        ("ox", 0.25, 3),
+    ]
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_scores_alone_are_asked_for_as_classes(serve: Any, oip: Any, *, is_raw: bool) -> None:
+    classes = oip.Output("probs", "BYTES", [1, 3], ["0.750000:4:a:b", "2.5e-1:3:ox", "-0.5:2"])
+    model = oip.Model(outputs=[("probs", "FP32", [-1, 1000])], answer=[classes], is_raw=is_raw)
+    with Client(serve(model), model="stranger") as client:
+        found = client.predict(IMAGE, timeout=20, top_k=3)
+
+    assert model.asked[0].outputs["probs"]["classification"] == 3
+    assert [(row.label, row.score, row.index) for row in found.scores] == [
+        ("a:b", 0.75, 4),
+        ("ox", 0.25, 3),
+        ("2", -0.5, 2),
+    ]
+
+
+def test_a_model_of_pixels_says_what_it_takes(serve: Any, oip: Any) -> None:
+    model = oip.Model(inputs=[("input_1", "FP32", [-1, 299, 299, 3])])
+    with Client(serve(model), model="stranger") as client, pytest.raises(UsageError) as caught:
+        client.predict(IMAGE, timeout=20)
+
+    assert caught.value.message == (
+        "the model stranger takes no image file; it takes infer(input_1: float32[?,299,299,3])"
+    )
+    assert model.asked == []
+
+
+def test_a_model_that_declares_nothing(serve: Any, oip: Any) -> None:
+    with (
+        Client(serve(oip.Model(inputs=[])), model="stranger") as client,
+        pytest.raises(UsageError, match="shows no input of the model stranger") as caught,
+    ):
+        client.predict(IMAGE, timeout=20)
+
+    assert "model-settings.json" in str(caught.value.hint)
+
+
+def test_outputs_that_are_no_labels(serve: Any, oip: Any) -> None:
+    answer = [oip.Output("boxes", "FP32", [1, 2], [0.5, 0.5])]
+    with (
+        Client(serve(oip.Model(answer=answer)), model="stranger") as client,
+        pytest.raises(InferenceFailed, match=r"not labels.*\(outputs: boxes\[1, 2\]\)"),
+    ):
+        client.predict(IMAGE, timeout=20)
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_an_answer_that_contradicts_itself(serve: Any, oip: Any, *, is_raw: bool) -> None:
+    answer = [oip.Output("label", "BYTES", [2], ["ox"])]
+    with (
+        Client(serve(oip.Model(answer=answer, is_raw=is_raw)), model="stranger") as client,
+        pytest.raises(InferenceFailed, match=r"not an output 'label' of shape \[2\]: 1 values"),
+    ):
+        client.predict(IMAGE, timeout=20)
+
+
+def test_metadata(serve: Any, oip: Any) -> None:
+    model = oip.Model(inputs=[("x", "FP32", [-1, 8])], versions=["2", "10", "beta"])
+    with Client(serve(model), model="stranger") as client:
+        found = client.metadata(timeout=20)
+
+    assert (found.model, found.version) == ("stranger", 10)
+    assert [str(spec) for spec in found.signatures[0].inputs] == ["x: float32[?,8]"]
+
+
+@pytest.mark.parametrize(
+    ("versions", "shown"), [(["2", "10"], [10, 2]), ([], [None]), (["v1"], [None])]
+)
+def test_status(serve: Any, oip: Any, versions: list[str], shown: list[int | None]) -> None:
+    model = oip.Model(versions=versions)
+    with Client(serve(model), model="stranger") as client:
+        ready = client.status(timeout=20)
+        model.is_ready = False
+        waiting = client.status(timeout=20)
+
+    assert [(row.version, row.state) for row in ready] == [(v, "AVAILABLE") for v in shown]
+    assert not any(row.is_available for row in waiting)
+
+
+def test_status_is_a_probe(mlserve: Any, serve: Any, oip: Any) -> None:
+    endpoint = serve(oip.Model(versions=[], is_ready=False))
+    outcome = mlserve("status", "--endpoint", endpoint, "--model", "stranger", "--timeout", 20)
+
+    assert outcome.stdout.splitlines()[1].split() == ["?", "UNKNOWN"]
+    assert outcome.code == 5
+
+
+def test_the_deadline_is_sent(serve: Any, oip: Any) -> None:
+    model = oip.Model()
+    with Client(serve(model), model="stranger") as client:
+        client.predict(IMAGE, timeout=20)
+
+    (asked,) = model.asked
+    assert 0 < asked.deadline <= 20
+    assert 0 < asked.parameters["timeout"] <= 20_000_000
+    assert "signature" not in asked.parameters
+
+
+@pytest.mark.parametrize(
+    ("code", "http", "text", "error", "words"),
+    [
+        (*("NOT_FOUND", 404, "Request for unknown model: 'm' is not found"), NotFound, "have"),
+        (*("UNAVAILABLE", 400, "Request for unknown model: 'm' is not found"), NotFound, "have"),
+        (*("INVALID_ARGUMENT", 404, "Model m not found"), NotFound, "does not have"),
+        (*("UNKNOWN", 404, "Model with name m does not exist."), NotFound, "does not have"),
+        (*("UNAVAILABLE", 503, "Request timeout expired"), DeadlineExceeded, "gave up"),
+        (*("UNAVAILABLE", 503, "Exceeds maximum queue size"), Overloaded, "has no room"),
+        (*("INTERNAL", 500, "CUDA out of memory"), InferenceFailed, "failed: CUDA out of memory"),
+    ],
+)
+def test_errors_of_known_servers(
+    serve: Any,
+    oip: Any,
+    code: str,
+    http: int,
+    text: str,
+    error: type[MlserveError],
+    words: str,
+) -> None:
+    model = oip.Model(refusal=oip.Refusal(code, http, text))
+    with Client(serve(model), model="stranger") as client, pytest.raises(error) as caught:
+        client.predict(IMAGE, timeout=20)
+
+    assert type(caught.value) is error
+    assert words in caught.value.message
+    assert text in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        (400, b""),  # Triton
+        (404, b'{"detail":"Not Found"}'),  # MLServer, KServe
+        (404, b'{"error":"Not Found"}'),
+        (405, b'{"error":"Method Not Allowed"}'),
+        (404, b"404 page not found"),
+    ],
+)
+def test_what_servers_say_of_paths_they_do_not_have(
+    over_rest: Any, oip: Any, gone: tuple[int, bytes]
+) -> None:
+    with Client(over_rest(oip.Model(gone=gone)), model="stranger") as client:
+        assert client.predict(IMAGE, timeout=20).api == "oip"
+        assert client.status(timeout=20)[0].is_available
+
+
+@pytest.mark.parametrize(
+    "v1",
+    [
+        (200, b'{"predictions": [1]}'),
+        (400, b'{"error":"Expected \\"inputs\\" to be a list"}'),
+        (500, b'{"error":"KeyError : \'instances\'"}'),
+    ],
+)
+def test_a_model_of_kserve_that_is_given_a_foreign_request(
+    over_rest: Any, oip: Any, v1: tuple[int, bytes]
+) -> None:
+    """KServe hands any JSON at this path to the model; that it has no metadata gives it away."""
+    model = oip.Model(v1=v1)
+    with Client(over_rest(model), model="stranger") as client:
+        assert client.predict(IMAGE, timeout=20).api == "oip"
+
+
+def test_the_status_of_kserves_own_old_api_is_none(over_rest: Any, oip: Any) -> None:
+    model = oip.Model(v1=(200, b'{"name":"stranger","ready":"True"}'))
+    with Client(over_rest(model), model="stranger") as client:
+        assert client.status(timeout=20)[0].is_available
+        assert client.api == "oip"
+
+
+def test_a_server_without_binary_data_is_asked_in_base64(over_rest: Any, oip: Any) -> None:
+    model = oip.Model(reads_binary=False)
+    with Client(over_rest(model), model="stranger") as client:
+        client.predict(IMAGE, timeout=20)
+        client.predict(IMAGE, timeout=20)
+
+    assert [asked.image for asked in model.asked] == [IMAGE, IMAGE]
+    assert model.calls.count("infer") == 3
+
+
+def test_a_server_that_knows_neither(over_rest: Any, oip: Any) -> None:
+    """What it said first is what the user is told."""
+    model = oip.Model(refusal=oip.Refusal("", 404, "Not Found"), gone=(404, b"who is there?"))
+    with Client(over_rest(model), model="stranger") as client, pytest.raises(NotFound) as caught:
+        client.predict(IMAGE, timeout=20)
+
+    assert "HTTP 404 who is there?" in caught.value.message
+    assert model.calls == ["tfs", "metadata"]
+
+
+def test_a_failure_stays_when_the_other_api_is_not_known_either(over_rest: Any, oip: Any) -> None:
+    model = oip.Model(v1=(500, b'{"error":"boom"}'), refusal=oip.Refusal("", 404, "Not Found"))
+    with (
+        Client(over_rest(model), model="stranger") as client,
+        pytest.raises(InferenceFailed, match="failed: boom"),
+    ):
+        client.predict(IMAGE, timeout=20)
+
+    assert model.calls == ["tfs", "tfs", "metadata"]
+
+
+def test_a_path_before_the_api(over_rest: Any, oip: Any) -> None:
+    """The path of the endpoint is kept; this server has nothing below it."""
+    endpoint = over_rest(oip.Model()) + "/team/a"
+    with Client(endpoint, model="stranger", api="oip") as client, pytest.raises(NotFound):
+        client.predict(IMAGE, timeout=20)

@@ -1,0 +1,316 @@
+"""`mlserve compare` with the test backend: verdicts, targets, refusals, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import psutil
+import pytest
+
+from mlserve.errors import ExitCode
+from mlserve.launch.state import read_records, select
+
+EXACT = {"largest": 0.0, "mean": 0.0}
+
+
+def test_equal_models_are_the_same(cli: Any, export: Any, photos: Path) -> None:
+    export(1)
+    export(2)
+
+    done = cli("compare", "echo@1", "echo@2", photos)
+
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:6] == ["TARGET", "LABELS", "DECODED", "RESIZED", "SCORES", "END"]
+    assert lines[1].split()[:2] == ["echo@1", "reference"]
+    assert lines[2].split()[:6] == ["echo@2", "2/2", "0", "0", "0", "0"]
+    assert lines[-1] == "same: 2 images, 2 targets, every difference within 0.0001"
+    assert done.stderr == ""
+
+
+def test_another_label_is_named_and_ends_with_its_exit_code(
+    cli: Any, export: Any, photos: Path
+) -> None:
+    export(1)
+    export(2, label="donkey")
+
+    done = cli("compare", "echo@1", "echo@2", photos)
+
+    assert done.returncode == ExitCode.DIFFERENT
+    rows = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    assert [str(photos / "a.jpg"), "echo@2", "'donkey', the reference 'sorrel'"] in rows
+    assert done.stdout.splitlines()[-1].startswith("different: 2 of 2 images, 2 targets")
+
+
+def test_json_holds_everything(cli: Any, export: Any, photos: Path) -> None:
+    export(1)
+    export(2, score=0.2, pixel=130)
+
+    found = cli.json("echo@1", "echo@2", photos, "--runs", "2", code=8)
+
+    assert (found["same"], found["reference"], found["runs"]) == (False, "echo@1", 2)
+    assert [image["file"] for image in found["images"]] == [
+        str(photos / name) for name in ("a.jpg", "b.png")
+    ]
+    reference, other = found["targets"]
+    assert other["stages"]["decoded"] == {"largest": 2.0, "mean": 2.0}
+    assert other["stages"]["resized"]["largest"] == pytest.approx(2 / 255)
+    assert other["stages"]["scores"] == {
+        "largest": pytest.approx(0.3),
+        "mean": pytest.approx(0.06),
+    }
+    assert other["score_difference"] == EXACT
+    assert other["same_labels"] == 2
+    for target in (reference, other):
+        assert target["rss_bytes"] > 1e6
+        assert target["ready_seconds"] > 0
+        times = target["latency_ms"]
+        assert 0 < times["p50"] <= times["p95"] <= times["p99"]
+    row = found["images"][0]["targets"]["echo@2"]
+    assert (row["label"], len(row["milliseconds"])) == ("sorrel", 2)
+    assert not row["stages"]["same_top_1"]
+    assert not row["stages"]["same_order"]
+    whats = {problem["what"] for problem in found["problems"]}
+    assert "stage decoded differs by 2" in whats
+    assert "stage scores differs by 0.3" in whats
+
+
+def test_the_tolerance_decides(cli: Any, export: Any, photos: Path) -> None:
+    export(1)
+    export(2, score=0.50048828125)
+
+    assert not cli.json("echo@1", "echo@2", photos, code=8)["same"]
+    assert cli.json("echo@1", "echo@2", photos, "--tolerance", "0.001")["same"]
+
+
+def test_a_file_that_all_refuse_agrees(cli: Any, export: Any, photos: Path) -> None:
+    (photos / "c.jpg").write_bytes(b"bad")
+    export(1)
+    export(2)
+
+    found = cli.json("echo@1", "echo@2", photos)
+
+    row = found["images"][2]["targets"]["echo@2"]
+    assert (row["label"], row["disagreement"]) == (None, None)
+    assert row["refusal"] in ("not_an_image", "invalid_input")
+    assert row["stages"]["refusals"] == ["not_an_image", "not_an_image"]
+    assert row["milliseconds"] == []
+
+
+def test_a_server_that_does_not_get_ready_is_an_error(cli: Any, export: Any, photos: Path) -> None:
+    export(1)
+    export(2, fail_run="out of order")
+
+    done = cli("compare", "echo@1", "echo@2", photos)
+
+    assert done.returncode == ExitCode.UNAVAILABLE
+    assert "error: compare-2-echo-m stopped while it was starting" in done.stderr
+    assert "out of order" in done.stderr
+    assert "hint: its whole log: mlserve logs compare-2-echo-m" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "message"),
+    [
+        ({"fail_load": "not for me"}, ExitCode.UNAVAILABLE, "error: echo@2: not for me"),
+        ({"fail_stages": "a bug"}, ExitCode.INFERENCE, "RuntimeError: a bug"),
+    ],
+)
+def test_stages_that_do_not_run_are_an_error(
+    cli: Any, export: Any, photos: Path, config: dict[str, str], code: int, message: str
+) -> None:
+    export(1)
+    export(2, **config)
+
+    done = cli("compare", "echo@1", "echo@2", photos)
+
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+
+
+@pytest.fixture
+def endpoint(cli: Any, export: Any) -> Iterator[Callable[[str], str]]:
+    """The endpoint, by protocol, of a server of version 1 of `m` that the user started."""
+    export(1)
+    options = ("--version", "1", "--grpc-port", "0", "--rest-port", "0")
+    up = cli("up", "--backend", "echo", *options)
+    assert up.returncode == 0, up.stderr
+    record = select(read_records())
+    yield lambda name: record.rest_endpoint if name == "rest" else record.grpc_endpoint
+    cli("down", "--all")
+
+
+def test_endpoints_and_models_are_compared_together(
+    cli: Any, export: Any, photos: Path, endpoint: Callable[[str], str]
+) -> None:
+    (photos / "c.jpg").write_bytes(b"bad")
+    export(2, label="donkey")
+    targets = [endpoint("grpc"), endpoint("rest"), "echo@1", "echo@2"]
+
+    found = cli.json(*targets, photos, code=8)
+
+    assert [target["name"] for target in found["targets"]] == targets
+    assert [target["same_labels"] for target in found["targets"]] == [3, 3, 3, 1]
+    assert [bool(target["stages"]) for target in found["targets"]] == [False] * 3 + [True]
+    assert [target["rss_bytes"] is None for target in found["targets"]] == [True] * 2 + [False] * 2
+    assert {problem["target"] for problem in found["problems"]} == {"echo@2"}
+    assert [record.backend for record in read_records()] == ["echo"], "the user's server stays"
+
+
+def test_endpoints_alone_need_the_name_of_the_model(
+    cli: Any, photos: Path, endpoint: Callable[[str], str]
+) -> None:
+    both = (endpoint("grpc"), endpoint("rest"))
+
+    assert cli.json(*both, photos, "--model", "m")["same"]
+    assert cli("compare", *both, photos).returncode == ExitCode.USAGE
+
+
+def test_a_file_name_that_is_no_text_is_printed_as_escapes(
+    cli: Any, export: Any, photos: Path, tmp_path: Path
+) -> None:
+    (photos / os.fsdecode(b"\xff.jpg")).write_bytes(b"an image")
+    export(1)
+    export(2, label="donkey")
+
+    found = cli.json("echo@1", "echo@2", photos, "--report", tmp_path / "r.html", code=8)
+    shown = cli("compare", "echo@1", "echo@2", photos)
+
+    assert found["images"][2]["file"] == str(photos / "\\udcff.jpg")
+    assert "\\udcff.jpg" in shown.stdout
+    assert "\\udcff.jpg" in (tmp_path / "r.html").read_text()
+
+
+def test_random_weights_are_told_of(cli: Any, export: Any, photos: Path) -> None:
+    export(1, is_random=True)
+
+    done = cli("compare", "echo", "echo", photos, "--runs", "1")
+
+    assert done.returncode == 0
+    assert "warning: echo@1 has random weights: its answers mean nothing" in done.stderr
+
+
+def test_the_report_needs_nothing_else(cli: Any, export: Any, photos: Path, tmp_path: Path) -> None:
+    (photos / "<b>&.jpg").write_bytes(b"an image")
+    export(1)
+    export(2, label="<script>", score=0.25)
+
+    done = cli("compare", "echo@1", "echo@2", photos, "--report", tmp_path / "report.html")
+
+    assert done.returncode == ExitCode.DIFFERENT
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.count("<svg") == page.count("</svg>") == 2
+    assert page.count("<polyline") == 2
+    for plot in re.findall("<svg.*?</svg>", page, re.DOTALL):
+        ET.fromstring(plot)
+    assert not any(word in page for word in ("http:", "https:", "src=", "@import", "url(", "<b>"))
+    assert "&lt;b&gt;&amp;.jpg" in page
+    assert "<script" not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.parametrize(
+    ("module", "config"),
+    [("mlserve.compare.worker", {"load_delay": 60}), ("mlserve.server", {"delay": 60})],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing_behind(
+    cli: Any,
+    export: Any,
+    photos: Path,
+    until: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    config: dict[str, float],
+    number: signal.Signals,
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    export(1)
+    export(2, **config)
+    process = cli.start("compare", "echo@1", "echo@2", photos)
+    mine = psutil.Process(process.pid)
+
+    children = until(lambda: found if len(found := _running(mine, module)) == 2 else None)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == ExitCode.INTERRUPTED, err
+    assert (out, err) == ("", "")
+    assert not any(child.is_running() for child in children)
+    assert list(scratch.iterdir()) == []
+    assert read_records() == []
+
+
+def _running(process: psutil.Process, module: str) -> list[psutil.Process]:
+    """The children of a process that run that module."""
+    found = []
+    for child in process.children():
+        with suppress(psutil.Error):  # it is gone by now
+            found += [child] if module in child.cmdline() else []
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["echo@1", "PHOTOS"], "1 of at least 2 targets given"),
+        (["echo@1", "echo@1"], "no image is given"),
+        (["echo@1", "onnx", "PHOTOS"], "'onnx' is no file or folder, no endpoint"),
+        (["echo@1", "echo@x", "PHOTOS"], "'echo@x' names no version: 'x' is not a number"),
+        (["echo@1", "echo@9", "PHOTOS"], "m has no version 9 (there: 1)"),
+        (["echo@1", "host:port", "PHOTOS"], "'host:port' is not an endpoint"),
+        (["echo@1", "echo@1", "no.jpg"], "'no.jpg' is no file or folder"),
+        (["echo@1", "echo@1", "PHOTOS", "--tolerance", "nan"], "tolerance must be a number"),
+        (["echo@1", "echo@1", "PHOTOS", "--timeout", "0"], "timeout must be a positive"),
+        (["echo@1", "echo@1", "PHOTOS", "--report", "no/where.html"], "its folder is not there"),
+    ],
+)
+def test_a_wrong_call_says_what_is_wrong(
+    cli: Any, export: Any, photos: Path, arguments: list[str], message: str
+) -> None:
+    export(1)
+    words = [str(photos) if word == "PHOTOS" else word for word in arguments]
+
+    done = cli("compare", *words, "--output", "json")
+
+    assert done.returncode == ExitCode.USAGE
+    error = json.loads(done.stderr)["error"]
+    assert message in error["message"]
+    assert error["hint"]
+
+
+def test_the_command_is_light_until_it_runs() -> None:
+    code = (
+        "import sys; from mlserve.cli.app import app\n"
+        "try: app(['compare', '--help'])\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "TARGET TARGET... FILE..." in done.stdout
+    assert not {"numpy", "psutil", "httpx", "grpc"} & set(done.stderr.split())
+
+
+def test_the_same_target_twice_shows_whether_it_is_steady(
+    cli: Any, export: Any, photos: Path
+) -> None:
+    export(1)
+
+    found = cli.json("echo", "echo", photos)
+
+    assert [target["name"] for target in found["targets"]] == ["echo@1", "echo@1 (2)"]
