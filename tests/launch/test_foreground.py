@@ -11,6 +11,8 @@ import psutil
 from mlserve import Client
 from mlserve.launch.ready import tiny_png
 
+pytestmark = pytest.mark.slow
+
 FREE = ("--grpc-port", "0", "--rest-port", "0")
 
 

@@ -16,6 +16,8 @@ from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
 from mlserve.tensors import DType, Signature, TensorSpec
 
+pytestmark = pytest.mark.slow
+
 IMAGE = np.array([b"x"], object), DType.BYTES
 
 

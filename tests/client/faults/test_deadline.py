@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 1.5
 LATENESS = 0.25
 
