@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from mlserve import Client
 from mlserve.launch.ready import tiny_png
