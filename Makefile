@@ -34,7 +34,7 @@ demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, st
 test: $(VENV)/installed-dev ## Run the whole suite and print the coverage
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
-test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow, in under a minute
+test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow and waits for nothing: under a minute
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
 lint: $(VENV)/installed-dev ## Check style, types and who imports whom

@@ -7,9 +7,12 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from mlserve import Client
 from mlserve.launch.ready import tiny_png
+
+pytestmark = pytest.mark.slow
 
 FREE = ("--grpc-port", "0", "--rest-port", "0")
 

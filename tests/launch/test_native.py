@@ -16,6 +16,8 @@ import pytest
 from mlserve import plugins
 from mlserve.backend import Listen
 
+pytestmark = pytest.mark.slow
+
 NAME = "tensorflow_model_server"
 STAND_IN = """#!{python}
 import json, os, subprocess, sys

@@ -16,6 +16,8 @@ from mlserve.launch.processes import is_running
 from mlserve.launch.ready import tiny_png
 from mlserve.launch.state import read_records
 
+pytestmark = pytest.mark.slow
+
 
 def test_up_serves_ps_lists_logs_show_and_down_stops(cli, export) -> None:
     export(label="sorrel")

@@ -14,6 +14,8 @@ import pytest
 
 from mlserve.launch.ready import tiny_png
 
+pytestmark = pytest.mark.slow
+
 
 def record_of(home: Path) -> Path:
     return home / "state" / "servers" / "echo-m.json"

@@ -11,6 +11,8 @@ import pytest
 
 from mlserve.tensors import DType
 
+pytestmark = pytest.mark.slow
+
 IMAGE = np.array([b"x"], object), DType.BYTES
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
 from mlserve.tensors import DType
 
+pytestmark = pytest.mark.slow
+
 IMAGE = np.array([b"x"], object), DType.BYTES
 
 

@@ -11,6 +11,8 @@ import pytest
 from mlserve.client import Client
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_a_server_that_is_killed_during_the_request(

@@ -10,6 +10,8 @@ from mlserve.client import Client
 from mlserve.errors import InferenceFailed, NotFound, UsageError
 from mlserve.tensors import DType, Signature, TensorSpec
 
+pytestmark = pytest.mark.slow
+
 
 def _signature(name: str, input_name: str, dtype: DType, *sizes: int | None) -> Signature:
     output = TensorSpec("out", DType.BYTES, (None,))
