@@ -8,10 +8,10 @@ PROTOS := mlserve/protocols/proto
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml tests/*/pyproject.toml)
-RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]'
+RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export]'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format bench protos clean
+.PHONY: help install demo test test-fast lint format bench parity protos clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,11 @@ format: $(VENV)/installed-dev ## Put the code into the house format
 bench: $(VENV)/installed-dev ## Measure start-up and latency, and print the tables
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/onnx_server.py
+
+parity: $(VENV)/installed-dev ## Compare both backends on the parity images and write docs/parity.md
+	$(BIN)/python benchmarks/parity.py
 
 protos: $(VENV)/installed-dev ## Write the descriptors and type stubs of the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --include_imports --pyi_out=. \

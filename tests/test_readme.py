@@ -17,9 +17,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def _blocks(language: str) -> list[str]:
+def _script() -> str:
+    """Every bash and python block of the README, in order, as one script."""
     text = (ROOT / "README.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks] == [*["bash"] * 3, "python", *["bash"] * 2]
+    steps = [
+        code if language == "bash" else f"python - <<'PYTHON'\n{code}PYTHON\n"
+        for language, code in blocks
+    ]
+    return "set -euxo pipefail\n" + "\n".join(steps)
 
 
 def _free_ports() -> tuple[int, int]:
@@ -37,16 +44,10 @@ def ports() -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_works(home: Path, ports: tuple[int, int]) -> None:
-    shell, python = _blocks("bash"), _blocks("python")
-    assert len(shell) == 4
-    assert len(python) == 1
-    *before, last = shell
-    steps = [*before, f"python - <<'PYTHON'\n{python[0]}PYTHON\n", last]
-    script = "set -euxo pipefail\n" + "\n".join(steps)
-    script = script.replace("8500", str(ports[0])).replace("8501", str(ports[1]))
-    script = script.replace(
-        "mlserve up\n", f"mlserve up --grpc-port {ports[0]} --rest-port {ports[1]}\n"
-    )
+    script = _script().replace("8500", str(ports[0])).replace("8501", str(ports[1]))
+    up = "mlserve up --backend tfserving"
+    assert up in script
+    script = script.replace(up, f"{up} --grpc-port {ports[0]} --rest-port {ports[1]}")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     try:
         done = subprocess.run(

@@ -12,6 +12,7 @@ from PIL import Image
 
 Pixels = np.ndarray[Any, Any]
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_AFTER_PNG_HEADER = 33
 _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """The colour type in a PNG header, by the number of samples a pixel."""
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
@@ -85,6 +86,14 @@ def without_segment(jpeg: bytes, marker: int) -> bytes:
 def with_jpeg_marker(jpeg: bytes, old: int, new: int) -> bytes:
     """The JPEG with its first segment of the marker `old` marked `new`."""
     return jpeg.replace(bytes([0xFF, old]), bytes([0xFF, new]), 1)
+
+
+def with_png_chunk(png: bytes, kind: bytes, content: bytes, *, is_damaged: bool = False) -> bytes:
+    """The PNG with one chunk more, behind its header; a damaged one has a wrong checksum."""
+    chunk = _chunk(kind, content)
+    if is_damaged:
+        chunk = altered(chunk, len(chunk) - 1, 1)
+    return png[:_AFTER_PNG_HEADER] + chunk + png[_AFTER_PNG_HEADER:]
 
 
 def png_claiming(width: int, height: int) -> bytes:

@@ -28,6 +28,7 @@ from mlserve.testing.image_files import (
     saved,
     turned,
     with_jpeg_marker,
+    with_png_chunk,
     with_precision,
     without_segment,
     ycck,
@@ -133,6 +134,21 @@ def _pngs() -> dict[str, bytes]:
     }
 
 
+def _pngs_with_more() -> dict[str, Answered]:
+    """PNG files with something beside the image, which may be damaged: the image counts."""
+    picture = noise(37, 23)
+    png = saved(picture, "PNG")
+    files = {
+        "PNG with a damaged text": with_png_chunk(png, b"tEXt", b"a\0b", is_damaged=True),
+        "PNG with a gamma": with_png_chunk(png, b"gAMA", (45455).to_bytes(4, "big")),
+        "PNG with a gamma cut short": with_png_chunk(png, b"gAMA", b"x"),
+        "PNG with a clear colour cut short": with_png_chunk(png, b"tRNS", b"x"),
+        "PNG with a colour profile that is none": with_png_chunk(png, b"iCCP", b"a\0\0none"),
+        "PNG with something unknown": with_png_chunk(png, b"abCD", b"x"),
+    }
+    return {name: Answered(data, np.asarray(picture)) for name, data in files.items()}
+
+
 def _deep_pngs() -> dict[str, Answered]:
     """PNG files of 16 bits, of which the upper 8 count."""
     numbers = np.random.default_rng(3).integers(0, 2**16, (23, 37, 4)).astype(np.uint16)
@@ -169,7 +185,7 @@ def odd_images() -> dict[str, Answered]:
     """Image files out of the ordinary that have an answer, by name."""
     plain_files = _jpegs() | _altered_jpegs() | _pngs()
     files = {name: Answered(data, decoded(data)) for name, data in plain_files.items()}
-    return {**files, **_deep_pngs(), **_texts()}
+    return {**files, **_pngs_with_more(), **_deep_pngs(), **_texts()}
 
 
 _NO_IMAGE = "not a JPEG or PNG file"
@@ -218,6 +234,8 @@ def _damaged() -> dict[str, bytes]:
         "PNG without its end": png[:-12],
         "PNG with a wrong checksum": altered(png, len(png) - 16, 1),
         "PNG with a wrong checksum of its header": altered(png, 29, 1),
+        "PNG with an unknown part of its image": with_png_chunk(png, b"ABCD", b"x"),
+        "PNG with two headers": with_png_chunk(png, b"IHDR", png[16:29]),
         "PNG with altered data": altered(png, len(png) // 2),
         "base64 cut short": base64.b64encode(jpeg)[: len(jpeg) // 4 * 4],
     }

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mlserve.artifact import Manifest, digest_of, labels_text
@@ -62,6 +63,10 @@ def cli(home: Path) -> Iterator[Cli]:
     command = Cli()
     yield command
     for process in command.started:
+        # Its servers first: they are in sessions of their own, and nobody else knows of them.
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children():
+                child.kill()
         process.kill()
         process.communicate()
 

@@ -16,6 +16,8 @@ from mlserve_onnxruntime.refusal import Refused, require_size
 _SIZE_AT = 16
 _CHUNK_FRAME = 12
 """Length (4), type (4), then the data and its checksum (4)."""
+_KINDS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+"""What the image itself is made of; the type of any such chunk begins with a capital."""
 
 Pixels = np.ndarray[Any, Any]
 
@@ -26,7 +28,7 @@ def decode_png(data: bytes, max_pixels: int) -> Pixels:
     if len(data) >= PNG_HEADER_BYTES:
         width, height = struct.unpack_from(">ii", data, _SIZE_AT)
     require_size(width, height, max_pixels)
-    _require_whole(data)
+    data = _image_itself(data)
     try:
         # Not Image.open, which would take other formats, and warn of large images.
         image = PngImagePlugin.PngImageFile(io.BytesIO(data))
@@ -38,26 +40,29 @@ def decode_png(data: bytes, max_pixels: int) -> Pixels:
     if image.mode.startswith("I"):  # 16-bit grey
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
-    image.info.pop("transparency", None)  # not regarded, and Pillow warns of some
     return np.asarray(image.convert("RGB"))
 
 
-def _require_whole(data: bytes) -> None:
-    """Raises Refused for a file cut short or altered anywhere, which Pillow does not always see."""
-    at, kind = len(PNG_MAGIC), b""
+def _image_itself(data: bytes) -> bytes:
+    """The file without what is beside the image, such as texts, which may be damaged as it likes.
+
+    Raises Refused for a file cut short or altered, which Pillow does not always see.
+    """
+    parts, at, kind = [PNG_MAGIC], len(PNG_MAGIC), b""
     while kind != b"IEND":
         if at + _CHUNK_FRAME > len(data):
             raise Refused(Problem.DAMAGED)
         (length,) = struct.unpack_from(">I", data, at)
         kind, end = data[at + 4 : at + 8], at + _CHUNK_FRAME + length
-        if end > len(data) or (_is_critical(kind) and not _has_its_checksum(data, at, end)):
+        if end > len(data):
             raise Refused(Problem.DAMAGED)
+        if kind[:1].isupper():
+            is_in_place = kind in _KINDS and (kind == b"IHDR") == (len(parts) == 1)
+            if not (is_in_place and _has_its_checksum(data, at, end)):
+                raise Refused(Problem.DAMAGED)
+            parts.append(data[at:end])
         at = end
-
-
-def _is_critical(kind: bytes) -> bool:
-    """Whether a chunk of that type is part of the image itself; others may be damaged."""
-    return kind[:1].isupper()
+    return b"".join(parts)
 
 
 def _has_its_checksum(data: bytes, start: int, end: int) -> bool:
