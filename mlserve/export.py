@@ -125,7 +125,7 @@ def _no_source(
     return NotFound(
         f"no model source knows {asked} (models known by name: {known}){also}",
         hint="choose one with --model, or give your own model with --weights FILE "
-        "(.keras, .h5 or a SavedModel folder) and --labels FILE",
+        "(.keras, .h5, .onnx or a SavedModel folder) and --labels FILE",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
 from mlserve.tensors import DType
