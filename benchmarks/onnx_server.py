@@ -1,7 +1,7 @@
 """The ONNX Runtime server against the same model in this process, with the same threads.
 
-Inception v3 with random weights, one 12 kB photo. Targets: p50 of one client at most 2.5 ms above
-in process, throughput at 4 clients at least 0.95 of it, ready within 2.5 s, RSS at most 450 MB.
+Inception v3 with random weights, one 12 kB photo. Targets: the median of
+one client at most 2.5 ms above in process (pair by pair), throughput at 4 clients at least 0.95 of it, ready within 2.5 s, RSS at most 450 MB.
 
     python benchmarks/onnx_server.py [--calls 100] [--rounds 3] [--threads N]
 """
@@ -101,11 +101,12 @@ def _print_tables(
         cuts = statistics.quantiles(values, n=100)
         rate = statistics.median(rates[name])
         print(f"{name:<18}{cuts[49]:>8.2f}{cuts[94]:>8.2f}{cuts[98]:>8.2f}{rate:>16.1f}")
-    added = statistics.median(times["server"]) - statistics.median(times["in process"])
+    turns = zip(times["server"], times["in process"], strict=True)
+    added = statistics.median(server - bare for server, bare in turns)
     pairs = zip(rates["server"], rates["in process"], strict=True)
     kept = statistics.median(server / bare for server, bare in pairs)
     print(f"{'':<34}{'measured':>10}{'target':>10}")
-    print(f"{'p50 above in process, ms':<34}{added:>10.2f}{'<= 2.5':>10}")
+    print(f"{'above in process, median ms':<34}{added:>10.2f}{'<= 2.5':>10}")
     print(f"{'throughput, part of in process':<34}{kept:>10.2f}{'>= 0.95':>10}")
     print(f"{'`mlserve up` until ready, s':<34}{ready:>10.2f}{'<= 2.5':>10}")
     print(f"{'RSS of the server, MB':<34}{memory:>10.0f}{'<= 450':>10}")
