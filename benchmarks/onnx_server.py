@@ -1,7 +1,8 @@
 """The ONNX Runtime server against the same model in this process, with the same threads.
 
-Inception v3 with random weights, one 12 kB photo. Targets: the median of
-one client at most 2.5 ms above in process (pair by pair), throughput at 4 clients at least 0.95 of it, ready within 2.5 s, RSS at most 450 MB.
+Inception v3 with random weights, one 12 kB photo. Targets: one client waits at most 2.5 ms longer
+than in process (median of the pairs), 4 clients get at least 0.95 of its throughput, ready within
+2.5 s, RSS at most 450 MB.
 
     python benchmarks/onnx_server.py [--calls 100] [--rounds 3] [--threads N]
 """
