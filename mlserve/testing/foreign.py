@@ -38,9 +38,34 @@ for client in clients:
         print("not found")
 """
 
+# Its messages have the names of the Triton client's.
+_OPEN_INFERENCE = """
+import sys
+import grpc
+from open_inference.grpc import protocol, service
+address, model, path = sys.argv[1:]
+with grpc.insecure_channel(address) as channel:
+    stub = service.GRPCInferenceServiceStub(channel)
+    assert stub.ServerLive(protocol.ServerLiveRequest(), timeout=30).live
+    assert stub.ModelReady(protocol.ModelReadyRequest(name=model), timeout=30).ready
+    about = stub.ModelMetadata(protocol.ModelMetadataRequest(name=model), timeout=30)
+    assert [(i.name, i.datatype, list(i.shape)) for i in about.inputs] == [("image", "BYTES", [-1])]
+    request = protocol.ModelInferRequest(model_name=model, id="7")
+    tensor = request.inputs.add(name="image", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(open(path, "rb").read())
+    answer = stub.ModelInfer(request, timeout=30)
+    assert answer.id == "7"
+    print(answer.outputs[0].contents.bytes_contents[0].decode())
+    request.inputs[0].shape[0] = 2
+    try:
+        stub.ModelInfer(request, timeout=30)
+    except grpc.RpcError as error:
+        print(error.code().name)
+"""
+
 
 class ServesForeignClients(GivenServer):
-    """Tests with NVIDIA's Triton client and Intel's OpenVINO Model Server client."""
+    """Tests with clients of NVIDIA's Triton, Intel's OpenVINO Model Server and Open Inference."""
 
     @pytest.fixture(params=["grpc", "http"])
     def triton(self, server: ServerProcess, request: pytest.FixtureRequest) -> Iterator[Any]:
@@ -173,11 +198,27 @@ class ServesForeignClients(GivenServer):
         pytest.importorskip("ovmsclient", exc_type=ImportError)
         path = tmp_path / "image"
         path.write_bytes(image)
-        argv = [sys.executable, "-c", _OVMS, server.grpc, server.rest, server.model, str(path)]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
+        printed = _run(_OVMS, server.grpc, server.rest, server.model, str(path))
         one, two = f"['{label}']", f"['{label}' '{label}']"
-        assert done.stdout.splitlines() == [one, two, "not found"] * 2
+        assert printed == [one, two, "not found"] * 2
+
+    def test_the_client_generated_from_the_open_inference_protocol(
+        self, server: ServerProcess, image: bytes, label: str, tmp_path: Any
+    ) -> None:
+        """It sends typed contents, where Triton's sends raw ones."""
+        pytest.importorskip("open_inference.grpc")
+        path = tmp_path / "image"
+        path.write_bytes(image)
+        printed = _run(_OPEN_INFERENCE, server.grpc, server.model, str(path))
+        assert printed == [label, "INVALID_ARGUMENT"]
+
+
+def _run(script: str, *args: str) -> list[str]:
+    """The lines that a client prints in a process of its own."""
+    argv = [sys.executable, "-c", script, *args]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def _input(module: Any, images: Any) -> Any:
