@@ -224,3 +224,10 @@ def manifest() -> Callable[..., Manifest]:
         )
 
     return build
+
+
+@pytest.fixture
+def http(server: Any) -> Iterator[httpx.Client]:
+    """A client of the REST port of the running server."""
+    with httpx.Client(base_url=f"http://{server.rest}", timeout=20) as client:
+        yield client
