@@ -59,7 +59,9 @@ class CachedModule:
     def arrived_bytes(self) -> int:
         """How much of the module a download has unpacked so far."""
         partial = self.cache.glob(f"{self.folder.name}.*.tmp")
-        return sum(_size(file) for folder in partial for file in folder.rglob("*"))
+        # os.walk passes over what goes away meanwhile: the folder is renamed at the end.
+        walked = (walk for folder in partial for walk in os.walk(folder))
+        return sum(_size(Path(parent) / name) for parent, _, names in walked for name in names)
 
     def remove(self) -> None:
         """Takes the module out of the cache, so that the next export fetches it again."""

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,3 +148,25 @@ def test_the_lock_of_a_download_that_may_run_stays(host: str) -> None:
 
 def test_no_lock_is_no_matter() -> None:
     CachedModule.of("google/model/1").remove_leftovers()
+
+
+def test_the_bytes_are_counted_while_the_download_is_renamed_away() -> None:
+    module = CachedModule.of("google/model/1")
+    partial = module.cache / f"{module.folder.name}.0.tmp"
+    partial.mkdir(parents=True)
+    (partial / "saved_model.pb").write_bytes(b"half")
+    elsewhere = module.cache / "done"
+    is_over = threading.Event()
+
+    def rename() -> None:
+        while not is_over.is_set():
+            partial.rename(elsewhere)
+            elsewhere.rename(partial)
+
+    renaming = threading.Thread(target=rename)
+    renaming.start()
+    try:
+        assert {module.arrived_bytes() for _ in range(3000)} <= {0, 4}
+    finally:
+        is_over.set()
+        renaming.join()

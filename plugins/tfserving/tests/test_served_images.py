@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve import Client
 from mlserve.artifact import Artifact
+from mlserve.backend import LoadOptions, Runner
 from mlserve.errors import InputTooLarge, InvalidInput, NotAnImage
+from mlserve.testing.image_files import plain
+from mlserve.testing.images import BAD, ODD, Answered, Refused
 
 pytestmark = pytest.mark.slow
 
@@ -61,33 +66,39 @@ def client(server: dict[str, Any], request: pytest.FixtureRequest) -> Iterator[C
         yield client
 
 
-def test_an_odd_image_gets_its_answer(client: Client, odd_image: tuple[bytes, str]) -> None:
-    data, label = odd_image
-    assert client.predict(data, timeout=30).label == label
+@pytest.fixture(scope="module")
+def runner(artifact: Artifact) -> Runner:
+    """The same artifact, loaded in this process."""
+    return TFServingBackend().load(artifact, LoadOptions())
 
 
-def test_a_bad_image_gets_its_error_and_the_server_lives_on(
-    client: Client, images: Any, bad_image: tuple[bytes, str, str]
-) -> None:
-    data, kind, part = bad_image
+@pytest.mark.parametrize("image", list(ODD.values()), ids=list(ODD))
+def test_an_odd_image_gets_its_answer(client: Client, runner: Runner, image: Answered) -> None:
+    data = np.array([image.data], dtype=object)
+    expected = runner.run("serving_default", {"image": data})["output_0"][0].decode()
+    assert client.predict(image.data, timeout=30).label == expected
+
+
+@pytest.mark.parametrize("image", list(BAD.values()), ids=list(BAD))
+def test_a_bad_image_gets_its_error_and_the_server_lives_on(client: Client, image: Refused) -> None:
     with pytest.raises(InvalidInput) as refused:
-        client.predict(data, timeout=30)
-    assert type(refused.value) is KINDS[kind][client.endpoint.protocol]
-    assert part in refused.value.message
+        client.predict(image.data, timeout=30)
+    assert type(refused.value) is KINDS[image.kind][client.endpoint.protocol]
+    assert image.part in refused.value.message
     assert refused.value.hint
-    assert client.predict(images.plain("blue"), timeout=30).label == "blue"
+    assert client.predict(plain("blue"), timeout=30).label == "blue"
 
 
 def test_the_good_files_of_a_call_are_answered_and_the_bad_ones_named(
-    server: dict[str, Any], home: Path, images: Any, tmp_path: Path
+    server: dict[str, Any], home: Path, tmp_path: Path
 ) -> None:
     files = {
-        "1.jpg": images.plain("red"),
-        "2.jpg": images.plain("red")[:-20],
-        "3.png": images.plain("green", "PNG"),
+        "1.jpg": plain("red"),
+        "2.jpg": plain("red")[:-20],
+        "3.png": plain("green", "PNG"),
         "4.png": b"",
-        "5.jpg": images.jpeg_header(20000, 20000),
-        "6.jpg": images.plain("blue"),
+        "5.jpg": BAD["JPEG of 20000x20000"].data,
+        "6.jpg": plain("blue"),
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
