@@ -16,7 +16,7 @@ from mlserve.compare.result import (
 )
 
 TARGET_HEADER = (
-    *("target", "labels", *STAGES, "end to end"),
+    *("target", "labels", *STAGES, "end to end", "mean"),
     *("p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s"),
 )
 IMAGE_HEADER = ("image", "target", "answer", *STAGES, "end to end")
@@ -27,7 +27,7 @@ _MEBIBYTE = 1 << 20
 
 
 def target_rows(found: Comparison) -> list[list[str]]:
-    """A row for each target; differences are the largest ones, from the reference."""
+    """A row for each target: the largest differences from the reference, end to end the mean too."""
     return [_target_row(result, is_reference=not i) for i, result in enumerate(found.targets)]
 
 
@@ -77,6 +77,7 @@ def _target_row(result: TargetResult, *, is_reference: bool) -> list[str]:
         "reference" if is_reference else f"{result.same_labels}/{len(result.rows)}",
         *(_largest(result.stages.get(stage)) for stage in STAGES),
         _largest(result.scores),
+        short(result.scores.mean if result.scores else None),
         *(_NOTHING if value is None else f"{value:.1f}" for value in latency),
         _NOTHING if result.rss is None else f"{result.rss / _MEBIBYTE:.0f}",
         _NOTHING if result.ready_seconds is None else f"{result.ready_seconds:.1f}",
