@@ -27,7 +27,7 @@ _MEBIBYTE = 1 << 20
 
 
 def target_rows(found: Comparison) -> list[list[str]]:
-    """A row for each target: the largest differences from the reference, end to end the mean too."""
+    """A row for each target: largest differences from the reference, end to end the mean too."""
     return [_target_row(result, is_reference=not i) for i, result in enumerate(found.targets)]
 
 
