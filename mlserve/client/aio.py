@@ -15,7 +15,7 @@ from mlserve.client.dialogue import Dialogue
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.outcome import labelled
 from mlserve.client.reading import Image, name_of, read_image
-from mlserve.client.refusals import NotSpoken
+from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.wire import Answer, Api, ModelRef, Question, Reply, Watch
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
@@ -135,6 +135,11 @@ class AsyncClient:
             except NotSpoken as error:
                 first = first or error
                 continue
+            except ConnectionLost as error:
+                if first is None:
+                    raise
+                # It answered the first question and hangs up on the next: the answer says more.
+                raise first.refusal from error
             self._apis = (api,)
             return found
         assert first is not None  # there is always an API to try

@@ -75,9 +75,17 @@ def no_server(endpoint: Endpoint, why: str) -> errors.Unavailable:
     )
 
 
-def went_away(endpoint: Endpoint, why: str) -> errors.Unavailable:
+class ConnectionLost(errors.Unavailable):
+    """The connection was lost while the request was under way; in JSON it is `unavailable`."""
+
+    @property
+    def kind(self) -> str:
+        return "unavailable"
+
+
+def went_away(endpoint: Endpoint, why: str) -> ConnectionLost:
     """The error for a connection that was lost while the request was under way."""
-    return errors.Unavailable(
+    return ConnectionLost(
         f"the server at {endpoint} went away during the request ({readable(why)})",
         hint="see whether it still runs with mlserve ps, and why not with mlserve logs",
     )

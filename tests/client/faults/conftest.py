@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -41,6 +42,22 @@ class Line:
     def await_bytes(self) -> None:
         """Returns when the client has sent something."""
         self._connection.recv(65536)
+
+    def await_request(self) -> None:
+        """Returns when the client has sent a whole HTTP request."""
+        head, body = b"", b""
+        while b"\r\n\r\n" not in head:
+            head += self._received()
+        head, _, body = head.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        while length and len(body) < int(length[1]):
+            body += self._received()
+
+    def _received(self) -> bytes:
+        data = self._connection.recv(65536)
+        if not data:
+            raise ConnectionError("the client has closed")
+        return data
 
     def drop(self) -> None:
         """Ends the connection with a reset, as the system does for a killed process."""

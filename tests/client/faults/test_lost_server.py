@@ -78,9 +78,24 @@ def _http(body: bytes, status: str = "200 OK") -> bytes:
 def test_an_answer_that_is_none(
     faulty: Any, answer: bytes, error: type[MlserveError], message: str
 ) -> None:
-    endpoint = faulty(lambda line: (line.await_bytes(), line.send(answer)))
+    endpoint = faulty(lambda line: (line.await_request(), line.send(answer)))
     with Client(f"http://{endpoint}") as client, pytest.raises(error, match=message):
         client.predict(b"photo", timeout=10)
+
+
+def test_a_stranger_that_hangs_up_on_the_second_question(faulty: Any) -> None:
+    """The client asks again, in the other API; what the first answer was says more than that."""
+    endpoint = faulty(
+        lambda line: (
+            line.await_request(),
+            line.send(_http(b"[1, 2]")),
+            line.await_request(),
+            line.drop(),
+        )
+    )
+    with Client(f"http://{endpoint}") as client, pytest.raises(InferenceFailed) as caught:
+        client.predict(b"photo", timeout=10)
+    assert "is not a JSON object" in caught.value.message
 
 
 def test_grpc_asked_at_a_rest_port(echo: Any) -> None:
