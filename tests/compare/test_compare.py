@@ -20,6 +20,8 @@ import pytest
 from mlserve.errors import ExitCode
 from mlserve.launch.state import read_records, select
 
+pytestmark = pytest.mark.slow
+
 EXACT = {"largest": 0.0, "mean": 0.0}
 
 

@@ -18,6 +18,8 @@ from schemathesis.specs.openapi.checks import (
 
 from mlserve.server.openapi import DOCUMENT
 
+pytestmark = pytest.mark.slow
+
 CHECKS = [
     status_code_conformance,
     content_type_conformance,

@@ -10,6 +10,8 @@ import pytest
 from mlserve.client import Client
 from mlserve.errors import DeadlineExceeded, NotFound, UsageError
 
+pytestmark = pytest.mark.slow
+
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 
 
