@@ -8,6 +8,8 @@ from mlserve.sources import Classifier
 from mlserve.testing import ConformsAsBackend, ConformsAsServer, ServesForeignClients
 from mlserve.testing.colours import colour_classifier
 
+pytestmark = pytest.mark.slow
+
 
 class _Echo:
     @pytest.fixture(scope="class")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HALF = """
 from mlserve.backend import Backend
 from mlserve.hookspecs import hookimpl
