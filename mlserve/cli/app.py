@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 from typing import Any
 
 import typer
@@ -74,4 +75,7 @@ def main() -> None:
     # The interpreter's last collection would walk all that was imported, to free what the end of
     # the process frees anyway: 0.1 s and more, which a deadline does not have.
     atexit.register(gc.freeze)
+    # gRPC's own log lines (a server that hangs up, say) would come between ours on stderr, which
+    # has to stay readable, as JSON too; what matters of them is in our errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()

@@ -15,6 +15,7 @@ from mlserve.cli.target import (
     Target,
     TimeoutOption,
     VersionOption,
+    address_json,
 )
 
 
@@ -39,12 +40,7 @@ def metadata(
     with server.connect() as client:
         found = client.metadata(timeout=deadline)
     if output is OutputFormat.JSON:
-        address = {
-            "endpoint": str(client.endpoint),
-            "protocol": client.endpoint.protocol,
-            "api": client.api,
-        }
-        print_json(found.to_json() | address)
+        print_json(found.to_json() | address_json(client))
         return
     shown = "?" if found.version is None else found.version
     typer.echo(f"{found.model}, version {shown}, at {client.endpoint}")

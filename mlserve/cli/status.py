@@ -13,6 +13,7 @@ from mlserve.cli.target import (
     Target,
     TimeoutOption,
     VersionOption,
+    address_json,
 )
 
 
@@ -42,12 +43,7 @@ def status(
         found = client.status(timeout=deadline)
     if output is OutputFormat.JSON:
         rows = [row.to_json() for row in found]
-        address = {
-            "endpoint": str(client.endpoint),
-            "protocol": client.endpoint.protocol,
-            "api": client.api,
-        }
-        print_json({"model": client.model, "versions": rows} | address)
+        print_json({"model": client.model, "versions": rows} | address_json(client))
     else:
         table = [[_shown(row.version), row.state, readable(row.error)] for row in found]
         print_table(["version", "state", "error"], table)

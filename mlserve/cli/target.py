@@ -72,6 +72,12 @@ TimeoutOption = Annotated[
 ]
 
 
+def address_json(client: Client) -> dict[str, str | None]:
+    """Where and how a client asked, as data."""
+    endpoint = client.endpoint
+    return {"endpoint": str(endpoint), "protocol": endpoint.protocol, "api": client.api}
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A server to ask. `model` None is the client's default model."""

@@ -6,26 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-
-from mlserve.artifact import Manifest, digest_of, labels_text
-from mlserve.pipeline import Activation, ImagePipeline
-from mlserve.store import Store
-from mlserve.tensors import DType, Signature, TensorSpec
-
-LABELS = ("sorrel", "zebra")
-SIGNATURE = Signature(
-    "serving_default",
-    (TensorSpec("image", DType.BYTES, (None,)),),
-    (TensorSpec("output_0", DType.BYTES, (None,)),),
-)
 
 
 class Cli:
@@ -72,33 +58,13 @@ def cli(home: Path) -> Iterator[Cli]:
 
 
 @pytest.fixture
-def export(home: Path) -> Callable[..., None]:
-    """Writes a version of the model `m` of the echo backend into the store."""
+def export(export: Callable[..., Path]) -> Callable[..., Path]:
+    """Writes a version of the model `m`, version first: most comparisons are between versions."""
 
-    def write(
-        version: int = 1, model: str = "m", *, is_random: bool = False, **config: object
-    ) -> None:
-        folder = Store().base_path("echo", model) / str(version)
-        folder.mkdir(parents=True)
-        (folder / "echo.json").write_text(json.dumps(config))
-        _manifest(model, is_random=is_random).write(folder, LABELS)
+    def write(version: int = 1, model: str = "m", **config: Any) -> Path:
+        return export(model, version, **config)
 
     return write
-
-
-def _manifest(model: str, *, is_random: bool) -> Manifest:
-    return Manifest(
-        mlserve="0",
-        backend="echo",
-        model=model,
-        source="test",
-        created=datetime.now(UTC).isoformat(),
-        weights_digest=digest_of(b""),
-        labels_digest=digest_of(labels_text(LABELS)),
-        has_random_weights=is_random,
-        pipeline=ImagePipeline(8, 8, 1.0, 0.0, Activation.IDENTITY, classes=len(LABELS)),
-        signatures=(SIGNATURE,),
-    )
 
 
 @pytest.fixture
@@ -109,17 +75,3 @@ def photos(tmp_path: Path) -> Path:
     for name in ("a.jpg", "b.png"):
         (folder / name).write_bytes(b"an image")
     return folder
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], Any]], Any]:
-    """Waits for a condition: returns its first true value, or fails after 30 s."""
-
-    def wait(condition: Callable[[], Any]) -> Any:
-        give_up = time.monotonic() + 30
-        while not (value := condition()):
-            assert time.monotonic() < give_up, "the condition did not come true"
-            time.sleep(0.02)
-        return value
-
-    return wait
