@@ -17,6 +17,7 @@ from mlserve.cli.output import (
     note,
     print_json,
 )
+from mlserve.cli.settings import with_settings
 from mlserve.launch.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _EPILOG = "Example: mlserve up && mlserve predict horse.jpg --timeout 5 && mlserve down"
 
 
+@with_settings
 def up(
     backend: Annotated[
         str | None, typer.Option(help="The backend; default: the one with an exported model.")
@@ -80,14 +82,22 @@ def up(
         ),
     ] = None,
     output: OutputOption = OutputFormat.TEXT,
+    **settings: Any,
 ) -> None:
     """Start a server and return when it answers a real request."""
     from mlserve.launch import plan
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.start import UpRequest
+    from mlserve.settings import ServerSettings
 
     serving = plan.choose(backend, model, path, plan.Versions.parse(version or []))
-    serving = replace(serving, threads=threads, provider=provider, instances=instances)
+    serving = replace(
+        serving,
+        threads=threads,
+        provider=provider,
+        instances=instances,
+        settings=ServerSettings(**settings).absolute(),
+    )
     request = UpRequest(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
     if foreground:
         _run_in_foreground(request, output)

@@ -13,6 +13,7 @@ from mlserve.errors import PluginError, UsageError
 from mlserve.launch.launcher import Launcher
 from mlserve.launch.plan import Serving
 from mlserve.plugins import absent_modules
+from mlserve.settings import flag_of
 
 _SERVER_MODULES = ("grpc_health", "grpc_reflection", "numpy", "starlette", "uvicorn")
 _SERVER_HINT = "pip install 'mlserve[server]'"
@@ -47,9 +48,10 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
     """
     given = [name for name in _LOAD_OPTIONS if getattr(serving, name) is not None]
     _require_regarded(backend, given)
+    given += serving.settings.changed
     if given and wanted is Launcher.NATIVE:
         raise UsageError(
-            f"the native launcher takes no --{given[0]}", hint="take --launcher embedded"
+            f"the native launcher takes no {flag_of(given[0])}", hint="take --launcher embedded"
         )
     if not given and wanted is not Launcher.EMBEDDED and not serving.versions.are_all:
         specs = _native_specs(backend, serving, Listen("127.0.0.1", 0, 0))
@@ -94,6 +96,7 @@ def _embedded(serving: Serving, listen: Listen) -> Command:
         value = getattr(serving, name)
         if value is not None:
             argv += [f"--{name}", str(value)]
+    argv += serving.settings.argv()
     return Command(Launcher.EMBEDDED, tuple(argv), {"PYTHONUNBUFFERED": "1"}, {})
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from mlserve.artifact import Artifact
 from mlserve.errors import NotFound, UsageError
 from mlserve.launch.state import ServerRecord, server_name
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.store import Store, check_name, check_version, version_numbers
 
 DEFAULT_BACKEND = "tfserving"
@@ -55,6 +56,7 @@ class Serving:
     threads: int | None = None
     provider: str | None = None
     instances: int | None = None
+    settings: ServerSettings = DEFAULT_SETTINGS
 
     @property
     def name(self) -> str:
@@ -63,12 +65,13 @@ class Serving:
     def is_served_by(self, record: ServerRecord) -> bool:
         """Whether that server was started to serve the same thing in the same way."""
         wanted = (self.base_path, self.versions, self.threads, self.provider, self.instances)
-        return wanted == (
+        return (*wanted, self.settings) == (
             record.base_path,
             Versions(record.versions, record.all_versions),
             record.threads,
             record.provider,
             record.instances,
+            record.settings,
         )
 
 

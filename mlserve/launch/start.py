@@ -155,6 +155,7 @@ def _record(
         threads=serving.threads,
         provider=serving.provider,
         instances=serving.instances,
+        settings=serving.settings,
     )
 
 
@@ -176,6 +177,7 @@ def _settings(record: ServerRecord) -> str:
         for name in ("threads", "provider", "instances")
         if (value := getattr(record, name)) is not None
     )
+    options += "".join(f", {flag}" for flag in record.settings.argv())
     return (
         f"{'all versions' if record.all_versions else versions} of {record.base_path} on "
         f"{record.host}, gRPC {record.grpc_port}, REST {record.rest_port}, "

@@ -17,6 +17,7 @@ from typing import Any
 
 from mlserve import paths
 from mlserve.errors import MlserveError, Unavailable, UsageError
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 
 _FORMAT = 1
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
@@ -31,7 +32,7 @@ class ServerRecord:
     `embedded` or `native`. `pid_created`, the start of the process in seconds since the machine
     booted, tells it from a later process with the same pid. `log` is None for a server in the
     foreground. `started` is UTC, ISO 8601. `is_ready` is True once the version has answered a real
-    request. `threads`, `provider` and `instances` are what the options of those names gave.
+    request. `threads`, `provider`, `instances` and `settings` are what the options gave.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ServerRecord:
     threads: int | None = None
     provider: str | None = None
     instances: int | None = None
+    settings: ServerSettings = DEFAULT_SETTINGS
 
     @property
     def grpc_endpoint(self) -> str:
@@ -72,7 +74,7 @@ class ServerRecord:
     def to_json(self) -> dict[str, Any]:
         log = None if self.log is None else str(self.log)
         data = asdict(self) | {"base_path": str(self.base_path), "log": log}
-        return data | {"versions": list(self.versions)}
+        return data | {"versions": list(self.versions), "settings": self.settings.to_json()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServerRecord:
@@ -81,6 +83,7 @@ class ServerRecord:
         values["versions"] = tuple(int(version) for version in data["versions"])
         values["base_path"] = Path(data["base_path"])
         values["log"] = None if data["log"] is None else Path(data["log"])
+        values["settings"] = ServerSettings.from_json(data.get("settings", {}))
         for name in ("pid", "grpc_port", "rest_port"):
             values[name] = int(data[name])
         return cls(**values)

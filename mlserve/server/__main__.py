@@ -10,8 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlserve.errors import UsageError
 from mlserve.server.app import ServerOptions, serve
 from mlserve.server.versions import VersionPolicy
+from mlserve.settings import ServerSettings, described
 
 
 def parse(argv: Sequence[str]) -> ServerOptions:
@@ -29,22 +31,22 @@ def parse(argv: Sequence[str]) -> ServerOptions:
     parser.add_argument("--threads", type=_positive, help="default: the CPUs that may be used")
     parser.add_argument("--provider", help="ONNX Runtime's execution provider; default: auto")
     parser.add_argument("--instances", type=_positive, help="sessions that run at the same time")
-    parser.add_argument("--max-queue", type=_count, help="requests that may wait")
-    parser.add_argument("--drain-timeout", type=float, default=10.0, help="seconds")
+    for setting in described():
+        parser.add_argument(
+            setting.flag, type=setting.read, default=setting.default, help=setting.help
+        )
     options = vars(parser.parse_args(argv))
     policy = VersionPolicy(tuple(options.pop("version")), options.pop("all_versions"))
-    return ServerOptions(policy=policy, **options)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return number
+    given = {setting.name: options.pop(setting.name) for setting in described()}
+    try:
+        settings = ServerSettings(**given)
+    except UsageError as error:
+        parser.error(error.message)
+    return ServerOptions(policy=policy, settings=settings, **options)
 
 
 def _positive(text: str) -> int:
-    if _count(text) == 0:
+    if int(text) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return int(text)
 

@@ -23,6 +23,7 @@ from mlserve.server.rest import RestApp
 from mlserve.server.tfs_grpc import TfsGrpc
 from mlserve.server.tfs_rest import TfsRest
 from mlserve.server.versions import VersionPolicy
+from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +43,7 @@ class ServerOptions:
     threads: int | None
     provider: str | None
     instances: int | None
-    max_queue: int | None
-    drain_timeout: float
+    settings: ServerSettings
 
 
 class Server:
@@ -65,7 +65,7 @@ class Server:
             options.poll_seconds,
         )
         self.repository = Repository(source, self._note_change)
-        self.engine = Engine(self.repository, threads=threads, max_queue=options.max_queue)
+        self.engine = Engine(self.repository, threads=threads, max_queue=options.settings.max_queue)
 
     async def run(self) -> bool:
         """Serves until a signal. True when nothing runs any more, so that the process may end.
@@ -101,7 +101,7 @@ class Server:
         _log.info("stopping: %d requests to finish", self.engine.unfinished)
         self._is_draining = True
         self._note_change()
-        is_done = await self.engine.drain(self._options.drain_timeout)
+        is_done = await self.engine.drain(self._options.settings.drain_timeout)
         if is_done:
             await self.repository.close()
         else:

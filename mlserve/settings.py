@@ -1,0 +1,213 @@
+"""How a server of ours serves: each setting once, with its default, its limits and its help.
+
+`mlserve up` has an option for each, the server process a flag, and its metadata shows them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from mlserve.errors import UsageError
+
+
+class Panel(StrEnum):
+    """What a setting is about: a heading in `mlserve up --help`."""
+
+    LOAD = "Under load"
+    LIMITS = "Limits"
+    ACCESS = "Who may ask"
+    SIGHT = "What is seen"
+
+
+class LogFormat(StrEnum):
+    """How the server writes its log: a line of words, or one JSON object a line."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _about(panel: Panel, text: str, *, least: float | None = None) -> dict[str, Any]:
+    return {"panel": panel, "help": text, "least": least}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The settings of one server. Times are seconds; None leaves the choice to the server.
+
+    Raises UsageError for a value below its least.
+    """
+
+    max_queue: int | None = field(
+        default=None,
+        metadata=_about(
+            Panel.LOAD, "Requests that may wait; default: 16 for each thread.", least=0
+        ),
+    )
+    default_timeout: float = field(
+        default=30.0,
+        metadata=_about(
+            Panel.LOAD, "Deadline of a request that brings none, in seconds.", least=0.001
+        ),
+    )
+    drain_timeout: float = field(
+        default=10.0,
+        metadata=_about(
+            Panel.LOAD, "Seconds for the requests in flight when it is told to stop.", least=0
+        ),
+    )
+    max_batch_size: int = field(
+        default=1,
+        metadata=_about(
+            Panel.LOAD, "Requests that run together as one batch; 1: no batching.", least=1
+        ),
+    )
+    max_batch_delay: float = field(
+        default=0.005,
+        metadata=_about(Panel.LOAD, "Seconds that a batch waits for more requests.", least=0),
+    )
+    max_request_bytes: int = field(
+        default=64 * 2**20,
+        metadata=_about(Panel.LIMITS, "Bytes of one request, on gRPC and REST.", least=1),
+    )
+    max_pixels: int = field(
+        default=100_000_000,
+        metadata=_about(Panel.LIMITS, "Pixels of one image, told from its header.", least=1),
+    )
+    max_batch_length: int = field(
+        default=1024,
+        metadata=_about(
+            Panel.LIMITS, "Elements of the first dimension of a request's inputs.", least=1
+        ),
+    )
+    max_json_depth: int = field(
+        default=64, metadata=_about(Panel.LIMITS, "Levels of nesting in a request's JSON.", least=1)
+    )
+    header_timeout: float = field(
+        default=10.0,
+        metadata=_about(Panel.LIMITS, "Seconds for the headers of an HTTP request.", least=0.001),
+    )
+    max_connections: int = field(
+        default=1000,
+        metadata=_about(Panel.LIMITS, "Connections to one port at the same time.", least=1),
+    )
+    token_file: Path | None = field(
+        default=None,
+        metadata=_about(Panel.ACCESS, "File with the token that every request must bring."),
+    )
+    tls_cert: Path | None = field(
+        default=None,
+        metadata=_about(
+            Panel.ACCESS, "PEM file with the server's certificate: both ports speak TLS."
+        ),
+    )
+    tls_key: Path | None = field(
+        default=None, metadata=_about(Panel.ACCESS, "PEM file with the certificate's key.")
+    )
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata=_about(
+            Panel.ACCESS, "PEM file with the authority of the certificates that clients need."
+        ),
+    )
+    log_format: LogFormat = field(
+        default=LogFormat.TEXT,
+        metadata=_about(Panel.SIGHT, "How the server writes its log: text or json."),
+    )
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            self._check(item, getattr(self, item.name))
+
+    def _check(self, item: Field[Any], value: Any) -> None:
+        least = item.metadata["least"]
+        if least is None or value is None:
+            return
+        if not (math.isfinite(value) and value >= least):
+            flag = flag_of(item.name)
+            raise UsageError(f"{flag} must be at least {least:g}, not {value:g}")
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not the default ones."""
+        return {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether both ports speak TLS."""
+        return self.tls_cert is not None
+
+    def absolute(self) -> ServerSettings:
+        """The same settings with paths that hold in every folder."""
+        paths: dict[str, Any] = {
+            name: value.expanduser().absolute()
+            for name, value in asdict(self).items()
+            if isinstance(value, Path)
+        }
+        return replace(self, **paths)
+
+    def argv(self) -> list[str]:
+        """The flags of the server process that make these settings."""
+        return [f"{flag_of(name)}={value}" for name, value in self.changed.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings as data; `from_json` reads them."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ServerSettings:
+        """The settings that `to_json` wrote; one that it does not name has its default."""
+        named = {item.name: item for item in described()}
+        return cls(**{k: named[k].read(v) for k, v in data.items() if k in named})
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A setting as an option: what a flag or a column is made from."""
+
+    name: str
+    kind: type
+    default: Any
+    panel: Panel
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """`--max-queue` for `max_queue`."""
+        return flag_of(self.name)
+
+    def read(self, value: Any) -> Any:
+        """The value of the setting that a text or a JSON value stands for."""
+        return None if value is None else self.kind(value)
+
+
+def described() -> Iterator[Description]:
+    """Every setting, in the order of the panels."""
+    for item in fields(ServerSettings):
+        about = item.metadata
+        yield Description(
+            item.name, _KINDS[str(item.type)], item.default, about["panel"], about["help"]
+        )
+
+
+def flag_of(name: str) -> str:
+    """The flag of that setting."""
+    return "--" + name.replace("_", "-")
+
+
+_KINDS: dict[str, type] = {
+    "int": int,
+    "int | None": int,
+    "float": float,
+    "Path | None": Path,
+    "LogFormat": LogFormat,
+}
+DEFAULT_SETTINGS = ServerSettings()
+_DEFAULTS = asdict(DEFAULT_SETTINGS)
