@@ -15,7 +15,10 @@ from mlserve.launch.plan import Serving
 from mlserve.plugins import absent_modules
 from mlserve.settings import flag_of
 
-_SERVER_MODULES = ("grpc_health", "grpc_reflection", "numpy", "starlette", "uvicorn")
+_SERVER_MODULES = (
+    *("grpc_health", "grpc_reflection", "numpy"),
+    *("prometheus_client", "starlette", "uvicorn"),
+)
 _SERVER_HINT = "pip install 'mlserve[server]'"
 _LOAD_OPTIONS = ("provider", "instances")
 """Options of `up` that only some backends regard, and the native launcher never."""
