@@ -5,13 +5,15 @@
     |  |- InvalidInput       2    the server or the client refused this input
     |  |  |- NotAnImage      2    the bytes are no JPEG or PNG, or a damaged one
     |  |  `- InputTooLarge   2    more bytes or pixels than the limit
-    |  `- NotFound           2    no such model, version, signature, backend or server
+    |  |- NotFound           2    no such model, version, signature, backend or server
+    |  `- AccessDenied       2    the server wants a token or a certificate, or other ones
     |- PluginError           3    a plugin or one of its dependencies is missing or broken
     |- ExportError           4    the model could not be exported
-    |- Unavailable           5    no server, not ready, or gone
-    |  `- ModelLoadFailed    5    the server cannot load this version of the model
     |- InferenceFailed       6    the server accepted the request and failed
-    |- Overloaded            7    the server refused the request for want of room
+    |- Transient                  what may pass by itself: the client asks again
+    |  |- Unavailable        5    no server, not ready, or gone
+    |  |  `- ModelLoadFailed 5    the server cannot load this version of the model
+    |  `- Overloaded         7    the server refused the request for want of room
     `- DeadlineExceeded    124    no answer in time (the code of coreutils' `timeout`)
 
 What each looks like on the wire is in `mlserve.protocols.status`.
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
@@ -43,7 +45,8 @@ class ExitCode(IntEnum):
 class MlserveError(Exception):
     """Base of every error that mlserve raises on purpose.
 
-    `message` says what is wrong and names the value; `hint` is the next step to take.
+    `message` says what is wrong and names the value; `hint` is the next step to take. `details` is
+    what else there is to know, as data: a call to a server tells its attempts and ids there.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
@@ -52,6 +55,10 @@ class MlserveError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def kind(self) -> str:
@@ -81,6 +88,10 @@ class NotFound(UsageError):
     """No model, version, signature, backend, artifact or server of that name."""
 
 
+class AccessDenied(UsageError):
+    """The server does not answer this caller: a token or a certificate is missing or wrong."""
+
+
 class PluginError(MlserveError):
     """A plugin, or a package that it needs, is missing or broken."""
 
@@ -93,7 +104,20 @@ class ExportError(MlserveError):
     exit_code = ExitCode.EXPORT
 
 
-class Unavailable(MlserveError):
+class Transient(MlserveError):
+    """What may pass by itself, so that the same call may succeed later.
+
+    `retry_after` (seconds) says when to come back; infinity: not at all; None: nobody knows.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class Unavailable(Transient):
     """There is no server at the endpoint, or it is not ready."""
 
     exit_code = ExitCode.UNAVAILABLE
@@ -109,16 +133,10 @@ class InferenceFailed(MlserveError):
     exit_code = ExitCode.INFERENCE
 
 
-class Overloaded(MlserveError):
-    """The server has no room for the request; `retry_after` (seconds) says when to come back."""
+class Overloaded(Transient):
+    """The server has no room for the request."""
 
     exit_code = ExitCode.OVERLOADED
-
-    def __init__(
-        self, message: str, *, hint: str | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_after = retry_after
 
 
 class DeadlineExceeded(MlserveError):

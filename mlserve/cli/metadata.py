@@ -5,6 +5,13 @@ from __future__ import annotations
 import typer
 
 from mlserve.cli import clock
+from mlserve.cli.access import (
+    AccessOptions,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TokenFileOption,
+)
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
 from mlserve.cli.target import (
     ApiOption,
@@ -26,6 +33,10 @@ def metadata(
     version: VersionOption = None,
     protocol: ProtocolOption = None,
     api: ApiOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
     timeout: TimeoutOption = 5.0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
@@ -36,7 +47,8 @@ def metadata(
     from mlserve.deadline import Deadline
 
     deadline = Deadline.after(timeout, since=clock.command_start())
-    server = Target(endpoint, backend, model, version, protocol, api).find(deadline)
+    access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
+    server = Target(endpoint, backend, model, version, protocol, api, access).find(deadline)
     with server.connect() as client:
         found = client.metadata(timeout=deadline)
     if output is OutputFormat.JSON:

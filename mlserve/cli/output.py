@@ -69,12 +69,13 @@ def print_error(error: MlserveError, *, as_json: bool) -> None:
 
 
 def error_json(error: MlserveError) -> dict[str, Any]:
-    """An error as data: its kind, message, hint and exit code."""
+    """An error as data: its kind, message, hint and exit code, and what else there is to know."""
     return {
         "kind": error.kind,
         "message": error.message,
         "hint": error.hint,
         "exit_code": int(error.exit_code),
+        **error.details,
     }
 
 

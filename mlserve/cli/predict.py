@@ -8,6 +8,13 @@ from typing import Annotated
 import typer
 
 from mlserve.cli import clock
+from mlserve.cli.access import (
+    AccessOptions,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TokenFileOption,
+)
 from mlserve.cli.output import remember_format
 from mlserve.cli.target import (
     ApiOption,
@@ -54,6 +61,23 @@ def predict(
     version: VersionOption = None,
     protocol: ProtocolOption = None,
     api: ApiOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    max_attempts: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How often to ask a server that is not ready, has no room or goes away, all "
+            "within the timeout; 1: never again.",
+        ),
+    ] = 5,
+    max_answer_bytes: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="The largest answer that is read, in bytes."),
+    ] = 64 * 2**20,
     top_k: Annotated[
         int | None,
         typer.Option(
@@ -87,13 +111,16 @@ def predict(
     from mlserve.cli.answering import Questioner
     from mlserve.cli.inputs import gather
     from mlserve.cli.printing import printer
+    from mlserve.client import Retries
     from mlserve.deadline import Deadline
 
     deadline = Deadline.after(timeout, since=clock.command_start())
     inputs = gather(files, deadline)
-    server = Target(endpoint, backend, model, version, protocol, api).find(deadline)
+    access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
+    server = Target(endpoint, backend, model, version, protocol, api, access).find(deadline)
     show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
-    with server.connect() as client:
+    retries = Retries(max_attempts)
+    with server.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
         questioner = Questioner(
             client, show, top_k=top_k or _DEFAULT_TOP_K, is_random=server.has_random_weights
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,20 +29,37 @@ def down(
     model: Annotated[str | None, typer.Option(help="The server of this model.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All servers.")] = False,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds to let it finish its requests, then kill it.")
-    ] = 15.0,
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds to let it finish its requests, then kill it. Default: a little more "
+            "than its own --drain-timeout.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Stop a server: it answers what it has begun, then ends. Nothing to stop is no error."""
+    """Stop a server: it answers what it has begun, then ends. Nothing to stop is no error.
+
+    The server of another maker, which would drop what it has begun, is told to
+    end once it is idle; until then `mlserve predict` sends it nothing new.
+    """
+    from mlserve.cli.progress import StatusLine
     from mlserve.launch.down import running, stop_all
     from mlserve.launch.processes import reconcile
 
     records = reconcile()[0] if every else running(name=name, backend=backend, model=model)
     if not records:
         note("no server is running")
-    for stopped in stop_all(records, timeout):
-        if stopped.was_killed:
-            note(f"{stopped.record.name} did not end within {timeout:g} s: it was killed")
-        typer.echo(f"{stopped.record.name} is stopped")
+    line = StatusLine()
+    try:
+        for stopped in stop_all(records, timeout, line.show):
+            line.clear()
+            if stopped.was_killed:
+                allowed = f"{stopped.allowed:g} s"
+                note(f"{stopped.record.name} did not end within {allowed}: it was killed")
+            typer.echo(f"{stopped.record.name} is stopped")
+    finally:
+        line.clear()
 
 
 def ps(output: OutputOption = OutputFormat.TEXT) -> None:
@@ -51,7 +67,7 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     from mlserve.launch.processes import reconcile
 
     alive, dead = reconcile()
-    listed = [(r, "ready" if r.is_ready else "starting") for r in alive]
+    listed = [(record, _status(record)) for record in alive]
     listed += [(record, "dead") for record in dead]
     if output is OutputFormat.JSON:
         print_json([_as_json(record, status) for record, status in listed])
@@ -113,6 +129,13 @@ def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
     return record, record.log
 
 
+def _status(record: ServerRecord) -> str:
+    """What a server that runs is doing."""
+    if record.is_stopping:
+        return "stopping"
+    return "ready" if record.is_ready else "starting"
+
+
 def _versions(record: ServerRecord) -> str:
     if record.all_versions:
         return "all"
@@ -120,6 +143,8 @@ def _versions(record: ServerRecord) -> str:
 
 
 def _row(record: ServerRecord, status: str) -> list[str]:
+    from mlserve.launch.processes import uptime
+
     return [
         record.name,
         record.backend,
@@ -129,27 +154,20 @@ def _row(record: ServerRecord, status: str) -> list[str]:
         record.grpc_endpoint,
         record.rest_endpoint,
         str(record.pid),
-        "-" if status == "dead" else _duration(_uptime(record)),
+        "-" if status == "dead" else _duration(uptime(record)),
         record.launcher,
     ]
 
 
 def _as_json(record: ServerRecord, status: str) -> dict[str, Any]:
+    from mlserve.launch.processes import uptime
+
     return record.to_json() | {
         "status": status,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,
-        "uptime_s": None if status == "dead" else round(_uptime(record)),
+        "uptime_s": None if status == "dead" else round(uptime(record)),
     }
-
-
-def _uptime(record: ServerRecord) -> float:
-    """Seconds since the start, by the wall clock that the record was written with."""
-    try:
-        started = datetime.fromisoformat(record.started)
-    except ValueError:
-        return 0.0
-    return max(0.0, (datetime.now(UTC) - started).total_seconds())
 
 
 def _duration(seconds: float) -> str:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import typer
+
 from mlserve.cli import clock
+from mlserve.cli.access import (
+    AccessOptions,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TokenFileOption,
+)
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
 from mlserve.cli.target import (
     ApiOption,
@@ -16,6 +27,10 @@ from mlserve.cli.target import (
     address_json,
 )
 
+if TYPE_CHECKING:
+    from mlserve.client import Client, ServerLoad
+    from mlserve.deadline import Deadline
+
 
 def status(
     endpoint: EndpointOption = None,
@@ -24,6 +39,10 @@ def status(
     version: VersionOption = None,
     protocol: ProtocolOption = None,
     api: ApiOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
     timeout: TimeoutOption = 5.0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
@@ -38,20 +57,35 @@ def status(
     from mlserve.errors import Unavailable
 
     deadline = Deadline.after(timeout, since=clock.command_start())
-    server = Target(endpoint, backend, model, version, protocol, api).find(deadline)
+    access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
+    server = Target(endpoint, backend, model, version, protocol, api, access).find(deadline)
     with server.connect() as client:
         found = client.status(timeout=deadline)
+        load = _load(client, deadline)
     if output is OutputFormat.JSON:
         rows = [row.to_json() for row in found]
-        print_json({"model": client.model, "versions": rows} | address_json(client))
+        said = {"versions": rows, "load": None if load is None else load.to_json()}
+        print_json({"model": client.model} | said | address_json(client))
     else:
         table = [[_shown(row.version), row.state, readable(row.error)] for row in found]
         print_table(["version", "state", "error"], table)
+        if load is not None:
+            typer.echo(f"load: {load}")
     if not any(row.is_available for row in found):
         raise Unavailable(
             f"no version of {client.model} is available at {client.endpoint}",
             hint="see why with mlserve logs (or the log of that server)",
         )
+
+
+def _load(client: Client, deadline: Deadline) -> ServerLoad | None:
+    """The server's load, if it tells it: the states are the answer, also without."""
+    from mlserve.errors import MlserveError
+
+    try:
+        return client.load(timeout=deadline)
+    except MlserveError:
+        return None
 
 
 def _shown(version: int | None) -> str:

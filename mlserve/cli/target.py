@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from mlserve.cli.access import AccessOptions
+from mlserve.cli.output import note
+
 if TYPE_CHECKING:
-    from mlserve.client import Client
+    from mlserve.client import Client, Retries, Tls
     from mlserve.client.endpoint import Protocol
     from mlserve.client.wire import Api
     from mlserve.deadline import Deadline
@@ -33,8 +37,8 @@ EndpointOption = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT|URL",
-        help="The server to ask: host:port (gRPC) or http://host:port (REST). "
-        "Default: the running server of `mlserve up`.",
+        help="The server to ask: host:port (gRPC) or http://host:port (REST), with TLS grpcs:// or "
+        "https://. Default: the running server of `mlserve up`.",
     ),
 ]
 BackendOption = Annotated[
@@ -88,16 +92,36 @@ class Server:
     protocol: ProtocolName | None
     api: ApiName | None = None
     has_random_weights: bool = False
+    token: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
 
-    def connect(self) -> Client:
-        """A client of the server; nothing is sent yet. Raises UsageError for a bad endpoint."""
+    def connect(
+        self, *, retries: Retries | None = None, max_answer_bytes: int | None = None
+    ) -> Client:
+        """A client of the server; nothing is sent yet. What is None is the client's default.
+
+        Warns of a token that would go over a network in the clear. Raises UsageError for a bad
+        endpoint.
+        """
         from mlserve.client import Client
+        from mlserve.client.aio import DEFAULT_MAX_ANSWER_BYTES, DEFAULT_RETRIES
 
-        protocol = cast("Protocol | None", self.protocol and self.protocol.value)
-        api = cast("Api | None", self.api and self.api.value)
-        return Client(
-            self.endpoint, protocol=protocol, model=self.model, version=self.version, api=api
-        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            client = Client(
+                self.endpoint,
+                protocol=cast("Protocol | None", self.protocol and self.protocol.value),
+                model=self.model,
+                version=self.version,
+                api=cast("Api | None", self.api and self.api.value),
+                token=self.token,
+                tls=self.tls,
+                retries=retries or DEFAULT_RETRIES,
+                max_answer_bytes=max_answer_bytes or DEFAULT_MAX_ANSWER_BYTES,
+            )
+        for warning in caught:
+            note(f"warning: {warning.message}")
+        return client
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +134,7 @@ class Target:
     version: int | None = None
     protocol: ProtocolName | None = None
     api: ApiName | None = None
+    access: AccessOptions = field(default_factory=AccessOptions)
 
     def find(self, deadline: Deadline) -> Server:
         """The server that the options mean.
@@ -126,7 +151,16 @@ class Target:
                 "--backend chooses among running servers and --endpoint names one",
                 hint="give only one of the two",
             )
-        return Server(self.endpoint, self.model, self.version, self.protocol, self.api)
+        token, tls = self.access.to_endpoint(deadline)
+        return Server(
+            self.endpoint,
+            self.model,
+            self.version,
+            self.protocol,
+            self.api,
+            token=token,
+            tls=tls,
+        )
 
     def _running(self, deadline: Deadline) -> Server:
         from mlserve.client.background import run_within
@@ -134,7 +168,17 @@ class Target:
 
         records = run_within(deadline, "looking for the running server", read_records)
         record = select(records, backend=self.backend, model=self.model)
+        record.require_staying()
         is_rest = self.protocol is ProtocolName.REST
         endpoint = record.rest_endpoint if is_rest else record.grpc_endpoint
-        random = record.has_random_weights
-        return Server(endpoint, record.model, self.version, self.protocol, self.api, random)
+        token, tls = self.access.to_recorded(record, deadline)
+        return Server(
+            endpoint,
+            record.model,
+            self.version,
+            self.protocol,
+            self.api,
+            record.has_random_weights,
+            token,
+            tls,
+        )

@@ -98,6 +98,7 @@ def up(
         instances=instances,
         settings=ServerSettings(**settings).absolute(),
     )
+    serving.settings.check_files()
     request = UpRequest(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
     if foreground:
         _run_in_foreground(request, output)

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar, get_args
 
-from mlserve.client.answers import ModelMetadata, Prediction, Timings, VersionStatus
+from mlserve.client.access import Access, Tls
+from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, VersionStatus
 from mlserve.client.connecting import open_dialogue, open_transport
 from mlserve.client.dialogue import Dialogue
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.outcome import labelled
 from mlserve.client.reading import Image, name_of, read_image
 from mlserve.client.refusals import ConnectionLost, NotSpoken
-from mlserve.client.wire import Answer, Api, ModelRef, Question, Reply, Watch
+from mlserve.client.retries import ONCE, Retries
+from mlserve.client.tracing import CallIds, Trace
+from mlserve.client.watch import Watch
+from mlserve.client.wire import Answer, Api, ModelRef, Question, Reply
 from mlserve.deadline import Deadline
-from mlserve.errors import UsageError
+from mlserve.errors import InferenceFailed, MlserveError, Transient, UsageError
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0
 """Seconds that a call may take in all."""
 DEFAULT_MODEL = "inception_v3"
+DEFAULT_RETRIES = Retries()
+DEFAULT_MAX_ANSWER_BYTES = 64 * 2**20
 
 
 class AsyncClient:
     """A client of one model on one server, for use on an event loop.
 
-    `endpoint` is `host:port` (gRPC), `grpc://host:port`, or `http://host:port` (REST); `protocol`
-    overrides what `host:port` means. `version` None leaves the choice to the server. `api` is tfs
-    (TensorFlow Serving, version 1) or oip (Open Inference Protocol, version 2: Triton, KServe,
-    MLServer); None tries the one and, at a server that does not know it, the other. Nothing is
-    connected until the first call; calls may run at the same time. Raises UsageError for an
-    endpoint or an API that is none.
+    `endpoint` is `host:port` (gRPC), `grpc://host:port`, or `http://host:port` (REST), with TLS
+    `grpcs://` or `https://`; `protocol` overrides what `host:port` means, and `tls` makes it speak
+    TLS. `version` None leaves the choice to the server. `api` is tfs (TensorFlow Serving, version
+    1) or oip (Open Inference Protocol, version 2: Triton, KServe, MLServer); None tries the one
+    and, at a server that does not know it, the other.
+
+    `token` is sent with each request; a UserWarning says so when that is over a network without
+    TLS. `retries` are those of `predict` and `metadata`. `max_answer_bytes` bounds what is read of
+    an answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
+    TRACEPARENT, else each call begins a trace.
+
+    Nothing is connected until the first call; calls may run at the same time. Raises UsageError for
+    an argument that is not what it must be.
     """
 
     def __init__(
@@ -45,13 +59,25 @@ class AsyncClient:
         model: str | None = None,
         version: int | None = None,
         api: Api | None = None,
+        token: str | None = None,
+        tls: Tls | None = None,
+        retries: Retries = DEFAULT_RETRIES,
+        max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES,
+        traceparent: str | None = None,
     ) -> None:
         known: tuple[Api, ...] = get_args(Api)
         if api is not None and api not in known:
             raise UsageError(f"there is no API {api!r}", hint=f"choose {' or '.join(known)}")
-        self.endpoint = Endpoint.parse(endpoint, protocol)
+        self.endpoint = Endpoint.parse(endpoint, protocol, is_secure=tls is not None)
+        access = Access(token, tls)
+        exposure = access.exposure(self.endpoint)
+        if exposure:
+            warnings.warn(exposure, stacklevel=2)
         self._model = ModelRef(model or DEFAULT_MODEL, version)
-        self._transport = open_transport(self.endpoint)
+        self._transport = open_transport(self.endpoint, access, max_answer_bytes)
+        self._retries = retries
+        self._traceparent = traceparent
+        Trace.following(traceparent)
         self._apis = known if api is None else (api,)
         self._dialogues: dict[Api, Dialogue] = {}
 
@@ -81,7 +107,7 @@ class AsyncClient:
         if top_k < 1:
             raise UsageError(f"top_k must be at least 1, not {top_k}", hint="give --top-k 5")
         deadline = as_deadline(timeout)
-        async with _within(deadline) as watch:
+        async with self._within(deadline) as watch:
             watch.enter("read", f"reading {name_of(image)}")
             data = await read_image(image)
             question = Question(data, top_k)
@@ -98,7 +124,7 @@ class AsyncClient:
     ) -> ModelMetadata:
         """The signatures of the model. Raises as `predict` does."""
         deadline = as_deadline(timeout)
-        async with _within(deadline) as watch:
+        async with self._within(deadline) as watch:
             return await self._converse(lambda dialogue: dialogue.metadata(deadline, watch))
 
     async def status(
@@ -108,8 +134,27 @@ class AsyncClient:
     ) -> tuple[VersionStatus, ...]:
         """The versions of the model and their states, latest first. Raises as `predict` does."""
         deadline = as_deadline(timeout)
-        async with _within(deadline) as watch:
+        async with self._within(deadline, ONCE) as watch:
             return await self._converse(lambda dialogue: dialogue.status(deadline, watch))
+
+    async def load(
+        self,
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> ServerLoad | None:
+        """What the server does now; None from a server of another maker, which does not say.
+
+        Raises DeadlineExceeded and Unavailable.
+        """
+        from mlserve.client.server_load import load_call, read_load
+
+        deadline, protocol = as_deadline(timeout), self.endpoint.protocol
+        async with self._within(deadline, ONCE) as watch:
+            try:
+                reply = await self._transport.send(load_call(protocol), deadline, watch)
+            except (NotSpoken, UsageError, InferenceFailed):
+                return None
+            return read_load(protocol, reply)
 
     async def close(self) -> None:
         """Closes the connection; calls that still run fail."""
@@ -125,6 +170,22 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @asynccontextmanager
+    async def _within(
+        self, deadline: Deadline, retries: Retries | None = None
+    ) -> AsyncIterator[Watch]:
+        """Bounds the body by the deadline, whatever it awaits; errors say what it was doing."""
+        ids = CallIds(Trace.following(self._traceparent))
+        watch = Watch(ids, self._retries if retries is None else retries)
+        try:
+            async with _bounded(deadline, watch):
+                yield watch
+        except MlserveError as error:
+            error.details |= watch.details()
+            if isinstance(error, Transient):
+                error.message = watch.retold(error.message)
+            raise
 
     async def _converse(self, ask: Callable[[Dialogue], Awaitable[T]]) -> T:
         """The answer in the server's API. It is found out by trying, and then remembered."""
@@ -165,8 +226,11 @@ class AsyncClient:
             endpoint=str(self.endpoint),
             protocol=self.endpoint.protocol,
             api=self._apis[0],
-            timings=Timings(**watch.spent, total=(time.monotonic() - began) * 1000),
+            timings=watch.timings(reply.server_ms, (time.monotonic() - began) * 1000),
             has_random_weights=reply.has_random_weights,
+            request_id=watch.ids.request_id,
+            trace_id=watch.ids.trace.id,
+            retries=tuple(watch.retries),
         )
 
 
@@ -176,11 +240,10 @@ def as_deadline(timeout: float | Deadline) -> Deadline:
 
 
 @asynccontextmanager
-async def _within(deadline: Deadline) -> AsyncIterator[Watch]:
-    """Bounds the body by the deadline, whatever it awaits; the error says what it was doing."""
-    watch = Watch()
+async def _bounded(deadline: Deadline, watch: Watch) -> AsyncIterator[None]:
+    """Ends the body at the deadline; the error says what the watch was told of it."""
     try:
         async with asyncio.timeout(deadline.require(watch.doing)):
-            yield watch
+            yield
     except TimeoutError:
         raise deadline.exceeded(watch.doing) from None

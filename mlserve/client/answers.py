@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlserve.client.retries import Retry
 from mlserve.tensors import Signature
 
 
@@ -21,14 +22,25 @@ class Score:
 class Timings:
     """Where the time of one prediction went, in milliseconds.
 
-    `total` counts from the start of the deadline, so in a command from the start of the process;
-    it is more than the sum of the parts.
+    `queue`, `decode`, `run` and `encode` are the server's word, None when it says nothing of them.
+    `receive` is the rest of the exchange: both ways over the network, and what the server does not
+    tell of. `wait` are attempts in vain and the pauses after them. `total` counts from the start of
+    the deadline, so in a command from the start of the process; it is more than the sum of the
+    parts.
     """
 
     read: float
     connect: float
-    request: float
+    queue: float | None
+    decode: float | None
+    run: float | None
+    encode: float | None
+    receive: float
+    wait: float
     total: float
+
+    def to_json(self) -> dict[str, float | None]:
+        return {part: None if ms is None else round(ms, 3) for part, ms in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +50,8 @@ class Prediction:
     `scores` are the best classes, best first; empty when the server offers a label only. `version`
     is None when the server does not say which version answered. `api` is what was spoken: tfs
     (TensorFlow Serving, version 1) or oip (Open Inference Protocol, version 2).
-    `has_random_weights` is True when the server says that its answers mean nothing.
+    `has_random_weights` is True when the server says that its answers mean nothing. `retries` are
+    the attempts in vain before this answer. `request_id` and `trace_id` are in the server's log.
     """
 
     label: str
@@ -50,11 +63,23 @@ class Prediction:
     api: str
     timings: Timings
     has_random_weights: bool
+    request_id: str
+    trace_id: str
+    retries: tuple[Retry, ...] = ()
+
+    @property
+    def attempts(self) -> int:
+        """How often the server was asked."""
+        return len(self.retries) + 1
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
-        data["timings_ms"] = {part: round(ms, 3) for part, ms in data.pop("timings").items()}
-        return data
+        del data["timings"]
+        return data | {
+            "attempts": self.attempts,
+            "retries": [retry.to_json() for retry in self.retries],
+            "timings_ms": self.timings.to_json(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +119,29 @@ class VersionStatus:
     @property
     def is_available(self) -> bool:
         return self.state == "AVAILABLE"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLoad:
+    """What one of mlserve's servers does now: requests that run and wait, of all its models.
+
+    `max_queue` is how many may wait; `default_timeout` is the deadline, in seconds, of a request
+    that brings none.
+    """
+
+    running: int
+    waiting: int
+    max_queue: int
+    default_timeout: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.running} running, {self.waiting} waiting (at most {self.max_queue}); "
+            f"a request without a deadline gets {self.default_timeout:g} s"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from mlserve.client.access import Access
 from mlserve.client.dialogue import Dialogue, Line, TfsDialogue
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.wire import Api, ModelRef, OipAdapter, TfsAdapter, Transport
 
 
-def open_transport(endpoint: Endpoint) -> Transport:
-    """A connection to the endpoint. Sends nothing yet."""
+def open_transport(endpoint: Endpoint, access: Access, limit: int) -> Transport:
+    """A connection to the endpoint; `limit` is the bytes of the largest answer.
+
+    Sends nothing yet.
+    """
     if endpoint.protocol == "grpc":
         from mlserve.client.grpc_transport import GrpcTransport
 
-        return GrpcTransport(endpoint)
+        return GrpcTransport(endpoint, access, limit)
     from mlserve.client.rest_transport import RestTransport
 
-    return RestTransport(endpoint)
+    return RestTransport(endpoint, access, limit)
 
 
 def open_dialogue(api: Api, endpoint: Endpoint, transport: Transport, model: ModelRef) -> Dialogue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import ClassVar, Protocol, TypeVar
@@ -10,6 +11,7 @@ from mlserve.client import planning
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_plan
+from mlserve.client.watch import Watch
 from mlserve.client.wire import (
     Adapter,
     Answer,
@@ -21,10 +23,9 @@ from mlserve.client.wire import (
     Reply,
     TfsAdapter,
     Transport,
-    Watch,
 )
 from mlserve.deadline import Deadline
-from mlserve.errors import InferenceFailed, InvalidInput, MlserveError
+from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, Transient
 
 T = TypeVar("T")
 
@@ -58,7 +59,34 @@ class Line:
     async def ask(
         self, call: Call, read: Callable[[Reply], T], deadline: Deadline, watch: Watch
     ) -> tuple[T, Reply]:
-        """What `read` makes of the reply to the call, and the reply."""
+        """What `read` makes of the reply to the call, and the reply; asked again if it may be."""
+        return await self._persist(lambda: call, read, deadline, watch)
+
+    async def _persist(
+        self,
+        call: Callable[[], Call],
+        read: Callable[[Reply], T],
+        deadline: Deadline,
+        watch: Watch,
+    ) -> tuple[T, Reply]:
+        """Asks, and after a transient error again: `call` is made anew for the time that is left.
+
+        The last error is raised at once when the next attempt would come after the deadline.
+        """
+        while True:
+            before = dict(watch.spent)
+            try:
+                return await self._once(call(), read, deadline, watch)
+            except Transient as error:
+                pause = watch.pause(error)
+                if pause >= deadline.remaining():
+                    raise
+                watch.begin_again(error, pause, before)
+            await asyncio.sleep(pause)
+
+    async def _once(
+        self, call: Call, read: Callable[[Reply], T], deadline: Deadline, watch: Watch
+    ) -> tuple[T, Reply]:
         reply = await self._transport.send(call, deadline, watch)
         try:
             return read(reply), reply
@@ -75,9 +103,12 @@ class Line:
         watch: Watch,
     ) -> tuple[Answer, Reply]:
         """The answer to the question, which takes the time left along."""
-        left = deadline.require(watch.doing)
-        call = adapter.predict_call(model, plan, question, left)
-        return await self.ask(call, adapter.read_answer, deadline, watch)
+
+        def call() -> Call:
+            left = deadline.require(watch.doing)
+            return adapter.predict_call(model, plan, question, left)
+
+        return await self._persist(call, adapter.read_answer, deadline, watch)
 
 
 class TfsDialogue:

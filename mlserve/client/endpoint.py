@@ -1,4 +1,4 @@
-"""Where a server is: `host:port`, `grpc://host:port`, `http://host:port` or `https://host:port`."""
+"""Where a server is: `host:port`, `grpc://`, `grpcs://`, `http://` or `https://host:port`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from urllib.parse import SplitResult, urlsplit
 from mlserve.errors import UsageError
 
 Protocol = Literal["grpc", "rest"]
-_PROTOCOLS: dict[str, Protocol] = {"grpc": "grpc", "http": "rest", "https": "rest"}
+_PROTOCOLS: dict[str, Protocol] = {
+    "grpc": "grpc",
+    "grpcs": "grpc",
+    "http": "rest",
+    "https": "rest",
+}
+_SECURE = {"grpc": "grpcs", "http": "https"}
+"""The schemes that speak TLS, by those that do not."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -23,24 +30,34 @@ class Endpoint:
     path: str = ""
 
     @classmethod
-    def parse(cls, text: str, protocol: Protocol | None = None) -> Endpoint:
+    def parse(
+        cls, text: str, protocol: Protocol | None = None, *, is_secure: bool = False
+    ) -> Endpoint:
         """The endpoint that `text` names; `host:port` alone is gRPC unless `protocol` says REST.
 
-        Raises UsageError, naming `text`, for anything that is no endpoint.
+        `is_secure`: it speaks TLS, also where `text` does not say so. Raises UsageError, naming
+        `text`, for anything that is no endpoint, or one that does not speak TLS.
         """
         if protocol not in (None, "grpc", "rest"):
             raise UsageError(f"there is no protocol {protocol!r}", hint="choose grpc or rest")
-        scheme, parts = _split(text, protocol)
+        scheme, parts = _split(text, protocol, is_secure=is_secure)
+        if is_secure and scheme in _SECURE:
+            raise _bad(text, f"with TLS files it must be {_SECURE[scheme]}://")
         if protocol is not None and _PROTOCOLS[scheme] != protocol:
             raise _bad(text, f"it is not for the protocol {protocol}")
         path = parts.path.rstrip("/")
-        if path and scheme == "grpc":
+        if path and _PROTOCOLS[scheme] == "grpc":
             raise _bad(text, "a gRPC endpoint has no path")
         return cls(scheme, cast(str, parts.hostname), _port(text, scheme, parts), path)
 
     @property
     def protocol(self) -> Protocol:
         return _PROTOCOLS[self.scheme]
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is spoken to in TLS."""
+        return self.scheme in _SECURE.values()
 
     @property
     def address(self) -> str:
@@ -59,11 +76,12 @@ class Endpoint:
         return f"{self.scheme}://{self.address}{self.path}"
 
     def __str__(self) -> str:
-        return self.address if self.protocol == "grpc" else self.base_url
+        return self.address if self.scheme == "grpc" else self.base_url
 
 
-def _split(text: str, protocol: Protocol | None) -> tuple[str, SplitResult]:
-    default = "http" if protocol == "rest" else "grpc"
+def _split(text: str, protocol: Protocol | None, *, is_secure: bool) -> tuple[str, SplitResult]:
+    plain = "http" if protocol == "rest" else "grpc"
+    default = _SECURE[plain] if is_secure else plain
     try:
         parts = urlsplit(text if "://" in text else f"{default}://{text}")
         host = parts.hostname
@@ -92,5 +110,6 @@ def _port(text: str, scheme: str, parts: SplitResult) -> int:
 def _bad(text: str, why: str) -> UsageError:
     return UsageError(
         f"{text!r} is not an endpoint: {why}",
-        hint="give host:port for gRPC or http://host:port for REST, for example 127.0.0.1:8500",
+        hint="give host:port for gRPC or http://host:port for REST, for example 127.0.0.1:8500; "
+        "with TLS grpcs:// or https://",
     )

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from mlserve.client.access import Access, Tls
+from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.refusals import NotSpoken, no_server, refusal, went_away
-from mlserve.client.wire import Call, Reply, Watch
+from mlserve.client.refusals import (
+    NotSpoken,
+    answer_too_large,
+    no_server,
+    refusal,
+    seconds,
+    went_away,
+)
+from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
+from mlserve.client.watch import Watch
+from mlserve.client.wire import Call, Reply
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.protocols.status import error_from_grpc
 
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
 _SIGNATURES_KEY = "mlserve-signatures"
-_RETRY_KEYS = {"retry-after": 1.0, "grpc-retry-pushback-ms": 0.001}
+_LIMITS_KEY = "mlserve-limits"
+_LOAD_KEY = "mlserve-load"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_RETRY_KEY = "retry-after"
 _OPTIONS: tuple[tuple[str, int], ...] = (
-    # The library's own limit of 4 MiB for answers is not the server's.
-    ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A call that failed is reported, never repeated behind the caller's back.
+    # A call that failed is repeated by `Line`, which tells of it, never behind its back.
     ("grpc.enable_retries", 0),
     # A server that has just come up is found at once, whatever other channels have seen.
     ("grpc.use_local_subchannel_pool", 1),
@@ -37,60 +53,106 @@ _LOST = re.compile(
     r"|connection closed|transport closed|endpoint closing|connection dropped",
     re.IGNORECASE,
 )
+_OUR_LIMIT = "CLIENT: Received message larger"
 _GARBAGE = "Stream removed"
 """What gRPC says, as UNKNOWN, of a peer that breaks HTTP/2 in the middle of an answer."""
 
 
 class GrpcTransport:
-    """A gRPC channel without TLS, opened by the first call."""
+    """A gRPC channel, opened by the first call; `limit` is the bytes of the largest answer."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, access: Access, limit: int) -> None:
         self._endpoint = endpoint
+        self._access = access
+        self._limit = limit
         self._channel: grpc.aio.Channel | None = None
 
     async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
         watch.enter("connect", f"connecting to {self._endpoint}")
-        channel = self._open()
+        channel = await self._open()
         is_connected = await _reaches_a_server(channel)
         watch.enter("request", f"waiting for the answer of {self._endpoint}")
         left = deadline.require(watch.doing)
         method: grpc.aio.UnaryUnaryMultiCallable[bytes | None, bytes]
         method = channel.unary_unary(call.path)
-        pending = method(call.body, timeout=left)
+        headers = watch.ids.headers() | self._access.headers()
+        pending = method(call.body, timeout=left, metadata=tuple(headers.items()))
         try:
             body = await pending
             metadata = [*await pending.initial_metadata(), *await pending.trailing_metadata()]
         except grpc.aio.AioRpcError as error:
+            if not is_connected:
+                self._forget(channel)
             raise self._error(error, deadline, is_connected=is_connected) from error
-        names = str(dict(metadata).get(_SIGNATURES_KEY, ""))
-        signatures = tuple(filter(None, names.split(",")))
-        return Reply(body, (RANDOM_WEIGHTS_KEY, "1") in metadata, signatures=signatures)
+        told = {key: value for key, value in metadata if isinstance(value, str)}
+        return Reply(
+            body,
+            told.get(RANDOM_WEIGHTS_KEY) == "1",
+            signatures=tuple(filter(None, told.get(_SIGNATURES_KEY, "").split(","))),
+            server_ms=read_server_timing(told.get(SERVER_TIMING, "")),
+            about_server=_about_server(told),
+        )
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
 
-    def _open(self) -> grpc.aio.Channel:
+    async def _open(self) -> grpc.aio.Channel:
         if self._channel is None:
-            proxy = ("grpc.enable_http_proxy", 0 if self._endpoint.is_loopback else 1)
-            self._channel = grpc.aio.insecure_channel(
-                self._endpoint.address, options=(*_OPTIONS, proxy)
-            )
+            credentials = await self._credentials()
+            self._channel = self._channel or self._new_channel(credentials)
         return self._channel
+
+    async def _credentials(self) -> grpc.ChannelCredentials | None:
+        """None without TLS. The files are read where a stalled mount holds nobody."""
+        if not self._endpoint.is_secure:
+            return None
+        from mlserve.client.tls_contexts import channel_credentials
+
+        tls = self._access.tls or Tls()
+        return await asyncio.wrap_future(on_daemon_thread(channel_credentials, tls))
+
+    def _new_channel(self, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+        options: list[tuple[str, int | str]] = [
+            *_OPTIONS,
+            ("grpc.max_receive_message_length", self._limit),
+            ("grpc.enable_http_proxy", 0 if self._endpoint.is_loopback else 1),
+        ]
+        if credentials is None:
+            return grpc.aio.insecure_channel(self._endpoint.address, options=options)
+        if self._access.tls and self._access.tls.server_name:
+            options.append(("grpc.ssl_target_name_override", self._access.tls.server_name))
+        return grpc.aio.secure_channel(self._endpoint.address, credentials, options=options)
+
+    def _forget(self, channel: grpc.aio.Channel) -> None:
+        """Lets the next attempt connect at once, where this channel would rest for a while."""
+        if self._channel is channel:
+            self._channel = None
 
     def _error(
         self, error: grpc.aio.AioRpcError, deadline: Deadline, *, is_connected: bool
     ) -> MlserveError | NotSpoken:
         code, text = error.code().name, error.details() or ""
         if code == "UNAVAILABLE" and not is_connected:
-            return no_server(self._endpoint, _CAUSE.sub("", text))
+            return self._unreached(_CAUSE.sub("", text))
+        if _OUR_LIMIT in text:
+            return answer_too_large(self._endpoint, self._limit)
         if (code == "UNAVAILABLE" and _LOST.search(text)) or text.startswith(_GARBAGE):
             return went_away(self._endpoint, text)
         retry_after = _retry_after(error.trailing_metadata() or ())
         kind = error_from_grpc(code)
         refused = refusal(kind, text, self._endpoint, deadline, retry_after=retry_after)
         return NotSpoken(refused) if code == "UNIMPLEMENTED" else refused
+
+    def _unreached(self, why: str) -> MlserveError:
+        from mlserve.client.tls_failures import closing_hint, handshake_failure
+
+        tls = self._access.tls
+        failure = handshake_failure(self._endpoint, why)
+        has_certificate = tls is not None and tls.cert is not None
+        hint = closing_hint(self._endpoint, has_certificate=has_certificate)
+        return failure or no_server(self._endpoint, why, hint if _LOST.search(why) else "")
 
 
 async def _reaches_a_server(channel: grpc.aio.Channel) -> bool:
@@ -103,10 +165,20 @@ async def _reaches_a_server(channel: grpc.aio.Channel) -> bool:
 
 
 def _retry_after(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
-    for key, value in metadata:
-        if key in _RETRY_KEYS:
-            try:
-                return float(value) * _RETRY_KEYS[key]
-            except ValueError:
-                return None  # a stranger's wording; the refusal stands without it
-    return None
+    """Seconds; infinity for a pushback that is negative or no number, as gRPC (A6) says."""
+    told = dict(metadata)
+    pushback = told.get(_PUSHBACK_KEY)
+    if pushback is None:
+        return seconds(told.get(_RETRY_KEY))
+    milliseconds = seconds(pushback)
+    return math.inf if milliseconds is None else milliseconds / 1000
+
+
+def _about_server(told: Mapping[str, str]) -> Mapping[str, Any]:
+    """The limits and the load, JSON objects in the answers of mlserve's ServerMetadata."""
+    if _LOAD_KEY not in told:
+        return {}
+    try:
+        return {**json.loads(told.get(_LIMITS_KEY, "")), **json.loads(told[_LOAD_KEY])}
+    except (TypeError, ValueError, RecursionError):
+        return {}

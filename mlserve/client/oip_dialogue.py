@@ -10,7 +10,8 @@ from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.dialogue import Line
 from mlserve.client.oip_model import number_of
 from mlserve.client.refusals import NotSpoken, refuses_binary
-from mlserve.client.wire import Answer, Api, ModelRef, OipAdapter, Plan, Question, Reply, Watch
+from mlserve.client.watch import Watch
+from mlserve.client.wire import Answer, Api, ModelRef, OipAdapter, Plan, Question, Reply
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, NotFound, Unavailable
 

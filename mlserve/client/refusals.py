@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from mlserve import errors
@@ -12,6 +13,8 @@ _LONGEST = 1000
 _QUEUE_EXPIRY = re.compile(
     r"timeout exceeded while waiting in batching queue|^request timeout expired$", re.IGNORECASE
 )
+_OUR_DEADLINE = "no answer within "
+"""How mlserve's own servers begin who were given too little time: the limit is the client's."""
 _QUEUE_FULL = re.compile(r"exceeds maximum queue size", re.IGNORECASE)
 _NO_MODEL = re.compile(
     r"^request for unknown model.* is not found|^model (with name )?\S+ (with version \S+ )?"
@@ -23,6 +26,10 @@ _PLAN = re.compile(
     r"signature|named input|input tensor|input alias|unknown input|no input|expected type"
     r"|expects arg|but string is provided|expecting an object",
     re.IGNORECASE,
+)
+_RAISE_REQUEST_LIMIT = (
+    "send a smaller file, or raise the server's limit for received messages "
+    "(mlserve up: --max-request-bytes; MLServer: grpc_max_message_length)"
 )
 _NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IGNORECASE)
 
@@ -50,7 +57,10 @@ def refusal(
     if issubclass(kind, errors.DeadlineExceeded):
         return _gave_up(text, endpoint, deadline)
     message, hint = _WORDS[next(known for known in _WORDS if issubclass(kind, known))]
-    return kind(message.format(endpoint=endpoint, text=text), hint=hint)
+    error = kind(message.format(endpoint=endpoint, text=text), hint=hint)
+    if isinstance(error, errors.Transient):
+        error.retry_after = retry_after
+    return error
 
 
 def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.MlserveError]:
@@ -65,13 +75,16 @@ def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.Ml
     return errors.NotFound if _NO_MODEL.search(text) else kind
 
 
-def no_server(endpoint: Endpoint, why: str) -> errors.Unavailable:
-    """The error for an endpoint where nothing answers."""
+def no_server(endpoint: Endpoint, why: str, or_else: str = "") -> errors.Unavailable:
+    """The error for an endpoint where nothing answers; `or_else` is one more thing to try."""
     other = "rest" if endpoint.protocol == "grpc" else "grpc"
-    return errors.Unavailable(
-        f"no server answers at {endpoint} ({readable(why)})",
-        hint="see what runs with mlserve ps, start a server with mlserve up; "
+    hints = [
+        "see what runs with mlserve ps, start a server with mlserve up",
         f"for a server's other port: --protocol {other}",
+        or_else,
+    ]
+    return errors.Unavailable(
+        f"no server answers at {endpoint} ({readable(why)})", hint="; ".join(filter(None, hints))
     )
 
 
@@ -83,12 +96,30 @@ class ConnectionLost(errors.Unavailable):
         return "unavailable"
 
 
-def went_away(endpoint: Endpoint, why: str) -> ConnectionLost:
-    """The error for a connection that was lost while the request was under way."""
+def went_away(endpoint: Endpoint, why: str, or_else: str = "") -> ConnectionLost:
+    """The error for a connection that was lost; `or_else` is one more thing to try."""
+    hints = ["see whether it still runs with mlserve ps, and why not with mlserve logs", or_else]
     return ConnectionLost(
         f"the server at {endpoint} went away during the request ({readable(why)})",
-        hint="see whether it still runs with mlserve ps, and why not with mlserve logs",
+        hint="; ".join(filter(None, hints)),
     )
+
+
+def answer_too_large(endpoint: Endpoint, limit: int) -> errors.InferenceFailed:
+    """The error for an answer that the client does not read to its end."""
+    return errors.InferenceFailed(
+        f"the answer of {endpoint} has more than the {limit} bytes that this client reads",
+        hint="raise the limit with --max-answer-bytes (max_answer_bytes of the Python client)",
+    )
+
+
+def seconds(text: str | bytes | None) -> float | None:
+    """A time that a server tells; None for none, a negative one, or a date."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
 
 
 class NotSpoken(Exception):
@@ -134,14 +165,15 @@ def _no_room(text: str, endpoint: Endpoint, retry_after: float | None) -> errors
     if size and size[1].lower() == "received":
         return errors.InputTooLarge(
             f"the server at {endpoint} does not take a request of this size: {text}",
-            hint="send a smaller file, or raise the server's limit for received messages",
+            hint=_RAISE_REQUEST_LIMIT,
         )
     if size:
         return errors.InferenceFailed(
             f"the server at {endpoint} may not send an answer of this size: {text}",
             hint="raise the server's limit for sent messages",
         )
-    when = f"in {retry_after:g} s" if retry_after is not None else "later"
+    is_told = retry_after is not None and math.isfinite(retry_after)
+    when = f"in {retry_after:g} s" if is_told else "later"
     return errors.Overloaded(
         f"the server at {endpoint} has no room for the request: {text}",
         hint=f"try again {when}, or with fewer requests at once",
@@ -151,8 +183,15 @@ def _no_room(text: str, endpoint: Endpoint, retry_after: float | None) -> errors
 
 def _gave_up(text: str, endpoint: Endpoint, deadline: Deadline) -> errors.DeadlineExceeded:
     left = deadline.remaining()
+    ours = deadline.exceeded(f"waiting for the answer of {endpoint}")
     if left <= 0:
-        return deadline.exceeded(f"waiting for the answer of {endpoint}")
+        return ours
+    if text.startswith(_OUR_DEADLINE):
+        return errors.DeadlineExceeded(
+            f"no answer within {deadline.timeout:g} s: the server at {endpoint} got what was left "
+            f"of it, and says: {text}",
+            hint=ours.hint,
+        )
     return errors.DeadlineExceeded(
         f"the server at {endpoint} gave up {left:.2g} s before the deadline of "
         f"{deadline.timeout:g} s: {text}",
@@ -169,7 +208,11 @@ _WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
     ),
     errors.InputTooLarge: (
         "the server at {endpoint} does not take a request of this size: {text}",
-        "send a smaller file, or raise the server's limit",
+        _RAISE_REQUEST_LIMIT,
+    ),
+    errors.AccessDenied: (
+        "the server at {endpoint} does not let this client in: {text}",
+        "give the server's token with --token-file FILE (or MLSERVE_TOKEN_FILE)",
     ),
     errors.NotFound: (
         "the server at {endpoint} does not have what was asked for: {text}",

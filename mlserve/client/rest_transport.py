@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import math
+import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httpx  # noqa: TID253  this module is imported when a REST endpoint is asked
 
+from mlserve.client.access import Access, Tls
+from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.refusals import (
     NotSpoken,
     Unreadable,
+    answer_too_large,
     no_server,
     not_an_answer,
     refusal,
+    seconds,
     went_away,
 )
-from mlserve.client.wire import Call, Reply, Watch
+from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
+from mlserve.client.watch import Watch
+from mlserve.client.wire import Call, Reply
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.protocols.status import error_from_http
@@ -33,38 +41,75 @@ _BAD_REQUEST = 400
 _GARBAGE = ("illegal", "malformed", "invalid")
 
 
-class RestTransport:
-    """An HTTP connection pool, opened by the first call."""
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """An HTTP answer, read to its end."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class RestTransport:
+    """An HTTP connection pool, opened by the first call; `limit` bounds the bytes of an answer."""
+
+    def __init__(self, endpoint: Endpoint, access: Access, limit: int) -> None:
         self._endpoint = endpoint
+        self._access = access
+        self._limit = limit
         self._client: httpx.AsyncClient | None = None
 
     async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
         watch.enter("connect", f"connecting to {self._endpoint}")
+        client = await self._open()
         request = self._request(call, deadline, watch)
         try:
-            response = await self._open().send(request)
+            answer = await self._exchange(client, request)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
-        if response.status_code != _OK:
-            raise self._error(response, deadline)
-        is_random = response.headers.get(RANDOM_WEIGHTS_HEADER) == "1"
-        return Reply(response.content, is_random, self._json_size(response))
+        if answer.status != _OK:
+            raise self._error(answer, deadline)
+        return Reply(
+            answer.body,
+            answer.headers.get(RANDOM_WEIGHTS_HEADER) == "1",
+            self._json_size(answer),
+            server_ms=read_server_timing(answer.headers.get(SERVER_TIMING, "")),
+        )
 
     async def close(self) -> None:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
 
-    def _open(self) -> httpx.AsyncClient:
+    async def _open(self) -> httpx.AsyncClient:
         if self._client is None:
-            self._client = httpx.AsyncClient(
+            verify = await self._ssl_context()
+            self._client = self._client or httpx.AsyncClient(
                 timeout=None,  # noqa: S113  httpx's timeout is not total; the caller bounds the call
                 trust_env=not self._endpoint.is_loopback,  # this machine is never behind a proxy
-                verify=self._endpoint.scheme == "https",  # reading the certificates takes time
+                verify=verify,
             )
         return self._client
+
+    async def _ssl_context(self) -> ssl.SSLContext | bool:
+        """False without TLS. The files are read where a stalled mount holds nobody."""
+        if not self._endpoint.is_secure:
+            return False
+        from mlserve.client.tls_contexts import ssl_context
+
+        return await asyncio.wrap_future(on_daemon_thread(ssl_context, self._access.tls or Tls()))
+
+    async def _exchange(self, client: httpx.AsyncClient, request: httpx.Request) -> _Received:
+        response = await client.send(request, stream=True)
+        try:
+            body = bytearray()
+            async for piece in response.aiter_bytes():
+                body += piece
+                if len(body) > self._limit:
+                    raise answer_too_large(self._endpoint, self._limit)
+        finally:
+            await response.aclose()
+        return _Received(response.status_code, response.headers, bytes(body))
 
     def _request(self, call: Call, deadline: Deadline, watch: Watch) -> httpx.Request:
         left_ms = max(1, int(deadline.require(watch.doing) * 1000))
@@ -72,12 +117,16 @@ class RestTransport:
         if call.body is not None:
             headers["Content-Type"] = "application/json"
         headers |= call.headers
+        headers |= watch.ids.headers() | self._access.headers()
+        extensions: dict[str, Any] = {"trace": self._trace(watch), "timeout": {}}
+        if self._access.tls and self._access.tls.server_name:
+            extensions["sni_hostname"] = self._access.tls.server_name
         return httpx.Request(
             "GET" if call.body is None else "POST",
             self._endpoint.base_url + call.path,
             headers=headers,
             content=call.body,
-            extensions={"trace": self._trace(watch), "timeout": {}},
+            extensions=extensions,
         )
 
     def _trace(self, watch: Watch) -> Callable[[str, Any], Awaitable[None]]:
@@ -97,57 +146,72 @@ class RestTransport:
         return trace
 
     def _lost(self, error: httpx.HTTPError) -> MlserveError:
-        why = str(error) or type(error).__name__
+        from mlserve.client.tls_failures import closing_hint, handshake_failure
+
+        why = _first_words(error)
+        failure = handshake_failure(self._endpoint, why)
+        if failure is not None:
+            return failure
         if isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
             return no_server(self._endpoint, why)
         if isinstance(error, httpx.RemoteProtocolError) and any(w in why for w in _GARBAGE):
             return not_an_answer(self._endpoint, Unreadable("HTTP", why))
         if isinstance(error, httpx.DecodingError):
             return not_an_answer(self._endpoint, Unreadable("HTTP in a known encoding", why))
-        return went_away(self._endpoint, why)
+        tls = self._access.tls
+        has_certificate = tls is not None and tls.cert is not None
+        hint = closing_hint(self._endpoint, has_certificate=has_certificate)
+        return went_away(self._endpoint, why, hint)
 
-    def _json_size(self, response: httpx.Response) -> int | None:
-        text = response.headers.get(_JSON_SIZE_HEADER)
+    def _json_size(self, answer: _Received) -> int | None:
+        text = answer.headers.get(_JSON_SIZE_HEADER)
         if text is None:
             return None
-        if not text.isdecimal() or int(text) > len(response.content):
+        if not text.isdecimal() or int(text) > len(answer.body):
             what = f"as its {_JSON_SIZE_HEADER} says"
             raise NotSpoken(not_an_answer(self._endpoint, Unreadable(what, repr(text))))
         return int(text)
 
-    def _error(self, response: httpx.Response, deadline: Deadline) -> MlserveError | NotSpoken:
-        reason = _reason(response)
-        body = response.content[:200].decode(errors="backslashreplace")
+    def _error(self, answer: _Received, deadline: Deadline) -> MlserveError | NotSpoken:
+        reason = _reason(answer)
+        body = answer.body[:200].decode(errors="backslashreplace")
         refused = refusal(
-            error_from_http(response.status_code),
-            f"HTTP {response.status_code} {body}" if reason is None else reason,
+            error_from_http(answer.status),
+            f"HTTP {answer.status} {body}" if reason is None else reason,
             self._endpoint,
             deadline,
-            retry_after=_seconds(response.headers.get("Retry-After")),
+            retry_after=_retry_after(answer.headers),
         )
-        return NotSpoken(refused) if _is_unknown_path(response, reason) else refused
+        return NotSpoken(refused) if _is_unknown_path(answer, reason) else refused
 
 
-def _reason(response: httpx.Response) -> str | None:
+def _first_words(error: BaseException) -> str:
+    """What the innermost library said: the outer ones may say nothing, or less."""
+    words = ""
+    cause: BaseException | None = error
+    while cause is not None:
+        words = str(cause) or words
+        cause = cause.__cause__ or cause.__context__
+    return words or type(error).__name__
+
+
+def _reason(answer: _Received) -> str | None:
     """The server's own words, of `{"error": "..."}`; None for a body of another shape."""
     try:
-        return str(json.loads(response.content)["error"])
+        return str(json.loads(answer.body)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _is_unknown_path(response: httpx.Response, reason: str | None) -> bool:
+def _is_unknown_path(answer: _Received, reason: str | None) -> bool:
     """Whether the server has no such path at all; a model server words what it does not have."""
-    if response.status_code in _NO_SUCH_PATH:
-        return reason is None or reason.lower() == _NO_SUCH_PATH[response.status_code]
+    if answer.status in _NO_SUCH_PATH:
+        return reason is None or reason.lower() == _NO_SUCH_PATH[answer.status]
     # Triton's whole answer to a path that it does not know.
-    return response.status_code == _BAD_REQUEST and not response.content
+    return answer.status == _BAD_REQUEST and not answer.body
 
 
-def _seconds(text: str | None) -> float | None:
-    """A Retry-After in seconds; None for a date, which is of no use within a deadline."""
-    try:
-        seconds = float(text or "")
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds; a date says nothing within a deadline, and counts as none."""
+    milliseconds = seconds(headers.get("Retry-After-Ms"))
+    return seconds(headers.get("Retry-After")) if milliseconds is None else milliseconds / 1000

@@ -6,11 +6,19 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from mlserve.client.aio import DEFAULT_TIMEOUT, AsyncClient, as_deadline
-from mlserve.client.answers import ModelMetadata, Prediction, VersionStatus
+from mlserve.client.access import Tls
+from mlserve.client.aio import (
+    DEFAULT_MAX_ANSWER_BYTES,
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT,
+    AsyncClient,
+    as_deadline,
+)
+from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, VersionStatus
 from mlserve.client.background import run_on_loop
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.reading import Image
+from mlserve.client.retries import Retries
 from mlserve.client.wire import Api
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded
@@ -35,9 +43,23 @@ class Client:
         model: str | None = None,
         version: int | None = None,
         api: Api | None = None,
+        token: str | None = None,
+        tls: Tls | None = None,
+        retries: Retries = DEFAULT_RETRIES,
+        max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES,
+        traceparent: str | None = None,
     ) -> None:
         self._client = AsyncClient(
-            endpoint, protocol=protocol, model=model, version=version, api=api
+            endpoint,
+            protocol=protocol,
+            model=model,
+            version=version,
+            api=api,
+            token=token,
+            tls=tls,
+            retries=retries,
+            max_answer_bytes=max_answer_bytes,
+            traceparent=traceparent,
         )
 
     @property
@@ -71,6 +93,11 @@ class Client:
         """The versions of the model and their states, latest first."""
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.status(timeout=deadline))
+
+    def load(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> ServerLoad | None:
+        """What the server does now; None from a server of another maker, which does not say."""
+        deadline = as_deadline(timeout)
+        return self._run(deadline, self._client.load(timeout=deadline))
 
     def close(self) -> None:
         """Closes the connection."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.watch import Watch
 from mlserve.deadline import Deadline
 
 Api = Literal["tfs", "oip"]
@@ -61,13 +61,17 @@ class Reply:
     """The body of a successful answer; `has_random_weights` is what the server says in a header.
 
     `json_size` is the number of bytes of JSON at its beginning when tensors in binary form follow.
-    `signatures` are the names that one of mlserve's servers tells in a header.
+    `signatures` are the names that one of mlserve's servers tells in a header. `server_ms` is where
+    the time went in the server, by part, and `about_server` its limits and load, as one of
+    mlserve's tells them in headers; empty when it does not say.
     """
 
     body: bytes
     has_random_weights: bool
     json_size: int | None = None
     signatures: tuple[str, ...] = ()
+    server_ms: Mapping[str, float] = field(default_factory=dict)
+    about_server: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,30 +136,3 @@ class Transport(Protocol):
         """The reply to `call`; `watch` is told what is being done. Never sent too late."""
 
     async def close(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Watch:
-    """What a call is doing now, for the message when its deadline passes, and the time it took.
-
-    `spent` is in milliseconds by part: read, connect, request.
-    """
-
-    doing: str = "starting"
-    spent: dict[str, float] = field(
-        default_factory=lambda: {"read": 0.0, "connect": 0.0, "request": 0.0}
-    )
-    _part: str | None = None
-    _since: float = 0.0
-
-    def enter(self, part: str, doing: str) -> None:
-        """Ends the part that ran and begins another one."""
-        self.leave()
-        self._part, self.doing = part, doing
-
-    def leave(self) -> None:
-        """Ends the part that ran."""
-        now = time.monotonic()
-        if self._part is not None:
-            self.spent[self._part] += (now - self._since) * 1000
-        self._part, self._since = None, now

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlserve.client import Client, Prediction
 from mlserve.client.answers import Score
+from mlserve.client.retries import ONCE
 from mlserve.compare.result import BAD_IMAGE, Row
 from mlserve.compare.serving import Served
 from mlserve.deadline import Deadline
@@ -79,7 +80,12 @@ def panel(served: Sequence[Served], timeout: float, stack: ExitStack) -> Panel:
     """A client for each target, closed with `stack`; `timeout` is that of one question."""
     clients = [
         stack.enter_context(
-            Client(each.endpoint, model=each.target.model, version=each.target.version)
+            Client(
+                each.endpoint,
+                model=each.target.model,
+                version=each.target.version,
+                retries=ONCE,
+            )
         )
         for each in served
     ]

@@ -9,6 +9,7 @@ _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
     (errors.DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     (errors.Overloaded, "RESOURCE_EXHAUSTED", 429),
     (errors.Unavailable, "UNAVAILABLE", 503),
+    (errors.AccessDenied, "UNAUTHENTICATED", 401),
     (errors.NotFound, "NOT_FOUND", 404),
     (errors.NotAnImage, "INVALID_ARGUMENT", 415),
     (errors.InputTooLarge, "INVALID_ARGUMENT", 413),
@@ -28,14 +29,14 @@ _FROM_GRPC: dict[str, type[errors.MlserveError]] = {
     "FAILED_PRECONDITION": errors.InvalidInput,
     "OUT_OF_RANGE": errors.InvalidInput,
     "UNIMPLEMENTED": errors.UsageError,
-    "UNAUTHENTICATED": errors.UsageError,
-    "PERMISSION_DENIED": errors.UsageError,
+    "UNAUTHENTICATED": errors.AccessDenied,
+    "PERMISSION_DENIED": errors.AccessDenied,
 }
 
 _FROM_HTTP: dict[int, type[errors.MlserveError]] = {
     400: errors.InvalidInput,
-    401: errors.UsageError,
-    403: errors.UsageError,
+    401: errors.AccessDenied,
+    403: errors.AccessDenied,
     404: errors.NotFound,
     413: errors.InputTooLarge,
     415: errors.NotAnImage,

@@ -83,10 +83,13 @@ StartEcho = Callable[..., EchoServer]
 
 @pytest.fixture(scope="session")
 def start_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartEcho]:
-    """`start_echo(delay=10)` starts an embedded server whose echo model is configured so."""
+    """`start_echo(delay=10)` starts an embedded server whose echo model is configured so.
+
+    What stands before the configuration are flags of the server.
+    """
     started: list[subprocess.Popen[str]] = []
 
-    def start(**config: object) -> EchoServer:
+    def start(*flags: str, **config: object) -> EchoServer:
         base = tmp_path_factory.mktemp("echo")
         (base / "1").mkdir()
         (base / "1" / "echo.json").write_text(json.dumps(config))
@@ -95,14 +98,15 @@ def start_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartEcho]:
         ports = ["--host", "127.0.0.1", "--grpc-port", "0", "--rest-port", "0"]
         with log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "mlserve.server", *options, *ports],
+                [sys.executable, "-m", "mlserve.server", *options, *ports, *flags],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
         started.append(process)
         grpc, rest = _addresses(base / "log", process)
-        return EchoServer(grpc, f"http://{rest}", process)
+        scheme = "https" if any(flag.startswith("--tls-cert") for flag in flags) else "http"
+        return EchoServer(grpc, f"{scheme}://{rest}", process)
 
     yield start
     for process in started:

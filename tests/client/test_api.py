@@ -101,6 +101,31 @@ def test_a_deadline_can_be_handed_in(echo: Any) -> None:
             client.predict(b"fine", timeout=Deadline.after(1, since=time.monotonic() - 2))
 
 
+@PROTOCOLS
+@pytest.mark.parametrize("api", ["tfs", "oip"])
+def test_where_the_time_went_in_our_own_server(start_echo: Any, protocol: str, api: Any) -> None:
+    with Client(start_echo(delay=0.1).endpoint(protocol), api=api) as client:
+        timings = client.predict(b"fine", timeout=20).timings
+
+    assert timings.run is not None
+    assert timings.run >= 100
+    parts = timings.to_json()
+    total = parts.pop("total")
+    assert all(part is not None for part in parts.values())
+    assert sum(part or 0 for part in parts.values()) <= (total or 0)
+
+
+@PROTOCOLS
+def test_a_server_that_cannot_make_it_says_whose_limit_that_is(
+    start_echo: Any, protocol: str
+) -> None:
+    with Client(start_echo(delay=1).endpoint(protocol)) as client:
+        with pytest.raises(DeadlineExceeded, match=r"^no answer within 0.5 s") as caught:
+            client.predict(b"fine", timeout=0.5)
+        assert "--timeout" in str(caught.value.hint)
+        assert "not --timeout" not in str(caught.value.hint)
+
+
 def test_the_deadline_covers_a_stalled_file(echo: Any, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

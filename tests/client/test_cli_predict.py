@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,16 @@ def test_json_has_everything(mlserve: Any, echo: Any, photo: Path, protocol: str
 
     found = outcome.json()
     timings = found.pop("timings_ms")
-    assert timings.keys() == {"read", "connect", "request", "total"}
-    assert all(ms > 0 for ms in timings.values())
-    assert timings["total"] >= timings["read"] + timings["connect"] + timings["request"]
+    assert [*timings] == [
+        *("read", "connect", "queue", "decode", "run", "encode", "receive", "wait", "total")
+    ]
+    assert timings.pop("wait") == 0
+    assert timings.pop("total") >= sum(timings.values())
+    assert timings["read"] > 0
+    assert timings["connect"] > 0
+    assert timings["receive"] > 0
+    assert re.fullmatch("[0-9a-f]{32}", found.pop("request_id"))
+    assert re.fullmatch("[0-9a-f]{32}", found.pop("trace_id"))
     assert found == {
         "file": str(photo),
         "label": "sorrel",
@@ -63,6 +71,8 @@ def test_json_has_everything(mlserve: Any, echo: Any, photo: Path, protocol: str
         "protocol": protocol,
         "api": "tfs",
         "has_random_weights": False,
+        "attempts": 1,
+        "retries": [],
     }
 
 
@@ -232,7 +242,10 @@ def test_status_lists_the_versions(mlserve: Any, echo: Any, protocol: str) -> No
     data = mlserve("status", "--endpoint", endpoint, "--output", "json").json()
 
     rows = [line.split() for line in text.stdout.splitlines()]
-    assert rows == [["VERSION", "STATE", "ERROR"], ["1", "AVAILABLE"]]
+    assert rows[:2] == [["VERSION", "STATE", "ERROR"], ["1", "AVAILABLE"]]
+    assert text.stdout.splitlines()[2].startswith("load: 0 running, 0 waiting (at most ")
+    assert data["load"].keys() == {"running", "waiting", "max_queue", "default_timeout"}
+    assert data["load"]["default_timeout"] == 30
     assert data["versions"] == [{"version": 1, "state": "AVAILABLE", "error": ""}]
     assert text.code == 0
 

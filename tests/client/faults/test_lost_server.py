@@ -34,8 +34,11 @@ def test_a_server_that_is_killed_during_the_request(
     killer.join()
 
     assert outcome.code == 5
-    assert "went away during the request" in outcome.stderr
-    assert "mlserve logs" in outcome.stderr
+    error, hint = outcome.stderr.splitlines()
+    address = server.endpoint(protocol)
+    assert error.startswith(f"error: no server answers at {address} (")
+    assert f"(after 5 attempts; at first: the server at {address} went away during the" in error
+    assert "mlserve ps" in hint
 
 
 def test_a_connection_that_is_reset(faulty: Any) -> None:

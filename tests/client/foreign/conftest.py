@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,19 +37,25 @@ class Refusal(Exception):
 class ForeignModel:
     """What the server offers. `answers`: the outputs of each signature, as REST would print them.
 
-    `refusal` is what every call meets; `asked` lists the signatures that were asked.
+    `refusal` is what every call meets, `refusals` are what the first calls meet before; `asked`
+    lists the signatures that were asked, `met` the headers or metadata of every call.
     """
 
     signatures: tuple[Signature, ...]
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     refusal: Refusal | None = None
+    refusals: list[Refusal] = field(default_factory=list)
     state: str = "AVAILABLE"
     error: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     metadata_calls: int = 0
+    met: list[dict[str, str]] = field(default_factory=list)
 
-    def meet(self, model: str) -> None:
+    def meet(self, model: str, headers: Iterable[tuple[str, Any]]) -> None:
+        self.met.append({key.lower(): value for key, value in headers})
+        if self.refusals:
+            raise self.refusals.pop(0)
         if self.refusal:
             raise self.refusal
         if model != MODEL:
@@ -98,7 +104,7 @@ class ForeignGrpc(grpc.GenericRpcHandler):
 
         def answer(request: Any, context: grpc.ServicerContext) -> bytes:
             try:
-                self._model.meet(request.model_spec.name)
+                self._model.meet(request.model_spec.name, context.invocation_metadata())
                 context.set_trailing_metadata(tuple(self._model.headers.items()))
                 return bytes(method(request).SerializeToString())
             except Refusal as refusal:
@@ -198,9 +204,12 @@ def _rest_handler(model: ForeignModel) -> type[BaseHTTPRequestHandler]:
             self._answer(lambda model: _rest_predict(model, body))
 
         def _answer(self, method: Callable[[ForeignModel], Any]) -> None:
+            if not self.path.startswith("/v1/models/"):
+                self.send_error(404)
+                return
             name = self.path.split("/")[3].partition(":")[0]
             try:
-                model.meet(name)
+                model.meet(name, self.headers.items())
                 status, data, headers = 200, method(model), model.headers
             except Refusal as refusal:
                 status, data, headers = refusal.http, {"error": refusal.text}, refusal.headers

@@ -151,6 +151,7 @@ def test_status_of_a_version_that_is_not_available(
         "no such file: saved_model.pb",
     ]
     assert outcome.code == 5
+    assert "load" not in outcome.stdout  # another maker's server does not tell it
     assert f"error: no version of stranger is available at {endpoint}" in outcome.stderr
 
 
@@ -160,7 +161,8 @@ def test_status_of_a_version_that_is_not_available(
         ("INVALID_ARGUMENT", 400, "bad pixels", 2, "refused the request: bad pixels"),
         ("NOT_FOUND", 404, "no version 3", 2, "does not have what was asked for: no version 3"),
         ("UNIMPLEMENTED", 501, "never heard", 2, "does not allow the request: never heard"),
-        ("PERMISSION_DENIED", 403, "go away", 2, "does not allow the request: go away"),
+        ("PERMISSION_DENIED", 403, "go away", 2, "does not let this client in: go away"),
+        ("UNAUTHENTICATED", 401, "who?", 2, "does not let this client in: who?"),
         ("UNAVAILABLE", 503, "draining", 5, "is not ready: draining"),
         ("INTERNAL", 500, "out of luck", 6, "failed: out of luck"),
         ("UNKNOWN", 500, "", 6, "failed: "),

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
 
 from mlserve.client import Client
-from mlserve.errors import InputTooLarge
+from mlserve.errors import InferenceFailed, InputTooLarge
+from mlserve.tensors import DType, Signature, TensorSpec
+
+TEXT_IN = Signature(
+    "top_k",
+    (TensorSpec("image", DType.BYTES, (None,)),),
+    (TensorSpec("out", DType.BYTES, (None,)),),
+)
 
 
 @pytest.fixture
@@ -33,3 +41,20 @@ def test_a_request_over_the_servers_limit_is_no_overload(small_server: str) -> N
 
     assert f"the server at {small_server} does not take a request of this size" in str(caught.value)
     assert "raise the server's limit for received messages" in str(caught.value.hint)
+    assert "--max-request-bytes" in str(caught.value.hint)
+    assert caught.value.details["attempts"] == 1
+
+
+@pytest.mark.parametrize("serve", ["grpc", "rest"], indirect=True)
+def test_an_answer_over_the_clients_limit_is_not_read(serve: Any, foreign_model: Any) -> None:
+    large = foreign_model((TEXT_IN,), {"top_k": {"out": ["ox" * 100_000]}})
+    endpoint = serve(large)
+    with (
+        Client(endpoint, model="stranger", max_answer_bytes=100_000) as client,
+        pytest.raises(InferenceFailed) as caught,
+    ):
+        client.predict(b"1", timeout=20)
+
+    assert caught.value.message.startswith(f"the answer of {endpoint} has more than the 100000 by")
+    assert "--max-answer-bytes" in str(caught.value.hint)
+    assert len(large.asked) == 1

@@ -1,0 +1,67 @@
+"""How often a server is asked, and how long the client waits before it asks again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlserve.errors import Transient, UsageError
+
+if TYPE_CHECKING:
+    from random import Random
+
+DEFAULT_MAX_ATTEMPTS = 5
+_BASE = 0.05
+_CAP = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How a call that met a `Transient` error is repeated, always inside its one deadline.
+
+    The n-th wait is a random part of `min(cap, base * 2**n)` seconds, after what the server asked
+    for, if it did. `max_attempts` 1 asks once. `random` is the source of chance, for tests that
+    need the same waits each time. Raises UsageError for no attempt at all.
+    """
+
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    base: float = _BASE
+    cap: float = _CAP
+    random: Random | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise UsageError(
+                f"max_attempts must be at least 1, not {self.max_attempts}",
+                hint="1 asks once and never again",
+            )
+
+    def pause(self, failed: int, error: Transient) -> float:
+        """Seconds to wait after the `failed`-th attempt in vain; infinity: do not ask again."""
+        if failed >= self.max_attempts:
+            return float("inf")
+        longest = min(self.cap, self.base * 2.0 ** (failed - 1))
+        return (error.retry_after or 0.0) + self._chance().uniform(0, longest)
+
+    def _chance(self) -> Random:
+        if self.random is not None:
+            return self.random
+        from random import SystemRandom  # most calls need no chance
+
+        return SystemRandom()
+
+
+ONCE = Retries(max_attempts=1)
+"""For callers who measure, or who ask again themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """An attempt in vain: the error that it met, and the wait before the next one."""
+
+    kind: str
+    message: str
+    waited_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "message": self.message, "waited_ms": round(self.waited_ms, 3)}

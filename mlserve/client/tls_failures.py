@@ -1,0 +1,62 @@
+"""What a failed TLS handshake means: who has to change what."""
+
+from __future__ import annotations
+
+import re
+
+from mlserve.client.endpoint import Endpoint
+from mlserve.client.refusals import readable
+from mlserve.errors import AccessDenied, UsageError
+
+_ASKS_FOR_A_CERTIFICATE = re.compile(
+    r"alert.{0,5}(certificate|bad.certificate|unknown.ca|handshake)|certificate.required", re.I
+)
+_FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(r"wrong.version.number|http.request|record.layer.failure", re.I),
+        "the server at {endpoint} does not speak TLS: {why}",
+        "ask {plain}://{address}, without --tls-ca, --tls-cert and --tls-key",
+    ),
+    (
+        re.compile(r"host ?name|(ip.address|domain).mismatch|not valid for", re.I),
+        "the certificate of the server at {endpoint} is for another host: {why}",
+        "ask the server by a name that is in its certificate",
+    ),
+    (
+        re.compile(r"expired|not.yet.valid", re.I),
+        "the certificate of the server at {endpoint} is out of date: {why}",
+        "renew the server's certificate, and look at the clock of this machine",
+    ),
+    (
+        re.compile(r"certificate.verify.failed|self.signed|local issuer", re.I),
+        "the certificate of the server at {endpoint} is not trusted: {why}",
+        "name the authority that signed it (or the certificate itself) with --tls-ca FILE",
+    ),
+)
+
+
+def handshake_failure(endpoint: Endpoint, why: str) -> UsageError | None:
+    """The error that the library's words stand for; None when they are not about TLS."""
+    if not endpoint.is_secure:
+        return None
+    if _ASKS_FOR_A_CERTIFICATE.search(why):
+        return AccessDenied(
+            f"the server at {endpoint} wants a certificate of the client: {readable(why)}",
+            hint="give one that it trusts with --tls-cert FILE and --tls-key FILE",
+        )
+    plain = "grpc" if endpoint.protocol == "grpc" else "http"
+    for pattern, message, hint in _FAILURES:
+        if pattern.search(why):
+            shown = message.format(endpoint=endpoint, why=readable(why))
+            return UsageError(shown, hint=hint.format(plain=plain, address=endpoint.address))
+    return None
+
+
+def closing_hint(endpoint: Endpoint, *, has_certificate: bool) -> str:
+    """What may be wrong about TLS when a server closes the connection without a word."""
+    if not endpoint.is_secure:
+        secure = "grpcs" if endpoint.protocol == "grpc" else "https"
+        return f"if it speaks TLS, ask {secure}://{endpoint.address}"
+    if has_certificate:
+        return "it may not trust the certificate of --tls-cert"
+    return "if it wants a certificate of the client: --tls-cert FILE and --tls-key FILE"

@@ -1,0 +1,155 @@
+"""The parts of the client that do no I/O: traces, waits, TLS failures, the token."""
+
+from __future__ import annotations
+
+import math
+import re
+from random import Random
+from typing import Any
+
+import pytest
+
+from mlserve.cli.predict import predict
+from mlserve.client import Client, Retries, Tls
+from mlserve.client.aio import DEFAULT_MAX_ANSWER_BYTES
+from mlserve.client.endpoint import Endpoint
+from mlserve.client.refusals import refusal
+from mlserve.client.retries import DEFAULT_MAX_ATTEMPTS
+from mlserve.client.tls_failures import handshake_failure
+from mlserve.client.tracing import CallIds, Trace
+from mlserve.deadline import Deadline
+from mlserve.errors import AccessDenied, DeadlineExceeded, Overloaded, Unavailable, UsageError
+
+PARENT = f"00-{'1' * 32}-{'2' * 16}-00"
+
+
+def test_waits_grow_to_a_cap_and_are_no_longer_than_it() -> None:
+    retries = Retries(max_attempts=100, random=Random(1))
+    waits = [retries.pause(failed, Unavailable("gone")) for failed in range(1, 60)]
+
+    assert all(0 <= wait <= 0.05 * 2**n for n, wait in enumerate(waits[:5]))
+    assert max(waits) <= 1
+    assert max(waits[10:]) > 0.5
+
+
+def test_a_hint_comes_before_the_chance() -> None:
+    pause = Retries(random=Random(1)).pause(1, Overloaded("full", retry_after=2))
+
+    assert 2 < pause < 2.05
+    assert Retries().pause(1, Unavailable("never", retry_after=math.inf)) == math.inf
+    assert Retries(max_attempts=3).pause(3, Unavailable("gone")) == math.inf
+
+
+def test_a_client_asks_at_least_once() -> None:
+    with pytest.raises(UsageError, match="max_attempts must be at least 1, not 0"):
+        Retries(max_attempts=0)
+
+
+def test_the_options_have_the_defaults_of_the_client() -> None:
+    defaults: Any = predict.__defaults__
+
+    assert DEFAULT_MAX_ATTEMPTS in defaults
+    assert DEFAULT_MAX_ANSWER_BYTES in defaults
+
+
+def test_a_trace_is_followed_into_new_spans() -> None:
+    ids = CallIds(Trace.following(PARENT))
+    first, second = ids.headers(), ids.headers()
+
+    assert re.fullmatch(f"00-{'1' * 32}-[0-9a-f]{{16}}-00", first["traceparent"])
+    assert first["traceparent"] != second["traceparent"]
+    assert first["x-request-id"] == second["x-request-id"] == ids.request_id
+
+
+def test_the_trace_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACEPARENT", PARENT)
+    assert Trace.following(None).id == "1" * 32
+    monkeypatch.setenv("TRACEPARENT", "garbage")
+    assert re.fullmatch("[0-9a-f]{32}", Trace.following(None).id)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", PARENT[:-1], f"00-{'0' * 32}-{'2' * 16}-00", PARENT.replace("00-", "ff-", 1)]
+)
+def test_what_is_no_traceparent(text: str) -> None:
+    with pytest.raises(UsageError, match="is no traceparent"):
+        Client("127.0.0.1:1", traceparent=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol", "shown"),
+    [
+        ("host:1", None, "grpcs://host:1"),
+        ("host:1", "rest", "https://host:1"),
+        ("grpcs://host:1", None, "grpcs://host:1"),
+        ("https://host", None, "https://host:443"),
+    ],
+)
+def test_tls_files_make_an_endpoint_speak_tls(text: str, protocol: Any, shown: str) -> None:
+    endpoint = Client(text, protocol=protocol, tls=Tls()).endpoint
+
+    assert (str(endpoint), endpoint.is_secure) == (shown, True)
+
+
+def test_tls_files_for_an_endpoint_that_does_not_speak_it() -> None:
+    with pytest.raises(UsageError, match="with TLS files it must be https://"):
+        Client("http://host:1", tls=Tls())
+
+
+def test_a_certificate_without_its_key(tmp_path: Any) -> None:
+    with pytest.raises(UsageError, match="belong together"):
+        Tls(cert=tmp_path / "cert.pem")
+
+
+@pytest.mark.parametrize("token", ["", "two words", "naïve", "line\n"])
+def test_a_token_that_no_header_can_carry(token: str) -> None:
+    with pytest.raises(UsageError, match="the token is empty, or has characters"):
+        Client("127.0.0.1:1", token=token)
+
+
+def test_a_token_in_the_clear_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"the token goes to 10\.0\.0\.1:1 in the clear"):
+        Client("10.0.0.1:1", token="secret")
+    Client("127.0.0.1:1", token="secret")
+    Client("grpcs://10.0.0.1:1", token="secret")
+
+
+def test_whose_limit_ended_a_call() -> None:
+    """mlserve's own server got the client's deadline; any other limit is the server's."""
+    endpoint, deadline = Endpoint.parse("host:1"), Deadline.after(5)
+    ours = refusal(DeadlineExceeded, "no answer within 4.9 s: it needs 6", endpoint, deadline)
+    theirs = refusal(DeadlineExceeded, "Timed out", endpoint, deadline)
+
+    assert ours.message == (
+        "no answer within 5 s: the server at host:1 got what was left of it, and says: "
+        "no answer within 4.9 s: it needs 6"
+    )
+    assert "with --timeout" in str(ours.hint)
+    assert "a limit of the server, not --timeout" in str(theirs.hint)
+
+
+@pytest.mark.parametrize(
+    ("why", "message", "hint"),
+    [
+        ("OPENSSL_internal:WRONG_VERSION_NUMBER", "does not speak TLS", "grpc://host:1"),
+        ("Hostname Verification Check failed.", "is for another host", "by a name"),
+        ("CERTIFICATE_VERIFY_FAILED: certificate has expired", "out of date", "renew"),
+        ("CERTIFICATE_VERIFY_FAILED: self signed", "is not trusted", "--tls-ca FILE"),
+    ],
+)
+def test_failed_handshakes(why: str, message: str, hint: str) -> None:
+    error = handshake_failure(Endpoint.parse("grpcs://host:1"), why)
+
+    assert isinstance(error, UsageError)
+    assert message in error.message
+    assert why in error.message
+    assert hint in str(error.hint)
+
+
+def test_a_server_that_asks_for_a_certificate() -> None:
+    why = "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required"
+    error = handshake_failure(Endpoint.parse("https://host:1"), why)
+
+    assert isinstance(error, AccessDenied)
+    assert "--tls-cert FILE" in str(error.hint)
+    assert handshake_failure(Endpoint.parse("http://host:1"), why) is None
