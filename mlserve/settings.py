@@ -31,6 +31,14 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class LogRequests(StrEnum):
+    """Which requests have a line in the log; health checks and scrapes never have one."""
+
+    ALL = "all"
+    ERRORS = "errors"
+    NONE = "none"
+
+
 def _about(panel: Panel, text: str, *, least: float | None = None) -> dict[str, Any]:
     return {"panel": panel, "help": text, "least": least}
 
@@ -81,7 +89,7 @@ class ServerSettings:
     max_batch_length: int = field(
         default=1024,
         metadata=_about(
-            Panel.LIMITS, "Elements of the first dimension of a request's inputs.", least=1
+            Panel.LIMITS, "Elements of a request's inputs in the dimension of the batch.", least=1
         ),
     )
     max_json_depth: int = field(
@@ -118,10 +126,45 @@ class ServerSettings:
         default=LogFormat.TEXT,
         metadata=_about(Panel.SIGHT, "How the server writes its log: text or json."),
     )
+    log_requests: LogRequests | None = field(
+        default=None,
+        metadata=_about(
+            Panel.SIGHT, "Requests in the log; default: errors in a text log, all in a JSON log."
+        ),
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):
             self._check(item, getattr(self, item.name))
+
+        for name, needed in _NEEDS:
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise UsageError(
+                    f"{flag_of(name)} needs {flag_of(needed)} beside it",
+                    hint="give both, or neither",
+                )
+
+    def check_files(self) -> None:
+        """Raises UsageError unless the files that the settings name can be used."""
+        if self.token_file is not None or self.speaks_tls:
+            from mlserve.credentials import check_files
+
+            check_files(self)
+
+    def exposure(self, host: str) -> Iterator[str]:
+        """What is risky in listening on that address with these settings: sentences."""
+        if is_loopback(host):
+            return
+        if self.token_file is None and self.tls_client_ca is None:
+            yield (
+                f"the server listens on {host}, where everyone who reaches it may ask it: "
+                f"{flag_of('token_file')} lets in only who has a token"
+            )
+        elif self.token_file is not None and not self.speaks_tls:
+            yield (
+                f"the token travels in clear text to {host}: {flag_of('tls_cert')} and "
+                f"{flag_of('tls_key')} encrypt it"
+            )
 
     def _check(self, item: Field[Any], value: Any) -> None:
         least = item.metadata["least"]
@@ -197,17 +240,34 @@ def described() -> Iterator[Description]:
         )
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server at that address."""
+    from ipaddress import ip_address  # `predict` reads this module, and has no address to look at
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def flag_of(name: str) -> str:
     """The flag of that setting."""
     return "--" + name.replace("_", "-")
 
 
+_NEEDS = (
+    ("tls_key", "tls_cert"),
+    ("tls_cert", "tls_key"),
+    ("tls_client_ca", "tls_cert"),
+)
+"""Settings that mean something only with another one."""
 _KINDS: dict[str, type] = {
     "int": int,
     "int | None": int,
     "float": float,
     "Path | None": Path,
     "LogFormat": LogFormat,
+    "LogRequests | None": LogRequests,
 }
 DEFAULT_SETTINGS = ServerSettings()
 _DEFAULTS = asdict(DEFAULT_SETTINGS)

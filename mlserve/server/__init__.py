@@ -6,3 +6,9 @@
 
 Started as `python -m mlserve.server`; `app` puts the parts together.
 """
+
+import os
+
+# gRPC's own lines tell of every stranger whose handshake failed, and are neither our text nor JSON.
+# It looks here once, when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlserve.errors import UsageError
 from mlserve.server.app import ServerOptions, serve
+from mlserve.server.log_writer import log_to_stderr
 from mlserve.server.versions import VersionPolicy
 from mlserve.settings import ServerSettings, described
 
@@ -51,22 +50,11 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def log_to_stderr() -> None:
-    """Sends the log to stderr, one line each: UTC time, level, message."""
-    formatter = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
-    stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(formatter)
-    logging.basicConfig(level=logging.INFO, handlers=[stream])
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-
 def main() -> None:
     """Runs the server and ends the process with its exit code."""
-    log_to_stderr()
-    sys.exit(int(asyncio.run(serve(parse(sys.argv[1:])))))
+    options = parse(sys.argv[1:])
+    log_to_stderr(options.settings.log_format)
+    sys.exit(int(asyncio.run(serve(options))))
 
 
 if __name__ == "__main__":

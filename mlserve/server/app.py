@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.errors import ExitCode, MlserveError
+from mlserve.server.access import RestGate
 from mlserve.server.background import end_process
 from mlserve.server.cpus import usable_cpus
 from mlserve.server.engine import Engine
+from mlserve.server.in_flight import CountedApp, CountedService, InFlight
+from mlserve.server.limits import log_limits, make_room_for_connections
+from mlserve.server.metrics import Metrics
+from mlserve.server.metrics_page import MetricsPage
 from mlserve.server.oip_grpc import OipGrpc
 from mlserve.server.oip_rest import OipRest
 from mlserve.server.openapi import OpenApi
-from mlserve.server.ports import GrpcPort, RestPort
+from mlserve.server.ports import LAST_WORDS, GrpcPort, RestPort
 from mlserve.server.repository import Repository, ServedModel
+from mlserve.server.request_log import RequestLog
 from mlserve.server.rest import RestApp
+from mlserve.server.sight import Sight
 from mlserve.server.tfs_grpc import TfsGrpc
 from mlserve.server.tfs_rest import TfsRest
 from mlserve.server.versions import VersionPolicy
@@ -52,9 +60,14 @@ class Server:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._stop = asyncio.Event()
-        self._is_draining = False
-        self.grpc = GrpcPort(options.host, options.grpc_port)
-        self.rest = RestPort(options.host, options.rest_port)
+        self._give_up = 0.0
+        self.in_flight = InFlight()
+        self.metrics = Metrics()
+        self.request_log = RequestLog(options.settings)
+        self.sight = Sight(self.metrics, self.request_log)
+        make_room_for_connections(options.settings)
+        self.grpc = GrpcPort(options.host, options.grpc_port, self.sight, options.settings)
+        self.rest = RestPort(options.host, options.rest_port, options.settings)
         threads = options.threads or usable_cpus()
         source = ServedModel(
             plugins.backend(options.backend),
@@ -65,7 +78,10 @@ class Server:
             options.poll_seconds,
         )
         self.repository = Repository(source, self._note_change)
-        self.engine = Engine(self.repository, threads=threads, max_queue=options.settings.max_queue)
+        self.engine = Engine(
+            self.repository, threads=threads, settings=options.settings, observer=self.sight
+        )
+        self.metrics.show(self.engine, self.repository)
 
     async def run(self) -> bool:
         """Serves until a signal. True when nothing runs any more, so that the process may end.
@@ -75,13 +91,20 @@ class Server:
         self._catch_signals()
         self.repository.find()
         parts = self.engine, self.repository
-        await self.grpc.start((*TfsGrpc(*parts).services(), *OipGrpc(*parts).services()))
-        await self.rest.start(RestApp([TfsRest(*parts), OipRest(*parts), OpenApi()]))
+        services = (*TfsGrpc(*parts).services(self.sight), *OipGrpc(*parts).services(self.sight))
+        await self.grpc.start([CountedService(service, self.in_flight) for service in services])
+        pages = OpenApi(), MetricsPage(self.metrics)
+        gate = RestGate.of(self._options.settings)
+        app = RestApp([gate, TfsRest(*parts), OipRest(*parts), *pages], self.sight)
+        await self.rest.start(CountedApp(app, self.in_flight))
+        log_limits(self._options.settings, self.engine.max_queue, self._options.host)
         _log.info("listening grpc=%s rest=%s", self.grpc.address, self.rest.address)
         try:
             return await self._serve()
         finally:
-            await asyncio.gather(self.grpc.stop(), self.rest.stop())
+            left = max(LAST_WORDS, self._give_up - time.monotonic())
+            await asyncio.gather(self.grpc.stop(left), self.rest.stop(left))
+            self.request_log.close()
 
     async def _serve(self) -> bool:
         model = asyncio.create_task(self._load_and_follow())
@@ -98,10 +121,16 @@ class Server:
         await self._stop.wait()
 
     async def _drain(self) -> bool:
-        _log.info("stopping: %d requests to finish", self.engine.unfinished)
-        self._is_draining = True
+        """Turns readiness off, refuses what is new, and finishes what had arrived before."""
+        seconds = self._options.settings.drain_timeout
+        self._give_up = time.monotonic() + seconds
+        self.engine.refuse_new()
+        self.in_flight.begin_drain()
         self._note_change()
-        is_done = await self.engine.drain(self._options.settings.drain_timeout)
+        _log.info("stopping: %d requests to finish", self.in_flight.unfinished)
+        await self.in_flight.wait_done(seconds)
+        # Work whose client has left is no request any more, but it still runs.
+        is_done = await self.engine.drain(max(0.0, self._give_up - time.monotonic()))
         if is_done:
             await self.repository.close()
         else:
@@ -109,7 +138,7 @@ class Server:
         return is_done
 
     def _note_change(self) -> None:
-        self.grpc.show_ready(self.repository.is_ready and not self._is_draining)
+        self.grpc.show_ready(self.repository.is_ready and not self.in_flight.is_draining)
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,8 +8,6 @@ from mlserve.errors import InferenceFailed, MlserveError
 
 _log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 64 * 2**20
-"""The largest request that is taken, on both protocols; gRPC's own default is 4 MiB."""
 _MAX_ERROR_CHARACTERS = 1024
 
 

@@ -6,6 +6,7 @@ large responses are written on the worker's thread.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -14,23 +15,26 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from mlserve.deadline import Deadline
-from mlserve.errors import InvalidInput, MlserveError, Overloaded
+from mlserve.errors import DeadlineExceeded, InvalidInput, MlserveError, Overloaded
 from mlserve.protocols.status import grpc_status
 from mlserve.server.boundary import as_known_error, error_text
-from mlserve.server.engine import DEFAULT_TIMEOUT
+from mlserve.server.exchange import Route
+from mlserve.server.sight import Sight, grpc_route
 
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
 """The initial metadata of an answer that means nothing, as the model's weights are random."""
+_CLIENT_FIRST = 0.05
+"""Seconds by which a client may see the deadline pass before the server does."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Respond = Callable[[bytes, Context], Awaitable[bytes]]
 Request = TypeVar("Request", bound=Message)
 
 
-def deadline_of(context: Context) -> Deadline:
-    """The deadline of the call, or the default."""
+def deadline_of(context: Context, default: float) -> Deadline:
+    """The deadline of the call, or `default` seconds."""
     left = context.time_remaining()
-    timeout = DEFAULT_TIMEOUT if left is None else left
+    timeout = default if left is None else left
     return Deadline(time.monotonic() + timeout, timeout)
 
 
@@ -42,32 +46,66 @@ def parse(kind: type[Request], data: bytes) -> Request:
         raise InvalidInput(f"the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
-def service(name: str, methods: Mapping[str, Respond]) -> grpc.GenericRpcHandler:
+def service(name: str, methods: Mapping[str, Respond], sight: Sight) -> grpc.GenericRpcHandler:
     """The service of that full name, with its methods by name, to be added to a gRPC server."""
     return grpc.method_handlers_generic_handler(
         name,
         {
-            method: grpc.unary_unary_rpc_method_handler(_guarded(respond))
+            method: grpc.unary_unary_rpc_method_handler(
+                _guarded(respond, grpc_route(f"/{name}/{method}"), sight)
+            )
             for method, respond in methods.items()
         },
     )
 
 
-def _guarded(respond: Respond) -> Any:
+def _guarded(respond: Respond, route: Route, sight: Sight) -> Any:
     """The method with its errors turned into status codes: UNKNOWN never gets out."""
 
     async def answer(request: bytes, context: Context) -> bytes:
+        exchange = sight.begin(route, header_of(context))
+        exchange.bytes_in = len(request)
         try:
-            return await respond(request, context)
+            response = await respond(request, context)
+        except asyncio.CancelledError:
+            if _is_over(context):
+                exchange.failed(DeadlineExceeded("the deadline passed, and the client left"))
+            raise
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
             known = as_known_error(error)
+            exchange.failed(known)
+        else:
+            exchange.answered()
+            context.set_trailing_metadata(exchange.headers())
+            return response
+        finally:
+            sight.end(exchange)
         request = b""  # what abort raises keeps this frame, in a cycle, until the next collection
         await context.abort(
-            grpc.StatusCode[grpc_status(known)], error_text(known), _retry_hint(known)
+            grpc.StatusCode[grpc_status(known)],
+            error_text(known),
+            (*_retry_hint(known), *exchange.headers()),
         )
         raise AssertionError  # abort raises
 
     return answer
+
+
+def _is_over(context: Context) -> bool:
+    """Whether the call's deadline has passed; the client's own clock runs out a little sooner."""
+    left = context.time_remaining()
+    return left is not None and left < _CLIENT_FIRST
+
+
+def header_of(context: Context) -> Callable[[str], str | None]:
+    """What looks up a key of the call's metadata; bytes are no header."""
+    sent = dict(context.invocation_metadata() or ())
+
+    def header(name: str) -> str | None:
+        value = sent.get(name)
+        return value if isinstance(value, str) else None
+
+    return header
 
 
 def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
-from mlserve.errors import InvalidInput, NotFound
+from mlserve.errors import InputTooLarge, InvalidInput, NotFound
 from mlserve.server.dtypes import NUMPY, Array
+from mlserve.settings import flag_of
 from mlserve.tensors import Signature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -54,6 +55,20 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
     if len(shape) != len(spec.shape) or any(want not in (None, got) for want, got in pairs):
         raise InvalidInput(
             f"input '{spec.name}' has shape {list(shape)}, which does not fit {spec}"
+        )
+
+
+def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> None:
+    """Raises InputTooLarge when the first size is free in the spec and larger than the limit.
+
+    Of an input of unknown rank nobody knows whether its first dimension is that of a batch.
+    """
+    is_batched = spec.shape is not None and spec.shape[:1] == (None,)
+    if is_batched and shape[:1] > (limit,):
+        raise InputTooLarge(
+            f"input '{spec.name}' has a first dimension of {shape[0]}; this server takes at most "
+            f"{limit} ({flag_of('max_batch_length')})",
+            hint="send several smaller requests",
         )
 
 

@@ -19,7 +19,10 @@ import numpy as np  # noqa: TID253
 
 from mlserve.errors import InvalidInput
 from mlserve.server.dtypes import NUMPY, Array
-from mlserve.server.input_check import check_names, check_shape
+from mlserve.server.image_header import check_images
+from mlserve.server.input_check import check_batch_length, check_names, check_shape
+from mlserve.server.json_depth import check_depth
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -38,11 +41,17 @@ _JSON_NAMES = {
 }
 
 
-def parse_body(text: str, *, ignores_rest: bool = True) -> dict[str, Any]:
+def parse_body(
+    text: str,
+    *,
+    ignores_rest: bool = True,
+    max_depth: int = DEFAULT_SETTINGS.max_json_depth,
+) -> dict[str, Any]:
     """The JSON object at the start of a request's body; what follows it is ignored, or a fault.
 
-    Raises InvalidInput that says where the fault is.
+    Raises InvalidInput that says where the fault is, and for more than `max_depth` levels.
     """
+    check_depth(text, max_depth)
     start = len(text) - len(text.lstrip())
     try:
         body, end = json.JSONDecoder().raw_decode(text, start)
@@ -67,14 +76,25 @@ def is_row_form(body: Mapping[str, Any]) -> bool:
     return "instances" in body
 
 
-def read_inputs(signature: Signature, body: Mapping[str, Any]) -> Tensors:
-    """The arrays of the request, checked against the signature. Raises InvalidInput."""
+def read_inputs(
+    signature: Signature, body: Mapping[str, Any], settings: ServerSettings = DEFAULT_SETTINGS
+) -> Tensors:
+    """The arrays of the request, checked against the signature and the server's limits.
+
+    Raises InvalidInput.
+    """
     columns = (
         _columns_of_rows(signature, body["instances"])
         if is_row_form(body)
         else _named(signature, body["inputs"])
     )
-    return {spec.name: to_array(spec, columns[spec.name]) for spec in signature.inputs}
+    for spec in signature.inputs:
+        value = columns[spec.name]
+        shape = (len(value),) if isinstance(value, list) else ()
+        check_batch_length(spec, shape, settings.max_batch_length)
+    inputs = {spec.name: to_array(spec, columns[spec.name]) for spec in signature.inputs}
+    check_images(signature, inputs, settings.max_pixels)
+    return inputs
 
 
 def write_outputs(signature: Signature, outputs: Tensors, *, as_rows: bool) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ from mlserve.server.oip_request import (
     write_outputs,
 )
 from mlserve.server.repository import Repository
+from mlserve.server.sight import Sight
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ SIGNATURE_KEY = "mlserve-signature"
 """Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
 SIGNATURES_KEY = "mlserve-signatures"
 """Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
+LIMITS_KEY = "mlserve-limits"
+"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
+LOAD_KEY = "mlserve-load"
+"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
 
 
 class OipGrpc:
@@ -61,7 +67,7 @@ class OipGrpc:
         self._engine = engine
         self._models = OipModels(engine, repository)
 
-    def services(self) -> tuple[grpc.GenericRpcHandler, ...]:
+    def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
         """What to add to the gRPC server."""
         methods = {
             "ServerLive": self.live,
@@ -71,7 +77,7 @@ class OipGrpc:
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.infer,
         }
-        return (service(INFERENCE_SERVICE, methods),)
+        return (service(INFERENCE_SERVICE, methods, sight),)
 
     async def live(self, data: bytes, context: Context) -> bytes:
         """ServerLive: true, as there is an answer."""
@@ -91,6 +97,8 @@ class OipGrpc:
 
     async def server_metadata(self, data: bytes, context: Context) -> bytes:
         """ServerMetadata: name, version and extensions."""
+        limits, load = json.dumps(self._models.limits()), json.dumps(self._models.load())
+        await context.send_initial_metadata(((LIMITS_KEY, limits), (LOAD_KEY, load)))
         response = ServerMetadataResponse(
             name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS
         )
@@ -103,7 +111,11 @@ class OipGrpc:
         version = version_of(request.version, request.name)
         found = self._models.metadata(request.name, version, str(asked))
         await context.send_initial_metadata(
-            ((SIGNATURE_KEY, found.signature), (SIGNATURES_KEY, ",".join(found.signatures)))
+            (
+                (SIGNATURE_KEY, found.signature),
+                (SIGNATURES_KEY, ",".join(found.signatures)),
+                (LIMITS_KEY, json.dumps(self._models.limits())),
+            )
         )
         return ModelMetadataResponse(
             name=found.name,
@@ -115,7 +127,7 @@ class OipGrpc:
 
     async def infer(self, data: bytes, context: Context) -> bytes:
         """ModelInfer: runs a signature; the response has the outputs and the version that ran."""
-        deadline = deadline_of(context)
+        deadline = deadline_of(context, self._engine.default_timeout)
         request = parse(ModelInferRequest, data)
         asked = read_request(request)
         is_raw = bool(request.raw_input_contents)
@@ -128,7 +140,8 @@ class OipGrpc:
             return loaded.has_random_weights, response.SerializeToString()
 
         version = version_of(request.model_version, request.model_name)
-        call = Call(request.model_name, version, asked.decode, encode)
+        decode = partial(asked.decode, settings=self._engine.settings)
+        call = Call(request.model_name, version, decode, encode, len(data), *asked.told())
         deadline = oip_parameters.sooner(deadline, asked.parameters)
         is_random, response = await self._engine.submit(call, deadline)
         if is_random:

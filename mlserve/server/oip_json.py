@@ -30,6 +30,7 @@ from mlserve.server.oip_request import (
     datatype_of,
 )
 from mlserve.server.rest_body import content_of, text_of
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, TensorSpec
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -46,14 +47,18 @@ def is_small(body: bytes, headers: Headers) -> bool:
     return len(body) <= _INLINE_BYTES or (length.isdecimal() and len(length) < _INLINE_DIGITS)
 
 
-def read_request(body: bytes, headers: Headers) -> InferRequest:
+def read_request(
+    body: bytes, headers: Headers, settings: ServerSettings = DEFAULT_SETTINGS
+) -> InferRequest:
     """The request that a body holds, its tensors not read yet. Raises InvalidInput."""
-    content = content_of(body, headers)
+    content = content_of(body, headers, settings.max_request_bytes)
     length = _json_length(content, headers)
     if length == 0:
         return InferRequest("", {}, (), (), is_binary=True, raw_body=content)
     tail = memoryview(content)[len(content) if length is None else length :]
-    head = json_tensor.parse_body(text_of(content[:length]), ignores_rest=False)
+    head = json_tensor.parse_body(
+        text_of(content[:length]), ignores_rest=False, max_depth=settings.max_json_depth
+    )
     request_id = head.get("id", "")
     if not isinstance(request_id, str):
         raise InvalidInput("'id' must be a string")

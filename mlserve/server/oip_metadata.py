@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mlserve import __version__
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.engine import Engine
 from mlserve.server.input_check import find_signature
+from mlserve.server.limits import limits_of
 from mlserve.server.oip_request import datatype_of, default_signature
 from mlserve.server.repository import Repository
 from mlserve.server.versions import State
@@ -80,6 +82,14 @@ class OipModels:
         except Unavailable as error:
             return error
         return None
+
+    def limits(self) -> dict[str, Any]:
+        """What the server takes, and the deadline of a request that brings none."""
+        return limits_of(self._engine.settings, self._engine.max_queue)
+
+    def load(self) -> dict[str, int]:
+        """How many calls run and wait now."""
+        return {"running": self._engine.running, "waiting": self._engine.waiting}
 
     def metadata(self, model: str, version: int | None, signature: str) -> ModelMetadata:
         """The metadata of a loaded version; the empty signature is the default one.

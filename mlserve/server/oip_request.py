@@ -18,8 +18,16 @@ import numpy as np  # noqa: TID253
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.server import oip_binary, oip_parameters
 from mlserve.server.dtypes import NUMPY, Array
-from mlserve.server.input_check import DEFAULT_SIGNATURE, check_names, check_shape, find_signature
+from mlserve.server.image_header import check_images
+from mlserve.server.input_check import (
+    DEFAULT_SIGNATURE,
+    check_batch_length,
+    check_names,
+    check_shape,
+    find_signature,
+)
 from mlserve.server.oip_parameters import Parameters
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -82,13 +90,22 @@ class InferRequest:
     is_binary: bool = False
     raw_body: bytes | None = None
 
-    def decode(self, signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+    def told(self) -> tuple[str, int]:
+        """The signature that it names and its rows, as far as that is seen before `decode`."""
+        name = oip_parameters.text(self.parameters, "signature")
+        rows = max((sent.shape[0] for sent in self.inputs if sent.shape), default=1)
+        return name or DEFAULT_SIGNATURE, rows
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings = DEFAULT_SETTINGS
+    ) -> tuple[Signature, Tensors]:
         """The signature to run and its inputs. Raises NotFound, InvalidInput."""
         name = oip_parameters.text(self.parameters, "signature")
         signature = choose_signature(signatures, name, self.outputs)
-        if self.raw_body is None:
-            return signature, read_inputs(signature, self.inputs)
-        return signature, read_inputs(signature, [_raw_input(signature, self.raw_body)])
+        sent = self.inputs
+        if self.raw_body is not None:
+            sent = [_raw_input(signature, self.raw_body)]
+        return signature, read_inputs(signature, sent, settings)
 
 
 def default_signature(signatures: Mapping[str, Signature]) -> Signature:
@@ -126,13 +143,23 @@ def choose_signature(
     return runs
 
 
-def read_inputs(signature: Signature, sent: Sequence[SentTensor]) -> Tensors:
-    """The arrays of the request, checked against the signature. Raises InvalidInput."""
+def read_inputs(
+    signature: Signature,
+    sent: Sequence[SentTensor],
+    settings: ServerSettings = DEFAULT_SETTINGS,
+) -> Tensors:
+    """The arrays of the request, checked against the signature and the server's limits.
+
+    Raises InvalidInput.
+    """
     by_name = {tensor.name: tensor for tensor in sent}
     if len(by_name) != len(sent):
         raise InvalidInput("an input is sent twice")
     check_names(signature, by_name)
-    return {spec.name: _read(spec, by_name[spec.name]) for spec in signature.inputs}
+    longest = settings.max_batch_length
+    inputs = {spec.name: _read(spec, by_name[spec.name], longest) for spec in signature.inputs}
+    check_images(signature, inputs, settings.max_pixels)
+    return inputs
 
 
 def write_outputs(
@@ -194,7 +221,7 @@ def _shape_of(spec: TensorSpec, count: int) -> tuple[int, ...]:
     return tuple(count // max(known, 1) if size is None else size for size in sizes)
 
 
-def _read(spec: TensorSpec, sent: SentTensor) -> Array:
+def _read(spec: TensorSpec, sent: SentTensor, max_batch_length: int) -> Array:
     expected = datatype_of(spec)
     if sent.datatype != expected:
         raise InvalidInput(f"input '{spec.name}' is {sent.datatype or 'untyped'}, not {expected}")
@@ -204,6 +231,7 @@ def _read(spec: TensorSpec, sent: SentTensor) -> Array:
             f"least 0 and at most {_MAX_SIZE}"
         )
     check_shape(spec, sent.shape)
+    check_batch_length(spec, sent.shape, max_batch_length)
     flat = sent.read(spec, math.prod(sent.shape))
     try:
         return flat.reshape(sent.shape)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from starlette.datastructures import Headers  # noqa: TID253
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
@@ -35,6 +36,7 @@ from mlserve.server.rest import (
     read_within,
     while_connected,
 )
+from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class OipRest:
         path = request.scope["raw_path"].decode("ascii", "replace")
         if match := _SERVER.fullmatch(path):
             check_method(request, "GET")
-            return self._health(match["health"]) if match["health"] else _server_metadata()
+            return self._health(match["health"]) if match["health"] else self._server_metadata()
         match = _MODEL.fullmatch(path)
         if match is None:
             return None
@@ -79,6 +81,10 @@ class OipRest:
         _raise(self._models.why_server_not_ready())
         return _json({"live": True, "ready": True})
 
+    def _server_metadata(self) -> Response:
+        known = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
+        return _json({**known, "parameters": self._models.limits() | self._models.load()})
+
     def _model_ready(self, model: str, version: int | None) -> Response:
         _raise(self._models.why_not_ready(model, version))
         return _json({"name": model, "ready": True})
@@ -87,15 +93,22 @@ class OipRest:
         described = asdict(self._models.metadata(model, version, signature))
         # The protocol has no place for signatures: they stand among its free parameters.
         parameters = {name: described.pop(name) for name in ("signature", "signatures")}
-        return _json({**described, "parameters": parameters})
+        return _json({**described, "parameters": parameters | self._models.limits()})
 
     async def _infer(self, request: Request, model: str, version: int | None) -> Response:
-        deadline = deadline_of(request)
+        deadline = deadline_of(request, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the body is read
-        body = await read_within(request, deadline)
-        asked = await _parse(request, body, deadline)
-        deadline = oip_parameters.sooner(deadline, asked.parameters)
-        call = Call(model, version, asked.decode, _encoder(asked))
+        settings = self._engine.settings
+        body = await read_within(request, deadline, settings.max_request_bytes)
+        call: Call[_Answer]
+        if is_small(body, request.headers):
+            asked = read_request(body, request.headers, settings)
+            deadline = oip_parameters.sooner(deadline, asked.parameters)
+            decode, encode = partial(asked.decode, settings=settings), partial(_encode, asked)
+            call = Call(model, version, decode, encode, len(body), *asked.told())
+        else:
+            long = _LongRequest(body, request.headers, settings)
+            call = Call(model, version, long.decode, long.encode, len(body), sooner=long.sooner)
         loaded, head, tail = await while_connected(request, self._engine.submit(call, deadline))
         headers = answer_headers(loaded)
         if tail is None:
@@ -104,30 +117,32 @@ class OipRest:
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 
-async def _parse(request: Request, body: bytes, deadline: Deadline) -> InferRequest:
-    """The request, parsed before it is queued: its parameters may hold a sooner deadline.
+class _LongRequest:
+    """A request of long JSON, which is read on the worker: not on the loop, and once admitted."""
 
-    Long JSON is parsed on a thread, so that it does not hold up the loop.
-    """
-    if is_small(body, request.headers):
-        return read_request(body, request.headers)
-    try:
-        async with asyncio.timeout_at(deadline.expires_at):
-            return await asyncio.to_thread(read_request, body, request.headers)
-    except TimeoutError:
-        raise deadline.exceeded("reading the request") from None
+    def __init__(self, body: bytes, headers: Headers, settings: ServerSettings) -> None:
+        self._body = body
+        self._headers = headers
+        self._settings = settings
+        self._asked = InferRequest("", {}, (), ())
+
+    def decode(self, signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+        self._asked = read_request(self._body, self._headers, self._settings)
+        self._body = b""
+        return self._asked.decode(signatures, self._settings)
+
+    def sooner(self, deadline: Deadline) -> Deadline:
+        return oip_parameters.sooner(deadline, self._asked.parameters)
+
+    def encode(self, loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
+        return _encode(self._asked, loaded, signature, outputs)
 
 
-def _encoder(asked: InferRequest) -> Callable[[LoadedVersion, Signature, Tensors], _Answer]:
-    def encode(loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
-        answers = write_outputs(signature, outputs, asked.outputs)
-        return loaded, *write_response(loaded, asked, answers)
-
-    return encode
-
-
-def _server_metadata() -> Response:
-    return _json({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
+def _encode(
+    asked: InferRequest, loaded: LoadedVersion, signature: Signature, outputs: Tensors
+) -> _Answer:
+    answers = write_outputs(signature, outputs, asked.outputs)
+    return loaded, *write_response(loaded, asked, answers)
 
 
 def _raise(error: Exception | None) -> None:

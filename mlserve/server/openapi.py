@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
 from mlserve import __version__
+from mlserve.server.exchange import REQUEST_ID, SERVER_TIMING, TRACEPARENT
+from mlserve.server.openapi_schemas import SCHEMAS, TEXT, Json, list_of, object_of, ref
 from mlserve.server.rest import check_method, json_response
-from mlserve.tensors import DType
+from mlserve.server.sight import METRICS_PATHS
 
 PATH = "/openapi.json"
-
-_Json = dict[str, Any]
 
 
 class OpenApi:
@@ -28,48 +27,54 @@ class OpenApi:
         return json_response(json.dumps(DOCUMENT).encode())
 
 
-def _ref(name: str) -> _Json:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _answer(description: str, schema: Json, *kinds: str) -> Json:
+    content = {kind: {"schema": schema} for kind in kinds or ("application/json",)}
+    return {"description": description, "headers": _TOLD, "content": content}
 
 
-def _list_of(items: _Json) -> _Json:
-    return {"type": "array", "items": items}
-
-
-def _object(required: _Json, optional: _Json | None = None) -> _Json:
-    properties = {**required, **(optional or {})}
-    return {"type": "object", "required": list(required), "properties": properties}
-
-
-def _answer(description: str, schema: _Json, kind: str = "application/json") -> _Json:
-    return {"description": description, "content": {kind: {"schema": schema}}}
-
-
-def _header(name: str, description: str) -> _Json:
+def _header(name: str, description: str) -> Json:
     schema = {"type": "integer", "minimum": 0, "maximum": 10**12}
     return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
-def _get(summary: str, answer: _Json, *errors: int, query: tuple[_Json, ...] = ()) -> _Json:
-    operation = {"summary": summary, "responses": {"200": answer, **_errors(*errors)}}
-    return {"get": {**operation, "parameters": list(query)} if query else operation}
-
-
-def _post(summary: str, body: _Json, answer: _Json, *, headers: tuple[_Json, ...] = ()) -> _Json:
+def _get(summary: str, answer: Json, *errors: int, query: tuple[Json, ...] = ()) -> Json:
     operation = {
         "summary": summary,
-        "parameters": [_TIMEOUT, *headers],
+        "parameters": [*_NAMED, *query],
+        "responses": {"200": answer, **_errors(401, *errors)},
+    }
+    return {"get": operation}
+
+
+def _health(summary: str, answer: Json, *errors: int) -> Json:
+    """A GET that needs no token, so that a probe without secrets works."""
+    operation = _get(summary, answer, *errors)["get"]
+    del operation["responses"]["401"]
+    return {"get": {**operation, "security": []}}
+
+
+def _post(summary: str, body: Json, answer: Json, *, headers: tuple[Json, ...] = ()) -> Json:
+    operation = {
+        "summary": summary,
+        "parameters": [_TIMEOUT, *_NAMED, *headers],
         "requestBody": {"required": True, "content": body},
-        "responses": {"200": answer, **_errors(400, 404, 413, 415, 429, 500, 503, 504)},
+        "responses": {
+            "200": _timed(answer),
+            **_errors(400, 401, 404, 413, 415, 429, 500, 503, 504),
+        },
     }
     return {"post": operation}
 
 
-def _errors(*statuses: int) -> _Json:
-    return {str(status): _answer(_ERRORS[status], _ref("Error")) for status in statuses}
+def _timed(answer: Json) -> Json:
+    return {**answer, "headers": {**_TOLD, **_TIMED}}
 
 
-def _on_model(path: str, operations: _Json) -> _Json:
+def _errors(*statuses: int) -> Json:
+    return {str(status): _answer(_ERRORS[status], ref("Error")) for status in statuses}
+
+
+def _on_model(path: str, operations: Json) -> Json:
     """The operations on the latest version, and the same on a version of the caller's choice."""
     head, _, tail = path.partition("{model}")
     return {
@@ -83,143 +88,79 @@ def _on_model(path: str, operations: _Json) -> _Json:
 
 _ERRORS = {
     400: "the request does not fit the model, or is not well-formed",
+    401: "the server wants a token, and the request has none or another one",
     404: "no such model, version or signature",
     413: "the request or an image in it is too large",
     415: "an input is not an image",
-    429: "the queue is full; Retry-After says when to come back",
+    429: "there is no room to answer in time; Retry-After says when to come back",
     500: "the model failed",
     503: "starting or shutting down",
     504: "the deadline passed",
 }
-_MODEL: _Json = {
+_MODEL: Json = {
     "name": "model",
     "in": "path",
     "required": True,
     "schema": {"type": "string", "minLength": 1},
 }
-_VERSION: _Json = {
+_VERSION: Json = {
     "name": "version",
     "in": "path",
     "required": True,
     "schema": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
 }
 _TIMEOUT = _header("X-Request-Timeout-Ms", "how long the caller waits, in milliseconds")
+_NAMED: tuple[Json, ...] = (
+    {
+        "name": REQUEST_ID,
+        "in": "header",
+        "description": "the caller's name for the request, in the log and in the answer",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    },
+    {
+        "name": TRACEPARENT,
+        "in": "header",
+        "description": "the caller's span, as W3C Trace Context writes it",
+        "schema": {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+    },
+)
+_TOLD: Json = {
+    REQUEST_ID: {
+        "description": "the caller's name for the request, or one that the server made",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    },
+    TRACEPARENT: {
+        "description": "the server's span in the caller's trace, or in a new one",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+    },
+}
+_TIMED: Json = {
+    SERVER_TIMING: {
+        "description": "milliseconds in the server: queue, decode, run, encode; in an error, "
+        "those of the stages that were reached",
+        "schema": {"type": "string"},
+    },
+}
 _JSON_LENGTH = _header(
     "Inference-Header-Content-Length",
     "the length of the JSON in a body that goes on with binary tensors; 0: the body is the value "
     "of the only input, and the outputs come back in binary form",
 )
-_SIGNATURE: _Json = {
+_SIGNATURE: Json = {
     "name": "signature",
     "in": "query",
     "description": "which signature to describe, in place of the default one",
     "schema": {"type": "string"},
 }
-_TEXT: _Json = {"type": "string"}
-_PARAMETERS: _Json = {
-    "type": "object",
-    "additionalProperties": {"type": ["boolean", "number", "string"]},
-}
-_SHAPE = _list_of({"type": "integer", "minimum": 0})
-_DATATYPE: _Json = {"type": "string", "enum": [d.oip_name for d in DType if d.oip_name]}
-_TENSOR: _Json = {"name": _TEXT, "shape": _SHAPE, "datatype": _DATATYPE}
-_METADATA = _list_of(
-    _object({"name": _TEXT, "datatype": _DATATYPE, "shape": _list_of({"type": "integer"})})
-)
-_STATES = ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
-
-_SCHEMAS: _Json = {
-    "Error": _object({"error": _TEXT}),
-    "InferRequest": _object(
-        {
-            "inputs": _list_of(
-                _object(_TENSOR, {"data": {"type": "array"}, "parameters": _PARAMETERS})
-            )
-        },
-        {
-            "id": _TEXT,
-            "parameters": {
-                **_PARAMETERS,
-                "properties": {
-                    "signature": {"type": "string", "description": "which signature to run"},
-                    "timeout": {
-                        "type": "integer",
-                        "minimum": 0,
-                        "description": "how long the caller waits, in microseconds; 0: not said",
-                    },
-                    "binary_data_output": {"type": "boolean"},
-                },
-            },
-            "outputs": _list_of(
-                _object(
-                    {"name": _TEXT},
-                    {
-                        "parameters": {
-                            **_PARAMETERS,
-                            "properties": {
-                                "classification": {"type": "integer", "minimum": 0},
-                                "binary_data": {"type": "boolean"},
-                            },
-                        }
-                    },
-                )
-            ),
-        },
-    ),
-    "InferResponse": _object(
-        {
-            "model_name": _TEXT,
-            "model_version": _TEXT,
-            "outputs": _list_of(
-                _object(_TENSOR, {"data": {"type": "array"}, "parameters": _PARAMETERS})
-            ),
-        },
-        {"id": _TEXT},
-    ),
-    "ModelMetadata": _object(
-        {
-            "name": _TEXT,
-            "versions": _list_of(_TEXT),
-            "platform": _TEXT,
-            "inputs": _METADATA,
-            "outputs": _METADATA,
-            "parameters": _object({"signature": _TEXT, "signatures": _list_of(_TEXT)}),
-        }
-    ),
-    "PredictRequest": {
-        "type": "object",
-        "properties": {"signature_name": _TEXT, "instances": {"type": "array"}, "inputs": {}},
-        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
-    },
-    "PredictResponse": {
-        "type": "object",
-        "properties": {"predictions": {"type": "array"}, "outputs": {}},
-        "oneOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
-    },
-    "ModelStatus": _object(
-        {
-            "model_version_status": _list_of(
-                _object(
-                    {
-                        "version": _TEXT,
-                        "state": {"type": "string", "enum": _STATES},
-                        "status": _object({"error_code": _TEXT, "error_message": _TEXT}),
-                    }
-                )
-            )
-        }
-    ),
-    "SignatureMetadata": _object(
-        {"model_spec": {"type": "object"}, "metadata": {"type": "object"}}
-    ),
-}
-_BINARY: _Json = {"application/octet-stream": {"schema": {}}}
-_INFER_ANSWER: _Json = {
+_BINARY: Json = {"application/octet-stream": {"schema": {}}}
+_INFER_ANSWER: Json = {
     "description": "the outputs, in JSON or in binary form as they were asked for",
-    "content": {"application/json": {"schema": _ref("InferResponse")}, **_BINARY},
+    "content": {"application/json": {"schema": ref("InferResponse")}, **_BINARY},
 }
 
-DOCUMENT: _Json = {
+DOCUMENT: Json = {
     "openapi": "3.1.0",
     "info": {
         "title": "mlserve",
@@ -231,22 +172,25 @@ DOCUMENT: _Json = {
             "Name, version and extensions of the server",
             _answer(
                 "the server",
-                _object({"name": _TEXT, "version": _TEXT, "extensions": _list_of(_TEXT)}),
+                object_of(
+                    {"name": TEXT, "version": TEXT, "extensions": list_of(TEXT)},
+                    {"parameters": {"type": "object", "description": "limits, and the load now"}},
+                ),
             ),
         ),
-        "/v2/health/live": _get(
-            "Whether the server runs", _answer("it runs", _object({"live": {"const": True}}))
+        "/v2/health/live": _health(
+            "Whether the server runs", _answer("it runs", object_of({"live": {"const": True}}))
         ),
-        "/v2/health/ready": _get(
+        "/v2/health/ready": _health(
             "Whether the server would answer a request now",
-            _answer("it would", _object({"live": {"const": True}, "ready": {"const": True}})),
+            _answer("it would", object_of({"live": {"const": True}, "ready": {"const": True}})),
             503,
         ),
         **_on_model(
             "/v2/models/{model}",
             _get(
                 "Inputs and outputs of a model",
-                _answer("the model", _ref("ModelMetadata")),
+                _answer("the model", ref("ModelMetadata")),
                 *(400, 404, 503),
                 query=(_SIGNATURE,),
             ),
@@ -255,7 +199,7 @@ DOCUMENT: _Json = {
             "/v2/models/{model}/ready",
             _get(
                 "Whether a model would answer a request now",
-                _answer("it would", _object({"name": _TEXT, "ready": {"const": True}})),
+                _answer("it would", object_of({"name": TEXT, "ready": {"const": True}})),
                 *(404, 503),
             ),
         ),
@@ -263,7 +207,7 @@ DOCUMENT: _Json = {
             "/v2/models/{model}/infer",
             _post(
                 "Run a model on tensors",
-                {"application/json": {"schema": _ref("InferRequest")}, **_BINARY},
+                {"application/json": {"schema": ref("InferRequest")}, **_BINARY},
                 _INFER_ANSWER,
                 headers=(_JSON_LENGTH,),
             ),
@@ -272,7 +216,7 @@ DOCUMENT: _Json = {
             "/v1/models/{model}",
             _get(
                 "The state of each version of a model",
-                _answer("the states", _ref("ModelStatus")),
+                _answer("the states", ref("ModelStatus")),
                 404,
             ),
         ),
@@ -280,7 +224,7 @@ DOCUMENT: _Json = {
             "/v1/models/{model}/metadata",
             _get(
                 "The signatures of a model",
-                _answer("the signatures", _ref("SignatureMetadata")),
+                _answer("the signatures", ref("SignatureMetadata")),
                 *(404, 503),
             ),
         ),
@@ -288,11 +232,23 @@ DOCUMENT: _Json = {
             "/v1/models/{model}:predict",
             _post(
                 "Run a model on rows (instances) or columns (inputs)",
-                {"application/json": {"schema": _ref("PredictRequest")}},
-                _answer("predictions for instances, outputs for inputs", _ref("PredictResponse")),
+                {"application/json": {"schema": ref("PredictRequest")}},
+                _answer("predictions for instances, outputs for inputs", ref("PredictResponse")),
+            ),
+        ),
+        METRICS_PATHS[0]: _get(
+            "The metrics of the server; the same at " + METRICS_PATHS[1],
+            _answer(
+                "the metrics, in the format that Accept asks for",
+                {"type": "string"},
+                *("text/plain", "application/openmetrics-text"),
             ),
         ),
         PATH: _get("This document", _answer("the document", {"type": "object"})),
     },
-    "components": {"schemas": _SCHEMAS},
+    "components": {
+        "schemas": SCHEMAS,
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+    },
+    "security": [{}, {"token": []}],
 }

@@ -9,7 +9,9 @@ Version folders are followed by polling. As in TensorFlow Serving:
 - when the folder of a served version goes away, the next one that the policy wants is loaded first
   (the one before it, if the policy is the latest); when no version folder is left, nothing is
   served;
-- a base path that cannot be read (a network share that is away) changes nothing.
+- a base path that cannot be read (a network share that is away) changes nothing;
+- loads follow one another, so that never more than two models of a switch are in memory: what comes
+  while a version loads is seen after it.
 """
 
 from __future__ import annotations

@@ -15,12 +15,21 @@ from starlette.responses import Response  # noqa: TID253
 from starlette.types import Receive, Scope, Send  # noqa: TID253
 
 from mlserve.deadline import Deadline
-from mlserve.errors import InvalidInput, MlserveError, NotFound, Overloaded
+from mlserve.errors import (
+    AccessDenied,
+    InvalidInput,
+    MlserveError,
+    NotFound,
+    Overloaded,
+    UsageError,
+)
 from mlserve.protocols.status import http_status
 from mlserve.server.boundary import as_known_error, error_text
-from mlserve.server.engine import DEFAULT_TIMEOUT
+from mlserve.server.exchange import Exchange, current
+from mlserve.server.last_words import respond_and_close
 from mlserve.server.loaded import LoadedVersion
-from mlserve.server.rest_body import read_body
+from mlserve.server.rest_body import BodyTooLarge, read_body
+from mlserve.server.sight import Sight, rest_route
 
 TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
 """Milliseconds that the client waits; the smaller one holds where both are given."""
@@ -34,7 +43,7 @@ _CLIENT_CLOSED_REQUEST = 499
 Result = TypeVar("Result")
 
 
-class MethodNotAllowed(MlserveError):
+class MethodNotAllowed(UsageError):
     """The path is served, but not with that method. `allowed` is the method to use."""
 
     def __init__(self, message: str, allowed: str) -> None:
@@ -42,7 +51,7 @@ class MethodNotAllowed(MlserveError):
         self.allowed = allowed
 
 
-class NotImplementedHere(MlserveError):
+class NotImplementedHere(UsageError):
     """The protocol has that call, and mlserve does not."""
 
 
@@ -56,18 +65,35 @@ class RestProtocol(Protocol):
 class RestApp:
     """The ASGI application of the REST port."""
 
-    def __init__(self, protocols: Sequence[RestProtocol]) -> None:
+    def __init__(self, protocols: Sequence[RestProtocol], sight: Sight) -> None:
         self._protocols = protocols
+        self._sight = sight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        route = rest_route(request.method, scope["raw_path"].decode("ascii", "replace"))
+        exchange = self._sight.begin(route, request.headers.get)
+        try:
+            response = await self._answer(request, exchange)
+            response.headers.update(dict(exchange.headers()))
+            if response.headers.get("connection") == "close":
+                await respond_and_close(response, scope, receive, send)
+            else:
+                await response(scope, receive, send)
+        finally:
+            self._sight.end(exchange)
+
+    async def _answer(self, request: Request, exchange: Exchange) -> Response:
         try:
             response = await self._respond(request)
         except ClientDisconnect:
-            response = Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
-            response = error_response(as_known_error(error))
-        await response(scope, receive, send)
+            known = as_known_error(error)
+            exchange.failed(known)
+            return error_response(known)
+        exchange.answered()
+        return response
 
     async def _respond(self, request: Request) -> Response:
         for protocol in self._protocols:
@@ -98,8 +124,13 @@ def error_response(error: MlserveError) -> Response:
         status, headers["Allow"] = 405, error.allowed
     elif isinstance(error, NotImplementedHere):
         status = 501
+    elif isinstance(error, AccessDenied):
+        headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
+    elif isinstance(error, BodyTooLarge):
+        headers["Connection"] = "close"
     elif isinstance(error, Overloaded) and error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+        headers["Retry-After-Ms"] = str(math.ceil(error.retry_after * 1000))
     return Response(body, status, headers, "application/json")
 
 
@@ -111,20 +142,22 @@ def check_method(request: Request, allowed: str) -> None:
         )
 
 
-def deadline_of(request: Request) -> Deadline:
-    """The deadline that the request's headers give, or the default. Raises InvalidInput."""
+def deadline_of(request: Request, default: float) -> Deadline:
+    """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
     given = [request.headers[name] for name in TIMEOUT_HEADERS if name in request.headers]
-    timeout = min(map(_seconds, given), default=DEFAULT_TIMEOUT)
+    timeout = min(map(_seconds, given), default=default)
     return Deadline(time.monotonic() + timeout, timeout)
 
 
-async def read_within(request: Request, deadline: Deadline) -> bytes:
-    """The request's body as it was sent. Raises DeadlineExceeded, InputTooLarge."""
+async def read_within(request: Request, deadline: Deadline, limit: int) -> bytes:
+    """The request's body as it was sent. Raises DeadlineExceeded, BodyTooLarge above `limit`."""
     try:
         async with asyncio.timeout_at(deadline.expires_at):
-            return await read_body(request.stream(), request.headers)
+            body = await read_body(request.stream(), request.headers, limit)
     except TimeoutError:
         raise deadline.exceeded("the request's body was on its way") from None
+    current().bytes_in = len(body)
+    return body
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:

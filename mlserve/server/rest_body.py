@@ -8,30 +8,35 @@ from collections.abc import AsyncIterable
 from starlette.datastructures import Headers  # noqa: TID253
 
 from mlserve.errors import InputTooLarge, InvalidInput
-from mlserve.server.boundary import MAX_MESSAGE_BYTES
+from mlserve.settings import flag_of
 
 _GZIP = 31  # zlib's wbits for a gzip stream
+_MAX_DIGITS = 20
 
 
-async def read_body(stream: AsyncIterable[bytes], headers: Headers) -> bytes:
-    """The body as it was sent. Raises InputTooLarge, before reading it where it says its length."""
+class BodyTooLarge(InputTooLarge):
+    """A body of more bytes than the server takes; the rest of it has not been read."""
+
+
+async def read_body(stream: AsyncIterable[bytes], headers: Headers, limit: int) -> bytes:
+    """The body as it was sent. Raises BodyTooLarge, before reading it where it says its length."""
     length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > MAX_MESSAGE_BYTES:
-        raise _too_large(f"{length} bytes")
+    if length.isdigit() and (len(length) > _MAX_DIGITS or int(length) > limit):
+        raise BodyTooLarge(_too_large(f"{length[:_MAX_DIGITS]} bytes", limit))
     parts, size = [], 0
     async for part in stream:
         size += len(part)
-        if size > MAX_MESSAGE_BYTES:
-            raise _too_large(f"more than {MAX_MESSAGE_BYTES} bytes")
+        if size > limit:
+            raise BodyTooLarge(_too_large(f"more than {limit} bytes", limit))
         parts.append(part)
     return b"".join(parts)
 
 
-def content_of(body: bytes, headers: Headers) -> bytes:
+def content_of(body: bytes, headers: Headers, limit: int) -> bytes:
     """The body without its gzip. Raises InvalidInput, InputTooLarge for a gzip bomb."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("gzip", "x-gzip"):
-        return gunzip(body)
+        return gunzip(body, limit)
     if encoding != "identity":
         raise InvalidInput(f"Content-Encoding {encoding!r} is not supported; send gzip or none")
     return body
@@ -45,19 +50,19 @@ def text_of(content: bytes) -> str:
         raise InvalidInput(f"the body is not UTF-8: {error}") from error
 
 
-def gunzip(data: bytes) -> bytes:
-    """The content of a gzip stream, of one member or more, up to the limit of a body."""
+def gunzip(data: bytes, limit: int) -> bytes:
+    """The content of a gzip stream, of one member or more, up to that many bytes."""
     parts, size = [], 0
     while True:
         member = zlib.decompressobj(_GZIP)
         try:
-            part = member.decompress(data, MAX_MESSAGE_BYTES - size + 1)
+            part = member.decompress(data, limit - size + 1)
         except zlib.error as error:
             raise InvalidInput(f"the body is not gzip: {error}") from error
         parts.append(part)
         size += len(part)
-        if size > MAX_MESSAGE_BYTES:
-            raise _too_large(f"more than {MAX_MESSAGE_BYTES} bytes when decompressed")
+        if size > limit:
+            raise InputTooLarge(_too_large(f"more than {limit} bytes when decompressed", limit))
         if not member.eof:
             raise InvalidInput("the body is not gzip: it ends early")
         data = member.unused_data
@@ -65,5 +70,6 @@ def gunzip(data: bytes) -> bytes:
             return b"".join(parts)
 
 
-def _too_large(what: str) -> InputTooLarge:
-    return InputTooLarge(f"the body has {what}; the limit is {MAX_MESSAGE_BYTES}")
+def _too_large(what: str, limit: int) -> str:
+    flag = flag_of("max_request_bytes")
+    return f"the body has {what}; this server takes at most {limit} ({flag})"

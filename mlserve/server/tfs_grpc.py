@@ -27,10 +27,19 @@ from mlserve.server.grpc_service import (
     parse,
     service,
 )
-from mlserve.server.input_check import check_names, check_tensor, find_signature
+from mlserve.server.image_header import check_images
+from mlserve.server.input_check import (
+    DEFAULT_SIGNATURE,
+    check_batch_length,
+    check_names,
+    check_tensor,
+    find_signature,
+)
 from mlserve.server.loaded import LoadedVersion
 from mlserve.server.repository import Repository
+from mlserve.server.sight import Sight
 from mlserve.server.signature_def import signature_def_map
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
@@ -47,22 +56,25 @@ class TfsGrpc:
         self._engine = engine
         self._repository = repository
 
-    def services(self) -> tuple[grpc.GenericRpcHandler, ...]:
+    def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
         """What to add to the gRPC server."""
         predict = {"Predict": self.predict, "GetModelMetadata": self.metadata}
         status = {"GetModelStatus": self.status}
-        return (service(PREDICTION_SERVICE, predict), service(MODEL_SERVICE, status))
+        return (
+            service(PREDICTION_SERVICE, predict, sight),
+            service(MODEL_SERVICE, status, sight),
+        )
 
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: runs a signature; the response has its outputs and the version that ran."""
-        deadline = deadline_of(context)
+        deadline = deadline_of(context, self._engine.default_timeout)
         request = parse(PredictRequest, data)
         spec = request.model_spec
 
         def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
             signature = find_signature(signatures, spec.signature_name)
             check_outputs(signature, request.output_filter)
-            return signature, read_inputs(signature, request)
+            return signature, read_inputs(signature, request, self._engine.settings)
 
         def encode(
             loaded: LoadedVersion, signature: Signature, outputs: Tensors
@@ -71,7 +83,8 @@ class TfsGrpc:
             response.model_spec.CopyFrom(_served(loaded, signature.name))
             return loaded.has_random_weights, response.SerializeToString()
 
-        call = Call(spec.name, version_of(spec), decode, encode)
+        told = spec.signature_name or DEFAULT_SIGNATURE, _rows_told(request)
+        call = Call(spec.name, version_of(spec), decode, encode, len(data), *told)
         is_random, response = await self._engine.submit(call, deadline)
         if is_random:
             await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
@@ -110,14 +123,23 @@ def version_of(spec: ModelSpec) -> int | None:
     return spec.version.value if spec.HasField("version") else None
 
 
-def read_inputs(signature: Signature, request: PredictRequest) -> Tensors:
-    """The arrays of the request, checked against the signature. Raises InvalidInput."""
+def read_inputs(
+    signature: Signature, request: PredictRequest, settings: ServerSettings = DEFAULT_SETTINGS
+) -> Tensors:
+    """The arrays of the request, checked against the signature and the server's limits.
+
+    Raises InvalidInput.
+    """
     check_names(signature, request.inputs)
     inputs = {}
     for spec in signature.inputs:
-        value = tensor_proto.to_array(spec.name, request.inputs[spec.name])
+        sent = request.inputs[spec.name]
+        sizes = tuple(dim.size for dim in sent.tensor_shape.dim[:1])
+        check_batch_length(spec, sizes, settings.max_batch_length)
+        value = tensor_proto.to_array(spec.name, sent)
         check_tensor(spec, value)
         inputs[spec.name] = value
+    check_images(signature, inputs, settings.max_pixels)
     return inputs
 
 
@@ -144,6 +166,12 @@ def write_outputs(
             value = tensor_proto.from_array(outputs[spec.name], spec.dtype)
             response.outputs[spec.name].CopyFrom(value)
     return response
+
+
+def _rows_told(request: PredictRequest) -> int:
+    """The largest first size that the shapes of the inputs give, not checked yet; at least 1."""
+    shapes = [tensor.tensor_shape.dim for tensor in request.inputs.values()]
+    return max((shape[0].size for shape in shapes if shape), default=1)
 
 
 def _served(loaded: LoadedVersion, signature: str) -> ModelSpec:

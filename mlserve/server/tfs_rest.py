@@ -34,6 +34,7 @@ from mlserve.server.rest import (
 from mlserve.server.rest_body import content_of, text_of
 from mlserve.server.signature_def import signature_def_map
 from mlserve.server.versions import VersionStatus
+from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ class TfsRest:
         return self._metadata(model, version) if match["metadata"] else self._status(model, version)
 
     async def _predict(self, request: Request, model: str, version: int | None) -> Response:
-        deadline = deadline_of(request)
+        deadline = deadline_of(request, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the body is read
-        body = await read_within(request, deadline)
-        call = _call(request, model, version, body)
+        settings = self._engine.settings
+        body = await read_within(request, deadline, settings.max_request_bytes)
+        call = _call(request, model, version, body, settings)
         loaded, answer = await while_connected(request, self._engine.submit(call, deadline))
         return json_response(answer, answer_headers(loaded))
 
@@ -100,26 +102,27 @@ class TfsRest:
 
 
 def _call(
-    request: Request, model: str, version: int | None, body: bytes
+    request: Request, model: str, version: int | None, body: bytes, settings: ServerSettings
 ) -> Call[tuple[LoadedVersion, bytes]]:
     is_row_form = False
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
         nonlocal is_row_form
-        content = json_tensor.parse_body(text_of(content_of(body, request.headers)))
+        text = text_of(content_of(body, request.headers, settings.max_request_bytes))
+        content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
         name = content.get("signature_name", "")
         if not isinstance(name, str):
             raise InvalidInput("'signature_name' must be a string")
         signature = find_signature(signatures, name)
         is_row_form = json_tensor.is_row_form(content)
-        return signature, json_tensor.read_inputs(signature, content)
+        return signature, json_tensor.read_inputs(signature, content, settings)
 
     def encode(
         loaded: LoadedVersion, signature: Signature, outputs: Tensors
     ) -> tuple[LoadedVersion, bytes]:
         return loaded, json_tensor.write_outputs(signature, outputs, as_rows=is_row_form)
 
-    return Call(model, version, decode, encode)
+    return Call(model, version, decode, encode, len(body))
 
 
 def _status_json(status: VersionStatus) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
 
     label        the answer to every image (default "sorrel")
     delay        seconds that each image request takes (default 0)
+    burn         seconds of CPU time that each image request takes (default 0)
     load_delay   seconds that loading takes (default 0)
     needs        a module that loading imports
     fail_load    a message: loading raises ModelLoadFailed with it
@@ -42,6 +43,7 @@ class EchoConfig:
 
     label: str = "sorrel"
     delay: float = 0.0
+    burn: float = 0.0
     load_delay: float = 0.0
     needs: str | None = None
     fail_load: str | None = None

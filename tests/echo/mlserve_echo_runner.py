@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
@@ -48,6 +49,9 @@ class EchoRunner:
 
     def _answer(self, signature: str, images: Array) -> dict[str, Array]:
         self._closed.wait(self._config.delay)
+        burnt = time.thread_time() + self._config.burn
+        while time.thread_time() < burnt:
+            pass
         for index, image in enumerate(images):
             if image.startswith(b"bad"):
                 raise NotAnImage(f"image {index} of {len(images)} is not a JPEG or PNG file")

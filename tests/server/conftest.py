@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class RunningServer:
         return self.log_path.read_text()
 
     def ports(self) -> bool:
-        found = re.search(r"listening grpc=(\S+) rest=(\S+)\n", self.log())
+        found = re.search(r"listening grpc=(\S+) rest=([^\s\"]+)[\"\n]", self.log())
         if found:
             self.grpc, self.rest = found[1], found[2]
         assert found or self.process.poll() is None, self.log()
@@ -145,6 +146,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         wait_until(server.ports)
         wait_until(server.is_available)
         yield server
+
+
+@pytest.fixture(scope="session")
+def serve_echo() -> Callable[..., Any]:
+    """`serve_echo(folder, *flags)`: a block with a server of version 7 that is available.
+
+    `wait` tells when it is, of a server that does not tell everybody.
+    """
+
+    @contextmanager
+    def serve(
+        folder: Path, *flags: str, wait: Callable[[RunningServer], bool] | None = None
+    ) -> Iterator[RunningServer]:
+        model = EchoModel(folder / MODEL)
+        model.put(7)
+        with running(model, folder / "log", *flags) as server:
+            wait_until(server.ports)
+            wait_until(server.is_available if wait is None else partial(wait, server))
+            yield server
+
+    return serve
 
 
 @pytest.fixture

@@ -132,3 +132,70 @@ def test_a_deadline_that_has_passed_already_is_never_started(narrow: Any, model:
     answer = narrow.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "0"})
     assert answer.status_code == 504
     assert model.runs() == []
+
+
+@pytest.fixture
+def measured(model: Any, start: Any, predict_on: Any, request_of: Any) -> Any:
+    """A server with one worker that knows how long an image takes: 0.5 s, as the model waits."""
+    model.put(1, delay=0.5)
+    server = start("--threads", "1", "--max-queue", "64")
+    for _ in range(3):
+        assert predict_on(server, request_of(image=IMAGE)).result()
+    model.journal.write_text("")
+    return server
+
+
+def test_what_cannot_be_in_time_is_refused_on_arrival_with_when_to_come_back(
+    measured: Any, predict_on: Any, request_of: Any, wait: Any, model: Any
+) -> None:
+    call = predict_on(measured, request_of(image=IMAGE))
+    wait(lambda: model.runs() == ["serving_default"])
+    refused = predict_on(measured, request_of(image=IMAGE), timeout=0.6)
+    assert code_of(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "the answer would come about 0." in refused.exception().details()
+    pushback = int(dict(refused.trailing_metadata())["grpc-retry-pushback-ms"])
+    assert 0 < pushback <= 500, "at most what is left of the one that runs"
+    assert call.result()
+    assert model.runs() == ["serving_default"]
+
+
+def test_over_rest_the_client_is_told_in_seconds_and_in_milliseconds(
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, wait: Any
+) -> None:
+    slow = occupy(1)
+    waiting = predict_on(narrow, request_of(image=IMAGE))
+    wait(lambda: probe(narrow) == 429)
+    answer = narrow.post({"inputs": ["x"]})
+    assert answer.status_code == 429
+    assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("1", "1000")
+    assert slow.result()
+    assert waiting.result()
+
+
+def test_a_deadline_that_no_idle_server_could_keep_is_said_so_at_once(
+    measured: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    """Not Overloaded: to come back does not help."""
+    call = predict_on(measured, request_of(image=IMAGE), timeout=0.15)
+    assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "the model needs about 0.5" in call.exception().details()
+    assert model.runs() == []
+
+
+def test_the_signature_is_looked_at_again_when_the_body_has_been_read(
+    measured: Any, model: Any
+) -> None:
+    """A REST body is read on the worker: until then nothing says what it asks for."""
+    answer = measured.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "150"})
+    assert answer.status_code == 504
+    assert "the model needs about 0.5" in answer.json()["error"]
+    assert model.runs() == []
+
+
+def test_the_default_timeout_is_a_setting(model: Any, start: Any) -> None:
+    model.put(1)
+    server = start("--threads", "1", "--default-timeout", "0.2")
+    slow = {"inputs": {"seconds": [5.0]}, "signature_name": "slow"}
+    answer = server.post(slow)
+    assert answer.status_code == 504
+    assert "no answer within 0.2 s" in answer.json()["error"]

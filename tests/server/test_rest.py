@@ -196,7 +196,7 @@ def test_a_body_that_grows_too_large_is_refused(http: httpx.Client) -> None:
         response = http.post(f"{V1}:predict", content=chunks)
     except httpx.WriteError:
         return  # refused and closed before the answer was read
-    assert "the limit is 67108864" in error_of(response, 413)
+    assert "takes at most 67108864 (--max-request-bytes)" in error_of(response, 413)
 
 
 def test_bytes_that_are_not_http(server: Any) -> None:

@@ -1,0 +1,50 @@
+"""What a server takes and how long it works: told in its metadata and when it starts."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from typing import Any
+
+from mlserve.credentials import is_open_to_others
+from mlserve.settings import Panel, ServerSettings, described
+
+_log = logging.getLogger(__name__)
+
+_PORTS = 2
+_OTHER_FILES = 256
+"""Descriptors for everything but connections: the model's files, pipes, the log."""
+
+
+def limits_of(settings: ServerSettings, max_queue: int) -> dict[str, Any]:
+    """The settings of load and limits by name, as they hold; `max_queue` as the engine chose it."""
+    shown = [item.name for item in described() if item.panel in (Panel.LOAD, Panel.LIMITS)]
+    return {name: getattr(settings, name) for name in shown} | {"max_queue": max_queue}
+
+
+def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
+    """Writes the limits into the log, a line, and what is risky in listening on that address."""
+    limits = limits_of(settings, max_queue)
+    _log.info("limits: %s", " ".join(f"{name}={value}" for name, value in limits.items()))
+    for risk in settings.exposure(host):
+        _log.warning("%s", risk)
+    token = settings.token_file
+    if token is not None and is_open_to_others(token):
+        _log.warning("every user of this machine may read %s (--token-file)", token)
+
+
+def make_room_for_connections(settings: ServerSettings) -> None:
+    """Lets the process have as many open files as connections are taken.
+
+    Logs a warning where the system allows fewer: connections above wait in the kernel's queue.
+    """
+    wanted = _PORTS * settings.max_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        _log.warning(
+            "the system allows this process %d open files; --max-connections %d needs up to %d",
+            *(allowed, settings.max_connections, wanted),
+        )

@@ -1,0 +1,125 @@
+"""The schemas of the OpenAPI document: what requests and responses look like in JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlserve.tensors import DType
+
+Json = dict[str, Any]
+TEXT: Json = {"type": "string"}
+
+
+def ref(name: str) -> Json:
+    """A reference to the schema of that name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def list_of(items: Json) -> Json:
+    """The schema of a list of these."""
+    return {"type": "array", "items": items}
+
+
+def object_of(required: Json, optional: Json | None = None) -> Json:
+    """The schema of an object with these properties."""
+    properties = {**required, **(optional or {})}
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+_PARAMETERS: Json = {
+    "type": "object",
+    "additionalProperties": {"type": ["boolean", "number", "string"]},
+}
+_SHAPE = list_of({"type": "integer", "minimum": 0})
+_DATATYPE: Json = {"type": "string", "enum": [d.oip_name for d in DType if d.oip_name]}
+_TENSOR: Json = {"name": TEXT, "shape": _SHAPE, "datatype": _DATATYPE}
+_METADATA = list_of(
+    object_of({"name": TEXT, "datatype": _DATATYPE, "shape": list_of({"type": "integer"})})
+)
+_STATES = ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+
+SCHEMAS: Json = {
+    "Error": object_of({"error": TEXT}),
+    "InferRequest": object_of(
+        {
+            "inputs": list_of(
+                object_of(_TENSOR, {"data": {"type": "array"}, "parameters": _PARAMETERS})
+            )
+        },
+        {
+            "id": TEXT,
+            "parameters": {
+                **_PARAMETERS,
+                "properties": {
+                    "signature": {"type": "string", "description": "which signature to run"},
+                    "timeout": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "how long the caller waits, in microseconds; 0: not said",
+                    },
+                    "binary_data_output": {"type": "boolean"},
+                },
+            },
+            "outputs": list_of(
+                object_of(
+                    {"name": TEXT},
+                    {
+                        "parameters": {
+                            **_PARAMETERS,
+                            "properties": {
+                                "classification": {"type": "integer", "minimum": 0},
+                                "binary_data": {"type": "boolean"},
+                            },
+                        }
+                    },
+                )
+            ),
+        },
+    ),
+    "InferResponse": object_of(
+        {
+            "model_name": TEXT,
+            "model_version": TEXT,
+            "outputs": list_of(
+                object_of(_TENSOR, {"data": {"type": "array"}, "parameters": _PARAMETERS})
+            ),
+        },
+        {"id": TEXT},
+    ),
+    "ModelMetadata": object_of(
+        {
+            "name": TEXT,
+            "versions": list_of(TEXT),
+            "platform": TEXT,
+            "inputs": _METADATA,
+            "outputs": _METADATA,
+            "parameters": object_of({"signature": TEXT, "signatures": list_of(TEXT)}),
+        }
+    ),
+    "PredictRequest": {
+        "type": "object",
+        "properties": {"signature_name": TEXT, "instances": {"type": "array"}, "inputs": {}},
+        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    },
+    "PredictResponse": {
+        "type": "object",
+        "properties": {"predictions": {"type": "array"}, "outputs": {}},
+        "oneOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
+    },
+    "ModelStatus": object_of(
+        {
+            "model_version_status": list_of(
+                object_of(
+                    {
+                        "version": TEXT,
+                        "state": {"type": "string", "enum": _STATES},
+                        "status": object_of({"error_code": TEXT, "error_message": TEXT}),
+                    }
+                )
+            )
+        }
+    ),
+    "SignatureMetadata": object_of(
+        {"model_spec": {"type": "object"}, "metadata": {"type": "object"}}
+    ),
+}

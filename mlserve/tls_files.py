@@ -1,0 +1,57 @@
+"""A server's certificate and key, and the authority of its clients, as a TLS context."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from mlserve.credentials import read_file
+from mlserve.errors import UsageError
+from mlserve.settings import ServerSettings, flag_of
+
+
+def tls_context(settings: ServerSettings) -> ssl.SSLContext:
+    """TLS 1.2 or newer with the server's certificate; with a client CA, both sides show one.
+
+    Raises UsageError for a file that is not what it should be, or a key of another certificate.
+    """
+    cert, key, ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    if cert is None or key is None:
+        raise ValueError("no certificate in the settings")
+    for name, path in (("tls_cert", cert), ("tls_key", key)):
+        read_file(name, path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise UsageError(
+            f"{cert} ({flag_of('tls_cert')}) and {key} ({flag_of('tls_key')}) are not a "
+            f"certificate and its key: {_reason(error)}",
+            hint="both are PEM files; the key is the certificate's own, without a password",
+        ) from error
+    if ca is not None:
+        _trust(context, ca)
+    return context
+
+
+def _trust(context: ssl.SSLContext, ca: Path) -> None:
+    read_file("tls_client_ca", ca)
+    try:
+        context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise UsageError(
+            f"{ca} ({flag_of('tls_client_ca')}) holds no certificate: {_reason(error)}",
+            hint="it is the PEM file of the authority that signed the clients' certificates",
+        ) from error
+    context.verify_mode = ssl.CERT_REQUIRED
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password")
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None)
+    return reason.lower().replace("_", " ") if reason else str(error)

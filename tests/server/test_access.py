@@ -1,0 +1,201 @@
+"""The token: what needs it on both ports, and what a server says of a file that holds none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
+from mlserve.tensors import DType
+
+pytestmark = pytest.mark.slow
+
+TOKEN = "c0ffee-Zm9v_~!"
+PREDICT = "/v1/models/m:predict"
+OPEN = ["/v2/health/live", "/v2/health/ready"]
+CLOSED = [
+    *("/v2", "/v2/", "/v2/models/m", "/v2/models/m/ready", "/v1/models/m", "/v1/models/m/metadata"),
+    *("/metrics", "/openapi.json", "/nowhere", "/", "/v2/health/live/x", "/v2/health"),
+]
+METHODS = [
+    "/tensorflow.serving.PredictionService/Predict",
+    "/tensorflow.serving.PredictionService/GetModelMetadata",
+    "/tensorflow.serving.ModelService/GetModelStatus",
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerMetadata",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/no.such.Service/Method",
+]
+WRONG = {
+    "none": None,
+    "empty": "",
+    "another": "Bearer another",
+    "longer": f"Bearer {TOKEN}x",
+    "shorter": f"Bearer {TOKEN[:-1]}",
+    "no scheme": TOKEN,
+    "another scheme": f"Basic {TOKEN}",
+    "scheme alone": "Bearer",
+}
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, serve_echo: Callable[..., Any]
+) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("access")
+    path = folder / "token"
+    path.write_text(f"{TOKEN}\n")
+    path.chmod(0o600)
+    with serve_echo(folder, f"--token-file={path}", wait=is_ready) as server:
+        yield server
+
+
+def is_ready(server: Any) -> bool:
+    return bool(httpx.get(f"http://{server.rest}/v2/health/ready").status_code == 200)
+
+
+def bearer(value: str | None = f"Bearer {TOKEN}") -> dict[str, str]:
+    return {} if value is None else {"Authorization": value}
+
+
+def metadata(value: str | None = f"Bearer {TOKEN}") -> tuple[tuple[str, str], ...]:
+    return () if value is None else (("authorization", value),)
+
+
+class TestRest:
+    @pytest.mark.parametrize("path", OPEN)
+    def test_health_needs_none(self, http: httpx.Client, path: str) -> None:
+        assert http.get(path).status_code == 200
+
+    @pytest.mark.parametrize("path", CLOSED)
+    def test_everything_else_does(self, http: httpx.Client, path: str) -> None:
+        refused = http.get(path)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert refused.json() == {"error": "this server wants a token, and the request has none"}
+        assert http.get(path, headers=bearer()).status_code != 401
+
+    @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
+    def test_a_wrong_one(self, http: httpx.Client, value: str | None) -> None:
+        response = http.post(PREDICT, json={"inputs": ["x"]}, headers=bearer(value))
+        assert response.status_code == 401
+        assert TOKEN not in response.text
+
+    @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+    def test_the_right_one(self, http: httpx.Client, scheme: str) -> None:
+        headers = bearer(f"{scheme} {TOKEN}")
+        response = http.post(PREDICT, json={"inputs": ["x"]}, headers=headers)
+        assert response.json() == {"outputs": ["sorrel"]}
+
+    def test_no_other_header_stands_for_it(self, http: httpx.Client) -> None:
+        """A Host with a path in it must not make any path look like that of the health."""
+        for host in ("x/v2/health/live?", "x/v2/health/live#", "/v2/health/live?"):
+            assert http.get("/v2", headers={"Host": host}).status_code == 401
+        for path in ("/v2/health/../models/m", "/v2//health/live/../..", "//v2/models/m"):
+            assert http.get(path).status_code == 401
+
+    def test_a_large_body_without_one_is_not_taken(self, http: httpx.Client) -> None:
+        assert http.post(PREDICT, content=b" " * 10_000_000).status_code == 401
+        assert http.get(OPEN[0]).status_code == 200
+
+
+class TestGrpc:
+    @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
+    @pytest.mark.parametrize("method", METHODS[:1])
+    def test_a_wrong_one(self, channel_to: Any, server: Any, method: str, value: Any) -> None:
+        assert code_of(channel_to(server), method, value) is grpc.StatusCode.UNAUTHENTICATED
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_every_service_wants_it(self, channel_to: Any, server: Any, method: str) -> None:
+        channel = channel_to(server)
+        assert code_of(channel, method, None) is grpc.StatusCode.UNAUTHENTICATED
+        assert code_of(channel, method, f"Bearer {TOKEN}") is not grpc.StatusCode.UNAUTHENTICATED
+
+    def test_a_call_of_streams_is_refused_before_it_says_anything(
+        self, channel_to: Any, server: Any
+    ) -> None:
+        call = channel_to(server).stream_stream(METHODS[6])
+        with pytest.raises(grpc.RpcError) as refused:
+            next(call(never(), timeout=10))
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    def test_health_needs_none(self, channel_to: Any, server: Any) -> None:
+        health = health_pb2_grpc.HealthStub(channel_to(server))
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        watched = health.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        watched.cancel()
+
+    def test_the_right_one(self, channel_to: Any, server: Any, request_of: Any) -> None:
+        request = request_of(image=(np.array([b"x"], dtype=object), DType.BYTES))
+        method = channel_to(server).unary_unary(METHODS[0])
+        assert b"sorrel" in method(request.SerializeToString(), timeout=10, metadata=metadata())
+        infer = ModelInferRequest(model_name="m")
+        infer.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(
+            b"x"
+        )
+        method = channel_to(server).unary_unary(METHODS[3])
+        assert b"sorrel" in method(infer.SerializeToString(), timeout=10, metadata=metadata())
+
+
+def test_the_token_is_not_in_the_log(server: Any) -> None:
+    assert TOKEN not in server.log()
+    assert "Traceback" not in server.log()
+    assert " ERROR " not in server.log()
+
+
+def test_a_file_without_a_token_ends_the_start(model: Any, launch: Any, tmp_path: Path) -> None:
+    model.put(7)
+    path = tmp_path / "token"
+    path.write_text(" \n")
+    server = launch(f"--token-file={path}")
+    assert server.exit_code() == 2
+    assert f"{path} (--token-file) is empty" in server.log()
+    assert "hint: make one: openssl rand" in server.log()
+    assert "Traceback" not in server.log()
+
+
+class TestWarnings:
+    def test_all_may_ask(self, model: Any, launch: Any, wait: Any) -> None:
+        model.put(7)
+        server = launch("--host=0.0.0.0")
+        wait(server.ports)
+        assert " WARNING the server listens on 0.0.0.0, where everyone" in server.log()
+        assert "--token-file lets in only who has a token" in server.log()
+
+    def test_a_token_in_clear_text_that_others_may_read(
+        self, model: Any, launch: Any, wait: Any, tmp_path: Path
+    ) -> None:
+        model.put(7)
+        path = tmp_path / "token"
+        path.write_text(TOKEN)
+        path.chmod(0o644)
+        server = launch("--host=0.0.0.0", f"--token-file={path}")
+        wait(server.ports)
+        assert " WARNING the token travels in clear text" in server.log()
+        assert f" WARNING every user of this machine may read {path} (--token-file)" in server.log()
+
+
+def code_of(channel: grpc.Channel, method: str, value: str | None) -> grpc.StatusCode:
+    try:
+        channel.unary_unary(method)(b"", timeout=10, metadata=metadata(value))
+    except grpc.RpcError as error:
+        found: grpc.StatusCode = error.code()
+        return found
+    return grpc.StatusCode.OK
+
+
+def never() -> Iterator[bytes]:
+    """A stream of requests that the test ends before it has begun."""
+    threading.Event().wait(0.5)
+    yield from ()

@@ -1,0 +1,299 @@
+"""Admission by itself, on a simulated clock: nothing waits, and no figure is this machine's."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from mlserve.server.admission import Admission, Run, Work
+from mlserve.server.estimates import Estimates, Kind, Meter
+from mlserve.server.observer import Refusal
+
+KIND = Kind.known(1, "serving_default", 1)
+SLOTS, QUEUE = 2, 32
+
+
+@dataclass
+class Tally:
+    """How the calls of a simulation ended."""
+
+    in_time: int = 0
+    late: int = 0
+    refused: int = 0
+    given_up: int = 0
+    """Let in and not started: what took longer than estimated left them too little time."""
+
+
+@dataclass
+class Simulation:
+    """A server whose runs share it evenly, or do not disturb each other (`is_parallel`)."""
+
+    service: Callable[[], float]
+    timeout: Callable[[], float]
+    rate: float
+    seconds: float = 15.0
+    is_parallel: bool = False
+    slots: int = SLOTS
+    seed: int = 0
+
+    def run(self) -> Tally:
+        self.admission = Admission(self.slots, QUEUE)
+        self.tally = Tally()
+        self.left: dict[int, float] = {}
+        self.runs: dict[int, tuple[Run, Work]] = {}
+        chance = random.Random(self.seed)
+        now, arrival = 0.0, chance.expovariate(self.rate)
+        while arrival < self.seconds or self.runs:
+            end, key = self.next_end(now)
+            step = min(end, arrival if arrival < self.seconds else end)
+            self.advance(step - now)
+            now = step
+            if key is not None and now == end:
+                self.finish(now, key)
+            else:
+                self.arrive(now, self.timeout())
+                arrival = now + chance.expovariate(self.rate)
+            self.dispatch(now)
+        return self.tally
+
+    def speed(self) -> float:
+        return 1.0 if self.is_parallel else 1 / max(len(self.runs), 1)
+
+    def next_end(self, now: float) -> tuple[float, int | None]:
+        if not self.left:
+            return float("inf"), None
+        key = min(self.left, key=lambda k: self.left[k])
+        return now + self.left[key] / self.speed(), key
+
+    def advance(self, seconds: float) -> None:
+        for key in self.left:
+            self.left[key] -= seconds * self.speed()
+
+    def arrive(self, now: float, timeout: float) -> None:
+        work = Work(KIND, now + timeout)
+        if self.admission.check(now, work) is None:
+            self.admission.enter(work)
+        else:
+            self.tally.refused += 1
+
+    def dispatch(self, now: float) -> None:
+        while self.admission.is_free():
+            work = self.admission.waiting[0]
+            if self.admission.judge(now, work) is not None:
+                self.admission.leave(work)
+                self.tally.given_up += 1
+                continue
+            run = self.admission.start(now, [work])
+            self.left[id(run)] = self.service()
+            self.runs[id(run)] = run, work
+
+    def finish(self, now: float, key: int) -> None:
+        run, work = self.runs.pop(key)
+        del self.left[key]
+        self.admission.estimates.learn(work.kind, self.admission.end(now, run), now)
+        if now <= work.expires_at:
+            self.tally.in_time += 1
+        else:
+            self.tally.late += 1
+
+
+def constant(mean: float, chance: random.Random) -> Callable[[], float]:
+    return lambda: mean
+
+
+def noisy(mean: float, chance: random.Random) -> Callable[[], float]:
+    return lambda: max(0.3 * mean, chance.gauss(mean, 0.2 * mean))
+
+
+def bimodal(mean: float, chance: random.Random) -> Callable[[], float]:
+    """Three in four take half the mean, the others two and a half times it."""
+    return lambda: mean * (0.5 if chance.random() < 0.75 else 2.5)
+
+
+def simulate(service: Any, mean: float, timeout: Any, **options: Any) -> tuple[float, Tally]:
+    """The part of its capacity that a server answers in time at three times its capacity."""
+    is_parallel = options.get("is_parallel", False)
+    capacity = (SLOTS if is_parallel else 1) / mean
+    chance = random.Random(7)
+    within = {"fixed": lambda: 1.0, "mixed": lambda: chance.uniform(0.1, 5.0)}[timeout]
+    options = {"seconds": max(5.0, 300 * mean), **options}
+    simulation = Simulation(service(mean, chance), within, 3 * capacity, **options)
+    tally = simulation.run()
+    return tally.in_time / (capacity * simulation.seconds), tally
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_parallel", [False, True], ids=["shared", "parallel"])
+@pytest.mark.parametrize("timeout", ["fixed", "mixed"])
+@pytest.mark.parametrize("mean", [0.0057, 0.057, 0.17])
+@pytest.mark.parametrize("service", [constant, noisy])
+def test_what_is_let_in_ends_in_time_and_the_capacity_is_used(
+    service: Any, mean: float, timeout: str, is_parallel: bool
+) -> None:
+    part, tally = simulate(service, mean, timeout, is_parallel=is_parallel)
+    started = tally.in_time + tally.late
+    assert part >= 0.95
+    assert tally.late <= 0.03 * started
+    assert tally.given_up <= 0.05 * started
+
+
+@pytest.mark.parametrize("timeout", ["fixed", "mixed"])
+def test_service_times_of_two_kinds_cost_little_of_the_capacity(timeout: str) -> None:
+    part, tally = simulate(bimodal, 0.057, timeout)
+    assert part >= 0.93
+    assert tally.late <= 0.03 * tally.in_time
+
+
+def test_the_first_second_is_not_lost_on_calls_that_end_late() -> None:
+    """Nothing is known at the start, so all are let in; the first ends set that right."""
+    part, _ = simulate(constant, 0.17, "fixed", seconds=3.0)
+    assert part >= 0.9
+
+
+def known(admission: Admission, seconds: float, kind: Kind = KIND) -> Admission:
+    """The same with an estimate that is sure."""
+    for _ in range(3):
+        admission.estimates.learn(kind, seconds, 0.0)
+    return admission
+
+
+def enter(admission: Admission, *deadlines: float) -> list[Work]:
+    works = [Work(KIND, deadline) for deadline in deadlines]
+    for work in works:
+        admission.enter(work)
+    return works
+
+
+def why(admission: Admission, deadline: float, now: float = 0.0) -> Refusal | None:
+    verdict = admission.check(now, Work(KIND, deadline))
+    return None if verdict is None else verdict.why
+
+
+def test_of_what_nothing_is_known_is_let_in_until_the_queue_is_full() -> None:
+    admission = Admission(1, 2)
+    admission.start(0.0, enter(admission, 1.0))
+    enter(admission, 1.0)
+    assert why(admission, 0.01) is None
+    enter(admission, 1.0)
+    assert why(admission, 1.0) is Refusal.QUEUE_FULL
+
+
+def test_a_call_that_would_be_late_is_told_when_to_come_back() -> None:
+    admission = known(Admission(1, 32), 0.1)
+    admission.start(0.0, enter(admission, 9.0))
+    enter(admission, 1.0, 1.0, 1.0)
+    verdict = admission.check(0.0, Work(KIND, 0.35))
+    assert verdict is None, "it is due before the others, which can spare the time"
+    verdict = admission.check(0.0, Work(KIND, 0.15))
+    assert verdict is not None
+    assert verdict.why is Refusal.DEADLINE
+    assert verdict.seconds == pytest.approx(0.055, abs=0.001)
+    assert admission.check(verdict.seconds, Work(KIND, verdict.seconds + 0.15)) is None
+
+
+def test_nobody_who_is_let_in_is_made_late_by_a_shorter_deadline() -> None:
+    admission = known(Admission(1, 32), 0.1)
+    admission.start(0.0, enter(admission, 9.0))
+    enter(admission, 0.21)
+    assert why(admission, 0.205) is Refusal.DEADLINE
+    assert why(admission, 0.5) is None
+
+
+def test_the_queue_is_in_the_order_of_the_deadlines() -> None:
+    admission = Admission(1, 32)
+    last, first, middle = enter(admission, 3.0, 1.0, 2.0)
+    assert admission.waiting == [first, middle, last]
+    assert admission.leave(middle)
+    assert not admission.leave(middle)
+    assert admission.waiting == [first, last]
+
+
+def test_what_no_idle_server_could_do_is_said_at_once() -> None:
+    admission = known(Admission(1, 32), 0.5)
+    verdict = admission.check(0.0, Work(KIND, 0.2))
+    assert verdict is not None
+    assert (verdict.why, verdict.seconds) == (Refusal.TOO_SLOW, 0.5)
+    assert why(admission, 0.6) is None
+
+
+def test_a_wrong_estimate_shuts_nobody_out_for_ever() -> None:
+    admission = known(Admission(1, 32), 0.5)
+    assert why(admission, 9.2, now=9.0) is Refusal.TOO_SLOW
+    assert why(admission, 10.7, now=10.5) is None, "it was not confirmed for ten seconds"
+    admission.estimates.learn(KIND, 0.1, 10.6)
+    assert admission.estimates.guess(KIND).mean == 0.1
+
+
+def test_one_slow_call_is_not_enough_to_refuse_on_an_idle_server() -> None:
+    admission = Admission(1, 32)
+    admission.estimates.learn(KIND, 2.0, 0.0)
+    assert why(admission, 1.0) is None
+
+
+def test_what_cannot_end_in_time_any_more_is_not_started() -> None:
+    admission = known(Admission(1, 32), 0.1)
+    late, _ = enter(admission, 1.0, 1.0)
+    assert admission.judge(0.5, late) is None
+    verdict = admission.judge(0.95, late)
+    assert verdict is not None
+    assert verdict.why is Refusal.DISPLACED
+    expired = admission.judge(1.0, late)
+    assert expired is not None
+    assert expired.why is Refusal.EXPIRED
+
+
+def test_demand_is_the_share_of_what_ran_at_the_same_time() -> None:
+    admission = Admission(2, 32)
+    first, second = enter(admission, 9.0, 9.0)
+    run = admission.start(0.0, [first])
+    other = admission.start(1.0, [second])
+    assert admission.end(3.0, run) == pytest.approx(2.0)
+    assert admission.end(4.0, other) == pytest.approx(2.0)
+
+
+def test_a_batch_shares_its_demand_among_its_calls() -> None:
+    admission = Admission(1, 32, max_batch=4)
+    run = admission.start(0.0, enter(admission, 9.0, 9.0))
+    assert admission.end(1.0, run) == pytest.approx(0.5)
+    assert not admission.running
+
+
+def test_one_stall_does_not_move_an_estimate_far() -> None:
+    estimates = Estimates()
+    for _ in range(20):
+        estimates.learn(KIND, 0.05, 0.0)
+    estimates.learn(KIND, 10.0, 0.0)
+    assert estimates.guess(KIND).mean < 0.1
+
+
+def test_a_call_that_was_ended_early_can_only_raise_an_estimate() -> None:
+    estimates = Estimates()
+    estimates.learn(KIND, 0.1, 0.0)
+    estimates.learn_at_least(KIND, 0.05, 0.0)
+    assert estimates.guess(KIND).mean == 0.1
+    estimates.learn_at_least(KIND, 0.5, 0.0)
+    assert estimates.guess(KIND).mean > 0.1
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 1), (16, 16), (17, 32), (1024, 1024)])
+def test_large_batches_are_told_apart_by_powers_of_two(rows: int, size: int) -> None:
+    assert Kind.known(1, "s", rows).size == size
+
+
+def test_the_table_of_estimates_stays_small() -> None:
+    estimates = Estimates()
+    for version in range(1100):
+        estimates.learn(Kind.known(version, "s", 1), 1.0, float(version))
+    assert estimates.of(Kind.known(0, "s", 1), 0.0) is None
+    assert estimates.of(Kind.known(1099, "s", 1), 1099.0) is not None
+
+
+def test_the_meter_stands_still_while_nothing_runs() -> None:
+    meter = Meter()
+    meter.change(0.0, 1)
+    meter.change(1.0, 0)
+    assert meter.show(9.0) == 1.0

@@ -1,0 +1,175 @@
+"""Batching, seen from outside: the echo backend's journal has a line for each run of the model."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from mlserve.server.batching import is_batchable
+from mlserve.tensors import DType, Signature, TensorSpec
+
+
+@pytest.fixture
+def batching(model: Any, start: Any) -> Any:
+    """Starts a server with one worker that batches: `batching(delay, size=...)`."""
+
+    def serve(delay: float = 0.0, size: int = 8) -> Any:
+        model.put(1)
+        flags = ("--max-batch-size", str(size), "--max-batch-delay", str(delay))
+        server = start("--threads", "1", *flags)
+        model.journal.write_text("")
+        return server
+
+    return serve
+
+
+@pytest.fixture
+def occupy(model: Any, predict_on: Any, request_of: Any, wait: Any) -> Any:
+    """Keeps the one worker of a server busy for a second, so that what comes then is queued."""
+
+    def occupy(server: Any) -> Any:
+        request = request_of("slow", seconds=(np.array([1.0], np.float32), DType.FLOAT32))
+        call = predict_on(server, request)
+        wait(lambda: model.runs() == ["slow"])
+        return call
+
+    return occupy
+
+
+def images(*contents: bytes) -> tuple[Any, DType]:
+    return np.array(contents, object), DType.BYTES
+
+
+def numbers(*values: float) -> tuple[Any, DType]:
+    return np.array(values, np.float32), DType.FLOAT32
+
+
+@pytest.mark.slow
+def test_requests_that_wait_run_as_one_and_each_gets_its_own_answer(
+    batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    server = batching()
+    slow = occupy(server)
+    sent = [(1.0,), (2.0, 3.0), (4.0, 5.0, 6.0)]
+    calls = [
+        predict_on(server, request_of("two", a=numbers(*a), b=numbers(*[10.0] * len(a))))
+        for a in sent
+    ]
+    for a, call in zip(sent, calls, strict=True):
+        outputs = call.result().outputs
+        assert list(outputs["sum"].float_val) == [value + 10 for value in a]
+        assert list(outputs["product"].float_val) == [value * 10 for value in a]
+        assert [dim.size for dim in outputs["sum"].tensor_shape.dim] == [len(a)]
+    assert slow.result()
+    assert model.runs() == ["slow", "two"]
+
+
+@pytest.mark.slow
+def test_a_bad_image_fails_alone_with_its_own_index(
+    batching: Any, occupy: Any, predict_on: Any, request_of: Any
+) -> None:
+    server = batching()
+    occupy(server)
+    good = [predict_on(server, request_of(image=images(b"x"))) for _ in range(2)]
+    bad = predict_on(server, request_of(image=images(b"x", b"bad")))
+    after = predict_on(server, request_of(image=images(b"x", b"x", b"x")))
+    assert bad.exception().code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert bad.exception().details() == "image 1 of 2 is not a JPEG or PNG file"
+    for call, rows in [(good[0], 1), (good[1], 1), (after, 3)]:
+        assert list(call.result().outputs["output_0"].string_val) == [b"sorrel"] * rows
+
+
+@pytest.mark.slow
+def test_only_requests_of_one_signature_run_together(
+    batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    server = batching()
+    occupy(server)
+    calls = [
+        predict_on(server, request_of(name, image=images(b"x")))
+        for name in ("top_k", "serving_default", "top_k", "serving_default")
+    ]
+    same = [
+        predict_on(server, request_of("identity_float32", x=numbers(float(number))))
+        for number in range(2)
+    ]
+    for call in (*calls, *same):
+        assert call.result()
+    first, *runs = model.runs()
+    assert first == "slow"
+    assert sorted(runs) == ["identity_float32"] * 2 + ["serving_default", "top_k"]
+
+
+@pytest.mark.slow
+def test_a_client_that_has_left_is_not_part_of_the_batch(
+    batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    server = batching()
+    slow = occupy(server)
+    gone = predict_on(server, request_of(image=images(b"bad")))
+    stays = predict_on(server, request_of(image=images(b"x")))
+    gone.cancel()
+    assert slow.result()
+    assert stays.result().outputs["output_0"].string_val == [b"sorrel"]
+    assert model.runs() == ["slow", "serving_default"]
+
+
+@pytest.mark.slow
+def test_rest_requests_whose_signature_is_told_by_the_body_are_batched(
+    batching: Any, occupy: Any, model: Any
+) -> None:
+    server = batching()
+    occupy(server)
+    with ThreadPoolExecutor(3) as clients:
+        bodies = [{"instances": ["x"]}, {"instances": ["y", "z"]}, {"inputs": ["x"]}]
+        answers = list(clients.map(lambda body: server.post(body).json(), bodies))
+    assert answers == [
+        {"predictions": ["sorrel"]},
+        {"predictions": ["sorrel", "sorrel"]},
+        {"outputs": ["sorrel"]},
+    ]
+    assert model.runs() == ["slow", "serving_default"]
+
+
+@pytest.mark.slow
+def test_a_batch_waits_for_more_until_it_is_full(
+    batching: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    server = batching(delay=15.0, size=2)
+    known(server, predict_on, request_of)
+    calls = [predict_on(server, request_of(image=images(b"x")), timeout=50) for _ in range(2)]
+    for call in calls:
+        assert call.result()
+    assert model.runs() == ["serving_default"] * 2, "the first to be measured, then the two as one"
+
+
+@pytest.mark.slow
+def test_a_batch_never_waits_past_the_earliest_deadline(
+    batching: Any, predict_on: Any, request_of: Any
+) -> None:
+    server = batching(delay=60.0, size=8)
+    known(server, predict_on, request_of)
+    patient = predict_on(server, request_of(image=images(b"x")), timeout=50)
+    hasty = predict_on(server, request_of(image=images(b"x")), timeout=3)
+    assert hasty.result()
+    assert patient.result()
+
+
+def known(server: Any, predict_on: Any, request_of: Any) -> None:
+    """Has an image request measured: what nothing is known of does not wait."""
+    assert predict_on(server, request_of(image=images(b"x"))).result()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((None,), True), ((None, 3), True), ((), False), (None, False), ((1,), False)],
+)
+def test_what_has_rows_can_be_stacked(shape: tuple[int | None, ...] | None, expected: bool) -> None:
+    free = TensorSpec("x", DType.FLOAT32, (None,))
+    other = TensorSpec("y", DType.FLOAT32, shape)
+    assert is_batchable(Signature("s", (free,), (other,))) is expected
+    assert is_batchable(Signature("s", (other,), (free,))) is expected

@@ -1,0 +1,113 @@
+"""The traceparent of a request: W3C's form, and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mlserve.server.exchange import OK, Exchange, Kind, Route, StageTimes
+from mlserve.server.sight import grpc_route, rest_route
+from mlserve.server.trace import trace_of
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+ROUTE = Route("rest", "tfs", Kind.PREDICT, "POST /v1/models/m:predict")
+
+
+def arrived(**headers: str) -> Exchange:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Exchange.arrived(ROUTE, sent.get)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [f"00-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01-what-comes-later"],
+)
+def test_the_caller_s_trace_goes_on(header: str) -> None:
+    trace = trace_of(header)
+    assert (trace.trace_id, trace.parent_id, trace.flags) == (TRACE, SPAN, "01")
+    assert trace.span_id != SPAN
+    assert trace.traceparent == f"00-{TRACE}-{trace.span_id}-01"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "00",
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN}-01-more",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE[1:]}-{SPAN}-01",
+        f" 00-{TRACE}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN}-01\n",
+    ],
+)
+def test_what_is_none_begins_a_trace(header: str | None) -> None:
+    trace = trace_of(header)
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", trace.traceparent)
+    assert trace.trace_id not in (TRACE, "0" * 32)
+    assert trace.parent_id == ""
+    assert trace_of(header).trace_id != trace.trace_id
+
+
+def test_a_sane_id_is_kept() -> None:
+    assert arrived(x_request_id="line-7/part#12").request_id == "line-7/part#12"
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "a\nb", "é"])
+def test_any_other_id_is_replaced(given: str) -> None:
+    assert re.fullmatch("[0-9a-f]{32}", arrived(x_request_id=given).request_id)
+
+
+def test_an_answer_has_all_times_and_an_error_those_that_were_reached() -> None:
+    exchange = arrived(x_request_id="7")
+    assert "server-timing" not in dict(exchange.headers())
+    exchange.times = StageTimes(queue=0.001234, decode=0.0005)
+    assert dict(exchange.headers())["server-timing"] == "queue;dur=1.234, decode;dur=0.500"
+    exchange.code = OK
+    assert dict(exchange.headers())["server-timing"] == (
+        "queue;dur=1.234, decode;dur=0.500, run;dur=0.000, encode;dur=0.000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "api", "kind"),
+    [
+        ("POST", "/v1/models/m:predict", "tfs", "predict"),
+        ("POST", "/V1/models/m/versions/7:Predict", "tfs", "predict"),
+        ("POST", "/v2/models/m/infer", "oip", "predict"),
+        ("GET", "/v2/models/m/versions/7/infer", "oip", "predict"),
+        ("GET", "/v1/models/m", "tfs", "probe"),
+        ("GET", "/v1/models/m/versions/7", "tfs", "probe"),
+        ("GET", "/v1/models/m/metadata", "tfs", "metadata"),
+        ("HEAD", "/v2/health/ready", "oip", "probe"),
+        ("GET", "/v2/models/m/ready", "oip", "probe"),
+        ("GET", "/v2", "oip", "metadata"),
+        ("GET", "/v2/models/m", "oip", "metadata"),
+        ("GET", "/metrics", "", "probe"),
+        ("POST", "/metrics", "", "other"),
+        ("GET", "/wp-login.php", "", "other"),
+    ],
+)
+def test_where_an_http_request_belongs(method: str, path: str, api: str, kind: str) -> None:
+    assert rest_route(method, path) == Route("rest", api, Kind(kind), f"{method} {path}")
+
+
+@pytest.mark.parametrize(
+    ("service", "method", "api", "kind"),
+    [
+        ("tensorflow.serving.PredictionService", "Predict", "tfs", "predict"),
+        ("tensorflow.serving.ModelService", "GetModelStatus", "tfs", "probe"),
+        ("inference.GRPCInferenceService", "ModelInfer", "oip", "predict"),
+        ("inference.GRPCInferenceService", "ServerReady", "oip", "probe"),
+        ("inference.GRPCInferenceService", "ModelMetadata", "oip", "metadata"),
+        ("no.such.Service", "Predict", "", "other"),
+    ],
+)
+def test_where_a_call_belongs(service: str, method: str, api: str, kind: str) -> None:
+    path = f"/{service}/{method}"
+    assert grpc_route(path) == Route("grpc", api, Kind(kind), path)

@@ -1,0 +1,134 @@
+"""The files that say who may ask, checked before a server starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from mlserve.credentials import is_open_to_others, read_token
+from mlserve.errors import UsageError
+from mlserve.settings import ServerSettings
+
+LOCKED_KEY = (
+    "-----BEGIN ENCRYPTED PRIVATE KEY-----\n"
+    "MC0wHAYJKoZIhvcNAQUNMA8wDQYJKoZIhvcNAQUMMAAEDXNlY3JldHNlY3JldA==\n"
+    "-----END ENCRYPTED PRIVATE KEY-----\n"
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    authority = trustme.CA()
+    server, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
+    blobs = {
+        "ca": authority.cert_pem,
+        "cert": server.cert_chain_pems[0],
+        "key": server.private_key_pem,
+        "other": other.private_key_pem,
+    }
+    for name, blob in blobs.items():
+        blob.write_to_path(folder / name)
+    (folder / "text").write_text("no PEM at all")
+    (folder / "locked").write_text(LOCKED_KEY)
+    return {name: folder / name for name in (*blobs, "text", "locked", "absent")}
+
+
+@pytest.mark.parametrize("content", [b"c0ffee", b"c0ffee\n", b"\n c0ffee\r\n"])
+def test_a_token_is_read_without_white_space_around_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
+    assert read_token(tmp_path / "token") == b"c0ffee"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"two words", "visible ASCII"),
+        (b"\xff\xfe", "visible ASCII"),
+        (b"x" * 5000, "at most 4096"),
+    ],
+)
+def test_no_token(tmp_path: Path, content: bytes, why: str) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        ServerSettings(token_file=path).check_files()
+    assert f"{path} (--token-file)" in refused.value.message
+    assert why in refused.value.message
+    assert "openssl rand" in str(refused.value.hint)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\(--token-file\) cannot be read: No such file"):
+        ServerSettings(token_file=tmp_path / "token").check_files()
+    with pytest.raises(UsageError, match=r"\(--token-file\) cannot be read: Is a directory"):
+        ServerSettings(token_file=tmp_path).check_files()
+
+
+def test_who_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.touch()
+    path.chmod(0o600)
+    assert not is_open_to_others(path)
+    path.chmod(0o644)
+    assert is_open_to_others(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"tls_cert": "cert"}, "--tls-cert needs --tls-key beside it"),
+        ({"tls_key": "key"}, "--tls-key needs --tls-cert beside it"),
+        ({"tls_client_ca": "ca"}, "--tls-client-ca needs --tls-cert beside it"),
+        ({"tls_cert": "cert", "tls_key": "other"}, "key values mismatch"),
+        ({"tls_cert": "cert", "tls_key": "text"}, "are not a certificate and its key"),
+        ({"tls_cert": "text", "tls_key": "key"}, "are not a certificate and its key"),
+        ({"tls_cert": "cert", "tls_key": "locked"}, "are not a certificate and its key"),
+        ({"tls_cert": "cert", "tls_key": "absent"}, "(--tls-key) cannot be read"),
+        ({"tls_cert": "absent", "tls_key": "key"}, "(--tls-cert) cannot be read"),
+        (
+            {"tls_cert": "cert", "tls_key": "key", "tls_client_ca": "absent"},
+            "(--tls-client-ca) cannot be read",
+        ),
+        (
+            {"tls_cert": "cert", "tls_key": "key", "tls_client_ca": "text"},
+            "(--tls-client-ca) holds no certificate",
+        ),
+    ],
+)
+def test_files_of_tls_that_do_not_fit(
+    files: dict[str, Path], given: dict[str, str], why: str
+) -> None:
+    paths: dict[str, Any] = {name: files[file] for name, file in given.items()}
+    with pytest.raises(UsageError) as refused:
+        ServerSettings(**paths).check_files()
+    assert why in refused.value.message
+
+
+def test_files_of_tls_that_fit(files: dict[str, Path]) -> None:
+    ServerSettings(
+        tls_cert=files["cert"], tls_key=files["key"], tls_client_ca=files["ca"]
+    ).check_files()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_is_not_exposed(host: str) -> None:
+    assert list(ServerSettings().exposure(host)) == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "box.example"])
+def test_any_other_address_is(host: str, files: dict[str, Path]) -> None:
+    (risk,) = ServerSettings().exposure(host)
+    assert "--token-file" in risk
+    token = Path("token")
+    (risk,) = ServerSettings(token_file=token).exposure(host)
+    assert "clear text" in risk
+    tls: dict[str, Any] = {"tls_cert": files["cert"], "tls_key": files["key"]}
+    assert "--token-file" in next(ServerSettings(**tls).exposure(host))
+    assert list(ServerSettings(**tls, token_file=token).exposure(host)) == []
+    assert list(ServerSettings(**tls, tls_client_ca=files["ca"]).exposure(host)) == []
