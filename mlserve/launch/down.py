@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from mlserve.errors import UsageError
+from mlserve.errors import MlserveError, UsageError
+from mlserve.launch.idle import wait_until_idle
+from mlserve.launch.launcher import Launcher
 from mlserve.launch.lock import state_lock
 from mlserve.launch.processes import reconcile, stop
-from mlserve.launch.state import ServerRecord, remove_record, select
+from mlserve.launch.state import ServerRecord, read_records, remove_record, select, write_record
+
+Show = Callable[[str], None]
+"""Called with what is being waited for."""
+
+_MARGIN = 5.0
+"""Seconds for a server that has drained to unload its model and end."""
+
+_END = 1.0
+"""Seconds at least between a SIGTERM, which ends such a server at once, and SIGKILL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A server that is gone. `was_killed` when it did not end by itself in time."""
+    """A server that is gone. `was_killed` when it did not end by itself in `allowed` seconds."""
 
     record: ServerRecord
     was_killed: bool
+    allowed: float
 
 
 def running(
@@ -35,13 +49,46 @@ def running(
         raise UsageError(error.message, hint=f"{error.hint}, or give its name, or --all") from error
 
 
-def stop_all(records: list[ServerRecord], timeout: float) -> Iterator[Stopped]:
+def stop_all(records: list[ServerRecord], timeout: float | None, show: Show) -> Iterator[Stopped]:
     """Stops each of these servers, and drops its record once the process is gone.
 
-    SIGKILL follows when `timeout` seconds (of each) have passed.
+    SIGKILL follows when `timeout` seconds (of each) have passed; None is what the server needs for
+    its own drain. One that does not drain by itself gets its SIGTERM when it is idle.
     """
     for record in records:
-        was_killed = stop(record, timeout)
+        allowed = record.settings.drain_timeout + _MARGIN if timeout is None else timeout
+        was_killed = _stop_drained(record, allowed, show)
         with state_lock():
             remove_record(record)
-        yield Stopped(record, was_killed)
+        yield Stopped(record, was_killed, allowed)
+
+
+def _stop_drained(record: ServerRecord, allowed: float, show: Show) -> bool:
+    give_up = time.monotonic() + allowed
+
+    def on_wait(left: float) -> None:
+        show(f"{record.name} finishes its requests, for {left:.0f} s at most")
+
+    _mark(record, is_stopping=True)
+    if record.launcher != Launcher.EMBEDDED:
+        try:
+            wait_until_idle(record, give_up, on_wait)
+        except BaseException:  # it was not told to stop, and serves on
+            _mark(record, is_stopping=False)
+            raise
+        return stop(record, max(_END, give_up - time.monotonic()), on_wait)
+    return stop(record, allowed, on_wait)
+
+
+def _mark(record: ServerRecord, *, is_stopping: bool) -> None:
+    """Notes it on disk, for the commands that look for a server to ask.
+
+    Where the state cannot be written, the server is stopped all the same.
+    """
+    with suppress(MlserveError), state_lock():
+        if any(r.name == record.name and r.pid == record.pid for r in read_records(_ignore)):
+            write_record(replace(record, is_stopping=is_stopping))
+
+
+def _ignore(_unreadable: str) -> None:
+    """A record that cannot be read has been told of before."""

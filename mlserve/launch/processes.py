@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
@@ -23,6 +24,12 @@ def created(pid: int) -> float:
     Counted from the boot, it stays the same when the clock is set. Raises psutil.NoSuchProcess.
     """
     return round(psutil.Process(pid).create_time() - psutil.boot_time(), 3)
+
+
+def uptime(record: ServerRecord) -> float:
+    """Seconds since the recorded process started, whatever the wall clock was set to meanwhile."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return max(0.0, time.clock_gettime(clock) - record.pid_created)
 
 
 def is_running(record: ServerRecord) -> bool:
@@ -66,14 +73,17 @@ def drop_dead() -> list[ServerRecord]:
     return alive
 
 
-def stop(record: ServerRecord, timeout: float) -> bool:
+def stop(
+    record: ServerRecord, timeout: float, on_wait: Callable[[float], None] | None = None
+) -> bool:
     """Ends the recorded process and returns when it is gone: True when it had to be killed.
 
-    SIGTERM first, then SIGKILL once `timeout` seconds have passed. Raises Unavailable when the
-    process belongs to someone else or survives even that.
+    SIGTERM first, then SIGKILL once `timeout` seconds have passed; meanwhile `on_wait` is called
+    with the seconds that are left. Raises Unavailable when the process belongs to someone else or
+    survives even that.
     """
     _send(record, signal.SIGTERM)
-    if _is_gone_within(record, timeout):
+    if _is_gone_within(record, timeout, on_wait):
         return False
     _send(record, signal.SIGKILL)
     if not _is_gone_within(record, 10):
@@ -102,10 +112,15 @@ def _send(record: ServerRecord, number: signal.Signals) -> None:
         ) from error
 
 
-def _is_gone_within(record: ServerRecord, timeout: float) -> bool:
+def _is_gone_within(
+    record: ServerRecord, timeout: float, on_wait: Callable[[float], None] | None = None
+) -> bool:
     give_up = time.monotonic() + timeout
     while is_running(record):
-        if time.monotonic() >= give_up:
+        left = give_up - time.monotonic()
+        if left <= 0:
             return False
+        if on_wait is not None:
+            on_wait(left)
         time.sleep(_PAUSE)
     return True

@@ -37,11 +37,9 @@ def wait_until_ready(
     `give_up` is a `time.monotonic()` value. Raises Unavailable once it has passed, ModelLoadFailed
     for a version that does not load, and what a real request ends with when it fails.
     """
-    from mlserve.client import Client
-
     patience = _PROBE_TIMEOUT
     last: MlserveError = _NO_ATTEMPT
-    with Client(record.grpc_endpoint, model=record.model) as client:
+    with _client(record) as client:
         while (left := give_up - time.monotonic()) > 0:
             require_alive()
             try:
@@ -84,11 +82,25 @@ def _are_available(client: Client, serving: Serving, timeout: float) -> bool:
 
 def _ask_each(record: ServerRecord, serving: Serving, timeout: float) -> None:
     """Asks each expected version about an image, if it takes images."""
-    from mlserve.client import Client
-
     for version in serving.expected if serving.takes_images else ():
-        with Client(record.grpc_endpoint, model=record.model, version=version) as client:
+        with _client(record, version) as client:
             client.predict(tiny_png(), timeout=timeout)
+
+
+def _client(record: ServerRecord, version: int | None = None) -> Client:
+    """A client that asks once: the rounds of waiting are its retries."""
+    from mlserve.client import Client
+    from mlserve.client.retries import ONCE
+    from mlserve.launch.access import tls_of, token_of
+
+    return Client(
+        record.grpc_endpoint,
+        model=record.model,
+        version=version,
+        token=token_of(record),
+        tls=tls_of(record),
+        retries=ONCE,
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -81,6 +81,7 @@ def start_or_join(request: UpRequest, log: Path | None, tell: Tell) -> Server:
     others = drop_dead()
     running = next((r for r in others if r.name == request.serving.name), None)
     if running is not None:
+        running.require_staying()
         require_same_settings(request, running)
         return Server(running, None)
     reserved = {port for other in others for port in (other.grpc_port, other.rest_port)}
@@ -128,6 +129,8 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> S
             f"warning: {Path(planned.argv[0]).name} listens on every address of this machine, "
             f"not only on {listen.host}; --launcher embedded does not"
         )
+    for risk in serving.settings.exposure(listen.host) if launcher is Launcher.EMBEDDED else ():
+        tell(f"warning: {risk}")
     process = spawn(planned, serving.name, log)
     return Server(_record(serving, launcher, listen, process.pid, log), process)
 

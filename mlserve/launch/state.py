@@ -32,7 +32,8 @@ class ServerRecord:
     `embedded` or `native`. `pid_created`, the start of the process in seconds since the machine
     booted, tells it from a later process with the same pid. `log` is None for a server in the
     foreground. `started` is UTC, ISO 8601. `is_ready` is True once the version has answered a real
-    request. `threads`, `provider`, `instances` and `settings` are what the options gave.
+    request. `is_stopping` is True once `mlserve down` stops it, so that it gets no new work.
+    `threads`, `provider`, `instances` and `settings` are what the options gave.
     """
 
     name: str
@@ -55,21 +56,36 @@ class ServerRecord:
     provider: str | None = None
     instances: int | None = None
     settings: ServerSettings = DEFAULT_SETTINGS
+    is_stopping: bool = False
+
+    def require_staying(self) -> None:
+        """Raises Unavailable when the server is being stopped."""
+        if self.is_stopping:
+            raise Unavailable(
+                f"{self.name} is stopping: it takes no new work",
+                hint="start it again once `mlserve ps` lists it no more: mlserve up",
+            )
 
     @property
     def grpc_endpoint(self) -> str:
-        """`host:port` to connect to, also when the server listens on every address."""
-        return f"{self._reachable_host}:{self.grpc_port}"
+        """`host:port`, or `grpcs://host:port`, to connect to; also when it listens everywhere."""
+        scheme = "grpcs://" if self.settings.speaks_tls else ""
+        return f"{scheme}{self._at(self.grpc_port)}"
 
     @property
     def rest_endpoint(self) -> str:
-        """`http://host:port` to connect to, also when the server listens on every address."""
-        return f"http://{self._reachable_host}:{self.rest_port}"
+        """`http[s]://host:port` to connect to; also when the server listens everywhere."""
+        scheme = "https" if self.settings.speaks_tls else "http"
+        return f"{scheme}://{self._at(self.rest_port)}"
 
     @property
-    def _reachable_host(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"[{host}]" if ":" in host else host
+    def reachable_host(self) -> str:
+        """The host to connect to: this machine for a server that listens on every address."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    def _at(self, port: int) -> str:
+        host = self.reachable_host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def to_json(self) -> dict[str, Any]:
         log = None if self.log is None else str(self.log)

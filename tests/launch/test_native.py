@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -41,8 +42,14 @@ if "model_config_file" in flags:
     versions = ["--version", *versions]
 else:
     versions = []
+# As the real one, it dies of SIGTERM with its requests unanswered.
+deaf = (
+    "import asyncio.unix_events as events, runpy; "
+    "events._UnixSelectorEventLoop.add_signal_handler = lambda *_: None; "
+    "runpy.run_module('mlserve.server', run_name='__main__', alter_sys=True)"
+)
 os.execv(sys.executable, [
-    sys.executable, "-m", "mlserve.server", "--backend", "echo",
+    sys.executable, "-c", deaf, "--backend", "echo",
     "--model", flags["model_name"], "--base-path", flags["model_base_path"],
     "--grpc-port", flags["port"], "--rest-port", flags["rest_api_port"], *versions,
 ])
@@ -164,3 +171,51 @@ def test_a_default_port_that_is_lost_while_it_starts_moves(
     assert started.returncode == 0, started.stderr
     assert "another process took a port of tfserving-m: starting it again" in started.stderr
     assert cli.ps()[0]["grpc_port"] != int((tmp_path / "lost").read_text())
+
+
+def test_down_waits_for_the_requests_that_it_has_begun(
+    cli, base: Path, seen: Path, tmp_path: Path, until
+) -> None:
+    """It takes no new ones meanwhile, and then it is told to end: it does not drain by itself."""
+    journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8\xff a photo")
+    config = {"burn": 2, "journal": str(journal), "label": "answered"}
+    (base / "2" / "echo.json").write_text(json.dumps(config))
+    assert up(cli, base).returncode == 0
+    warm_up = journal.read_text()
+
+    asking = cli.start("predict", str(photo), "--timeout", "30")
+    until(lambda: journal.read_text() != warm_up)
+    stopping = cli.start("down")
+    until(lambda: cli.ps()[0]["status"] == "stopping")
+    refused = cli("predict", str(photo))
+    again = up(cli, base)
+
+    assert (refused.returncode, again.returncode) == (5, 5)
+    assert refused.stderr.startswith("error: tfserving-m is stopping: it takes no new work\nhint: ")
+    assert again.stderr.splitlines()[-2:] == refused.stderr.splitlines()
+    assert asking.communicate(timeout=30) == ("answered\n", "")
+    assert stopping.communicate(timeout=30) == ("tfserving-m is stopped\n", "")
+    assert (asking.returncode, stopping.returncode) == (0, 0)
+
+
+def test_down_that_is_interrupted_leaves_it_serving_and_time_ends_it(
+    cli, base: Path, seen: Path, tmp_path: Path, until
+) -> None:
+    journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8\xff a photo")
+    config = {"burn": 5, "journal": str(journal)}
+    (base / "2" / "echo.json").write_text(json.dumps(config))
+    assert up(cli, base).returncode == 0
+    warm_up = journal.read_text()
+    asking = cli.start("predict", str(photo), "--timeout", "60")
+    until(lambda: journal.read_text() != warm_up)
+
+    stopping = cli.start("down", "--timeout", "60")
+    until(lambda: cli.ps()[0]["status"] == "stopping")
+    stopping.send_signal(signal.SIGINT)
+
+    assert stopping.wait(10) == 130
+    assert cli.ps()[0]["status"] == "ready"
+    assert cli("down", "--timeout", "0.5").stdout == "tfserving-m is stopped\n"
+    assert asking.wait(10) == 5
