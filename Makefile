@@ -47,11 +47,13 @@ format: $(VENV)/installed-dev ## Put the code into the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/installed-dev ## Measure start-up and latency, and print the tables
+bench: $(VENV)/installed-dev ## Measure start-up, latency and overload, and print the tables
+	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/onnx_server.py
+	$(BIN)/python benchmarks/overload.py
 
 parity: $(VENV)/installed-dev ## Compare both backends on the parity images and write docs/parity.md
 	$(BIN)/python benchmarks/parity.py

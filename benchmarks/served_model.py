@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,14 +44,20 @@ class ServedModel:
             request_serializer=PredictRequest.SerializeToString,
             response_deserializer=PredictResponse.FromString,
         )
-        request = PredictRequest()
-        request.model_spec.name = self.model
-        request.model_spec.signature_name = "top_k"
-        tensor = request.inputs["image"]
-        tensor.dtype = DType.BYTES.tf_number
-        tensor.tensor_shape.dim.add(size=1)
-        tensor.string_val.append(image)
+        request = predict_request(self.model, "top_k", image)
         return lambda: bytes(call(request, timeout=30).outputs["labels"].string_val[0])
+
+
+def predict_request(model: str, signature: str, image: bytes) -> PredictRequest:
+    """The question about one image."""
+    request = PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    tensor = request.inputs["image"]
+    tensor.dtype = DType.BYTES.tf_number
+    tensor.tensor_shape.dim.add(size=1)
+    tensor.string_val.append(image)
+    return request
 
 
 @contextmanager
@@ -61,12 +67,15 @@ def served_model(
     backend: str = "tfserving",
     model: str = MODEL,
     weights: str | None = None,
+    export_flags: Sequence[str] = (),
 ) -> Iterator[ServedModel]:
     """Exports the model into a folder that is removed afterwards, and serves it meanwhile."""
     with tempfile.TemporaryDirectory(prefix="mlserve-bench-") as home:
         env = {**os.environ, "MLSERVE_HOME": home}
         weight_flags = [] if weights is None else ["--weights", weights]
-        exported = _run(env, "export", "--backend", backend, "--model", model, *weight_flags)
+        exported = _run(
+            env, "export", "--backend", backend, "--model", model, *weight_flags, *export_flags
+        )
         thread_flags = [] if threads is None else ["--threads", str(threads)]
         started = time.perf_counter()
         _run(env, "up", "--backend", backend, "--launcher", "embedded", *thread_flags)
