@@ -5,9 +5,11 @@
     |  |- InvalidInput       2    the server or the client refused this input
     |  |  |- NotAnImage      2    the bytes are no JPEG or PNG, or a damaged one
     |  |  `- InputTooLarge   2    more bytes or pixels than the limit
-    |  `- NotFound           2    no such model, version, signature, backend or server
+    |  |- NotFound           2    no such model, version, signature, backend or server
+    |  `- NotYet             2    what it needs is not there yet
     |- PluginError           3    a plugin or one of its dependencies is missing or broken
     |- ExportError           4    the model could not be exported
+    |- BuildFailed           4    the container image could not be built
     |- Unavailable           5    no server, not ready, or gone
     |  `- ModelLoadFailed    5    the server cannot load this version of the model
     |- InferenceFailed       6    the server accepted the request and failed
@@ -81,6 +83,10 @@ class NotFound(UsageError):
     """No model, version, signature, backend, artifact or server of that name."""
 
 
+class NotYet(UsageError):
+    """The call is right, but needs something that the server does not have yet."""
+
+
 class PluginError(MlserveError):
     """A plugin, or a package that it needs, is missing or broken."""
 
@@ -89,6 +95,12 @@ class PluginError(MlserveError):
 
 class ExportError(MlserveError):
     """The model could not be exported; nothing was left behind."""
+
+    exit_code = ExitCode.EXPORT
+
+
+class BuildFailed(MlserveError):
+    """The container image could not be built, or not be had from where it is published."""
 
     exit_code = ExitCode.EXPORT
 

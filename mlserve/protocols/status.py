@@ -10,6 +10,7 @@ _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
     (errors.Overloaded, "RESOURCE_EXHAUSTED", 429),
     (errors.Unavailable, "UNAVAILABLE", 503),
     (errors.NotFound, "NOT_FOUND", 404),
+    (errors.NotYet, "FAILED_PRECONDITION", 400),
     (errors.NotAnImage, "INVALID_ARGUMENT", 415),
     (errors.InputTooLarge, "INVALID_ARGUMENT", 413),
     (errors.InvalidInput, "INVALID_ARGUMENT", 400),

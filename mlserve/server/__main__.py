@@ -10,14 +10,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlserve.errors import UsageError
-from mlserve.server.app import ServerOptions, serve
+from mlserve import plugins
+from mlserve.backend import LoadOptions
+from mlserve.errors import MlserveError, UsageError
+from mlserve.server.app import ServerOptions, log_error, serve
+from mlserve.server.served import ServedModel
 from mlserve.server.versions import VersionPolicy
 from mlserve.settings import ServerSettings, described
 
 
 def parse(argv: Sequence[str]) -> ServerOptions:
-    """The options of that command line."""
+    """The options of that command line. Raises PluginError."""
     parser = argparse.ArgumentParser(prog="python -m mlserve.server", allow_abbrev=False)
     parser.add_argument("--backend", required=True, help="the plugin that loads the model")
     parser.add_argument("--model", required=True, help="the name to serve it under")
@@ -37,12 +40,21 @@ def parse(argv: Sequence[str]) -> ServerOptions:
         )
     options = vars(parser.parse_args(argv))
     policy = VersionPolicy(tuple(options.pop("version")), options.pop("all_versions"))
+    how = LoadOptions(options["threads"], options.pop("provider"), options.pop("instances"))
+    model = ServedModel(
+        plugins.backend(options.pop("backend")),
+        options.pop("model"),
+        options.pop("base_path"),
+        policy,
+        how,
+        options.pop("poll_seconds"),
+    )
     given = {setting.name: options.pop(setting.name) for setting in described()}
     try:
         settings = ServerSettings(**given)
     except UsageError as error:
         parser.error(error.message)
-    return ServerOptions(policy=policy, settings=settings, **options)
+    return ServerOptions(models=(model,), settings=settings, **options)
 
 
 def _positive(text: str) -> int:
@@ -66,7 +78,11 @@ def log_to_stderr() -> None:
 def main() -> None:
     """Runs the server and ends the process with its exit code."""
     log_to_stderr()
-    sys.exit(int(asyncio.run(serve(parse(sys.argv[1:])))))
+    try:
+        options = parse(sys.argv[1:])
+    except MlserveError as error:
+        sys.exit(int(log_error(error)))
+    sys.exit(int(asyncio.run(serve(options))))
 
 
 if __name__ == "__main__":

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlserve import plugins
-from mlserve.backend import LoadOptions
 from mlserve.errors import ExitCode, MlserveError
 from mlserve.server.background import end_process
+from mlserve.server.catalog import Catalog
+from mlserve.server.config_reload import ConfigReload
 from mlserve.server.cpus import usable_cpus
 from mlserve.server.engine import Engine
 from mlserve.server.oip_grpc import OipGrpc
 from mlserve.server.oip_rest import OipRest
 from mlserve.server.openapi import OpenApi
 from mlserve.server.ports import GrpcPort, RestPort
-from mlserve.server.repository import Repository, ServedModel
 from mlserve.server.rest import RestApp
+from mlserve.server.served import ServedModel
 from mlserve.server.tfs_grpc import TfsGrpc
 from mlserve.server.tfs_rest import TfsRest
-from mlserve.server.versions import VersionPolicy
 from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
@@ -30,20 +31,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How to serve one model. Times are seconds; None lets the server choose; port 0, the OS."""
+    """What to serve, and where and how. Port 0 is any free one; threads None, one for each CPU.
 
-    backend: str
-    model: str
-    base_path: Path
-    policy: VersionPolicy
+    Without a `rest_port` there is no REST. `grpc_socket` is a UNIX socket beside the gRPC port.
+    `reload` takes other models while the server runs; None serves these until the end.
+    """
+
+    models: Sequence[ServedModel]
     host: str
     grpc_port: int
-    rest_port: int
-    poll_seconds: float
+    rest_port: int | None
     threads: int | None
-    provider: str | None
-    instances: int | None
     settings: ServerSettings
+    grpc_socket: Path | None = None
+    reload: ConfigReload | None = None
 
 
 class Server:
@@ -54,17 +55,12 @@ class Server:
         self._stop = asyncio.Event()
         self._is_draining = False
         self.grpc = GrpcPort(options.host, options.grpc_port)
-        self.rest = RestPort(options.host, options.rest_port)
+        if options.grpc_socket is not None:
+            self.grpc.listen_on(options.grpc_socket)
+        rest_port = options.rest_port
+        self.rest = None if rest_port is None else RestPort(options.host, rest_port)
         threads = options.threads or usable_cpus()
-        source = ServedModel(
-            plugins.backend(options.backend),
-            options.model,
-            options.base_path,
-            options.policy,
-            LoadOptions(options.threads, options.provider, options.instances),
-            options.poll_seconds,
-        )
-        self.repository = Repository(source, self._note_change)
+        self.repository = Catalog(self._note_change)
         self.engine = Engine(self.repository, threads=threads, max_queue=options.settings.max_queue)
 
     async def run(self) -> bool:
@@ -73,15 +69,19 @@ class Server:
         Raises MlserveError when no version can be loaded.
         """
         self._catch_signals()
-        self.repository.find()
-        parts = self.engine, self.repository
-        await self.grpc.start((*TfsGrpc(*parts).services(), *OipGrpc(*parts).services()))
-        await self.rest.start(RestApp([TfsRest(*parts), OipRest(*parts), OpenApi()]))
-        _log.info("listening grpc=%s rest=%s", self.grpc.address, self.rest.address)
+        self.repository.begin(self._options.models)
+        parts, reload = (self.engine, self.repository), self._options.reload
+        tfs = TfsGrpc(*parts, reload=reload)
+        await self.grpc.start((*tfs.services(), *OipGrpc(*parts).services()))
+        if self.rest is not None:
+            await self.rest.start(RestApp([TfsRest(*parts), OipRest(*parts), OpenApi()]))
+        rest = "off" if self.rest is None else self.rest.address
+        _log.info("listening grpc=%s rest=%s", self.grpc.address, rest)
         try:
             return await self._serve()
         finally:
-            await asyncio.gather(self.grpc.stop(), self.rest.stop())
+            ports = (port for port in (self.grpc, self.rest) if port is not None)
+            await asyncio.gather(*(port.stop() for port in ports))
 
     async def _serve(self) -> bool:
         model = asyncio.create_task(self._load_and_follow())
@@ -93,9 +93,9 @@ class Server:
         return await self._drain() and not self.repository.is_loading
 
     async def _load_and_follow(self) -> None:
-        await self.repository.load()
-        await self.repository.follow()
-        await self._stop.wait()
+        reload = self._options.reload
+        changes = [] if reload is None else [reload.follow(self.repository)]
+        await asyncio.gather(self.repository.run(), *changes)
 
     async def _drain(self) -> bool:
         _log.info("stopping: %d requests to finish", self.engine.unfinished)
@@ -128,10 +128,18 @@ async def serve(options: ServerOptions) -> ExitCode:
     try:
         is_done = await Server(options).run()
     except MlserveError as error:
-        _log.error("%s", error.message)
-        if error.hint:
-            _log.error("hint: %s", error.hint)
-        return error.exit_code
+        return log_error(error)
     if not is_done:
         end_process(ExitCode.OK)
+    # The last collection would walk everything that the process frees anyway: with TensorFlow more
+    # than a second of the two that `docker stop` may take of an idle server.
+    gc.freeze()
     return ExitCode.OK
+
+
+def log_error(error: MlserveError) -> ExitCode:
+    """Writes the error and its hint to the log; returns what the process is to end with."""
+    _log.error("%s", error.message)
+    if error.hint:
+        _log.error("hint: %s", error.hint)
+    return error.exit_code

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from mlserve.deadline import Deadline
 from mlserve.errors import Overloaded, Unavailable
 from mlserve.server.boundary import as_known_error
+from mlserve.server.catalog import Catalog
 from mlserve.server.loaded import LoadedVersion
-from mlserve.server.repository import Repository
+from mlserve.server.versions import VersionChoice
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Call(Generic[Answer]):
     """
 
     model: str
-    version: int | None
+    version: VersionChoice
     decode: Callable[[Mapping[str, Signature]], tuple[Signature, Tensors]]
     encode: Callable[[LoadedVersion, Signature, Tensors], Answer]
 
@@ -80,7 +81,7 @@ class _Job(Generic[Answer]):
 class Engine:
     """Runs at most `threads` calls at once; `max_queue` more may wait."""
 
-    def __init__(self, repository: Repository, *, threads: int, max_queue: int | None) -> None:
+    def __init__(self, repository: Catalog, *, threads: int, max_queue: int | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._repository = repository
         self._threads = threads
