@@ -8,10 +8,11 @@ PROTOS := mlserve/protocols/proto
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml tests/*/pyproject.toml)
+SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export]'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format bench parity protos clean
+.PHONY: help install demo test test-docker test-fast lint format bench parity protos clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,14 +35,20 @@ demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, st
 test: $(VENV)/installed-dev ## Run the whole suite and print the coverage
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
+test-docker: $(VENV)/installed-dev ## Run what needs a Docker engine: build the images, run them
+	$(BIN)/python -m pytest -m docker $(ARGS)
+
 test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow and waits for nothing: under a minute
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
-lint: $(VENV)/installed-dev ## Check style, types and who imports whom
+lint: $(VENV)/installed-dev ## Check style, types, who imports whom, Dockerfiles and scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*/Dockerfile tests/docker/*/Dockerfile
+	$(BIN)/docker-compose --file docker/compose.yaml config --quiet
+	$(BIN)/shellcheck $(SCRIPTS)
 
 format: $(VENV)/installed-dev ## Put the code into the house format
 	$(BIN)/ruff format .

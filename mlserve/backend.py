@@ -83,13 +83,29 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSpec:
-    """A server of another maker, as pure data: what `--launcher native` runs.
+class ContainerImage:
+    """A published image of another maker's server, as pure data: what `--launcher docker` runs.
 
-    `executable` is looked up on PATH; `env` is added to the environment. `files` are texts by file
-    name: the launcher writes them into a folder of the server's state before it starts the server,
-    and puts that folder's path in the place of each `{files}` in `argv`. `listens_everywhere` says
-    that it has no option for the host: it listens on every address of the machine.
+    The server listens on 8500 (gRPC) and 8501 (REST) inside, and finds the version folders in
+    `base_path`. `architectures` are those that the image is published for, in Docker's words.
+    `drains` says that it finishes its requests when SIGTERM comes.
+    """
+
+    name: str
+    base_path: str
+    architectures: tuple[str, ...]
+    drains: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """A server of another maker, as pure data: what `--launcher native` or `docker` runs.
+
+    `executable` is looked up on PATH, or in the `image`; `env` is added to the environment. `files`
+    are texts by file name: the launcher writes them into a folder of the server's state before it
+    starts the server, and puts that folder's path in the place of each `{files}` in `argv`.
+    `listens_everywhere` says that it has no option for the host: it listens on every address of
+    the machine, or of the container.
     """
 
     launcher: str
@@ -99,6 +115,7 @@ class ServerSpec:
     install_hint: str
     files: Mapping[str, str] = field(default_factory=dict)
     listens_everywhere: bool = False
+    image: ContainerImage | None = None
 
 
 class Backend(ABC):

@@ -6,9 +6,11 @@
     |  |  |- NotAnImage      2    the bytes are no JPEG or PNG, or a damaged one
     |  |  `- InputTooLarge   2    more bytes or pixels than the limit
     |  |- NotFound           2    no such model, version, signature, backend or server
-    |  `- AccessDenied       2    the server wants a token or a certificate, or other ones
+    |  |- AccessDenied       2    the server wants a token or a certificate, or other ones
+    |  `- NotYet             2    what it needs is not there yet
     |- PluginError           3    a plugin or one of its dependencies is missing or broken
     |- ExportError           4    the model could not be exported
+    |- BuildFailed           4    the container image could not be built
     |- InferenceFailed       6    the server accepted the request and failed
     |- Transient                  what may pass by itself: the client asks again
     |  |- Unavailable        5    no server, not ready, or gone
@@ -92,6 +94,10 @@ class AccessDenied(UsageError):
     """The server does not answer this caller: a token or a certificate is missing or wrong."""
 
 
+class NotYet(UsageError):
+    """The call is right, but needs something that the server does not have yet."""
+
+
 class PluginError(MlserveError):
     """A plugin, or a package that it needs, is missing or broken."""
 
@@ -100,6 +106,12 @@ class PluginError(MlserveError):
 
 class ExportError(MlserveError):
     """The model could not be exported; nothing was left behind."""
+
+    exit_code = ExitCode.EXPORT
+
+
+class BuildFailed(MlserveError):
+    """The container image could not be built, or not be had from where it is published."""
 
     exit_code = ExitCode.EXPORT
 

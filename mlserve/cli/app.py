@@ -11,7 +11,18 @@ import typer
 from typer.core import TyperGroup
 
 from mlserve import __version__
-from mlserve.cli import compare, export, metadata, plugins, predict, servers, status, up
+from mlserve.cli import (
+    build,
+    compare,
+    doctor,
+    export,
+    metadata,
+    plugins,
+    predict,
+    servers,
+    status,
+    up,
+)
 from mlserve.cli.output import print_error, wants_json
 from mlserve.errors import ExitCode, MlserveError
 
@@ -59,6 +70,7 @@ def _options(
 
 
 app.command("export")(export.export)
+app.command("build")(build.build)
 app.command("up")(up.up)
 app.command("down")(servers.down)
 app.command("ps")(servers.ps)
@@ -68,6 +80,7 @@ app.command("compare")(compare.compare)
 app.command("metadata")(metadata.metadata)
 app.command("status")(status.status)
 app.command("plugins")(plugins.plugins)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,7 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
         return
     print_table(_HEADER, [_row(record, status) for record, status in listed])
     for record in dead:
-        note(f"{record.name} (pid {record.pid}) is gone; its log: mlserve logs {record.name}")
+        note(f"{record.name} ({record.identity}) is gone; its log: mlserve logs {record.name}")
 
 
 def logs(
@@ -94,16 +95,23 @@ def logs(
     from mlserve.launch.processes import is_running
 
     record, path = _log_of(name)
+    if record is not None and record.container is not None:
+        from mlserve.launch.docker.containers import log
+
+        _write(log(record.container, tail, follows=follow))
+        return
     try:
-        for chunk in read_log(
-            path, tail, lambda: follow and record is not None and is_running(record)
-        ):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        _write(read_log(path, tail, lambda: follow and record is not None and is_running(record)))
     except OSError as error:
         raise NotFound(
             f"the log {path} cannot be read: {error.strerror}", hint="`mlserve ps` lists servers"
         ) from error
+
+
+def _write(chunks: Iterable[bytes]) -> None:
+    for chunk in chunks:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
 
 
 def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
@@ -153,7 +161,7 @@ def _row(record: ServerRecord, status: str) -> list[str]:
         status,
         record.grpc_endpoint,
         record.rest_endpoint,
-        str(record.pid),
+        record.container[:12] if record.container else str(record.pid),
         "-" if status == "dead" else _duration(uptime(record)),
         record.launcher,
     ]

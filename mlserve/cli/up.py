@@ -18,6 +18,7 @@ from mlserve.cli.output import (
     print_json,
 )
 from mlserve.cli.settings import with_settings
+from mlserve.errors import UsageError
 from mlserve.launch.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -57,8 +58,26 @@ def up(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     launcher: Annotated[
         Launcher,
-        typer.Option(help="auto takes the native server if it is on PATH, else the embedded one."),
+        typer.Option(
+            help="auto takes the native server if it is on PATH, else the embedded one; docker "
+            "runs a container."
+        ),
     ] = Launcher.AUTO,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel="In a container",
+            help="The image to run; default: the one of `mlserve build`, or tensorflow/serving.",
+        ),
+    ] = None,
+    docker_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel="In a container",
+            help="An option for `docker run`, several times for several: "
+            "--docker-option=--memory=2g.",
+        ),
+    ] = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay attached, as in a container.")
     ] = False,
@@ -84,15 +103,28 @@ def up(
     output: OutputOption = OutputFormat.TEXT,
     **settings: Any,
 ) -> None:
-    """Start a server and return when it answers a real request."""
+    """Start a server and return when it answers a real request.
+
+    For example:
+
+    mlserve up --backend onnxruntime --threads 2
+
+    mlserve up --launcher docker --docker-option=--memory=2g
+    """
     from mlserve.launch import plan
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.start import UpRequest
     from mlserve.settings import ServerSettings
 
     serving = plan.choose(backend, model, path, plan.Versions.parse(version or []))
+    if launcher is not Launcher.DOCKER and (image or docker_option):
+        raise UsageError(
+            "--image and --docker-option are for containers", hint="add --launcher docker"
+        )
     serving = replace(
         serving,
+        image=image,
+        docker_options=tuple(docker_option or ()),
         threads=threads,
         provider=provider,
         instances=instances,
@@ -115,7 +147,7 @@ def _start_in_background(request: UpRequest, output: OutputFormat) -> None:
         print_json(_as_json(done.record, request) | {"was_running": done.was_running})
         return
     if done.was_running:
-        note(f"{done.record.name} was already started (pid {done.record.pid})")
+        note(f"{done.record.name} was already started ({done.record.identity})")
     _print_ready(done.record, request)
     note("next: mlserve predict FILE --timeout 5")
 

@@ -15,11 +15,11 @@ from mlserve.launch.plan import Serving
 from mlserve.plugins import absent_modules
 from mlserve.settings import flag_of
 
-_SERVER_MODULES = (
+SERVER_MODULES = (
     *("grpc_health", "grpc_reflection", "numpy"),
     *("prometheus_client", "starlette", "uvicorn"),
 )
-_SERVER_HINT = "pip install 'mlserve[server]'"
+SERVER_HINT = "pip install 'mlserve[server]'"
 _LOAD_OPTIONS = ("provider", "instances")
 """Options of `up` that only some backends regard, and the native launcher never."""
 
@@ -52,6 +52,8 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
     given = [name for name in _LOAD_OPTIONS if getattr(serving, name) is not None]
     _require_regarded(backend, given)
     given += serving.settings.changed
+    if wanted is Launcher.DOCKER:
+        return Launcher.DOCKER  # what it regards is told by mlserve.launch.docker
     if given and wanted is Launcher.NATIVE:
         raise UsageError(
             f"the native launcher takes no {flag_of(given[0])}", hint="take --launcher embedded"
@@ -131,7 +133,7 @@ def _no_native(backend: Backend, specs: list[ServerSpec]) -> PluginError | Usage
 def _require_runtime(backend: Backend) -> None:
     for modules, hint in (
         (backend.requires, backend.install_hint),
-        (_SERVER_MODULES, _SERVER_HINT),
+        (SERVER_MODULES, SERVER_HINT),
     ):
         absent = absent_modules(modules)
         if absent:

@@ -6,11 +6,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from subprocess import Popen
 from types import FrameType
 
 from mlserve import plugins
 from mlserve.errors import MlserveError, UsageError
 from mlserve.launch.command import launcher_for
+from mlserve.launch.launcher import Launcher
 from mlserve.launch.lock import state_lock
 from mlserve.launch.ready import wait_until_ready
 from mlserve.launch.spawn import Process
@@ -30,16 +32,22 @@ def run_in_foreground(
     SIGTERM and SIGINT ask it to drain and stop; a second one kills it. `on_ready` is called when
     it answers. Raises what `up` raises.
     """
+    if request.launcher is Launcher.DOCKER:
+        raise UsageError(
+            "the docker launcher runs a server in the background only",
+            hint="leave --foreground out, or run the image yourself: mlserve build, docker run",
+        )
     launcher_for(plugins.backend(request.serving.backend), request.serving, request.launcher)
     forwarding = _Forwarding()
     with forwarding.installed():
         with state_lock():
             server = start_or_join(request, None, tell)
-        if server.process is None:
+        process = server.process
+        if not isinstance(process, Popen):
             raise _already_running(server.record)
-        forwarding.to(server.process)
+        forwarding.to(process)
         try:
-            return _serve(server, server.process, request, on_ready)
+            return _serve(server, process, request, on_ready)
         finally:
             server.abandon()
 
@@ -93,6 +101,6 @@ class _Forwarding:
 
 def _already_running(record: ServerRecord) -> UsageError:
     return UsageError(
-        f"{record.name} is already running (pid {record.pid})",
+        f"{record.name} is already running ({record.identity})",
         hint=f"stop it first: mlserve down {record.name}",
     )

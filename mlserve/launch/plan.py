@@ -43,7 +43,8 @@ class Versions:
 class Serving:
     """A model to serve: versions below `base_path`, all checked to be there.
 
-    `expected` are the versions that must answer before the server counts as ready.
+    `expected` are the versions that must answer before the server counts as ready. `image` is the
+    container image to run in place of the usual one, `docker_options` go to `docker run`.
     """
 
     backend: str
@@ -57,6 +58,8 @@ class Serving:
     provider: str | None = None
     instances: int | None = None
     settings: ServerSettings = DEFAULT_SETTINGS
+    image: str | None = None
+    docker_options: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -65,13 +68,16 @@ class Serving:
     def is_served_by(self, record: ServerRecord) -> bool:
         """Whether that server was started to serve the same thing in the same way."""
         wanted = (self.base_path, self.versions, self.threads, self.provider, self.instances)
-        return (*wanted, self.settings) == (
+        image = self.image or record.image
+        return (*wanted, self.settings, image, self.docker_options) == (
             record.base_path,
             Versions(record.versions, record.all_versions),
             record.threads,
             record.provider,
             record.instances,
             record.settings,
+            record.image,
+            record.docker_options,
         )
 
 

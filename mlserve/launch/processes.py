@@ -11,8 +11,9 @@ from contextlib import suppress
 import psutil
 
 from mlserve.errors import MlserveError, Unavailable
+from mlserve.launch.docker import containers
 from mlserve.launch.lock import state_lock
-from mlserve.launch.state import ServerRecord, read_records, remove_record
+from mlserve.launch.state import ServerRecord, read_records, remove_record, write_record
 
 _SAME_START = 0.05  # seconds; the kernel counts in hundredths
 _PAUSE = 0.05
@@ -37,6 +38,8 @@ def is_running(record: ServerRecord) -> bool:
 
     A process that may not be looked at counts as running.
     """
+    if record.container is not None:
+        return containers.is_running(record.container)
     try:
         process = psutil.Process(record.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -49,28 +52,50 @@ def is_running(record: ServerRecord) -> bool:
 
 
 def reconcile() -> tuple[list[ServerRecord], list[ServerRecord]]:
-    """The records whose process runs, and those whose process is gone, which are dropped here."""
+    """The records whose process runs, and those whose process is gone, which are dropped here.
+
+    A container whose record was lost gets it back.
+    """
     alive: list[ServerRecord] = []
     dead: list[ServerRecord] = []
-    for record in read_records():
+    known = read_records()
+    lost = containers.unrecorded(known)
+    for record in known + lost:
         (alive if is_running(record) else dead).append(record)
-    if dead:
+    if dead or lost:
         # Where the state cannot be written they stay, and are left out again next time.
         with suppress(MlserveError), state_lock():
             for record in dead:
-                remove_record(record)
+                _forget(record)
+            for record in lost:
+                _adopt(record, alive)
     return alive, dead
 
 
 def drop_dead() -> list[ServerRecord]:
     """The records whose process runs; the others are removed. For a caller that holds the lock."""
     alive = []
-    for record in read_records():
+    known = read_records()
+    lost = containers.unrecorded(known)
+    for record in known + lost:
         if is_running(record):
             alive.append(record)
         else:
-            remove_record(record)
+            _forget(record)
+    for record in lost:
+        _adopt(record, alive)
     return alive
+
+
+def _forget(record: ServerRecord) -> None:
+    remove_record(record)
+    containers.collect(record)
+
+
+def _adopt(record: ServerRecord, alive: list[ServerRecord]) -> None:
+    """Records a running container again, unless a server of its name has taken its place."""
+    if record in alive and not any(there.name == record.name for there in read_records()):
+        write_record(record)
 
 
 def stop(
@@ -82,6 +107,8 @@ def stop(
     with the seconds that are left. Raises Unavailable when the process belongs to someone else or
     survives even that.
     """
+    if record.container is not None:
+        return containers.stop(record, timeout)
     _send(record, signal.SIGTERM)
     if _is_gone_within(record, timeout, on_wait):
         return False

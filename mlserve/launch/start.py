@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlserve import plugins
-from mlserve.backend import Listen
+from mlserve.backend import Backend, Listen
 from mlserve.errors import MlserveError, UsageError
 from mlserve.launch import ports
 from mlserve.launch.command import command, launcher_for
+from mlserve.launch.docker.containers import ContainerProcess
 from mlserve.launch.failures import stopped
 from mlserve.launch.launcher import Launcher
 from mlserve.launch.lock import state_lock
@@ -42,7 +43,7 @@ class Server:
     """A server that is starting or runs. `process` is None when another command started it."""
 
     record: ServerRecord
-    process: Process | None
+    process: Process | ContainerProcess | None
 
     def require_alive(self) -> None:
         """Raises Unavailable, with the last lines of the log, when the process is gone."""
@@ -123,6 +124,8 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> S
     serving = request.serving
     backend = plugins.backend(serving.backend)
     launcher = launcher_for(backend, serving, request.launcher)
+    if launcher is Launcher.DOCKER:
+        return _start_container(backend, serving, listen, log)
     planned = command(backend, serving, launcher, listen)
     if planned.listens_everywhere and listen.host not in ("0.0.0.0", "::"):
         tell(
@@ -132,12 +135,23 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> S
     for risk in serving.settings.exposure(listen.host) if launcher is Launcher.EMBEDDED else ():
         tell(f"warning: {risk}")
     process = spawn(planned, serving.name, log)
-    return Server(_record(serving, launcher, listen, process.pid, log), process)
+    since = created(process.pid)
+    record = _record(serving, launcher, listen, log)
+    return Server(replace(record, pid=process.pid, pid_created=since), process)
 
 
-def _record(
-    serving: Serving, launcher: Launcher, listen: Listen, pid: int, log: Path | None
-) -> ServerRecord:
+def _start_container(
+    backend: Backend, serving: Serving, listen: Listen, log: Path | None
+) -> Server:
+    from mlserve.launch.docker.run import run_container
+
+    draft = _record(serving, Launcher.DOCKER, listen, log)
+    record = run_container(backend, serving, draft)
+    return Server(record, ContainerProcess(record.container or ""))
+
+
+def _record(serving: Serving, launcher: Launcher, listen: Listen, log: Path | None) -> ServerRecord:
+    """The record of a server that is about to start: without what it is on its machine."""
     return ServerRecord(
         name=serving.name,
         backend=serving.backend,
@@ -145,8 +159,8 @@ def _record(
         versions=serving.versions.numbers,
         base_path=serving.base_path,
         launcher=launcher.value,
-        pid=pid,
-        pid_created=created(pid),
+        pid=0,
+        pid_created=0.0,
         host=listen.host,
         grpc_port=listen.grpc_port,
         rest_port=listen.rest_port,
@@ -159,6 +173,7 @@ def _record(
         provider=serving.provider,
         instances=serving.instances,
         settings=serving.settings,
+        docker_options=serving.docker_options,
     )
 
 
@@ -180,7 +195,8 @@ def _settings(record: ServerRecord) -> str:
         for name in ("threads", "provider", "instances")
         if (value := getattr(record, name)) is not None
     )
-    options += "".join(f", {flag}" for flag in record.settings.argv())
+    options += "".join(f", {flag}" for flag in (*record.settings.argv(), *record.docker_options))
+    options += f", image {record.image}" if record.image else ""
     return (
         f"{'all versions' if record.all_versions else versions} of {record.base_path} on "
         f"{record.host}, gRPC {record.grpc_port}, REST {record.rest_port}, "

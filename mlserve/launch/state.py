@@ -29,8 +29,10 @@ class ServerRecord:
     """One server that `mlserve up` started: what it serves, where it listens, which process it is.
 
     `versions` is empty when it follows the latest version, or all (`all_versions`). `launcher` is
-    `embedded` or `native`. `pid_created`, the start of the process in seconds since the machine
-    booted, tells it from a later process with the same pid. `log` is None for a server in the
+    `embedded`, `native` or `docker`. `pid_created`, the start of the process in seconds since the
+    machine booted, tells it from a later process with the same pid. A server in a container has
+    the id of it in `container`, its `image`, and the `docker_options` that were given; its `pid` is
+    the engine's, and must not be signalled. `log` is None for a server in the
     foreground. `started` is UTC, ISO 8601. `is_ready` is True once the version has answered a real
     request. `is_stopping` is True once `mlserve down` stops it, so that it gets no new work.
     `threads`, `provider`, `instances` and `settings` are what the options gave.
@@ -57,6 +59,14 @@ class ServerRecord:
     instances: int | None = None
     settings: ServerSettings = DEFAULT_SETTINGS
     is_stopping: bool = False
+    container: str | None = None
+    image: str | None = None
+    docker_options: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """What it is known by on its machine: `pid 123`, or `container 0123456789ab`."""
+        return f"container {self.container[:12]}" if self.container else f"pid {self.pid}"
 
     def require_staying(self) -> None:
         """Raises Unavailable when the server is being stopped."""
@@ -90,13 +100,15 @@ class ServerRecord:
     def to_json(self) -> dict[str, Any]:
         log = None if self.log is None else str(self.log)
         data = asdict(self) | {"base_path": str(self.base_path), "log": log}
-        return data | {"versions": list(self.versions), "settings": self.settings.to_json()}
+        lists = {"versions": list(self.versions), "docker_options": list(self.docker_options)}
+        return data | lists | {"settings": self.settings.to_json()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServerRecord:
         """Reads what `to_json` wrote. Raises KeyError, TypeError or ValueError for other data."""
         values = {name: data[name] for name in cls.__slots__ if name in data}
         values["versions"] = tuple(int(version) for version in data["versions"])
+        values["docker_options"] = tuple(map(str, data.get("docker_options", ())))
         values["base_path"] = Path(data["base_path"])
         values["log"] = None if data["log"] is None else Path(data["log"])
         values["settings"] = ServerSettings.from_json(data.get("settings", {}))
@@ -173,7 +185,8 @@ def remove_record(record: ServerRecord) -> None:
     """Removes the record, unless another process has taken its place since it was read."""
     path = _path(record.name)
     try:
-        if _read(path).pid == record.pid:
+        there = _read(path)
+        if (there.pid, there.container) == (record.pid, record.container):
             path.unlink()
     except (FileNotFoundError, *_UNREADABLE):
         return

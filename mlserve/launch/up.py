@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 
 from mlserve import plugins
+from mlserve.backend import Backend
 from mlserve.errors import MlserveError
 from mlserve.launch import ports
 from mlserve.launch.command import launcher_for
+from mlserve.launch.docker import containers
 from mlserve.launch.failures import with_log
 from mlserve.launch.interrupts import Interrupts
+from mlserve.launch.launcher import Launcher
 from mlserve.launch.lock import state_lock
 from mlserve.launch.logs import log_path
 from mlserve.launch.ready import wait_until_ready
@@ -37,10 +40,23 @@ def up(request: UpRequest, tell: Tell) -> Up:
     PluginError for a missing runtime, Unavailable when it does not get ready.
     """
     # What is missing is told before anything starts.
-    launcher_for(plugins.backend(request.serving.backend), request.serving, request.launcher)
+    backend = plugins.backend(request.serving.backend)
+    launcher = launcher_for(backend, request.serving, request.launcher)
+    if launcher is Launcher.DOCKER:
+        request = _with_image(backend, request, tell)
     give_up = time.monotonic() + request.wait
     with Interrupts.watched() as interrupts:
         return _bring_up(request, give_up, interrupts, tell, _STARTS)
+
+
+def _with_image(backend: Backend, request: UpRequest, tell: Tell) -> UpRequest:
+    """The request as an image can serve it, once that image is there; it may take minutes."""
+    from mlserve.launch.docker import images
+
+    images.require_regarded(backend, request.serving)
+    serving = images.pinned(backend, request.serving)
+    images.ensure_image(backend, serving, tell)
+    return replace(request, serving=serving)
 
 
 def mark_ready(record: ServerRecord) -> ServerRecord:
@@ -49,6 +65,7 @@ def mark_ready(record: ServerRecord) -> ServerRecord:
     with state_lock():
         if any(r.name == record.name and r.pid == record.pid for r in read_records()):
             write_record(ready)
+    containers.let_restart(ready)
     return ready
 
 

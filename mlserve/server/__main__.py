@@ -8,15 +8,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlserve.errors import UsageError
-from mlserve.server.app import ServerOptions, serve
+from mlserve import plugins
+from mlserve.backend import LoadOptions
+from mlserve.errors import MlserveError, UsageError
+from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.log_writer import log_to_stderr
+from mlserve.server.served import ServedModel
 from mlserve.server.versions import VersionPolicy
-from mlserve.settings import ServerSettings, described
+from mlserve.settings import LogFormat, ServerSettings, described
 
 
 def parse(argv: Sequence[str]) -> ServerOptions:
-    """The options of that command line."""
+    """The options of that command line. Raises PluginError."""
     parser = argparse.ArgumentParser(prog="python -m mlserve.server", allow_abbrev=False)
     parser.add_argument("--backend", required=True, help="the plugin that loads the model")
     parser.add_argument("--model", required=True, help="the name to serve it under")
@@ -36,12 +39,21 @@ def parse(argv: Sequence[str]) -> ServerOptions:
         )
     options = vars(parser.parse_args(argv))
     policy = VersionPolicy(tuple(options.pop("version")), options.pop("all_versions"))
+    how = LoadOptions(options["threads"], options.pop("provider"), options.pop("instances"))
+    model = ServedModel(
+        plugins.backend(options.pop("backend")),
+        options.pop("model"),
+        options.pop("base_path"),
+        policy,
+        how,
+        options.pop("poll_seconds"),
+    )
     given = {setting.name: options.pop(setting.name) for setting in described()}
     try:
         settings = ServerSettings(**given)
     except UsageError as error:
         parser.error(error.message)
-    return ServerOptions(policy=policy, settings=settings, **options)
+    return ServerOptions(models=(model,), settings=settings, **options)
 
 
 def _positive(text: str) -> int:
@@ -52,7 +64,11 @@ def _positive(text: str) -> int:
 
 def main() -> None:
     """Runs the server and ends the process with its exit code."""
-    options = parse(sys.argv[1:])
+    try:
+        options = parse(sys.argv[1:])
+    except MlserveError as error:
+        log_to_stderr(LogFormat.TEXT)
+        sys.exit(int(log_error(error)))
     log_to_stderr(options.settings.log_format)
     sys.exit(int(asyncio.run(serve(options))))
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlserve import plugins
-from mlserve.backend import LoadOptions
 from mlserve.errors import ExitCode, MlserveError
 from mlserve.server.access import RestGate
 from mlserve.server.background import end_process
+from mlserve.server.catalog import Catalog
+from mlserve.server.config_reload import ConfigReload
 from mlserve.server.cpus import usable_cpus
 from mlserve.server.engine import Engine
 from mlserve.server.in_flight import CountedApp, CountedService, InFlight
@@ -24,13 +26,12 @@ from mlserve.server.oip_grpc import OipGrpc
 from mlserve.server.oip_rest import OipRest
 from mlserve.server.openapi import OpenApi
 from mlserve.server.ports import LAST_WORDS, GrpcPort, RestPort
-from mlserve.server.repository import Repository, ServedModel
 from mlserve.server.request_log import RequestLog
 from mlserve.server.rest import RestApp
+from mlserve.server.served import ServedModel
 from mlserve.server.sight import Sight
 from mlserve.server.tfs_grpc import TfsGrpc
 from mlserve.server.tfs_rest import TfsRest
-from mlserve.server.versions import VersionPolicy
 from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
@@ -38,20 +39,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How to serve one model. Times are seconds; None lets the server choose; port 0, the OS."""
+    """What to serve, and where and how. Port 0 is any free one; threads None, one for each CPU.
 
-    backend: str
-    model: str
-    base_path: Path
-    policy: VersionPolicy
+    Without a `rest_port` there is no REST. `grpc_socket` is a UNIX socket beside the gRPC port.
+    `reload` takes other models while the server runs; None serves these until the end.
+    """
+
+    models: Sequence[ServedModel]
     host: str
     grpc_port: int
-    rest_port: int
-    poll_seconds: float
+    rest_port: int | None
     threads: int | None
-    provider: str | None
-    instances: int | None
     settings: ServerSettings
+    grpc_socket: Path | None = None
+    reload: ConfigReload | None = None
+    metrics_path: str | None = None
 
 
 class Server:
@@ -67,19 +69,19 @@ class Server:
         self.sight = Sight(self.metrics, self.request_log)
         make_room_for_connections(options.settings)
         self.grpc = GrpcPort(options.host, options.grpc_port, self.sight, options.settings)
-        self.rest = RestPort(options.host, options.rest_port, options.settings)
-        threads = options.threads or usable_cpus()
-        source = ServedModel(
-            plugins.backend(options.backend),
-            options.model,
-            options.base_path,
-            options.policy,
-            LoadOptions(options.threads, options.provider, options.instances),
-            options.poll_seconds,
+        if options.grpc_socket is not None:
+            self.grpc.listen_on(options.grpc_socket)
+        self.rest = (
+            None
+            if options.rest_port is None
+            else RestPort(options.host, options.rest_port, options.settings)
         )
-        self.repository = Repository(source, self._note_change)
+        self.repository = Catalog(self._note_change)
         self.engine = Engine(
-            self.repository, threads=threads, settings=options.settings, observer=self.sight
+            self.repository,
+            threads=options.threads or usable_cpus(),
+            settings=options.settings,
+            observer=self.sight,
         )
         self.metrics.show(self.engine, self.repository)
 
@@ -89,22 +91,30 @@ class Server:
         Raises MlserveError when no version can be loaded.
         """
         self._catch_signals()
-        self.repository.find()
-        parts = self.engine, self.repository
-        services = (*TfsGrpc(*parts).services(self.sight), *OipGrpc(*parts).services(self.sight))
-        await self.grpc.start([CountedService(service, self.in_flight) for service in services])
-        pages = OpenApi(), MetricsPage(self.metrics)
-        gate = RestGate.of(self._options.settings)
-        app = RestApp([gate, TfsRest(*parts), OipRest(*parts), *pages], self.sight)
-        await self.rest.start(CountedApp(app, self.in_flight))
-        log_limits(self._options.settings, self.engine.max_queue, self._options.host)
-        _log.info("listening grpc=%s rest=%s", self.grpc.address, self.rest.address)
+        self.repository.begin(self._options.models)
+        await self._open_ports()
         try:
             return await self._serve()
         finally:
             left = max(LAST_WORDS, self._give_up - time.monotonic())
-            await asyncio.gather(self.grpc.stop(left), self.rest.stop(left))
+            ports = (port for port in (self.grpc, self.rest) if port is not None)
+            await asyncio.gather(*(port.stop(left) for port in ports))
             self.request_log.close()
+
+    async def _open_ports(self) -> None:
+        parts = self.engine, self.repository
+        tfs = TfsGrpc(*parts, reload=self._options.reload)
+        services = (*tfs.services(self.sight), *OipGrpc(*parts).services(self.sight))
+        await self.grpc.start([CountedService(service, self.in_flight) for service in services])
+        rest = "off"
+        if self.rest is not None:
+            pages = OpenApi(), MetricsPage(self.metrics, self._options.metrics_path)
+            gate = RestGate.of(self._options.settings)
+            app = RestApp([gate, TfsRest(*parts), OipRest(*parts), *pages], self.sight)
+            await self.rest.start(CountedApp(app, self.in_flight))
+            rest = self.rest.address
+        log_limits(self._options.settings, self.engine.max_queue, self._options.host)
+        _log.info("listening grpc=%s rest=%s", self.grpc.address, rest)
 
     async def _serve(self) -> bool:
         model = asyncio.create_task(self._load_and_follow())
@@ -116,9 +126,9 @@ class Server:
         return await self._drain() and not self.repository.is_loading
 
     async def _load_and_follow(self) -> None:
-        await self.repository.load()
-        await self.repository.follow()
-        await self._stop.wait()
+        reload = self._options.reload
+        changes = [] if reload is None else [reload.follow(self.repository)]
+        await asyncio.gather(self.repository.run(), *changes)
 
     async def _drain(self) -> bool:
         """Turns readiness off, refuses what is new, and finishes what had arrived before."""
@@ -157,10 +167,18 @@ async def serve(options: ServerOptions) -> ExitCode:
     try:
         is_done = await Server(options).run()
     except MlserveError as error:
-        _log.error("%s", error.message)
-        if error.hint:
-            _log.error("hint: %s", error.hint)
-        return error.exit_code
+        return log_error(error)
     if not is_done:
         end_process(ExitCode.OK)
+    # The last collection would walk everything that the process frees anyway: with TensorFlow more
+    # than a second of the two that `docker stop` may take of an idle server.
+    gc.freeze()
     return ExitCode.OK
+
+
+def log_error(error: MlserveError) -> ExitCode:
+    """Writes the error and its hint to the log; returns what the process is to end with."""
+    _log.error("%s", error.message)
+    if error.hint:
+        _log.error("hint: %s", error.hint)
+    return error.exit_code

@@ -21,13 +21,13 @@ from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server import exchange
 from mlserve.server.admission import Admission, Run, Verdict, Work
 from mlserve.server.batching import can_join, run_jobs
+from mlserve.server.catalog import Catalog
 from mlserve.server.estimates import Kind
 from mlserve.server.exchange import Exchange
 from mlserve.server.in_flight import is_kept
 from mlserve.server.job import Answer, Call, Job
 from mlserve.server.loaded import LoadedVersion
 from mlserve.server.observer import UNOBSERVED, Ended, Observer, Refusal
-from mlserve.server.repository import Repository
 from mlserve.server.verdicts import as_error
 from mlserve.settings import ServerSettings
 
@@ -42,7 +42,7 @@ class Engine:
 
     def __init__(
         self,
-        repository: Repository,
+        repository: Catalog,
         *,
         threads: int,
         settings: ServerSettings,
@@ -150,10 +150,11 @@ class Engine:
 
     def _enter(self, call: Call[Answer], deadline: Deadline, loaded: LoadedVersion) -> Job[Answer]:
         """The call as a job in the queue. Raises Overloaded, DeadlineExceeded."""
+        served = loaded.model, loaded.version
         if call.signature:
-            kind = Kind.known(loaded.version, call.signature, call.rows)
+            kind = Kind.known(*served, call.signature, call.rows)
         else:
-            kind = Kind.unread(loaded.version, call.body)
+            kind = Kind.unread(*served, call.body)
         work = Work(kind, deadline.expires_at)
         verdict = self._admission.check(time.monotonic(), work)
         if verdict is not None:

@@ -29,25 +29,26 @@ _MOST_KINDS = 1000
 
 
 class Kind(NamedTuple):
-    """What calls are alike in: version, signature, and rows of the batch.
+    """What calls are alike in: model, version, signature, and rows of the batch.
 
     Until the request has been read, `signature` is empty and `size` a class of the body's length.
     """
 
+    model: str
     version: int
     signature: str
     size: int
 
     @classmethod
-    def known(cls, version: int, signature: str, rows: int) -> Self:
+    def known(cls, model: str, version: int, signature: str, rows: int) -> Self:
         """A call whose signature and rows are known; beyond 16, rows count in powers of two."""
         size = rows if rows <= _EXACT_ROWS else 1 << (rows - 1).bit_length()
-        return cls(version, signature, size)
+        return cls(model, version, signature, size)
 
     @classmethod
-    def unread(cls, version: int, body: int) -> Self:
+    def unread(cls, model: str, version: int, body: int) -> Self:
         """A call of which only the bytes of the body are known: they count in powers of four."""
-        return cls(version, "", (body.bit_length() + 1) // 2)
+        return cls(model, version, "", (body.bit_length() + 1) // 2)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from mlserve.server.estimates import Kind
 from mlserve.server.exchange import Exchange
 from mlserve.server.loaded import LoadedVersion
 from mlserve.server.observer import Outcome
+from mlserve.server.versions import VersionChoice
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Call(Generic[Answer]):
     """
 
     model: str
-    version: int | None
+    version: VersionChoice
     decode: Callable[[Mapping[str, Signature]], tuple[Signature, Tensors]]
     encode: Callable[[LoadedVersion, Signature, Tensors], Answer]
     body: int = 0
@@ -84,8 +85,9 @@ class Job(Generic[Answer]):
         self.times.queue = time.monotonic() - self.entered_at
 
         def read() -> None:
-            self.signature, self.inputs = self.call.decode(self.loaded.runner.signatures)
-            self.kind = Kind.known(self.kind.version, self.signature.name, self.rows)
+            loaded = self.loaded
+            self.signature, self.inputs = self.call.decode(loaded.runner.signatures)
+            self.kind = Kind.known(loaded.model, loaded.version, self.signature.name, self.rows)
             if self.call.sooner is not None:
                 self._bring_forward(self.call.sooner(self.deadline))
 

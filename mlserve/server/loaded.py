@@ -22,6 +22,11 @@ class LoadedVersion:
         self._is_unused.set()
 
     @property
+    def model(self) -> str:
+        """The name it is served under."""
+        return self.artifact.model
+
+    @property
     def version(self) -> int:
         """The number of its folder."""
         return self.artifact.version

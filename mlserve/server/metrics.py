@@ -25,11 +25,11 @@ from prometheus_client.registry import Collector
 
 from mlserve import __version__
 from mlserve.errors import NotFound
+from mlserve.server.catalog import Catalog
 from mlserve.server.engine import Engine
 from mlserve.server.exchange import STAGES, Exchange, Kind
 from mlserve.server.log_writer import lost_lines
 from mlserve.server.observer import Ended, Outcome, Refusal
-from mlserve.server.repository import Repository
 from mlserve.server.versions import State, VersionStatus
 
 Kept = TypeVar("Kept", Counter, Histogram)
@@ -83,9 +83,9 @@ class Metrics:
         )
         self._begin_at_zero()
 
-    def show(self, engine: Engine, repository: Repository) -> None:
+    def show(self, engine: Engine, catalog: Catalog) -> None:
         """Adds the state of these two, which is read at each scrape."""
-        self.registry.register(_ServerState(engine, repository))
+        self.registry.register(_ServerState(engine, catalog))
 
     def request(self, ended: Exchange, seconds: float) -> None:
         """Counts a request that ended, `seconds` after it came in."""
@@ -161,14 +161,14 @@ class _Children(Generic[Kept]):
 class _ServerState(Collector):
     """What is read from the server when it is asked for."""
 
-    def __init__(self, engine: Engine, repository: Repository) -> None:
+    def __init__(self, engine: Engine, catalog: Catalog) -> None:
         self._engine = engine
-        self._repository = repository
+        self._catalog = catalog
 
     def collect(self) -> Iterator[Metric]:
         """The gauges, and the counter of log lines that could not be written."""
-        engine, repository = self._engine, self._repository
-        is_ready = repository.is_ready and not engine.is_draining
+        engine, catalog = self._engine, self._catalog
+        is_ready = catalog.is_ready and not engine.is_draining
         for name, text, value in (
             ("ready", "1 while a request would be served.", is_ready),
             ("requests_running", "Calls that hold a slot now.", engine.running),
@@ -180,7 +180,8 @@ class _ServerState(Collector):
         about = GaugeMetricFamily(
             "mlserve_build_info", "1, with what is running.", labels=("version", "backend")
         )
-        about.add_metric((__version__, repository.backend), 1)
+        for backend in sorted({catalog.backend_of(model) for model in catalog.models}):
+            about.add_metric((__version__, backend), 1)
         yield about
         yield CounterMetricFamily(
             "mlserve_log_lines_lost", "Lines that could not be written to the log.", lost_lines()
@@ -193,14 +194,14 @@ class _ServerState(Collector):
             "1, with the state of each version of the model.",
             labels=("model", "version", "state"),
         )
-        for status in self._statuses():
-            if status.state is not State.END or status.error is not None:
-                labels = (self._repository.model, str(status.version), status.state.name)
-                family.add_metric(labels, 1)
+        for model in self._catalog.models:
+            for status in self._statuses(model):
+                if status.state is not State.END or status.error is not None:
+                    family.add_metric((model, str(status.version), status.state.name), 1)
         return family
 
-    def _statuses(self) -> list[VersionStatus]:
+    def _statuses(self, model: str) -> list[VersionStatus]:
         try:
-            return self._repository.statuses(self._repository.model)
+            return self._catalog.statuses(model)
         except NotFound:
             return []

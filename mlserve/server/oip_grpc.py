@@ -22,6 +22,7 @@ from mlserve.protocols.proto.inference_pb2 import (
     ServerReadyResponse,
 )
 from mlserve.server import oip_binary, oip_parameters
+from mlserve.server.catalog import Catalog
 from mlserve.server.engine import Call, Engine
 from mlserve.server.grpc_service import RANDOM_WEIGHTS_KEY, Context, deadline_of, parse, service
 from mlserve.server.loaded import LoadedVersion
@@ -42,7 +43,6 @@ from mlserve.server.oip_request import (
     datatype_of,
     write_outputs,
 )
-from mlserve.server.repository import Repository
 from mlserve.server.sight import Sight
 from mlserve.tensors import Signature
 
@@ -63,7 +63,7 @@ LOAD_KEY = "mlserve-load"
 class OipGrpc:
     """The methods of the service; each takes a request's bytes and returns a response's."""
 
-    def __init__(self, engine: Engine, repository: Repository) -> None:
+    def __init__(self, engine: Engine, repository: Catalog) -> None:
         self._engine = engine
         self._models = OipModels(engine, repository)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from mlserve import __version__
 from mlserve.errors import MlserveError, NotFound, Unavailable
+from mlserve.server.catalog import Catalog
 from mlserve.server.engine import Engine
 from mlserve.server.input_check import find_signature
 from mlserve.server.limits import limits_of
 from mlserve.server.oip_request import datatype_of, default_signature
-from mlserve.server.repository import Repository
 from mlserve.server.versions import State
 from mlserve.tensors import Signature, TensorSpec
 
@@ -58,23 +58,27 @@ class ModelMetadata:
 class OipModels:
     """The models of a server, seen through the protocol."""
 
-    def __init__(self, engine: Engine, repository: Repository) -> None:
+    def __init__(self, engine: Engine, repository: Catalog) -> None:
         self._engine = engine
         self._repository = repository
 
     def why_server_not_ready(self) -> MlserveError | None:
         """The reason why a request would not be served now; None when it would be."""
-        return self.why_not_ready(self._repository.model, None)
+        if self._engine.is_draining:
+            return _shutting_down()
+        reasons = (self.why_not_ready(model, None) for model in self._repository.awaited)
+        return next((reason for reason in reasons if reason is not None), None)
 
     def why_not_ready(self, model: str, version: int | None) -> MlserveError | None:
         """The reason why that model would not be served now; None when it would be.
 
         Raises NotFound for a model or a version that the server does not know.
         """
-        if version is not None or model != self._repository.model:
+        self._repository.backend_of(model)
+        if version is not None:
             self._repository.statuses(model, version)
         if self._engine.is_draining:
-            return Unavailable("the server is shutting down", hint="ask another server")
+            return _shutting_down()
         try:
             self._repository.lease(model, version).release()
         except NotFound as error:
@@ -108,7 +112,7 @@ class OipModels:
         return ModelMetadata(
             model,
             self._versions(model, version),
-            f"{SERVER_NAME}_{self._repository.backend}",
+            f"{SERVER_NAME}_{self._repository.backend_of(model)}",
             TensorMetadata.of(found.inputs),
             TensorMetadata.of(found.outputs),
             found.name,
@@ -127,6 +131,10 @@ def version_of(text: str, model: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(2**63))):
         raise NotFound(f"Could not find version {text!r} of model {model}: versions are numbers")
     return int(text)
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the server is shutting down", hint="ask another server")
 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:

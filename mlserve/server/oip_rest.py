@@ -16,6 +16,7 @@ from starlette.responses import Response  # noqa: TID253
 
 from mlserve.deadline import Deadline
 from mlserve.server import oip_parameters
+from mlserve.server.catalog import Catalog
 from mlserve.server.engine import Call, Engine
 from mlserve.server.loaded import LoadedVersion
 from mlserve.server.oip_json import LENGTH_HEADER, is_small, read_request, write_response
@@ -27,7 +28,6 @@ from mlserve.server.oip_metadata import (
     version_of,
 )
 from mlserve.server.oip_request import InferRequest, write_outputs
-from mlserve.server.repository import Repository
 from mlserve.server.rest import (
     answer_headers,
     check_method,
@@ -53,7 +53,7 @@ _MODEL = re.compile(
 class OipRest:
     """The REST protocol of the Open Inference Protocol, version 2."""
 
-    def __init__(self, engine: Engine, repository: Repository) -> None:
+    def __init__(self, engine: Engine, repository: Catalog) -> None:
         self._engine = engine
         self._models = OipModels(engine, repository)
 

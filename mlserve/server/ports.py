@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import grpc
 import uvicorn  # noqa: TID253
@@ -69,6 +70,16 @@ class GrpcPort:
         if not bound:
             raise _taken("gRPC", host, port)
         self.address = _join(host, bound)
+
+    def listen_on(self, path: Path) -> None:
+        """Listens on a UNIX socket too, without TLS. Raises Unavailable."""
+        try:
+            self._server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise Unavailable(
+                f"cannot listen on the UNIX socket {path}: {error}",
+                hint="give a path of at most 107 bytes in a folder that can be written",
+            ) from error
 
     async def start(self, services: Sequence[grpc.GenericRpcHandler]) -> None:
         """Starts to serve, not ready yet."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
 
-from mlserve.errors import InvalidInput, NotFound
+from mlserve.errors import InvalidInput
 from mlserve.protocols.proto.serving_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -16,9 +17,13 @@ from mlserve.protocols.proto.serving_pb2 import (
     ModelSpec,
     PredictRequest,
     PredictResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
 )
 from mlserve.protocols.status import grpc_status
 from mlserve.server import tensor_proto
+from mlserve.server.catalog import Catalog
+from mlserve.server.config_reload import ConfigReload
 from mlserve.server.engine import Call, Engine
 from mlserve.server.grpc_service import (
     RANDOM_WEIGHTS_KEY,
@@ -36,9 +41,9 @@ from mlserve.server.input_check import (
     find_signature,
 )
 from mlserve.server.loaded import LoadedVersion
-from mlserve.server.repository import Repository
 from mlserve.server.sight import Sight
 from mlserve.server.signature_def import signature_def_map
+from mlserve.server.versions import VersionChoice
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import Signature
 
@@ -52,14 +57,19 @@ MODEL_SERVICE = "tensorflow.serving.ModelService"
 class TfsGrpc:
     """The methods of the two services; each takes a request's bytes and returns a response's."""
 
-    def __init__(self, engine: Engine, repository: Repository) -> None:
+    def __init__(
+        self, engine: Engine, repository: Catalog, *, reload: ConfigReload | None = None
+    ) -> None:
         self._engine = engine
         self._repository = repository
+        self._reload = reload
 
     def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
         """What to add to the gRPC server."""
         predict = {"Predict": self.predict, "GetModelMetadata": self.metadata}
         status = {"GetModelStatus": self.status}
+        if self._reload is not None:
+            status["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)
         return (
             service(PREDICTION_SERVICE, predict, sight),
             service(MODEL_SERVICE, status, sight),
@@ -115,11 +125,24 @@ class TfsGrpc:
                 entry.status.error_code, entry.status.error_message = code, str(status.error)
         return response.SerializeToString()
 
+    async def reload_config(self, reload: ConfigReload, data: bytes, context: Context) -> bytes:
+        """HandleReloadConfigRequest: serves the models of that configuration and no others."""
+        config = parse(ReloadConfigRequest, data).config
+        if config.WhichOneof("config") != "model_config_list":
+            raise InvalidInput(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+                "ModelConfigList is currently supported"
+            )
+        await reload.apply(config, self._repository)
+        response = ReloadConfigResponse()
+        response.status.SetInParent()  # OK, which TensorFlow Serving says in so many words
+        return response.SerializeToString()
 
-def version_of(spec: ModelSpec) -> int | None:
-    """The version number asked for; None for the latest. Raises NotFound for a version label."""
+
+def version_of(spec: ModelSpec) -> VersionChoice:
+    """The version asked for: its number, its label, or None for the latest."""
     if spec.HasField("version_label"):
-        raise NotFound(f"no version of {spec.name} has the label {spec.version_label!r}")
+        return spec.version_label
     return spec.version.value if spec.HasField("version") else None
 
 

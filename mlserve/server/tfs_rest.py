@@ -15,13 +15,13 @@ from google.protobuf import json_format
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
-from mlserve.errors import InvalidInput, NotFound
+from mlserve.errors import InvalidInput
 from mlserve.protocols.status import grpc_status
 from mlserve.server import json_tensor
+from mlserve.server.catalog import Catalog
 from mlserve.server.engine import Call, Engine
 from mlserve.server.input_check import find_signature
 from mlserve.server.loaded import LoadedVersion
-from mlserve.server.repository import Repository
 from mlserve.server.rest import (
     NotImplementedHere,
     answer_headers,
@@ -33,7 +33,7 @@ from mlserve.server.rest import (
 )
 from mlserve.server.rest_body import content_of, text_of
 from mlserve.server.signature_def import signature_def_map
-from mlserve.server.versions import VersionStatus
+from mlserve.server.versions import VersionChoice, VersionStatus
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 
@@ -51,7 +51,7 @@ _PATH = re.compile(
 class TfsRest:
     """The REST protocol of TensorFlow Serving."""
 
-    def __init__(self, engine: Engine, repository: Repository) -> None:
+    def __init__(self, engine: Engine, repository: Catalog) -> None:
         self._engine = engine
         self._repository = repository
 
@@ -65,16 +65,16 @@ class TfsRest:
         if match["model"] is None:
             raise InvalidInput("Missing model name in request.")
         model = unquote(match["model"])
+        version: VersionChoice = int(match["version"]) if match["version"] else None
         if match["label"]:
-            raise NotFound(f"no version of {model} has the label {unquote(match['label'])!r}")
-        version = int(match["version"]) if match["version"] else None
+            version = unquote(match["label"])
         if verb == "predict":
             return await self._predict(request, model, version)
         if verb:
             raise NotImplementedHere(f"{verb} is not implemented; use :predict")
         return self._metadata(model, version) if match["metadata"] else self._status(model, version)
 
-    async def _predict(self, request: Request, model: str, version: int | None) -> Response:
+    async def _predict(self, request: Request, model: str, version: VersionChoice) -> Response:
         deadline = deadline_of(request, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the body is read
         settings = self._engine.settings
@@ -83,11 +83,11 @@ class TfsRest:
         loaded, answer = await while_connected(request, self._engine.submit(call, deadline))
         return json_response(answer, answer_headers(loaded))
 
-    def _status(self, model: str, version: int | None) -> Response:
+    def _status(self, model: str, version: VersionChoice) -> Response:
         statuses = self._repository.statuses(model, version)
         return _indented({"model_version_status": [_status_json(item) for item in statuses]})
 
-    def _metadata(self, model: str, version: int | None) -> Response:
+    def _metadata(self, model: str, version: VersionChoice) -> Response:
         loaded = self._repository.lease(model, version)
         try:
             signatures = json_format.MessageToDict(
@@ -102,7 +102,7 @@ class TfsRest:
 
 
 def _call(
-    request: Request, model: str, version: int | None, body: bytes, settings: ServerSettings
+    request: Request, model: str, version: VersionChoice, body: bytes, settings: ServerSettings
 ) -> Call[tuple[LoadedVersion, bytes]]:
     is_row_form = False
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mlserve.errors import MlserveError, NotFound
 
+VersionChoice = int | str | None
+"""The version a request asks for: its number, its label, or None for the latest."""
 _LARGEST = 2**63 - 1
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "model.onnx", "mlserve.json")
 """What a version folder holds: found in the base path itself, it was given one level too deep."""
@@ -35,10 +37,11 @@ class VersionStatus:
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """Which versions to serve: the latest (the default), all, or the given ones."""
+    """Which versions to serve: the latest ones (by default one), all, or the given ones."""
 
     versions: tuple[int, ...] = ()
     serves_all: bool = False
+    latest: int = 1
 
     def wanted(self, present: Sequence[int]) -> tuple[int, ...]:
         """The versions to serve of those that are present, in ascending order."""
@@ -46,7 +49,7 @@ class VersionPolicy:
             return tuple(sorted(present))
         if self.versions:
             return tuple(sorted(set(self.versions) & set(present)))
-        return (max(present),) if present else ()
+        return tuple(sorted(present)[-self.latest :])
 
 
 def present_versions(base_path: Path) -> tuple[int, ...]:

@@ -99,7 +99,7 @@ def test_auto_takes_it_when_it_is_on_path(cli, base: Path, seen: Path) -> None:
     [server] = cli.ps()
     assert (server["launcher"], server["status"]) == ("native", "ready")
     listen = Listen("127.0.0.1", server["grpc_port"], server["rest_port"])
-    [spec] = plugins.backend("tfserving").external_servers(base, "m", (), listen)
+    spec, _ = plugins.backend("tfserving").external_servers(base, "m", (), listen)
     argv, environment = json.loads(seen.read_text())
     assert argv == list(spec.argv)
     assert f"--port={listen.grpc_port}" in argv

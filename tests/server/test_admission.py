@@ -13,7 +13,7 @@ from mlserve.server.admission import Admission, Run, Work
 from mlserve.server.estimates import Estimates, Kind, Meter
 from mlserve.server.observer import Refusal
 
-KIND = Kind.known(1, "serving_default", 1)
+KIND = Kind.known("m", 1, "serving_default", 1)
 SLOTS, QUEUE = 2, 32
 
 
@@ -281,15 +281,15 @@ def test_a_call_that_was_ended_early_can_only_raise_an_estimate() -> None:
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (16, 16), (17, 32), (1024, 1024)])
 def test_large_batches_are_told_apart_by_powers_of_two(rows: int, size: int) -> None:
-    assert Kind.known(1, "s", rows).size == size
+    assert Kind.known("m", 1, "s", rows).size == size
 
 
 def test_the_table_of_estimates_stays_small() -> None:
     estimates = Estimates()
     for version in range(1100):
-        estimates.learn(Kind.known(version, "s", 1), 1.0, float(version))
-    assert estimates.of(Kind.known(0, "s", 1), 0.0) is None
-    assert estimates.of(Kind.known(1099, "s", 1), 1099.0) is not None
+        estimates.learn(Kind.known("m", version, "s", 1), 1.0, float(version))
+    assert estimates.of(Kind.known("m", 0, "s", 1), 0.0) is None
+    assert estimates.of(Kind.known("m", 1099, "s", 1), 1099.0) is not None
 
 
 def test_the_meter_stands_still_while_nothing_runs() -> None:

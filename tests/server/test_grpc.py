@@ -84,7 +84,7 @@ def test_the_output_filter(server: Any, predict_on: Any, request_of: Any) -> Non
         ({"name": "other"}, "NOT_FOUND", "model other; this server has 'm'"),
         ({"signature_name": "topk"}, "NOT_FOUND", "did you mean 'top_k' for 'topk'"),
         ({"version": {"value": 8}}, "NOT_FOUND", "version 8 of m; served: 7"),
-        ({"version_label": "stable"}, "NOT_FOUND", "the label 'stable'"),
+        ({"version_label": "stable"}, "INVALID_ARGUMENT", "label: stable"),
     ],
 )
 def test_what_is_not_served(

@@ -15,17 +15,20 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from mlserve.protocols.proto._pool import POOL
 
 FOLDER = Path(str(files("mlserve.protocols.proto")))
-FILES = ("framework.proto", "inference.proto", "serving.proto")
+PUBLIC = ("framework.proto", "inference.proto", "model_config.proto", "serving.proto")
+FILES = (*PUBLIC, "server_files.proto")
 OFFICIAL = (
     "tensorflow_serving.apis.prediction_service_pb2",
     "tensorflow_serving.apis.model_service_pb2",
+    "tensorflow_serving.config.model_server_config_pb2",
     "tensorflow_serving.apis.prediction_log_pb2",
     "tritonclient.grpc.service_pb2",
 )
 
 
 def our_descriptors() -> list[Any]:
-    return [POOL.FindFileByName(f"mlserve/protocols/proto/{name}") for name in FILES]
+    """The files of which somebody publishes the official messages on PyPI."""
+    return [POOL.FindFileByName(f"mlserve/protocols/proto/{name}") for name in PUBLIC]
 
 
 def messages(descriptor: Any) -> list[Any]:
@@ -71,7 +74,7 @@ def test_every_enum_value_is_the_official_one() -> None:
         for owner in (file, *messages(file))
         for enum in owner.enum_types_by_name.values()
     ]
-    assert len(ours) == 2
+    assert len(ours) == 3
     for enum in ours:
         theirs = descriptor_pool.Default().FindEnumTypeByName(enum.full_name)
         for value in enum.values:

@@ -1,4 +1,4 @@
-"""`tensorflow_model_server` as data: its command line and its configuration file.
+"""`tensorflow_model_server` as data: its command line, its configuration file and its image.
 
 Flag names are those of tensorflow/serving's model_servers/main.cc. What has no flag there:
 the address (gRPC and REST listen on all interfaces, whatever host is asked for).
@@ -9,9 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlserve.backend import Listen, ServerSpec
+from mlserve.backend import ContainerImage, Listen, ServerSpec
 
 _CONFIG = "models.config"
+IMAGE = "tensorflow/serving:2.20.0"
+"""The image that TensorFlow Serving's makers publish, for one architecture only."""
+_EXECUTABLE = "tensorflow_model_server"
+_ELSEWHERE = (
+    "serve it with mlserve's own server (--launcher embedded), or the same model with ONNX Runtime "
+    "(mlserve export --backend onnxruntime), whose image is built here"
+)
 _INSTALL_HINT = (
     "install tensorflow_model_server (it is in no package registry: see TensorFlow Serving's "
     "own instructions), or use --launcher embedded"
@@ -21,18 +28,40 @@ _INSTALL_HINT = (
 def server_specs(
     base_path: Path, model: str, versions: Sequence[int], listen: Listen
 ) -> tuple[ServerSpec, ...]:
-    """The one server that can serve `base_path`: `versions`, or the latest when there are none."""
-    argv, files = _model_flags(base_path, model, versions)
+    """The two servers that can serve `base_path`: on this machine, and in a container.
+
+    They serve `versions`, or the latest when there are none.
+    """
     return (
-        ServerSpec(
-            launcher="native",
-            executable="tensorflow_model_server",
-            argv=(*_listen_flags(listen), *argv, *_FLAGS),
-            env={},
-            install_hint=_INSTALL_HINT,
-            files=files,
-            listens_everywhere=True,
-        ),
+        _server(base_path, model, versions, listen),
+        _container(f"/models/{model}", model, versions),
+    )
+
+
+def _server(base_path: Path, model: str, versions: Sequence[int], listen: Listen) -> ServerSpec:
+    argv, files = _model_flags(str(base_path.absolute()), model, versions)
+    return ServerSpec(
+        launcher="native",
+        executable=_EXECUTABLE,
+        argv=(*_listen_flags(listen), *argv, *_FLAGS),
+        env={},
+        install_hint=_INSTALL_HINT,
+        files=files,
+        listens_everywhere=True,
+    )
+
+
+def _container(base_path: str, model: str, versions: Sequence[int]) -> ServerSpec:
+    argv, files = _model_flags(base_path, model, versions)
+    return ServerSpec(
+        launcher="docker",
+        executable=_EXECUTABLE,
+        argv=(*_listen_flags(Listen("0.0.0.0", 8500, 8501)), *argv, *_FLAGS),
+        env={},
+        install_hint=_ELSEWHERE,
+        files=files,
+        listens_everywhere=True,
+        image=ContainerImage(IMAGE, base_path, architectures=("amd64",)),
     )
 
 
@@ -50,22 +79,22 @@ def _listen_flags(listen: Listen) -> tuple[str, ...]:
 
 
 def _model_flags(
-    base_path: Path, model: str, versions: Sequence[int]
+    base_path: str, model: str, versions: Sequence[int]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     if not versions:
-        return (f"--model_name={model}", f"--model_base_path={base_path.absolute()}"), {}
+        return (f"--model_name={model}", f"--model_base_path={base_path}"), {}
     config = _config(base_path, model, versions)
     return (f"--model_config_file={{files}}/{_CONFIG}",), {_CONFIG: config}
 
 
-def _config(base_path: Path, model: str, versions: Sequence[int]) -> str:
+def _config(base_path: str, model: str, versions: Sequence[int]) -> str:
     """The text of a ModelServerConfig that serves just these versions."""
     numbers = "".join(f"        versions: {number}\n" for number in versions)
     return (
         "model_config_list {\n"
         "  config {\n"
         f"    name: {_quoted(model)}\n"
-        f"    base_path: {_quoted(str(base_path.absolute()))}\n"
+        f"    base_path: {_quoted(base_path)}\n"
         '    model_platform: "tensorflow"\n'
         "    model_version_policy {\n"
         "      specific {\n"

@@ -28,7 +28,7 @@ def flags(argv: tuple[str, ...]) -> dict[str, str]:
 
 
 def test_the_latest_version_needs_flags_only() -> None:
-    (spec,) = TFServingBackend().external_servers(Path("/store/m"), "m", (), LISTEN)
+    spec, _ = TFServingBackend().external_servers(Path("/store/m"), "m", (), LISTEN)
     assert (spec.launcher, spec.executable) == ("native", "tensorflow_model_server")
     assert flags(spec.argv) == {
         "port": "8500",
@@ -47,7 +47,7 @@ def test_the_latest_version_needs_flags_only() -> None:
 
 def test_given_versions_need_a_configuration_file() -> None:
     base_path = Path('/a "quoted" \\ folder')
-    (spec,) = TFServingBackend().external_servers(base_path, "m", (2, 5), LISTEN)
+    spec, _ = TFServingBackend().external_servers(base_path, "m", (2, 5), LISTEN)
     options = flags(spec.argv)
     assert options["model_config_file"] == "{files}/models.config"
     assert not {"model_name", "model_base_path"} & set(options)
@@ -69,3 +69,16 @@ model_config_list {
 }
 """
     }
+
+
+def test_the_container_serves_the_folder_that_is_mounted() -> None:
+    _, spec = TFServingBackend().external_servers(Path("/store/m"), "m", (2,), LISTEN)
+    assert spec.image is not None
+    assert spec.image.name.startswith("tensorflow/serving:")
+    assert (spec.launcher, spec.image.architectures) == ("docker", ("amd64",))
+    options = flags(spec.argv)
+    assert (options["port"], options["rest_api_port"]) == ("8500", "8501")
+    assert set(options) <= FLAGS_OF_MAIN_CC
+    assert 'base_path: "/models/m"\n' in spec.files["models.config"]
+    assert spec.image.base_path == "/models/m"
+    assert not spec.image.drains

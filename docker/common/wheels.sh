@@ -1,0 +1,26 @@
+#!/bin/sh
+# Turns the tree in the current folder into what the other stages of an image copy, under /built:
+#   wheels/           mlserve and the plugin of the backend $1
+#   requirements.txt  what these need of other makers
+#   exporting/        the code that exports, and no more of it
+#   exporting.txt     what exporting needs of other makers
+# A builder compares the contents of what is copied: a change of the server or the client leaves
+# exporting/ as it was, and the exported model with it.
+set -eu
+backend=$1
+
+pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /built/wheels . "plugins/$backend"
+python docker/common/requirements.py "mlserve-${backend}[serve]" > /built/requirements.txt
+
+pip install --quiet --no-deps --no-build-isolation --no-compile --target /built/exporting \
+    /built/wheels/*.whl ./plugins/models
+python docker/common/requirements.py "mlserve-${backend}[export]" > /built/exporting.txt
+cd /built/exporting
+# What `mlserve export` never imports. Of two parts it needs one module each: the launchers' names
+# for the command line, the number of CPUs for the runtimes.
+rm -rf mlserve/client mlserve/compare mlserve/testing
+find mlserve/launch -type f ! -name __init__.py ! -name launcher.py -delete
+find mlserve/server -type f ! -name __init__.py ! -name cpus.py -delete
+# RECORD and direct_url.json have digests of what is gone from here, METADATA the README.
+rm -rf bin ./*.dist-info/RECORD ./*.dist-info/direct_url.json
+sed -i '/^$/,$d' ./*.dist-info/METADATA

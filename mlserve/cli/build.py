@@ -1,0 +1,157 @@
+"""`mlserve build`: the container image of an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
+from mlserve.launch.launcher import ServerKind
+
+if TYPE_CHECKING:
+    from mlserve.launch.docker.build import BuildRequest
+    from mlserve.sources import Progress
+
+
+def build(
+    backend: Annotated[
+        str | None, typer.Option(help="The backend; default: the one with an exported model.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model; default: the only exported one.")
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The version; default: the latest.")
+    ] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option(help="The image's name; default: mlserve-<backend>-<model>:<version>."),
+    ] = None,
+    file_only: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Only write the Dockerfile and all that it needs into a new folder."
+        ),
+    ] = None,
+    server: Annotated[
+        ServerKind,
+        typer.Option(
+            help="The server in the image: the runtime's own (native), mlserve's (embedded), or "
+            "(auto) the first where there is one."
+        ),
+    ] = ServerKind.AUTO,
+    base_image: Annotated[
+        str | None,
+        typer.Option(help="The image to build on; default: tensorflow/serving or python-slim."),
+    ] = None,
+    build_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An option for `docker build`, several times for several: "
+            "--build-option=--network=host."
+        ),
+    ] = None,
+    wheel_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Install the wheels of mlserve in this folder, not those that are made here.",
+        ),
+    ] = None,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Build the container image of an exported model.
+
+    Prints the image's tag and id. For example:
+
+    mlserve build --backend onnxruntime --model efficientnet_lite0
+
+    mlserve build --file-only image/ && docker build --tag mine image/
+    """
+    from mlserve import plugins
+    from mlserve.artifact import Artifact
+    from mlserve.launch import plan
+    from mlserve.launch.docker.build import BuildRequest
+
+    versions = plan.Versions(() if version is None else (version,))
+    serving = plan.choose(backend, model, None, versions)
+    request = BuildRequest(
+        plugins.backend(serving.backend),
+        Artifact.open(serving.base_path, serving.model, serving.expected[-1]),
+        tag=tag,
+        kind=server,
+        base_image=base_image,
+        options=tuple(build_option or ()),
+        wheel_dir=wheel_dir,
+    )
+    if file_only is not None:
+        _write_files(request, file_only, output)
+    else:
+        _build_image(request, output)
+
+
+def _write_files(request: BuildRequest, folder: Path, output: OutputFormat) -> None:
+    from mlserve.launch.docker.build import write_context
+
+    write_context(request, folder)
+    if output is OutputFormat.JSON:
+        print_json({"folder": str(folder.absolute()), "tag": request.image_tag})
+        return
+    typer.echo(str(folder.absolute()))
+    note(f"next     docker build --tag {request.image_tag} {folder}")
+
+
+def _build_image(request: BuildRequest, output: OutputFormat) -> None:
+    from mlserve.launch.docker.build import BuildLogged
+    from mlserve.launch.docker.build import build as build_image
+
+    try:
+        with _progress() as progress:
+            built = build_image(request, progress)
+    except BuildLogged as error:
+        note(error.log)
+        raise
+    artifact = request.artifact
+    if output is OutputFormat.JSON:
+        print_json(
+            {
+                "tag": built.tag,
+                "id": built.id,
+                "base_image": built.base_image,
+                "backend": request.backend.name,
+                "model": artifact.model,
+                "version": artifact.version,
+            }
+        )
+        return
+    typer.echo(f"{built.tag}  {built.id}")
+    if artifact.manifest is not None and artifact.manifest.has_random_weights:
+        note("WARNING  the weights are random: the answers of this model mean nothing")
+    init = "" if request.spec is None else " --init"
+    note(f"next     docker run --rm{init} --publish 127.0.0.1:8500:8500 {built.tag}")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A Progress of one line on stderr, when that is a terminal."""
+    from mlserve.export import no_progress
+
+    if not is_interactive():
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("building") as status:
+
+        def show(what: str, done: int, total: int | None) -> None:
+            step = f"step {done + 1} of {total}: " if total else ""
+            status.update(escape(f"{step}{what}"[: status.console.width - 4]))
+
+        yield show

@@ -1,0 +1,61 @@
+"""`mlserve doctor`: what would keep this machine from exporting, serving and asking."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json
+from mlserve.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlserve.doctor.finding import Finding
+
+
+def doctor(
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Import the runtimes too, each in a process of its own: slow."),
+    ] = False,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Look at this machine: versions, conflicts, launchers, ports, memory, disk, network.
+
+    Each finding is ok, warn or fail, with its fix. Exit code 0 when the default path (export, up,
+    predict) would work, 3 when something that it needs is missing.
+
+    Example: mlserve doctor --output json
+    """
+    from mlserve.doctor.finding import Status
+    from mlserve.doctor.run import examine
+
+    findings = examine(is_deep=deep)
+    failed = [found for found in findings if found.status is Status.FAIL]
+    if output is OutputFormat.JSON:
+        print_json({"works": not failed, "findings": [found.to_json() for found in findings]})
+    else:
+        _print(findings)
+        note(_verdict(len(failed)))
+    if failed:
+        raise typer.Exit(int(ExitCode.PLUGIN))
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    width = max(len(found.name) for found in findings)
+    area = ""
+    for found in findings:
+        if found.area != area:
+            area = found.area
+            typer.echo(area)
+        typer.echo(f"  {found.status.value:<4}  {found.name:<{width}}  {found.text}")
+        if found.fix:
+            typer.echo(f"  {'':<4}  {'':<{width}}  fix: {found.fix}")
+
+
+def _verdict(failed: int) -> str:
+    if not failed:
+        return "the default path (export, up, predict) works here"
+    return f"the default path (export, up, predict) does not work here: {failed} to fix"

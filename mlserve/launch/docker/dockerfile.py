@@ -1,0 +1,96 @@
+"""The Dockerfile of an artifact's image as text: mlserve's own server, or another maker's.
+
+Neither uses what only BuildKit knows, so that every builder can build it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+
+from mlserve.backend import ServerSpec
+from mlserve.launch.docker.plan import GRPC_PORT, REST_PORT
+
+USER = "10001:10001"
+"""Who the server runs as: nobody that the base image knows of."""
+PYTHON_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
+"""The same Python as here: the constraints are the versions that work with it."""
+
+_OURS = """\
+# An image that serves one version of a model with mlserve's own server. Written by `mlserve build`.
+ARG BASE_IMAGE={base}
+FROM ${{BASE_IMAGE}}
+ENV HOME=/tmp PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+# What others make comes first: neither new code nor a new model installs it again.
+COPY install/constraints.txt install/dependencies.txt /install/
+RUN pip install --no-cache-dir -c /install/constraints.txt -r /install/dependencies.txt
+COPY install/own.txt /install/
+COPY install/wheels /install/wheels
+RUN pip install --no-cache-dir -c /install/constraints.txt -r /install/own.txt && rm -r /install
+
+COPY model {folder}
+{labels}
+USER {user}
+EXPOSE {grpc} {rest}
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD {health}
+ENTRYPOINT {entrypoint}
+"""
+_OTHERS = """\
+# An image that serves one version of a model with {executable}. Written by `mlserve build`.
+# It does not finish its requests on SIGTERM, and as the first process it ignores the signal: run it
+# with --init.
+ARG BASE_IMAGE={base}
+FROM ${{BASE_IMAGE}}
+COPY model {folder}
+{labels}
+USER {user}
+EXPOSE {grpc} {rest}
+ENTRYPOINT {entrypoint}
+"""
+# Not urllib: it would ask a proxy that the engine sets in the environment.
+_HEALTH = (
+    f"import http.client as h, sys; c = h.HTTPConnection('127.0.0.1', {REST_PORT}, timeout=4); "
+    "c.request('GET', '/v2/health/ready'); sys.exit(c.getresponse().status != 200)"
+)
+
+
+def of_ours(backend: str, model: str, version: int, base: str, labels: Mapping[str, str]) -> str:
+    """The Dockerfile of mlserve's own server. Its settings are arguments of `docker run`."""
+    base_path = f"/models/{model}"
+    entrypoint = [*("python", "-P", "-m", "mlserve.server"), "--backend", backend]
+    entrypoint += [f"--model={model}", "--base-path", base_path, "--host", "0.0.0.0"]
+    return _OURS.format(
+        base=base,
+        folder=f"{base_path}/{version}/",
+        labels=_labels(labels),
+        user=USER,
+        grpc=GRPC_PORT,
+        rest=REST_PORT,
+        health=json.dumps(["python", "-c", _HEALTH]),
+        entrypoint=json.dumps(entrypoint),
+    )
+
+
+def of_other_maker(spec: ServerSpec, version: int, base: str, labels: Mapping[str, str]) -> str:
+    """The Dockerfile of another maker's server. Further flags are arguments of `docker run`."""
+    assert spec.image is not None
+    return _OTHERS.format(
+        base=base,
+        executable=spec.executable,
+        folder=f"{spec.image.base_path}/{version}/",
+        labels=_labels(labels),
+        user=USER,
+        grpc=GRPC_PORT,
+        rest=REST_PORT,
+        entrypoint=json.dumps([spec.executable, *spec.argv]),
+    )
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return "LABEL " + " \\\n      ".join(
+        f"{key}={json.dumps(value, ensure_ascii=False).replace('$', chr(92) + '$')}"
+        for key, value in labels.items()
+    )

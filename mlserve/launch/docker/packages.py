@@ -1,0 +1,208 @@
+"""What has to be installed in an image: our own distributions, and what they need.
+
+A distribution that came from an index is asked for by name and version. One that was installed
+from a folder or a file (a checkout, a wheel) is on no index: its wheel is made or copied here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import (
+    Distribution,
+    PackageNotFoundError,
+    PathDistribution,
+    distribution,
+    distributions,
+)
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from mlserve import plugins
+from mlserve.errors import BuildFailed
+
+_SERVE = ("serve", "server")
+"""The extras with what serving needs, in a plugin and in core."""
+_TIMEOUT = 300.0
+
+
+Root = tuple[Distribution, frozenset[str]]
+"""One of our distributions, with the extras to install."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """What `pip install` gets in the image, as lines of requirement files.
+
+    `own` are our distributions; `foreign` what they need, so that it can be installed first and
+    kept when only our code has changed; `constraints` the versions of all that is installed here.
+    """
+
+    own: tuple[str, ...]
+    foreign: tuple[str, ...]
+    constraints: tuple[str, ...]
+
+
+def roots_of(backend: str) -> list[Root]:
+    """Our distributions that serve that backend. Raises BuildFailed for one without metadata."""
+    point = plugins.installed()[backend]
+    if point.dist is None:
+        raise BuildFailed(
+            f"the plugin {backend!r} belongs to no installed distribution",
+            hint="install it with pip",
+        )
+    return [_serving(distribution("mlserve")), _serving(point.dist)]
+
+
+def packages_of(roots: list[Root], wheels: Path, inside: str = "/install/wheels") -> Packages:
+    """What to install, where `inside` is the place of the folder `wheels` when pip reads it.
+
+    What a wheel says of itself counts, not what was true when its checkout was installed. By its
+    path, a wheel cannot be taken for another maker's package of the same name.
+    """
+    there = {_name(found): (found, file) for file, found in _read_wheels(wheels)}
+    extras = {_name(found): wanted for found, wanted in roots}
+    own = [
+        f"{inside}/{file}{_in_brackets(extras.get(name, frozenset()))}"
+        for name, (_, file) in there.items()
+    ]
+    own += [
+        f"{found.name}{_in_brackets(wanted)}=={found.version}"
+        for found, wanted in roots
+        if _name(found) not in there
+    ]
+    ours = {*there, *extras}
+    foreign = {
+        str(_plain(requirement))
+        for name in ours
+        for requirement in _requirements(
+            there[name][0] if name in there else distribution(name), extras.get(name, frozenset())
+        )
+        if canonicalize_name(requirement.name) not in ours
+    }
+    return Packages(tuple(own), tuple(sorted(foreign)), tuple(_constraints(ours)))
+
+
+def _read_wheels(folder: Path) -> Iterator[tuple[str, Distribution]]:
+    for wheel in sorted(folder.glob("*.whl")):
+        name = "-".join(wheel.name.split("-")[:2])
+        yield wheel.name, PathDistribution(zipfile.Path(wheel, f"{name}.dist-info/"))
+
+
+def write_wheels(roots: list[Root], into: Path, extra: Path | None) -> None:
+    """Puts the wheels of what is on no index into a folder, and those of the folder `extra`.
+
+    Raises BuildFailed.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    given = sorted(extra.glob("*.whl")) if extra is not None else []
+    for wheel in given:
+        shutil.copy(wheel, into)
+    there = {canonicalize_name(wheel.name.partition("-")[0]) for wheel in given}
+    for found in _local(roots):
+        if _name(found) not in there:
+            _write_wheel(found, into)
+
+
+def _write_wheel(found: Distribution, into: Path) -> None:
+    source = _source(found)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    try:
+        done = subprocess.run(
+            [*command, "--wheel-dir", str(into), source],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+            check=False,
+            env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        )
+        said = ""
+        if done.returncode != 0:
+            said = done.stderr.strip() or f"exit code {done.returncode}"
+    except subprocess.TimeoutExpired:
+        said = f"it took longer than {_TIMEOUT:g} s"
+    if said:
+        raise BuildFailed(
+            f"the wheel of {found.name} cannot be made of {source}: {said}",
+            hint="make the wheels yourself, and give their folder with --wheel-dir",
+        )
+
+
+def _local(roots: list[Root]) -> Iterator[Distribution]:
+    """Those of ours that are on no index: the roots, and what they need of the same kind."""
+    seen: set[str] = set()
+    open_ends = list(roots)
+    while open_ends:
+        found, extras = open_ends.pop()
+        if _name(found) in seen or not _origin(found):
+            continue
+        seen.add(_name(found))
+        yield found
+        for requirement in _requirements(found, extras):
+            try:
+                needed = distribution(requirement.name)
+            except PackageNotFoundError:
+                continue
+            open_ends.append((needed, frozenset(requirement.extras)))
+
+
+def _serving(found: Distribution) -> Root:
+    there = set(found.metadata.get_all("Provides-Extra") or ())
+    return found, frozenset(there.intersection(_SERVE))
+
+
+def _in_brackets(extras: frozenset[str]) -> str:
+    return f"[{','.join(sorted(extras))}]" if extras else ""
+
+
+def _requirements(found: Distribution, extras: frozenset[str]) -> Iterator[Requirement]:
+    for text in found.requires or ():
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield requirement
+
+
+def _plain(requirement: Requirement) -> Requirement:
+    requirement.marker = None
+    return requirement
+
+
+def _constraints(ours: set[str]) -> Iterator[str]:
+    """The versions that are installed here; one that is on no index cannot be asked for."""
+    lines = {
+        f"{found.name}=={found.version}"
+        for found in distributions()
+        if found.name and _name(found) not in ours and not _origin(found)
+    }
+    yield from sorted(line for line in lines if "+" not in line)
+
+
+def _origin(found: Distribution) -> str:
+    """Where it was installed from, as a URL; empty for one from an index."""
+    text = found.read_text("direct_url.json")
+    return str(json.loads(text)["url"]) if text else ""
+
+
+def _source(found: Distribution) -> str:
+    """What pip makes the wheel of: a folder or a file here, else the URL as it is."""
+    origin = _origin(found)
+    parts = urlsplit(origin)
+    return url2pathname(unquote(parts.path)) if parts.scheme == "file" else origin
+
+
+def _name(found: Distribution) -> str:
+    return re.sub(r"[-_.]+", "-", found.name).lower()

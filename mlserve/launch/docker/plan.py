@@ -1,0 +1,164 @@
+"""The container of a server as data: its image, its arguments, and what is mounted into it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mlserve import paths
+from mlserve.backend import Backend, Listen, ServerSpec
+from mlserve.errors import UsageError
+from mlserve.launch.docker.containers import DRAINS_LABEL, HOME_LABEL, NAME_LABEL, RECORD_LABEL
+from mlserve.launch.plan import Serving
+from mlserve.launch.state import ServerRecord
+from mlserve.settings import flag_of
+
+GRPC_PORT = 8500
+REST_PORT = 8501
+_FILES = "/run/mlserve"
+"""Where files of the user's and of the launcher's lie inside."""
+_OPTIONS = ("threads", "provider", "instances")
+HARDENING = (
+    "--read-only",
+    *("--tmpfs", "/tmp"),  # noqa: S108 - in the container
+    *("--cap-drop", "ALL"),
+    *("--security-opt", "no-new-privileges"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPlan:
+    """A container to run. `mounts` are read-only: the path here by the path inside.
+
+    `files` are texts by name, written to the server's folder and mounted first. With an
+    `entrypoint` of None the image's own is taken.
+    """
+
+    image: str
+    argv: tuple[str, ...]
+    entrypoint: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    drains: bool = True
+    has_healthcheck: bool = True
+
+
+def server_spec(backend: Backend, serving: Serving) -> ServerSpec | None:
+    """The image of another maker's server for this; None when it is served by ours."""
+    listen = Listen("0.0.0.0", GRPC_PORT, REST_PORT)
+    specs = backend.external_servers(
+        serving.base_path, serving.model, serving.versions.numbers, listen
+    )
+    return next((spec for spec in specs if spec.launcher == "docker" and spec.image), None)
+
+
+def of_other_maker(spec: ServerSpec, serving: Serving) -> ContainerPlan:
+    """The published image of another maker, the model's folder mounted into it.
+
+    Nothing has to be built, and the server sees new versions as they are exported.
+    """
+    assert spec.image is not None
+    folder = str((paths.state_dir() / "files" / serving.name).absolute())
+    mounts = {str(serving.base_path): spec.image.base_path}
+    if spec.files:
+        mounts[folder] = _FILES
+    return ContainerPlan(
+        image=serving.image or spec.image.name,
+        argv=tuple(argument.replace("{files}", _FILES) for argument in spec.argv),
+        entrypoint=spec.executable,
+        env=spec.env,
+        mounts=mounts,
+        files=spec.files,
+        drains=spec.image.drains,
+    )
+
+
+def of_ours(image: str, serving: Serving) -> ContainerPlan:
+    """An image that `mlserve build` made: the model is in it, the settings are its arguments."""
+    files = {k: v for k, v in serving.settings.changed.items() if isinstance(v, Path)}
+    inside: dict[str, Any] = {name: Path(_FILES) / name for name in files}
+    settings = replace(serving.settings, **inside)
+    argv = [
+        part
+        for name in _OPTIONS
+        if (value := getattr(serving, name)) is not None
+        for part in (flag_of(name), str(value))
+    ]
+    return ContainerPlan(
+        image=image,
+        argv=(*argv, *settings.argv()),
+        mounts={str(path): str(inside[name]) for name, path in files.items()},
+        has_healthcheck=not settings.speaks_tls,
+    )
+
+
+def require_mountable(plan: ContainerPlan) -> None:
+    """Raises UsageError for a path that is not there, or that the engine cannot mount."""
+    for path in plan.mounts:
+        if not Path(path).exists():
+            raise UsageError(f"there is no {path}", hint="give a file or folder that is there")
+        if "," in path or '"' in path:
+            raise UsageError(
+                f"{path} cannot be mounted: a comma or a quote is in its name",
+                hint="serve it from another folder: --path DIR",
+            )
+
+
+def run_options(
+    plan: ContainerPlan, record: ServerRecord, options: tuple[str, ...], user: str | None
+) -> list[str]:
+    """The arguments of `docker run` for that server; `user` is who reads the mounts inside."""
+    labels = {
+        NAME_LABEL: record.name,
+        HOME_LABEL: str(paths.state_dir().absolute()),
+        RECORD_LABEL: json.dumps(record.to_json()),
+        DRAINS_LABEL: "true" if plan.drains else "false",
+    }
+    arguments = ["--detach", "--name", _container_name(record.name), *HARDENING]
+    address = _bind_address(record.host)
+    for port, inside in ((record.grpc_port, GRPC_PORT), (record.rest_port, REST_PORT)):
+        arguments += ["--publish", f"{address}:{port}:{inside}"]
+    for key, value in labels.items():
+        arguments += ["--label", f"{key}={value}"]
+    for key, value in plan.env.items():
+        arguments += ["--env", f"{key}={value}"]
+    for source, target in plan.mounts.items():
+        arguments += ["--mount", f"type=bind,source={source},target={target},readonly"]
+    if user is not None and plan.mounts:
+        arguments += ["--user", user]
+    if not plan.has_healthcheck:
+        arguments += ["--no-healthcheck"]
+    if plan.entrypoint is not None:
+        arguments += ["--entrypoint", plan.entrypoint]
+    # Last, so that the user's word counts where an option is given twice.
+    return [*arguments, *options, plan.image, *plan.argv]
+
+
+def mount_user(*, is_rootless: bool) -> str | None:
+    """Who reads mounted files inside: this user. A rootless engine maps its root to this user."""
+    return "0:0" if is_rootless else f"{os.getuid()}:{os.getgid()}"
+
+
+def _container_name(name: str) -> str:
+    """A name that is free: other homes of this machine may run a server of the same name."""
+    readable = re.sub(r"[^a-zA-Z0-9_.-]", "-", name)
+    return f"mlserve-{readable}-{secrets.token_hex(3)}"
+
+
+def _bind_address(host: str) -> str:
+    """The host as `docker run --publish` takes it: an address, IPv6 in brackets."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4][0]
+        address = ipaddress.ip_address(str(found))
+    return f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004

@@ -1,0 +1,91 @@
+"""Runs the container of a server, and records it in its label."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import replace
+
+from mlserve import paths
+from mlserve.backend import Backend
+from mlserve.errors import Unavailable, UsageError
+from mlserve.launch.docker import containers
+from mlserve.launch.docker.cli import EngineRefused, docker, engine
+from mlserve.launch.docker.images import artifact_tag
+from mlserve.launch.docker.plan import (
+    ContainerPlan,
+    mount_user,
+    of_other_maker,
+    of_ours,
+    require_mountable,
+    run_options,
+    server_spec,
+)
+from mlserve.launch.plan import Serving
+from mlserve.launch.state import ServerRecord, unwritable
+
+_RUN_TIMEOUT = 120.0
+_PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
+
+
+def run_container(backend: Backend, serving: Serving, draft: ServerRecord) -> ServerRecord:
+    """The record of the container that was started for the draft of one.
+
+    A container that was created and does not start is removed again. Raises NoEngine, UsageError
+    for a taken port or a folder that cannot be mounted, Unavailable when it does not start.
+    """
+    plan = plan_of(backend, serving)
+    _write_files(plan, serving.name)
+    require_mountable(plan)
+    draft = replace(draft, image=plan.image)
+    user = mount_user(is_rootless=engine().is_rootless)
+    arguments = run_options(plan, draft, serving.docker_options, user)
+    try:
+        identity = docker("run", *arguments, timeout=_RUN_TIMEOUT).split()[-1]
+    except EngineRefused as error:
+        _remove(arguments)
+        raise _not_started(error, draft) from error
+    except BaseException:
+        _remove(arguments)
+        raise
+    found = containers.look(identity)
+    return replace(draft, container=identity, pid=0 if found is None else found.pid)
+
+
+def plan_of(backend: Backend, serving: Serving) -> ContainerPlan:
+    """The container that serves this: another maker's image, or the one of the artifact."""
+    spec = server_spec(backend, serving)
+    if spec is not None:
+        return of_other_maker(spec, serving)
+    return of_ours(serving.image or artifact_tag(serving), serving)
+
+
+def _write_files(plan: ContainerPlan, name: str) -> None:
+    if not plan.files:
+        return
+    folder = paths.state_dir() / "files" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in plan.files.items():
+            (folder / file).write_text(text)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def _remove(arguments: list[str]) -> None:
+    with suppress(EngineRefused):
+        docker("rm", "--force", "--volumes", arguments[arguments.index("--name") + 1])
+
+
+def _not_started(error: EngineRefused, draft: ServerRecord) -> Unavailable | UsageError:
+    if _PORT_TAKEN.search(error.output):
+        return UsageError(
+            f"port {draft.grpc_port} or {draft.rest_port} was taken while the container started",
+            hint="try again, or give free ports with --grpc-port and --rest-port",
+        )
+    reason = error.message.removeprefix("docker run failed: ")
+    return Unavailable(
+        f"the container of {draft.name} does not start: {reason}",
+        hint=f"is the image {draft.image} the right one? `docker image inspect` shows it; "
+        "mlserve doctor looks at the engine",
+    )

@@ -1,0 +1,7 @@
+"""The messages of server_files.proto; typed by the generated `server_files_pb2.pyi`."""
+
+from mlserve.protocols.proto._pool import message
+
+BatchingParameters = message("tensorflow.serving.BatchingParameters")
+MonitoringConfig = message("tensorflow.serving.MonitoringConfig")
+SSLConfig = message("tensorflow.serving.SSLConfig")

@@ -1,0 +1,128 @@
+"""A Docker engine for the tests, and the images that they run.
+
+Tests marked `docker` use the engine that answers already and can get the base image, or else a
+private one, started here and gone afterwards. Where neither can be had they are skipped, and say
+why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlserve.testing.containers import Engine, Run, containers
+from mlserve.testing.private_engine import BASE_IMAGE, private_engine, why_no_private_engine
+
+TREE = Path(__file__).parents[2]
+MODEL = "efficientnet_lite0"
+
+
+@pytest.fixture
+def run(engine: Engine) -> Iterator[Run]:
+    """Starts a container of an image: `run(IMAGE, MODEL, *args, options=(...))`."""
+    with containers(engine) as start:
+        yield start
+
+
+@pytest.fixture(autouse=True)
+def docker_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the commands of a test that is marked `docker` find the engine."""
+    if request.node.get_closest_marker("docker"):
+        engine: Engine = request.getfixturevalue("engine")
+        if engine.host is not None:
+            monkeypatch.setenv("DOCKER_HOST", engine.host)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """The engine that runs, or one of our own; else the test is skipped.
+
+    Where MLSERVE_TEST_DOCKER is `required`, as in CI, it fails instead.
+    """
+    given = Engine(None)
+    if shutil.which("docker") and given.attempt("version").returncode == 0 and _has_base(given):
+        yield given
+        return
+    if reason := why_no_private_engine():
+        give_up = pytest.fail if _is_required() else pytest.skip
+        give_up(f"no Docker engine answers, and none can be started: {reason}")
+    with private_engine() as private:
+        yield private
+
+
+def _is_required() -> bool:
+    return os.environ.get("MLSERVE_TEST_DOCKER") == "required"
+
+
+def _has_base(engine: Engine) -> bool:
+    is_there = engine.attempt("image", "inspect", BASE_IMAGE).returncode == 0
+    return is_there or engine.attempt("pull", "--quiet", BASE_IMAGE, timeout=300).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def tensorflow_image(engine: Engine) -> str:
+    """The base image with the packages of the environment that runs the tests, TensorFlow too.
+
+    What the Dockerfiles install is there already: building on it downloads nothing.
+    """
+    name, tag = "mlserve-test-packages", "mlserve-test/python-tensorflow"
+    packages = next(Path(sys.prefix).glob("lib/python*/site-packages"))
+    engine.attempt("rm", "--force", name)
+    mount = ("--volume", f"{packages}:/packages:ro", "--network", "none")
+    engine("run", "--name", name, *mount, BASE_IMAGE, "sh", "-c", _COPY, timeout=300)
+    engine("commit", name, tag, timeout=300)
+    engine("rm", name)
+    return tag
+
+
+# Not the packages of this tree, which the images are to build themselves. Compiled modules come
+# along: a container with a read-only root would compile TensorFlow at each start.
+_COPY = """
+tar -C /packages --anchored --no-wildcards-match-slash \\
+    --exclude='./mlserve*' --exclude='./_mlserve*' --exclude='./*.pth' \\
+    --exclude=./tensorflow/include -cf - . |
+tar -C "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -xf -
+"""
+
+
+@pytest.fixture(scope="session")
+def built_with(tensorflow_image: str) -> dict[str, str]:
+    """The build arguments of every image here: its base images and the model that it exports."""
+    images = {"PYTHON_IMAGE": BASE_IMAGE, "EXPORT_IMAGE": tensorflow_image}
+    return images | {"MODEL": MODEL, "REVISION": "0123abc"}
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_image(engine: Engine, built_with: dict[str, str]) -> str:
+    """docker/onnxruntime/Dockerfile, all of it."""
+    file = TREE / "docker" / "onnxruntime" / "Dockerfile"
+    return engine.build(file, "mlserve-test/onnxruntime", TREE, built_with)
+
+
+@pytest.fixture(scope="session")
+def embedded_image(engine: Engine, built_with: dict[str, str], tensorflow_image: str) -> str:
+    """docker/embedded/Dockerfile, all of it, with TensorFlow."""
+    args = built_with | {"PYTHON_IMAGE": tensorflow_image}
+    file = TREE / "docker" / "embedded" / "Dockerfile"
+    return engine.build(file, "mlserve-test/embedded", TREE, args)
+
+
+@pytest.fixture(scope="session")
+def stand_in_image(engine: Engine, embedded_image: str) -> str:
+    """What stands in for tensorflow/serving: its command is `mlserve-model-server`."""
+    file = TREE / "tests" / "docker" / "stand_in" / "Dockerfile"
+    args = {"RUNTIME_IMAGE": embedded_image}
+    return engine.build(file, "mlserve-test/tensorflow-serving", file.parent, args)
+
+
+@pytest.fixture(scope="session")
+def tfserving_image(engine: Engine, built_with: dict[str, str], stand_in_image: str) -> str:
+    """docker/tfserving/Dockerfile, all of it, on the stand-in."""
+    args = built_with | {"TENSORFLOW_SERVING_IMAGE": stand_in_image}
+    file = TREE / "docker" / "tfserving" / "Dockerfile"
+    return engine.build(file, "mlserve-test/tfserving", TREE, args)

@@ -1,0 +1,228 @@
+"""`mlserve doctor`: each finding on a machine that is as the test makes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlserve.doctor import launchers, machine, network, places, software
+from mlserve.doctor.finding import Finding, Status
+from mlserve.doctor.requirements import declared_conflicts, known_conflicts
+
+Installed = Callable[..., None]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installed:
+    """Puts the metadata of a distribution in front of all that is installed."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+
+    def add(name: str, version: str, *requires: str, plugin: str | None = None) -> None:
+        folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+        lines += [f"Provides-Extra: {x}" for x in re.findall(r"extra == '(\w+)'", str(requires))]
+        (folder / "METADATA").write_text("\n".join(lines) + "\n")
+        if plugin is not None:
+            (folder / "entry_points.txt").write_text(f"[mlserve]\n{plugin}\n")
+
+    return add
+
+
+def doctor(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mlserve", "doctor", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"},
+    )
+
+
+def named(findings: list[Finding], name: str) -> Finding:
+    return next(found for found in findings if found.name == name)
+
+
+@pytest.mark.slow
+def test_a_machine_with_everything_passes_and_every_warning_has_its_fix(home: Path) -> None:
+    done = doctor("--output", "json")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    findings = told["findings"]
+    assert told["works"]
+    areas = list(dict.fromkeys(found["area"] for found in findings))
+    assert areas == ["software", "launchers", "machine", "files", "network"]
+    assert all(found["fix"] for found in findings if found["status"] != "ok")
+    libraries = next(found for found in findings if found["name"] == "libraries")
+    assert {"protobuf", "numpy", "tensorflow", "onnxruntime"} <= set(libraries["data"]["versions"])
+    store = next(found for found in findings if found["name"] == "store")
+    assert store["data"]["path"] == str(home / "data" / "models")
+    assert not home.exists()  # looking changes nothing
+
+
+@pytest.mark.slow
+def test_a_default_backend_that_is_broken_fails_and_says_how_to_go_on(
+    installed: Installed,
+) -> None:
+    installed("mlserve-tfserving", "0.1.0", plugin="tfserving = no_such_module")
+
+    done = doctor()
+
+    assert done.returncode == 3
+    lines = done.stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:2] == ["fail", "tfserving"])
+    assert "does not load: No module named 'no_such_module'" in lines[at]
+    assert lines[at + 1].strip().startswith("fix: reinstall or uninstall mlserve-tfserving")
+    assert done.stderr == ("the default path (export, up, predict) does not work here: 1 to fix\n")
+
+
+@pytest.mark.slow
+def test_nothing_heavy_is_imported() -> None:
+    script = (
+        "from mlserve.doctor.run import examine; examine(); import sys; print("
+        "{'tensorflow', 'onnxruntime', 'numpy', 'onnx', 'keras'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.slow
+def test_a_package_below_what_is_needed_is_a_conflict(installed: Installed) -> None:
+    installed("toy-plugin", "1", "protobuf>=99", "pluggy<1", "toy-absent", plugin="toy = json")
+
+    found = {conflict.package: conflict for conflict in declared_conflicts()}
+
+    assert found["protobuf"].is_too_old
+    assert found["protobuf"].text.startswith("toy-plugin needs protobuf>=99, and protobuf ")
+    assert found["protobuf"].fix == "pip install 'protobuf>=99'"
+    assert not found["pluggy"].is_too_old
+    assert found["toy-absent"].text == "toy-plugin needs toy-absent, and it is not installed"
+    statuses = {
+        finding.text.split(" needs ")[1].split(",")[0]: finding.status
+        for finding in software.look()
+        if finding.name == "conflict"
+    }
+    assert statuses == {
+        "protobuf>=99": Status.FAIL,
+        "pluggy<1": Status.WARN,
+        "toy-absent": Status.FAIL,
+    }
+
+
+@pytest.mark.slow
+def test_what_only_an_extra_of_ours_wants_may_be_absent(installed: Installed) -> None:
+    installed("toy-core", "1", "toy-absent; extra == 'serve'", plugin="toy = json")
+    installed("toy-plugin", "1", "toy-core[serve]; extra == 'all'", plugin="other = json")
+
+    assert declared_conflicts() == []
+
+
+def test_conflicts_that_nobody_declares_are_known(installed: Installed) -> None:
+    assert known_conflicts() == []
+    installed("tf2onnx", "1.16.1")
+    installed("onnxruntime-gpu", "1.20")
+
+    ones = [(known.one, known.other) for known in known_conflicts()]
+
+    assert ones == [("tf2onnx<1.17", "numpy>=2"), ("onnxruntime", "onnxruntime-gpu")]
+
+
+def test_a_port_that_is_taken_is_named_with_its_holder() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = machine.port_finding("port gRPC", port)
+    assert found.status is Status.WARN
+    assert f"{port} is taken" in found.text
+    assert f"(pid {os.getpid()})" in found.text
+    assert machine.port_finding("port gRPC", port).status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"memory.max": "max"}, None),
+        ({"memory.max": "1073741824"}, 2**30),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ({"memory/memory.limit_in_bytes": "1073741824"}, 2**30),
+    ],
+)
+def test_the_memory_limit_is_the_cgroups(
+    tmp_path: Path, files: dict[str, str], limit: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert machine.memory_limit(tmp_path) == limit
+
+
+def test_folders_that_cannot_be_made_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLSERVE_HOME", str(tmp_path / "file" / "home"))
+
+    found = named(list(places.look()), "store")
+
+    assert found.status is Status.FAIL
+    assert "cannot be written" in found.text
+    assert "MLSERVE_HOME" in (found.fix or "")
+
+
+def test_the_store_is_counted(export, home: Path) -> None:
+    export()
+
+    findings = list(places.look())
+
+    assert named(findings, "store").data["bytes"] > 100
+    assert named(findings, "models").text == "m (echo)"
+
+
+def test_without_an_engine_docker_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    findings = list(launchers.look())
+
+    assert named(findings, "embedded").status is Status.OK
+    assert named(findings, "docker").status is Status.WARN
+    assert named(findings, "docker").text == "docker is not on PATH"
+    assert named(findings, "native").text.startswith("tensorflow_model_server is not on PATH")
+
+
+@pytest.mark.parametrize("is_listening", [True, False])
+def test_a_network_that_does_not_answer_is_a_warning_in_time(is_listening: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if not is_listening:
+            server.close()
+        [found] = network.look(f"http://127.0.0.1:{port}/", timeout=0.3)
+    assert found.status is Status.WARN
+    assert "--model efficientnet_lite0" in (found.fix or "")
+
+
+@pytest.mark.slow
+def test_a_deep_look_imports_in_other_processes(installed: Installed, tmp_path: Path) -> None:
+    (tmp_path / "site" / "onnxruntime.py").write_text("raise ImportError('libcuda is absent')\n")
+    (tmp_path / "site" / "tensorflow.py").write_text("")
+
+    findings = software.import_each()
+
+    assert named(findings, "import tensorflow").status is Status.OK
+    broken = named(findings, "import onnxruntime")
+    assert (broken.status, broken.text) == (Status.FAIL, "ImportError: libcuda is absent")

@@ -1,0 +1,245 @@
+"""The container of a server as data: what `docker run` gets, and what is refused before that."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from mlserve import plugins
+from mlserve.errors import PluginError, UsageError
+from mlserve.launch.docker import cli, images
+from mlserve.launch.docker.build import BuildRequest, write_context
+from mlserve.launch.docker.containers import Container
+from mlserve.launch.docker.plan import (
+    of_ours,
+    require_mountable,
+    run_options,
+)
+from mlserve.launch.docker.run import plan_of
+from mlserve.launch.plan import Serving, Versions, choose
+from mlserve.launch.state import ServerRecord
+from mlserve.settings import ServerSettings
+
+LATEST = Versions()
+RECORD = ServerRecord(
+    name="echo-m",
+    backend="echo",
+    model="m",
+    versions=(1,),
+    base_path=Path("/store/echo/m"),
+    launcher="docker",
+    pid=0,
+    pid_created=0.0,
+    host="127.0.0.1",
+    grpc_port=18500,
+    rest_port=18501,
+    log=None,
+    started="2026-01-01T00:00:00+00:00",
+    has_random_weights=False,
+    is_ready=False,
+    docker_options=("--memory=2g",),
+)
+
+
+def tensorflow_serving(tmp_path: Path, **changes: object) -> Serving:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    return replace(choose("tfserving", "m", tmp_path / "m", LATEST), **changes)
+
+
+def after(arguments: list[str], flag: str) -> list[str]:
+    return [value for key, value in pairwise(arguments) if key == flag]
+
+
+def test_a_container_listens_on_the_host_that_was_asked_for_only() -> None:
+    plan = of_ours("image", replace(_serving(), threads=2))
+
+    arguments = run_options(plan, RECORD, ("--memory=2g",), "7:7")
+
+    assert after(arguments, "--publish") == ["127.0.0.1:18500:8500", "127.0.0.1:18501:8501"]
+    assert {"--read-only", "--cap-drop", "no-new-privileges"} <= set(arguments)
+    assert arguments[-4:] == ["--memory=2g", "image", "--threads", "2"]
+    assert "--user" not in arguments  # nothing of the user's has to be read: the image's own
+    everywhere = run_options(plan, replace(RECORD, host="::1"), (), None)
+    assert after(everywhere, "--publish")[0] == "[::1]:18500:8500"
+
+
+def test_the_label_gives_the_record_back() -> None:
+    labels = dict(
+        label.split("=", 1)
+        for label in after(run_options(of_ours("i", _serving()), RECORD, (), None), "--label")
+    )
+    told = {
+        "Id": "0123456789abcdef",
+        "State": {"Running": True, "Pid": 42},
+        "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}},
+        "Config": {"Labels": labels},
+    }
+
+    found = Container.of(told).record
+
+    assert found == replace(RECORD, container="0123456789abcdef", pid=42, is_ready=True)
+    assert found is not None
+    assert found.identity == "container 0123456789ab"
+    assert ServerRecord.from_json(json.loads(json.dumps(found.to_json()))) == found
+    foreign = told | {"Config": {"Labels": {"mlserve.record": "{}"}}}
+    assert Container.of(foreign).record is None
+
+
+def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+    cert = tmp_path / "cert.pem"
+    cert.write_text("")
+    settings = ServerSettings(token_file=token, tls_cert=cert, max_queue=3)
+
+    plan = of_ours("image", replace(_serving(), settings=settings))
+
+    require_mountable(plan)
+    assert plan.mounts == {
+        str(token): "/run/mlserve/token_file",
+        str(cert): "/run/mlserve/tls_cert",
+    }
+    assert plan.argv == (
+        "--max-queue=3",
+        "--token-file=/run/mlserve/token_file",
+        "--tls-cert=/run/mlserve/tls_cert",
+    )
+    arguments = run_options(plan, RECORD, (), "7:7")
+    assert after(arguments, "--user") == ["7:7"]
+    assert "--no-healthcheck" in arguments
+    token.unlink()
+    with pytest.raises(UsageError, match="there is no"):
+        require_mountable(plan)
+
+
+def test_another_makers_image_gets_the_folder_and_the_flags(tmp_path: Path) -> None:
+    serving = tensorflow_serving(tmp_path)
+
+    plan = plan_of(plugins.backend("tfserving"), serving)
+
+    assert plan.image.startswith("tensorflow/serving:")
+    assert plan.entrypoint == "tensorflow_model_server"
+    assert plan.mounts == {str(tmp_path / "m"): "/models/m"}
+    assert "--model_base_path=/models/m" in plan.argv
+    named = replace(serving, versions=Versions((1,)), image="mirror/serving:1")
+    plan = plan_of(plugins.backend("tfserving"), named)
+    assert plan.image == "mirror/serving:1"
+    assert "--model_config_file=/run/mlserve/models.config" in plan.argv
+    assert sorted(plan.mounts.values()) == ["/models/m", "/run/mlserve"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"settings": ServerSettings(max_queue=1)}, "takes no --max-queue"),
+        ({"threads": 2}, "takes no --threads"),
+        ({"versions": Versions(are_all=True)}, "cannot follow all versions"),
+    ],
+)
+def test_what_another_makers_server_cannot_do_is_refused(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    serving = tensorflow_serving(tmp_path, **changes)
+
+    with pytest.raises(UsageError, match=told) as refused:
+        images.require_regarded(plugins.backend("tfserving"), serving)
+    assert "--launcher embedded" in (refused.value.hint or "")
+
+
+def test_an_image_of_ours_holds_one_version(export) -> None:
+    export(version=1)
+    export(version=2)
+    echo = plugins.backend("echo")
+
+    with pytest.raises(UsageError, match="an image holds one version"):
+        images.require_regarded(echo, choose("echo", "m", None, Versions(are_all=True)))
+    assert images.pinned(echo, choose("echo", "m", None, LATEST)).versions == Versions((2,))
+
+
+@pytest.mark.parametrize(
+    ("backend", "model", "tag"),
+    [
+        ("echo", "m", "mlserve-echo-m:3"),
+        ("onnxruntime", "efficientnet_lite0", "mlserve-onnxruntime-efficientnet_lite0:3"),
+        ("echo", "-Defects__V2.", "mlserve-echo-defects_v2:3"),
+    ],
+)
+def test_tags_are_names_that_docker_takes(backend: str, model: str, tag: str) -> None:
+    assert images.image_tag(backend, model, 3) == tag
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        (
+            "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?",
+            cli.NoEngine,
+            "no container engine answers at ",
+        ),
+        (
+            "permission denied while trying to connect to the Docker daemon socket at unix:///x",
+            cli.NoEngine,
+            "no permission to use the container engine at ",
+        ),
+        (
+            "Error response from daemon: no such thing\nSee 'docker run --help'.",
+            cli.EngineRefused,
+            "docker run failed: Error response from daemon: no such thing",
+        ),
+        ("", cli.EngineRefused, "docker run failed: it gave no reason"),
+    ],
+)
+def test_what_docker_says_becomes_an_error_with_a_way_out(said: str, kind: type, told: str) -> None:
+    error = cli.refusal(("run",), said)
+
+    assert type(error) is kind
+    assert error.message.startswith(told)
+    assert error.hint or kind is cli.EngineRefused
+
+
+def test_without_a_docker_command_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(PluginError, match="docker is not on PATH") as refused:
+        cli.docker("ps")
+    assert "--launcher embedded" in (refused.value.hint or "")
+
+
+def test_an_image_can_be_read_by_everyone_in_it(export, tmp_path: Path, home: Path) -> None:
+    base = export()
+    base.rename(home / "data/models/tf")
+    (home / "data/models/tf/1").chmod(0o700)
+    (home / "data/models/tf/1/labels.txt").chmod(0o600)
+    serving = choose("tfserving", "m", home / "data/models/tf", LATEST)
+    request = BuildRequest(
+        plugins.backend("tfserving"), images.Artifact.open(serving.base_path, "m", 1)
+    )
+
+    write_context(request, tmp_path / "image")
+
+    assert stat.S_IMODE((tmp_path / "image/model").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "image/model/labels.txt").stat().st_mode) == 0o644
+    text = (tmp_path / "image/Dockerfile").read_text()
+    assert f'mlserve.digest="{images.folder_digest(serving.base_path / "1")}"' in text
+    with pytest.raises(UsageError, match="is not empty"):
+        write_context(request, tmp_path / "image")
+
+
+def test_a_digest_is_of_names_and_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "inner" / "file").write_text("text")
+    before = images.folder_digest(tmp_path / "one")
+
+    assert before == images.folder_digest(tmp_path / "two")
+    (tmp_path / "two" / "inner" / "file").rename(tmp_path / "two" / "inner" / "other")
+    assert before != images.folder_digest(tmp_path / "two")
+
+
+def _serving() -> Serving:
+    return Serving("echo", "m", Path("/store/m"), LATEST, (1,), False, True)
