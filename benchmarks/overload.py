@@ -2,9 +2,10 @@
 
 Questions arrive at random moments (Poisson), each with a total timeout, on an mlserve server with
 its default settings, which is told nothing of its capacity or the deadlines. Capacity is what the
-same server answers to a few clients that ask one question after the other, measured just before.
-Then the usual server (FastAPI, uvicorn, ONNX Runtime) gets the same: as it is, and with uvicorn's
---limit-concurrency set to what suits this one load. Its figures are for comparison, not judged.
+same server answers to a few clients that ask one question after the other, measured just before and
+just after. All of it is over REST, and one case over gRPC, too. Then the usual server (FastAPI,
+uvicorn, ONNX Runtime) gets the same: as it is, and with uvicorn's --limit-concurrency set to what
+suits this one load. Its figures are for comparison, not judged.
 
     python benchmarks/overload.py [--seconds 10] [--json FILE]
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import os
@@ -48,6 +50,7 @@ class Case:
     model: str
     timeout: Callable[[], float]
     target: float
+    transport: str = "rest"
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def fixed() -> float:
 _chance = random.Random(1)
 CASES = (
     Case("1 s", "base", fixed, 0.95),
+    Case("1 s, gRPC", "base", fixed, 0.95, "grpc"),
     Case("0.1 to 5 s", "base", mixed, 0.93),
     Case("1 s, fast model", "fast", fixed, 0.93),
     Case("1 s, slow model", "slow", fixed, 0.93),
@@ -131,22 +135,33 @@ def _mlserve_rows(model: str, file: Path, labels: Path, seconds: float) -> Itera
     ) as server:
         for case in CASES:
             if case.model == model:
-                yield asyncio.run(_measure_grpc(server, case, seconds))
+                yield asyncio.run(_measure_mlserve(server, case, seconds))
 
 
-async def _measure_grpc(server: ServedModel, case: Case, seconds: float) -> Row:
+async def _measure_mlserve(server: ServedModel, case: Case, seconds: float) -> Row:
+    if case.transport == "rest":
+        image = base64.b64encode(_jpeg()).decode()
+        body = json.dumps({"inputs": [{"b64": image}]}).encode()
+        path = f"/v1/models/{server.model}:predict"
+        ask = over_http(_port_of(server.rest_endpoint), path, body, "application/json")
+        return await _measure("mlserve", ask, case, seconds, server.pid, target=case.target)
     request = predict_request(server.model, "serving_default", _jpeg()).SerializeToString()
     async with grpc.aio.insecure_channel(server.grpc_endpoint) as channel:
         ask = over_grpc(channel, request)
         return await _measure("mlserve", ask, case, seconds, server.pid, target=case.target)
 
 
+def _port_of(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
+
+
 async def _measure(
     name: str, ask: Ask, case: Case, seconds: float, pid: int, *, target: float | None
 ) -> Row:
-    able = await capacity(ask, CLIENTS, seconds / 2)
-    load = await overload(ask, OVERLOAD * able, seconds, case.timeout, psutil.Process(pid))
-    return Row(name, case.name, able, load, target)
+    before = await capacity(ask, CLIENTS, seconds / 2)
+    load = await overload(ask, OVERLOAD * before, seconds, case.timeout, psutil.Process(pid))
+    after = await capacity(ask, CLIENTS, seconds / 2)
+    return Row(name, case.name, (before + after) / 2, load, target)
 
 
 def _usual_rows(file: Path, seconds: float) -> Iterator[Row]:
@@ -162,7 +177,9 @@ def _usual_rows(file: Path, seconds: float) -> Iterator[Row]:
 
 
 async def _measure_usual(name: str, port: int, pid: int, case: Case, seconds: float) -> Row:
-    return await _measure(name, over_http(port, _jpeg()), case, seconds, pid, target=None)
+    return await _measure(
+        name, over_http(port, "/predict", _jpeg(), "image/jpeg"), case, seconds, pid, target=None
+    )
 
 
 @contextmanager

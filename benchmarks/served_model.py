@@ -28,6 +28,7 @@ class ServedModel:
     """A running server and the files it serves; `seconds_to_ready` is what `mlserve up` took."""
 
     grpc_endpoint: str
+    rest_endpoint: str
     model: str
     path: Path
     env: dict[str, str]
@@ -82,9 +83,13 @@ def served_model(
         seconds = time.perf_counter() - started
         try:
             record = json.loads(_run(env, "ps", "--output", "json"))[0]
-            endpoint = f"{record['host']}:{record['grpc_port']}"
+            grpc_endpoint, rest_endpoint = (
+                f"{record['host']}:{record[port]}" for port in ("grpc_port", "rest_port")
+            )
             path = Path(exported.splitlines()[0])
-            yield ServedModel(endpoint, model, path, env, record["pid"], seconds)
+            yield ServedModel(
+                grpc_endpoint, rest_endpoint, model, path, env, record["pid"], seconds
+            )
         finally:
             _run(env, "down", "--all")
 

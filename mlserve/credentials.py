@@ -1,7 +1,4 @@
-"""The files that say who may ask a server, read and checked: its token and its certificates.
-
-`mlserve up` checks them before it starts a server, and the server reads them.
-"""
+"""The files that say who may ask a server, read and checked: first of all its token."""
 
 from __future__ import annotations
 
@@ -9,20 +6,10 @@ import re
 from pathlib import Path
 
 from mlserve.errors import UsageError
-from mlserve.settings import ServerSettings, flag_of
+from mlserve.settings import flag_of
 
 _TOKEN = re.compile(rb"[!-~]{1,4096}")
 _OTHERS_MAY_READ = 0o004
-
-
-def check_files(settings: ServerSettings) -> None:
-    """Raises UsageError unless every file that the settings name can be used."""
-    if settings.token_file is not None:
-        read_token(settings.token_file)
-    if settings.speaks_tls:
-        from mlserve.tls_files import tls_context
-
-        tls_context(settings)
 
 
 def read_token(path: Path) -> bytes:

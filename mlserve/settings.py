@@ -136,20 +136,12 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for item in fields(self):
             self._check(item, getattr(self, item.name))
-
         for name, needed in _NEEDS:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(
                     f"{flag_of(name)} needs {flag_of(needed)} beside it",
                     hint="give both, or neither",
                 )
-
-    def check_files(self) -> None:
-        """Raises UsageError unless the files that the settings name can be used."""
-        if self.token_file is not None or self.speaks_tls:
-            from mlserve.credentials import check_files
-
-            check_files(self)
 
     def exposure(self, host: str) -> Iterator[str]:
         """What is risky in listening on that address with these settings: sentences."""

@@ -5,9 +5,20 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from mlserve.credentials import read_file
+from mlserve.credentials import read_file, read_token
 from mlserve.errors import UsageError
 from mlserve.settings import ServerSettings, flag_of
+
+
+def check_files(settings: ServerSettings) -> None:
+    """Raises UsageError unless every file that the settings name can be used.
+
+    `mlserve up` asks before it starts a server, so that the user is told on the terminal.
+    """
+    if settings.token_file is not None:
+        read_token(settings.token_file)
+    if settings.speaks_tls:
+        tls_context(settings)
 
 
 def tls_context(settings: ServerSettings) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ import trustme
 from mlserve.credentials import is_open_to_others, read_token
 from mlserve.errors import UsageError
 from mlserve.settings import ServerSettings
+from mlserve.tls_files import check_files
 
 LOCKED_KEY = (
     "-----BEGIN ENCRYPTED PRIVATE KEY-----\n"
@@ -57,7 +58,7 @@ def test_no_token(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "token"
     path.write_bytes(content)
     with pytest.raises(UsageError) as refused:
-        ServerSettings(token_file=path).check_files()
+        check_files(ServerSettings(token_file=path))
     assert f"{path} (--token-file)" in refused.value.message
     assert why in refused.value.message
     assert "openssl rand" in str(refused.value.hint)
@@ -65,9 +66,9 @@ def test_no_token(tmp_path: Path, content: bytes, why: str) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\(--token-file\) cannot be read: No such file"):
-        ServerSettings(token_file=tmp_path / "token").check_files()
+        check_files(ServerSettings(token_file=tmp_path / "token"))
     with pytest.raises(UsageError, match=r"\(--token-file\) cannot be read: Is a directory"):
-        ServerSettings(token_file=tmp_path).check_files()
+        check_files(ServerSettings(token_file=tmp_path))
 
 
 def test_who_may_read_it(tmp_path: Path) -> None:
@@ -106,14 +107,14 @@ def test_files_of_tls_that_do_not_fit(
 ) -> None:
     paths: dict[str, Any] = {name: files[file] for name, file in given.items()}
     with pytest.raises(UsageError) as refused:
-        ServerSettings(**paths).check_files()
+        check_files(ServerSettings(**paths))
     assert why in refused.value.message
 
 
 def test_files_of_tls_that_fit(files: dict[str, Path]) -> None:
-    ServerSettings(
-        tls_cert=files["cert"], tls_key=files["key"], tls_client_ca=files["ca"]
-    ).check_files()
+    check_files(
+        ServerSettings(tls_cert=files["cert"], tls_key=files["key"], tls_client_ca=files["ca"])
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -115,6 +115,7 @@ def up(
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.start import UpRequest
     from mlserve.settings import ServerSettings
+    from mlserve.tls_files import check_files
 
     serving = plan.choose(backend, model, path, plan.Versions.parse(version or []))
     if launcher is not Launcher.DOCKER and (image or docker_option):
@@ -130,7 +131,7 @@ def up(
         instances=instances,
         settings=ServerSettings(**settings).absolute(),
     )
-    serving.settings.check_files()
+    check_files(serving.settings)
     request = UpRequest(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
     if foreground:
         _run_in_foreground(request, output)
