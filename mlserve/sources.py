@@ -79,6 +79,13 @@ class ModelSource(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules `open` imports; `mlserve plugins` says which are absent."""
 
+    def download(self, model: str) -> str | None:
+        """The URL that `open` would fetch this model of its own from; None when nothing is fetched.
+
+        Nothing is imported or asked for it. This default is for sources that fetch nothing.
+        """
+        return None
+
     @abstractmethod
     def accepts(self, request: ModelRequest) -> bool:
         """Whether this source can open that request, told from names and file types alone."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.cli.exported import BackendOption, ModelOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.launch.launcher import ServerKind
 
@@ -18,12 +19,8 @@ if TYPE_CHECKING:
 
 
 def build(
-    backend: Annotated[
-        str | None, typer.Option(help="The backend; default: the one with an exported model.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The model; default: the only exported one.")
-    ] = None,
+    backend: BackendOption = None,
+    model: ModelOption = None,
     version: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The version; default: the latest.")
     ] = None,

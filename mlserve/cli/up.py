@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlserve.cli.exported import BackendOption, ModelOption
 from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
@@ -30,12 +31,8 @@ _EPILOG = "Example: mlserve up && mlserve predict horse.jpg --timeout 5 && mlser
 
 @with_settings
 def up(
-    backend: Annotated[
-        str | None, typer.Option(help="The backend; default: the one with an exported model.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The model; default: the only exported one.")
-    ] = None,
+    backend: BackendOption = None,
+    model: ModelOption = None,
     version: Annotated[
         list[str] | None,
         typer.Option(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 
 from mlserve.errors import UsageError
+from mlserve.trace import TRACEPARENT, read_traceparent, traceparent
 
 REQUEST_ID = "x-request-id"
-TRACEPARENT = "traceparent"
 _VARIABLE = "TRACEPARENT"
-_FORM = r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})"
 _SAMPLED = "01"
 
 
@@ -30,8 +28,9 @@ class Trace:
         malformed `parent`.
         """
         text = os.environ.get(_VARIABLE, "") if parent is None else parent
-        if text and (found := re.fullmatch(_FORM, text.strip())):
-            return cls(found[1], found[2])
+        if text and (found := read_traceparent(text.strip())):
+            trace_id, _, flags = found
+            return cls(trace_id, flags)
         if parent is not None:
             raise UsageError(
                 f"{parent!r} is no traceparent",
@@ -49,7 +48,7 @@ class CallIds:
 
     def headers(self) -> dict[str, str]:
         """The headers, or gRPC metadata, of one attempt: each has a span of its own."""
-        span = f"00-{self.trace.id}-{_hexadecimal(8)}-{self.trace.flags}"
+        span = traceparent(self.trace.id, _hexadecimal(8), self.trace.flags)
         return {REQUEST_ID: self.request_id, TRACEPARENT: span}
 
 

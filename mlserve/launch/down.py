@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from mlserve.errors import MlserveError, UsageError
-from mlserve.launch.idle import wait_until_idle
+from mlserve.launch.docker import containers
+from mlserve.launch.idle import is_idle_within
 from mlserve.launch.launcher import Launcher
 from mlserve.launch.lock import state_lock
 from mlserve.launch.processes import reconcile, stop
@@ -53,7 +54,8 @@ def stop_all(records: list[ServerRecord], timeout: float | None, show: Show) -> 
     """Stops each of these servers, and drops its record once the process is gone.
 
     SIGKILL follows when `timeout` seconds (of each) have passed; None is what the server needs for
-    its own drain. One that does not drain by itself gets its SIGTERM when it is idle.
+    its own drain. One that does not drain by itself is ended when it is idle; `was_killed` says
+    that it was not, too.
     """
     for record in records:
         allowed = record.settings.drain_timeout + _MARGIN if timeout is None else timeout
@@ -70,14 +72,21 @@ def _stop_drained(record: ServerRecord, allowed: float, show: Show) -> bool:
         show(f"{record.name} finishes its requests, for {left:.0f} s at most")
 
     _mark(record, is_stopping=True)
-    if record.launcher != Launcher.EMBEDDED:
-        try:
-            wait_until_idle(record, give_up, on_wait)
-        except BaseException:  # it was not told to stop, and serves on
-            _mark(record, is_stopping=False)
-            raise
-        return stop(record, max(_END, give_up - time.monotonic()), on_wait)
-    return stop(record, allowed, on_wait)
+    try:
+        if _may_be_told(record):
+            return stop(record, allowed, on_wait)
+        is_idle = is_idle_within(record, give_up, on_wait)
+    except BaseException:  # it was not told to stop, and serves on
+        _mark(record, is_stopping=False)
+        raise
+    return stop(record, max(_END, give_up - time.monotonic()), on_wait) or not is_idle
+
+
+def _may_be_told(record: ServerRecord) -> bool:
+    """Whether it loses no request by being told to end: it drains by itself, or has none yet."""
+    if record.container is None:
+        return record.launcher == Launcher.EMBEDDED
+    return not record.is_ready or containers.drains(record.container)
 
 
 def _mark(record: ServerRecord, *, is_stopping: bool) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import psutil
 
@@ -28,7 +29,13 @@ def created(pid: int) -> float:
 
 
 def uptime(record: ServerRecord) -> float:
-    """Seconds since the recorded process started, whatever the wall clock was set to meanwhile."""
+    """Seconds since the recorded process started, whatever the wall clock was set to meanwhile.
+
+    A container's count from when it was first started, by the wall clock.
+    """
+    if record.container is not None:
+        since = datetime.fromisoformat(record.started)
+        return max(0.0, (datetime.now(UTC) - since).total_seconds())
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return max(0.0, time.clock_gettime(clock) - record.pid_created)
 
@@ -108,7 +115,7 @@ def stop(
     survives even that.
     """
     if record.container is not None:
-        return containers.stop(record, timeout)
+        return containers.stop(record, timeout, on_wait)
     _send(record, signal.SIGTERM)
     if _is_gone_within(record, timeout, on_wait):
         return False

@@ -54,7 +54,17 @@ def wait_until_ready(
     require_alive()
     raise Unavailable(
         f"{record.name} was not ready in time (at last: {last.message})",
-        hint="--wait gives a slow start more time",
+        hint=_hint(record),
+    )
+
+
+def _hint(record: ServerRecord) -> str:
+    hint = "--wait gives a slow start more time"
+    if record.settings.tls_client_ca is None:
+        return hint
+    return (
+        "the server wants a certificate of this command too: name one that the authority of "
+        f"--tls-client-ca has signed, with MLSERVE_TLS_CERT and MLSERVE_TLS_KEY; {hint}"
     )
 
 

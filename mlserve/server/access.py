@@ -22,7 +22,12 @@ from mlserve.server.sight import Sight, grpc_route
 from mlserve.settings import ServerSettings
 
 HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
-HEALTH_METHODS = "/grpc.health.v1.Health/"
+HEALTH_METHODS = (
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+)
 _SCHEME = "bearer"
 
 
@@ -60,7 +65,7 @@ class GrpcGate(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """The method itself, or one that refuses without reading a message."""
-        if not handler_call_details.method.startswith(HEALTH_METHODS):
+        if handler_call_details.method not in HEALTH_METHODS:
             given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
             try:
                 check_token(given, self._token)

@@ -3,6 +3,9 @@
 uvicorn has no limit of time for a request's head. Here a connection is either at work, from the end
 of a request to the end of its response, or it waits. One that waits too long for a request's head
 is closed; so is the one that has waited longest when a new one comes and no more are allowed.
+
+The parser (llhttp, by httptools) takes all of what comes in at once, also requests that are sent
+ahead of an answer, and knows no limits: `request_head` and the connection have them.
 """
 
 from __future__ import annotations
@@ -10,19 +13,35 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from enum import Enum
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: TID253
+import httptools
+from uvicorn.protocols.http.httptools_impl import (  # noqa: TID253
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from mlserve.server.joined_writes import JoinedWrites
 from mlserve.server.last_connections import is_readable
+from mlserve.server.request_head import MOST_HEAD_BYTES, Fault, framing_of, not_http, too_long
 
 _QUIET = logging.getLogger(f"{__name__}.uvicorn")
 _QUIET.setLevel(logging.ERROR)  # what strangers send is no warning; what fails in us is an error
 _LINGER = 1.0
 """Seconds in which a refused client may read why: closed at once, it might see a reset only."""
 _MOST_LINGERING = 100
+_MOST_AHEAD = 16
+"""Requests that may be sent on one connection before the answer to the first."""
+
+
+class _Part(Enum):
+    """What of a request the parser is in the midst of."""
+
+    NOTHING = "nothing"
+    HEAD = "head"
+    BODY = "body"
 
 
 class HttpConnections:
@@ -46,7 +65,7 @@ class HttpConnections:
         return False
 
 
-class HttpConnection(H11Protocol):
+class HttpConnection(HttpToolsProtocol):
     """One HTTP/1.1 connection, as uvicorn makes it, that keeps to the limits of its port."""
 
     def __init__(self, *args: Any, port: HttpConnections, **kwargs: Any) -> None:
@@ -55,6 +74,14 @@ class HttpConnection(H11Protocol):
         self._port = port
         self._head_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
+        self._fault: Fault | None = None
+        self._part = _Part.NOTHING
+        self._has_advanced = False
+        self._bytes_without_advance = 0
+        self._framing = b""
+        self._is_body_resumed = False
+        self._served: RequestResponseCycle | None = None
+        """The request that is answered now or was last; `cycle` is the one that came last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, or answers 503 when all that may be are at work."""
@@ -66,25 +93,87 @@ class HttpConnection(H11Protocol):
         self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Takes what came in; a refused connection is only drained."""
-        if self._is_refused:
+        """Takes what came in; once something was refused, the rest is only drained."""
+        if self._is_refused or self._fault is not None or self.transport.is_closing():
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._has_advanced = False
+        try:
+            self._parse(data)
+            self._bytes_without_advance += len(data)
+            if self._has_advanced:
+                self._bytes_without_advance = 0
+            elif self._bytes_without_advance > MOST_HEAD_BYTES:
+                raise too_long()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._note_fault(cause if isinstance(cause, Fault) else not_http())
+        except Fault as fault:
+            self._note_fault(fault)
         if self._is_at_work():
-            self._stop_waiting()
-            if self.cycle.more_body:  # it waits for its body, since just now
-                self._port.waiting[self] = None
+            self._note_work()
         else:
             self._start_head_timer()
 
+    def on_message_begin(self) -> None:
+        """A request begins, unless it is the rest of one."""
+        if self._is_body_resumed:
+            return
+        if len(self.pipeline) >= _MOST_AHEAD:
+            ahead = f"more than {_MOST_AHEAD} requests were sent ahead of the answer"
+            raise Fault(HTTPStatus.TOO_MANY_REQUESTS, ahead)
+        self._part = _Part.HEAD
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; those that follow a body are dropped."""
+        if self._part is _Part.HEAD:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begins the request, or queues it behind those before it."""
+        self._has_advanced = True
+        if self._is_body_resumed:
+            self._is_body_resumed = False
+            return
+        self._framing = framing_of(self.parser.get_http_version(), self.url, self.headers)
+        super().on_headers_complete()
+        self._part = _Part.BODY
+        self.cycle.transport = JoinedWrites(self.transport, self.cycle)  # type: ignore[assignment]
+        if not self.pipeline:
+            self._served = self.cycle
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._has_advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request, unless the parser takes its body for another protocol."""
+        if self.parser.should_upgrade() and self._framing:
+            return
+        self._has_advanced = True
+        self._part = _Part.NOTHING
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
         """Waits for the next request, or for the rest of a body that nobody reads."""
+        if self._served is not None:
+            cast("JoinedWrites", self._served.transport).flush()
+        if self._fault is not None and self._is_fault_next():
+            self._tell_fault()
+            return
+        if self.pipeline:
+            self._served = self.pipeline[-1][0]
         super().on_response_complete()
-        if self.transport.is_closing() or self._is_at_work():
+        if self.transport.is_closing():
+            return
+        if self._is_at_work():
+            self._note_work()
             return
         self._stop_waiting()
         self._port.waiting[self] = None
-        if self.conn.their_state is h11.SEND_BODY:
+        if self._part is not _Part.NOTHING:
             self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -92,6 +181,9 @@ class HttpConnection(H11Protocol):
         self._stop_waiting()
         if self._is_refused:
             self._port.lingering -= 1
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()
         super().connection_lost(exc)
 
     def has_unread(self) -> bool:
@@ -107,9 +199,30 @@ class HttpConnection(H11Protocol):
         self._stop_waiting()
         self.transport.close()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP/1.1, and closes."""
-        self._say(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1, or its head is too long")
+    def _parse(self, data: bytes) -> None:
+        """Gives it to the parser, which stops at requests that offer to change the protocol."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                self._is_body_resumed = bool(self._framing)
+                data = self._framing + data[offer.args[0] :]
+            else:
+                return
+
+    def _note_fault(self, fault: Fault) -> None:
+        """Tells of it in its turn: after the answers to the requests that were good."""
+        self._fault = fault
+        if not self._is_at_work() or (self._part is _Part.BODY and not self.pipeline):
+            self._tell_fault()
+
+    def _is_fault_next(self) -> bool:
+        return not self.pipeline or (self._part is _Part.BODY and len(self.pipeline) == 1)
+
+    def _tell_fault(self) -> None:
+        is_told = self._part is _Part.BODY and self.cycle.response_started
+        if self._fault is not None and not is_told and not self.transport.is_closing():
+            self._say(self._fault.status, self._fault.message)
         self.transport.close()
 
     def _should_upgrade(self) -> bool:
@@ -117,6 +230,11 @@ class HttpConnection(H11Protocol):
 
     def _is_at_work(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _note_work(self) -> None:
+        self._stop_waiting()
+        if self.cycle.more_body and not self.pipeline:  # it waits for its body, since just now
+            self._port.waiting[self] = None
 
     def _stop_waiting(self) -> None:
         self._port.waiting.pop(self, None)
@@ -130,7 +248,7 @@ class HttpConnection(H11Protocol):
             self._head_timer = self.loop.call_later(timeout, self._on_head_timeout)
 
     def _on_head_timeout(self) -> None:
-        if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:  # a head has begun
+        if self._part is _Part.HEAD:
             seconds = f"{self._port.head_timeout:g} s (--header-timeout)"
             self._say(HTTPStatus.REQUEST_TIMEOUT, f"the request's head took more than {seconds}")
         self.give_way()

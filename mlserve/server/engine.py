@@ -115,9 +115,24 @@ class Engine:
         InvalidInput, InferenceFailed, and DeadlineExceeded as soon as the deadline passes, whatever
         the work is doing then.
         """
+        return await self.answer(self.enter(call, deadline))
+
+    def enter(self, call: Call[Answer], deadline: Deadline) -> Job[Answer]:
+        """The call as a job in the queue, or on its way to a worker: `answer` is to be awaited.
+
+        Raises what `submit` raises of a call that is not let in.
+        """
         self.admit(deadline)
         job = self._enter(call, deadline, self._repository.lease(call.model, call.version))
         self._dispatch()
+        return job
+
+    async def answer(self, job: Job[Answer]) -> Answer:
+        """The answer to a call that was let in. Raises what `submit` raises of such a call.
+
+        A job whose caller stops to wait leaves the queue.
+        """
+        deadline = job.deadline
         try:
             async with asyncio.timeout_at(deadline.expires_at):
                 return await job.answer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -104,7 +104,7 @@ class Exchange:
         """The exchange of a request that came in now; `header` gives its headers by lower name."""
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
+            request_id = secrets.token_hex(16)
         return cls(request_id, trace_of(header(TRACEPARENT)), route)
 
     def answered(self) -> None:

@@ -119,14 +119,20 @@ class CountedService(grpc.GenericRpcHandler):
     def __init__(self, service: grpc.GenericRpcHandler, in_flight: InFlight) -> None:
         self._service = service
         self._in_flight = in_flight
+        self._methods: dict[str, Any] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The method of that name, counted; None when the service has none."""
-        method = self._service.service(handler_call_details)
-        if method is None:
-            return None
-        respond: Any = method.unary_unary
+        name = handler_call_details.method
+        known = self._methods.get(name)
+        if known is None:
+            method = self._service.service(handler_call_details)
+            if method is None:
+                return None
+            known = self._methods[name] = self._counted(method.unary_unary)
+        return known
 
+    def _counted(self, respond: Any) -> Any:
         async def counted(request: bytes, context: Any) -> Any:
             with self._in_flight.request():
                 return await respond(request, context)

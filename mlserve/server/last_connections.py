@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 _SO_ATTACH_FILTER = 26
@@ -65,11 +66,13 @@ def _is_at_work(connection: Any) -> bool:
 
 
 def _begin_none(listener: socket.socket) -> None:
+    """As far as the system lets us; elsewhere a connection of the last microseconds is reset."""
     if sys.platform != "linux":
-        return  # elsewhere a connection of the last microseconds is reset
+        return
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _DROP_SYN))
     program = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(code))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    with suppress(PermissionError):  # some kernels let only root filter packets
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def is_readable(descriptor: int) -> bool:

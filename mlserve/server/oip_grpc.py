@@ -128,6 +128,7 @@ class OipGrpc:
     async def infer(self, data: bytes, context: Context) -> bytes:
         """ModelInfer: runs a signature; the response has the outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the message is read
         request = parse(ModelInferRequest, data)
         asked = read_request(request)
         is_raw = bool(request.raw_input_contents)

@@ -109,7 +109,8 @@ class OipRest:
         else:
             long = _LongRequest(body, request.headers, settings)
             call = Call(model, version, long.decode, long.encode, len(body), sooner=long.sooner)
-        loaded, head, tail = await while_connected(request, self._engine.submit(call, deadline))
+        job = self._engine.enter(call, deadline)
+        loaded, head, tail = await while_connected(request, self._engine.answer(job))
         headers = answer_headers(loaded)
         if tail is None:
             return json_response(head, headers)

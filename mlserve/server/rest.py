@@ -75,7 +75,7 @@ class RestApp:
         exchange = self._sight.begin(route, request.headers.get)
         try:
             response = await self._answer(request, exchange)
-            response.headers.update(dict(exchange.headers()))
+            response.raw_headers += [(k.encode(), v.encode()) for k, v in exchange.headers()]
             if response.headers.get("connection") == "close":
                 await respond_and_close(response, scope, receive, send)
             else:

@@ -78,6 +78,7 @@ class TfsGrpc:
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: runs a signature; the response has its outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the message is read
         request = parse(PredictRequest, data)
         spec = request.model_spec
 

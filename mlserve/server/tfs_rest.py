@@ -79,8 +79,8 @@ class TfsRest:
         self._engine.admit(deadline)  # before the body is read
         settings = self._engine.settings
         body = await read_within(request, deadline, settings.max_request_bytes)
-        call = _call(request, model, version, body, settings)
-        loaded, answer = await while_connected(request, self._engine.submit(call, deadline))
+        job = self._engine.enter(_call(request, model, version, body, settings), deadline)
+        loaded, answer = await while_connected(request, self._engine.answer(job))
         return json_response(answer, answer_headers(loaded))
 
     def _status(self, model: str, version: VersionChoice) -> Response:

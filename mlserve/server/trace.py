@@ -1,4 +1,4 @@
-"""The place of a request in a trace: W3C Trace Context's `traceparent`, read and written.
+"""The place of a request in a trace.
 
 A request without one, or with one that is not well-formed, begins a trace of its own, as the
 recommendation asks (https://www.w3.org/TR/trace-context/).
@@ -6,12 +6,11 @@ recommendation asks (https://www.w3.org/TR/trace-context/).
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import dataclass
 
-_HEADER = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+from mlserve import trace
+
 _NOT_SAMPLED = "00"
 
 
@@ -30,19 +29,15 @@ class Trace:
     @property
     def traceparent(self) -> str:
         """The header that names this span."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+        return trace.traceparent(self.trace_id, self.span_id, self.flags)
 
 
 def trace_of(traceparent: str | None) -> Trace:
     """A new span in the caller's trace; in a new trace when there is none."""
-    found = _HEADER.fullmatch(traceparent or "")
-    span_id = secrets.token_hex(8)
-    if found is None or not _is_valid(found):
-        return Trace(secrets.token_hex(16), span_id, "", _NOT_SAMPLED)
-    return Trace(found[2], span_id, found[3], found[4])
-
-
-def _is_valid(found: re.Match[str]) -> bool:
-    """Whether the ids are some, and version 00 has no more than its four fields."""
-    has_more = found[5] is not None
-    return found[2] != _NO_TRACE and found[3] != _NO_SPAN and not (has_more and found[1] == "00")
+    parent = trace.read_traceparent(traceparent) if traceparent else None
+    fresh = secrets.token_hex(24)  # both ids at once: each draw is a system call
+    span_id = fresh[:16]
+    if parent is None:
+        return Trace(fresh[16:], span_id, "", _NOT_SAMPLED)
+    trace_id, parent_id, flags = parent
+    return Trace(trace_id, span_id, parent_id, flags)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from mlserve import plugins
 from mlserve.doctor import launchers, machine, network, places, software
 from mlserve.doctor.finding import Finding, Status
 from mlserve.doctor.requirements import declared_conflicts, known_conflicts
@@ -41,6 +45,18 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installed:
     return add
 
 
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Something that answers where TF-Hub should be."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        monkeypatch.setenv("MLSERVE_TFHUB_URL", f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
 def doctor(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mlserve", "doctor", *args],
@@ -57,7 +73,9 @@ def named(findings: list[Finding], name: str) -> Finding:
 
 
 @pytest.mark.slow
-def test_a_machine_with_everything_passes_and_every_warning_has_its_fix(home: Path) -> None:
+def test_a_machine_with_everything_passes_and_every_warning_has_its_fix(
+    home: Path, hub: None
+) -> None:
     done = doctor("--output", "json")
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -76,7 +94,7 @@ def test_a_machine_with_everything_passes_and_every_warning_has_its_fix(home: Pa
 
 @pytest.mark.slow
 def test_a_default_backend_that_is_broken_fails_and_says_how_to_go_on(
-    installed: Installed,
+    installed: Installed, hub: None
 ) -> None:
     installed("mlserve-tfserving", "0.1.0", plugin="tfserving = no_such_module")
 
@@ -206,14 +224,47 @@ def test_without_an_engine_docker_is_a_warning(
 
 
 @pytest.mark.parametrize("is_listening", [True, False])
-def test_a_network_that_does_not_answer_is_a_warning_in_time(is_listening: bool) -> None:
+def test_a_network_that_does_not_answer_is_told_in_time(is_listening: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         if not is_listening:
             server.close()
-        [found] = network.look(f"http://127.0.0.1:{port}/", timeout=0.3)
+        found = network.reach(f"http://127.0.0.1:{port}/a/module", Status.WARN, timeout=0.3)
     assert found.status is Status.WARN
+    assert f"http://127.0.0.1:{port}/ " in found.text
     assert "--model efficientnet_lite0" in (found.fix or "")
+
+
+@pytest.mark.slow
+def test_without_the_hub_the_default_path_needs_a_model_that_is_here(
+    monkeypatch: pytest.MonkeyPatch, export
+) -> None:
+    monkeypatch.setenv("MLSERVE_TFHUB_URL", "http://127.0.0.1:1")
+
+    assert [found.status for found in network.look()] == [Status.FAIL]
+    export()
+    assert [found.status for found in network.look()] == [Status.WARN]
+
+
+@pytest.mark.slow
+def test_a_default_model_that_is_in_the_cache_needs_no_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLSERVE_TFHUB_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+    [source] = [s for s in plugins.model_sources() if "inception_v3" in s.models]
+    url = source.download("inception_v3")
+    assert url is not None
+    folder = tmp_path / hashlib.sha1(url.encode()).hexdigest()
+    folder.mkdir()
+    (folder / "saved_model.pb").touch()
+
+    [found] = network.look()
+
+    assert (found.status, found.text) == (
+        Status.OK,
+        "inception_v3 is here already: nothing has to be fetched",
+    )
 
 
 @pytest.mark.slow

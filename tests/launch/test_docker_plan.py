@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from mlserve.launch.docker.plan import (
 )
 from mlserve.launch.docker.run import plan_of
 from mlserve.launch.plan import Serving, Versions, choose
+from mlserve.launch.processes import uptime
 from mlserve.launch.state import ServerRecord
 from mlserve.settings import ServerSettings
 
@@ -90,12 +92,19 @@ def test_the_label_gives_the_record_back() -> None:
     assert Container.of(foreign).record is None
 
 
+def test_the_uptime_of_a_container_counts_from_its_start() -> None:
+    an_hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
+
+    assert 3600 <= uptime(replace(RECORD, container="0123", started=an_hour_ago)) < 3660
+
+
 def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret")
-    cert = tmp_path / "cert.pem"
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_text("")
-    settings = ServerSettings(token_file=token, tls_cert=cert, max_queue=3)
+    key.write_text("")
+    settings = ServerSettings(token_file=token, tls_cert=cert, tls_key=key, max_queue=3)
 
     plan = of_ours("image", replace(_serving(), settings=settings))
 
@@ -103,15 +112,19 @@ def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> N
     assert plan.mounts == {
         str(token): "/run/mlserve/token_file",
         str(cert): "/run/mlserve/tls_cert",
+        str(key): "/run/mlserve/tls_key",
     }
     assert plan.argv == (
         "--max-queue=3",
         "--token-file=/run/mlserve/token_file",
         "--tls-cert=/run/mlserve/tls_cert",
+        "--tls-key=/run/mlserve/tls_key",
     )
     arguments = run_options(plan, RECORD, (), "7:7")
     assert after(arguments, "--user") == ["7:7"]
-    assert "--no-healthcheck" in arguments
+    assert "--no-healthcheck" not in arguments  # the health check of the image speaks TLS
+    mutual = of_ours("image", replace(_serving(), settings=replace(settings, tls_client_ca=cert)))
+    assert "--no-healthcheck" in run_options(mutual, RECORD, (), None)  # it has no certificate
     token.unlink()
     with pytest.raises(UsageError, match="there is no"):
         require_mountable(plan)

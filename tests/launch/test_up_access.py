@@ -47,3 +47,17 @@ def test_predict_finds_its_way_in(
         assert (asked.stdout, asked.stderr) == ("sorrel\n", "")
     assert cli("status").returncode == 0
     assert cli("down").returncode == 0
+
+
+def test_a_certificate_that_the_server_refuses_is_what_the_hint_is_about(
+    cli: Any, export: Any, guarded: list[str], tmp_path: Path
+) -> None:
+    export()
+    other = tmp_path / "other"
+    trustme.CA().cert_pem.write_to_path(str(other))
+
+    up = cli.up(*guarded[:-1], f"--tls-client-ca={other}", "--wait", "2")
+
+    assert up.returncode == 5
+    assert "hint: the server wants a certificate of this command too: " in up.stderr
+    assert "MLSERVE_TLS_CERT and MLSERVE_TLS_KEY" in up.stderr

@@ -30,8 +30,8 @@ METHODS = [
     "/tensorflow.serving.PredictionService/GetModelMetadata",
     "/tensorflow.serving.ModelService/GetModelStatus",
     "/inference.GRPCInferenceService/ModelInfer",
-    "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerMetadata",
+    "/inference.GRPCInferenceService/ModelReady",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/no.such.Service/Method",
 ]
@@ -135,6 +135,15 @@ class TestGrpc:
         watched = health.Watch(health_pb2.HealthCheckRequest(), timeout=10)
         assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         watched.cancel()
+
+    @pytest.mark.parametrize("method", ["ServerLive", "ServerReady"])
+    def test_nor_does_the_health_of_the_open_inference_protocol(
+        self, channel_to: Any, server: Any, method: str
+    ) -> None:
+        ask = channel_to(server).unary_unary(f"/inference.GRPCInferenceService/{method}")
+        assert ask(b"", timeout=10) == b"\x08\x01"  # True, in the first field
+        near = f"/inference.GRPCInferenceService/{method}x"
+        assert code_of(channel_to(server), near, None) is grpc.StatusCode.UNAUTHENTICATED
 
     def test_the_right_one(self, channel_to: Any, server: Any, request_of: Any) -> None:
         request = request_of(image=(np.array([b"x"], dtype=object), DType.BYTES))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import trustme
 
+from mlserve.launch.docker.dockerfile import HEALTHCHECK
 from mlserve.tensors import DType
 
 pytestmark = pytest.mark.slow
@@ -104,6 +107,18 @@ def predict(server: Any, credentials: grpc.ChannelCredentials, data: bytes) -> b
         return answer
 
 
+def check_health(server: Any) -> subprocess.CompletedProcess[str]:
+    """The health check of the images, as an engine runs it."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", str(HEALTHCHECK)],
+        env={"REST_API_PORT": server.rest.rpartition(":")[2]},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
 def is_well(server: Any) -> bool:
     """Whether the log has nothing of failed handshakes."""
     assert [line for line in server.log().splitlines() if " INFO " not in line] == []
@@ -114,6 +129,12 @@ def test_both_ports(server: Any, files: Files, image: bytes) -> None:
     assert post(server, files.context()).json() == {"outputs": ["sorrel"]}
     assert b"sorrel" in predict(server, files.credentials(), image)
     assert is_well(server)
+
+
+def test_the_health_check_of_the_images(server: Any, mutual: Any) -> None:
+    """It follows the server to TLS; it has no certificate for one that wants it."""
+    assert check_health(server).returncode == 0, check_health(server).stderr
+    assert check_health(mutual).returncode == 1
 
 
 def test_a_client_that_does_not_trust_it(server: Any, files: Files, image: bytes) -> None:

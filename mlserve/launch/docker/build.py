@@ -171,6 +171,7 @@ def _write_install(request: BuildRequest, into: Path) -> None:
     }
     for name, lines in files.items():
         (into / name).write_text("".join(f"{line}\n" for line in lines))
+    shutil.copyfile(dockerfile.HEALTHCHECK, into / "healthcheck.py")
     (wheels / "README").write_text("Wheels of what is on no package index.\n")
 
 

@@ -11,10 +11,14 @@ import math
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from mlserve import paths
 from mlserve.errors import MlserveError
@@ -30,6 +34,7 @@ RESTART = "unless-stopped"
 """What the engine does with a container that was ready once: it outlives a crash and a reboot."""
 
 _LOOK_TIMEOUT = 5.0
+_PAUSE = 0.05
 _KEPT_LINES = 10_000
 _KILLED = 128 + signal.SIGKILL
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
@@ -61,6 +66,11 @@ class Container:
             pid=int(state.get("Pid", 0)),
             labels=told.get("Config", {}).get("Labels") or {},
         )
+
+    @property
+    def drains(self) -> bool:
+        """Whether its server finishes its requests on SIGTERM."""
+        return self.labels.get(DRAINS_LABEL) != "false"
 
     @property
     def record(self) -> ServerRecord | None:
@@ -133,19 +143,66 @@ def unrecorded(known: Sequence[ServerRecord]) -> list[ServerRecord]:
     return [record for item in told if (record := Container.of(item).record) is not None]
 
 
-def stop(record: ServerRecord, timeout: float) -> bool:
+def drains(container: str) -> bool:
+    """Whether its server finishes its requests on SIGTERM. Raises NoEngine, EngineRefused."""
+    found = look(container)
+    return found is None or found.drains
+
+
+def local_pid(container: str) -> int | None:
+    """The first process of a container as one of this machine; None when it cannot be seen here.
+
+    An engine elsewhere, or in a virtual machine, has process ids of its own. Raises
+    psutil.NoSuchProcess when the container runs no more, NoEngine and EngineRefused.
+    """
+    found = look(container)
+    if found is None or not found.pid:
+        raise psutil.NoSuchProcess(0)
+    try:
+        cgroups = Path(f"/proc/{found.pid}/cgroup").read_text()
+    except OSError:
+        return None
+    return found.pid if found.id in cgroups else None
+
+
+class EngineClock:
+    """The seconds of CPU time that a container has used since this was made, told by its engine.
+
+    The engine gives the share of a CPU over the last second or two, which one call takes.
+    """
+
+    def __init__(self, container: str) -> None:
+        self._container = container
+        self._used = 0.0
+        self._last = time.monotonic()
+
+    def __call__(self) -> float:
+        """Raises NoEngine, EngineRefused, and psutil.NoSuchProcess when it runs no more."""
+        told = docker("stats", "--no-stream", "--format", "{{.CPUPerc}}", self._container)
+        share = told.strip().rstrip("%")
+        if not share.replace(".", "", 1).isdigit():
+            raise psutil.NoSuchProcess(0)
+        last, self._last = self._last, time.monotonic()
+        self._used += float(share) / 100 * (self._last - last)
+        return self._used
+
+
+def stop(
+    record: ServerRecord, timeout: float, on_wait: Callable[[float], None] | None = None
+) -> bool:
     """Ends a container, keeps its log, and removes it: True when it had to be killed.
 
-    It gets `timeout` seconds for the requests that it has begun. Raises NoEngine, EngineRefused.
+    One that drains gets `timeout` seconds for the requests that it has begun, and `on_wait` is
+    called with those that are left; any other is killed at once. Raises NoEngine, EngineRefused.
     """
     container = look(record.container or "")
     if container is None:
         return False
     was_killed = False
-    if container.is_running and record.is_ready:
-        was_killed = _end(container, timeout)
+    if container.is_running and record.is_ready and container.drains:
+        was_killed = _end(container, timeout, on_wait)
     elif container.is_running:
-        # It has no requests yet, and a first process that has not asked for SIGTERM ignores it.
+        # It has no requests, and a first process that has not asked for SIGTERM ignores it.
         docker("kill", container.id)
     collect(record)
     return was_killed
@@ -207,33 +264,20 @@ def _ids(label: str) -> list[str]:
     return listed.split()
 
 
-def _end(container: Container, timeout: float) -> bool:
-    """Ends a running container. True when its time was over before its work was."""
+def _end(
+    container: Container, timeout: float, on_wait: Callable[[float], None] | None = None
+) -> bool:
+    """Ends a running container by SIGTERM. True when its time was over before its work was."""
     give_up = time.monotonic() + timeout
-    if container.labels.get(DRAINS_LABEL) == "false":
-        is_idle = _is_idle_within(container, give_up)
-        docker("kill", container.id)
-        return not is_idle
-    docker("stop", "-t", str(math.ceil(timeout)), container.id, timeout=timeout + 30)
+    seconds = str(math.ceil(timeout))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        told = pool.submit(docker, "stop", "-t", seconds, container.id, timeout=timeout + 30)
+        while not wait([told], timeout=_PAUSE).done:
+            if on_wait is not None:
+                on_wait(max(0.0, give_up - time.monotonic()))
+        told.result()
     after = look(container.id)
     return after is not None and after.exit_code == _KILLED
-
-
-def _is_idle_within(container: Container, give_up: float) -> bool:
-    """Waits until a server that does not drain by itself computes nothing: whether it got there.
-
-    Its work shows in the CPU that it takes; the engine measures that over about a second.
-    """
-    while True:
-        told = docker("stats", "--no-stream", "--format", "{{.CPUPerc}}", container.id)
-        share = told.strip().rstrip("%")
-        if not share.replace(".", "", 1).isdigit() or float(share) < _IDLE_PERCENT:
-            return True
-        if time.monotonic() >= give_up:
-            return False
-
-
-_IDLE_PERCENT = 5.0
 
 
 def _keep_log(container: str, name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from mlserve.backend import ServerSpec
 from mlserve.launch.docker.plan import GRPC_PORT, REST_PORT
@@ -29,13 +30,15 @@ RUN pip install --no-cache-dir -c /install/constraints.txt -r /install/dependenc
 COPY install/own.txt /install/
 COPY install/wheels /install/wheels
 RUN pip install --no-cache-dir -c /install/constraints.txt -r /install/own.txt && rm -r /install
+COPY install/healthcheck.py /usr/local/bin/
 
 COPY model {folder}
 {labels}
 USER {user}
 EXPOSE {grpc} {rest}
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD {health}
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \\
+    CMD ["python", "-I", "-S", "/usr/local/bin/healthcheck.py"]
 ENTRYPOINT {entrypoint}
 """
 _OTHERS = """\
@@ -50,11 +53,8 @@ USER {user}
 EXPOSE {grpc} {rest}
 ENTRYPOINT {entrypoint}
 """
-# Not urllib: it would ask a proxy that the engine sets in the environment.
-_HEALTH = (
-    f"import http.client as h, sys; c = h.HTTPConnection('127.0.0.1', {REST_PORT}, timeout=4); "
-    "c.request('GET', '/v2/health/ready'); sys.exit(c.getresponse().status != 200)"
-)
+HEALTHCHECK = Path(__file__).with_name("healthcheck.py")
+"""What the image of mlserve's own server runs to see whether it is ready."""
 
 
 def of_ours(backend: str, model: str, version: int, base: str, labels: Mapping[str, str]) -> str:
@@ -69,7 +69,6 @@ def of_ours(backend: str, model: str, version: int, base: str, labels: Mapping[s
         user=USER,
         grpc=GRPC_PORT,
         rest=REST_PORT,
-        health=json.dumps(["python", "-c", _HEALTH]),
         entrypoint=json.dumps(entrypoint),
     )
 

@@ -39,7 +39,8 @@ class ContainerPlan:
     """A container to run. `mounts` are read-only: the path here by the path inside.
 
     `files` are texts by name, written to the server's folder and mounted first. With an
-    `entrypoint` of None the image's own is taken.
+    `entrypoint` of None the image's own is taken. The image's health check has no certificate: it
+    cannot ask a server that wants one.
     """
 
     image: str
@@ -97,7 +98,7 @@ def of_ours(image: str, serving: Serving) -> ContainerPlan:
         image=image,
         argv=(*argv, *settings.argv()),
         mounts={str(path): str(inside[name]) for name, path in files.items()},
-        has_healthcheck=not settings.speaks_tls,
+        has_healthcheck=settings.tls_client_ca is None,
     )
 
 

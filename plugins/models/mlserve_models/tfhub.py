@@ -30,6 +30,11 @@ class TfHubSource(ModelSource):
         "imagenet_classes",
     )
 
+    def download(self, model: str) -> str | None:
+        """The module on the hub, unless the cache holds it."""
+        module = CachedModule.of(HUB_MODELS[model].path)
+        return None if module.is_complete else module.url
+
     def accepts(self, request: ModelRequest) -> bool:
         return request.model in HUB_MODELS
 

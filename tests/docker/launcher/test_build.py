@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mlserve.launch.docker.dockerfile import HEALTHCHECK
+
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 TAG = "mlserve-echo-m:1"
@@ -35,6 +37,7 @@ def test_what_is_built_can_be_written_and_built_by_hand(cli, built: Path) -> Non
     wheels = {path.name.partition("-")[0] for path in (folder / "install/wheels").glob("*.whl")}
     assert wheels == {"mlserve", "mlserve_echo"}
     assert (folder / "model" / "mlserve.json").is_file()
+    assert (folder / "install" / "healthcheck.py").read_text() == HEALTHCHECK.read_text()
     assert "mlserve==" not in (folder / "install/constraints.txt").read_text()
     assert "numpy==" in (folder / "install/constraints.txt").read_text()
     # The layers are the ones that `mlserve build` made: nothing is installed again.

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from mlserve.client import Client
-from mlserve.launch.docker.containers import is_running, stop
-from mlserve.launch.state import ServerRecord
+from mlserve.launch.docker.containers import EngineClock, is_running, local_pid
+from mlserve.launch.down import stop_all
+from mlserve.launch.state import ServerRecord, read_records, write_record
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -124,7 +125,7 @@ def test_logs_follow_until_it_ends(cli, built) -> None:
     assert cli.up().returncode == 0
     following = cli.start("logs", "--follow")
     assert following.stdout is not None
-    assert "listening" in following.stdout.readline()
+    assert any("listening" in line for line in following.stdout)
 
     cli("down")
 
@@ -254,7 +255,7 @@ def test_a_server_that_ignores_sigterm_finishes_its_work_first(
     # As tensorflow_model_server: no drain, and as the first process no reaction to SIGTERM.
     work = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        "print('begun', flush=True); until = time.process_time() + 2\n"
+        "print('begun', flush=True); until = time.process_time() + 6\n"
         "while time.process_time() < until: pass\n"
         "print('finished', flush=True); time.sleep(600)"
     )
@@ -262,10 +263,23 @@ def test_a_server_that_ignores_sigterm_finishes_its_work_first(
     image = ("--entrypoint", "python", "mlserve-echo-m:1", "-c", work)
     container = cli.docker("run", "--detach", *labels, *image).strip()
     record = replace(RECORD, container=container, base_path=home)
+    write_record(record)
     until(lambda: "begun" in cli.docker("logs", container))
+    assert local_pid(container) == inspected(cli, container)["State"]["Pid"]
+    elsewhere = EngineClock(container)
+    assert elsewhere() > 0.3
+    shown: list[str] = []
+    marked: list[bool] = []
 
-    was_killed = stop(record, 30)
+    def show(line: str) -> None:
+        shown.append(line)
+        marked.extend(record.is_stopping for record in read_records())
 
-    assert not was_killed
+    [stopped] = stop_all([record], 30, show)
+
+    assert not stopped.was_killed
+    assert shown[0].startswith("echo-m finishes its requests, for ")
+    assert all(marked)
+    assert read_records() == []
     assert (home / "state" / "logs" / "echo-m.log").read_text() == "begun\nfinished\n"
     assert not is_running(container)

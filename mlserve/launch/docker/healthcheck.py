@@ -14,7 +14,8 @@ _REQUEST = b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: clo
 
 def status_line(*, over_tls: bool) -> bytes:
     """The first bytes of the answer; empty when the server hung up. Raises OSError."""
-    with socket.create_connection(("127.0.0.1", int(os.environ["REST_API_PORT"])), 2) as plain:
+    port = int(os.environ.get("REST_API_PORT", "8501"))
+    with socket.create_connection(("127.0.0.1", port), 2) as plain:
         connection = _in_tls(plain) if over_tls else plain
         connection.sendall(_REQUEST)
         return connection.recv(64)
