@@ -47,7 +47,10 @@ class HttpConnections:
 
 
 class HttpConnection(H11Protocol):
-    """One HTTP/1.1 connection, as uvicorn makes it, that keeps to the limits of its port."""
+    """One HTTP/1.1 connection, as uvicorn makes it, that keeps to the limits of its port.
+
+    `active_at` is when it was made, or last heard or answered something, by the loop's clock.
+    """
 
     def __init__(self, *args: Any, port: HttpConnections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,10 +58,12 @@ class HttpConnection(H11Protocol):
         self._port = port
         self._head_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
+        self.active_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, or answers 503 when all that may be are at work."""
         super().connection_made(transport)
+        self.active_at = self.loop.time()
         if len(self.connections) > self._port.most and not self._port.close_longest_waiting():
             self._refuse_for_room()
             return
@@ -69,6 +74,7 @@ class HttpConnection(H11Protocol):
         """Takes what came in; a refused connection is only drained."""
         if self._is_refused:
             return
+        self.active_at = self.loop.time()
         super().data_received(data)
         if self._is_at_work():
             self._stop_waiting()
@@ -80,6 +86,7 @@ class HttpConnection(H11Protocol):
     def on_response_complete(self) -> None:
         """Waits for the next request, or for the rest of a body that nobody reads."""
         super().on_response_complete()
+        self.active_at = self.loop.time()
         if self.transport.is_closing() or self._is_at_work():
             return
         self._stop_waiting()

@@ -137,6 +137,24 @@ def test_a_connection_that_the_loop_has_not_seen_gets_an_answer(model: Any, star
     assert server.exit_code() == 0
 
 
+def test_a_client_that_is_held_up_before_it_sends_gets_an_answer(
+    model: Any, start: Any, wait: Any
+) -> None:
+    """One that has just connected, and one that has just been answered."""
+    model.put(1)
+    server = start()
+    with connect(server) as new, connect(server) as kept:
+        kept.sendall(head(len(BODY)) + BODY)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+        server.process.send_signal(signal.SIGTERM)
+        wait(lambda: "stopping: " in server.log())
+        assert not select.select([new, kept], [], [], 0.4)[0], "it has hung up"
+        for connection in (new, kept):
+            connection.sendall(head(len(BODY)) + BODY)
+            assert read_to_end(connection).startswith(b"HTTP/1.1 503 ")
+    assert server.exit_code() == 0
+
+
 def test_what_is_idle_does_not_hold_it_up(
     model: Any, start: Any, wait: Any, channel_to: Any, predict_on: Any, request_of: Any
 ) -> None:
