@@ -93,9 +93,10 @@ def test_the_label_gives_the_record_back() -> None:
 def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret")
-    cert = tmp_path / "cert.pem"
-    cert.write_text("")
-    settings = ServerSettings(token_file=token, tls_cert=cert, max_queue=3)
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for file in (cert, key):
+        file.write_text("")
+    settings = ServerSettings(token_file=token, tls_cert=cert, tls_key=key, max_queue=3)
 
     plan = of_ours("image", replace(_serving(), settings=settings))
 
@@ -103,11 +104,13 @@ def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> N
     assert plan.mounts == {
         str(token): "/run/mlserve/token_file",
         str(cert): "/run/mlserve/tls_cert",
+        str(key): "/run/mlserve/tls_key",
     }
     assert plan.argv == (
         "--max-queue=3",
         "--token-file=/run/mlserve/token_file",
         "--tls-cert=/run/mlserve/tls_cert",
+        "--tls-key=/run/mlserve/tls_key",
     )
     arguments = run_options(plan, RECORD, (), "7:7")
     assert after(arguments, "--user") == ["7:7"]
