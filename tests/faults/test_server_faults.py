@@ -43,6 +43,7 @@ def test_a_server_that_is_killed_in_mid_request(
     assert json.loads(stderr)["error"]["kind"] == "unavailable"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_server_that_is_frozen_does_not_hold_its_client(echo: Any, protocol: str) -> None:
     server = echo()

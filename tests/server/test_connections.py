@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import grpc
@@ -57,11 +57,9 @@ def connect() -> Iterator[Callable[..., socket.socket]]:
 def everything_from(client: socket.socket) -> bytes:
     """What the server says until it closes the connection."""
     parts = []
-    try:
+    with suppress(ConnectionResetError):
         while part := client.recv(65536):
             parts.append(part)
-    except ConnectionResetError:
-        pass
     return b"".join(parts)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -294,12 +292,3 @@ def test_where_the_metrics_are_asked_for(
     assert said in caplog.text
     options(tmp_path, *MODEL, file)
     assert "it needs --rest_api_port" in caplog.text
-
-
-@pytest.mark.slow
-def test_the_command_is_installed() -> None:
-    command = Path(sys.executable).parent / COMMAND
-    argv = [command, "--no_such"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (255, "")
-    assert done.stdout.startswith("unknown argument: --no_such\nusage: mlserve-model-server\n")
