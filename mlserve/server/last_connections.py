@@ -2,7 +2,8 @@
 
 The kernel takes connections in before the event loop hears of them, and a request can arrive on an
 idle connection while it is being closed. So: no new connection is begun (Linux drops its first
-packet; the client tries again a second later, and is refused then), those that have begun are taken
+packet, where the process may tell it to; the client tries again a second later, and is refused
+then), those that have begun are taken
 in, also when the last packet of their handshake is still on its way, and an idle connection is
 closed only after a while in which nothing has come in on it, and while nothing is there. HTTP/1.1
 has no word for "send no more": the client that has been still for that long, and sends in the very
@@ -18,6 +19,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 _SO_ATTACH_FILTER = 26
@@ -71,10 +73,11 @@ def _is_at_work(connection: Any) -> bool:
 
 def _begin_none(listener: socket.socket) -> None:
     if sys.platform != "linux":
-        return  # elsewhere a connection of the last microseconds is reset
+        return  # elsewhere a connection of the last microseconds may be reset
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _DROP_SYN))
     program = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(code))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    with suppress(PermissionError):  # some kernels let only root attach one: as elsewhere, then
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def is_readable(descriptor: int) -> bool:
