@@ -124,7 +124,7 @@ def test_logs_follow_until_it_ends(cli, built) -> None:
     assert cli.up().returncode == 0
     following = cli.start("logs", "--follow")
     assert following.stdout is not None
-    assert "listening" in following.stdout.readline()
+    assert "limits: " in following.stdout.readline()
 
     cli("down")
 
