@@ -9,6 +9,9 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml tests/*/pyproject.toml)
 SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
+# The suite in as many processes as there are CPUs; `alone` is what nothing may run beside.
+PYTEST := $(BIN)/python -m pytest
+SPREAD := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export]'
 
 .DEFAULT_GOAL := help
@@ -33,13 +36,14 @@ demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, st
 	@PATH="$(abspath $(BIN)):$$PATH" ./examples/demo.sh
 
 test: $(VENV)/installed-dev ## Run the whole suite and print the coverage
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(PYTEST) $(SPREAD) -m 'not alone' --cov --cov-report= $(ARGS)
+	$(PYTEST) -m alone --cov --cov-append --cov-report=term $(ARGS)
 
 test-docker: $(VENV)/installed-dev ## Run what needs a Docker engine: build the images, run them
-	$(BIN)/python -m pytest -m docker $(ARGS)
+	$(PYTEST) -m docker $(ARGS)
 
 test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow and waits for nothing: under a minute
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(PYTEST) $(SPREAD) -m 'not slow' $(ARGS)
 
 lint: $(VENV)/installed-dev ## Check style, types, who imports whom, Dockerfiles and scripts
 	$(BIN)/ruff format --check .

@@ -66,7 +66,10 @@ class HttpConnections:
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One HTTP/1.1 connection, as uvicorn makes it, that keeps to the limits of its port."""
+    """One HTTP/1.1 connection, as uvicorn makes it, that keeps to the limits of its port.
+
+    `active_at` is when it was made, or last heard or answered something, by the loop's clock.
+    """
 
     def __init__(self, *args: Any, port: HttpConnections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,12 +83,14 @@ class HttpConnection(HttpToolsProtocol):
         self._bytes_without_advance = 0
         self._framing = b""
         self._is_body_resumed = False
+        self.active_at = 0.0
         self._served: RequestResponseCycle | None = None
         """The request that is answered now or was last; `cycle` is the one that came last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, or answers 503 when all that may be are at work."""
         super().connection_made(transport)
+        self.active_at = self.loop.time()
         if len(self.connections) > self._port.most and not self._port.close_longest_waiting():
             self._refuse_for_room()
             return
@@ -96,6 +101,7 @@ class HttpConnection(HttpToolsProtocol):
         """Takes what came in; once something was refused, the rest is only drained."""
         if self._is_refused or self._fault is not None or self.transport.is_closing():
             return
+        self.active_at = self.loop.time()
         self._unset_keepalive_if_required()
         self._has_advanced = False
         try:
@@ -166,6 +172,7 @@ class HttpConnection(HttpToolsProtocol):
         if self.pipeline:
             self._served = self.pipeline[-1][0]
         super().on_response_complete()
+        self.active_at = self.loop.time()
         if self.transport.is_closing():
             return
         if self._is_at_work():

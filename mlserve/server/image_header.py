@@ -26,6 +26,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ENDS = frozenset((0xD9, 0xDA))
 _FRAME_BYTES = 7
 """Length (2), precision (1), height (2), width (2)."""
+_PNG_LARGEST = 2**31 - 1
+"""PNG, section 7.1: a number above is none, and decoders read it as a negative one."""
 _MAX_MARKERS = 4096
 """Far more than any camera writes before the frame; else a file of markers is minutes of work."""
 _MEANT_AS_BASE64 = re.compile(rb"\s*(?:[/_]9j[/_]|iVBORw0KGgo)")
@@ -49,7 +51,8 @@ def check_images(signature: Signature, inputs: Mapping[str, Array], max_pixels: 
 def size_of(data: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG or PNG file, or of base64 text of one; None where none is found.
 
-    Raises ValueError for a JPEG with more markers in front of its size than are looked at.
+    Raises ValueError for a JPEG with more markers in front of its size than are looked at, and for
+    a PNG whose size is none.
     """
     if _MEANT_AS_BASE64.match(data):
         return _size_in_text(data)
@@ -70,7 +73,7 @@ def _size_in_file(data: bytes) -> tuple[int, int] | None:
     if data.startswith(_SOI):
         return _jpeg_size(data)
     if data.startswith(PNG_MAGIC) and data[12:16] == b"IHDR" and len(data) >= PNG_HEADER_BYTES:
-        return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        return _png_size(data)
     return None
 
 
@@ -84,6 +87,13 @@ def _decoded(text: bytes) -> bytes:
     body = text.translate(_TO_STANDARD, _NOT_BASE64)
     body = body[:-1] if len(body) % 4 == 1 else body
     return binascii.a2b_base64(body + b"=" * (-len(body) % 4))
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    size = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if max(size) > _PNG_LARGEST:
+        raise ValueError(f"a PNG of {size[0]}x{size[1]}")
+    return size
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:

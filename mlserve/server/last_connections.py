@@ -2,9 +2,12 @@
 
 The kernel takes connections in before the event loop hears of them, and a request can arrive on an
 idle connection while it is being closed. So: no new connection is begun (Linux drops its first
-packet; the client tries again a second later, and is refused then), those that the kernel has taken
-in are served, and an idle connection is closed only while nothing has come in on it. What is left
-of the race lies between that look and the close, some microseconds.
+packet, where the process may tell it to; the client tries again a second later, and is refused
+then), those that have begun are taken
+in, also when the last packet of their handshake is still on its way, and an idle connection is
+closed only after a while in which nothing has come in on it, and while nothing is there. HTTP/1.1
+has no word for "send no more": the client that has been still for that long, and sends in the very
+moment of the close, is what is left of the race.
 """
 
 from __future__ import annotations
@@ -29,8 +32,11 @@ _DROP_SYN = (
 )
 """A classic BPF program: (code, jump if true, jump if false, operand) each."""
 _PAUSE = 0.005
-_QUIET = 0.1
-"""Seconds for a client that has just been connected to send its request."""
+_HANDSHAKE = 0.1
+"""Seconds for a client that knows of its connection, before the kernel does, to make it known."""
+_QUIET = 1.0
+"""Seconds for a client that was just connected or answered to send its request. A busy machine may
+hold it up for tenths of a second."""
 
 
 async def take_last(listener: socket.socket, give_up: float) -> None:
@@ -39,20 +45,20 @@ async def take_last(listener: socket.socket, give_up: float) -> None:
     `give_up` is a time of the event loop's clock.
     """
     _begin_none(listener)
+    await asyncio.sleep(_HANDSHAKE)
     while is_readable(listener.fileno()) and _time() < give_up:  # noqa: ASYNC110 - no event says so
         await asyncio.sleep(_PAUSE)
 
 
 async def close_idle(connections: Callable[[], Collection[Any]], give_up: float) -> None:
-    """Closes uvicorn's connections, each while it is idle; returns when none is left.
+    """Closes the port's connections, each once it has been idle; returns when none is left.
 
     One that still is at work when the time is over is left as it is.
     """
-    if connections():
-        await asyncio.sleep(_QUIET)
+    await asyncio.sleep(_PAUSE)  # the one that was taken in last is made known
     while connections() and _time() < give_up:
         for connection in list(connections()):
-            if not _is_at_work(connection):
+            if _time() - connection.active_at >= _QUIET and not _is_at_work(connection):
                 connection.shutdown()
         await asyncio.sleep(_PAUSE)
 

@@ -296,7 +296,5 @@ class Repository:
             return Unavailable(f"{self.model} has no version yet: {self._absence}")
         failed = next((f": {s.error}" for s in asked if s is not None and s.error), "")
         served = ", ".join(str(v) for v in sorted(self._loaded)) or "none"
-        what = "Latest" if version is None else f"version {version}"
-        return NotFound(
-            f"Servable not found for request: {what} of {self.model}{failed}; served: {served}"
-        )
+        what = f"{'Latest' if version is None else f'version {version}'} of {self.model}"
+        return NotFound(f"Servable not found for request: {what}{failed}; served: {served}")

@@ -19,7 +19,8 @@ HARDENED = (
     *("--security-opt", "no-new-privileges"),
 )
 """Options of `docker run` that take from a container what a server does not need."""
-_INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+PIP_INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+"""The variables that tell pip, in a container too, where the packages come from."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Engine:
         target: str | None = None,
     ) -> str:
         """The tag of the image that was built; `args` are build arguments."""
-        index = {name: os.environ[name] for name in _INDEX if name in os.environ}
+        index = {name: os.environ[name] for name in PIP_INDEX if name in os.environ}
         given = [f"--build-arg={name}={value}" for name, value in (index | {**args}).items()]
         options = () if target is None else ("--target", target)
         where = ("--network=host", "--file", str(dockerfile), "--tag", tag)

@@ -1,6 +1,8 @@
 """A Docker engine of the tests' own, where root may start one and none runs yet.
 
 It pulls nothing: its base image is made of Debian's packages and of the Python that runs the tests.
+Run as a program, this module tries it: it starts the engine, and in it a container with a published
+port that gets a package from the registry as an image's build does.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
-from mlserve.testing.containers import Engine
+from mlserve.testing.containers import PIP_INDEX, Engine
 from mlserve.testing.processes import wait_until
 
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -141,3 +143,22 @@ def _make_base(root: Path) -> None:
 def _succeed(*argv: str) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}\n{done.stderr}"
+
+
+def _try() -> str:
+    """Why no container runs in an engine of our own here; empty when one does."""
+    if reason := why_no_private_engine():
+        return reason
+    try:
+        with private_engine() as engine:
+            engine("run", "--rm", "--publish", "127.0.0.1::80", BASE_IMAGE, "true")
+            index = [word for name in PIP_INDEX for word in ("--env", name)]
+            get = ("pip", "download", "--quiet", "--no-deps", "--dest", "/tmp", "pluggy")  # noqa: S108
+            engine("run", "--rm", "--network=host", *index, BASE_IMAGE, *get)
+    except (AssertionError, OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(_try() or 0)

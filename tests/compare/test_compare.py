@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -265,47 +262,6 @@ def _running(process: psutil.Process, module: str) -> list[psutil.Process]:
         with suppress(psutil.Error):  # it is gone by now
             found += [child] if module in child.cmdline() else []
     return found
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["echo@1", "PHOTOS"], "1 of at least 2 targets given"),
-        (["echo@1", "echo@1"], "no image is given"),
-        (["echo@1", "onnx", "PHOTOS"], "'onnx' is no file or folder, no endpoint"),
-        (["echo@1", "echo@x", "PHOTOS"], "'echo@x' names no version: 'x' is not a number"),
-        (["echo@1", "echo@9", "PHOTOS"], "m has no version 9 (there: 1)"),
-        (["echo@1", "host:port", "PHOTOS"], "'host:port' is not an endpoint"),
-        (["echo@1", "echo@1", "no.jpg"], "'no.jpg' is no file or folder"),
-        (["echo@1", "echo@1", "PHOTOS", "--tolerance", "nan"], "tolerance must be a number"),
-        (["echo@1", "echo@1", "PHOTOS", "--timeout", "0"], "timeout must be a positive"),
-        (["echo@1", "echo@1", "PHOTOS", "--report", "no/where.html"], "its folder is not there"),
-    ],
-)
-def test_a_wrong_call_says_what_is_wrong(
-    cli: Any, export: Any, photos: Path, arguments: list[str], message: str
-) -> None:
-    export(1)
-    words = [str(photos) if word == "PHOTOS" else word for word in arguments]
-
-    done = cli("compare", *words, "--output", "json")
-
-    assert done.returncode == ExitCode.USAGE
-    error = json.loads(done.stderr)["error"]
-    assert message in error["message"]
-    assert error["hint"]
-
-
-def test_the_command_is_light_until_it_runs() -> None:
-    code = (
-        "import sys; from mlserve.cli.app import app\n"
-        "try: app(['compare', '--help'])\n"
-        "finally: print(*sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-    assert "TARGET TARGET... FILE..." in done.stdout
-    assert not {"numpy", "psutil", "httpx", "grpc"} & set(done.stderr.split())
 
 
 def test_the_same_target_twice_shows_whether_it_is_steady(

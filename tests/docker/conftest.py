@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -42,21 +45,26 @@ def docker_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def engine() -> Iterator[Engine]:
     """The engine that runs, or one of our own; else the test is skipped.
 
-    Where MLSERVE_TEST_DOCKER is `required`, as in CI, it fails instead.
+    Where MLSERVE_TEST_DOCKER is `required`, as in CI once an engine has run there, it fails.
     """
     given = Engine(None)
     if shutil.which("docker") and given.attempt("version").returncode == 0 and _has_base(given):
         yield given
         return
     if reason := why_no_private_engine():
-        give_up = pytest.fail if _is_required() else pytest.skip
-        give_up(f"no Docker engine answers, and none can be started: {reason}")
-    with private_engine() as private:
+        _give_up(reason)
+    with ExitStack() as stack:
+        try:
+            private = stack.enter_context(private_engine())
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            _give_up(str(error))
         yield private
 
 
-def _is_required() -> bool:
-    return os.environ.get("MLSERVE_TEST_DOCKER") == "required"
+def _give_up(reason: str) -> NoReturn:
+    is_required = os.environ.get("MLSERVE_TEST_DOCKER") == "required"
+    end = pytest.fail if is_required else pytest.skip
+    end(f"no Docker engine answers, and none can be started: {reason}")
 
 
 def _has_base(engine: Engine) -> bool:

@@ -33,7 +33,7 @@ def test_a_server_that_is_killed_in_mid_request(
     echo: Any, predicting: Any, protocol: str, attempts: str
 ) -> None:
     """Nobody takes its place: asking again does not help, and the outcome is the same."""
-    server = echo(delay=20)
+    server = echo(delay=4)
     before = len(echo.runs())
     asking = predicting(server.endpoint(protocol), "--timeout", "40", "--max-attempts", attempts)
     wait_until(lambda: len(echo.runs()) > before)
@@ -43,6 +43,7 @@ def test_a_server_that_is_killed_in_mid_request(
     assert json.loads(stderr)["error"]["kind"] == "unavailable"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_server_that_is_frozen_does_not_hold_its_client(echo: Any, protocol: str) -> None:
     server = echo()

@@ -102,8 +102,8 @@ def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> N
     token = tmp_path / "token"
     token.write_text("secret")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.write_text("")
-    key.write_text("")
+    for file in (cert, key):
+        file.write_text("")
     settings = ServerSettings(token_file=token, tls_cert=cert, tls_key=key, max_queue=3)
 
     plan = of_ours("image", replace(_serving(), settings=settings))

@@ -179,7 +179,7 @@ def test_down_waits_for_the_requests_that_it_has_begun(
     """It takes no new ones meanwhile, and then it is told to end: it does not drain by itself."""
     journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff a photo")
-    config = {"burn": 2, "journal": str(journal), "label": "answered"}
+    config = {"burn": 5, "journal": str(journal), "label": "answered"}
     (base / "2" / "echo.json").write_text(json.dumps(config))
     assert up(cli, base).returncode == 0
     warm_up = journal.read_text()

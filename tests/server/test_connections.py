@@ -58,11 +58,9 @@ def connect() -> Iterator[Callable[..., socket.socket]]:
 def everything_from(client: socket.socket) -> bytes:
     """What the server says until it closes the connection."""
     parts = []
-    try:
+    with suppress(ConnectionResetError):
         while part := client.recv(65536):
             parts.append(part)
-    except ConnectionResetError:
-        pass
     return b"".join(parts)
 
 

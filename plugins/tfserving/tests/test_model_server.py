@@ -6,15 +6,12 @@ The last test is of the installed command with a SavedModel.
 from __future__ import annotations
 
 import base64
-import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,96 +26,7 @@ from mlserve.testing.processes import wait_until
 
 pytestmark = pytest.mark.slow
 
-RUN = """
-import sys
-from mlserve import plugins
-from mlserve_tfserving.model_server import run
-sys.exit(run(sys.argv[1:], plugins.backend("echo")))
-"""
-ECHO = (sys.executable, "-c", RUN)
 EARLY = "--allow_version_labels_for_unavailable_models"
-
-
-class Server:
-    """A running model server with its two addresses."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, ports: tuple[int, int]) -> None:
-        self.process = process
-        self.grpc, self.rest = (f"127.0.0.1:{port}" for port in ports)
-        self._log = log
-        self._http = httpx.Client(base_url=f"http://{self.rest}/", timeout=20, verify=False)
-
-    def close(self) -> None:
-        self._http.close()
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def predict(self, where: str) -> httpx.Response:
-        """The answer of `<model>[/versions/n|/labels/l]`."""
-        return self.post(where, {"inputs": ["x"]})
-
-    def post(self, where: str, body: Any) -> httpx.Response:
-        return self._http.post(f"v1/models/{where}:predict", json=body)
-
-    def get(self, path: str) -> httpx.Response:
-        return self._http.get(path)
-
-    def label(self, where: str) -> str:
-        answer = self.predict(where)
-        return answer.json()["outputs"][0] if answer.status_code == 200 else answer.text
-
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, self.log()
-        try:
-            return self.get("v2/health/ready").is_success
-        except httpx.TransportError:
-            return False
-
-
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
-
-
-@contextmanager
-def started(command: tuple[str, ...], log: Path, *flags: str) -> Iterator[Server]:
-    ports = free_ports()
-    argv = [*command, f"--port={ports[0]}", f"--rest_api_port={ports[1]}", *flags]
-    with log.open("wb") as file, subprocess.Popen(argv, stderr=file) as process:
-        server = Server(process, log, ports)
-        try:
-            yield server
-        finally:
-            server.close()
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts a server of echo models; the arguments are its flags."""
-    with ExitStack() as servers:
-        yield lambda *flags: servers.enter_context(started(ECHO, tmp_path / "log", *flags))
-
-
-@pytest.fixture
-def put(tmp_path: Path) -> Callable[..., Path]:
-    """Writes an echo model `<model>/<version>`, whose label is that path; returns its folder."""
-
-    def write(path: str, **config: Any) -> Path:
-        folder = tmp_path / path
-        incoming = folder.parent / f".{folder.name}"
-        incoming.mkdir(parents=True)
-        (incoming / "echo.json").write_text(json.dumps({"label": path, **config}))
-        return incoming.rename(folder)
-
-    return write
 
 
 def entry(path: Path, policy: str = "", labels: Mapping[str, int] | None = None) -> str:
@@ -148,7 +56,7 @@ def official() -> Any:
         prediction_service_pb2_grpc,
     )
 
-    def reload(server: Server, config: str, timeout: float = 20) -> Any:
+    def reload(server: Any, config: str, timeout: float = 20) -> Any:
         request = apis.model_management_pb2.ReloadConfigRequest()
         text_format.Parse(config, request.config)
         with grpc.insecure_channel(server.grpc) as channel:
@@ -341,9 +249,9 @@ def test_a_unix_socket_beside_the_port(launch: Any, put: Any, tmp_path: Path) ->
     assert "--grpc_max_threads has no effect here: requests are taken" in server.log()
 
 
-def test_without_rest_there_is_only_grpc(put: Any, tmp_path: Path) -> None:
+def test_without_rest_there_is_only_grpc(echo_command: Any, put: Any, tmp_path: Path) -> None:
     put("m/1")
-    argv = [*ECHO, "--port=0", f"--model_base_path={tmp_path / 'm'}"]
+    argv = [*echo_command, "--port=0", f"--model_base_path={tmp_path / 'm'}"]
     log = tmp_path / "log"
     with log.open("wb") as file, subprocess.Popen(argv, stderr=file) as process:
         wait_until(lambda: "version 1 of default is available" in log.read_text())
@@ -352,22 +260,30 @@ def test_without_rest_there_is_only_grpc(put: Any, tmp_path: Path) -> None:
         assert process.wait(15) == 0
 
 
-def test_a_wrong_file_ends_it_at_once(tmp_path: Path) -> None:
+def test_a_wrong_file_ends_it_at_once(echo_command: Any, tmp_path: Path) -> None:
     config = tmp_path / "models.config"
     config.write_text("model_config_list {\n  config { nam: 1 }\n}\n")
-    argv = [*ECHO, "--port=0", f"--model_config_file={config}"]
+    argv = [*echo_command, "--port=0", f"--model_config_file={config}"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 255
     assert f"ERROR Invalid protobuf file: {config}:2:12 : " in done.stderr
 
 
-def test_the_command_serves_a_saved_model(artifact: Artifact, tmp_path: Path) -> None:
+def test_the_command_serves_a_saved_model(launch: Any, artifact: Artifact) -> None:
     command = (str(Path(sys.executable).parent / COMMAND),)
     base = f"--model_base_path={artifact.path.parent}"
-    with started(command, tmp_path / "log", base, "--model_name=colours") as server:
-        wait_until(server.is_ready)
-        b64 = {"b64": base64.b64encode(plain("green")).decode()}
-        answer = server.post("colours", {"instances": [b64]})
-        assert answer.json() == {"predictions": ["green"]}
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+    server = launch(base, "--model_name=colours", command=command)
+    wait_until(server.is_ready)
+    b64 = {"b64": base64.b64encode(plain("green")).decode()}
+    answer = server.post("colours", {"instances": [b64]})
+    assert answer.json() == {"predictions": ["green"]}
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(15) == 0
+
+
+def test_the_command_is_installed() -> None:
+    command = Path(sys.executable).parent / COMMAND
+    argv = [command, "--no_such"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (255, "")
+    assert done.stdout.startswith("unknown argument: --no_such\nusage: mlserve-model-server\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -280,26 +278,19 @@ def test_keys_that_are_missing(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "path"),
     [
-        ("prometheus_config { enable: true }", "there are no metrics at /monitoring/prometheus/m"),
-        ('prometheus_config { enable: true path: "/m" }', "there are no metrics at /m"),
+        ("prometheus_config { enable: true }", "/monitoring/prometheus/metrics"),
+        ('prometheus_config { enable: true path: "/m" }', "/m"),
+        ('prometheus_config { path: "/m" }', None),
     ],
 )
-def test_where_the_metrics_are_asked_for(
-    tmp_path: Path, text: str, said: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_the_metrics_are_asked_for(tmp_path: Path, text: str, path: str | None) -> None:
     file = f"--monitoring_config_file={written(tmp_path, text)}"
-    options(tmp_path, *MODEL, file, "--rest_api_port=8501")
-    assert said in caplog.text
-    options(tmp_path, *MODEL, file)
+    assert options(tmp_path, *MODEL, file, "--rest_api_port=8501").metrics_path == path
+
+
+def test_metrics_need_the_rest_port(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "prometheus_config { enable: true }"
+    options(tmp_path, *MODEL, f"--monitoring_config_file={written(tmp_path, text)}")
     assert "it needs --rest_api_port" in caplog.text
-
-
-@pytest.mark.slow
-def test_the_command_is_installed() -> None:
-    command = Path(sys.executable).parent / COMMAND
-    argv = [command, "--no_such"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (255, "")
-    assert done.stdout.startswith("unknown argument: --no_such\nusage: mlserve-model-server\n")

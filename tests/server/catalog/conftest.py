@@ -1,0 +1,101 @@
+"""Echo models under one folder, and catalogs of them in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlserve import plugins
+from mlserve.backend import LoadOptions
+from mlserve.server.catalog import Catalog
+from mlserve.server.loaded import LoadedVersion
+from mlserve.server.served import ServedModel
+from mlserve.server.versions import VersionPolicy
+
+
+class Models:
+    """Echo models under one folder, and what was closed of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._backend = plugins.backend("echo")
+
+    def put(self, path: str, **config: Any) -> Path:
+        """Writes `path`, `<model>/<version>`; its label is the path."""
+        folder = self.folder / path
+        incoming = folder.parent / f".{folder.name}"
+        incoming.mkdir(parents=True)
+        journal = str(folder.parent / f"{folder.name}.journal")
+        content = {"label": path, "journal": journal, **config}
+        (incoming / "echo.json").write_text(json.dumps(content))
+        return incoming.rename(folder)
+
+    def is_closed(self, path: str) -> bool:
+        journal = self.folder / f"{path}.journal"
+        return journal.exists() and "close" in journal.read_text().split()
+
+    def source(self, model: str, folder: str = "", **changes: Any) -> ServedModel:
+        plain = ServedModel(
+            self._backend,
+            model,
+            self.folder / (folder or model),
+            VersionPolicy(),
+            LoadOptions(),
+            0.01,
+            awaits_versions=True,
+        )
+        return replace(plain, **changes)
+
+    @staticmethod
+    def label(loaded: LoadedVersion) -> str:
+        """What that version answers; it stays leased."""
+        images = {"image": np.array([b"x"], object)}
+        answer: bytes = loaded.runner.run("serving_default", images)["output_0"][0]
+        return answer.decode()
+
+    def answer(self, catalog: Catalog, model: str, version: Any = None) -> str:
+        loaded = catalog.lease(model, version)
+        try:
+            return self.label(loaded)
+        finally:
+            loaded.release()
+
+    @staticmethod
+    async def until(condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - what a test waits for is no event
+                await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def serving(self, *sources: ServedModel) -> AsyncIterator[Catalog]:
+        """A catalog of these first models, at once; it is closed at the end."""
+        catalog = Catalog(lambda: None)
+        catalog.begin(sources)
+        running = asyncio.create_task(catalog.run())
+        try:
+            yield catalog
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+            async with asyncio.timeout(10):
+                await catalog.close()
+
+    @asynccontextmanager
+    async def ready(self, *sources: ServedModel) -> AsyncIterator[Catalog]:
+        async with self.serving(*sources) as catalog:
+            await self.until(lambda: catalog.is_ready)
+            yield catalog
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Models:
+    return Models(tmp_path)
