@@ -25,7 +25,7 @@ import pytest
 from mlserve.artifact import Artifact
 from mlserve.errors import MlserveError
 from mlserve.protocols.proto.serving_pb2 import PredictRequest
-from mlserve.server.tensor_proto import from_array
+from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType
 from mlserve.testing.asked import APIS, PHOTO, Asked, ask_command, ask_grpc, ask_rest
 from mlserve.testing.processes import ServerProcess, launched, wait_until

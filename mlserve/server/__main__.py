@@ -12,9 +12,9 @@ from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.errors import MlserveError, UsageError
 from mlserve.server.app import ServerOptions, log_error, serve
-from mlserve.server.log_writer import log_to_stderr
-from mlserve.server.served import ServedModel
-from mlserve.server.versions import VersionPolicy
+from mlserve.server.models.served import ServedModel
+from mlserve.server.models.versions import VersionPolicy
+from mlserve.server.sight.log_writer import log_to_stderr
 from mlserve.settings import LogFormat, ServerSettings, described
 
 

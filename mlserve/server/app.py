@@ -12,26 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlserve.errors import ExitCode, MlserveError
-from mlserve.server.access import RestGate
 from mlserve.server.background import end_process
-from mlserve.server.catalog import Catalog
-from mlserve.server.config_reload import ConfigReload
 from mlserve.server.cpus import usable_cpus
-from mlserve.server.engine import Engine
-from mlserve.server.in_flight import CountedApp, CountedService, InFlight
-from mlserve.server.limits import log_limits, make_room_for_connections
-from mlserve.server.metrics import Metrics
-from mlserve.server.metrics_page import MetricsPage
-from mlserve.server.oip_grpc import OipGrpc
-from mlserve.server.oip_rest import OipRest
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.served import ServedModel
+from mlserve.server.oip.grpc_api import OipGrpc
+from mlserve.server.oip.rest_api import OipRest
 from mlserve.server.openapi import OpenApi
-from mlserve.server.ports import LAST_WORDS, GrpcPort, RestPort
-from mlserve.server.request_log import RequestLog
+from mlserve.server.port.access import RestGate
+from mlserve.server.port.in_flight import CountedApp, CountedService, InFlight
+from mlserve.server.port.limits import log_limits, make_room_for_connections
+from mlserve.server.port.ports import LAST_WORDS, GrpcPort, RestPort
 from mlserve.server.rest import RestApp
-from mlserve.server.served import ServedModel
-from mlserve.server.sight import Sight
-from mlserve.server.tfs_grpc import TfsGrpc
-from mlserve.server.tfs_rest import TfsRest
+from mlserve.server.sight.metrics import Metrics
+from mlserve.server.sight.metrics_page import MetricsPage
+from mlserve.server.sight.request_log import RequestLog
+from mlserve.server.sight.requests import Sight
+from mlserve.server.tfs.config_reload import ConfigReload
+from mlserve.server.tfs.grpc_api import TfsGrpc
+from mlserve.server.tfs.rest_api import TfsRest
+from mlserve.server.work.engine import Engine
 from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)

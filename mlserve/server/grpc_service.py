@@ -18,8 +18,8 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, MlserveError, Overloaded
 from mlserve.protocols.status import grpc_status
 from mlserve.server.boundary import as_known_error, error_text
-from mlserve.server.exchange import Route
-from mlserve.server.sight import Sight, grpc_route
+from mlserve.server.sight.exchange import Route
+from mlserve.server.sight.requests import Sight, grpc_route
 
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
 """The initial metadata of an answer that means nothing, as the model's weights are random."""

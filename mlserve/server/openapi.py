@@ -8,10 +8,10 @@ from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
 from mlserve import __version__
-from mlserve.server.exchange import REQUEST_ID, SERVER_TIMING, TRACEPARENT
 from mlserve.server.openapi_schemas import SCHEMAS, TEXT, Json, list_of, object_of, ref
 from mlserve.server.rest import check_method, json_response
-from mlserve.server.sight import METRICS_PATHS
+from mlserve.server.sight.exchange import REQUEST_ID, SERVER_TIMING, TRACEPARENT
+from mlserve.server.sight.requests import METRICS_PATHS
 
 PATH = "/openapi.json"
 

@@ -25,11 +25,11 @@ from mlserve.errors import (
 )
 from mlserve.protocols.status import http_status
 from mlserve.server.boundary import as_known_error, error_text
-from mlserve.server.exchange import Exchange, current
-from mlserve.server.last_words import respond_and_close
-from mlserve.server.loaded import LoadedVersion
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.port.last_words import respond_and_close
 from mlserve.server.rest_body import BodyTooLarge, read_body
-from mlserve.server.sight import Sight, rest_route
+from mlserve.server.sight.exchange import Exchange, current
+from mlserve.server.sight.requests import Sight, rest_route
 
 TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
 """Milliseconds that the client waits; the smaller one holds where both are given."""

@@ -17,7 +17,7 @@ import pytest
 
 from mlserve.artifact import Artifact
 from mlserve.protocols.proto.serving_pb2 import PredictRequest
-from mlserve.server.tensor_proto import from_array
+from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType
 from mlserve.testing.processes import ServerProcess, launched
 

@@ -17,11 +17,15 @@ from mlserve.deadline import Deadline
 from mlserve.errors import ExitCode, MlserveError
 from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
 from mlserve.protocols.proto.serving_pb2 import PredictRequest
-from mlserve.server import json_tensor, oip_grpc, oip_json, oip_parameters, tfs_grpc
 from mlserve.server.grpc_service import parse
 from mlserve.server.input_check import find_signature
+from mlserve.server.oip import grpc_api as oip_grpc
+from mlserve.server.oip import json_body as oip_json
+from mlserve.server.oip import parameters as oip_parameters
 from mlserve.server.rest_body import content_of, text_of
-from mlserve.server.tensor_proto import from_array
+from mlserve.server.tfs import grpc_api as tfs_grpc
+from mlserve.server.tfs import json_tensor
+from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature
 

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from mlserve.server.last_connections import take_last
+from mlserve.server.port.last_connections import take_last
 from mlserve.tensors import DType
 from mlserve.testing.load import Load
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlserve.server.cpus import usable_cpus
-from mlserve.server.versions import VersionPolicy, fingerprint, present_versions
+from mlserve.server.models.versions import VersionPolicy, fingerprint, present_versions
 
 ALLOWED = len(os.sched_getaffinity(0))
 

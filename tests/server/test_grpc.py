@@ -23,7 +23,7 @@ from mlserve.protocols.proto.serving_pb2 import (
     SignatureDefMap,
 )
 from mlserve.server.dtypes import NUMPY
-from mlserve.server.tensor_proto import to_array
+from mlserve.server.tfs.tensor_proto import to_array
 from mlserve.tensors import DType
 
 IMAGES = np.array([b"one", b"two"], object), DType.BYTES

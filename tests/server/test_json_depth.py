@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlserve.errors import InvalidInput
 from mlserve.server.json_depth import check_depth, depth_of
-from mlserve.server.json_tensor import parse_body
+from mlserve.server.tfs.json_tensor import parse_body
 
 LEAVES = st.none() | st.integers() | st.text('[]{}"\\a,é', max_size=5)
 VALUES = st.recursive(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlserve.errors import InvalidInput
-from mlserve.server import json_tensor
 from mlserve.server.dtypes import NUMPY
+from mlserve.server.tfs import json_tensor
 from mlserve.tensors import DType, Signature, TensorSpec
 
 JSON_DTYPES = [d for d in DType if d not in (DType.COMPLEX64, DType.COMPLEX128)]

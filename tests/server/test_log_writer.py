@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mlserve.server import log_writer
-from mlserve.server.log_lines import formatter_of
-from mlserve.server.log_writer import LogWriter
+from mlserve.server.sight import log_writer
+from mlserve.server.sight.log_lines import formatter_of
+from mlserve.server.sight.log_writer import LogWriter
 from mlserve.settings import LogFormat
 
 

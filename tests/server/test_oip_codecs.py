@@ -15,8 +15,10 @@ from hypothesis.extra import numpy as arrays
 
 from mlserve.errors import InvalidInput
 from mlserve.protocols.proto.inference_pb2 import InferTensorContents
-from mlserve.server import oip_binary, oip_contents, oip_json
 from mlserve.server.dtypes import NUMPY
+from mlserve.server.oip import binary as oip_binary
+from mlserve.server.oip import contents as oip_contents
+from mlserve.server.oip import json_body as oip_json
 from mlserve.tensors import DType, TensorSpec
 
 HALVES = oip_contents.RAW_ONLY

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlserve.errors import InvalidInput, NotFound
-from mlserve.server.oip_request import InferRequest, default_signature
+from mlserve.server.oip.request import InferRequest, default_signature
 from mlserve.tensors import DType, Signature, TensorSpec
 
 

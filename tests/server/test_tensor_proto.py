@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from mlserve.errors import InvalidInput
 from mlserve.protocols.proto.framework_pb2 import TensorProto
 from mlserve.server.dtypes import NUMPY
-from mlserve.server.tensor_proto import from_array, to_array
+from mlserve.server.tfs.tensor_proto import from_array, to_array
 from mlserve.tensors import DType
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)

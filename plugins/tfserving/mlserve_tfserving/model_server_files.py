@@ -12,7 +12,7 @@ from mlserve.protocols.proto.server_files_pb2 import (
     MonitoringConfig,
     SSLConfig,
 )
-from mlserve.server.config_reload import read_text
+from mlserve.server.tfs.config_reload import read_text
 from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from mlserve_tfserving.model_server_flags import FLAGS, parse, usage
 from mlserve.backend import Listen
 from mlserve.errors import MlserveError, NotYet
 from mlserve.server.app import ServerOptions
-from mlserve.server.versions import VersionPolicy
+from mlserve.server.models.versions import VersionPolicy
 
 BACKEND = TFServingBackend()
 MODEL = ("--model_base_path=/models/m",)

@@ -15,10 +15,10 @@ import pytest
 
 from mlserve import plugins
 from mlserve.backend import LoadOptions
-from mlserve.server.catalog import Catalog
-from mlserve.server.loaded import LoadedVersion
-from mlserve.server.served import ServedModel
-from mlserve.server.versions import VersionPolicy
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.models.served import ServedModel
+from mlserve.server.models.versions import VersionPolicy
 
 
 class Models:

@@ -16,10 +16,10 @@ from mlserve.errors import (
     NotFound,
     Unavailable,
 )
-from mlserve.server import repository
-from mlserve.server.catalog import Catalog
-from mlserve.server.served import ServedModel
-from mlserve.server.versions import State, VersionPolicy
+from mlserve.server.models import repository
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.served import ServedModel
+from mlserve.server.models.versions import State, VersionPolicy
 
 
 def test_each_model_has_its_folder_its_policy_and_its_labels(models: Any) -> None:

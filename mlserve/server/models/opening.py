@@ -1,0 +1,37 @@
+"""Opens a version of a model: its files, its Runner, and the Runner's first request."""
+
+from __future__ import annotations
+
+import logging
+
+from mlserve.artifact import Artifact
+from mlserve.errors import MlserveError, ModelLoadFailed, PluginError, UsageError
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.models.served import ServedModel
+from mlserve.server.models.warmup import warm_up
+
+_log = logging.getLogger(__name__)
+
+
+def open_version(source: ServedModel, version: int) -> LoadedVersion:
+    """The version, loaded and warmed. Can take minutes, and raises nothing but MlserveError."""
+    try:
+        artifact = Artifact.open(source.base_path, source.model, version)
+        runner = source.backend.load(artifact, source.options)
+        warm_up(artifact, runner)
+    except UsageError as error:  # a manifest that cannot be read
+        raise ModelLoadFailed(error.message, hint=error.hint) from error
+    except MlserveError:
+        raise
+    except ImportError as error:
+        raise PluginError(
+            f"the backend {source.backend.name!r} cannot be used: {error}",
+            hint=source.backend.install_hint,
+        ) from error
+    except Exception as error:
+        _log.exception("version %d of %s failed to load", version, source.model)
+        raise ModelLoadFailed(
+            f"version {version} failed to load: {type(error).__name__}: {error}",
+            hint="the server's log has the traceback",
+        ) from error
+    return LoadedVersion(artifact, runner)

@@ -1,0 +1,300 @@
+"""The versions of the served model: loads them, follows their folders, leases them to requests.
+
+Version folders are followed by polling. As in TensorFlow Serving:
+
+- a new version is loaded and warmed while the old one serves; the switch is one assignment, and the
+  old one is unloaded when its last request has ended;
+- a version that fails to load goes to the state END with its error, the old one serves on, and it
+  is tried again as often as `Retries` says, and then only when its folder has changed;
+- when the folder of a served version goes away, the next one that the policy wants is loaded first
+  (the one before it, if the policy is the latest); when no version folder is left, nothing is
+  served;
+- a base path that cannot be read (a network share that is away) changes nothing;
+- loads follow one another, so that never more than two models of a switch are in memory: what comes
+  while a version loads is seen after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlserve.errors import InvalidInput, MlserveError, NotFound, PluginError, Unavailable
+from mlserve.server.background import in_daemon_thread
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.models.opening import open_version
+from mlserve.server.models.served import ServedModel
+from mlserve.server.models.versions import (
+    State,
+    VersionChoice,
+    VersionStatus,
+    fingerprint,
+    first_versions,
+    present_versions,
+)
+
+_log = logging.getLogger(__name__)
+
+_AWAY_SECONDS = 0.1  # between looks at a folder that cannot be read, however much is due
+REMIND_SECONDS = 60.0
+"""How often the log says again that a model has no version yet."""
+
+
+@dataclass(slots=True)
+class _Failure:
+    """A version that failed to load: what its folder was like, and when to try again."""
+
+    fingerprint: frozenset[tuple[str, int, int]]
+    attempts: int
+    retry_at: float
+
+
+class Repository:
+    """The versions of one model. All methods are for the event loop's thread."""
+
+    def __init__(self, source: ServedModel, on_change: Callable[[], None]) -> None:
+        self.model = source.model
+        self.backend = source.backend.name
+        self.was_tried = asyncio.Event()
+        self._source = source
+        self._on_change = on_change
+        self._loaded: dict[int, LoadedVersion] = {}
+        self._statuses: dict[int, VersionStatus] = {}
+        self._failed: dict[int, _Failure] = {}
+        self._absence: MlserveError | None = None
+        self._unloading: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+        self._can_read_base = True
+        self.is_closed = False
+
+    @property
+    def source(self) -> ServedModel:
+        """What is served, as it was asked for last."""
+        return self._source
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request that names no version would be served."""
+        return bool(self._loaded)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread is loading a version, which cannot be interrupted."""
+        return any(status.state is State.LOADING for status in self._statuses.values())
+
+    @property
+    def problem(self) -> MlserveError:
+        """Why no version is served, when none is."""
+        errors = [status.error for status in self._statuses.values() if status.error is not None]
+        return errors[-1] if errors else self._absence or self._not_served(None)
+
+    def find(self) -> None:
+        """Looks for the first versions, which are then in the state START.
+
+        Raises NotFound when there is none, unless the model awaits its versions.
+        """
+        try:
+            for version in first_versions(self._source.base_path, self._source.policy):
+                self._set(version, State.START)
+        except NotFound as error:
+            if not self._source.awaits_versions:
+                raise
+            self._absence = error
+
+    async def load(self) -> None:
+        """Loads the versions that `find` found, and returns when one is served.
+
+        Raises the last one's error when none of them can be loaded. `was_tried` is set after the
+        first attempt.
+        """
+        try:
+            async with self._changing:
+                await self._reconcile(tuple(self._statuses))
+        finally:
+            self.was_tried.set()
+        remind_at = 0.0
+        while not self._loaded and not self.is_closed:
+            pause = self._pause()
+            if self._has_given_up or pause is None:
+                raise self.problem
+            if time.monotonic() >= remind_at:
+                _log.warning("waiting for a version of %s: %s", self.model, self.problem)
+                remind_at = time.monotonic() + REMIND_SECONDS
+            await asyncio.sleep(pause)
+            await self._update()
+
+    async def follow(self) -> None:
+        """Follows the version folders for ever, or returns at once when polling is off."""
+        while not self.is_closed and (pause := self._pause()) is not None:
+            await asyncio.sleep(pause)
+            try:
+                await self._update()
+            except Exception:  # noqa: BLE001 - the model that is served must not stop
+                _log.exception("following %s failed; the next look may not", self.model)
+
+    async def change(self, source: ServedModel) -> None:
+        """Serves the versions and knows the labels of `source`, which is the same model."""
+        self._source = source
+        await self._update()
+
+    async def close(self) -> None:
+        """Unloads every version once nothing uses it."""
+        async with self._changing:
+            self.is_closed = True
+            for version in list(self._loaded):
+                self._unload(version)
+        if self._unloading:
+            await asyncio.wait(self._unloading)  # gather would cancel them where it is cancelled
+
+    def lease(self, choice: VersionChoice) -> LoadedVersion:
+        """The version to answer a request with, to be released.
+
+        Raises NotFound, Unavailable while it is loading, and InvalidInput for an unknown label.
+        """
+        version = self._number(choice)
+        wanted = max(self._loaded, default=None) if version is None else version
+        loaded = None if wanted is None else self._loaded.get(wanted)
+        if loaded is None:
+            raise self._not_served(version)
+        return loaded.lease()
+
+    def statuses(self, choice: VersionChoice = None) -> list[VersionStatus]:
+        """The states of all versions, or of one, the newest first. Raises NotFound."""
+        version = self._number(choice)
+        found = [s for v, s in sorted(self._statuses.items(), reverse=True) if version in (None, v)]
+        if not found:
+            what = "any versions" if version is None else f"version {version}"
+            raise NotFound(f"Could not find {what} of model {self.model}")
+        return found
+
+    def _number(self, choice: VersionChoice) -> int | None:
+        if not isinstance(choice, str):
+            return choice
+        if choice not in self._source.labels:
+            known = ", ".join(sorted(self._source.labels)) or "none"
+            raise InvalidInput(
+                f"Unrecognized servable version label: {choice}",
+                hint=f"labels of {self.model}: {known}",
+            )
+        return self._source.labels[choice]
+
+    @property
+    def _has_given_up(self) -> bool:
+        return bool(self._failed) and not any(map(self._is_tried_again, self._failed.values()))
+
+    def _is_tried_again(self, failure: _Failure) -> bool:
+        return failure.attempts <= self._source.retries.times
+
+    def _pause(self) -> float | None:
+        """Seconds until the next look or attempt; None when there is none."""
+        now, poll = time.monotonic(), self._source.poll_seconds
+        times = [f.retry_at - now for f in self._failed.values() if self._is_tried_again(f)]
+        if poll > 0:
+            times.append(poll)
+        least = 0.0 if self._can_read_base else _AWAY_SECONDS
+        return max(least, min(times)) if times else None
+
+    async def _update(self) -> None:
+        async with self._changing:
+            present = await asyncio.to_thread(self._look)
+            if present is not None and not self.is_closed:
+                await self._reconcile(present)
+
+    def _look(self) -> tuple[int, ...] | None:
+        """The versions on disk now; None when the base path cannot be read."""
+        try:
+            present = present_versions(self._source.base_path)
+        except OSError as error:
+            if self._can_read_base:
+                _log.warning("%s: the versions stay as they are until it can be read", error)
+            self._can_read_base = False
+            return None
+        self._can_read_base = True
+        return present
+
+    async def _reconcile(self, present: Sequence[int]) -> None:
+        wanted = self._source.policy.wanted(present)
+        self._failed = {v: failure for v, failure in self._failed.items() if v in wanted}
+        for version in wanted:
+            if version not in self._loaded and await self._is_worth_loading(version):
+                await self._load(version)
+        if not wanted or any(version in self._loaded for version in wanted):
+            for version in set(self._loaded) - set(wanted):
+                self._unload(version)
+
+    async def _is_worth_loading(self, version: int) -> bool:
+        """Whether a version did not fail, is to be tried again now, or looks different now."""
+        failure = self._failed.get(version)
+        if failure is None or self._is_due(failure):
+            return True
+        return failure.fingerprint != await asyncio.to_thread(fingerprint, self._folder(version))
+
+    def _is_due(self, failure: _Failure) -> bool:
+        return self._is_tried_again(failure) and failure.retry_at <= time.monotonic()
+
+    async def _load(self, version: int) -> None:
+        _log.info("loading version %d of %s", version, self.model)
+        self._set(version, State.LOADING)
+        before = await asyncio.to_thread(fingerprint, self._folder(version))
+        try:
+            loaded = await in_daemon_thread(lambda: open_version(self._source, version))
+        except MlserveError as error:
+            _log.error("version %d is not served: %s", version, error)
+            self._note_failure(version, before, error)
+            self._set(version, State.END, error)
+            return
+        self._failed.pop(version, None)
+        self._loaded[version] = loaded
+        self._set(version, State.AVAILABLE)
+        _log.info("version %d of %s is available", version, self.model)
+
+    def _note_failure(
+        self, version: int, found: frozenset[tuple[str, int, int]], error: MlserveError
+    ) -> None:
+        before = self._failed.get(version)
+        attempts = 1 if before is None or before.fingerprint != found else before.attempts + 1
+        if isinstance(error, PluginError):
+            attempts = (
+                self._source.retries.times + 1
+            )  # what is not installed does not come by itself
+        retry_at = time.monotonic() + self._source.retries.seconds
+        self._failed[version] = failure = _Failure(found, attempts, retry_at)
+        if self._is_tried_again(failure):
+            _log.info("version %d is tried again in %g s", version, self._source.retries.seconds)
+
+    def _unload(self, version: int) -> None:
+        loaded = self._loaded.pop(version)
+        self._set(version, State.UNLOADING)
+        task = asyncio.create_task(self._finish_unload(loaded))
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
+
+    async def _finish_unload(self, loaded: LoadedVersion) -> None:
+        await loaded.close()
+        _log.info("version %d of %s is unloaded", loaded.version, self.model)
+        if self._statuses[loaded.version].state is State.UNLOADING:  # not wanted again meanwhile
+            self._set(loaded.version, State.END)
+
+    def _set(self, version: int, state: State, error: MlserveError | None = None) -> None:
+        self._statuses[version] = VersionStatus(version, state, error)
+        self._on_change()
+
+    def _folder(self, version: int) -> Path:
+        return self._source.base_path / str(version)
+
+    def _not_served(self, version: int | None) -> MlserveError:
+        statuses = self._statuses
+        asked = list(statuses.values()) if version is None else [statuses.get(version)]
+        if any(s is not None and s.state in (State.START, State.LOADING) for s in asked):
+            what = self.model if version is None else f"version {version} of {self.model}"
+            return Unavailable(f"{what} is loading", hint="wait until `mlserve status` is ready")
+        if self._absence is not None and not statuses:
+            return Unavailable(f"{self.model} has no version yet: {self._absence}")
+        failed = next((f": {s.error}" for s in asked if s is not None and s.error), "")
+        served = ", ".join(str(v) for v in sorted(self._loaded)) or "none"
+        what = f"{'Latest' if version is None else f'version {version}'} of {self.model}"
+        return NotFound(f"Servable not found for request: {what}{failed}; served: {served}")

@@ -1,0 +1,229 @@
+"""The gRPC API of the Open Inference Protocol: GRPCInferenceService over the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import grpc
+
+from mlserve.errors import InvalidInput
+from mlserve.protocols.proto.inference_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    ServerLiveResponse,
+    ServerMetadataResponse,
+    ServerReadyResponse,
+)
+from mlserve.server.grpc_service import RANDOM_WEIGHTS_KEY, Context, deadline_of, parse, service
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.oip import binary as oip_binary
+from mlserve.server.oip import parameters as oip_parameters
+from mlserve.server.oip.contents import RAW_ONLY, from_contents, to_contents
+from mlserve.server.oip.metadata import (
+    EXTENSIONS,
+    SERVER_NAME,
+    SERVER_VERSION,
+    OipModels,
+    TensorMetadata,
+    version_of,
+)
+from mlserve.server.oip.request import (
+    AnswerTensor,
+    InferRequest,
+    SentTensor,
+    WantedOutput,
+    datatype_of,
+    write_outputs,
+)
+from mlserve.server.sight.requests import Sight
+from mlserve.server.work.engine import Call, Engine
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+SIGNATURE_KEY = "mlserve-signature"
+"""Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
+SIGNATURES_KEY = "mlserve-signatures"
+"""Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
+LIMITS_KEY = "mlserve-limits"
+"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
+LOAD_KEY = "mlserve-load"
+"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
+
+
+class OipGrpc:
+    """The methods of the service; each takes a request's bytes and returns a response's."""
+
+    def __init__(self, engine: Engine, repository: Catalog) -> None:
+        self._engine = engine
+        self._models = OipModels(engine, repository)
+
+    def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
+        """What to add to the gRPC server."""
+        methods = {
+            "ServerLive": self.live,
+            "ServerReady": self.ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.infer,
+        }
+        return (service(INFERENCE_SERVICE, methods, sight),)
+
+    async def live(self, data: bytes, context: Context) -> bytes:
+        """ServerLive: true, as there is an answer."""
+        return ServerLiveResponse(live=True).SerializeToString()
+
+    async def ready(self, data: bytes, context: Context) -> bytes:
+        """ServerReady: whether a request would be served now."""
+        is_ready = self._models.why_server_not_ready() is None
+        return ServerReadyResponse(ready=is_ready).SerializeToString()
+
+    async def model_ready(self, data: bytes, context: Context) -> bytes:
+        """ModelReady: whether that model would be served now."""
+        request = parse(ModelReadyRequest, data)
+        version = version_of(request.version, request.name)
+        is_ready = self._models.why_not_ready(request.name, version) is None
+        return ModelReadyResponse(ready=is_ready).SerializeToString()
+
+    async def server_metadata(self, data: bytes, context: Context) -> bytes:
+        """ServerMetadata: name, version and extensions."""
+        limits, load = json.dumps(self._models.limits()), json.dumps(self._models.load())
+        await context.send_initial_metadata(((LIMITS_KEY, limits), (LOAD_KEY, load)))
+        response = ServerMetadataResponse(
+            name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS
+        )
+        return response.SerializeToString()
+
+    async def model_metadata(self, data: bytes, context: Context) -> bytes:
+        """ModelMetadata: the inputs and outputs of one signature."""
+        request = parse(ModelMetadataRequest, data)
+        asked = dict(context.invocation_metadata() or ()).get(SIGNATURE_KEY, "")
+        version = version_of(request.version, request.name)
+        found = self._models.metadata(request.name, version, str(asked))
+        await context.send_initial_metadata(
+            (
+                (SIGNATURE_KEY, found.signature),
+                (SIGNATURES_KEY, ",".join(found.signatures)),
+                (LIMITS_KEY, json.dumps(self._models.limits())),
+            )
+        )
+        return ModelMetadataResponse(
+            name=found.name,
+            versions=found.versions,
+            platform=found.platform,
+            inputs=_described(found.inputs),
+            outputs=_described(found.outputs),
+        ).SerializeToString()
+
+    async def infer(self, data: bytes, context: Context) -> bytes:
+        """ModelInfer: runs a signature; the response has the outputs and the version that ran."""
+        deadline = deadline_of(context, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the message is read
+        request = parse(ModelInferRequest, data)
+        asked = read_request(request)
+        is_raw = bool(request.raw_input_contents)
+
+        def encode(
+            loaded: LoadedVersion, signature: Signature, outputs: Tensors
+        ) -> tuple[bool, bytes]:
+            answers = write_outputs(signature, outputs, asked.outputs)
+            response = write_response(loaded, asked, answers, is_raw=is_raw)
+            return loaded.has_random_weights, response.SerializeToString()
+
+        version = version_of(request.model_version, request.model_name)
+        decode = partial(asked.decode, settings=self._engine.settings)
+        call = Call(request.model_name, version, decode, encode, len(data), *asked.told())
+        deadline = oip_parameters.sooner(deadline, asked.parameters)
+        is_random, response = await self._engine.submit(call, deadline)
+        if is_random:
+            await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+        return response
+
+
+def read_request(request: ModelInferRequest) -> InferRequest:
+    """What the message asks for, its tensors not read yet. Raises InvalidInput."""
+    wanted = [
+        WantedOutput.of(
+            item.name, oip_parameters.of_messages(item.parameters, f"output '{item.name}'")
+        )
+        for item in request.outputs
+    ]
+    parameters = oip_parameters.of_messages(request.parameters, "the request")
+    return InferRequest(request.id, parameters, _inputs(request), wanted)
+
+
+def write_response(
+    loaded: LoadedVersion, asked: InferRequest, answers: Sequence[AnswerTensor], *, is_raw: bool
+) -> ModelInferResponse:
+    """The message of that answer: raw, or typed where each output has a type's field."""
+    response = ModelInferResponse(
+        model_name=loaded.artifact.model, model_version=str(loaded.version), id=asked.id
+    )
+    is_raw = is_raw or any(answer.spec.dtype in RAW_ONLY for answer in answers)
+    for answer in answers:
+        spec, value = answer.spec, answer.value
+        output = response.outputs.add(name=spec.name, datatype=datatype_of(spec), shape=value.shape)
+        if is_raw:
+            response.raw_output_contents.append(oip_binary.to_bytes(spec, value))
+        else:
+            output.contents.CopyFrom(to_contents(spec, value))
+    return response
+
+
+def _inputs(request: ModelInferRequest) -> list[SentTensor]:
+    raw = request.raw_input_contents
+    for item in request.inputs:
+        oip_parameters.of_messages(item.parameters, f"input '{item.name}'")
+    if not raw:
+        return [
+            SentTensor(
+                item.name,
+                item.datatype,
+                tuple(item.shape),
+                partial(from_contents, contents=item.contents),
+            )
+            for item in request.inputs
+        ]
+    _check_raw(request)
+    return [
+        SentTensor(
+            item.name, item.datatype, tuple(item.shape), partial(oip_binary.from_bytes, data=data)
+        )
+        for item, data in zip(request.inputs, raw, strict=True)
+    ]
+
+
+def _check_raw(request: ModelInferRequest) -> None:
+    for item in request.inputs:
+        if item.HasField("contents"):
+            raise InvalidInput(
+                f"input '{item.name}' has contents beside raw_input_contents: send all inputs raw, "
+                "or none"
+            )
+    if len(request.raw_input_contents) != len(request.inputs):
+        raise InvalidInput(
+            f"{len(request.raw_input_contents)} raw_input_contents for {len(request.inputs)} "
+            "inputs: there must be one for each, in the same order"
+        )
+
+
+def _described(
+    tensors: Sequence[TensorMetadata],
+) -> list[ModelMetadataResponse.TensorMetadata]:
+    return [
+        ModelMetadataResponse.TensorMetadata(
+            name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
+        )
+        for tensor in tensors
+    ]

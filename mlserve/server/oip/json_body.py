@@ -1,0 +1,230 @@
+"""REST bodies of the Open Inference Protocol: JSON, and tensors behind it where asked for.
+
+    {"inputs": [{"name", "shape", "datatype", "data"}, ...]}
+    {"inputs": [{"name", "shape", "datatype", "parameters": {"binary_data_size": 8}}]}<8 bytes>
+
+The header Inference-Header-Content-Length is the length of the JSON where bytes follow it; 0 says
+that the body is the value of the model's only input and nothing else (Triton's binary tensor data
+extension).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from starlette.datastructures import Headers  # noqa: TID253
+
+from mlserve.errors import InvalidInput
+from mlserve.server.dtypes import Array
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.oip import binary as oip_binary
+from mlserve.server.oip import parameters as oip_parameters
+from mlserve.server.oip.contents import RAW_ONLY
+from mlserve.server.oip.request import (
+    AnswerTensor,
+    InferRequest,
+    SentTensor,
+    WantedOutput,
+    datatype_of,
+)
+from mlserve.server.rest_body import content_of, text_of
+from mlserve.server.tfs import json_tensor
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.tensors import DType, TensorSpec
+
+LENGTH_HEADER = "Inference-Header-Content-Length"
+"""The length in bytes of the JSON at the start of a body that goes on with binary tensors."""
+_INLINE_BYTES = 64 * 2**10
+_INLINE_DIGITS = len(str(_INLINE_BYTES))
+
+
+def is_small(body: bytes, headers: Headers) -> bool:
+    """Whether `read_request` is done at once: its JSON is short, and nothing is compressed."""
+    if "content-encoding" in headers:
+        return False
+    length = headers.get(LENGTH_HEADER, "")
+    return len(body) <= _INLINE_BYTES or (length.isdecimal() and len(length) < _INLINE_DIGITS)
+
+
+def read_request(
+    body: bytes, headers: Headers, settings: ServerSettings = DEFAULT_SETTINGS
+) -> InferRequest:
+    """The request that a body holds, its tensors not read yet. Raises InvalidInput."""
+    content = content_of(body, headers, settings.max_request_bytes)
+    length = _json_length(content, headers)
+    if length == 0:
+        return InferRequest("", {}, (), (), is_binary=True, raw_body=content)
+    tail = memoryview(content)[len(content) if length is None else length :]
+    head = json_tensor.parse_body(
+        text_of(content[:length]), ignores_rest=False, max_depth=settings.max_json_depth
+    )
+    request_id = head.get("id", "")
+    if not isinstance(request_id, str):
+        raise InvalidInput("'id' must be a string")
+    parameters = oip_parameters.of_json(head.get("parameters"), "the request")
+    return InferRequest(
+        request_id,
+        parameters,
+        _inputs(_objects(head, "inputs"), tail),
+        [_wanted(item) for item in _objects(head, "outputs")] if head.get("outputs") else (),
+        is_binary=bool(oip_parameters.flag(parameters, "binary_data_output")),
+    )
+
+
+def write_response(
+    loaded: LoadedVersion, request: InferRequest, answers: Sequence[AnswerTensor]
+) -> tuple[bytes, bytes | None]:
+    """The JSON of the response, and what follows it: None where no output is binary.
+
+    Raises InvalidInput for an output that JSON has no form for.
+    """
+    binary = {
+        output.name: output.is_binary for output in request.outputs if output.is_binary is not None
+    }
+    tail: list[bytes] = []
+    outputs = [
+        _output(answer, tail if binary.get(answer.spec.name, request.is_binary) else None)
+        for answer in answers
+    ]
+    head = {"model_name": loaded.artifact.model, "model_version": str(loaded.version)}
+    if request.id:
+        head["id"] = request.id
+    text = json.dumps({**head, "outputs": outputs}, ensure_ascii=False)
+    return text.encode(), b"".join(tail) if tail else None
+
+
+def _json_length(content: bytes, headers: Headers) -> int | None:
+    """The length of the JSON at the start of the body; None where the body is nothing else."""
+    length = headers.get(LENGTH_HEADER)
+    if length is None:
+        return None
+    if not (length.isascii() and length.isdigit()) or len(length) > len(str(len(content))):
+        raise _wrong_length(length, content)
+    if int(length) > len(content):
+        raise _wrong_length(length, content)
+    return int(length)
+
+
+def _wrong_length(length: str, content: bytes) -> InvalidInput:
+    return InvalidInput(
+        f"{LENGTH_HEADER} must be the length of the JSON, at most the {len(content)} bytes of the "
+        f"body, not {length!r}"
+    )
+
+
+def _objects(head: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    value = head.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InvalidInput(f"'{key}' must be a list of objects")
+    for item in value:
+        if not isinstance(item.get("name"), str):
+            raise InvalidInput(f"each of '{key}' must have a 'name', a string")
+    return value
+
+
+def _wanted(item: Mapping[str, Any]) -> WantedOutput:
+    name = item["name"]
+    return WantedOutput.of(name, oip_parameters.of_json(item.get("parameters"), f"output '{name}'"))
+
+
+def _inputs(items: Sequence[Mapping[str, Any]], tail: memoryview) -> list[SentTensor]:
+    tensors, start = [], 0
+    for item in items:
+        parameters = oip_parameters.of_json(item.get("parameters"), f"input '{item['name']}'")
+        size = oip_parameters.count(parameters, "binary_data_size")
+        end = start + (size or 0)
+        if end > len(tail):
+            raise InvalidInput(
+                f"input '{item['name']}' has binary_data_size {size}, and {len(tail) - start} "
+                f"bytes are left behind the JSON (its length is the header {LENGTH_HEADER})"
+            )
+        tensors.append(_tensor(item, None if size is None else tail[start:end]))
+        start = end
+    if start != len(tail):
+        raise InvalidInput(f"{len(tail) - start} bytes behind the JSON belong to no input")
+    return tensors
+
+
+def _tensor(item: Mapping[str, Any], data: memoryview | None) -> SentTensor:
+    name, shape, datatype = item["name"], item.get("shape"), item.get("datatype")
+    if not isinstance(shape, list) or any(type(size) is not int for size in shape):
+        raise InvalidInput(f"input '{name}' must have a 'shape', a list of integers")
+    if not isinstance(datatype, str):
+        raise InvalidInput(f"input '{name}' must have a 'datatype', a string")
+    if (data is None) == ("data" not in item):
+        raise InvalidInput(
+            f"input '{name}' must have exactly one of 'data' and the parameter 'binary_data_size'"
+        )
+    sizes = tuple(shape)
+    read: Callable[[TensorSpec, int], Array]
+    if data is None:
+        read = partial(from_json, shape=sizes, data=item["data"])
+    else:
+        read = partial(oip_binary.from_bytes, data=data)
+    return SentTensor(name, datatype, sizes, read)
+
+
+def from_json(spec: TensorSpec, count: int, *, shape: tuple[int, ...], data: Any) -> Array:
+    """The `count` values of a list, flat or nested as the shape is, flat.
+
+    Raises InvalidInput naming the input.
+    """
+    if spec.dtype in RAW_ONLY:
+        raise InvalidInput(
+            f"input '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON: send it "
+            "binary, with the parameter binary_data_size"
+        )
+    nested, flat = json_tensor.flatten(spec.name, data)
+    if nested not in (shape, (count,)) and not (count == 0 and not flat and nested):
+        raise InvalidInput(
+            f"the data of input '{spec.name}' is {_described(nested)}; its shape {list(shape)} "
+            f"takes a list of {count} values, or lists of that shape"
+        )
+    if spec.dtype is DType.BYTES and any(type(item) is not str for item in flat):
+        raise InvalidInput(f"the data of input '{spec.name}' must be strings, as it is BYTES")
+    return json_tensor.to_flat_array(spec, flat)
+
+
+def to_json(spec: TensorSpec, value: Array) -> list[Any]:
+    """The values of the array as a flat list. Raises InvalidInput where JSON has no form for them.
+
+    NaN and the infinities are written as the bare words that TensorFlow Serving writes too.
+    """
+    if spec.dtype is DType.BYTES:
+        return [_text(spec, item) for item in oip_binary.byte_strings(value)]
+    if spec.dtype in RAW_ONLY:
+        raise InvalidInput(
+            f"output '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON",
+            hint="ask for it with the parameter binary_data",
+        )
+    numbers: list[Any] = json_tensor.from_numbers(spec, value.reshape(-1))
+    return numbers
+
+
+def _described(nested: tuple[int, ...]) -> str:
+    if not nested:
+        return "one value"
+    return f"a list of {nested[0]}" if len(nested) == 1 else f"lists of the shape {list(nested)}"
+
+
+def _text(spec: TensorSpec, item: bytes) -> str:
+    try:
+        return item.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"output '{spec.name}' has bytes that are not UTF-8, which JSON has no form for",
+            hint="ask for it with the parameter binary_data",
+        ) from error
+
+
+def _output(answer: AnswerTensor, tail: list[bytes] | None) -> dict[str, Any]:
+    """One output; its bytes are added to `tail` where there is one."""
+    spec, value = answer.spec, answer.value
+    described = {"name": spec.name, "datatype": datatype_of(spec), "shape": list(value.shape)}
+    if tail is None:
+        return {**described, "data": to_json(spec, value)}
+    tail.append(oip_binary.to_bytes(spec, value))
+    return {**described, "parameters": {"binary_data_size": len(tail[-1])}}

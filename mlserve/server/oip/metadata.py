@@ -1,0 +1,147 @@
+"""What the server and its model are, as the Open Inference Protocol describes them.
+
+The protocol knows one set of inputs and outputs for a model: that of the default signature. A
+client asks for the metadata of another signature by its name, and is told all names beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mlserve import __version__
+from mlserve.errors import MlserveError, NotFound, Unavailable
+from mlserve.server.input_check import find_signature
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.versions import State
+from mlserve.server.oip.request import datatype_of, default_signature
+from mlserve.server.port.limits import limits_of
+from mlserve.server.work.engine import Engine
+from mlserve.tensors import Signature, TensorSpec
+
+SERVER_NAME = "mlserve"
+SERVER_VERSION = __version__
+EXTENSIONS = ("binary_tensor_data", "classification")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """One input or output; -1 is a size that is not fixed, and alone stands for any shape."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, specs: Iterable[TensorSpec]) -> tuple[TensorMetadata, ...]:
+        """The metadata of these tensors. Raises InvalidInput for a type without a name."""
+        return tuple(cls(spec.name, datatype_of(spec), _shape(spec)) for spec in specs)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """A model: the versions that can be asked for, and one of its signatures out of all names.
+
+    `platform` is `mlserve_` and the name of the backend, after the protocol's `<project>_<format>`.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+    signature: str
+    signatures: tuple[str, ...]
+
+
+class OipModels:
+    """The models of a server, seen through the protocol."""
+
+    def __init__(self, engine: Engine, repository: Catalog) -> None:
+        self._engine = engine
+        self._repository = repository
+
+    def why_server_not_ready(self) -> MlserveError | None:
+        """The reason why a request would not be served now; None when it would be."""
+        if self._engine.is_draining:
+            return _shutting_down()
+        reasons = (self.why_not_ready(model, None) for model in self._repository.awaited)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def why_not_ready(self, model: str, version: int | None) -> MlserveError | None:
+        """The reason why that model would not be served now; None when it would be.
+
+        Raises NotFound for a model or a version that the server does not know.
+        """
+        self._repository.backend_of(model)
+        if version is not None:
+            self._repository.statuses(model, version)
+        if self._engine.is_draining:
+            return _shutting_down()
+        try:
+            self._repository.lease(model, version).release()
+        except NotFound as error:
+            return Unavailable(error.message, hint=error.hint)
+        except Unavailable as error:
+            return error
+        return None
+
+    def limits(self) -> dict[str, Any]:
+        """What the server takes, and the deadline of a request that brings none."""
+        return limits_of(self._engine.settings, self._engine.max_queue)
+
+    def load(self) -> dict[str, int]:
+        """How many calls run and wait now."""
+        return {"running": self._engine.running, "waiting": self._engine.waiting}
+
+    def metadata(self, model: str, version: int | None, signature: str) -> ModelMetadata:
+        """The metadata of a loaded version; the empty signature is the default one.
+
+        Raises NotFound, Unavailable while it is loading, and InvalidInput for a signature that the
+        protocol has no types for.
+        """
+        loaded = self._repository.lease(model, version)
+        try:
+            signatures = loaded.runner.signatures
+        finally:
+            loaded.release()
+        found = (
+            find_signature(signatures, signature) if signature else default_signature(signatures)
+        )
+        return ModelMetadata(
+            model,
+            self._versions(model, version),
+            f"{SERVER_NAME}_{self._repository.backend_of(model)}",
+            TensorMetadata.of(found.inputs),
+            TensorMetadata.of(found.outputs),
+            found.name,
+            tuple(sorted(name for name, item in signatures.items() if _is_expressible(item))),
+        )
+
+    def _versions(self, model: str, version: int | None) -> tuple[str, ...]:
+        statuses = self._repository.statuses(model, version)
+        return tuple(str(s.version) for s in reversed(statuses) if s.state is State.AVAILABLE)
+
+
+def version_of(text: str, model: str) -> int | None:
+    """The version number asked for; None, the latest, for the empty string. Raises NotFound."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(2**63))):
+        raise NotFound(f"Could not find version {text!r} of model {model}: versions are numbers")
+    return int(text)
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the server is shutting down", hint="ask another server")
+
+
+def _shape(spec: TensorSpec) -> tuple[int, ...]:
+    return (
+        (-1,) if spec.shape is None else tuple(-1 if size is None else size for size in spec.shape)
+    )
+
+
+def _is_expressible(signature: Signature) -> bool:
+    return all(spec.dtype.oip_name for spec in (*signature.inputs, *signature.outputs))

@@ -1,0 +1,270 @@
+"""An inference of the Open Inference Protocol, whatever it was written in: JSON, binary or gRPC.
+
+The protocol has no signatures: a request runs the default one, or the one that its parameter
+`signature` names. An output with the parameter `classification` is not the tensor itself but its
+k best classes, strings of the form `score:index:label` (Triton's classification extension).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np  # noqa: TID253
+
+from mlserve.errors import InvalidInput, NotFound
+from mlserve.server.dtypes import NUMPY, Array
+from mlserve.server.image_header import check_images
+from mlserve.server.input_check import (
+    DEFAULT_SIGNATURE,
+    check_batch_length,
+    check_names,
+    check_shape,
+    find_signature,
+)
+from mlserve.server.oip import binary as oip_binary
+from mlserve.server.oip import parameters as oip_parameters
+from mlserve.server.oip.parameters import Parameters
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.tensors import DType, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+_CLASSIFICATION = ("scores", "indices", "labels")
+_MAX_RANK = 32
+_MAX_SIZE = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SentTensor:
+    """One input as it was sent. `read` gives its values, flat, in the dtype of the spec.
+
+    `read` is called when name, datatype and shape have been found to fit, and raises InvalidInput
+    when it does not hold exactly as many values as the shape asks for.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    read: Callable[[TensorSpec, int], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """One output that was asked for; `classes` of at least 1 asks for that many best classes."""
+
+    name: str
+    classes: int
+    is_binary: bool | None = None
+
+    @classmethod
+    def of(cls, name: str, parameters: Parameters) -> WantedOutput:
+        """The output of that name, with what its parameters ask for. Raises InvalidInput."""
+        classes = oip_parameters.count(parameters, "classification") or 0
+        return cls(name, classes, oip_parameters.flag(parameters, "binary_data"))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTensor:
+    """One output of the answer: the spec has its name and its type."""
+
+    spec: TensorSpec
+    value: Array
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What is asked for. No `outputs` are all outputs.
+
+    `is_binary` says how to answer the outputs that do not say it themselves, over REST. `raw_body`
+    is the value of the only input, of a request that is nothing else.
+    """
+
+    id: str
+    parameters: Parameters
+    inputs: Sequence[SentTensor]
+    outputs: Sequence[WantedOutput]
+    is_binary: bool = False
+    raw_body: bytes | None = None
+
+    def told(self) -> tuple[str, int]:
+        """The signature that it names and its rows, as far as that is seen before `decode`."""
+        name = oip_parameters.text(self.parameters, "signature")
+        rows = max((sent.shape[0] for sent in self.inputs if sent.shape), default=1)
+        return name or DEFAULT_SIGNATURE, rows
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings = DEFAULT_SETTINGS
+    ) -> tuple[Signature, Tensors]:
+        """The signature to run and its inputs. Raises NotFound, InvalidInput."""
+        name = oip_parameters.text(self.parameters, "signature")
+        signature = choose_signature(signatures, name, self.outputs)
+        sent = self.inputs
+        if self.raw_body is not None:
+            sent = [_raw_input(signature, self.raw_body)]
+        return signature, read_inputs(signature, sent, settings)
+
+
+def default_signature(signatures: Mapping[str, Signature]) -> Signature:
+    """The signature of a request that names none: `serving_default`, or the only one there is.
+
+    Raises NotFound.
+    """
+    if DEFAULT_SIGNATURE not in signatures and len(signatures) == 1:
+        return next(iter(signatures.values()))
+    return find_signature(signatures, DEFAULT_SIGNATURE)
+
+
+def choose_signature(
+    signatures: Mapping[str, Signature], name: str, wanted: Sequence[WantedOutput]
+) -> Signature:
+    """The signature to run for these outputs; for classifications, the one that has the scores.
+
+    Raises NotFound, and InvalidInput for an output that it does not have or has been asked twice.
+    """
+    asked = find_signature(signatures, name) if name else default_signature(signatures)
+    runs = asked
+    if any(output.classes for output in wanted):
+        runs = _classifying(signatures, asked)
+    known = {spec.name for spec in runs.outputs}
+    allowed = known | {spec.name for spec in asked.outputs}
+    for output in wanted:
+        if output.name not in (allowed if output.classes else known):
+            raise InvalidInput(
+                f"signature '{runs.name}' has no output '{output.name}'; there are: "
+                f"{', '.join(sorted(known))}",
+                hint="the parameter 'signature' selects another signature",
+            )
+    if len({output.name for output in wanted}) != len(wanted):
+        raise InvalidInput("an output is asked for twice")
+    return runs
+
+
+def read_inputs(
+    signature: Signature,
+    sent: Sequence[SentTensor],
+    settings: ServerSettings = DEFAULT_SETTINGS,
+) -> Tensors:
+    """The arrays of the request, checked against the signature and the server's limits.
+
+    Raises InvalidInput.
+    """
+    by_name = {tensor.name: tensor for tensor in sent}
+    if len(by_name) != len(sent):
+        raise InvalidInput("an input is sent twice")
+    check_names(signature, by_name)
+    longest = settings.max_batch_length
+    inputs = {spec.name: _read(spec, by_name[spec.name], longest) for spec in signature.inputs}
+    check_images(signature, inputs, settings.max_pixels)
+    return inputs
+
+
+def write_outputs(
+    signature: Signature, outputs: Tensors, wanted: Sequence[WantedOutput]
+) -> list[AnswerTensor]:
+    """The outputs that were asked for, in that order; all of them when none was named.
+
+    Raises InvalidInput for more classes than the model gives.
+    """
+    specs = {spec.name: spec for spec in signature.outputs}
+    if not wanted:
+        return [AnswerTensor(spec, outputs[name]) for name, spec in specs.items()]
+    return [
+        AnswerTensor(TensorSpec(output.name, DType.BYTES, None), _classes(outputs, output.classes))
+        if output.classes
+        else AnswerTensor(specs[output.name], outputs[output.name])
+        for output in wanted
+    ]
+
+
+def datatype_of(spec: TensorSpec) -> str:
+    """The protocol's name of the tensor's type. Raises InvalidInput where it has none."""
+    if spec.dtype.oip_name is None:
+        raise InvalidInput(
+            f"'{spec.name}' is {spec.dtype.label}, which the Open Inference Protocol has no type "
+            "for",
+            hint="ask over TensorFlow Serving's gRPC API",
+        )
+    return spec.dtype.oip_name
+
+
+def _raw_input(signature: Signature, body: bytes) -> SentTensor:
+    """The only input of the signature; BYTES is one string without its length."""
+    if len(signature.inputs) != 1:
+        raise InvalidInput(
+            f"signature '{signature.name}' has {len(signature.inputs)} inputs; a raw binary "
+            "request (Inference-Header-Content-Length: 0) is for a model with one"
+        )
+    (spec,) = signature.inputs
+    datatype = datatype_of(spec)
+    if spec.dtype is DType.BYTES:
+        one = (1,) if spec.shape is None else tuple(1 for _ in spec.shape)
+        return SentTensor(
+            spec.name, datatype, one, lambda *_: np.array([body, None], dtype=object)[:-1]
+        )
+    shape = _shape_of(spec, len(body) // NUMPY[spec.dtype].itemsize)
+    read = partial(oip_binary.from_bytes, data=body)
+    return SentTensor(spec.name, datatype, shape, read)
+
+
+def _shape_of(spec: TensorSpec, count: int) -> tuple[int, ...]:
+    """The shape of that many values, of which at most one size is not in the spec."""
+    sizes = (None,) if spec.shape is None else spec.shape
+    known = math.prod(size for size in sizes if size is not None)
+    if sizes.count(None) > 1:
+        raise InvalidInput(
+            f"a raw binary request cannot say the shape of {spec}: send the tensor with its shape"
+        )
+    return tuple(count // max(known, 1) if size is None else size for size in sizes)
+
+
+def _read(spec: TensorSpec, sent: SentTensor, max_batch_length: int) -> Array:
+    expected = datatype_of(spec)
+    if sent.datatype != expected:
+        raise InvalidInput(f"input '{spec.name}' is {sent.datatype or 'untyped'}, not {expected}")
+    if len(sent.shape) > _MAX_RANK or not all(0 <= size <= _MAX_SIZE for size in sent.shape):
+        raise InvalidInput(
+            f"the shape of input '{spec.name}' must have at most {_MAX_RANK} sizes, each of at "
+            f"least 0 and at most {_MAX_SIZE}"
+        )
+    check_shape(spec, sent.shape)
+    check_batch_length(spec, sent.shape, max_batch_length)
+    flat = sent.read(spec, math.prod(sent.shape))
+    try:
+        return flat.reshape(sent.shape)
+    except ValueError as error:  # sizes beside a zero that overflow
+        raise InvalidInput(f"input '{spec.name}' has an impossible shape: {error}") from error
+
+
+def _classifying(signatures: Mapping[str, Signature], asked: Signature) -> Signature:
+    """The signature with scores, indices and labels of the same inputs."""
+    for signature in (asked, *signatures.values()):
+        names = {spec.name for spec in signature.outputs}
+        if names.issuperset(_CLASSIFICATION) and signature.inputs == asked.inputs:
+            return signature
+    raise NotFound(
+        f"the parameter 'classification' needs a signature with the outputs "
+        f"{', '.join(_CLASSIFICATION)}, and the model has none for the inputs of '{asked.name}'"
+    )
+
+
+def _classes(outputs: Tensors, classes: int) -> Array:
+    """bytes[N, classes]: `score:index:label`, the best first."""
+    scores, indices, labels = (outputs[name] for name in _CLASSIFICATION)
+    rows, given = scores.shape
+    if classes > given:
+        raise InvalidInput(
+            f"{classes} classes are asked for, and the model gives its {given} best",
+            hint="export it again with a larger --top-k",
+        )
+    texts = np.empty((rows, classes), dtype=object)
+    for place in np.ndindex(texts.shape):
+        # The shortest decimal that is the same float32: Triton cuts after six decimals.
+        score_and_index = f"{scores[place]}:{indices[place]}:"
+        label: Any = labels[place]
+        texts[place] = score_and_index.encode() + label
+    return texts

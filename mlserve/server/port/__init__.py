@@ -1,0 +1,1 @@
+"""The two ports of a server: connections, TLS, tokens, limits, and their last requests."""

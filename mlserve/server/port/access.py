@@ -1,0 +1,100 @@
+"""Who may ask: a bearer token on REST and in gRPC's metadata, compared in constant time.
+
+Health needs no token, so that a probe without secrets works; everything else does.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from starlette.requests import Request  # noqa: TID253
+from starlette.responses import Response  # noqa: TID253
+
+from mlserve.credentials import read_token
+from mlserve.errors import AccessDenied
+from mlserve.protocols.status import grpc_status
+from mlserve.server.grpc_service import header_of
+from mlserve.server.sight.exchange import Route
+from mlserve.server.sight.requests import Sight, grpc_route
+from mlserve.settings import ServerSettings
+
+HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
+HEALTH_METHODS = (
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+)
+_SCHEME = "bearer"
+
+
+class RestGate:
+    """Stands before the protocols of the REST port; answers nothing itself."""
+
+    def __init__(self, token: bytes | None) -> None:
+        self._token = token
+
+    @classmethod
+    def of(cls, settings: ServerSettings) -> RestGate:
+        """The gate for the token file of the settings, open where there is none."""
+        path = settings.token_file
+        return cls(None if path is None else read_token(path))
+
+    async def respond(self, request: Request) -> Response | None:
+        """None, for the next protocol to answer. Raises AccessDenied."""
+        # Not request.url, which older versions of Starlette make with the Host header, as it is.
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        if self._token is not None and path.rstrip("/") not in HEALTH_PATHS:
+            check_token(request.headers.get("authorization"), self._token)
+        return None
+
+
+class GrpcGate(grpc.aio.ServerInterceptor):
+    """Refuses every call without the token, whatever the service."""
+
+    def __init__(self, token: bytes, sight: Sight) -> None:
+        self._token = token
+        self._sight = sight
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The method itself, or one that refuses without reading a message."""
+        if handler_call_details.method not in HEALTH_METHODS:
+            given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
+            try:
+                check_token(given, self._token)
+            except AccessDenied as error:
+                return _refusing(error, grpc_route(handler_call_details.method), self._sight)
+        return await continuation(handler_call_details)
+
+
+def check_token(authorization: str | bytes | None, token: bytes) -> None:
+    """Raises AccessDenied unless the header is `Bearer <token>`."""
+    if authorization is None:
+        raise AccessDenied("this server wants a token, and the request has none", hint=_HINT)
+    text = authorization if isinstance(authorization, bytes) else authorization.encode()
+    scheme, _, given = text.partition(b" ")
+    if scheme.decode("ascii", "replace").lower() != _SCHEME:
+        raise AccessDenied("the authorization is no bearer token", hint=_HINT)
+    if not hmac.compare_digest(given.strip(), token):
+        raise AccessDenied("the token is not the one that this server wants", hint=_HINT)
+
+
+def _refusing(error: AccessDenied, route: Route, sight: Sight) -> Any:
+    async def refuse(_requests: Any, context: Any) -> None:
+        exchange = sight.begin(route, header_of(context))
+        exchange.failed(error)
+        sight.end(exchange)
+        code = grpc.StatusCode[grpc_status(error)]
+        await context.abort(code, error.message, exchange.headers())
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+_HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"

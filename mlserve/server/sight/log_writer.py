@@ -1,0 +1,138 @@
+"""The log's way out of the process: lines are written by a thread of their own, or lost.
+
+Nothing that serves a request ever waits for the log. A reader that does not read, a full disk and a
+pipe that nobody holds any more cost lines, which are counted, and never a request; the next line
+that can be written tells how many were lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import threading
+from types import TracebackType
+
+from mlserve.server.sight.log_lines import formatter_of
+from mlserve.settings import LogFormat
+
+MOST_LINES = 10_000
+"""How many lines wait for the writer before the next ones are lost."""
+_LAST_WORDS = 1.0
+"""Seconds that the end of the process waits for the lines that are left."""
+
+
+class LogWriter(logging.Handler):
+    """Writes lines to a file descriptor; those that it cannot write are counted in `lost`."""
+
+    def __init__(
+        self, descriptor: int, formatter: logging.Formatter, most_lines: int = MOST_LINES
+    ) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.lost = 0
+        self._descriptor = descriptor
+        self._most_lines = most_lines
+        self._told = 0
+        self._is_torn = False
+        self._lines: list[str] = []
+        self._is_writing = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="mlserve-log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Puts the record's line where the writer finds it; it is made here, where it is known."""
+        line = self._line(record)
+        with self._changed:
+            if len(self._lines) >= self._most_lines:
+                self.lost += 1
+            else:
+                self._lines.append(line)
+                self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Waits until the lines are written, a second at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines and not self._is_writing, _LAST_WORDS)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception as error:  # noqa: BLE001 - a bad record must not harm who logs it
+            return f"a line of {record.name} cannot be written: {error!r}"
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._is_writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lines)
+                lines, self._lines = self._lines, []
+                self._is_writing = True
+            self._write(lines)
+
+    def _write(self, lines: list[str]) -> None:
+        lost = self.lost - self._told
+        if lost:
+            lines = [self._line(_loss(lost)), *lines]
+        text = "".join(f"{line}\n" for line in lines)
+        data = text.encode("utf-8", "backslashreplace")
+        try:
+            self._put(b"\n" + data if self._is_torn else data)
+        except OSError:
+            with self._changed:
+                self.lost += len(lines) - bool(lost)
+        else:
+            self._told += lost
+            self._is_torn = False
+
+    def _put(self, data: bytes) -> None:
+        """Writes all of it, or raises OSError; waits where the reader is slow."""
+        while data:
+            try:
+                written = os.write(self._descriptor, data)
+            except BlockingIOError:  # the one who gave us the descriptor does not block on it
+                select.select((), (self._descriptor,), ())
+                continue
+            data = data[written:]
+            self._is_torn = bool(data)
+
+
+def lost_lines() -> int:
+    """How many lines the log of this process has lost."""
+    writers = (w for w in logging.getLogger().handlers if isinstance(w, LogWriter))
+    return sum(writer.lost for writer in writers)
+
+
+def log_to_stderr(log_format: LogFormat) -> None:
+    """Sends everything that is logged to stderr, warnings and unexpected errors too."""
+    logging.basicConfig(level=logging.INFO, handlers=[_writer_to_stderr(log_format)])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_unexpected
+    threading.excepthook = _log_of_thread
+
+
+def _writer_to_stderr(log_format: LogFormat) -> logging.Handler:
+    if sys.stderr is None:  # it was closed, and its number may belong to a socket by now
+        return logging.NullHandler()
+    return LogWriter(sys.stderr.fileno(), formatter_of(log_format))
+
+
+def _log_unexpected(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    logging.getLogger("mlserve").critical(
+        "an error that nobody took", exc_info=(kind, error, traceback)
+    )
+
+
+def _log_of_thread(failure: threading.ExceptHookArgs) -> None:
+    error = failure.exc_value or failure.exc_type()
+    _log_unexpected(failure.exc_type, error, failure.exc_traceback)
+
+
+def _loss(lost: int) -> logging.LogRecord:
+    message = f"{lost} lines of the log were lost"
+    return logging.LogRecord("mlserve", logging.WARNING, __file__, 0, message, None, None)

@@ -1,0 +1,1 @@
+"""TensorFlow Serving's API on both ports, and its tensors."""

@@ -1,0 +1,194 @@
+"""TensorFlow Serving's model configuration: read, checked, and put into force while serving.
+
+What it may say, and the words of its refusals, are those of TensorFlow Serving's server_core.cc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from mlserve.backend import Backend, LoadOptions
+from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError
+from mlserve.protocols.proto._pool import POOL
+from mlserve.protocols.proto.model_config_pb2 import (
+    ModelConfig,
+    ModelServerConfig,
+    ModelType,
+)
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.served import Retries, ServedModel
+from mlserve.server.models.versions import VersionPolicy
+
+_log = logging.getLogger(__name__)
+
+PLATFORM = "tensorflow"
+Config = TypeVar("Config", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingDefaults:
+    """What a model configuration does not say: how each of its models is loaded and followed."""
+
+    backend: Backend
+    options: LoadOptions
+    poll_seconds: float
+    retries: Retries
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReload:
+    """How a server takes other models: by request, and from `path` when that is given.
+
+    The file is read again every `poll_seconds`; 0 reads it at the start only. Unless
+    `allows_early_labels`, a label is for a version that is served already.
+    """
+
+    defaults: ServingDefaults
+    allows_early_labels: bool = False
+    path: Path | None = None
+    poll_seconds: float = 0.0
+
+    def first_models(self, config: ModelServerConfig) -> tuple[ServedModel, ...]:
+        """The models to start with. Raises InvalidInput, NotYet for a label."""
+        models = self._models(config)
+        for model in models:
+            self._check_labels(model, None)
+        return models
+
+    async def apply(self, config: ModelServerConfig, catalog: Catalog) -> None:
+        """Serves the models of the configuration and no others.
+
+        Raises InvalidInput and NotYet, which change nothing, and ModelLoadFailed for models that
+        could not be loaded, when the others are served.
+        """
+        models = self._models(config)
+        for model in models:
+            self._check_labels(model, catalog)
+        await catalog.serve(models)
+
+    async def follow(self, catalog: Catalog) -> None:
+        """Reads the file again and again and applies it; returns at once when polling is off."""
+        problem = ""
+        while self.path is not None and self.poll_seconds > 0:
+            await asyncio.sleep(self.poll_seconds)
+            try:
+                config = await asyncio.to_thread(read_text, self.path, ModelServerConfig)
+                if config.WhichOneof("config") is not None:
+                    await self.apply(config, catalog)
+                problem = ""
+            except MlserveError as error:
+                if error.message != problem:  # the same every second tells nothing new
+                    _log.error("the model configuration is not in force: %s", error.message)
+                problem = error.message
+
+    def _models(self, config: ModelServerConfig) -> tuple[ServedModel, ...]:
+        if config.WhichOneof("config") == "custom_model_config":
+            raise InvalidInput("custom_model_config is not supported; give a model_config_list")
+        models: dict[str, ServedModel] = {}
+        for entry in config.model_config_list.config:
+            if entry.name in models:
+                raise InvalidInput(
+                    f"Illegal to list model {entry.name} multiple times in config list"
+                )
+            models[entry.name] = self._model(entry)
+        return tuple(models.values())
+
+    def _model(self, entry: ModelConfig) -> ServedModel:
+        _check_platform(entry)
+        defaults = self.defaults
+        return ServedModel(
+            defaults.backend,
+            entry.name,
+            _base_path(entry),
+            _policy(entry),
+            defaults.options,
+            defaults.poll_seconds,
+            dict(entry.version_labels),
+            defaults.retries,
+            awaits_versions=True,
+        )
+
+    def _check_labels(self, model: ServedModel, catalog: Catalog | None) -> None:
+        for label, version in model.labels.items():
+            now = None if catalog is None else catalog.labels_of(model.model).get(label)
+            if self.allows_early_labels and now in (None, version):
+                continue
+            if catalog is None or not catalog.is_available(model.model, version):
+                raise NotYet(
+                    f"Request to assign label to version {version} of model {model.model}, "
+                    "which is not currently available for inference",
+                    hint="assign it once the version is served, or start the server with "
+                    "--allow_version_labels_for_unavailable_models, which holds for new labels",
+                )
+
+
+def read_text(path: Path, kind: type[Config]) -> Config:
+    """The message that the file holds as text. Raises UsageError, naming line and column."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    try:
+        return text_format.Parse(text, kind(), descriptor_pool=POOL)
+    except text_format.ParseError as error:
+        raise UsageError(
+            f"Invalid protobuf file: {path}:{error}",
+            hint=f"it is the text form of a {kind.DESCRIPTOR.full_name}",
+        ) from error
+
+
+def config_of(name: str, base_path: str) -> ModelServerConfig:
+    """The configuration of one model, the latest version of which is served."""
+    config = ModelServerConfig()
+    config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
+    return config
+
+
+def _check_platform(entry: ModelConfig) -> None:
+    given = ModelType.Name(entry.model_type) if entry.model_type else ""
+    if given and entry.model_platform:
+        raise InvalidInput(
+            f"Illegal setting both model_type (deprecated) and model_platform of {entry.name}"
+        )
+    platform = given.lower() or entry.model_platform or PLATFORM
+    if platform != PLATFORM:
+        raise InvalidInput(
+            f"Model {entry.name} requests unsupported platform {platform}; there is: {PLATFORM}"
+        )
+
+
+def _base_path(entry: ModelConfig) -> Path:
+    path = Path(entry.base_path)
+    if not entry.name:
+        raise InvalidInput(f"the model of base_path {entry.base_path!r} has no name")
+    if "://" in entry.base_path or not path.is_absolute():
+        raise InvalidInput(
+            f"Expected model {entry.name} to have an absolute path; got base_path()="
+            f"{entry.base_path}",
+            hint="give the path of a folder on this machine, beginning with /",
+        )
+    return path
+
+
+def _policy(entry: ModelConfig) -> VersionPolicy:
+    policy = entry.model_version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return VersionPolicy(serves_all=True)
+    if choice == "specific":
+        if not policy.specific.versions:
+            raise InvalidInput(f"the specific version policy of {entry.name} names no version")
+        return VersionPolicy(_ascending(policy.specific.versions))
+    return VersionPolicy(latest=policy.latest.num_versions or 1)
+
+
+def _ascending(versions: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(versions)))

@@ -1,0 +1,212 @@
+"""TensorFlow Serving's gRPC API: PredictionService and ModelService over the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import grpc
+
+from mlserve.errors import InvalidInput
+from mlserve.protocols.proto.serving_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelSpec,
+    PredictRequest,
+    PredictResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
+)
+from mlserve.protocols.status import grpc_status
+from mlserve.server.grpc_service import (
+    RANDOM_WEIGHTS_KEY,
+    Context,
+    deadline_of,
+    parse,
+    service,
+)
+from mlserve.server.image_header import check_images
+from mlserve.server.input_check import (
+    DEFAULT_SIGNATURE,
+    check_batch_length,
+    check_names,
+    check_tensor,
+    find_signature,
+)
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.models.versions import VersionChoice
+from mlserve.server.sight.requests import Sight
+from mlserve.server.tfs import tensor_proto
+from mlserve.server.tfs.config_reload import ConfigReload
+from mlserve.server.tfs.signature_def import signature_def_map
+from mlserve.server.work.engine import Call, Engine
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+MODEL_SERVICE = "tensorflow.serving.ModelService"
+
+
+class TfsGrpc:
+    """The methods of the two services; each takes a request's bytes and returns a response's."""
+
+    def __init__(
+        self, engine: Engine, repository: Catalog, *, reload: ConfigReload | None = None
+    ) -> None:
+        self._engine = engine
+        self._repository = repository
+        self._reload = reload
+
+    def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
+        """What to add to the gRPC server."""
+        predict = {"Predict": self.predict, "GetModelMetadata": self.metadata}
+        status = {"GetModelStatus": self.status}
+        if self._reload is not None:
+            status["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)
+        return (
+            service(PREDICTION_SERVICE, predict, sight),
+            service(MODEL_SERVICE, status, sight),
+        )
+
+    async def predict(self, data: bytes, context: Context) -> bytes:
+        """Predict: runs a signature; the response has its outputs and the version that ran."""
+        deadline = deadline_of(context, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the message is read
+        request = parse(PredictRequest, data)
+        spec = request.model_spec
+
+        def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+            signature = find_signature(signatures, spec.signature_name)
+            check_outputs(signature, request.output_filter)
+            return signature, read_inputs(signature, request, self._engine.settings)
+
+        def encode(
+            loaded: LoadedVersion, signature: Signature, outputs: Tensors
+        ) -> tuple[bool, bytes]:
+            response = write_outputs(signature, outputs, request.output_filter)
+            response.model_spec.CopyFrom(_served(loaded, signature.name))
+            return loaded.has_random_weights, response.SerializeToString()
+
+        told = spec.signature_name or DEFAULT_SIGNATURE, _rows_told(request)
+        call = Call(spec.name, version_of(spec), decode, encode, len(data), *told)
+        is_random, response = await self._engine.submit(call, deadline)
+        if is_random:
+            await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+        return response
+
+    async def metadata(self, data: bytes, context: Context) -> bytes:
+        """GetModelMetadata: the signatures of a version that is loaded."""
+        request = parse(GetModelMetadataRequest, data)
+        _check_metadata_fields(request.metadata_field)
+        spec = request.model_spec
+        loaded = self._repository.lease(spec.name, version_of(spec))
+        try:
+            response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
+            signatures = signature_def_map(loaded.runner.signatures)
+            response.metadata["signature_def"].Pack(signatures)
+            return response.SerializeToString()
+        finally:
+            loaded.release()
+
+    async def status(self, data: bytes, context: Context) -> bytes:
+        """GetModelStatus: the state of each version, loaded or not."""
+        spec = parse(GetModelStatusRequest, data).model_spec
+        response = GetModelStatusResponse()
+        for status in self._repository.statuses(spec.name, version_of(spec)):
+            entry = response.model_version_status.add(version=status.version, state=status.state)
+            if status.error is not None:
+                code = grpc.StatusCode[grpc_status(status.error)].value[0]
+                entry.status.error_code, entry.status.error_message = code, str(status.error)
+        return response.SerializeToString()
+
+    async def reload_config(self, reload: ConfigReload, data: bytes, context: Context) -> bytes:
+        """HandleReloadConfigRequest: serves the models of that configuration and no others."""
+        config = parse(ReloadConfigRequest, data).config
+        if config.WhichOneof("config") != "model_config_list":
+            raise InvalidInput(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+                "ModelConfigList is currently supported"
+            )
+        await reload.apply(config, self._repository)
+        response = ReloadConfigResponse()
+        response.status.SetInParent()  # OK, which TensorFlow Serving says in so many words
+        return response.SerializeToString()
+
+
+def version_of(spec: ModelSpec) -> VersionChoice:
+    """The version asked for: its number, its label, or None for the latest."""
+    if spec.HasField("version_label"):
+        return spec.version_label
+    return spec.version.value if spec.HasField("version") else None
+
+
+def read_inputs(
+    signature: Signature, request: PredictRequest, settings: ServerSettings = DEFAULT_SETTINGS
+) -> Tensors:
+    """The arrays of the request, checked against the signature and the server's limits.
+
+    Raises InvalidInput.
+    """
+    check_names(signature, request.inputs)
+    inputs = {}
+    for spec in signature.inputs:
+        sent = request.inputs[spec.name]
+        sizes = tuple(dim.size for dim in sent.tensor_shape.dim[:1])
+        check_batch_length(spec, sizes, settings.max_batch_length)
+        value = tensor_proto.to_array(spec.name, sent)
+        check_tensor(spec, value)
+        inputs[spec.name] = value
+    check_images(signature, inputs, settings.max_pixels)
+    return inputs
+
+
+def check_outputs(signature: Signature, wanted: Collection[str]) -> None:
+    """Raises InvalidInput for an output filter that names no output, or one of them twice."""
+    known = {spec.name for spec in signature.outputs}
+    for name in wanted:
+        if name not in known:
+            raise InvalidInput(
+                f"output tensor alias not found in signature: {name}; there are: "
+                f"{', '.join(sorted(known))}"
+            )
+    if len(set(wanted)) != len(wanted):
+        raise InvalidInput(f"duplicate output tensor alias: {', '.join(wanted)}")
+
+
+def write_outputs(
+    signature: Signature, outputs: Tensors, wanted: Collection[str]
+) -> PredictResponse:
+    """The response with the wanted outputs; an empty filter means all of them."""
+    response = PredictResponse()
+    for spec in signature.outputs:
+        if not wanted or spec.name in wanted:
+            value = tensor_proto.from_array(outputs[spec.name], spec.dtype)
+            response.outputs[spec.name].CopyFrom(value)
+    return response
+
+
+def _rows_told(request: PredictRequest) -> int:
+    """The largest first size that the shapes of the inputs give, not checked yet; at least 1."""
+    shapes = [tensor.tensor_shape.dim for tensor in request.inputs.values()]
+    return max((shape[0].size for shape in shapes if shape), default=1)
+
+
+def _served(loaded: LoadedVersion, signature: str) -> ModelSpec:
+    spec = ModelSpec(name=loaded.artifact.model, signature_name=signature)
+    spec.version.value = loaded.version
+    return spec
+
+
+def _check_metadata_fields(fields: Collection[str]) -> None:
+    if not fields:
+        raise InvalidInput("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in fields:
+        if field != "signature_def":
+            raise InvalidInput(f"Metadata field {field} is not supported; ask for signature_def")

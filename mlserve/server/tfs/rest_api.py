@@ -1,0 +1,139 @@
+"""TensorFlow Serving's REST API over the engine: status, metadata and predict.
+
+Paths are matched without regard to case, as TensorFlow Serving does (http_rest_api_handler.cc).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from google.protobuf import json_format
+from starlette.requests import Request  # noqa: TID253
+from starlette.responses import Response  # noqa: TID253
+
+from mlserve.errors import InvalidInput
+from mlserve.protocols.status import grpc_status
+from mlserve.server.input_check import find_signature
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.models.versions import VersionChoice, VersionStatus
+from mlserve.server.rest import (
+    NotImplementedHere,
+    answer_headers,
+    check_method,
+    deadline_of,
+    json_response,
+    read_within,
+    while_connected,
+)
+from mlserve.server.rest_body import content_of, text_of
+from mlserve.server.tfs import json_tensor
+from mlserve.server.tfs.signature_def import signature_def_map
+from mlserve.server.work.engine import Call, Engine
+from mlserve.settings import ServerSettings
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+_PATH = re.compile(
+    r"/v1/models(?:/(?P<model>[^/:]+))?"
+    r"(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
+    r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?/?",
+    re.IGNORECASE,
+)
+
+
+class TfsRest:
+    """The REST protocol of TensorFlow Serving."""
+
+    def __init__(self, engine: Engine, repository: Catalog) -> None:
+        self._engine = engine
+        self._repository = repository
+
+    async def respond(self, request: Request) -> Response | None:
+        """The response to a request under `/v1/models`; None for any other path."""
+        match = _PATH.fullmatch(request.scope["raw_path"].decode("ascii", "replace"))
+        if match is None:
+            return None
+        verb = (match["verb"] or "").lower()
+        check_method(request, "POST" if verb else "GET")
+        if match["model"] is None:
+            raise InvalidInput("Missing model name in request.")
+        model = unquote(match["model"])
+        version: VersionChoice = int(match["version"]) if match["version"] else None
+        if match["label"]:
+            version = unquote(match["label"])
+        if verb == "predict":
+            return await self._predict(request, model, version)
+        if verb:
+            raise NotImplementedHere(f"{verb} is not implemented; use :predict")
+        return self._metadata(model, version) if match["metadata"] else self._status(model, version)
+
+    async def _predict(self, request: Request, model: str, version: VersionChoice) -> Response:
+        deadline = deadline_of(request, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the body is read
+        settings = self._engine.settings
+        body = await read_within(request, deadline, settings.max_request_bytes)
+        job = self._engine.enter(_call(request, model, version, body, settings), deadline)
+        loaded, answer = await while_connected(request, self._engine.answer(job))
+        return json_response(answer, answer_headers(loaded))
+
+    def _status(self, model: str, version: VersionChoice) -> Response:
+        statuses = self._repository.statuses(model, version)
+        return _indented({"model_version_status": [_status_json(item) for item in statuses]})
+
+    def _metadata(self, model: str, version: VersionChoice) -> Response:
+        loaded = self._repository.lease(model, version)
+        try:
+            signatures = json_format.MessageToDict(
+                signature_def_map(loaded.runner.signatures),
+                always_print_fields_with_no_presence=True,
+                preserving_proto_field_name=True,
+            )
+        finally:
+            loaded.release()
+        spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
+        return _indented({"model_spec": spec, "metadata": {"signature_def": signatures}})
+
+
+def _call(
+    request: Request, model: str, version: VersionChoice, body: bytes, settings: ServerSettings
+) -> Call[tuple[LoadedVersion, bytes]]:
+    is_row_form = False
+
+    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+        nonlocal is_row_form
+        text = text_of(content_of(body, request.headers, settings.max_request_bytes))
+        content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
+        name = content.get("signature_name", "")
+        if not isinstance(name, str):
+            raise InvalidInput("'signature_name' must be a string")
+        signature = find_signature(signatures, name)
+        is_row_form = json_tensor.is_row_form(content)
+        return signature, json_tensor.read_inputs(signature, content, settings)
+
+    def encode(
+        loaded: LoadedVersion, signature: Signature, outputs: Tensors
+    ) -> tuple[LoadedVersion, bytes]:
+        return loaded, json_tensor.write_outputs(signature, outputs, as_rows=is_row_form)
+
+    return Call(model, version, decode, encode, len(body))
+
+
+def _status_json(status: VersionStatus) -> dict[str, Any]:
+    code = "OK" if status.error is None else grpc_status(status.error)
+    message = "" if status.error is None else status.error.message
+    return {
+        "version": str(status.version),
+        "state": status.state.name,
+        "status": {"error_code": code, "error_message": message},
+    }
+
+
+def _indented(data: dict[str, Any]) -> Response:
+    return json_response(json.dumps(data, indent=1).encode() + b"\n")

@@ -1,0 +1,182 @@
+"""One call on its way through the engine: what was asked, what it waits for, what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from mlserve.deadline import Deadline
+from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
+from mlserve.server.boundary import as_known_error
+from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.models.versions import VersionChoice
+from mlserve.server.sight.exchange import Exchange
+from mlserve.server.work.admission import Work
+from mlserve.server.work.estimates import Kind
+from mlserve.server.work.observer import Outcome
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+Answer = TypeVar("Answer")
+FindFault = Callable[[Kind, Deadline], MlserveError | None]
+"""Says why a call of that kind is not worth running with that deadline; None when it is."""
+IN_QUEUE = "waiting in the server's queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """One request, as a protocol adapter hands it over. `version` None means the latest.
+
+    `decode` reads the request into the signature it asks for and its inputs, `encode` writes the
+    answer; both run on a worker's thread, next to the model. `body` is the request's length in
+    bytes. `signature` and `rows` (the first size of its inputs) are given where they are known
+    before the request is decoded; an empty signature says that they are not. `sooner` gives the
+    deadline, once `decode` has run, where the request itself may hold one.
+    """
+
+    model: str
+    version: VersionChoice
+    decode: Callable[[Mapping[str, Signature]], tuple[Signature, Tensors]]
+    encode: Callable[[LoadedVersion, Signature, Tensors], Answer]
+    body: int = 0
+    signature: str = ""
+    rows: int = 1
+    sooner: Callable[[Deadline], Deadline] | None = None
+
+
+class Job(Generic[Answer]):
+    """A call that was admitted. Its stages run on a worker's thread and never raise."""
+
+    def __init__(
+        self,
+        call: Call[Answer],
+        deadline: Deadline,
+        loaded: LoadedVersion,
+        work: Work,
+        exchange: Exchange,
+        find_fault: FindFault,
+    ) -> None:
+        self.call = call
+        self.deadline = deadline
+        self.loaded = loaded
+        self.work = work
+        self.exchange = exchange
+        self.times = exchange.times
+        self.find_fault = find_fault
+        self.entered_at = time.monotonic()
+        self.doing = IN_QUEUE
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Answer] = self._loop.create_future()
+        self.kind = work.kind
+        """What it turned out to be when it was read."""
+        self.signature: Signature | None = None
+        self.inputs: Tensors = {}
+        self.outputs: Tensors = {}
+        self.result: Answer | None = None
+        self.error: Exception | None = None
+
+    def decode(self) -> None:
+        """Reads the request."""
+        self.times.queue = time.monotonic() - self.entered_at
+
+        def read() -> None:
+            loaded = self.loaded
+            self.signature, self.inputs = self.call.decode(loaded.runner.signatures)
+            self.kind = Kind.known(loaded.model, loaded.version, self.signature.name, self.rows)
+            if self.call.sooner is not None:
+                self._bring_forward(self.call.sooner(self.deadline))
+
+        self.attempt("decode", "reading the request", read)
+
+    def run(self) -> None:
+        """Runs the model for this call alone."""
+
+        def run() -> None:
+            assert self.signature is not None
+            runner = self.loaded.runner
+            self.outputs = runner.run(self.signature.name, self.inputs, self.deadline)
+
+        self.attempt("run", "running the model", run)
+
+    def encode(self) -> None:
+        """Writes the answer."""
+
+        def write() -> None:
+            assert self.signature is not None
+            self.result = self.call.encode(self.loaded, self.signature, self.outputs)
+
+        self.attempt("encode", "writing the answer", write)
+        self.inputs = self.outputs = {}
+
+    def attempt(self, stage: str, doing: str, work: Callable[[], None]) -> None:
+        """Does that work, timed as that stage, unless the call has failed or nobody waits for it.
+
+        What it raises becomes the call's error.
+        """
+        if self.error is not None:
+            return
+        started = time.monotonic()
+        try:
+            self.require()
+            self.doing = doing
+            work()
+        except Exception as error:  # noqa: BLE001 - it is raised again where the call is awaited
+            self.error = error
+        finally:
+            setattr(self.times, stage, time.monotonic() - started)
+
+    def require_time(self) -> None:
+        """Makes it fail when the time left is too short for what the request turned out to be."""
+        if self.error is None:
+            self.error = self.find_fault(self.kind, self.deadline)
+
+    def is_wanted(self) -> bool:
+        """Whether it is to be run: it has not failed, and somebody waits for the answer."""
+        if self.error is None:
+            try:
+                self.require()
+            except MlserveError as error:
+                self.error = error
+        return self.error is None
+
+    def require(self) -> None:
+        """Raises when nobody wants the answer any more: the deadline passed or the client left."""
+        self.deadline.require(self.doing)
+        if self.answer.done():
+            raise Unavailable("the client has gone")
+
+    def outcome(self) -> Outcome:
+        """How it ended; to be asked before it is settled."""
+        if isinstance(self.error, DeadlineExceeded) or self.deadline.is_expired:
+            return Outcome.LATE
+        if self.answer.done():
+            return Outcome.GONE
+        return Outcome.ANSWERED if self.error is None else Outcome.FAILED
+
+    def settle(self, error: Exception | None) -> None:
+        """Gives whoever still waits for it that error, or without one the answer."""
+        if self.answer.done():
+            return
+        if error is not None:
+            self.answer.set_exception(as_known_error(error))
+        else:
+            self.answer.set_result(cast("Answer", self.result))
+
+    def _bring_forward(self, deadline: Deadline) -> None:
+        """Makes it fail at that deadline, whatever it is doing then."""
+        self.deadline = deadline
+        self._loop.call_soon_threadsafe(self._loop.call_at, deadline.expires_at, self._expire)
+
+    def _expire(self) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(self.deadline.exceeded(self.doing))
+
+    @property
+    def rows(self) -> int:
+        """The first size of its inputs; 1 where they have none."""
+        return max((a.shape[0] for a in self.inputs.values() if a.ndim), default=1)
