@@ -217,12 +217,13 @@ class AsyncClient:
         self, answer: Answer, reply: Reply, top_k: int, watch: Watch, deadline: Deadline
     ) -> Prediction:
         label, scores = labelled(answer.outputs, top_k)
+        told = (answer.version, reply.version, self._model.version)
         began = deadline.expires_at - deadline.timeout
         return Prediction(
             label=label,
             scores=scores,
             model=self._model.name,
-            version=self._model.version if answer.version is None else answer.version,
+            version=next((version for version in told if version is not None), None),
             endpoint=str(self.endpoint),
             protocol=self.endpoint.protocol,
             api=self._apis[0],

@@ -32,6 +32,7 @@ from mlserve.errors import MlserveError
 from mlserve.protocols.status import error_from_http
 
 RANDOM_WEIGHTS_HEADER = "x-mlserve-random-weights"
+_VERSION_HEADER = "x-mlserve-model-version"
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _OK = 200
 _JSON_SIZE_HEADER = "Inference-Header-Content-Length"
@@ -74,6 +75,7 @@ class RestTransport:
             answer.headers.get(RANDOM_WEIGHTS_HEADER) == "1",
             self._json_size(answer),
             server_ms=read_server_timing(answer.headers.get(SERVER_TIMING, "")),
+            version=_number(answer.headers.get(_VERSION_HEADER, "")),
         )
 
     async def close(self) -> None:
@@ -201,6 +203,10 @@ def _reason(answer: _Received) -> str | None:
         return str(json.loads(answer.body)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _is_unknown_path(answer: _Received, reason: str | None) -> bool:

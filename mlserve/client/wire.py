@@ -63,7 +63,8 @@ class Reply:
     `json_size` is the number of bytes of JSON at its beginning when tensors in binary form follow.
     `signatures` are the names that one of mlserve's servers tells in a header. `server_ms` is where
     the time went in the server, by part, and `about_server` its limits and load, as one of
-    mlserve's tells them in headers; empty when it does not say.
+    mlserve's tells them in headers; empty when it does not say. `version` is the one that answered,
+    where a header says so.
     """
 
     body: bytes
@@ -72,6 +73,7 @@ class Reply:
     signatures: tuple[str, ...] = ()
     server_ms: Mapping[str, float] = field(default_factory=dict)
     about_server: Mapping[str, Any] = field(default_factory=dict)
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def test_json_has_everything(mlserve: Any, echo: Any, photo: Path, protocol: str
         "label": "sorrel",
         "scores": [{"label": "sorrel", "score": 0.5, "index": 0}],
         "model": "inception_v3",
-        "version": 1 if protocol == "grpc" else None,
+        "version": 1,
         "endpoint": endpoint,
         "protocol": protocol,
         "api": "tfs",
