@@ -131,6 +131,7 @@ def test_two_ups_at_once_share_one_server(cli, export) -> None:
     assert len(cli.ps()) == 1
 
 
+@pytest.mark.alone
 def test_a_second_server_gets_other_ports(cli, export) -> None:
     export("m")
     export("n")
@@ -150,6 +151,7 @@ def test_a_second_server_gets_other_ports(cli, export) -> None:
     assert cli("down", "--all").stdout == "echo-m is stopped\necho-n is stopped\n"
 
 
+@pytest.mark.alone
 def test_a_default_port_that_is_taken_moves(cli, export) -> None:
     export()
     with socket.socket() as holder:
