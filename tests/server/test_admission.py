@@ -191,7 +191,7 @@ def test_a_call_that_would_be_late_is_told_when_to_come_back() -> None:
     verdict = admission.check(0.0, Work(KIND, 0.15))
     assert verdict is not None
     assert verdict.why is Refusal.DEADLINE
-    assert verdict.seconds == pytest.approx(0.055, abs=0.001)
+    assert verdict.seconds == pytest.approx(0.2 * 1.08 + 0.005 - 0.15, abs=0.001)
     assert admission.check(verdict.seconds, Work(KIND, verdict.seconds + 0.15)) is None
 
 

@@ -22,8 +22,10 @@ from mlserve.server.work.observer import Refusal
 
 _MARGIN = 3.0
 """Mean deviations that a call must have to spare to be let in: about 99 of 100 then end in time."""
-_LAST_MARGIN = 1.0
+_LAST_MARGIN = 2.0
 """The same for a call that is about to start, with less ahead of it to go wrong."""
+_DRIFT = 0.08
+"""The part by which all calls together may take longer than estimated: a machine gets busier."""
 _WAY_BACK = 0.005
 """Seconds for the answer's way to the client."""
 _UNKNOWN_WAIT = 1.0
@@ -179,7 +181,7 @@ class Admission:
             heapreplace(free, demand)
             own = sum(estimate.spread for estimate in estimates)
             wait, work = _MARGIN * math.sqrt(variance), _LAST_MARGIN * at_once * own
-            margin = math.hypot(wait, work) + _WAY_BACK
+            margin = math.hypot(wait, work) + _DRIFT * at_once * demand + _WAY_BACK
             variance += own * own
             for _ in together:
                 yield at_once * demand + margin
