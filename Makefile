@@ -11,7 +11,7 @@ MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml 
 SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
 # The suite in as many processes as there are CPUs; `alone` is what nothing may run beside.
 PYTEST := $(BIN)/python -m pytest
-SPREAD := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export]'
 
 .DEFAULT_GOAL := help
