@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -29,7 +29,7 @@ def spawn(command: Command, name: str, log: Path | None) -> Process:
     folder = paths.state_dir() / "files" / name
     argv = command.argv_in(folder.absolute())
     try:
-        _write_files(command, folder)
+        write_files(command.files, folder)
         with _output(log, argv) as output:
             return _start(argv, command, output)
     except OSError as error:
@@ -65,9 +65,10 @@ def _output(log: Path | None, argv: list[str]) -> Iterator[BinaryIO]:
         yield file
 
 
-def _write_files(command: Command, folder: Path) -> None:
-    if not command.files:
+def write_files(files: Mapping[str, str], folder: Path) -> None:
+    """Writes a server's files, texts by name, into its folder. Raises OSError."""
+    if not files:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in command.files.items():
+    for name, text in files.items():
         (folder / name).write_text(text)

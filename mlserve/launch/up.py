@@ -51,11 +51,11 @@ def up(request: UpRequest, tell: Tell) -> Up:
 
 def _with_image(backend: Backend, request: UpRequest, tell: Tell) -> UpRequest:
     """The request as an image can serve it, once that image is there; it may take minutes."""
-    from mlserve.launch.docker import images
+    from mlserve.launch.docker import build, images
 
     images.require_regarded(backend, request.serving)
     serving = images.pinned(backend, request.serving)
-    images.ensure_image(backend, serving, tell)
+    build.ensure_image(backend, serving, tell)
     return replace(request, serving=serving)
 
 

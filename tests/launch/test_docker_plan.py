@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlserve import plugins
+from mlserve.artifact import Artifact
 from mlserve.errors import PluginError, UsageError
 from mlserve.launch.docker import cli, images
 from mlserve.launch.docker.build import BuildRequest, write_context
@@ -229,9 +230,7 @@ def test_an_image_can_be_read_by_everyone_in_it(export, tmp_path: Path, home: Pa
     (home / "data/models/tf/1").chmod(0o700)
     (home / "data/models/tf/1/labels.txt").chmod(0o600)
     serving = choose("tfserving", "m", home / "data/models/tf", LATEST)
-    request = BuildRequest(
-        plugins.backend("tfserving"), images.Artifact.open(serving.base_path, "m", 1)
-    )
+    request = BuildRequest(plugins.backend("tfserving"), Artifact.open(serving.base_path, "m", 1))
 
     write_context(request, tmp_path / "image")
 

@@ -18,8 +18,11 @@ from mlserve.backend import Backend, Listen, ServerSpec
 from mlserve.errors import BuildFailed, UsageError
 from mlserve.export import no_progress
 from mlserve.launch.docker import cli, dockerfile, images
+from mlserve.launch.docker.images import Tell
 from mlserve.launch.docker.packages import packages_of, roots_of, write_wheels
+from mlserve.launch.docker.plan import server_spec
 from mlserve.launch.launcher import ServerKind
+from mlserve.launch.plan import Serving
 from mlserve.sources import Progress
 
 _TAIL = 15
@@ -88,6 +91,20 @@ class BuildLogged(BuildFailed):
         self.log = log
 
 
+def ensure_image(backend: Backend, serving: Serving, tell: Tell) -> None:
+    """Returns when the image of that (pinned) serving is there: pulls or builds it if it must.
+
+    Raises NoEngine, BuildFailed, and PluginError for an architecture without an image.
+    """
+    spec = server_spec(backend, serving)
+    if serving.image is not None:
+        images.require_there(serving.image, tell)
+    elif spec is not None:
+        images.require_published(spec, tell)
+    else:
+        _ensure_built(backend, serving, tell)
+
+
 def build(request: BuildRequest, progress: Progress = no_progress) -> Built:
     """The image of an artifact, built.
 
@@ -131,6 +148,19 @@ def write_context(request: BuildRequest, into: Path, progress: Progress = no_pro
             f"{error.filename or into} cannot be read or written: {error.strerror or error}",
             hint="make room or set the rights",
         ) from error
+
+
+def _ensure_built(backend: Backend, serving: Serving, tell: Tell) -> None:
+    tag = images.artifact_tag(serving)
+    artifact = Artifact.open(serving.base_path, serving.model, serving.expected[-1])
+    digest = images.folder_digest(artifact.path)
+    expected = {images.DIGEST_LABEL: digest, images.MLSERVE_LABEL: __version__}
+    found = cli.inspect("image", [tag])
+    labels = (found[0].get("Config", {}).get("Labels") or {}) if found else {}
+    if all(labels.get(key) == value for key, value in expected.items()):
+        return
+    tell(f"building the image {tag}")
+    build(BuildRequest(backend, artifact, tag=tag))
 
 
 def _dockerfile(request: BuildRequest) -> str:

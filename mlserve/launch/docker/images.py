@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mlserve import __version__
-from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ServerSpec
 from mlserve.errors import BuildFailed, PluginError, UsageError
 from mlserve.launch.docker.cli import EngineRefused, docker, engine, inspect
@@ -69,20 +67,6 @@ def pinned(backend: Backend, serving: Serving) -> Serving:
     return replace(serving, versions=Versions(serving.expected[-1:]))
 
 
-def ensure_image(backend: Backend, serving: Serving, tell: Tell) -> None:
-    """Returns when the image of that (pinned) serving is there: pulls or builds it if it must.
-
-    Raises NoEngine, BuildFailed, and PluginError for an architecture without an image.
-    """
-    spec = server_spec(backend, serving)
-    if serving.image is not None:
-        require_there(serving.image, tell)
-    elif spec is not None:
-        require_published(spec, tell)
-    else:
-        _ensure_built(backend, serving, tell)
-
-
 def require_published(spec: ServerSpec, tell: Tell) -> None:
     """Returns when another maker's image is there. Raises PluginError, BuildFailed."""
     assert spec.image is not None
@@ -121,20 +105,6 @@ def folder_digest(folder: Path) -> str:
             inner = hashlib.file_digest(file, "sha256").digest()
         total.update(path.relative_to(folder).as_posix().encode() + b"\0" + inner)
     return "sha256:" + total.hexdigest()
-
-
-def _ensure_built(backend: Backend, serving: Serving, tell: Tell) -> None:
-    from mlserve.launch.docker.build import BuildRequest, build
-
-    tag = artifact_tag(serving)
-    artifact = Artifact.open(serving.base_path, serving.model, serving.expected[-1])
-    expected = {DIGEST_LABEL: folder_digest(artifact.path), MLSERVE_LABEL: __version__}
-    found = inspect("image", [tag])
-    labels = (found[0].get("Config", {}).get("Labels") or {}) if found else {}
-    if all(labels.get(key) == value for key, value in expected.items()):
-        return
-    tell(f"building the image {tag}")
-    build(BuildRequest(backend, artifact, tag=tag))
 
 
 def _is_there(image: str) -> bool:

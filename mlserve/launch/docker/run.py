@@ -22,6 +22,7 @@ from mlserve.launch.docker.plan import (
     server_spec,
 )
 from mlserve.launch.plan import Serving
+from mlserve.launch.spawn import write_files
 from mlserve.launch.state import ServerRecord, unwritable
 
 _RUN_TIMEOUT = 120.0
@@ -61,13 +62,9 @@ def plan_of(backend: Backend, serving: Serving) -> ContainerPlan:
 
 
 def _write_files(plan: ContainerPlan, name: str) -> None:
-    if not plan.files:
-        return
     folder = paths.state_dir() / "files" / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, text in plan.files.items():
-            (folder / file).write_text(text)
+        write_files(plan.files, folder)
     except OSError as error:
         raise unwritable(folder, error) from error
 
