@@ -14,6 +14,7 @@ from pathlib import Path
 from mlserve.errors import ExitCode, MlserveError
 from mlserve.server.background import end_process
 from mlserve.server.cpus import usable_cpus
+from mlserve.server.memory import give_back_large_blocks
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.served import ServedModel
 from mlserve.server.oip.grpc_api import OipGrpc
@@ -164,6 +165,7 @@ class Server:
 
 async def serve(options: ServerOptions) -> ExitCode:
     """Serves until a signal and returns what the process is to end with. Logs every error."""
+    give_back_large_blocks()
     try:
         is_done = await Server(options).run()
     except MlserveError as error:
