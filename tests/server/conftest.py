@@ -91,6 +91,15 @@ class RunningServer:
     def post(self, body: Any, path: str = f"/v1/models/{MODEL}:predict", **kwargs: Any) -> Any:
         return httpx.post(f"http://{self.rest}{path}", json=body, timeout=30, **kwargs)
 
+    def answers(self) -> bool:
+        return bool(self.post({"inputs": ["x"]}).status_code == 200)
+
+    def is_quiet(self) -> bool:
+        """Whether the log holds nothing of what strangers did to the connections."""
+        told = (line for line in self.log().splitlines() if " INFO " not in line)
+        assert not [line for line in told if " more failed in the last " not in line]
+        return True
+
     def exit_code(self) -> int:
         return self.process.wait(20)
 

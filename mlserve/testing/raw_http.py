@@ -1,0 +1,34 @@
+"""HTTP responses read from a bare socket, where a client library would hide what came."""
+
+from __future__ import annotations
+
+import re
+import socket
+from contextlib import suppress
+
+
+def everything_from(client: socket.socket) -> bytes:
+    """What the server says until it closes the connection."""
+    parts = []
+    with suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def is_good(client: socket.socket) -> bool:
+    """Whether the next response is a 200; it is read whole."""
+    heard = b""
+    while b"\r\n\r\n" not in heard:
+        part = client.recv(1)
+        assert part, heard
+        heard += part
+    left = int(heard.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    while left:
+        left -= len(client.recv(left))
+    return heard.startswith(b"HTTP/1.1 200 ")
+
+
+def statuses(answer: bytes) -> list[int]:
+    """The status codes of all responses that these bytes hold."""
+    return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
