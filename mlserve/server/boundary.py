@@ -18,9 +18,24 @@ def as_known_error(error: BaseException) -> MlserveError:
     image of 60 MB would stay in memory until the next collection.
     """
     if isinstance(error, MlserveError):
-        return error.with_traceback(None)
+        return without_frames(error)
     _log.error("an unexpected error", exc_info=error)
     return InferenceFailed("internal error; the server's log has the details")
+
+
+def without_frames(error: MlserveError) -> MlserveError:
+    """The error without its traceback and causes, for one that is kept longer than its request."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def as_exception(error: BaseException) -> Exception:
+    """The error itself, or InferenceFailed for what no `except Exception` would see; it is logged.
+
+    KeyboardInterrupt and SystemExit of a model's code are meant here too: a worker's thread is not
+    the one that a signal reaches.
+    """
+    return error if isinstance(error, Exception) else as_known_error(error)
 
 
 def error_text(error: MlserveError) -> str:

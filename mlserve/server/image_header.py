@@ -18,8 +18,11 @@ from mlserve.settings import flag_of
 from mlserve.tensors import Signature
 
 _SOI = b"\xff\xd8"
-_MARKER = re.compile(rb"\xff+([^\x00\xff])")
-"""A JPEG marker: decoders skip what stands before it, and the bytes that fill up."""
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
+"""A JPEG marker, of which decoders skip what stands before it: other bytes, and more of FF.
+
+A repeated FF in the pattern would be quadratic: each FF of a long row starts the search anew.
+"""
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15 without DHT, JPG and DAC (ITU-T T.81, table B.1)."""

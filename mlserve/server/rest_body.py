@@ -12,6 +12,8 @@ from mlserve.settings import flag_of
 
 _GZIP = 31  # zlib's wbits for a gzip stream
 _MAX_DIGITS = 20
+_MAX_MEMBERS = 4096
+_PIECE = 64 * 2**10  # bytes of a compressed body that are looked at at once
 
 
 class BodyTooLarge(InputTooLarge):
@@ -34,7 +36,7 @@ async def read_body(stream: AsyncIterable[bytes], headers: Headers, limit: int) 
 
 def content_of(body: bytes, headers: Headers, limit: int) -> bytes:
     """The body without its gzip. Raises InvalidInput, InputTooLarge for a gzip bomb."""
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = _encoding(headers)
     if encoding in ("gzip", "x-gzip"):
         return gunzip(body, limit)
     if encoding != "identity":
@@ -50,24 +52,41 @@ def text_of(content: bytes) -> str:
         raise InvalidInput(f"the body is not UTF-8: {error}") from error
 
 
+def is_encoded(headers: Headers) -> bool:
+    """Whether the body is compressed, by its header."""
+    return _encoding(headers) != "identity"
+
+
 def gunzip(data: bytes, limit: int) -> bytes:
-    """The content of a gzip stream, of one member or more, up to that many bytes."""
-    parts, size = [], 0
-    while True:
-        member = zlib.decompressobj(_GZIP)
+    """The content of a gzip stream, of one member or more, up to that many bytes.
+
+    Raises InvalidInput, also for more than 4,096 members (64 MiB of bgzip's blocks have 1,024), and
+    InputTooLarge.
+    """
+    content, place, members = bytearray(), 0, 0
+    member = zlib.decompressobj(_GZIP)
+    while place < len(data) or not member.eof:
+        if member.eof:
+            members += 1
+            if members == _MAX_MEMBERS:
+                raise InvalidInput(f"the body is gzip of more than {_MAX_MEMBERS} members")
+            member = zlib.decompressobj(_GZIP)
+        # In pieces: what follows a member is copied, and a whole body each time is quadratic.
+        piece = data[place : place + _PIECE]
+        if not piece:
+            raise InvalidInput("the body is not gzip: it ends early")
         try:
-            part = member.decompress(data, limit - size + 1)
+            content += member.decompress(piece, limit - len(content) + 1)
         except zlib.error as error:
             raise InvalidInput(f"the body is not gzip: {error}") from error
-        parts.append(part)
-        size += len(part)
-        if size > limit:
+        if len(content) > limit:
             raise InputTooLarge(_too_large(f"more than {limit} bytes when decompressed", limit))
-        if not member.eof:
-            raise InvalidInput("the body is not gzip: it ends early")
-        data = member.unused_data
-        if not data:
-            return b"".join(parts)
+        place += len(piece) - len(member.unused_data)
+    return bytes(content)
+
+
+def _encoding(headers: Headers) -> str:
+    return headers.get("content-encoding", "identity").strip().lower()
 
 
 def _too_large(what: str, limit: int) -> str:

@@ -78,6 +78,7 @@ def signatures() -> Iterable[Signature]:
     yield Signature("two", (a, b), (total, product))
     yield Signature("slow", (seconds,), (done,))
     yield Signature("crash", (seconds,), (done,))
+    yield Signature("fragile", (a,), (total,))
 
 
 class EchoBackend(Backend):

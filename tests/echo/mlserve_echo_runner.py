@@ -41,6 +41,8 @@ class EchoRunner:
             return {"done": inputs["seconds"]}
         if signature == "crash":
             raise RuntimeError("a secret of the server")
+        if signature == "fragile":
+            return {"sum": _require_sound(inputs["a"])}
         return self._answer(signature, inputs["image"])
 
     def close(self) -> None:
@@ -71,6 +73,19 @@ class EchoRunner:
         if self._config.journal:
             with Path(self._config.journal).open("a") as journal:
                 journal.write(what + "\n")
+
+
+class Panic(BaseException):
+    """What a panic in a runtime written in Rust becomes: no Exception."""
+
+
+def _require_sound(values: Array) -> Array:
+    """The values. A negative one makes the whole run fail; one below -100 makes it panic."""
+    if (values < -100).any():
+        raise Panic("the runtime has panicked")
+    if (values < 0).any():
+        raise InferenceFailed("out of memory")
+    return values
 
 
 def _repeat(labels: tuple[str, ...], times: int) -> Array:

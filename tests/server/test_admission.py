@@ -81,7 +81,7 @@ class Simulation:
             self.tally.refused += 1
 
     def dispatch(self, now: float) -> None:
-        while self.admission.is_free():
+        while self.admission.waiting and self.admission.has_slot():
             work = self.admission.waiting[0]
             if self.admission.judge(now, work) is not None:
                 self.admission.leave(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -227,10 +228,12 @@ def test_a_model_of_ours_must_answer_its_first_request(
     server = start()
     folder = model.base_path / ".incoming-2"
     folder.mkdir()
-    (folder / "echo.json").write_text('{"fail_run": "no such operation"}')
+    config = {"fail_run": "no such operation", "journal": str(model.journal)}
+    (folder / "echo.json").write_text(json.dumps(config))
     manifest(has_random_weights=False).write(folder, ["sorrel"])
     folder.rename(model.base_path / "2")
     wait(lambda: server.state(2) == "END")
     message = status(server, 2)["status"]["error_message"]
     assert message == "version 2 does not answer its first request: no such operation"
+    assert model.runs().count("close") == 1  # nothing of it stays in memory
     assert label(server) == "sorrel"

@@ -6,6 +6,7 @@ import logging
 
 from mlserve.artifact import Artifact
 from mlserve.errors import MlserveError, ModelLoadFailed, PluginError, UsageError
+from mlserve.server.boundary import without_frames
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.served import ServedModel
 from mlserve.server.models.warmup import warm_up
@@ -14,11 +15,26 @@ _log = logging.getLogger(__name__)
 
 
 def open_version(source: ServedModel, version: int) -> LoadedVersion:
-    """The version, loaded and warmed. Can take minutes, and raises nothing but MlserveError."""
+    """The version, loaded and warmed. Can take minutes, and raises nothing but MlserveError.
+
+    A version that fails its first request is closed. The error has no traceback and no cause, whose
+    frames would keep the model in memory for as long as the error is shown.
+    """
+    try:
+        return _open(source, version)
+    except MlserveError as error:
+        raise without_frames(error) from None
+
+
+def _open(source: ServedModel, version: int) -> LoadedVersion:
     try:
         artifact = Artifact.open(source.base_path, source.model, version)
         runner = source.backend.load(artifact, source.options)
-        warm_up(artifact, runner)
+        try:
+            warm_up(artifact, runner)
+        except BaseException:
+            runner.close()
+            raise
     except UsageError as error:  # a manifest that cannot be read
         raise ModelLoadFailed(error.message, hint=error.hint) from error
     except MlserveError:
@@ -28,7 +44,7 @@ def open_version(source: ServedModel, version: int) -> LoadedVersion:
             f"the backend {source.backend.name!r} cannot be used: {error}",
             hint=source.backend.install_hint,
         ) from error
-    except Exception as error:
+    except BaseException as error:  # a panic in a runtime written in Rust is no Exception
         _log.exception("version %d of %s failed to load", version, source.model)
         raise ModelLoadFailed(
             f"version {version} failed to load: {type(error).__name__}: {error}",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,12 @@ import numpy as np  # noqa: TID253
 from mlserve.errors import InvalidInput
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.image_header import check_images
-from mlserve.server.input_check import check_batch_length, check_names, check_shape
+from mlserve.server.input_check import (
+    DEFAULT_SIGNATURE,
+    check_batch_length,
+    check_names,
+    check_shape,
+)
 from mlserve.server.json_depth import check_depth
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -28,6 +34,7 @@ from mlserve.tensors import DType, Signature, TensorSpec
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
+_SIGNATURE_NAME = re.compile(rb'"signature_name"\s*:\s*"([^"\\]{1,200})"')
 _MAX_RANK = 32
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
@@ -39,6 +46,16 @@ _JSON_NAMES = {
     type(None): "null",
     dict: "an object",
 }
+
+
+def signature_asked(body: bytes) -> str:
+    """The signature that a body seems to ask for, told without parsing it.
+
+    It may be wrong, where an input is called `signature_name` too: good enough to expect by it how
+    long the request takes. Inside of a JSON string the quotes would be escaped.
+    """
+    found = _SIGNATURE_NAME.search(body)
+    return DEFAULT_SIGNATURE if found is None else found[1].decode("utf-8", "replace")
 
 
 def parse_body(

@@ -30,7 +30,7 @@ from mlserve.server.rest import (
     read_within,
     while_connected,
 )
-from mlserve.server.rest_body import content_of, text_of
+from mlserve.server.rest_body import content_of, is_encoded, text_of
 from mlserve.server.tfs import json_tensor
 from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.work.engine import Call, Engine
@@ -122,7 +122,8 @@ def _call(
     ) -> tuple[LoadedVersion, bytes]:
         return loaded, json_tensor.write_outputs(signature, outputs, as_rows=is_row_form)
 
-    return Call(model, version, decode, encode, len(body))
+    signature = "" if is_encoded(request.headers) else json_tensor.signature_asked(body)
+    return Call(model, version, decode, encode, len(body), signature)
 
 
 def _status_json(status: VersionStatus) -> dict[str, Any]:

@@ -95,7 +95,8 @@ class Admission:
         estimate = self.estimates.of(kind, now)
         if estimate is None or not estimate.is_sure or estimate.least <= expires_at - now:
             return None
-        return Verdict(Refusal.TOO_SLOW, estimate.mean)
+        # What has not been read may turn out to be fast, however slow those of its length were.
+        return Verdict(Refusal.TOO_SLOW, estimate.mean) if kind.is_read else None
 
     def enter(self, work: Work) -> None:
         """Puts it into the queue."""
@@ -108,9 +109,9 @@ class Admission:
         self.waiting.remove(work)
         return True
 
-    def is_free(self) -> bool:
-        """Whether a slot is free and work waits for one."""
-        return len(self.running) < self.slots and bool(self.waiting)
+    def has_slot(self) -> bool:
+        """Whether a slot is free."""
+        return len(self.running) < self.slots
 
     def judge(self, now: float, work: Work) -> Verdict | None:
         """Why the work at the head of the queue is not to be started; None when it is."""

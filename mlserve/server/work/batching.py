@@ -2,8 +2,9 @@
 
     decode each -> group those that agree -> stack, run once, split -> encode each
 
-A request that fails fails alone: what cannot be read never gets into a batch, and where the model
-refuses a batch, each of its requests is run by itself, so that the error's index is right for it.
+A request that fails fails alone: what cannot be read never gets into a batch, and where a batch
+fails, each of its requests is run by itself, so that only the one at fault gets an error, and the
+error's index is right for it.
 Everything here runs on a worker's thread.
 """
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np  # noqa: TID253
 
 from mlserve.deadline import Deadline
-from mlserve.errors import InferenceFailed, InvalidInput
+from mlserve.errors import InferenceFailed
 from mlserve.server.work.job import Job
 from mlserve.tensors import Signature
 
@@ -86,19 +87,15 @@ def _run(jobs: Sequence[Job[Any]]) -> int:
 
 
 def _run_as_one(jobs: Sequence[Job[Any]]) -> bool:
-    """Runs them as one batch; False when the model refuses it, and each is to be run alone."""
+    """Runs them as one batch; False when it fails, whatever the error, and each is to run alone."""
     started = time.monotonic()
     rows = [job.rows for job in jobs]
     for job in jobs:
         job.doing = "running the model"
     try:
         parts = _split(_outputs(jobs), rows)
-    except InvalidInput:
+    except BaseException:  # noqa: BLE001 - alone, each gets its own error, or none
         return False
-    except Exception as error:  # noqa: BLE001 - it is raised again where the calls are awaited
-        for job in jobs:
-            job.error = error
-        return True
     finally:
         for job in jobs:
             job.times.run = time.monotonic() - started

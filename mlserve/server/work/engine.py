@@ -11,13 +11,15 @@ The queue lives on the event loop's thread, so nothing here is locked.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
+from mlserve.server.boundary import as_exception
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.port.in_flight import is_kept
@@ -166,10 +168,11 @@ class Engine:
     def _enter(self, call: Call[Answer], deadline: Deadline, loaded: LoadedVersion) -> Job[Answer]:
         """The call as a job in the queue. Raises Overloaded, DeadlineExceeded."""
         served = loaded.model, loaded.version
-        if call.signature:
+        if call.signature and call.rows is not None:
             kind = Kind.known(*served, call.signature, call.rows)
         else:
-            kind = Kind.unread(*served, call.body)
+            is_known = call.signature in loaded.runner.signatures
+            kind = Kind.unread(*served, call.signature if is_known else "", call.body)
         work = Work(kind, deadline.expires_at)
         verdict = self._admission.check(time.monotonic(), work)
         if verdict is not None:
@@ -184,21 +187,32 @@ class Engine:
         return job
 
     def _dispatch(self) -> None:
-        """Starts what can be started: the earliest deadline first."""
-        while self._admission.is_free():
+        """Starts what can be started, the earliest deadline first.
+
+        What waits for others to join its batch holds up nobody else: the next in line is tried.
+        """
+        held: set[Work] = set()
+        due_next = math.inf
+        while self._admission.has_slot() and (job := self._first_but(held)) is not None:
             now = time.monotonic()
-            job = self._jobs[self._admission.waiting[0]]
             verdict = self._admission.judge(now, job.work)
             if verdict is not None:
-                self._drop(job, verdict.why)
+                self._take_out(job, verdict.why)
                 job.settle(self._error(verdict, job.deadline))
                 continue
             jobs = self._together_with(job)
             due = self._start_of(now, jobs)
             if due > now:
-                self._wake_at(due)
-                return
-            self._start(now, jobs)
+                due_next = min(due, due_next)
+                held |= {job.work for job in jobs}
+            else:
+                self._start(now, jobs)
+        if held:
+            self._wake_at(due_next)
+
+    def _first_but(self, held: Collection[Work]) -> Job[Any] | None:
+        """The first job in line that is not held back."""
+        return next((self._jobs[w] for w in self._admission.waiting if w not in held), None)
 
     def _together_with(self, first: Job[Any]) -> list[Job[Any]]:
         """The first job and those behind it that may run with it, as many as make a batch."""
@@ -233,10 +247,11 @@ class Engine:
     def _finish(self, run: Run, jobs: Sequence[Job[Any]], done: Future[list[int]]) -> None:
         now = time.monotonic()
         demand = self._admission.end(now, run)
-        if self._max_batch > 1:
-            for size in done.result():
-                self._observer.batch(size)
+        failure = done.exception()  # of the batching itself: a job's own is its `error`
+        for size in () if failure or self._max_batch == 1 else done.result():
+            self._observer.batch(size)
         for job in jobs:
+            job.error = job.error if failure is None else as_exception(failure)
             del self._jobs[job.work]
             job.loaded.release()
             self._learn(now, job, demand)
@@ -278,12 +293,21 @@ class Engine:
         return as_error(verdict, deadline, running=self.running, waiting=self.waiting)
 
     def _drop(self, job: Job[Any], why: Refusal) -> None:
-        """Takes a call out of the queue; one that runs keeps its slot."""
-        if self._admission.leave(job.work):
-            self._note_refused(why, job.exchange)
-            del self._jobs[job.work]
-            job.loaded.release()
-            self._note_idle()
+        """Takes a call out of the queue; one that runs keeps its slot.
+
+        Those behind it may start now: it may have been what a batch waited for.
+        """
+        if self._take_out(job, why):
+            self._dispatch()
+
+    def _take_out(self, job: Job[Any], why: Refusal) -> bool:
+        if not self._admission.leave(job.work):
+            return False
+        self._note_refused(why, job.exchange)
+        del self._jobs[job.work]
+        job.loaded.release()
+        self._note_idle()
+        return True
 
     def _note_idle(self) -> None:
         if not self._jobs:

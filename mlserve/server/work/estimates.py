@@ -31,7 +31,8 @@ _MOST_KINDS = 1000
 class Kind(NamedTuple):
     """What calls are alike in: model, version, signature, and rows of the batch.
 
-    Until the request has been read, `signature` is empty and `size` a class of the body's length.
+    Until the request has been read, `size` is below zero and stands for the body's length, and
+    `signature` is empty where it is not known either.
     """
 
     model: str
@@ -46,9 +47,17 @@ class Kind(NamedTuple):
         return cls(model, version, signature, size)
 
     @classmethod
-    def unread(cls, model: str, version: int, body: int) -> Self:
-        """A call of which only the bytes of the body are known: they count in powers of four."""
-        return cls(model, version, "", (body.bit_length() + 1) // 2)
+    def unread(cls, model: str, version: int, signature: str, body: int) -> Self:
+        """A call of which only the body's length, in bytes, is known: it counts in powers of four.
+
+        `signature` is the one that it seems to ask for, or empty.
+        """
+        return cls(model, version, signature, -1 - (body.bit_length() + 1) // 2)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the request has been read, so that all calls of this kind take alike long."""
+        return self.size >= 0
 
 
 @dataclass(slots=True)

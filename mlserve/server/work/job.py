@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
-from mlserve.server.boundary import as_known_error
+from mlserve.server.boundary import as_exception, as_known_error
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.sight.exchange import Exchange
@@ -35,8 +35,8 @@ class Call(Generic[Answer]):
     `decode` reads the request into the signature it asks for and its inputs, `encode` writes the
     answer; both run on a worker's thread, next to the model. `body` is the request's length in
     bytes. `signature` and `rows` (the first size of its inputs) are given where they are known
-    before the request is decoded; an empty signature says that they are not. `sooner` gives the
-    deadline, once `decode` has run, where the request itself may hold one.
+    before the request is decoded; else they are empty and None. `sooner` gives the deadline, once
+    `decode` has run, where the request itself may hold one.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Call(Generic[Answer]):
     encode: Callable[[LoadedVersion, Signature, Tensors], Answer]
     body: int = 0
     signature: str = ""
-    rows: int = 1
+    rows: int | None = None
     sooner: Callable[[Deadline], Deadline] | None = None
 
 
@@ -125,10 +125,13 @@ class Job(Generic[Answer]):
             self.require()
             self.doing = doing
             work()
-        except Exception as error:  # noqa: BLE001 - it is raised again where the call is awaited
-            self.error = error
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the call is awaited
+            # Not only Exception: a panic in a runtime written in Rust is none. The slot, the lease
+            # and the caller are let go all the same.
+            self.error = as_exception(error)
         finally:
-            setattr(self.times, stage, time.monotonic() - started)
+            spent = getattr(self.times, stage) + time.monotonic() - started
+            setattr(self.times, stage, spent)
 
     def require_time(self) -> None:
         """Makes it fail when the time left is too short for what the request turned out to be."""
@@ -168,9 +171,15 @@ class Job(Generic[Answer]):
             self.answer.set_result(cast("Answer", self.result))
 
     def _bring_forward(self, deadline: Deadline) -> None:
-        """Makes it fail at that deadline, whatever it is doing then."""
-        self.deadline = deadline
-        self._loop.call_soon_threadsafe(self._loop.call_at, deadline.expires_at, self._expire)
+        """Makes it fail at that deadline, if that is sooner, whatever it is doing then."""
+        if deadline.expires_at < self.deadline.expires_at:
+            self.deadline = deadline
+            self._loop.call_soon_threadsafe(self._expire_at, deadline.expires_at)
+
+    def _expire_at(self, time_: float) -> None:
+        """Sets the alarm of a deadline; it ends with the call, as it holds the whole request."""
+        alarm = self._loop.call_at(time_, self._expire)
+        self.answer.add_done_callback(lambda _: alarm.cancel())
 
     def _expire(self) -> None:
         if not self.answer.done():
