@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from subprocess import Popen
 from types import FrameType
 
@@ -39,8 +39,9 @@ def run_in_foreground(
         )
     launcher_for(plugins.backend(request.serving.backend), request.serving, request.launcher)
     forwarding = _Forwarding()
-    with forwarding.installed():
-        with state_lock():
+    with ExitStack() as signals:
+        with state_lock(request.wait):  # until it is held, a signal ends this command at once
+            signals.enter_context(forwarding.installed())
             server = start_or_join(request, None, tell)
         process = server.process
         if not isinstance(process, Popen):

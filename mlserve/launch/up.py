@@ -74,9 +74,9 @@ def _bring_up(
 ) -> Up:
     server: Server | None = None
     try:
+        with state_lock(give_up - time.monotonic()), interrupts.held():
+            server = start_or_join(request, log_path(request.serving.name), tell)
         with interrupts.held():
-            with state_lock():
-                server = start_or_join(request, log_path(request.serving.name), tell)
             # The client takes a while to import, best while the server starts. An interrupt that
             # breaks an import off can make Python die of SIGINT instead of ending with our code.
             import_module("mlserve.client")
