@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 
 from mlserve.errors import InputTooLarge, InvalidInput, NotFound
@@ -11,6 +11,9 @@ from mlserve.settings import flag_of
 from mlserve.tensors import Signature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
+_LONGEST_NAME = 200
+"""Characters of a caller's name that a message repeats: far more than any real name has."""
+_NAMES_SHOWN = 10
 
 
 def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
@@ -19,8 +22,8 @@ def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
     if wanted in signatures:
         return signatures[wanted]
     raise NotFound(
-        f'Serving signature name: "{wanted}" not found in signature def{_guess(wanted, signatures)}'
-        f"; there are: {', '.join(sorted(signatures))}",
+        f'Serving signature name: "{_cut(wanted)}" not found in signature def'
+        f"{_guess(wanted, signatures)}; there are: {', '.join(sorted(signatures))}",
         hint="mlserve metadata shows the signatures of the model",
     )
 
@@ -31,10 +34,10 @@ def check_names(signature: Signature, sent: Collection[str]) -> None:
     extra, missing = sorted(set(sent) - required), sorted(required - set(sent))
     if not extra and not missing:
         return
-    guesses = "".join(_guess(name, missing) for name in extra)
+    guesses = "".join(_guess(name, missing) for name in extra[:_NAMES_SHOWN])
     raise InvalidInput(
         f'input size does not match signature "{signature.name}": {len(sent)} != {len(required)}. '
-        f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}"
+        f"Sent extra: {{{_listed(extra)}}}. Missing but required: {{{','.join(missing)}}}"
         + guesses,
         hint="mlserve metadata shows the inputs of each signature",
     )
@@ -72,6 +75,19 @@ def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> 
         )
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The first of these names, each cut, and how many more there are."""
+    shown = [_cut(name) for name in names[:_NAMES_SHOWN]]
+    more = len(names) - len(shown)
+    return ",".join(shown) + (f" and {more} more" if more else "")
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+
+
 def _guess(name: str, choices: Collection[str]) -> str:
+    if len(name) > _LONGEST_NAME:  # to compare it would cost its length squared
+        return ""
     close = get_close_matches(name, choices, n=1)
     return f" (did you mean '{close[0]}' for '{name}'?)" if close else ""

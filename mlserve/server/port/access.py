@@ -6,7 +6,7 @@ Health needs no token, so that a probe without secrets works; everything else do
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from starlette.responses import Response  # noqa: TID253
 from mlserve.credentials import read_token
 from mlserve.errors import AccessDenied
 from mlserve.protocols.status import grpc_status
+from mlserve.server.boundary import error_text
 from mlserve.server.grpc_service import header_of
 from mlserve.server.sight.exchange import Route
 from mlserve.server.sight.requests import Sight, grpc_route
@@ -48,7 +49,7 @@ class RestGate:
         # Not request.url, which older versions of Starlette make with the Host header, as it is.
         path = request.scope["raw_path"].decode("ascii", "replace")
         if self._token is not None and path.rstrip("/") not in HEALTH_PATHS:
-            check_token(request.headers.get("authorization"), self._token)
+            check_token(request.headers.getlist("authorization"), self._token)
         return None
 
 
@@ -66,7 +67,8 @@ class GrpcGate(grpc.aio.ServerInterceptor):
     ) -> Any:
         """The method itself, or one that refuses without reading a message."""
         if handler_call_details.method not in HEALTH_METHODS:
-            given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
+            sent = handler_call_details.invocation_metadata or ()
+            given = [value for key, value in sent if key == "authorization"]
             try:
                 check_token(given, self._token)
             except AccessDenied as error:
@@ -74,10 +76,18 @@ class GrpcGate(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
 
-def check_token(authorization: str | bytes | None, token: bytes) -> None:
-    """Raises AccessDenied unless the header is `Bearer <token>`."""
-    if authorization is None:
+def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
+    """Raises AccessDenied unless there is one such header, and it is `Bearer <token>`.
+
+    Of several, a proxy in front may have checked another one than this server would.
+    """
+    if not authorizations:
         raise AccessDenied("this server wants a token, and the request has none", hint=_HINT)
+    if len(authorizations) > 1:
+        raise AccessDenied(
+            f"the request has {len(authorizations)} Authorization headers", hint="send one"
+        )
+    [authorization] = authorizations
     text = authorization if isinstance(authorization, bytes) else authorization.encode()
     scheme, _, given = text.partition(b" ")
     if scheme.decode("ascii", "replace").lower() != _SCHEME:
@@ -92,7 +102,7 @@ def _refusing(error: AccessDenied, route: Route, sight: Sight) -> Any:
         exchange.failed(error)
         sight.end(exchange)
         code = grpc.StatusCode[grpc_status(error)]
-        await context.abort(code, error.message, exchange.headers())
+        await context.abort(code, error_text(error), exchange.headers())
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 

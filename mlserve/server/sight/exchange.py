@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from mlserve.errors import MlserveError
+from mlserve.server.boundary import error_text
 from mlserve.server.sight.trace import Trace, trace_of
 
 REQUEST_ID = "x-request-id"
@@ -83,7 +84,8 @@ class Exchange:
 
     `version`, `model` and `signature` are known once the request has been read. `code` is how it
     ended: ok, an error's kind, or cancelled, which it is until there is an answer; `error` is the
-    error's message. `refused` is the engine's reason where it was not started.
+    error's message, cut as the client gets it. `refused` is the engine's reason where it was not
+    started.
     """
 
     request_id: str = ""
@@ -113,7 +115,7 @@ class Exchange:
 
     def failed(self, error: MlserveError) -> None:
         """Notes the error that it ended with."""
-        self.code, self.error = _code_of(type(error)), error.message
+        self.code, self.error = _code_of(type(error)), error_text(error)
 
     @property
     def was_refused(self) -> bool:
