@@ -17,6 +17,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2
 
 from mlserve.server.port.last_connections import take_last
 from mlserve.tensors import DType
@@ -222,3 +223,22 @@ def test_a_refused_client_that_is_still_sending_can_read_why(
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert running.result().outputs["done"].float_val
     assert server.exit_code() == 0
+
+
+def test_a_client_that_watches_the_health_holds_up_no_stop(
+    model: Any, start: Any, channel_to: Any
+) -> None:
+    model.put(1)
+    server = start("--drain-timeout", "100")
+    watch = channel_to(server).unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )(health_pb2.HealthCheckRequest())
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    server.process.send_signal(signal.SIGTERM)
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(grpc.RpcError) as ended:
+        next(watch)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert server.exit_code() == 0  # within 20 s, and not after 100

@@ -23,20 +23,12 @@ from mlserve.protocols.proto._pool import POOL
 from mlserve.server.port import last_connections
 from mlserve.server.port.access import GrpcGate
 from mlserve.server.port.connections import HttpConnection, HttpConnections
+from mlserve.server.port.health import HEALTH_SERVICES, Health
 from mlserve.server.port.tls import grpc_credentials
 from mlserve.server.sight.requests import Sight
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tls_files import tls_context
 
-HEALTH_SERVICES = (
-    "",
-    "tensorflow.serving.PredictionService",
-    "tensorflow.serving.ModelService",
-    "inference.GRPCInferenceService",
-    "PredictionService",
-    "ModelService",
-)
-"""The names that the health service knows; the short ones are TensorFlow Serving's."""
 _STREAMS = 1024
 _METADATA_BYTES = 16 * 2**10
 _BACKLOG = 2048
@@ -57,9 +49,7 @@ class GrpcPort:
             options=_grpc_options(settings),
             interceptors=[] if token is None else [GrpcGate(read_token(token), sight)],
         )
-        self._health = health.aio.HealthServicer()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._is_ready = False
+        self._health = Health()
         try:
             if credentials is None:
                 bound = self._server.add_insecure_port(_join(host, port))
@@ -88,25 +78,16 @@ class GrpcPort:
         names = [name for name in HEALTH_SERVICES if "." in name]
         names += [health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server, pool=_reflection_pool())
-        await self._set_health()
         await self._server.start()
 
     def show_ready(self, is_ready: bool) -> None:
         """Makes the health service say whether the model would be served."""
-        if is_ready != self._is_ready:
-            self._is_ready = is_ready
-            task = asyncio.create_task(self._set_health())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._health.show_ready(is_ready)
 
     async def stop(self, seconds: float = LAST_WORDS) -> None:
         """Stops taking requests and gives the finished ones that long to answer."""
+        self._health.end()
         await self._server.stop(seconds)
-
-    async def _set_health(self) -> None:
-        states = health_pb2.HealthCheckResponse
-        for name in HEALTH_SERVICES:
-            await self._health.set(name, states.SERVING if self._is_ready else states.NOT_SERVING)
 
 
 class RestPort:
