@@ -10,6 +10,7 @@ from typing import IO
 
 from mlserve import paths
 from mlserve.errors import Unavailable
+from mlserve.launch.private import open_private, state_folder
 from mlserve.launch.state import unwritable
 
 _PATIENCE = 10.0
@@ -26,8 +27,7 @@ def state_lock(within: float = _PATIENCE) -> Iterator[None]:
     """
     path = paths.state_dir() / "lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = open_private(state_folder() / path.name, "a")
     except OSError as error:
         raise unwritable(path.parent, error) from error
     with file:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlserve import paths
+from mlserve.launch.private import private_folder
 
 _PAUSE = 0.1
 _CHUNK = 1 << 16
@@ -30,8 +31,11 @@ def newest() -> Path | None:
 
 
 def rotate(path: Path) -> None:
-    """Makes room for a new log; the log before becomes `<name>.log.1`. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Makes room for a new log; the log before becomes `<name>.log.1`.
+
+    Raises OSError, and UsageError for a folder of another user.
+    """
+    private_folder(path.parent)
     with suppress(FileNotFoundError):
         path.replace(path.with_name(path.name + ".1"))
 

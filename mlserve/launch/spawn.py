@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from mlserve import __version__, paths
 from mlserve.errors import PluginError
 from mlserve.launch.command import Command
 from mlserve.launch.logs import rotate
+from mlserve.launch.private import open_private
 from mlserve.launch.state import unwritable
 
 Process = subprocess.Popen[bytes]
@@ -36,7 +37,7 @@ def spawn(command: Command, name: str, log: Path | None) -> Process:
         raise unwritable(paths.state_dir(), error) from error
 
 
-def _start(argv: list[str], command: Command, output: BinaryIO) -> Process:
+def _start(argv: list[str], command: Command, output: IO[bytes]) -> Process:
     try:
         return subprocess.Popen(
             argv,
@@ -54,12 +55,12 @@ def _start(argv: list[str], command: Command, output: BinaryIO) -> Process:
 
 
 @contextmanager
-def _output(log: Path | None, argv: list[str]) -> Iterator[BinaryIO]:
+def _output(log: Path | None, argv: list[str]) -> Iterator[IO[bytes]]:
     if log is None:
         yield sys.stderr.buffer
         return
     rotate(log)
-    with log.open("wb", buffering=0) as file:
+    with open_private(log, "wb", buffering=0) as file:
         # Written by us and at once, so that a full disk is told of here and now.
         file.write(f"mlserve {__version__} runs: {shlex.join(argv)}\n".encode())
         yield file

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,9 +18,12 @@ from typing import Any
 
 from mlserve import paths
 from mlserve.errors import MlserveError, Unavailable, UsageError
+from mlserve.launch.private import open_private, private_folder, require_own, state_folder
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 
 _FORMAT = 1
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+"""Names of servers become names of files."""
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 """What a record of another shape raises when it is read."""
 
@@ -106,6 +110,8 @@ class ServerRecord:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServerRecord:
         """Reads what `to_json` wrote. Raises KeyError, TypeError or ValueError for other data."""
+        if not _SAFE_NAME.fullmatch(data["name"]):
+            raise ValueError(f"{data['name']!r} is not a valid server name")
         values = {name: data[name] for name in cls.__slots__ if name in data}
         values["versions"] = tuple(int(version) for version in data["versions"])
         values["docker_options"] = tuple(map(str, data.get("docker_options", ())))
@@ -125,7 +131,8 @@ def server_name(backend: str, model: str) -> str:
 def read_records(report: Callable[[str], None] | None = None) -> list[ServerRecord]:
     """The recorded servers, by name; the processes are not looked at.
 
-    A record that cannot be read is named through `report` (default: a line on stderr) and left out.
+    A record that cannot be read, or is another user's, is named through `report` (default: a line
+    on stderr) and left out. Raises UsageError for a state folder of another user.
     """
     found: list[ServerRecord] = []
     for path in _record_files(report or _warn):
@@ -133,6 +140,8 @@ def read_records(report: Callable[[str], None] | None = None) -> list[ServerReco
             found.append(_read(path))
         except FileNotFoundError:
             continue  # the server was stopped between listing and reading
+        except UsageError as error:
+            (report or _warn)(error.message)
         except (OSError, *_UNREADABLE) as error:
             (report or _warn)(
                 f"the server record {path} cannot be read ({type(error).__name__}: {error}); "
@@ -175,7 +184,8 @@ def write_record(record: ServerRecord) -> None:
     path = _path(record.name)
     text = json.dumps({"format": _FORMAT, **record.to_json()}, indent=2) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        state_folder()
+        private_folder(path.parent)
         _replace(path, text)
     except OSError as error:
         raise unwritable(path.parent, error) from error
@@ -188,7 +198,7 @@ def remove_record(record: ServerRecord) -> None:
         there = _read(path)
         if (there.pid, there.container) == (record.pid, record.container):
             path.unlink()
-    except (FileNotFoundError, *_UNREADABLE):
+    except (FileNotFoundError, UsageError, *_UNREADABLE):
         return
     except OSError as error:
         raise unwritable(path.parent, error) from error
@@ -207,6 +217,8 @@ def _folder() -> Path:
 
 
 def _record_files(report: Callable[[str], None]) -> list[Path]:
+    require_own(paths.state_dir())
+    require_own(_folder())
     try:
         return sorted(path for path in _folder().iterdir() if path.suffix == ".json")
     except FileNotFoundError:
@@ -221,6 +233,7 @@ def _path(name: str) -> Path:
 
 
 def _read(path: Path) -> ServerRecord:
+    require_own(path)
     data = json.loads(path.read_text())
     if data["format"] != _FORMAT:
         raise ValueError(f"record format {data['format']!r} is not known")
@@ -230,7 +243,7 @@ def _read(path: Path) -> ServerRecord:
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w") as file:
+        with open_private(temporary, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

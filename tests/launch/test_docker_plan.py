@@ -93,6 +93,26 @@ def test_the_label_gives_the_record_back() -> None:
     assert Container.of(foreign).record is None
 
 
+@pytest.mark.parametrize(
+    "forged", [{"name": "../../../escaped"}, {"settings": {"token_file": "/etc/passwd"}}]
+)
+def test_a_label_that_somebody_else_wrote_is_no_record(forged: dict[str, object]) -> None:
+    """An image can carry any label: a record in it would name files to write and to send."""
+    arguments = run_options(of_ours("i", _serving()), RECORD, (), None)
+    labels = dict(label.split("=", 1) for label in after(arguments, "--label"))
+    text = json.dumps(json.loads(labels["mlserve.record"]) | forged)
+    for seal_ in (labels["mlserve.seal"], ""):
+        told = {
+            "Id": "0123456789abcdef",
+            "State": {"Running": True},
+            "Config": {"Labels": labels | {"mlserve.record": text, "mlserve.seal": seal_}},
+        }
+        assert Container.of(told).record is None
+    del labels["mlserve.seal"]
+    told = {"Id": "0123456789abcdef", "State": {}, "Config": {"Labels": labels}}
+    assert Container.of(told).record is None
+
+
 def test_the_uptime_of_a_container_counts_from_its_start() -> None:
     an_hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
 

@@ -1,7 +1,7 @@
 """The containers behind the records: which of them run, and how they are stopped and found again.
 
-Each carries its record as a label, so that it is found when the record is lost. Its log is the
-engine's as long as it is there; what it leaves is kept as a log file when it is removed.
+Each carries its record as a label, sealed, so that it is found when the record is lost. Its log is
+the engine's as long as it is there; what it leaves is kept as a log file when it is removed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from typing import Any
 import psutil
 
 from mlserve import paths
-from mlserve.errors import MlserveError
+from mlserve.errors import MlserveError, UsageError
 from mlserve.launch.docker.cli import EngineRefused, NoEngine, argv, docker, inspect, is_installed
 from mlserve.launch.logs import log_path, rotate
+from mlserve.launch.private import is_sealed, open_private
 from mlserve.launch.state import ServerRecord
 
 NAME_LABEL = "mlserve.name"
 HOME_LABEL = "mlserve.home"
 RECORD_LABEL = "mlserve.record"
+SEAL_LABEL = "mlserve.seal"
 DRAINS_LABEL = "mlserve.drains"
 RESTART = "unless-stopped"
 """What the engine does with a container that was ready once: it outlives a crash and a reboot."""
@@ -74,10 +76,17 @@ class Container:
 
     @property
     def record(self) -> ServerRecord | None:
-        """The record in its label; None when it has none that can be read."""
+        """The record in its label; None when it has none that can be read, or one that is not ours.
+
+        Anybody can put labels on an image. A record names files that are read and sent, so only one
+        with the seal of this state folder counts.
+        """
         try:
-            record = ServerRecord.from_json(json.loads(self.labels[RECORD_LABEL]))
-        except _UNREADABLE:
+            text = self.labels[RECORD_LABEL]
+            if not is_sealed(text, self.labels[SEAL_LABEL]):
+                return None
+            record = ServerRecord.from_json(json.loads(text))
+        except (OSError, UsageError, *_UNREADABLE):
             return None
         return replace(record, container=self.id, pid=self.pid, is_ready=self.was_ready)
 
@@ -283,7 +292,7 @@ def _end(
 def _keep_log(container: str, name: str) -> None:
     path = log_path(name)
     rotate(path)
-    with path.open("wb") as file:
+    with open_private(path, "wb") as file:
         for chunk in log(container, _KEPT_LINES):
             file.write(chunk)
 

@@ -16,8 +16,15 @@ from typing import Any
 from mlserve import paths
 from mlserve.backend import Backend, Listen, ServerSpec
 from mlserve.errors import UsageError
-from mlserve.launch.docker.containers import DRAINS_LABEL, HOME_LABEL, NAME_LABEL, RECORD_LABEL
+from mlserve.launch.docker.containers import (
+    DRAINS_LABEL,
+    HOME_LABEL,
+    NAME_LABEL,
+    RECORD_LABEL,
+    SEAL_LABEL,
+)
 from mlserve.launch.plan import Serving
+from mlserve.launch.private import seal
 from mlserve.launch.state import ServerRecord
 from mlserve.settings import flag_of
 
@@ -118,10 +125,12 @@ def run_options(
     plan: ContainerPlan, record: ServerRecord, options: tuple[str, ...], user: str | None
 ) -> list[str]:
     """The arguments of `docker run` for that server; `user` is who reads the mounts inside."""
+    text = json.dumps(record.to_json())
     labels = {
         NAME_LABEL: record.name,
         HOME_LABEL: str(paths.state_dir().absolute()),
-        RECORD_LABEL: json.dumps(record.to_json()),
+        RECORD_LABEL: text,
+        SEAL_LABEL: seal(text),
         DRAINS_LABEL: "true" if plan.drains else "false",
     }
     arguments = ["--detach", "--name", _container_name(record.name), *HARDENING]
