@@ -15,6 +15,8 @@ from mlserve.tensors import Signature
 
 MANIFEST_NAME = "mlserve.json"
 LABELS_NAME = "labels.txt"
+LABELS_JSON_NAME = "labels.json"
+"""The file in place of `labels.txt` for labels with a line break in them."""
 _FORMAT = 1
 
 
@@ -24,7 +26,12 @@ def digest_of(data: bytes) -> str:
 
 
 def labels_text(labels: Sequence[str]) -> bytes:
-    """The labels as the file holds them: UTF-8, one a line."""
+    """The labels as their file holds them: UTF-8, one a line; a JSON list if one has a line break.
+
+    Only a line feed ends a line: every other character of a label arrives as it is.
+    """
+    if _need_json(labels):
+        return json.dumps(list(labels), ensure_ascii=False, indent=0).encode()
     return "".join(label + "\n" for label in labels).encode()
 
 
@@ -48,7 +55,8 @@ class Manifest:
 
     def write(self, folder: Path, labels: Sequence[str]) -> None:
         """Writes the manifest and the labels into `folder`."""
-        (folder / LABELS_NAME).write_bytes(labels_text(labels))
+        name = LABELS_JSON_NAME if _need_json(labels) else LABELS_NAME
+        (folder / name).write_bytes(labels_text(labels))
         (folder / MANIFEST_NAME).write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
@@ -114,19 +122,47 @@ class Artifact:
     def labels(self) -> tuple[str, ...]:
         """The labels beside the manifest, checked against its digest and class count.
 
-        Raises UsageError when the file is absent or is not the one that was exported.
+        Raises UsageError when the file is absent, is not UTF-8 or is not the one that was exported.
         """
-        path = self.path / LABELS_NAME
+        path = self.path / LABELS_JSON_NAME
+        if not path.exists():
+            path = self.path / LABELS_NAME
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error}", hint=_EXPORT_AGAIN) from error
         if self.manifest and digest_of(data) != self.manifest.labels_digest:
             raise UsageError(f"{path} was changed after the export", hint=_EXPORT_AGAIN)
-        labels = tuple(data.decode().splitlines())
+        labels = _read_labels(path, data)
         if self.manifest:
             self.manifest.pipeline.full_labels(labels)
         return labels
 
 
+def _need_json(labels: Sequence[str]) -> bool:
+    return any("\n" in label for label in labels)
+
+
+def _read_labels(path: Path, data: bytes) -> tuple[str, ...]:
+    """What `labels_text` wrote. Raises UsageError that names the label which is not UTF-8."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start)
+        line = data.split(b"\n")[number]
+        raise UsageError(
+            f"label {number} in {path} is not UTF-8: {line[:_LONGEST]!r}", hint=_EXPORT_AGAIN
+        ) from error
+    if path.name != LABELS_JSON_NAME:
+        return tuple(text.removesuffix("\n").split("\n"))  # splitlines knows other line ends too
+    try:
+        labels = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}", hint=_EXPORT_AGAIN) from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UsageError(f"{path} is not a list of strings", hint=_EXPORT_AGAIN)
+    return tuple(labels)
+
+
+_LONGEST = 200
 _EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"

@@ -27,5 +27,5 @@ def column(name: str, shape: tuple[int, ...], values: tuple[Value, ...]) -> Colu
 
 
 def text(value: bytes) -> str:
-    """A string element as text; bytes that are not UTF-8 become escapes."""
-    return value.decode(errors="backslashreplace")
+    """A string element as text; bytes that are not UTF-8 are kept as lone surrogates."""
+    return value.decode(errors="surrogateescape")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar, Protocol, TypeVar
 
 from mlserve.client import planning
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.endpoint import Endpoint
+from mlserve.client.oip_tensor import with_classes
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_plan
 from mlserve.client.watch import Watch
 from mlserve.client.wire import (
@@ -108,7 +110,13 @@ class Line:
             left = deadline.require(watch.doing)
             return adapter.predict_call(model, plan, question, left)
 
-        return await self._persist(call, adapter.read_answer, deadline, watch)
+        def read(reply: Reply) -> Answer:
+            answer = adapter.read_answer(reply)
+            if plan.scores is None:
+                return answer
+            return replace(answer, outputs=with_classes(answer.outputs, plan.scores))
+
+        return await self._persist(call, read, deadline, watch)
 
 
 class TfsDialogue:

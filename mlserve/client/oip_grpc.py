@@ -6,7 +6,7 @@ from mlserve.client.answers import ModelMetadata
 from mlserve.client.columns import column, text
 from mlserve.client.messages import parse
 from mlserve.client.oip_model import described, microseconds, number_of
-from mlserve.client.oip_tensor import packed, raw_column, with_classes
+from mlserve.client.oip_tensor import packed, raw_column
 from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply
 from mlserve.protocols.proto import inference_pb2
@@ -55,7 +55,7 @@ class OipGrpc:
             output.name: _raw(output, raw[index]) if raw else _typed(output)
             for index, output in enumerate(response.outputs)
         }
-        return Answer(with_classes(outputs), number_of(response.model_version))
+        return Answer(outputs, number_of(response.model_version))
 
     def metadata_call(self, model: ModelRef) -> Call:
         request = inference_pb2.ModelMetadataRequest(name=model.name, version=_version(model))

@@ -16,7 +16,7 @@ from mlserve.client.answers import ModelMetadata
 from mlserve.client.columns import column
 from mlserve.client.json_body import excerpt, parse
 from mlserve.client.oip_model import Declared, described, microseconds, number_of
-from mlserve.client.oip_tensor import packed, raw_column, with_classes
+from mlserve.client.oip_tensor import packed, raw_column
 from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 
@@ -52,7 +52,7 @@ class OipRest:
             raise
         except _WRONG as error:
             raise Unreadable("an infer answer with outputs", excerpt(head)) from error
-        return Answer(with_classes(outputs), version)
+        return Answer(outputs, version)
 
     def metadata_call(self, model: ModelRef) -> Call:
         return Call(_path(model), None)

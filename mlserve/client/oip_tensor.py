@@ -30,7 +30,9 @@ _CODES = {
     "FP64": "d",
 }
 """The struct code of an element of each type but BYTES; BF16 has none."""
-_CLASS = re.compile(r"([-+]?\d[-+.\de]*):(\d+)(?::(.*))?", re.DOTALL | re.IGNORECASE)
+_CLASS = re.compile(
+    r"([-+]?(?:\d[-+.\de]*|nan|inf|infinity)):(\d+)(?::(.*))?", re.DOTALL | re.IGNORECASE
+)
 _DTYPES = {dtype.oip_name: dtype for dtype in DType if dtype.oip_name}
 
 
@@ -61,18 +63,18 @@ def tensor_spec(name: str, datatype: str, shape: Iterable[int]) -> TensorSpec | 
     return None if dtype is None else TensorSpec(name, dtype, sizes)
 
 
-def with_classes(outputs: Mapping[str, Column]) -> Mapping[str, Column]:
-    """The outputs, with one of class strings `score:index` or `score:index:label` taken apart.
+def with_classes(outputs: Mapping[str, Column], scores: str) -> Mapping[str, Column]:
+    """The outputs, with the classes that the output `scores` was asked for taken apart.
 
-    It becomes `labels`, `scores` and `indices` of shape [1,k]; a class without a label is called by
-    its index. Outputs of another kind stay as they are.
+    Its strings `score:index` or `score:index:label` become `labels`, `scores` and `indices` of
+    shape [1,k]; a class without a label is called by its index. An output of another kind stays as
+    it is. To be used only where classes were asked for: a label may well look like one (`16:9`).
     """
-    for found in outputs.values():
-        classes = [_CLASS.fullmatch(value) for value in found.values if isinstance(value, str)]
-        matches = [match for match in classes if match]
-        if matches and len(matches) == len(found.values):
-            return _taken_apart(matches)
-    return outputs
+    found = outputs.get(scores)
+    values = () if found is None else found.values
+    classes = [_CLASS.fullmatch(value) for value in values if isinstance(value, str)]
+    matches = [match for match in classes if match]
+    return _taken_apart(matches) if matches and len(matches) == len(values) else outputs
 
 
 def _taken_apart(classes: list[re.Match[str]]) -> Mapping[str, Column]:

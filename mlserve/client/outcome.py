@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from mlserve.client.answers import Score
+from mlserve.client.refusals import readable
 from mlserve.client.wire import Column
 from mlserve.errors import InferenceFailed
 
 Outputs = Mapping[str, Column]
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands for a byte that is not UTF-8."""
 
 
 def labelled(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
     """The best label and the `top_k` best scores, best first; none for a label only.
 
     Taken are `labels` and `scores` (and `indices`) of shape [1, k], or else one output with one
-    string in it. Raises InferenceFailed, naming the outputs, for anything else.
+    string in it. Raises InferenceFailed, naming the outputs, for anything else, and for a label
+    that is not UTF-8.
     """
     if {"labels", "scores"} <= outputs.keys():
         scores = _scores(outputs)
@@ -24,6 +29,7 @@ def labelled(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
     label = _only_label(outputs)
     if label is None:
         raise _not_labels(outputs, "there is no single label and no labels with scores in it")
+    _require_utf8(label)
     return label, ()
 
 
@@ -45,6 +51,7 @@ def _score(outputs: Outputs, label: object, score: object, index: object) -> Sco
     is_number = isinstance(score, int | float) and not isinstance(score, bool)
     if not isinstance(label, str) or not is_number or not isinstance(index, int | None):
         raise _not_labels(outputs, f"{label!r}, {score!r}, {index!r} is no label, score and index")
+    _require_utf8(label)
     value = float(str(score))
     if not math.isfinite(value):
         raise _not_labels(outputs, f"the score of {label} is {value}")
@@ -60,6 +67,18 @@ def _only_label(outputs: Outputs) -> str | None:
 
 def _holds_one_string(column: Column) -> bool:
     return len(column.values) == 1 and isinstance(column.values[0], str)
+
+
+def _require_utf8(label: str) -> None:
+    """Raises InferenceFailed, naming the bytes, for a label whose bytes are not UTF-8."""
+    try:
+        label.encode()
+    except UnicodeEncodeError as error:
+        raw = _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", label)
+        raise InferenceFailed(
+            f"the server's label '{readable(raw)}' is not UTF-8 text",
+            hint="write the model's labels as UTF-8, and serve it again",
+        ) from error
 
 
 def _not_labels(outputs: Outputs, why: str) -> InferenceFailed:

@@ -14,17 +14,22 @@ import pytest
 
 # The assertions of the suite are to say what they compared, as those of a test module do.
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{name}" for name in ("backend", "foreign", "image_classifier", "server"))
+    *(
+        f"{__name__}.{name}"
+        for name in ("backend", "foreign", "image_classifier", "labels", "server")
+    )
 )
 
 from mlserve.testing.backend import ConformsAsBackend  # noqa: E402
 from mlserve.testing.foreign import ServesForeignClients  # noqa: E402
 from mlserve.testing.image_classifier import ConformsAsImageClassifier  # noqa: E402
+from mlserve.testing.labels import KeepsLabels  # noqa: E402
 from mlserve.testing.server import ConformsAsServer  # noqa: E402
 
 __all__ = [
     "ConformsAsBackend",
     "ConformsAsImageClassifier",
     "ConformsAsServer",
+    "KeepsLabels",
     "ServesForeignClients",
 ]

@@ -135,7 +135,9 @@ class EchoSource(ModelSource):
 
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
         progress("echo", 1, 1)
-        labels = tuple(request.labels.read_text().splitlines()) if request.labels else LABELS
+        labels = LABELS
+        if request.labels:
+            labels = tuple(request.labels.read_text().removesuffix("\n").split("\n"))
         size = request.input_size or 224
         return Classifier(
             name=request.model,

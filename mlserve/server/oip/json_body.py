@@ -38,6 +38,7 @@ from mlserve.tensors import DType, TensorSpec
 LENGTH_HEADER = "Inference-Header-Content-Length"
 """The length in bytes of the JSON at the start of a body that goes on with binary tensors."""
 _INLINE_BYTES = 64 * 2**10
+_SHOWN = 100
 _INLINE_DIGITS = len(str(_INLINE_BYTES))
 
 
@@ -215,7 +216,8 @@ def _text(spec: TensorSpec, item: bytes) -> str:
         return item.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"output '{spec.name}' has bytes that are not UTF-8, which JSON has no form for",
+            f"output '{spec.name}' has bytes that are not UTF-8, which JSON has no form for: "
+            f"{item[:_SHOWN]!r}",
             hint="ask for it with the parameter binary_data",
         ) from error
 

@@ -16,6 +16,7 @@ from mlserve.testing import (
     ConformsAsBackend,
     ConformsAsImageClassifier,
     ConformsAsServer,
+    KeepsLabels,
     ServesForeignClients,
 )
 from mlserve.testing.artifacts import exported
@@ -51,6 +52,10 @@ class TestImageClassifier(_OnnxRuntime, ConformsAsImageClassifier):
 
 
 class TestServer(_OnnxRuntime, ConformsAsServer, ServesForeignClients):
+    pass
+
+
+class TestLabels(_OnnxRuntime, KeepsLabels):
     pass
 
 

@@ -12,6 +12,7 @@ from mlserve.testing import (
     ConformsAsBackend,
     ConformsAsImageClassifier,
     ConformsAsServer,
+    KeepsLabels,
     ServesForeignClients,
 )
 from mlserve.testing.colours import colour_classifier
@@ -50,4 +51,8 @@ class TestImageClassifier(_TFServing, ConformsAsImageClassifier):
 
 
 class TestServer(_TFServing, ConformsAsServer, ServesForeignClients):
+    pass
+
+
+class TestLabels(_TFServing, KeepsLabels):
     pass

@@ -48,7 +48,7 @@ def test_strings_of_any_bytes(values: list[bytes]) -> None:
     raw = b"".join(packed(value) for value in values)
     found = raw_column("x", "BYTES", (len(values),), raw)
 
-    assert found.values == tuple(value.decode(errors="backslashreplace") for value in values)
+    assert found.values == tuple(value.decode(errors="surrogateescape") for value in values)
 
 
 @pytest.mark.parametrize("datatype", NUMBERS)
@@ -138,7 +138,7 @@ def test_a_timeout_longer_than_its_field() -> None:
 @given(st.lists(st.text(max_size=12) | st.floats(), max_size=4))
 def test_any_strings_for_classes(values: list[str | float]) -> None:
     with suppress(Unreadable):
-        with_classes({"x": Column((len(values),), tuple(values))})
+        with_classes({"x": Column((len(values),), tuple(values))}, "x")
 
 
 @given(st.binary(max_size=300), st.sampled_from(["", "top_k"]))

@@ -1,0 +1,80 @@
+"""What the client makes of labels and scores that a server sends."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from mlserve.client.oip_grpc import OipGrpc
+from mlserve.client.oip_rest import OipRest
+from mlserve.client.oip_tensor import with_classes
+from mlserve.client.outcome import labelled
+from mlserve.client.tfs_grpc import TfsGrpc
+from mlserve.client.tfs_rest import TfsRest
+from mlserve.client.wire import Answer, Column, Reply
+from mlserve.errors import InferenceFailed
+from mlserve.protocols.proto.inference_pb2 import ModelInferResponse
+from mlserve.protocols.proto.serving_pb2 import PredictResponse
+from mlserve.tensors import DType
+
+LATIN_1 = b"caf\xe9"
+
+
+def over_oip_grpc(label: bytes) -> Answer:
+    response = ModelInferResponse()
+    response.outputs.add(name="label", datatype="BYTES", shape=[1])
+    response.raw_output_contents.append(struct.pack("<I", len(label)) + label)
+    return OipGrpc().read_answer(Reply(response.SerializeToString(), has_random_weights=False))
+
+
+def over_oip_rest(label: bytes) -> Answer:
+    tail = struct.pack("<I", len(label)) + label
+    parameters = {"binary_data_size": len(tail)}
+    output = {"name": "label", "datatype": "BYTES", "shape": [1], "parameters": parameters}
+    head = json.dumps({"outputs": [output]}).encode()
+    return OipRest().read_answer(Reply(head + tail, has_random_weights=False, json_size=len(head)))
+
+
+def over_tfs_grpc(label: bytes) -> Answer:
+    response = PredictResponse()
+    tensor = response.outputs["label"]
+    tensor.dtype = DType.BYTES.tf_number  # type: ignore[assignment]
+    tensor.tensor_shape.dim.add(size=1)
+    tensor.string_val.append(label)
+    return TfsGrpc().read_answer(Reply(response.SerializeToString(), has_random_weights=False))
+
+
+def over_tfs_rest(label: bytes) -> Answer:
+    return TfsRest().read_answer(
+        Reply(b'{"outputs":[{"b64":"Y2Fm6Q=="}]}', has_random_weights=False)
+    )
+
+
+@pytest.mark.parametrize("read", [over_oip_grpc, over_oip_rest, over_tfs_grpc, over_tfs_rest])
+def test_a_label_that_is_not_utf8_is_named(read: Any) -> None:
+    with pytest.raises(InferenceFailed, match=r"the server's label 'caf\\xe9' is not UTF-8 text"):
+        labelled(read(LATIN_1).outputs, 5)
+
+
+def test_a_label_among_scores_that_is_not_utf8_is_an_error_too() -> None:
+    labels = over_oip_grpc(LATIN_1).outputs["label"].values
+    outputs = {"labels": Column((1, 1), labels), "scores": Column((1, 1), (0.5,))}
+    with pytest.raises(InferenceFailed, match=r"label 'caf\\xe9' is not UTF-8"):
+        labelled(outputs, 5)
+
+
+@pytest.mark.parametrize("score", ["nan", "-nan", "inf", "-inf", "NaN"])
+def test_a_class_whose_score_is_not_a_number_is_named(score: str) -> None:
+    classes = Column((1, 2), (f"{score}:1:zebra", "0.5:0:ox"))
+    with pytest.raises(InferenceFailed, match=r"the score of zebra is -?(nan|inf)"):
+        labelled(with_classes({"probs": classes}, "probs"), 5)
+
+
+@pytest.mark.parametrize("label", ["4:3", "16:9", "1:1", "0.5:7:a class", "nan:1"])
+def test_a_label_like_a_class_is_a_label_unless_classes_were_asked_for(label: str) -> None:
+    for answer in (over_oip_grpc(label.encode()), over_oip_rest(label.encode())):
+        assert labelled(answer.outputs, 5) == (label, ())
+        assert labelled(with_classes(answer.outputs, "scores"), 5) == (label, ())
