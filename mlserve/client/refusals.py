@@ -8,6 +8,7 @@ import re
 from mlserve import errors
 from mlserve.client.endpoint import Endpoint
 from mlserve.deadline import Deadline
+from mlserve.score_problems import PROBLEM
 
 _LONGEST = 1000
 _QUEUE_EXPIRY = re.compile(
@@ -66,8 +67,11 @@ def refusal(
 def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.MlserveError]:
     """The kind, put right where the words of a known server say more than its code.
 
-    TensorFlow Serving and Triton have no code of their own for what expired in their queue.
+    TensorFlow Serving and Triton have no code of their own for what expired in their queue, and a
+    check in a graph always fails as an invalid argument.
     """
+    if PROBLEM.search(text):
+        return errors.InferenceFailed
     if _QUEUE_EXPIRY.search(text):
         return errors.DeadlineExceeded
     if _QUEUE_FULL.search(text):

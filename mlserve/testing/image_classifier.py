@@ -15,7 +15,7 @@ import pytest
 
 from mlserve.artifact import LABELS_NAME, Artifact
 from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
-from mlserve.errors import InvalidInput, ModelLoadFailed
+from mlserve.errors import InferenceFailed, InvalidInput, ModelLoadFailed
 from mlserve.sources import Classifier
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.artifacts import exported
@@ -49,6 +49,12 @@ class ConformsAsImageClassifier(GivenBackend):
     def stages(cls, backend: Backend, artifact: Artifact) -> ImageStages:
         """The steps of the exported pipeline."""
         return backend.stages(artifact, LoadOptions())
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def divided(cls) -> Classifier:
+        """The classifier of means m whose scores are m / m * m. To be overridden."""
+        raise NotImplementedError("override the fixture divided")
 
     @pytest.fixture(params=list(ODD.values()), ids=list(ODD))
     def odd(self, request: pytest.FixtureRequest) -> Answered:
@@ -162,6 +168,25 @@ class ConformsAsImageClassifier(GivenBackend):
         with ThreadPoolExecutor(6) as threads:
             together = list(threads.map(lambda file: ask(runner, file)["scores"], files))
         np.testing.assert_allclose(together, alone, atol=1e-6)
+
+    def test_scores_that_are_nan_are_no_answer_and_the_image_is_named(
+        self, backend: Backend, divided: Classifier, tmp_path: Path
+    ) -> None:
+        """Of pure red, the scores of green and blue are 0 / 0."""
+        loaded = backend.load(exported(backend.name, divided, tmp_path / "m"), LoadOptions())
+        grey, red = plain("grey", "PNG"), plain("red", "PNG")
+        for signature in ("serving_default", "top_k"):
+            for images, what in (
+                ((red,), "the image"),
+                ((grey, red, grey, red), "image 1 of 4"),
+            ):
+                with pytest.raises(InferenceFailed) as failed:
+                    ask(loaded, *images, signature=signature)
+                said = f"the model gives no answer for {what}: 2 of 3 scores are NaN"
+                assert (type(failed.value), failed.value.message) == (InferenceFailed, said)
+                assert failed.value.hint
+            assert ask(loaded, grey, signature=signature)
+        loaded.close()
 
     def test_a_background_class_is_not_a_label(
         self, backend: Backend, classifier: Classifier, tmp_path: Path

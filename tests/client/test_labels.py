@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from mlserve.client.endpoint import Endpoint
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
 from mlserve.client.oip_tensor import with_classes
 from mlserve.client.outcome import labelled
+from mlserve.client.refusals import refusal
 from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.client.tfs_rest import TfsRest
 from mlserve.client.wire import Answer, Column, Reply
-from mlserve.errors import InferenceFailed
+from mlserve.deadline import Deadline
+from mlserve.errors import InferenceFailed, InvalidInput
 from mlserve.protocols.proto.inference_pb2 import ModelInferResponse
 from mlserve.protocols.proto.serving_pb2 import PredictResponse
 from mlserve.tensors import DType
@@ -78,3 +81,11 @@ def test_a_label_like_a_class_is_a_label_unless_classes_were_asked_for(label: st
     for answer in (over_oip_grpc(label.encode()), over_oip_rest(label.encode())):
         assert labelled(answer.outputs, 5) == (label, ())
         assert labelled(with_classes(answer.outputs, "scores"), 5) == (label, ())
+
+
+def test_a_graph_whose_scores_are_nan_has_failed_though_its_check_says_invalid_argument() -> None:
+    """TensorFlow Serving gives every failed assertion that code."""
+    said = "image 1: 2 of 3 scores are NaN\n\t [[{{node Assert}}]]"
+    error = refusal(InvalidInput, said, Endpoint.parse("h:1"), Deadline.after(1))
+    assert type(error) is InferenceFailed
+    assert "2 of 3 scores are NaN" in error.message

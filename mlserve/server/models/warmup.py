@@ -61,9 +61,13 @@ def _filler(spec: TensorSpec, text: bytes) -> Array:
 
 
 def _png() -> bytes:
-    """The smallest PNG file: one grey pixel."""
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0\x80")), (b"IEND", b""))
+    """A PNG file of four pixels, one of each primary colour and one grey.
+
+    An image of one colour would be 0 / 0 to a model that divides by its deviation.
+    """
+    rows = b"\0\xff\0\0\0\xff\0\0\0\0\xff\x80\x80\x80"
+    header = struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import InvalidInput, NotFound
+from mlserve.score_problems import NAN, problem_text, scores_failed
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.image_header import check_images
 from mlserve.server.input_check import (
@@ -168,7 +169,8 @@ def write_outputs(
 ) -> list[AnswerTensor]:
     """The outputs that were asked for, in that order; all of them when none was named.
 
-    Raises InvalidInput for more classes than the model gives.
+    Raises InvalidInput for more classes than the model gives, and InferenceFailed for classes
+    whose scores are NaN.
     """
     specs = {spec.name: spec for spec in signature.outputs}
     if not wanted:
@@ -231,13 +233,35 @@ def _read(spec: TensorSpec, sent: SentTensor, max_batch_length: int) -> Array:
             f"the shape of input '{spec.name}' must have at most {_MAX_RANK} sizes, each of at "
             f"least 0 and at most {_MAX_SIZE}"
         )
-    check_shape(spec, sent.shape)
-    check_batch_length(spec, sent.shape, max_batch_length)
+    shape = _without_trailing_ones(spec, sent.shape)
+    _check_shape(spec, shape)
+    check_batch_length(spec, shape, max_batch_length)
     flat = sent.read(spec, math.prod(sent.shape))
     try:
-        return flat.reshape(sent.shape)
+        return flat.reshape(shape)
     except ValueError as error:  # sizes beside a zero that overflow
         raise InvalidInput(f"input '{spec.name}' has an impossible shape: {error}") from error
+
+
+def _without_trailing_ones(spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape, in the rank of the spec where only ones at its end are too many.
+
+    Clients of Triton send N strings as [N,1]: its models have no input without a second size.
+    """
+    if spec.dtype is not DType.BYTES or spec.shape is None:
+        return shape
+    rank = len(spec.shape)
+    return shape[:rank] if set(shape[rank:]) == {1} else shape
+
+
+def _check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    """Raises InvalidInput; a row [1,N] of strings may be one value or N, so it is not guessed."""
+    try:
+        check_shape(spec, shape)
+    except InvalidInput as error:
+        if spec.dtype is DType.BYTES and spec.shape == (None,) and shape[:-1] == (1,):
+            error.message += f": send {shape[1]} strings as [{shape[1]}] or [{shape[1]}, 1]"
+        raise
 
 
 def _classifying(signatures: Mapping[str, Signature], asked: Signature) -> Signature:
@@ -261,6 +285,7 @@ def _classes(outputs: Tensors, classes: int) -> Array:
             f"{classes} classes are asked for, and the model gives its {given} best",
             hint="export it again with a larger --top-k",
         )
+    _require_numbers(scores)
     texts = np.empty((rows, classes), dtype=object)
     for place in np.ndindex(texts.shape):
         # The shortest decimal that is the same float32: Triton cuts after six decimals.
@@ -268,3 +293,12 @@ def _classes(outputs: Tensors, classes: int) -> Array:
         label: Any = labels[place]
         texts[place] = score_and_index.encode() + label
     return texts
+
+
+def _require_numbers(scores: Array) -> None:
+    """Raises InferenceFailed, naming the first row with a score that is NaN: it ranks nothing."""
+    is_nan = np.isnan(scores)
+    if is_nan.any():
+        row = int(is_nan.any(axis=1).argmax())
+        text = problem_text(int(is_nan[row].sum()), scores.shape[1], NAN)
+        raise scores_failed(row, len(scores), text)

@@ -80,7 +80,7 @@ def _check_same_answer(
         ) from error
     if not np.isfinite(theirs).all():
         raise ExportError(
-            f"the model {model.name} gives outputs that are no numbers for random images",
+            f"the model {model.name} gives outputs that are not finite numbers for random images",
             hint="check the weights, and the range of the pixels (--scale)",
         )
     difference = float(np.abs(ours - theirs).max())

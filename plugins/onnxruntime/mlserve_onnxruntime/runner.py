@@ -90,7 +90,8 @@ class ImageClassifierRunner:
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """The labels, or the best classes.
 
-        Raises InvalidInput that names the first bad image, and what `Sessions.run` raises.
+        Raises InvalidInput that names the first bad image, InferenceFailed for scores that are not
+        finite, and what `Sessions.run` raises.
         """
         try:
             scores = self._steps.batch_scores(list(inputs["image"]), deadline)

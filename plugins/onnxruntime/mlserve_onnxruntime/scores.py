@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from mlserve.pipeline import Activation
+from mlserve.score_problems import INFINITE, NAN, problem_text, scores_failed
 
 Array = np.ndarray[Any, Any]
 
@@ -15,8 +16,9 @@ def activated(outputs: Array, activation: Activation) -> Array:
     """float32[N, classes]: scores that add up to 1."""
     match activation:
         case Activation.SOFTMAX:
-            powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            result: Array = powers / powers.sum(axis=1, keepdims=True)
+            with np.errstate(invalid="ignore"):  # `require_finite` says it better
+                powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+                result: Array = powers / powers.sum(axis=1, keepdims=True)
             return result
         case Activation.IDENTITY:
             return outputs
@@ -24,6 +26,18 @@ def activated(outputs: Array, activation: Activation) -> Array:
             return np.concatenate([_sigmoid(-outputs), _sigmoid(outputs)], axis=1)
         case Activation.COMPLEMENT:
             return np.concatenate([1 - outputs, outputs], axis=1)
+
+
+def require_finite(scores: Array) -> Array:
+    """The scores, float32[N, classes]. Raises InferenceFailed, naming the first bad image."""
+    is_finite = np.isfinite(scores)
+    if is_finite.all():
+        return scores
+    index = int(is_finite.all(axis=1).argmin())
+    row = scores[index]
+    kind = NAN if np.isnan(row).any() else INFINITE
+    text = problem_text(int((~is_finite[index]).sum()), len(row), kind)
+    raise scores_failed(index, len(scores), text)
 
 
 def best(scores: Array, count: int) -> tuple[Array, Array]:

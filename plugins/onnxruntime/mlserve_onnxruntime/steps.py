@@ -16,7 +16,7 @@ from mlserve_onnxruntime.image_file import decoded_image
 from mlserve_onnxruntime.layout import ImageInput, described, open_sizes
 from mlserve_onnxruntime.refusal import Refused
 from mlserve_onnxruntime.resize import resized
-from mlserve_onnxruntime.scores import activated
+from mlserve_onnxruntime.scores import activated, require_finite
 from mlserve_onnxruntime.sessions import Sessions, run_session
 
 Array = np.ndarray[Any, Any]
@@ -69,9 +69,9 @@ class ImageSteps:
         return pixels
 
     def batch_scores(self, images: Sequence[bytes], deadline: Deadline | None) -> Array:
-        """float32[N, classes].
+        """float32[N, classes], all of them finite.
 
-        Raises what `pixels` and `Sessions.run` raise.
+        Raises what `pixels` and `Sessions.run` raise, and InferenceFailed for other scores.
         """
         if not len(images):
             return np.empty((0, self._pipeline.scored_classes), np.float32)
@@ -81,7 +81,7 @@ class ImageSteps:
             self._run(pixels[start : start + size], deadline)
             for start in range(0, len(pixels), size)
         ]
-        return activated(np.concatenate(outputs), self._pipeline.activation)
+        return require_finite(activated(np.concatenate(outputs), self._pipeline.activation))
 
     def warm_up(self) -> None:
         """Runs each session once, on black.

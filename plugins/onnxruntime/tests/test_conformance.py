@@ -48,7 +48,10 @@ class TestBackend(_OnnxRuntime, ConformsAsBackend):
 
 
 class TestImageClassifier(_OnnxRuntime, ConformsAsImageClassifier):
-    pass
+    @pytest.fixture(scope="class")
+    @classmethod
+    def divided(cls, divided_colours: Classifier) -> Classifier:
+        return divided_colours
 
 
 class TestServer(_OnnxRuntime, ConformsAsServer, ServesForeignClients):

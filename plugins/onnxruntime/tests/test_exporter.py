@@ -112,7 +112,7 @@ def test_outputs_that_are_no_numbers_are_not_published(tmp_path: Path) -> None:
     import tensorflow as tf
 
     broken = module(lambda pixels: tf.reduce_mean(pixels, [1, 2]) * float("nan"))
-    with pytest.raises(ExportError, match="no numbers"):
+    with pytest.raises(ExportError, match="not finite numbers"):
         OnnxRuntimeBackend().export(colour_classifier(broken), tmp_path)
 
 

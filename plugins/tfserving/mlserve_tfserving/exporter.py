@@ -12,6 +12,7 @@ import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
 from mlserve.errors import ExportError, MlserveError
+from mlserve.score_problems import PROBLEM
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_tfserving.graph import ImageClassifier
@@ -66,13 +67,17 @@ def _small_image() -> bytes:
 def _check_answers(model: Classifier, functions: dict[str, Any], image: bytes) -> None:
     """Runs both signatures on one image. Raises ExportError when an answer makes no sense."""
     images = tf.constant([image])
-    label = functions["serving_default"](images)["output_0"].numpy()
-    best = {name: value.numpy() for name, value in functions["top_k"](images).items()}
-    if not np.isfinite(best["scores"]).all():
+    try:
+        label = functions["serving_default"](images)["output_0"].numpy()
+        best = {name: value.numpy() for name, value in functions["top_k"](images).items()}
+    except tf.errors.InvalidArgumentError as error:
+        found = PROBLEM.search(str(error.message))
+        if found is None:
+            raise
         raise ExportError(
-            f"the model {model.name} gives scores that are no numbers: {best['scores'][0]}",
+            f"the model {model.name} cannot be exported: for a test image, {found[0]}",
             hint="check the weights, and the range of the pixels (--scale)",
-        )
+        ) from error
     known = {text.encode() for text in model.pipeline.full_labels(model.labels)}
     if label.shape != (1,) or label[0] != best["labels"][0, 0] or label[0] not in known:
         raise ExportError(

@@ -19,6 +19,7 @@ from mlserve.image_problems import (
     Problem,
 )
 from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.score_problems import INFINITE, NAN, problem_text
 from mlserve.sources import Classifier
 
 _IMAGES = tf.TensorSpec([None], tf.string, name="image")
@@ -61,7 +62,7 @@ class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typ
 
     def _scores(self, image: tf.Tensor) -> tf.Tensor:
         outputs = tf.cast(self.forward(self.pixels(image)), tf.float32)
-        return _activate(outputs, self._pipeline)
+        return finite(_activate(outputs, self._pipeline), self._pipeline.scored_classes)
 
     def _label(self, image: tf.Tensor) -> Mapping[str, tf.Tensor]:
         best = tf.argmax(self.scores(image), axis=1)
@@ -91,6 +92,23 @@ def _activate(outputs: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
             return tf.concat([tf.sigmoid(-outputs), tf.sigmoid(outputs)], axis=1)
         case Activation.COMPLEMENT:
             return tf.concat([1 - outputs, outputs], axis=1)
+
+
+def finite(scores: tf.Tensor, classes: int) -> tf.Tensor:
+    """The scores; fails with a message that names the image whose scores are not all finite."""
+    is_bad = tf.logical_not(tf.math.is_finite(scores))
+
+    def refused() -> tf.Tensor:
+        index = tf.argmax(tf.cast(tf.reduce_any(is_bad, axis=1), tf.int32))
+        bad = tf.strings.as_string(tf.reduce_sum(tf.cast(is_bad[index], tf.int32)))
+        has_nan = tf.reduce_any(tf.math.is_nan(scores[index]))
+        text = problem_text("", classes, "")
+        kind = tf.where(has_nan, NAN, INFINITE)
+        message = tf.strings.join(["image ", tf.strings.as_string(index), ": ", bad, text, kind])
+        with tf.control_dependencies([tf.raw_ops.Assert(condition=False, data=[message])]):
+            return tf.identity(scores)
+
+    return tf.cond(tf.reduce_any(is_bad), refused, lambda: tf.identity(scores))
 
 
 def image_pixels(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:

@@ -17,7 +17,7 @@ from mlserve.server.cpus import usable_cpus
 from mlserve.tensors import Signature
 from mlserve_tfserving.loading import LoadedModel, load_model
 from mlserve_tfserving.messages import plain
-from mlserve_tfserving.problems import found_in_graph
+from mlserve_tfserving.problems import bad_scores, found_in_graph
 from mlserve_tfserving.warmup import read_requests
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ class ImageClassifierRunner(TensorFlowRunner):
         self._pixels = None
 
     def _explained(self, inputs: Tensors, error: Exception) -> MlserveError:
-        refused = None
+        refused: MlserveError | None = None
         if isinstance(error, tf.errors.InvalidArgumentError):
-            refused = self._first_refusal(inputs["image"])
+            images = inputs["image"]
+            refused = bad_scores(error, len(images)) or self._first_refusal(images)
         return refused or super()._explained(inputs, error)
 
     def _first_refusal(self, images: Any) -> MlserveError | None:

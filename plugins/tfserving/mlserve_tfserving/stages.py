@@ -12,6 +12,7 @@ from mlserve.backend import ImageStages, LoadOptions
 from mlserve.errors import ModelLoadFailed
 from mlserve.server.cpus import usable_cpus
 from mlserve_tfserving.loading import load_model
+from mlserve_tfserving.problems import bad_scores
 from mlserve_tfserving.runner import refusal, set_threads
 
 Array = np.ndarray[Any, Any]
@@ -49,7 +50,7 @@ class SavedModelStages:
         return pixels
 
     def scores(self, image: bytes) -> Array:
-        """float32[classes]. Raises InvalidInput."""
+        """float32[classes], finite. Raises InvalidInput, InferenceFailed for other scores."""
         scores: Array = self._step("scores", tf.constant([image]))[0]
         return scores
 
@@ -57,4 +58,4 @@ class SavedModelStages:
         try:
             return getattr(self._module, name)(argument).numpy()
         except tf.errors.InvalidArgumentError as error:
-            raise refusal(error, 0, 1) from error
+            raise bad_scores(error, 1) or refusal(error, 0, 1) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
 from mlserve.testing import (
     ConformsAsBackend,
@@ -47,7 +48,17 @@ class TestBackend(_TFServing, ConformsAsBackend):
 
 
 class TestImageClassifier(_TFServing, ConformsAsImageClassifier):
-    pass
+    @pytest.fixture(scope="class")
+    @classmethod
+    def divided(cls) -> Classifier:
+        import tensorflow as tf
+
+        class Divided(tf.Module):  # type: ignore[misc]
+            def __call__(self, pixels: Any) -> Any:
+                means = tf.reduce_mean(pixels, [1, 2])
+                return means / means * means
+
+        return colour_classifier(Divided(), activation=Activation.IDENTITY)
 
 
 class TestServer(_TFServing, ConformsAsServer, ServesForeignClients):

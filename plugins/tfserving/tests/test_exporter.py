@@ -119,7 +119,7 @@ def test_scale_and_offset_reach_the_model(
     [
         ({"classes": 4, "class_offset": 1}, "cannot (be put into a graph|export)"),
         ({"labels": ("red", "green")}, "2 labels do not fit 3 classes"),
-        ({"function": lambda pixels: pixels[:, :3, 0, 0] / 0.0 * 0.0}, "no numbers"),
+        ({"function": lambda pixels: pixels[:, :3, 0, 0] / 0.0 * 0.0}, "3 of 3 scores are NaN"),
         ({"function": lambda pixels: pixels}, "cannot be put into a graph"),
     ],
 )
@@ -163,3 +163,24 @@ def test_the_plugin_is_light_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"tensorflow", "numpy", "keras"} & set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([[0.5, float("inf")]], "image 0: 1 of 2 scores are infinite"),
+        ([[0, 1], [1, float("nan")], [0, float("inf")]], "image 1: 1 of 2 scores are NaN"),
+    ],
+)
+def test_the_graph_names_the_image_whose_scores_are_not_finite(
+    rows: list[list[float]], said: str
+) -> None:
+    import tensorflow as tf
+    from mlserve_tfserving.graph import finite
+
+    check = tf.function(lambda scores: finite(scores, 2), autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=said):
+        check(tf.constant(rows, tf.float32))
+    good = tf.constant([[0.0, 1.0]])
+    np.testing.assert_array_equal(check(good), good)
+    assert check(tf.zeros([0, 2])).shape == (0, 2)
