@@ -70,7 +70,7 @@ def _write(
 def _publish(incoming: Incoming, version: int | None) -> Path:
     while True:
         base_path = incoming.path.parent
-        number = version or max(version_numbers(base_path), default=0) + 1
+        number = max(version_numbers(base_path), default=0) + 1 if version is None else version
         try:
             return incoming.publish(number)
         except VersionExists as error:

@@ -117,10 +117,11 @@ def check_name(what: str, name: str) -> str:
 
 
 def check_version(version: int) -> int:
-    """The version itself, when it is a positive 63-bit integer. Raises UsageError."""
-    if not 0 < version < 2**63:
+    """The version itself, when it is a 63-bit integer. Raises UsageError."""
+    if not 0 <= version < 2**63:
         raise UsageError(
-            f"{version} is no version number", hint="versions are whole numbers from 1 on"
+            f"{version} is not a version number",
+            hint=f"versions are whole numbers from 0 to {2**63 - 1}",
         )
     return version
 
@@ -139,7 +140,7 @@ def version_taken(folder: Path) -> ExportError:
 
 
 def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit() and not name.startswith("0")
+    return name.isascii() and name.isdigit() and (name == "0" or not name.startswith("0"))
 
 
 def _folders(folder: Path) -> list[str]:

@@ -22,7 +22,7 @@ def build(
     backend: BackendOption = None,
     model: ModelOption = None,
     version: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="The version; default: the latest.")
+        int | None, typer.Option(min=0, metavar="N", help="The version; default: the latest.")
     ] = None,
     tag: Annotated[
         str | None,

@@ -49,7 +49,7 @@ def export(
     ] = None,
     version: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="The version to write; default: the next one."),
+        typer.Option(min=0, metavar="N", help="The version to write; default: the next one."),
     ] = None,
     output: Annotated[
         Path | None,

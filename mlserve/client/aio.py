@@ -23,7 +23,7 @@ from mlserve.client.tracing import CallIds, Trace
 from mlserve.client.watch import Watch
 from mlserve.client.wire import Answer, Api, ModelRef, Question, Reply
 from mlserve.deadline import Deadline
-from mlserve.errors import InferenceFailed, MlserveError, Transient, UsageError
+from mlserve.errors import InferenceFailed, MlserveError, NotFound, Transient, UsageError
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0
@@ -125,7 +125,9 @@ class AsyncClient:
         """The signatures of the model. Raises as `predict` does."""
         deadline = as_deadline(timeout)
         async with self._within(deadline) as watch:
-            return await self._converse(lambda dialogue: dialogue.metadata(deadline, watch))
+            found = await self._converse(lambda dialogue: dialogue.metadata(deadline, watch))
+            self._require_asked(found.version)
+            return found
 
     async def status(
         self,
@@ -217,13 +219,14 @@ class AsyncClient:
         self, answer: Answer, reply: Reply, top_k: int, watch: Watch, deadline: Deadline
     ) -> Prediction:
         label, scores = labelled(answer.outputs, top_k)
-        told = (answer.version, reply.version, self._model.version)
+        version = reply.version if answer.version is None else answer.version
+        self._require_asked(version)
         began = deadline.expires_at - deadline.timeout
         return Prediction(
             label=label,
             scores=scores,
             model=self._model.name,
-            version=next((version for version in told if version is not None), None),
+            version=self._model.version if version is None else version,
             endpoint=str(self.endpoint),
             protocol=self.endpoint.protocol,
             api=self._apis[0],
@@ -233,6 +236,17 @@ class AsyncClient:
             trace_id=watch.ids.trace.id,
             retries=tuple(watch.retries),
         )
+
+    def _require_asked(self, version: int | None) -> None:
+        """Raises NotFound when another version answered than was asked for."""
+        asked = self._model.version
+        if None not in (asked, version) and asked != version:
+            raise NotFound(
+                f"version {asked} of {self._model.name} was asked for, and version {version} "
+                f"answered at {self.endpoint}",
+                hint="see the versions there with mlserve status; leave --version out to take the "
+                "server's choice",
+            )
 
 
 def as_deadline(timeout: float | Deadline) -> Deadline:

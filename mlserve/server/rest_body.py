@@ -11,6 +11,7 @@ from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.settings import flag_of
 
 _GZIP = 31  # zlib's wbits for a gzip stream
+_ZLIB_HEAD, _ZLIB_CHECK = 2, 31  # RFC 1950: its two bytes are a multiple of 31
 _MAX_DIGITS = 20
 _MAX_MEMBERS = 4096
 _PIECE = 64 * 2**10  # bytes of a compressed body that are looked at at once
@@ -35,12 +36,16 @@ async def read_body(stream: AsyncIterable[bytes], headers: Headers, limit: int) 
 
 
 def content_of(body: bytes, headers: Headers, limit: int) -> bytes:
-    """The body without its gzip. Raises InvalidInput, InputTooLarge for a gzip bomb."""
+    """The body without its compression. Raises InvalidInput, InputTooLarge for a bomb."""
     encoding = _encoding(headers)
     if encoding in ("gzip", "x-gzip"):
         return gunzip(body, limit)
+    if encoding == "deflate":
+        return inflate(body, limit)
     if encoding != "identity":
-        raise InvalidInput(f"Content-Encoding {encoding!r} is not supported; send gzip or none")
+        raise InvalidInput(
+            f"Content-Encoding {encoding!r} is not supported; send gzip, deflate or none"
+        )
     return body
 
 
@@ -55,6 +60,28 @@ def text_of(content: bytes) -> str:
 def is_encoded(headers: Headers) -> bool:
     """Whether the body is compressed, by its header."""
     return _encoding(headers) != "identity"
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """The content of a deflate body, up to that many bytes.
+
+    That is a zlib stream (RFC 9110, 8.4.1.2); some clients send the deflate data without zlib's
+    head, which cannot be taken for one.
+    """
+    has_head = len(data) >= _ZLIB_HEAD and data[0] & 0xF == zlib.DEFLATED
+    has_head = has_head and int.from_bytes(data[:_ZLIB_HEAD], "big") % _ZLIB_CHECK == 0
+    stream = zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
+    try:
+        content = stream.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise InvalidInput(f"the body is not deflate: {error}") from error
+    if len(content) > limit:
+        raise InputTooLarge(_too_large(f"more than {limit} bytes when decompressed", limit))
+    if not stream.eof:
+        raise InvalidInput("the body is not deflate: it ends early")
+    if stream.unused_data:
+        raise InvalidInput("the body is not deflate: more follows its end")
+    return content
 
 
 def gunzip(data: bytes, limit: int) -> bytes:

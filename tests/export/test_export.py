@@ -117,12 +117,23 @@ def test_a_version_that_is_there_is_refused_before_any_work(
     assert seen == []
 
 
-@pytest.mark.parametrize("version", [0, -3, 2**63])
-def test_a_version_must_be_a_positive_number(
+@pytest.mark.parametrize("version", [-3, 2**63])
+def test_a_version_is_not_negative_and_not_too_large(
     store: Store, request_echo: ModelRequest, version: int
 ) -> None:
-    with pytest.raises(UsageError, match="is no version number"):
+    with pytest.raises(UsageError, match="is not a version number"):
         export(request_echo, "echo", output=store.root, version=version)
+
+
+def test_0_is_a_version_and_the_next_one_is_1(store: Store, request_echo: ModelRequest) -> None:
+    zero = export(request_echo, "echo", output=store.root, version=0)
+    assert (zero.version, zero.path.name) == (0, "0")
+    assert store.versions("echo", "echo") == [0]
+    assert store.find("echo", "echo", 0).path == zero.path
+    with pytest.raises(ExportError, match="version 0 is there already"):
+        export(request_echo, "echo", output=store.root, version=0)
+    assert export(request_echo, "echo", output=store.root).version == 1
+    assert store.find("echo", "echo").version == 1
 
 
 def test_exports_at_the_same_time_take_different_numbers(

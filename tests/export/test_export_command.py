@@ -60,7 +60,7 @@ def test_options_reach_the_model(tmp_path: Path) -> None:
         (("--input-size", "0"), ExitCode.USAGE),
         (("--input-size", "5000"), ExitCode.USAGE),
         (("--top-k", "0"), ExitCode.USAGE),
-        (("--version", "0"), ExitCode.USAGE),
+        (("--version", "-1"), ExitCode.USAGE),
         (("--seed", "-1"), ExitCode.USAGE),
         (("--backend", "echo", "--model", "m", "--weights", "no.h5"), ExitCode.USAGE),
     ],

@@ -52,8 +52,8 @@ def test_lists_backends_models_and_versions_in_order(store: Store) -> None:
     assert store.find("echo", "m", 2).path == store.base_path("echo", "m") / "2"
 
 
-@pytest.mark.parametrize("name", ["007", "0", "-1", "1a", ".incoming-x", "best", "²"])
-def test_only_whole_positive_numbers_are_versions(store: Store, name: str) -> None:
+@pytest.mark.parametrize("name", ["007", "00", "-1", "1a", ".incoming-x", "best", "²"])
+def test_only_whole_numbers_are_versions(store: Store, name: str) -> None:
     (store.base_path("echo", "m") / name).mkdir(parents=True)
     (store.base_path("echo", "m") / "3").write_text("a file, not a folder")
     assert store.versions("echo", "m") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -262,3 +263,29 @@ def http(server: Any) -> Iterator[httpx.Client]:
     """A client of the REST port of the running server."""
     with httpx.Client(base_url=f"http://{server.rest}", timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+def triton_to() -> Iterator[Callable[[RunningServer, str], Any]]:
+    """Triton's own client of a server: `triton_to(server, "http")` or `"grpc"`.
+
+    It has one method more, `tensor(name, array)`, as each of the two has inputs of its own.
+    """
+    with ExitStack() as clients:
+
+        def connect(server: RunningServer, protocol: str) -> Any:
+            module = importlib.import_module(f"tritonclient.{protocol}")
+            address = server.rest if protocol == "http" else server.grpc
+            client = module.InferenceServerClient(address)
+            clients.callback(client.close)
+
+            def tensor(name: str, value: Any, **options: Any) -> Any:
+                datatype = "BYTES" if value.dtype == object else "FP32"
+                item = module.InferInput(name, list(value.shape), datatype)
+                item.set_data_from_numpy(value, **options)
+                return item
+
+            client.tensor = tensor
+            return client
+
+        yield connect

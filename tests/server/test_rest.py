@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import socket
+import zlib
 from typing import Any
 
 import httpx
@@ -155,6 +156,14 @@ def test_what_nobody_expected_tells_nothing(http: httpx.Client, server: Any, wai
     wait(lambda: "a secret of the server" in server.log())  # a thread of its own writes it
 
 
+@pytest.mark.parametrize("has_head", [True, False], ids=["zlib", "raw"])
+def test_a_deflate_body(http: httpx.Client, has_head: bool) -> None:
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
+    body = packer.compress(b'{"inputs": ["x"]}') + packer.flush()
+    response = http.post(f"{V1}:predict", content=body, headers={"Content-Encoding": "deflate"})
+    assert response.json() == {"outputs": ["sorrel"]}
+
+
 def test_a_gzip_body(http: httpx.Client) -> None:
     halves = [gzip.compress(part) for part in (b'{"inputs"', b': ["x"]}')]
     for body in (gzip.compress(b'{"inputs": ["x"]}'), b"".join(halves)):
@@ -169,6 +178,11 @@ def test_a_gzip_body(http: httpx.Client) -> None:
         (gzip.compress(b'{"inputs": ["x"]}')[:-3], "gzip", 400, "ends early"),
         (b"{}", "br", 400, "'br' is not supported"),
         (gzip.compress(bytes(70 * 2**20)), "gzip", 413, "when decompressed"),
+        (b"{}", "deflate", 400, "not deflate"),
+        (b"", "deflate", 400, "ends early"),
+        (zlib.compress(b'{"inputs": ["x"]}')[:-3], "deflate", 400, "ends early"),
+        (zlib.compress(b'{"inputs": ["x"]}') + b"!", "deflate", 400, "more follows"),
+        (zlib.compress(bytes(70 * 2**20)), "deflate", 413, "when decompressed"),
     ],
 )
 def test_encoded_bodies_that_are_refused(

@@ -103,6 +103,16 @@ class Catalog:
         """
         return self._find(model).lease(version)
 
+    def latest_for_zero(self, model: str, version: VersionChoice) -> VersionChoice:
+        """The version; None, the latest, for a 0 that the model does not have.
+
+        The clients of OpenVINO Model Server speak TensorFlow Serving's API, and send version 0 for
+        the latest one. A version that is called 0 is served all the same.
+        """
+        found = self._models.get(model)
+        is_for_latest = version == 0 and found is not None and not found.knows(0)
+        return None if is_for_latest else version
+
     def statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
         """The states of all versions of a model, or of one, the newest first. Raises NotFound."""
         return self._find(model).statuses(version)

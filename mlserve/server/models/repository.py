@@ -162,6 +162,10 @@ class Repository:
             raise self._not_served(version)
         return loaded.lease()
 
+    def knows(self, version: int) -> bool:
+        """Whether that version is served, or was or is to be."""
+        return version in self._statuses
+
     def statuses(self, choice: VersionChoice = None) -> list[VersionStatus]:
         """The states of all versions, or of one, the newest first. Raises NotFound."""
         version = self._number(choice)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from mlserve.errors import InvalidInput
+from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.proto.inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
@@ -90,10 +90,13 @@ class OipGrpc:
         return ServerReadyResponse(ready=is_ready).SerializeToString()
 
     async def model_ready(self, data: bytes, context: Context) -> bytes:
-        """ModelReady: whether that model would be served now."""
+        """ModelReady: whether that model would be served now; one that is not there is not."""
         request = parse(ModelReadyRequest, data)
-        version = version_of(request.version, request.name)
-        is_ready = self._models.why_not_ready(request.name, version) is None
+        try:
+            version = version_of(request.version, request.name)
+            is_ready = self._models.why_not_ready(request.name, version) is None
+        except NotFound:
+            is_ready = False
         return ModelReadyResponse(ready=is_ready).SerializeToString()
 
     async def server_metadata(self, data: bytes, context: Context) -> bytes:

@@ -95,7 +95,7 @@ class TfsGrpc:
             return loaded.has_random_weights, response.SerializeToString()
 
         told = spec.signature_name or DEFAULT_SIGNATURE, _rows_told(request)
-        call = Call(spec.name, version_of(spec), decode, encode, len(data), *told)
+        call = Call(spec.name, self._version_of(spec), decode, encode, len(data), *told)
         is_random, response = await self._engine.submit(call, deadline)
         if is_random:
             await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
@@ -106,7 +106,7 @@ class TfsGrpc:
         request = parse(GetModelMetadataRequest, data)
         _check_metadata_fields(request.metadata_field)
         spec = request.model_spec
-        loaded = self._repository.lease(spec.name, version_of(spec))
+        loaded = self._repository.lease(spec.name, self._version_of(spec))
         try:
             response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
             signatures = signature_def_map(loaded.runner.signatures)
@@ -119,7 +119,7 @@ class TfsGrpc:
         """GetModelStatus: the state of each version, loaded or not."""
         spec = parse(GetModelStatusRequest, data).model_spec
         response = GetModelStatusResponse()
-        for status in self._repository.statuses(spec.name, version_of(spec)):
+        for status in self._repository.statuses(spec.name, self._version_of(spec)):
             entry = response.model_version_status.add(version=status.version, state=status.state)
             if status.error is not None:
                 code = grpc.StatusCode[grpc_status(status.error)].value[0]
@@ -139,12 +139,13 @@ class TfsGrpc:
         response.status.SetInParent()  # OK, which TensorFlow Serving says in so many words
         return response.SerializeToString()
 
-
-def version_of(spec: ModelSpec) -> VersionChoice:
-    """The version asked for: its number, its label, or None for the latest."""
-    if spec.HasField("version_label"):
-        return spec.version_label
-    return spec.version.value if spec.HasField("version") else None
+    def _version_of(self, spec: ModelSpec) -> VersionChoice:
+        """The version asked for: its number, its label, or None for the latest."""
+        if spec.HasField("version_label"):
+            return spec.version_label
+        if not spec.HasField("version"):
+            return None
+        return self._repository.latest_for_zero(spec.name, spec.version.value)
 
 
 def read_inputs(

@@ -66,6 +66,7 @@ class TfsRest:
             raise InvalidInput("Missing model name in request.")
         model = unquote(match["model"])
         version: VersionChoice = int(match["version"]) if match["version"] else None
+        version = self._repository.latest_for_zero(model, version)
         if match["label"]:
             version = unquote(match["label"])
         if verb == "predict":
