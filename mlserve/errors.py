@@ -7,6 +7,7 @@
     |  |  `- InputTooLarge   2    more bytes or pixels than the limit
     |  |- NotFound           2    no such model, version, signature, backend or server
     |  |- AccessDenied       2    the server wants a token or a certificate, or other ones
+    |  |  `- NotAllowed      2    the server does this for nobody who may ask it now
     |  `- NotYet             2    what it needs is not there yet
     |- PluginError           3    a plugin or one of its dependencies is missing or broken
     |- ExportError           4    the model could not be exported
@@ -92,6 +93,10 @@ class NotFound(UsageError):
 
 class AccessDenied(UsageError):
     """The server does not answer this caller: a token or a certificate is missing or wrong."""
+
+
+class NotAllowed(AccessDenied):
+    """The server is set up not to do this for a caller like this one."""
 
 
 class NotYet(UsageError):

@@ -39,6 +39,17 @@ class LogRequests(StrEnum):
     NONE = "none"
 
 
+class ModelControl(StrEnum):
+    """Who may load and unload models while the server runs.
+
+    auto: whoever has the token or a certificate; where none is asked for, this machine alone.
+    """
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 def _about(panel: Panel, text: str, *, least: float | None = None) -> dict[str, Any]:
     return {"panel": panel, "help": text, "least": least}
 
@@ -122,6 +133,14 @@ class ServerSettings:
             Panel.ACCESS, "PEM file with the authority of the certificates that clients need."
         ),
     )
+    model_control: ModelControl = field(
+        default=ModelControl.AUTO,
+        metadata=_about(
+            Panel.ACCESS,
+            "Loading and unloading of models by request: on, off, or auto: where a token or "
+            "a certificate is wanted, else on loopback only.",
+        ),
+    )
     log_format: LogFormat = field(
         default=LogFormat.TEXT,
         metadata=_about(Panel.SIGHT, "How the server writes its log: text or json."),
@@ -157,6 +176,13 @@ class ServerSettings:
                 f"the token travels in clear text to {host}: {flag_of('tls_cert')} and "
                 f"{flag_of('tls_key')} encrypt it"
             )
+
+    def lets_models_be_controlled(self, host: str) -> bool:
+        """Whether callers of a server at that address may load and unload its models."""
+        if self.model_control is not ModelControl.AUTO:
+            return self.model_control is ModelControl.ON
+        has_key = self.token_file is not None or self.tls_client_ca is not None
+        return has_key or is_loopback(host)
 
     def _check(self, item: Field[Any], value: Any) -> None:
         least = item.metadata["least"]
@@ -258,6 +284,7 @@ _KINDS: dict[str, type] = {
     "int | None": int,
     "float": float,
     "Path | None": Path,
+    "ModelControl": ModelControl,
     "LogFormat": LogFormat,
     "LogRequests | None": LogRequests,
 }

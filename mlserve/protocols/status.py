@@ -9,6 +9,7 @@ _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
     (errors.DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     (errors.Overloaded, "RESOURCE_EXHAUSTED", 429),
     (errors.Unavailable, "UNAVAILABLE", 503),
+    (errors.NotAllowed, "PERMISSION_DENIED", 403),
     (errors.AccessDenied, "UNAUTHENTICATED", 401),
     (errors.NotFound, "NOT_FOUND", 404),
     (errors.NotYet, "FAILED_PRECONDITION", 400),

@@ -17,8 +17,10 @@ from mlserve.server.cpus import usable_cpus
 from mlserve.server.memory import give_back_large_blocks
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.served import ServedModel
+from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc_api import OipGrpc
 from mlserve.server.oip.rest_api import OipRest
+from mlserve.server.oip.rest_extensions import OipRestExtensions
 from mlserve.server.openapi import OpenApi
 from mlserve.server.port.access import RestGate
 from mlserve.server.port.in_flight import CountedApp, CountedService, InFlight
@@ -105,16 +107,20 @@ class Server:
     async def _open_ports(self) -> None:
         parts = self.engine, self.repository
         tfs = TfsGrpc(*parts, reload=self._options.reload)
-        services = (*tfs.services(self.sight), *OipGrpc(*parts).services(self.sight))
+        host = self._options.host
+        extensions = OipExtensions(*parts, self.sight.statistics, host=host)
+        oip = OipGrpc(*parts, extensions)
+        services = (*tfs.services(self.sight), *oip.services(self.sight))
         await self.grpc.start([CountedService(service, self.in_flight) for service in services])
         rest = "off"
         if self.rest is not None:
             pages = OpenApi(), MetricsPage(self.metrics, self._options.metrics_path)
             gate = RestGate.of(self._options.settings)
-            app = RestApp([gate, TfsRest(*parts), OipRest(*parts), *pages], self.sight)
+            v2 = OipRestExtensions(extensions), OipRest(*parts)
+            app = RestApp([gate, TfsRest(*parts), *v2, *pages], self.sight)
             await self.rest.start(CountedApp(app, self.in_flight))
             rest = self.rest.address
-        log_limits(self._options.settings, self.engine.max_queue, self._options.host)
+        log_limits(self._options.settings, self.engine.max_queue, host)
         _log.info("listening grpc=%s rest=%s", self.grpc.address, rest)
 
     async def _serve(self) -> bool:

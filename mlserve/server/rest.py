@@ -19,6 +19,7 @@ from mlserve.errors import (
     AccessDenied,
     InvalidInput,
     MlserveError,
+    NotAllowed,
     NotFound,
     Overloaded,
     UsageError,
@@ -124,7 +125,7 @@ def error_response(error: MlserveError) -> Response:
         status, headers["Allow"] = 405, error.allowed
     elif isinstance(error, NotImplementedHere):
         status = 501
-    elif isinstance(error, AccessDenied):
+    elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
         headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
     elif isinstance(error, BodyTooLarge):
         headers["Connection"] = "close"

@@ -15,7 +15,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from mlserve.protocols.proto._pool import POOL
 
 FOLDER = Path(str(files("mlserve.protocols.proto")))
-PUBLIC = ("framework.proto", "inference.proto", "model_config.proto", "serving.proto")
+PUBLIC = (
+    "framework.proto",
+    "inference.proto",
+    "inference_extensions.proto",
+    "model_config.proto",
+    "serving.proto",
+)
 FILES = (*PUBLIC, "server_files.proto")
 OFFICIAL = (
     "tensorflow_serving.apis.prediction_service_pb2",
@@ -74,7 +80,7 @@ def test_every_enum_value_is_the_official_one() -> None:
         for owner in (file, *messages(file))
         for enum in owner.enum_types_by_name.values()
     ]
-    assert len(ours) == 3
+    assert len(ours) == 4
     for enum in ours:
         theirs = descriptor_pool.Default().FindEnumTypeByName(enum.full_name)
         for value in enum.values:

@@ -17,7 +17,7 @@ from mlserve.errors import MlserveError, ModelLoadFailed, NotFound
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.repository import Repository
 from mlserve.server.models.served import ServedModel
-from mlserve.server.models.versions import State, VersionChoice, VersionStatus
+from mlserve.server.models.versions import State, VersionChoice, VersionPolicy, VersionStatus
 
 _log = logging.getLogger(__name__)
 
@@ -45,14 +45,15 @@ class Catalog:
         """The models without which the server is not ready.
 
         A model that was added while the server runs is one once it was available: until then the
-        others are served as before.
+        others are served as before. One that was unloaded by request is none, unless all were.
         """
-        return tuple(sorted(self._awaited))
+        loaded = {name for name in self._awaited if not self._models[name].is_unloaded}
+        return tuple(sorted(loaded or self._awaited))
 
     @property
     def is_ready(self) -> bool:
         """Whether a request to each awaited model would be served."""
-        return all(self._models[name].is_ready for name in self._awaited)
+        return all(self._models[name].is_ready for name in self.awaited)
 
     @property
     def is_loading(self) -> bool:
@@ -91,6 +92,25 @@ class Catalog:
         """
         await asyncio.shield(self._start(self._serve(sources)))
 
+    async def load(self, model: str) -> None:
+        """Looks for new versions of a model now, and loads it where it was unloaded.
+
+        Raises NotFound, and the error of a version that cannot be loaded. The work goes on where
+        nobody waits for it any more.
+        """
+        repository = self._find(model)
+        _log.info("%s is to be loaded, as a client asks", model)
+        await asyncio.shield(self._start(repository.load_now()))
+
+    async def unload(self, model: str) -> None:
+        """Unloads the versions of a model, each after its last request; polls load none again.
+
+        Raises NotFound. The work goes on where nobody waits for it any more.
+        """
+        repository = self._find(model)
+        _log.info("%s is to be unloaded, as a client asks", model)
+        await asyncio.shield(self._start(repository.unload()))
+
     async def close(self) -> None:
         """Unloads everything once nothing uses it."""
         everything = (*self._models.values(), *self._successors.values(), *self._leaving)
@@ -116,6 +136,14 @@ class Catalog:
     def statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
         """The states of all versions of a model, or of one, the newest first. Raises NotFound."""
         return self._find(model).statuses(version)
+
+    def policy_of(self, model: str) -> VersionPolicy:
+        """Which versions of it are served. Raises NotFound."""
+        return self._find(model).source.policy
+
+    def is_unloaded(self, model: str) -> bool:
+        """Whether it was unloaded by request. Raises NotFound."""
+        return self._find(model).is_unloaded
 
     def backend_of(self, model: str) -> str:
         """The name of the backend that serves it. Raises NotFound."""
@@ -225,7 +253,7 @@ class Catalog:
 
 
 def _require_ready(repositories: Sequence[Repository]) -> None:
-    missing = [repository for repository in repositories if not repository.is_ready]
+    missing = [found for found in repositories if not (found.is_ready or found.is_unloaded)]
     if missing:
         what = "; ".join(f"{r.model}: {r.problem.message}" for r in missing)
         raise ModelLoadFailed(

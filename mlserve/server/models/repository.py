@@ -70,6 +70,8 @@ class Repository:
         self._changing = asyncio.Lock()
         self._can_read_base = True
         self.is_closed = False
+        self.is_unloaded = False
+        """Whether its versions were unloaded by request, until they are loaded by request."""
 
     @property
     def source(self) -> ServedModel:
@@ -117,7 +119,7 @@ class Repository:
         finally:
             self.was_tried.set()
         remind_at = 0.0
-        while not self._loaded and not self.is_closed:
+        while not self._loaded and not self.is_closed and not self.is_unloaded:
             pause = self._pause()
             if self._has_given_up or pause is None:
                 raise self.problem
@@ -141,12 +143,45 @@ class Repository:
         self._source = source
         await self._update()
 
+    async def load_now(self) -> None:
+        """Looks for versions now and loads those that are wanted, also after `unload`.
+
+        Raises the error of a version that cannot be loaded, and Unavailable where there is none.
+        """
+        async with self._changing:
+            self.is_unloaded = False
+            self._failed.clear()
+            present = await asyncio.to_thread(self._look)
+            if present is not None and not self.is_closed:
+                await self._reconcile(present)
+        wanted = self._source.policy.wanted(present or ())
+        for version in wanted:
+            error = self._statuses[version].error if version in self._statuses else None
+            if error is not None:
+                raise error
+        if not self._loaded:
+            raise Unavailable(
+                f"{self.model} has no version in {self._source.base_path}",
+                hint="export one, or put one into a folder named after a number",
+            )
+
+    async def unload(self) -> None:
+        """Unloads every version once nothing uses it; none is loaded until `load_now`."""
+        async with self._changing:
+            self.is_unloaded = True
+            self._failed.clear()
+        await self._unload_all()
+
     async def close(self) -> None:
         """Unloads every version once nothing uses it."""
         async with self._changing:
             self.is_closed = True
-            for version in list(self._loaded):
-                self._unload(version)
+        await self._unload_all()
+
+    async def _unload_all(self) -> None:
+        for version in list(self._loaded):
+            self._unload(version)
+        self._on_change()
         if self._unloading:
             await asyncio.wait(self._unloading)  # gather would cancel them where it is cancelled
 
@@ -205,7 +240,7 @@ class Repository:
     async def _update(self) -> None:
         async with self._changing:
             present = await asyncio.to_thread(self._look)
-            if present is not None and not self.is_closed:
+            if present is not None and not self.is_closed and not self.is_unloaded:
                 await self._reconcile(present)
 
     def _look(self) -> tuple[int, ...] | None:
@@ -291,6 +326,11 @@ class Repository:
         return self._source.base_path / str(version)
 
     def _not_served(self, version: int | None) -> MlserveError:
+        if self.is_unloaded:
+            return Unavailable(
+                f"{self.model} is unloaded, as it was asked for",
+                hint=f"load it: POST /v2/repository/models/{self.model}/load",
+            )
         statuses = self._statuses
         asked = list(statuses.values()) if version is None else [statuses.get(version)]
         if any(s is not None and s.state in (State.START, State.LOADING) for s in asked):

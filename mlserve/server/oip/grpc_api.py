@@ -27,6 +27,8 @@ from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.oip import binary as oip_binary
 from mlserve.server.oip import parameters as oip_parameters
 from mlserve.server.oip.contents import RAW_ONLY, from_contents, to_contents
+from mlserve.server.oip.extensions import OipExtensions
+from mlserve.server.oip.grpc_extensions import OipGrpcExtensions
 from mlserve.server.oip.metadata import (
     EXTENSIONS,
     SERVER_NAME,
@@ -64,8 +66,9 @@ LOAD_KEY = "mlserve-load"
 class OipGrpc:
     """The methods of the service; each takes a request's bytes and returns a response's."""
 
-    def __init__(self, engine: Engine, repository: Catalog) -> None:
+    def __init__(self, engine: Engine, repository: Catalog, extensions: OipExtensions) -> None:
         self._engine = engine
+        self._extensions = OipGrpcExtensions(extensions)
         self._models = OipModels(engine, repository)
 
     def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -77,6 +80,7 @@ class OipGrpc:
             "ServerMetadata": self.server_metadata,
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.infer,
+            **self._extensions.methods(),
         }
         return (service(INFERENCE_SERVICE, methods, sight),)
 

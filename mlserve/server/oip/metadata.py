@@ -22,7 +22,14 @@ from mlserve.tensors import Signature, TensorSpec
 
 SERVER_NAME = "mlserve"
 SERVER_VERSION = __version__
-EXTENSIONS = ("binary_tensor_data", "classification")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+"""Triton's names for what mlserve has beyond the protocol itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class OipModels:
         return ModelMetadata(
             model,
             self._versions(model, version),
-            f"{SERVER_NAME}_{self._repository.backend_of(model)}",
+            platform_of(self._repository.backend_of(model)),
             TensorMetadata.of(found.inputs),
             TensorMetadata.of(found.outputs),
             found.name,
@@ -122,6 +129,11 @@ class OipModels:
     def _versions(self, model: str, version: int | None) -> tuple[str, ...]:
         statuses = self._repository.statuses(model, version)
         return tuple(str(s.version) for s in reversed(statuses) if s.state is State.AVAILABLE)
+
+
+def platform_of(backend: str) -> str:
+    """The platform of that backend's models, after the protocol's `<project>_<format>`."""
+    return f"{SERVER_NAME}_{backend}"
 
 
 def version_of(text: str, model: str) -> int | None:

@@ -10,7 +10,8 @@ from mlserve.server.sight import exchange
 from mlserve.server.sight.exchange import Exchange, Kind, Route
 from mlserve.server.sight.metrics import Metrics
 from mlserve.server.sight.request_log import RequestLog
-from mlserve.server.work.observer import Ended, Refusal
+from mlserve.server.sight.statistics import Statistics
+from mlserve.server.work.observer import Ended, Execution, Refusal
 
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 """The page of the metrics; the second one is where TensorFlow Serving has its own by custom."""
@@ -25,11 +26,12 @@ _LONGEST_PATH = 256
 
 
 class Sight:
-    """The metrics and the log of the requests of one server; an `Observer` of its engine."""
+    """The metrics, statistics and log of a server's requests; an `Observer` of its engine."""
 
     def __init__(self, metrics: Metrics, log: RequestLog) -> None:
         self._metrics = metrics
         self._log = log
+        self.statistics = Statistics()
 
     def begin(self, route: Route, header: Callable[[str], str | None]) -> Exchange:
         """The exchange of a request that came in now, made the running task's."""
@@ -41,6 +43,7 @@ class Sight:
         """Counts and logs a request whose answer has been written."""
         seconds = time.monotonic() - ended.began
         self._metrics.request(ended, seconds)
+        self.statistics.request(ended, seconds)
         self._log.note(ended, seconds)
 
     def refused(self, why: Refusal) -> None:
@@ -54,6 +57,10 @@ class Sight:
     def batch(self, size: int) -> None:
         """Counts a batch."""
         self._metrics.batch(size)
+
+    def executed(self, run: Execution) -> None:
+        """Counts a run of the model."""
+        self.statistics.execution(run)
 
 
 def rest_route(method: str, path: str) -> Route:

@@ -26,7 +26,7 @@ from mlserve.server.port.in_flight import is_kept
 from mlserve.server.sight import exchange
 from mlserve.server.sight.exchange import Exchange
 from mlserve.server.work.admission import Admission, Run, Verdict, Work
-from mlserve.server.work.batching import can_join, run_jobs
+from mlserve.server.work.batching import can_join, executions, run_jobs
 from mlserve.server.work.estimates import Kind
 from mlserve.server.work.job import Answer, Call, Job
 from mlserve.server.work.observer import UNOBSERVED, Ended, Observer, Refusal
@@ -250,6 +250,8 @@ class Engine:
         failure = done.exception()  # of the batching itself: a job's own is its `error`
         for size in () if failure or self._max_batch == 1 else done.result():
             self._observer.batch(size)
+        for ran in executions(jobs):
+            self._observer.executed(ran)
         for job in jobs:
             job.error = job.error if failure is None else as_exception(failure)
             del self._jobs[job.work]

@@ -49,6 +49,13 @@ class Call(Generic[Answer]):
     sooner: Callable[[Deadline], Deadline] | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ran:
+    """One run of the model that gave outputs: that many rows, of all the calls in it."""
+
+    rows: int
+
+
 class Job(Generic[Answer]):
     """A call that was admitted. Its stages run on a worker's thread and never raise."""
 
@@ -77,6 +84,8 @@ class Job(Generic[Answer]):
         self.signature: Signature | None = None
         self.inputs: Tensors = {}
         self.outputs: Tensors = {}
+        self.ran: Ran | None = None
+        """The run that gave the outputs, which others may have shared."""
         self.result: Answer | None = None
         self.error: Exception | None = None
 
@@ -100,6 +109,7 @@ class Job(Generic[Answer]):
             assert self.signature is not None
             runner = self.loaded.runner
             self.outputs = runner.run(self.signature.name, self.inputs, self.deadline)
+            self.ran = Ran(self.rows)
 
         self.attempt("run", "running the model", run)
 

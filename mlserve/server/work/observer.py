@@ -50,6 +50,22 @@ class Ended:
     times: StageTimes
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A run of the model that gave outputs, for one call or for several as a batch.
+
+    `rows` are those of all its calls together; the times are seconds, of decoding and encoding all
+    calls, and of the run.
+    """
+
+    model: str
+    version: int
+    rows: int
+    decode: float
+    run: float
+    encode: float
+
+
 class Observer(Protocol):
     """Told on the event loop's thread; must return at once and not raise."""
 
@@ -62,6 +78,9 @@ class Observer(Protocol):
     def batch(self, size: int) -> None:
         """That many calls were run as one; told where batching is on."""
 
+    def executed(self, run: Execution) -> None:
+        """The model was run and gave outputs."""
+
 
 class _Unobserved:
     def refused(self, why: Refusal) -> None:
@@ -71,6 +90,9 @@ class _Unobserved:
         return
 
     def batch(self, size: int) -> None:
+        return
+
+    def executed(self, run: Execution) -> None:
         return
 
 

@@ -1,0 +1,185 @@
+"""Triton's extensions of the protocol: model configuration, statistics, model repository.
+
+What each answers is a message as JSON has it, with names and numbers as Triton writes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError, NotAllowed, NotFound, Unavailable
+from mlserve.server.models.catalog import Catalog
+from mlserve.server.models.versions import State, VersionStatus
+from mlserve.server.oip.metadata import platform_of
+from mlserve.server.oip.model_config import model_config
+from mlserve.server.oip.request import default_signature
+from mlserve.server.sight.statistics import Statistics, Total, VersionStatistics
+from mlserve.server.work.engine import Engine
+from mlserve.settings import flag_of
+
+_STATES = {
+    State.START: "LOADING",
+    State.LOADING: "LOADING",
+    State.AVAILABLE: "READY",
+    State.UNLOADING: "UNLOADING",
+    State.END: "UNAVAILABLE",
+}
+"""Triton's words for the states of a version."""
+_NONE = Total()
+
+
+class OipExtensions:
+    """The models of a server, described, counted, loaded and unloaded by Triton's extensions."""
+
+    def __init__(
+        self, engine: Engine, catalog: Catalog, statistics: Statistics, *, host: str
+    ) -> None:
+        self._engine = engine
+        self._catalog = catalog
+        self._statistics = statistics
+        self._host = host
+
+    def config(self, model: str, version: int | None) -> dict[str, Any]:
+        """The configuration of a loaded version. Raises NotFound, Unavailable."""
+        loaded = self._catalog.lease(model, version)
+        try:
+            signature = default_signature(loaded.runner.signatures)
+        finally:
+            loaded.release()
+        backend, policy = self._catalog.backend_of(model), self._catalog.policy_of(model)
+        settings = self._engine.settings
+        return model_config(model, backend, platform_of(backend), policy, signature, settings)
+
+    def statistics(self, model: str, version: int | None) -> list[dict[str, Any]]:
+        """The statistics of the versions that are served, of all models for the empty name.
+
+        Raises NotFound for a model or a version that is not there.
+        """
+        if not model:
+            return [item for name in self._catalog.models for item in self._counted(name)]
+        self._catalog.statuses(model, version)
+        return [item for item in self._counted(model) if version in (None, int(item["version"]))]
+
+    def index(self, *, only_ready: bool) -> list[dict[str, str]]:
+        """Each version of each model, with its state and why it is not ready."""
+        entries = (entry for model in self._catalog.models for entry in self._entries(model))
+        return [entry for entry in entries if entry["state"] == "READY" or not only_ready]
+
+    async def load(self, model: str, deadline: Deadline) -> None:
+        """Looks for new versions of that model now; loads it where it was unloaded.
+
+        Raises NotFound, NotAllowed, the error of a version that cannot be loaded, and
+        DeadlineExceeded, after which the load goes on.
+        """
+        await self._control(self._catalog.load, model, deadline, f"{model} is being loaded")
+
+    async def unload(self, model: str, deadline: Deadline) -> None:
+        """Unloads all versions of that model, each after its last request.
+
+        Raises NotFound, NotAllowed, and DeadlineExceeded, after which the unload goes on.
+        """
+        doing = f"{model} finishes its last requests"
+        await self._control(self._catalog.unload, model, deadline, doing)
+
+    def require_control(self, *, is_from_browser: bool = False) -> None:
+        """Raises NotAllowed unless this caller may load and unload models.
+
+        A page in a browser can send a POST to any server of the user's own machine: without a token
+        to prove that it may, it is not heard.
+        """
+        settings = self._engine.settings
+        flag = flag_of("model_control")
+        if not settings.lets_models_be_controlled(self._host):
+            raise NotAllowed(
+                f"this server lets nobody load or unload its models ({flag} "
+                f"{settings.model_control.value})",
+                hint=f"start it with {flag_of('token_file')}, or with {flag} on",
+            )
+        if is_from_browser and settings.token_file is None:
+            raise NotAllowed(
+                "a page in a browser may not load or unload models of a server without a token",
+                hint=f"start the server with {flag_of('token_file')}",
+            )
+
+    async def _control(
+        self,
+        change: Callable[[str], Awaitable[None]],
+        model: str,
+        deadline: Deadline,
+        doing: str,
+    ) -> None:
+        if self._engine.is_draining:
+            raise Unavailable("the server is shutting down", hint="ask another server")
+        try:
+            async with asyncio.timeout_at(deadline.expires_at):
+                await change(model)
+        except TimeoutError:
+            raise deadline.exceeded(doing) from None
+
+    def _counted(self, model: str) -> Iterator[dict[str, Any]]:
+        for status in self._statuses(model):
+            if status.state is State.AVAILABLE:
+                found = self._statistics.of(model, status.version)
+                yield _statistics_json(model, status.version, found)
+
+    def _entries(self, model: str) -> Iterator[dict[str, str]]:
+        statuses = self._statuses(model)
+        is_unloaded = self._catalog.is_unloaded(model)
+        if not statuses:
+            yield _entry(model, "", State.END, "there is no version")
+        for status in statuses:
+            yield _entry(model, str(status.version), status.state, _reason(status, is_unloaded))
+
+    def _statuses(self, model: str) -> list[VersionStatus]:
+        """The states of its versions, the oldest first; none where there is no version yet."""
+        try:
+            return self._catalog.statuses(model)[::-1]
+        except NotFound:
+            return []
+
+
+def _entry(model: str, version: str, state: State, reason: str) -> dict[str, str]:
+    return {"name": model, "version": version, "state": _STATES[state], "reason": reason}
+
+
+def _reason(status: VersionStatus, is_unloaded: bool) -> str:
+    error: MlserveError | None = status.error
+    if error is not None:
+        return error.message
+    return "unloaded" if status.state is State.END or is_unloaded else ""
+
+
+def _statistics_json(model: str, version: int, found: VersionStatistics) -> dict[str, Any]:
+    return {
+        "name": model,
+        "version": str(version),
+        "last_inference": round(found.last_request * 1000),
+        "inference_count": found.inferences,
+        "execution_count": found.executions,
+        "inference_stats": {
+            "success": _duration(found.success),
+            "fail": _duration(found.fail),
+            "queue": _duration(found.queue),
+            "compute_input": _duration(found.decode),
+            "compute_infer": _duration(found.run),
+            "compute_output": _duration(found.encode),
+            "cache_hit": _duration(_NONE),
+            "cache_miss": _duration(_NONE),
+        },
+        "batch_stats": [
+            {
+                "batch_size": rows,
+                "compute_input": _duration(totals.decode),
+                "compute_infer": _duration(totals.run),
+                "compute_output": _duration(totals.encode),
+            }
+            for rows, totals in sorted(found.batches.items())
+        ],
+    }
+
+
+def _duration(total: Total) -> dict[str, int]:
+    return {"count": total.count, "ns": total.nanoseconds}
