@@ -66,6 +66,17 @@ def _post(summary: str, body: Json, answer: Json, *, headers: tuple[Json, ...] =
     return {"post": operation}
 
 
+def _repository(summary: str, body: Json, answer: Json, *errors: int) -> Json:
+    """A POST about the model repository; its body may be left out."""
+    operation = {
+        "summary": summary,
+        "parameters": [_TIMEOUT, *_NAMED],
+        "requestBody": {"content": {"application/json": {"schema": body}}},
+        "responses": {"200": answer, **_errors(400, 401, 413, 504, *errors)},
+    }
+    return {"post": operation}
+
+
 def _timed(answer: Json) -> Json:
     return {**answer, "headers": {**_TOLD, **_TIMED}}
 
@@ -89,6 +100,7 @@ def _on_model(path: str, operations: Json) -> Json:
 _ERRORS = {
     400: "the request does not fit the model, or is not well-formed",
     401: "the server wants a token, and the request has none or another one",
+    403: "this server lets nobody load or unload models who asks like that",
     404: "no such model, version or signature",
     413: "the request or an image in it is too large",
     415: "an input is not an image",
@@ -154,6 +166,17 @@ _SIGNATURE: Json = {
     "description": "which signature to describe, in place of the default one",
     "schema": {"type": "string"},
 }
+_DONE: Json = {"description": "done", "headers": _TOLD}
+_CONTROL = object_of(
+    {},
+    {
+        "parameters": {
+            "type": "object",
+            "properties": {"unload_dependents": {"type": "boolean"}},
+            "additionalProperties": False,
+        }
+    },
+)
 _BINARY: Json = {"application/octet-stream": {"schema": {}}}
 _INFER_ANSWER: Json = {
     "description": "the outputs, in JSON or in binary form as they were asked for",
@@ -212,6 +235,38 @@ DOCUMENT: Json = {
                 headers=(_JSON_LENGTH,),
             ),
         ),
+        **_on_model(
+            "/v2/models/{model}/config",
+            _get(
+                "How a model is configured, in Triton's words",
+                _answer("the configuration", ref("ModelConfig")),
+                *(400, 404, 503),
+            ),
+        ),
+        **_on_model(
+            "/v2/models/{model}/stats",
+            _get(
+                "What was asked of a model, and how long it took",
+                _answer("the statistics", ref("ModelStatistics")),
+                404,
+            ),
+        ),
+        "/v2/models/stats": _get(
+            "What was asked of all models", _answer("the statistics", ref("ModelStatistics"))
+        ),
+        "/v2/repository/index": _repository(
+            "The models, their versions and the states of these",
+            object_of({}, {"ready": {"type": "boolean"}}),
+            _answer("the versions", ref("RepositoryIndex")),
+        ),
+        "/v2/repository/models/{model}/unload": {
+            "parameters": [_MODEL],
+            **_repository("Unload a model after its last request", _CONTROL, _DONE, 403, 404, 503),
+        },
+        "/v2/repository/models/{model}/load": {
+            "parameters": [_MODEL],
+            **_repository("Load a model, and its new versions", _CONTROL, _DONE, 403, 404, 503),
+        },
         **_on_model(
             "/v1/models/{model}",
             _get(

@@ -38,7 +38,59 @@ _METADATA = list_of(
 )
 _STATES = ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 
+_COUNT: Json = {"type": "integer", "minimum": 0}
+_DURATION = object_of({"count": _COUNT, "ns": _COUNT})
+_COMPUTED = dict.fromkeys(("compute_input", "compute_infer", "compute_output"), _DURATION)
+_CONFIGURED = list_of(
+    object_of({"name": TEXT, "data_type": TEXT, "dims": list_of({"type": "integer"})})
+)
+
 SCHEMAS: Json = {
+    "ModelConfig": object_of(
+        {
+            "name": TEXT,
+            "platform": TEXT,
+            "backend": TEXT,
+            "version_policy": {"type": "object"},
+            "max_batch_size": _COUNT,
+            "input": _CONFIGURED,
+            "output": _CONFIGURED,
+        },
+        {"dynamic_batching": object_of({"max_queue_delay_microseconds": _COUNT})},
+    ),
+    "ModelStatistics": object_of(
+        {
+            "model_stats": list_of(
+                object_of(
+                    {
+                        "name": TEXT,
+                        "version": TEXT,
+                        "last_inference": _COUNT,
+                        "inference_count": _COUNT,
+                        "execution_count": _COUNT,
+                        "inference_stats": object_of(
+                            {
+                                **dict.fromkeys(("success", "fail", "queue"), _DURATION),
+                                **_COMPUTED,
+                                **dict.fromkeys(("cache_hit", "cache_miss"), _DURATION),
+                            }
+                        ),
+                        "batch_stats": list_of(object_of({"batch_size": _COUNT, **_COMPUTED})),
+                    }
+                )
+            )
+        }
+    ),
+    "RepositoryIndex": list_of(
+        object_of(
+            {
+                "name": TEXT,
+                "version": TEXT,
+                "state": {"enum": ["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]},
+                "reason": TEXT,
+            }
+        )
+    ),
     "Error": object_of({"error": TEXT}),
     "InferRequest": object_of(
         {
