@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 import time
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ from mlserve.errors import (
 )
 from mlserve.launch.plan import Serving
 from mlserve.launch.state import ServerRecord
+from mlserve.tiny_png import tiny_png
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -68,15 +67,6 @@ def _hint(record: ServerRecord) -> str:
     )
 
 
-def tiny_png() -> bytes:
-    """A grey PNG of 8x8 pixels: the smallest real request to an image classifier."""
-    size = 8
-    rows = (b"\0" + b"\x80\x80\x80" * size) * size
-    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
-
-
 def _are_available(client: Client, serving: Serving, timeout: float) -> bool:
     states = {status.version: status for status in client.status(timeout=timeout)}
     for version in serving.expected:
@@ -111,7 +101,3 @@ def _client(record: ServerRecord, version: int | None = None) -> Client:
         tls=tls_of(record),
         retries=ONCE,
     )
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -18,7 +18,7 @@ from mlserve.launch.launcher import Launcher
 from mlserve.launch.plan import Versions, choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
-from mlserve.launch.ready import tiny_png
+from mlserve.tiny_png import tiny_png
 
 LATEST = Versions()
 

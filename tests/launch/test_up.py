@@ -13,8 +13,8 @@ import pytest
 
 from mlserve import Client
 from mlserve.launch.processes import is_running
-from mlserve.launch.ready import tiny_png
 from mlserve.launch.state import read_records
+from mlserve.tiny_png import tiny_png
 
 pytestmark = pytest.mark.slow
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
-import zlib
 
 import numpy as np  # noqa: TID253
 
@@ -14,6 +12,7 @@ from mlserve.errors import InferenceFailed, ModelLoadFailed
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.input_check import DEFAULT_SIGNATURE
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tiny_png import tiny_png
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ def warm_up(artifact: Artifact, runner: Runner) -> None:
         return
     for signature in artifact.manifest.signatures:
         try:
-            runner.run(signature.name, _inputs(signature, _png()))
+            runner.run(signature.name, _inputs(signature, tiny_png()))
         except Exception as error:
             raise ModelLoadFailed(
                 f"version {artifact.version} does not answer its first request: {error}",
@@ -58,19 +57,3 @@ def _filler(spec: TensorSpec, text: bytes) -> Array:
     if spec.dtype is DType.BYTES:
         return np.full(shape, text, dtype=object)
     return np.zeros(shape, NUMPY[spec.dtype])
-
-
-def _png() -> bytes:
-    """A PNG file of four pixels, one of each primary colour and one grey.
-
-    An image of one colour would be 0 / 0 to a model that divides by its deviation.
-    """
-    rows = b"\0\xff\0\0\0\xff\0\0\0\0\xff\x80\x80\x80"
-    header = struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    checksum = struct.pack(">I", zlib.crc32(kind + data))
-    return struct.pack(">I", len(data)) + kind + data + checksum

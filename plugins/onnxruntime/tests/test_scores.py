@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from mlserve_onnxruntime.scores import activated, require_finite
+from onnx import helper
 
+from mlserve import plugins
+from mlserve.backend import LoadOptions
 from mlserve.errors import InferenceFailed
 from mlserve.pipeline import Activation
+from mlserve.server.models.warmup import warm_up
+from mlserve.testing.artifacts import exported
+from mlserve.testing.colours import colour_classifier
+from mlserve.testing.image_classifier import ask
+from mlserve.testing.image_files import noise, plain, saved
 
 NAN, INF = np.nan, np.inf
 
@@ -43,3 +53,27 @@ def test_a_class_that_the_model_rules_out_is_no_fault() -> None:
     found = require_finite(activated(scores([0, 0, -INF]), Activation.SOFTMAX))
     np.testing.assert_allclose(found, [[0.5, 0.5, 0]])
     assert require_finite(scores()).shape == (0,)
+
+
+def test_a_model_that_divides_by_the_deviation_answers_its_first_request(
+    onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of one colour the deviation is 0; such an image is an error, and no reason not to load."""
+    axes = {"axes": [1, 2, 3], "keepdims": 1}
+    file = onnx_file(
+        helper.make_node("ReduceMean", ["pixels"], ["mean"], **axes),
+        helper.make_node("Sub", ["pixels", "mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "centred"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["variance"], **axes),
+        helper.make_node("Sqrt", ["variance"], ["deviation"]),
+        helper.make_node("Div", ["centred", "deviation"], ["standard"]),
+        helper.make_node("ReduceMax", ["standard"], ["scores"], axes=[1, 2], keepdims=0),
+    )
+    model = colour_classifier(file, framework="onnx")
+    artifact = exported("onnxruntime", model, tmp_path / "m")
+    runner = plugins.backend("onnxruntime").load(artifact, LoadOptions())
+    warm_up(artifact, runner)
+    assert ask(runner, saved(noise(20, 20)))["labels"].shape == (1, 3)
+    with pytest.raises(InferenceFailed, match="3 of 3 scores are NaN"):
+        ask(runner, plain("white", "PNG"))
+    runner.close()
