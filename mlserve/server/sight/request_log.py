@@ -22,7 +22,10 @@ WINDOW = 10.0
 LINES_OF_A_REASON = 10
 """How many failures of one reason get a line of their own in a window."""
 _CALLERS_DOING = frozenset(
-    ("invalid_input", "not_an_image", "input_too_large", "not_found", "access_denied", CANCELLED)
+    (
+        *("invalid_input", "not_an_image", "input_too_large", "not_found"),
+        *("access_denied", "not_allowed", CANCELLED),
+    )
 )
 """Codes that tell nothing of the server's health: a line at INFO, the others at WARNING."""
 _log = logging.getLogger("mlserve.request")
