@@ -58,7 +58,7 @@ def test_outputs_that_are_refused(
         ("GET", f"{V2}/versions/v1", 404, "'v1' of model m: versions are numbers"),
         ("GET", f"{V2}/versions/%C2%B2", 404, "versions are numbers"),
         ("GET", "/v2/models", 404, "Malformed request"),
-        ("GET", f"{V2}/config", 404, "Malformed request"),
+        ("GET", f"{V2}/trace", 404, "Malformed request"),
         ("GET", f"{V2}/infer", 405, "Method GET is not allowed"),
         ("POST", V2, 405, "Method POST is not allowed"),
         ("POST", "/v2", 405, "Method POST is not allowed"),
