@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from mlserve_onnxruntime.scores import activated, require_finite
@@ -16,10 +19,12 @@ from mlserve.backend import LoadOptions
 from mlserve.errors import InferenceFailed
 from mlserve.pipeline import Activation
 from mlserve.server.models.warmup import warm_up
+from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier
 from mlserve.testing.image_classifier import ask
 from mlserve.testing.image_files import noise, plain, saved
+from mlserve.testing.processes import launched
 
 NAN, INF = np.nan, np.inf
 
@@ -77,3 +82,26 @@ def test_a_model_that_divides_by_the_deviation_answers_its_first_request(
     with pytest.raises(InferenceFailed, match="3 of 3 scores are NaN"):
         ask(runner, plain("white", "PNG"))
     runner.close()
+
+
+@pytest.mark.slow
+def test_a_caller_is_told_and_the_others_in_its_batch_are_answered(
+    divided_colours: Classifier, tmp_path: Path
+) -> None:
+    artifact = exported("onnxruntime", divided_colours, tmp_path / "m")
+    grey, red = plain("grey", "PNG"), plain("red", "PNG")
+    flags = ("--threads", "1", "--max-batch-size", "4", "--max-batch-delay", "0.5")
+    with launched("onnxruntime", artifact, *flags) as server:
+        server.wait_ready()
+        for protocol in ("grpc", "rest"):
+            with server.client(protocol) as client, ThreadPoolExecutor(3) as callers:
+                asked = [
+                    callers.submit(client.predict, image, timeout=20) for image in (grey, red, grey)
+                ]
+                with pytest.raises(InferenceFailed, match="2 of 3 scores are NaN"):
+                    asked[1].result()
+                assert asked[0].result().label == asked[2].result().label == "red"
+        body = {"inputs": [{"b64": base64.b64encode(red).decode()}]}
+        answer = httpx.post(f"http://{server.rest}/v1/models/{server.model}:predict", json=body)
+    assert answer.status_code == 500
+    assert answer.json()["error"].endswith("for the image: 2 of 3 scores are NaN")
