@@ -171,6 +171,8 @@ class ServerSettings:
                 f"the server listens on {host}, where everyone who reaches it may ask it: "
                 f"{flag_of('token_file')} lets in only who has a token"
             )
+            if self.model_control is ModelControl.ON:
+                yield f"and everyone may unload its models: {flag_of('model_control')} auto"
         elif self.token_file is not None and not self.speaks_tls:
             yield (
                 f"the token travels in clear text to {host}: {flag_of('tls_cert')} and "
