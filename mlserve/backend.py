@@ -131,6 +131,10 @@ class Backend(ABC):
     """The command that installs what the methods import."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules needed to load and run; `mlserve plugins` says which are absent."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """File names or patterns (`*.onnx`); one such file in a version folder says whose it is."""
+    frameworks: ClassVar[tuple[str, ...]] = ("tensorflow",)
+    """The values of `Classifier.framework` whose models `export` takes."""
     load_options: ClassVar[tuple[str, ...]] = ()
     """The fields of LoadOptions beside `threads` that `load` regards; `up` refuses the others."""
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.backend import Backend
+from mlserve.choosing import backend_for
 from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
 from mlserve.incoming import Incoming, VersionExists
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.store import Store, check_name, version_numbers, version_taken
+from mlserve.suggestions import did_you_mean
 from mlserve.tensors import Signature
-
-DEFAULT_BACKEND = "tfserving"
-DEFAULT_MODEL = "inception_v3"
 
 
 def no_progress(what: str, done: int, total: int | None) -> None:
@@ -27,28 +26,32 @@ def no_progress(what: str, done: int, total: int | None) -> None:
 
 def export(
     request: ModelRequest,
-    backend: str = DEFAULT_BACKEND,
+    backend: str | None = None,
     *,
-    output: Path | None = None,
+    store: Path | None = None,
     version: int | None = None,
     progress: Progress = no_progress,
 ) -> Artifact:
     """The artifact of the model that was asked for, newly written into the store.
 
-    `output` is the root of the store, by default the user's own. `version` None takes the next
-    number. Everything cheap is checked before anything heavy is imported. Raises UsageError,
-    NotFound, PluginError and ExportError; nothing is left behind then.
+    `backend` None takes the one that the model's files are for, or the default. `store` is the
+    root of the store, by default the user's own. `version` None takes the next number. Everything
+    cheap is checked before anything heavy is imported. Raises UsageError, NotFound, PluginError
+    and ExportError; nothing is left behind then.
     """
-    runtime = plugins.backend(backend)
-    store = Store(output)
-    store.require_free(backend, check_name("model", request.model), version)
+    if backend is not None:
+        plugins.backend(backend)
+    check_name("model", request.model)
     _require_files(request)
     source = _source_for(request)
-    _require_installed(f"the backend {backend}", runtime)
+    runtime = plugins.backend(backend_for(request, source, backend))
+    into = Store(store)
+    into.require_free(runtime.name, request.model, version)
+    _require_installed(f"the backend {runtime.name}", runtime)
     _require_installed(f"the model source {source.name}", source)
-    with store.incoming(backend, request.model) as incoming:
+    with into.incoming(runtime.name, request.model) as incoming:
         classifier, signatures = _write(request, source, runtime, incoming.path, progress)
-        _manifest(backend, classifier, signatures).write(incoming.path, classifier.labels)
+        _manifest(runtime.name, classifier, signatures).write(incoming.path, classifier.labels)
         folder = _publish(incoming, version)
     return Artifact.open(folder.parent, request.model, int(folder.name))
 
@@ -124,7 +127,10 @@ def _no_source(
     also = "".join(f"; {error.message}" for error in broken)
     return NotFound(
         f"no model source knows {asked} (models known by name: {known}){also}",
-        hint="choose one with --model, or give your own model with --weights FILE "
+        hint=did_you_mean(
+            request.model, (name for source in sources for name in source.models), "--model "
+        )
+        + "choose one with --model, or give your own model with --weights FILE "
         "(.keras, .h5, .onnx or a SavedModel folder) and --labels FILE",
     )
 

@@ -21,6 +21,7 @@ from mlserve import hookspecs
 from mlserve.backend import Backend
 from mlserve.errors import NotFound, PluginError
 from mlserve.sources import ModelSource
+from mlserve.suggestions import did_you_mean
 
 T = TypeVar("T")
 _CHOOSE = "choose one with --backend; `mlserve plugins` shows what there is"
@@ -213,7 +214,12 @@ def _distribution(point: EntryPoint) -> str:
 
 def _unknown(name: str) -> NotFound:
     choices = ", ".join(sorted(installed())) or "none is installed"
-    install = f"pip install {KNOWN[name]}, or " if name in KNOWN else ""
+    if name in KNOWN:
+        return NotFound(
+            f"the backend {name!r} is not installed (installed plugins: {choices})",
+            hint=f"pip install {KNOWN[name]}, or {_CHOOSE}",
+        )
+    meant = did_you_mean(name, {*installed(), *KNOWN}, "--backend ")
     return NotFound(
-        f"there is no backend {name!r} (installed plugins: {choices})", hint=install + _CHOOSE
+        f"there is no backend {name!r} (installed plugins: {choices})", hint=meant + _CHOOSE
     )

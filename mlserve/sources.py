@@ -76,6 +76,8 @@ class ModelSource(ABC):
     """The command that installs what `open` needs."""
     models: ClassVar[tuple[str, ...]] = ()
     """The models it knows by name; empty for a source of the user's own files."""
+    framework: ClassVar[str] = "tensorflow"
+    """The `Classifier.framework` of what `open` gives."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules `open` imports; `mlserve plugins` says which are absent."""
 

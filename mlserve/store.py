@@ -152,7 +152,7 @@ def _folders(folder: Path) -> list[str]:
     except OSError as error:
         raise UsageError(
             f"the store cannot be read: {folder}: {error.strerror}",
-            hint="make the folder readable, or choose another with MLSERVE_HOME or --output",
+            hint="make the folder readable, or choose another with MLSERVE_HOME or --store",
         ) from error
 
 
@@ -168,9 +168,9 @@ def _not_written(base_path: Path, error: OSError) -> ExportError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ExportError(
             f"no space left to write the model in {base_path}",
-            hint="make room there, or choose another folder with --output DIR or MLSERVE_HOME",
+            hint="make room there, or choose another folder with --store DIR or MLSERVE_HOME",
         )
     return ExportError(
         f"the store cannot be written: {error.filename or base_path}: {error.strerror}",
-        hint="make the folder writable, or choose another with --output DIR or MLSERVE_HOME",
+        hint="make the folder writable, or choose another with --store DIR or MLSERVE_HOME",
     )

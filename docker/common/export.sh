@@ -7,5 +7,5 @@ fi
 # EXPORT_OPTIONS is a list of words.
 # shellcheck disable=SC2086
 PYTHONPATH=/exporting python -m mlserve export --backend "$BACKEND" --model "$MODEL" \
-    --version "$MODEL_VERSION" --output /store "$@" $EXPORT_OPTIONS
+    --version "$MODEL_VERSION" --store /store "$@" $EXPORT_OPTIONS
 chmod -R a+rX /store

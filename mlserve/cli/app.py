@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from mlserve import __version__
 from mlserve.cli import (
@@ -23,24 +24,42 @@ from mlserve.cli import (
     status,
     up,
 )
-from mlserve.cli.output import print_error, wants_json
+from mlserve.cli.output import print_error
+from mlserve.cli.usage import Command, CommandGroup, asks_for_json
 from mlserve.errors import ExitCode, MlserveError
 
 
-class ErrorBoundary(TyperGroup):
+class ErrorBoundary(CommandGroup):
     """Turns mlserve's own errors into two lines on stderr and an exit code.
 
-    Any other exception is a bug and keeps its traceback (exit code 1).
+    Wrong options, values and commands are among them. Any other exception is a bug and keeps its
+    traceback (exit code 1).
     """
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words in front of the command's name."""
+        ctx.meta[_IS_JSON] = asks_for_json(args)
+        with _boundary(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        """Reads the rest of the words and runs the command."""
+        with _boundary(ctx):
             return super().invoke(ctx)
-        except MlserveError as error:
-            print_error(error, as_json=wants_json(ctx))
-            raise typer.Exit(int(error.exit_code)) from error
-        except KeyboardInterrupt:
-            raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
+
+
+_IS_JSON = "mlserve.is_json"
+
+
+@contextmanager
+def _boundary(ctx: Any) -> Iterator[None]:
+    try:
+        yield
+    except MlserveError as error:
+        print_error(error, as_json=ctx.meta[_IS_JSON])
+        raise typer.Exit(int(error.exit_code)) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -69,18 +88,21 @@ def _options(
     pass
 
 
-app.command("export")(export.export)
-app.command("build")(build.build)
-app.command("up")(up.up)
-app.command("down")(servers.down)
-app.command("ps")(servers.ps)
-app.command("logs")(servers.logs)
-app.command("predict")(predict.predict)
-app.command("compare")(compare.compare)
-app.command("metadata")(metadata.metadata)
-app.command("status")(status.status)
-app.command("plugins")(plugins.plugins)
-app.command("doctor")(doctor.doctor)
+for _command in (
+    export.export,
+    build.build,
+    up.up,
+    servers.down,
+    servers.ps,
+    servers.logs,
+    predict.predict,
+    compare.compare,
+    metadata.metadata,
+    status.status,
+    plugins.plugins,
+    doctor.doctor,
+):
+    app.command(_command.__name__, cls=Command)(_command)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.exported import BackendOption, ModelOption
+from mlserve.cli.exported import BackendOption, ModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.launch.launcher import ServerKind
 
@@ -24,6 +24,7 @@ def build(
     version: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="The version; default: the latest.")
     ] = None,
+    store: StoreOption = None,
     tag: Annotated[
         str | None,
         typer.Option(help="The image's name; default: mlserve-<backend>-<model>:<version>."),
@@ -77,7 +78,7 @@ def build(
     from mlserve.launch.docker.build import BuildRequest
 
     versions = plan.Versions(() if version is None else (version,))
-    serving = plan.choose(backend, model, None, versions)
+    serving = plan.choose(backend, model, None, versions, store)
     request = BuildRequest(
         plugins.backend(serving.backend),
         Artifact.open(serving.base_path, serving.model, serving.expected[-1]),

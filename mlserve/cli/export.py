@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.output import is_interactive, note
+from mlserve.cli.exported import StoreOption
+from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
 
 def export(
     backend: Annotated[
-        str, typer.Option(help="The runtime to export for; `mlserve plugins` lists them.")
-    ] = "tfserving",
+        str | None,
+        typer.Option(
+            help="The runtime to export for; `mlserve plugins` lists them. Default: the one that "
+            "takes the file of --weights, tfserving where several do."
+        ),
+    ] = None,
     model: Annotated[
         str, typer.Option(help="The model to export, and the name it is served under.")
     ] = "inception_v3",
@@ -28,8 +34,8 @@ def export(
         str | None,
         typer.Option(
             metavar="FILE|DIR|random",
-            help="Your own weights: a .keras or .h5 file or a SavedModel folder; `random` is for "
-            "tests of speed only.",
+            help="Your own weights: a .keras, .h5 or .onnx file or a SavedModel folder; `random` is "
+            "for tests of speed only.",
         ),
     ] = None,
     labels: Annotated[
@@ -51,18 +57,14 @@ def export(
         int | None,
         typer.Option(min=0, metavar="N", help="The version to write; default: the next one."),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="The store to write to; default: your own (MLSERVE_HOME)."
-        ),
-    ] = None,
+    store: StoreOption = None,
     top_k: Annotated[
         int, typer.Option(min=1, max=100_000, metavar="K", help="Labels in a `top_k` answer.")
     ] = 5,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seeds `--weights random`.")
     ] = 0,
+    output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Export a model with its whole pipeline: decode, resize, scale, model, labels.
 
@@ -90,9 +92,9 @@ def export(
     )
     with _progress() as progress:
         artifact = exporting.export(
-            request, backend, output=output, version=version, progress=progress
+            request, backend, store=store, version=version, progress=progress
         )
-    _report(artifact, backend, output)
+    _report(artifact, store, output)
 
 
 def parse_scale(text: str) -> tuple[float, float]:
@@ -113,15 +115,20 @@ def parse_scale(text: str) -> tuple[float, float]:
 _LARGEST = 1e6
 
 
-def _report(artifact: Artifact, backend: str, output: Path | None) -> None:
-    """Prints the new version's folder on stdout and what is in it on stderr."""
-    typer.echo(str(artifact.path))
+def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> None:
+    """Prints the new version's folder on stdout and what is in it on stderr; or all as JSON."""
     manifest = artifact.manifest
     if manifest is None:  # the export has just written it
         raise UsageError(f"{artifact.path} has lost its manifest", hint="export the model again")
+    if output is OutputFormat.JSON:
+        print_json(
+            {"path": str(artifact.path), "version": artifact.version} | manifest.to_json()
+        )
+        return
+    typer.echo(str(artifact.path))
     pipeline = manifest.pipeline
     low, high = pipeline.offset, 255 * pipeline.scale + pipeline.offset
-    note(f"model    {artifact.model}, version {artifact.version}, for {backend}")
+    note(f"model    {artifact.model}, version {artifact.version}, for {manifest.backend}")
     note(f"source   {manifest.source}")
     note(
         f"input    JPEG or PNG -> {pipeline.width}x{pipeline.height} RGB, "
@@ -130,7 +137,7 @@ def _report(artifact: Artifact, backend: str, output: Path | None) -> None:
     note(f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}")
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
-    note(f"next     {_next_step(artifact, backend, output)}")
+    note(f"next     {_next_step(artifact, manifest.backend, store)}")
 
 
 _ACTIVATIONS = {
@@ -141,10 +148,9 @@ _ACTIVATIONS = {
 }
 
 
-def _next_step(artifact: Artifact, backend: str, output: Path | None) -> str:
-    if output is not None:
-        return f"serve {artifact.path.parent}"
-    return f"mlserve up --backend {backend} --model {artifact.model}"
+def _next_step(artifact: Artifact, backend: str, store: Path | None) -> str:
+    place = "" if store is None else f" --store {shlex.quote(str(store))}"
+    return f"mlserve up{place} --backend {backend} --model {artifact.model}"
 
 
 @contextmanager

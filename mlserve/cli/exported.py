@@ -1,7 +1,8 @@
-"""The options that choose an exported model."""
+"""The options that choose an exported model, and the store that it is in."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,3 +11,11 @@ BackendOption = Annotated[
     str | None, typer.Option(help="The backend; default: the one with an exported model.")
 ]
 ModelOption = Annotated[str | None, typer.Option(help="The model; default: the only exported one.")]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The folder of the exported models; default: your own, in the data folder "
+        "(or MLSERVE_HOME).",
+    ),
+]

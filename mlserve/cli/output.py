@@ -20,23 +20,7 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
-_FORMAT_KEY = "mlserve.output"
-
-
-def remember_format(ctx: typer.Context, value: Any) -> Any:
-    """An option callback that lets errors be printed in the format that the data was asked in."""
-    ctx.meta[_FORMAT_KEY] = str(value)
-    return value
-
-
-def wants_json(ctx: typer.Context) -> bool:
-    """Whether the command that ran in `ctx` was asked for JSON."""
-    return bool(ctx.meta.get(_FORMAT_KEY, OutputFormat.TEXT) != OutputFormat.TEXT)
-
-
-OutputOption = Annotated[
-    OutputFormat, typer.Option("--output", callback=remember_format, help="How to print the data.")
-]
+OutputOption = Annotated[OutputFormat, typer.Option("--output", help="How to print the data.")]
 
 
 def print_json(data: Any) -> None:

@@ -15,7 +15,6 @@ from mlserve.cli.access import (
     TlsKeyOption,
     TokenFileOption,
 )
-from mlserve.cli.output import remember_format
 from mlserve.cli.target import (
     ApiOption,
     BackendOption,
@@ -92,7 +91,6 @@ def predict(
         PredictFormat,
         typer.Option(
             "--output",
-            callback=remember_format,
             help="text: the label, for several files `file<TAB>label` a line; json: one object, "
             'for several files {"predictions": [...]}; jsonl: one object a line, as answers come.',
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.cli.exported import BackendOption, ModelOption
+from mlserve.cli.exported import BackendOption, ModelOption, StoreOption
 from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
@@ -42,8 +42,13 @@ def up(
     ] = None,
     path: Annotated[
         Path | None,
-        typer.Option(help="Serve this folder of version folders (DIR/1/...) instead."),
+        typer.Option(
+            metavar="DIR",
+            help="Serve this folder of version folders (DIR/1/...) instead; its files say which "
+            "backend they are for.",
+        ),
     ] = None,
+    store: StoreOption = None,
     grpc_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="The gRPC port; default: 8500 or the next free one."),
@@ -114,7 +119,7 @@ def up(
     from mlserve.settings import ServerSettings
     from mlserve.tls_files import check_files
 
-    serving = plan.choose(backend, model, path, plan.Versions.parse(version or []))
+    serving = plan.choose(backend, model, path, plan.Versions.parse(version or []), store)
     if launcher is not Launcher.DOCKER and (image or docker_option):
         raise UsageError(
             "--image and --docker-option are for containers", hint="add --launcher docker"

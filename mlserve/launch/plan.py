@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.errors import NotFound, UsageError
+from mlserve.choosing import DEFAULT_BACKEND, backend_of_files, way_to_export
+from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.launch.state import ServerRecord, server_name
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.store import Store, check_name, check_version, version_numbers
-
-DEFAULT_BACKEND = "tfserving"
+from mlserve.suggestions import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +83,40 @@ class Serving:
 
 
 def choose(
-    backend: str | None, model: str | None, path: Path | None, versions: Versions
+    backend: str | None,
+    model: str | None,
+    path: Path | None,
+    versions: Versions,
+    store: Path | None = None,
 ) -> Serving:
-    """The model to serve: the folder `path`, or the one exported model that fits.
+    """The model to serve: the folder `path`, or the one exported model in `store` that fits.
 
-    Raises NotFound when there is none and UsageError when there are several.
+    The files in `path` say which backend they are for. `store` None is the user's own. Raises
+    NotFound when there is none and UsageError when there are several, or for the wrong backend.
     """
+    if path is not None and store is not None:
+        raise UsageError(
+            "--path names a model's folder and --store a folder of exported models",
+            hint="give only one of the two",
+        )
     if path is not None:
         base = path.expanduser().absolute()
-        return _serving(backend or DEFAULT_BACKEND, model or base.name, base, versions)
-    backend, model = _exported_choice(backend, model)
-    return _serving(backend, model, Store().base_path(backend, model), versions)
+        expected = _expected(base, versions)
+        chosen = backend_of_files(base / str(expected[-1]), backend)
+        return _serving(chosen, model or base.name, base, versions)
+    there = Store(store)
+    backend, model = _exported_choice(backend, model, there)
+    return _serving(backend, model, there.base_path(backend, model), versions)
 
 
-def exported() -> list[tuple[str, str]]:
+def exported(store: Store | None = None) -> list[tuple[str, str]]:
     """The backend and model of each exported model in the store, by name."""
-    store = Store()
+    store = store or Store()
     return [(backend, model) for backend in store.backends() for model in store.models(backend)]
 
 
-def _exported_choice(backend: str | None, model: str | None) -> tuple[str, str]:
-    known = exported()
+def _exported_choice(backend: str | None, model: str | None, store: Store) -> tuple[str, str]:
+    known = exported(store)
     fits = [(b, m) for b, m in known if backend in (None, b) and model in (None, m)]
     if backend is None and len(fits) > 1:
         fits = [pair for pair in fits if pair[0] == DEFAULT_BACKEND] or fits
@@ -116,22 +130,36 @@ def _exported_choice(backend: str | None, model: str | None) -> tuple[str, str]:
     raise _not_exported(backend, model, known)
 
 
-def _not_exported(backend: str | None, model: str | None, known: list[tuple[str, str]]) -> NotFound:
+def _not_exported(
+    backend: str | None, model: str | None, known: list[tuple[str, str]]
+) -> MlserveError:
+    if backend is not None:
+        try:
+            plugins.backend(backend)
+        except MlserveError as error:
+            return error  # that is what is wrong, and no export would help
     what = f"no model {model!r}" if model else "no model"
     where = f" for the backend {backend!r}" if backend else ""
     there = f" (exported: {_listed(known)})" if known else ""
-    options = f" --model {model}" if model else ""
-    options += f" --backend {backend}" if backend else ""
     return NotFound(
         f"{what} has been exported{where}{there}",
-        hint=f"export it: mlserve export{options}; or serve a folder of your own: "
-        "mlserve up --path DIR",
+        hint=_exported_instead(model, known)
+        + way_to_export(backend, model)
+        + "; or serve a folder of your own: mlserve up --path DIR",
     )
 
 
+def _exported_instead(model: str | None, known: list[tuple[str, str]]) -> str:
+    """The model that was exported and probably meant, for a hint."""
+    names = dict((name, backend) for backend, name in known)
+    meant = nearest(model, names) if model else None
+    if meant is None:
+        return ""
+    return f"did you mean --backend {names[meant]} --model {meant}? else "
+
+
 def _serving(backend: str, model: str, base: Path, versions: Versions) -> Serving:
-    there = _versions_there(base, versions)
-    expected = versions.numbers or (tuple(there) if versions.are_all else (there[-1],))
+    expected = _expected(base, versions)
     manifests = [Artifact.open(base, model, version).manifest for version in expected]
     return Serving(
         check_name("backend", backend),
@@ -142,6 +170,12 @@ def _serving(backend: str, model: str, base: Path, versions: Versions) -> Servin
         has_random_weights=any(m is not None and m.has_random_weights for m in manifests),
         takes_images=all(m is not None for m in manifests),
     )
+
+
+def _expected(base: Path, versions: Versions) -> tuple[int, ...]:
+    """The versions that must answer, all there. Raises NotFound for one that is not."""
+    there = _versions_there(base, versions)
+    return versions.numbers or (tuple(there) if versions.are_all else (there[-1],))
 
 
 def _versions_there(base: Path, versions: Versions) -> list[int]:

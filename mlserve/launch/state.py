@@ -20,6 +20,7 @@ from mlserve import paths
 from mlserve.errors import MlserveError, Unavailable, UsageError
 from mlserve.launch.private import open_private, private_folder, require_own, state_folder
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.suggestions import did_you_mean
 
 _FORMAT = 1
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -259,9 +260,11 @@ def _none_running(given: dict[str, str], known: list[ServerRecord]) -> Unavailab
         return Unavailable("no server is running", hint="start one: mlserve up")
     asked = " and ".join(f"{key} {value!r}" for key, value in given.items())
     names = ", ".join(record.name for record in known)
+    meant = (did_you_mean(value, {getattr(r, key) for r in known}) for key, value in given.items())
     return Unavailable(
         f"no server with {asked} is running (running: {names})",
-        hint="`mlserve ps` shows them; start another with mlserve up",
+        hint=next(filter(None, meant), "")
+        + "`mlserve ps` shows them; start another with mlserve up",
     )
 
 

@@ -88,6 +88,7 @@ class EchoBackend(Backend):
     summary = "A backend without a model, for tests."
     install_hint = "pip install -e tests/echo"
     requires = ("numpy",)
+    files = (CONFIG_NAME,)
 
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
         config = asdict(EchoConfig(label=model.labels[0]))

@@ -71,7 +71,7 @@ def test_an_export_is_published_with_its_manifest_and_labels(
 ) -> None:
     seen: list[str] = []
     artifact = export(
-        request_echo, "echo", output=store.root, progress=lambda what, *_: seen.append(what)
+        request_echo, "echo", store=store.root, progress=lambda what, *_: seen.append(what)
     )
     assert artifact == store.find("echo", "echo", 1)
     assert artifact.manifest is not None
@@ -97,20 +97,20 @@ def test_an_export_is_published_with_its_manifest_and_labels(
 def test_the_next_version_is_one_more_than_the_highest(
     store: Store, request_echo: ModelRequest
 ) -> None:
-    assert export(request_echo, "echo", output=store.root, version=7).version == 7
-    assert export(request_echo, "echo", output=store.root).version == 8
+    assert export(request_echo, "echo", store=store.root, version=7).version == 7
+    assert export(request_echo, "echo", store=store.root).version == 8
 
 
 def test_a_version_that_is_there_is_refused_before_any_work(
     store: Store, request_echo: ModelRequest
 ) -> None:
-    export(request_echo, "echo", output=store.root, version=2)
+    export(request_echo, "echo", store=store.root, version=2)
     seen: list[str] = []
     with pytest.raises(ExportError, match=r"version 2 is there already: .*/2$"):
         export(
             request_echo,
             "echo",
-            output=store.root,
+            store=store.root,
             version=2,
             progress=lambda what, *_: seen.append(what),
         )
@@ -122,17 +122,17 @@ def test_a_version_is_not_negative_and_not_too_large(
     store: Store, request_echo: ModelRequest, version: int
 ) -> None:
     with pytest.raises(UsageError, match="is not a version number"):
-        export(request_echo, "echo", output=store.root, version=version)
+        export(request_echo, "echo", store=store.root, version=version)
 
 
 def test_0_is_a_version_and_the_next_one_is_1(store: Store, request_echo: ModelRequest) -> None:
-    zero = export(request_echo, "echo", output=store.root, version=0)
+    zero = export(request_echo, "echo", store=store.root, version=0)
     assert (zero.version, zero.path.name) == (0, "0")
     assert store.versions("echo", "echo") == [0]
     assert store.find("echo", "echo", 0).path == zero.path
     with pytest.raises(ExportError, match="version 0 is there already"):
-        export(request_echo, "echo", output=store.root, version=0)
-    assert export(request_echo, "echo", output=store.root).version == 1
+        export(request_echo, "echo", store=store.root, version=0)
+    assert export(request_echo, "echo", store=store.root).version == 1
     assert store.find("echo", "echo").version == 1
 
 
@@ -140,7 +140,7 @@ def test_exports_at_the_same_time_take_different_numbers(
     store: Store, request_echo: ModelRequest
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
-        running = [pool.submit(export, request_echo, "echo", output=store.root) for _ in range(16)]
+        running = [pool.submit(export, request_echo, "echo", store=store.root) for _ in range(16)]
         numbers = sorted(future.result().version for future in running)
     assert numbers == list(range(1, 17))
     assert store.versions("echo", "echo") == numbers
@@ -151,7 +151,7 @@ def test_of_exports_with_one_number_at_the_same_time_one_wins(
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
         running = [
-            pool.submit(export, request_echo, "echo", output=store.root, version=3)
+            pool.submit(export, request_echo, "echo", store=store.root, version=3)
             for _ in range(8)
         ]
         errors = [future.exception() for future in running]
@@ -163,7 +163,7 @@ def test_of_exports_with_one_number_at_the_same_time_one_wins(
 
 def test_an_unknown_model_names_the_known_ones_and_the_way_on(store: Store) -> None:
     with pytest.raises(NotFound, match=r"no model source knows the model 'hors' .*echo") as unknown:
-        export(ModelRequest("hors"), "echo", output=store.root)
+        export(ModelRequest("hors"), "echo", store=store.root)
     assert "--weights FILE" in (unknown.value.hint or "")
     assert not store.root.exists()
 
@@ -173,8 +173,8 @@ def test_a_broken_plugin_is_named_when_no_other_knows_the_model(
 ) -> None:
     install_plugin("broken", BROKEN_PLUGIN)
     with pytest.raises(NotFound, match="this plugin is broken"):
-        export(ModelRequest("hors"), "echo", output=store.root)
-    assert export(request_echo, "echo", output=store.root).version == 1
+        export(ModelRequest("hors"), "echo", store=store.root)
+    assert export(request_echo, "echo", store=store.root).version == 1
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_broken_plugin_is_named_when_no_other_knows_the_model(
 )
 def test_a_file_that_is_absent_is_a_usage_error(store: Store, request_: ModelRequest) -> None:
     with pytest.raises(UsageError, match=r"(--weights no.keras|--labels no.txt): there is no such"):
-        export(request_, "echo", output=store.root)
+        export(request_, "echo", store=store.root)
 
 
 def test_an_absent_package_is_told_with_the_command_that_installs_it(
@@ -190,7 +190,7 @@ def test_an_absent_package_is_told_with_the_command_that_installs_it(
 ) -> None:
     install_plugin("needy", ABSENT_PLUGIN)
     with pytest.raises(PluginError, match="needs package_that_is_absent, which is not") as absent:
-        export(ModelRequest("needy"), "echo", output=store.root)
+        export(ModelRequest("needy"), "echo", store=store.root)
     assert absent.value.hint == "pip install needy[all]"
 
 
@@ -198,5 +198,5 @@ def test_a_broken_package_is_not_called_absent(store: Store, install_plugin: Ins
     site = install_plugin("needy", ABSENT_PLUGIN)
     (site / "needy_dependency.py").write_text("import a_module_that_it_forgot_to_require\n")
     with pytest.raises(PluginError, match=r"installed but broken: .*forgot_to_require"):
-        export(ModelRequest("broken"), "echo", output=store.root)
+        export(ModelRequest("broken"), "echo", store=store.root)
     assert store.versions("echo", "broken") == []

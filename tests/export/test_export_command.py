@@ -41,7 +41,7 @@ def test_options_reach_the_model(tmp_path: Path) -> None:
     labels.write_text("ok\ndefect\n")
     options = ("--input-size", "32", "--top-k", "2", "--version", "9", "--labels", str(labels))
     code, _, _ = run(
-        "--backend", "echo", "--model", "echo", "--output", str(tmp_path / "s"), *options
+        "--backend", "echo", "--model", "echo", "--store", str(tmp_path / "s"), *options
     )
     artifact = Store(tmp_path / "s").find("echo", "echo", 9)
     assert code == 0

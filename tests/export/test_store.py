@@ -148,7 +148,7 @@ def test_an_error_about_another_file_is_left_as_it_is(store: Store) -> None:
 def test_a_failing_writer_of_a_full_disk_is_an_export_error(store: Store) -> None:
     with pytest.raises(ExportError, match="no space left") as full, store.incoming("echo", "m"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert "--output DIR" in (full.value.hint or "")
+    assert "--store DIR" in (full.value.hint or "")
     assert store.versions("echo", "m") == []
     assert not hidden(store)
 

@@ -23,6 +23,8 @@ class OnnxRuntimeBackend(Backend):
     summary = "ONNX files with decode, resize and labels in Python; serving needs no TensorFlow"
     install_hint = "pip install 'mlserve-onnxruntime[serve]'"
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
+    files = ("*.onnx",)
+    frameworks = ("tensorflow", "onnx")
     load_options = ("provider", "instances")
 
     def prepare(self) -> None:

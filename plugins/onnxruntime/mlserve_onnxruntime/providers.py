@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnxruntime  # noqa: TID253
 
 from mlserve.errors import PluginError
+from mlserve.suggestions import did_you_mean
 
 AUTO = "auto"
 CPU = "cpu"
@@ -34,7 +35,8 @@ def providers_for(wanted: str | None) -> Sequence[str]:
     if wanted not in known:
         raise PluginError(
             f"the execution provider {wanted!r} is not installed (installed: {', '.join(known)})",
-            hint="leave --provider out, or install the build of onnxruntime that has it, such as "
+            hint=did_you_mean(str(wanted), known, "--provider ")
+            + "leave --provider out, or install the build of onnxruntime that has it, such as "
             "onnxruntime-gpu (cuda) or onnxruntime-openvino (openvino)",
         )
     return list(dict.fromkeys([known[str(wanted)], known[CPU]]))

@@ -14,6 +14,7 @@ class OnnxSource(ModelSource):
     name = "onnx"
     summary = "your own ONNX classifier: --model NAME --weights FILE.onnx --labels FILE"
     install_hint = "pip install 'mlserve-onnxruntime[serve]' onnx"
+    framework = "onnx"
     requires = ("onnxruntime", "numpy", "onnx")
 
     def accepts(self, request: ModelRequest) -> bool:

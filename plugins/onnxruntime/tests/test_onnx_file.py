@@ -81,7 +81,7 @@ def opened(request: ModelRequest) -> Classifier:
 def test_either_layout_and_batch_gives_the_answer(
     build: Build, shape: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    artifact = export(build(shape), "onnxruntime", output=tmp_path / "store")
+    artifact = export(build(shape), "onnxruntime", store=tmp_path / "store")
     assert artifact.manifest is not None
     assert (artifact.manifest.pipeline.height, artifact.manifest.pipeline.width) == (8, 6)
     assert sorted(path.name for path in artifact.path.iterdir()) == [
@@ -152,7 +152,7 @@ def test_weights_beside_the_file_come_with_it(build: Build, tmp_path: Path) -> N
     path = Path(str(request.weights))
     model = onnx.load(str(path))
     onnx.save(model, str(path), save_as_external_data=True, location="own.data", size_threshold=0)
-    artifact = export(request, "onnxruntime", output=tmp_path / "store")
+    artifact = export(request, "onnxruntime", store=tmp_path / "store")
     (tmp_path / "own.data").unlink()
     runner = OnnxRuntimeBackend().load(artifact, LoadOptions(threads=1))
     assert set(runner.signatures) == {"serving_default", "top_k"}

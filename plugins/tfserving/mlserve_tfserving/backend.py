@@ -23,6 +23,7 @@ class TFServingBackend(Backend):
     summary = "TensorFlow SavedModels with decode, resize, model and labels in the graph"
     install_hint = "pip install 'mlserve-tfserving[export]'"
     requires = ("numpy", "tensorflow")
+    files = _GRAPH_FILES
 
     def prepare(self) -> None:
         """Imports TensorFlow, quietly. Raises ImportError."""

@@ -29,7 +29,6 @@ def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
     Both signatures have answered a small image before anything is written. Raises ExportError when
     the model does not do what its pipeline says, and OSError (ENOSPC) when the disk is full.
     """
-    _require_tensorflow(model)
     try:
         module = ImageClassifier(model)
         functions = {name: getattr(module, name).get_concrete_function() for name in SIGNATURES}
@@ -46,15 +45,6 @@ def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
             f"{model.pipeline.height}, {model.pipeline.width}, 3] and give float32[N, classes]",
         ) from error
     return tuple(signature_of(name, function) for name, function in functions.items())
-
-
-def _require_tensorflow(model: Classifier) -> None:
-    if model.framework != "tensorflow":
-        raise ExportError(
-            f"the model {model.name} is an {model.framework.upper()} file, which TensorFlow cannot "
-            "run",
-            hint="export it for ONNX Runtime: --backend onnxruntime",
-        )
 
 
 def _small_image() -> bytes:

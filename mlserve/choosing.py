@@ -1,0 +1,138 @@
+"""Which backend fits, told from a model's files or its framework; and what can be exported here.
+
+Only the classes of installed plugins are looked at: no runtime is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mlserve import plugins
+from mlserve.artifact import Manifest
+from mlserve.backend import Backend
+from mlserve.errors import NotFound, PluginError, UsageError
+from mlserve.sources import ModelRequest, ModelSource
+from mlserve.suggestions import did_you_mean
+
+DEFAULT_BACKEND = "tfserving"
+DEFAULT_MODEL = "inception_v3"
+
+
+def backend_of_files(folder: Path, asked: str | None) -> str:
+    """The backend that the files in a version folder are for; `asked` is the user's own choice.
+
+    Raises UsageError when the files are for another backend than `asked` or for several, NotFound
+    when no installed backend knows them.
+    """
+    fits = _backends_of(folder)
+    if asked is None:
+        return _only(folder, fits)
+    if fits and asked not in fits:
+        raise UsageError(
+            f"{folder} holds a model for the backend {_listed(fits)}, not for {asked!r}",
+            hint=f"leave --backend out, or give --backend {fits[0]}",
+        )
+    return asked
+
+
+def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -> str:
+    """The backend to export a model of `source` for; `asked` is the user's own choice.
+
+    Without one it is the default where that takes the model, else the only one that does. Raises
+    UsageError when `asked` does not take it, or several others do.
+    """
+    fits = _exporting(source.framework)
+    if asked is not None:
+        takes = plugins.backend(asked).frameworks
+        if source.framework not in takes:
+            what = request.model if request.weights_path is None else request.weights_path.name
+            raise UsageError(
+                f"{what} is a model of {source.framework}, which the backend {asked!r} does not "
+                f"take (it takes {' and '.join(takes)})",
+                hint=f"choose --backend {_either(fits)}" if fits else _INSTALL,
+            )
+        return asked
+    if not fits:
+        raise PluginError(
+            f"no installed backend takes a model of {source.framework}", hint=_INSTALL
+        )
+    if DEFAULT_BACKEND in fits:
+        return DEFAULT_BACKEND
+    if len(fits) > 1:
+        raise UsageError(
+            f"{len(fits)} backends take this model: {', '.join(fits)}",
+            hint="choose one with --backend",
+        )
+    return fits[0]
+
+
+def way_to_export(backend: str | None, model: str | None) -> str:
+    """The command that exports such a model, for a hint: one that can work with what is installed.
+
+    A model that no model source knows by name is the user's own, and needs its files.
+    """
+    sources = {name: source for source in plugins.model_sources() for name in source.models}
+    meant = model or (DEFAULT_MODEL if DEFAULT_MODEL in sources else next(iter(sources), None))
+    source = sources.get(meant or "")
+    if source is None:
+        option = f" --backend {backend}" if backend else ""
+        known = did_you_mean(model, sources, "mlserve export --model ") if model else ""
+        return (
+            f"{known}your own model: mlserve export{option} --model {model or 'NAME'} "
+            "--weights FILE --labels FILE"
+        )
+    fits = _exporting(source.framework)
+    chosen = backend or (DEFAULT_BACKEND if DEFAULT_BACKEND in fits else next(iter(fits), None))
+    if chosen not in fits:
+        return _INSTALL
+    return f"export it: mlserve export --backend {chosen} --model {meant}"
+
+
+_INSTALL = "`mlserve plugins` shows which backends there are, and how to install them"
+
+
+def _backends() -> list[type[Backend]]:
+    return [report.backend for report in plugins.survey() if report.backend is not None]
+
+
+def _exporting(framework: str) -> list[str]:
+    """The installed backends that export models of that framework, by name."""
+    return [backend.name for backend in _backends() if framework in backend.frameworks]
+
+
+def _backends_of(folder: Path) -> list[str]:
+    """The backends that the files are for: by the manifest, else by their names."""
+    manifest = Manifest.read(folder)
+    if manifest is not None:
+        return [manifest.backend]
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    return [
+        backend.name
+        for backend in _backends()
+        if any(fnmatch(name, pattern) for pattern in backend.files for name in names)
+    ]
+
+
+def _only(folder: Path, fits: Sequence[str]) -> str:
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise UsageError(
+            f"{folder} holds files of several backends: {', '.join(fits)}",
+            hint="choose one with --backend",
+        )
+    wanted = "; ".join(f"{b.name}: {' or '.join(b.files)}" for b in _backends() if b.files)
+    raise NotFound(
+        f"{folder} holds no file that an installed backend reads ({wanted or 'none installed'})",
+        hint=f"put the model's files there, or choose with --backend; {_INSTALL}",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " or ".join(repr(name) for name in names)
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(names)

@@ -1,0 +1,270 @@
+"""A command line that cannot be understood: what is wrong with it, and what was probably meant.
+
+Typer finds these mistakes before a command runs; here they become the UsageError of everything
+else, so that they are printed by the same boundary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from mlserve.errors import UsageError
+from mlserve.suggestions import did_you_mean, nearest
+
+_COMMANDS = {
+    "up": ("serve", "run", "start", "launch", "deploy", "server"),
+    "down": ("stop", "kill", "rm", "remove", "shutdown", "end"),
+    "ps": ("list", "ls", "servers", "top"),
+    "predict": ("infer", "query", "classify", "ask", "test", "request", "call", "label"),
+    "export": ("convert", "save", "download", "pull", "add"),
+    "metadata": ("info", "describe", "show", "inspect", "signatures"),
+    "status": ("health", "ready", "ping", "wait"),
+    "logs": ("log", "tail"),
+    "compare": ("diff", "bench", "benchmark", "parity"),
+    "build": ("image", "docker", "package"),
+    "plugins": ("backends", "models"),
+    "doctor": ("check", "diagnose", "env"),
+}
+"""Words of other tools, by the command that does it here."""
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "--port": ("--grpc-port", "--rest-port", "--endpoint"),
+    "-p": ("--grpc-port", "--rest-port", "--endpoint"),
+    "--url": ("--endpoint",),
+    "--server": ("--endpoint",),
+    "--address": ("--endpoint",),
+    "--host": ("--endpoint",),
+    "-e": ("--endpoint",),
+    "--json": ("--output json",),
+    "--format": ("--output",),
+    "-o": ("--output",),
+    "--dir": ("--path", "--store"),
+    "--folder": ("--path", "--store"),
+    "--out-dir": ("--store",),
+    "--output-dir": ("--store",),
+    "--model-path": ("--path", "--weights"),
+    "--file": ("--weights",),
+    "--checkpoint": ("--weights",),
+    "--runtime": ("--backend",),
+    "-b": ("--backend",),
+    "--model-name": ("--model",),
+    "--name": ("--model",),
+    "-m": ("--model",),
+    "-k": ("--top-k",),
+    "-n": ("--tail", "--top-k"),
+    "-t": ("--timeout",),
+    "--deadline": ("--timeout",),
+    "--device": ("--provider",),
+    "--gpu": ("--provider cuda",),
+    "--workers": ("--instances",),
+    "-V": ("--version",),
+    "-v": ("--version",),
+}
+"""Options of other tools, by what they may be called here; the first that a command has counts."""
+_OUTPUT = "--output"
+_ASKS_FOR_JSON = re.compile(r"(^| )--output[ =]jsonl?( |$)")
+_WORDS = "mlserve.words"
+"""Where a context keeps the whole command line."""
+_SAID = re.compile(r"(?:'(?P<quoted>.*)'|(?P<bare>\S+)) is not ")
+"""How Typer begins its message about a value."""
+
+
+class Command(TyperCommand):
+    """A command whose wrong calls are UsageErrors."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words after the command's name."""
+        ctx.allow_extra_args = True
+        with _understood(ctx):
+            rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            raise _extra_word(ctx, str(rest[0]))
+        return rest
+
+
+class CommandGroup(TyperGroup):
+    """The commands; a wrong name, or a wrong option in front of one, is a UsageError."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words in front of the command's name; no word at all shows the help."""
+        if not args:
+            return super().parse_args(ctx, args)
+        ctx.meta[_WORDS] = tuple(args)
+        with _understood(ctx):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names."""
+        if args[0] not in self.commands and not ctx.resilient_parsing:
+            raise _unknown_command(self, args)
+        return super().resolve_command(ctx, args)
+
+
+def asks_for_json(args: Sequence[str]) -> bool:
+    """Whether these words of a command line ask for JSON, also where the rest makes no sense."""
+    words = list(args)
+    if "--" in words:
+        words = words[: words.index("--")]
+    return _ASKS_FOR_JSON.search(" ".join(words)) is not None
+
+
+@contextmanager
+def _understood(ctx: Any) -> Iterator[None]:
+    """Turns what Typer says of the words into a UsageError."""
+    try:
+        yield
+    except typer.TyperException as error:
+        raise _usage_error(ctx, error) from error
+
+
+def _usage_error(ctx: Any, error: typer.TyperException) -> UsageError:
+    """The error in our words. Typer's classes are private: what they carry tells them apart."""
+    name, param = getattr(error, "option_name", None), getattr(error, "param", None)
+    if name is not None and name not in _options_of(ctx.command):
+        return _unknown_option(ctx, name)
+    if name is not None:
+        is_flag = any(p.is_flag for p in ctx.command.params if name in p.opts)
+        wrong = "takes no value" if is_flag else "needs a value"
+        return UsageError(f"{name} {wrong}", hint=_see_help(ctx))
+    if param is not None and hasattr(error, "param_type"):
+        what = param.metavar or _option(param)
+        return UsageError(
+            f"{ctx.command_path} needs {what}",
+            hint=f"give it: {ctx.command_path} {what}; {_see_help(ctx)}",
+        )
+    if param is not None:
+        return _bad_value(ctx, param, error.message)
+    return UsageError(error.format_message().rstrip("."), hint=_see_help(ctx))
+
+
+def _unknown_command(group: CommandGroup, args: Sequence[str]) -> UsageError:
+    word = args[0]
+    known = [name for name, command in group.commands.items() if not command.hidden]
+    return UsageError(
+        f"{word!r} is not a command of mlserve",
+        hint=_meant_command(word, args[1:], known) or f"the commands are {', '.join(known)}",
+    )
+
+
+def _meant_command(word: str, rest: Sequence[str], known: Sequence[str]) -> str:
+    lower = word.lower()
+    if lower == "version":
+        return "did you mean mlserve --version?"
+    if lower == "help":
+        about = f" {rest[0]}" if rest and rest[0] in known else ""
+        return f"did you mean mlserve{about} --help?"
+    if lower == "restart":
+        return "stop it with mlserve down, and start it with mlserve up"
+    same = next((name for name, words in _COMMANDS.items() if lower in words), None)
+    found = same or nearest(word, known)
+    if found is not None:
+        return f"did you mean mlserve {found}?"
+    if Path(word).exists() or lower.endswith((".jpg", ".jpeg", ".png")):
+        return f"to ask a server about an image: mlserve predict {word}"
+    return ""
+
+
+def _unknown_option(ctx: Any, name: str) -> UsageError:
+    own = _options_of(ctx.command)
+    known = (*_OPTIONS.get(name, ()), nearest(name, own) or "")
+    meant = next((option for option in known if option.partition(" ")[0] in own), None)
+    return UsageError(
+        f"{ctx.command_path} has no option {name}",
+        hint=f"did you mean {meant}? {_see_help(ctx)}" if meant else _elsewhere(ctx, name),
+    )
+
+
+def _elsewhere(ctx: Any, name: str) -> str:
+    """Which commands have the option that this one has not."""
+    group = ctx.find_root().command
+    having = [
+        command.name
+        for command in group.commands.values()
+        if name in _options_of(command) and not command.hidden
+    ]
+    if not having:
+        return _see_help(ctx)
+    if ctx.command is group:
+        given = next((word for word in ctx.meta[_WORDS] if word in having), having[0])
+        return f"options stand behind the command: mlserve {given} {name} ..."
+    return f"it is an option of mlserve {_listed(having, 'and')}; {_see_help(ctx)}"
+
+
+def _bad_value(ctx: Any, param: Any, said: str) -> UsageError:
+    option = _option(param)
+    match = _SAID.match(said)
+    if match is None:
+        return UsageError(f"{option}: {said.rstrip('.')}", hint=_see_help(ctx))
+    value = match["quoted"] if match["bare"] is None else match["bare"]
+    return UsageError(
+        f"{value!r} is not a valid value of {option}", hint=_valid_values(ctx, param, value)
+    )
+
+
+def _valid_values(ctx: Any, param: Any, value: str) -> str:
+    choices = [str(choice) for choice in getattr(param.type, "choices", ())]
+    if choices:
+        listed = f"choose {_listed(choices, 'or')}"
+        if _option(param) == _OUTPUT and "--store" in _options_of(ctx.command):
+            return f"{listed}; the folder to write to or to read from is --store DIR"
+        return did_you_mean(value, choices) + listed
+    kind = "a whole number" if "int" in param.type.name else "a number"
+    low, high = getattr(param.type, "min", None), getattr(param.type, "max", None)
+    if low is not None and high is not None:
+        kind += f" from {low} to {high}"
+    elif low is not None:
+        kind += f" from {low} on"
+    return f"give {kind}"
+
+
+def _extra_word(ctx: Any, word: str) -> UsageError:
+    own = _options_of(ctx.command)
+    return UsageError(
+        f"{ctx.command_path} does not take {word!r}",
+        hint=next(
+            (
+                f"did you mean {option} {word}?"
+                for option, fits in _guesses(word)
+                if fits and option in own
+            ),
+            _see_help(ctx),
+        ),
+    )
+
+
+def _guesses(word: str) -> Iterator[tuple[str, bool]]:
+    """The options that the word may be the value of, and whether it looks like it."""
+    from mlserve import plugins
+
+    path = Path(word)
+    yield "--backend", word in plugins.installed()
+    yield "--path", path.is_dir()
+    yield "--weights", path.exists()
+    yield "--endpoint", ":" in word
+    yield "--model", not path.exists()
+
+
+def _options_of(command: Any) -> list[str]:
+    """Every spelling of every option of a command, the long ones first."""
+    found = [name for param in command.params for name in (*param.opts, *param.secondary_opts)]
+    return sorted((name for name in found if name.startswith("-")), key=lambda n: -len(n[:2]))
+
+
+def _option(param: Any) -> str:
+    """How an option or an argument is written: its long form, or its metavar."""
+    names = [name for name in param.opts if name.startswith("--")]
+    return str(names[0] if names else param.metavar or param.human_readable_name)
+
+
+def _see_help(ctx: Any) -> str:
+    return f"see {ctx.command_path} --help"
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
