@@ -49,14 +49,15 @@ def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -
         if source.framework not in takes:
             what = request.model if request.weights_path is None else request.weights_path.name
             raise UsageError(
-                f"{what} is a model of {source.framework}, which the backend {asked!r} does not "
-                f"take (it takes {' and '.join(takes)})",
+                f"the framework of {what} is {source.framework}, which the backend {asked!r} does "
+                f"not take (it takes {' and '.join(takes)})",
                 hint=f"choose --backend {_either(fits)}" if fits else _INSTALL,
             )
         return asked
     if not fits:
         raise PluginError(
-            f"no installed backend takes a model of {source.framework}", hint=_INSTALL
+            f"no installed backend takes models of the framework {source.framework}",
+            hint=_INSTALL,
         )
     if DEFAULT_BACKEND in fits:
         return DEFAULT_BACKEND
@@ -80,7 +81,7 @@ def way_to_export(backend: str | None, model: str | None) -> str:
         option = f" --backend {backend}" if backend else ""
         known = did_you_mean(model, sources, "mlserve export --model ") if model else ""
         return (
-            f"{known}your own model: mlserve export{option} --model {model or 'NAME'} "
+            f"{known}for your own model: mlserve export{option} --model {model or 'NAME'} "
             "--weights FILE --labels FILE"
         )
     fits = _exporting(source.framework)

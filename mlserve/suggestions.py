@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LIKENESS = 0.7
+"""From difflib's 0 to 1; 0.75 are two letters that changed places in a word of four."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name that `word` was probably meant to be; None when none is like it.
@@ -13,7 +16,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """
     names = {name.lower(): name for name in known}
     asked = word.lower()
-    close = get_close_matches(asked, names, n=1)
+    close = get_close_matches(asked, names, n=1, cutoff=_LIKENESS)
     if close:
         return names[close[0]]
     parts = [name for lower, name in names.items() if _is_part(asked, lower)]

@@ -43,13 +43,20 @@ def note(message: str) -> None:
 
 
 def print_error(error: MlserveError, *, as_json: bool) -> None:
-    """Prints an error on stderr: `error: ...` and `hint: ...`, or one JSON object."""
+    """Prints an error on stderr: `error: ...` and `hint: ...`, or one JSON object.
+
+    The end of a server's log, where the error has it, comes last.
+    """
     if as_json:
         note(json.dumps({"error": error_json(error)}, ensure_ascii=False))
         return
     note(f"error: {error.message}")
     if error.hint:
         note(f"hint: {error.hint}")
+    log = error.details.get("log")
+    if log:
+        note(f"the end of its log (all of it: {log['command']}):")
+        note("\n".join(f"  {line}" for line in log["end"]))
 
 
 def error_json(error: MlserveError) -> dict[str, Any]:

@@ -6,10 +6,13 @@ import signal
 
 from mlserve.errors import ExitCode, MlserveError, ModelLoadFailed, PluginError, Unavailable
 from mlserve.launch.docker import containers
+from mlserve.launch.last_words import last_words
 from mlserve.launch.logs import last_lines
 from mlserve.launch.state import ServerRecord
 
-_LINES = 15
+_SHOWN = 15
+_SEARCHED = 200
+"""How many lines are shown, and in how many the reason is looked for."""
 _BY_EXIT_CODE: dict[int, type[MlserveError]] = {
     ExitCode.UNAVAILABLE: ModelLoadFailed,
     ExitCode.PLUGIN: PluginError,
@@ -17,18 +20,18 @@ _BY_EXIT_CODE: dict[int, type[MlserveError]] = {
 
 
 def stopped(record: ServerRecord, exit_code: int | None) -> MlserveError:
-    """The error for a process that ended while it was starting; None: its code is not known."""
+    """The error for a process that ended while it was starting; None: its code is not known.
+
+    The server's own last error, where its log tells one, is in the message, and its hint is ours.
+    """
     kind = Unavailable if exit_code is None else _BY_EXIT_CODE.get(exit_code, Unavailable)
     message = f"{record.name} stopped while it was starting{_how(exit_code)}"
     if exit_code == -signal.SIGKILL:
-        return kind(message + _tail(record), hint=_hint_of_killed(record))
-    return kind(message + _tail(record), hint=_hint(record))
-
-
-def with_log(error: MlserveError, record: ServerRecord) -> MlserveError:
-    """The same error with the last lines of the server's log and what to do."""
-    hint = f"{error.hint}; {_hint(record)}" if error.hint else _hint(record)
-    return type(error)(error.message + _tail(record), hint=hint)
+        return with_log(kind(message, hint=_hint_of_killed(record)), record)
+    said = last_words(_log_lines(record, _SEARCHED))
+    if said is None:
+        return with_log(kind(message), record)
+    return with_log(kind(f"{message}: {said.message}", hint=said.hint), record)
 
 
 def _how(exit_code: int | None) -> str:
@@ -47,19 +50,19 @@ def _hint_of_killed(record: ServerRecord) -> str:
     return "was it killed for want of memory, or by hand?"
 
 
-def _tail(record: ServerRecord) -> str:
-    log = record.log
+def with_log(error: MlserveError, record: ServerRecord) -> MlserveError:
+    """The same error, with the last lines of the server's log as its detail `log`."""
+    lines = _log_lines(record, _SHOWN)
+    if lines:
+        path = None if record.container is not None or record.log is None else str(record.log)
+        command = f"mlserve logs {record.name}"
+        error.details["log"] = {"path": path, "command": command, "end": lines}
+    elif error.hint is None and record.log is None:
+        error.hint = "its log is above"
+    return error
+
+
+def _log_lines(record: ServerRecord, count: int) -> list[str]:
     if record.container is not None:
-        lines = containers.last_lines(record.container, _LINES)
-    else:
-        lines = last_lines(log, _LINES) if log else []
-    if not lines:
-        return ""
-    where = f" {log}" if record.container is None else ""
-    return f"; the end of its log{where}:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _hint(record: ServerRecord) -> str:
-    if record.log is None:
-        return "its log is above"
-    return f"its whole log: mlserve logs {record.name}"
+        return containers.last_lines(record.container, count)
+    return last_lines(record.log, count) if record.log else []

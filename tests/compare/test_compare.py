@@ -115,7 +115,7 @@ def test_a_server_that_does_not_get_ready_is_an_error(cli: Any, export: Any, pho
     assert done.returncode == ExitCode.UNAVAILABLE
     assert "error: compare-2-echo-m stopped while it was starting" in done.stderr
     assert "out of order" in done.stderr
-    assert "hint: its whole log: mlserve logs compare-2-echo-m" in done.stderr
+    assert "(all of it: mlserve logs compare-2-echo-m)" in done.stderr
     assert done.stdout == ""
 
 

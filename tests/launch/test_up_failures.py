@@ -21,22 +21,26 @@ def record_of(home: Path) -> Path:
     return home / "state" / "servers" / "echo-m.json"
 
 
-def test_a_model_that_does_not_load_shows_the_end_of_its_log(cli, export, home: Path) -> None:
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_model_that_does_not_load_tells_the_servers_error_and_hint(
+    cli, export, home: Path, log_format: str
+) -> None:
     export(fail_load="the weights are of another model")
 
-    up = cli.up()
+    up = cli.up("--log-format", log_format)
 
     assert up.returncode == 5
+    error, hint, title, first, *_ = up.stderr.splitlines()
     # Its status says so, and then it ends: either may be seen first.
-    assert up.stderr.startswith(
-        (
-            "error: echo-m stopped while it was starting (exit code 5); the end of its log ",
-            "error: version 1 of m does not load: the weights are of another model",
-        )
+    assert error in (
+        "error: echo-m stopped while it was starting (exit code 5): "
+        "the weights are of another model",
+        "error: version 1 of m does not load: the weights are of another model",
     )
-    assert f"the end of its log {home / 'state' / 'logs' / 'echo-m.log'}:\n  mlserve " in up.stderr
-    assert " ERROR " in up.stderr
-    assert up.stderr.endswith("hint: its whole log: mlserve logs echo-m\n")
+    assert hint == "hint: write another echo.json"
+    assert title == "the end of its log (all of it: mlserve logs echo-m):"
+    assert first.startswith("  mlserve ")
+    assert "ERROR" in up.stderr
     assert not record_of(home).exists()
     logs = cli("logs")
     assert "the weights are of another model" in logs.stdout
@@ -63,6 +67,8 @@ def test_errors_are_json_when_the_output_is(cli, export) -> None:
     error = json.loads(up.stderr)["error"]
     assert (up.returncode, up.stdout) == (5, "")
     assert (error["kind"], error["exit_code"]) == ("model_load_failed", 5)
+    assert error["log"]["path"].endswith("/echo-m.log")
+    assert "broken" in error["log"]["end"][-2]
 
 
 def test_a_server_that_is_not_ready_in_time_is_stopped(cli, export, home: Path) -> None:
@@ -72,7 +78,7 @@ def test_a_server_that_is_not_ready_in_time_is_stopped(cli, export, home: Path) 
 
     assert up.returncode == 5
     assert "error: echo-m was not ready in time" in up.stderr
-    assert "; the end of its log " in up.stderr
+    assert "\nthe end of its log (all of it: mlserve logs echo-m):\n  mlserve " in up.stderr
     assert "--wait gives a slow start more time" in up.stderr
     assert not record_of(home).exists()
     assert servers_under(home) == []

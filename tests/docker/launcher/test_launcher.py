@@ -142,7 +142,7 @@ def test_logs_follow_until_it_ends(cli, built) -> None:
             ("--docker-option=--entrypoint=/nowhere",),
             "error: the container of echo-m does not start",
         ),
-        (("--docker-option=--env=PYTHONHOME=/nowhere",), "(exit code 1); the end of its log:"),
+        (("--docker-option=--env=PYTHONHOME=/nowhere",), "\nthe end of its log (all of it: mlserve logs echo-m):\n"),
     ],
 )
 def test_one_that_does_not_start_tells_why_and_leaves_nothing(
@@ -161,10 +161,10 @@ def test_a_broken_model_is_told_by_its_log(cli, built, export) -> None:
     done = cli.up("--model", "broken")
 
     assert done.returncode == 5, done.stderr
-    assert "echo-broken stopped while it was starting (exit code 5); the end of its log:" in (
+    assert "echo-broken stopped while it was starting (exit code 5): the weights are damaged\n" in (
         done.stderr
     )
-    assert "the weights are damaged" in done.stderr
+    assert "\nhint: write another echo.json\n" in done.stderr
     cli.docker("image", "rm", "mlserve-echo-broken:1")
 
 
