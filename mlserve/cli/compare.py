@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, print_table
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json
+from mlserve.cli.table import print_table, print_wrapped
 from mlserve.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ def _print(found: Comparison, output: OutputFormat) -> None:
     if output is OutputFormat.JSON:
         print_json(found.to_json())
         return
-    print_table(summary.TARGET_HEADER, summary.target_rows(found))
+    print_table(summary.DIFFERENCE_HEADER, summary.difference_rows(found))
+    typer.echo("\ntimes and memory")
+    print_table(summary.COST_HEADER, summary.cost_rows(found))
     worst = summary.worst_rows(found)
     if worst:
         typer.echo("\nworst images")
@@ -136,7 +139,8 @@ def _print(found: Comparison, output: OutputFormat) -> None:
         print_table(summary.PROBLEM_HEADER, problems[:_LISTED])
     if len(problems) > _LISTED:
         typer.echo(f"and {len(problems) - _LISTED} more; --output json lists them all")
-    typer.echo(f"\n{summary.verdict(found)}")
+    typer.echo()
+    print_wrapped(summary.verdict(found), "")
 
 
 def _warn_of_random_weights(targets: list[Target]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json
+from mlserve.cli.table import print_wrapped
 from mlserve.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def _print(findings: Sequence[Finding]) -> None:
         if found.area != area:
             area = found.area
             typer.echo(area)
-        typer.echo(f"  {found.status.value:<4}  {found.name:<{width}}  {found.text}")
+        begin = f"  {found.status.value:<4}  {found.name:<{width}}  "
+        print_wrapped(found.text, " " * len(begin), first=begin)
         if found.fix:
-            typer.echo(f"  {'':<4}  {'':<{width}}  fix: {found.fix}")
+            print_wrapped(f"fix: {found.fix}", " " * len(begin))
 
 
 def _verdict(failed: int) -> str:

@@ -34,8 +34,8 @@ def export(
         str | None,
         typer.Option(
             metavar="FILE|DIR|random",
-            help="Your own weights: a .keras, .h5 or .onnx file or a SavedModel folder; `random` is "
-            "for tests of speed only.",
+            help="Your own weights: a .keras, .h5 or .onnx file or a SavedModel folder; "
+            "`random` is for tests of speed only.",
         ),
     ] = None,
     labels: Annotated[
@@ -121,9 +121,7 @@ def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> Non
     if manifest is None:  # the export has just written it
         raise UsageError(f"{artifact.path} has lost its manifest", hint="export the model again")
     if output is OutputFormat.JSON:
-        print_json(
-            {"path": str(artifact.path), "version": artifact.version} | manifest.to_json()
-        )
+        print_json({"path": str(artifact.path), "version": artifact.version} | manifest.to_json())
         return
     typer.echo(str(artifact.path))
     pipeline = manifest.pipeline

@@ -12,7 +12,8 @@ from mlserve.cli.access import (
     TlsKeyOption,
     TokenFileOption,
 )
-from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
+from mlserve.cli.output import OutputFormat, OutputOption, print_json
+from mlserve.cli.table import print_table
 from mlserve.cli.target import (
     ApiOption,
     BackendOption,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -26,15 +25,6 @@ OutputOption = Annotated[OutputFormat, typer.Option("--output", help="How to pri
 def print_json(data: Any) -> None:
     """Prints data as indented JSON."""
     typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows under an upper-case header, in columns as wide as their widest cell."""
-    lines = [[name.upper() for name in header], *[list(row) for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
 
 
 def note(message: str) -> None:

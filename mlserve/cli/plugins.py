@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table
+from mlserve.cli.output import OutputFormat, OutputOption, print_json
+from mlserve.cli.table import print_table
 
 if TYPE_CHECKING:
     from mlserve.backend import Backend
@@ -45,8 +46,9 @@ def plugins(output: OutputOption = OutputFormat.TEXT) -> None:
     if output is OutputFormat.JSON:
         print_json([asdict(part) for part in parts])
         return
-    header = ("name", "kind", "status", "distribution", "about")
-    print_table(header, [_row(part) for part in parts])
+    header = ("name", "status", "kind", "distribution")
+    rows = [(part.name, part.status, part.kind, part.distribution) for part in parts]
+    print_table(header, rows, [list(_below(part)) for part in parts])
 
 
 def _parts(report: PluginReport) -> Iterator[Part]:
@@ -94,12 +96,13 @@ def _not_installed(name: str, distribution: str) -> Part:
     return Part(name, "plugin", "missing", distribution, "", fix=f"pip install {distribution}")
 
 
-def _row(part: Part) -> list[str]:
-    about = [part.about] if part.about else []
+def _below(part: Part) -> Iterator[str]:
+    yield part.about
+    if part.models:
+        yield f"models: {', '.join(part.models)}"
     if part.error:
-        about.append(part.error)
+        yield part.error
     elif part.missing:
-        about.append(f"not installed: {', '.join(part.missing)}")
+        yield f"not installed: {', '.join(part.missing)}"
     if part.fix:
-        about.append(f"fix: {part.fix}")
-    return [part.name, part.kind, part.status, part.distribution, "; ".join(about)]
+        yield f"fix: {part.fix}"

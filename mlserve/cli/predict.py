@@ -91,7 +91,8 @@ def predict(
         PredictFormat,
         typer.Option(
             "--output",
-            help="text: the label, for several files `file<TAB>label` a line; json: one object, "
+            help="text: the label, for several files `file<TAB>label` a line (with "
+            "--top-k `file<TAB>score<TAB>index<TAB>label`); json: one object, "
             'for several files {"predictions": [...]}; jsonl: one object a line, as answers come.',
         ),
     ] = PredictFormat.TEXT,

@@ -9,6 +9,7 @@ import typer
 
 from mlserve.cli.output import error_json, note, print_json
 from mlserve.client import Prediction
+from mlserve.client.answers import Score
 from mlserve.client.refusals import readable
 from mlserve.errors import MlserveError
 
@@ -56,11 +57,11 @@ class TextLabel(_OneImage):
     def prediction(self, name: str, found: Prediction) -> None:
         typer.echo(readable(found.label))
         for row in found.scores if self._has_scores else ():
-            typer.echo(f"{row.score:.4f}\t{_index(row.index)}\t{readable(row.label)}")
+            typer.echo(_score_line(row))
 
 
 class TextLines(_Unfinished):
-    """`file<TAB>label` a line; with scores K lines a file: `file<TAB>label<TAB>score<TAB>index`."""
+    """`file<TAB>label` a line; with scores K a file: `file<TAB>score<TAB>index<TAB>label`."""
 
     def __init__(self, *, has_scores: bool) -> None:
         self._has_scores = has_scores
@@ -71,7 +72,7 @@ class TextLines(_Unfinished):
             typer.echo(f"{file}\t{readable(found.label)}")
             return
         for row in found.scores:
-            typer.echo(f"{file}\t{readable(row.label)}\t{row.score:.4f}\t{_index(row.index)}")
+            typer.echo(f"{file}\t{_score_line(row)}")
 
     def error(self, name: str, error: MlserveError) -> None:
         is_named = name in error.message
@@ -126,5 +127,6 @@ def _printable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _index(index: int | None) -> str:
-    return "" if index is None else str(index)
+def _score_line(row: Score) -> str:
+    """`score<TAB>index<TAB>label`: the label is last, whatever is in it."""
+    return f"{row.score:.4f}\t{'' if row.index is None else row.index}\t{readable(row.label)}"

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, print_table
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json
+from mlserve.cli.table import print_table
 from mlserve.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from mlserve.launch.state import ServerRecord
 
-_HEADER = (
-    *("name", "backend", "model", "versions", "status"),
-    *("grpc", "rest", "pid", "uptime", "launcher"),
-)
+_HEADER = ("name", "status", "versions", "uptime", "launcher")
 NameArgument = Annotated[
     str | None, typer.Argument(help="The server's name, as `mlserve ps` shows it.")
 ]
@@ -38,6 +36,7 @@ def down(
             show_default=False,
         ),
     ] = None,
+    output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Stop a server: it answers what it has begun, then ends. Nothing to stop is no error.
 
@@ -51,16 +50,20 @@ def down(
     records = reconcile()[0] if every else running(name=name, backend=backend, model=model)
     if not records:
         note("no server is running")
-    line = StatusLine()
+    line, done = StatusLine(), []
     try:
         for stopped in stop_all(records, timeout, line.show):
             line.clear()
+            done.append({"name": stopped.record.name, "was_killed": stopped.was_killed})
             if stopped.was_killed:
                 allowed = f"{stopped.allowed:g} s"
                 note(f"{stopped.record.name} did not end within {allowed}: it was killed")
-            typer.echo(f"{stopped.record.name} is stopped")
+            if output is OutputFormat.TEXT:
+                typer.echo(f"{stopped.record.name} is stopped")
     finally:
         line.clear()
+    if output is OutputFormat.JSON:
+        print_json(done)
 
 
 def ps(output: OutputOption = OutputFormat.TEXT) -> None:
@@ -76,7 +79,8 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     if not listed:
         note("no server is running; start one: mlserve up")
         return
-    print_table(_HEADER, [_row(record, status) for record, status in listed])
+    rows = [_row(record, status) for record, status in listed]
+    print_table(_HEADER, rows, [_below(record) for record, _ in listed])
     for record in dead:
         note(f"{record.name} ({record.identity}) is gone; its log: mlserve logs {record.name}")
 
@@ -153,18 +157,14 @@ def _versions(record: ServerRecord) -> str:
 def _row(record: ServerRecord, status: str) -> list[str]:
     from mlserve.launch.processes import uptime
 
-    return [
-        record.name,
-        record.backend,
-        record.model + (" (random weights)" if record.has_random_weights else ""),
-        _versions(record),
-        status,
-        record.grpc_endpoint,
-        record.rest_endpoint,
-        record.container[:12] if record.container else str(record.pid),
-        "-" if status == "dead" else _duration(uptime(record)),
-        record.launcher,
-    ]
+    since = "-" if status == "dead" else _duration(uptime(record))
+    return [record.name, status, _versions(record), since, record.launcher]
+
+
+def _below(record: ServerRecord) -> list[str]:
+    where = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}  {record.identity}"
+    meaning = "random weights: its answers mean nothing" if record.has_random_weights else ""
+    return [where, meaning]
 
 
 def _as_json(record: ServerRecord, status: str) -> dict[str, Any]:

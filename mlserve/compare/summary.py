@@ -15,10 +15,8 @@ from mlserve.compare.result import (
     badness,
 )
 
-TARGET_HEADER = (
-    *("target", "labels", *STAGES, "end to end", "mean"),
-    *("p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s"),
-)
+DIFFERENCE_HEADER = ("target", "labels", *STAGES, "end to end", "mean")
+COST_HEADER = ("target", "p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s")
 IMAGE_HEADER = ("image", "target", "answer", *STAGES, "end to end")
 PROBLEM_HEADER = ("image", "target", "what differs")
 _WORST = 5
@@ -26,9 +24,14 @@ _NOTHING = "-"
 _MEBIBYTE = 1 << 20
 
 
-def target_rows(found: Comparison) -> list[list[str]]:
+def difference_rows(found: Comparison) -> list[list[str]]:
     """A row for each target: largest differences from the reference, end to end the mean too."""
-    return [_target_row(result, is_reference=not i) for i, result in enumerate(found.targets)]
+    return [_difference_row(result, is_reference=not i) for i, result in enumerate(found.targets)]
+
+
+def cost_rows(found: Comparison) -> list[list[str]]:
+    """A row for each target: the times of its answers, its memory, its time to ready."""
+    return [_cost_row(result) for result in found.targets]
 
 
 def worst_rows(found: Comparison) -> list[list[str]]:
@@ -69,15 +72,21 @@ def short(value: float | None) -> str:
     return "0" if value == 0 else f"{value:.2g}"
 
 
-def _target_row(result: TargetResult, *, is_reference: bool) -> list[str]:
-    times = Percentiles.of(result.milliseconds)
-    latency = (times.p50, times.p95, times.p99) if times else (None,) * 3
+def _difference_row(result: TargetResult, *, is_reference: bool) -> list[str]:
     return [
         result.target.name,
         "reference" if is_reference else f"{result.same_labels}/{len(result.rows)}",
         *(_largest(result.stages.get(stage)) for stage in STAGES),
         _largest(result.scores),
         short(result.scores.mean if result.scores else None),
+    ]
+
+
+def _cost_row(result: TargetResult) -> list[str]:
+    times = Percentiles.of(result.milliseconds)
+    latency = (times.p50, times.p95, times.p99) if times else (None,) * 3
+    return [
+        result.target.name,
         *(_NOTHING if value is None else f"{value:.1f}" for value in latency),
         _NOTHING if result.rss is None else f"{result.rss / _MEBIBYTE:.0f}",
         _NOTHING if result.ready_seconds is None else f"{result.ready_seconds:.1f}",

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import httpx  # noqa: TID253
 
 from mlserve import plugins
+from mlserve.choosing import DEFAULT_MODEL
 from mlserve.client.background import run_within
 from mlserve.deadline import Deadline
 from mlserve.doctor.finding import Finding, Status
 from mlserve.errors import DeadlineExceeded, MlserveError
-from mlserve.export import DEFAULT_MODEL
 from mlserve.launch.plan import exported
 
 AREA = "network"

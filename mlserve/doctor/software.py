@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 from mlserve import __version__, plugins
+from mlserve.choosing import DEFAULT_BACKEND
 from mlserve.doctor.finding import Finding, Status
 from mlserve.doctor.requirements import declared_conflicts, installed_version, known_conflicts
-from mlserve.choosing import DEFAULT_BACKEND
 from mlserve.launch.plan import exported
 
 AREA = "software"

@@ -151,7 +151,7 @@ def _not_exported(
 
 def _exported_instead(model: str | None, known: list[tuple[str, str]]) -> str:
     """The model that was exported and probably meant, for a hint."""
-    names = dict((name, backend) for backend, name in known)
+    names = {name: backend for backend, name in known}
     meant = nearest(model, names) if model else None
     if meant is None:
         return ""

@@ -119,7 +119,7 @@ def test_many_files_with_scores_are_k_lines_each(mlserve: Any, echo: Any, folder
     name = folder / "z.jpeg"
     outcome = mlserve("predict", name, name, "--endpoint", echo.grpc, "--top-k", 2)
 
-    lines = [f"{name}\tsorrel\t0.5000\t0\n", f"{name}\tzebra\t0.2500\t1\n"]
+    lines = [f"{name}\t0.5000\t0\tsorrel\n", f"{name}\t0.2500\t1\tzebra\n"]
     assert outcome.stdout == "".join(lines * 2)
 
 

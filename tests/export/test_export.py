@@ -151,8 +151,7 @@ def test_of_exports_with_one_number_at_the_same_time_one_wins(
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
         running = [
-            pool.submit(export, request_echo, "echo", store=store.root, version=3)
-            for _ in range(8)
+            pool.submit(export, request_echo, "echo", store=store.root, version=3) for _ in range(8)
         ]
         errors = [future.exception() for future in running]
     assert sum(error is None for error in errors) == 1

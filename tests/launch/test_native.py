@@ -80,6 +80,7 @@ def base(tmp_path: Path) -> Path:
     for version in ("1", "2"):
         (tmp_path / "m" / version).mkdir(parents=True)
         (tmp_path / "m" / version / "echo.json").write_text("{}")
+        (tmp_path / "m" / version / "saved_model.pb").touch()  # for the backend tfserving, too
     return tmp_path / "m"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -173,10 +175,11 @@ def test_what_can_be_installed_is_listed_as_missing(site) -> None:
 
     done = site.run("-c", code, "plugins")
 
-    rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:]}
-    assert "fix: pip install mlserve-tfserving" in rows["tfserving"]
-    assert "fix: pip install mlserve-models" in rows["models"]
-    assert " missing " in rows["tfserving"]
+    lines = done.stdout.splitlines()[1:]
+    found = {line.split()[0]: (line, then) for line, then in pairwise(lines)}
+    assert " missing " in found["tfserving"][0]
+    assert found["tfserving"][1] == "    fix: pip install mlserve-tfserving"
+    assert found["models"][1] == "    fix: pip install mlserve-models"
 
 
 def test_the_table_says_what_is_wrong_and_the_fix(site) -> None:
@@ -185,9 +188,14 @@ def test_the_table_says_what_is_wrong_and_the_fix(site) -> None:
     done = site.run("-m", "mlserve", "plugins")
 
     header, *rows = done.stdout.splitlines()
-    assert header.split() == ["NAME", "KIND", "STATUS", "DISTRIBUTION", "ABOUT"]
-    [toy] = [row for row in rows if row.startswith("toy ")]
-    assert toy.endswith("A toy.; not installed: toy_runtime; fix: pip install toy-runtime")
+    assert header.split() == ["NAME", "STATUS", "KIND", "DISTRIBUTION"]
+    [toy] = [number for number, row in enumerate(rows) if row.startswith("toy ")]
+    assert rows[toy].split() == ["toy", "missing", "backend", "toy-plugin"]
+    assert rows[toy + 1 : toy + 4] == [
+        "    A toy.",
+        "    not installed: toy_runtime",
+        "    fix: pip install toy-runtime",
+    ]
 
 
 HEAVY = (

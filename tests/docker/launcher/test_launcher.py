@@ -142,7 +142,10 @@ def test_logs_follow_until_it_ends(cli, built) -> None:
             ("--docker-option=--entrypoint=/nowhere",),
             "error: the container of echo-m does not start",
         ),
-        (("--docker-option=--env=PYTHONHOME=/nowhere",), "\nthe end of its log (all of it: mlserve logs echo-m):\n"),
+        (
+            ("--docker-option=--env=PYTHONHOME=/nowhere",),
+            "\nthe end of its log (all of it: mlserve logs echo-m):\n",
+        ),
     ],
 )
 def test_one_that_does_not_start_tells_why_and_leaves_nothing(
