@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.cli.exported import StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json
 from mlserve.cli.table import print_table, print_wrapped
 from mlserve.errors import ExitCode, UsageError
@@ -34,9 +35,14 @@ def compare(
         ),
     ],
     model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The model to compare; default: the only exported one."),
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="The model to compare; given several times, one for each target in their order. "
+            "Default: the only exported one, or the only one that an endpoint serves.",
+        ),
     ] = None,
+    store: StoreOption = None,
     tolerance: Annotated[
         float,
         typer.Option(
@@ -66,7 +72,11 @@ def compare(
     Exit codes: 0 all labels agree and every difference is inside the tolerance, 8 something
     differs; else as of `mlserve up` and `mlserve predict`.
 
-    Example: mlserve compare tfserving onnxruntime photos/ --report report.html
+    For example:
+
+    mlserve compare tfserving onnxruntime photos/ --report report.html
+
+    mlserve compare 127.0.0.1:8500 gpu-host:8500 --model m --model m_fp16 photos/
     """
     from mlserve.compare.run import Options
     from mlserve.compare.targets import resolve, split
@@ -75,7 +85,7 @@ def compare(
     words, files = split(arguments)
     if report is not None:
         _require_writable(report)
-    targets = resolve(words, model)
+    targets = resolve(words, model or (), store)
     _warn_of_random_weights(targets)
     found = _compare(targets, files, options)
     _print(found, output)

@@ -48,8 +48,7 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The model to ask. Default: the one of the running server; inception_v3 with "
-        "--endpoint.",
+        help="The model to ask. Default: the only one that the server serves.",
     ),
 ]
 VersionOption = Annotated[
@@ -84,7 +83,7 @@ def address_json(client: Client) -> dict[str, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server to ask. `model` None is the client's default model."""
+    """A server to ask. `model` None is the only one that it serves."""
 
     endpoint: str
     model: str | None

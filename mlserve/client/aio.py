@@ -13,7 +13,7 @@ from typing import Self, TypeVar, get_args
 from mlserve.client.access import Access, Tls
 from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, VersionStatus
 from mlserve.client.connecting import open_dialogue, open_transport
-from mlserve.client.dialogue import Dialogue
+from mlserve.client.dialogue import Dialogue, Line
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.outcome import labelled
 from mlserve.client.reading import Image, name_of, read_image
@@ -28,7 +28,6 @@ from mlserve.errors import InferenceFailed, MlserveError, NotFound, Transient, U
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0
 """Seconds that a call may take in all."""
-DEFAULT_MODEL = "inception_v3"
 DEFAULT_RETRIES = Retries()
 DEFAULT_MAX_ANSWER_BYTES = 64 * 2**20
 
@@ -38,7 +37,8 @@ class AsyncClient:
 
     `endpoint` is `host:port` (gRPC), `grpc://host:port`, or `http://host:port` (REST), with TLS
     `grpcs://` or `https://`; `protocol` overrides what `host:port` means, and `tls` makes it speak
-    TLS. `version` None leaves the choice to the server. `api` is tfs (TensorFlow Serving, version
+    TLS. `model` None asks the server, which must serve one model and tell its name, once.
+    `version` None leaves the choice to the server. `api` is tfs (TensorFlow Serving, version
     1) or oip (Open Inference Protocol, version 2: Triton, KServe, MLServer); None tries the one
     and, at a server that does not know it, the other.
 
@@ -73,7 +73,8 @@ class AsyncClient:
         exposure = access.exposure(self.endpoint)
         if exposure:
             warnings.warn(exposure, stacklevel=2)
-        self._model = ModelRef(model or DEFAULT_MODEL, version)
+        self._model = None if model is None else ModelRef(model, version)
+        self._version = version
         self._transport = open_transport(self.endpoint, access, max_answer_bytes)
         self._retries = retries
         self._traceparent = traceparent
@@ -82,9 +83,9 @@ class AsyncClient:
         self._dialogues: dict[Api, Dialogue] = {}
 
     @property
-    def model(self) -> str:
-        """The name of the model that is asked."""
-        return self._model.name
+    def model(self) -> str | None:
+        """The name of the model that is asked; None until that has been found out."""
+        return None if self._model is None else self._model.name
 
     @property
     def api(self) -> Api | None:
@@ -112,7 +113,7 @@ class AsyncClient:
             data = await read_image(image)
             question = Question(data, top_k)
             answer, reply = await self._converse(
-                lambda dialogue: dialogue.predict(question, deadline, watch)
+                lambda dialogue: dialogue.predict(question, deadline, watch), deadline, watch
             )
             watch.leave()
             return self._prediction(answer, reply, top_k, watch, deadline)
@@ -125,7 +126,9 @@ class AsyncClient:
         """The signatures of the model. Raises as `predict` does."""
         deadline = as_deadline(timeout)
         async with self._within(deadline) as watch:
-            found = await self._converse(lambda dialogue: dialogue.metadata(deadline, watch))
+            found = await self._converse(
+                lambda dialogue: dialogue.metadata(deadline, watch), deadline, watch
+            )
             self._require_asked(found.version)
             return found
 
@@ -137,7 +140,9 @@ class AsyncClient:
         """The versions of the model and their states, latest first. Raises as `predict` does."""
         deadline = as_deadline(timeout)
         async with self._within(deadline, ONCE) as watch:
-            return await self._converse(lambda dialogue: dialogue.status(deadline, watch))
+            return await self._converse(
+                lambda dialogue: dialogue.status(deadline, watch), deadline, watch
+            )
 
     async def load(
         self,
@@ -189,12 +194,15 @@ class AsyncClient:
                 error.message = watch.retold(error.message)
             raise
 
-    async def _converse(self, ask: Callable[[Dialogue], Awaitable[T]]) -> T:
+    async def _converse(
+        self, ask: Callable[[Dialogue], Awaitable[T]], deadline: Deadline, watch: Watch
+    ) -> T:
         """The answer in the server's API. It is found out by trying, and then remembered."""
+        model = self._model or await self._only_model(deadline, watch)
         first: NotSpoken | None = None
         for api in self._apis:
             try:
-                found = await ask(self._dialogue(api))
+                found = await ask(self._dialogue(api, model))
             except NotSpoken as error:
                 first = first or error
                 continue
@@ -208,10 +216,19 @@ class AsyncClient:
         assert first is not None  # there is always an API to try
         raise first.refusal from first
 
-    def _dialogue(self, api: Api) -> Dialogue:
+    async def _only_model(self, deadline: Deadline, watch: Watch) -> ModelRef:
+        """The one model of the server, from now on that of this client."""
+        from mlserve.client.model_index import find_model
+
+        line = Line(self.endpoint, self._transport)
+        name = await find_model(self.endpoint, line, deadline, watch)
+        self._model = ModelRef(name, self._version)
+        return self._model
+
+    def _dialogue(self, api: Api, model: ModelRef) -> Dialogue:
         found = self._dialogues.get(api)
         if found is None:
-            found = open_dialogue(api, self.endpoint, self._transport, self._model)
+            found = open_dialogue(api, self.endpoint, self._transport, model)
             self._dialogues[api] = found
         return found
 
@@ -225,8 +242,8 @@ class AsyncClient:
         return Prediction(
             label=label,
             scores=scores,
-            model=self._model.name,
-            version=self._model.version if version is None else version,
+            model=self.model or "",
+            version=self._version if version is None else version,
             endpoint=str(self.endpoint),
             protocol=self.endpoint.protocol,
             api=self._apis[0],
@@ -239,10 +256,10 @@ class AsyncClient:
 
     def _require_asked(self, version: int | None) -> None:
         """Raises NotFound when another version answered than was asked for."""
-        asked = self._model.version
+        asked = self._version
         if None not in (asked, version) and asked != version:
             raise NotFound(
-                f"version {asked} of {self._model.name} was asked for, and version {version} "
+                f"version {asked} of {self.model} was asked for, and version {version} "
                 f"answered at {self.endpoint}",
                 hint="see the versions there with mlserve status; leave --version out to take the "
                 "server's choice",

@@ -68,8 +68,8 @@ class Client:
         return self._client.endpoint
 
     @property
-    def model(self) -> str:
-        """The name of the model that is asked."""
+    def model(self) -> str | None:
+        """The name of the model that is asked; None until that has been found out."""
         return self._client.model
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlserve import plugins
 from mlserve.compare.asking import panel
@@ -91,6 +91,8 @@ def _ask(
             images, options.runs, lambda done, name: progress("answers", done, total, name)
         )
         return [
-            TargetResult(server.target, own, server.rss(), server.ready_seconds)
-            for server, own in zip(servers, rows, strict=True)
+            TargetResult(
+                replace(server.target, model=client.model), own, server.rss(), server.ready_seconds
+            )
+            for server, client, own in zip(servers, asked.clients, rows, strict=True)
         ]

@@ -21,7 +21,7 @@ class Target:
     """One thing to compare, by its `name`: an exported model, or (`serving` None) an endpoint.
 
     `endpoint` is None for an exported model, whose server is still to be started. `model` None is
-    the client's default model.
+    the only one that the endpoint serves.
     """
 
     name: str
@@ -64,17 +64,35 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return targets, files
 
 
-def resolve(words: Sequence[str], model: str | None) -> list[Target]:
+def resolve(
+    words: Sequence[str], models: Sequence[str] = (), store: Path | None = None
+) -> list[Target]:
     """The targets that the words name, each with a name of its own; the first is the reference.
 
-    `model` None takes the only exported model, and for endpoints that of the exported ones. Raises
-    NotFound for what is not installed or exported, UsageError for what is no endpoint or version.
+    `models` are none, one for all targets, or one for each. Without one an exported target is the
+    only exported model in `store`, an endpoint is asked for the same model as the exported ones, or
+    for the only one that it serves. Raises NotFound for what is not installed or exported,
+    UsageError for what is not an endpoint or a version, and for another number of models.
     """
-    found = [_endpoint(word) if _is_endpoint(word) else _exported(word, model) for word in words]
-    models = {target.model for target in found if target.serving}
-    asked = model or (models.pop() if len(models) == 1 else None)
-    found = [target if target.serving else replace(target, model=asked) for target in found]
+    found = [
+        _endpoint(word, model) if _is_endpoint(word) else _exported(word, model, store)
+        for word, model in zip(words, _one_each(models, words), strict=True)
+    ]
+    exported = {target.model for target in found if target.serving}
+    default = exported.pop() if len(exported) == 1 else None
+    found = [replace(target, model=target.model or default) for target in found]
     return [_numbered(target, found[:index]) for index, target in enumerate(found)]
+
+
+def _one_each(models: Sequence[str], words: Sequence[str]) -> Sequence[str | None]:
+    if len(models) <= 1:
+        return [models[0] if models else None] * len(words)
+    if len(models) != len(words):
+        raise UsageError(
+            f"{len(models)} models are named for {len(words)} targets: {', '.join(models)}",
+            hint="give --model once for all targets, or once for each, in their order",
+        )
+    return models
 
 
 def _is_target(word: str) -> bool:
@@ -87,16 +105,16 @@ def _is_endpoint(word: str) -> bool:
     return ":" in word
 
 
-def _endpoint(word: str) -> Target:
+def _endpoint(word: str, model: str | None) -> Target:
     Endpoint.parse(word)
-    return Target(word, None, endpoint=word)
+    return Target(word, model, endpoint=word)
 
 
-def _exported(word: str, model: str | None) -> Target:
+def _exported(word: str, model: str | None, store: Path | None) -> Target:
     backend, _, version = word.partition("@")
     plugins.backend(backend)
     versions = Versions((_number(word, version),)) if "@" in word else Versions()
-    serving = choose(backend, model, None, versions)
+    serving = choose(backend, model, None, versions, store)
     # The version stays the same, whatever is exported meanwhile.
     pinned = replace(serving, versions=Versions(serving.expected))
     return Target(f"{backend}@{serving.expected[0]}", serving.model, pinned)

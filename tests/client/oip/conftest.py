@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mlserve.protocols.proto import inference_pb2
+from mlserve.protocols.proto import inference_extensions_pb2, inference_pb2
 
 MODEL = "stranger"
 SIZE_HEADER = "Inference-Header-Content-Length"
@@ -67,6 +67,7 @@ class OipModel:
 
     `is_raw`: it answers in raw contents over gRPC, in binary data over REST. `reads_binary` is
     False for a REST server without that extension. `v1` is (status, body) of KServe's own old API.
+    `index` are the names and states of the repository index; None: the server has none.
     """
 
     inputs: list[Declared] = field(default_factory=lambda: [("jpeg", "BYTES", [-1])])
@@ -79,6 +80,7 @@ class OipModel:
     refusal: Refusal | None = None
     gone: tuple[int, bytes] = (404, b'{"detail":"Not Found"}')
     v1: tuple[int, bytes] | None = None
+    index: list[tuple[str, str]] | None = None
     asked: list[Asked] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
@@ -100,16 +102,24 @@ class OipGrpc(grpc.GenericRpcHandler):
             "ModelMetadata": (self._metadata, inference_pb2.ModelMetadataRequest),
             "ModelReady": (self._ready, inference_pb2.ModelReadyRequest),
         }
+        if model.index is not None:
+            self._methods["RepositoryIndex"] = (
+                self._index,
+                inference_extensions_pb2.RepositoryIndexRequest,
+            )
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         service, _, name = details.method.rpartition("/")
         if service != "/inference.GRPCInferenceService":
             self._model.calls.append("tfs")
             return None
+        if name not in self._methods:
+            return None
         method, kind = self._methods[name]
 
         def answer(request: Any, context: grpc.ServicerContext) -> bytes:
-            model = request.model_name if name == "ModelInfer" else request.name
+            named = {"ModelInfer": "model_name", "RepositoryIndex": ""}.get(name, "name")
+            model = getattr(request, named) if named else MODEL
             try:
                 self._model.meet(model, name)
                 return bytes(method(request, context).SerializeToString())
@@ -145,6 +155,12 @@ class OipGrpc(grpc.GenericRpcHandler):
         ):
             for name, datatype, shape in specs:
                 rows.add(name=name, datatype=datatype, shape=shape)
+        return response
+
+    def _index(self, _: Any, context: object) -> Any:
+        response = inference_extensions_pb2.RepositoryIndexResponse()
+        for name, state in self._model.index or ():
+            response.models.add(name=name, version="7", state=state)
         return response
 
     def _ready(self, _: Any, context: object) -> Any:
@@ -220,6 +236,11 @@ def _rest_handler(model: OipModel) -> type[BaseHTTPRequestHandler]:
                     self._send(*_rest_reply(model, verb, body, self.headers))
                 except Refusal as refusal:
                     self._send(refusal.http, json.dumps({"error": refusal.text}).encode(), {})
+                return
+            if self.path == "/v2/repository/index" and model.index is not None:
+                model.calls.append("RepositoryIndex")
+                rows = [{"name": name, "state": state} for name, state in model.index]
+                self._send(200, json.dumps(rows).encode(), {})
                 return
             model.calls.append("tfs")
             is_v1 = model.v1 is not None and not self.path.endswith("/metadata")
