@@ -127,11 +127,19 @@ def _no_source(
     also = "".join(f"; {error.message}" for error in broken)
     return NotFound(
         f"no model source knows {asked} (models known by name: {known}){also}",
-        hint=did_you_mean(
-            request.model, (name for source in sources for name in source.models), "--model "
-        )
-        + "choose one with --model, or give your own model with --weights FILE "
-        "(.keras, .h5, .onnx or a SavedModel folder) and --labels FILE",
+        hint=_known_or_own(request, sources),
+    )
+
+
+def _known_or_own(request: ModelRequest, sources: Sequence[ModelSource]) -> str:
+    kinds = ".keras, .h5, .onnx, or a SavedModel folder or .tar.gz"
+    if request.weights_path is not None:
+        return f"give the weights of your own model in a file of a known kind: {kinds}"
+    known = (name for source in sources for name in source.models)
+    meant = did_you_mean(request.model, known, "--model ")
+    return (
+        f"{meant}choose one with --model, or give your own model with --weights FILE ({kinds}) "
+        "and --labels FILE"
     )
 
 

@@ -88,6 +88,11 @@ def backend(name: str) -> Backend:
     return _call(_point(name), "gives a backend that cannot be made", kind)
 
 
+def backend_names() -> list[str]:
+    """The installed backends, by name; a broken plugin may be one, and is among them."""
+    return [report.name for report in survey() if report.backend or report.error]
+
+
 def model_sources() -> list[ModelSource]:
     """The model sources of every plugin that loads.
 
@@ -213,13 +218,11 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def _unknown(name: str) -> NotFound:
-    choices = ", ".join(sorted(installed())) or "none is installed"
+    choices = ", ".join(backend_names()) or "none"
     if name in KNOWN:
         return NotFound(
-            f"the backend {name!r} is not installed (installed plugins: {choices})",
+            f"the backend {name!r} is not installed (installed: {choices})",
             hint=f"pip install {KNOWN[name]}, or {_CHOOSE}",
         )
-    meant = did_you_mean(name, {*installed(), *KNOWN}, "--backend ")
-    return NotFound(
-        f"there is no backend {name!r} (installed plugins: {choices})", hint=meant + _CHOOSE
-    )
+    meant = did_you_mean(name, backend_names(), "--backend ")
+    return NotFound(f"there is no backend {name!r} (installed: {choices})", hint=meant + _CHOOSE)

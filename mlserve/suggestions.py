@@ -31,4 +31,4 @@ def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
 
 def _is_part(asked: str, name: str) -> bool:
     shortest = 2
-    return len(asked) >= shortest and (name.startswith(asked) or asked.startswith(name))
+    return len(asked) >= shortest and (asked in name or name in asked)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlserve.client.background import run_within
+from mlserve.client.reading import unreadable
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
 
@@ -27,13 +28,15 @@ class Inputs:
 def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
     """The images that the arguments stand for, folders walked.
 
-    Raises UsageError for a folder without images or two uses of standard input, and
-    DeadlineExceeded when the file system does not answer.
+    Raises UsageError for a folder without images, two uses of standard input, or a single file that
+    is not there, and DeadlineExceeded when the file system does not answer.
     """
     if arguments.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once", hint="give - once")
     found = run_within(deadline, "looking for the files", lambda: _expand(arguments))
     is_batch = len(arguments) > 1 or found != list(arguments)
+    if not is_batch and found != [STDIN]:
+        run_within(deadline, f"looking for {found[0]}", lambda: _require(found[0]))
     return Inputs(tuple(found), is_batch)
 
 
@@ -60,6 +63,14 @@ def _expand(arguments: Sequence[str]) -> list[str]:
         else:
             names.append(argument)
     return names
+
+
+def _require(name: str) -> None:
+    """Raises UsageError for a file that is not there, before anything is said of servers."""
+    try:
+        Path(name).stat()
+    except OSError as error:
+        raise unreadable(name, error) from error
 
 
 def _images(folder: str) -> Iterator[str]:

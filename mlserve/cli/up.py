@@ -119,21 +119,21 @@ def up(
     from mlserve.settings import ServerSettings
     from mlserve.tls_files import check_files
 
-    serving = plan.choose(backend, model, path, plan.Versions.parse(version or []), store)
     if launcher is not Launcher.DOCKER and (image or docker_option):
         raise UsageError(
             "--image and --docker-option are for containers", hint="add --launcher docker"
         )
+    checked = ServerSettings(**settings).absolute()
+    check_files(checked)
     serving = replace(
-        serving,
+        plan.choose(backend, model, path, plan.Versions.parse(version or []), store),
         image=image,
         docker_options=tuple(docker_option or ()),
         threads=threads,
         provider=provider,
         instances=instances,
-        settings=ServerSettings(**settings).absolute(),
+        settings=checked,
     )
-    check_files(serving.settings)
     request = UpRequest(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
     if foreground:
         _run_in_foreground(request, output)

@@ -172,7 +172,8 @@ def _meant_command(word: str, rest: Sequence[str], known: Sequence[str]) -> str:
 
 def _unknown_option(ctx: Any, name: str) -> UsageError:
     own = _options_of(ctx.command)
-    known = (*_OPTIONS.get(name, ()), nearest(name, own) or "")
+    alike = nearest(name, own) if name.startswith("--") else None
+    known = (*_OPTIONS.get(name, ()), alike or "")
     meant = next((option for option in known if option.partition(" ")[0] in own), None)
     return UsageError(
         f"{ctx.command_path} has no option {name}",
@@ -243,7 +244,7 @@ def _guesses(word: str) -> Iterator[tuple[str, bool]]:
     from mlserve import plugins
 
     path = Path(word)
-    yield "--backend", word in plugins.installed()
+    yield "--backend", word in plugins.backend_names()
     yield "--path", path.is_dir()
     yield "--weights", path.exists()
     yield "--endpoint", ":" in word

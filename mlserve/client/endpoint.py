@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, cast
 from urllib.parse import SplitResult, urlsplit
@@ -15,6 +16,7 @@ _PROTOCOLS: dict[str, Protocol] = {
     "http": "rest",
     "https": "rest",
 }
+_MODEL_PATH = re.compile(r"/v[12]/models/([^/:]+).*")
 _SECURE = {"grpc": "grpcs", "http": "https"}
 """The schemes that speak TLS, by those that do not."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -46,6 +48,12 @@ class Endpoint:
         if protocol is not None and _PROTOCOLS[scheme] != protocol:
             raise _bad(text, f"it is not for the protocol {protocol}")
         path = parts.path.rstrip("/")
+        if model := _MODEL_PATH.search(path):
+            raise UsageError(
+                f"{text!r} is not an endpoint: it names the path of a model",
+                hint=f"give {scheme}://{parts.netloc}{path[: model.start()]} and --model {model[1]}"
+                " (model= in Python)",
+            )
         if path and _PROTOCOLS[scheme] == "grpc":
             raise _bad(text, "a gRPC endpoint has no path")
         return cls(scheme, cast(str, parts.hostname), _port(text, scheme, parts), path)
@@ -87,6 +95,8 @@ def _split(text: str, protocol: Protocol | None, *, is_secure: bool) -> tuple[st
         host = parts.hostname
     except ValueError as error:
         raise _bad(text, str(error)) from error
+    if "://" not in text and text.startswith(tuple(f"{scheme}:/" for scheme in _PROTOCOLS)):
+        raise _bad(text, f"two slashes must follow {text.partition('/')[0]}")
     if parts.scheme not in _PROTOCOLS:
         raise _bad(text, f"{parts.scheme}:// is not known")
     if not host or any(c.isspace() or not c.isprintable() for c in text):

@@ -37,7 +37,12 @@ def _read(image: str | PathLike[str] | BinaryIO) -> bytes:
     try:
         return Path(image).read_bytes() if isinstance(image, str | PathLike) else image.read()
     except OSError as error:
-        raise UsageError(
-            f"{name_of(image)} cannot be read: {error.strerror or error}",
-            hint="give the path of a JPEG or PNG file, or - for standard input",
-        ) from error
+        raise unreadable(image, error) from error
+
+
+def unreadable(image: Image, error: OSError) -> UsageError:
+    """The error for an image that cannot be read."""
+    return UsageError(
+        f"{name_of(image)} cannot be read: {error.strerror or error}",
+        hint="give the path of a JPEG or PNG file, or - for standard input",
+    )

@@ -12,6 +12,7 @@ from mlserve.client.endpoint import Endpoint
 from mlserve.errors import UsageError
 from mlserve.launch.plan import Serving, Versions, choose
 from mlserve.store import check_version
+from mlserve.suggestions import did_you_mean
 
 _USAGE = "mlserve compare tfserving onnxruntime photos/"
 
@@ -136,9 +137,10 @@ def _numbered(target: Target, before: Sequence[Target]) -> Target:
 
 
 def _neither(word: str) -> UsageError:
-    known = ", ".join(sorted(plugins.installed())) or "none"
+    known = plugins.backend_names()
     return UsageError(
-        f"{word!r} is no file or folder, no endpoint (host:port) and no installed backend "
-        f"(installed: {known})",
-        hint=f"name the targets first, then the images: {_USAGE}",
+        f"{word!r} is not a file, a folder, an endpoint (host:port) or an installed backend "
+        f"(installed: {', '.join(known) or 'none'})",
+        hint=did_you_mean(word.partition("@")[0], known)
+        + f"name the targets first, then the images: {_USAGE}",
     )

@@ -192,6 +192,12 @@ def _versions_there(base: Path, versions: Versions) -> list[int]:
 
 
 def _no_versions(base: Path) -> NotFound:
+    if base.is_file():
+        return NotFound(
+            f"{base} is a file, not a folder of version folders",
+            hint=f"export it: mlserve export --model NAME --weights {base} --labels FILE; or give "
+            "the folder that holds DIR/1/",
+        )
     if not base.is_dir():
         return NotFound(f"there is no folder {base}", hint="give the folder that holds DIR/1/")
     if base.name.isdigit():

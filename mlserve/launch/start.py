@@ -112,7 +112,7 @@ def require_same_settings(request: UpRequest, running: ServerRecord) -> None:
     if not is_same:
         raise UsageError(
             f"{running.name} is already running with other settings: {_settings(running)}",
-            hint=f"stop it first: mlserve down {running.name}",
+            hint=f"leave out what differs, or stop it first: mlserve down {running.name}",
         )
 
 

@@ -190,6 +190,13 @@ def test_empty_folder_is_an_error(mlserve: Any, tmp_path: Path) -> None:
     assert f"there is no image in the folder {tmp_path}/none" in outcome.stderr
 
 
+def test_a_file_that_is_not_there_is_told_before_anything_of_servers(mlserve: Any) -> None:
+    outcome = mlserve("predict", "horse.jpg")
+
+    assert outcome.code == 2
+    assert outcome.stderr.startswith("error: horse.jpg cannot be read: No such file or directory\n")
+
+
 def test_one_bad_image_is_the_commands_error(mlserve: Any, echo: Any, folder: Path) -> None:
     text = mlserve("predict", folder / "bad.png", "--endpoint", echo.rest)
     as_json = mlserve("predict", folder / "bad.png", "--endpoint", echo.rest, "--output", "json")

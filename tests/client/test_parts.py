@@ -23,6 +23,35 @@ from mlserve.errors import AccessDenied, DeadlineExceeded, Overloaded, Unavailab
 PARENT = f"00-{'1' * 32}-{'2' * 16}-00"
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "http://host:8501/v1/models/m:predict",
+            "it names the path of a model",
+            "give http://host:8501 and --model m (model= in Python)",
+        ),
+        (
+            "http://host/prefix/v2/models/m/versions/2/infer",
+            "it names the path of a model",
+            "give http://host/prefix and --model m (model= in Python)",
+        ),
+        ("http:/host:8501", "two slashes must follow http:", "give host:port for gRPC or"),
+    ],
+)
+def test_an_address_with_too_much_or_too_little_is_told_the_way_on(
+    text: str, message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        Client(text)
+    assert caught.value.message == f"{text!r} is not an endpoint: {message}"
+    assert (caught.value.hint or "").startswith(hint)
+
+
+def test_a_host_may_be_called_like_a_protocol() -> None:
+    assert str(Client("grpc:8500").endpoint) == "grpc:8500"
+
+
 def test_waits_grow_to_a_cap_and_are_no_longer_than_it() -> None:
     retries = Retries(max_attempts=100, random=Random(1))
     waits = [retries.pause(failed, Unavailable("gone")) for failed in range(1, 60)]

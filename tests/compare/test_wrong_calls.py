@@ -20,11 +20,11 @@ pytestmark = pytest.mark.slow
     [
         (["echo@1", "PHOTOS"], "1 of at least 2 targets given"),
         (["echo@1", "echo@1"], "no image is given"),
-        (["echo@1", "onnx", "PHOTOS"], "'onnx' is no file or folder, no endpoint"),
+        (["echo@1", "onnx", "PHOTOS"], "'onnx' is not a file, a folder, an endpoint"),
         (["echo@1", "echo@x", "PHOTOS"], "'echo@x' names no version: 'x' is not a number"),
         (["echo@1", "echo@9", "PHOTOS"], "m has no version 9 (there: 1)"),
         (["echo@1", "host:port", "PHOTOS"], "'host:port' is not an endpoint"),
-        (["echo@1", "echo@1", "no.jpg"], "'no.jpg' is no file or folder"),
+        (["echo@1", "echo@1", "no.jpg"], "'no.jpg' is not a file, a folder"),
         (["echo@1", "echo@1", "PHOTOS", "--tolerance", "nan"], "tolerance must be a number"),
         (["echo@1", "echo@1", "PHOTOS", "--timeout", "0"], "timeout must be a positive"),
         (["echo@1", "echo@1", "PHOTOS", "--report", "no/where.html"], "its folder is not there"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,49 @@ def test_options_reach_the_model(tmp_path: Path) -> None:
     assert artifact.labels() == ("ok", "defect")
     assert artifact.manifest is not None
     assert (artifact.manifest.pipeline.width, artifact.manifest.pipeline.top_k) == (32, 2)
+
+
+def test_json_says_what_was_written(tmp_path: Path) -> None:
+    store = tmp_path / "my store"
+    code, out, err = run(
+        "--backend", "echo", "--model", "echo", "--store", str(store), "--output", "json"
+    )
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert found["path"] == str(store / "echo" / "echo" / "1")
+    assert (found["backend"], found["model"], found["version"]) == ("echo", "echo", 1)
+    assert found["pipeline"]["classes"] == 5
+
+
+def test_the_next_step_names_the_store(tmp_path: Path) -> None:
+    store = tmp_path / "my store"
+    _, _, err = run("--backend", "echo", "--model", "echo", "--store", str(store))
+    assert err.endswith(f"next     mlserve up --store '{store}' --backend echo --model echo\n")
+
+
+def test_a_file_of_weights_chooses_the_backend(tmp_path: Path) -> None:
+    weights, labels = tmp_path / "x.onnx", tmp_path / "labels.txt"
+    weights.write_bytes(b"not ONNX")
+    labels.write_text("a\nb\n")
+    options = ("--model", "d", "--weights", str(weights), "--labels", str(labels))
+
+    by_itself = run(*options)
+    for_another = run(*options, "--backend", "tfserving")
+
+    assert (by_itself[0], by_itself[2].startswith("error: ONNX Runtime cannot load")) == (4, True)
+    assert for_another[0] == ExitCode.USAGE
+    assert for_another[2] == (
+        "error: the framework of x.onnx is onnx, which the backend 'tfserving' does not take (it "
+        "takes tensorflow)\nhint: choose --backend onnxruntime\n"
+    )
+
+
+def test_a_file_of_no_known_kind_is_told_the_kinds(tmp_path: Path) -> None:
+    weights = tmp_path / "x.pt"
+    weights.touch()
+    code, _, err = run("--model", "d", "--weights", str(weights))
+    assert code == ExitCode.USAGE
+    assert "hint: give the weights of your own model in a file of a known kind: .keras, " in err
 
 
 @pytest.mark.parametrize(

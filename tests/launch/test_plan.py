@@ -98,6 +98,114 @@ def test_a_folder_without_versions_gets_the_fix_told(tmp_path: Path) -> None:
     assert f"--path {tmp_path / 'model'} --version 1" in caught.value.hint
 
 
+def test_a_file_in_place_of_a_folder_is_for_export(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").touch()
+
+    with pytest.raises(NotFound, match="is a file, not a folder of version folders") as caught:
+        choose(None, None, tmp_path / "m.onnx", LATEST)
+    assert caught.value.hint is not None
+    assert f"mlserve export --model NAME --weights {tmp_path / 'm.onnx'} " in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "backend"),
+    [
+        ("saved_model.pb", "tfserving"),
+        ("saved_model.pbtxt", "tfserving"),
+        ("model.onnx", "onnxruntime"),
+        ("other.onnx", "onnxruntime"),
+        ("echo.json", "echo"),
+    ],
+)
+def test_the_files_in_a_version_folder_choose_the_backend(
+    tmp_path: Path, file: str, backend: str
+) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "labels.txt").touch()
+    (tmp_path / "m" / "2").mkdir()
+    (tmp_path / "m" / "2" / file).touch()
+
+    assert choose(None, None, tmp_path / "m", LATEST).backend == backend
+    assert choose(backend, None, tmp_path / "m", LATEST).backend == backend
+    other = "echo" if backend != "echo" else "tfserving"
+    with pytest.raises(UsageError) as caught:
+        choose(other, None, tmp_path / "m", LATEST)
+    assert caught.value.message == (
+        f"{tmp_path / 'm' / '2'} holds a model for the backend {backend!r}, not for {other!r}"
+    )
+
+
+def test_the_manifest_says_more_than_the_files(export) -> None:
+    base = export("m")
+    (base / "1" / "saved_model.pb").touch()
+
+    assert choose(None, None, base, LATEST).backend == "echo"
+    with pytest.raises(UsageError, match="for the backend 'echo', not for 'tfserving'"):
+        choose("tfserving", None, base, LATEST)
+
+
+def test_files_of_two_backends_leave_the_choice_to_the_user(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    for name in ("saved_model.pb", "model.onnx"):
+        (tmp_path / "m" / "1" / name).touch()
+
+    with pytest.raises(UsageError, match="of several backends: onnxruntime, tfserving"):
+        choose(None, None, tmp_path / "m", LATEST)
+    assert choose("onnxruntime", None, tmp_path / "m", LATEST).backend == "onnxruntime"
+
+
+def test_files_of_no_backend_are_told_with_those_that_are_read(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+
+    with pytest.raises(NotFound, match=r"no file that an installed .*; onnxruntime: \*\.onnx; "):
+        choose(None, None, tmp_path / "m", LATEST)
+
+
+@pytest.mark.parametrize(
+    ("backend", "model", "hint"),
+    [
+        ("onnx", None, "did you mean --backend onnxruntime? choose one with --backend; "),
+        ("onnx", "m", "did you mean --backend onnxruntime? "),
+        ("models", None, "choose one with --backend; "),
+        (None, None, "export it: mlserve export --backend tfserving --model inception_v3; "),
+        ("onnxruntime", None, "export it: mlserve export --backend onnxruntime --model incep"),
+        (None, "efficientnet", "did you mean mlserve export --model efficientnet_lite0? for your"),
+        (None, "efficientnet_lite0", "export it: mlserve export --backend tfserving --model eff"),
+        (None, "mine", "for your own model: mlserve export --model mine --weights FILE --labels "),
+        ("echo", "mine", "for your own model: mlserve export --backend echo --model mine --weig"),
+    ],
+)
+def test_the_way_on_from_nothing_exported_can_be_gone(
+    backend: str | None, model: str | None, hint: str
+) -> None:
+    with pytest.raises(NotFound) as caught:
+        choose(backend, model, None, LATEST)
+
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith(hint)
+
+
+def test_an_exported_model_that_was_probably_meant_is_named(export) -> None:
+    export("defects")
+
+    with pytest.raises(NotFound) as caught:
+        choose(None, "defect", None, LATEST)
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("did you mean --backend echo --model defects? else ")
+
+
+def test_a_store_is_a_folder_of_exported_models(export, home: Path, tmp_path: Path) -> None:
+    base = export("m")
+    store = tmp_path / "store"
+    (home / "data" / "models").rename(store)
+
+    found = choose(None, None, None, LATEST, store)
+
+    assert found.base_path == store / base.relative_to(home / "data" / "models")
+    with pytest.raises(UsageError, match="--path names a model's folder and --store a folder of"):
+        choose(None, None, found.base_path, LATEST, store)
+
+
 def test_a_folder_whose_name_is_no_model_name_needs_one(tmp_path: Path) -> None:
     (tmp_path / "my model" / "1").mkdir(parents=True)
 

@@ -118,7 +118,7 @@ def test_up_again_with_other_settings_is_refused(cli, export, options) -> None:
 
     assert again.returncode == 2
     assert "echo-m is already running with other settings: the latest version" in again.stderr
-    assert "hint: stop it first: mlserve down echo-m" in again.stderr
+    assert "hint: leave out what differs, or stop it first: mlserve down echo-m" in again.stderr
 
 
 def test_two_ups_at_once_share_one_server(cli, export) -> None:

@@ -142,7 +142,7 @@ def test_asking_for_a_broken_plugin_is_exit_code_3(site, tmp_path, source, code,
 @pytest.mark.parametrize(
     ("backend", "error"),
     [
-        ("nope", "error: there is no backend 'nope' (installed plugins: "),
+        ("nope", "error: there is no backend 'nope' (installed: "),
         ("models", "error: the plugin 'models' of mlserve-models gives no backend"),
     ],
 )
