@@ -15,11 +15,11 @@ from mlserve.client.dialogue import Line
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.json_body import excerpt
 from mlserve.client.messages import parse as parse_message
-from mlserve.client.refusals import NotSpoken, Unreadable, readable
+from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable, readable
 from mlserve.client.watch import Watch
 from mlserve.client.wire import Call, Reply
 from mlserve.deadline import Deadline
-from mlserve.errors import AccessDenied, InferenceFailed, UsageError
+from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, NotFound, UsageError
 
 _READY = "READY"
 _MOST_NAMES = 10
@@ -39,14 +39,22 @@ async def find_model(endpoint: Endpoint, line: Line, deadline: Deadline, watch: 
 
     Raises UsageError when it serves none or several, or does not tell, and what any call raises.
     """
+    refusals: list[MlserveError] = []
     for call, read in _questions(endpoint):
         try:
             listed, _ = await line.ask(call, read, deadline, watch)
-        except AccessDenied:
-            raise
-        except (NotSpoken, UsageError, InferenceFailed):
-            continue  # it does not know the question
-        return _only(endpoint, listed)
+        except NotSpoken as error:
+            refusals.append(error.refusal)
+        except (InvalidInput, NotFound) as error:
+            refusals.append(error)  # the words of a server that has no such path
+        except ConnectionLost as error:
+            if not refusals:
+                raise
+            raise refusals[0] from error  # it has answered: that says more
+        else:
+            return _only(endpoint, listed)
+    if all(isinstance(refusal, InferenceFailed) for refusal in refusals):
+        raise refusals[0]  # whatever it is, it is no model server
     raise UsageError(
         f"no model is named, and the server at {endpoint} does not tell which ones it serves",
         hint=_NAME_IT,
@@ -75,10 +83,11 @@ def _read_message(reply: Reply) -> tuple[IndexedModel, ...]:
 def _read_index(reply: Reply) -> tuple[IndexedModel, ...]:
     """The repository index: an array of objects with name, version, state and reason."""
     rows = _json(reply)
-    try:
-        return tuple(IndexedModel(str(row["name"]), _is_ready(row.get("state"))) for row in rows)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise Unreadable("an index of models", excerpt(reply.body)) from error
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and "name" in row for row in rows
+    ):
+        raise Unreadable("an index of models", excerpt(reply.body))
+    return tuple(IndexedModel(str(row["name"]), _is_ready(row.get("state"))) for row in rows)
 
 
 def _read_names(reply: Reply) -> tuple[IndexedModel, ...]:

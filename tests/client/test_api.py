@@ -62,7 +62,7 @@ def test_a_client_finds_a_server_that_comes_up_later() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
-        client = Client(endpoint)
+        client = Client(endpoint, model="m")
         with pytest.raises(Unavailable, match="no server answers at"):
             client.predict(b"fine", timeout=20)
     server = grpc.server(ThreadPoolExecutor(1))

@@ -65,7 +65,8 @@ def test_a_question_loads_its_own_protocol_only(echo: Any, photo: Path, protocol
 def test_the_other_api_costs_nothing_until_it_is_spoken(
     echo: Any, photo: Path, protocol: str
 ) -> None:
-    modules = _modules("predict", str(photo), "--endpoint", echo.endpoint(protocol))
+    server = ("--endpoint", echo.endpoint(protocol), "--model", "inception_v3")
+    modules = _modules("predict", str(photo), *server)
 
     assert not {name for name in modules if "oip" in name or "inference" in name}
 

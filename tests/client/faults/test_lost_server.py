@@ -43,7 +43,10 @@ def test_a_server_that_is_killed_during_the_request(
 
 def test_a_connection_that_is_reset(faulty: Any) -> None:
     endpoint = faulty(lambda line: (line.await_bytes(), line.drop()))
-    with Client(f"http://{endpoint}") as client, pytest.raises(Unavailable, match="went away"):
+    with (
+        Client(f"http://{endpoint}", model="m") as client,
+        pytest.raises(Unavailable, match="went away"),
+    ):
         client.predict(b"photo", timeout=10)
 
 
@@ -54,7 +57,10 @@ def test_an_answer_that_is_cut_off(faulty: Any) -> None:
             line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"),
         )
     )
-    with Client(f"http://{endpoint}") as client, pytest.raises(Unavailable, match="went away"):
+    with (
+        Client(f"http://{endpoint}", model="m") as client,
+        pytest.raises(Unavailable, match="went away"),
+    ):
         client.predict(b"photo", timeout=10)
 
 
@@ -82,7 +88,7 @@ def test_an_answer_that_is_none(
     faulty: Any, answer: bytes, error: type[MlserveError], message: str
 ) -> None:
     endpoint = faulty(lambda line: (line.await_request(), line.send(answer)))
-    with Client(f"http://{endpoint}") as client, pytest.raises(error, match=message):
+    with Client(f"http://{endpoint}", model="m") as client, pytest.raises(error, match=message):
         client.predict(b"photo", timeout=10)
 
 
@@ -96,7 +102,10 @@ def test_a_stranger_that_hangs_up_on_the_second_question(faulty: Any) -> None:
             line.drop(),
         )
     )
-    with Client(f"http://{endpoint}") as client, pytest.raises(InferenceFailed) as caught:
+    with (
+        Client(f"http://{endpoint}", model="m") as client,
+        pytest.raises(InferenceFailed) as caught,
+    ):
         client.predict(b"photo", timeout=10)
     assert "is not a JSON object" in caught.value.message
 

@@ -109,10 +109,19 @@ def test_outputs_that_are_no_labels(
 
 
 def test_an_unknown_model_hints_at_the_name(serve: Any, foreign_model: Any) -> None:
-    with Client(serve(foreign_model((TEXT_IN,)))) as client, pytest.raises(NotFound) as caught:
+    endpoint = serve(foreign_model((TEXT_IN,)))
+    with Client(endpoint, model="inception_v3") as client, pytest.raises(NotFound) as caught:
         client.predict(b"1", timeout=20)
 
     assert "Servable not found for request: Latest(inception_v3)" in caught.value.message
+    assert "--model NAME" in str(caught.value.hint)
+
+
+def test_tensorflow_serving_does_not_tell_its_models(serve: Any, foreign_model: Any) -> None:
+    with Client(serve(foreign_model((TEXT_IN,)))) as client, pytest.raises(UsageError) as caught:
+        client.predict(b"1", timeout=20)
+
+    assert caught.match("does not tell which ones it serves")
     assert "--model NAME" in str(caught.value.hint)
 
 

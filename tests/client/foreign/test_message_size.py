@@ -36,7 +36,7 @@ def small_server() -> Iterator[str]:
 
 
 def test_a_request_over_the_servers_limit_is_no_overload(small_server: str) -> None:
-    with Client(small_server) as client, pytest.raises(InputTooLarge) as caught:
+    with Client(small_server, model="m") as client, pytest.raises(InputTooLarge) as caught:
         client.predict(bytes(2000), timeout=20)
 
     assert f"the server at {small_server} does not take a request of this size" in str(caught.value)

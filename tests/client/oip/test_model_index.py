@@ -9,7 +9,7 @@ import pytest
 
 from mlserve import AsyncClient
 from mlserve.client import Client
-from mlserve.errors import AccessDenied, Unavailable, UsageError
+from mlserve.errors import AccessDenied, InferenceFailed, Unavailable, UsageError
 
 IMAGE = b"\xff\xd8\xff an image"
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -90,14 +90,17 @@ def test_the_list_of_kserve_is_read(over_rest: Any, oip: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b'{"models": "stranger"}', b'{"models": [1]}', b"[" * 9000]
+    "body", [b"", b"{}", b"[1]", b'{"models": "stranger"}', b'{"models": [1]}', b"[" * 9000]
 )
-def test_something_else_in_its_place_is_not_a_list(over_rest: Any, oip: Any, body: bytes) -> None:
+def test_what_is_not_a_model_server_is_told_as_such(over_rest: Any, oip: Any, body: bytes) -> None:
     with (
         Client(over_rest(oip.Model(v1=(200, body)))) as client,
-        pytest.raises(UsageError, match="does not tell which ones it serves"),
+        pytest.raises(InferenceFailed) as caught,
     ):
         client.predict(IMAGE, timeout=20)
+
+    assert caught.match("^the answer of .* is not (JSON|an index of models): ")
+    assert (caught.value.hint or "").startswith("is this a model server?")
 
 
 def test_an_absent_server_is_an_absent_server() -> None:
