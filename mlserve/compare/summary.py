@@ -17,8 +17,8 @@ from mlserve.compare.result import (
 
 DIFFERENCE_HEADER = ("target", "labels", *STAGES, "end to end", "mean")
 COST_HEADER = ("target", "p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s")
-IMAGE_HEADER = ("image", "target", "answer", *STAGES, "end to end")
-PROBLEM_HEADER = ("image", "target", "what differs")
+IMAGE_HEADER = ("target", "answer", *STAGES, "end to end", "image")
+PROBLEM_HEADER = ("target", "image", "what differs")
 _WORST = 5
 _NOTHING = "-"
 _MEBIBYTE = 1 << 20
@@ -48,7 +48,7 @@ def image_rows(found: Comparison) -> list[list[str]]:
 def problem_rows(found: Comparison) -> list[list[str]]:
     """Everything that keeps the targets from being the same."""
     return [
-        [readable(problem.image), problem.target, readable(problem.what)]
+        [problem.target, readable(problem.image), readable(problem.what)]
         for problem in found.problems
     ]
 
@@ -96,11 +96,11 @@ def _cost_row(result: TargetResult) -> list[str]:
 def _image_row(result: TargetResult, row: Row) -> list[str]:
     differences = row.stages.differences if row.stages else {}
     return [
-        readable(row.image),
         result.target.name,
         readable(row.label or row.refusal or "nothing"),
         *(_largest(differences.get(stage)) for stage in STAGES),
         short(row.score_difference),
+        readable(row.image),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -46,8 +47,9 @@ def test_another_label_is_named_and_ends_with_its_exit_code(
     done = cli("compare", "echo@1", "echo@2", photos)
 
     assert done.returncode == ExitCode.DIFFERENT
-    rows = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
-    assert [str(photos / "a.jpg"), "echo@2", "'donkey', the reference 'sorrel'"] in rows
+    lines = done.stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split() == ["echo@2", f"{photos}/a.jpg"])
+    assert lines[at + 1] == "    'donkey', the reference 'sorrel'"
     assert done.stdout.splitlines()[-1].startswith("different: 2 of 2 images, 2 targets")
 
 
@@ -167,13 +169,21 @@ def test_endpoints_and_models_are_compared_together(
     assert [record.backend for record in read_records()] == ["echo"], "the user's server stays"
 
 
-def test_endpoints_alone_need_the_name_of_the_model(
-    cli: Any, photos: Path, endpoint: Callable[[str], str]
+def test_endpoints_alone_are_asked_for_their_only_models(
+    cli: Any, export: Any, photos: Path, endpoint: Callable[[str], str]
 ) -> None:
-    both = (endpoint("grpc"), endpoint("rest"))
+    export(1, "other")
+    options = ("--model", "other", "--grpc-port", "0", "--rest-port", "0")
+    up = cli("up", "--backend", "echo", *options, "--output", "json")
+    both = (endpoint("rest"), json.loads(up.stdout)["grpc"])
 
-    assert cli.json(*both, photos, "--model", "m")["same"]
-    assert cli("compare", *both, photos).returncode == ExitCode.USAGE
+    for models in ((), ("--model", "m", "--model", "other")):
+        found = cli.json(*both, photos, *models)
+        assert found["same"]
+        assert [target["model"] for target in found["targets"]] == ["m", "other"]
+    one_for_both = cli("compare", *both, photos, "--model", "m")
+    assert one_for_both.returncode == ExitCode.USAGE
+    assert "does not have what was asked for" in one_for_both.stderr
 
 
 def test_a_file_name_that_is_no_text_is_printed_as_escapes(

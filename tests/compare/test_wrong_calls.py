@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
         (["echo@1", "echo@9", "PHOTOS"], "m has no version 9 (there: 1)"),
         (["echo@1", "host:port", "PHOTOS"], "'host:port' is not an endpoint"),
         (["echo@1", "echo@1", "no.jpg"], "'no.jpg' is not a file, a folder"),
+        (["echo@1", "echo@1", "PHOTOS", *["--model=m"] * 3], "3 models are named for 2 targets"),
         (["echo@1", "echo@1", "PHOTOS", "--tolerance", "nan"], "tolerance must be a number"),
         (["echo@1", "echo@1", "PHOTOS", "--timeout", "0"], "timeout must be a positive"),
         (["echo@1", "echo@1", "PHOTOS", "--report", "no/where.html"], "its folder is not there"),
