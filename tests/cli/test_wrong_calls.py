@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -187,6 +189,22 @@ def test_each_command_prints_its_data_as_text_or_json() -> None:
             error, hint = refused(name, *_NEEDED.get(name, ()), "--output", "folder")
             assert error == "'folder' is not a valid value of --output", name
             assert hint.startswith("choose text"), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("serve",), ("predict",), ("ps", "--bogus"), ("up", "-x")])
+def test_a_real_process_says_it_on_stderr_and_ends_with_2(words: tuple[str, ...]) -> None:
+    argv = [sys.executable, "-m", "mlserve", *words]
+    as_text = subprocess.run(argv, capture_output=True, text=True, check=False)
+    as_json = subprocess.run(
+        [*argv, "--output", "json"], capture_output=True, text=True, check=False
+    )
+
+    assert [as_text.returncode, as_json.returncode] == [2, 2]
+    assert [as_text.stdout, as_json.stdout] == ["", ""]
+    error, hint = as_text.stderr.splitlines()
+    told = json.loads(as_json.stderr)["error"]
+    assert (error, hint) == (f"error: {told['message']}", f"hint: {told['hint']}")
 
 
 _NEEDED = {"predict": ("x",), "compare": ("x",)}

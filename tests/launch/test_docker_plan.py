@@ -247,6 +247,8 @@ def test_without_a_docker_command_the_way_on_is_named(monkeypatch: pytest.Monkey
 def test_an_image_can_be_read_by_everyone_in_it(export, tmp_path: Path, home: Path) -> None:
     base = export()
     base.rename(home / "data/models/tf")
+    manifest = home / "data/models/tf/1/mlserve.json"
+    manifest.write_text(manifest.read_text().replace('"echo"', '"tfserving"'))
     (home / "data/models/tf/1").chmod(0o700)
     (home / "data/models/tf/1/labels.txt").chmod(0o600)
     serving = choose("tfserving", "m", home / "data/models/tf", LATEST)

@@ -220,3 +220,21 @@ def test_down_that_is_interrupted_leaves_it_serving_and_time_ends_it(
     assert cli.ps()[0]["status"] == "ready"
     assert cli("down", "--timeout", "0.5").stdout == "tfserving-m is stopped\n"
     assert asking.wait(10) == 5
+
+
+def test_its_last_error_is_ours_when_it_dies_at_the_start(
+    cli, base: Path, tmp_path: Path, seen: Path
+) -> None:
+    said = "2026-01-02 03:04:05.678901: E tensorflow_serving/util/retrier.cc:37] Loading m failed"
+    stand_in = tmp_path / "bin" / NAME
+    stand_in.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+
+    started = up(cli, base, "--launcher", "native")
+
+    assert started.returncode == 5
+    *_, error, title, _, last = started.stderr.splitlines()
+    assert error == (
+        "error: tfserving-m stopped while it was starting (exit code 1): Loading m failed"
+    )
+    assert title == "the end of its log (all of it: mlserve logs tfserving-m):"
+    assert last == f"  {said}"
