@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mlserve import plugins
-from mlserve.artifact import Manifest
+from mlserve.artifact import Artifact
 from mlserve.backend import Backend
 from mlserve.errors import NotFound, PluginError, UsageError
 from mlserve.sources import ModelRequest, ModelSource
@@ -20,18 +20,18 @@ DEFAULT_BACKEND = "tfserving"
 DEFAULT_MODEL = "inception_v3"
 
 
-def backend_of_files(folder: Path, asked: str | None) -> str:
-    """The backend that the files in a version folder are for; `asked` is the user's own choice.
+def backend_of_files(model: Artifact, asked: str | None) -> str:
+    """The backend that the files of a model's version are for; `asked` is the user's own choice.
 
-    Raises UsageError when the files are for another backend than `asked` or for several, NotFound
-    when no installed backend knows them.
+    Raises UsageError when the files are for another backend than `asked` or for several, or cannot
+    be read, and NotFound when no installed backend knows them.
     """
-    fits = _backends_of(folder)
+    fits = _backends_of(model)
     if asked is None:
-        return _only(folder, fits)
+        return _only(model.path, fits)
     if fits and asked not in fits:
         raise UsageError(
-            f"{folder} holds a model for the backend {_listed(fits)}, not for {asked!r}",
+            f"{model.path} holds a model for the backend {_listed(fits)}, not for {asked!r}",
             hint=f"leave --backend out, or give --backend {fits[0]}",
         )
     return asked
@@ -103,12 +103,17 @@ def _exporting(framework: str) -> list[str]:
     return [backend.name for backend in _backends() if framework in backend.frameworks]
 
 
-def _backends_of(folder: Path) -> list[str]:
+def _backends_of(model: Artifact) -> list[str]:
     """The backends that the files are for: by the manifest, else by their names."""
-    manifest = Manifest.read(folder)
-    if manifest is not None:
-        return [manifest.backend]
-    names = [path.name for path in folder.iterdir() if path.is_file()]
+    if model.manifest is not None:
+        return [model.manifest.backend]
+    try:
+        names = [path.name for path in model.path.iterdir() if path.is_file()]
+    except OSError as error:
+        raise UsageError(
+            f"{model.path} cannot be read: {error.strerror or error}",
+            hint="make the folder readable for this user",
+        ) from error
     return [
         backend.name
         for backend in _backends()

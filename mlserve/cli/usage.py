@@ -252,9 +252,9 @@ def _guesses(word: str) -> Iterator[tuple[str, bool]]:
 
 
 def _options_of(command: Any) -> list[str]:
-    """Every spelling of every option of a command, the long ones first."""
-    found = [name for param in command.params for name in (*param.opts, *param.secondary_opts)]
-    return sorted((name for name in found if name.startswith("-")), key=lambda n: -len(n[:2]))
+    """Every spelling of every option of a command."""
+    found = (name for param in command.params for name in (*param.opts, *param.secondary_opts))
+    return [name for name in found if name.startswith("-")]
 
 
 def _option(param: Any) -> str:

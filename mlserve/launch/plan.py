@@ -102,7 +102,8 @@ def choose(
     if path is not None:
         base = path.expanduser().absolute()
         expected = _expected(base, versions)
-        chosen = backend_of_files(base / str(expected[-1]), backend)
+        newest = Artifact.open(base, model or base.name, expected[-1])
+        chosen = backend_of_files(newest, backend)
         return _serving(chosen, model or base.name, base, versions)
     there = Store(store)
     backend, model = _exported_choice(backend, model, there)
