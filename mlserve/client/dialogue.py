@@ -11,7 +11,6 @@ from typing import ClassVar, Protocol, TypeVar
 from mlserve.client import planning
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.oip_tensor import with_classes
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_plan
 from mlserve.client.watch import Watch
 from mlserve.client.wire import (
@@ -114,6 +113,8 @@ class Line:
             answer = adapter.read_answer(reply)
             if plan.scores is None:
                 return answer
+            from mlserve.client.oip_tensor import with_classes  # the other API costs nothing
+
             return replace(answer, outputs=with_classes(answer.outputs, plan.scores))
 
         return await self._persist(call, read, deadline, watch)
