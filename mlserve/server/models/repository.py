@@ -315,7 +315,7 @@ class Repository:
                 self._set(version, State.START, error)
         for version in self._source.policy.wanted(look.whole):
             if version not in self._statuses:
-                _log.info("version %d of %s appeared: waiting for all its files", version, self.model)
+                _log.info("version %d of %s is new: waiting for all its files", version, self.model)
                 self._set(version, State.START)
 
     def _waits(self, version: int) -> bool:
@@ -372,9 +372,7 @@ class Repository:
         finally:
             self._is_loading = False
 
-    def _note_failure(
-        self, version: int, found: Fingerprint, error: MlserveError
-    ) -> None:
+    def _note_failure(self, version: int, found: Fingerprint, error: MlserveError) -> None:
         before = self._failed.get(version)
         attempts = 1 if before is None or before.fingerprint != found else before.attempts + 1
         if isinstance(error, PluginError):

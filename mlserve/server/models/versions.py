@@ -111,12 +111,12 @@ def fingerprint(folder: Path) -> Fingerprint:
     found = set()
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            path = os.path.join(parent, name)
-            found.add((path, *_size_and_time(path)))
+            path = Path(parent, name)
+            found.add((str(path), *_size_and_time(path)))
     return frozenset(found)
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
+def _size_and_time(path: Path) -> tuple[int, int]:
     """The size and time of change of a file; of a link that leads nowhere, its own."""
     for look in (os.stat, os.lstat):
         try:
