@@ -45,9 +45,12 @@ def down(
     end once it is idle; until then `mlserve predict` sends it nothing new.
     """
     from mlserve.cli.progress import StatusLine
+    from mlserve.deadline import check_seconds
     from mlserve.launch.down import running, stop_all
     from mlserve.launch.processes import reconcile
 
+    if timeout is not None:
+        check_seconds("--timeout", timeout)
     records = reconcile()[0] if every else running(name=name, backend=backend, model=model)
     if not records:
         note("no server is running")

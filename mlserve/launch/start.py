@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.backend import Backend, Listen
+from mlserve.deadline import check_seconds
 from mlserve.errors import MlserveError, UsageError
 from mlserve.launch import ports
 from mlserve.launch.command import command, launcher_for
@@ -30,12 +31,18 @@ _STOP_TIMEOUT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class UpRequest:
-    """What to bring up and how. `wait` is the seconds until it must be ready."""
+    """What to bring up and how. `wait` is the seconds until it must be ready.
+
+    Raises UsageError for a `wait` that is not a number of seconds.
+    """
 
     serving: Serving
     ports: ports.PortRequest
     launcher: Launcher = Launcher.AUTO
     wait: float = 120.0
+
+    def __post_init__(self) -> None:
+        check_seconds("--wait", self.wait)
 
 
 @dataclass(slots=True)

@@ -32,6 +32,8 @@ from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tls_files import tls_context
 
 _STREAMS = 1024
+_LARGEST = 2**31 - 1
+"""What a channel argument can hold."""
 _METADATA_BYTES = 16 * 2**10
 _BACKLOG = 2048
 _KEEP_ALIVE = 75
@@ -187,14 +189,14 @@ def _grpc_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
     """The channel arguments of gRPC, named in its channel_arg_names.h; times are milliseconds."""
     return (
         ("grpc.so_reuseport", 0),  # else two servers would share a port without a word
-        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_receive_message_length", min(_LARGEST, settings.max_request_bytes)),
         ("grpc.max_send_message_length", -1),  # the client says what it takes
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_allowed_incoming_connections", min(_LARGEST, settings.max_connections)),
         # Refusing is the queue's business: calls above this wait at the client, without a word.
         ("grpc.max_concurrent_streams", _STREAMS),
         ("grpc.max_metadata_size", _METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
-        ("grpc.server_handshake_timeout_ms", round(settings.header_timeout * 1000)),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(settings.header_timeout)),
         # A client that is gone without a word (power, cable) gives its connection back.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
@@ -204,6 +206,10 @@ def _grpc_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 2),
     )
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(_LARGEST, round(seconds * 1000))
 
 
 def _idle_ms(connections: int) -> int:
