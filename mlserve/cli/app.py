@@ -24,6 +24,7 @@ from mlserve.cli import (
     up,
 )
 from mlserve.cli.output import print_error, wants_json
+from mlserve.cli.streams import guard_streams, require_output
 from mlserve.errors import ExitCode, MlserveError
 
 
@@ -35,6 +36,7 @@ class ErrorBoundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            require_output()
             return super().invoke(ctx)
         except MlserveError as error:
             print_error(error, as_json=wants_json(ctx))
@@ -91,4 +93,5 @@ def main() -> None:
     # gRPC's own log lines (a server that hangs up, say) would come between ours on stderr, which
     # has to stay readable, as JSON too; what matters of them is in our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    guard_streams()
     app()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from mlserve.cli.streams import require_input
 from mlserve.client.background import run_within
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
@@ -27,11 +28,13 @@ class Inputs:
 def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
     """The images that the arguments stand for, folders walked.
 
-    Raises UsageError for a folder without images or two uses of standard input, and
+    Raises UsageError for a folder without images, two uses of standard input or a closed one, and
     DeadlineExceeded when the file system does not answer.
     """
     if arguments.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once", hint="give - once")
+    if STDIN in arguments:
+        require_input()
     found = run_within(deadline, "looking for the files", lambda: _expand(arguments))
     is_batch = len(arguments) > 1 or found != list(arguments)
     return Inputs(tuple(found), is_batch)
