@@ -13,6 +13,7 @@ from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, pri
 from mlserve.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from mlserve.launch.orphans import Seen
     from mlserve.launch.state import ServerRecord
 
 _HEADER = (
@@ -68,18 +69,22 @@ def down(
 
 def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     """List the servers. One whose process is gone is shown as dead once, then forgotten."""
+    from mlserve.launch.orphans import Seen, see
     from mlserve.launch.processes import reconcile
 
     alive, dead = reconcile()
-    listed = [(record, _status(record)) for record in alive]
-    listed += [(record, "dead") for record in dead]
+    seen = [see(record) for record in alive] + [Seen(record, "dead") for record in dead]
     if output is OutputFormat.JSON:
-        print_json([_as_json(record, status) for record, status in listed])
+        print_json([_as_json(item) for item in seen])
         return
+    listed = [(item.record, item.status) for item in seen]
     if not listed:
         note("no server is running; start one: mlserve up")
         return
     print_table(_HEADER, [_row(record, status) for record, status in listed])
+    for item in seen:
+        if item.why:
+            note(f"{item.record.name} is {item.status}: {item.why}")
     for record in dead:
         note(f"{record.name} ({record.identity}) is gone; its log: mlserve logs {record.name}")
 
@@ -140,13 +145,6 @@ def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
     return record, record.log
 
 
-def _status(record: ServerRecord) -> str:
-    """What a server that runs is doing."""
-    if record.is_stopping:
-        return "stopping"
-    return "ready" if record.is_ready else "starting"
-
-
 def _versions(record: ServerRecord) -> str:
     if record.all_versions:
         return "all"
@@ -170,11 +168,13 @@ def _row(record: ServerRecord, status: str) -> list[str]:
     ]
 
 
-def _as_json(record: ServerRecord, status: str) -> dict[str, Any]:
+def _as_json(seen: Seen) -> dict[str, Any]:
     from mlserve.launch.processes import uptime
 
+    record, status = seen.record, seen.status
     return record.to_json() | {
         "status": status,
+        "why": seen.why or None,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,
         "uptime_s": None if status == "dead" else round(uptime(record)),

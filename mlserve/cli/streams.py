@@ -49,8 +49,10 @@ def require_input() -> None:
 
 
 class _Output(io.FileIO):
-    """Standard output. Once something was lost, the rest of the buffer is dropped without a word:
-    the interpreter tries again when it ends."""
+    """Standard output. Once something was lost, so is the rest of the buffer, without a word.
+
+    The interpreter tries to write it again when it ends.
+    """
 
     _is_lost = False
 
@@ -90,7 +92,7 @@ def _occupy(numbers: Sequence[int]) -> None:
 def _text_over(raw: io.FileIO, old: TextIO | None) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
-        encoding=old and old.encoding,
+        encoding=None if old is None else old.encoding,
         errors="backslashreplace" if old is None else old.errors,
         line_buffering=True,
     )

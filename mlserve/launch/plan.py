@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlserve.artifact import Artifact
+from mlserve.artifact import Artifact, without_manifest
 from mlserve.errors import NotFound, UsageError
 from mlserve.launch.state import ServerRecord, server_name
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
@@ -154,7 +154,8 @@ def _versions_there(base: Path, versions: Versions) -> list[int]:
             f"{base.name} has no version {missing[0]} (there: {', '.join(map(str, there))})",
             hint=f"the versions are the numbered folders in {base}",
         )
-    return there
+    unfinished = without_manifest(base, there)
+    return [version for version in there if version not in unfinished]
 
 
 def _no_versions(base: Path) -> NotFound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -175,6 +176,8 @@ def _record(serving: Serving, launcher: Launcher, listen: Listen, log: Path | No
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         has_random_weights=serving.has_random_weights,
         is_ready=False,
+        up_pid=os.getpid(),
+        up_created=created(os.getpid()),
         all_versions=serving.versions.are_all,
         threads=serving.threads,
         provider=serving.provider,

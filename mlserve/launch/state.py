@@ -38,7 +38,9 @@ class ServerRecord:
     the id of it in `container`, its `image`, and the `docker_options` that were given; its `pid` is
     the engine's, and must not be signalled. `log` is None for a server in the
     foreground. `started` is UTC, ISO 8601. `is_ready` is True once the version has answered a real
-    request. `is_stopping` is True once `mlserve down` stops it, so that it gets no new work.
+    request; until then `up_pid` and `up_created` tell the command that started it and waits for it,
+    as `pid` and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so
+    that it gets no new work.
     `threads`, `provider`, `instances` and `settings` are what the options gave.
     """
 
@@ -63,6 +65,8 @@ class ServerRecord:
     instances: int | None = None
     settings: ServerSettings = DEFAULT_SETTINGS
     is_stopping: bool = False
+    up_pid: int | None = None
+    up_created: float = 0.0
     container: str | None = None
     image: str | None = None
     docker_options: tuple[str, ...] = ()

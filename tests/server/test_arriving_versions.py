@@ -14,7 +14,7 @@ from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.server.models.repository import Repository
 from mlserve.server.models.served import ServedModel
-from mlserve.server.models.versions import State, VersionPolicy, without_manifest
+from mlserve.server.models.versions import State, VersionPolicy, unfinished_versions
 
 
 def label(server: Any) -> Any:
@@ -137,4 +137,4 @@ def test_a_version_without_a_manifest_follows_only_those_that_have_none(
         (tmp_path / str(version)).mkdir()
     for version in exported:
         (tmp_path / str(version) / "mlserve.json").touch()
-    assert without_manifest(tmp_path, policy, (1, 2, 3)) == unfinished
+    assert unfinished_versions(tmp_path, policy, (1, 2, 3)) == unfinished

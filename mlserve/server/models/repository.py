@@ -40,7 +40,7 @@ from mlserve.server.models.versions import (
     fingerprint,
     first_versions,
     present_versions,
-    without_manifest,
+    unfinished_versions,
 )
 
 _log = logging.getLogger(__name__)
@@ -298,7 +298,7 @@ class Repository:
             self._can_read_base = False
             return None
         self._can_read_base = True
-        look = _Look(dict.fromkeys(present), without_manifest(base_path, policy, present))
+        look = _Look(dict.fromkeys(present), unfinished_versions(base_path, policy, present))
         followed = policy.wanted(look.whole)
         prints = {version: fingerprint(self._folder(version)) for version in followed}
         return replace(look, present={**look.present, **prints})

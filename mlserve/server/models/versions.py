@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from mlserve.artifact import MANIFEST_NAME
+from mlserve.artifact import MANIFEST_NAME, without_manifest
 from mlserve.errors import MlserveError, NotFound
 
 VersionChoice = int | str | None
@@ -69,17 +69,12 @@ def present_versions(base_path: Path) -> tuple[int, ...]:
     return tuple(sorted(n for n in numbers if n <= _LARGEST and str(n) in names))
 
 
-def without_manifest(
+def unfinished_versions(
     base_path: Path, policy: VersionPolicy, present: Sequence[int]
 ) -> tuple[int, ...]:
-    """The versions that are not to be served for want of a manifest.
-
-    Where mlserve exported a version, the next one without `mlserve.json` is most likely still being
-    copied. Loaded as a raw model it would have other inputs and outputs than the one it replaces.
-    """
-    asked = [version for version in present if version in policy.versions or not policy.versions]
-    exported = [v for v in asked if (base_path / str(v) / MANIFEST_NAME).exists()]
-    return tuple(v for v in asked if v not in exported and v > min(exported, default=v))
+    """The versions that are not to be served for want of a manifest: see `without_manifest`."""
+    named = set(policy.versions)
+    return without_manifest(base_path, [v for v in present if not named or v in named])
 
 
 def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[tuple[int, ...], Sequence[int]]:
@@ -96,7 +91,7 @@ def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[tuple[int, .
         ) from error
     if not present:
         raise _no_version(base_path)
-    unfinished = without_manifest(base_path, policy, present)
+    unfinished = unfinished_versions(base_path, policy, present)
     wanted = policy.wanted([version for version in present if version not in unfinished])
     if not wanted:
         raise NotFound(
