@@ -130,7 +130,7 @@ def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
 
     alive, _ = reconcile()
     try:
-        record = select(alive, name=name)
+        record = select(alive, name=name, choose="mlserve logs")
     except Unavailable:
         path = log_path(name) if name else newest()
         if path is None or not path.exists():

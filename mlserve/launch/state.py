@@ -160,10 +160,12 @@ def select(
     backend: str | None = None,
     model: str | None = None,
     name: str | None = None,
+    choose: str = "--server",
 ) -> ServerRecord:
     """The one record that fits; None fits all.
 
-    Raises Unavailable when no server fits, UsageError when several do.
+    `choose` is what stands before a server's name on the command line of the caller. Raises
+    Unavailable when no server fits, UsageError when several do.
     """
     known = list(records)
     wanted = {"name": name, "backend": backend, "model": model}
@@ -175,7 +177,7 @@ def select(
         names = ", ".join(record.name for record in fits)
         raise UsageError(
             f"{len(fits)} servers are running: {names}",
-            hint="choose one with --backend or --model",
+            hint=f"choose one by its name, for example: {choose} {fits[0].name}",
         )
     raise _none_running(given, known)
 
