@@ -130,7 +130,8 @@ class Backend(ABC):
     install_hint: ClassVar[str]
     """The command that installs what the methods import."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """The modules needed to load and run; `mlserve plugins` says which are absent."""
+    """The modules needed to load and run. What has to be installed for that is told by the extra
+    `serve` of the backend's distribution; both are looked at before a server starts."""
     load_options: ClassVar[tuple[str, ...]] = ()
     """The fields of LoadOptions beside `threads` that `load` regards; `up` refuses the others."""
 

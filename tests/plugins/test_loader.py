@@ -174,8 +174,9 @@ def test_what_can_be_installed_is_listed_as_missing(site) -> None:
     done = site.run("-c", code, "plugins")
 
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:]}
-    assert "fix: pip install mlserve-tfserving" in rows["tfserving"]
-    assert "fix: pip install mlserve-models" in rows["models"]
+    assert "fix: pip install 'mlserve-tfserving[export]'" in rows["tfserving"]
+    assert "fix: pip install 'mlserve-models[all]'" in rows["models"]
+    assert "fix: pip install 'mlserve-onnxruntime[export]'" in rows["onnxruntime"]
     assert " missing " in rows["tfserving"]
 
 
