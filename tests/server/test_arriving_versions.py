@@ -112,6 +112,28 @@ def test_a_folder_is_loaded_once_two_looks_have_found_it_the_same(tmp_path: Path
     asyncio.run(check())
 
 
+def test_a_raw_version_that_is_served_stays_when_an_exported_one_comes_below_it(
+    tmp_path: Path, manifest: Any
+) -> None:
+    copied(tmp_path / "2", label="raw")
+    source = ServedModel(
+        plugins.backend("echo"), "m", tmp_path, VersionPolicy(), LoadOptions(), poll_seconds=0.0
+    )
+
+    async def check() -> None:
+        repository = Repository(source, lambda: None)
+        repository.find()
+        await repository.load()
+        copied(tmp_path / "1", label="exported")
+        manifest(has_random_weights=False).write(tmp_path / "1", ["sorrel"])
+        for _ in range(3):
+            await repository._update()
+        assert states(repository) == {2: State.AVAILABLE}
+        await repository.close()
+
+    asyncio.run(check())
+
+
 def states(repository: Repository) -> dict[int, State]:
     return {status.version: status.state for status in repository.statuses()}
 

@@ -6,7 +6,8 @@ Version folders are followed by polling. As in TensorFlow Serving:
   old one is unloaded when its last request has ended;
 - a version folder that appears, or changes, is loaded once two looks have found it the same: it may
   be copied file by file. What is there when the server starts is loaded at once;
-- a version without a manifest is not served while a lower one has a manifest: it is not whole yet;
+- a version without a manifest does not come to be served while a lower one has a manifest: it is
+  not whole yet;
 - a version that fails to load goes to the state END with its error, the old one serves on, and it
   is tried again as often as `Retries` says, and then only when its folder has changed;
 - when the folder of a served version goes away, the next one that the policy wants is loaded first
@@ -64,7 +65,7 @@ class _Look:
     """What the base path holds at one moment.
 
     `present` has the fingerprints of the versions that are followed, and None for the others.
-    `unfinished` are the versions that have no manifest yet.
+    `unfinished` are the versions that are not served for want of a manifest.
     """
 
     present: Mapping[int, Fingerprint | None]
@@ -298,7 +299,8 @@ class Repository:
             self._can_read_base = False
             return None
         self._can_read_base = True
-        look = _Look(dict.fromkeys(present), unfinished_versions(base_path, policy, present))
+        unfinished = set(unfinished_versions(base_path, policy, present)) - set(self._loaded)
+        look = _Look(dict.fromkeys(present), tuple(sorted(unfinished)))
         followed = policy.wanted(look.whole)
         prints = {version: fingerprint(self._folder(version)) for version in followed}
         return replace(look, present={**look.present, **prints})
@@ -308,7 +310,7 @@ class Repository:
         for version, status in list(self._statuses.items()):
             if status.state is State.START and version not in look.present:
                 self._set(version, State.END)
-        for version in set(look.unfinished) - set(self._loaded):
+        for version in look.unfinished:
             if not self._waits(version):
                 error = _no_manifest(self._folder(version))
                 _log.warning("version %d is not served: %s", version, error)
@@ -368,9 +370,12 @@ class Repository:
     async def _open(self, version: int) -> LoadedVersion:
         self._is_loading = True
         try:
-            return await in_daemon_thread(lambda: open_version(self._source, version))
-        finally:
+            loaded = await in_daemon_thread(lambda: open_version(self._source, version))
+        except MlserveError:
             self._is_loading = False
+            raise
+        self._is_loading = False  # but not where the wait for it was cancelled: it loads on
+        return loaded
 
     def _note_failure(self, version: int, found: Fingerprint, error: MlserveError) -> None:
         before = self._failed.get(version)
