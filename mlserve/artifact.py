@@ -101,6 +101,16 @@ class Manifest:
         return cls(**values)
 
 
+def without_manifest(base_path: Path, versions: Sequence[int]) -> tuple[int, ...]:
+    """Those of these versions that have no manifest, though a lower one of them has.
+
+    Where mlserve exported a version, a higher one without `mlserve.json` is most likely still being
+    copied. Loaded as a raw model it would have other inputs and outputs than the one it replaces.
+    """
+    exported = [v for v in versions if (base_path / str(v) / MANIFEST_NAME).exists()]
+    return tuple(v for v in versions if v not in exported and v > min(exported, default=v))
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """One version of a model on disk: the folder `path` named after the number `version`.

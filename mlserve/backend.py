@@ -130,7 +130,8 @@ class Backend(ABC):
     install_hint: ClassVar[str]
     """The command that installs what the methods import."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """The modules needed to load and run; `mlserve plugins` says which are absent."""
+    """The modules needed to load and run. What has to be installed for that is told by the extra
+    `serve` of the backend's distribution; both are looked at before a server starts."""
     files: ClassVar[tuple[str, ...]] = ()
     """File names or patterns (`*.onnx`); one such file in a version folder says whose it is."""
     frameworks: ClassVar[tuple[str, ...]] = ("tensorflow",)

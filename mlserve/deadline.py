@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
 from mlserve.errors import DeadlineExceeded, UsageError
+
+MOST_SECONDS = 1e9
+"""The longest time that anything may be asked to take, 31 years: what waits for longer overflows
+(a thread 292 years, gRPC and the operating system less)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +26,25 @@ class Deadline:
     def after(cls, timeout: float, *, since: float | None = None) -> Deadline:
         """The deadline `timeout` seconds after `since` (a `time.monotonic()` value; default now).
 
-        Raises UsageError when `timeout` is not a positive, finite number of seconds.
+        Raises UsageError when `timeout` is not a positive number of seconds up to `MOST_SECONDS`.
         """
-        if not (math.isfinite(timeout) and timeout > 0):
+        if not timeout > 0:
             raise UsageError(
                 f"timeout must be a positive number of seconds, not {timeout:g}",
                 hint="give for example --timeout 5",
             )
+        check_seconds("timeout", timeout)
         start = time.monotonic() if since is None else since
         return cls(start + timeout, timeout)
+
+    @classmethod
+    def at_most(cls, timeout: float) -> Deadline:
+        """The deadline that a caller on the network asks for: one that is too far is nearer.
+
+        `timeout` is a number of seconds, as large as it may be.
+        """
+        timeout = min(timeout, MOST_SECONDS)
+        return cls(time.monotonic() + timeout, timeout)
 
     def remaining(self) -> float:
         """Seconds left; zero or less once the deadline has passed."""
@@ -54,3 +67,16 @@ class Deadline:
             f"no answer within {self.timeout:g} s (the deadline passed while {doing})",
             hint="give the call more time with --timeout, or look at the server: mlserve status",
         )
+
+
+def check_seconds(what: str, seconds: float) -> float:
+    """The seconds themselves, when they are a number from 0 to `MOST_SECONDS`. Raises UsageError.
+
+    `what` is the name of the option that they were given with.
+    """
+    if not 0 <= seconds <= MOST_SECONDS:
+        raise UsageError(
+            f"{what} must be a number of seconds from 0 to {MOST_SECONDS:g}, not {seconds:g}",
+            hint="give for example 60",
+        )
+    return seconds

@@ -7,17 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from traceback import walk_tb
 
 from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.backend import Backend
 from mlserve.choosing import backend_for
-from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
+from mlserve.errors import ExportError, MlserveError, NotFound, PluginError, UsageError
 from mlserve.incoming import Incoming, VersionExists
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.store import Store, check_name, version_numbers, version_taken
 from mlserve.suggestions import did_you_mean
 from mlserve.tensors import Signature
+
+_MOST_CHARACTERS = 200
 
 
 def no_progress(what: str, done: int, total: int | None) -> None:
@@ -60,13 +63,13 @@ def _write(
     request: ModelRequest, source: ModelSource, runtime: Backend, into: Path, progress: Progress
 ) -> tuple[Classifier, Sequence[Signature]]:
     progress(f"importing the {runtime.name} runtime", 0, None)
-    with _import_errors_named(f"the backend {runtime.name}", runtime):
+    with _library_errors_named(f"the backend {runtime.name}", runtime):
         runtime.prepare()
     progress(f"opening {request.model}", 0, None)
-    with _import_errors_named(f"the model source {source.name}", source):
+    with _library_errors_named(f"the model source {source.name}", source):
         classifier = source.open(request, progress)
     progress(f"writing {request.model} for {runtime.name}", 0, None)
-    with _import_errors_named(f"the backend {runtime.name}", runtime):
+    with _library_errors_named(f"the backend {runtime.name}", runtime):
         return classifier, runtime.export(classifier, into)
 
 
@@ -159,8 +162,11 @@ def _is_installed(module: str) -> bool:
 
 
 @contextmanager
-def _import_errors_named(what: str, part: Backend | ModelSource) -> Iterator[None]:
-    """Turns an ImportError inside the block into a PluginError that tells absent from broken."""
+def _library_errors_named(what: str, part: Backend | ModelSource) -> Iterator[None]:
+    """Turns the errors of libraries inside the block into ours.
+
+    An ImportError becomes a PluginError that tells absent from broken, any other an ExportError.
+    """
     try:
         yield
     except ImportError as error:
@@ -170,6 +176,25 @@ def _import_errors_named(what: str, part: Backend | ModelSource) -> Iterator[Non
             f"{what} is installed but broken: {type(error).__name__}: {error}",
             hint=f"reinstall what it needs: {part.install_hint}",
         ) from error
+    except (MlserveError, OSError):
+        raise
+    except Exception as error:
+        if _is_ours(error):
+            raise
+        raise ExportError(
+            f"{what} failed: {type(error).__name__}: {_first_line(error)}",
+            hint="check that the files are whole, and load them with the library that wrote them",
+        ) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether code of ours raised it, which is a bug; a library's errors are about the model."""
+    names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    return names[-1].startswith("mlserve")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:_MOST_CHARACTERS]
 
 
 def _absent(what: str, modules: str, part: Backend | ModelSource) -> PluginError:

@@ -20,6 +20,7 @@ import pluggy
 from mlserve import hookspecs
 from mlserve.backend import Backend
 from mlserve.errors import NotFound, PluginError
+from mlserve.requirements import SERVE_EXTRA, absent_packages
 from mlserve.sources import ModelSource
 from mlserve.suggestions import did_you_mean
 
@@ -27,9 +28,14 @@ T = TypeVar("T")
 _CHOOSE = "choose one with --backend; `mlserve plugins` shows what there is"
 
 KNOWN: Mapping[str, str] = MappingProxyType(
-    {"models": "mlserve-models", "tfserving": "mlserve-tfserving"}
+    {
+        "models": "mlserve-models[all]",
+        "onnxruntime": "mlserve-onnxruntime[export]",
+        "tfserving": "mlserve-tfserving[export]",
+    }
 )
-"""The distributions of mlserve's own plugins, by plugin name: what can be installed."""
+"""mlserve's own plugins by name: what to ask pip for, with all that exporting and serving need."""
+_SOURCES_ONLY = "models"  # the one of them that is not a backend
 
 
 class DependencyMissing(PluginError):
@@ -45,6 +51,18 @@ class DependencyMissing(PluginError):
 def absent_modules(modules: Sequence[str]) -> list[str]:
     """Those of these modules whose package is not installed; none of them is imported."""
     return [name for name in modules if importlib.util.find_spec(name.partition(".")[0]) is None]
+
+
+def absent_to_serve(kind: type[Backend]) -> list[str]:
+    """What a backend needs to load and run a model and is not installed; nothing is imported.
+
+    Packages that the extra `serve` of its distribution names, else the modules in `requires`.
+    """
+    point = installed().get(kind.name)
+    packages = []
+    if point is not None and point.dist is not None:
+        packages = absent_packages(point.dist.name, SERVE_EXTRA)
+    return packages or absent_modules(kind.requires)
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -219,10 +237,10 @@ def _distribution(point: EntryPoint) -> str:
 
 def _unknown(name: str) -> NotFound:
     choices = ", ".join(backend_names()) or "none"
-    if name in KNOWN:
+    if name in KNOWN and name != _SOURCES_ONLY:
         return NotFound(
             f"the backend {name!r} is not installed (installed: {choices})",
-            hint=f"pip install {KNOWN[name]}, or {_CHOOSE}",
+            hint=f"pip install '{KNOWN[name]}', or {_CHOOSE}",
         )
     meant = did_you_mean(name, backend_names(), "--backend ")
     return NotFound(f"there is no backend {name!r} (installed: {choices})", hint=meant + _CHOOSE)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from mlserve.deadline import check_seconds
 from mlserve.errors import UsageError
 
 
@@ -193,6 +194,8 @@ class ServerSettings:
         if not (math.isfinite(value) and value >= least):
             flag = flag_of(item.name)
             raise UsageError(f"{flag} must be at least {least:g}, not {value:g}")
+        if item.type == "float":
+            check_seconds(flag_of(item.name), value)
 
     @property
     def changed(self) -> dict[str, Any]:

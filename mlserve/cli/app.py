@@ -25,6 +25,7 @@ from mlserve.cli import (
     up,
 )
 from mlserve.cli.output import print_error
+from mlserve.cli.streams import guard_streams, require_output
 from mlserve.cli.usage import Command, CommandGroup, asks_for_json
 from mlserve.errors import ExitCode, MlserveError
 
@@ -45,6 +46,7 @@ class ErrorBoundary(CommandGroup):
     def invoke(self, ctx: Any) -> Any:
         """Reads the rest of the words and runs the command."""
         with _boundary(ctx):
+            require_output()
             return super().invoke(ctx)
 
 
@@ -113,4 +115,5 @@ def main() -> None:
     # gRPC's own log lines (a server that hangs up, say) would come between ours on stderr, which
     # has to stay readable, as JSON too; what matters of them is in our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    guard_streams()
     app()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from mlserve.cli.streams import require_input
 from mlserve.client.background import run_within
 from mlserve.client.reading import unreadable
 from mlserve.deadline import Deadline
@@ -28,11 +29,13 @@ class Inputs:
 def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
     """The images that the arguments stand for, folders walked.
 
-    Raises UsageError for a folder without images, two uses of standard input, or a single file that
-    is not there, and DeadlineExceeded when the file system does not answer.
+    Raises UsageError for a folder without images, two uses of standard input or a closed one, or a
+    single file that is not there, and DeadlineExceeded when the file system does not answer.
     """
     if arguments.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once", hint="give - once")
+    if STDIN in arguments:
+        require_input()
     found = run_within(deadline, "looking for the files", lambda: _expand(arguments))
     is_batch = len(arguments) > 1 or found != list(arguments)
     if not is_batch and found != [STDIN]:

@@ -20,6 +20,7 @@ from mlserve.cli.target import (
     EndpointOption,
     ModelOption,
     ProtocolOption,
+    ServerOption,
     Target,
     TimeoutOption,
     VersionOption,
@@ -29,6 +30,7 @@ from mlserve.cli.target import (
 
 def metadata(
     endpoint: EndpointOption = None,
+    server: ServerOption = None,
     backend: BackendOption = None,
     model: ModelOption = None,
     version: VersionOption = None,
@@ -49,8 +51,9 @@ def metadata(
 
     deadline = Deadline.after(timeout, since=clock.command_start())
     access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
-    server = Target(endpoint, backend, model, version, protocol, api, access).find(deadline)
-    with server.connect() as client:
+    target = Target(endpoint, backend, model, version, protocol, api, access, server)
+    asked = target.find(deadline)
+    with asked.connect() as client:
         found = client.metadata(timeout=deadline)
     if output is OutputFormat.JSON:
         print_json(found.to_json() | address_json(client))

@@ -61,9 +61,12 @@ def _parts(report: PluginReport) -> Iterator[Part]:
 
 
 def _part(kind: str, report: PluginReport, given: type[Backend] | ModelSource) -> Part:
-    from mlserve.plugins import absent_modules
+    from mlserve.plugins import absent_modules, absent_to_serve
 
-    missing = tuple(absent_modules(given.requires))
+    if isinstance(given, type):
+        missing = tuple(absent_to_serve(given))
+    else:
+        missing = tuple(absent_modules(given.requires))
     return Part(
         name=given.name,
         kind=kind,
@@ -92,8 +95,9 @@ def _unusable(report: PluginReport, error: PluginError) -> Part:
     )
 
 
-def _not_installed(name: str, distribution: str) -> Part:
-    return Part(name, "plugin", "missing", distribution, "", fix=f"pip install {distribution}")
+def _not_installed(name: str, wanted: str) -> Part:
+    distribution = wanted.partition("[")[0]
+    return Part(name, "plugin", "missing", distribution, "", fix=f"pip install '{wanted}'")
 
 
 def _below(part: Part) -> Iterator[str]:

@@ -21,6 +21,7 @@ from mlserve.cli.target import (
     EndpointOption,
     ModelOption,
     ProtocolOption,
+    ServerOption,
     Target,
     VersionOption,
 )
@@ -55,6 +56,7 @@ def predict(
         ),
     ] = 5.0,
     endpoint: EndpointOption = None,
+    server: ServerOption = None,
     backend: BackendOption = None,
     model: ModelOption = None,
     version: VersionOption = None,
@@ -116,12 +118,13 @@ def predict(
     deadline = Deadline.after(timeout, since=clock.command_start())
     inputs = gather(files, deadline)
     access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
-    server = Target(endpoint, backend, model, version, protocol, api, access).find(deadline)
+    target = Target(endpoint, backend, model, version, protocol, api, access, server)
+    asked = target.find(deadline)
     show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
     retries = Retries(max_attempts)
-    with server.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
+    with asked.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
         questioner = Questioner(
-            client, show, top_k=top_k or _DEFAULT_TOP_K, is_random=server.has_random_weights
+            client, show, top_k=top_k or _DEFAULT_TOP_K, is_random=asked.has_random_weights
         )
         questioner.ask_all(inputs, deadline)
     if questioner.exit_code:

@@ -14,6 +14,7 @@ from mlserve.cli.table import print_table
 from mlserve.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from mlserve.launch.orphans import Seen
     from mlserve.launch.state import ServerRecord
 
 _HEADER = ("name", "status", "versions", "uptime", "launcher")
@@ -44,9 +45,12 @@ def down(
     end once it is idle; until then `mlserve predict` sends it nothing new.
     """
     from mlserve.cli.progress import StatusLine
+    from mlserve.deadline import check_seconds
     from mlserve.launch.down import running, stop_all
     from mlserve.launch.processes import reconcile
 
+    if timeout is not None:
+        check_seconds("--timeout", timeout)
     records = reconcile()[0] if every else running(name=name, backend=backend, model=model)
     if not records:
         note("no server is running")
@@ -68,19 +72,23 @@ def down(
 
 def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     """List the servers. One whose process is gone is shown as dead once, then forgotten."""
+    from mlserve.launch.orphans import Seen, see
     from mlserve.launch.processes import reconcile
 
     alive, dead = reconcile()
-    listed = [(record, _status(record)) for record in alive]
-    listed += [(record, "dead") for record in dead]
+    seen = [see(record) for record in alive] + [Seen(record, "dead") for record in dead]
     if output is OutputFormat.JSON:
-        print_json([_as_json(record, status) for record, status in listed])
+        print_json([_as_json(item) for item in seen])
         return
+    listed = [(item.record, item.status) for item in seen]
     if not listed:
         note("no server is running; start one: mlserve up")
         return
     rows = [_row(record, status) for record, status in listed]
     print_table(_HEADER, rows, [_below(record) for record, _ in listed])
+    for item in seen:
+        if item.why:
+            note(f"{item.record.name} is {item.status}: {item.why}")
     for record in dead:
         note(f"{record.name} ({record.identity}) is gone; its log: mlserve logs {record.name}")
 
@@ -126,7 +134,7 @@ def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
 
     alive, _ = reconcile()
     try:
-        record = select(alive, name=name)
+        record = select(alive, name=name, choose="mlserve logs")
     except Unavailable:
         path = log_path(name) if name else newest()
         if path is None or not path.exists():
@@ -139,13 +147,6 @@ def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
             hint="its log is on the terminal that it was started in",
         )
     return record, record.log
-
-
-def _status(record: ServerRecord) -> str:
-    """What a server that runs is doing."""
-    if record.is_stopping:
-        return "stopping"
-    return "ready" if record.is_ready else "starting"
 
 
 def _versions(record: ServerRecord) -> str:
@@ -167,11 +168,13 @@ def _below(record: ServerRecord) -> list[str]:
     return [where, meaning]
 
 
-def _as_json(record: ServerRecord, status: str) -> dict[str, Any]:
+def _as_json(seen: Seen) -> dict[str, Any]:
     from mlserve.launch.processes import uptime
 
+    record, status = seen.record, seen.status
     return record.to_json() | {
         "status": status,
+        "why": seen.why or None,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,
         "uptime_s": None if status == "dead" else round(uptime(record)),

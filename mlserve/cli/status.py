@@ -22,6 +22,7 @@ from mlserve.cli.target import (
     EndpointOption,
     ModelOption,
     ProtocolOption,
+    ServerOption,
     Target,
     TimeoutOption,
     VersionOption,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 def status(
     endpoint: EndpointOption = None,
+    server: ServerOption = None,
     backend: BackendOption = None,
     model: ModelOption = None,
     version: VersionOption = None,
@@ -59,8 +61,9 @@ def status(
 
     deadline = Deadline.after(timeout, since=clock.command_start())
     access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
-    server = Target(endpoint, backend, model, version, protocol, api, access).find(deadline)
-    with server.connect() as client:
+    target = Target(endpoint, backend, model, version, protocol, api, access, server)
+    asked = target.find(deadline)
+    with asked.connect() as client:
         found = client.status(timeout=deadline)
         load = _load(client, deadline)
     if output is OutputFormat.JSON:

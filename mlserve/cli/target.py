@@ -41,6 +41,13 @@ EndpointOption = Annotated[
         "https://. Default: the running server of `mlserve up`.",
     ),
 ]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Ask the running server of this name, as `mlserve ps` shows it (without --endpoint).",
+    ),
+]
 BackendOption = Annotated[
     str | None, typer.Option(help="Ask the running server of this backend (without --endpoint).")
 ]
@@ -134,20 +141,22 @@ class Target:
     protocol: ProtocolName | None = None
     api: ApiName | None = None
     access: AccessOptions = field(default_factory=AccessOptions)
+    server: str | None = None
 
     def find(self, deadline: Deadline) -> Server:
         """The server that the options mean.
 
-        Raises Unavailable when none runs, and UsageError when several fit or --endpoint and
-        --backend are both given.
+        Raises Unavailable when none runs, and UsageError when several fit, or when --endpoint is
+        given beside what chooses among the running ones.
         """
         if self.endpoint is None:
             return self._running(deadline)
-        if self.backend is not None:
+        if self.backend is not None or self.server is not None:
             from mlserve.errors import UsageError
 
+            option = "--backend" if self.server is None else "--server"
             raise UsageError(
-                "--backend chooses among running servers and --endpoint names one",
+                f"{option} chooses among running servers and --endpoint names one",
                 hint="give only one of the two",
             )
         token, tls = self.access.to_endpoint(deadline)
@@ -166,7 +175,7 @@ class Target:
         from mlserve.launch.state import read_records, select
 
         records = run_within(deadline, "looking for the running server", read_records)
-        record = select(records, backend=self.backend, model=self.model)
+        record = select(records, backend=self.backend, model=self.model, name=self.server)
         record.require_staying()
         is_rest = self.protocol is ProtocolName.REST
         endpoint = record.rest_endpoint if is_rest else record.grpc_endpoint

@@ -10,8 +10,8 @@ from mlserve import plugins
 from mlserve.backend import Listen, ServerSpec
 from mlserve.doctor.finding import Finding, Status
 from mlserve.errors import MlserveError
-from mlserve.launch.command import SERVER_HINT, SERVER_MODULES
 from mlserve.launch.docker import cli
+from mlserve.requirements import SERVER, SERVER_HINT, absent_packages
 
 AREA = "launchers"
 _ENGINE_TIMEOUT = 2.0
@@ -33,7 +33,7 @@ def _specs() -> Iterator[ServerSpec]:
 
 
 def _embedded() -> Finding:
-    absent = plugins.absent_modules(SERVER_MODULES)
+    absent = absent_packages(*SERVER)
     if absent:
         text = f"cannot start: {', '.join(absent)} not installed"
         return Finding(AREA, "embedded", Status.FAIL, text, SERVER_HINT)

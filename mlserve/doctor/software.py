@@ -51,7 +51,7 @@ def look_at_plugins() -> Iterator[Finding]:
             DEFAULT_BACKEND,
             Status.FAIL,
             "the default backend is not installed",
-            f"pip install '{plugins.KNOWN[DEFAULT_BACKEND]}[export]', or name another: --backend",
+            f"pip install '{plugins.KNOWN[DEFAULT_BACKEND]}', or name another: --backend",
         )
     yield _sources(reports)
 
@@ -77,7 +77,7 @@ def _conflicts() -> Iterator[Finding]:
 
 def _backend(report: plugins.PluginReport) -> Finding:
     assert report.backend is not None
-    missing = plugins.absent_modules(report.backend.requires)
+    missing = plugins.absent_to_serve(report.backend)
     if not missing:
         return Finding(AREA, report.name, Status.OK, report.backend.summary)
     status = Status.FAIL if report.name == DEFAULT_BACKEND else Status.WARN
@@ -91,7 +91,7 @@ def _sources(reports: list[plugins.PluginReport]) -> Finding:
     if usable:
         return Finding(AREA, "models", Status.OK, ", ".join(source.name for source in usable))
     status = Status.WARN if exported() else Status.FAIL
-    hint = sources[0].install_hint if sources else f"pip install '{plugins.KNOWN['models']}[all]'"
+    hint = sources[0].install_hint if sources else f"pip install '{plugins.KNOWN['models']}'"
     return Finding(AREA, "models", status, "no model source can be used: nothing to export", hint)
 
 

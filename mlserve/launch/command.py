@@ -12,14 +12,10 @@ from mlserve.backend import Backend, Listen, ServerSpec
 from mlserve.errors import PluginError, UsageError
 from mlserve.launch.launcher import Launcher
 from mlserve.launch.plan import Serving
-from mlserve.plugins import absent_modules
+from mlserve.plugins import absent_to_serve
+from mlserve.requirements import SERVER, SERVER_HINT, absent_packages
 from mlserve.settings import flag_of
 
-SERVER_MODULES = (
-    *("grpc_health", "grpc_reflection", "numpy"),
-    *("prometheus_client", "starlette", "uvicorn"),
-)
-SERVER_HINT = "pip install 'mlserve[server]'"
 _LOAD_OPTIONS = ("provider", "instances")
 """Options of `up` that only some backends regard, and the native launcher never."""
 
@@ -131,11 +127,10 @@ def _no_native(backend: Backend, specs: list[ServerSpec]) -> PluginError | Usage
 
 
 def _require_runtime(backend: Backend) -> None:
-    for modules, hint in (
-        (backend.requires, backend.install_hint),
-        (SERVER_MODULES, SERVER_HINT),
+    for absent, hint in (
+        (absent_packages(*SERVER), SERVER_HINT),
+        (absent_to_serve(type(backend)), backend.install_hint),
     ):
-        absent = absent_modules(modules)
         if absent:
             raise PluginError(
                 f"the backend {backend.name!r} cannot serve: {', '.join(absent)} not installed",

@@ -45,9 +45,10 @@ def running(
     if not alive:
         return []
     try:
-        return [select(alive, name=name, backend=backend, model=model)]
+        record = select(alive, name=name, backend=backend, model=model, choose="mlserve down")
     except UsageError as error:
-        raise UsageError(error.message, hint=f"{error.hint}, or give its name, or --all") from error
+        raise UsageError(error.message, hint=f"{error.hint}; or --all") from error
+    return [record]
 
 
 def stop_all(records: list[ServerRecord], timeout: float | None, show: Show) -> Iterator[Stopped]:

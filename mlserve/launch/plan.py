@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlserve import plugins
-from mlserve.artifact import Artifact
+from mlserve.artifact import Artifact, without_manifest
 from mlserve.choosing import DEFAULT_BACKEND, backend_of_files, way_to_export
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.launch.state import ServerRecord, server_name
@@ -189,7 +189,8 @@ def _versions_there(base: Path, versions: Versions) -> list[int]:
             f"{base.name} has no version {missing[0]} (there: {', '.join(map(str, there))})",
             hint=f"the versions are the numbered folders in {base}",
         )
-    return there
+    unfinished = without_manifest(base, there)
+    return [version for version in there if version not in unfinished]
 
 
 def _no_versions(base: Path) -> NotFound:

@@ -41,17 +41,22 @@ def uptime(record: ServerRecord) -> float:
 
 
 def is_running(record: ServerRecord) -> bool:
-    """Whether the recorded process itself runs; a zombie or another process of that pid does not.
-
-    A process that may not be looked at counts as running.
-    """
+    """Whether the recorded process itself runs, or the container."""
     if record.container is not None:
         return containers.is_running(record.container)
+    return is_process(record.pid, record.pid_created)
+
+
+def is_process(pid: int, since: float) -> bool:
+    """Whether the process of that pid runs that started then (as `created` tells).
+
+    A zombie does not run; a process that may not be looked at does.
+    """
     try:
-        process = psutil.Process(record.pid)
+        process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return abs(created(record.pid) - record.pid_created) < _SAME_START
+        return abs(created(pid) - since) < _SAME_START
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mlserve.artifact import Artifact
 from mlserve.errors import (
     DeadlineExceeded,
     MlserveError,
@@ -67,6 +68,19 @@ def _hint(record: ServerRecord) -> str:
     )
 
 
+def answers(record: ServerRecord, timeout: float) -> bool:
+    """Whether a version is available, and answers an image if it takes any.
+
+    `timeout` is for each question. Raises what the client raises.
+    """
+    with _client(record) as client:
+        available = [s for s in client.status(timeout=timeout) if s.is_available]
+    for version in [status.version for status in available if status.version is not None]:
+        if Artifact.open(record.base_path, record.model, version).manifest is not None:
+            _ask(record, version, timeout)
+    return bool(available)
+
+
 def _are_available(client: Client, serving: Serving, timeout: float) -> bool:
     states = {status.version: status for status in client.status(timeout=timeout)}
     for version in serving.expected:
@@ -83,8 +97,12 @@ def _are_available(client: Client, serving: Serving, timeout: float) -> bool:
 def _ask_each(record: ServerRecord, serving: Serving, timeout: float) -> None:
     """Asks each expected version about an image, if it takes images."""
     for version in serving.expected if serving.takes_images else ():
-        with _client(record, version) as client:
-            client.predict(tiny_png(), timeout=timeout)
+        _ask(record, version, timeout)
+
+
+def _ask(record: ServerRecord, version: int, timeout: float) -> None:
+    with _client(record, version) as client:
+        client.predict(tiny_png(), timeout=timeout)
 
 
 def _client(record: ServerRecord, version: int | None = None) -> Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.backend import Backend, Listen
+from mlserve.deadline import check_seconds
 from mlserve.errors import MlserveError, UsageError
 from mlserve.launch import ports
 from mlserve.launch.command import command, launcher_for
@@ -30,12 +32,18 @@ _STOP_TIMEOUT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class UpRequest:
-    """What to bring up and how. `wait` is the seconds until it must be ready."""
+    """What to bring up and how. `wait` is the seconds until it must be ready.
+
+    Raises UsageError for a `wait` that is not a number of seconds.
+    """
 
     serving: Serving
     ports: ports.PortRequest
     launcher: Launcher = Launcher.AUTO
     wait: float = 120.0
+
+    def __post_init__(self) -> None:
+        check_seconds("--wait", self.wait)
 
 
 @dataclass(slots=True)
@@ -168,6 +176,8 @@ def _record(serving: Serving, launcher: Launcher, listen: Listen, log: Path | No
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         has_random_weights=serving.has_random_weights,
         is_ready=False,
+        up_pid=os.getpid(),
+        up_created=created(os.getpid()),
         all_versions=serving.versions.are_all,
         threads=serving.threads,
         provider=serving.provider,

@@ -39,7 +39,9 @@ class ServerRecord:
     the id of it in `container`, its `image`, and the `docker_options` that were given; its `pid` is
     the engine's, and must not be signalled. `log` is None for a server in the
     foreground. `started` is UTC, ISO 8601. `is_ready` is True once the version has answered a real
-    request. `is_stopping` is True once `mlserve down` stops it, so that it gets no new work.
+    request; until then `up_pid` and `up_created` tell the command that started it and waits for it,
+    as `pid` and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so
+    that it gets no new work.
     `threads`, `provider`, `instances` and `settings` are what the options gave.
     """
 
@@ -64,6 +66,8 @@ class ServerRecord:
     instances: int | None = None
     settings: ServerSettings = DEFAULT_SETTINGS
     is_stopping: bool = False
+    up_pid: int | None = None
+    up_created: float = 0.0
     container: str | None = None
     image: str | None = None
     docker_options: tuple[str, ...] = ()
@@ -157,10 +161,12 @@ def select(
     backend: str | None = None,
     model: str | None = None,
     name: str | None = None,
+    choose: str = "--server",
 ) -> ServerRecord:
     """The one record that fits; None fits all.
 
-    Raises Unavailable when no server fits, UsageError when several do.
+    `choose` is what stands before a server's name on the command line of the caller. Raises
+    Unavailable when no server fits, UsageError when several do.
     """
     known = list(records)
     wanted = {"name": name, "backend": backend, "model": model}
@@ -172,7 +178,7 @@ def select(
         names = ", ".join(record.name for record in fits)
         raise UsageError(
             f"{len(fits)} servers are running: {names}",
-            hint="choose one with --backend or --model",
+            hint=f"choose one by its name, for example: {choose} {fits[0].name}",
         )
     raise _none_running(given, known)
 

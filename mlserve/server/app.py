@@ -8,7 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlserve.errors import ExitCode, MlserveError
@@ -24,7 +24,7 @@ from mlserve.server.oip.rest_extensions import OipRestExtensions
 from mlserve.server.openapi import OpenApi
 from mlserve.server.port.access import RestGate
 from mlserve.server.port.in_flight import CountedApp, CountedService, InFlight
-from mlserve.server.port.limits import log_limits, make_room_for_connections
+from mlserve.server.port.limits import log_limits, within_file_limit
 from mlserve.server.port.ports import LAST_WORDS, GrpcPort, RestPort
 from mlserve.server.rest import RestApp
 from mlserve.server.sight.metrics import Metrics
@@ -63,6 +63,7 @@ class Server:
     """The parts of a server process, put together."""
 
     def __init__(self, options: ServerOptions) -> None:
+        options = replace(options, settings=within_file_limit(options.settings))
         self._options = options
         self._stop = asyncio.Event()
         self._give_up = 0.0
@@ -70,7 +71,6 @@ class Server:
         self.metrics = Metrics()
         self.request_log = RequestLog(options.settings)
         self.sight = Sight(self.metrics, self.request_log)
-        make_room_for_connections(options.settings)
         self.grpc = GrpcPort(options.host, options.grpc_port, self.sight, options.settings)
         if options.grpc_socket is not None:
             self.grpc.listen_on(options.grpc_socket)

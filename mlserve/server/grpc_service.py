@@ -7,7 +7,6 @@ large responses are written on the worker's thread.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -35,7 +34,7 @@ def deadline_of(context: Context, default: float) -> Deadline:
     """The deadline of the call, or `default` seconds."""
     left = context.time_remaining()
     timeout = default if left is None else left
-    return Deadline(time.monotonic() + timeout, timeout)
+    return Deadline.at_most(timeout)
 
 
 def parse(kind: type[Request], data: bytes) -> Request:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import re
-import time
 from collections.abc import Awaitable, Sequence
 from typing import Protocol, TypeVar
 
@@ -39,6 +38,8 @@ VERSION_HEADER = "X-Mlserve-Model-Version"
 RANDOM_WEIGHTS_HEADER = "X-Mlserve-Random-Weights"
 """`1` on an answer that means nothing, as the model's weights are random."""
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
+_MOST_SHOWN = 40
+"""Characters of a header that an error repeats."""
 _CLIENT_CLOSED_REQUEST = 499
 
 Result = TypeVar("Result")
@@ -147,7 +148,7 @@ def deadline_of(request: Request, default: float) -> Deadline:
     """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
     given = [request.headers[name] for name in TIMEOUT_HEADERS if name in request.headers]
     timeout = min(map(_seconds, given), default=default)
-    return Deadline(time.monotonic() + timeout, timeout)
+    return Deadline.at_most(timeout)
 
 
 async def read_within(request: Request, deadline: Deadline, limit: int) -> bytes:
@@ -181,6 +182,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
 def _seconds(milliseconds: str) -> float:
     if not _MILLISECONDS.fullmatch(milliseconds):
         raise InvalidInput(
-            f"{TIMEOUT_HEADERS[0]} must be a whole number of milliseconds, not {milliseconds!r}"
+            f"{TIMEOUT_HEADERS[0]} must be a whole number of milliseconds of at most 15 digits, "
+            f"not {milliseconds[:_MOST_SHOWN]!r}"
         )
     return int(milliseconds) / 1000

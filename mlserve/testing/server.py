@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import grpc
 import httpx  # noqa: TID253
 import pytest
 
-from mlserve.artifact import Artifact
+from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
 from mlserve.client import Client
 from mlserve.client.wire import Api
 from mlserve.errors import DeadlineExceeded, InvalidInput, MlserveError, NotFound, Unavailable
@@ -68,6 +68,30 @@ class ConformsAsServer(GivenServer):
             (base_path / ".incoming").rename(base_path / "2")
             wait_until(lambda: _version_that_answers(server, image) == 2)
             _drains(server, image)
+
+    def test_versions_that_arrive_file_by_file_are_served_once_they_are_whole(
+        self, backend_name: str, artifact: Artifact, tmp_path: Path
+    ) -> None:
+        """Raw models first, then versions that mlserve exported, each with its manifest last."""
+        base_path = tmp_path / artifact.model
+        files = sorted(path for path in artifact.path.rglob("*") if path.is_file())
+        own = [path for path in files if path.name not in (MANIFEST_NAME, LABELS_NAME)]
+        manifest = [path for path in files if path not in own]
+        _put(artifact, own, base_path / "1")
+        served = Artifact.open(base_path, artifact.model, 1)
+        with launched(backend_name, served, "--threads", "1") as server:
+            server.wait_ready()
+            _put(artifact, own[:1], base_path / "2")
+            wait_until(lambda: "version 2 of" in server.log())
+            _put(artifact, own[1:], base_path / "2")
+            server.wait_ready(2)
+            _put(artifact, files, base_path / "3")
+            server.wait_ready(3)
+            _put(artifact, own, base_path / "4")
+            wait_until(lambda: f"{base_path / '4'} has no {MANIFEST_NAME} yet" in server.log())
+            assert server.state(3) == "AVAILABLE"
+            _put(artifact, manifest, base_path / "4")
+            server.wait_ready(4)
 
     @pytest.mark.parametrize("api", APIS)
     @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -232,6 +256,14 @@ class ConformsAsServer(GivenServer):
 def _post(server: ServerProcess, body: Any, headers: dict[str, str] | None = None) -> Any:
     url = f"http://{server.rest}/v1/models/{server.model}:predict"
     return httpx.post(url, json=body, headers=headers, timeout=20)
+
+
+def _put(artifact: Artifact, files: Sequence[Path], folder: Path) -> None:
+    """Copies these files of an artifact into a version folder."""
+    for file in files:
+        target = folder / file.relative_to(artifact.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
 
 
 def _label_or_unavailable(server: ServerProcess, image: bytes) -> str:

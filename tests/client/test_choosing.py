@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlserve.launch.processes import created
 from mlserve.launch.state import ServerRecord, write_record
 
 
@@ -24,7 +25,7 @@ def record(echo: Any, tmp_path: Path) -> Any:
             "base_path": tmp_path,
             "launcher": "embedded",
             "pid": echo.process.pid,
-            "pid_created": 0.0,
+            "pid_created": created(echo.process.pid),
             "host": "127.0.0.1",
             "grpc_port": int(echo.grpc.rpartition(":")[2]),
             "rest_port": int(echo.rest.rpartition(":")[2]),
@@ -63,7 +64,7 @@ def test_one_of_several(mlserve: Any, record: Any, photo: Path) -> None:
     chosen = mlserve("predict", photo, "--model", "inception_v3")
 
     assert several.code == 2
-    assert "choose one with --backend or --model" in several.stderr
+    assert "for example: --server echo-inception_v3\n" in several.stderr
     assert chosen.stdout == "sorrel\n"
 
 
@@ -85,11 +86,36 @@ def test_two_backends_of_one_model(mlserve: Any, record: Any, start_echo: Any, p
     assert several.code == 2
     assert several.stderr == (
         "error: 2 servers are running: echo-inception_v3, second-inception_v3\n"
-        "hint: choose one with --backend or --model\n"
+        "hint: choose one by its name, for example: --server echo-inception_v3\n"
     )
     assert [outcome.stdout for outcome in chosen] == ["sorrel\n", "zebra\n"]
     assert missing.code == 5
     assert "no server with backend 'third' is running (running: echo-" in missing.stderr
+
+
+def test_a_name_of_ps_chooses_the_server(mlserve: Any, record: Any, photo: Path) -> None:
+    """Every command takes the names that `ps` shows, and says how where it needs one."""
+    record()
+    record(name="echo-other", model="other")
+    names = [entry["name"] for entry in mlserve("ps", "--output", "json").json()]
+    assert names == ["echo-inception_v3", "echo-other"]
+
+    for command in (["predict", photo], ["status"], ["metadata"]):
+        several = mlserve(*command)
+        named = mlserve(*command, "--server", names[0])
+        assert (several.code, named.code) == (2, 0), (several.stderr, named.stderr)
+        assert all(name in several.stderr for name in names)
+        assert f"for example: --server {names[0]}\n" in several.stderr
+    for command in ("logs", "down"):
+        several = mlserve(command)
+        assert several.code == 2
+        assert all(name in several.stderr for name in names)
+        assert f"for example: mlserve {command} {names[0]}" in several.stderr
+
+    wrong = mlserve("status", "--server", "echo-nobody")
+    assert (wrong.code, "no server with name 'echo-nobody' is running" in wrong.stderr) == (5, True)
+    both = mlserve("status", "--server", names[0], "--endpoint", "127.0.0.1:1")
+    assert (both.code, "--server chooses among running servers" in both.stderr) == (2, True)
 
 
 def test_random_weights_on_record_are_told(mlserve: Any, record: Any, photo: Path) -> None:

@@ -117,6 +117,7 @@ def test_it_lives_on_without_file_descriptors(echo: Any) -> None:
     for protocol in PROTOCOLS:
         with server.client(protocol) as client:
             assert wait_until(lambda client=client: _label(client, server.process)) == "sorrel"
+    assert len(server.log()) < 10_000, "it says so, and not for each connection"
 
 
 def _fds(pid: int) -> int:

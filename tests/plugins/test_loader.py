@@ -178,8 +178,9 @@ def test_what_can_be_installed_is_listed_as_missing(site) -> None:
     lines = done.stdout.splitlines()[1:]
     found = {line.split()[0]: (line, then) for line, then in pairwise(lines)}
     assert " missing " in found["tfserving"][0]
-    assert found["tfserving"][1] == "    fix: pip install mlserve-tfserving"
-    assert found["models"][1] == "    fix: pip install mlserve-models"
+    assert found["tfserving"][1] == "    fix: pip install 'mlserve-tfserving[export]'"
+    assert found["models"][1] == "    fix: pip install 'mlserve-models[all]'"
+    assert found["onnxruntime"][1] == "    fix: pip install 'mlserve-onnxruntime[export]'"
 
 
 def test_the_table_says_what_is_wrong_and_the_fix(site) -> None:

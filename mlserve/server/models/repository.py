@@ -4,6 +4,10 @@ Version folders are followed by polling. As in TensorFlow Serving:
 
 - a new version is loaded and warmed while the old one serves; the switch is one assignment, and the
   old one is unloaded when its last request has ended;
+- a version folder that appears, or changes, is loaded once two looks have found it the same: it may
+  be copied file by file. What is there when the server starts is loaded at once;
+- a version without a manifest does not come to be served while a lower one has a manifest: it is
+  not whole yet;
 - a version that fails to load goes to the state END with its error, the old one serves on, and it
   is tried again as often as `Retries` says, and then only when its folder has changed;
 - when the folder of a served version goes away, the next one that the policy wants is loaded first
@@ -19,22 +23,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlserve.artifact import MANIFEST_NAME
 from mlserve.errors import InvalidInput, MlserveError, NotFound, PluginError, Unavailable
 from mlserve.server.background import in_daemon_thread
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.opening import open_version
 from mlserve.server.models.served import ServedModel
 from mlserve.server.models.versions import (
+    Fingerprint,
     State,
     VersionChoice,
     VersionStatus,
     fingerprint,
     first_versions,
     present_versions,
+    unfinished_versions,
 )
 
 _log = logging.getLogger(__name__)
@@ -48,9 +55,32 @@ REMIND_SECONDS = 60.0
 class _Failure:
     """A version that failed to load: what its folder was like, and when to try again."""
 
-    fingerprint: frozenset[tuple[str, int, int]]
+    fingerprint: Fingerprint
     attempts: int
     retry_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What the base path holds at one moment.
+
+    `present` has the fingerprints of the versions that are followed, and None for the others.
+    `unfinished` are the versions that are not served for want of a manifest.
+    """
+
+    present: Mapping[int, Fingerprint | None]
+    unfinished: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The versions that may be served."""
+        return tuple(version for version in self.present if version not in self.unfinished)
+
+    def is_settled(self, version: int, before: _Look) -> bool:
+        """Whether that version is as the look before found it, or was there and not followed."""
+        if version not in before.present:
+            return False
+        return before.present[version] in (None, self.present[version])
 
 
 class Repository:
@@ -63,12 +93,15 @@ class Repository:
         self._source = source
         self._on_change = on_change
         self._loaded: dict[int, LoadedVersion] = {}
+        self._loaded_as: dict[int, Fingerprint] = {}
+        self._last_look = _Look({})
         self._statuses: dict[int, VersionStatus] = {}
         self._failed: dict[int, _Failure] = {}
         self._absence: MlserveError | None = None
         self._unloading: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
         self._can_read_base = True
+        self._is_loading = False
         self.is_closed = False
         self.is_unloaded = False
         """Whether its versions were unloaded by request, until they are loaded by request."""
@@ -86,7 +119,7 @@ class Repository:
     @property
     def is_loading(self) -> bool:
         """Whether a thread is loading a version, which cannot be interrupted."""
-        return any(status.state is State.LOADING for status in self._statuses.values())
+        return self._is_loading
 
     @property
     def problem(self) -> MlserveError:
@@ -100,7 +133,9 @@ class Repository:
         Raises NotFound when there is none, unless the model awaits its versions.
         """
         try:
-            for version in first_versions(self._source.base_path, self._source.policy):
+            wanted, present = first_versions(self._source.base_path, self._source.policy)
+            self._last_look = _Look(dict.fromkeys(present))
+            for version in wanted:
                 self._set(version, State.START)
         except NotFound as error:
             if not self._source.awaits_versions:
@@ -114,8 +149,7 @@ class Repository:
         first attempt.
         """
         try:
-            async with self._changing:
-                await self._reconcile(tuple(self._statuses))
+            await self._update()
         finally:
             self.was_tried.set()
         remind_at = 0.0
@@ -139,9 +173,12 @@ class Repository:
                 _log.exception("following %s failed; the next look may not", self.model)
 
     async def change(self, source: ServedModel) -> None:
-        """Serves the versions and knows the labels of `source`, which is the same model."""
+        """Serves the versions and knows the labels of `source`, which is the same model.
+
+        The versions are loaded as they are now: whoever asks for them has put them there.
+        """
         self._source = source
-        await self._update()
+        await self._update(trusts_what_is_there=True)
 
     async def load_now(self) -> None:
         """Looks for versions now and loads those that are wanted, also after `unload`.
@@ -151,11 +188,8 @@ class Repository:
         async with self._changing:
             self.is_unloaded = False
             self._failed.clear()
-            present = await asyncio.to_thread(self._look)
-            if present is not None and not self.is_closed:
-                await self._reconcile(present)
-        wanted = self._source.policy.wanted(present or ())
-        for version in wanted:
+            look = await self._follow_once(trusts_what_is_there=True)
+        for version in () if look is None else self._source.policy.wanted(look.whole):
             error = self._statuses[version].error if version in self._statuses else None
             if error is not None:
                 raise error
@@ -237,63 +271,113 @@ class Repository:
         least = 0.0 if self._can_read_base else _AWAY_SECONDS
         return max(least, min(times)) if times else None
 
-    async def _update(self) -> None:
+    async def _update(self, *, trusts_what_is_there: bool = False) -> None:
         async with self._changing:
-            present = await asyncio.to_thread(self._look)
-            if present is not None and not self.is_closed and not self.is_unloaded:
-                await self._reconcile(present)
+            if not self.is_unloaded:
+                await self._follow_once(trusts_what_is_there=trusts_what_is_there)
 
-    def _look(self) -> tuple[int, ...] | None:
-        """The versions on disk now; None when the base path cannot be read."""
+    async def _follow_once(self, *, trusts_what_is_there: bool) -> _Look | None:
+        """Looks at the base path and serves what it finds; for a caller that holds `_changing`."""
+        look = await asyncio.to_thread(self._look)
+        if look is None or self.is_closed:
+            return None
+        before, self._last_look = self._last_look, look
+        if trusts_what_is_there:
+            before = _Look(dict.fromkeys(look.present))
+        self._show_waiting(look)
+        await self._reconcile(look, before)
+        return look
+
+    def _look(self) -> _Look | None:
+        """What is on disk now; None when the base path cannot be read."""
+        base_path, policy = self._source.base_path, self._source.policy
         try:
-            present = present_versions(self._source.base_path)
+            present = present_versions(base_path)
         except OSError as error:
             if self._can_read_base:
                 _log.warning("%s: the versions stay as they are until it can be read", error)
             self._can_read_base = False
             return None
         self._can_read_base = True
-        return present
+        unfinished = set(unfinished_versions(base_path, policy, present)) - set(self._loaded)
+        look = _Look(dict.fromkeys(present), tuple(sorted(unfinished)))
+        followed = policy.wanted(look.whole)
+        prints = {version: fingerprint(self._folder(version)) for version in followed}
+        return replace(look, present={**look.present, **prints})
 
-    async def _reconcile(self, present: Sequence[int]) -> None:
-        wanted = self._source.policy.wanted(present)
+    def _show_waiting(self, look: _Look) -> None:
+        """Says once of each version that is not loaded yet why it waits, and forgets the gone."""
+        for version, status in list(self._statuses.items()):
+            if status.state is State.START and version not in look.present:
+                self._set(version, State.END)
+        for version in look.unfinished:
+            if not self._waits(version):
+                error = _no_manifest(self._folder(version))
+                _log.warning("version %d is not served: %s", version, error)
+                self._set(version, State.START, error)
+        for version in self._source.policy.wanted(look.whole):
+            if version not in self._statuses:
+                _log.info("version %d of %s is new: waiting for all its files", version, self.model)
+                self._set(version, State.START)
+
+    def _waits(self, version: int) -> bool:
+        status = self._statuses.get(version)
+        return status is not None and status.state is State.START
+
+    async def _reconcile(self, look: _Look, before: _Look) -> None:
+        wanted = self._source.policy.wanted(look.whole)
         self._failed = {v: failure for v, failure in self._failed.items() if v in wanted}
         for version in wanted:
-            if version not in self._loaded and await self._is_worth_loading(version):
-                await self._load(version)
+            found = look.present[version]
+            assert found is not None, "every version that is wanted was looked at"
+            if look.is_settled(version, before) and self._is_worth_loading(version, found):
+                await self._load(version, found)
         if not wanted or any(version in self._loaded for version in wanted):
             for version in set(self._loaded) - set(wanted):
                 self._unload(version)
 
-    async def _is_worth_loading(self, version: int) -> bool:
-        """Whether a version did not fail, is to be tried again now, or looks different now."""
+    def _is_worth_loading(self, version: int, found: Fingerprint) -> bool:
+        """Whether a version is new, looks different now, or failed and is to be tried again."""
         failure = self._failed.get(version)
-        if failure is None or self._is_due(failure):
-            return True
-        return failure.fingerprint != await asyncio.to_thread(fingerprint, self._folder(version))
+        if failure is not None:
+            return self._is_due(failure) or failure.fingerprint != found
+        return self._loaded_as.get(version) != found
 
     def _is_due(self, failure: _Failure) -> bool:
         return self._is_tried_again(failure) and failure.retry_at <= time.monotonic()
 
-    async def _load(self, version: int) -> None:
+    async def _load(self, version: int, found: Fingerprint) -> None:
+        """Loads a version, also one that is served as its files were before they changed."""
         _log.info("loading version %d of %s", version, self.model)
-        self._set(version, State.LOADING)
-        before = await asyncio.to_thread(fingerprint, self._folder(version))
+        old = self._loaded.get(version)
+        if old is None:
+            self._set(version, State.LOADING)
         try:
-            loaded = await in_daemon_thread(lambda: open_version(self._source, version))
+            loaded = await self._open(version)
         except MlserveError as error:
             _log.error("version %d is not served: %s", version, error)
-            self._note_failure(version, before, error)
-            self._set(version, State.END, error)
+            self._note_failure(version, found, error)
+            if old is None:
+                self._set(version, State.END, error)
             return
         self._failed.pop(version, None)
-        self._loaded[version] = loaded
+        self._loaded[version], self._loaded_as[version] = loaded, found
         self._set(version, State.AVAILABLE)
         _log.info("version %d of %s is available", version, self.model)
+        if old is not None:
+            self._retire(old)
 
-    def _note_failure(
-        self, version: int, found: frozenset[tuple[str, int, int]], error: MlserveError
-    ) -> None:
+    async def _open(self, version: int) -> LoadedVersion:
+        self._is_loading = True
+        try:
+            loaded = await in_daemon_thread(lambda: open_version(self._source, version))
+        except MlserveError:
+            self._is_loading = False
+            raise
+        self._is_loading = False  # but not where the wait for it was cancelled: it loads on
+        return loaded
+
+    def _note_failure(self, version: int, found: Fingerprint, error: MlserveError) -> None:
         before = self._failed.get(version)
         attempts = 1 if before is None or before.fingerprint != found else before.attempts + 1
         if isinstance(error, PluginError):
@@ -307,7 +391,11 @@ class Repository:
 
     def _unload(self, version: int) -> None:
         loaded = self._loaded.pop(version)
+        del self._loaded_as[version]
         self._set(version, State.UNLOADING)
+        self._retire(loaded)
+
+    def _retire(self, loaded: LoadedVersion) -> None:
         task = asyncio.create_task(self._finish_unload(loaded))
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
@@ -333,6 +421,9 @@ class Repository:
             )
         statuses = self._statuses
         asked = list(statuses.values()) if version is None else [statuses.get(version)]
+        waiting = [s.error for s in asked if s is not None and s.state is State.START and s.error]
+        if waiting:
+            return waiting[-1]
         if any(s is not None and s.state in (State.START, State.LOADING) for s in asked):
             what = self.model if version is None else f"version {version} of {self.model}"
             return Unavailable(f"{what} is loading", hint="wait until `mlserve status` is ready")
@@ -342,3 +433,11 @@ class Repository:
         served = ", ".join(str(v) for v in sorted(self._loaded)) or "none"
         what = f"{'Latest' if version is None else f'version {version}'} of {self.model}"
         return NotFound(f"Servable not found for request: {what}{failed}; served: {served}")
+
+
+def _no_manifest(folder: Path) -> Unavailable:
+    return Unavailable(
+        f"{folder} has no {MANIFEST_NAME} yet, and a version before it has one",
+        hint="it is served once the whole version is copied; a model that mlserve did not export "
+        "belongs in the folder of another model",
+    )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from mlserve.artifact import MANIFEST_NAME, without_manifest
 from mlserve.errors import MlserveError, NotFound
 
 VersionChoice = int | str | None
 """The version a request asks for: its number, its label, or None for the latest."""
 _LARGEST = 2**63 - 1
-_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "model.onnx", "mlserve.json")
+_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "model.onnx", MANIFEST_NAME)
 """What a version folder holds: found in the base path itself, it was given one level too deep."""
+
+
+Fingerprint = frozenset[tuple[str, int, int]]
+"""What a version folder holds: each path in it, its size, and the time of its last change."""
 
 
 class State(IntEnum):
@@ -63,8 +69,16 @@ def present_versions(base_path: Path) -> tuple[int, ...]:
     return tuple(sorted(n for n in numbers if n <= _LARGEST and str(n) in names))
 
 
-def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[int, ...]:
-    """The versions to load when the server starts.
+def unfinished_versions(
+    base_path: Path, policy: VersionPolicy, present: Sequence[int]
+) -> tuple[int, ...]:
+    """The versions that are not to be served for want of a manifest: see `without_manifest`."""
+    named = set(policy.versions)
+    return without_manifest(base_path, [v for v in present if not named or v in named])
+
+
+def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[tuple[int, ...], Sequence[int]]:
+    """The versions to load when the server starts, and all that there are.
 
     Raises NotFound, with the fix as its hint, when there is none.
     """
@@ -77,25 +91,35 @@ def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[int, ...]:
         ) from error
     if not present:
         raise _no_version(base_path)
-    wanted = policy.wanted(present)
+    unfinished = unfinished_versions(base_path, policy, present)
+    wanted = policy.wanted([version for version in present if version not in unfinished])
     if not wanted:
         raise NotFound(
             f"{base_path} has no version {_list(policy.versions)}",
             hint=f"there are: {_list(present)}",
         )
-    return wanted
+    return wanted, present
 
 
-def fingerprint(folder: Path) -> frozenset[tuple[str, int, int]]:
-    """What changes when a file of the folder does: each path, its size and time of change."""
+def fingerprint(folder: Path) -> Fingerprint:
+    """What changes when a file of the folder does."""
     found = set()
-    try:
-        for path in folder.rglob("*"):
-            stat = path.stat()
-            found.add((str(path), stat.st_size, stat.st_mtime_ns))
-    except OSError:
-        found.add(("", -1, -1))  # it changes right now
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            found.add((str(path), *_size_and_time(path)))
     return frozenset(found)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """The size and time of change of a file; of a link that leads nowhere, its own."""
+    for look in (os.stat, os.lstat):
+        try:
+            found = look(path)
+        except OSError:
+            continue
+        return found.st_size, found.st_mtime_ns
+    return -1, -1  # it was removed just now
 
 
 def _no_version(base_path: Path) -> NotFound:

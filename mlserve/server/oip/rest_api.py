@@ -15,6 +15,7 @@ from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
 from mlserve.deadline import Deadline
+from mlserve.errors import NotFound
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.oip import parameters as oip_parameters
@@ -66,8 +67,13 @@ class OipRest:
         match = _MODEL.fullmatch(path)
         if match is None:
             return None
-        check_method(request, "POST" if match["verb"] == "infer" else "GET")
         model = unquote(match["model"])
+        if request.method == "POST" and model.endswith("/infer"):
+            raise NotFound(
+                "Malformed request: the slash before 'infer' is escaped as %2F in the path; ask "
+                f"POST /v2/models/{model}"
+            )
+        check_method(request, "POST" if match["verb"] == "infer" else "GET")
         version = version_of(unquote(match["version"] or ""), model)
         if match["verb"] == "infer":
             return await self._infer(request, model, version)

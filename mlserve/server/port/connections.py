@@ -32,6 +32,7 @@ _QUIET.setLevel(logging.ERROR)  # what strangers send is no warning; what fails 
 _LINGER = 1.0
 """Seconds in which a refused client may read why: closed at once, it might see a reset only."""
 _MOST_LINGERING = 100
+"""Refused clients that may read why at the same time; a quarter of the connections, if fewer."""
 _MOST_AHEAD = 16
 """Requests that may be sent on one connection before the answer to the first."""
 
@@ -55,6 +56,7 @@ class HttpConnections:
         self.head_timeout = head_timeout
         self.waiting: dict[HttpConnection, None] = {}
         self.lingering = 0
+        self.most_lingering = min(_MOST_LINGERING, max(1, most // 4))
 
     def close_longest_waiting(self) -> bool:
         """Whether a connection that does no work, and has none coming, was closed for room."""
@@ -266,7 +268,7 @@ class HttpConnection(HttpToolsProtocol):
         self._port.lingering += 1
         most = f"{self._port.most} connections (--max-connections)"
         self._say(HTTPStatus.SERVICE_UNAVAILABLE, f"this server has its {most}, all at work")
-        if self._port.lingering > _MOST_LINGERING:
+        if self._port.lingering > self._port.most_lingering:
             self.transport.close()
             return
         if self.transport.can_write_eof():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+from dataclasses import replace
 from typing import Any
 
 from mlserve.credentials import is_open_to_others
@@ -13,7 +14,9 @@ _log = logging.getLogger(__name__)
 
 _PORTS = 2
 _OTHER_FILES = 256
-"""Descriptors for everything but connections: the model's files, pipes, the log."""
+"""Descriptors for everything but connections: the model's files, pipes, the log, and connections
+that are told that there is no room for them."""
+_LEAST_OTHER_FILES = 16
 
 
 def limits_of(settings: ServerSettings, max_queue: int) -> dict[str, Any]:
@@ -33,18 +36,26 @@ def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
         _log.warning("every user of this machine may read %s (--token-file)", token)
 
 
-def make_room_for_connections(settings: ServerSettings) -> None:
-    """Lets the process have as many open files as connections are taken.
+def within_file_limit(settings: ServerSettings) -> ServerSettings:
+    """The settings with as many connections as the system lets this process have open files.
 
-    Logs a warning where the system allows fewer: connections above wait in the kernel's queue.
+    The process' own limit is raised to what is needed, as far as the system allows. What is left
+    for connections is divided between both ports; where that is less than was asked for, a warning
+    in the log says so. The rest waits in the kernel's queue, or is refused at once.
     """
-    wanted = _PORTS * settings.max_connections + _OTHER_FILES
+    places = _PORTS + settings.speaks_tls  # a handshake on the HTTP port has a place of its own
+    wanted = places * settings.max_connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        _log.warning(
-            "the system allows this process %d open files; --max-connections %d needs up to %d",
-            *(allowed, settings.max_connections, wanted),
-        )
+    if allowed >= wanted:
+        return settings
+    reserved = min(_OTHER_FILES, allowed // 4 + _LEAST_OTHER_FILES)
+    most = max(1, (allowed - reserved) // places)
+    _log.warning(
+        "the system allows this process %d open files: it takes %d connections to a port, not %d "
+        "(--max-connections); `ulimit -n %d` would do",
+        *(allowed, most, settings.max_connections, wanted),
+    )
+    return replace(settings, max_connections=most)

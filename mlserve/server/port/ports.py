@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import grpc
 import uvicorn  # noqa: TID253
@@ -21,6 +22,7 @@ from mlserve.credentials import read_token
 from mlserve.errors import Unavailable
 from mlserve.protocols.proto._pool import POOL
 from mlserve.server.port import last_connections
+from mlserve.server.port.accepting import Acceptor
 from mlserve.server.port.access import GrpcGate
 from mlserve.server.port.connections import HttpConnection, HttpConnections
 from mlserve.server.port.health import HEALTH_SERVICES, Health
@@ -30,6 +32,8 @@ from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tls_files import tls_context
 
 _STREAMS = 1024
+_LARGEST = 2**31 - 1
+"""What a channel argument can hold."""
 _METADATA_BYTES = 16 * 2**10
 _BACKLOG = 2048
 _KEEP_ALIVE = 75
@@ -123,7 +127,7 @@ class RestPort:
             proxy_headers=False,
             timeout_graceful_shutdown=1,  # `stop` has waited before
         )
-        self._server = _Uvicorn(config, self._tls, self._connections.head_timeout)
+        self._server = _Uvicorn(config, self._tls, self._connections)
         self._task = asyncio.create_task(self._server.serve([self._socket]))
 
     async def stop(self, seconds: float = LAST_WORDS) -> None:
@@ -138,30 +142,24 @@ class RestPort:
 
 class _Uvicorn(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshake_timeout: float
+        self, config: uvicorn.Config, tls: ssl.SSLContext | None, connections: HttpConnections
     ) -> None:
         super().__init__(config)
         self._tls = tls
-        self._handshake_timeout = handshake_timeout
+        self._connections = connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens as uvicorn does, with a limit of time for TLS handshakes."""
+        """Listens as uvicorn does, with limits of number and time for TLS handshakes."""
         await self.lifespan.startup()
-        loop = asyncio.get_running_loop()
         make: Callable[[], asyncio.Protocol] = partial(
             self.config.http_protocol_class,  # type: ignore[call-arg]
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
+        most, timeout = self._connections.most, self._connections.head_timeout
         self.servers = [
-            await loop.create_server(
-                make,
-                sock=listener,
-                ssl=self._tls,
-                ssl_handshake_timeout=self._handshake_timeout if self._tls else None,
-                backlog=_BACKLOG,
-            )
+            cast("asyncio.Server", Acceptor(listener, make, most, self._tls, timeout))
             for listener in sockets or ()
         ]
         self.started = True
@@ -191,23 +189,32 @@ def _grpc_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
     """The channel arguments of gRPC, named in its channel_arg_names.h; times are milliseconds."""
     return (
         ("grpc.so_reuseport", 0),  # else two servers would share a port without a word
-        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_receive_message_length", min(_LARGEST, settings.max_request_bytes)),
         ("grpc.max_send_message_length", -1),  # the client says what it takes
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_allowed_incoming_connections", min(_LARGEST, settings.max_connections)),
         # Refusing is the queue's business: calls above this wait at the client, without a word.
         ("grpc.max_concurrent_streams", _STREAMS),
         ("grpc.max_metadata_size", _METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
-        ("grpc.server_handshake_timeout_ms", round(settings.header_timeout * 1000)),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(settings.header_timeout)),
         # A client that is gone without a word (power, cable) gives its connection back.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_connection_idle_ms", 300_000),
+        ("grpc.max_connection_idle_ms", _idle_ms(settings.max_connections)),
         # Clients may ask for a sign of life as often as this (gRPC's own: each 5 minutes).
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 2),
     )
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(_LARGEST, round(seconds * 1000))
+
+
+def _idle_ms(connections: int) -> int:
+    """How long an idle gRPC connection is kept: the fewer there may be, the sooner it gives way."""
+    return min(300_000, max(5_000, 300 * connections))
 
 
 def _join(host: str, port: int) -> str:

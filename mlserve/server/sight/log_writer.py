@@ -2,7 +2,7 @@
 
 Nothing that serves a request ever waits for the log. A reader that does not read, a full disk and a
 pipe that nobody holds any more cost lines, which are counted, and never a request; the next line
-that can be written tells how many were lost.
+that can be written tells how many were lost. Lines that repeat are counted too: see `repeats`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from types import TracebackType
 
 from mlserve.server.sight.log_lines import formatter_of
+from mlserve.server.sight.repeats import Repeats
 from mlserve.settings import LogFormat
 
 MOST_LINES = 10_000
@@ -24,14 +25,22 @@ _LAST_WORDS = 1.0
 
 
 class LogWriter(logging.Handler):
-    """Writes lines to a file descriptor; those that it cannot write are counted in `lost`."""
+    """Writes lines to a file descriptor; those that it cannot write are counted in `lost`.
+
+    With `repeats`, lines that repeat are held and counted.
+    """
 
     def __init__(
-        self, descriptor: int, formatter: logging.Formatter, most_lines: int = MOST_LINES
+        self,
+        descriptor: int,
+        formatter: logging.Formatter,
+        most_lines: int = MOST_LINES,
+        repeats: Repeats | None = None,
     ) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.lost = 0
+        self._repeats = repeats
         self._descriptor = descriptor
         self._most_lines = most_lines
         self._told = 0
@@ -43,17 +52,17 @@ class LogWriter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Puts the record's line where the writer finds it; it is made here, where it is known."""
-        line = self._line(record)
         with self._changed:
-            if len(self._lines) >= self._most_lines:
-                self.lost += 1
-            else:
-                self._lines.append(line)
-                self._changed.notify_all()
+            records = self._told_now(record)
+        lines = [self._line(item) for item in records]
+        with self._changed:
+            self._add(lines)
 
     def flush(self) -> None:
         """Waits until the lines are written, a second at most."""
         with self._changed:
+            if self._repeats is not None:
+                self._add([self._line(item) for item in self._repeats.close()])
             self._changed.wait_for(lambda: not self._lines and not self._is_writing, _LAST_WORDS)
 
     def _line(self, record: logging.LogRecord) -> str:
@@ -62,15 +71,35 @@ class LogWriter(logging.Handler):
         except Exception as error:  # noqa: BLE001 - a bad record must not harm who logs it
             return f"a line of {record.name} cannot be written: {error!r}"
 
+    def _told_now(self, record: logging.LogRecord) -> list[logging.LogRecord]:
+        """The records that get a line now: the counts of those held before, and this one."""
+        if self._repeats is None:
+            return [record]
+        counts = self._repeats.ended()
+        return [*counts, record] if self._repeats.takes(record) else counts
+
+    def _add(self, lines: list[str]) -> None:
+        room = max(0, self._most_lines - len(self._lines))
+        self._lines += lines[:room]
+        self.lost += len(lines[room:])
+        self._changed.notify_all()
+
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._is_writing = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._lines)
+                self._wait_for_lines()
                 lines, self._lines = self._lines, []
                 self._is_writing = True
             self._write(lines)
+
+    def _wait_for_lines(self) -> None:
+        """Returns when there is a line, also one about the lines that were held."""
+        while not self._lines:
+            self._changed.wait(self._repeats.seconds_left if self._repeats else None)
+            if self._repeats is not None:
+                self._lines += [self._line(item) for item in self._repeats.ended()]
 
     def _write(self, lines: list[str]) -> None:
         lost = self.lost - self._told
@@ -117,7 +146,7 @@ def log_to_stderr(log_format: LogFormat) -> None:
 def _writer_to_stderr(log_format: LogFormat) -> logging.Handler:
     if sys.stderr is None:  # it was closed, and its number may belong to a socket by now
         return logging.NullHandler()
-    return LogWriter(sys.stderr.fileno(), formatter_of(log_format))
+    return LogWriter(sys.stderr.fileno(), formatter_of(log_format), repeats=Repeats())
 
 
 def _log_unexpected(

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
-from mlserve.errors import InvalidInput
+from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.status import grpc_status
 from mlserve.server.input_check import find_signature
 from mlserve.server.models.catalog import Catalog
@@ -40,6 +40,7 @@ from mlserve.tensors import Signature
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
+_VERBS = ("predict", "classify", "regress")
 _PATH = re.compile(
     r"/v1/models(?:/(?P<model>[^/:]+))?"
     r"(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
@@ -61,6 +62,8 @@ class TfsRest:
         if match is None:
             return None
         verb = (match["verb"] or "").lower()
+        if request.method == "POST" and not verb:
+            _check_colon(request, unquote(match["model"] or ""))
         check_method(request, "POST" if verb else "GET")
         if match["model"] is None:
             raise InvalidInput("Missing model name in request.")
@@ -100,6 +103,16 @@ class TfsRest:
             loaded.release()
         spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
         return _indented({"model_spec": spec, "metadata": {"signature_def": signatures}})
+
+
+def _check_colon(request: Request, model: str) -> None:
+    """Raises NotFound for `/v1/models/m%3Apredict`: there is no such model, and no such path."""
+    name, colon, verb = model.rpartition(":")
+    if colon and verb.lower() in _VERBS:
+        raise NotFound(
+            f"Malformed request: the colon before {verb!r} is escaped as %3A in the path; ask "
+            f"{request.method} /v1/models/{name}:{verb}"
+        )
 
 
 def _call(

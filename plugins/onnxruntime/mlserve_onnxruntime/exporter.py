@@ -13,6 +13,7 @@ from mlserve.backend import LoadOptions
 from mlserve.errors import ExportError, MlserveError
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
+from mlserve_onnxruntime.external_data import whole_model
 from mlserve_onnxruntime.messages import plain
 from mlserve_onnxruntime.sessions import Sessions
 from mlserve_onnxruntime.signatures import image_signatures
@@ -44,7 +45,7 @@ def write_onnx_file(model: Classifier, file: Path) -> Sequence[Signature]:
     Raises ExportError for a file that breaks the rules of ONNX.
     """
     hint = "write the file again with the tool that made it"
-    _write(model, onnx.load(str(model.forward)), file, hint)
+    _write(model, whole_model(Path(str(model.forward))), file, hint)
     return image_signatures(model.pipeline)
 
 

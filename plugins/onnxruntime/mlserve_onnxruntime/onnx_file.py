@@ -14,6 +14,7 @@ from mlserve.errors import ExportError, MlserveError
 from mlserve.network import UNIT, Network
 from mlserve.probe import probe
 from mlserve.sources import ModelRequest
+from mlserve_onnxruntime.external_data import whole_model
 from mlserve_onnxruntime.layout import ImageInput, described
 from mlserve_onnxruntime.sessions import Sessions
 
@@ -111,6 +112,4 @@ def _only(path: Path, kind: str, tensors: Sequence[Any]) -> Any:
 
 def _digest(path: Path) -> str:
     """`sha256:<hex>` of the model with the weights that lie beside its file."""
-    import onnx
-
-    return digest_of(onnx.load(str(path)).SerializeToString(deterministic=True))
+    return digest_of(whole_model(path).SerializeToString(deterministic=True))

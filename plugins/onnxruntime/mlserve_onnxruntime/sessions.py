@@ -18,6 +18,7 @@ from mlserve.backend import LoadOptions
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
 from mlserve.server.cpus import usable_cpus
+from mlserve_onnxruntime.external_data import linked_files
 from mlserve_onnxruntime.messages import plain
 from mlserve_onnxruntime.providers import AUTO, providers_for
 
@@ -151,7 +152,7 @@ def _session(path: Path, threads: int, provider: str | None) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _ERRORS_ONLY
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+        session = _opened(path, options, wanted)
     except LOAD_ERRORS as error:
         raise ModelLoadFailed(
             f"ONNX Runtime cannot load {path}: {plain(error)}",
@@ -159,6 +160,22 @@ def _session(path: Path, threads: int, provider: str | None) -> Any:
         ) from error
     _check_provider(session, wanted[0], provider)
     return session
+
+
+def _opened(path: Path, options: Any, providers: Any) -> Any:
+    """A session of the file; one that refuses links to its weights is handed what they lead to."""
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except LOAD_ERRORS:
+        linked = linked_files(path.parent)
+        if not linked:
+            raise
+        names, files = list(linked), list(linked.values())
+        options.add_external_initializers_from_files_in_memory(names, files, list(map(len, files)))
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        for mapped in files:  # only now: the session is made of copies, but reads them until here
+            mapped.close()
+        return session
 
 
 def _check_provider(session: Any, first: str, asked: str | None) -> None:
