@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlserve.artifact import Manifest
-from mlserve.facts import Facts, facts_from_json
+from mlserve.facts import Facts, How, facts_from_json
 from mlserve.pipeline import ImagePipeline
 
 _ACTIVATIONS = {
@@ -22,14 +22,13 @@ def contract_lines(manifest: Manifest) -> Iterator[str]:
     return _lines(manifest.pipeline, manifest.facts)
 
 
-def described_lines(described: Mapping[str, Any]) -> Iterator[str]:
-    """The same, of what a server tells of a model.
-
-    Raises ValueError, KeyError and TypeError when a newer server tells it in another way.
-    """
-    return _lines(
-        ImagePipeline.from_json(described["pipeline"]), facts_from_json(described["facts"])
-    )
+def contract_lines_told(told: Mapping[str, Any]) -> list[str]:
+    """The same, of what a server tells of its model; none when it tells it in other words."""
+    try:
+        lines = _lines(ImagePipeline.from_json(told["pipeline"]), facts_from_json(told["facts"]))
+        return [_printable(line) for line in lines]
+    except (ValueError, KeyError, TypeError, AttributeError):  # another version of mlserve
+        return []
 
 
 def _lines(pipeline: ImagePipeline, facts: Facts) -> Iterator[str]:
@@ -52,5 +51,10 @@ def _how(facts: Facts, name: str, before: str = "; ") -> str:
     if name not in facts:
         return ""
     fact = facts[name]
-    flag = f" (give --{name} to be sure)" if fact.how is fact.how.ASSUMED else ""
+    flag = f" (give --{name} to be sure)" if fact.how is How.ASSUMED else ""
     return f"{before}{fact}{flag}"
+
+
+def _printable(line: str) -> str:
+    """A line of a server's words: what a terminal would obey becomes escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)

@@ -73,8 +73,8 @@ def export(
     layout: Annotated[
         Layout | None,
         typer.Option(
-            help="Where an ONNX model that leaves its axes open has the colours: [N,3,height,width] "
-            "or [N,height,width,3]."
+            help="Where the colours are in an ONNX model that leaves its axes open: "
+            "[N,3,height,width] or [N,height,width,3]."
         ),
     ] = None,
     activation: Annotated[

@@ -16,14 +16,17 @@ import pytest
 from mlserve_models.framework import framework_imports
 from mlserve_models.plugin import mlserve_model_sources as tensorflow_sources
 from mlserve_onnxruntime.plugin import mlserve_model_sources as onnx_sources
+from PIL import Image
 
+from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.contract import RAW, SYMMETRIC, UNIT, Scale
 from mlserve.errors import ExportError
-from mlserve.export import no_progress
+from mlserve.export import export, no_progress
 from mlserve.facts import How
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier, ModelRequest
+from mlserve.testing.image_files import saved
 
 pytestmark = [
     pytest.mark.slow,
@@ -370,3 +373,20 @@ def test_an_activation_that_speaks_against_the_graph_is_taken_with_a_warning(
         model = opened(made, form, activation="softmax")
         assert model.pipeline.activation is Activation.SOFTMAX
         assert "--activation none was expected" in model.facts["activation"].warning
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tfserving"])
+def test_a_model_with_captured_constants_is_exported_and_answers_as_keras_does(
+    keras: Any, tmp_path: Path, backend: str
+) -> None:
+    """`preprocess_input` takes off a mean that is no layer's and no variable's."""
+    made = save(keras, _bgr_with_the_mean_taken_off, tmp_path, 3)
+    request = ModelRequest("m", str(made.paths["keras"]), made.labels, top_k=3)
+    artifact = export(request, backend, output=tmp_path / "store")
+    pixels = np.random.default_rng(5).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+    image = saved(Image.fromarray(pixels), "PNG")
+    runner = plugins.backend(backend).load(artifact, LoadOptions(threads=1))
+    answer = runner.run("top_k", {"image": np.array([image], dtype=object)})
+    (expected,) = made.model(pixels[np.newaxis].astype(np.float32), training=False).numpy()
+    assert answer["indices"][0].tolist() == np.argsort(-expected).tolist()
+    np.testing.assert_allclose(answer["scores"][0], np.sort(expected)[::-1], rtol=1e-4)

@@ -60,13 +60,7 @@ def network_of_loaded(
     shape = _shape(function.spec)
     height, width, channels = image_size(shape, request)
     forward = Forward(function.call, loaded, channels, function.spec.dtype)
-    try:
-        contract = measured(source, forward, (height, width), request, known)
-    except (tf.errors.OpError, ValueError, TypeError) as error:
-        raise ExportError(
-            f"{source} cannot be run with images of {height}x{width}: {error}",
-            hint="say which size it was trained with: --input-size N",
-        ) from error
+    contract = measured(source, forward, (height, width), request, known)
     facts = {"size": size_fact(shape)}
     return Network.of(forward, (height, width), contract, source, digest, facts=facts)
 

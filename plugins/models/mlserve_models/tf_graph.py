@@ -12,6 +12,7 @@ from tensorflow.python.framework.convert_to_constants import (  # noqa: TID253
 )
 
 from mlserve.contract import Contract, Finding, Scale
+from mlserve.errors import ExportError
 from mlserve.graph import ANYTHING, Bounds, Graph, Node, Op
 from mlserve.measure import Subject, measure
 from mlserve.sources import ModelRequest
@@ -21,8 +22,8 @@ _KINDS = {
     Op.MOVE: (
         "Identity IdentityN Reshape Squeeze ExpandDims Transpose StridedSlice Slice ReverseV2 "
         "Gather GatherV2 Split SplitV Unpack Pack ConcatV2 Cast EnsureShape StopGradient "
-        "PreventGradient CheckNumerics ResizeBilinear ResizeNearestNeighbor ResizeArea "
-        "ResizeBicubic"
+        "PreventGradient CheckNumerics FakeQuantWithMinMaxVars ResizeBilinear ResizeBicubic "
+        "ResizeNearestNeighbor ResizeArea"
     ),
     Op.ADD: "Add AddV2 AddN BiasAdd",
     Op.SUBTRACT: "Sub",
@@ -57,12 +58,18 @@ def measured(
 ) -> Contract:
     """What that model wants and gives; see `mlserve.measure`. Raises ExportError."""
     spec = tf.TensorSpec([None, *size, forward.channels], forward.dtype, name="images")
-    call = tf.function(forward.call, autograph=False).get_concrete_function(spec)
 
     def run(images: np.ndarray[Any, Any]) -> Any:
         return tf.cast(call(forward.prepared(tf.constant(images))), tf.float32).numpy()
 
-    return measure(Subject(name, run, *size, _graph(call, spec)), request, known)
+    try:
+        call = tf.function(forward.call, autograph=False).get_concrete_function(spec)
+        return measure(Subject(name, run, *size, _graph(call, spec)), request, known)
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        raise ExportError(
+            f"{name} cannot be run with images of {size[0]}x{size[1]}: {error}",
+            hint="say which size it was trained with: --input-size N",
+        ) from error
 
 
 def _graph(call: Any, spec: Any) -> Graph | None:

@@ -17,7 +17,7 @@ from mlserve_onnxruntime.sessions import ERRORS_ONLY, LOAD_ERRORS
 _KINDS = {
     Op.MOVE: (
         "Identity Reshape Squeeze Unsqueeze Flatten Transpose Slice Gather Split Concat Cast "
-        "CastLike Dropout Resize Upsample Expand"
+        "CastLike QuantizeLinear DequantizeLinear Dropout Resize Upsample Expand"
     ),
     Op.ADD: "Add Sum",
     Op.SUBTRACT: "Sub",

@@ -16,8 +16,8 @@ from PIL import Image
 from mlserve.backend import LoadOptions
 from mlserve.contract import UNIT
 from mlserve.errors import ExportError
-from mlserve.facts import How
 from mlserve.export import export, no_progress
+from mlserve.facts import How
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier, ModelRequest
 from mlserve.testing.image_files import saved
