@@ -237,10 +237,11 @@ def _scale_in_graph(graph: Graph) -> Finding[Scale] | str | None:
     if not names or not ends:
         return None
     seen = [_Mapped.by(graph, tensor) for tensor in ends]
-    if all(mapped.is_silent for mapped in seen):
+    seen = [mapped for mapped in seen if not mapped.is_silent]
+    if not seen:
         return None
-    steps = ", ".join(dict.fromkeys(names))
-    scales = {mapped.scale() for mapped in seen if not mapped.is_silent}
+    steps = ", ".join(names)
+    scales = {mapped.scale() for mapped in seen}
     if len(scales) == 1 and (scale := scales.pop()) is not None:
         low, high = seen[0].image_of(scale)
         return Finding(scale, f"its own {steps} makes {low:.3g}..{high:.3g} of {scale_text(scale)}")
