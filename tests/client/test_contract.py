@@ -26,7 +26,7 @@ FOUND = (
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server of an echo model that was exported with a scale of the user's."""
     store = tmp_path_factory.mktemp("store")
-    artifact = export(ModelRequest("echo", scale=(-1.0, 1.0)), "echo", output=store)
+    artifact = export(ModelRequest("echo", scale=(-1.0, 1.0)), "echo", store=store)
     with launched("echo", artifact) as process:
         process.wait_ready()
         yield process

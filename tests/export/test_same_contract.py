@@ -382,7 +382,7 @@ def test_a_model_with_captured_constants_is_exported_and_answers_as_keras_does(
     """`preprocess_input` takes off a mean that is no layer's and no variable's."""
     made = save(keras, _bgr_with_the_mean_taken_off, tmp_path, 3)
     request = ModelRequest("m", str(made.paths["keras"]), made.labels, top_k=3)
-    artifact = export(request, backend, output=tmp_path / "store")
+    artifact = export(request, backend, store=tmp_path / "store")
     pixels = np.random.default_rng(5).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     image = saved(Image.fromarray(pixels), "PNG")
     runner = plugins.backend(backend).load(artifact, LoadOptions(threads=1))

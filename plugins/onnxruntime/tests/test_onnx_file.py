@@ -170,7 +170,7 @@ def test_open_axes_are_filled_by_input_size_and_by_the_layout_that_runs(
 ) -> None:
     """Both layouts run on a mean over two axes, unless the weights fit only one of them."""
     request = build(("N", "A", "B", "C"), axes=axes, input_size=8)
-    artifact = export(request, "onnxruntime", output=tmp_path / "store")
+    artifact = export(request, "onnxruntime", store=tmp_path / "store")
     assert artifact.manifest is not None
     assert (artifact.manifest.pipeline.height, artifact.manifest.pipeline.width) == (8, 8)
     facts = artifact.manifest.facts
