@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlserve.errors import UsageError
+from mlserve.facts import Facts, facts_from_json, facts_to_json
 from mlserve.pipeline import ImagePipeline
 from mlserve.tensors import Signature
 
@@ -39,7 +40,8 @@ def labels_text(labels: Sequence[str]) -> bytes:
 class Manifest:
     """What is known of an exported model: `mlserve.json` in its version folder.
 
-    `created` is UTC, ISO 8601. Digests are `sha256:<hex>`.
+    `created` is UTC, ISO 8601. Digests are `sha256:<hex>`. `facts` say how the pipeline is known;
+    manifests of older versions have none.
     """
 
     mlserve: str
@@ -52,6 +54,7 @@ class Manifest:
     has_random_weights: bool
     pipeline: ImagePipeline
     signatures: tuple[Signature, ...]
+    facts: Facts = field(default_factory=dict)
 
     def write(self, folder: Path, labels: Sequence[str]) -> None:
         """Writes the manifest and the labels into `folder`."""
@@ -89,6 +92,7 @@ class Manifest:
             "has_random_weights": self.has_random_weights,
             "pipeline": self.pipeline.to_json(),
             "signatures": [signature.to_json() for signature in self.signatures],
+            "facts": facts_to_json(self.facts),
         }
 
     @classmethod
@@ -98,6 +102,7 @@ class Manifest:
         values = {key: value for key, value in data.items() if key != "format"}
         values["pipeline"] = ImagePipeline.from_json(data["pipeline"])
         values["signatures"] = tuple(Signature.from_json(item) for item in data["signatures"])
+        values["facts"] = facts_from_json(data.get("facts", {}))
         return cls(**values)
 
 

@@ -97,6 +97,7 @@ def _manifest(backend: str, classifier: Classifier, signatures: Sequence[Signatu
         has_random_weights=classifier.has_random_weights,
         pipeline=classifier.pipeline,
         signatures=tuple(signatures),
+        facts=classifier.facts,
     )
 
 

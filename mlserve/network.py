@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlserve.contract import Contract, Scale
 from mlserve.errors import ExportError
+from mlserve.facts import Facts
 from mlserve.pipeline import Activation, ImagePipeline, class_offset
 from mlserve.sources import Classifier, ModelRequest
 
 _BINARY_LABELS = 2
-
-Scale = tuple[float, float]
-"""The values that pixel 0 and pixel 255 become."""
-
-UNIT: Scale = (0.0, 1.0)
-RAW: Scale = (0.0, 255.0)
-SYMMETRIC: Scale = (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Network:
     """A classifier in memory: `forward` maps float32[N, height, width, 3] to float32[N, units].
 
-    `framework` says what `forward` is, as in Classifier. `scale` is what the network wants unless
-    the user knows better.
+    `framework` says what `forward` is, as in Classifier. `facts` say how the rest is known.
     """
 
     forward: Any
@@ -39,6 +33,37 @@ class Network:
     digest: str
     has_random_weights: bool = False
     framework: str = "tensorflow"
+    facts: Facts = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        forward: Any,
+        size: tuple[int, int],
+        contract: Contract,
+        source: str,
+        digest: str,
+        *,
+        has_random_weights: bool = False,
+        framework: str = "tensorflow",
+        facts: Facts | None = None,
+    ) -> Network:
+        """The network of that contract. `size` is height and width.
+
+        `facts` are further ones: of the size, of the layout.
+        """
+        return cls(
+            forward,
+            *size,
+            contract.units,
+            contract.activation,
+            contract.scale,
+            source,
+            digest,
+            has_random_weights,
+            framework,
+            {**(facts or {}), **contract.facts},
+        )
 
 
 def classifier(
@@ -51,7 +76,7 @@ def classifier(
     """
     scored = 2 if network.activation.is_binary else network.units
     labels = _labels(request, network, scored, own_labels)
-    low, high = request.scale or network.scale
+    low, high = network.scale
     pipeline = ImagePipeline(
         height=network.height,
         width=network.width,
@@ -71,6 +96,7 @@ def classifier(
         weights_digest=network.digest,
         has_random_weights=network.has_random_weights,
         framework=network.framework,
+        facts=network.facts,
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mlserve.facts import Facts
 from mlserve.pipeline import ImagePipeline
 
 RANDOM_WEIGHTS = "random"
@@ -20,7 +21,8 @@ Progress = Callable[[str, int, int | None], None]
 class ModelRequest:
     """What the user asked to export. None means: the source's own default.
 
-    `scale` is the pair of values that pixel 0 and pixel 255 become.
+    `scale` is the pair of values that pixel 0 and pixel 255 become. `activation` is what is still
+    to be applied to the model's outputs: softmax, sigmoid or none. `layout` is nchw or nhwc.
     """
 
     model: str
@@ -30,6 +32,8 @@ class ModelRequest:
     scale: tuple[float, float] | None = None
     top_k: int = 5
     seed: int = 0
+    activation: str | None = None
+    layout: str | None = None
 
     @property
     def is_random(self) -> bool:
@@ -47,7 +51,8 @@ class Classifier:
 
     With `framework` "tensorflow", `forward` is a `tf.Module` that is called with float32[N, height,
     width, 3] (already scaled) and returns float32[N, classes]; with "onnx" it is the path of an
-    ONNX file that does the same. It is typed Any because core imports no framework.
+    ONNX file that does the same, or the loaded ModelProto. It is typed Any because core imports no
+    framework. `facts` say how size, scale and activation are known.
     `labels` are those of the manifest: without the background class when `pipeline.class_offset`
     is 1. `weights_digest` is `sha256:<hex>` of the weights' bytes.
     """
@@ -60,6 +65,7 @@ class Classifier:
     weights_digest: str
     has_random_weights: bool = False
     framework: str = "tensorflow"
+    facts: Facts = field(default_factory=dict)
 
 
 class ModelSource(ABC):

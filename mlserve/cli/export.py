@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,21 @@ from mlserve.errors import UsageError
 if TYPE_CHECKING:
     from mlserve.artifact import Artifact
     from mlserve.sources import Progress
+
+
+class Layout(StrEnum):
+    """The values of `--layout`."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
+class AppliedActivation(StrEnum):
+    """The values of `--activation`."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    NONE = "none"
 
 
 def export(
@@ -50,7 +66,22 @@ def export(
         str | None,
         typer.Option(
             metavar="MIN..MAX",
-            help="What the pixel values 0 and 255 become: 0..1, -1..1 or 0..255.",
+            help="What the pixel values 0 and 255 become: 0..1, -1..1 or 0..255; needed where the "
+            "model does not tell.",
+        ),
+    ] = None,
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            help="Where the colours are in an ONNX model that leaves its axes open: "
+            "[N,3,height,width] or [N,height,width,3]."
+        ),
+    ] = None,
+    activation: Annotated[
+        AppliedActivation | None,
+        typer.Option(
+            help="What is still to be applied to the model's outputs: `softmax` or `sigmoid` to "
+            "logits, `none` to scores."
         ),
     ] = None,
     version: Annotated[
@@ -89,6 +120,8 @@ def export(
         scale=None if scale is None else parse_scale(scale),
         top_k=top_k,
         seed=seed,
+        activation=None if activation is None else activation.value,
+        layout=None if layout is None else layout.value,
     )
     with _progress() as progress:
         artifact = exporting.export(
@@ -117,6 +150,8 @@ _LARGEST = 1e6
 
 def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> None:
     """Prints the new version's folder on stdout and what is in it on stderr; or all as JSON."""
+    from mlserve.cli.contract import contract_lines
+
     manifest = artifact.manifest
     if manifest is None:  # the export has just written it
         raise UsageError(f"{artifact.path} has lost its manifest", hint="export the model again")
@@ -124,26 +159,13 @@ def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> Non
         print_json({"path": str(artifact.path), "version": artifact.version} | manifest.to_json())
         return
     typer.echo(str(artifact.path))
-    pipeline = manifest.pipeline
-    low, high = pipeline.offset, 255 * pipeline.scale + pipeline.offset
     note(f"model    {artifact.model}, version {artifact.version}, for {manifest.backend}")
     note(f"source   {manifest.source}")
-    note(
-        f"input    JPEG or PNG -> {pipeline.width}x{pipeline.height} RGB, "
-        f"pixels 0 and 255 become {low:.4g} and {high:.4g}"
-    )
-    note(f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}")
+    for line in contract_lines(manifest):
+        note(line)
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
     note(f"next     {_next_step(artifact, manifest.backend, store)}")
-
-
-_ACTIVATIONS = {
-    "softmax": "scores are the softmax of the model's outputs",
-    "identity": "the model's outputs are taken as scores",
-    "sigmoid": "the model's one output is taken as the logit of the second class",
-    "complement": "the model's one output is taken as the score of the second class",
-}
 
 
 def _next_step(artifact: Artifact, backend: str, store: Path | None) -> str:

@@ -43,10 +43,11 @@ def metadata(
     timeout: TimeoutOption = 5.0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Show the signatures of the model that a server serves.
+    """Show the signatures of the model that a server serves, and how its pipeline is known.
 
     Example: mlserve metadata --endpoint 127.0.0.1:8500 --model inception_v3
     """
+    from mlserve.cli.contract import contract_lines_told
     from mlserve.deadline import Deadline
 
     deadline = Deadline.after(timeout, since=clock.command_start())
@@ -60,6 +61,9 @@ def metadata(
         return
     shown = "?" if found.version is None else found.version
     typer.echo(f"{found.model}, version {shown}, at {client.endpoint}")
+    if found.contract is not None:
+        for line in contract_lines_told(found.contract):
+            typer.echo(line)
     rows = [
         [
             signature.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,19 +89,23 @@ class ModelMetadata:
 
     Signatures with element types that no request can carry are left out. The Open Inference
     Protocol has no signatures: its one nameless function is called `infer`. mlserve's own servers
-    take the name of a signature as a parameter there; `selectable` are those names.
+    take the name of a signature as a parameter there; `selectable` are those names. `contract` is
+    what mlserve's own servers tell of a model that mlserve exported: its `pipeline`, and the
+    `facts` of how each part of it is known.
     """
 
     model: str
     version: int | None
     signatures: tuple[Signature, ...]
     selectable: tuple[str, ...] = ()
+    contract: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "model": self.model,
             "version": self.version,
             "signatures": [signature.to_json() for signature in self.signatures],
+            "contract": self.contract,
         }
 
 

@@ -25,13 +25,14 @@ from mlserve.client.refusals import (
 )
 from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
 from mlserve.client.watch import Watch
-from mlserve.client.wire import Call, Reply
+from mlserve.client.wire import Call, Reply, read_contract
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.protocols.status import error_from_grpc
 
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
 _SIGNATURES_KEY = "mlserve-signatures"
+_CONTRACT_KEY = "mlserve-contract"
 _LIMITS_KEY = "mlserve-limits"
 _LOAD_KEY = "mlserve-load"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -91,6 +92,7 @@ class GrpcTransport:
             signatures=tuple(filter(None, told.get(_SIGNATURES_KEY, "").split(","))),
             server_ms=read_server_timing(told.get(SERVER_TIMING, "")),
             about_server=_about_server(told),
+            contract=read_contract(told.get(_CONTRACT_KEY, "")),
         )
 
     async def close(self) -> None:

@@ -42,10 +42,10 @@ class OipDialogue:
 
     async def metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata:
         call = self._adapter.metadata_call(self._model)
-        found, _ = await self._line.ask(
+        found, reply = await self._line.ask(
             call, lambda reply: self._adapter.read_metadata(self._model, reply), deadline, watch
         )
-        return found
+        return replace(found, contract=reply.contract)
 
     async def status(self, deadline: Deadline, watch: Watch) -> tuple[VersionStatus, ...]:
         """The versions that the metadata lists, each asked whether it is ready."""

@@ -26,11 +26,12 @@ from mlserve.client.refusals import (
 )
 from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
 from mlserve.client.watch import Watch
-from mlserve.client.wire import Call, Reply
+from mlserve.client.wire import Call, Reply, read_contract
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.protocols.status import error_from_http
 
+_CONTRACT_HEADER = "x-mlserve-contract"
 RANDOM_WEIGHTS_HEADER = "x-mlserve-random-weights"
 _VERSION_HEADER = "x-mlserve-model-version"
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -76,6 +77,7 @@ class RestTransport:
             self._json_size(answer),
             server_ms=read_server_timing(answer.headers.get(SERVER_TIMING, "")),
             version=_number(answer.headers.get(_VERSION_HEADER, "")),
+            contract=read_contract(answer.headers.get(_CONTRACT_HEADER, "")),
         )
 
     async def close(self) -> None:

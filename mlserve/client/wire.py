@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -64,7 +65,7 @@ class Reply:
     `signatures` are the names that one of mlserve's servers tells in a header. `server_ms` is where
     the time went in the server, by part, and `about_server` its limits and load, as one of
     mlserve's tells them in headers; empty when it does not say. `version` is the one that answered,
-    where a header says so.
+    where a header says so. `contract` is what one of mlserve's tells of a model in a header.
     """
 
     body: bytes
@@ -74,6 +75,7 @@ class Reply:
     server_ms: Mapping[str, float] = field(default_factory=dict)
     about_server: Mapping[str, Any] = field(default_factory=dict)
     version: int | None = None
+    contract: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,15 @@ class Answer:
 
     outputs: Mapping[str, Column]
     version: int | None
+
+
+def read_contract(text: str) -> Mapping[str, Any] | None:
+    """What a server tells of a model beside its answer; None for anything but a JSON object."""
+    try:
+        told = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 class Adapter(Protocol):

@@ -20,6 +20,7 @@ from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.sight.exchange import Route
 from mlserve.server.sight.requests import Sight, grpc_route
 
+CONTRACT_KEY = "mlserve-contract"
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
 """The initial metadata of an answer that means nothing, as the model's weights are random."""
 _CLIENT_FIRST = 0.05

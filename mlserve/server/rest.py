@@ -35,6 +35,7 @@ TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
 """Milliseconds that the client waits; the smaller one holds where both are given."""
 VERSION_HEADER = "X-Mlserve-Model-Version"
 """The header with the version that answered."""
+CONTRACT_HEADER = "X-Mlserve-Contract"
 RANDOM_WEIGHTS_HEADER = "X-Mlserve-Random-Weights"
 """`1` on an answer that means nothing, as the model's weights are random."""
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
@@ -116,6 +117,11 @@ def answer_headers(loaded: LoadedVersion) -> dict[str, str]:
     if loaded.has_random_weights:
         headers[RANDOM_WEIGHTS_HEADER] = "1"
     return headers
+
+
+def contract_headers(contract: str) -> dict[str, str]:
+    """The header that says what the model wants and gives, where that is known."""
+    return {CONTRACT_HEADER: contract} if contract else {}
 
 
 def error_response(error: MlserveError) -> Response:

@@ -28,6 +28,7 @@ def exported(backend: str, model: Classifier, base_path: Path, version: int = 1)
             has_random_weights=model.has_random_weights,
             pipeline=model.pipeline,
             signatures=tuple(signatures),
+            facts=model.facts,
         ).write(incoming.path, model.labels)
         incoming.publish(version)
     return Artifact.open(base_path, model.name, version)

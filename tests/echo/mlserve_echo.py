@@ -26,7 +26,9 @@ from pathlib import Path
 
 from mlserve.artifact import Artifact, digest_of
 from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
+from mlserve.contract import RAW, Finding, settle
 from mlserve.errors import ModelLoadFailed
+from mlserve.facts import How
 from mlserve.hookspecs import hookimpl
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
@@ -140,15 +142,22 @@ class EchoSource(ModelSource):
         if request.labels:
             labels = tuple(request.labels.read_text().removesuffix("\n").split("\n"))
         size = request.input_size or 224
+        contract = settle(
+            request,
+            len(labels),
+            Finding(Activation.IDENTITY, "its labels are all there is"),
+            Finding(RAW, "it looks at no pixel", How.ASSUMED),
+        )
+        low, high = contract.scale
         return Classifier(
             name=request.model,
             forward=None,
             pipeline=ImagePipeline(
                 height=size,
                 width=size,
-                scale=1.0,
-                offset=0.0,
-                activation=Activation.IDENTITY,
+                scale=(high - low) / 255,
+                offset=low,
+                activation=contract.activation,
                 classes=len(labels),
                 top_k=request.top_k,
             ),
@@ -156,6 +165,7 @@ class EchoSource(ModelSource):
             source="echo",
             weights_digest=digest_of(b""),
             has_random_weights=request.is_random,
+            facts=contract.facts,
         )
 
 

@@ -11,7 +11,11 @@ from typer.testing import CliRunner
 from mlserve.cli.app import app
 from mlserve.cli.export import parse_scale
 from mlserve.errors import ExitCode, UsageError
+from mlserve.facts import Fact, How
 from mlserve.store import Store
+
+ASSUMED = "assumed: it looks at no pixel (give --scale to be sure)"
+FOUND = "found in the model: its labels are all there is"
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -26,10 +30,37 @@ def test_prints_the_folder_on_stdout_and_the_summary_on_stderr() -> None:
     assert err.splitlines() == [
         "model    echo, version 1, for echo",
         "source   echo",
-        "input    JPEG or PNG -> 224x224 RGB, pixels 0 and 255 become 0 and 255",
-        "output   5 classes, the model's outputs are taken as scores",
+        "input    JPEG or PNG -> 224x224 RGB",
+        f"scale    pixels 0 and 255 become 0 and 255; {ASSUMED}",
+        f"output   5 classes, the model's outputs are taken as scores; {FOUND}",
         "next     mlserve up --backend echo --model echo",
     ]
+
+
+def test_what_was_given_is_said_and_kept_in_the_manifest() -> None:
+    _, _, err = run("--backend", "echo", "--model", "echo", "--scale", "-1..1")
+    assert "scale    pixels 0 and 255 become -1 and 1; given" in err.splitlines()
+    manifest = Store().find("echo", "echo").manifest
+    assert manifest is not None
+    assert manifest.facts["scale"] == Fact(How.GIVEN)
+    assert manifest.facts["activation"].how is How.FOUND
+
+
+def test_a_reversed_scale_is_taken_with_a_warning() -> None:
+    code, _, err = run("--backend", "echo", "--model", "echo", "--scale", "1..0")
+    assert code == 0
+    assert "WARNING  --scale 1..0 makes dark what is light; the usual way round is 0..1" in err
+
+
+def test_a_manifest_without_facts_is_still_read() -> None:
+    run("--backend", "echo", "--model", "echo")
+    path = Store().find("echo", "echo").path / "mlserve.json"
+    data = json.loads(path.read_text())
+    del data["facts"]
+    path.write_text(json.dumps(data))
+    manifest = Store().find("echo", "echo").manifest
+    assert manifest is not None
+    assert manifest.facts == {}
 
 
 def test_random_weights_are_said_loudly() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
+from mlserve.facts import facts_to_json
 
 
 class LoadedVersion:
@@ -36,6 +38,19 @@ class LoadedVersion:
         """Whether its answers mean nothing."""
         manifest = self.artifact.manifest
         return manifest is not None and manifest.has_random_weights
+
+    @property
+    def contract(self) -> str:
+        """What the model wants and gives and how that is known, a JSON object in ASCII.
+
+        Empty for a model that mlserve did not export. Answers about the model carry it beside the
+        message, as neither protocol has a place for it.
+        """
+        manifest = self.artifact.manifest
+        if manifest is None:
+            return ""
+        facts = facts_to_json(manifest.facts)
+        return json.dumps({"pipeline": manifest.pipeline.to_json(), "facts": facts})
 
     def lease(self) -> LoadedVersion:
         """Itself, kept loaded until `release` is called."""

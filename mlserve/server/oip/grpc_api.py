@@ -21,7 +21,14 @@ from mlserve.protocols.proto.inference_pb2 import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
-from mlserve.server.grpc_service import RANDOM_WEIGHTS_KEY, Context, deadline_of, parse, service
+from mlserve.server.grpc_service import (
+    CONTRACT_KEY,
+    RANDOM_WEIGHTS_KEY,
+    Context,
+    deadline_of,
+    parse,
+    service,
+)
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.oip import binary as oip_binary
@@ -118,13 +125,13 @@ class OipGrpc:
         asked = dict(context.invocation_metadata() or ()).get(SIGNATURE_KEY, "")
         version = version_of(request.version, request.name)
         found = self._models.metadata(request.name, version, str(asked))
-        await context.send_initial_metadata(
-            (
-                (SIGNATURE_KEY, found.signature),
-                (SIGNATURES_KEY, ",".join(found.signatures)),
-                (LIMITS_KEY, json.dumps(self._models.limits())),
-            )
-        )
+        about = {
+            SIGNATURE_KEY: found.signature,
+            SIGNATURES_KEY: ",".join(found.signatures),
+            LIMITS_KEY: json.dumps(self._models.limits()),
+            CONTRACT_KEY: found.contract,
+        }
+        await context.send_initial_metadata(tuple(item for item in about.items() if item[1]))
         return ModelMetadataResponse(
             name=found.name,
             versions=found.versions,

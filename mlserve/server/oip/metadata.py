@@ -51,6 +51,7 @@ class ModelMetadata:
     """A model: the versions that can be asked for, and one of its signatures out of all names.
 
     `platform` is `mlserve_` and the name of the backend, after the protocol's `<project>_<format>`.
+    `contract` is that of `LoadedVersion`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ModelMetadata:
     outputs: tuple[TensorMetadata, ...]
     signature: str
     signatures: tuple[str, ...]
+    contract: str
 
 
 class OipModels:
@@ -124,6 +126,7 @@ class OipModels:
             TensorMetadata.of(found.outputs),
             found.name,
             tuple(sorted(name for name, item in signatures.items() if _is_expressible(item))),
+            loaded.contract,
         )
 
     def _versions(self, model: str, version: int | None) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from mlserve.server.oip.request import InferRequest, write_outputs
 from mlserve.server.rest import (
     answer_headers,
     check_method,
+    contract_headers,
     deadline_of,
     json_response,
     read_within,
@@ -99,7 +100,8 @@ class OipRest:
         described = asdict(self._models.metadata(model, version, signature))
         # The protocol has no place for signatures: they stand among its free parameters.
         parameters = {name: described.pop(name) for name in ("signature", "signatures")}
-        return _json({**described, "parameters": parameters | self._models.limits()})
+        headers = contract_headers(described.pop("contract"))
+        return _json({**described, "parameters": parameters | self._models.limits()}, headers)
 
     async def _infer(self, request: Request, model: str, version: int | None) -> Response:
         deadline = deadline_of(request, self._engine.default_timeout)
@@ -157,5 +159,5 @@ def _raise(error: Exception | None) -> None:
         raise error
 
 
-def _json(data: dict[str, Any]) -> Response:
-    return json_response(json.dumps(data, ensure_ascii=False).encode())
+def _json(data: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return json_response(json.dumps(data, ensure_ascii=False).encode(), headers)

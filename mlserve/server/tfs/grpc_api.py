@@ -22,6 +22,7 @@ from mlserve.protocols.proto.serving_pb2 import (
 )
 from mlserve.protocols.status import grpc_status
 from mlserve.server.grpc_service import (
+    CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
     Context,
     deadline_of,
@@ -111,6 +112,8 @@ class TfsGrpc:
             response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
             signatures = signature_def_map(loaded.runner.signatures)
             response.metadata["signature_def"].Pack(signatures)
+            if loaded.contract:
+                await context.send_initial_metadata(((CONTRACT_KEY, loaded.contract),))
             return response.SerializeToString()
         finally:
             loaded.release()

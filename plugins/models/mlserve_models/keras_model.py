@@ -11,15 +11,12 @@ from typing import Any
 import keras  # noqa: TID253
 
 from mlserve.errors import ExportError
-from mlserve.network import RAW, UNIT, Network, Scale
-from mlserve.pipeline import Activation
-from mlserve.probe import multi_label, probe
+from mlserve.network import Network
 from mlserve.sources import ModelRequest
 from mlserve_models.digests import path_digest
 from mlserve_models.forward import Forward
-from mlserve_models.network import image_size
-
-_PREPROCESSING = {"Rescaling", "Normalization", "Divide", "TrueDivide"}
+from mlserve_models.network import image_size, size_fact
+from mlserve_models.tf_graph import measured
 
 
 def load(path: Path) -> Any:
@@ -64,15 +61,14 @@ def network_of_file(path: Path, request: ModelRequest) -> Network:
             hint="export a classifier: one row of scores for each image",
         )
     forward = forward_of(model, channels)
-    return Network(
-        forward=forward,
-        height=height,
-        width=width,
-        units=outputs.shape[1],
-        activation=declared_activation(model) or probe(forward, height, width)[1],
-        scale=expected_scale(model),
-        source=f"file {path}",
-        digest=path_digest(path),
+    contract = measured(f"the model in {path}", forward, (height, width), request)
+    return Network.of(
+        forward,
+        (height, width),
+        contract,
+        f"file {path}",
+        path_digest(path),
+        facts={"size": size_fact(tuple(inputs.shape))},
     )
 
 
@@ -83,56 +79,10 @@ def forward_of(model: Any, channels: int = 3) -> Forward:
     return Forward(lambda images: model(images, training=False), variables, channels, dtype)
 
 
-def declared_activation(model: Any) -> Activation | None:
-    """What the model's last layer says of its outputs; None when it has to be probed.
-
-    Raises ExportError for several sigmoid units.
-    """
-    layer = model
-    while isinstance(layer, keras.Model):
-        layer = layer.layers[-1]
-    units = model.outputs[0].shape[1]
-    function = getattr(layer, "activation", None)
-    name = "softmax" if isinstance(layer, keras.layers.Softmax) else _name_of(function)
-    if name == "sigmoid" and units > 1:
-        raise multi_label(units)
-    choices = {
-        ("softmax", False): Activation.IDENTITY,
-        ("linear", False): Activation.SOFTMAX,
-        ("sigmoid", True): Activation.COMPLEMENT,
-        ("linear", True): Activation.SIGMOID,
-    }
-    return choices.get((name, units == 1))
-
-
-def expected_scale(model: Any) -> Scale:
-    """Raw pixels for a model that scales them itself before its first weights, else [0,1]."""
-    for operation in _operations(model):
-        if type(operation).__name__ in _PREPROCESSING:
-            return RAW
-        if getattr(operation, "kernel", None) is not None:
-            break
-    return UNIT
-
-
 def first_line(error: Exception) -> str:
     """The type of an error and the first line of its text, for a message of one line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
-
-
-def _operations(model: Any) -> Iterator[Any]:
-    """The model's layers and plain operations in order, those of models inside it too."""
-    is_functional = isinstance(model, keras.Model) and hasattr(model, "operations")
-    for part in model.operations if is_functional else model.layers:
-        if isinstance(part, keras.Model):
-            yield from _operations(part)
-        else:
-            yield part
-
-
-def _name_of(function: Any) -> str:
-    return getattr(function, "__name__", "")
 
 
 def _only(tensors: Any, kind: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlserve.network import SYMMETRIC, UNIT, Scale
+from mlserve.contract import SYMMETRIC, UNIT, Finding, Scale
 
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
 
@@ -25,6 +25,16 @@ class HubModel:
     scale: Scale = UNIT
     keras_scale: Scale = SYMMETRIC
     keras_classes: int = 1000
+
+    @property
+    def known_scale(self) -> Finding[Scale]:
+        """What the hub's modules want."""
+        return Finding(self.scale, "image modules of TF-Hub take 0..1")
+
+    @property
+    def known_keras_scale(self) -> Finding[Scale]:
+        """What the Keras application wants, when the model does not scale the pixels itself."""
+        return Finding(self.keras_scale, f"keras.applications.{self.keras_name} takes -1..1")
 
 
 HUB_MODELS = {

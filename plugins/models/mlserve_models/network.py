@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlserve.errors import ExportError
+from mlserve.facts import Fact, Facts, How
 from mlserve.sources import ModelRequest
 
 RGB = 3
@@ -16,6 +17,7 @@ def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tup
     Raises ExportError when the input is no batch of images with the channels last, when no size
     is known, or when `--input-size` says another.
     """
+    require_channels_last(request)
     if shape is None or len(shape) != 4:  # noqa: PLR2004 - batch, height, width, channels
         raise ExportError(
             f"the model's input has the shape {_text(shape)}, not [N,height,width,3]",
@@ -47,8 +49,29 @@ def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tup
     return height or wanted or 0, width or wanted or 0, channels
 
 
+def size_fact(shape: Sequence[int | None] | None) -> Fact:
+    """How the size of an input of that shape is known: the user gave what the model leaves open."""
+    is_open = shape is None or None in shape[1:3]
+    return Fact(How.GIVEN) if is_open else Fact(How.FOUND, "its input has that size")
+
+
+def known_size(request: ModelRequest) -> Facts:
+    """The fact of the size of a model that is known by its name."""
+    return {"size": Fact(How.FOUND, f"{request.model} has that size")}
+
+
+def require_channels_last(request: ModelRequest) -> None:
+    """Raises ExportError when the user asks for channels first, which only ONNX files have."""
+    if request.layout == "nchw":
+        raise ExportError(
+            "--layout nchw is for ONNX files; models of TensorFlow have the channels last",
+            hint="leave --layout out, or export a model that takes [N,height,width,3]",
+        )
+
+
 def require_size(request: ModelRequest, size: int) -> None:
-    """Raises ExportError when the user asks a model of a fixed size for another one."""
+    """Raises ExportError when the user asks a model of a fixed size and layout for another one."""
+    require_channels_last(request)
     if request.input_size not in (None, size):
         raise ExportError(
             f"{request.model} takes images of {size}x{size}, not {request.input_size}",

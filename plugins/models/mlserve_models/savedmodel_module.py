@@ -14,14 +14,15 @@ from typing import Any
 
 import tensorflow as tf  # noqa: TID253
 
+from mlserve.contract import Finding, Scale
 from mlserve.errors import ExportError
-from mlserve.network import UNIT, Network, Scale
-from mlserve.probe import probe
+from mlserve.network import Network
 from mlserve.sources import ModelRequest
 from mlserve_models.digests import path_digest
 from mlserve_models.forward import Forward
 from mlserve_models.names import is_tar
-from mlserve_models.network import image_size
+from mlserve_models.network import image_size, size_fact
+from mlserve_models.tf_graph import measured
 
 _FILES = ("saved_model.pb", "saved_model.pbtxt")
 _HINT = "give the folder that holds saved_model.pb, or a .tar.gz of it"
@@ -36,27 +37,32 @@ class _ImageFunction:
     spec: Any
 
 
-def network_of_path(path: Path, request: ModelRequest, scale: Scale = UNIT) -> Network:
-    """The model in a SavedModel folder or a tar file of one. Raises ExportError."""
+def network_of_path(
+    path: Path, request: ModelRequest, known: Finding[Scale] | None = None
+) -> Network:
+    """The model in a SavedModel folder or a tar file of one.
+
+    `known` is the scale that a model of that name has. Raises ExportError.
+    """
     loaded = _load(_folder_of(path))
-    return network_of_loaded(loaded, request, f"SavedModel {path}", path_digest(path), scale)
+    return network_of_loaded(loaded, request, f"SavedModel {path}", path_digest(path), known)
 
 
 def network_of_loaded(
-    loaded: Any, request: ModelRequest, source: str, digest: str, scale: Scale = UNIT
+    loaded: Any,
+    request: ModelRequest,
+    source: str,
+    digest: str,
+    known: Finding[Scale] | None = None,
 ) -> Network:
-    """What `tf.saved_model.load` gave, as a network whose output was probed. Raises ExportError."""
+    """What `tf.saved_model.load` gave, as a network that was measured. Raises ExportError."""
     function = _image_function(loaded, source)
-    height, width, channels = image_size(_shape(function.spec), request)
+    shape = _shape(function.spec)
+    height, width, channels = image_size(shape, request)
     forward = Forward(function.call, loaded, channels, function.spec.dtype)
-    try:
-        units, activation = probe(forward, height, width)
-    except (tf.errors.OpError, ValueError, TypeError) as error:
-        raise ExportError(
-            f"{source} cannot be run with images of {height}x{width}: {error}",
-            hint="say which size it was trained with: --input-size N",
-        ) from error
-    return Network(forward, height, width, units, activation, scale, source, digest)
+    contract = measured(source, forward, (height, width), request, known)
+    facts = {"size": size_fact(shape)}
+    return Network.of(forward, (height, width), contract, source, digest, facts=facts)
 
 
 def _load(folder: Path) -> Any:

@@ -72,7 +72,7 @@ def _network_of_path(path: Path, request: ModelRequest) -> Network:
         raise ExportError(f"{path} is of no kind of weights that {request.model} has", hint=_KINDS)
     with framework_imports():
         from mlserve_models import savedmodel_module
-    network = savedmodel_module.network_of_path(path, request, model.scale)
+    network = savedmodel_module.network_of_path(path, request, model.known_scale)
     if network.units != model.units:
         raise ExportError(
             f"{path} gives {network.units} classes, and {request.model} of TF-Hub {model.units}",

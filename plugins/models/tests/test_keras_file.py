@@ -25,14 +25,17 @@ Labels = Callable[[int], Path]
 
 @pytest.fixture
 def saved(keras: Any, tmp_path: Path) -> Callable[..., Path]:
-    """Saves a small classifier; `first` are layers in front, `last` is what follows Dense."""
+    """Saves a small classifier; `first` are layers in front, `last` is what follows Dense.
+
+    Unless `first` says otherwise it takes the bytes and scales them itself.
+    """
 
     def save(
         units: int = 3,
         activation: str | None = "softmax",
         *,
         shape: tuple[int | None, ...] = (12, 10, 3),
-        first: tuple[Any, ...] = (),
+        first: tuple[Any, ...] | None = None,
         last: tuple[Any, ...] = (),
         name: str = "own.keras",
     ) -> Path:
@@ -40,7 +43,7 @@ def saved(keras: Any, tmp_path: Path) -> Callable[..., Path]:
         model = keras.Sequential(
             [
                 keras.Input(shape),
-                *first,
+                *((layers.Rescaling(1 / 255),) if first is None else first),
                 layers.Conv2D(4, 3),
                 layers.BatchNormalization(),
                 layers.Dropout(0.5),
@@ -107,19 +110,22 @@ def test_the_activation_may_be_a_layer_of_its_own(
 def test_several_sigmoid_units_are_refused(
     open_model: Open, labels_file: Labels, saved: Callable[..., Path]
 ) -> None:
-    with pytest.raises(ExportError, match="3 outputs are independent probabilities") as caught:
+    with pytest.raises(ExportError, match=r"3 outputs .* are independent probabilities") as caught:
         open_model("defects", weights=str(saved(3, "sigmoid")), labels=labels_file(3))
     assert "softmax" in str(caught.value.hint)
 
 
-def test_the_scale_is_unit_raw_or_the_users(
+def test_the_scale_is_found_or_the_users_and_else_asked_for(
     open_model: Open, labels_file: Labels, saved: Callable[..., Path], keras: Any
 ) -> None:
     def scale(path: Path, **options: Any) -> tuple[float, float]:
         made = open_model("defects", weights=str(path), labels=labels_file(3), **options).pipeline
         return made.scale, made.offset
 
-    assert scale(saved()) == (1 / 255, 0)
+    with pytest.raises(ExportError, match="tells which pixel values it was trained on") as asked:
+        scale(saved(first=()))
+    assert "--scale 0..1, -1..1 or 0..255" in (asked.value.hint or "")
+    assert scale(saved(first=()), scale=(0.0, 1.0)) == (1 / 255, 0)
     rescaling = (keras.layers.RandomFlip(), keras.layers.Rescaling(1 / 127.5, -1))
     assert scale(saved(first=rescaling)) == (1, 0)
     assert scale(saved(first=(keras.Sequential([*rescaling]),))) == (1, 0)

@@ -9,7 +9,9 @@ from mlserve_models.digests import path_digest, random_digest
 from mlserve_models.labels import imagenet_labels
 from mlserve_models.network import image_size
 
-from mlserve.errors import ExportError
+from mlserve.contract import RAW, UNIT, Finding, settle
+from mlserve.errors import ExportError, UsageError
+from mlserve.facts import How
 from mlserve.network import Network, classifier, read_labels
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
@@ -56,9 +58,27 @@ def test_the_scale_is_recorded_as_factor_and_offset() -> None:
     assert (made.pipeline.scale, made.pipeline.offset) == (2 / 255, -1.0)
 
 
-def test_the_users_scale_wins() -> None:
-    made = classifier(ModelRequest("m", scale=(0.0, 255.0)), _network(2), ("a", "b"))
-    assert (made.pipeline.scale, made.pipeline.offset) == (1.0, 0.0)
+def test_what_the_user_gives_wins_and_what_was_found_speaks_up() -> None:
+    found, logits = Finding(UNIT, "it says so"), Finding(Activation.SOFTMAX, "it ends in Dense")
+    request = ModelRequest("m", scale=(0.0, 255.0), activation="none")
+    contract = settle(request, 2, logits, found)
+    assert (contract.scale, contract.activation) == (RAW, Activation.IDENTITY)
+    assert contract.facts["scale"].how is contract.facts["activation"].how is How.GIVEN
+    assert "the model takes 0..1: it says so" in contract.facts["scale"].warning
+    assert "--activation softmax was expected" in contract.facts["activation"].warning
+
+
+def test_what_neither_the_user_nor_the_model_says_is_asked_for() -> None:
+    logits = Finding(Activation.SOFTMAX, "it ends in Dense")
+    with pytest.raises(ExportError, match="nobody knows"):
+        settle(ModelRequest("m"), 2, logits, ExportError("nobody knows"))
+    assert settle(ModelRequest("m", scale=UNIT), 2, logits, ExportError("?")).scale == UNIT
+
+
+@pytest.mark.parametrize(("word", "units"), [("sigmoid", 2), ("softmax", 1)])
+def test_an_activation_that_does_not_fit_the_outputs_is_refused(word: str, units: int) -> None:
+    with pytest.raises(UsageError, match=f"--activation {word} does not fit a model with"):
+        settle(ModelRequest("m", activation=word), units, ExportError("?"), Finding(UNIT, ""))
 
 
 def test_a_background_class_is_an_offset_of_one() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlserve.contract import UNIT
 from mlserve.errors import ExportError
+from mlserve.facts import How
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
 
@@ -73,7 +75,7 @@ def test_the_signature_is_what_is_served(
         ("x[:, 0, 0, :1] * 0.001", 2, Activation.SIGMOID),
     ],
 )
-def test_the_activation_is_probed(
+def test_the_activation_is_found_in_the_graph_or_by_running_it(
     open_model: Open,
     labels_file: Labels,
     save_output: Any,
@@ -83,8 +85,64 @@ def test_the_activation_is_probed(
     expected: Activation,
 ) -> None:
     folder = save_output(output)
-    model = open_model("defects", weights=str(folder), labels=labels_file(labels))
+    options = {"labels": labels_file(labels), "scale": UNIT}
+    model = open_model("defects", weights=str(folder), **options)
     assert model.pipeline.activation is expected
+
+
+@pytest.mark.parametrize(
+    ("output", "units", "words"),
+    [
+        ("tf.abs(tf.sin(x[:, 0, 0]))", 3, "--activation none for scores, --activation softmax"),
+        ("tf.abs(tf.sin(x[:, 0, 0, :1]))", 1, "--activation none for a score, --activation sigm"),
+    ],
+)
+def test_an_activation_that_nothing_tells_is_asked_for(
+    open_model: Open, labels_file: Labels, save_output: Any, output: str, units: int, words: str
+) -> None:
+    options = {"labels": labels_file(max(units, 2)), "scale": UNIT}
+    folder = str(save_output(output))
+    with pytest.raises(ExportError, match="neither the graph nor the probe tells") as asked:
+        open_model("defects", weights=folder, **options)
+    assert words in (asked.value.hint or "")
+    assert "white is" in asked.value.message
+    model = open_model("defects", weights=folder, **options, activation="none")
+    assert model.facts["activation"].how is How.GIVEN
+
+
+def test_probabilities_that_end_in_weights_are_asked_about(
+    open_model: Open, labels_file: Labels, save_output: Any
+) -> None:
+    """Classes that are summed up into groups: the graph says logits, the probe says scores."""
+    groups = "tf.nn.softmax(x[:, 0, 0]) @ tf.constant([[1.0, 0], [1, 0], [0, 1]])"
+    with pytest.raises(ExportError, match="neither the graph nor the probe tells"):
+        open_model("m", weights=str(save_output(groups)), labels=labels_file(2), scale=UNIT)
+
+
+def test_a_softmax_over_one_output_is_refused(open_model: Open, save_output: Any) -> None:
+    with pytest.raises(ExportError, match="softmax over one output, which is always 1"):
+        open_model("m", weights=str(save_output("tf.nn.softmax(x[:, 0, 0, :1])")), scale=UNIT)
+
+
+def test_rows_that_depend_on_each_other_are_refused(open_model: Open, save_output: Any) -> None:
+    folder = str(save_output("x[:, 0, 0] - tf.reduce_mean(x, axis=0)[0, 0]"))
+    with pytest.raises(ExportError, match="depends on its neighbours in the batch"):
+        open_model("m", weights=folder, scale=UNIT)
+
+
+def test_a_model_that_no_range_makes_a_difference_to_has_an_assumed_scale(
+    open_model: Open, labels_file: Labels, save_output: Any
+) -> None:
+    relative = "tf.reduce_mean(x, [1, 2]) / tf.reduce_sum(tf.reduce_mean(tf.abs(x) + 1e-9, [1, 2])"
+    folder = str(save_output(f"{relative}, axis=1, keepdims=True) * 9"))
+    model = open_model("m", weights=folder, labels=labels_file(3))
+    assert model.facts["scale"].how is How.ASSUMED
+    assert (model.pipeline.scale, model.pipeline.offset) == (1 / 255, 0)
+
+
+def test_channels_first_are_for_onnx_files(open_model: Open, save_output: Any) -> None:
+    with pytest.raises(ExportError, match="--layout nchw is for ONNX files"):
+        open_model("m", weights=str(save_output("x[:, 0, 0]")), scale=UNIT, layout="nchw")
 
 
 def test_a_keras_export_is_one_of_them(
@@ -93,7 +151,8 @@ def test_a_keras_export_is_one_of_them(
     layers = [keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
     network = keras.Sequential([keras.Input((5, 5, 3)), *layers])
     network.export(tmp_path / "own", verbose=False)
-    model = open_model("defects", weights=str(tmp_path / "own"), labels=labels_file(2))
+    options = {"labels": labels_file(2), "scale": UNIT}
+    model = open_model("defects", weights=str(tmp_path / "own"), **options)
     images = np.random.default_rng(0).random((2, 5, 5, 3), dtype=np.float32)
     np.testing.assert_allclose(model.forward(images), network(images), atol=1e-6)
     assert model.pipeline.activation is Activation.IDENTITY
@@ -135,7 +194,7 @@ def test_a_model_that_fails_for_that_size_is_an_error(
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("tf.sigmoid(x[:, 0, 0])", "3 outputs are independent probabilities"),
+        ("tf.sigmoid(x[:, 0, 0])", r"3 outputs .* are independent probabilities"),
         ("x", r"with the shape \[7, 6, 8, 3\]"),
         ("x[:, 0, 0] / 0", "not finite"),
     ],

@@ -12,6 +12,7 @@ import tensorflow as tf  # noqa: TID253
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own affair: what it uses of numpy and of protobuf
     import tf2onnx
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from mlserve.errors import ExportError
 from mlserve.pipeline import Activation
@@ -33,8 +34,9 @@ def converted(model: Classifier) -> tuple[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            frozen = _frozen(function)
             proto, _ = tf2onnx.convert.from_function(
-                function, input_signature=function.input_signature, opset=OPSET
+                frozen, input_signature=frozen.input_signature, opset=OPSET
             )
     except Exception as error:  # tf2onnx raises whatever its rewriters and TensorFlow raise
         reason = " ".join(str(error).split())[:300]
@@ -59,6 +61,22 @@ def _function(model: Classifier) -> Any:
         return {output: tf.ensure_shape(outputs, [None, units])}
 
     return tf.function(forward, input_signature=[images], autograph=False)
+
+
+def _frozen(function: Any) -> Any:
+    """The same function with all that it captures as constants of its graph.
+
+    tf2onnx makes inputs of what it captures besides variables, such as the mean that
+    `keras.applications.*.preprocess_input` takes off.
+    """
+    concrete = function.get_concrete_function()
+    constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    (output,) = concrete.structured_outputs
+
+    def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {output: constant(images)[0]}
+
+    return tf.function(call, input_signature=function.input_signature, autograph=False)
 
 
 def seeded_images(model: Classifier) -> np.ndarray[Any, Any]:

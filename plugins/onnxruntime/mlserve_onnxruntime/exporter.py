@@ -45,7 +45,9 @@ def write_onnx_file(model: Classifier, file: Path) -> Sequence[Signature]:
     Raises ExportError for a file that breaks the rules of ONNX.
     """
     hint = "write the file again with the tool that made it"
-    _write(model, whole_model(Path(str(model.forward))), file, hint)
+    given = model.forward
+    proto = given if isinstance(given, onnx.ModelProto) else whole_model(Path(str(given)))
+    _write(model, proto, file, hint)
     return image_signatures(model.pipeline)
 
 

@@ -33,15 +33,34 @@ class ImageInput:
     @classmethod
     def of(cls, tensor: Any) -> ImageInput:
         """Reads ONNX Runtime's description of an input. Raises ValueError when it is no image's."""
+        readings = [
+            image for image in cls.readings(tensor) if image.sizes_of(tensor)[-1] is not None
+        ]
+        if not readings:
+            raise ValueError(f"the input is {described(tensor)}")
+        return readings[0]
+
+    @classmethod
+    def readings(cls, tensor: Any) -> list[ImageInput]:
+        """The layouts that an input can have: its colours are 3, or left open.
+
+        One that says 3 comes before one that leaves it open.
+        """
         sizes = open_sizes(tensor.shape)
         if tensor.type != "tensor(float)" or sizes is None or len(sizes) != _RANK:
-            raise ValueError(f"the input is {described(tensor)}")
+            return []
         batch, first, middle, last = sizes
-        if last == RGB:
-            return cls(tensor.name, Layout.NHWC, batch, first, middle)
-        if first == RGB:
-            return cls(tensor.name, Layout.NCHW, batch, middle, last)
-        raise ValueError(f"the input is {described(tensor)}")
+        found = []
+        if last in (RGB, None):
+            found.append((last, cls(tensor.name, Layout.NHWC, batch, first, middle)))
+        if first in (RGB, None):
+            found.append((first, cls(tensor.name, Layout.NCHW, batch, middle, last)))
+        return [image for colours, image in sorted(found, key=lambda pair: pair[0] is None)]
+
+    def sizes_of(self, tensor: Any) -> tuple[int | None, int | None, int | None]:
+        """Height, width and colours of an input in this layout; None for an open one."""
+        _, first, middle, last = open_sizes(tensor.shape) or (None,) * _RANK
+        return (first, middle, last) if self.layout is Layout.NHWC else (middle, last, first)
 
     def arranged(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """float32[N, height, width, 3] in the layout of the model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +11,50 @@ import numpy as np  # noqa: TID253
 from mlserve.artifact import digest_of
 from mlserve.backend import LoadOptions
 from mlserve.errors import ExportError, MlserveError
-from mlserve.network import UNIT, Network
-from mlserve.probe import probe
+from mlserve.facts import Fact, How
+from mlserve.measure import Subject, measure
+from mlserve.network import Network
 from mlserve.sources import ModelRequest
 from mlserve_onnxruntime.external_data import whole_model
-from mlserve_onnxruntime.layout import ImageInput, described
+from mlserve_onnxruntime.layout import RGB, ImageInput, Layout, described
+from mlserve_onnxruntime.onnx_graph import graph_of
 from mlserve_onnxruntime.sessions import Sessions
 
+Array = np.ndarray[Any, Any]
 _ONE_IMAGE_IN = "export a classifier that takes one float32 image batch and gives one row of scores"
 
 
 def network_of_file(path: Path, request: ModelRequest) -> Network:
-    """The classifier in that file, its output probed. Raises ExportError when it is none."""
+    """The classifier in that file, measured. Raises ExportError when it is none."""
     sessions = _opened(path)
-    image = _image_input(path, sessions)
-    height, width = _size(path, image, request)
+    tensor = _only(path, "inputs", sessions.inputs)
     output = _only(path, "outputs", sessions.outputs)
-
-    def call(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        size = image.batch or len(images)
-        arranged = image.arranged(images)
-        return np.concatenate(
-            [
-                sessions.run([output.name], {image.name: arranged[at : at + size]}, None)[0]
-                for at in range(0, len(arranged), size)
-            ]
-        )
-
+    image, layout_fact = _image_input(path, tensor, sessions, request)
+    height, width = _size(path, image, request)
+    run = _caller(sessions, image, output.name)
+    graph = graph_of(path, image, output.name, (height, width))
+    name, has_batches = f"the model in {path}", image.batch is None
     try:
-        units, activation = probe(call, height, width)
-    except ExportError:
-        raise
-    except (MlserveError, ValueError) as error:
-        raise ExportError(
-            f"the model in {path} does not run on images of {width}x{height}: {error}",
-            hint="check --input-size",
-        ) from error
-    return Network(
-        forward=path,
-        height=height,
-        width=width,
-        units=units,
-        activation=activation,
-        scale=UNIT,
-        source=f"file {path}",
-        digest=_digest(path),
+        contract = measure(Subject(name, run, height, width, graph, has_batches), request)
+    except MlserveError as error:
+        if isinstance(error, ExportError):
+            raise
+        raise _does_not_run(path, (height, width), error) from error
+    except ValueError as error:
+        raise _does_not_run(path, (height, width), error) from error
+    is_open = None in image.sizes_of(tensor)
+    size_fact = Fact(How.FOUND, "its input has that size")
+    return Network.of(
+        _with_sizes(path, image, (height, width)) if is_open else path,
+        (height, width),
+        contract,
+        f"file {path}",
+        _digest(path),
         framework="onnx",
+        facts={
+            "size": Fact(How.GIVEN) if None in (image.height, image.width) else size_fact,
+            "layout": layout_fact,
+        },
     )
 
 
@@ -67,22 +65,75 @@ def _opened(path: Path) -> Sessions:
         raise ExportError(error.message, hint="give a file that ONNX Runtime can load") from error
 
 
-def _image_input(path: Path, sessions: Sessions) -> ImageInput:
-    tensor = _only(path, "inputs", sessions.inputs)
-    try:
-        image = ImageInput.of(tensor)
-    except ValueError as error:
+def _caller(sessions: Sessions, image: ImageInput, output: str) -> Callable[[Array], Array]:
+    def call(images: Array) -> Array:
+        size = image.batch or len(images)
+        arranged = image.arranged(images)
+        return np.concatenate(
+            [
+                sessions.run([output], {image.name: arranged[at : at + size]}, None)[0]
+                for at in range(0, len(arranged), size)
+            ]
+        )
+
+    return call
+
+
+def _image_input(
+    path: Path, tensor: Any, sessions: Sessions, request: ModelRequest
+) -> tuple[ImageInput, Fact]:
+    """The input in the layout that the user gave, or that the file or a run tells."""
+    wanted = None if request.layout is None else Layout(request.layout.upper())
+    readings = ImageInput.readings(tensor)
+    fitting = [image for image in readings if wanted in (None, image.layout)]
+    if not fitting:
+        given = (
+            "" if wanted is None or not readings else f" --layout {request.layout} does not fit."
+        )
         raise ExportError(
             f"the model in {path} takes {described(tensor)}, not float[N,height,width,3] or "
-            "float[N,3,height,width]",
+            f"float[N,3,height,width].{given}".removesuffix("."),
             hint=_ONE_IMAGE_IN,
-        ) from error
-    if image.batch not in (None, 1):
+        )
+    if fitting[0].batch not in (None, 1):
         raise ExportError(
-            f"the model in {path} takes batches of {image.batch} only ({described(tensor)})",
+            f"the model in {path} takes batches of {fitting[0].batch} only ({described(tensor)})",
             hint="save the model with an open batch size, or with 1",
         )
-    return image
+    if wanted is not None:
+        return fitting[0], Fact(How.GIVEN)
+    if len(fitting) == 1 or fitting[0].sizes_of(tensor)[-1] == RGB:
+        return fitting[0], Fact(How.FOUND, f"its input is {described(tensor)}")
+    return _layout_that_runs(path, tensor, fitting, sessions, request)
+
+
+def _layout_that_runs(
+    path: Path,
+    tensor: Any,
+    readings: Sequence[ImageInput],
+    sessions: Sessions,
+    request: ModelRequest,
+) -> tuple[ImageInput, Fact]:
+    (output, *_) = sessions.outputs
+    running = []
+    for image in readings:
+        size = _size(path, image, request)
+        black = np.zeros((1, *size, RGB), np.float32)
+        try:
+            sessions.run([output.name], {image.name: image.arranged(black)}, None)
+        except MlserveError:  # not this one
+            continue
+        running.append(image)
+    if len(running) == 1:
+        layout = running[0].layout.value
+        return running[0], Fact(How.FOUND, f"it runs with {layout} and with no other layout")
+    which = "either layout" if running else "neither layout"
+    raise ExportError(
+        f"the model in {path} takes {described(tensor)} and runs with {which}",
+        hint="say where the colours are: --layout nchw or --layout nhwc"
+        if running
+        else "check --input-size: say which size it was trained with",
+    )
 
 
 def _size(path: Path, image: ImageInput, request: ModelRequest) -> tuple[int, int]:
@@ -99,6 +150,24 @@ def _size(path: Path, image: ImageInput, request: ModelRequest) -> tuple[int, in
             hint="leave --input-size out: the model knows its size",
         )
     return height, width
+
+
+def _with_sizes(path: Path, image: ImageInput, size: tuple[int, int]) -> Any:
+    """The model with the sizes of its input filled in, so that a server reads them there."""
+    model = whole_model(path)
+    (tensor,) = [item for item in model.graph.input if item.name == image.name]
+    sizes = (*size, RGB) if image.layout is Layout.NHWC else (RGB, *size)
+    for dimension, length in zip(tensor.type.tensor_type.shape.dim[1:], sizes, strict=True):
+        dimension.dim_value = length
+    del model.graph.value_info[:]  # they were made for the open sizes
+    return model
+
+
+def _does_not_run(path: Path, size: tuple[int, int], error: Exception) -> ExportError:
+    return ExportError(
+        f"the model in {path} does not run on images of {size[1]}x{size[0]}: {error}",
+        hint="check --input-size",
+    )
 
 
 def _only(path: Path, kind: str, tensors: Sequence[Any]) -> Any:

@@ -37,7 +37,7 @@ LOAD_ERRORS = (
     RuntimeError,
 )
 """What ONNX Runtime raises for a file that it cannot load."""
-_ERRORS_ONLY = 3
+ERRORS_ONLY = 3
 
 
 class Sessions:
@@ -150,7 +150,7 @@ def _session(path: Path, threads: int, provider: str | None) -> Any:
     # server's own event loop included. Alone a run is as fast without (57 ms either way for
     # Inception v3 on two cores); beside a second process it takes 60 ms instead of 100.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = ERRORS_ONLY
     try:
         session = _opened(path, options, wanted)
     except LOAD_ERRORS as error:

@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from mlserve.backend import LoadOptions
+from mlserve.contract import UNIT
 from mlserve.errors import ExportError
 from mlserve.export import export, no_progress
+from mlserve.facts import How
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier, ModelRequest
 from mlserve.testing.image_files import saved
@@ -37,9 +39,11 @@ def build(tmp_path: Path) -> Build:
         labels: Sequence[str] = COLOURS,
         input_size: int | None = None,
         gain: Sequence[float] = (3.0, 3.0, 3.0),
+        axes: Sequence[int] | None = None,
+        **options: Any,
     ) -> ModelRequest:
         names = ["pixels", "more"][:inputs]
-        axes = [2, 3] if len(shape) == 4 and shape[1] == 3 else [1, 2]
+        axes = axes or ([2, 3] if len(shape) == 4 and shape[1] == 3 else [1, 2])
         units = 1 if end == "one" else len(labels)
         channels = 4 if shape[-1] == 4 else 3
         weights = np.zeros((channels, 3), np.float32)
@@ -61,7 +65,7 @@ def build(tmp_path: Path) -> Build:
         path, names_file = tmp_path / "own.onnx", tmp_path / "labels.txt"
         onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(path))
         names_file.write_text("\n".join(labels))
-        return ModelRequest("own", str(path), names_file, input_size)
+        return ModelRequest("own", str(path), names_file, input_size, UNIT, **options)
 
     return make
 
@@ -156,3 +160,85 @@ def test_weights_beside_the_file_come_with_it(build: Build, tmp_path: Path) -> N
     (tmp_path / "own.data").unlink()
     runner = OnnxRuntimeBackend().load(artifact, LoadOptions(threads=1))
     assert set(runner.signatures) == {"serving_default", "top_k"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "axes"), [("nchw", [2, 3]), ("nhwc", [1, 2])], ids=["nchw", "nhwc"]
+)
+def test_open_axes_are_filled_by_input_size_and_by_the_layout_that_runs(
+    build: Build, tmp_path: Path, layout: str, axes: list[int]
+) -> None:
+    """Both layouts run on a mean over two axes, unless the weights fit only one of them."""
+    request = build(("N", "A", "B", "C"), axes=axes, input_size=8)
+    artifact = export(request, "onnxruntime", store=tmp_path / "store")
+    assert artifact.manifest is not None
+    assert (artifact.manifest.pipeline.height, artifact.manifest.pipeline.width) == (8, 8)
+    facts = artifact.manifest.facts
+    assert (facts["size"].how, facts["layout"].how) == (How.GIVEN, How.FOUND)
+    assert f"it runs with {layout.upper()}" in facts["layout"].why
+    runner = OnnxRuntimeBackend().load(artifact, LoadOptions(threads=1))
+    blue = saved(Image.new("RGB", (30, 20), "blue"), "PNG")
+    answer = runner.run("top_k", {"image": np.array([blue, blue], dtype=object)})
+    assert answer["labels"][:, 0].tolist() == [b"blue", b"blue"]
+
+
+def test_a_layout_that_no_run_tells_is_asked_for(build: Build) -> None:
+    ambiguous = {"shape": ("N", "A", "B", "C"), "axes": [1, 2], "input_size": 3}
+    with pytest.raises(ExportError, match="runs with either layout") as asked:
+        opened(build(**ambiguous))
+    assert "--layout nchw or --layout nhwc" in (asked.value.hint or "")
+    assert opened(build(**ambiguous, layout="nhwc")).facts["layout"].how is How.GIVEN
+
+
+def test_open_axes_without_a_size_ask_for_it(build: Build) -> None:
+    with pytest.raises(ExportError, match="leaves its input size open") as asked:
+        opened(build(("N", "A", "B", "C")))
+    assert "--input-size" in (asked.value.hint or "")
+
+
+def test_a_layout_that_does_not_fit_is_refused(build: Build) -> None:
+    with pytest.raises(ExportError, match="--layout nchw does not fit"):
+        opened(build(("N", 8, 8, 3), layout="nchw"))
+
+
+def batch_normalized(path: Path, *, in_training: bool) -> None:
+    """An ONNX classifier with a BatchNormalization that takes its statistics from the batch."""
+    floats = {name: np.full(3, value, np.float32) for name, value in _NEUTRAL.items()}
+    floats["weights"] = np.diag([3.0, 2.0, 1.0]).astype(np.float32)
+    norm = helper.make_node(
+        "BatchNormalization",
+        ["pixels", "scale", "bias", "mean", "var"],
+        ["normal", "new_mean", "new_var"] if in_training else ["normal"],
+        training_mode=int(in_training),
+    )
+    nodes = [
+        norm,
+        helper.make_node("Relu", ["normal"], ["lit"]),
+        helper.make_node("GlobalAveragePool", ["lit"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "norm",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(value, name) for name, value in floats.items()],
+    )
+    opset = helper.make_operatorsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(path))
+
+
+_NEUTRAL = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
+
+
+def test_a_model_whose_answers_depend_on_the_neighbours_is_refused(
+    build: Build, tmp_path: Path
+) -> None:
+    request = build()
+    batch_normalized(tmp_path / "own.onnx", in_training=True)
+    with pytest.raises(ExportError, match="depends on its neighbours in the batch") as refused:
+        opened(request)
+    assert "inference mode" in (refused.value.hint or "")
+    batch_normalized(tmp_path / "own.onnx", in_training=False)
+    assert opened(request).pipeline.classes == 3

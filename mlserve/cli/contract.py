@@ -1,0 +1,60 @@
+"""What a model wants and gives, and how that is known, in lines for `export` and `metadata`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlserve.artifact import Manifest
+from mlserve.facts import Facts, How, facts_from_json
+from mlserve.pipeline import ImagePipeline
+
+_ACTIVATIONS = {
+    "softmax": "scores are the softmax of the model's outputs",
+    "identity": "the model's outputs are taken as scores",
+    "sigmoid": "the model's one output is taken as the logit of the second class",
+    "complement": "the model's one output is taken as the score of the second class",
+}
+
+
+def contract_lines(manifest: Manifest) -> Iterator[str]:
+    """The lines of the pipeline of an exported model, and the warnings about it."""
+    return _lines(manifest.pipeline, manifest.facts)
+
+
+def contract_lines_told(told: Mapping[str, Any]) -> list[str]:
+    """The same, of what a server tells of its model; none when it tells it in other words."""
+    try:
+        lines = _lines(ImagePipeline.from_json(told["pipeline"]), facts_from_json(told["facts"]))
+        return [_printable(line) for line in lines]
+    except (ValueError, KeyError, TypeError, AttributeError):  # another version of mlserve
+        return []
+
+
+def _lines(pipeline: ImagePipeline, facts: Facts) -> Iterator[str]:
+    low, high = pipeline.offset, 255 * pipeline.scale + pipeline.offset
+    yield f"input    JPEG or PNG -> {pipeline.width}x{pipeline.height} RGB{_how(facts, 'size')}"
+    if "layout" in facts:
+        yield f"layout   {_how(facts, 'layout', '')}"
+    yield f"scale    pixels 0 and 255 become {low:.4g} and {high:.4g}{_how(facts, 'scale')}"
+    yield (
+        f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}"
+        f"{_how(facts, 'activation')}"
+    )
+    for fact in facts.values():
+        if fact.warning:
+            yield f"WARNING  {fact.warning}"
+
+
+def _how(facts: Facts, name: str, before: str = "; ") -> str:
+    """How that is known, as the end of a line; nothing for a manifest that does not say."""
+    if name not in facts:
+        return ""
+    fact = facts[name]
+    flag = f" (give --{name} to be sure)" if fact.how is How.ASSUMED else ""
+    return f"{before}{fact}{flag}"
+
+
+def _printable(line: str) -> str:
+    """A line of a server's words: what a terminal would obey becomes escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)

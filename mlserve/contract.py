@@ -1,0 +1,117 @@
+"""What a model wants and gives, and how that is known: given, found in the model, or assumed.
+
+`mlserve.measure` looks at the model; what the user says goes first; where neither tells, the export
+stops with the error that the look has ready.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from mlserve.errors import ExportError, UsageError
+from mlserve.facts import Fact, Facts, How
+from mlserve.pipeline import Activation
+from mlserve.sources import ModelRequest
+
+Scale = tuple[float, float]
+"""The values that pixel 0 and pixel 255 become."""
+
+UNIT: Scale = (0.0, 1.0)
+RAW: Scale = (0.0, 255.0)
+SYMMETRIC: Scale = (-1.0, 1.0)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Generic[T]):
+    """A value, how it is known unless the user knows better, and why."""
+
+    value: T
+    why: str
+    how: How = How.FOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What turns pixels into the model's input and its output into scores, with the facts."""
+
+    units: int
+    activation: Activation
+    scale: Scale
+    facts: Facts = field(default_factory=dict)
+
+
+def settle(
+    request: ModelRequest,
+    units: int,
+    activation: Finding[Activation] | ExportError,
+    scale: Finding[Scale] | ExportError,
+) -> Contract:
+    """The contract of a model with that many output units: what the user gave, else what was found.
+
+    An error in place of a finding is what is raised unless the user has said it.
+    """
+    given = None if request.activation is None else given_activation(request.activation, units)
+    turned, turned_fact = _settled(given, activation)
+    if isinstance(activation, Finding) and turned is not activation.value:
+        warning = (
+            f"{activation.why}, so that --activation {word_for(activation.value)} was expected"
+        )
+        turned_fact = Fact(turned_fact.how, turned_fact.why, warning)
+    wanted, scale_fact = _settled(request.scale, scale)
+    if request.scale is not None:
+        scale_fact = Fact(How.GIVEN, "", _scale_warning(request.scale, scale))
+    return Contract(units, turned, wanted, {"scale": scale_fact, "activation": turned_fact})
+
+
+def _settled(given: T | None, found: Finding[T] | ExportError) -> tuple[T, Fact]:
+    if given is not None:
+        return given, Fact(How.GIVEN)
+    if isinstance(found, ExportError):
+        raise found
+    return found.value, Fact(found.how, found.why)
+
+
+def given_activation(word: str, units: int) -> Activation:
+    """What `--activation WORD` means for a model of so many output units.
+
+    `softmax` and `sigmoid` are applied to logits, `none` leaves scores as they are. Raises
+    UsageError for a word that does not fit the number of outputs.
+    """
+    several = {"softmax": Activation.SOFTMAX, "none": Activation.IDENTITY}
+    single = {"sigmoid": Activation.SIGMOID, "none": Activation.COMPLEMENT}
+    choices = single if units == 1 else several
+    if word in choices:
+        return choices[word]
+    outputs = "one output" if units == 1 else f"{units} outputs"
+    raise UsageError(
+        f"--activation {word} does not fit a model with {outputs}",
+        hint=f"give --activation {' or '.join(choices)}",
+    )
+
+
+def word_for(activation: Activation) -> str:
+    """The value of `--activation` that stands for it."""
+    is_score = activation in (Activation.IDENTITY, Activation.COMPLEMENT)
+    return "none" if is_score else activation.value
+
+
+def scale_text(scale: Scale) -> str:
+    """A scale as `--scale` takes it: `-1..1`."""
+    return f"{scale[0]:.4g}..{scale[1]:.4g}"
+
+
+def _scale_warning(given: Scale, found: Finding[Scale] | ExportError) -> str:
+    if given[0] > given[1]:
+        return (
+            f"--scale {scale_text(given)} makes dark what is light; "
+            f"the usual way round is {scale_text((given[1], given[0]))}"
+        )
+    if isinstance(found, Finding) and found.how is How.FOUND and found.value != given:
+        return (
+            f"--scale {scale_text(given)} was given, but the model takes "
+            f"{scale_text(found.value)}: {found.why}"
+        )
+    return ""

@@ -1,0 +1,372 @@
+"""What does this model want, and what does it give? Looks at its graph, and runs it.
+
+The graph tells which arithmetic stands between the pixels and the first weights, and which
+operation makes the output. Probe images tell what range the outputs have, whether they add up to 1,
+and whether an image's answer depends on its neighbours. Where the two disagree, and where neither
+tells, there is no guess: the export stops and asks for the flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np  # noqa: TID253
+
+from mlserve.contract import (
+    RAW,
+    SYMMETRIC,
+    UNIT,
+    Contract,
+    Finding,
+    Scale,
+    scale_text,
+    settle,
+)
+from mlserve.errors import ExportError
+from mlserve.facts import How
+from mlserve.graph import Graph, Op
+from mlserve.pipeline import Activation
+from mlserve.sources import ModelRequest
+
+Array = np.ndarray[Any, Any]
+
+_ROUNDING = 1e-6
+_SUM_TOLERANCE = 1e-3
+_ROW_TOLERANCE = 1e-3
+"""How far an image's outputs may be from those it gets in company, relative to the largest."""
+_ASK_SCALE = "say what the pixel values 0 and 255 were in training: --scale 0..1, -1..1 or 0..255"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be looked at.
+
+    `run` maps float32[N, height, width, 3] to float32[N, units]. `graph` is None where it cannot be
+    read. `has_batches` is False for a model that only ever gets one image at a time. `name` is what
+    messages call it: `the model in FILE`.
+    """
+
+    name: str
+    run: Callable[[Array], Any]
+    height: int
+    width: int
+    graph: Graph | None
+    has_batches: bool = True
+
+
+def measure(
+    subject: Subject, request: ModelRequest, known: Finding[Scale] | None = None
+) -> Contract:
+    """What the model wants and gives, as the user said or as it was found.
+
+    `known` is the scale that a model of a well-known name has. Raises ExportError for a model that
+    is not a classifier of images, whose answers depend on the neighbours in the batch, and where
+    neither the graph nor the probe tells what the user did not say.
+    """
+    images = _probe_images(subject.height, subject.width)
+    outputs = _outputs(subject, images)
+    _check_rows(subject, images, outputs)
+    activation = _activation(subject, outputs)
+    scale = _scale(subject, known, activation)
+    return settle(request, outputs.shape[1], activation, scale)
+
+
+def _probe_images(height: int, width: int) -> Array:
+    """float32[7, height, width, 3]: plain and seeded random images of growing range."""
+    rng = np.random.default_rng(0)
+    shape = (height, width, 3)
+    images = [np.full(shape, value, np.float32) for value in (0, 255, 0.5)]
+    for low, high in ((0, 1), (-1, 1), (0, 255), (-255, 255)):
+        images.append(rng.random(shape, np.float32) * np.float32(high - low) + np.float32(low))
+    return np.stack(images)
+
+
+def _outputs(subject: Subject, images: Array) -> Array:
+    outputs = np.asarray(subject.run(images))
+    if outputs.ndim != 2 or len(outputs) != len(images) or not outputs.shape[1]:  # noqa: PLR2004
+        raise ExportError(
+            f"{subject.name} answers {len(images)} images with the shape {list(outputs.shape)}, "
+            "not [N,classes]",
+            hint="export a classifier: one row of scores for each image",
+        )
+    if not np.isfinite(outputs).all():
+        raise ExportError(
+            f"the output of {subject.name} is not finite (NaN or infinity) for random images",
+            hint="check the weights",
+        )
+    return outputs
+
+
+def _check_rows(subject: Subject, images: Array, together: Array) -> None:
+    """Raises ExportError unless an image gets the same answer alone as in company."""
+    if not subject.has_batches:
+        return
+    company = len(images) - 1
+    images, together = images[_ALONE], together[_ALONE]
+    alone = np.concatenate([np.asarray(subject.run(image[np.newaxis])) for image in images])
+    if alone.shape != together.shape:
+        raise _not_independent(subject, f"gives the shape {list(alone.shape)} alone")
+    own_size = np.abs(together).max(axis=1, keepdims=True)
+    allowed = _ROW_TOLERANCE * own_size + _ROW_TOLERANCE / 100 * own_size.max() + _ROUNDING
+    excess = np.abs(alone - together) - allowed
+    if not (excess <= 0).all():
+        row, unit = np.unravel_index(np.argmax(excess), excess.shape)
+        raise _not_independent(
+            subject,
+            f"output {unit} is {alone[row, unit]:.4g} alone and {together[row, unit]:.4g} in "
+            f"company of {company} others",
+        )
+
+
+def _not_independent(subject: Subject, difference: str) -> ExportError:
+    return ExportError(
+        f"an image's answer depends on its neighbours in the batch: {subject.name}, asked about "
+        f"the same image, {difference}",
+        hint="save the model in inference mode: BatchNormalization in training mode and random "
+        "augmentation do this",
+    )
+
+
+def _activation(subject: Subject, outputs: Array) -> Finding[Activation] | ExportError:
+    """What turns the outputs into scores; the error to raise where that cannot be told."""
+    graph = subject.graph
+    proven = "scores" if graph and _is_unit(*graph.bounds()) else "nothing"
+    if proven == "nothing" and graph and graph.ends_in_weights():
+        proven = "logits"
+    maker = graph.maker() if graph else None
+    made = f"the output comes from {maker.name}" if maker else "its outputs were measured"
+    is_unit = _is_unit(float(outputs.min()), float(outputs.max()))
+    if outputs.shape[1] == 1:
+        if maker and maker.op is Op.SOFTMAX:
+            return ExportError(
+                f"{subject.name} ends in a softmax over one output, which is always 1",
+                hint="end the model in one sigmoid unit, or in a softmax over two",
+            )
+        return _activation_of_one(subject, outputs, made, proven, is_unit=is_unit)
+    return _activation_of_several(subject, outputs, made, proven, is_unit=is_unit)
+
+
+def _activation_of_one(
+    subject: Subject, outputs: Array, made: str, proven: str, *, is_unit: bool
+) -> Finding[Activation] | ExportError:
+    if proven == "scores":
+        return Finding(Activation.COMPLEMENT, f"{made}, so it is a score")
+    if proven == "logits" or not is_unit:
+        return Finding(Activation.SIGMOID, f"{made}, so it is a logit")
+    white = float(outputs[_WHITE, 0])
+    return ExportError(
+        f"neither the graph nor the probe tells what the one output of {subject.name} is: "
+        f"{_range(outputs)} on {len(outputs)} images. As a score, white is {white:.3g} of the "
+        f"second class; as a logit, {_sigmoid(white):.3g}",
+        hint="say which: --activation none for a score, --activation sigmoid for a logit",
+    )
+
+
+def _activation_of_several(
+    subject: Subject, outputs: Array, made: str, proven: str, *, is_unit: bool
+) -> Finding[Activation] | ExportError:
+    sums = outputs.sum(axis=1)
+    is_distribution = is_unit and bool(np.abs(sums - 1).max() <= _SUM_TOLERANCE)
+    if is_distribution and proven != "logits":
+        return Finding(Activation.IDENTITY, f"{made}, and each row adds up to 1")
+    if proven == "scores":
+        return multi_label(subject.name, outputs.shape[1], sums)
+    if not is_unit or (proven == "logits" and not is_distribution):
+        return Finding(Activation.SOFTMAX, f"{made}, so they are logits")
+    row = outputs[_WHITE]
+    best = int(row.argmax())
+    return ExportError(
+        f"neither the graph nor the probe tells what the {len(row)} outputs of {subject.name} are: "
+        f"{_range(outputs)} on {len(outputs)} images, and {made}. As scores, white is class {best} "
+        f"with {row[best]:.3g}; as logits, with {_softmax(row)[best]:.3g}",
+        hint="say which: --activation none for scores, --activation softmax for logits",
+    )
+
+
+def multi_label(name: str, units: int, sums: Array) -> ExportError:
+    """The error for a model of several independent yes/no outputs.
+
+    Its scores do not add up to 1, and the one label that is served would be a guess where none or
+    several of them apply: a part without a defect would still be given the name of one.
+    """
+    return ExportError(
+        f"the {units} outputs of {name} are independent probabilities (sigmoid), not one choice "
+        f"among classes: they add up to {sums.min():.3g} to {sums.max():.3g}",
+        hint="end the model in softmax, or in one sigmoid unit for two classes; if the class with "
+        "the highest score is what you want all the same, say --activation none",
+    )
+
+
+def _scale(
+    subject: Subject, known: Finding[Scale] | None, activation: Finding[Activation] | ExportError
+) -> Finding[Scale] | ExportError:
+    """What the pixels 0 and 255 have to become; the error to raise where that cannot be told."""
+    found = None if subject.graph is None else _scale_in_graph(subject.graph)
+    if isinstance(found, Finding):
+        if known is None or known.value == found.value:
+            return found
+        return ExportError(
+            f"two answers to which pixel values {subject.name} takes: {scale_text(known.value)}, "
+            f"as {known.why}; {scale_text(found.value)}, as {found.why}",
+            hint=_ASK_SCALE,
+        )
+    if known is not None:
+        return known
+    readings = [(scale, _plain_white(subject, scale)) for scale in (UNIT, RAW)]
+    if _is_scale_free(subject):
+        return Finding(UNIT, "the range of the pixels makes no difference to it", How.ASSUMED)
+    unclear = f"; {found}, and neither range becomes a usual one by that" if found else ""
+    return ExportError(
+        f"nothing in {subject.name} tells which pixel values it was trained on{unclear}. With "
+        + "; with ".join(
+            f"{scale_text(scale)}, a white image is {_answer(row, activation)}"
+            for scale, row in readings
+        ),
+        hint=_ASK_SCALE,
+    )
+
+
+def _scale_in_graph(graph: Graph) -> Finding[Scale] | str | None:
+    """The range that the model's own arithmetic makes a usual one of.
+
+    A text says what it does where that does not tell; None where there is no arithmetic.
+    """
+    names, ends = graph.preprocessing()
+    if not names or not ends:
+        return None
+    seen = [_Mapped.by(graph, tensor) for tensor in ends]
+    seen = [mapped for mapped in seen if not mapped.is_silent]
+    if not seen:
+        return None
+    steps = ", ".join(names)
+    scales = {mapped.scale() for mapped in seen}
+    if len(scales) == 1 and (scale := scales.pop()) is not None:
+        low, high = seen[0].image_of(scale)
+        return Finding(scale, f"its own {steps} makes {low:.3g}..{high:.3g} of {scale_text(scale)}")
+    return f"it has {steps} before its first weights"
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """What the model's arithmetic makes of plain images: of -1, 0, 1 and 255."""
+
+    values: dict[float, Array]
+
+    @classmethod
+    def by(cls, graph: Graph, tensor: str) -> _Mapped:
+        return cls(
+            {
+                value: np.asarray(graph.fetch(tensor, value), np.float64).ravel()
+                for value in (-1.0, 0.0, 1.0, 255.0)
+            }
+        )
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the pixels come out as they went in."""
+        return all(
+            bool(np.abs(values - value).max(initial=0) <= _SAME * max(1.0, abs(value)))
+            for value, values in self.values.items()
+        )
+
+    def image_of(self, scale: Scale) -> tuple[float, float]:
+        both = [self.values[value] for value in scale]
+        return float(min(each.min() for each in both)), float(max(each.max() for each in both))
+
+    def scale(self) -> Scale | None:
+        """The one range that becomes a usual one; None where none or both do."""
+        if not all(np.isfinite(values).all() for values in self.values.values()):
+            return None
+        fits = [scale for scale in (UNIT, RAW) if self._is_usual(scale)]
+        if not fits and self._is_usual(SYMMETRIC) and self._has_offset(SYMMETRIC):
+            return SYMMETRIC
+        return fits[0] if len(fits) == 1 else None
+
+    def _is_usual(self, scale: Scale) -> bool:
+        """Whether networks are fed with what this range becomes.
+
+        That is about 0..1 or -1..1 up to some standard deviations, or 0..255 with or without a
+        mean taken off: never far from zero against its width. An offset that is nothing against
+        the width belongs to another range: 0.5 to 0..1, 128 to 0..255.
+        """
+        low, high = (self.values[value] for value in scale)
+        width = float(np.abs(high - low).mean())
+        centre = abs(float((high + low).mean())) / 2
+        is_wide = _NARROWEST <= width <= _WIDEST or _BYTES[0] <= width <= _BYTES[1]
+        has_part = not self._shifts or self._has_offset(scale)
+        return is_wide and centre <= width and has_part
+
+    @property
+    def _shifts(self) -> bool:
+        return bool(np.abs(self.values[0.0]).max(initial=0) > _ROUNDING)
+
+    def _has_offset(self, scale: Scale) -> bool:
+        low, high = (self.values[value] for value in scale)
+        width = float(np.abs(high - low).mean())
+        return float(np.abs(self.values[0.0]).mean()) >= _SMALLEST_PART * width
+
+
+_SAME = 0.01
+_NARROWEST, _WIDEST = 0.8, 40.0
+_BYTES = (150.0, 300.0)
+_SMALLEST_PART = 0.02
+
+
+def _plain_white(subject: Subject, scale: Scale) -> Array:
+    """float32[units]: the outputs for a white image in that scale."""
+    white = np.full((1, subject.height, subject.width, 3), scale[1], np.float32)
+    row: Array = np.asarray(subject.run(white))[0]
+    return row
+
+
+def _is_scale_free(subject: Subject) -> bool:
+    """Whether noise gets the same outputs in 0..1 and in 0..255."""
+    noise = np.random.default_rng(1).random((1, subject.height, subject.width, 3), np.float32)
+    small, large = (np.asarray(subject.run(noise * np.float32(high))) for high in (1, 255))
+    other = np.asarray(subject.run(1 - noise))
+    close = _ROW_TOLERANCE * np.abs(small).max() + _ROUNDING
+    depends = np.abs(small - other).max() > 10 * close
+    return bool(np.abs(small - large).max() <= close and depends)
+
+
+def _answer(row: Array, activation: Finding[Activation] | ExportError) -> str:
+    """The answer that a row of outputs is, for a message: `class 2 (0.73)`."""
+    if isinstance(activation, ExportError):
+        return f"class {int(row.argmax())} (output {row.max():.3g})"
+    match activation.value:
+        case Activation.SOFTMAX:
+            scores: Sequence[float] = _softmax(row).tolist()
+        case Activation.IDENTITY:
+            scores = row.tolist()
+        case Activation.SIGMOID:
+            scores = (1 - _sigmoid(row[0]), _sigmoid(row[0]))
+        case Activation.COMPLEMENT:
+            scores = (1 - row[0], row[0])
+    best = int(np.argmax(scores))
+    return f"class {best} ({scores[best]:.3g})"
+
+
+def _softmax(row: Array) -> Array:
+    powers = np.exp(row.astype(np.float64) - row.max())
+    result: Array = powers / powers.sum()
+    return result
+
+
+def _sigmoid(value: float) -> float:
+    return float(1 / (1 + np.exp(-np.clip(np.float64(value), -700, 700))))
+
+
+def _is_unit(low: float, high: float) -> bool:
+    return low >= -_ROUNDING and high <= 1 + _ROUNDING
+
+
+def _range(outputs: Array) -> str:
+    return f"{outputs.min():.3g} to {outputs.max():.3g}"
+
+
+_WHITE = 1
+"""The place of white among the probe images."""
+_ALONE = [_WHITE, 5, 6]
+"""Those that are run alone as well: white, and the noise of both wide ranges."""
