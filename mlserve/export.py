@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlserve import __version__, plugins
-from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
+from mlserve.artifact import Artifact, Manifest, digest_of
+from mlserve.labels import labels_text
 from mlserve.backend import Backend
 from mlserve.choosing import backend_for
 from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
@@ -42,7 +44,8 @@ def export(
     if backend is not None:
         plugins.backend(backend)
     check_name("model", request.model)
-    _require_files(request)
+    _require_weights(request)
+    request = replace(request, labels=request.given_labels())
     source = _source_for(request)
     runtime = plugins.backend(backend_for(request, source, backend))
     into = Store(store)
@@ -97,12 +100,12 @@ def _manifest(backend: str, classifier: Classifier, signatures: Sequence[Signatu
     )
 
 
-def _require_files(request: ModelRequest) -> None:
-    for option, path in (("--weights", request.weights_path), ("--labels", request.labels)):
-        if path is not None and not path.exists():
-            raise UsageError(
-                f"{option} {path}: there is no such file", hint="check the path and the spelling"
-            )
+def _require_weights(request: ModelRequest) -> None:
+    path = request.weights_path
+    if path is not None and not path.exists():
+        raise UsageError(
+            f"--weights {path}: there is no such file", hint="check the path and the spelling"
+        )
 
 
 def _source_for(request: ModelRequest) -> ModelSource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from mlserve.errors import UsageError
 
 if TYPE_CHECKING:
     from mlserve.artifact import Artifact
+    from mlserve.pipeline import ImagePipeline
     from mlserve.sources import Progress
 
 
@@ -40,8 +41,19 @@ def export(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="One label a line, in the order of the outputs."),
+        typer.Option(
+            metavar="FILE",
+            help="One label a line, in the order of the outputs; or JSON: a list, "
+            '{"0": "cat", ...}, or a config.json with id2label.',
+        ),
     ] = None,
+    background: Annotated[
+        bool,
+        typer.Option(
+            "--background",
+            help="Class 0 is a background class that the labels do not list.",
+        ),
+    ] = False,
     input_size: Annotated[
         int | None,
         typer.Option(min=1, max=4096, metavar="N", help="Width and height of the input, pixels."),
@@ -89,12 +101,13 @@ def export(
         scale=None if scale is None else parse_scale(scale),
         top_k=top_k,
         seed=seed,
+        has_background=background,
     )
     with _progress() as progress:
         artifact = exporting.export(
             request, backend, store=store, version=version, progress=progress
         )
-    _report(artifact, store, output)
+    _report(artifact, store, output, are_labels_given=labels is not None)
 
 
 def parse_scale(text: str) -> tuple[float, float]:
@@ -115,7 +128,9 @@ def parse_scale(text: str) -> tuple[float, float]:
 _LARGEST = 1e6
 
 
-def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> None:
+def _report(
+    artifact: Artifact, store: Path | None, output: OutputFormat, *, are_labels_given: bool
+) -> None:
     """Prints the new version's folder on stdout and what is in it on stderr; or all as JSON."""
     manifest = artifact.manifest
     if manifest is None:  # the export has just written it
@@ -133,11 +148,37 @@ def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> Non
         f"pixels 0 and 255 become {low:.4g} and {high:.4g}"
     )
     note(f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}")
+    _report_labels(pipeline, artifact.labels(), are_given=are_labels_given)
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
     note(f"next     {_next_step(artifact, manifest.backend, store)}")
 
 
+def _report_labels(pipeline: ImagePipeline, labels: Sequence[str], *, are_given: bool) -> None:
+    """Says which class has which label, and which labels stand for several classes."""
+    from mlserve.labels import repeated
+
+    full = pipeline.full_labels(labels)
+    last = len(full) - 1
+    note(f"labels   class 0 is {full[0]!r}, class {last} is {full[last]!r}{_origin(pipeline)}")
+    shared = repeated(full)
+    for label, classes in list(shared.items())[:_LISTED]:
+        what = f"{label!r} is the label of the classes {', '.join(map(str, classes[:_LISTED]))}"
+        note(f"{'WARNING ' if are_given else '        '} {what}: their answers look the same")
+    if len(shared) > _LISTED:
+        note(f"         and {len(shared) - _LISTED} more labels of several classes")
+
+
+def _origin(pipeline: ImagePipeline) -> str:
+    """Where a background class that the labels do not list comes from; nothing for none."""
+    if not pipeline.class_offset:
+        return ""
+    count = pipeline.scored_classes - 1
+    how = "--background" if pipeline.is_background_given else f"{count + 1} outputs"
+    return f" (a background class and {count} labels: {how})"
+
+
+_LISTED = 5
 _ACTIVATIONS = {
     "softmax": "scores are the softmax of the model's outputs",
     "identity": "the model's outputs are taken as scores",

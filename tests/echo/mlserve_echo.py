@@ -136,9 +136,7 @@ class EchoSource(ModelSource):
 
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
         progress("echo", 1, 1)
-        labels = LABELS
-        if request.labels:
-            labels = tuple(request.labels.read_text().removesuffix("\n").split("\n"))
+        labels = request.given_labels() or LABELS
         size = request.input_size or 224
         return Classifier(
             name=request.model,

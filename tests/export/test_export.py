@@ -184,6 +184,16 @@ def test_a_file_that_is_absent_is_a_usage_error(store: Store, request_: ModelReq
         export(request_, "echo", store=store.root)
 
 
+def test_labels_are_checked_before_anything_is_imported(
+    install_plugin: InstallPlugin, tmp_path: Path
+) -> None:
+    install_plugin("needy", ABSENT_PLUGIN)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\n\nb\n")
+    with pytest.raises(ExportError, match="line 2 of .* is blank"):
+        export(ModelRequest("needy", labels=labels), "echo")
+
+
 def test_an_absent_package_is_told_with_the_command_that_installs_it(
     store: Store, install_plugin: InstallPlugin
 ) -> None:

@@ -87,7 +87,9 @@ def test_a_model_of_one_output_has_two_classes(
 def test_a_background_class_is_put_in_front(
     make_classifier: MakeClassifier, export_to: Export, tmp_path: Path
 ) -> None:
-    model = make_classifier(labels=("green", "blue"), class_offset=1, top_k=2)
+    model = make_classifier(
+        labels=("green", "blue"), class_offset=1, is_background_given=True, top_k=2
+    )
     answer = top_k(load(export_to(model, tmp_path)), plain("red"))
     assert answer["labels"][0].tolist() == [b"background", b"green"]
     assert answer["indices"][0].tolist() == [0, 1]
@@ -117,7 +119,10 @@ def test_scale_and_offset_reach_the_model(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": 4, "class_offset": 1}, "cannot (be put into a graph|export)"),
+        (
+            {"classes": 4, "class_offset": 1, "is_background_given": True},
+            "cannot (be put into a graph|export)",
+        ),
         ({"labels": ("red", "green")}, "2 labels do not fit 3 classes"),
         ({"function": lambda pixels: pixels[:, :3, 0, 0] / 0.0 * 0.0}, "3 of 3 scores are NaN"),
         ({"function": lambda pixels: pixels}, "cannot be put into a graph"),
