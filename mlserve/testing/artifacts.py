@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.artifact import Artifact, Manifest, digest_of
-from mlserve.labels import labels_text
 from mlserve.incoming import incoming_folder
+from mlserve.labels import labels_text
 from mlserve.sources import Classifier
 
 

@@ -190,7 +190,7 @@ def test_labels_are_checked_before_anything_is_imported(
     install_plugin("needy", ABSENT_PLUGIN)
     labels = tmp_path / "labels.txt"
     labels.write_text("a\n\nb\n")
-    with pytest.raises(ExportError, match="line 2 of .* is blank"):
+    with pytest.raises(ExportError, match=r"line 2 of .* is blank"):
         export(ModelRequest("needy", labels=labels), "echo")
 
 

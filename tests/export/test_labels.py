@@ -91,7 +91,7 @@ def test_a_json_file_of_one_word_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_and_a_file_that_is_absent_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be read: Is a directory"):
         read_labels(tmp_path)
-    with pytest.raises(UsageError, match="no.txt: there is no such file"):
+    with pytest.raises(UsageError, match=r"no\.txt: there is no such file"):
         read_labels(tmp_path / "no.txt")
 
 
