@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlserve import __version__, plugins
-from mlserve.artifact import Artifact, Manifest, digest_of
+from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.backend import Backend
 from mlserve.choosing import backend_for
 from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
 from mlserve.incoming import Incoming, VersionExists
-from mlserve.labels import labels_text
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.store import Store, check_name, version_numbers, version_taken
 from mlserve.suggestions import did_you_mean

@@ -1,4 +1,4 @@
-"""The labels of a model as a user gives them, and as an exported model keeps them.
+"""The labels of a model as a user gives them.
 
 A text file has one label a line. Lines end at a line feed and nowhere else: U+2028 and its kind are
 part of a label. JSON is taken as well: a list of labels, an object of labels by class number, or
@@ -22,16 +22,6 @@ _AS_JSON = (
     'write {"0": "cat", "1": "dog"} with every class number from 0 on, or ["cat", "dog"], or give '
     "a config.json that has id2label"
 )
-
-
-def labels_text(labels: Sequence[str]) -> bytes:
-    """The labels as an exported model keeps them: UTF-8, one a line."""
-    return "".join(label + "\n" for label in labels).encode()
-
-
-def labels_of_text(data: bytes) -> tuple[str, ...]:
-    """Reads what `labels_text` wrote."""
-    return tuple(data.decode().split("\n")[:-1])
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -113,10 +103,10 @@ def _of_json(path: Path, data: Any) -> tuple[str, ...]:
     else:
         raise ExportError(f"{path} is JSON, but neither an object nor a list", hint=_AS_JSON)
     for number, label in numbered.items():
-        if not isinstance(label, str) or not label.strip() or "\n" in label:
+        if not isinstance(label, str) or not label.strip():
             shown = json.dumps(label)[:200]
             raise ExportError(
-                f"the label of class {number} in {path} is {shown}, not a text of one line",
+                f"the label of class {number} in {path} is {shown}, not a text",
                 hint=_AS_JSON,
             )
     return tuple(numbered[number] for number in sorted(numbered))

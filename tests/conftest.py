@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from mlserve.artifact import Manifest, digest_of
-from mlserve.labels import labels_text
+from mlserve.artifact import Manifest, digest_of, labels_text
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.store import Store
 from mlserve.tensors import DType, Signature, TensorSpec

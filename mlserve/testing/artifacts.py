@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlserve import plugins
-from mlserve.artifact import Artifact, Manifest, digest_of
+from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.incoming import incoming_folder
-from mlserve.labels import labels_text
 from mlserve.sources import Classifier
 
 

@@ -19,8 +19,7 @@ import grpc
 import httpx
 import pytest
 
-from mlserve.artifact import Manifest, digest_of
-from mlserve.labels import labels_text
+from mlserve.artifact import Manifest, digest_of, labels_text
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.protocols.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
