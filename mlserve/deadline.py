@@ -33,6 +33,11 @@ class Deadline:
         start = time.monotonic() if since is None else since
         return cls(start + timeout, timeout)
 
+    @property
+    def began_at(self) -> float:
+        """The moment on the monotonic clock that the timeout counts from."""
+        return self.expires_at - self.timeout
+
     def remaining(self) -> float:
         """Seconds left; zero or less once the deadline has passed."""
         return self.expires_at - time.monotonic()

@@ -80,10 +80,33 @@ class ConformsAsImageClassifier(GivenBackend):
         }
         assert artifact.manifest is not None
         found = {signature.name: signature for signature in artifact.manifest.signatures}
-        assert set(found) == {"serving_default", "top_k"}
+        assert set(found) == {"serving_default", "top_k", "ranking"}
         assert found["serving_default"] == Signature("serving_default", images, label)
-        assert found["top_k"].inputs == images
-        assert set(found["top_k"].outputs) == best
+        for name in ("top_k", "ranking"):
+            assert found[name].inputs == images
+            assert set(found[name].outputs) == best
+
+    def test_the_ranking_has_all_classes_however_many_the_best_are(
+        self, backend: Backend, classifier: Classifier, tmp_path: Path
+    ) -> None:
+        model = replace(classifier, pipeline=replace(classifier.pipeline, top_k=1))
+        artifact = exported(backend.name, model, tmp_path / "m")
+        assert artifact.manifest is not None
+        shapes = {
+            signature.name: {spec.shape for spec in signature.outputs}
+            for signature in artifact.manifest.signatures
+        }
+        assert (shapes["top_k"], shapes["ranking"]) == ({(None, 1)}, {(None, len(LABELS))})
+        loaded = backend.load(artifact, LoadOptions())
+        files = [plain(colour) for colour in LABELS]
+        ranking, best = ask(loaded, *files, signature="ranking"), ask(loaded, *files)
+        assert (np.diff(ranking["scores"]) <= 0).all()
+        for row, index in enumerate(ranking["indices"]):
+            assert sorted(index) == list(range(len(LABELS)))
+            assert ranking["labels"][row].tolist() == [LABELS[i].encode() for i in index]
+        for name, array in best.items():
+            np.testing.assert_array_equal(array, ranking[name][:, :1])
+        loaded.close()
 
     def test_an_odd_image_gets_its_answer(self, runner: Runner, odd: Answered) -> None:
         answer = ask(runner, odd.data)

@@ -80,6 +80,7 @@ def test_an_export_is_published_with_its_manifest_and_labels(
     assert [signature.name for signature in artifact.manifest.signatures] == [
         "serving_default",
         "top_k",
+        "ranking",
     ]
     assert sorted(path.name for path in artifact.path.iterdir()) == [
         "echo.json",

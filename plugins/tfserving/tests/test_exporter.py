@@ -48,6 +48,7 @@ def test_the_warm_up_file_is_read_by_the_official_messages(artifact: Artifact) -
     assert [(r.model_spec.name, r.model_spec.signature_name) for r in requests] == [
         ("colours", "serving_default"),
         ("colours", "top_k"),
+        ("colours", "ranking"),
     ]
     for request in requests:
         (image,) = tf.make_ndarray(request.inputs["image"])
@@ -56,7 +57,7 @@ def test_the_warm_up_file_is_read_by_the_official_messages(artifact: Artifact) -
 
 def test_the_warm_up_file_is_read_by_the_runner(artifact: Artifact) -> None:
     names = [(name, inputs["image"].shape) for name, inputs in read_requests(artifact.path)]
-    assert names == [("serving_default", (1,)), ("top_k", (1,))]
+    assert names == [("serving_default", (1,)), ("top_k", (1,)), ("ranking", (1,))]
 
 
 @pytest.mark.parametrize(
