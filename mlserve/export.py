@@ -13,7 +13,7 @@ from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.backend import Backend
 from mlserve.choosing import backend_for
-from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
+from mlserve.errors import MlserveError, NotFound, PluginError, UsageError, reason_of
 from mlserve.incoming import Incoming, VersionExists
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.store import Store, check_name, version_numbers, version_taken
@@ -169,7 +169,7 @@ def _import_errors_named(what: str, part: Backend | ModelSource) -> Iterator[Non
         if isinstance(error, ModuleNotFoundError) and error.name in part.requires:
             raise _absent(what, error.name, part) from error
         raise PluginError(
-            f"{what} is installed but broken: {type(error).__name__}: {error}",
+            f"{what} is installed but broken: {reason_of(error)}",
             hint=f"reinstall what it needs: {part.install_hint}",
         ) from error
 

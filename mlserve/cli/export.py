@@ -35,7 +35,7 @@ def export(
         str | None,
         typer.Option(
             metavar="FILE|DIR|random",
-            help="Your own weights: a .keras, .h5 or .onnx file or a SavedModel folder; "
+            help="Your own weights: a .keras, .h5, .hdf5 or .onnx file or a SavedModel folder; "
             "`random` is for tests of speed only.",
         ),
     ] = None,

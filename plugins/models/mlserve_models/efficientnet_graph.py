@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 from mlserve.network import Network, Scale
 from mlserve.pipeline import Activation
 
@@ -134,7 +134,7 @@ def network(
     except KeyError as error:
         raise _wrong_weights(source, f"{error.args[0]} is missing") from error
     except (ValueError, AttributeError, tf.errors.OpError) as error:
-        raise _wrong_weights(source, str(error)) from error
+        raise _wrong_weights(source, reason_of(error)) from error
     return Network(
         forward, SIZE, SIZE, units, Activation.SOFTMAX, scale, source, digest, has_random_weights
     )

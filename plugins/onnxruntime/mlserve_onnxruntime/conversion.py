@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own affair: what it uses of numpy and of protobuf
     import tf2onnx
 
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
 
@@ -37,9 +37,8 @@ def converted(model: Classifier) -> tuple[Any, Any]:
                 function, input_signature=function.input_signature, opset=OPSET
             )
     except Exception as error:  # tf2onnx raises whatever its rewriters and TensorFlow raise
-        reason = " ".join(str(error).split())[:300]
         raise ExportError(
-            f"the model {model.name} cannot be converted to ONNX: {reason}",
+            f"the model {model.name} cannot be converted to ONNX: {reason_of(error)}",
             hint="export it for --backend tfserving, or give an ONNX file of your own: "
             "--weights FILE.onnx",
         ) from error

@@ -10,7 +10,7 @@ import numpy as np  # noqa: TID253
 
 from mlserve.artifact import digest_of
 from mlserve.backend import LoadOptions
-from mlserve.errors import ExportError, MlserveError
+from mlserve.errors import ExportError, MlserveError, reason_of
 from mlserve.network import UNIT, Network
 from mlserve.probe import probe
 from mlserve.sources import ModelRequest
@@ -43,7 +43,7 @@ def network_of_file(path: Path, request: ModelRequest) -> Network:
         raise
     except (MlserveError, ValueError) as error:
         raise ExportError(
-            f"the model in {path} does not run on images of {width}x{height}: {error}",
+            f"the model in {path} does not run on images of {width}x{height}: {reason_of(error)}",
             hint="check --input-size",
         ) from error
     return Network(

@@ -40,7 +40,8 @@ def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
         raise _not_written(model, into, error) from error
     except (TypeError, ValueError) as error:
         raise ExportError(
-            f"the model {model.name} cannot be put into a graph: {plain(str(error))}",
+            f"the model {model.name} cannot be put into a graph: {type(error).__name__}: "
+            f"{plain(str(error))}",
             hint="the model must take float32[N, "
             f"{model.pipeline.height}, {model.pipeline.width}, 3] and give float32[N, classes]",
         ) from error
