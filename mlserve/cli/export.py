@@ -135,7 +135,9 @@ def _report(
     manifest = artifact.manifest
     if manifest is None:  # the export has just written it
         raise UsageError(f"{artifact.path} has lost its manifest", hint="export the model again")
+    labels = manifest.pipeline.full_labels(artifact.labels())
     if output is OutputFormat.JSON:
+        _tell_of_shared_labels(labels, are_given=are_labels_given)
         print_json({"path": str(artifact.path), "version": artifact.version} | manifest.to_json())
         return
     typer.echo(str(artifact.path))
@@ -148,20 +150,19 @@ def _report(
         f"pixels 0 and 255 become {low:.4g} and {high:.4g}"
     )
     note(f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}")
-    _report_labels(pipeline, artifact.labels(), are_given=are_labels_given)
+    last = len(labels) - 1
+    note(f"labels   class 0 is {labels[0]!r}, class {last} is {labels[last]!r}{_origin(pipeline)}")
+    _tell_of_shared_labels(labels, are_given=are_labels_given)
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
     note(f"next     {_next_step(artifact, manifest.backend, store)}")
 
 
-def _report_labels(pipeline: ImagePipeline, labels: Sequence[str], *, are_given: bool) -> None:
-    """Says which class has which label, and which labels stand for several classes."""
+def _tell_of_shared_labels(labels: Sequence[str], *, are_given: bool) -> None:
+    """Says which labels stand for several classes; a warning of those that the user gave."""
     from mlserve.labels import repeated
 
-    full = pipeline.full_labels(labels)
-    last = len(full) - 1
-    note(f"labels   class 0 is {full[0]!r}, class {last} is {full[last]!r}{_origin(pipeline)}")
-    shared = repeated(full)
+    shared = repeated(labels)
     for label, classes in list(shared.items())[:_LISTED]:
         what = f"{label!r} is the label of the classes {', '.join(map(str, classes[:_LISTED]))}"
         note(f"{'WARNING ' if are_given else '        '} {what}: their answers look the same")
