@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlserve.errors import UsageError
+from mlserve.errors import UsageError, reason_of
 from mlserve.facts import Facts, facts_from_json, facts_to_json
 from mlserve.pipeline import ImagePipeline
 from mlserve.tensors import Signature
@@ -75,7 +75,7 @@ class Manifest:
             return None
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UsageError(
-                f"{path} cannot be read: {error}",
+                f"{path} cannot be read: {reason_of(error)}",
                 hint="export the model again; remove the folder if it is not wanted",
             ) from error
 

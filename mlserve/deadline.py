@@ -46,6 +46,11 @@ class Deadline:
         timeout = min(timeout, MOST_SECONDS)
         return cls(time.monotonic() + timeout, timeout)
 
+    @property
+    def began_at(self) -> float:
+        """The moment on the monotonic clock that the timeout counts from."""
+        return self.expires_at - self.timeout
+
     def remaining(self) -> float:
         """Seconds left; zero or less once the deadline has passed."""
         return self.expires_at - time.monotonic()

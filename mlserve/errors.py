@@ -28,6 +28,41 @@ import re
 from enum import IntEnum
 from typing import Any, ClassVar
 
+_QUOTED = 600
+_LONGEST = 4000
+
+
+def bounded(text: str, longest: int = _QUOTED) -> str:
+    """Text of somebody else on one line of about `longest` characters, for a message of ours.
+
+    A long one keeps its first and its last line, which say what happened and why, each cut in the
+    middle. What a terminal would act on becomes an escape.
+    """
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    whole = " ".join(lines)
+    if len(whole) > longest and len(lines) > 1:
+        whole = f"{_cut(lines[0], longest // 2)} ... {_cut(lines[-1], longest // 2)}"
+    whole = _cut(whole, longest + len(" ... "))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception says, for a message of ours: `KeyError: 'name'`, however long its text is.
+
+    The class is left out of an error of mlserve's own.
+    """
+    if isinstance(error, MlserveError):
+        return error.message
+    name, text = type(error).__name__, bounded(str(error))
+    return text if text.startswith(name) else f"{name}: {text}".removesuffix(": ")
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    kept = (longest - len(" ... ")) // 2
+    return f"{text[:kept]} ... {text[-kept:]}"
+
 
 class ExitCode(IntEnum):
     """What the process of a command ends with."""
@@ -55,6 +90,7 @@ class MlserveError(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = _cut(message, _LONGEST)  # whatever got into it
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from traceback import walk_tb
@@ -13,14 +14,19 @@ from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.backend import Backend
 from mlserve.choosing import backend_for
-from mlserve.errors import ExportError, MlserveError, NotFound, PluginError, UsageError
+from mlserve.errors import (
+    ExportError,
+    MlserveError,
+    NotFound,
+    PluginError,
+    UsageError,
+    reason_of,
+)
 from mlserve.incoming import Incoming, VersionExists
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.store import Store, check_name, version_numbers, version_taken
 from mlserve.suggestions import did_you_mean
 from mlserve.tensors import Signature
-
-_MOST_CHARACTERS = 200
 
 
 def no_progress(what: str, done: int, total: int | None) -> None:
@@ -45,7 +51,8 @@ def export(
     if backend is not None:
         plugins.backend(backend)
     check_name("model", request.model)
-    _require_files(request)
+    _require_weights(request)
+    request = replace(request, labels=request.given_labels())
     source = _source_for(request)
     runtime = plugins.backend(backend_for(request, source, backend))
     into = Store(store)
@@ -101,12 +108,12 @@ def _manifest(backend: str, classifier: Classifier, signatures: Sequence[Signatu
     )
 
 
-def _require_files(request: ModelRequest) -> None:
-    for option, path in (("--weights", request.weights_path), ("--labels", request.labels)):
-        if path is not None and not path.exists():
-            raise UsageError(
-                f"{option} {path}: there is no such file", hint="check the path and the spelling"
-            )
+def _require_weights(request: ModelRequest) -> None:
+    path = request.weights_path
+    if path is not None and not path.exists():
+        raise UsageError(
+            f"--weights {path}: there is no such file", hint="check the path and the spelling"
+        )
 
 
 def _source_for(request: ModelRequest) -> ModelSource:
@@ -174,7 +181,7 @@ def _library_errors_named(what: str, part: Backend | ModelSource) -> Iterator[No
         if isinstance(error, ModuleNotFoundError) and error.name in part.requires:
             raise _absent(what, error.name, part) from error
         raise PluginError(
-            f"{what} is installed but broken: {type(error).__name__}: {error}",
+            f"{what} is installed but broken: {reason_of(error)}",
             hint=f"reinstall what it needs: {part.install_hint}",
         ) from error
     except (MlserveError, OSError):
@@ -183,7 +190,7 @@ def _library_errors_named(what: str, part: Backend | ModelSource) -> Iterator[No
         if _is_ours(error):
             raise
         raise ExportError(
-            f"{what} failed: {type(error).__name__}: {_first_line(error)}",
+            f"{what} failed: {reason_of(error)}",
             hint="check that the files are whole, and load them with the library that wrote them",
         ) from error
 
@@ -192,10 +199,6 @@ def _is_ours(error: Exception) -> bool:
     """Whether code of ours raised it, which is a bug; a library's errors are about the model."""
     names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
     return names[-1].startswith("mlserve")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:_MOST_CHARACTERS]
 
 
 def _absent(what: str, modules: str, part: Backend | ModelSource) -> PluginError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mlserve.contract import Contract, Scale
@@ -84,7 +83,8 @@ def classifier(
         offset=low,
         activation=network.activation,
         classes=network.units,
-        class_offset=class_offset(scored, len(labels)),
+        class_offset=class_offset(scored, labels, has_background=request.has_background),
+        is_background_given=request.has_background,
         top_k=min(request.top_k, scored),
     )
     return Classifier(
@@ -103,38 +103,17 @@ def classifier(
 def _labels(
     request: ModelRequest, network: Network, scored: int, own_labels: Sequence[str] | None
 ) -> tuple[str, ...]:
-    if request.labels is None and own_labels is None:
+    given = request.given_labels()
+    if given is None and own_labels is None:
         raise ExportError(
             f"the model {request.model!r} has {scored} classes and no labels are given",
             hint=f"name them with --labels FILE: {scored} lines, in the order of the model's "
             "outputs",
         )
-    labels = read_labels(request.labels) if request.labels else tuple(own_labels or ())
+    labels = tuple(own_labels or ()) if given is None else given
     if network.activation.is_binary and len(labels) != _BINARY_LABELS:
         raise ExportError(
             f"the model has one output for two classes and there are {len(labels)} labels",
             hint="give two labels: first the class of output 0, then the class of output 1",
-        )
-    return labels
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The labels in a UTF-8 file, one a line; blank lines at the end do not count.
-
-    Raises ExportError when the file cannot be read, holds none, or has a blank line between two.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(
-            f"the labels in {path} cannot be read: {error}", hint="give a UTF-8 text file"
-        ) from error
-    labels = tuple(line.strip() for line in lines)
-    if not labels:
-        raise ExportError(f"{path} holds no labels", hint="write one label a line")
-    if "" in labels:
-        raise ExportError(
-            f"line {labels.index('') + 1} of {path} is blank",
-            hint="write one label a line, in the order of the model's outputs",
         )
     return labels

@@ -13,11 +13,14 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, UsageError
 
 PIPELINE_VERSION = 1
 BACKGROUND = "background"
-"""The label of class 0 in a model that has one output more than it has labels (1001 for 1000)."""
+"""The label of class 0 in a model that has a background class which its labels do not list."""
+_IMAGENET = (1001, 1000)
+"""The classes and labels of the one kind of model that is known to have a background class:
+TensorFlow's of ImageNet."""
 
 
 class Activation(StrEnum):
@@ -46,7 +49,8 @@ class ImagePipeline:
     size (no crop, no letterbox). Grey images are repeated over the channels, CMYK is converted,
     alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation is not applied.
     An image of more than `max_pixels` by its header is refused before it is decoded.
-    `class_offset` is 1 when the model has a background class that the labels do not list.
+    `class_offset` is 1 when class 0 is a background class that the labels do not list;
+    `is_background_given` says that the user said so (`mlserve export --background`).
     """
 
     height: int
@@ -61,6 +65,7 @@ class ImagePipeline:
     version: int = PIPELINE_VERSION
     jpeg_dct: str = "INTEGER_ACCURATE"
     resize: str = "bilinear_half_pixel_no_antialias"
+    is_background_given: bool = False
 
     @property
     def scored_classes(self) -> int:
@@ -70,10 +75,33 @@ class ImagePipeline:
     def full_labels(self, labels: Sequence[str]) -> tuple[str, ...]:
         """The label of every score, with the background class put in front where there is one.
 
-        Raises ExportError when the number of labels does not fit the number of classes.
+        Raises ExportError when the number of labels does not fit the number of classes, and
+        UsageError for a background class that was a guess.
         """
-        _check_label_count(len(labels), self)
+        self.require_known_background()
+        if len(labels) + self.class_offset != self.scored_classes:
+            raise ExportError(
+                f"{len(labels)} labels do not fit {self.scored_classes} classes "
+                f"with a class offset of {self.class_offset}",
+                hint="export the model again with its own labels: mlserve export --labels FILE",
+            )
         return (BACKGROUND,) * self.class_offset + tuple(labels)
+
+    def require_known_background(self) -> None:
+        """Raises UsageError for a background class that an older export took for granted.
+
+        mlserve used to read any one missing label as that of a background class. Where it was
+        another label, each answer has the name of the class before it: "no defect" for a defect.
+        """
+        is_known = self.is_background_given or self.scored_classes == _IMAGENET[0]
+        if self.class_offset and not is_known:
+            raise UsageError(
+                f"class 0 of {self.scored_classes} was taken for a background class because there "
+                f"were {self.scored_classes - 1} labels, which nobody confirmed: the labels may be "
+                "off by one",
+                hint="export the model again: with --background if class 0 is a background class, "
+                f"else with {self.scored_classes} labels",
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,25 +116,36 @@ class ImagePipeline:
         return cls(**{**values, "activation": Activation(data["activation"])})
 
 
-def class_offset(classes: int, labels: int) -> int:
+def class_offset(classes: int, labels: Sequence[str], *, has_background: bool = False) -> int:
     """0 when there is a label for each class, 1 when only the background class has none.
 
-    Raises ExportError for any other difference: labels that are off by one are never a guess.
+    The latter is so when `has_background` says it, and for the 1001 classes and 1000 labels of
+    ImageNet. Raises ExportError for any other difference: labels that are off by one are never a
+    guess.
     """
-    difference = classes - labels
-    if difference in (0, 1) and labels > 0:
-        return difference
+    count = len(labels)
+    if count == classes and not has_background:
+        return 0
+    if 0 < count == classes - 1 and (has_background or (classes, count) == _IMAGENET):
+        return 1
     raise ExportError(
-        f"the model has {classes} classes and there are {labels} labels",
-        hint="give one label a line, in the order of the model's outputs, with --labels FILE "
-        "(a background class in front may be left out)",
+        f"the model has {classes} classes and there are {count} labels"
+        + (" beside the --background class" if has_background else ""),
+        hint=_ways_to_fit(classes, labels, has_background),
     )
 
 
-def _check_label_count(labels: int, pipeline: ImagePipeline) -> None:
-    if class_offset(pipeline.scored_classes, labels) != pipeline.class_offset:
-        raise ExportError(
-            f"{labels} labels do not fit {pipeline.scored_classes} classes "
-            f"with a class offset of {pipeline.class_offset}",
-            hint="export the model again with its own labels: mlserve export --labels FILE",
+def _ways_to_fit(classes: int, labels: Sequence[str], has_background: bool) -> str:
+    """What to do about that many labels, as a hint."""
+    if has_background:
+        wanted = f"--background needs {classes - 1} labels: those of class 1 and up"
+        return f"leave --background out; {wanted}" if len(labels) == classes else wanted
+    all_of_them = f"give {classes} labels with --labels FILE, in the order of the model's outputs"
+    if len(labels) == classes - 1:
+        return (
+            f"{all_of_them}; if class 0 is a background class that the file does not list, say so "
+            f"with --background, or with a first line `{BACKGROUND}`"
         )
+    if len(labels) == classes + 1 and labels[0].lower() == BACKGROUND:
+        return f"{all_of_them}: without the first, {labels[0]!r}, if the model has no such class"
+    return all_of_them

@@ -19,7 +19,7 @@ import pluggy
 
 from mlserve import hookspecs
 from mlserve.backend import Backend
-from mlserve.errors import NotFound, PluginError
+from mlserve.errors import NotFound, PluginError, reason_of
 from mlserve.requirements import SERVE_EXTRA, absent_packages
 from mlserve.sources import ModelSource
 from mlserve.suggestions import did_you_mean
@@ -213,9 +213,9 @@ def _call(point: EntryPoint, what_fails: str, call: Callable[[], T]) -> T:
                 hint=f"pip install {error.name.partition('.')[0]}, or {_distribution(point)} again",
                 modules=[error.name],
             ) from error
-        raise _broken(point, f"{what_fails}: {error}") from error
+        raise _broken(point, f"{what_fails}: {reason_of(error)}") from error
     except (Exception, SystemExit) as error:  # whatever a plugin raises is the plugin's fault
-        raise _broken(point, f"{what_fails}: {type(error).__name__}: {error}") from error
+        raise _broken(point, f"{what_fails}: {reason_of(error)}") from error
 
 
 def _is_part_of(module: str, point: EntryPoint) -> bool:

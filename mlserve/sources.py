@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mlserve.facts import Facts
+from mlserve.labels import read_labels
 from mlserve.pipeline import ImagePipeline
 
 RANDOM_WEIGHTS = "random"
@@ -21,19 +22,22 @@ Progress = Callable[[str, int, int | None], None]
 class ModelRequest:
     """What the user asked to export. None means: the source's own default.
 
-    `scale` is the pair of values that pixel 0 and pixel 255 become. `activation` is what is still
-    to be applied to the model's outputs: softmax, sigmoid or none. `layout` is nchw or nhwc.
+    `labels` are the labels themselves, or a file of them. `has_background` says that class 0 of the
+    model is a background class that the labels do not list. `scale` is the pair of values that
+    pixel 0 and pixel 255 become. `activation` is what is still to be applied to the model's
+    outputs: softmax, sigmoid or none. `layout` is nchw or nhwc.
     """
 
     model: str
     weights: str | None = None
-    labels: Path | None = None
+    labels: Path | tuple[str, ...] | None = None
     input_size: int | None = None
     scale: tuple[float, float] | None = None
     top_k: int = 5
     seed: int = 0
     activation: str | None = None
     layout: str | None = None
+    has_background: bool = False
 
     @property
     def is_random(self) -> bool:
@@ -43,6 +47,10 @@ class ModelRequest:
     def weights_path(self) -> Path | None:
         """The file or folder given as weights, if one was."""
         return None if self.weights is None or self.is_random else Path(self.weights)
+
+    def given_labels(self) -> tuple[str, ...] | None:
+        """The labels that the user gave, read where they are in a file. Raises as `read_labels`."""
+        return read_labels(self.labels) if isinstance(self.labels, Path) else self.labels
 
 
 @dataclass(frozen=True, slots=True)

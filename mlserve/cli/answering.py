@@ -24,12 +24,15 @@ class Questioner:
     `is_random` says that the server is known to serve random weights, whatever its answers say.
     """
 
-    def __init__(self, client: Client, show: Printer, *, top_k: int, is_random: bool) -> None:
+    def __init__(
+        self, client: Client, show: Printer, *, top_k: int | None, is_random: bool
+    ) -> None:
         self._client = client
         self._show = show
         self._top_k = top_k
         self._is_random = is_random
         self._is_warned = False
+        self._shortfalls: set[str] = set()
         self.exit_code = 0
 
     def ask_all(self, inputs: Inputs, deadline: Deadline) -> None:
@@ -64,7 +67,15 @@ class Questioner:
         if self._is_random or outcome.has_random_weights:
             outcome = replace(outcome, has_random_weights=True)
             self._warn()
+        if outcome.shortfall:
+            self._tell(len(outcome.scores), outcome.shortfall)
         self._show.prediction(name, outcome)
+
+    def _tell(self, count: int, shortfall: str) -> None:
+        """Says once for each reason that there are fewer scores than were asked for."""
+        if shortfall not in self._shortfalls:
+            note(f"note: {count} of the {self._top_k} best labels, as {shortfall}")
+        self._shortfalls.add(shortfall)
 
     def _warn(self) -> None:
         if not self._is_warned:

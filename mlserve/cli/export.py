@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ from mlserve.errors import UsageError
 
 if TYPE_CHECKING:
     from mlserve.artifact import Artifact
+    from mlserve.pipeline import ImagePipeline
     from mlserve.sources import Progress
 
 
@@ -50,14 +51,25 @@ def export(
         str | None,
         typer.Option(
             metavar="FILE|DIR|random",
-            help="Your own weights: a .keras, .h5 or .onnx file or a SavedModel folder; "
+            help="Your own weights: a .keras, .h5, .hdf5 or .onnx file or a SavedModel folder; "
             "`random` is for tests of speed only.",
         ),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="One label a line, in the order of the outputs."),
+        typer.Option(
+            metavar="FILE",
+            help="One label a line, in the order of the outputs; or JSON: a list, "
+            '{"0": "cat", ...}, or a config.json with id2label.',
+        ),
     ] = None,
+    background: Annotated[
+        bool,
+        typer.Option(
+            "--background",
+            help="Class 0 is a background class that the labels do not list.",
+        ),
+    ] = False,
     input_size: Annotated[
         int | None,
         typer.Option(min=1, max=4096, metavar="N", help="Width and height of the input, pixels."),
@@ -122,12 +134,13 @@ def export(
         seed=seed,
         activation=None if activation is None else activation.value,
         layout=None if layout is None else layout.value,
+        has_background=background,
     )
     with _progress() as progress:
         artifact = exporting.export(
             request, backend, store=store, version=version, progress=progress
         )
-    _report(artifact, store, output)
+    _report(artifact, store, output, are_labels_given=labels is not None)
 
 
 def parse_scale(text: str) -> tuple[float, float]:
@@ -148,14 +161,18 @@ def parse_scale(text: str) -> tuple[float, float]:
 _LARGEST = 1e6
 
 
-def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> None:
+def _report(
+    artifact: Artifact, store: Path | None, output: OutputFormat, *, are_labels_given: bool
+) -> None:
     """Prints the new version's folder on stdout and what is in it on stderr; or all as JSON."""
     from mlserve.cli.contract import contract_lines
 
     manifest = artifact.manifest
     if manifest is None:  # the export has just written it
         raise UsageError(f"{artifact.path} has lost its manifest", hint="export the model again")
+    labels = manifest.pipeline.full_labels(artifact.labels())
     if output is OutputFormat.JSON:
+        _tell_of_shared_labels(labels, are_given=are_labels_given)
         print_json({"path": str(artifact.path), "version": artifact.version} | manifest.to_json())
         return
     typer.echo(str(artifact.path))
@@ -163,9 +180,39 @@ def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> Non
     note(f"source   {manifest.source}")
     for line in contract_lines(manifest):
         note(line)
+    last = len(labels) - 1
+    note(
+        f"labels   class 0 is {labels[0]!r}, class {last} is {labels[last]!r}"
+        f"{_origin(manifest.pipeline)}"
+    )
+    _tell_of_shared_labels(labels, are_given=are_labels_given)
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
     note(f"next     {_next_step(artifact, manifest.backend, store)}")
+
+
+def _tell_of_shared_labels(labels: Sequence[str], *, are_given: bool) -> None:
+    """Says which labels stand for several classes; a warning of those that the user gave."""
+    from mlserve.labels import repeated
+
+    shared = repeated(labels)
+    for label, classes in list(shared.items())[:_LISTED]:
+        what = f"{label!r} is the label of the classes {', '.join(map(str, classes[:_LISTED]))}"
+        note(f"{'WARNING ' if are_given else '        '} {what}: their answers look the same")
+    if len(shared) > _LISTED:
+        note(f"         and {len(shared) - _LISTED} more labels of several classes")
+
+
+def _origin(pipeline: ImagePipeline) -> str:
+    """Where a background class that the labels do not list comes from; nothing for none."""
+    if not pipeline.class_offset:
+        return ""
+    count = pipeline.scored_classes - 1
+    how = "--background" if pipeline.is_background_given else f"{count + 1} outputs"
+    return f" (a background class and {count} labels: {how})"
+
+
+_LISTED = 5
 
 
 def _next_step(artifact: Artifact, backend: str, store: Path | None) -> str:

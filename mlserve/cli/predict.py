@@ -123,9 +123,7 @@ def predict(
     show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
     retries = Retries(max_attempts)
     with asked.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
-        questioner = Questioner(
-            client, show, top_k=top_k or _DEFAULT_TOP_K, is_random=asked.has_random_weights
-        )
+        questioner = Questioner(client, show, top_k=top_k, is_random=asked.has_random_weights)
         questioner.ask_all(inputs, deadline)
     if questioner.exit_code:
         raise typer.Exit(questioner.exit_code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, Versio
 from mlserve.client.connecting import open_dialogue, open_transport
 from mlserve.client.dialogue import Dialogue, Line
 from mlserve.client.endpoint import Endpoint, Protocol
-from mlserve.client.outcome import labelled
+from mlserve.client.outcome import labelled, shortfall
 from mlserve.client.reading import Image, name_of, read_image
 from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.retries import ONCE, Retries
@@ -97,15 +96,17 @@ class AsyncClient:
         image: Image,
         *,
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
-        top_k: int = 5,
+        top_k: int | None = None,
     ) -> Prediction:
         """The label of an image, with the `top_k` best scores when the server offers scores.
 
+        `top_k` can be as large as the number of classes. None takes the best five, or as many as
+        the server gives of them. An answer with fewer than were asked for says why: `shortfall`.
         `timeout` is total, in seconds: it covers reading the file, connecting, and the answer.
         Raises the errors of `mlserve.errors`: DeadlineExceeded, Unavailable, Overloaded,
         InferenceFailed, or UsageError and its kinds for what is wrong with the call.
         """
-        if top_k < 1:
+        if top_k is not None and top_k < 1:
             raise UsageError(f"top_k must be at least 1, not {top_k}", hint="give --top-k 5")
         deadline = as_deadline(timeout)
         async with self._within(deadline) as watch:
@@ -115,8 +116,7 @@ class AsyncClient:
             answer, reply = await self._converse(
                 lambda dialogue: dialogue.predict(question, deadline, watch), deadline, watch
             )
-            watch.leave()
-            return self._prediction(answer, reply, top_k, watch, deadline)
+            return self._prediction(answer, reply, question, watch)
 
     async def metadata(
         self,
@@ -184,7 +184,7 @@ class AsyncClient:
     ) -> AsyncIterator[Watch]:
         """Bounds the body by the deadline, whatever it awaits; errors say what it was doing."""
         ids = CallIds(Trace.following(self._traceparent))
-        watch = Watch(ids, self._retries if retries is None else retries)
+        watch = Watch(ids, deadline.began_at, self._retries if retries is None else retries)
         try:
             async with _bounded(deadline, watch):
                 yield watch
@@ -233,12 +233,11 @@ class AsyncClient:
         return found
 
     def _prediction(
-        self, answer: Answer, reply: Reply, top_k: int, watch: Watch, deadline: Deadline
+        self, answer: Answer, reply: Reply, question: Question, watch: Watch
     ) -> Prediction:
-        label, scores = labelled(answer.outputs, top_k)
+        label, scores = labelled(answer.outputs, question.count)
         version = reply.version if answer.version is None else answer.version
         self._require_asked(version)
-        began = deadline.expires_at - deadline.timeout
         return Prediction(
             label=label,
             scores=scores,
@@ -247,11 +246,12 @@ class AsyncClient:
             endpoint=str(self.endpoint),
             protocol=self.endpoint.protocol,
             api=self._apis[0],
-            timings=watch.timings(reply.server_ms, (time.monotonic() - began) * 1000),
+            timings=watch.timings(reply.server_ms),
             has_random_weights=reply.has_random_weights,
             request_id=watch.ids.request_id,
             trace_id=watch.ids.trace.id,
             retries=tuple(watch.retries),
+            shortfall=shortfall(answer, question),
         )
 
     def _require_asked(self, version: int | None) -> None:

@@ -21,15 +21,17 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one prediction went, in milliseconds.
+    """Where the time of one prediction went, in milliseconds: parts that add up to `total`.
 
-    `queue`, `decode`, `run` and `encode` are the server's word, None when it says nothing of them.
-    `receive` is the rest of the exchange: both ways over the network, and what the server does not
-    tell of. `wait` are attempts in vain and the pauses after them. `total` counts from the start of
-    the deadline, so in a command from the start of the process; it is more than the sum of the
-    parts.
+    `start` is what passed between the start of the deadline and that of the call: in a command, the
+    start of the interpreter and its imports; in Python next to nothing. `queue`, `decode`, `run`
+    and `encode` are the server's word, None when it says nothing of them. `receive` is the rest of
+    the exchange: both ways over the network, what the server does not tell of, and looks at its
+    metadata. `wait` are attempts in vain and the pauses after them. `total` counts from the start
+    of the deadline, so in a command from the start of the process.
     """
 
+    start: float
     read: float
     connect: float
     queue: float | None
@@ -53,6 +55,7 @@ class Prediction:
     (TensorFlow Serving, version 1) or oip (Open Inference Protocol, version 2).
     `has_random_weights` is True when the server says that its answers mean nothing. `retries` are
     the attempts in vain before this answer. `request_id` and `trace_id` are in the server's log.
+    `shortfall` says why there are fewer scores than were asked for; None when there are not.
     """
 
     label: str
@@ -67,6 +70,7 @@ class Prediction:
     request_id: str
     trace_id: str
     retries: tuple[Retry, ...] = ()
+    shortfall: str | None = None
 
     @property
     def attempts(self) -> int:

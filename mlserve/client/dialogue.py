@@ -75,7 +75,7 @@ class Line:
         The last error is raised at once when the next attempt would come after the deadline.
         """
         while True:
-            before = dict(watch.spent)
+            before = watch.spent_so_far()
             try:
                 return await self._once(call(), read, deadline, watch)
             except Transient as error:
@@ -127,28 +127,57 @@ class TfsDialogue:
 
     def __init__(self, adapter: TfsAdapter, line: Line, model: ModelRef) -> None:
         self._adapter, self._line, self._model = adapter, line, model
-        self._plan = planning.FIRST
-        self._is_plan_proven = False
+        self._plans = planning.FIRST
+        self._are_declared = False
+        self._answered: set[str] = set()
 
     async def predict(
         self, question: Question, deadline: Deadline, watch: Watch
     ) -> tuple[Answer, Reply]:
-        """The answer; a first refusal of the signature costs one look at the metadata."""
-        plan = self._plan
+        """The answer; a first refusal of the signature costs one look at the metadata.
+
+        So does a first answer with fewer classes than are wanted, and one more question where the
+        model has more of them.
+        """
+        plan = self._plans.plan_for(question)
         try:
-            found = await self._infer(plan, question, deadline, watch)
+            answer, reply = await self._infer(plan, question, deadline, watch)
         except MlserveError as error:
-            if self._is_plan_proven:
-                raise
-            if not refuses_plan(error):
+            plan = await self._another(plan, question, error, deadline, watch)
+            answer, reply = await self._infer(plan, question, deadline, watch)
+        if self._plans.plan_for_more(question, plan, answer) and not self._are_declared:
+            await self._look(deadline, watch)
+        more = self._plans.plan_for_more(question, plan, answer)
+        if more:
+            plan = more
+            answer, reply = await self._infer(plan, question, deadline, watch)
+        is_whole = self._plans.has_all_classes(plan, answer)
+        return replace(answer, has_all_classes=is_whole), reply
+
+    async def _another(
+        self, plan: Plan, question: Question, error: MlserveError, deadline: Deadline, watch: Watch
+    ) -> Plan:
+        """The plan that the metadata show when that one was refused; else raises the error.
+
+        A ranking may be gone after it has answered: another version is served now.
+        """
+        has_answered = plan.signature in self._answered
+        if not refuses_plan(error):
+            if not has_answered:
                 await self._doubt(error, deadline, watch)
-                raise
-            plan = planning.choose(await self.metadata(deadline, watch))
-            if plan == self._plan:
-                raise  # the server does have it: the refusal was about something else
-            found = await self._infer(plan, question, deadline, watch)
-        self._plan, self._is_plan_proven = plan, True
-        return found
+            raise error
+        if has_answered and plan.signature != planning.RANKING.signature:
+            raise error
+        await self._look(deadline, watch)
+        other = self._plans.plan_for(question)
+        if other.is_same_question(plan):
+            raise error  # the server does have it: the refusal was about something else
+        return other
+
+    async def _look(self, deadline: Deadline, watch: Watch) -> None:
+        """Takes the plans from the metadata."""
+        self._plans = planning.choose(await self.metadata(deadline, watch))
+        self._are_declared = True
 
     async def metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata:
         call = self._adapter.metadata_call(self._model)
@@ -177,4 +206,7 @@ class TfsDialogue:
     async def _infer(
         self, plan: Plan, question: Question, deadline: Deadline, watch: Watch
     ) -> tuple[Answer, Reply]:
-        return await self._line.infer(self._adapter, self._model, plan, question, deadline, watch)
+        found = await self._line.infer(self._adapter, self._model, plan, question, deadline, watch)
+        self._answered.add(plan.signature)
+        self._plans = self._plans.learnt(plan, found[0])
+        return found

@@ -9,6 +9,7 @@ from mlserve.client import planning
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.dialogue import Line
 from mlserve.client.oip_model import number_of
+from mlserve.client.planning import Plans
 from mlserve.client.refusals import NotSpoken, refuses_binary
 from mlserve.client.watch import Watch
 from mlserve.client.wire import Answer, Api, ModelRef, OipAdapter, Plan, Question, Reply
@@ -26,17 +27,18 @@ class OipDialogue:
 
     def __init__(self, adapter: OipAdapter, line: Line, model: ModelRef) -> None:
         self._adapter, self._line, self._model = adapter, line, model
-        self._plan: Plan | None = None
+        self._plans: Plans | None = None
+        self._is_binary = True
 
     async def predict(
         self, question: Question, deadline: Deadline, watch: Watch
     ) -> tuple[Answer, Reply]:
         """The answer, in labels and scores where the server can give them."""
-        if self._plan is not None:
-            return await self._infer(self._plan, question, deadline, watch)
-        plan = planning.choose_nameless(await self.metadata(deadline, watch))
+        if self._plans is not None:
+            return await self._infer_enough(self._plans, question, deadline, watch)
+        plans = planning.choose_nameless(await self.metadata(deadline, watch))
         try:
-            return await self._infer(plan, question, deadline, watch)
+            return await self._infer_enough(plans, question, deadline, watch)
         except NotSpoken as error:
             raise error.refusal from error  # with such metadata it does speak the API
 
@@ -57,23 +59,37 @@ class OipDialogue:
         rows = [await self._version_status(version, deadline, watch) for version in asked]
         return tuple(sorted(rows, key=lambda row: -1 if row.version is None else -row.version))
 
+    async def _infer_enough(
+        self, plans: Plans, question: Question, deadline: Deadline, watch: Watch
+    ) -> tuple[Answer, Reply]:
+        """The answer, asked for again where the first has too few of the model's classes."""
+        plan = plans.plan_for(question)
+        answer, reply = await self._infer(plan, question, deadline, watch)
+        plans = plans.learnt(plan, answer)
+        more = plans.plan_for_more(question, plan, answer)
+        if more:
+            plan = more
+            answer, reply = await self._infer(plan, question, deadline, watch)
+            plans = plans.learnt(plan, answer)
+        self._plans = plans
+        return replace(answer, has_all_classes=plans.has_all_classes(plan, answer)), reply
+
     async def _infer(
         self, plan: Plan, question: Question, deadline: Deadline, watch: Watch
     ) -> tuple[Answer, Reply]:
         """The answer; a server that cannot read binary data is asked again in base64."""
+        plan = replace(plan, is_binary=self._is_binary)
         try:
-            found = await self._line.infer(
+            return await self._line.infer(
                 self._adapter, self._model, plan, question, deadline, watch
             )
         except MlserveError as error:
-            is_last = self._line.protocol == "grpc" or not plan.is_binary or self._plan is not None
+            is_last = self._line.protocol == "grpc" or not plan.is_binary or self._plans is not None
             if is_last or not refuses_binary(error):
                 raise
-            plan = replace(plan, is_binary=False)
-            found = await self._line.infer(
-                self._adapter, self._model, plan, question, deadline, watch
-            )
-        self._plan = plan
+        plan = replace(plan, is_binary=False)
+        found = await self._line.infer(self._adapter, self._model, plan, question, deadline, watch)
+        self._is_binary = False
         return found
 
     async def _version_status(

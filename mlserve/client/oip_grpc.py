@@ -43,7 +43,7 @@ class OipGrpc:
             request.parameters["signature"].string_param = plan.signature
         if plan.scores:
             wanted = request.outputs.add(name=plan.scores)
-            wanted.parameters["classification"].int64_param = question.top_k
+            wanted.parameters["classification"].int64_param = question.count
         return Call(_SERVICE + "ModelInfer", request.SerializeToString())
 
     def read_answer(self, reply: Reply) -> Answer:

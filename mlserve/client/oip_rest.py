@@ -99,7 +99,7 @@ def _request(
         parameters["signature"] = plan.signature
     request: dict[str, Any] = {"parameters": parameters, "inputs": [tensor]}
     if plan.scores:
-        wanted = {"classification": question.top_k, "binary_data": False}
+        wanted = {"classification": question.count, "binary_data": False}
         request["outputs"] = [{"name": plan.scores, "parameters": wanted}]
     return request
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from mlserve.client.answers import Score
 from mlserve.client.refusals import readable
-from mlserve.client.wire import Column
+from mlserve.client.wire import Answer, Column, Question
 from mlserve.errors import InferenceFailed
 
 Outputs = Mapping[str, Column]
@@ -31,6 +31,21 @@ def labelled(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
         raise _not_labels(outputs, "there is no single label and no labels with scores in it")
     _require_utf8(label)
     return label, ()
+
+
+def shortfall(answer: Answer, question: Question) -> str | None:
+    """Why the answer has fewer classes than the caller asked for; None when it does not."""
+    wanted, classes = question.top_k, answer.classes
+    if wanted is None or classes >= wanted:
+        return None
+    if not classes:
+        return "the server gives a label without scores"
+    if answer.has_all_classes:
+        return f"the model has {classes} classes"
+    return (
+        f"the server gives its best {classes} only (a model that this version of mlserve exports "
+        "gives as many as there are)"
+    )
 
 
 def _scores(outputs: Outputs) -> tuple[Score, ...]:

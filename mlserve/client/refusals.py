@@ -36,10 +36,8 @@ _NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IG
 
 
 def readable(text: str) -> str:
-    """`text` of a stranger on one line, cut to 1000 characters, without control characters."""
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
+    """`text` of a stranger on one line of about 1000 characters, without control characters."""
+    return errors.bounded(text, _LONGEST)
 
 
 def refusal(

@@ -78,9 +78,9 @@ class Client:
         return self._client.api
 
     def predict(
-        self, image: Image, *, timeout: float | Deadline = DEFAULT_TIMEOUT, top_k: int = 5
+        self, image: Image, *, timeout: float | Deadline = DEFAULT_TIMEOUT, top_k: int | None = None
     ) -> Prediction:
-        """The label of an image, with the `top_k` best scores when the server offers scores."""
+        """The label of an image, with the `top_k` best scores: see `AsyncClient`."""
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.predict(image, timeout=deadline, top_k=top_k))
 

@@ -17,20 +17,26 @@ from mlserve.errors import Transient
 class Watch:
     """What a call is doing now, for the message when its deadline passes, and the time it took.
 
-    `spent` is in milliseconds by part: read, connect, request (an exchange with the server), and
-    wait (attempts in vain, and the pauses after them). `ids` go along with every request.
+    `began` is the moment on the monotonic clock that its deadline counts from. `spent` is in
+    milliseconds by part: start (before the call began), read, connect, request (an exchange with
+    the server), and wait (attempts in vain, and the pauses after them). At every moment from
+    `began` on one part runs, so that they add up. `ids` go along with every request.
     """
 
     ids: CallIds
+    began: float
     allowed: Retries = ONCE
     doing: str = "starting"
     spent: dict[str, float] = field(
-        default_factory=lambda: {"read": 0.0, "connect": 0.0, "request": 0.0, "wait": 0.0}
+        default_factory=lambda: dict.fromkeys(("start", "read", "connect", "request", "wait"), 0.0)
     )
     retries: list[Retry] = field(default_factory=list)
     has_asked: bool = False
-    _part: str | None = None
-    _since: float = 0.0
+    _part: str = "start"
+    _since: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._since = self.began
 
     @property
     def attempts(self) -> int:
@@ -39,16 +45,20 @@ class Watch:
 
     def enter(self, part: str, doing: str) -> None:
         """Ends the part that ran and begins another one."""
-        self.leave()
+        self._count()
         self._part, self.doing = part, doing
         self.has_asked = self.has_asked or part == "connect"
 
-    def leave(self) -> None:
-        """Ends the part that ran."""
+    def _count(self) -> None:
+        """Counts the part that runs up to now."""
         now = time.monotonic()
-        if self._part is not None:
-            self.spent[self._part] += (now - self._since) * 1000
-        self._part, self._since = None, now
+        self.spent[self._part] += (now - self._since) * 1000
+        self._since = now
+
+    def spent_so_far(self) -> dict[str, float]:
+        """A copy of `spent`, with what the running part took until now."""
+        self._count()
+        return dict(self.spent)
 
     def pause(self, error: Transient) -> float:
         """Seconds to wait before the next attempt; infinity: there is to be none."""
@@ -62,13 +72,15 @@ class Watch:
             self.spent[part] = before[part]
         self.retries.append(Retry(error.kind, error.message, pause * 1000))
 
-    def timings(self, server_ms: Mapping[str, float], total: float) -> Timings:
-        """Where the time went; `server_ms` is the server's word, taken if it can be true."""
+    def timings(self, server_ms: Mapping[str, float]) -> Timings:
+        """Where the time went until now; `server_ms` is the server's word, taken if it can be."""
+        self._count()
         exchange = self.spent["request"]
         told = sum(server_ms.values())
         if told > exchange:
             server_ms, told = {}, 0.0
         return Timings(
+            start=self.spent["start"],
             read=self.spent["read"],
             connect=self.spent["connect"],
             queue=server_ms.get("queue"),
@@ -77,7 +89,7 @@ class Watch:
             encode=server_ms.get("encode"),
             receive=exchange - told,
             wait=self.spent["wait"],
-            total=total,
+            total=sum(self.spent.values()),
         )
 
     def retold(self, message: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
@@ -14,6 +14,8 @@ from mlserve.deadline import Deadline
 Api = Literal["tfs", "oip"]
 """TensorFlow Serving's API, version 1, or the Open Inference Protocol, version 2."""
 Value = str | float | int | bool
+USUAL_TOP_K = 5
+"""How many of its best classes a model is asked for when the caller does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Plan:
     The shape has one element in all: (1,) for a batch of one, () for a scalar. `signature` is empty
     where a model is one nameless function. `scores` names an output of scores that the server is
     asked to turn into classes. `is_binary` is False for a server that takes the image as base64.
+    `classes` is how many classes an answer has; None: not known.
     """
 
     signature: str
@@ -38,14 +41,24 @@ class Plan:
     shape: tuple[int, ...]
     scores: str | None = None
     is_binary: bool = True
+    classes: int | None = None
+
+    def is_same_question(self, other: Plan) -> bool:
+        """Whether the server is asked for the same in the same way."""
+        return replace(self, classes=None) == replace(other, classes=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An image file's bytes, and how many of its best classes are wanted."""
+    """An image file's bytes, and how many of its best classes are wanted; None: the usual ones."""
 
     image: bytes
-    top_k: int
+    top_k: int | None
+
+    @property
+    def count(self) -> int:
+        """How many classes to take of an answer."""
+        return self.top_k or USUAL_TOP_K
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +103,19 @@ class Column:
 class Answer:
     """The outputs of one request by name, and the version that gave them when the server says so.
 
-    REST drops the name of a single output, which then is the empty string.
+    REST drops the name of a single output, which then is the empty string. `has_all_classes` says
+    that the model is known to have no more classes than the answer.
     """
 
     outputs: Mapping[str, Column]
     version: int | None
+    has_all_classes: bool = False
+
+    @property
+    def classes(self) -> int:
+        """How many classes with scores it has; 0 for an answer in another form."""
+        labels = self.outputs.get("labels")
+        return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
 
 
 def read_contract(text: str) -> Mapping[str, Any] | None:

@@ -162,6 +162,8 @@ def _exported_instead(model: str | None, known: list[tuple[str, str]]) -> str:
 def _serving(backend: str, model: str, base: Path, versions: Versions) -> Serving:
     expected = _expected(base, versions)
     manifests = [Artifact.open(base, model, version).manifest for version in expected]
+    for manifest in filter(None, manifests):
+        manifest.pipeline.require_known_background()
     return Serving(
         check_name("backend", backend),
         check_name("model", model),

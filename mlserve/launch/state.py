@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlserve import paths
-from mlserve.errors import MlserveError, Unavailable, UsageError
+from mlserve.errors import MlserveError, Unavailable, UsageError, reason_of
 from mlserve.launch.private import open_private, private_folder, require_own, state_folder
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.suggestions import did_you_mean
@@ -149,7 +149,7 @@ def read_records(report: Callable[[str], None] | None = None) -> list[ServerReco
             (report or _warn)(error.message)
         except (OSError, *_UNREADABLE) as error:
             (report or _warn)(
-                f"the server record {path} cannot be read ({type(error).__name__}: {error}); "
+                f"the server record {path} cannot be read ({reason_of(error)}); "
                 "stop that server by its pid if it runs, and remove the file"
             )
     return found

@@ -5,6 +5,7 @@ The classifier is that of `mlserve.testing.colours`, so that every score is know
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np  # noqa: TID253
 import pytest
 
-from mlserve.artifact import LABELS_NAME, Artifact
+from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
 from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
 from mlserve.errors import InferenceFailed, InvalidInput, ModelLoadFailed
 from mlserve.sources import Classifier
@@ -79,10 +80,33 @@ class ConformsAsImageClassifier(GivenBackend):
         }
         assert artifact.manifest is not None
         found = {signature.name: signature for signature in artifact.manifest.signatures}
-        assert set(found) == {"serving_default", "top_k"}
+        assert set(found) == {"serving_default", "top_k", "ranking"}
         assert found["serving_default"] == Signature("serving_default", images, label)
-        assert found["top_k"].inputs == images
-        assert set(found["top_k"].outputs) == best
+        for name in ("top_k", "ranking"):
+            assert found[name].inputs == images
+            assert set(found[name].outputs) == best
+
+    def test_the_ranking_has_all_classes_however_many_the_best_are(
+        self, backend: Backend, classifier: Classifier, tmp_path: Path
+    ) -> None:
+        model = replace(classifier, pipeline=replace(classifier.pipeline, top_k=1))
+        artifact = exported(backend.name, model, tmp_path / "m")
+        assert artifact.manifest is not None
+        shapes = {
+            signature.name: {spec.shape for spec in signature.outputs}
+            for signature in artifact.manifest.signatures
+        }
+        assert (shapes["top_k"], shapes["ranking"]) == ({(None, 1)}, {(None, len(LABELS))})
+        loaded = backend.load(artifact, LoadOptions())
+        files = [plain(colour) for colour in LABELS]
+        ranking, best = ask(loaded, *files, signature="ranking"), ask(loaded, *files)
+        assert (np.diff(ranking["scores"]) <= 0).all()
+        for row, index in enumerate(ranking["indices"]):
+            assert sorted(index) == list(range(len(LABELS)))
+            assert ranking["labels"][row].tolist() == [LABELS[i].encode() for i in index]
+        for name, array in best.items():
+            np.testing.assert_array_equal(array, ranking[name][:, :1])
+        loaded.close()
 
     def test_an_odd_image_gets_its_answer(self, runner: Runner, odd: Answered) -> None:
         answer = ask(runner, odd.data)
@@ -195,11 +219,28 @@ class ConformsAsImageClassifier(GivenBackend):
         model = replace(
             classifier,
             labels=LABELS[1:],
-            pipeline=replace(classifier.pipeline, class_offset=1, top_k=2),
+            pipeline=replace(
+                classifier.pipeline, class_offset=1, is_background_given=True, top_k=2
+            ),
         )
         loaded = backend.load(exported(backend.name, model, tmp_path / "m"), LoadOptions())
         assert ask(loaded, plain("green", "PNG"))["labels"].tolist() == [[b"green", b"background"]]
         loaded.close()
+
+    def test_a_background_class_that_was_a_guess_does_not_load(
+        self, backend: Backend, classifier: Classifier, tmp_path: Path
+    ) -> None:
+        """As earlier versions of mlserve exported any model that was given one label too few."""
+        pipeline = replace(classifier.pipeline, class_offset=1, is_background_given=True)
+        model = replace(classifier, labels=LABELS[1:], pipeline=pipeline)
+        old = exported(backend.name, model, tmp_path / "m")
+        manifest = old.path / MANIFEST_NAME
+        data = json.loads(manifest.read_text())
+        del data["pipeline"]["is_background_given"]
+        manifest.write_text(json.dumps(data))
+        with pytest.raises(ModelLoadFailed, match="labels may be off by one") as failed:
+            backend.load(Artifact.open(tmp_path / "m", old.model, 1), LoadOptions())
+        assert "--background" in str(failed.value.hint)
 
     def test_changed_labels_do_not_load(
         self, backend: Backend, classifier: Classifier, tmp_path: Path

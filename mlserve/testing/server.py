@@ -104,6 +104,23 @@ class ConformsAsServer(GivenServer):
         assert answer.scores[0].label == label
         assert (answer.model, answer.has_random_weights) == (server.model, False)
 
+    @pytest.mark.parametrize("api", APIS)
+    @pytest.mark.parametrize("protocol", PROTOCOLS)
+    def test_it_gives_as_many_classes_as_are_wanted(
+        self, server: ServerProcess, protocol: str, api: Api, image: bytes, artifact: Artifact
+    ) -> None:
+        assert artifact.manifest is not None
+        ranking = next(s for s in artifact.manifest.signatures if s.name == "ranking")
+        (classes,) = {spec.shape[-1] for spec in ranking.outputs if spec.shape}
+        assert classes is not None
+        with server.client(protocol, api) as client:
+            one = client.predict(image, timeout=10, top_k=1)
+            every = client.predict(image, timeout=10, top_k=classes + 7)
+        assert (len(one.scores), one.shortfall) == (1, None)
+        assert {score.index for score in every.scores} == set(range(classes))
+        assert every.scores[0].label == one.label
+        assert every.shortfall == f"the model has {classes} classes"
+
     @pytest.mark.parametrize("protocol", PROTOCOLS)
     def test_its_metadata_are_those_of_the_manifest(
         self, server: ServerProcess, protocol: str, artifact: Artifact

@@ -95,7 +95,7 @@ def test_closing_twice_and_asking_again(echo: Any) -> None:
 def test_a_deadline_can_be_handed_in(echo: Any) -> None:
     with Client(echo.grpc) as client:
         found = client.predict(b"fine", timeout=Deadline.after(20, since=time.monotonic() - 1))
-        assert found.timings.total >= 1000
+        assert found.timings.total >= found.timings.start >= 1000
 
         with pytest.raises(DeadlineExceeded, match="no answer within 1 s"):
             client.predict(b"fine", timeout=Deadline.after(1, since=time.monotonic() - 2))
@@ -112,7 +112,8 @@ def test_where_the_time_went_in_our_own_server(start_echo: Any, protocol: str, a
     parts = timings.to_json()
     total = parts.pop("total")
     assert all(part is not None for part in parts.values())
-    assert sum(part or 0 for part in parts.values()) <= (total or 0)
+    assert sum(part or 0 for part in parts.values()) == pytest.approx(total, abs=0.01)
+    assert timings.start < 50
 
 
 @PROTOCOLS

@@ -104,7 +104,8 @@ def test_a_default_backend_that_is_broken_fails_and_says_how_to_go_on(
     lines = done.stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.split()[:2] == ["fail", "tfserving"])
     told = " ".join(line.strip() for line in lines[at : at + 6])
-    assert "does not load: No module named 'no_such_module' fix: reinstall or uninstall" in told
+    why = "ModuleNotFoundError: No module named 'no_such_module'"
+    assert f"does not load: {why} fix: reinstall or uninstall" in told
     assert done.stderr == ("the default path (export, up, predict) does not work here: 1 to fix\n")
 
 

@@ -3,6 +3,9 @@
 A version folder holds `echo.json`, an object of these keys, none of which must be there:
 
     label        the answer to every image (default "sorrel")
+    classes      how many classes `ranking` gives (default 5)
+    k            how many classes `top_k` gives (default 5); never more than there are
+    is_older     true: there is no signature `ranking`, as in exports of earlier versions
     delay        seconds that each image request takes (default 0)
     burn         seconds of CPU time that each image request takes (default 0)
     load_delay   seconds that loading takes (default 0)
@@ -44,6 +47,9 @@ class EchoConfig:
     """What `echo.json` holds; see the module's docstring."""
 
     label: str = "sorrel"
+    classes: int = len(LABELS)
+    k: int = TOP_K
+    is_older: bool = False
     delay: float = 0.0
     burn: float = 0.0
     load_delay: float = 0.0
@@ -56,20 +62,25 @@ class EchoConfig:
     journal: str | None = None
 
 
-def _image_signatures() -> Iterable[Signature]:
+def _image_signatures(config: EchoConfig) -> Iterable[Signature]:
     image = TensorSpec("image", DType.BYTES, (None,))
     yield Signature("serving_default", (image,), (TensorSpec("output_0", DType.BYTES, (None,)),))
-    top_k = (
-        TensorSpec("labels", DType.BYTES, (None, TOP_K)),
-        TensorSpec("scores", DType.FLOAT32, (None, TOP_K)),
-        TensorSpec("indices", DType.INT32, (None, TOP_K)),
+    yield Signature("top_k", (image,), _best(min(config.k, config.classes)))
+    if not config.is_older:
+        yield Signature("ranking", (image,), _best(config.classes))
+
+
+def _best(count: int) -> tuple[TensorSpec, ...]:
+    return (
+        TensorSpec("labels", DType.BYTES, (None, count)),
+        TensorSpec("scores", DType.FLOAT32, (None, count)),
+        TensorSpec("indices", DType.INT32, (None, count)),
     )
-    yield Signature("top_k", (image,), top_k)
 
 
-def signatures() -> Iterable[Signature]:
-    """Every signature of the backend."""
-    yield from _image_signatures()
+def signatures(config: EchoConfig = EchoConfig()) -> Iterable[Signature]:
+    """Every signature of a model that is configured so."""
+    yield from _image_signatures(config)
     for dtype in DType:
         x, y = TensorSpec("x", dtype, None), TensorSpec("y", dtype, None)
         yield Signature(f"identity_{dtype.label}", (x,), (y,))
@@ -93,9 +104,9 @@ class EchoBackend(Backend):
     files = (CONFIG_NAME,)
 
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
-        config = asdict(EchoConfig(label=model.labels[0]))
-        (into / CONFIG_NAME).write_text(json.dumps(config) + "\n")
-        return tuple(_image_signatures())
+        config = EchoConfig(label=model.labels[0])
+        (into / CONFIG_NAME).write_text(json.dumps(asdict(config)) + "\n")
+        return tuple(_image_signatures(config))
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
         from mlserve_echo_runner import EchoRunner
@@ -138,9 +149,7 @@ class EchoSource(ModelSource):
 
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
         progress("echo", 1, 1)
-        labels = LABELS
-        if request.labels:
-            labels = tuple(request.labels.read_text().removesuffix("\n").split("\n"))
+        labels = request.given_labels() or LABELS
         size = request.input_size or 224
         contract = settle(
             request,

@@ -9,7 +9,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mlserve_echo import LABELS, TOP_K, EchoConfig, signatures
+from mlserve_echo import LABELS, EchoConfig, signatures
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, NotAnImage
@@ -25,7 +25,7 @@ class EchoRunner:
     """Runs the signatures of `mlserve_echo.signatures`; `close` interrupts what waits."""
 
     def __init__(self, config: EchoConfig) -> None:
-        self.signatures: Mapping[str, Signature] = {item.name: item for item in signatures()}
+        self.signatures: Mapping[str, Signature] = {item.name: item for item in signatures(config)}
         self._config = config
         self._closed = Event()
 
@@ -59,14 +59,16 @@ class EchoRunner:
                 raise NotAnImage(f"image {index} of {len(images)} is not a JPEG or PNG file")
         if self._config.fail_run:
             raise InferenceFailed(self._config.fail_run)
-        labels = (self._config.label, *LABELS[1:])
+        labels = (self._config.label, *LABELS[1:], *map("class {}".format, range(5, 10_000)))
         if signature == "serving_default":
             return {"output_0": _repeat(labels[:1], len(images))[:, 0]}
-        scores = np.exp2(-1.0 - np.arange(TOP_K)).astype(np.float32)
+        classes = self._config.classes
+        count = classes if signature == "ranking" else min(self._config.k, classes)
+        scores = np.exp2(-1.0 - np.arange(count)).astype(np.float32)
         return {
-            "labels": _repeat(labels, len(images)),
+            "labels": _repeat(labels[:count], len(images)),
             "scores": np.tile(scores, (len(images), 1)),
-            "indices": np.tile(np.arange(TOP_K, dtype=np.int32), (len(images), 1)),
+            "indices": np.tile(np.arange(count, dtype=np.int32), (len(images), 1)),
         }
 
     def _note(self, what: str) -> None:

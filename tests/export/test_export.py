@@ -80,6 +80,7 @@ def test_an_export_is_published_with_its_manifest_and_labels(
     assert [signature.name for signature in artifact.manifest.signatures] == [
         "serving_default",
         "top_k",
+        "ranking",
     ]
     assert sorted(path.name for path in artifact.path.iterdir()) == [
         "echo.json",
@@ -182,6 +183,16 @@ def test_a_broken_plugin_is_named_when_no_other_knows_the_model(
 def test_a_file_that_is_absent_is_a_usage_error(store: Store, request_: ModelRequest) -> None:
     with pytest.raises(UsageError, match=r"(--weights no.keras|--labels no.txt): there is no such"):
         export(request_, "echo", store=store.root)
+
+
+def test_labels_are_checked_before_anything_is_imported(
+    install_plugin: InstallPlugin, tmp_path: Path
+) -> None:
+    install_plugin("needy", ABSENT_PLUGIN)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\n\nb\n")
+    with pytest.raises(ExportError, match=r"line 2 of .* is blank"):
+        export(ModelRequest("needy", labels=labels), "echo")
 
 
 def test_an_absent_package_is_told_with_the_command_that_installs_it(

@@ -33,6 +33,7 @@ def test_prints_the_folder_on_stdout_and_the_summary_on_stderr() -> None:
         "input    JPEG or PNG -> 224x224 RGB",
         f"scale    pixels 0 and 255 become 0 and 255; {ASSUMED}",
         f"output   5 classes, the model's outputs are taken as scores; {FOUND}",
+        "labels   class 0 is 'sorrel', class 4 is 'impala'",
         "next     mlserve up --backend echo --model echo",
     ]
 
@@ -66,6 +67,14 @@ def test_a_manifest_without_facts_is_still_read() -> None:
 def test_random_weights_are_said_loudly() -> None:
     _, _, err = run("--backend", "echo", "--model", "echo", "--weights", "random")
     assert "WARNING  the weights are random: the answers of this model mean nothing" in err
+
+
+def test_labels_of_several_classes_are_warned_of(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("ok\ndefect\nok\n")
+    code, _, err = run("--backend", "echo", "--model", "echo", "--labels", str(labels))
+    assert code == 0
+    assert "WARNING  'ok' is the label of the classes 0, 2: their answers look the same" in err
 
 
 def test_options_reach_the_model(tmp_path: Path) -> None:

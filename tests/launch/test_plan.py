@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import zlib
@@ -282,3 +283,14 @@ def test_the_first_real_request_is_a_whole_png() -> None:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     data = png[png.index(b"IDAT") + 4 : png.index(b"IEND") - 8]
     assert len(zlib.decompress(data)) == 8 * (1 + 8 * 3)
+
+
+def test_a_version_whose_background_class_was_a_guess_is_not_served(export) -> None:
+    manifest = export() / "1" / "mlserve.json"
+    data = json.loads(manifest.read_text())
+    data["pipeline"] |= {"classes": 3, "class_offset": 1}
+    manifest.write_text(json.dumps(data))
+
+    with pytest.raises(UsageError, match="the labels may be off by one") as caught:
+        choose(None, None, None, LATEST)
+    assert "with --background if class 0 is a background class" in str(caught.value.hint)

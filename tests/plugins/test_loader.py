@@ -56,7 +56,10 @@ def test_a_module_that_the_plugin_itself_needs_is_missing(site, parts) -> None:
     ("source", "error"),
     [
         ("1 / 0", "does not load: ZeroDivisionError: division by zero"),
-        ("import toy_plugin.gone", "does not load: No module named 'toy_plugin.gone'"),
+        (
+            "import toy_plugin.gone",
+            "does not load: ModuleNotFoundError: No module named 'toy_plugin.gone'",
+        ),
         ("raise SystemExit(3)", "does not load: SystemExit: 3"),
         ("def broken(:", "does not load: SyntaxError: "),
         ("", "implements no hook of mlserve"),

@@ -117,7 +117,8 @@ def test_what_a_loader_may_raise(
     wait(lambda: server.state(2) == "END")
     assert status(server, 2)["status"] == {
         "error_code": "INTERNAL",
-        "error_message": "the backend 'echo' cannot be used: No module named 'no_such_runtime'",
+        "error_message": "the backend 'echo' cannot be used: "
+        "ModuleNotFoundError: No module named 'no_such_runtime'",
     }
     model.put(3, load_delay="soon")
     wait(lambda: server.state(3) == "END")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from mlserve.artifact import Artifact
-from mlserve.errors import MlserveError, ModelLoadFailed, PluginError, UsageError
+from mlserve.errors import MlserveError, ModelLoadFailed, PluginError, UsageError, reason_of
 from mlserve.server.boundary import without_frames
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.served import ServedModel
@@ -41,13 +41,13 @@ def _open(source: ServedModel, version: int) -> LoadedVersion:
         raise
     except ImportError as error:
         raise PluginError(
-            f"the backend {source.backend.name!r} cannot be used: {error}",
+            f"the backend {source.backend.name!r} cannot be used: {reason_of(error)}",
             hint=source.backend.install_hint,
         ) from error
     except BaseException as error:  # a panic in a runtime written in Rust is no Exception
         _log.exception("version %d of %s failed to load", version, source.model)
         raise ModelLoadFailed(
-            f"version {version} failed to load: {type(error).__name__}: {error}",
+            f"version {version} failed to load: {reason_of(error)}",
             hint="the server's log has the traceback",
         ) from error
     return LoadedVersion(artifact, runner)

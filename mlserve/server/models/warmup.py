@@ -8,7 +8,7 @@ import numpy as np  # noqa: TID253
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
-from mlserve.errors import InferenceFailed, ModelLoadFailed
+from mlserve.errors import InferenceFailed, ModelLoadFailed, reason_of
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.input_check import DEFAULT_SIGNATURE
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -31,7 +31,7 @@ def warm_up(artifact: Artifact, runner: Runner) -> None:
             runner.run(signature.name, _inputs(signature, tiny_png()))
         except Exception as error:
             raise ModelLoadFailed(
-                f"version {artifact.version} does not answer its first request: {error}",
+                f"version {artifact.version} does not answer its first request: {reason_of(error)}",
                 hint="export the model again",
             ) from error
 

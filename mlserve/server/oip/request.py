@@ -129,8 +129,9 @@ def choose_signature(
     """
     asked = find_signature(signatures, name) if name else default_signature(signatures)
     runs = asked
-    if any(output.classes for output in wanted):
-        runs = _classifying(signatures, asked)
+    most = max((output.classes for output in wanted), default=0)
+    if most:
+        runs = _classifying(signatures, asked, most)
     known = {spec.name for spec in runs.outputs}
     allowed = known | {spec.name for spec in asked.outputs}
     for output in wanted:
@@ -264,16 +265,31 @@ def _check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
         raise
 
 
-def _classifying(signatures: Mapping[str, Signature], asked: Signature) -> Signature:
-    """The signature with scores, indices and labels of the same inputs."""
-    for signature in (asked, *signatures.values()):
-        names = {spec.name for spec in signature.outputs}
-        if names.issuperset(_CLASSIFICATION) and signature.inputs == asked.inputs:
-            return signature
+def _classifying(signatures: Mapping[str, Signature], asked: Signature, classes: int) -> Signature:
+    """A signature with scores, indices and labels of the same inputs.
+
+    It is the first that gives so many classes, or the one that gives most.
+    """
+    fits = [
+        signature
+        for signature in (asked, *signatures.values())
+        if signature.inputs == asked.inputs
+        and {spec.name for spec in signature.outputs}.issuperset(_CLASSIFICATION)
+    ]
+    enough = (signature for signature in fits if _classes_of(signature) >= classes)
+    found = next(enough, None) or max(fits, key=_classes_of, default=None)
+    if found is not None:
+        return found
     raise NotFound(
         f"the parameter 'classification' needs a signature with the outputs "
         f"{', '.join(_CLASSIFICATION)}, and the model has none for the inputs of '{asked.name}'"
     )
+
+
+def _classes_of(signature: Signature) -> float:
+    """How many classes the signature gives; infinity where it does not say."""
+    shape = next(spec.shape for spec in signature.outputs if spec.name == "scores")
+    return math.inf if not shape or shape[-1] is None else shape[-1]
 
 
 def _classes(outputs: Tensors, classes: int) -> Array:
@@ -283,7 +299,8 @@ def _classes(outputs: Tensors, classes: int) -> Array:
     if classes > given:
         raise InvalidInput(
             f"{classes} classes are asked for, and the model gives its {given} best",
-            hint="export it again with a larger --top-k",
+            hint="ask for fewer; a model whose export has no signature `ranking` is to be exported "
+            "again",
         )
     _require_numbers(scores)
     texts = np.empty((rows, classes), dtype=object)

@@ -17,7 +17,7 @@ import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
 from mlserve.contract import Finding, Scale, settle
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 from mlserve.network import Network
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
@@ -147,7 +147,7 @@ def network(
     except KeyError as error:
         raise _wrong_weights(source, f"{error.args[0]} is missing") from error
     except (ValueError, AttributeError, tf.errors.OpError) as error:
-        raise _wrong_weights(source, str(error)) from error
+        raise _wrong_weights(source, reason_of(error)) from error
     return Network.of(
         forward,
         (SIZE, SIZE),

@@ -14,7 +14,7 @@ from urllib.error import HTTPError, URLError
 import tensorflow as tf  # noqa: TID253
 import tensorflow_hub as hub  # noqa: TID253
 
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 from mlserve.network import Network
 from mlserve.sources import ModelRequest, Progress
 from mlserve_models.digests import path_digest
@@ -54,7 +54,7 @@ def fetch(module: CachedModule, progress: Progress, stall_seconds: float = STALL
     except URLError as error:
         raise unreachable(module.url, str(error.reason)) from error
     except _FETCH_ERRORS as error:
-        raise no_module(module.url, str(error) or type(error).__name__) from error
+        raise no_module(module.url, reason_of(error)) from error
 
 
 def open_module(
@@ -84,7 +84,7 @@ def _network(request: ModelRequest, model: HubModel, module: CachedModule) -> Ne
         loaded = hub.load(str(module.folder))
     except Exception as error:  # TensorFlow has no one error for a damaged SavedModel
         raise ExportError(
-            f"the module in {module.folder} cannot be loaded: {type(error).__name__}: {error}"
+            f"the module in {module.folder} cannot be loaded: {reason_of(error)}"
         ) from error
     source = f"TF-Hub {module.url}"
     digest, known = path_digest(module.folder), model.known_scale

@@ -10,7 +10,7 @@ import keras  # noqa: TID253
 import numpy as np  # noqa: TID253
 
 from mlserve.contract import Finding, settle
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 from mlserve.network import Network
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
@@ -92,7 +92,7 @@ def _is_whole_model(path: Path) -> bool:
             return "model_config" in file.attrs
     except OSError as error:
         raise ExportError(
-            f"{path} cannot be read as HDF5: {error}",
+            f"{path} cannot be read as HDF5: {reason_of(error)}",
             hint="give a .h5 or .keras file that Keras wrote",
         ) from error
 
@@ -104,6 +104,6 @@ def _with_weights(path: Path, model: HubModel) -> Any:
     except Exception as error:  # weights of another architecture make Keras fail in many ways
         raise ExportError(
             f"the weights in {path} are not those of keras.applications.{model.keras_name} "
-            f"with {model.keras_classes} classes: {keras_model.first_line(error)}",
+            f"with {model.keras_classes} classes: {reason_of(error)}",
             hint="write them with save_weights('FILE.weights.h5') on that very model",
         ) from error

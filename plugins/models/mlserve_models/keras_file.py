@@ -9,7 +9,7 @@ from mlserve_models.names import is_keras_file, is_named
 
 
 class KerasFileSource(ModelSource):
-    """A whole model in a `.keras` or `.h5` file, under a name that the user chooses."""
+    """A whole model in a `.keras`, `.h5` or `.hdf5` file, under a name that the user chooses."""
 
     name = "keras"
     summary = "your own Keras model: --model NAME --weights FILE.keras|FILE.h5 --labels FILE"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py  # type: ignore[import-untyped]
 import keras  # noqa: TID253
 
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 from mlserve.network import Network
 from mlserve.sources import ModelRequest
 from mlserve_models.digests import path_digest
@@ -30,9 +33,8 @@ def load(path: Path) -> Any:
             return keras.saving.load_model(path, compile=False)
     except Exception as error:  # a damaged or foreign file makes Keras fail in many ways
         raise ExportError(
-            f"{path} is no Keras model that can be opened: {first_line(error)}",
-            hint="save the whole model with model.save('FILE.keras'), without Lambda layers or "
-            "code of your own",
+            f"{path} is no Keras model that can be opened: {reason_of(error)}",
+            hint=_way_to_open(path, str(error)),
         ) from error
 
 
@@ -48,7 +50,7 @@ def network_of_file(path: Path, request: ModelRequest) -> Network:
     """The model in a file with its input size, scale and activation. Raises ExportError."""
     model = load(path)
     inputs = _only(getattr(model, "inputs", None), "inputs")
-    outputs = _only(getattr(model, "outputs", None), "outputs")
+    outputs = _only(getattr(model, "outputs", None), "outputs", _output_names(model))
     height, width, channels = image_size(tuple(inputs.shape), request)
     if "float" not in inputs.dtype:
         raise ExportError(
@@ -76,16 +78,50 @@ def forward_of(model: Any, channels: int = 3) -> Forward:
     """A Keras model as a `tf.Module`, in inference mode."""
     variables = [variable.value for variable in model.variables]
     dtype = model.inputs[0].dtype
-    return Forward(lambda images: model(images, training=False), variables, channels, dtype)
+
+    def scores(images: Any) -> Any:
+        (only,) = keras.tree.flatten(model(images, training=False))  # it may be in a dict
+        return only
+
+    return Forward(scores, variables, channels, dtype)
 
 
-def first_line(error: Exception) -> str:
-    """The type of an error and the first line of its text, for a message of one line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
+def _way_to_open(path: Path, text: str) -> str:
+    """What to do about a file that Keras does not open, as a hint."""
+    version = _keras_version(path)
+    if version.startswith("2."):
+        return (
+            f"Keras {version} wrote the file. Make a SavedModel of it with tf_keras (pip install "
+            f"tf_keras): tf_keras.models.load_model('{path.name}', compile=False).export('DIR'); "
+            "then give --weights DIR"
+        )
+    as_savedmodel = "or write a SavedModel with model.export('DIR') and give --weights DIR"
+    if "lambda" in text.lower():
+        return f"save the model without Lambda layers and code of your own, {as_savedmodel}"
+    return f"save the whole model again with model.save('FILE.keras'), {as_savedmodel}"
 
 
-def _only(tensors: Any, kind: str) -> Any:
+def _keras_version(path: Path) -> str:
+    """The version that wrote the file; empty where it does not say."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return str(json.loads(archive.read("metadata.json"))["keras_version"])
+        with h5py.File(path) as file:
+            return str(file.attrs["keras_version"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return ""
+
+
+def _output_names(model: Any) -> Sequence[str]:
+    """The keys of a dict of outputs, else the layers that give them; none where it has no names."""
+    outputs = getattr(model, "output", None)
+    return (
+        list(outputs) if isinstance(outputs, dict) else getattr(model, "output_names", None) or ()
+    )
+
+
+def _only(tensors: Any, kind: str, names: Sequence[str] = ()) -> Any:
     if not tensors:
         raise ExportError(
             f"the Keras model does not say what its {kind} are (a subclass of Model)",
@@ -94,7 +130,8 @@ def _only(tensors: Any, kind: str) -> Any:
     if len(tensors) != 1:
         raise ExportError(
             f"the Keras model has {len(tensors)} {kind}: "
-            + ", ".join(tensor.name for tensor in tensors),
-            hint="export a model that takes one image and gives one row of scores",
+            + ", ".join(names or [tensor.name for tensor in tensors]),
+            hint="save a model that takes one image and gives one row of scores: "
+            "keras.Model(model.input, SCORES).save('FILE.keras')",
         )
     return tensors[0]

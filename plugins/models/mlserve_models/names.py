@@ -51,7 +51,7 @@ def is_named(model: str) -> bool:
 
 def is_keras_file(path: Path | None) -> bool:
     """Whether the path is named like a Keras file."""
-    return path is not None and path.suffix in (".keras", ".h5") and not path.is_dir()
+    return path is not None and path.suffix in (".keras", ".h5", ".hdf5") and not path.is_dir()
 
 
 def is_savedmodel(path: Path | None) -> bool:

@@ -9,13 +9,13 @@ import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import tensorflow as tf  # noqa: TID253
 
 from mlserve.contract import Finding, Scale
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, bounded
 from mlserve.network import Network
 from mlserve.sources import ModelRequest
 from mlserve_models.digests import path_digest
@@ -44,7 +44,7 @@ def network_of_path(
 
     `known` is the scale that a model of that name has. Raises ExportError.
     """
-    loaded = _load(_folder_of(path))
+    loaded = _load(_folder_of(path), path)
     return network_of_loaded(loaded, request, f"SavedModel {path}", path_digest(path), known)
 
 
@@ -65,24 +65,26 @@ def network_of_loaded(
     return Network.of(forward, (height, width), contract, source, digest, facts=facts)
 
 
-def _load(folder: Path) -> Any:
-    _require_savedmodel(folder)
+def _load(folder: Path, path: Path) -> Any:
+    """The SavedModel in that folder; `path` is what the user gave, which messages name."""
+    _require_savedmodel(folder, path)
     try:
         return tf.saved_model.load(str(folder))
     except Exception as error:  # TensorFlow has no one error for a damaged SavedModel
+        reason = _said_of(path, folder, error)
         raise ExportError(
-            f"{folder} is a SavedModel that cannot be loaded: {type(error).__name__}: {error}",
+            f"{path} is a SavedModel that cannot be loaded: {reason}",
             hint="copy the whole folder again, variables/ and assets/ included",
         ) from error
 
 
-def _require_savedmodel(folder: Path) -> None:
+def _require_savedmodel(folder: Path, path: Path) -> None:
     if not folder.is_dir():
-        raise ExportError(f"there is no folder {folder}", hint=_HINT)
+        raise ExportError(f"there is no folder {path}", hint=_HINT)
     if not any((folder / name).is_file() for name in _FILES):
         names = sorted(entry.name for entry in folder.iterdir())
         raise ExportError(
-            f"{folder} is no SavedModel: it has no saved_model.pb (found: "
+            f"{path} is no SavedModel: it has no saved_model.pb (found: "
             f"{', '.join(names[:8]) or 'nothing'})",
             hint=_HINT,
         )
@@ -99,12 +101,29 @@ def _folder_of(path: Path) -> Path:
     atexit.register(shutil.rmtree, unpacked, ignore_errors=True)
     try:
         with tarfile.open(path) as archive:
-            archive.extractall(unpacked, filter="data")
+            archive.extractall(unpacked, filter=_kept)  # noqa: S202  it asks Python's own
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ExportError(f"{path} cannot be unpacked: {error}", hint=_HINT) from error
+        reason = _said_of(path, unpacked, error)
+        raise ExportError(f"{path} cannot be unpacked: {reason}", hint=_HINT) from error
     inside = list(unpacked.iterdir())
     is_wrapped = len(inside) == 1 and inside[0].is_dir()
     return inside[0] if is_wrapped else unpacked
+
+
+def _said_of(path: Path, folder: Path, error: Exception) -> str:
+    """The error's class and text, which names the user's file in place of where it is unpacked."""
+    return f"{type(error).__name__}: {bounded(str(error).replace(str(folder), str(path)))}"
+
+
+def _kept(member: tarfile.TarInfo, into: str) -> tarfile.TarInfo | None:
+    """Python's own check of what a tar file may write; None for what macOS puts beside the files.
+
+    These are `._name` (AppleDouble: a file's attributes, which its tar adds to each) and others.
+    """
+    parts = PurePosixPath(member.name).parts
+    if any(part.startswith("._") or part in (".DS_Store", "__MACOSX") for part in parts):
+        return None
+    return tarfile.data_filter(member, into)
 
 
 def _image_function(loaded: Any, source: str) -> _ImageFunction:

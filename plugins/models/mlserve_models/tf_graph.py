@@ -12,7 +12,7 @@ from tensorflow.python.framework.convert_to_constants import (  # noqa: TID253
 )
 
 from mlserve.contract import Contract, Finding, Scale
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 from mlserve.graph import ANYTHING, Bounds, Graph, Node, Op
 from mlserve.measure import Subject, measure
 from mlserve.sources import ModelRequest
@@ -67,7 +67,7 @@ def measured(
         return measure(Subject(name, run, *size, _graph(call, spec)), request, known)
     except (tf.errors.OpError, ValueError, TypeError) as error:
         raise ExportError(
-            f"{name} cannot be run with images of {size[0]}x{size[1]}: {error}",
+            f"{name} cannot be run with images of {size[0]}x{size[1]}: {reason_of(error)}",
             hint="say which size it was trained with: --input-size N",
         ) from error
 

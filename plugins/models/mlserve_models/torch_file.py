@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np  # noqa: TID253
 
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -36,11 +36,11 @@ def read_state_dict(path: Path) -> dict[str, Array]:
         with path.open("rb") as file:
             return _read(file)
     except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error}") from error
+        raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a pickle that is none can fail in any way
         raise ExportError(
             f"{path} is not a PyTorch state dict in the format before PyTorch 1.6: "
-            f"{type(error).__name__}: {error}",
+            f"{reason_of(error)}",
             hint="write it with torch.save(model.state_dict(), FILE, "
             "_use_new_zipfile_serialization=False)",
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def saved(keras: Any, tmp_path: Path) -> Callable[..., Path]:
     return save
 
 
-@pytest.mark.parametrize("name", ["own.keras", "own.h5"])
+@pytest.mark.parametrize("name", ["own.keras", "own.h5", "own.hdf5"])
 def test_the_model_in_the_file_is_the_one_that_is_served(
     open_model: Open, labels_file: Labels, saved: Callable[..., Path], keras: Any, name: str
 ) -> None:
@@ -185,18 +186,64 @@ def test_models_of_another_interface_are_refused(
     flat = layers.Flatten()(left)
     both = layers.Dense(2)(layers.Flatten()(layers.Add()([left, right])))
     assert "has 2 inputs: left, right" in refusal([left, right], both)
-    assert "has 2 outputs" in refusal(left, [layers.Dense(2)(flat), layers.Dense(3)(flat)])
+    two = layers.Dense(2, name="box")(flat), layers.Dense(3, name="probs")(flat)
+    assert refusal(left, list(two)).endswith("has 2 outputs: box, probs")
+    assert refusal(left, {"a": two[0], "b": two[1]}).endswith("has 2 outputs: a, b")
     assert "output shape [None, 6, 6, 4]" in refusal(left, layers.Conv2D(4, 3)(left))
     pixels = keras.Input((8, 8, 3), dtype="uint8")
     whole = layers.Flatten()(layers.Rescaling(1 / 255)(pixels))
     assert "takes uint8" in refusal(pixels, layers.Dense(2)(whole))
 
 
+def test_a_model_whose_one_output_is_in_a_dict_is_that_output(
+    open_model: Open, labels_file: Labels, keras: Any, tmp_path: Path
+) -> None:
+    pixels = keras.Input((8, 8, 3))
+    scores = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(pixels))
+    keras.Model(pixels, {"scores": scores}).save(tmp_path / "own.keras")
+    model = open_model(
+        "m", weights=str(tmp_path / "own.keras"), labels=labels_file(3), scale=(0, 1)
+    )
+    images = np.random.default_rng(0).random((2, 8, 8, 3), dtype=np.float32)
+    expected = keras.Model(pixels, scores)(images)
+    np.testing.assert_allclose(model.forward(images), expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_file_of_keras_2_gets_a_short_error_and_the_way_on_works(
+    open_model: Open, labels_file: Labels, tmp_path: Path
+) -> None:
+    """Keras 2 writes `groups` into DepthwiseConv2D, which Keras 3 refuses with all its config."""
+    tf_keras = pytest.importorskip("tf_keras")
+    layers = tf_keras.layers
+    inner = tf_keras.Sequential(
+        [layers.Input((12, 10, 3)), *(layers.DepthwiseConv2D(1) for _ in range(40))]
+    )
+    pixels = layers.Input((12, 10, 3))
+    pooled = layers.GlobalAveragePooling2D()(inner(pixels))
+    path = tmp_path / "old.h5"
+    tf_keras.Model(pixels, layers.Dense(3, activation="softmax")(pooled)).save(path)
+    with pytest.raises(ExportError) as caught:
+        open_model("m", weights=str(path), labels=labels_file(3))
+    message, hint = caught.value.message, str(caught.value.hint)
+    assert message.startswith(f"{path} is no Keras model that can be opened: TypeError: ")
+    assert "Unrecognized keyword arguments passed to DepthwiseConv2D: {'groups': 1}" in message
+    assert len(message) < 1000
+    call = re.search(r"tf_keras\.models\.load_model\('old\.h5', .*\)\.export\('DIR'\)", hint)
+    assert call
+    assert "Keras 2." in hint
+    here = call[0].replace("old.h5", str(path)).replace("DIR", str(tmp_path / "saved"))
+    exec(here, {"tf_keras": tf_keras})
+    model = open_model("m", weights=str(tmp_path / "saved"), labels=labels_file(3), scale=(0, 1))
+    assert model.pipeline.classes == 3
+
+
 def test_a_model_with_code_in_it_is_refused(open_model: Open, keras: Any, tmp_path: Path) -> None:
     layers = [keras.layers.Lambda(lambda images: images[:, 0, 0])]
     keras.Sequential([keras.Input((8, 8, 3)), *layers]).save(tmp_path / "own.keras")
-    with pytest.raises(ExportError, match="no Keras model that can be opened"):
+    with pytest.raises(ExportError, match="no Keras model that can be opened") as caught:
         open_model("m", weights=str(tmp_path / "own.keras"))
+    assert "without Lambda layers" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", ["own.keras", "own.h5"])

@@ -12,7 +12,7 @@ from mlserve_models.network import image_size
 from mlserve.contract import RAW, UNIT, Finding, settle
 from mlserve.errors import ExportError, UsageError
 from mlserve.facts import How
-from mlserve.network import Network, classifier, read_labels
+from mlserve.network import Network, classifier
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
 
@@ -25,32 +25,6 @@ def test_imagenet_labels_are_the_first_names_in_the_usual_order() -> None:
     labels = imagenet_labels()
     assert len(labels) == 1000
     assert (labels[0], labels[339], labels[999]) == ("tench", "sorrel", "toilet tissue")
-
-
-def test_labels_are_read_without_blank_lines_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes("\N{BYTE ORDER MARK}gut\r\nschad haft\r\nÄtzfehler\n\n \n".encode())
-    assert read_labels(path) == ("gut", "schad haft", "Ätzfehler")
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"a\n\nb\n", "line 2 of .* is blank"),
-        (b"\n", "holds no labels"),
-        (b"\xff", "cannot be read"),
-    ],
-)
-def test_a_label_file_that_is_none_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes(data)
-    with pytest.raises(ExportError, match=message):
-        read_labels(path)
-
-
-def test_a_label_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"none\.txt"):
-        read_labels(tmp_path / "none.txt")
 
 
 def test_the_scale_is_recorded_as_factor_and_offset() -> None:
@@ -81,8 +55,49 @@ def test_an_activation_that_does_not_fit_the_outputs_is_refused(word: str, units
         settle(ModelRequest("m", activation=word), units, ExportError("?"), Finding(UNIT, ""))
 
 
-def test_a_background_class_is_an_offset_of_one() -> None:
-    assert classifier(ModelRequest("m"), _network(3), ("a", "b")).pipeline.class_offset == 1
+def test_imagenets_1001_classes_have_a_background_class_by_themselves() -> None:
+    made = classifier(ModelRequest("m"), _network(1001), ("x",) * 1000).pipeline
+    assert (made.class_offset, made.is_background_given) == (1, False)
+
+
+def test_a_background_class_is_an_offset_of_one_when_the_user_says_so() -> None:
+    asked = ModelRequest("m", has_background=True)
+    made = classifier(asked, _network(3), ("a", "b"))
+    assert (made.pipeline.class_offset, made.pipeline.is_background_given) == (1, True)
+    assert made.pipeline.full_labels(made.labels) == ("background", "a", "b")
+
+
+def test_one_label_too_few_is_an_error_that_names_both_numbers_and_the_flag() -> None:
+    with pytest.raises(ExportError, match="3 classes and there are 2 labels") as caught:
+        classifier(ModelRequest("m"), _network(3), ("no defect", "defect"))
+    assert "--background" in str(caught.value.hint)
+
+
+def test_a_first_label_background_is_that_of_class_0() -> None:
+    made = classifier(ModelRequest("m"), _network(3), ("background", "a", "b"))
+    assert made.pipeline.full_labels(made.labels) == ("background", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("units", "labels", "hint"),
+    [
+        (3, ("a", "b", "c"), "leave --background out"),
+        (3, ("a",), "--background needs 2 labels"),
+        (1000, ("x",) * 1000, "leave --background out"),
+    ],
+)
+def test_a_background_class_that_does_not_fit_is_an_error(
+    units: int, labels: tuple[str, ...], hint: str
+) -> None:
+    with pytest.raises(ExportError, match=f"{units} classes and there are {len(labels)}") as caught:
+        classifier(ModelRequest("m", has_background=True), _network(units), labels)
+    assert hint in str(caught.value.hint)
+
+
+def test_a_label_background_too_many_is_named() -> None:
+    with pytest.raises(ExportError, match="2 classes and there are 3 labels") as caught:
+        classifier(ModelRequest("m"), _network(2), ("Background", "a", "b"))
+    assert "without the first, 'Background'" in str(caught.value.hint)
 
 
 def test_top_k_is_no_more_than_there_are_scores() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,39 @@ def test_a_tar_file_of_the_folder(
     path.write_bytes(tar_of(inner.parent))
     model = open_model("defects", weights=str(path), labels=labels_file(3))
     assert model.pipeline.classes == 3
+
+
+@pytest.mark.parametrize("wrapper", ["", "own/"])
+def test_what_macos_adds_to_a_tar_file_is_passed_over(
+    open_model: Open, labels_file: Labels, save_output: Any, tmp_path: Path, wrapper: str
+) -> None:
+    """Its tar writes `._name` (AppleDouble) beside each file that has attributes."""
+    folder = save_output("x[:, 0, 0] - 1")
+    path = tmp_path / "own.tar.gz"
+    beside = io.BytesIO(b"\0\5\x16\7" + b"\0" * 100)
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("._own", "__MACOSX/x", "._saved_model.pb", ".DS_Store", "variables/._x"):
+            member = tarfile.TarInfo(name if name in ("._own", "__MACOSX/x") else wrapper + name)
+            member.size = 104
+            beside.seek(0)
+            archive.addfile(member, beside)
+        archive.add(folder, arcname=wrapper or ".")
+    model = open_model("defects", weights=str(path), labels=labels_file(3))
+    assert model.pipeline.classes == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged"])
+def test_a_message_names_the_tar_file_and_no_folder_that_is_gone_tomorrow(
+    open_model: Open, tmp_path: Path, tar_of: Any, content: bytes
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / ("saved_model.pb" if content else "other")).write_bytes(content)
+    path = tmp_path / "own.tar.gz"
+    path.write_bytes(tar_of(tmp_path / "m"))
+    with pytest.raises(ExportError) as caught:
+        open_model("m", weights=str(path))
+    assert str(path) in caught.value.message
+    assert "mlserve-savedmodel-" not in caught.value.message
 
 
 def test_an_open_size_is_the_users(

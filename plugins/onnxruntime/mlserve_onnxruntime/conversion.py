@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
 
@@ -39,9 +39,8 @@ def converted(model: Classifier) -> tuple[Any, Any]:
                 frozen, input_signature=frozen.input_signature, opset=OPSET
             )
     except Exception as error:  # tf2onnx raises whatever its rewriters and TensorFlow raise
-        reason = " ".join(str(error).split())[:300]
         raise ExportError(
-            f"the model {model.name} cannot be converted to ONNX: {reason}",
+            f"the model {model.name} cannot be converted to ONNX: {reason_of(error)}",
             hint="export it for --backend tfserving, or give an ONNX file of your own: "
             "--weights FILE.onnx",
         ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from mlserve.errors import bounded
+
 _PREFIX = re.compile(r"^\s*\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _SOURCE = re.compile(r"\S*/onnxruntime/core/\S+:\d+ .*?\) ")
 
@@ -11,4 +13,4 @@ _SOURCE = re.compile(r"\S*/onnxruntime/core/\S+:\d+ .*?\) ")
 def plain(error: BaseException | str) -> str:
     """What the message says is wrong, in one line."""
     text = _SOURCE.sub("", _PREFIX.sub("", str(error)))
-    return " ".join(text.split()) or "no reason given"
+    return bounded(text) or "no reason given"

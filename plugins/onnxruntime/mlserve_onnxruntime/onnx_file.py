@@ -10,7 +10,7 @@ import numpy as np  # noqa: TID253
 
 from mlserve.artifact import digest_of
 from mlserve.backend import LoadOptions
-from mlserve.errors import ExportError, MlserveError
+from mlserve.errors import ExportError, MlserveError, reason_of
 from mlserve.facts import Fact, How
 from mlserve.measure import Subject, measure
 from mlserve.network import Network
@@ -165,7 +165,7 @@ def _with_sizes(path: Path, image: ImageInput, size: tuple[int, int]) -> Any:
 
 def _does_not_run(path: Path, size: tuple[int, int], error: Exception) -> ExportError:
     return ExportError(
-        f"the model in {path} does not run on images of {size[1]}x{size[0]}: {error}",
+        f"the model in {path} does not run on images of {size[1]}x{size[0]}: {reason_of(error)}",
         hint="check --input-size",
     )
 

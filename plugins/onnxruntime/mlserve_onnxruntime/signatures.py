@@ -32,19 +32,20 @@ _DTYPES = {
 }
 """Element types by ONNX Runtime's names: all that its Python API takes as numpy arrays."""
 DEFAULT = "serving_default"
+RANKING = "ranking"
+"""All classes in the order of their scores."""
 
 
 def image_signatures(pipeline: ImagePipeline) -> tuple[Signature, ...]:
-    """The two signatures of an exported image classifier, the same on every backend."""
+    """The signatures of an exported image classifier, the same on every backend."""
     image = (TensorSpec("image", DType.BYTES, (None,)),)
-    count = min(pipeline.top_k, pipeline.scored_classes)
-    top_k = (
-        TensorSpec("indices", DType.INT32, (None, count)),
-        TensorSpec("labels", DType.BYTES, (None, count)),
-        TensorSpec("scores", DType.FLOAT32, (None, count)),
-    )
     label = (TensorSpec("output_0", DType.BYTES, (None,)),)
-    return Signature(DEFAULT, image, label), Signature("top_k", image, top_k)
+    count = min(pipeline.top_k, pipeline.scored_classes)
+    return (
+        Signature(DEFAULT, image, label),
+        Signature("top_k", image, _classes(count)),
+        Signature(RANKING, image, _classes(pipeline.scored_classes)),
+    )
 
 
 def file_signature(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> Signature:
@@ -99,6 +100,15 @@ def _objects(values: Sequence[object], shape: tuple[int, ...]) -> np.ndarray[Any
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array.reshape(shape)
+
+
+def _classes(count: int) -> tuple[TensorSpec, ...]:
+    """The outputs that give `count` classes of each image."""
+    return (
+        TensorSpec("indices", DType.INT32, (None, count)),
+        TensorSpec("labels", DType.BYTES, (None, count)),
+        TensorSpec("scores", DType.FLOAT32, (None, count)),
+    )
 
 
 def _spec(tensor: Any) -> TensorSpec:

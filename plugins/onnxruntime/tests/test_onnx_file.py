@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions
 from mlserve.contract import UNIT
 from mlserve.errors import ExportError
@@ -159,7 +161,7 @@ def test_weights_beside_the_file_come_with_it(build: Build, tmp_path: Path) -> N
     artifact = export(request, "onnxruntime", store=tmp_path / "store")
     (tmp_path / "own.data").unlink()
     runner = OnnxRuntimeBackend().load(artifact, LoadOptions(threads=1))
-    assert set(runner.signatures) == {"serving_default", "top_k"}
+    assert set(runner.signatures) == {"serving_default", "top_k", "ranking"}
 
 
 @pytest.mark.parametrize(
@@ -242,3 +244,18 @@ def test_a_model_whose_answers_depend_on_the_neighbours_is_refused(
     assert "inference mode" in (refused.value.hint or "")
     batch_normalized(tmp_path / "own.onnx", in_training=False)
     assert opened(request).pipeline.classes == 3
+
+
+def test_an_export_of_before_there_was_a_ranking_is_served_with_one(
+    build: Build, tmp_path: Path
+) -> None:
+    made = export(build(), "onnxruntime", store=tmp_path / "store")
+    manifest = made.path / "mlserve.json"
+    data = json.loads(manifest.read_text())
+    data["signatures"] = [item for item in data["signatures"] if item["name"] != "ranking"]
+    manifest.write_text(json.dumps(data))
+    old = Artifact.open(made.path.parent, made.model, made.version)
+    runner = OnnxRuntimeBackend().load(old, LoadOptions(threads=1))
+    image = saved(Image.new("RGB", (30, 20), "blue"), "PNG")
+    answer = runner.run("ranking", {"image": np.array([image], dtype=object)})
+    assert answer["labels"].tolist() == [[b"blue", b"red", b"green"]]

@@ -20,13 +20,13 @@ from mlserve_tfserving.messages import plain
 from mlserve_tfserving.signatures import signature_of
 from mlserve_tfserving.warmup import write_requests
 
-SIGNATURES = ("serving_default", "top_k")
+SIGNATURES = ("serving_default", "top_k", "ranking")
 
 
 def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
     """Writes the SavedModel of `model` and its warm-up requests; returns its signatures.
 
-    Both signatures have answered a small image before anything is written. Raises ExportError when
+    All signatures have answered a small image before anything is written. Raises ExportError when
     the model does not do what its pipeline says, and OSError (ENOSPC) when the disk is full.
     """
     try:
@@ -40,7 +40,8 @@ def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
         raise _not_written(model, into, error) from error
     except (TypeError, ValueError) as error:
         raise ExportError(
-            f"the model {model.name} cannot be put into a graph: {plain(str(error))}",
+            f"the model {model.name} cannot be put into a graph: {type(error).__name__}: "
+            f"{plain(str(error))}",
             hint="the model must take float32[N, "
             f"{model.pipeline.height}, {model.pipeline.width}, 3] and give float32[N, classes]",
         ) from error
@@ -55,11 +56,12 @@ def _small_image() -> bytes:
 
 
 def _check_answers(model: Classifier, functions: dict[str, Any], image: bytes) -> None:
-    """Runs both signatures on one image. Raises ExportError when an answer makes no sense."""
+    """Runs each signature on one image. Raises ExportError when an answer makes no sense."""
     images = tf.constant([image])
     try:
         label = functions["serving_default"](images)["output_0"].numpy()
         best = {name: value.numpy() for name, value in functions["top_k"](images).items()}
+        first = functions["ranking"](images)["labels"].numpy()[0, 0]
     except tf.errors.InvalidArgumentError as error:
         found = PROBLEM.search(str(error.message))
         if found is None:
@@ -69,9 +71,10 @@ def _check_answers(model: Classifier, functions: dict[str, Any], image: bytes) -
             hint="check the weights, and the range of the pixels (--scale)",
         ) from error
     known = {text.encode() for text in model.pipeline.full_labels(model.labels)}
-    if label.shape != (1,) or label[0] != best["labels"][0, 0] or label[0] not in known:
+    answers = {*label, best["labels"][0, 0], first}
+    if label.shape != (1,) or len(answers) != 1 or label[0] not in known:
         raise ExportError(
-            f"the two signatures of {model.name} disagree: {label} and {best['labels']}",
+            f"the signatures of {model.name} disagree: {label}, {best['labels']}, {first}",
             hint="this is a fault of mlserve: please report it with the model",
         )
 

@@ -28,10 +28,10 @@ _IMAGES = tf.TensorSpec([None], tf.string, name="image")
 class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typed
     """The exported module: the model with its pipeline around it.
 
-    `serving_default` and `top_k` are its signatures. `decoded` (bytes of one image -> uint8[height,
-    width, 3] of its own size), `pixels` (bytes[N] -> float32[N, height, width, 3], the model's
-    input) and `scores` (bytes[N] -> float32[N, classes]) are its steps: plain functions of the
-    loaded SavedModel, which find a bad image and compare two runtimes.
+    `serving_default`, `top_k` and `ranking` are its signatures. `decoded` (bytes of one image ->
+    uint8[height, width, 3] of its own size), `pixels` (bytes[N] -> float32[N, height, width, 3],
+    the model's input) and `scores` (bytes[N] -> float32[N, classes]) are its steps: plain functions
+    of the loaded SavedModel, which find a bad image and compare two runtimes.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -46,6 +46,7 @@ class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typ
         self.scores = _function(self._scores)
         self.serving_default = _function(self._label)
         self.top_k = _function(self._top_k)
+        self.ranking = _function(self._ranking)
 
     def _decoded(self, image: tf.Tensor) -> tf.Tensor:
         with tf.device("/CPU:0"):
@@ -69,7 +70,12 @@ class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typ
         return {"output_0": tf.gather(tf.constant(self._labels), best)}
 
     def _top_k(self, image: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        count = min(self._pipeline.top_k, self._pipeline.scored_classes)
+        return self._best(image, min(self._pipeline.top_k, self._pipeline.scored_classes))
+
+    def _ranking(self, image: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        return self._best(image, self._pipeline.scored_classes)
+
+    def _best(self, image: tf.Tensor, count: int) -> Mapping[str, tf.Tensor]:
         scores, indices = tf.math.top_k(self.scores(image), k=count)
         labels = tf.gather(tf.constant(self._labels), indices)
         return {"labels": labels, "scores": scores, "indices": indices}

@@ -52,7 +52,7 @@ def load_model(path: Path, threads: int) -> LoadedModel:
             model = _load_session(path, threads)
         except Exception:  # noqa: BLE001
             raise ModelLoadFailed(
-                f"TensorFlow cannot load {path}: {plain(str(error))}",
+                f"TensorFlow cannot load {path}: {type(error).__name__}: {plain(str(error))}",
                 hint="export the model again: mlserve export; remove this version if it is not "
                 "wanted",
             ) from error

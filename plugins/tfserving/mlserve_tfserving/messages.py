@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from mlserve.errors import bounded
+
 _AT_NODE = re.compile(r"(?:^|\n)([^\n]+)\n\s*\[\[\{\{node")
 _ROOT_ERROR = re.compile(r"\(0\) [\w ]+: ([^\n]+)")
 _NOISE = re.compile(r"\s*\[Op:\w+\]|\{\{[^}]*\}\}\s*")
@@ -14,6 +16,6 @@ def plain(message: str) -> str:
     for pattern in (_ROOT_ERROR, _AT_NODE):
         match = pattern.search(message)
         if match:
-            return _NOISE.sub("", match[1]).strip()
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return _NOISE.sub("", lines[0]).strip() if lines else "no reason given"
+            return bounded(_NOISE.sub("", match[1]))
+    lines = [line for line in message.splitlines() if line.strip()]
+    return bounded(_NOISE.sub("", lines[0])) if lines else "no reason given"

@@ -48,6 +48,7 @@ def test_the_warm_up_file_is_read_by_the_official_messages(artifact: Artifact) -
     assert [(r.model_spec.name, r.model_spec.signature_name) for r in requests] == [
         ("colours", "serving_default"),
         ("colours", "top_k"),
+        ("colours", "ranking"),
     ]
     for request in requests:
         (image,) = tf.make_ndarray(request.inputs["image"])
@@ -56,7 +57,7 @@ def test_the_warm_up_file_is_read_by_the_official_messages(artifact: Artifact) -
 
 def test_the_warm_up_file_is_read_by_the_runner(artifact: Artifact) -> None:
     names = [(name, inputs["image"].shape) for name, inputs in read_requests(artifact.path)]
-    assert names == [("serving_default", (1,)), ("top_k", (1,))]
+    assert names == [("serving_default", (1,)), ("top_k", (1,)), ("ranking", (1,))]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,9 @@ def test_a_model_of_one_output_has_two_classes(
 def test_a_background_class_is_put_in_front(
     make_classifier: MakeClassifier, export_to: Export, tmp_path: Path
 ) -> None:
-    model = make_classifier(labels=("green", "blue"), class_offset=1, top_k=2)
+    model = make_classifier(
+        labels=("green", "blue"), class_offset=1, is_background_given=True, top_k=2
+    )
     answer = top_k(load(export_to(model, tmp_path)), plain("red"))
     assert answer["labels"][0].tolist() == [b"background", b"green"]
     assert answer["indices"][0].tolist() == [0, 1]
@@ -117,7 +120,10 @@ def test_scale_and_offset_reach_the_model(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": 4, "class_offset": 1}, "cannot (be put into a graph|export)"),
+        (
+            {"classes": 4, "class_offset": 1, "is_background_given": True},
+            "cannot (be put into a graph|export)",
+        ),
         ({"labels": ("red", "green")}, "2 labels do not fit 3 classes"),
         ({"function": lambda pixels: pixels[:, :3, 0, 0] / 0.0 * 0.0}, "3 of 3 scores are NaN"),
         ({"function": lambda pixels: pixels}, "cannot be put into a graph"),

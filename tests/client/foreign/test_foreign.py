@@ -32,6 +32,52 @@ def test_the_default_signature_is_found_and_remembered(serve: Any, foreign_model
     assert model.metadata_calls == 1
 
 
+@pytest.mark.parametrize("top_k", [3, 30])
+def test_a_label_without_scores_is_short_of_what_was_asked_for(
+    serve: Any, foreign_model: Any, top_k: int
+) -> None:
+    model = foreign_model((TEXT_IN,), {"serving_default": {"out": ["ox"]}})
+    with Client(serve(model), model="stranger") as client:
+        found = client.predict(b"1", timeout=20, top_k=top_k)
+        assert client.predict(b"1", timeout=20).shortfall is None
+
+    assert (found.label, found.scores) == ("ox", ())
+    assert found.shortfall == "the server gives a label without scores"
+    assert (model.asked[1:], model.metadata_calls) == (["serving_default"] * 2, 1)
+
+
+def test_a_ranking_that_goes_with_its_version_is_looked_for_again(
+    serve: Any, foreign_model: Any
+) -> None:
+    """A server went back to a version that was exported before there was a ranking."""
+    image = (TensorSpec("image", DType.BYTES, (None,)),)
+    row = {"labels": ["ox", "impala"] * 4, "scores": [0.5, 0.25, 0.125, 0.0625] * 2}
+    answers = {
+        name: {key: [values[:size]] for key, values in row.items()}
+        for name, size in (("top_k", 2), ("ranking", 8))
+    }
+    old, new = (
+        Signature(
+            name,
+            image,
+            (
+                TensorSpec("labels", DType.BYTES, (None, size)),
+                TensorSpec("scores", DType.FLOAT32, (None, size)),
+            ),
+        )
+        for name, size in (("top_k", 2), ("ranking", 8))
+    )
+    model = foreign_model((old, new), answers)
+    with Client(serve(model), model="stranger") as client:
+        assert len(client.predict(b"1", timeout=20, top_k=7).scores) == 7
+        model.signatures = (old,)
+        found = client.predict(b"1", timeout=20, top_k=7)
+
+    assert len(found.scores) == 2
+    assert "its best 2 only" in str(found.shortfall)
+    assert model.asked == ["ranking", "ranking", "top_k"]
+
+
 def test_another_input_name_of_the_same_signature(serve: Any, foreign_model: Any) -> None:
     scored = {"labels": [["ox", "impala"]], "scores": [[0.25, 0.75]]}
     signature = Signature(

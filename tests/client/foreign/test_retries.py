@@ -58,6 +58,10 @@ def test_an_answer_after_refusals_tells_of_them(
     assert (found.label, found.attempts) == ("ox", 4)
     assert [retry.kind for retry in found.retries] == [kind] * 3
     assert [retry.waited_ms for retry in found.retries] == pytest.approx(waits)
+    parts = found.timings.to_json()
+    total = parts.pop("total")
+    assert sum(part or 0 for part in parts.values()) == pytest.approx(total, abs=0.01)
+    assert found.timings.wait >= sum(waits)
     assert all("come back" in retry.message for retry in found.retries)
     assert found.timings.wait >= sum(waits)
 
