@@ -14,6 +14,7 @@ from mlserve.backend import Backend
 from mlserve.choosing import backend_for
 from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
 from mlserve.incoming import Incoming, VersionExists
+from mlserve.pipeline import Exif
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.store import Store, check_name, version_numbers, version_taken
 from mlserve.suggestions import did_you_mean
@@ -43,6 +44,7 @@ def export(
         plugins.backend(backend)
     check_name("model", request.model)
     _require_files(request)
+    _require_exif(request, runtime)
     source = _source_for(request)
     runtime = plugins.backend(backend_for(request, source, backend))
     into = Store(store)
@@ -103,6 +105,15 @@ def _require_files(request: ModelRequest) -> None:
             raise UsageError(
                 f"{option} {path}: there is no such file", hint="check the path and the spelling"
             )
+
+
+def _require_exif(request: ModelRequest, runtime: Backend) -> None:
+    if request.exif is Exif.APPLY and runtime.no_exif is not None:
+        raise UsageError(
+            f"the backend {runtime.name} cannot apply the EXIF orientation: {runtime.no_exif}",
+            hint="export for --backend onnxruntime, or leave --exif out and turn the images before "
+            "they are sent",
+        )
 
 
 def _source_for(request: ModelRequest) -> ModelSource:

@@ -61,6 +61,7 @@ def classifier(
         classes=network.units,
         class_offset=class_offset(scored, len(labels)),
         top_k=min(request.top_k, scored),
+        exif=request.exif,
     )
     return Classifier(
         name=request.model,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mlserve.pipeline import ImagePipeline
+from mlserve.pipeline import Exif, ImagePipeline
 
 RANDOM_WEIGHTS = "random"
 
@@ -30,6 +30,7 @@ class ModelRequest:
     scale: tuple[float, float] | None = None
     top_k: int = 5
     seed: int = 0
+    exif: Exif = Exif.IGNORE
 
     @property
     def is_random(self) -> bool:

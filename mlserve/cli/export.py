@@ -13,6 +13,7 @@ import typer
 from mlserve.cli.exported import StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
+from mlserve.pipeline import Exif
 
 if TYPE_CHECKING:
     from mlserve.artifact import Artifact
@@ -61,6 +62,13 @@ def export(
     top_k: Annotated[
         int, typer.Option(min=1, max=100_000, metavar="K", help="Labels in a `top_k` answer.")
     ] = 5,
+    exif: Annotated[
+        Exif,
+        typer.Option(
+            help="Whether images are turned by the orientation that a camera wrote into them; "
+            "`apply` is for backends whose pipeline can (onnxruntime)."
+        ),
+    ] = Exif.IGNORE,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seeds `--weights random`.")
     ] = 0,
@@ -89,6 +97,7 @@ def export(
         scale=None if scale is None else parse_scale(scale),
         top_k=top_k,
         seed=seed,
+        exif=exif,
     )
     with _progress() as progress:
         artifact = exporting.export(
@@ -132,6 +141,8 @@ def _report(artifact: Artifact, store: Path | None, output: OutputFormat) -> Non
         f"input    JPEG or PNG -> {pipeline.width}x{pipeline.height} RGB, "
         f"pixels 0 and 255 become {low:.4g} and {high:.4g}"
     )
+    if pipeline.exif is Exif.APPLY:
+        note("exif     images are turned upright by their EXIF orientation")
     note(f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}")
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
