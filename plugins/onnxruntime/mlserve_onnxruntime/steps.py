@@ -33,7 +33,10 @@ class ImageSteps:
         self._output = sessions.outputs[0].name
 
     def decoded(self, image: bytes) -> Array:
-        """uint8[height, width, 3] in its own size, upright where EXIF counts. Raises InvalidInput."""
+        """uint8[height, width, 3] in its own size; upright where EXIF is applied.
+
+        Raises InvalidInput.
+        """
         try:
             return decoded_image(image, self._pipeline.max_pixels, self._pipeline.exif)
         except Refused as refused:
