@@ -79,13 +79,13 @@ def decode_png(data: bytes, max_pixels: int) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _rows(header: Header, data: Sequence[memoryview]) -> bytes:
+def _rows(header: Header, data: Sequence[memoryview]) -> bytearray:
     """A zlib stream of the filtered rows, without compression and without its end.
 
     Raises Refused where libpng does: for a stream that is damaged, or ends before the rows do.
     """
     unpacker = zlib.decompressobj(0)
-    pieces, rest, packed = _pieces(data), b"", [_STORED_START]
+    pieces, rest, packed = _pieces(data), b"", bytearray(_STORED_START)
     try:
         for missing in _calls(header, has_small_window=_has_small_window(data)):
             while missing:
@@ -93,13 +93,14 @@ def _rows(header: Header, data: Sequence[memoryview]) -> bytes:
                 rows = unpacker.decompress(rest, min(missing, _LARGEST_BLOCK))
                 rest = unpacker.unconsumed_tail
                 missing -= len(rows)  # noqa: PLW2901  counted down to the end of this call
-                packed += (_STORED.pack(0, len(rows), len(rows) ^ 0xFFFF), rows)
+                packed += _STORED.pack(0, len(rows), len(rows) ^ 0xFFFF)
+                packed += rows
                 if unpacker.eof and missing:
                     raise Refused(Problem.DAMAGED)
     except (zlib.error, StopIteration) as error:
         raise Refused(Problem.DAMAGED) from error
     _require_end(unpacker, rest, pieces)
-    return b"".join(packed)
+    return packed
 
 
 def _calls(header: Header, *, has_small_window: bool) -> Iterator[int]:
