@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 """The start of a segment, or the end: not an escaped byte, a reserved one, a restart or a start."""
@@ -32,8 +33,7 @@ _FIRST_OF_FRAME = 8
 """The bytes of a frame's segment that libjpeg reads before it says that it is the second one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A marker in a file: its second byte, where it stands, and where its segment ends.
 
     `start` is behind the marker. `end` may lie behind the end of the file.
@@ -63,10 +63,10 @@ def frame_of(data: bytes) -> Frame | None:
     """What the header of a JPEG says; None where libjpeg finds none that it knows."""
     frame, coding = b"", 0
     for segment in segments(data):
-        content = data[segment.start + 2 : segment.end]
         if segment.marker in _FRAMES and not frame:
-            frame, coding = content, segment.marker
+            frame, coding = data[segment.start + 2 : segment.end], segment.marker
         elif segment.marker in (_SOS, _EOI):
+            content = data[segment.start + 2 : segment.end]
             if coding in _UNKNOWN or len(frame) < _FRAME_BYTES or not content:
                 return None
             height, width = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
