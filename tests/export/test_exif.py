@@ -37,7 +37,7 @@ def test_a_backend_that_cannot_apply_exif_refuses_at_once_and_says_why(
     why = {"echo": "no step for it", "tfserving": "TensorFlow has no operation that reads EXIF"}
 
     with pytest.raises(UsageError, match=why[backend]) as refused:
-        export(replace(request_echo, exif=Exif.APPLY), backend, output=store.root)
+        export(replace(request_echo, exif=Exif.APPLY), backend, store=store.root)
 
     assert "--backend onnxruntime" in (refused.value.hint or "")
     assert store.versions(backend, "echo") == []
