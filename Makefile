@@ -15,7 +15,7 @@ SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export]'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-docker test-fast lint format bench parity protos clean
+.PHONY: help install demo test test-docker test-fast fuzz lint format bench parity protos clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test-docker: $(VENV)/installed-dev ## Run what needs a Docker engine: build the 
 
 test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow and waits for nothing: under a minute
 	$(PYTEST) $(SPREAD) -m 'not slow' $(ARGS)
+
+fuzz: $(VENV)/installed-dev ## Compare both decoders on 10,000 damaged images (ARGS='--seed 1')
+	$(BIN)/python tests/fuzz/compare_decoders.py $(ARGS)
 
 lint: $(VENV)/installed-dev ## Check style, types, who imports whom, Dockerfiles and scripts
 	$(BIN)/ruff format --check .

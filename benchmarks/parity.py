@@ -40,6 +40,17 @@ all classes, and of the scores that the two servers answer. `0` is bit-equal. Th
 with `mlserve compare`, and writes this file; a test does the same and holds the two against each
 other.
 
+## Damaged files
+
+`make fuzz` gives 10,000 damaged JPEG and PNG files, made from a seed, to both decoders: files cut,
+chunks and segments dropped, swapped, altered and repeated, data that end early. With the seeds 0, 1
+and 2, so on 30,000 files, both took 12,881 with equal pixels and both refused 17,011. They differed
+on 108, all of one kind: a **progressive JPEG that lacks scans**. TensorFlow takes it, and its
+libjpeg-turbo (2.1) smooths the blocks in another way than later ones do, so that pixels would
+differ; `onnxruntime` refuses it as damaged. What TensorFlow refused, `onnxruntime` refused.
+
+## Images
+
 | image | decoded | resized | scores | end to end | label | same top-1 |
 |---|---|---|---|---|---|---|
 """

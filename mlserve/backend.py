@@ -139,6 +139,9 @@ class Backend(ABC):
     load_options: ClassVar[tuple[str, ...]] = ()
     """The fields of LoadOptions beside `threads` that `load` regards; `up` refuses the others."""
 
+    no_exif: ClassVar[str | None] = "its pipeline has no step for it"
+    """Why its pipeline cannot apply the EXIF orientation of an image; None where it can."""
+
     def prepare(self) -> None:  # noqa: B027  a backend may have nothing to prepare
         """Imports what `export` needs; called before a model is opened, which can be a download.
 

@@ -23,6 +23,7 @@ from mlserve.errors import (
     reason_of,
 )
 from mlserve.incoming import Incoming, VersionExists
+from mlserve.pipeline import Exif
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.store import Store, check_name, version_numbers, version_taken
 from mlserve.suggestions import did_you_mean
@@ -55,6 +56,7 @@ def export(
     request = replace(request, labels=request.given_labels())
     source = _source_for(request)
     runtime = plugins.backend(backend_for(request, source, backend))
+    _require_exif(request, runtime)
     into = Store(store)
     into.require_free(runtime.name, request.model, version)
     _require_installed(f"the backend {runtime.name}", runtime)
@@ -113,6 +115,15 @@ def _require_weights(request: ModelRequest) -> None:
     if path is not None and not path.exists():
         raise UsageError(
             f"--weights {path}: there is no such file", hint="check the path and the spelling"
+        )
+
+
+def _require_exif(request: ModelRequest, runtime: Backend) -> None:
+    if request.exif is Exif.APPLY and runtime.no_exif is not None:
+        raise UsageError(
+            f"the backend {runtime.name} cannot apply the EXIF orientation: {runtime.no_exif}",
+            hint="export for --backend onnxruntime, or leave --exif out and turn the images before "
+            "they are sent",
         )
 
 

@@ -14,6 +14,13 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES = 24
 """Signature (8), chunk length (4), `IHDR` (4), width (4), height (4); numbers are big-endian."""
+PNG_START = PNG_MAGIC + b"\0\0\0\x0dIHDR"
+"""What a PNG begins with: its header is 13 bytes long and stands in front of all."""
+PNG_OF_APPLE = PNG_MAGIC + b"\0\0\0\x04CgBI"
+"""What the PNG files in an iPhone's applications begin with.
+
+Their pixels are stored in another way; no common decoder reads them.
+"""
 BASE64_OF_IMAGE = r"(?s)\s*([/_]9j[/_]|iVBORw0KGgo).*"
 """What base64 text of a JPEG or PNG looks like, in the syntax that Python's re and RE2 share."""
 
@@ -28,6 +35,7 @@ class Problem(Enum):
         NotAnImage,
     )
     BAD_BASE64 = ("base64 text of an image with a wrong character or length", InvalidInput)
+    OF_APPLE = ("not a PNG that can be read: CgBI (Apple's own variant)", NotAnImage)
     NO_SIZE = ("damaged: its header has no valid size", NotAnImage)
     TOO_LARGE = ("too large", InputTooLarge)
     DAMAGED = ("damaged: cut short or altered, so that it cannot be decoded", NotAnImage)
@@ -54,6 +62,8 @@ def problem_error(index: int, batch: int, text: str) -> InvalidInput:
 _SEND = "send the bytes of a JPEG or PNG file, or their base64 text"
 _HINTS = {
     Problem.TOO_LARGE: "make the image smaller before it is sent",
+    Problem.OF_APPLE: "save it as a plain PNG first: open and export it on a Mac, or "
+    "`xcrun pngcrush -revert-iphone-optimizations IN.png OUT.png`",
     Problem.DAMAGED: "open the file in an image viewer: it was cut short or altered",
     Problem.NO_SIZE: "open the file in an image viewer: it was cut short or altered",
 }

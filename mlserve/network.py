@@ -86,6 +86,7 @@ def classifier(
         class_offset=class_offset(scored, labels, has_background=request.has_background),
         is_background_given=request.has_background,
         top_k=min(request.top_k, scored),
+        exif=request.exif,
     )
     return Classifier(
         name=request.model,

@@ -15,12 +15,22 @@ from typing import Any
 
 from mlserve.errors import ExportError, UsageError
 
-PIPELINE_VERSION = 1
+_VERSIONS = (1, 2)
+"""Version 2 turns images by their EXIF orientation; an mlserve that knows 1 only refuses it."""
 BACKGROUND = "background"
 """The label of class 0 in a model that has a background class which its labels do not list."""
 _IMAGENET = (1001, 1000)
 """The classes and labels of the one kind of model that is known to have a background class:
 TensorFlow's of ImageNet."""
+
+
+class Exif(StrEnum):
+    """What becomes of the orientation that a camera wrote into an image's EXIF data."""
+
+    IGNORE = "ignore"
+    """The pixels are taken as they are stored."""
+    APPLY = "apply"
+    """The image is turned and mirrored upright before it is resized."""
 
 
 class Activation(StrEnum):
@@ -47,7 +57,8 @@ class ImagePipeline:
     Pixels are RGB, 0..255; the model gets `pixel * scale + offset` as float32[N, height, width, 3].
     Resizing is bilinear with half-pixel centres and without antialiasing, straight to the target
     size (no crop, no letterbox). Grey images are repeated over the channels, CMYK is converted,
-    alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation is not applied.
+    alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation counts if
+    `exif` says so.
     An image of more than `max_pixels` by its header is refused before it is decoded.
     `class_offset` is 1 when class 0 is a background class that the labels do not list;
     `is_background_given` says that the user said so (`mlserve export --background`).
@@ -62,10 +73,15 @@ class ImagePipeline:
     class_offset: int = 0
     top_k: int = 5
     max_pixels: int = 100_000_000
-    version: int = PIPELINE_VERSION
     jpeg_dct: str = "INTEGER_ACCURATE"
     resize: str = "bilinear_half_pixel_no_antialias"
     is_background_given: bool = False
+    exif: Exif = Exif.IGNORE
+
+    @property
+    def version(self) -> int:
+        """The version that a reader has to know; the lowest one that says all."""
+        return 2 if self.exif is Exif.APPLY else 1
 
     @property
     def scored_classes(self) -> int:
@@ -104,16 +120,17 @@ class ImagePipeline:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "version": self.version}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ImagePipeline:
         """Reads what `to_json` wrote. Raises ValueError for a version that this mlserve cannot."""
-        if data.get("version") != PIPELINE_VERSION:
+        if data.get("version") not in _VERSIONS:
             raise ValueError(f"image pipeline version {data.get('version')!r} is not known")
         known = {field.name for field in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
-        return cls(**{**values, "activation": Activation(data["activation"])})
+        exif = Exif(data.get("exif", Exif.IGNORE))
+        return cls(**{**values, "activation": Activation(data["activation"]), "exif": exif})
 
 
 def class_offset(classes: int, labels: Sequence[str], *, has_background: bool = False) -> int:

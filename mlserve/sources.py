@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from mlserve.facts import Facts
 from mlserve.labels import read_labels
-from mlserve.pipeline import ImagePipeline
+from mlserve.pipeline import Exif, ImagePipeline
 
 RANDOM_WEIGHTS = "random"
 
@@ -38,6 +38,7 @@ class ModelRequest:
     activation: str | None = None
     layout: str | None = None
     has_background: bool = False
+    exif: Exif = Exif.IGNORE
 
     @property
     def is_random(self) -> bool:

@@ -87,6 +87,7 @@ def compare(
         _require_writable(report)
     targets = resolve(words, model or (), store)
     _warn_of_random_weights(targets)
+    _tell_of_orientation(targets)
     found = _compare(targets, files, options)
     _print(found, output)
     if report is not None:
@@ -128,6 +129,17 @@ class _Progress:
         """Takes the line away."""
         if self._line:
             self._line.clear()
+
+
+def _tell_of_orientation(targets: list[Target]) -> None:
+    """Says which exported models turn images by EXIF, where not all do."""
+    from mlserve.pipeline import Exif
+
+    manifests = {target.name: target.artifact.manifest for target in targets if target.artifact}
+    applied = {name: m.pipeline.exif for name, m in manifests.items() if m is not None}
+    if len(set(applied.values())) > 1:
+        turning = ", ".join(name for name, exif in applied.items() if exif is Exif.APPLY)
+        note(f"only {turning} applies the EXIF orientation: turned photos differ by that")
 
 
 def _print(found: Comparison, output: OutputFormat) -> None:

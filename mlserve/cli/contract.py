@@ -7,7 +7,7 @@ from typing import Any
 
 from mlserve.artifact import Manifest
 from mlserve.facts import Facts, How, facts_from_json
-from mlserve.pipeline import ImagePipeline
+from mlserve.pipeline import Exif, ImagePipeline
 
 _ACTIVATIONS = {
     "softmax": "scores are the softmax of the model's outputs",
@@ -34,6 +34,8 @@ def contract_lines_told(told: Mapping[str, Any]) -> list[str]:
 def _lines(pipeline: ImagePipeline, facts: Facts) -> Iterator[str]:
     low, high = pipeline.offset, 255 * pipeline.scale + pipeline.offset
     yield f"input    JPEG or PNG -> {pipeline.width}x{pipeline.height} RGB{_how(facts, 'size')}"
+    if pipeline.exif is Exif.APPLY:
+        yield "exif     images are turned upright by their EXIF orientation"
     if "layout" in facts:
         yield f"layout   {_how(facts, 'layout', '')}"
     yield f"scale    pixels 0 and 255 become {low:.4g} and {high:.4g}{_how(facts, 'scale')}"

@@ -14,6 +14,7 @@ import typer
 from mlserve.cli.exported import StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
+from mlserve.pipeline import Exif
 
 if TYPE_CHECKING:
     from mlserve.artifact import Artifact
@@ -104,6 +105,13 @@ def export(
     top_k: Annotated[
         int, typer.Option(min=1, max=100_000, metavar="K", help="Labels in a `top_k` answer.")
     ] = 5,
+    exif: Annotated[
+        Exif,
+        typer.Option(
+            help="Whether images are turned by the orientation that a camera wrote into them; "
+            "`apply` is for backends whose pipeline can (onnxruntime)."
+        ),
+    ] = Exif.IGNORE,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seeds `--weights random`.")
     ] = 0,
@@ -135,6 +143,7 @@ def export(
         activation=None if activation is None else activation.value,
         layout=None if layout is None else layout.value,
         has_background=background,
+        exif=exif,
     )
     with _progress() as progress:
         artifact = exporting.export(

@@ -90,7 +90,7 @@ def with_jpeg_marker(jpeg: bytes, old: int, new: int) -> bytes:
 
 def with_png_chunk(png: bytes, kind: bytes, content: bytes, *, is_damaged: bool = False) -> bytes:
     """The PNG with one chunk more, behind its header; a damaged one has a wrong checksum."""
-    chunk = _chunk(kind, content)
+    chunk = png_chunk(kind, content)
     if is_damaged:
         chunk = altered(chunk, len(chunk) - 1, 1)
     return png[:_AFTER_PNG_HEADER] + chunk + png[_AFTER_PNG_HEADER:]
@@ -124,9 +124,25 @@ def png_of(pixels: Pixels, *, is_interlaced: bool = False) -> bytes:
 
 def _png(header: bytes, data: bytes) -> bytes:
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
-    return _PNG_MAGIC + b"".join(_chunk(kind, content) for kind, content in chunks)
+    return _PNG_MAGIC + b"".join(png_chunk(kind, content) for kind, content in chunks)
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def png_short_of_rows() -> bytes:
+    """A PNG of 64 rows of which 16 are there; all its chunks are whole."""
+    header = struct.pack(">IIBBBBB", 20, 64, 8, 2, 0, 0, 0)
+    return _png(header, (b"\0" + bytes(60)) * 16)
+
+
+def png_with_chunk_in_data() -> bytes:
+    """A PNG with a text between the two halves of its data."""
+    png = png_of(np.zeros((9, 9, 3), np.uint8))
+    start, end = png.index(b"IDAT") - 4, png.index(b"IEND") - 4
+    data = png[start + 8 : end - 4]
+    parts = ((b"IDAT", data[:9]), (b"tEXt", b"a\0b"), (b"IDAT", data[9:]))
+    return png[:start] + b"".join(png_chunk(*part) for part in parts) + png[end:]
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk with its length and its checksum."""
     body = kind + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))

@@ -23,8 +23,11 @@ from mlserve.testing.image_files import (
     jpeg_claiming,
     noise,
     plain,
+    png_chunk,
     png_claiming,
     png_of,
+    png_short_of_rows,
+    png_with_chunk_in_data,
     saved,
     turned,
     with_jpeg_marker,
@@ -237,6 +240,9 @@ def _damaged() -> dict[str, bytes]:
         "PNG with an unknown part of its image": with_png_chunk(png, b"ABCD", b"x"),
         "PNG with two headers": with_png_chunk(png, b"IHDR", png[16:29]),
         "PNG with altered data": altered(png, len(png) // 2),
+        "PNG with fewer rows than it announces": png_short_of_rows(),
+        "PNG with a chunk between its data": png_with_chunk_in_data(),
+        "PNG with an empty palette": with_png_chunk(png, b"PLTE", b""),
         "base64 cut short": base64.b64encode(jpeg)[: len(jpeg) // 4 * 4],
     }
 
@@ -253,7 +259,12 @@ def bad_images() -> dict[str, Refused]:
         "PNG cut in its header": png[:20],
         "PNG of no width": png_claiming(0, 5),
         "PNG of negative width": png_claiming(2**31 + 5, 5),
+        "PNG of negative width and height": png_claiming(2**32 - 5, 2**32 - 5),
+        "PNG with something in front of its header": png[:8]
+        + png_chunk(b"gAMA", b"abcd")
+        + png[8:],
     }
+    of_apple = {"PNG of an iPhone": png[:8] + png_chunk(b"CgBI", b"P\0 \2") + png[8:]}
     too_large = {
         "PNG of 20000x20000": png_claiming(20000, 20000),
         "JPEG of 20000x20000": jpeg_claiming(20000, 20000),
@@ -263,6 +274,7 @@ def bad_images() -> dict[str, Refused]:
         **_all_refused(_no_images(), "not_an_image", _NO_IMAGE),
         **_all_refused(_damaged(), "not_an_image", _DAMAGED),
         **_all_refused(no_size, "not_an_image", _NO_SIZE),
+        **_all_refused(of_apple, "not_an_image", "not a PNG that can be read: CgBI"),
         **_all_refused(too_large, "input_too_large", _TOO_LARGE),
         **_all_refused(base64_faults, "invalid_input", "base64"),
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mlserve.artifact import MANIFEST_NAME
 from mlserve.errors import ExitCode
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,21 @@ def test_a_wrong_call_says_what_is_wrong(
     error = json.loads(done.stderr)["error"]
     assert message in error["message"]
     assert error["hint"]
+
+
+def test_a_comparison_says_that_only_one_side_turns_images_by_exif(
+    cli: Any, export: Any, photos: Path
+) -> None:
+    export(1)
+    manifest = export(2) / "2" / MANIFEST_NAME
+    written = json.loads(manifest.read_text())
+    written["pipeline"] |= {"exif": "apply", "version": 2}
+    manifest.write_text(json.dumps(written))
+
+    done = cli("compare", "echo@1", "echo@2", photos, "--runs", "1")
+
+    said = "only echo@2 applies the EXIF orientation: turned photos differ by that"
+    assert said in done.stderr.splitlines(), done.stderr
 
 
 def test_the_command_is_light_until_it_runs() -> None:

@@ -178,3 +178,9 @@ def test_a_scale_that_is_no_range_is_refused(text: str) -> None:
 def test_a_negative_scale_is_an_options_value() -> None:
     code, _, _ = run("--backend", "echo", "--model", "echo", "--scale", "-1..1")
     assert code == 0
+
+
+def test_the_graph_cannot_turn_images_by_exif_and_the_command_says_why() -> None:
+    code, out, err = run("--backend", "tfserving", "--exif", "apply")
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert "TensorFlow has no operation that reads EXIF" in err

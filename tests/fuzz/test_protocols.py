@@ -53,7 +53,6 @@ def fuzz(reads: Callable[[Any], None], values: st.SearchStrategy[Any]) -> None:
 
 def read_tfs_grpc(data: bytes) -> None:
     request = parse(PredictRequest, data)
-    tfs_grpc.version_of(request.model_spec)
     signature = find_signature(SIGNATURES, request.model_spec.signature_name)
     tfs_grpc.check_outputs(signature, request.output_filter)
     check_arrays(signature, tfs_grpc.read_inputs(signature, request, SETTINGS))

@@ -1,1 +1,5 @@
 """The ONNX Runtime backend of mlserve."""
+
+from mlserve.frameworks import confine_frameworks
+
+confine_frameworks()

@@ -25,6 +25,7 @@ class OnnxRuntimeBackend(Backend):
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
     frameworks = ("tensorflow", "onnx")
+    no_exif = None
     load_options = ("provider", "instances")
 
     def prepare(self) -> None:

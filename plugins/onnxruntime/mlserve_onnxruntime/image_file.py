@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from mlserve.image_problems import BASE64_OF_IMAGE, JPEG_MAGIC, PNG_MAGIC, Problem
+from mlserve.pipeline import Exif
 from mlserve_onnxruntime.jpeg import decode_jpeg
+from mlserve_onnxruntime.orientation import upright
 from mlserve_onnxruntime.png import decode_png
 from mlserve_onnxruntime.refusal import Refused
 
@@ -25,14 +27,15 @@ _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _MEANT_AS_BASE64 = re.compile(BASE64_OF_IMAGE.encode())
 
 
-def decoded_image(value: bytes, max_pixels: int) -> np.ndarray[Any, Any]:
+def decoded_image(value: bytes, max_pixels: int, exif: Exif = Exif.IGNORE) -> np.ndarray[Any, Any]:
     """uint8[height, width, 3] of an image file or its base64 text, in its own size, RGB.
 
     Raises Refused for anything but a whole JPEG or PNG of at most `max_pixels`.
     """
     data = value if _is_image(value) else _from_base64(value)
     decode = decode_jpeg if data.startswith(JPEG_MAGIC) else decode_png
-    return decode(data, max_pixels)
+    pixels = decode(data, max_pixels)
+    return upright(pixels, data) if exif is Exif.APPLY else pixels
 
 
 def _is_image(data: bytes) -> bool:

@@ -2,85 +2,62 @@
 
 libjpeg-turbo gives the same bytes wherever it is built in: simplejpeg writes them straight into an
 array and is the fastest, but refuses what libjpeg only warns of (a wrong bit in the middle), which
-TensorFlow takes. Those files, and CMYK, are left to Pillow, which draws the line between damaged
-and readable where TensorFlow does.
+TensorFlow takes. Those files, and CMYK, go to the decoder of Pillow, which reads a file as
+TensorFlow does: as far as it goes, without an end put in for a missing one. A progressive file that
+lacks scans is refused, where TensorFlow takes it: each version of libjpeg-turbo makes other pixels.
 """
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np  # noqa: TID253
 import simplejpeg
-from PIL import JpegImagePlugin
+from PIL import Image
 
 from mlserve.image_problems import Problem
+from mlserve_onnxruntime.jpeg_segments import Frame, frame_of, has_adobe, lacks_scans, readable
 from mlserve_onnxruntime.refusal import Refused, require_size
 
-_MARKER, _FILL, _END = b"\xff", 0xFF, 0xD9
-_WITHOUT_LENGTH = frozenset((*range(0xC0), *range(0xD0, 0xD9)))
-"""Second bytes that begin no segment: an escaped byte, a reserved one, a restart, a start."""
-_PLAIN = ("Gray", "RGB", "YCbCr")
+_CMYK = 4
 
 Pixels = np.ndarray[Any, Any]
 
 
 def decode_jpeg(data: bytes, max_pixels: int) -> Pixels:
     """uint8[height, width, 3]. Raises Refused."""
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except (ValueError, KeyError):  # KeyError: a subsampling that it has no name for
-        return _with_pillow(data, max_pixels)
-    require_size(width, height, max_pixels)
-    if colours not in _PLAIN:
-        return _with_pillow(data, max_pixels)
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
-    except (ValueError, KeyError):
-        return _with_pillow(data, max_pixels)
-    return pixels
-
-
-def _with_pillow(data: bytes, max_pixels: int) -> Pixels:
-    try:
-        # Not Image.open, which would take other formats, and warn of large images.
-        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-        require_size(*image.size, max_pixels)
-        image.load()
-        _require_end(data)
-    except (Refused, MemoryError):
-        raise
-    except Exception as error:  # whatever it raises, it cannot read this
-        raise Refused(Problem.DAMAGED) from error
-    if image.mode == "CMYK":
-        return _rgb_of_cmyk(image)
-    return np.asarray(image.convert("RGB"))
-
-
-def _require_end(data: bytes) -> None:
-    """Raises Refused when the file ends before its end marker begins.
-
-    Pillow is content once it has all rows; TensorFlow reads on to the end marker.
-    """
-    at = data.find(_MARKER, 2)
-    while 0 <= at < len(data) - 1 and data[at + 1] != _END:
-        code = data[at + 1]
-        if code == _FILL:
-            at += 1
-        elif code in _WITHOUT_LENGTH:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
-        at = data.find(_MARKER, at)
-    if at < 0:
+    frame = frame_of(data)
+    if frame is None or not frame.width or not frame.height:
         raise Refused(Problem.DAMAGED)
+    require_size(frame.width, frame.height, max_pixels)
+    if frame.is_progressive and lacks_scans(data):
+        raise Refused(Problem.DAMAGED)
+    if frame.components != _CMYK:
+        try:
+            pixels: Pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+        except (ValueError, KeyError):  # KeyError: a subsampling that it has no name for
+            return _with_pillow(data, frame)
+        return pixels
+    return _with_pillow(data, frame)
 
 
-def _rgb_of_cmyk(image: JpegImagePlugin.JpegImageFile) -> Pixels:
-    """TensorFlow's conversion: by Adobe's inverted values, or plain ones without Adobe's marker."""
-    inks = np.asarray(image)  # Pillow has inverted them, as if they were Adobe's
-    light = 255 - inks if "adobe" in image.info else inks
+def _with_pillow(data: bytes, frame: Frame) -> Pixels:
+    whole = readable(data) if frame.is_read_at_once else data
+    if whole is None:
+        raise Refused(Problem.DAMAGED)
+    mode = "CMYK" if frame.components == _CMYK else "RGB"
+    try:
+        # The codec alone: Pillow's own reader of the header refuses what libjpeg takes.
+        image = Image.frombytes(mode, (frame.width, frame.height), whole, "jpeg", mode, "")
+    except ValueError as error:
+        raise Refused(Problem.DAMAGED) from error
+    pixels = np.asarray(image)
+    return _rgb_of_cmyk(pixels, is_light=has_adobe(data, frame)) if mode == "CMYK" else pixels
+
+
+def _rgb_of_cmyk(stored: Pixels, *, is_light: bool) -> Pixels:
+    """TensorFlow's conversion, which rounds down; Adobe stores light in place of ink."""
+    light = stored if is_light else 255 - stored
     product = light[:, :, :3].astype(np.uint16) * light[:, :, 3:]
     rgb: Pixels = (product // 255).astype(np.uint8)
     return rgb

@@ -1,70 +1,152 @@
-"""Decodes PNG as TensorFlow does: 16 bits cut to the upper 8, alpha dropped, grey repeated."""
+"""Decodes PNG as TensorFlow does: 16 bits cut to the upper 8, alpha dropped, grey repeated.
+
+The file is read here, chunk by chunk, by the rules of libpng, which TensorFlow uses; what the rows
+are made of is left to Pillow's codec. Pillow's own reader takes files that libpng refuses, and
+leaves rows black that are not there.
+"""
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np  # noqa: TID253
-from PIL import PngImagePlugin
+from PIL import Image
 
-from mlserve.image_problems import PNG_HEADER_BYTES, PNG_MAGIC, Problem
+from mlserve.image_problems import Problem
+from mlserve_onnxruntime.png_chunks import Header, header_of, parts_of
 from mlserve_onnxruntime.refusal import Refused, require_size
 
-_SIZE_AT = 16
-_CHUNK_FRAME = 12
-"""Length (4), type (4), then the data and its checksum (4)."""
-_KINDS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-"""What the image itself is made of; the type of any such chunk begins with a capital."""
+_READ = 8192
+"""The bytes of compressed data that libpng reads at a time."""
+_AHEAD = 1024
+"""How far libpng looks behind the last row for the end of the stream."""
+_FULL_WINDOW = 7
+"""The size of zlib's window that a stream's first byte says: 7 is the largest, 32 KiB."""
+_STORED_START, _STORED = b"\x78\x01", struct.Struct("<BHH")
+"""A zlib stream of stored blocks: how it starts, and the head of a block (RFC 1950, RFC 1951)."""
+_LARGEST_BLOCK = 2**16 - 1
+_STEP = 2**16
+_LAST = 4096
+"""More bytes than zlib can give without reading on."""
+_ROWS_ALONE = 100_000
+"""As many rows are unpacked one by one, as libpng does, where that makes a difference."""
+_MODES = {
+    (1, 0): ("1", "1"),
+    (2, 0): ("L", "L;2"),
+    (4, 0): ("L", "L;4"),
+    (8, 0): ("L", "L"),
+    (16, 0): ("I;16", "I;16B"),
+    (8, 2): ("RGB", "RGB"),
+    (16, 2): ("RGB", "RGB;16B"),
+    (1, 3): ("P", "P;1"),
+    (2, 3): ("P", "P;2"),
+    (4, 3): ("P", "P;4"),
+    (8, 3): ("P", "P"),
+    (8, 4): ("LA", "LA"),
+    (16, 4): ("RGBA", "LA;16B"),
+    (8, 6): ("RGBA", "RGBA"),
+    (16, 6): ("RGBA", "RGBA;16B"),
+}
+"""Pillow's mode of an image and of its rows, by bit depth and colour type."""
 
 Pixels = np.ndarray[Any, Any]
 
 
 def decode_png(data: bytes, max_pixels: int) -> Pixels:
     """uint8[height, width, 3]. Raises Refused."""
-    width, height = 0, 0
-    if len(data) >= PNG_HEADER_BYTES:
-        width, height = struct.unpack_from(">ii", data, _SIZE_AT)
-    require_size(width, height, max_pixels)
-    data = _image_itself(data)
+    header = header_of(data)
+    require_size(header.width, header.height, max_pixels)
+    parts = parts_of(data, header)
+    mode, rows = _MODES[header.depth, header.colour]
+    size = (header.width, header.height)
     try:
-        # Not Image.open, which would take other formats, and warn of large images.
-        image = PngImagePlugin.PngImageFile(io.BytesIO(data))
-        image.load()
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever it raises, it cannot read this
+        # The codec alone, which wants a stream: the rows are wrapped again, without compression.
+        image = Image.frombytes(
+            mode, size, _rows(header, parts.data), "zip", rows, header.interlaced
+        )
+    except ValueError as error:  # a filter that is none
         raise Refused(Problem.DAMAGED) from error
-    if image.mode.startswith("I"):  # 16-bit grey
-        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+    if mode == "RGB":
+        return np.asarray(image)
+    if mode == "P":
+        image.putpalette(parts.palette)
+    if mode == "I;16":
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     return np.asarray(image.convert("RGB"))
 
 
-def _image_itself(data: bytes) -> bytes:
-    """The file without what is beside the image, such as texts, which may be damaged as it likes.
+def _rows(header: Header, data: Sequence[memoryview]) -> bytearray:
+    """A zlib stream of the filtered rows, without compression and without its end.
 
-    Raises Refused for a file cut short or altered, which Pillow does not always see.
+    Raises Refused where libpng does: for a stream that is damaged, or ends before the rows do.
     """
-    parts, at, kind = [PNG_MAGIC], len(PNG_MAGIC), b""
-    while kind != b"IEND":
-        if at + _CHUNK_FRAME > len(data):
-            raise Refused(Problem.DAMAGED)
-        (length,) = struct.unpack_from(">I", data, at)
-        kind, end = data[at + 4 : at + 8], at + _CHUNK_FRAME + length
-        if end > len(data):
-            raise Refused(Problem.DAMAGED)
-        if kind[:1].isupper():
-            is_in_place = kind in _KINDS and (kind == b"IHDR") == (len(parts) == 1)
-            if not (is_in_place and _has_its_checksum(data, at, end)):
-                raise Refused(Problem.DAMAGED)
-            parts.append(data[at:end])
-        at = end
-    return b"".join(parts)
+    unpacker = zlib.decompressobj(0)
+    pieces, rest, packed = _pieces(data), b"", bytearray(_STORED_START)
+    try:
+        for missing in _calls(header, has_small_window=_has_small_window(data)):
+            while missing:
+                rest = rest or next(pieces)
+                rows = unpacker.decompress(rest, min(missing, _LARGEST_BLOCK))
+                rest = unpacker.unconsumed_tail
+                missing -= len(rows)  # noqa: PLW2901  counted down to the end of this call
+                packed += _STORED.pack(0, len(rows), len(rows) ^ 0xFFFF)
+                packed += rows
+                if unpacker.eof and missing:
+                    raise Refused(Problem.DAMAGED)
+    except (zlib.error, StopIteration) as error:
+        raise Refused(Problem.DAMAGED) from error
+    _require_end(unpacker, rest, pieces)
+    return packed
 
 
-def _has_its_checksum(data: bytes, start: int, end: int) -> bool:
-    (stated,) = struct.unpack_from(">I", data, end - 4)
-    return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == int(stated)
+def _calls(header: Header, *, has_small_window: bool) -> Iterator[int]:
+    """How many bytes of rows to unpack at a time: whole rows, one where it makes a difference.
+
+    libpng unpacks each row alone, and reads on before each. That counts at the end of the data, and
+    where distances in the stream are larger than its window.
+    """
+    passes = list(header.passes())
+    left = sum(length * count for length, count in passes)
+    is_slow = has_small_window and sum(count for _, count in passes) <= _ROWS_ALONE
+    for length, rows in passes:
+        count = rows
+        while count:
+            many = 1 if is_slow else min(count, _STEP // length, (left - _LAST) // length)
+            yield max(many, 1) * length
+            count -= max(many, 1)
+            left -= max(many, 1) * length
+
+
+def _pieces(data: Sequence[memoryview]) -> Iterator[bytes]:
+    for content in data:
+        for at in range(0, len(content), _READ):
+            yield bytes(content[at : at + _READ])
+
+
+def _has_small_window(data: Sequence[memoryview]) -> bool:
+    """Whether the stream announces a window that some distances in it may be too large for."""
+    first = next((content[0] for content in data if len(content)), 0)
+    return first >> 4 < _FULL_WINDOW
+
+
+def _require_end(unpacker: Any, rest: bytes, pieces: Iterator[bytes]) -> None:
+    """Raises Refused when libpng finds no end of the stream behind the last row.
+
+    It looks for one until it has an error there, or nothing at once: of those it only warns.
+    """
+    step = _AHEAD
+    while not unpacker.eof:
+        rest = rest or next(pieces, b"")
+        if not rest:
+            raise Refused(Problem.DAMAGED)
+        try:
+            more = unpacker.decompress(rest, step)
+        except zlib.error:
+            return
+        if not more and step == _AHEAD:
+            return
+        rest, step = unpacker.unconsumed_tail, _STEP

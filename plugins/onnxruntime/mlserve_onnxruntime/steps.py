@@ -33,9 +33,12 @@ class ImageSteps:
         self._output = sessions.outputs[0].name
 
     def decoded(self, image: bytes) -> Array:
-        """uint8[height, width, 3] in the image's own size. Raises InvalidInput."""
+        """uint8[height, width, 3] in its own size; upright where EXIF is applied.
+
+        Raises InvalidInput.
+        """
         try:
-            return decoded_image(image, self._pipeline.max_pixels)
+            return decoded_image(image, self._pipeline.max_pixels, self._pipeline.exif)
         except Refused as refused:
             raise problem_error(0, 1, refused.text) from refused
 
@@ -60,7 +63,7 @@ class ImageSteps:
             if deadline is not None:
                 deadline.require("decoding the images")
             try:
-                decoded = decoded_image(image, pipeline.max_pixels)
+                decoded = decoded_image(image, pipeline.max_pixels, pipeline.exif)
             except Refused as refused:
                 raise problem_error(index, len(images), refused.text) from refused
             values = resized(decoded, pipeline.height, pipeline.width)

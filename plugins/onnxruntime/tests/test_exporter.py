@@ -13,9 +13,10 @@ from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 
 from mlserve import plugins
 from mlserve.backend import LoadOptions
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, UsageError
+from mlserve.export import export
 from mlserve.pipeline import Activation
-from mlserve.sources import Classifier
+from mlserve.sources import Classifier, ModelRequest
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier
 from mlserve.testing.image_files import noise, saved
@@ -125,8 +126,11 @@ def test_an_operation_without_a_counterpart_is_named(tmp_path: Path) -> None:
     assert "--backend tfserving" in (refused.value.hint or "")
 
 
-def test_tfserving_refuses_an_onnx_file(colours: Classifier, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="is an ONNX file") as refused:
-        plugins.backend("tfserving").export(colours, tmp_path)
+def test_tfserving_takes_no_onnx_file(mean_colours: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("red\ngreen\nblue\n")
+    request = ModelRequest("m", weights=str(mean_colours), labels=labels)
+    with pytest.raises(UsageError, match="which the backend 'tfserving' does not take") as refused:
+        export(request, "tfserving", store=tmp_path / "store")
     assert "--backend onnxruntime" in (refused.value.hint or "")
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "store").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,8 @@ def with_a_path_out_of_the_folder(plain: Path, location: str = f"../plain/{WEIGH
 def request(folder: Path) -> ModelRequest:
     labels = folder.parent / "labels.txt"
     labels.write_text("red\ngreen\nblue\n")
-    return ModelRequest(model="colours", weights=str(folder / "model.onnx"), labels=labels)
+    weights = str(folder / "model.onnx")
+    return ModelRequest(model="colours", weights=weights, labels=labels, scale=(0.0, 1.0))
 
 
 def served(folder: Path) -> Artifact:
@@ -103,13 +105,13 @@ LAID = pytest.mark.parametrize("laid", [as_a_hub_does, with_a_link_to_the_weight
 @LAID
 def test_weights_behind_links_are_exported(plain: Path, laid: Laid, tmp_path: Path) -> None:
     folder = laid(plain)
-    expected = export(request(plain), "onnxruntime", output=tmp_path / "expected")
-    artifact = export(request(folder), "onnxruntime", output=tmp_path / "store")
+    expected = export(request(plain), "onnxruntime", store=tmp_path / "expected")
+    artifact = export(request(folder), "onnxruntime", store=tmp_path / "store")
     assert artifact.manifest is not None
     assert expected.manifest is not None
     assert artifact.manifest.weights_digest == expected.manifest.weights_digest
     runner = OnnxRuntimeBackend().load(artifact, LoadOptions(threads=1))
-    assert set(runner.signatures) == {"serving_default", "top_k"}
+    assert set(runner.signatures) == {"serving_default", "top_k", "ranking"}
 
 
 @LAID
@@ -133,7 +135,7 @@ def test_a_server_answers_with_weights_behind_links(plain: Path) -> None:
 def test_a_path_out_of_the_folder_is_refused(plain: Path, location: str, tmp_path: Path) -> None:
     folder = with_a_path_out_of_the_folder(plain, location)
     with pytest.raises(ExportError) as refused:
-        export(request(folder), "onnxruntime", output=tmp_path / "store")
+        export(request(folder), "onnxruntime", store=tmp_path / "store")
     assert "\n" not in refused.value.message
     with pytest.raises(ModelLoadFailed):
         OnnxRuntimeBackend().load(served(folder), LoadOptions(threads=1))
@@ -155,5 +157,5 @@ def test_weights_that_are_cut_short_or_absent_are_an_error(plain: Path, tmp_path
             check=False,
         )
         assert done.returncode == 4
-        assert done.stderr.count("\nerror: ") == 1, done.stderr
+        assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1, done.stderr
         assert "Traceback" not in done.stderr

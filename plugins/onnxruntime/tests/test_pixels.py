@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlserve_onnxruntime.image_file import decoded_image
+from mlserve_onnxruntime.jpeg_segments import lacks_scans
 from mlserve_onnxruntime.refusal import Refused
 from mlserve_onnxruntime.resize import resized
 
@@ -56,14 +57,13 @@ def test_a_jpeg_whole_or_damaged_is_what_tensorflow_makes_of_it(
     rng = np.random.default_rng(bands)
     whole = saved(noise(75, 49, bands), "JPEG", **options)
     np.testing.assert_array_equal(ours(whole), by_tensorflow(whole))
-    only_theirs = 0
     for data in (*cut(whole, rng), *altered(whole, rng)):
         mine, theirs = taken(ours, data), taken(by_tensorflow, data)
-        only_theirs += mine is None and theirs is not None
-        if mine is not None:
+        if mine is None:
+            # Without all scans each libjpeg makes other pixels, so that such a file is refused.
+            assert theirs is None or lacks_scans(data)
+        else:
             np.testing.assert_array_equal(mine, theirs)
-    # One in some thousand damaged files that TensorFlow still takes is refused here.
-    assert only_theirs <= 1
 
 
 def cut(whole: bytes, rng: Any) -> list[bytes]:

@@ -25,6 +25,8 @@ class TFServingBackend(Backend):
     requires = ("numpy", "tensorflow")
     files = _GRAPH_FILES
 
+    no_exif = "its pipeline is a TensorFlow graph, and TensorFlow has no operation that reads EXIF"
+
     def prepare(self) -> None:
         """Imports TensorFlow, quietly. Raises ImportError."""
         import_quietly()

@@ -16,6 +16,8 @@ from mlserve.image_problems import (
     JPEG_MAGIC,
     PNG_HEADER_BYTES,
     PNG_MAGIC,
+    PNG_OF_APPLE,
+    PNG_START,
     Problem,
 )
 from mlserve.pipeline import Activation, ImagePipeline
@@ -144,9 +146,10 @@ def _checked(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.
     size = tf.cond(
         tf.equal(problem, Problem.NONE.code), lambda: _size_in_header(data), lambda: _size(1, 1)
     )
-    no_size, too_large = _code(Problem.NO_SIZE), _code(Problem.TOO_LARGE)
-    problem = tf.where(tf.reduce_any(size <= 0), no_size, problem)
+    too_large, of_apple = _code(Problem.TOO_LARGE), _code(Problem.OF_APPLE)
     problem = tf.where(tf.reduce_prod(size) > pipeline.max_pixels, too_large, problem)
+    problem = tf.where(tf.reduce_any(size <= 0), _code(Problem.NO_SIZE), problem)
+    problem = tf.where(_starts_with(data, PNG_OF_APPLE), of_apple, problem)
     return tf.cond(
         tf.equal(problem, Problem.NONE.code),
         lambda: data,
@@ -218,7 +221,9 @@ def _size_of_png(data: tf.Tensor) -> tf.Tensor:
         numbers = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
         return tf.reverse(tf.cast(tf.ensure_shape(numbers, [2]), tf.int64), [0])
 
-    return tf.cond(tf.strings.length(data) < PNG_HEADER_BYTES, lambda: _size(0, 0), read)
+    is_whole = tf.strings.length(data) >= PNG_HEADER_BYTES
+    has_header = tf.logical_and(is_whole, _starts_with(data, PNG_START))
+    return tf.cond(has_header, read, lambda: _size(0, 0))
 
 
 def _size(height: int, width: int) -> tf.Tensor:
