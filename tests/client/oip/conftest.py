@@ -66,7 +66,9 @@ class OipModel:
     """What the server offers. `gone` is (status, body) of its REST paths that do not exist.
 
     `is_raw`: it answers in raw contents over gRPC, in binary data over REST. `reads_binary` is
-    False for a REST server without that extension. `v1` is (status, body) of KServe's own old API.
+    False for a REST server without that extension: it refuses such a request with `binary_refusal`,
+    and its metadata lists its extensions, if `says_extensions`. `v1` is (status, body) of another
+    API at TensorFlow Serving's paths.
     `index` are the names and states of the repository index; None: the server has none.
     """
 
@@ -77,6 +79,8 @@ class OipModel:
     is_ready: bool = True
     is_raw: bool = False
     reads_binary: bool = True
+    says_extensions: bool = True
+    binary_refusal: int = 422
     refusal: Refusal | None = None
     gone: tuple[int, bytes] = (404, b'{"detail":"Not Found"}')
     v1: tuple[int, bytes] | None = None
@@ -206,7 +210,7 @@ def _rest_reply(
     if verb == "ready":
         return 200 if model.is_ready else 400, b"", {}
     if verb == "infer" and SIZE_HEADER in headers and not model.reads_binary:
-        return 422, b'{"detail":[{"type":"json_invalid","loc":["body",3]}]}', {}
+        return model.binary_refusal, b'{"detail":[{"loc":["body",3]}]}', {}
     if verb == "infer":
         model.asked.append(_read_request(body, headers))
         return 200, *_write_answer(model)
@@ -217,6 +221,14 @@ def _rest_reply(
     )
     described = {"name": MODEL, "versions": model.versions, "inputs": inputs, "outputs": outputs}
     return 200, json.dumps(described).encode(), {}
+
+
+def _about_server(model: OipModel) -> tuple[int, bytes]:
+    if not model.says_extensions:
+        return model.gone
+    extensions = ["binary_tensor_data"] if model.reads_binary else []
+    about = {"name": "stranger", "version": "1", "extensions": extensions}
+    return 200, json.dumps(about).encode()
 
 
 def _rest_handler(model: OipModel) -> type[BaseHTTPRequestHandler]:
@@ -241,6 +253,9 @@ def _rest_handler(model: OipModel) -> type[BaseHTTPRequestHandler]:
                 model.calls.append("RepositoryIndex")
                 rows = [{"name": name, "state": state} for name, state in model.index]
                 self._send(200, json.dumps(rows).encode(), {})
+                return
+            if parts == ["v2"]:
+                self._send(*_about_server(model), {})
                 return
             model.calls.append("tfs")
             is_v1 = model.v1 is not None and not self.path.endswith("/metadata")
