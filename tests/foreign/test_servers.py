@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,7 @@ from mlserve.errors import (
     NotFound,
     Overloaded,
     Unavailable,
+    UsageError,
 )
 from mlserve.tensors import DType
 from mlserve.testing.processes import wait_until
@@ -91,6 +93,21 @@ def test_metadata_and_status(server: Any, protocol: str) -> None:
 
 @SERVERS
 @PROTOCOLS
+def test_the_models_are_named_where_none_is_chosen(
+    server: Any, protocol: str, green: bytes
+) -> None:
+    """Triton and MLServer have an index of models, KServe lists them over REST."""
+    with Client(server.endpoint(protocol)) as client, pytest.raises(UsageError) as caught:
+        client.predict(green, timeout=20)
+
+    if (server.name, protocol) == ("kserve", "grpc"):
+        assert "does not tell which ones it serves" in caught.value.message
+    else:
+        assert re.search("serves [45] models: broken, label, ", caught.value.message)
+
+
+@SERVERS
+@PROTOCOLS
 def test_a_model_that_is_not_there(server: Any, protocol: str, green: bytes) -> None:
     with server.client(protocol, "nobody") as client, pytest.raises(NotFound) as caught:
         client.predict(green, timeout=20)
@@ -129,41 +146,35 @@ def test_the_deadline_holds(mlserve: Any, server: Any, protocol: str, photo: Any
     assert "no answer within 2 s" in outcome.stderr
 
 
-def _killed_in_mid_request(server: Any, client: Client, image: bytes) -> Any:
-    """The future of a request whose server is killed while its model works on it."""
-    server.close_gate("slow")
-    before = server.entered("slow")
-    pool = ThreadPoolExecutor(1)
-    asked = pool.submit(client.predict, image, timeout=45)
-    wait_until(lambda: server.entered("slow") > before)
-    server.kill()
-    server.open_gates()
-    pool.shutdown(wait=False)
-    return asked
-
-
 @pytest.mark.parametrize("fresh", ALL, indirect=True)
 @PROTOCOLS
 def test_killed_in_mid_request_and_started_again(fresh: Any, protocol: str, green: bytes) -> None:
-    """Once: unavailable, whatever was refused before. With retries: answered by the next process.
+    """Asked once: unavailable, whatever was refused before. Asked again: the next process answers.
 
-    The first question of a client meets refusals on its way (other APIs are tried), and what is
-    lost is a connection all the same.
+    The first question of a client meets refusals on its way, as another API is tried first; what is
+    lost then is a connection all the same.
     """
-    with fresh.client(protocol, "slow", retries=ONCE) as client:
-        asked = _killed_in_mid_request(fresh, client, green)
-        with pytest.raises(Unavailable) as caught:
-            asked.result(20)
-    assert caught.value.exit_code == 5
-    assert "went away during the request" in caught.value.message
-
-    fresh.start()
-    with fresh.client(protocol, "slow", retries=PATIENT) as client:
-        asked = _killed_in_mid_request(fresh, client, green)
+    before = fresh.entered("slow"), fresh.entered("label")
+    fresh.close_gate("slow")
+    fresh.close_gate("label")
+    with (
+        fresh.client(protocol, "slow", retries=ONCE) as once,
+        fresh.client(protocol, "label", retries=PATIENT) as patient,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        lost = pool.submit(once.predict, green, timeout=45)
+        found = pool.submit(patient.predict, green, timeout=45)
+        wait_until(lambda: fresh.entered("slow") > before[0] and fresh.entered("label") > before[1])
+        fresh.kill()
+        fresh.open_gates()
+        with pytest.raises(Unavailable, match="went away during the request") as caught:
+            lost.result(20)
         fresh.start()
-        found = asked.result(45)
-    assert found.label == "green"
-    assert found.retries[0].kind == "unavailable"
+        answer = found.result(45)
+
+    assert caught.value.exit_code == 5
+    assert answer.label == "green"
+    assert answer.retries[0].kind == "unavailable"
 
 
 @PROTOCOLS

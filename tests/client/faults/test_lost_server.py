@@ -99,8 +99,10 @@ def test_an_answer_that_is_none(
 def test_a_connection_lost_while_an_error_is_handled_is_a_lost_connection(faulty: Any) -> None:
     """Python links the library's error to the one that is handled, which is another matter."""
 
+    once = Retries(max_attempts=1)
+
     async def ask(endpoint: str) -> None:
-        async with AsyncClient(f"http://{endpoint}", retries=Retries(max_attempts=1)) as client:
+        async with AsyncClient(f"http://{endpoint}", model="m", retries=once) as client:
             try:
                 raise ValueError("illegal, malformed, invalid")
             except ValueError:

@@ -223,12 +223,26 @@ def _rest_reply(
     return 200, json.dumps(described).encode(), {}
 
 
-def _about_server(model: OipModel) -> tuple[int, bytes]:
-    if not model.says_extensions:
+def _beside_models(model: OipModel, parts: list[str]) -> tuple[int, bytes]:
+    """The answer at a path that is not below `/v2/models`."""
+    about = _about_server(model, parts)
+    if about is not None:
+        return 200, json.dumps(about).encode()
+    if parts == ["v2"]:
         return model.gone
-    extensions = ["binary_tensor_data"] if model.reads_binary else []
-    about = {"name": "stranger", "version": "1", "extensions": extensions}
-    return 200, json.dumps(about).encode()
+    model.calls.append("tfs")
+    return model.v1 if model.v1 and parts[-1] != "metadata" else model.gone
+
+
+def _about_server(model: OipModel, parts: list[str]) -> Any:
+    """What the server says of itself at that path; None for a path that it does not have."""
+    if parts == ["v2", "repository", "index"] and model.index is not None:
+        model.calls.append("RepositoryIndex")
+        return [{"name": name, "state": state} for name, state in model.index]
+    if parts == ["v2"] and model.says_extensions:
+        extensions = ["binary_tensor_data"] if model.reads_binary else []
+        return {"name": "stranger", "version": "1", "extensions": extensions}
+    return None
 
 
 def _rest_handler(model: OipModel) -> type[BaseHTTPRequestHandler]:
@@ -249,17 +263,7 @@ def _rest_handler(model: OipModel) -> type[BaseHTTPRequestHandler]:
                 except Refusal as refusal:
                     self._send(refusal.http, json.dumps({"error": refusal.text}).encode(), {})
                 return
-            if self.path == "/v2/repository/index" and model.index is not None:
-                model.calls.append("RepositoryIndex")
-                rows = [{"name": name, "state": state} for name, state in model.index]
-                self._send(200, json.dumps(rows).encode(), {})
-                return
-            if parts == ["v2"]:
-                self._send(*_about_server(model), {})
-                return
-            model.calls.append("tfs")
-            is_v1 = model.v1 is not None and not self.path.endswith("/metadata")
-            self._send(*(model.v1 if is_v1 and model.v1 else model.gone), {})
+            self._send(*_beside_models(model, parts), {})
 
         def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
