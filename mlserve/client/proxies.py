@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mlserve.client.endpoint import Endpoint
 from mlserve.errors import UsageError
@@ -115,13 +115,13 @@ def _parsed(text: str, variable: str, endpoint: Endpoint) -> Proxy:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise _unusable(text, variable, str(error)) from error
+        raise _unusable(text, variable, "it is not a valid address") from error
     if not host:
         raise _unusable(text, variable, "it names no host")
     if parts.scheme not in _PORTS:
-        raise _unusable(_shown(parts), variable, "only HTTP proxies can be used")
+        raise _unusable(text, variable, "only HTTP proxies can be used")
     if parts.scheme == "https" and endpoint.protocol == "grpc":
-        raise _unusable(_shown(parts), variable, "gRPC reaches a proxy without TLS only")
+        raise _unusable(text, variable, "gRPC reaches a proxy without TLS only")
     shown = f"[{host}]" if ":" in host else host
     credentials = (
         f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
@@ -129,13 +129,10 @@ def _parsed(text: str, variable: str, endpoint: Endpoint) -> Proxy:
     return Proxy(parts.scheme, f"{shown}:{port or _PORTS[parts.scheme]}", variable, credentials)
 
 
-def _shown(parts: SplitResult) -> str:
-    """The address without its credentials."""
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
 def _unusable(text: str, variable: str, why: str) -> UsageError:
+    scheme, slashes, rest = text.rpartition("://")
+    shown = scheme + slashes + rest.rpartition("@")[2]  # without its credentials
     return UsageError(
-        f"the proxy {text!r} of {variable} cannot be used: {why}",
+        f"the proxy {shown!r} of {variable} cannot be used: {why}",
         hint=f"set {variable} to http://HOST:PORT, or list the server in no_proxy",
     )

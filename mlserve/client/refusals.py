@@ -39,7 +39,7 @@ _RAISE_REQUEST_LIMIT = (
     "(mlserve up: --max-request-bytes; MLServer: grpc_max_message_length)"
 )
 _NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IGNORECASE)
-_TRACEBACK = re.compile(r"^\s*Traceback \(most recent call last\):$", re.MULTILINE)
+_TRACEBACK = re.compile(r"^[ \t]*Traceback \(most recent call last\):$", re.MULTILINE)
 _EXCEPTION = re.compile(r"^[\w.]*\w(?:: .*)?$", re.MULTILINE)
 
 
@@ -62,9 +62,10 @@ def refusal(
     `sender` is what the answer says of the program that sent it: a proxy's own answer names it.
     """
     text = readable(without_traceback(text)) or "it gave no reason"
-    from_proxy = of_a_proxy(text, readable(sender), endpoint, deadline)
-    if from_proxy is not None:
-        return from_proxy
+    if issubclass(kind, errors.Unavailable | errors.DeadlineExceeded):
+        from_proxy = of_a_proxy(text, readable(sender), endpoint, deadline)
+        if from_proxy is not None:
+            return from_proxy
     kind = _kind_by_words(text, kind)
     if issubclass(kind, errors.Overloaded):
         return _no_room(text, endpoint, retry_after)

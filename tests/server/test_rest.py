@@ -175,9 +175,9 @@ def test_a_gzip_body(http: httpx.Client) -> None:
     ("body", "encoding", "status", "message"),
     [
         (b"{}", "gzip", 400, "not gzip"),
-        (gzip.compress(b'{"inputs": ["x"]}')[:-3], "gzip", 400, "ends early"),
+        (gzip.compress(b'{"inputs": ["x"]}', mtime=0)[:-3], "gzip", 400, "ends early"),
         (b"{}", "br", 400, "'br' is not supported"),
-        (gzip.compress(bytes(70 * 2**20)), "gzip", 413, "when decompressed"),
+        (gzip.compress(bytes(70 * 2**20), mtime=0), "gzip", 413, "when decompressed"),
         (b"{}", "deflate", 400, "not deflate"),
         (b"", "deflate", 400, "ends early"),
         (zlib.compress(b'{"inputs": ["x"]}')[:-3], "deflate", 400, "ends early"),
