@@ -90,4 +90,4 @@ def check_seconds(what: str, seconds: float) -> float:
 
 def in_words(seconds: float) -> str:
     """A length of time for a message, such as `2.5 s`; below 0.1 s in milliseconds."""
-    return f"{seconds:.3g} s" if seconds >= _SHORT else f"{seconds * 1000:.2g} ms"
+    return f"{round(seconds, 2):g} s" if seconds >= _SHORT else f"{seconds * 1000:.2g} ms"
