@@ -15,7 +15,7 @@ SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export]'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-docker test-fast fuzz lint format bench parity protos clean
+.PHONY: help install foreign demo test test-docker test-fast fuzz lint format bench parity protos clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,7 +35,12 @@ install: $(VENV)/installed-dev ## Make the virtual environment with everything f
 demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, stop
 	@PATH="$(abspath $(BIN)):$$PATH" ./examples/demo.sh
 
-test: $(VENV)/installed-dev ## Run the whole suite and print the coverage
+# Envoy, Triton, MLServer and KServe, each in an environment of its own; MLSERVE_TEST_FOREIGN names
+# another folder for them. What cannot be had is said, and its tests are skipped.
+foreign: $(VENV)/installed-dev ## Build the environments of the third-party servers of the tests
+	$(BIN)/python tests/foreign/build.py
+
+test: $(VENV)/installed-dev foreign ## Run the whole suite and print the coverage
 	$(PYTEST) $(SPREAD) -m 'not alone' --cov --cov-report= $(ARGS)
 	$(PYTEST) -m alone --cov --cov-append --cov-report=term $(ARGS)
 
@@ -77,4 +82,4 @@ protos: $(VENV)/installed-dev ## Write the descriptors and type stubs of the .pr
 		--descriptor_set_out=$(PROTOS)/descriptors.binpb $(PROTOS)/*.proto
 
 clean: ## Remove the virtual environment and everything that was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .foreign build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

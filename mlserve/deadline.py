@@ -10,6 +10,7 @@ from mlserve.errors import DeadlineExceeded, UsageError
 MOST_SECONDS = 1e9
 """The longest time that anything may be asked to take, 31 years: what waits for longer overflows
 (a thread 292 years, gRPC and the operating system less)."""
+_SHORT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Deadline:
     def exceeded(self, doing: str) -> DeadlineExceeded:
         """The error to raise when the deadline passed while `doing` something."""
         return DeadlineExceeded(
-            f"no answer within {self.timeout:g} s (the deadline passed while {doing})",
+            f"no answer within {in_words(self.timeout)} (the deadline passed while {doing})",
             hint="give the call more time with --timeout, or look at the server: mlserve status",
         )
 
@@ -85,3 +86,8 @@ def check_seconds(what: str, seconds: float) -> float:
             hint="give for example 60",
         )
     return seconds
+
+
+def in_words(seconds: float) -> str:
+    """A length of time for a message, such as `2.5 s`; below 0.1 s in milliseconds."""
+    return f"{round(seconds, 2):g} s" if seconds >= _SHORT else f"{seconds * 1000:.2g} ms"

@@ -113,9 +113,13 @@ class AsyncClient:
             watch.enter("read", f"reading {name_of(image)}")
             data = await read_image(image)
             question = Question(data, top_k)
-            answer, reply = await self._converse(
-                lambda dialogue: dialogue.predict(question, deadline, watch), deadline, watch
-            )
+
+            async def ask(dialogue: Dialogue) -> tuple[Answer, Reply]:
+                if self.api is None:
+                    await dialogue.recognise(deadline, watch)
+                return await dialogue.predict(question, deadline, watch)
+
+            answer, reply = await self._converse(ask, deadline, watch)
             return self._prediction(answer, reply, question, watch)
 
     async def metadata(
@@ -201,13 +205,14 @@ class AsyncClient:
         model = self._model or await self._only_model(deadline, watch)
         first: NotSpoken | None = None
         for api in self._apis:
+            dialogue = self._dialogue(api, model)
             try:
-                found = await ask(self._dialogue(api, model))
+                found = await ask(dialogue)
             except NotSpoken as error:
                 first = first or error
                 continue
             except ConnectionLost as error:
-                if first is None:
+                if first is None or dialogue.is_spoken:
                     raise
                 # It answered the first question and hangs up on the next: the answer says more.
                 raise first.refusal from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar, Protocol, TypeVar
 
@@ -39,6 +38,13 @@ class Dialogue(Protocol):
 
     api: ClassVar[Api]
 
+    @property
+    def is_spoken(self) -> bool:
+        """Whether the server has given an answer in this API."""
+
+    async def recognise(self, deadline: Deadline, watch: Watch) -> None:
+        """Finds out whether the server speaks the API where a question would do more than ask."""
+
     async def predict(
         self, question: Question, deadline: Deadline, watch: Watch
     ) -> tuple[Answer, Reply]: ...
@@ -52,6 +58,7 @@ class Line:
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
         self._endpoint = endpoint
         self._transport = transport
+        self.has_answered = False
 
     @property
     def protocol(self) -> str:
@@ -90,9 +97,11 @@ class Line:
     ) -> tuple[T, Reply]:
         reply = await self._transport.send(call, deadline, watch)
         try:
-            return read(reply), reply
+            found = read(reply)
         except Unreadable as error:
             raise NotSpoken(not_an_answer(self._endpoint, error)) from error
+        self.has_answered = True
+        return found, reply
 
     async def infer(
         self,
@@ -131,6 +140,22 @@ class TfsDialogue:
         self._are_declared = False
         self._answered: set[str] = set()
 
+    @property
+    def is_spoken(self) -> bool:
+        return self._line.has_answered
+
+    async def recognise(self, deadline: Deadline, watch: Watch) -> None:
+        """Asks over REST for the status, which no other server has in this form.
+
+        KServe has an API of its own at the same paths, and runs its model on whatever JSON comes.
+        """
+        if self._line.protocol != "rest":
+            return
+        try:
+            await self.status(deadline, watch)
+        except (InvalidInput, InferenceFailed) as error:
+            raise NotSpoken(error) from error
+
     async def predict(
         self, question: Question, deadline: Deadline, watch: Watch
     ) -> tuple[Answer, Reply]:
@@ -163,8 +188,6 @@ class TfsDialogue:
         """
         has_answered = plan.signature in self._answered
         if not refuses_plan(error):
-            if not has_answered:
-                await self._doubt(error, deadline, watch)
             raise error
         if has_answered and plan.signature != planning.RANKING.signature:
             raise error
@@ -190,18 +213,6 @@ class TfsDialogue:
         call = self._adapter.status_call(self._model)
         found, _ = await self._line.ask(call, self._adapter.read_status, deadline, watch)
         return found
-
-    async def _doubt(self, error: MlserveError, deadline: Deadline, watch: Watch) -> None:
-        """Raises NotSpoken when the error is that of a server which has no such metadata.
-
-        KServe gives its models any JSON at the path of this API, and they fail on it.
-        """
-        if self._line.protocol == "rest" and type(error) in (InvalidInput, InferenceFailed):
-            try:
-                with suppress(MlserveError):
-                    await self.metadata(deadline, watch)
-            except NotSpoken as unknown:
-                raise NotSpoken(error) from unknown
 
     async def _infer(
         self, plan: Plan, question: Question, deadline: Deadline, watch: Watch

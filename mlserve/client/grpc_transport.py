@@ -15,10 +15,13 @@ import grpc.aio
 from mlserve.client.access import Access, Tls
 from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
+from mlserve.client.proxies import Proxy, proxy_to
+from mlserve.client.proxy_answers import no_proxy_answers, refused_by_proxy
 from mlserve.client.refusals import (
     NotSpoken,
     answer_too_large,
     no_server,
+    readable,
     refusal,
     seconds,
     went_away,
@@ -54,6 +57,7 @@ _LOST = re.compile(
     r"|connection closed|transport closed|endpoint closing|connection dropped",
     re.IGNORECASE,
 )
+_PROXY_REFUSED = re.compile(r"HTTP proxy returned", re.IGNORECASE)
 _OUR_LIMIT = "CLIENT: Received message larger"
 _GARBAGE = "Stream removed"
 """What gRPC says, as UNKNOWN, of a peer that breaks HTTP/2 in the middle of an answer."""
@@ -66,10 +70,12 @@ class GrpcTransport:
         self._endpoint = endpoint
         self._access = access
         self._limit = limit
+        self._proxy = proxy_to(endpoint)
         self._channel: grpc.aio.Channel | None = None
 
     async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
-        watch.enter("connect", f"connecting to {self._endpoint}")
+        through = f" through {self._proxy}" if self._proxy else ""
+        watch.enter("connect", f"connecting to {self._endpoint}{through}")
         channel = await self._open()
         is_connected = await _reaches_a_server(channel)
         watch.enter("request", f"waiting for the answer of {self._endpoint}")
@@ -119,13 +125,17 @@ class GrpcTransport:
         options: list[tuple[str, int | str]] = [
             *_OPTIONS,
             ("grpc.max_receive_message_length", self._limit),
-            ("grpc.enable_http_proxy", 0 if self._endpoint.is_loopback else 1),
+            ("grpc.enable_http_proxy", 0),  # its own reading of the environment
         ]
+        target = self._endpoint.address
+        if self._proxy is not None:
+            options += _through(self._proxy, self._endpoint)
+            target = self._proxy.address
         if credentials is None:
-            return grpc.aio.insecure_channel(self._endpoint.address, options=options)
+            return grpc.aio.insecure_channel(target, options=options)
         if self._access.tls and self._access.tls.server_name:
             options.append(("grpc.ssl_target_name_override", self._access.tls.server_name))
-        return grpc.aio.secure_channel(self._endpoint.address, credentials, options=options)
+        return grpc.aio.secure_channel(target, credentials, options=options)
 
     def _forget(self, channel: grpc.aio.Channel) -> None:
         """Lets the next attempt connect at once, where this channel would rest for a while."""
@@ -144,7 +154,10 @@ class GrpcTransport:
             return went_away(self._endpoint, text)
         retry_after = _retry_after(error.trailing_metadata() or ())
         kind = error_from_grpc(code)
-        refused = refusal(kind, text, self._endpoint, deadline, retry_after=retry_after)
+        sender = _sender(error)
+        refused = refusal(
+            kind, text, self._endpoint, deadline, retry_after=retry_after, sender=sender
+        )
         return NotSpoken(refused) if code == "UNIMPLEMENTED" else refused
 
     def _unreached(self, why: str) -> MlserveError:
@@ -152,6 +165,10 @@ class GrpcTransport:
 
         tls = self._access.tls
         failure = handshake_failure(self._endpoint, why)
+        if failure is None and self._proxy is not None:
+            is_refused = _PROXY_REFUSED.search(why)
+            tell = refused_by_proxy if is_refused else no_proxy_answers
+            return tell(readable(why), self._proxy, self._endpoint)
         has_certificate = tls is not None and tls.cert is not None
         hint = closing_hint(self._endpoint, has_certificate=has_certificate)
         return failure or no_server(self._endpoint, why, hint if _LOST.search(why) else "")
@@ -166,9 +183,25 @@ async def _reaches_a_server(channel: grpc.aio.Channel) -> bool:
     return state is grpc.ChannelConnectivity.READY
 
 
+def _through(proxy: Proxy, endpoint: Endpoint) -> list[tuple[str, int | str]]:
+    """The options of a channel to the proxy that is to open a tunnel to the endpoint."""
+    options: list[tuple[str, int | str]] = [
+        ("grpc.http_connect_server", endpoint.address),
+        ("grpc.default_authority", endpoint.address),
+    ]
+    headers = "\n".join(f"{name}:{value}" for name, value in proxy.headers.items())
+    return [*options, ("grpc.http_connect_headers", headers)] if headers else options
+
+
+def _sender(error: grpc.aio.AioRpcError) -> str:
+    """What the answer says of the program that sent it."""
+    metadata = [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
+    return next((str(value) for key, value in metadata if key == "server"), "")
+
+
 def _retry_after(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
     """Seconds; infinity for a pushback that is negative or no number, as gRPC (A6) says."""
-    told = dict(metadata)
+    told = dict(iter(metadata))  # not its keys(): with grpcio 1.66 they are pairs
     pushback = told.get(_PUSHBACK_KEY)
     if pushback is None:
         return seconds(told.get(_RETRY_KEY))

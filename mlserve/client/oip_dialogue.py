@@ -9,12 +9,20 @@ from mlserve.client import planning
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.dialogue import Line
 from mlserve.client.oip_model import number_of
+from mlserve.client.oip_rest import BINARY
 from mlserve.client.planning import Plans
-from mlserve.client.refusals import NotSpoken, refuses_binary
+from mlserve.client.refusals import NotSpoken, refuses_binary, tells_not_ready
 from mlserve.client.watch import Watch
 from mlserve.client.wire import Answer, Api, ModelRef, OipAdapter, Plan, Question, Reply
 from mlserve.deadline import Deadline
-from mlserve.errors import InvalidInput, MlserveError, NotFound, Unavailable
+from mlserve.errors import (
+    InferenceFailed,
+    InvalidInput,
+    MlserveError,
+    NotFound,
+    Unavailable,
+    UsageError,
+)
 
 _NOT_READY = (InvalidInput, NotFound, Unavailable)
 """What servers refuse the question for readiness with."""
@@ -29,6 +37,14 @@ class OipDialogue:
         self._adapter, self._line, self._model = adapter, line, model
         self._plans: Plans | None = None
         self._is_binary = True
+        self._declares_binary = False
+
+    @property
+    def is_spoken(self) -> bool:
+        return self._line.has_answered
+
+    async def recognise(self, deadline: Deadline, watch: Watch) -> None:
+        """Nothing: the first question begins with a look at the metadata."""
 
     async def predict(
         self, question: Question, deadline: Deadline, watch: Watch
@@ -37,6 +53,7 @@ class OipDialogue:
         if self._plans is not None:
             return await self._infer_enough(self._plans, question, deadline, watch)
         plans = planning.choose_nameless(await self.metadata(deadline, watch))
+        self._is_binary = await self._takes_binary(deadline, watch)
         try:
             return await self._infer_enough(plans, question, deadline, watch)
         except NotSpoken as error:
@@ -54,7 +71,12 @@ class OipDialogue:
         version = self._model.version
         listed = ("",) if version is None else (str(version),)
         call = self._adapter.metadata_call(self._model)
-        versions, _ = await self._line.ask(call, self._adapter.read_versions, deadline, watch)
+        try:
+            versions, _ = await self._line.ask(call, self._adapter.read_versions, deadline, watch)
+        except Unavailable as error:
+            if not tells_not_ready(error):
+                raise
+            versions = ()  # no description of a model that loads, but an answer whether it is ready
         asked = listed if version is not None else versions or listed
         rows = [await self._version_status(version, deadline, watch) for version in asked]
         return tuple(sorted(rows, key=lambda row: -1 if row.version is None else -row.version))
@@ -77,20 +99,38 @@ class OipDialogue:
     async def _infer(
         self, plan: Plan, question: Question, deadline: Deadline, watch: Watch
     ) -> tuple[Answer, Reply]:
-        """The answer; a server that cannot read binary data is asked again in base64."""
+        """The answer; a server that cannot read binary data after all is asked once in base64."""
         plan = replace(plan, is_binary=self._is_binary)
         try:
-            return await self._line.infer(
-                self._adapter, self._model, plan, question, deadline, watch
-            )
+            return await self._ask(plan, question, deadline, watch)
         except MlserveError as error:
             is_last = self._line.protocol == "grpc" or not plan.is_binary or self._plans is not None
-            if is_last or not refuses_binary(error):
+            if is_last or not refuses_binary(error, is_declared=self._declares_binary):
                 raise
-        plan = replace(plan, is_binary=False)
-        found = await self._line.infer(self._adapter, self._model, plan, question, deadline, watch)
+            plan = replace(plan, is_binary=False)
+            try:
+                found = await self._ask(plan, question, deadline, watch)
+            except (InvalidInput, InferenceFailed):
+                raise error from None  # the form was not what the server failed on
         self._is_binary = False
         return found
+
+    async def _ask(
+        self, plan: Plan, question: Question, deadline: Deadline, watch: Watch
+    ) -> tuple[Answer, Reply]:
+        return await self._line.infer(self._adapter, self._model, plan, question, deadline, watch)
+
+    async def _takes_binary(self, deadline: Deadline, watch: Watch) -> bool:
+        """Whether the image may follow the JSON as it is: a server that does not say is tried."""
+        call = self._adapter.extensions_call()
+        if call is None:
+            return True
+        try:
+            known, _ = await self._line.ask(call, self._adapter.read_extensions, deadline, watch)
+        except (NotSpoken, UsageError, InferenceFailed):
+            return True
+        self._declares_binary = BINARY in known
+        return self._declares_binary
 
     async def _version_status(
         self, version: str, deadline: Deadline, watch: Watch

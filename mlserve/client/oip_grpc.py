@@ -70,6 +70,12 @@ class OipGrpc:
     def read_versions(self, reply: Reply) -> tuple[str, ...]:
         return tuple(parse(inference_pb2.ModelMetadataResponse, reply.body).versions)
 
+    def extensions_call(self) -> Call | None:
+        return None  # raw contents belong to the protocol itself
+
+    def read_extensions(self, reply: Reply) -> frozenset[str]:
+        return frozenset(parse(inference_pb2.ServerMetadataResponse, reply.body).extensions)
+
     def ready_call(self, model: ModelRef, version: str) -> Call:
         request = inference_pb2.ModelReadyRequest(name=model.name, version=version)
         return Call(_SERVICE + "ModelReady", request.SerializeToString())

@@ -21,6 +21,8 @@ from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 
 JSON_SIZE_HEADER = "Inference-Header-Content-Length"
+BINARY = "binary_tensor_data"
+"""The extension that lets tensors follow the JSON of a request."""
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 """What an answer of another shape raises when it is read."""
 
@@ -73,6 +75,15 @@ class OipRest:
             return _versions(data)
         except _WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
+
+    def extensions_call(self) -> Call | None:
+        return Call("/v2", None)
+
+    def read_extensions(self, reply: Reply) -> frozenset[str]:
+        try:
+            return frozenset(map(str, parse(reply.body)["extensions"]))
+        except _WRONG as error:
+            raise Unreadable("the metadata of a server", excerpt(reply.body)) from error
 
     def ready_call(self, model: ModelRef, version: str) -> Call:
         part = f"/versions/{quote(version, safe='')}" if version else ""

@@ -7,7 +7,8 @@ import re
 
 from mlserve import errors
 from mlserve.client.endpoint import Endpoint
-from mlserve.deadline import Deadline
+from mlserve.client.proxy_answers import of_a_proxy
+from mlserve.deadline import Deadline, in_words
 from mlserve.score_problems import PROBLEM
 
 _LONGEST = 1000
@@ -22,6 +23,11 @@ _NO_MODEL = re.compile(
     r"(not found|does not exist)|'kserve\.errors\.ModelNotFound'",
     re.IGNORECASE,
 )
+_NOT_YET = re.compile(
+    r"request for unknown model.* has no available versions|\bmodel .{1,200} is not ready\b",
+    re.IGNORECASE,
+)
+"""How Triton (while a model loads, or it drains), MLServer and KServe say it, in any status."""
 _TOO_LARGE = re.compile(r"(received|sent) message larger than max", re.IGNORECASE)
 _PLAN = re.compile(
     r"signature|named input|input tensor|input alias|unknown input|no input|expected type"
@@ -33,6 +39,8 @@ _RAISE_REQUEST_LIMIT = (
     "(mlserve up: --max-request-bytes; MLServer: grpc_max_message_length)"
 )
 _NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IGNORECASE)
+_TRACEBACK = re.compile(r"^[ \t]*Traceback \(most recent call last\):$", re.MULTILINE)
+_EXCEPTION = re.compile(r"^[\w.]*\w(?:: .*)?$", re.MULTILINE)
 
 
 def readable(text: str) -> str:
@@ -47,9 +55,17 @@ def refusal(
     deadline: Deadline,
     *,
     retry_after: float | None = None,
+    sender: str = "",
 ) -> errors.MlserveError:
-    """The error to raise for a server's answer of that kind, with its own words in the message."""
-    text = readable(text) or "it gave no reason"
+    """The error to raise for a server's answer of that kind, with its own words in the message.
+
+    `sender` is what the answer says of the program that sent it: a proxy's own answer names it.
+    """
+    text = readable(without_traceback(text)) or "it gave no reason"
+    if issubclass(kind, errors.Unavailable | errors.DeadlineExceeded):
+        from_proxy = of_a_proxy(text, readable(sender), endpoint, deadline)
+        if from_proxy is not None:
+            return from_proxy
     kind = _kind_by_words(text, kind)
     if issubclass(kind, errors.Overloaded):
         return _no_room(text, endpoint, retry_after)
@@ -70,11 +86,22 @@ def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.Ml
     """
     if PROBLEM.search(text):
         return errors.InferenceFailed
+    if _NOT_YET.search(text):
+        return errors.Unavailable
     if _QUEUE_EXPIRY.search(text):
         return errors.DeadlineExceeded
     if _QUEUE_FULL.search(text):
         return errors.Overloaded
     return errors.NotFound if _NO_MODEL.search(text) else kind
+
+
+def without_traceback(text: str) -> str:
+    """The text, with a traceback in it cut down to the exception, which is named at its end."""
+    found = _TRACEBACK.search(text)
+    if found is None:
+        return text
+    exceptions = _EXCEPTION.findall(text, found.end())
+    return text[: found.start()] + (exceptions[-1] if exceptions else text[found.end() :])
 
 
 def no_server(endpoint: Endpoint, why: str, or_else: str = "") -> errors.Unavailable:
@@ -157,9 +184,20 @@ def refuses_plan(error: errors.MlserveError) -> bool:
     return is_refusal and _PLAN.search(error.message) is not None
 
 
-def refuses_binary(error: errors.MlserveError) -> bool:
-    """Whether a server could not read a request with binary data after its JSON."""
-    return type(error) is errors.InvalidInput and _NO_BINARY.search(error.message) is not None
+def tells_not_ready(error: errors.MlserveError) -> bool:
+    """Whether a server that answers says of one model that it is not ready."""
+    return type(error) is errors.Unavailable and _NOT_YET.search(error.message) is not None
+
+
+def refuses_binary(error: errors.MlserveError, *, is_declared: bool) -> bool:
+    """Whether a server could not read a request with binary data after its JSON.
+
+    `is_declared`: it says that it can. One that does not say may simply fail on it.
+    """
+    if type(error) is errors.InferenceFailed and not is_declared:
+        return True
+    is_refusal = type(error) in (errors.InvalidInput, errors.InferenceFailed)
+    return is_refusal and _NO_BINARY.search(error.message) is not None
 
 
 def _no_room(text: str, endpoint: Endpoint, retry_after: float | None) -> errors.MlserveError:
@@ -190,13 +228,13 @@ def _gave_up(text: str, endpoint: Endpoint, deadline: Deadline) -> errors.Deadli
         return ours
     if text.startswith(_OUR_DEADLINE):
         return errors.DeadlineExceeded(
-            f"no answer within {deadline.timeout:g} s: the server at {endpoint} got what was left "
-            f"of it, and says: {text}",
+            f"no answer within {in_words(deadline.timeout)}: the server at {endpoint} got what was "
+            f"left of it, and says: {text}",
             hint=ours.hint,
         )
     return errors.DeadlineExceeded(
-        f"the server at {endpoint} gave up {left:.2g} s before the deadline of "
-        f"{deadline.timeout:g} s: {text}",
+        f"the server at {endpoint} gave up {in_words(left)} before the deadline of "
+        f"{in_words(deadline.timeout)}: {text}",
         hint="this is a limit of the server, not --timeout "
         "(TensorFlow Serving: --rest_api_timeout_in_ms; Triton: the model's queue policy)",
     )

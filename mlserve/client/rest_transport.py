@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,19 @@ import httpx  # noqa: TID253  this module is imported when a REST endpoint is as
 from mlserve.client.access import Access, Tls
 from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
+from mlserve.client.proxies import proxy_to
+from mlserve.client.proxy_answers import no_proxy_answers, of_this_proxy, refused_by_proxy
 from mlserve.client.refusals import (
     NotSpoken,
     Unreadable,
     answer_too_large,
     no_server,
     not_an_answer,
+    readable,
     refusal,
     seconds,
     went_away,
+    without_traceback,
 )
 from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
 from mlserve.client.watch import Watch
@@ -40,6 +45,10 @@ _JSON_SIZE_HEADER = "Inference-Header-Content-Length"
 _NO_SUCH_PATH = {404: "not found", 405: "method not allowed"}
 """What web frameworks say of a path that they do not have, in whatever shape."""
 _BAD_REQUEST = 400
+_OF_PROXIES = (403, 407, 502, 503, 504)
+"""What the proxy on the way says of its own accord: without the JSON of a model server's error."""
+_MOST_OF_AN_ERROR = 2**18
+"""Bytes of an error's body that are looked at for the exception at the end of a traceback."""
 _GARBAGE = ("illegal", "malformed", "invalid")
 
 
@@ -59,16 +68,18 @@ class RestTransport:
         self._endpoint = endpoint
         self._access = access
         self._limit = limit
+        self._proxy = proxy_to(endpoint)
         self._client: httpx.AsyncClient | None = None
 
     async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
-        watch.enter("connect", f"connecting to {self._endpoint}")
+        watch.enter("connect", self._connecting)
         client = await self._open()
         request = self._request(call, deadline, watch)
+        handled = sys.exception()
         try:
             answer = await self._exchange(client, request)
         except httpx.HTTPError as error:
-            raise self._lost(error) from error
+            raise self._lost(error, _first_words(error, handled)) from error
         if answer.status != _OK:
             raise self._error(answer, deadline)
         return Reply(
@@ -85,15 +96,26 @@ class RestTransport:
             await self._client.aclose()
             self._client = None
 
+    @property
+    def _connecting(self) -> str:
+        through = f" through {self._proxy}" if self._proxy else ""
+        return f"connecting to {self._endpoint}{through}"
+
     async def _open(self) -> httpx.AsyncClient:
         if self._client is None:
             verify = await self._ssl_context()
             self._client = self._client or httpx.AsyncClient(
                 timeout=None,  # noqa: S113  httpx's timeout is not total; the caller bounds the call
-                trust_env=not self._endpoint.is_loopback,  # this machine is never behind a proxy
+                trust_env=False,
+                proxy=self._httpx_proxy(),
                 verify=verify,
             )
         return self._client
+
+    def _httpx_proxy(self) -> httpx.Proxy | None:
+        if self._proxy is None:
+            return None
+        return httpx.Proxy(self._proxy.url, headers=self._proxy.headers)
 
     async def _ssl_context(self) -> ssl.SSLContext | bool:
         """False without TLS. The files are read where a stalled mount holds nobody."""
@@ -136,28 +158,32 @@ class RestTransport:
     def _trace(self, watch: Watch) -> Callable[[str, Any], Awaitable[None]]:
         """Tells the watch which part of the exchange runs."""
         parts = {
-            "connection.connect_tcp.started": ("connect", "connecting to"),
-            "http11.send_request_headers.started": ("request", "sending the request to"),
-            "http11.receive_response_headers.started": ("request", "waiting for the answer of"),
-            "http11.receive_response_body.started": ("request", "receiving the answer of"),
+            "connection.connect_tcp.started": ("connect", self._connecting),
+            "http11.send_request_headers.started": (
+                *("request", f"sending the request to {self._endpoint}"),
+            ),
+            "http11.receive_response_headers.started": (
+                *("request", f"waiting for the answer of {self._endpoint}"),
+            ),
+            "http11.receive_response_body.started": (
+                *("request", f"receiving the answer of {self._endpoint}"),
+            ),
         }
 
         async def trace(event: str, _: Any) -> None:
             if event in parts:
-                part, doing = parts[event]
-                watch.enter(part, f"{doing} {self._endpoint}")
+                watch.enter(*parts[event])
 
         return trace
 
-    def _lost(self, error: httpx.HTTPError) -> MlserveError:
+    def _lost(self, error: httpx.HTTPError, why: str) -> MlserveError:
         from mlserve.client.tls_failures import closing_hint, handshake_failure
 
-        why = _first_words(error)
         failure = handshake_failure(self._endpoint, why)
         if failure is not None:
             return failure
         if isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
-            return no_server(self._endpoint, why)
+            return self._unreached(error, why)
         if isinstance(error, httpx.RemoteProtocolError) and any(w in why for w in _GARBAGE):
             return not_an_answer(self._endpoint, Unreadable("HTTP", why))
         if isinstance(error, httpx.DecodingError):
@@ -166,6 +192,12 @@ class RestTransport:
         has_certificate = tls is not None and tls.cert is not None
         hint = closing_hint(self._endpoint, has_certificate=has_certificate)
         return went_away(self._endpoint, why, hint)
+
+    def _unreached(self, error: httpx.HTTPError, why: str) -> MlserveError:
+        if self._proxy is None:
+            return no_server(self._endpoint, why)
+        tell = refused_by_proxy if isinstance(error, httpx.ProxyError) else no_proxy_answers
+        return tell(readable(why), self._proxy, self._endpoint)
 
     def _json_size(self, answer: _Received) -> int | None:
         text = answer.headers.get(_JSON_SIZE_HEADER)
@@ -178,22 +210,31 @@ class RestTransport:
 
     def _error(self, answer: _Received, deadline: Deadline) -> MlserveError | NotSpoken:
         reason = _reason(answer)
-        body = answer.body[:200].decode(errors="backslashreplace")
+        body = answer.body[:_MOST_OF_AN_ERROR].decode(errors="backslashreplace")
+        body = without_traceback(body)[:200]
+        if self._proxy and reason is None and answer.status in _OF_PROXIES:
+            said = f"HTTP {answer.status} {readable(body)}"
+            return of_this_proxy(answer.status, said, self._proxy, self._endpoint, deadline)
         refused = refusal(
             error_from_http(answer.status),
             f"HTTP {answer.status} {body}" if reason is None else reason,
             self._endpoint,
             deadline,
             retry_after=_retry_after(answer.headers),
+            sender=answer.headers.get("Server", ""),
         )
         return NotSpoken(refused) if _is_unknown_path(answer, reason) else refused
 
 
-def _first_words(error: BaseException) -> str:
-    """What the innermost library said: the outer ones may say nothing, or less."""
+def _first_words(error: BaseException, handled: BaseException | None) -> str:
+    """What the innermost library said: the outer ones may say nothing, or less.
+
+    `handled` is what was being handled already when the libraries were called, as an earlier
+    refusal: Python links it to theirs, and it is another matter.
+    """
     words = ""
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and cause is not handled:
         words = str(cause) or words
         cause = cause.__cause__ or cause.__context__
     return words or type(error).__name__

@@ -57,6 +57,8 @@ class TfsRest:
             rows = parse(reply.body)["model_version_status"]
             latest_first = sorted(rows, key=lambda row: -int(row["version"]))
             return tuple(_version_status(row) for row in latest_first)
+        except Unreadable:
+            raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise Unreadable("the status of a model", excerpt(reply.body)) from error
 

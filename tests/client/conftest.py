@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,59 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-_START = """
-import time
-began = time.monotonic()
-import runpy, sys
-print(f"began={began}", file=sys.stderr, flush=True)
-runpy.run_module("mlserve", run_name="__main__", alter_sys=True)
-"""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command ended with. `seconds` count from its first statement to its end."""
-
-    code: int
-    stdout: str
-    stderr: str
-    seconds: float
-
-    def json(self) -> Any:
-        return json.loads(self.stdout)
-
-
-Mlserve = Callable[..., Outcome]
-
-
-@pytest.fixture
-def mlserve(tmp_path: Path) -> Mlserve:
-    """`mlserve("predict", ...)` runs the command in a process of its own, in a folder of its own.
-
-    `stdin` is what to connect its standard input to; `env` is added to its environment.
-    """
-
-    def run(*arguments: object, stdin: Any = subprocess.DEVNULL, **env: str) -> Outcome:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START, *map(str, arguments)],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"NO_COLOR": "1"} | env,
-        )
-        stdout, stderr = process.communicate(timeout=60)
-        ended = time.monotonic()
-        first, _, rest = stderr.partition("\n")
-        began = float(first.removeprefix("began="))
-        return Outcome(process.returncode, stdout, rest, ended - began)
-
-    return run
 
 
 @dataclass(frozen=True)

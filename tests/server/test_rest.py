@@ -175,9 +175,9 @@ def test_a_gzip_body(http: httpx.Client) -> None:
     ("body", "encoding", "status", "message"),
     [
         (b"{}", "gzip", 400, "not gzip"),
-        (gzip.compress(b'{"inputs": ["x"]}')[:-3], "gzip", 400, "ends early"),
+        (gzip.compress(b'{"inputs": ["x"]}', mtime=0)[:-3], "gzip", 400, "ends early"),
         (b"{}", "br", 400, "'br' is not supported"),
-        (gzip.compress(bytes(70 * 2**20)), "gzip", 413, "when decompressed"),
+        (gzip.compress(bytes(70 * 2**20), mtime=0), "gzip", 413, "when decompressed"),
         (b"{}", "deflate", 400, "not deflate"),
         (b"", "deflate", 400, "ends early"),
         (zlib.compress(b'{"inputs": ["x"]}')[:-3], "deflate", 400, "ends early"),
@@ -230,7 +230,7 @@ def test_the_deadline_of_a_header(http: httpx.Client, name: str) -> None:
 def test_a_deadline_that_has_passed_already(http: httpx.Client) -> None:
     headers = {"X-Request-Timeout-Ms": "0"}
     response = http.post(f"{V1}:predict", json={"inputs": ["x"]}, headers=headers)
-    assert "no answer within 0 s" in error_of(response, 504)
+    assert "no answer within 0 ms" in error_of(response, 504)
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "soon", "nan", "", "9" * 400])

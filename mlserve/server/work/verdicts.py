@@ -6,7 +6,7 @@ client waits or the time is gone, it is DeadlineExceeded, which no client asks a
 
 from __future__ import annotations
 
-from mlserve.deadline import Deadline
+from mlserve.deadline import Deadline, in_words
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
 from mlserve.server.work.admission import Verdict
 from mlserve.server.work.job import IN_QUEUE
@@ -17,7 +17,7 @@ _MORE_TIME = "give the call more time with --timeout, or serve the model on a fa
 
 def as_error(verdict: Verdict, deadline: Deadline, *, running: int, waiting: int) -> MlserveError:
     """The error of a call with that verdict, by what runs and waits now."""
-    seconds, timeout = f"{verdict.seconds:.2g} s", f"{round(deadline.timeout, 2):g} s"
+    seconds, timeout = in_words(verdict.seconds), in_words(deadline.timeout)
     match verdict.why:
         case Refusal.QUEUE_FULL:
             return Overloaded(

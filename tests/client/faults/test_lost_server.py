@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlserve.client import Client
+from mlserve.client import AsyncClient, Client, Retries
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable
 
 pytestmark = pytest.mark.slow
@@ -88,8 +89,29 @@ def test_an_answer_that_is_none(
     faulty: Any, answer: bytes, error: type[MlserveError], message: str
 ) -> None:
     endpoint = faulty(lambda line: (line.await_request(), line.send(answer)))
-    with Client(f"http://{endpoint}", model="m") as client, pytest.raises(error, match=message):
+    with (
+        Client(f"http://{endpoint}", model="m", api="tfs") as client,
+        pytest.raises(error, match=message),
+    ):
         client.predict(b"photo", timeout=10)
+
+
+def test_a_connection_lost_while_an_error_is_handled_is_a_lost_connection(faulty: Any) -> None:
+    """Python links the library's error to the one that is handled, which is another matter."""
+
+    once = Retries(max_attempts=1)
+
+    async def ask(endpoint: str) -> None:
+        async with AsyncClient(f"http://{endpoint}", model="m", retries=once) as client:
+            try:
+                raise ValueError("illegal, malformed, invalid")
+            except ValueError:
+                await client.predict(b"photo", timeout=10)
+
+    endpoint = faulty(lambda line: (line.await_request(), line.drop()))
+    with pytest.raises(Unavailable, match="went away during the request") as caught:
+        asyncio.run(ask(endpoint))
+    assert "illegal" not in caught.value.message
 
 
 def test_a_stranger_that_hangs_up_on_the_second_question(faulty: Any) -> None:

@@ -69,7 +69,7 @@ def test_an_answer_after_refusals_tells_of_them(
 def test_the_request_id_stays_and_each_attempt_is_a_span(serve: Any, busy: Any) -> None:
     model = busy(2)
     parent = f"00-{'a' * 32}-{'b' * 16}-01"
-    with _client(serve(model), traceparent=parent) as client:
+    with _client(serve(model), traceparent=parent, api="tfs") as client:
         found = client.predict(b"1", timeout=20)
 
     spans = [headers["traceparent"].split("-") for headers in model.met]

@@ -66,7 +66,9 @@ class OipModel:
     """What the server offers. `gone` is (status, body) of its REST paths that do not exist.
 
     `is_raw`: it answers in raw contents over gRPC, in binary data over REST. `reads_binary` is
-    False for a REST server without that extension. `v1` is (status, body) of KServe's own old API.
+    False for a REST server without that extension: it refuses such a request with `binary_refusal`,
+    and its metadata lists its extensions, if `says_extensions`. `v1` is (status, body) of another
+    API at TensorFlow Serving's paths.
     `index` are the names and states of the repository index; None: the server has none.
     """
 
@@ -77,6 +79,8 @@ class OipModel:
     is_ready: bool = True
     is_raw: bool = False
     reads_binary: bool = True
+    says_extensions: bool = True
+    binary_refusal: int = 422
     refusal: Refusal | None = None
     gone: tuple[int, bytes] = (404, b'{"detail":"Not Found"}')
     v1: tuple[int, bytes] | None = None
@@ -206,7 +210,7 @@ def _rest_reply(
     if verb == "ready":
         return 200 if model.is_ready else 400, b"", {}
     if verb == "infer" and SIZE_HEADER in headers and not model.reads_binary:
-        return 422, b'{"detail":[{"type":"json_invalid","loc":["body",3]}]}', {}
+        return model.binary_refusal, b'{"detail":[{"loc":["body",3]}]}', {}
     if verb == "infer":
         model.asked.append(_read_request(body, headers))
         return 200, *_write_answer(model)
@@ -217,6 +221,28 @@ def _rest_reply(
     )
     described = {"name": MODEL, "versions": model.versions, "inputs": inputs, "outputs": outputs}
     return 200, json.dumps(described).encode(), {}
+
+
+def _beside_models(model: OipModel, parts: list[str]) -> tuple[int, bytes]:
+    """The answer at a path that is not below `/v2/models`."""
+    about = _about_server(model, parts)
+    if about is not None:
+        return 200, json.dumps(about).encode()
+    if parts == ["v2"]:
+        return model.gone
+    model.calls.append("tfs")
+    return model.v1 if model.v1 and parts[-1] != "metadata" else model.gone
+
+
+def _about_server(model: OipModel, parts: list[str]) -> Any:
+    """What the server says of itself at that path; None for a path that it does not have."""
+    if parts == ["v2", "repository", "index"] and model.index is not None:
+        model.calls.append("RepositoryIndex")
+        return [{"name": name, "state": state} for name, state in model.index]
+    if parts == ["v2"] and model.says_extensions:
+        extensions = ["binary_tensor_data"] if model.reads_binary else []
+        return {"name": "stranger", "version": "1", "extensions": extensions}
+    return None
 
 
 def _rest_handler(model: OipModel) -> type[BaseHTTPRequestHandler]:
@@ -237,14 +263,7 @@ def _rest_handler(model: OipModel) -> type[BaseHTTPRequestHandler]:
                 except Refusal as refusal:
                     self._send(refusal.http, json.dumps({"error": refusal.text}).encode(), {})
                 return
-            if self.path == "/v2/repository/index" and model.index is not None:
-                model.calls.append("RepositoryIndex")
-                rows = [{"name": name, "state": state} for name, state in model.index]
-                self._send(200, json.dumps(rows).encode(), {})
-                return
-            model.calls.append("tfs")
-            is_v1 = model.v1 is not None and not self.path.endswith("/metadata")
-            self._send(*(model.v1 if is_v1 and model.v1 else model.gone), {})
+            self._send(*_beside_models(model, parts), {})
 
         def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
