@@ -6,12 +6,14 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, get_args
 
 from mlserve.client.access import Access, Tls
 from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, VersionStatus
 from mlserve.client.connecting import open_dialogue, open_transport
+from mlserve.client.connections import Connections
 from mlserve.client.dialogue import Dialogue, Line
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.outcome import labelled, shortfall
@@ -74,7 +76,9 @@ class AsyncClient:
             warnings.warn(exposure, stacklevel=2)
         self._model = None if model is None else ModelRef(model, version)
         self._version = version
-        self._transport = open_transport(self.endpoint, access, max_answer_bytes)
+        self._transport = Connections(
+            partial(open_transport, self.endpoint, access, max_answer_bytes)
+        )
         self._retries = retries
         self._traceparent = traceparent
         Trace.following(traceparent)
@@ -187,6 +191,7 @@ class AsyncClient:
         self, deadline: Deadline, retries: Retries | None = None
     ) -> AsyncIterator[Watch]:
         """Bounds the body by the deadline, whatever it awaits; errors say what it was doing."""
+        self._transport.require_open()
         ids = CallIds(Trace.following(self._traceparent))
         watch = Watch(ids, deadline.began_at, self._retries if retries is None else retries)
         try:

@@ -76,6 +76,15 @@ _lock = Lock()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 
 
+def _after_fork() -> None:
+    """Replaces the lock: a thread that the child does not have may hold the parent's."""
+    global _lock  # noqa: PLW0603  there is one loop for all
+    _lock = Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def background_loop() -> asyncio.AbstractEventLoop:
     """The event loop on a daemon thread that all sync clients of this process share."""
     with _lock:

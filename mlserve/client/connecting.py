@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlserve.client.access import Access
 from mlserve.client.dialogue import Dialogue, Line, TfsDialogue
 from mlserve.client.endpoint import Endpoint
+from mlserve.client.forks import has_inherited_grpc
 from mlserve.client.wire import Api, ModelRef, OipAdapter, TfsAdapter, Transport
 
 
@@ -13,6 +14,10 @@ def open_transport(endpoint: Endpoint, access: Access, limit: int) -> Transport:
 
     Sends nothing yet.
     """
+    if endpoint.protocol == "grpc" and has_inherited_grpc():
+        from mlserve.client.http2_transport import Http2Transport
+
+        return Http2Transport(endpoint, access, limit)
     if endpoint.protocol == "grpc":
         from mlserve.client.grpc_transport import GrpcTransport
 

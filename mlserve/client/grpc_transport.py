@@ -9,12 +9,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from mlserve.client.access import Access, Tls
 from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
+from mlserve.client.forks import without_fork_support
 from mlserve.client.proxies import Proxy, proxy_to
 from mlserve.client.proxy_answers import no_proxy_answers, refused_by_proxy
 from mlserve.client.refusals import (
@@ -32,6 +30,10 @@ from mlserve.client.wire import Call, Reply, read_contract
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.protocols.status import error_from_grpc
+
+with without_fork_support():
+    import grpc
+    import grpc.aio
 
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
 _SIGNATURES_KEY = "mlserve-signatures"
@@ -91,15 +93,7 @@ class GrpcTransport:
             if not is_connected:
                 self._forget(channel)
             raise self._error(error, deadline, is_connected=is_connected) from error
-        told = {key: value for key, value in metadata if isinstance(value, str)}
-        return Reply(
-            body,
-            told.get(RANDOM_WEIGHTS_KEY) == "1",
-            signatures=tuple(filter(None, told.get(_SIGNATURES_KEY, "").split(","))),
-            server_ms=read_server_timing(told.get(SERVER_TIMING, "")),
-            about_server=_about_server(told),
-            contract=read_contract(told.get(_CONTRACT_KEY, "")),
-        )
+        return reply_of(body, metadata)
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -147,31 +141,53 @@ class GrpcTransport:
     ) -> MlserveError | NotSpoken:
         code, text = error.code().name, error.details() or ""
         if code == "UNAVAILABLE" and not is_connected:
-            return self._unreached(_CAUSE.sub("", text))
+            return unreached(self._endpoint, self._access, self._proxy, _CAUSE.sub("", text))
         if _OUR_LIMIT in text:
             return answer_too_large(self._endpoint, self._limit)
-        if (code == "UNAVAILABLE" and _LOST.search(text)) or text.startswith(_GARBAGE):
-            return went_away(self._endpoint, text)
-        retry_after = _retry_after(error.trailing_metadata() or ())
-        kind = error_from_grpc(code)
-        sender = _sender(error)
-        refused = refusal(
-            kind, text, self._endpoint, deadline, retry_after=retry_after, sender=sender
-        )
-        return NotSpoken(refused) if code == "UNIMPLEMENTED" else refused
+        return status_error(code, text, _metadata(error), self._endpoint, deadline)
 
-    def _unreached(self, why: str) -> MlserveError:
-        from mlserve.client.tls_failures import closing_hint, handshake_failure
 
-        tls = self._access.tls
-        failure = handshake_failure(self._endpoint, why)
-        if failure is None and self._proxy is not None:
-            is_refused = _PROXY_REFUSED.search(why)
-            tell = refused_by_proxy if is_refused else no_proxy_answers
-            return tell(readable(why), self._proxy, self._endpoint)
-        has_certificate = tls is not None and tls.cert is not None
-        hint = closing_hint(self._endpoint, has_certificate=has_certificate)
-        return failure or no_server(self._endpoint, why, hint if _LOST.search(why) else "")
+def reply_of(body: bytes, metadata: Iterable[tuple[str, str | bytes]]) -> Reply:
+    """The reply that a message and the metadata around it make."""
+    told = {key: value for key, value in metadata if isinstance(value, str)}
+    return Reply(
+        body,
+        told.get(RANDOM_WEIGHTS_KEY) == "1",
+        signatures=tuple(filter(None, told.get(_SIGNATURES_KEY, "").split(","))),
+        server_ms=read_server_timing(told.get(SERVER_TIMING, "")),
+        about_server=_about_server(told),
+        contract=read_contract(told.get(_CONTRACT_KEY, "")),
+    )
+
+
+def status_error(
+    code: str,
+    text: str,
+    metadata: Iterable[tuple[str, str | bytes]],
+    endpoint: Endpoint,
+    deadline: Deadline,
+) -> MlserveError | NotSpoken:
+    """The error for a status of that code and message, with the metadata that came along."""
+    if (code == "UNAVAILABLE" and _LOST.search(text)) or text.startswith(_GARBAGE):
+        return went_away(endpoint, text)
+    kind = error_from_grpc(code)
+    told = list(metadata)
+    sender = next((str(value) for key, value in told if key == "server"), "")
+    refused = refusal(kind, text, endpoint, deadline, retry_after=_retry_after(told), sender=sender)
+    return NotSpoken(refused) if code == "UNIMPLEMENTED" else refused
+
+
+def unreached(endpoint: Endpoint, access: Access, proxy: Proxy | None, why: str) -> MlserveError:
+    """The error for an endpoint to which no connection could be made."""
+    from mlserve.client.tls_failures import closing_hint, handshake_failure
+
+    failure = handshake_failure(endpoint, why)
+    if failure is None and proxy is not None:
+        tell = refused_by_proxy if _PROXY_REFUSED.search(why) else no_proxy_answers
+        return tell(readable(why), proxy, endpoint)
+    has_certificate = access.tls is not None and access.tls.cert is not None
+    hint = closing_hint(endpoint, has_certificate=has_certificate)
+    return failure or no_server(endpoint, why, hint if _LOST.search(why) else "")
 
 
 async def _reaches_a_server(channel: grpc.aio.Channel) -> bool:
@@ -193,10 +209,9 @@ def _through(proxy: Proxy, endpoint: Endpoint) -> list[tuple[str, int | str]]:
     return [*options, ("grpc.http_connect_headers", headers)] if headers else options
 
 
-def _sender(error: grpc.aio.AioRpcError) -> str:
-    """What the answer says of the program that sent it."""
-    metadata = [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
-    return next((str(value) for key, value in metadata if key == "server"), "")
+def _metadata(error: grpc.aio.AioRpcError) -> list[tuple[str, str | bytes]]:
+    """What came with the status, before it and after it."""
+    return [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
 
 
 def _retry_after(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:

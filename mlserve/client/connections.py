@@ -1,0 +1,86 @@
+"""The connections of one client: a transport of its own for each process and each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from weakref import WeakSet
+
+from mlserve.client.watch import Watch
+from mlserve.client.wire import Call, Reply, Transport
+from mlserve.deadline import Deadline
+from mlserve.errors import UsageError
+
+
+class Connections:
+    """A transport that opens another one wherever it is used, until it is closed.
+
+    Neither a forked process nor a second event loop may use the sockets of the first.
+    """
+
+    def __init__(self, open_transport: Callable[[], Transport]) -> None:
+        self._open_transport = open_transport
+        self._transports: dict[tuple[int, asyncio.AbstractEventLoop], Transport] = {}
+        self._is_closed = False
+        _everyone.add(self)
+
+    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
+        """The reply to `call`, on a connection of this process and loop."""
+        return await self._here().send(call, deadline, watch)
+
+    def require_open(self) -> None:
+        """Raises UsageError once the client has been closed."""
+        if self._is_closed:
+            raise UsageError(
+                "this client is closed",
+                hint="make a new one; `with` closes the client at the end of its block",
+            )
+
+    async def close(self) -> None:
+        """Closes what this process has opened; no call can be made after that."""
+        self._is_closed = True
+        here = asyncio.get_running_loop()
+        for (pid, loop), transport in list(self._transports.items()):
+            if pid != os.getpid():
+                continue  # the parent's: it may be in the middle of a call
+            if loop is here:
+                await transport.close()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(transport.close(), loop)
+            self._transports.pop((pid, loop), None)
+
+    def _here(self) -> Transport:
+        self.require_open()
+        place = os.getpid(), asyncio.get_running_loop()
+        if place not in self._transports:
+            self._forget_ended_loops()
+            self._transports[place] = self._open_transport()
+        return self._transports[place]
+
+    def keep_for_ever(self) -> None:
+        """Keeps what a fork has brought along from being freed, at the end of the process too.
+
+        To free a channel of grpc.aio waits for a thread that only the parent has.
+        """
+        import ctypes  # only a forked process needs it
+
+        for transport in self._transports.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(transport))
+
+    def _forget_ended_loops(self) -> None:
+        """Drops what can be neither used nor closed any more."""
+        for pid, loop in list(self._transports):
+            if pid == os.getpid() and loop.is_closed():
+                self._transports.pop((pid, loop), None)
+
+
+_everyone: WeakSet[Connections] = WeakSet()
+
+
+def _after_fork() -> None:
+    for connections in list(_everyone):
+        connections.keep_for_ever()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,48 @@
+"""What a fork leaves of the client: nothing that both processes could use is used again.
+
+A forked process has its parent's sockets and none of its threads. Writing to such a socket would
+mix two conversations. The library of gRPC is worse: it shares its `epoll` set with the parent, so
+that a call in the child hangs and can end the parent (grpcio 1.85.1: "Check failed:
+next_worker->state == KICKED"). Its own support for forks needs a moment in which no thread is
+inside the library, and `grpc.aio` always has one there; where a fork comes in the middle of calls,
+the threads that it starts again in the child end about one child in fifty (SIGSEGV).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_VARIABLE = "GRPC_ENABLE_FORK_SUPPORT"
+_has_inherited_grpc = False
+
+
+def has_inherited_grpc() -> bool:
+    """Whether an ancestor of this process forked it after importing grpc."""
+    return _has_inherited_grpc
+
+
+@contextmanager
+def without_fork_support() -> Iterator[None]:
+    """For the import of grpc, which looks once at the environment: its fork handlers stay off.
+
+    A user's own choice in `GRPC_ENABLE_FORK_SUPPORT` stands, and so does an earlier import.
+    """
+    if _VARIABLE in os.environ:
+        yield
+        return
+    os.environ[_VARIABLE] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_VARIABLE]
+
+
+def _after_fork() -> None:
+    global _has_inherited_grpc  # noqa: PLW0603  it is a fact about the process
+    _has_inherited_grpc = _has_inherited_grpc or "grpc" in sys.modules
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,139 @@
+"""A client that was used before a fork: every process has connections of its own, and goes on."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlserve import Client
+from mlserve.client import Tls, forks
+from mlserve.client.http2_transport import Http2Transport
+from mlserve.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+)
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
+_SCRIPT = Path(__file__).with_name("forking.py")
+
+
+def _run(how: str, endpoint: str) -> str:
+    """What the script prints, without the library's word that it has seen a fork."""
+    done = subprocess.run(
+        [sys.executable, str(_SCRIPT), how, endpoint],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "fork_posix.cc" not in line]
+    assert not said, done.stderr
+    return done.stdout
+
+
+@PROTOCOLS
+@pytest.mark.parametrize("how", ["at_once", "under_load", "in_a_pool", "before_workers"])
+def test_every_process_gets_its_own_answers(echo: Any, protocol: str, how: str) -> None:
+    codes = re.findall(r"-?\d+", _run(how, echo.endpoint(protocol)))
+
+    assert codes
+    assert set(codes) == {"0"}
+
+
+@PROTOCOLS
+def test_an_async_client_works_in_a_forked_process_and_in_a_second_loop(
+    echo: Any, protocol: str
+) -> None:
+    assert _run("of_async", echo.endpoint(protocol)) == "[0, 0]\n" * 2
+
+
+@pytest.fixture
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process counts as forked from one that had used grpc."""
+    monkeypatch.setattr(forks, "_has_inherited_grpc", True)
+
+
+@pytest.mark.usefixtures("_forked")
+class TestGrpcWithoutItsLibrary:
+    """What a forked process speaks; the errors are those of the library's transport."""
+
+    def test_it_is_what_a_client_takes(self, echo: Any) -> None:
+        with Client(echo.grpc) as client:
+            assert client.predict(b"fine", timeout=20).label == "sorrel"
+            (transport,) = client._client._transport._transports.values()
+        assert isinstance(transport, Http2Transport)
+
+    @pytest.mark.parametrize("size", [0, 16_000, 70_000, 3_000_000])
+    def test_messages_of_any_size_go_both_ways(self, echo: Any, size: int) -> None:
+        with Client(echo.grpc, api="oip") as client:
+            assert client.predict(b"fine" + bytes(size), timeout=20).scores
+            assert client.metadata(timeout=20).signatures
+
+    def test_refusals_have_their_kind(self, echo: Any) -> None:
+        with Client(echo.grpc) as client:
+            with pytest.raises(InvalidInput):
+                client.predict(b"bad", timeout=20)
+            assert client.predict(b"fine", timeout=20).label == "sorrel"
+        with Client(echo.grpc, model="nobody") as client, pytest.raises(NotFound, match="nobody"):
+            client.predict(b"fine", timeout=20)
+
+    def test_an_answer_that_is_too_large_is_not_read(self, echo: Any) -> None:
+        with (
+            Client(echo.grpc, max_answer_bytes=20) as client,
+            pytest.raises(InferenceFailed, match="more than the 20 bytes"),
+        ):
+            client.predict(b"fine", timeout=20)
+
+    def test_nobody_there(self) -> None:
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            endpoint = "{}:{}".format(*bound.getsockname())
+            with Client(endpoint) as client, pytest.raises(Unavailable, match="no server answers"):
+                client.predict(b"fine", timeout=2)
+
+    def test_the_server_dies_under_a_call_and_comes_no_more(self, start_echo: Any) -> None:
+        server = start_echo()
+        with Client(server.grpc) as client:
+            assert client.predict(b"fine", timeout=20).label == "sorrel"
+            server.process.kill()
+            server.process.wait()
+            with pytest.raises(Unavailable, match="no server answers"):
+                client.predict(b"fine", timeout=2)
+
+    @pytest.mark.alone
+    def test_the_deadline_is_told_to_the_server_and_kept(self, start_echo: Any) -> None:
+        server = start_echo(delay=2)
+        with Client(server.grpc) as client, pytest.raises(DeadlineExceeded):
+            client.predict(b"fine", timeout=0.5)
+
+    def test_tls_with_a_token_and_a_certificate(self, start_echo: Any, tmp_path: Path) -> None:
+        import trustme
+
+        authority, token = trustme.CA(), tmp_path / "token"
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        for name in ("127.0.0.1", "client"):
+            issued = authority.issue_cert(name)
+            issued.private_key_pem.write_to_path(str(tmp_path / f"{name}_key.pem"))
+            issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+        token.write_text("s3cret")
+        server = start_echo(
+            f"--token-file={token}",
+            f"--tls-cert={tmp_path / '127.0.0.1.pem'}",
+            f"--tls-key={tmp_path / '127.0.0.1_key.pem'}",
+            f"--tls-client-ca={tmp_path / 'ca.pem'}",
+        )
+        tls = Tls(
+            ca=tmp_path / "ca.pem", cert=tmp_path / "client.pem", key=tmp_path / "client_key.pem"
+        )
+        with Client(f"grpcs://{server.grpc}", token="s3cret", tls=tls) as client:
+            assert client.predict(b"fine", timeout=20).label == "sorrel"
