@@ -1,7 +1,7 @@
 """mlserve: export one model to several runtimes, serve it, and ask it one question in time.
 
     from mlserve import Client
-    Client("127.0.0.1:8500").predict(Path("horse.jpg"), timeout=5).label
+    Client("127.0.0.1:8500").predict("horse.jpg", timeout=5).label
 
 The names below are the public API. They are imported when they are first used, so that
 `import mlserve` costs nothing.
@@ -15,22 +15,93 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlserve.client import AsyncClient as AsyncClient
     from mlserve.client import Client as Client
+    from mlserve.client import ModelMetadata as ModelMetadata
     from mlserve.client import Prediction as Prediction
+    from mlserve.client import Retries as Retries
+    from mlserve.client import Retry as Retry
+    from mlserve.client import Score as Score
+    from mlserve.client import ServerLoad as ServerLoad
+    from mlserve.client import Timings as Timings
+    from mlserve.client import Tls as Tls
+    from mlserve.client import VersionStatus as VersionStatus
+    from mlserve.deadline import Deadline as Deadline
+    from mlserve.errors import AccessDenied as AccessDenied
+    from mlserve.errors import BuildFailed as BuildFailed
+    from mlserve.errors import DeadlineExceeded as DeadlineExceeded
+    from mlserve.errors import ExportError as ExportError
+    from mlserve.errors import InferenceFailed as InferenceFailed
+    from mlserve.errors import InputTooLarge as InputTooLarge
+    from mlserve.errors import InvalidInput as InvalidInput
     from mlserve.errors import MlserveError as MlserveError
+    from mlserve.errors import ModelLoadFailed as ModelLoadFailed
+    from mlserve.errors import NotAnImage as NotAnImage
+    from mlserve.errors import NotFound as NotFound
+    from mlserve.errors import NotYet as NotYet
+    from mlserve.errors import Overloaded as Overloaded
+    from mlserve.errors import PluginError as PluginError
+    from mlserve.errors import Transient as Transient
+    from mlserve.errors import Unavailable as Unavailable
+    from mlserve.errors import UsageError as UsageError
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AsyncClient": "mlserve.client",
-    "Client": "mlserve.client",
-    "Prediction": "mlserve.client",
-    "MlserveError": "mlserve.errors",
+__all__ = [
+    "AccessDenied",
+    "AsyncClient",
+    "BuildFailed",
+    "Client",
+    "Deadline",
+    "DeadlineExceeded",
+    "ExportError",
+    "InferenceFailed",
+    "InputTooLarge",
+    "InvalidInput",
+    "MlserveError",
+    "ModelLoadFailed",
+    "ModelMetadata",
+    "NotAnImage",
+    "NotFound",
+    "NotYet",
+    "Overloaded",
+    "PluginError",
+    "Prediction",
+    "Retries",
+    "Retry",
+    "Score",
+    "ServerLoad",
+    "Timings",
+    "Tls",
+    "Transient",
+    "Unavailable",
+    "UsageError",
+    "VersionStatus",
+    "__version__",
+]
+_OF_THE_CLIENT = {
+    "AsyncClient",
+    "Client",
+    "ModelMetadata",
+    "Prediction",
+    "Retries",
+    "Retry",
+    "Score",
+    "ServerLoad",
+    "Timings",
+    "Tls",
+    "VersionStatus",
 }
-__all__ = ["AsyncClient", "Client", "MlserveError", "Prediction", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home), name)
+    if name in _OF_THE_CLIENT:
+        home = "mlserve.client"
+    else:
+        home = "mlserve.deadline" if name == "Deadline" else "mlserve.errors"
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

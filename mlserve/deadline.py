@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from mlserve.errors import DeadlineExceeded, UsageError
 
@@ -29,14 +31,15 @@ class Deadline:
 
         Raises UsageError when `timeout` is not a positive number of seconds up to `MOST_SECONDS`.
         """
-        if not timeout > 0:
+        if not (is_number(timeout) and timeout > 0):
+            shown = f"{timeout:g}" if is_number(timeout) else repr(timeout)
             raise UsageError(
-                f"timeout must be a positive number of seconds, not {timeout:g}",
-                hint="give for example --timeout 5",
+                f"timeout must be a positive number of seconds, not {shown}",
+                hint="give for example {timeout 5}",
             )
         check_seconds("timeout", timeout)
         start = time.monotonic() if since is None else since
-        return cls(start + timeout, timeout)
+        return cls(start + float(timeout), float(timeout))
 
     @classmethod
     def at_most(cls, timeout: float) -> Deadline:
@@ -71,7 +74,7 @@ class Deadline:
         """The error to raise when the deadline passed while `doing` something."""
         return DeadlineExceeded(
             f"no answer within {in_words(self.timeout)} (the deadline passed while {doing})",
-            hint="give the call more time with --timeout, or look at the server: mlserve status",
+            hint="give the call more time with {timeout}, or look at the server: mlserve status",
         )
 
 
@@ -91,3 +94,8 @@ def check_seconds(what: str, seconds: float) -> float:
 def in_words(seconds: float) -> str:
     """A length of time for a message, such as `2.5 s`; below 0.1 s in milliseconds."""
     return f"{round(seconds, 2):g} s" if seconds >= _SHORT else f"{seconds * 1000:.2g} ms"
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number: not a text of one, and not a truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -28,6 +28,8 @@ import re
 from enum import IntEnum
 from typing import Any, ClassVar
 
+from mlserve.words import said
+
 _QUOTED = 600
 _LONGEST = 4000
 
@@ -83,8 +85,9 @@ class ExitCode(IntEnum):
 class MlserveError(Exception):
     """Base of every error that mlserve raises on purpose.
 
-    `message` says what is wrong and names the value; `hint` is the next step to take. `details` is
-    what else there is to know, as data: a call to a server tells its attempts and ids there.
+    `message` says what is wrong and names the value; `hint` is the next step to take, in words for
+    Python or for the command line (`mlserve.words`). `details` is what else there is to know, as
+    data: a call to a server tells its attempts and ids there.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
@@ -93,11 +96,16 @@ class MlserveError(Exception):
         message = _cut(message, _LONGEST)  # whatever got into it
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self._hint = hint
         self.details: dict[str, Any] = {}
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def hint(self) -> str | None:
+        """The next step to take, if there is one."""
+        return None if self._hint is None else said(self._hint)
 
     @property
     def kind(self) -> str:

@@ -28,6 +28,7 @@ from mlserve.cli.output import print_error
 from mlserve.cli.streams import guard_streams, require_output
 from mlserve.cli.usage import Command, CommandGroup, asks_for_json
 from mlserve.errors import ExitCode, MlserveError
+from mlserve.words import speak_flags
 
 
 class ErrorBoundary(CommandGroup):
@@ -109,6 +110,7 @@ for _command in (
 
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
+    speak_flags()
     # The interpreter's last collection would walk all that was imported, to free what the end of
     # the process frees anyway: 0.1 s and more, which a deadline does not have.
     atexit.register(gc.freeze)

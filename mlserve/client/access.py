@@ -28,7 +28,7 @@ class Tls:
         if (self.cert is None) != (self.key is None):
             raise UsageError(
                 "a client's certificate and its key belong together",
-                hint="give both --tls-cert FILE and --tls-key FILE",
+                hint="give both: {tls_pair}",
             )
 
 

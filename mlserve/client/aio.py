@@ -48,8 +48,12 @@ class AsyncClient:
     an answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
     TRACEPARENT, else each call begins a trace.
 
-    Nothing is connected until the first call; calls may run at the same time. Raises UsageError for
-    an argument that is not what it must be.
+        async with AsyncClient("127.0.0.1:8500") as client:
+            answers = await asyncio.gather(*(client.predict(path) for path in paths))
+
+    Nothing is connected until the first call; calls may run at the same time. Each event loop and
+    each forked process gets connections of its own; after `close` no call can be made. Raises
+    UsageError for an argument that is not what it must be.
     """
 
     def __init__(
@@ -66,6 +70,15 @@ class AsyncClient:
         max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES,
         traceparent: str | None = None,
     ) -> None:
+        _check_kinds(
+            endpoint=(endpoint, str),
+            model=(model, str),
+            version=(version, int),
+            token=(token, str),
+            tls=(tls, Tls),
+            retries=(retries, Retries),
+            max_answer_bytes=(max_answer_bytes, int),
+        )
         known: tuple[Api, ...] = get_args(Api)
         if api is not None and api not in known:
             raise UsageError(f"there is no API {api!r}", hint=f"choose {' or '.join(known)}")
@@ -84,6 +97,9 @@ class AsyncClient:
         Trace.following(traceparent)
         self._apis = known if api is None else (api,)
         self._dialogues: dict[Api, Dialogue] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.endpoint)!r}, model={self.model!r})"
 
     @property
     def model(self) -> str | None:
@@ -110,8 +126,10 @@ class AsyncClient:
         Raises the errors of `mlserve.errors`: DeadlineExceeded, Unavailable, Overloaded,
         InferenceFailed, or UsageError and its kinds for what is wrong with the call.
         """
-        if top_k is not None and top_k < 1:
-            raise UsageError(f"top_k must be at least 1, not {top_k}", hint="give --top-k 5")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise UsageError(
+                f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
+            )
         deadline = as_deadline(timeout)
         async with self._within(deadline) as watch:
             watch.enter("read", f"reading {name_of(image)}")
@@ -172,7 +190,7 @@ class AsyncClient:
             return read_load(protocol, reply)
 
     async def close(self) -> None:
-        """Closes the connection; calls that still run fail."""
+        """Closes the connections; calls that still run fail, and no other can be made."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -279,6 +297,20 @@ class AsyncClient:
 def as_deadline(timeout: float | Deadline) -> Deadline:
     """The deadline itself, or the one `timeout` seconds from now. Raises UsageError."""
     return timeout if isinstance(timeout, Deadline) else Deadline.after(timeout)
+
+
+def _check_kinds(**given: tuple[object, type]) -> None:
+    """Raises UsageError for an argument that is neither None nor of its type."""
+    for name, (value, kind) in given.items():
+        if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+            continue
+        raise UsageError(
+            f"{name} must be {_AS_WORDS.get(kind, kind.__name__)}, not {value!r}",
+            hint="see help(mlserve.Client)",
+        )
+
+
+_AS_WORDS = {int: "a whole number", str: "text", Retries: "a mlserve.Retries", Tls: "a mlserve.Tls"}
 
 
 @asynccontextmanager

@@ -46,7 +46,7 @@ class Timings:
         return {part: None if ms is None else round(ms, 3) for part, ms in asdict(self).items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """The answer to one image.
 
@@ -71,6 +71,13 @@ class Prediction:
     trace_id: str
     retries: tuple[Retry, ...] = ()
     shortfall: str | None = None
+
+    def __repr__(self) -> str:
+        score = f", score={self.scores[0].score:.4g}" if self.scores else ""
+        return (
+            f"Prediction(label={self.label!r}{score}, model={self.model!r}, "
+            f"version={self.version}, endpoint={self.endpoint!r})"
+        )
 
     @property
     def attempts(self) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from weakref import WeakSet
 
 from mlserve.client.watch import Watch
 from mlserve.client.wire import Call, Reply, Transport
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
+
+_Place = tuple[int, asyncio.AbstractEventLoop]
 
 
 class Connections:
@@ -21,13 +23,15 @@ class Connections:
 
     def __init__(self, open_transport: Callable[[], Transport]) -> None:
         self._open_transport = open_transport
-        self._transports: dict[tuple[int, asyncio.AbstractEventLoop], Transport] = {}
+        self._transports: dict[_Place, Transport] = {}
+        self._guards: dict[_Place, AsyncGenerator[None]] = {}
         self._is_closed = False
         _everyone.add(self)
 
     async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
         """The reply to `call`, on a connection of this process and loop."""
-        return await self._here().send(call, deadline, watch)
+        transport = await self._here()
+        return await transport.send(call, deadline, watch)
 
     def require_open(self) -> None:
         """Raises UsageError once the client has been closed."""
@@ -41,21 +45,24 @@ class Connections:
         """Closes what this process has opened; no call can be made after that."""
         self._is_closed = True
         here = asyncio.get_running_loop()
-        for (pid, loop), transport in list(self._transports.items()):
+        for place in list(self._transports):
+            pid, loop = place
             if pid != os.getpid():
                 continue  # the parent's: it may be in the middle of a call
+            transport, guard = self._transports.pop(place), self._guards.pop(place)
             if loop is here:
-                await transport.close()
+                await guard.aclose()
             elif loop.is_running():
                 asyncio.run_coroutine_threadsafe(transport.close(), loop)
-            self._transports.pop((pid, loop), None)
 
-    def _here(self) -> Transport:
+    async def _here(self) -> Transport:
         self.require_open()
         place = os.getpid(), asyncio.get_running_loop()
         if place not in self._transports:
             self._forget_ended_loops()
             self._transports[place] = self._open_transport()
+            self._guards[place] = _closing_with_the_loop(self._transports[place])
+            await anext(self._guards[place])
         return self._transports[place]
 
     def keep_for_ever(self) -> None:
@@ -65,14 +72,23 @@ class Connections:
         """
         import ctypes  # only a forked process needs it
 
-        for transport in self._transports.values():
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(transport))
+        for inherited in (*self._transports.values(), *self._guards.values()):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
     def _forget_ended_loops(self) -> None:
         """Drops what can be neither used nor closed any more."""
         for pid, loop in list(self._transports):
             if pid == os.getpid() and loop.is_closed():
                 self._transports.pop((pid, loop), None)
+                self._guards.pop((pid, loop), None)
+
+
+async def _closing_with_the_loop(transport: Transport) -> AsyncGenerator[None]:
+    """Closes the transport when it is closed itself, as `asyncio.run` does at the loop's end."""
+    try:
+        yield
+    finally:
+        await transport.close()
 
 
 _everyone: WeakSet[Connections] = WeakSet()

@@ -109,7 +109,7 @@ def no_server(endpoint: Endpoint, why: str, or_else: str = "") -> errors.Unavail
     other = "rest" if endpoint.protocol == "grpc" else "grpc"
     hints = [
         "see what runs with mlserve ps, start a server with mlserve up",
-        f"for a server's other port: --protocol {other}",
+        f"for a server's other port: {{protocol {other}}}",
         or_else,
     ]
     return errors.Unavailable(
@@ -138,7 +138,7 @@ def answer_too_large(endpoint: Endpoint, limit: int) -> errors.InferenceFailed:
     """The error for an answer that the client does not read to its end."""
     return errors.InferenceFailed(
         f"the answer of {endpoint} has more than the {limit} bytes that this client reads",
-        hint="raise the limit with --max-answer-bytes (max_answer_bytes of the Python client)",
+        hint="raise the limit with {max_answer_bytes}",
     )
 
 
@@ -235,7 +235,7 @@ def _gave_up(text: str, endpoint: Endpoint, deadline: Deadline) -> errors.Deadli
     return errors.DeadlineExceeded(
         f"the server at {endpoint} gave up {in_words(left)} before the deadline of "
         f"{in_words(deadline.timeout)}: {text}",
-        hint="this is a limit of the server, not --timeout "
+        hint="this is a limit of the server, not {timeout} "
         "(TensorFlow Serving: --rest_api_timeout_in_ms; Triton: the model's queue policy)",
     )
 
@@ -252,11 +252,11 @@ _WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
     ),
     errors.AccessDenied: (
         "the server at {endpoint} does not let this client in: {text}",
-        "give the server's token with --token-file FILE (or MLSERVE_TOKEN_FILE)",
+        "give the server's token with {token_file FILE}",
     ),
     errors.NotFound: (
         "the server at {endpoint} does not have what was asked for: {text}",
-        "name the model that it serves with --model NAME (and --version N)",
+        "name the model that it serves with {model NAME} (and {version N})",
     ),
     errors.InvalidInput: (
         "the server at {endpoint} refused the request: {text}",
@@ -264,7 +264,7 @@ _WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
     ),
     errors.UsageError: (
         "the server at {endpoint} does not allow the request: {text}",
-        "is this a model server, is the request allowed there, and is --api what it speaks?",
+        "is this a model server, is the request allowed there, and is {api} what it speaks?",
     ),
     errors.Unavailable: (
         "the server at {endpoint} is not ready: {text}",

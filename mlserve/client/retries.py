@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlserve.deadline import is_number
 from mlserve.errors import Transient, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ class Retries:
 
     The n-th wait is a random part of `min(cap, base * 2**n)` seconds, after what the server asked
     for, if it did. `max_attempts` 1 asks once. `random` is the source of chance, for tests that
-    need the same waits each time. Raises UsageError for no attempt at all.
+    need the same waits each time. Raises UsageError for no attempt at all, and for a `base` or
+    `cap` that is not a number of seconds.
     """
 
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
@@ -30,9 +33,16 @@ class Retries:
     random: Random | None = None
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
+        for name in ("base", "cap"):
+            value = getattr(self, name)
+            if not (is_number(value) and math.isfinite(value) and value >= 0):
+                raise UsageError(
+                    f"{name} must be a number of seconds, at least 0, not {value!r}",
+                    hint=f"the default is {self.__dataclass_fields__[name].default}",
+                )
+        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
             raise UsageError(
-                f"max_attempts must be at least 1, not {self.max_attempts}",
+                f"max_attempts must be at least 1, not {self.max_attempts!r}",
                 hint="1 asks once and never again",
             )
 

@@ -31,8 +31,21 @@ _CLOSING = 0.1
 class Client:
     """A client of one model on one server, for code without an event loop, or beside one.
 
-    The parameters and errors are those of `AsyncClient`. It works inside a running event loop too
-    (as in a notebook), and from several threads at once.
+        with mlserve.Client("127.0.0.1:8500", model="inception_v3") as client:
+            answer = client.predict("horse.jpg", timeout=5)
+            print(answer.label, answer.scores[0].score)
+
+    `endpoint` is `host:port` (gRPC) or `http://host:port` (REST), with TLS `grpcs://` or
+    `https://`. The other parameters are those of `AsyncClient`: `protocol`, `model`, `version`,
+    `api`, `token`, `tls`, `retries`, `max_answer_bytes`, `traceparent`.
+
+    Every error is a `mlserve.MlserveError` with a `hint`: DeadlineExceeded when there is no answer
+    in time, Unavailable, Overloaded, InferenceFailed, or UsageError and its kinds for what is wrong
+    with the call.
+
+    It works inside a running event loop too (as in a notebook), from several threads at once, and
+    in a process that was forked after it was used. After `close`, or the end of its `with` block,
+    no call can be made.
     """
 
     def __init__(
@@ -62,6 +75,9 @@ class Client:
             traceparent=traceparent,
         )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.endpoint)!r}, model={self.model!r})"
+
     @property
     def endpoint(self) -> Endpoint:
         """Where the server is."""
@@ -80,7 +96,13 @@ class Client:
     def predict(
         self, image: Image, *, timeout: float | Deadline = DEFAULT_TIMEOUT, top_k: int | None = None
     ) -> Prediction:
-        """The label of an image, with the `top_k` best scores: see `AsyncClient`."""
+        """The label of an image, with the `top_k` best scores when the server offers scores.
+
+        `image` is a path, the bytes of a JPEG or PNG file, or an open binary file. `timeout` is the
+        whole time in seconds: reading the file, connecting, the answer. `top_k` None takes the best
+        five, or as many as the server gives of them; `shortfall` says why there are fewer than were
+        asked for. Raises the errors that the class names.
+        """
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.predict(image, timeout=deadline, top_k=top_k))
 
@@ -100,7 +122,7 @@ class Client:
         return self._run(deadline, self._client.load(timeout=deadline))
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connections; no call can be made after that."""
         deadline = Deadline.after(_CLOSING)
         try:
             self._run(deadline, self._client.close())

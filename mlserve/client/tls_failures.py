@@ -15,7 +15,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"wrong.version.number|http.request|record.layer.failure", re.I),
         "the server at {endpoint} does not speak TLS: {why}",
-        "ask {plain}://{address}, without --tls-ca, --tls-cert and --tls-key",
+        "ask {plain}://{address}, without the files of TLS",
     ),
     (
         re.compile(r"host ?name|(ip.address|domain).mismatch|not valid for", re.I),
@@ -30,7 +30,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"certificate.verify.failed|self.signed|local issuer", re.I),
         "the certificate of the server at {endpoint} is not trusted: {why}",
-        "name the authority that signed it (or the certificate itself) with --tls-ca FILE",
+        "name the authority that signed it (or the certificate itself) with {{tls_ca FILE}}",
     ),
 )
 
@@ -42,7 +42,7 @@ def handshake_failure(endpoint: Endpoint, why: str) -> UsageError | None:
     if _ASKS_FOR_A_CERTIFICATE.search(why):
         return AccessDenied(
             f"the server at {endpoint} wants a certificate of the client: {readable(why)}",
-            hint="give one that it trusts with --tls-cert FILE and --tls-key FILE",
+            hint="give one that it trusts with {tls_pair}",
         )
     plain = "grpc" if endpoint.protocol == "grpc" else "http"
     for pattern, message, hint in _FAILURES:
@@ -58,5 +58,5 @@ def closing_hint(endpoint: Endpoint, *, has_certificate: bool) -> str:
         secure = "grpcs" if endpoint.protocol == "grpc" else "https"
         return f"if it speaks TLS, ask {secure}://{endpoint.address}"
     if has_certificate:
-        return "it may not trust the certificate of --tls-cert"
-    return "if it wants a certificate of the client: --tls-cert FILE and --tls-key FILE"
+        return "it may not trust the certificate of {tls_cert}"
+    return "if it wants a certificate of the client: {tls_pair}"

@@ -92,7 +92,7 @@ def test_another_token(secure: Any, files: Files, protocol: str, token: str | No
 
     assert isinstance(error, AccessDenied)
     assert "does not let this client in" in error.message
-    assert "--token-file FILE" in str(error.hint)
+    assert "token=..." in str(error.hint)
     assert error.details["attempts"] == 1
 
 
@@ -102,7 +102,7 @@ def test_an_authority_that_is_not_known(secure: Any, protocol: str) -> None:
 
     assert type(error) is UsageError
     assert "is not trusted" in error.message
-    assert "--tls-ca FILE" in str(error.hint)
+    assert "tls=Tls(ca=FILE)" in str(error.hint)
     assert error.details["attempts"] == 1
 
 
@@ -155,7 +155,7 @@ def test_a_client_without_the_certificate_that_is_asked_for(
     error = _refusal(_endpoint(mutual, protocol), tls=tls)
 
     assert isinstance(error, AccessDenied | Unavailable)
-    assert "--tls-cert FILE" in str(error.hint)
+    assert "tls=Tls(cert=..., key=...)" in str(error.hint)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])

@@ -83,12 +83,10 @@ def _first_other_error(client: Client, deadline: Deadline) -> MlserveError:
             return caught.value
 
 
-def test_closing_twice_and_asking_again(echo: Any) -> None:
+def test_closing_twice(echo: Any) -> None:
     client = Client(echo.grpc)
     client.predict(b"fine", timeout=20)
     client.close()
-    client.close()
-    assert client.predict(b"fine", timeout=20).label == "sorrel"
     client.close()
 
 
@@ -123,8 +121,8 @@ def test_a_server_that_cannot_make_it_says_whose_limit_that_is(
     with Client(start_echo(delay=1).endpoint(protocol)) as client:
         with pytest.raises(DeadlineExceeded, match=r"^no answer within 0.5 s") as caught:
             client.predict(b"fine", timeout=0.5)
-        assert "--timeout" in str(caught.value.hint)
-        assert "not --timeout" not in str(caught.value.hint)
+        assert "with timeout" in str(caught.value.hint)
+        assert "not timeout" not in str(caught.value.hint)
 
 
 def test_the_deadline_covers_a_stalled_file(echo: Any, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_grpc_asked_at_a_rest_port(echo: Any) -> None:
         client.predict(b"photo", timeout=10)
 
     assert caught.value.hint is not None
-    assert "--protocol rest" in caught.value.hint
+    assert 'protocol="rest"' in caught.value.hint
 
 
 def test_rest_asked_at_a_grpc_port(echo: Any) -> None:

@@ -160,7 +160,7 @@ def test_an_unknown_model_hints_at_the_name(serve: Any, foreign_model: Any) -> N
         client.predict(b"1", timeout=20)
 
     assert "Servable not found for request: Latest(inception_v3)" in caught.value.message
-    assert "--model NAME" in str(caught.value.hint)
+    assert "model=NAME" in str(caught.value.hint)
 
 
 def test_tensorflow_serving_does_not_tell_its_models(serve: Any, foreign_model: Any) -> None:

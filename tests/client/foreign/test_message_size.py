@@ -56,5 +56,5 @@ def test_an_answer_over_the_clients_limit_is_not_read(serve: Any, foreign_model:
         client.predict(b"1", timeout=20)
 
     assert caught.value.message.startswith(f"the answer of {endpoint} has more than the 100000 by")
-    assert "--max-answer-bytes" in str(caught.value.hint)
+    assert "with max_answer_bytes" in str(caught.value.hint)
     assert len(large.asked) == 1
