@@ -14,6 +14,7 @@ from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.backend import Backend
 from mlserve.choosing import backend_for
+from mlserve.distributions import MODELS, install_command
 from mlserve.errors import (
     ExportError,
     MlserveError,
@@ -141,7 +142,7 @@ def _no_source(
 ) -> MlserveError:
     if not sources:
         why = "; ".join(error.message for error in broken) or "no plugin with models is installed"
-        return PluginError(f"no model source: {why}", hint="pip install 'mlserve-models[all]'")
+        return PluginError(f"no model source: {why}", hint=install_command(f"{MODELS}[all]"))
     known = ", ".join(sorted({name for source in sources for name in source.models})) or "none"
     asked = f"the model {request.model!r}"
     if request.weights is not None:

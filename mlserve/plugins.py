@@ -19,6 +19,7 @@ import pluggy
 
 from mlserve import hookspecs
 from mlserve.backend import Backend
+from mlserve.distributions import install_command, is_ours
 from mlserve.errors import NotFound, PluginError, reason_of
 from mlserve.requirements import SERVE_EXTRA, absent_packages
 from mlserve.sources import ModelSource
@@ -210,12 +211,17 @@ def _call(point: EntryPoint, what_fails: str, call: Callable[[], T]) -> T:
         if error.name and not _is_part_of(error.name, point):
             raise DependencyMissing(
                 f"{_named(point)} needs the module {error.name!r}, which is not installed",
-                hint=f"pip install {error.name.partition('.')[0]}, or {_distribution(point)} again",
+                hint=f"{_install(error.name.partition('.')[0])}, or {_distribution(point)} again",
                 modules=[error.name],
             ) from error
         raise _broken(point, f"{what_fails}: {reason_of(error)}") from error
     except (Exception, SystemExit) as error:  # whatever a plugin raises is the plugin's fault
         raise _broken(point, f"{what_fails}: {reason_of(error)}") from error
+
+
+def _install(module: str) -> str:
+    name = module.replace("_", "-")
+    return install_command(name) if is_ours(name) else f"pip install {module}"
 
 
 def _is_part_of(module: str, point: EntryPoint) -> bool:
@@ -240,7 +246,7 @@ def _unknown(name: str) -> NotFound:
     if name in KNOWN and name != _SOURCES_ONLY:
         return NotFound(
             f"the backend {name!r} is not installed (installed: {choices})",
-            hint=f"pip install '{KNOWN[name]}', or {_CHOOSE}",
+            hint=f"{install_command(KNOWN[name])}, or {_CHOOSE}",
         )
     meant = did_you_mean(name, backend_names(), "--backend ")
     return NotFound(f"there is no backend {name!r} (installed: {choices})", hint=meant + _CHOOSE)

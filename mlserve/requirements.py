@@ -9,9 +9,11 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-SERVER = ("mlserve", "server")
+from mlserve.distributions import CORE, install_command
+
+SERVER = (CORE, "server")
 """The distribution and the extra that mlserve's own server needs."""
-SERVER_HINT = "pip install 'mlserve[server]'"
+SERVER_HINT = install_command(f"{CORE}[server]")
 SERVE_EXTRA = "serve"
 """The extra of a plugin's distribution with what its backend needs to load and run a model."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlserve.cli.output import OutputFormat, OutputOption, print_json
 from mlserve.cli.table import print_table
+from mlserve.distributions import install_command
 
 if TYPE_CHECKING:
     from mlserve.backend import Backend
@@ -97,7 +98,7 @@ def _unusable(report: PluginReport, error: PluginError) -> Part:
 
 def _not_installed(name: str, wanted: str) -> Part:
     distribution = wanted.partition("[")[0]
-    return Part(name, "plugin", "missing", distribution, "", fix=f"pip install '{wanted}'")
+    return Part(name, "plugin", "missing", distribution, "", fix=install_command(wanted))
 
 
 def _below(part: Part) -> Iterator[str]:

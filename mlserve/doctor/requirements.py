@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from mlserve import plugins
+from mlserve.distributions import CORE, install_command, is_ours
 
 _LOWER_BOUNDS = (">=", ">", "~=", "==")
 
@@ -34,6 +35,8 @@ class Conflict:
 
     @property
     def fix(self) -> str:
+        if is_ours(self.package):
+            return install_command(self.package)
         return f"pip install '{self.requirement}'"
 
 
@@ -137,7 +140,7 @@ def _conflict(owner: str, requirement: Requirement, version: str | None) -> Conf
 
 def _own() -> list[Distribution]:
     """The distribution of mlserve and those of its plugins."""
-    names = {"mlserve"} | {p.dist.name for p in plugins.installed().values() if p.dist is not None}
+    names = {CORE} | {p.dist.name for p in plugins.installed().values() if p.dist is not None}
     return [distribution(name) for name in sorted(names)]
 
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 from mlserve import __version__, plugins
 from mlserve.choosing import DEFAULT_BACKEND
+from mlserve.distributions import install_command
 from mlserve.doctor.finding import Finding, Status
 from mlserve.doctor.requirements import declared_conflicts, installed_version, known_conflicts
 from mlserve.launch.plan import exported
@@ -51,7 +52,7 @@ def look_at_plugins() -> Iterator[Finding]:
             DEFAULT_BACKEND,
             Status.FAIL,
             "the default backend is not installed",
-            f"pip install '{plugins.KNOWN[DEFAULT_BACKEND]}', or name another: --backend",
+            install_command(plugins.KNOWN[DEFAULT_BACKEND]) + ", or name another: --backend",
         )
     yield _sources(reports)
 
@@ -91,7 +92,7 @@ def _sources(reports: list[plugins.PluginReport]) -> Finding:
     if usable:
         return Finding(AREA, "models", Status.OK, ", ".join(source.name for source in usable))
     status = Status.WARN if exported() else Status.FAIL
-    hint = sources[0].install_hint if sources else f"pip install '{plugins.KNOWN['models']}'"
+    hint = sources[0].install_hint if sources else install_command(plugins.KNOWN["models"])
     return Finding(AREA, "models", status, "no model source can be used: nothing to export", hint)
 
 

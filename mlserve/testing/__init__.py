@@ -7,7 +7,7 @@
 A plugin's test module inherits each class once, and gives it what it asks for by overriding
 fixtures: `backend_name` and `classifier` always, others where the defaults do not fit. A fixture of
 the scope "class" is a class method. The classes need pytest and Pillow:
-`pip install 'mlserve[server,testing]'`.
+`pip install -e '<checkout of mlserve>[server,testing]'`.
 """
 
 import pytest

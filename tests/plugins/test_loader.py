@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from mlserve import plugins
+from mlserve.distributions import install_command
+
 pytestmark = pytest.mark.slow
+_CHECKOUT = Path(__file__).parents[2]
 
 HALF = """
 from mlserve.backend import Backend
@@ -181,9 +186,10 @@ def test_what_can_be_installed_is_listed_as_missing(site) -> None:
     lines = done.stdout.splitlines()[1:]
     found = {line.split()[0]: (line, then) for line, then in pairwise(lines)}
     assert " missing " in found["tfserving"][0]
-    assert found["tfserving"][1] == "    fix: pip install 'mlserve-tfserving[export]'"
-    assert found["models"][1] == "    fix: pip install 'mlserve-models[all]'"
-    assert found["onnxruntime"][1] == "    fix: pip install 'mlserve-onnxruntime[export]'"
+    for name in ("models", "onnxruntime", "tfserving"):
+        fix = install_command(plugins.KNOWN[name])
+        assert found[name][1] == f"    fix: {fix}"
+        assert f"{_CHECKOUT}/plugins/{name}[" in fix
 
 
 def test_the_table_says_what_is_wrong_and_the_fix(site) -> None:

@@ -30,6 +30,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlserve import plugins
+from mlserve.distributions import CORE
 from mlserve.errors import BuildFailed
 
 _SERVE = ("serve", "server")
@@ -62,7 +63,7 @@ def roots_of(backend: str) -> list[Root]:
             f"the plugin {backend!r} belongs to no installed distribution",
             hint="install it with pip",
         )
-    return [_serving(distribution("mlserve")), _serving(point.dist)]
+    return [_serving(distribution(CORE)), _serving(point.dist)]
 
 
 def packages_of(roots: list[Root], wheels: Path, inside: str = "/install/wheels") -> Packages:

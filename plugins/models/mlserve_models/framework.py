@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-INSTALL_HINT = "pip install 'mlserve-models[all]'"
+from mlserve.distributions import MODELS, install_command
+
+INSTALL_HINT = install_command(f"{MODELS}[all]")
 
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # read once, when its library is loaded; errors are raised as well

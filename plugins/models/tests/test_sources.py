@@ -10,6 +10,7 @@ import pytest
 from mlserve_models.plugin import mlserve_model_sources
 
 from mlserve import plugins
+from mlserve.distributions import install_command
 from mlserve.sources import ModelRequest
 
 
@@ -67,5 +68,5 @@ def test_listing_the_sources_imports_no_framework() -> None:
 def test_every_source_says_how_to_install_it() -> None:
     for source in mlserve_model_sources():
         assert source.summary
-        assert source.install_hint == "pip install 'mlserve-models[all]'"
+        assert source.install_hint == install_command("mlserve-models[all]")
         assert source.requires

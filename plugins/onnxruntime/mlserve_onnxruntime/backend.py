@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
+from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed, PluginError
 from mlserve.plugins import absent_modules
 from mlserve.sources import Classifier
@@ -21,7 +22,7 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     summary = "ONNX files with decode, resize and labels in Python; serving needs no TensorFlow"
-    install_hint = "pip install 'mlserve-onnxruntime[serve]'"
+    install_hint = install_command("mlserve-onnxruntime[serve]")
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
     frameworks = ("tensorflow", "onnx")
@@ -67,7 +68,7 @@ def _require(*modules: str) -> None:
     if absent:
         raise PluginError(
             f"exporting for onnxruntime needs {', '.join(absent)}, which is not installed",
-            hint="pip install 'mlserve-onnxruntime[export]'",
+            hint=install_command("mlserve-onnxruntime[export]"),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlserve.distributions import install_command
 from mlserve.network import classifier
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 
@@ -13,7 +14,7 @@ class OnnxSource(ModelSource):
 
     name = "onnx"
     summary = "your own ONNX classifier: --model NAME --weights FILE.onnx --labels FILE"
-    install_hint = "pip install 'mlserve-onnxruntime[serve]' onnx"
+    install_hint = install_command("mlserve-onnxruntime[serve]") + " onnx"
     framework = "onnx"
     requires = ("onnxruntime", "numpy", "onnx")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, Listen, LoadOptions, Runner, ServerSpec
+from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
@@ -21,7 +22,7 @@ class TFServingBackend(Backend):
 
     name = "tfserving"
     summary = "TensorFlow SavedModels with decode, resize, model and labels in the graph"
-    install_hint = "pip install 'mlserve-tfserving[export]'"
+    install_hint = install_command("mlserve-tfserving[export]")
     requires = ("numpy", "tensorflow")
     files = _GRAPH_FILES
 
