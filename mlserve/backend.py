@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mlserve.artifact import Artifact
 from mlserve.deadline import Deadline
-from mlserve.errors import ModelLoadFailed
+from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 
@@ -142,18 +142,22 @@ class Backend(ABC):
     no_exif: ClassVar[str | None] = "its pipeline has no step for it"
     """Why its pipeline cannot apply the EXIF orientation of an image; None where it can."""
 
-    def prepare(self) -> None:  # noqa: B027  a backend may have nothing to prepare
+    def prepare(self) -> None:
         """Imports what `export` needs; called before a model is opened, which can be a download.
 
-        Raises ImportError when it is absent or broken. The default does nothing.
+        Raises ImportError when it is absent or broken. The default does nothing, but for a backend
+        without `export` it raises ExportError, before anything is downloaded.
         """
+        if type(self).export is Backend.export:
+            raise self._only_serves()
 
-    @abstractmethod
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
         """Writes the runtime's own files into the empty folder `into`.
 
-        Returns the signatures that were written. Raises ExportError.
+        Returns the signatures that were written. Raises ExportError; the default, for a backend
+        that only serves, does nothing else.
         """
+        raise self._only_serves()
 
     @abstractmethod
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
@@ -162,6 +166,12 @@ class Backend(ABC):
         The artifact need not be one of ours: `artifact.manifest` may be None. Raises
         ModelLoadFailed when the files are not what the runtime reads.
         """
+
+    def _only_serves(self) -> ExportError:
+        return ExportError(
+            f"the backend {self.name!r} only serves: it exports no model",
+            hint="export with another backend: `mlserve plugins` shows them, --backend chooses",
+        )
 
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
         """The steps of the image pipeline in `artifact`, which this backend exported.

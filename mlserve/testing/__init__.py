@@ -5,8 +5,10 @@
     class TestBackend(ConformsAsBackend): ...
 
 A plugin's test module inherits each class once, and gives it what it asks for by overriding
-fixtures: `backend_name` and `classifier` always, others where the defaults do not fit. A fixture of
-the scope "class" is a class method. The classes need pytest and Pillow:
+fixtures: `backend_name` and `classifier` always, `divided` for `ConformsAsImageClassifier`, others
+where the defaults do not fit. A backend that only serves inherits `ConformsAsLoader` in the place
+of `ConformsAsBackend`, and overrides `artifact` in the place of `classifier`. A fixture of the
+scope "class" is a class method. The classes need pytest and Pillow:
 `pip install -e '<checkout of mlserve>[server,testing]'`.
 """
 
@@ -20,7 +22,7 @@ pytest.register_assert_rewrite(
     )
 )
 
-from mlserve.testing.backend import ConformsAsBackend  # noqa: E402
+from mlserve.testing.backend import ConformsAsBackend, ConformsAsLoader  # noqa: E402
 from mlserve.testing.foreign import ServesForeignClients  # noqa: E402
 from mlserve.testing.image_classifier import ConformsAsImageClassifier  # noqa: E402
 from mlserve.testing.labels import KeepsLabels  # noqa: E402
@@ -29,6 +31,7 @@ from mlserve.testing.server import ConformsAsServer  # noqa: E402
 __all__ = [
     "ConformsAsBackend",
     "ConformsAsImageClassifier",
+    "ConformsAsLoader",
     "ConformsAsServer",
     "KeepsLabels",
     "ServesForeignClients",

@@ -29,13 +29,11 @@ print(*sys.modules)
 """
 
 
-class ConformsAsBackend(GivenBackend):
-    """Tests of a backend's export and load."""
+class ConformsAsLoader(GivenBackend):
+    """Tests of what every backend says of itself, and of how it loads.
 
-    @pytest.fixture
-    def refused(self, classifier: Classifier) -> Classifier | None:
-        """A model whose export has to fail; None for a backend that takes any."""
-        return None
+    A backend that only serves overrides `backend_name` and `artifact`.
+    """
 
     @pytest.fixture
     def copied(self, artifact: Artifact, tmp_path: Path) -> Artifact:
@@ -66,6 +64,42 @@ class ConformsAsBackend(GivenBackend):
         }
         assert name == backend.name
         assert not loaded & {*HEAVY, *backend.requires, *others}
+
+    def test_signatures_are_as_the_manifest_says(
+        self, backend: Backend, artifact: Artifact
+    ) -> None:
+        runner = backend.load(artifact, LoadOptions(threads=1))
+        for name, signature in runner.signatures.items():
+            assert signature.name == name
+        for signature in artifact.manifest.signatures if artifact.manifest else ():
+            assert runner.signatures[signature.name] == signature
+        runner.close()
+
+    def test_an_artifact_can_be_moved(
+        self, backend: Backend, artifact: Artifact, copied: Artifact
+    ) -> None:
+        moved = copied.path.parent.rename(copied.path.parent.with_name("moved"))
+        assert copied.manifest == artifact.manifest
+        backend.load(Artifact.open(moved, copied.model, copied.version), LoadOptions()).close()
+
+    def test_an_empty_folder_does_not_load(self, backend: Backend, tmp_path: Path) -> None:
+        (tmp_path / "1").mkdir()
+        _fails_to_load(backend, Artifact.open(tmp_path, "m", 1))
+
+    def test_damaged_files_do_not_load(self, backend: Backend, copied: Artifact) -> None:
+        own = [p for p in copied.path.iterdir() if p.name not in ("mlserve.json", "labels.txt")]
+        for path in (file for file in own if file.is_file()):
+            path.write_bytes(b"damaged")
+        _fails_to_load(backend, copied)
+
+
+class ConformsAsBackend(ConformsAsLoader):
+    """Tests of a backend's export and load. A plugin overrides `backend_name` and `classifier`."""
+
+    @pytest.fixture
+    def refused(self, classifier: Classifier) -> Classifier | None:
+        """A model whose export has to fail; None for a backend that takes any."""
+        return None
 
     def test_an_export_writes_into_its_folder_and_nowhere_else(
         self,
@@ -98,32 +132,6 @@ class ConformsAsBackend(GivenBackend):
         assert [path.name for path in artifact.path.parent.iterdir()] == [str(artifact.version)]
         assert artifact.manifest is not None
         assert artifact.labels()
-
-    def test_signatures_are_as_the_manifest_says(
-        self, backend: Backend, artifact: Artifact
-    ) -> None:
-        runner = backend.load(artifact, LoadOptions(threads=1))
-        assert artifact.manifest is not None
-        for signature in artifact.manifest.signatures:
-            assert runner.signatures[signature.name] == signature
-        runner.close()
-
-    def test_an_artifact_can_be_moved(
-        self, backend: Backend, artifact: Artifact, copied: Artifact
-    ) -> None:
-        moved = copied.path.parent.rename(copied.path.parent.with_name("moved"))
-        assert copied.manifest == artifact.manifest
-        backend.load(Artifact.open(moved, copied.model, copied.version), LoadOptions()).close()
-
-    def test_an_empty_folder_does_not_load(self, backend: Backend, tmp_path: Path) -> None:
-        (tmp_path / "1").mkdir()
-        _fails_to_load(backend, Artifact.open(tmp_path, "m", 1))
-
-    def test_damaged_files_do_not_load(self, backend: Backend, copied: Artifact) -> None:
-        own = [p for p in copied.path.iterdir() if p.name not in ("mlserve.json", "labels.txt")]
-        for path in (file for file in own if file.is_file()):
-            path.write_bytes(b"damaged")
-        _fails_to_load(backend, copied)
 
 
 def _fails_to_load(backend: Backend, artifact: Artifact) -> None:

@@ -16,7 +16,10 @@ from mlserve.testing.processes import ServerProcess, launched
 
 
 class GivenBackend:
-    """The fixtures. A plugin overrides `backend_name` and `classifier`."""
+    """The fixtures. A plugin overrides `backend_name` and `classifier`.
+
+    One that only serves overrides `artifact` in the place of `classifier`.
+    """
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -47,7 +50,11 @@ class GivenBackend:
         classifier: Classifier,
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Artifact:
-        """The classifier, exported as version 1. Not to be changed: several tests use it."""
+        """The classifier, exported as version 1. Not to be changed: several tests use it.
+
+        To be overridden by a backend that only serves: `Artifact.open(base_path, model, version)`
+        for files in `base_path/<version>`, with a manifest or without.
+        """
         base_path = tmp_path_factory.mktemp(backend_name) / classifier.name
         return exported(backend_name, classifier, base_path)
 
