@@ -92,7 +92,7 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             if not is_connected:
                 self._forget(channel)
-            raise self._error(error, deadline, is_connected=is_connected) from error
+            raise await self._error(error, deadline, is_connected=is_connected) from error
         return reply_of(body, metadata)
 
     async def close(self) -> None:
@@ -136,12 +136,13 @@ class GrpcTransport:
         if self._channel is channel:
             self._channel = None
 
-    def _error(
+    async def _error(
         self, error: grpc.aio.AioRpcError, deadline: Deadline, *, is_connected: bool
     ) -> MlserveError | NotSpoken:
         code, text = error.code().name, error.details() or ""
         if code == "UNAVAILABLE" and not is_connected:
-            return unreached(self._endpoint, self._access, self._proxy, _CAUSE.sub("", text))
+            why = _CAUSE.sub("", text)
+            return await unreached(self._endpoint, self._access, self._proxy, why, deadline)
         if _OUR_LIMIT in text:
             return answer_too_large(self._endpoint, self._limit)
         return status_error(code, text, _metadata(error), self._endpoint, deadline)
@@ -177,14 +178,19 @@ def status_error(
     return NotSpoken(refused) if code == "UNIMPLEMENTED" else refused
 
 
-def unreached(endpoint: Endpoint, access: Access, proxy: Proxy | None, why: str) -> MlserveError:
+async def unreached(
+    endpoint: Endpoint, access: Access, proxy: Proxy | None, why: str, deadline: Deadline
+) -> MlserveError:
     """The error for an endpoint to which no connection could be made."""
-    from mlserve.client.tls_failures import closing_hint, handshake_failure
+    from mlserve.client.diagnosis import told_by_looking, told_by_words
+    from mlserve.client.tls_failures import closing_hint
 
-    failure = handshake_failure(endpoint, why)
+    failure = told_by_words(endpoint, why)
     if failure is None and proxy is not None:
         tell = refused_by_proxy if _PROXY_REFUSED.search(why) else no_proxy_answers
         return tell(readable(why), proxy, endpoint)
+    if failure is None and _LOST.search(why):
+        failure = await told_by_looking(endpoint, access, deadline)
     has_certificate = access.tls is not None and access.tls.cert is not None
     hint = closing_hint(endpoint, has_certificate=has_certificate)
     return failure or no_server(endpoint, why, hint if _LOST.search(why) else "")

@@ -77,7 +77,7 @@ class Http2Transport:
 
     async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
         watch.enter("connect", f"connecting to {self._endpoint}")
-        connection = await self._connection()
+        connection = await self._connection(deadline)
         watch.enter("request", f"waiting for the answer of {self._endpoint}")
         headers = self._headers(call, deadline.require(watch.doing), watch)
         try:
@@ -93,7 +93,7 @@ class Http2Transport:
         while self._idle:
             self._idle.pop().drop()
 
-    async def _connection(self) -> _Connection:
+    async def _connection(self, deadline: Deadline) -> _Connection:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable:
@@ -110,15 +110,18 @@ class Http2Transport:
                 server_hostname=None if context is None else name or self._endpoint.host,
             )
         except OSError as error:  # an SSLError is one too
-            raise unreached(self._endpoint, self._access, None, str(error)) from error
+            raise await self._unreached(str(error), deadline) from error
         try:
             await connection.greet()
         except BaseException as error:
             connection.drop()
             if not isinstance(error, OSError):
                 raise
-            raise unreached(self._endpoint, self._access, None, str(error)) from error
+            raise await self._unreached(str(error), deadline) from error
         return connection
+
+    async def _unreached(self, why: str, deadline: Deadline) -> MlserveError:
+        return await unreached(self._endpoint, self._access, None, why, deadline)
 
     async def _ssl_context(self) -> ssl.SSLContext | None:
         """None without TLS. The files are read where a stalled mount holds nobody."""

@@ -49,6 +49,8 @@ _OF_PROXIES = (403, 407, 502, 503, 504)
 """What the proxy on the way says of its own accord: without the JSON of a model server's error."""
 _MOST_OF_AN_ERROR = 2**18
 """Bytes of an error's body that are looked at for the exception at the end of a traceback."""
+_PUZZLING = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""Ends of a connection that do not say what the server has against it."""
 _GARBAGE = ("illegal", "malformed", "invalid")
 
 
@@ -79,7 +81,7 @@ class RestTransport:
         try:
             answer = await self._exchange(client, request)
         except httpx.HTTPError as error:
-            raise self._lost(error, _first_words(error, handled)) from error
+            raise await self._lost(error, _first_words(error, handled), deadline) from error
         if answer.status != _OK:
             raise self._error(answer, deadline)
         return Reply(
@@ -176,10 +178,13 @@ class RestTransport:
 
         return trace
 
-    def _lost(self, error: httpx.HTTPError, why: str) -> MlserveError:
-        from mlserve.client.tls_failures import closing_hint, handshake_failure
+    async def _lost(self, error: httpx.HTTPError, why: str, deadline: Deadline) -> MlserveError:
+        from mlserve.client.diagnosis import told_by_looking, told_by_words
+        from mlserve.client.tls_failures import closing_hint
 
-        failure = handshake_failure(self._endpoint, why)
+        failure = told_by_words(self._endpoint, why)
+        if failure is None and isinstance(error, _PUZZLING):
+            failure = await told_by_looking(self._endpoint, self._access, deadline)
         if failure is not None:
             return failure
         if isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):

@@ -52,6 +52,19 @@ def handshake_failure(endpoint: Endpoint, why: str) -> UsageError | None:
     return None
 
 
+def certificate_refused(endpoint: Endpoint, *, has_certificate: bool) -> AccessDenied:
+    """The error for a server that asks for a certificate, and hangs up on what it gets."""
+    if has_certificate:
+        return AccessDenied(
+            f"the server at {endpoint} does not accept the certificate of this client",
+            hint="give one that its authority has signed, and that is in date, with {tls_pair}",
+        )
+    return AccessDenied(
+        f"the server at {endpoint} asks for a certificate, and this client has shown none",
+        hint="give one that it trusts with {tls_pair}",
+    )
+
+
 def closing_hint(endpoint: Endpoint, *, has_certificate: bool) -> str:
     """What may be wrong about TLS when a server closes the connection without a word."""
     if not endpoint.is_secure:

@@ -1,0 +1,137 @@
+"""Why a connection fails whose end says nothing: one look at what the other side speaks.
+
+gRPC's library and httpx are told "closed" where a server of the other protocol hangs up, or one
+that wants a certificate. The first bytes of a connection of our own say which it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+
+from mlserve.client.access import Access, Tls
+from mlserve.client.background import on_daemon_thread
+from mlserve.client.endpoint import Endpoint
+from mlserve.client.proxies import proxy_to
+from mlserve.client.refusals import readable
+from mlserve.client.tls_failures import certificate_refused, handshake_failure
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError, NotFound, UsageError
+
+_PATIENCE = 1.0
+"""Seconds for the look, at most."""
+_ALERT_PATIENCE = 0.3
+"""Seconds that a server has to refuse a TLS client, after the handshake."""
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+"""How a client begins HTTP/2 (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
+_CERTIFICATE_REQUEST = 13
+"""The type of a handshake message (RFC 8446, 4.3.2): the server asks for a certificate."""
+_HANDSHAKE = 22
+_FRAME_HEADER = 9
+_SETTINGS = 4
+_NO_SUCH_HOST = re.compile(
+    r"domain name not found|name or service not known|no address associated|nodename nor servname",
+    re.IGNORECASE,
+)
+_HTTP1 = re.compile(r"http1\.x server|missing selected ALPN", re.IGNORECASE)
+
+
+def told_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
+    """The error that a library's words stand for; None when they do not say enough."""
+    if _NO_SUCH_HOST.search(why) and proxy_to(endpoint) is None:
+        return NotFound(
+            f"the host {endpoint.host} cannot be found ({readable(why)})",
+            hint="check the name of the host, and the name service of this machine",
+        )
+    if _HTTP1.search(why):
+        return other_port(endpoint)
+    return handshake_failure(endpoint, why)
+
+
+async def told_by_looking(
+    endpoint: Endpoint, access: Access, deadline: Deadline
+) -> MlserveError | None:
+    """The error that the server's first bytes stand for; None when they say nothing new.
+
+    Takes at most half of the time that is left. Behind a proxy nothing is looked at.
+    """
+    if proxy_to(endpoint) is not None:
+        return None
+    tls = access.tls or Tls()
+    handshake: set[int] = set()
+    said = b""
+    try:
+        async with asyncio.timeout(min(_PATIENCE, deadline.remaining() / 2)):
+            said = await _first_bytes(endpoint, tls, handshake)
+    except ssl.SSLError as error:
+        return handshake_failure(endpoint, str(error))
+    except TimeoutError:
+        return None
+    except OSError:
+        pass  # a reset after the handshake is as good as an end
+    if not said and _CERTIFICATE_REQUEST in handshake:
+        return certificate_refused(endpoint, has_certificate=tls.cert is not None)
+    speaks = _protocol_of(said)
+    return None if speaks in (None, endpoint.protocol) else other_port(endpoint)
+
+
+def other_port(endpoint: Endpoint) -> UsageError:
+    """The error for a port that speaks the other one of the two protocols."""
+    secure = "s" if endpoint.is_secure else ""
+    if endpoint.protocol == "grpc":
+        return UsageError(
+            f"{endpoint} is a REST port: it speaks HTTP/1.1, and gRPC needs HTTP/2",
+            hint=f"ask http{secure}://{endpoint.address}, or give the server's gRPC port",
+        )
+    return UsageError(
+        f"{endpoint} is a gRPC port: it speaks HTTP/2, and REST needs HTTP/1.1",
+        hint=f"ask grpc{secure}://{endpoint.address}, or give the server's REST port",
+    )
+
+
+async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> bytes:
+    """What the server says first to a client that begins to speak HTTP/2.
+
+    The types of its TLS handshake messages are added to `handshake`.
+    """
+    context = None
+    if endpoint.is_secure:
+        from mlserve.client.tls_contexts import ssl_context
+
+        context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        # The module's debugging hook: nothing public tells of a request for a certificate.
+        context._msg_callback = _noting(handshake)  # type: ignore[attr-defined] # noqa: SLF001
+    name = None if context is None else tls.server_name or endpoint.host
+    reader, writer = await asyncio.open_connection(
+        endpoint.host, endpoint.port, ssl=context, server_hostname=name
+    )
+    try:
+        if context is not None:
+            # In TLS 1.3 a server refuses a client without a certificate after the handshake. Who
+            # writes before may get a reset, and never the server's alert.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ALERT_PATIENCE):
+                    return await reader.read(_FRAME_HEADER)
+        writer.write(_PREFACE)
+        return await reader.read(_FRAME_HEADER)
+    finally:
+        writer.transport.abort()
+
+
+def _noting(handshake: set[int]) -> Callable[..., None]:
+    def note(_c: object, way: str, _v: object, content: int, kind: int, _data: bytes) -> None:
+        if way == "read" and content == _HANDSHAKE:
+            handshake.add(int(kind))
+
+    return note
+
+
+def _protocol_of(said: bytes) -> str | None:
+    if said.startswith(b"HTTP/1."):
+        return "rest"
+    is_settings = len(said) == _FRAME_HEADER and said[3] == _SETTINGS and not any(said[5:])
+    return "grpc" if is_settings else None
