@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlserve.errors import InvalidInput as InvalidInput
     from mlserve.errors import MlserveError as MlserveError
     from mlserve.errors import ModelLoadFailed as ModelLoadFailed
+    from mlserve.errors import NotAllowed as NotAllowed
     from mlserve.errors import NotAnImage as NotAnImage
     from mlserve.errors import NotFound as NotFound
     from mlserve.errors import NotYet as NotYet
@@ -59,6 +60,7 @@ __all__ = [
     "MlserveError",
     "ModelLoadFailed",
     "ModelMetadata",
+    "NotAllowed",
     "NotAnImage",
     "NotFound",
     "NotYet",

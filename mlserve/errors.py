@@ -107,6 +107,10 @@ class MlserveError(Exception):
         """The next step to take, if there is one."""
         return None if self._hint is None else said(self._hint)
 
+    @hint.setter
+    def hint(self, hint: str | None) -> None:
+        self._hint = hint
+
     @property
     def kind(self) -> str:
         """The error's stable name in JSON, such as `deadline_exceeded`."""

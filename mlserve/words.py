@@ -1,8 +1,8 @@
 """How a hint calls a setting: a flag on the command line, an argument in Python.
 
 A hint names settings in braces: `{timeout}`, or with a value `{timeout 5}`. On the command line
-that reads `--timeout 5`, in Python `timeout=5`. A process has one kind of readers: Python, unless
-its `main` has said otherwise.
+that reads `--timeout 5`, in Python `timeout=5`; a value in capitals stands for any. A process has
+one kind of readers: Python, unless its `main` has said otherwise.
 """
 
 from __future__ import annotations
@@ -42,4 +42,5 @@ def _called(name: str, value: str | None) -> str:
         return _PYTHON[name].format(value or "...")
     if value is None:
         return name
-    return f'{name}="{value}"' if value.isalpha() and value.islower() else f"{name}={value}"
+    is_plain = value.isupper() or value.replace(".", "").isdecimal()
+    return f"{name}={value}" if is_plain else f'{name}="{value}"'

@@ -289,7 +289,7 @@ class AsyncClient:
             raise NotFound(
                 f"version {asked} of {self.model} was asked for, and version {version} "
                 f"answered at {self.endpoint}",
-                hint="see the versions there with mlserve status; leave --version out to take the "
+                hint="see the versions there with mlserve status; leave {version} out to take the "
                 "server's choice",
             )
 

@@ -51,8 +51,8 @@ class Endpoint:
         if model := _MODEL_PATH.search(path):
             raise UsageError(
                 f"{text!r} is not an endpoint: it names the path of a model",
-                hint=f"give {scheme}://{parts.netloc}{path[: model.start()]} and --model {model[1]}"
-                " (model= in Python)",
+                hint=f"give {scheme}://{parts.netloc}{path[: model.start()]} and "
+                f"{{model {model[1]}}}",
             )
         if path and _PROTOCOLS[scheme] == "grpc":
             raise _bad(text, "a gRPC endpoint has no path")

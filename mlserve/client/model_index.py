@@ -23,7 +23,7 @@ from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, NotFound
 
 _READY = "READY"
 _MOST_NAMES = 10
-_NAME_IT = "name the model: --model NAME (model= in Python)"
+_NAME_IT = "name the model: {model NAME}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,12 @@ PARENT = f"00-{'1' * 32}-{'2' * 16}-00"
         (
             "http://host:8501/v1/models/m:predict",
             "it names the path of a model",
-            "give http://host:8501 and --model m (model= in Python)",
+            'give http://host:8501 and model="m"',
         ),
         (
             "http://host/prefix/v2/models/m/versions/2/infer",
             "it names the path of a model",
-            "give http://host/prefix and --model m (model= in Python)",
+            'give http://host/prefix and model="m"',
         ),
         ("http:/host:8501", "two slashes must follow http:", "give host:port for gRPC or"),
     ],

@@ -191,14 +191,15 @@ def test_an_async_client_in_a_second_loop(echo: Any, protocol: str) -> None:
 
 def test_what_things_look_like(echo: Any) -> None:
     with Client(echo.grpc, token="s3cret") as client:
-        assert repr(client) == f"Client('{echo.grpc}', model='inception_v3')"
+        assert repr(client) == f"Client('{echo.grpc}', model=None)"
         found = client.predict(b"fine", timeout=20)
+        assert repr(client) == f"Client('{echo.grpc}', model='inception_v3')"
     score = f"{found.scores[0].score:.4g}"
     assert repr(found) == (
         f"Prediction(label='sorrel', score={score}, model='inception_v3', version=1, "
         f"endpoint='{echo.grpc}')"
     )
-    assert repr(AsyncClient("http://h:1")) == "AsyncClient('http://h:1', model='inception_v3')"
+    assert repr(AsyncClient("http://h:1", model="m")) == "AsyncClient('http://h:1', model='m')"
     assert repr(UsageError("no", hint="yes")) == "UsageError('no')"
 
 

@@ -80,7 +80,7 @@ def test_a_server_without_one_model_leaves_the_choice_to_the_caller(
         client.predict(IMAGE, timeout=20)
 
     assert caught.match(message)
-    assert caught.value.hint == "name the model: --model NAME (model= in Python)"
+    assert caught.value.hint == "name the model: model=NAME"
 
 
 def test_the_list_of_kserve_is_read(over_rest: Any, oip: Any) -> None:
