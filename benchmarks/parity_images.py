@@ -7,9 +7,9 @@ The same files each time: noise is seeded. They are made of examples/horse.jpg a
 
 from __future__ import annotations
 
+import argparse
 import random
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,4 +153,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    print(f"{len(write_images(Path(sys.argv[1])))} images in {sys.argv[1]}")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the folder to write them into")
+    folder = parser.parse_args().folder
+    print(f"{len(write_images(folder))} images in {folder}")

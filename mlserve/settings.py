@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -191,11 +192,18 @@ class ServerSettings:
         least = item.metadata["least"]
         if least is None or value is None:
             return
-        if not (math.isfinite(value) and value >= least):
-            flag = flag_of(item.name)
-            raise UsageError(f"{flag} must be at least {least:g}, not {value:g}")
-        if item.type == "float":
-            check_seconds(flag_of(item.name), value)
+        kind, flag = _KINDS[str(item.type)], flag_of(item.name)
+        is_number = isinstance(value, int if kind is int else Real) and not isinstance(value, bool)
+        if not (is_number and math.isfinite(value)):
+            raise _not_a_value(flag, value, kind)
+        if value < least:
+            raise UsageError(
+                f"{flag} must be at least {least:g}, not {value:g}",
+                hint="leave it out to take the default: "
+                + ("chosen by the server" if item.default is None else str(item.default)),
+            )
+        if kind is float:
+            check_seconds(flag, value)
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -250,8 +258,11 @@ class Description:
         return flag_of(self.name)
 
     def read(self, value: Any) -> Any:
-        """The value of the setting that a text or a JSON value stands for."""
-        return None if value is None else self.kind(value)
+        """The value of the setting that a text or a JSON value stands for. Raises UsageError."""
+        try:
+            return None if value is None else self.kind(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise _not_a_value(self.flag, value, self.kind) from error
 
 
 def described() -> Iterator[Description]:
@@ -271,6 +282,15 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _not_a_value(flag: str, value: object, kind: type) -> UsageError:
+    if issubclass(kind, StrEnum):
+        takes = " or ".join(kind)
+    else:
+        takes = {int: "a whole number", float: "a number"}.get(kind, "a path")
+    shown = f"{value:g}" if isinstance(value, float) else value
+    return UsageError(f"{str(shown)!r} is not a valid value of {flag}", hint=f"give {takes}")
 
 
 def flag_of(name: str) -> str:

@@ -36,7 +36,7 @@ _NO_SUCH_HOST = re.compile(
     r"domain name not found|name or service not known|no address associated|nodename nor servname",
     re.IGNORECASE,
 )
-_HTTP1 = re.compile(r"http1\.x server|missing selected ALPN", re.IGNORECASE)
+_HTTP1 = re.compile(r"http1\.x server|missing selected ALPN|b'HTTP/1\.", re.IGNORECASE)
 
 
 def told_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:

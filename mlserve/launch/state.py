@@ -122,7 +122,10 @@ class ServerRecord:
         values["docker_options"] = tuple(map(str, data.get("docker_options", ())))
         values["base_path"] = Path(data["base_path"])
         values["log"] = None if data["log"] is None else Path(data["log"])
-        values["settings"] = ServerSettings.from_json(data.get("settings", {}))
+        try:
+            values["settings"] = ServerSettings.from_json(data.get("settings", {}))
+        except UsageError as error:
+            raise ValueError(error.message) from error
         for name in ("pid", "grpc_port", "rest_port"):
             values[name] = int(data[name])
         return cls(**values)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.backend import LoadOptions
-from mlserve.errors import MlserveError, UsageError
+from mlserve.errors import MlserveError
 from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.models.served import ServedModel
 from mlserve.server.models.versions import VersionPolicy
@@ -19,7 +19,7 @@ from mlserve.settings import LogFormat, ServerSettings, described
 
 
 def parse(argv: Sequence[str]) -> ServerOptions:
-    """The options of that command line. Raises PluginError."""
+    """The options of that command line. Raises PluginError, and UsageError for a setting."""
     parser = argparse.ArgumentParser(prog="python -m mlserve.server", allow_abbrev=False)
     parser.add_argument("--backend", required=True, help="the plugin that loads the model")
     parser.add_argument("--model", required=True, help="the name to serve it under")
@@ -49,10 +49,7 @@ def parse(argv: Sequence[str]) -> ServerOptions:
         options.pop("poll_seconds"),
     )
     given = {setting.name: options.pop(setting.name) for setting in described()}
-    try:
-        settings = ServerSettings(**given)
-    except UsageError as error:
-        parser.error(error.message)
+    settings = ServerSettings(**given)
     return ServerOptions(models=(model,), settings=settings, **options)
 
 

@@ -102,8 +102,8 @@ def test_a_host_that_is_not_known(timed: Any, photo: Path, scheme: str) -> None:
     """A resolver may also take its time: then the deadline ends the command."""
     outcome = timed("predict", photo, "--endpoint", f"{scheme}no-such-host.invalid:8500", timeout=5)
 
-    assert outcome.code in (5, 124)
-    assert "no-such-host.invalid:8500" in outcome.stderr
+    assert outcome.code in (2, 5, 124)
+    assert "no-such-host.invalid" in outcome.stderr
 
 
 def test_a_pipe_that_nobody_writes(timed: Any, refusing: str, tmp_path: Path) -> None:

@@ -130,20 +130,3 @@ def test_a_stranger_that_hangs_up_on_the_second_question(faulty: Any) -> None:
     ):
         client.predict(b"photo", timeout=10)
     assert "is not a JSON object" in caught.value.message
-
-
-def test_grpc_asked_at_a_rest_port(echo: Any) -> None:
-    endpoint = echo.rest.removeprefix("http://")
-    with Client(endpoint) as client, pytest.raises(Unavailable) as caught:
-        client.predict(b"photo", timeout=10)
-
-    assert caught.value.hint is not None
-    assert 'protocol="rest"' in caught.value.hint
-
-
-def test_rest_asked_at_a_grpc_port(echo: Any) -> None:
-    with Client(f"http://{echo.grpc}") as client, pytest.raises(MlserveError) as caught:
-        client.predict(b"photo", timeout=10)
-
-    assert int(caught.value.exit_code) in (5, 6)
-    assert echo.grpc in caught.value.message
