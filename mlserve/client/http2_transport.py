@@ -59,6 +59,8 @@ _BY_HTTP = {
     504: "UNAVAILABLE",
 }
 """What an answer without a status of gRPC means (http-grpc-status-mapping.md)."""
+_SHOWN = 80
+"""Bytes of a server's first words that an error shows when they are not HTTP/2."""
 _MOST_MILLISECONDS = 99_999_999
 """`grpc-timeout` has at most eight digits."""
 
@@ -193,6 +195,7 @@ class _Connection(asyncio.Protocol):
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._transport: asyncio.Transport | None = None
         self._is_lost = False
+        self._first = b""
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._has_room = asyncio.Event()
         self._answer = _Answer()
@@ -250,12 +253,13 @@ class _Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        self._first = self._first or data[:_SHOWN]
         try:
             events = self._h2.receive_data(data)
         except (ProtocolError, UnicodeDecodeError) as error:
-            self._fail(str(error) or type(error).__name__, data)
+            self._fail(str(error) or type(error).__name__)
             return
-        if not self._greeted.done():
+        if events and not self._greeted.done():
             self._greeted.set_result(None)
         for event in events:
             self._take(event)
@@ -286,11 +290,11 @@ class _Connection(asyncio.Protocol):
             self._end(answer_too_large(self._endpoint, self._limit))
         self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
 
-    def _fail(self, why: str, data: bytes = b"") -> None:
+    def _fail(self, why: str) -> None:
         """Ends the connection; the call on it is lost."""
         self.drop()
         if not self._greeted.done():
-            self._greeted.set_exception(OSError(f"{why} {data[:80]!r}" if data else why))
+            self._greeted.set_exception(OSError(f"{why} {self._first!r}" if self._first else why))
             self._greeted.exception()  # nobody may wait for it any more
         self._end(went_away(self._endpoint, why))
 
