@@ -15,6 +15,7 @@ import pytest
 
 import mlserve
 from mlserve import plugins
+from mlserve.distributions import install_command
 from mlserve.requirements import absent_packages
 
 Without = Callable[..., Callable[..., subprocess.CompletedProcess[str]]]
@@ -73,7 +74,7 @@ def test_doctor_names_each_package_that_the_server_lacks(
     embedded = finding(mlserve_command("doctor", "--output", "json"), "embedded")
     assert embedded["status"] == "fail"
     assert embedded["text"] == f"cannot start: {package} not installed"
-    assert embedded["fix"] == "pip install 'mlserve[server]'"
+    assert embedded["fix"] == install_command("mlserve[server]")
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "1" / "echo.json").write_text("{}")
     up = mlserve_command("up", "--backend", "echo", "--path", str(tmp_path / "m"))
@@ -87,7 +88,7 @@ def test_plugins_knows_those_that_are_not_installed(without: Without) -> None:
     done = without(*own)("plugins", "--output", "json")
     (part,) = [part for part in json.loads(done.stdout) if part["name"] == "onnxruntime"]
     assert (part["status"], part["distribution"]) == ("missing", "mlserve-onnxruntime")
-    assert part["fix"] == "pip install 'mlserve-onnxruntime[export]'"
+    assert part["fix"] == install_command("mlserve-onnxruntime[export]")
 
 
 def test_every_plugin_of_this_project_is_known() -> None:
