@@ -177,6 +177,20 @@ _CONTROL = object_of(
         }
     },
 )
+_IMAGES: Json = {
+    "image/*": {"schema": {}},
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["image"],
+            "properties": {
+                "image": list_of({"type": "string", "contentMediaType": "image/jpeg"}),
+                "signature_name": TEXT,
+            },
+        }
+    },
+}
+"""Image files and nothing else, for a signature with one input of bytes."""
 _BINARY: Json = {"application/octet-stream": {"schema": {}}}
 _INFER_ANSWER: Json = {
     "description": "the outputs, in JSON or in binary form as they were asked for",
@@ -230,7 +244,7 @@ DOCUMENT: Json = {
             "/v2/models/{model}/infer",
             _post(
                 "Run a model on tensors",
-                {"application/json": {"schema": ref("InferRequest")}, **_BINARY},
+                {"application/json": {"schema": ref("InferRequest")}, **_BINARY, **_IMAGES},
                 _INFER_ANSWER,
                 headers=(_JSON_LENGTH,),
             ),
@@ -287,7 +301,7 @@ DOCUMENT: Json = {
             "/v1/models/{model}:predict",
             _post(
                 "Run a model on rows (instances) or columns (inputs)",
-                {"application/json": {"schema": ref("PredictRequest")}},
+                {"application/json": {"schema": ref("PredictRequest")}, **_IMAGES},
                 _answer("predictions for instances, outputs for inputs", ref("PredictResponse")),
             ),
         ),

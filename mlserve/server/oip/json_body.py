@@ -5,7 +5,7 @@
 
 The header Inference-Header-Content-Length is the length of the JSON where bytes follow it; 0 says
 that the body is the value of the model's only input and nothing else (Triton's binary tensor data
-extension).
+extension). A body that is image files (`mlserve.server.image_body`) is that without the header.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from starlette.datastructures import Headers  # noqa: TID253
 
 from mlserve.errors import InvalidInput
 from mlserve.server.dtypes import Array
+from mlserve.server.image_body import is_image_body, read_image_body
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.oip import binary as oip_binary
 from mlserve.server.oip import parameters as oip_parameters
@@ -58,6 +59,10 @@ def read_request(
     length = _json_length(content, headers)
     if length == 0:
         return InferRequest("", {}, (), (), is_binary=True, raw_body=content)
+    if length is None and is_image_body(content, headers):
+        found = read_image_body(content, headers, settings)
+        named = {"signature": found.signature} if found.signature else {}
+        return InferRequest("", named, (), (), files=found.files)
     tail = memoryview(content)[len(content) if length is None else length :]
     head = json_tensor.parse_body(
         text_of(content[:length]), ignores_rest=False, max_depth=settings.max_json_depth

@@ -18,6 +18,7 @@ import numpy as np  # noqa: TID253
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.score_problems import NAN, problem_text, scores_failed
 from mlserve.server.dtypes import NUMPY, Array
+from mlserve.server.image_body import input_of
 from mlserve.server.image_header import check_images
 from mlserve.server.input_check import (
     DEFAULT_SIGNATURE,
@@ -82,7 +83,8 @@ class InferRequest:
     """What is asked for. No `outputs` are all outputs.
 
     `is_binary` says how to answer the outputs that do not say it themselves, over REST. `raw_body`
-    is the value of the only input, of a request that is nothing else.
+    is the value of the only input, of a request that is nothing else; `files` are image files for
+    the only input, of a request that is nothing else.
     """
 
     id: str
@@ -91,11 +93,13 @@ class InferRequest:
     outputs: Sequence[WantedOutput]
     is_binary: bool = False
     raw_body: bytes | None = None
+    files: Sequence[bytes] = ()
 
     def told(self) -> tuple[str, int]:
         """The signature that it names and its rows, as far as that is seen before `decode`."""
         name = oip_parameters.text(self.parameters, "signature")
         rows = max((sent.shape[0] for sent in self.inputs if sent.shape), default=1)
+        rows = max(rows, len(self.files))
         return name or DEFAULT_SIGNATURE, rows
 
     def decode(
@@ -105,6 +109,8 @@ class InferRequest:
         name = oip_parameters.text(self.parameters, "signature")
         signature = choose_signature(signatures, name, self.outputs)
         sent = self.inputs
+        if self.files:
+            return signature, input_of(signature, self.files, settings)
         if self.raw_body is not None:
             sent = [_raw_input(signature, self.raw_body)]
         return signature, read_inputs(signature, sent, settings)

@@ -17,6 +17,7 @@ from starlette.responses import Response  # noqa: TID253
 
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.status import grpc_status
+from mlserve.server.image_body import input_of, is_image_body, read_image_body
 from mlserve.server.input_check import find_signature
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
@@ -124,7 +125,12 @@ def _call(
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
         nonlocal is_row_form
-        text = text_of(content_of(body, request.headers, settings.max_request_bytes))
+        sent = content_of(body, request.headers, settings.max_request_bytes)
+        if is_image_body(sent, request.headers):
+            found = read_image_body(sent, request.headers, settings)
+            signature, is_row_form = find_signature(signatures, found.signature), True
+            return signature, input_of(signature, found.files, settings)
+        text = text_of(sent)
         content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
         name = content.get("signature_name", "")
         if not isinstance(name, str):
@@ -138,7 +144,8 @@ def _call(
     ) -> tuple[LoadedVersion, bytes]:
         return loaded, json_tensor.write_outputs(signature, outputs, as_rows=is_row_form)
 
-    signature = "" if is_encoded(request.headers) else json_tensor.signature_asked(body)
+    is_unread = is_encoded(request.headers) or is_image_body(body, request.headers)
+    signature = "" if is_unread else json_tensor.signature_asked(body)
     return Call(model, version, decode, encode, len(body), signature)
 
 
