@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from numbers import Real
@@ -31,7 +32,7 @@ class Deadline:
 
         Raises UsageError when `timeout` is not a positive number of seconds up to `MOST_SECONDS`.
         """
-        if not (is_number(timeout) and timeout > 0):
+        if not (is_number(timeout) and math.isfinite(timeout) and timeout > 0):
             shown = f"{timeout:g}" if is_number(timeout) else repr(timeout)
             raise UsageError(
                 f"timeout must be a positive number of seconds, not {shown}",

@@ -168,7 +168,7 @@ def test_tensorflow_serving_does_not_tell_its_models(serve: Any, foreign_model: 
         client.predict(b"1", timeout=20)
 
     assert caught.match("does not tell which ones it serves")
-    assert "--model NAME" in str(caught.value.hint)
+    assert "model=NAME" in str(caught.value.hint)
 
 
 def test_metadata_leaves_out_initializers(serve: Any, foreign_model: Any) -> None:
