@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import ssl
 import struct
 from urllib.parse import unquote
@@ -32,6 +33,7 @@ from mlserve.client.access import Access, Tls
 from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.grpc_transport import reply_of, status_error, unreached
+from mlserve.client.proxies import Proxy, proxy_to
 from mlserve.client.refusals import (
     NotSpoken,
     Unreadable,
@@ -61,6 +63,8 @@ _BY_HTTP = {
 """What an answer without a status of gRPC means (http-grpc-status-mapping.md)."""
 _SHOWN = 80
 """Bytes of a server's first words that an error shows when they are not HTTP/2."""
+_MOST_OF_A_HEAD = 2**14
+"""Bytes of a proxy's answer that are read."""
 _MOST_MILLISECONDS = 99_999_999
 """`grpc-timeout` has at most eight digits."""
 
@@ -75,6 +79,7 @@ class Http2Transport:
         self._endpoint = endpoint
         self._access = access
         self._limit = limit
+        self._proxy = proxy_to(endpoint)
         self._idle: list[_Connection] = []
 
     async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
@@ -101,13 +106,12 @@ class Http2Transport:
             if connection.is_usable:
                 return connection
         context = await self._ssl_context()
-        loop = asyncio.get_running_loop()
         name = None if self._access.tls is None else self._access.tls.server_name
         try:
-            _, connection = await loop.create_connection(
+            stream = await self._socket()
+            _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: _Connection(self._endpoint, self._limit),
-                self._endpoint.host,
-                self._endpoint.port,
+                sock=stream,
                 ssl=context,
                 server_hostname=None if context is None else name or self._endpoint.host,
             )
@@ -122,8 +126,21 @@ class Http2Transport:
             raise await self._unreached(str(error), deadline) from error
         return connection
 
+    async def _socket(self) -> socket.socket:
+        """A connected socket to the server, or to the tunnel that the proxy opens to it."""
+        if self._proxy is None:
+            return await _connected(self._endpoint.host, self._endpoint.port)
+        host, _, port = self._proxy.address.rpartition(":")
+        stream = await _connected(host.strip("[]"), int(port))
+        try:
+            await _open_tunnel(stream, self._endpoint.address, self._proxy)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
     async def _unreached(self, why: str, deadline: Deadline) -> MlserveError:
-        return await unreached(self._endpoint, self._access, None, why, deadline)
+        return await unreached(self._endpoint, self._access, self._proxy, why, deadline)
 
     async def _ssl_context(self) -> ssl.SSLContext | None:
         """None without TLS. The files are read where a stalled mount holds nobody."""
@@ -158,6 +175,46 @@ class Http2Transport:
             what = Unreadable("one message of gRPC", repr(bytes(answer.body[:40])))
             raise NotSpoken(not_an_answer(self._endpoint, what))
         return reply_of(message, answer.headers.items())
+
+
+async def _connected(host: str, port: int) -> socket.socket:
+    """A socket that is connected to one of the host's addresses. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    error = OSError("no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    ):
+        stream = socket.socket(family, kind, protocol)
+        stream.setblocking(False)
+        try:
+            await loop.sock_connect(stream, address)
+        except OSError as refused:
+            stream.close()
+            error = refused
+        except BaseException:
+            stream.close()
+            raise
+        else:
+            return stream
+    raise error
+
+
+async def _open_tunnel(stream: socket.socket, target: str, proxy: Proxy) -> None:
+    """Asks an HTTP proxy for a tunnel (RFC 9110, 9.3.6). Raises OSError when it refuses."""
+    loop = asyncio.get_running_loop()
+    fields = {"Host": target, **proxy.headers}
+    lines = [f"CONNECT {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    await loop.sock_sendall(stream, "\r\n".join([*lines, "", ""]).encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        # Byte by byte: what comes after the head is the server's.
+        byte = await loop.sock_recv(stream, 1)
+        head += byte
+        if not byte or len(head) > _MOST_OF_A_HEAD:
+            raise OSError("the proxy closed the connection")
+    status = head.split(maxsplit=2)[1].decode("latin-1")
+    if not status.startswith("2"):
+        raise OSError(f"HTTP proxy returned response code {status}")
 
 
 class _Answer:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from mlserve.errors import (
     DeadlineExceeded,
     InferenceFailed,
     InvalidInput,
+    MlserveError,
     NotFound,
     Unavailable,
 )
@@ -55,6 +60,34 @@ def test_an_async_client_works_in_a_forked_process_and_in_a_second_loop(
     echo: Any, protocol: str
 ) -> None:
     assert _run("of_async", echo.endpoint(protocol)) == "[0, 0]\n" * 2
+
+
+@contextmanager
+def _proxy(target: str, answer: str) -> Iterator[tuple[str, list[str]]]:
+    """An HTTP proxy that gives this answer, and a tunnel to `target`; and what it was asked."""
+    asked: list[str] = []
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    class Tunnel(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.request.recv(65536).decode())
+            self.request.sendall(f"{answer}\r\n\r\n".encode())
+            host, _, port = target.rpartition(":")
+            with socket.create_connection((host, int(port))) as server:
+                back = threading.Thread(target=pump, args=(server, self.request))
+                back.start()
+                pump(self.request, server)
+                back.join()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+        threading.Thread(target=proxy.serve_forever).start()
+        yield "{}:{}".format(*proxy.server_address), asked
+        proxy.shutdown()
 
 
 @pytest.fixture
@@ -115,6 +148,24 @@ class TestGrpcWithoutItsLibrary:
         server = start_echo(delay=2)
         with Client(server.grpc) as client, pytest.raises(DeadlineExceeded):
             client.predict(b"fine", timeout=0.5)
+
+    def test_it_goes_through_the_proxy(self, echo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        with _proxy(echo.grpc, "HTTP/1.1 200 Connected") as (address, asked):
+            monkeypatch.setenv("http_proxy", f"http://me:secret@{address}")
+            with Client("server.test:8500") as client:
+                assert client.predict(b"fine", timeout=20).label == "sorrel"
+        assert asked[0].startswith("CONNECT server.test:8500 HTTP/1.1\r\n")
+        assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in asked[0]
+
+    def test_a_proxy_that_refuses_is_named(
+        self, echo: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with _proxy(echo.grpc, "HTTP/1.1 403 Forbidden") as (address, _):
+            monkeypatch.setenv("http_proxy", f"http://{address}")
+            with Client("server.test:8500") as client, pytest.raises(MlserveError) as caught:
+                client.predict(b"fine", timeout=2)
+        assert address in caught.value.message
+        assert "403" in caught.value.message
 
     def test_tls_with_a_token_and_a_certificate(self, start_echo: Any, tmp_path: Path) -> None:
         import trustme
