@@ -304,13 +304,14 @@ def _check_kinds(**given: tuple[object, type]) -> None:
     for name, (value, kind) in given.items():
         if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
             continue
+        shown = type(value).__name__ if name == "token" else repr(value)
         raise UsageError(
-            f"{name} must be {_AS_WORDS.get(kind, kind.__name__)}, not {value!r}",
+            f"{name} must be {_AS_WORDS.get(kind, kind.__name__)}, not {shown}",
             hint="see help(mlserve.Client)",
         )
 
 
-_AS_WORDS = {int: "a whole number", str: "text", Retries: "a mlserve.Retries", Tls: "a mlserve.Tls"}
+_AS_WORDS = {int: "a whole number", str: "text", Retries: "mlserve.Retries", Tls: "mlserve.Tls"}
 
 
 @asynccontextmanager
