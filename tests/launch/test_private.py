@@ -70,7 +70,8 @@ def test_a_state_folder_of_another_user_is_refused(cli, home: Path, part: str) -
     """With a record in it that names a private file as the token for a port of its owner."""
     write_record(RECORD)
     os.chown(home / part, 12345, 12345)
-    for command in (("ps",), ("predict", "x.jpg"), ("logs",), ("down",)):
+    image = str(Path(__file__).parents[2] / "examples/horse.jpg")
+    for command in (("ps",), ("predict", image), ("logs",), ("down",)):
         done = cli(*command)
         assert done.returncode == 2, (command, done.stderr)
         assert f"{home / part} belongs to another user (uid 12345)" in done.stderr
