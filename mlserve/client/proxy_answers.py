@@ -53,7 +53,7 @@ def gave_up(
     return errors.DeadlineExceeded(
         f"{proxy} gave up {in_words(left)} before the deadline of "
         f"{in_words(deadline.timeout)}: {text}",
-        hint="this is a limit of the proxy, not --timeout: raise it there (Envoy: the route's "
+        hint="this is a limit of the proxy, not {timeout}: raise it there (Envoy: the route's "
         "timeout; nginx: grpc_read_timeout, proxy_read_timeout)",
     )
 
