@@ -17,6 +17,7 @@ from mlserve.client.connections import Connections
 from mlserve.client.dialogue import Dialogue, Line
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.outcome import labelled, shortfall
+from mlserve.client.proxies import proxy_to
 from mlserve.client.reading import Image, name_of, read_image
 from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.retries import ONCE, Retries
@@ -89,6 +90,7 @@ class AsyncClient:
             warnings.warn(exposure, stacklevel=2)
         self._model = None if model is None else ModelRef(model, version)
         self._version = version
+        proxy_to(self.endpoint)  # one that cannot be used is told now, not at the first call
         self._transport = Connections(
             partial(open_transport, self.endpoint, access, max_answer_bytes)
         )
