@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 import sys
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ RANDOM_WEIGHTS_HEADER = "x-mlserve-random-weights"
 _VERSION_HEADER = "x-mlserve-model-version"
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _OK = 200
+_GZIP = 31  # zlib's wbits for a gzip stream
 _JSON_SIZE_HEADER = "Inference-Header-Content-Length"
 _NO_SUCH_PATH = {404: "not found", 405: "method not allowed"}
 """What web frameworks say of a path that they do not have, in whatever shape."""
@@ -130,9 +132,10 @@ class RestTransport:
     async def _exchange(self, client: httpx.AsyncClient, request: httpx.Request) -> _Received:
         response = await client.send(request, stream=True)
         try:
+            unpack = _unpacking(response.headers)
             body = bytearray()
-            async for piece in response.aiter_bytes():
-                body += piece
+            async for piece in response.aiter_raw():
+                body += unpack(piece, self._limit + 1 - len(body))
                 if len(body) > self._limit:
                     raise answer_too_large(self._endpoint, self._limit)
         finally:
@@ -229,6 +232,28 @@ class RestTransport:
             sender=answer.headers.get("Server", ""),
         )
         return NotSpoken(refused) if _is_unknown_path(answer, reason) else refused
+
+
+def _unpacking(headers: httpx.Headers) -> Callable[[bytes, int], bytes]:
+    """What gives the content of the next piece of a body, up to so many bytes of it.
+
+    The request asks for no coding; gzip is taken all the same. Not by httpx's decoders: they unpack
+    a whole piece, however often it is packed, before anybody counts. Raises httpx.DecodingError.
+    """
+    coding = headers.get("Content-Encoding", "identity").strip().lower()
+    if coding == "identity":
+        return lambda piece, _most: piece
+    if coding not in ("gzip", "x-gzip"):
+        raise httpx.DecodingError(f"Content-Encoding {coding[:100]!r}")
+    packed = zlib.decompressobj(_GZIP)
+
+    def unpack(piece: bytes, most: int) -> bytes:
+        try:
+            return packed.decompress(piece, most)
+        except zlib.error as error:
+            raise httpx.DecodingError(str(error)) from error
+
+    return unpack
 
 
 def _first_words(error: BaseException, handled: BaseException | None) -> str:
