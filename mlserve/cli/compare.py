@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli.exported import StoreOption
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
 from mlserve.cli.table import print_table, print_wrapped
 from mlserve.errors import ExitCode, UsageError
 
@@ -149,19 +149,19 @@ def _print(found: Comparison, output: OutputFormat) -> None:
         print_json(found.to_json())
         return
     print_table(summary.DIFFERENCE_HEADER, summary.difference_rows(found))
-    typer.echo("\ntimes and memory")
+    say("\ntimes and memory")
     print_table(summary.COST_HEADER, summary.cost_rows(found))
     worst = summary.worst_rows(found)
     if worst:
-        typer.echo("\nworst images")
+        say("\nworst images")
         print_table(summary.IMAGE_HEADER, worst)
     problems = summary.problem_rows(found)
     if problems:
-        typer.echo("\nwhat differs")
+        say("\nwhat differs")
         print_table(summary.PROBLEM_HEADER, problems[:_LISTED])
     if len(problems) > _LISTED:
-        typer.echo(f"and {len(problems) - _LISTED} more; --output json lists them all")
-    typer.echo()
+        say(f"and {len(problems) - _LISTED} more; --output json lists them all")
+    say()
     print_wrapped(summary.verdict(found), "")
 
 

@@ -26,7 +26,7 @@ def contract_lines_told(told: Mapping[str, Any]) -> list[str]:
     """The same, of what a server tells of its model; none when it tells it in other words."""
     try:
         lines = _lines(ImagePipeline.from_json(told["pipeline"]), facts_from_json(told["facts"]))
-        return [_printable(line) for line in lines]
+        return list(lines)
     except (ValueError, KeyError, TypeError, AttributeError):  # another version of mlserve
         return []
 
@@ -55,8 +55,3 @@ def _how(facts: Facts, name: str, before: str = "; ") -> str:
     fact = facts[name]
     flag = f" (give --{name} to be sure)" if fact.how is How.ASSUMED else ""
     return f"{before}{fact}{flag}"
-
-
-def _printable(line: str) -> str:
-    """A line of a server's words: what a terminal would obey becomes escapes."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
 from mlserve.cli.table import print_wrapped
 from mlserve.errors import ExitCode
 
@@ -50,7 +50,7 @@ def _print(findings: Sequence[Finding]) -> None:
     for found in findings:
         if found.area != area:
             area = found.area
-            typer.echo(area)
+            say(area)
         begin = f"  {found.status.value:<4}  {found.name:<{width}}  "
         print_wrapped(found.text, " " * len(begin), first=begin)
         if found.fix:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from mlserve.cli import clock
 from mlserve.cli.access import (
     AccessOptions,
@@ -12,7 +10,7 @@ from mlserve.cli.access import (
     TlsKeyOption,
     TokenFileOption,
 )
-from mlserve.cli.output import OutputFormat, OutputOption, print_json
+from mlserve.cli.output import OutputFormat, OutputOption, print_json, say
 from mlserve.cli.table import print_table
 from mlserve.cli.target import (
     ApiOption,
@@ -60,10 +58,10 @@ def metadata(
         print_json(found.to_json() | address_json(client))
         return
     shown = "?" if found.version is None else found.version
-    typer.echo(f"{found.model}, version {shown}, at {client.endpoint}")
+    say(f"{found.model}, version {shown}, at {client.endpoint}")
     if found.contract is not None:
         for line in contract_lines_told(found.contract):
-            typer.echo(line)
+            say(line)
     rows = [
         [
             signature.name,

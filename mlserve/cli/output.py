@@ -22,14 +22,38 @@ class OutputFormat(StrEnum):
 OutputOption = Annotated[OutputFormat, typer.Option("--output", help="How to print the data.")]
 
 
-def print_json(data: Any) -> None:
-    """Prints data as indented JSON."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+def print_json(data: Any, *, indent: int | None = 2) -> None:
+    """Prints data as JSON; without an indent on one line."""
+    typer.echo(json_text(data, indent=indent))
+
+
+def json_text(data: Any, *, indent: int | None = None) -> str:
+    """Data as JSON that no terminal obeys: what is not printable is escaped, as JSON can."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    return "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+    )
+
+
+def say(text: str = "") -> None:
+    """Prints a text of the command's data on stdout, made printable."""
+    typer.echo(printable(text))
 
 
 def note(message: str) -> None:
-    """Tells the user something that is not the command's data, on stderr."""
-    typer.echo(message, err=True)
+    """Tells the user something that is not the command's data, on stderr, made printable."""
+    typer.echo(printable(message), err=True)
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what a terminal would obey, or would show in another order.
+
+    Names of models, signatures and labels, and messages of servers, are a stranger's words.
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def print_error(error: MlserveError, *, as_json: bool) -> None:
@@ -38,7 +62,7 @@ def print_error(error: MlserveError, *, as_json: bool) -> None:
     The end of a server's log, where the error has it, comes last.
     """
     if as_json:
-        note(json.dumps({"error": error_json(error)}, ensure_ascii=False))
+        typer.echo(json_text({"error": error_json(error)}), err=True)
         return
     note(f"error: {error.message}")
     if error.hint:

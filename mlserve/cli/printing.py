@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Protocol
 
-import typer
-
-from mlserve.cli.output import error_json, note, print_json
+from mlserve.cli.output import error_json, note, print_json, say
 from mlserve.client import Prediction
 from mlserve.client.answers import Score
 from mlserve.client.refusals import readable
@@ -55,9 +52,9 @@ class TextLabel(_OneImage):
         self._has_scores = has_scores
 
     def prediction(self, name: str, found: Prediction) -> None:
-        typer.echo(readable(found.label))
+        say(readable(found.label))
         for row in found.scores if self._has_scores else ():
-            typer.echo(_score_line(row))
+            say(_score_line(row))
 
 
 class TextLines(_Unfinished):
@@ -69,10 +66,10 @@ class TextLines(_Unfinished):
     def prediction(self, name: str, found: Prediction) -> None:
         file = readable(name)
         if not (self._has_scores and found.scores):
-            typer.echo(f"{file}\t{readable(found.label)}")
+            say(f"{file}\t{readable(found.label)}")
             return
         for row in found.scores:
-            typer.echo(f"{file}\t{_score_line(row)}")
+            say(f"{file}\t{_score_line(row)}")
 
     def error(self, name: str, error: MlserveError) -> None:
         is_named = name in error.message
@@ -108,10 +105,10 @@ class JsonLines(_Unfinished):
     """One object a line, at once; a row of a failed image has `error`."""
 
     def prediction(self, name: str, found: Prediction) -> None:
-        typer.echo(json.dumps(_row(name, found), ensure_ascii=False))
+        print_json(_row(name, found), indent=None)
 
     def error(self, name: str, error: MlserveError) -> None:
-        typer.echo(json.dumps(_error_row(name, error), ensure_ascii=False))
+        print_json(_error_row(name, error), indent=None)
 
 
 def _row(name: str, found: Prediction) -> dict[str, Any]:

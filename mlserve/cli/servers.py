@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
 from mlserve.cli.table import print_table
 from mlserve.errors import NotFound, Unavailable
 
@@ -63,7 +63,7 @@ def down(
                 allowed = f"{stopped.allowed:g} s"
                 note(f"{stopped.record.name} did not end within {allowed}: it was killed")
             if output is OutputFormat.TEXT:
-                typer.echo(f"{stopped.record.name} is stopped")
+                say(f"{stopped.record.name} is stopped")
     finally:
         line.clear()
     if output is OutputFormat.JSON:

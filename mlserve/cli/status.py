@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from mlserve.cli import clock
 from mlserve.cli.access import (
     AccessOptions,
@@ -14,7 +12,7 @@ from mlserve.cli.access import (
     TlsKeyOption,
     TokenFileOption,
 )
-from mlserve.cli.output import OutputFormat, OutputOption, print_json
+from mlserve.cli.output import OutputFormat, OutputOption, print_json, say
 from mlserve.cli.table import print_table
 from mlserve.cli.target import (
     ApiOption,
@@ -74,7 +72,7 @@ def status(
         table = [[_shown(row.version), row.state, readable(row.error)] for row in found]
         print_table(["version", "state", "error"], table)
         if load is not None:
-            typer.echo(f"load: {load}")
+            say(f"load: {load}")
     if not any(row.is_available for row in found):
         raise Unavailable(
             f"no version of {client.model} is available at {client.endpoint}",

@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 
-import typer
+from mlserve.cli.output import printable, say
 
 _GAP = "  "
 _BELOW = " " * 4
@@ -25,7 +25,7 @@ def print_table(
     where there is none) is wrapped: the last column in its place, or below its row where it has no
     room. Nothing is cut, so a long name can still make a line longer.
     """
-    lines = [[name.upper() for name in header], *[list(row) for row in rows]]
+    lines = [[name.upper() for name in header], *[list(map(printable, row)) for row in rows]]
     under: list[list[str]] = [[], *[list(texts) for texts in below or [()] * len(rows)]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     room = _columns() - sum(width + len(_GAP) for width in widths[:-1])
@@ -45,7 +45,7 @@ def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
     width = max(_columns() - len(indent), _NARROWEST)
     begin = indent if first is None else first
     for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]:
-        typer.echo(f"{begin}{line}".rstrip())
+        say(f"{begin}{line}".rstrip())
         begin = indent
 
 

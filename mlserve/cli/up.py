@@ -17,6 +17,7 @@ from mlserve.cli.output import (
     is_interactive,
     note,
     print_json,
+    say,
 )
 from mlserve.cli.settings import with_settings
 from mlserve.errors import UsageError
@@ -171,9 +172,7 @@ def _print_ready(record: ServerRecord, request: UpRequest) -> None:
     numbers = request.serving.expected
     listed = ", ".join(str(number) for number in numbers)
     what = f"version {listed} is" if len(numbers) == 1 else f"versions {listed} are"
-    typer.echo(
-        f"{record.model} {what} ready  grpc {record.grpc_endpoint}  rest {record.rest_endpoint}"
-    )
+    say(f"{record.model} {what} ready  grpc {record.grpc_endpoint}  rest {record.rest_endpoint}")
     if record.has_random_weights:
         note("warning: this model has random weights: its answers mean nothing")
 
