@@ -220,6 +220,7 @@ def test_another_makers_image_serves_the_mounted_folder_and_follows_it(
     base = tmp_path / "private" / "m"
     (base / "1").mkdir(parents=True)
     (base / "1" / "echo.json").write_text("{}")
+    (base / "1" / "saved_model.pb").touch()  # whose server the image is to stand for
     base.parent.chmod(0o700)
 
     started = cli.up("--backend", "tfserving", "--path", str(base), "--image", stand_in)
