@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlserve.artifact import Artifact
 from mlserve.errors import (
+    AccessDenied,
     DeadlineExceeded,
     MlserveError,
     ModelLoadFailed,
@@ -26,6 +27,10 @@ _PAUSE = 0.05
 _PROBE_TIMEOUT = 1.0
 _NOT_YET = (Unavailable, DeadlineExceeded, NotFound, Overloaded)
 _NO_ATTEMPT = Unavailable("it was not asked")
+_NAME_A_CERTIFICATE = (
+    "the server wants a certificate of this command too: name one that the authority of "
+    "--tls-client-ca has signed, with MLSERVE_TLS_CERT and MLSERVE_TLS_KEY"
+)
 
 
 def wait_until_ready(
@@ -46,6 +51,10 @@ def wait_until_ready(
                 if _are_available(client, serving, min(left, patience)):
                     _ask_each(record, serving, min(left, patience))
                     return
+            except AccessDenied as error:  # no wait mends that
+                if record.settings.tls_client_ca is None:
+                    raise
+                raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
             except _NOT_YET as error:
                 last = error
                 # A first answer may take longer than any guess: the next one gets more time.
@@ -62,10 +71,7 @@ def _hint(record: ServerRecord) -> str:
     hint = "--wait gives a slow start more time"
     if record.settings.tls_client_ca is None:
         return hint
-    return (
-        "the server wants a certificate of this command too: name one that the authority of "
-        f"--tls-client-ca has signed, with MLSERVE_TLS_CERT and MLSERVE_TLS_KEY; {hint}"
-    )
+    return f"{_NAME_A_CERTIFICATE}; {hint}"
 
 
 def answers(record: ServerRecord, timeout: float) -> bool:

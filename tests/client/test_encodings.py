@@ -36,7 +36,7 @@ def serve() -> Iterator[Serve]:
                 while True:
                     client, _ = listener.accept()
                     with client, suppress(OSError):
-                        client.recv(2**20)
+                        _read_request(client)
                         client.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
 
         Thread(target=answer, daemon=True).start()
@@ -46,6 +46,17 @@ def serve() -> Iterator[Serve]:
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+def _read_request(client: socket.socket) -> None:
+    """Reads it whole: what is left unread makes the system reset the connection."""
+    heard = b""
+    while b"\r\n\r\n" not in heard:
+        heard += client.recv(65536)
+    head, _, body = heard.partition(b"\r\n\r\n")
+    left = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]) - len(body)
+    while left > 0:
+        left -= len(client.recv(left))
 
 
 def ask(endpoint: str) -> str:
