@@ -10,6 +10,8 @@ import pytest
 from mlserve.launch.processes import created
 from mlserve.launch.state import ServerRecord, write_record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def record(echo: Any, tmp_path: Path) -> Any:

@@ -27,6 +27,8 @@ from mlserve.errors import (
     Unavailable,
 )
 
+pytestmark = pytest.mark.slow
+
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 _SCRIPT = Path(__file__).with_name("forking.py")
 

@@ -137,6 +137,7 @@ def test_0_is_a_version_and_the_next_one_is_1(store: Store, request_echo: ModelR
     assert store.find("echo", "echo").version == 1
 
 
+@pytest.mark.slow
 def test_exports_at_the_same_time_take_different_numbers(
     store: Store, request_echo: ModelRequest
 ) -> None:
@@ -147,6 +148,7 @@ def test_exports_at_the_same_time_take_different_numbers(
     assert store.versions("echo", "echo") == numbers
 
 
+@pytest.mark.slow
 def test_of_exports_with_one_number_at_the_same_time_one_wins(
     store: Store, request_echo: ModelRequest
 ) -> None:
