@@ -95,6 +95,15 @@ class ServerSettings:
         default=64 * 2**20,
         metadata=_about(Panel.LIMITS, "Bytes of one request, on gRPC and REST.", least=1),
     )
+    max_body_memory: int | None = field(
+        default=None,
+        metadata=_about(
+            Panel.LIMITS,
+            "Bytes that all requests together may hold while they arrive, are unpacked and are "
+            "parsed; default: 8 times --max-request-bytes.",
+            least=1,
+        ),
+    )
     max_pixels: int = field(
         default=100_000_000,
         metadata=_about(Panel.LIMITS, "Pixels of one image, told from its header.", least=1),
@@ -206,6 +215,13 @@ class ServerSettings:
             check_seconds(flag, value)
 
     @property
+    def body_memory(self) -> int:
+        """Bytes that the bodies of all requests may hold: never less than one request's most."""
+        if self.max_body_memory is None:
+            return _LARGEST_BODIES * self.max_request_bytes
+        return max(self.max_body_memory, self.max_request_bytes)
+
+    @property
     def changed(self) -> dict[str, Any]:
         """The settings that are not the default ones."""
         return {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
@@ -298,6 +314,7 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+_LARGEST_BODIES = 8
 _NEEDS = (
     ("tls_key", "tls_cert"),
     ("tls_cert", "tls_key"),

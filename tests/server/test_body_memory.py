@@ -1,0 +1,116 @@
+"""One bound on the memory of bodies: what fits, who gives way, and that nothing stays counted."""
+
+from __future__ import annotations
+
+from threading import Thread
+
+import pytest
+
+from mlserve.errors import Overloaded
+from mlserve.server.port.body_memory import STALLED, BodyMemory
+from mlserve.settings import ServerSettings
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _never() -> None:
+    raise AssertionError("gave way")
+
+
+def test_bodies_hold_no_more_than_the_bound() -> None:
+    memory = BodyMemory(100, Clock())
+    with memory.open(_never) as first, memory.open(_never) as second:
+        first.take(60)
+        with pytest.raises(Overloaded, match=r"no room for 41 bytes .* 60 of 100 bytes"):
+            second.take(41)
+        second.take(40)
+        assert memory.held == 100
+    assert memory.held == 0
+
+
+def test_an_upload_that_has_stalled_gives_way() -> None:
+    clock, gone = Clock(), list[str]()
+    memory = BodyMemory(100, clock)
+    stalled = memory.open(lambda: gone.append("stalled"))
+    stalled.take(60)
+    clock.now = STALLED / 2
+    going = memory.open(lambda: gone.append("going"))
+    going.take(40)
+    clock.now = STALLED
+    with memory.open(_never) as new:
+        new.take(50)
+        assert gone == ["stalled"]
+        assert memory.held == 90
+        with pytest.raises(Overloaded):
+            stalled.take(1)
+        stalled.release()
+        assert memory.held == 90
+
+
+def test_a_body_that_has_arrived_gives_way_to_nobody() -> None:
+    clock = Clock()
+    memory = BodyMemory(100, clock)
+    with memory.open(_never) as whole, memory.open(_never) as new:
+        whole.take(100)
+        whole.finish()
+        clock.now = 10 * STALLED
+        with pytest.raises(Overloaded):
+            new.take(1)
+
+
+def test_nobody_gives_way_where_that_would_not_make_room() -> None:
+    clock = Clock()
+    memory = BodyMemory(100, clock)
+    with memory.open(_never) as stalled, memory.open(_never) as new:
+        stalled.take(50)
+        clock.now = STALLED
+        with pytest.raises(Overloaded):
+            new.take(101)
+        assert memory.held == 50
+
+
+def test_a_part_can_be_given_back() -> None:
+    memory = BodyMemory(100, Clock())
+    with memory.open(_never) as body:
+        body.take(100)
+        body.release(70)
+        assert memory.held == 30
+        body.take(70)
+        body.release(1000)
+        assert memory.held == 0
+
+
+def test_threads_together_keep_to_the_bound() -> None:
+    memory = BodyMemory(1000)
+    most = list[int]()
+
+    def take_and_release() -> None:
+        for _ in range(500):
+            with memory.open(_never) as body:
+                try:
+                    body.take(300)
+                except Overloaded:
+                    continue
+                most.append(memory.held)
+
+    threads = [Thread(target=take_and_release) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert memory.held == 0
+    assert most
+    assert max(most) <= 900
+
+
+@pytest.mark.parametrize(("asked", "one", "bound"), [(None, 10, 80), (50, 10, 50), (50, 64, 64)])
+def test_the_bound_is_never_less_than_one_request(asked: int | None, one: int, bound: int) -> None:
+    assert ServerSettings(max_body_memory=asked, max_request_bytes=one).body_memory == bound
