@@ -30,6 +30,8 @@ from typing import Any, ClassVar
 
 from mlserve.words import said
 
+LONGEST_NAME = 200
+"""Characters of a caller's text that a message repeats: far more than any real name has."""
 _QUOTED = 600
 _LONGEST = 4000
 
@@ -45,7 +47,19 @@ def bounded(text: str, longest: int = _QUOTED) -> str:
     if len(whole) > longest and len(lines) > 1:
         whole = f"{_cut(lines[0], longest // 2)} ... {_cut(lines[-1], longest // 2)}"
     whole = _cut(whole, longest + len(" ... "))
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)
+    return escaped(whole)
+
+
+def shortened(text: str, longest: int = LONGEST_NAME) -> str:
+    """A caller's text for a message of ours: its beginning, on one line."""
+    return escaped(text if len(text) <= longest else f"{text[:longest]}...")
+
+
+def escaped(text: str) -> str:
+    """The text with an escape for what a terminal or a log would act on, or cannot be encoded."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason_of(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from mlserve.errors import InferenceFailed, MlserveError
+from mlserve.errors import InferenceFailed, MlserveError, escaped
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,10 @@ def as_exception(error: BaseException) -> Exception:
 
 
 def error_text(error: MlserveError) -> str:
-    """The error's message, cut where TensorFlow Serving cuts its own."""
+    """The error's message on one line, cut where TensorFlow Serving cuts its own.
+
+    It may hold what a caller sent: no log or terminal is to act on that.
+    """
     text = error.message
     cut = text[:_MAX_ERROR_CHARACTERS]
-    return text if cut == text else f"{cut}...TRUNCATED"
+    return escaped(text if cut == text else f"{cut}...TRUNCATED")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, InvalidInput, MlserveError, Overloaded
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
 from mlserve.protocols.status import grpc_status
 from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.sight.exchange import Route
@@ -28,7 +27,6 @@ _CLIENT_FIRST = 0.05
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Respond = Callable[[bytes, Context], Awaitable[bytes]]
-Request = TypeVar("Request", bound=Message)
 
 
 def deadline_of(context: Context, default: float) -> Deadline:
@@ -36,14 +34,6 @@ def deadline_of(context: Context, default: float) -> Deadline:
     left = context.time_remaining()
     timeout = default if left is None else left
     return Deadline.at_most(timeout)
-
-
-def parse(kind: type[Request], data: bytes) -> Request:
-    """The message that the bytes hold. Raises InvalidInput."""
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise InvalidInput(f"the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
 def service(name: str, methods: Mapping[str, Respond], sight: Sight) -> grpc.GenericRpcHandler:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 
-from mlserve.errors import InputTooLarge, InvalidInput, NotFound
-from mlserve.server.dtypes import NUMPY, Array
+from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, shortened
 from mlserve.settings import flag_of
-from mlserve.tensors import Signature, TensorSpec
+from mlserve.tensors import DType, Signature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
-_LONGEST_NAME = 200
-"""Characters of a caller's name that a message repeats: far more than any real name has."""
 _NAMES_SHOWN = 10
 
 
@@ -22,7 +19,7 @@ def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
     if wanted in signatures:
         return signatures[wanted]
     raise NotFound(
-        f'Serving signature name: "{_cut(wanted)}" not found in signature def'
+        f'Serving signature name: "{shortened(wanted)}" not found in signature def'
         f"{_guess(wanted, signatures)}; there are: {', '.join(sorted(signatures))}",
         hint="mlserve metadata shows the signatures of the model",
     )
@@ -43,11 +40,10 @@ def check_names(signature: Signature, sent: Collection[str]) -> None:
     )
 
 
-def check_tensor(spec: TensorSpec, value: Array) -> None:
-    """Raises InvalidInput unless the array has the dtype and the shape of the spec."""
-    if value.dtype != NUMPY[spec.dtype]:
-        raise InvalidInput(f"input '{spec.name}' is {value.dtype}, not {spec.dtype.label}")
-    check_shape(spec, value.shape)
+def check_dtype(spec: TensorSpec, dtype: DType) -> None:
+    """Raises InvalidInput unless that is the type of the spec."""
+    if dtype is not spec.dtype:
+        raise InvalidInput(f"input '{spec.name}' is {dtype.label}, not {spec.dtype.label}")
 
 
 def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
@@ -77,17 +73,13 @@ def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> 
 
 def _listed(names: Sequence[str]) -> str:
     """The first of these names, each cut, and how many more there are."""
-    shown = [_cut(name) for name in names[:_NAMES_SHOWN]]
+    shown = [shortened(name) for name in names[:_NAMES_SHOWN]]
     more = len(names) - len(shown)
     return ",".join(shown) + (f" and {more} more" if more else "")
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-
-
 def _guess(name: str, choices: Collection[str]) -> str:
-    if len(name) > _LONGEST_NAME:  # to compare it would cost its length squared
+    if len(name) > LONGEST_NAME:  # to compare it would cost its length squared
         return ""
     close = get_close_matches(name, choices, n=1)
-    return f" (did you mean '{close[0]}' for '{name}'?)" if close else ""
+    return f" (did you mean '{close[0]}' for '{shortened(name)}'?)" if close else ""

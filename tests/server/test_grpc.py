@@ -131,7 +131,7 @@ def test_a_request_that_is_no_message(server: Any, channel_to: Any) -> None:
     method = channel_to(server).unary_unary("/tensorflow.serving.PredictionService/Predict")
     code, details = failure(method.future(b"\xff\xff\xff", timeout=20))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "not a tensorflow.serving.PredictRequest" in details
+    assert "not a valid tensorflow.serving.PredictRequest" in details
 
 
 def test_a_method_that_is_not_there(server: Any, channel_to: Any) -> None:

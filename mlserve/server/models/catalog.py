@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
-from mlserve.errors import MlserveError, ModelLoadFailed, NotFound
+from mlserve.errors import MlserveError, ModelLoadFailed, NotFound, shortened
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.repository import Repository
 from mlserve.server.models.served import ServedModel
@@ -162,7 +162,7 @@ class Catalog:
         if model not in self._models:
             known = ", ".join(repr(name) for name in self.models) or "no model"
             raise NotFound(
-                f"Could not find any versions of model {model}; this server has {known}",
+                f"Could not find any versions of model {shortened(model)}; this server has {known}",
                 hint="name the model with --model",
             )
         return self._models[model]

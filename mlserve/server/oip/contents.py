@@ -11,6 +11,7 @@ from mlserve.protocols.proto.inference_pb2 import InferTensorContents
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.oip.binary import byte_strings
 from mlserve.server.tfs.tensor_proto import narrow
+from mlserve.server.wire_numbers import numbers
 from mlserve.tensors import DType, TensorSpec
 
 RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
@@ -54,7 +55,7 @@ def from_contents(spec: TensorSpec, count: int, contents: InferTensorContents) -
         raise InvalidInput(
             f"input '{spec.name}' has {len(values)} values in {field}; its shape takes {count}"
         )
-    return _parse(spec, field, values)
+    return _parse(spec, field, contents)
 
 
 def to_contents(spec: TensorSpec, value: Array) -> InferTensorContents:
@@ -64,8 +65,11 @@ def to_contents(spec: TensorSpec, value: Array) -> InferTensorContents:
     return InferTensorContents(**{_FIELDS[spec.dtype]: values})
 
 
-def _parse(spec: TensorSpec, field: str, values: Any) -> Array:
+def _parse(spec: TensorSpec, field: str, contents: InferTensorContents) -> Array:
     if spec.dtype is DType.BYTES:
-        return np.array([*values, None], dtype=object)[:-1]  # never an array of the strings' bytes
+        strings = getattr(contents, field)
+        return np.array([*strings, None], dtype=object)[:-1]  # never an array of the strings' bytes
     dtype = NUMPY[spec.dtype]
-    return narrow(spec.name, values, dtype) if field in _NARROWED else np.array(values, dtype)
+    if field in _NARROWED:
+        return narrow(spec.name, numbers(contents, field, np.dtype(np.int64)), dtype)
+    return numbers(contents, field, dtype)

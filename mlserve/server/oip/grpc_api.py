@@ -26,7 +26,6 @@ from mlserve.server.grpc_service import (
     RANDOM_WEIGHTS_KEY,
     Context,
     deadline_of,
-    parse,
     service,
 )
 from mlserve.server.models.catalog import Catalog
@@ -53,6 +52,7 @@ from mlserve.server.oip.request import (
     write_outputs,
 )
 from mlserve.server.sight.requests import Sight
+from mlserve.server.wire_read import Request, read_message
 from mlserve.server.work.engine import Call, Engine
 from mlserve.tensors import Signature
 
@@ -102,7 +102,7 @@ class OipGrpc:
 
     async def model_ready(self, data: bytes, context: Context) -> bytes:
         """ModelReady: whether that model would be served now; one that is not there is not."""
-        request = parse(ModelReadyRequest, data)
+        request = await self._read(ModelReadyRequest, data, context)
         try:
             version = version_of(request.version, request.name)
             is_ready = self._models.why_not_ready(request.name, version) is None
@@ -121,7 +121,7 @@ class OipGrpc:
 
     async def model_metadata(self, data: bytes, context: Context) -> bytes:
         """ModelMetadata: the inputs and outputs of one signature."""
-        request = parse(ModelMetadataRequest, data)
+        request = await self._read(ModelMetadataRequest, data, context)
         asked = dict(context.invocation_metadata() or ()).get(SIGNATURE_KEY, "")
         version = version_of(request.version, request.name)
         found = self._models.metadata(request.name, version, str(asked))
@@ -144,7 +144,7 @@ class OipGrpc:
         """ModelInfer: runs a signature; the response has the outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the message is read
-        request = parse(ModelInferRequest, data)
+        request = await read_message(ModelInferRequest, data, deadline)
         asked = read_request(request)
         is_raw = bool(request.raw_input_contents)
 
@@ -163,6 +163,10 @@ class OipGrpc:
         if is_random:
             await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
         return response
+
+    async def _read(self, kind: type[Request], data: bytes, context: Context) -> Request:
+        deadline = deadline_of(context, self._engine.default_timeout)
+        return await read_message(kind, data, deadline)
 
 
 def read_request(request: ModelInferRequest) -> InferRequest:

@@ -19,9 +19,10 @@ from mlserve.protocols.proto.inference_extensions_pb2 import (
     RepositoryModelUnloadRequest,
     RepositoryModelUnloadResponse,
 )
-from mlserve.server.grpc_service import Context, Respond, deadline_of, parse
+from mlserve.server.grpc_service import Context, Respond, deadline_of
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.metadata import version_of
+from mlserve.server.wire_read import read_message
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -50,40 +51,42 @@ class OipGrpcExtensions:
 
     async def config(self, data: bytes, context: Context) -> bytes:
         """ModelConfig: how a loaded version is configured."""
-        request = parse(ModelConfigRequest, data)
+        request = await read_message(ModelConfigRequest, data, deadline_of(context, PATIENCE))
         found = self._extensions.config(request.name, version_of(request.version, request.name))
         return _written({"config": found}, ModelConfigResponse())
 
     async def statistics(self, data: bytes, context: Context) -> bytes:
         """ModelStatistics: of one version, of the versions of a model, or of all models."""
-        request = parse(ModelStatisticsRequest, data)
+        request = await read_message(ModelStatisticsRequest, data, deadline_of(context, PATIENCE))
         version = version_of(request.version, request.name)
         found = self._extensions.statistics(request.name, version)
         return _written({"model_stats": found}, ModelStatisticsResponse())
 
     async def index(self, data: bytes, context: Context) -> bytes:
         """RepositoryIndex: every version of every model, with its state."""
-        request = parse(RepositoryIndexRequest, data)
+        request = await read_message(RepositoryIndexRequest, data, deadline_of(context, PATIENCE))
         require_unnamed(request.repository_name)
         found = self._extensions.index(only_ready=request.ready)
         return _written({"models": found}, RepositoryIndexResponse())
 
     async def load(self, data: bytes, context: Context) -> bytes:
         """RepositoryModelLoad: looks for new versions, loads what was unloaded."""
-        request = parse(RepositoryModelLoadRequest, data)
         self._extensions.require_control()
+        deadline = deadline_of(context, PATIENCE)
+        request = await read_message(RepositoryModelLoadRequest, data, deadline)
         require_unnamed(request.repository_name)
         require_no_override(list(request.parameters))
-        await self._extensions.load(request.model_name, deadline_of(context, PATIENCE))
+        await self._extensions.load(request.model_name, deadline)
         return RepositoryModelLoadResponse().SerializeToString()
 
     async def unload(self, data: bytes, context: Context) -> bytes:
         """RepositoryModelUnload: unloads every version of a model."""
-        request = parse(RepositoryModelUnloadRequest, data)
         self._extensions.require_control()
+        deadline = deadline_of(context, PATIENCE)
+        request = await read_message(RepositoryModelUnloadRequest, data, deadline)
         require_unnamed(request.repository_name)
         require_no_override(list(request.parameters))
-        await self._extensions.unload(request.model_name, deadline_of(context, PATIENCE))
+        await self._extensions.unload(request.model_name, deadline)
         return RepositoryModelUnloadResponse().SerializeToString()
 
 

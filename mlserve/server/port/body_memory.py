@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import TracebackType
 
 from mlserve.errors import Overloaded
@@ -112,6 +113,11 @@ class HeldBody:
         self.is_upload = True
         self.has_given_way = False
 
+    @property
+    def most(self) -> int:
+        """Bytes that all bodies together may hold."""
+        return self._memory.most
+
     def take(self, size: int) -> None:
         """Counts that many bytes more, before they are allocated. Raises Overloaded."""
         self._memory.take(self, size)
@@ -135,3 +141,16 @@ class HeldBody:
     ) -> None:
         self._memory.finish(self)
         self._memory.release(self, None)
+
+
+_HELD: ContextVar[HeldBody | None] = ContextVar("mlserve_held_body", default=None)
+
+
+def hold(body: HeldBody) -> None:
+    """Makes this the body of the running task: a port calls it before a request is read."""
+    _HELD.set(body)
+
+
+def held_body() -> HeldBody | None:
+    """The body of the running task, to count what is made of it; None outside of a request."""
+    return _HELD.get()

@@ -11,6 +11,8 @@ import asyncio
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mlserve.errors import shortened
+
 HEALTH_SERVICES = (
     "",
     "tensorflow.serving.PredictionService",
@@ -47,7 +49,9 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Check(self, request: _Request, context: _Context) -> _Response:  # noqa: N802
         """The state of that service now; NOT_FOUND for a name that is unknown."""
         if request.service not in HEALTH_SERVICES:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:200]!r}")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"no service {shortened(request.service)}"
+            )
         return self._state_of(request.service)
 
     async def Watch(self, request: _Request, context: _Context) -> None:  # noqa: N802

@@ -12,6 +12,7 @@ import re
 import time
 from typing import Any
 
+from mlserve.errors import escaped
 from mlserve.server.sight.exchange import current
 from mlserve.settings import LogFormat
 
@@ -22,7 +23,8 @@ _BARE = re.compile(r"[!-<>-~]+")
 class TextLines(logging.Formatter):
     """`<UTC time> <level> <message> name=value ...`; a traceback follows on lines of its own.
 
-    A field that is a dict is left out: the message says the same in words.
+    A field that is a dict is left out: the message says the same in words. What a terminal would
+    act on, or would pass for another line, is an escape.
     """
 
     converter = staticmethod(time.gmtime)
@@ -34,7 +36,7 @@ class TextLines(logging.Formatter):
         """The line itself."""
         fields = fields_of(record).items()
         words = [f"{name}={_word(value)}" for name, value in fields if not isinstance(value, dict)]
-        return " ".join([super().formatMessage(record), *words])
+        return " ".join([escaped(super().formatMessage(record)), *words])
 
 
 class JsonLines(logging.Formatter):

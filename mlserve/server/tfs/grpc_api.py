@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from mlserve.errors import InvalidInput
+from mlserve.errors import InvalidInput, shortened
 from mlserve.protocols.proto.serving_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -26,15 +26,15 @@ from mlserve.server.grpc_service import (
     RANDOM_WEIGHTS_KEY,
     Context,
     deadline_of,
-    parse,
     service,
 )
 from mlserve.server.image_header import check_images
 from mlserve.server.input_check import (
     DEFAULT_SIGNATURE,
     check_batch_length,
+    check_dtype,
     check_names,
-    check_tensor,
+    check_shape,
     find_signature,
 )
 from mlserve.server.models.catalog import Catalog
@@ -44,6 +44,7 @@ from mlserve.server.sight.requests import Sight
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.config_reload import ConfigReload
 from mlserve.server.tfs.signature_def import signature_def_map
+from mlserve.server.wire_read import Request, read_message
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import Signature
@@ -80,7 +81,7 @@ class TfsGrpc:
         """Predict: runs a signature; the response has its outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the message is read
-        request = parse(PredictRequest, data)
+        request = await read_message(PredictRequest, data, deadline)
         spec = request.model_spec
 
         def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
@@ -104,7 +105,7 @@ class TfsGrpc:
 
     async def metadata(self, data: bytes, context: Context) -> bytes:
         """GetModelMetadata: the signatures of a version that is loaded."""
-        request = parse(GetModelMetadataRequest, data)
+        request = await self._read(GetModelMetadataRequest, data, context)
         _check_metadata_fields(request.metadata_field)
         spec = request.model_spec
         loaded = self._repository.lease(spec.name, self._version_of(spec))
@@ -120,7 +121,7 @@ class TfsGrpc:
 
     async def status(self, data: bytes, context: Context) -> bytes:
         """GetModelStatus: the state of each version, loaded or not."""
-        spec = parse(GetModelStatusRequest, data).model_spec
+        spec = (await self._read(GetModelStatusRequest, data, context)).model_spec
         response = GetModelStatusResponse()
         for status in self._repository.statuses(spec.name, self._version_of(spec)):
             entry = response.model_version_status.add(version=status.version, state=status.state)
@@ -131,7 +132,7 @@ class TfsGrpc:
 
     async def reload_config(self, reload: ConfigReload, data: bytes, context: Context) -> bytes:
         """HandleReloadConfigRequest: serves the models of that configuration and no others."""
-        config = parse(ReloadConfigRequest, data).config
+        config = (await self._read(ReloadConfigRequest, data, context)).config
         if config.WhichOneof("config") != "model_config_list":
             raise InvalidInput(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
@@ -141,6 +142,10 @@ class TfsGrpc:
         response = ReloadConfigResponse()
         response.status.SetInParent()  # OK, which TensorFlow Serving says in so many words
         return response.SerializeToString()
+
+    async def _read(self, kind: type[Request], data: bytes, context: Context) -> Request:
+        deadline = deadline_of(context, self._engine.default_timeout)
+        return await read_message(kind, data, deadline)
 
     def _version_of(self, spec: ModelSpec) -> VersionChoice:
         """The version asked for: its number, its label, or None for the latest."""
@@ -159,13 +164,14 @@ def read_inputs(
     Raises InvalidInput.
     """
     check_names(signature, request.inputs)
-    inputs = {}
+    inputs, room = {}, tensor_proto.Expansion()
     for spec in signature.inputs:
         sent = request.inputs[spec.name]
         sizes = tuple(dim.size for dim in sent.tensor_shape.dim[:1])
         check_batch_length(spec, sizes, settings.max_batch_length)
-        value = tensor_proto.to_array(spec.name, sent)
-        check_tensor(spec, value)
+        check_dtype(spec, tensor_proto.dtype_of(spec.name, sent))  # before its values are read
+        value = tensor_proto.to_array(spec.name, sent, room)
+        check_shape(spec, value.shape)
         inputs[spec.name] = value
     check_images(signature, inputs, settings.max_pixels)
     return inputs
@@ -177,11 +183,12 @@ def check_outputs(signature: Signature, wanted: Collection[str]) -> None:
     for name in wanted:
         if name not in known:
             raise InvalidInput(
-                f"output tensor alias not found in signature: {name}; there are: "
+                f"output tensor alias not found in signature: {shortened(name)}; there are: "
                 f"{', '.join(sorted(known))}"
             )
     if len(set(wanted)) != len(wanted):
-        raise InvalidInput(f"duplicate output tensor alias: {', '.join(wanted)}")
+        twice = next(name for name in wanted if list(wanted).count(name) > 1)
+        raise InvalidInput(f"duplicate output tensor alias: {twice}")
 
 
 def write_outputs(
@@ -213,4 +220,6 @@ def _check_metadata_fields(fields: Collection[str]) -> None:
         raise InvalidInput("GetModelMetadataRequest must specify at least one metadata_field")
     for field in fields:
         if field != "signature_def":
-            raise InvalidInput(f"Metadata field {field} is not supported; ask for signature_def")
+            raise InvalidInput(
+                f"Metadata field {shortened(field)} is not supported; ask for signature_def"
+            )

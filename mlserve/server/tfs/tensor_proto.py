@@ -8,7 +8,7 @@ are refused, because they are more often a fault of the client than meant: a ten
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np  # noqa: TID253
@@ -16,10 +16,17 @@ import numpy as np  # noqa: TID253
 from mlserve.errors import InvalidInput
 from mlserve.protocols.proto.framework_pb2 import TensorProto
 from mlserve.server.dtypes import NUMPY, Array
+from mlserve.server.wire_numbers import numbers
 from mlserve.tensors import DType
 
 MAX_EXPANDED_BYTES = 64 * 2**20
-"""The most that a tensor may grow to when its last value is repeated to fill its shape."""
+"""The most that a request's tensors may grow by where last values are repeated to fill shapes.
+
+A string counts with its bytes: a runtime makes a copy of each.
+"""
+_MOST_DIMENSIONS = 254
+"""What TensorFlow's own shapes have at most."""
+_MOST_ELEMENTS = 2**63 - 1
 
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
@@ -39,18 +46,38 @@ _FIELDS = {
 _BY_NUMBER = {dtype.tf_number: dtype for dtype in DType}
 
 
-def to_array(name: str, proto: TensorProto) -> Array:
-    """The array that the proto holds; it may be read-only, as it may share the proto's bytes.
+class Expansion:
+    """What the tensors of one request may still grow by as their last values are repeated."""
 
-    Raises InvalidInput naming the input when the proto does not hold what it says.
-    """
+    def __init__(self, most: int = MAX_EXPANDED_BYTES) -> None:
+        self._left = most
+
+    def fits(self, size: int) -> bool:
+        """Whether there is room for that many bytes more, which are taken then."""
+        self._left -= size
+        return self._left >= 0
+
+
+def dtype_of(name: str, proto: TensorProto) -> DType:
+    """The type of its elements. Raises InvalidInput for one that is not served."""
     dtype = _BY_NUMBER.get(proto.dtype)
     if dtype is None:
         raise InvalidInput(f"input '{name}' has dtype {proto.dtype}, which mlserve does not serve")
+    return dtype
+
+
+def to_array(name: str, proto: TensorProto, room: Expansion | None = None) -> Array:
+    """The array that the proto holds; it may be read-only, as it may share the proto's bytes.
+
+    `room` is that of the whole request. Raises InvalidInput naming the input when the proto does
+    not hold what it says.
+    """
+    dtype = dtype_of(name, proto)
     shape = _shape(name, proto)
-    flat = _from_content(name, dtype, shape, proto) if proto.tensor_content else None
-    if flat is None:
-        flat = _from_values(name, dtype, shape, proto)
+    if proto.tensor_content:
+        flat = _from_content(name, dtype, shape, proto)
+    else:
+        flat = _from_values(name, dtype, shape, proto, room or Expansion())
     try:
         return flat.reshape(shape)
     except ValueError as error:  # too many dimensions, or sizes beside a zero that overflow
@@ -66,9 +93,8 @@ def from_array(array: Array, dtype: DType) -> TensorProto:
     return proto
 
 
-def narrow(name: str, values: Sequence[int], target: np.dtype[Any]) -> Array:
+def narrow(name: str, wide: Array, target: np.dtype[Any]) -> Array:
     """The integers as an array of the `target` type. Raises InvalidInput for one outside it."""
-    wide = np.array(values, dtype=np.int64)
     limits = np.iinfo(target)
     if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
         raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")
@@ -98,9 +124,18 @@ def _to_bytes(item: object) -> bytes:
 def _shape(name: str, proto: TensorProto) -> tuple[int, ...]:
     if proto.tensor_shape.unknown_rank:
         raise InvalidInput(f"input '{name}' has no shape (its rank is unknown)")
+    dimensions = len(proto.tensor_shape.dim)
+    if dimensions > _MOST_DIMENSIONS:
+        raise InvalidInput(
+            f"input '{name}' has {dimensions} dimensions; a tensor has at most {_MOST_DIMENSIONS}"
+        )
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if any(size < 0 for size in shape):
         raise InvalidInput(f"input '{name}' has a negative size in its shape {list(shape)}")
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise InvalidInput(
+            f"input '{name}' has the shape {list(shape)}, of more than 2**63 - 1 elements"
+        )
     return shape
 
 
@@ -118,7 +153,9 @@ def _from_content(name: str, dtype: DType, shape: tuple[int, ...], proto: Tensor
     return np.frombuffer(content, NUMPY[dtype])
 
 
-def _from_values(name: str, dtype: DType, shape: tuple[int, ...], proto: TensorProto) -> Array:
+def _from_values(
+    name: str, dtype: DType, shape: tuple[int, ...], proto: TensorProto, room: Expansion
+) -> Array:
     field = _field(dtype)
     values = getattr(proto, field)
     count, per_value = math.prod(shape), 2 if dtype in _COMPLEX else 1
@@ -128,21 +165,28 @@ def _from_values(name: str, dtype: DType, shape: tuple[int, ...], proto: TensorP
             f"input '{name}' has {len(values)} values in {field}; "
             f"{dtype.label}{list(shape)} takes {count * per_value}"
         )
-    if sent < count and count * NUMPY[dtype].itemsize > MAX_EXPANDED_BYTES:
+    missing = count - sent
+    size = NUMPY[dtype].itemsize + (len(values[-1]) if missing and dtype is DType.BYTES else 0)
+    if missing and not room.fits(missing * size):
         raise InvalidInput(
             f"input '{name}' has {sent} values for the {count} of its shape {list(shape)}; "
-            f"a value is repeated up to {MAX_EXPANDED_BYTES} bytes"
+            f"values are repeated up to {MAX_EXPANDED_BYTES} bytes in a request",
+            hint="send each value, or less in one request",
         )
-    array = _parse(name, dtype, values)
-    return np.append(array, np.repeat(array[-1:], count - sent)) if sent < count else array
+    array = _parse(name, dtype, proto)
+    return np.append(array, np.repeat(array[-1:], missing)) if missing else array
 
 
-def _parse(name: str, dtype: DType, values: Sequence[Any]) -> Array:
-    target = NUMPY[dtype]
+def _parse(name: str, dtype: DType, proto: TensorProto) -> Array:
+    target, field = NUMPY[dtype], _field(dtype)
     if dtype is DType.BYTES:
-        return np.array([*values, None], dtype=object)[:-1]  # never an array of the bytes' items
+        strings = getattr(proto, field)
+        return np.array([*strings, None], dtype=object)[:-1]  # never an array of the bytes' items
     if dtype in _HALVES:
-        return narrow(name, values, np.dtype(np.uint16)).view(target)
+        wide = numbers(proto, field, np.dtype(np.int64))
+        return narrow(name, wide, np.dtype(np.uint16)).view(target)
     if dtype in _COMPLEX:
-        return np.array(values, dtype=target.type(0).real.dtype).view(target)
-    return narrow(name, values, target) if _field(dtype) == "int_val" else np.array(values, target)
+        return numbers(proto, field, target.type(0).real.dtype).view(target)
+    if field == "int_val":
+        return narrow(name, numbers(proto, field, np.dtype(np.int64)), target)
+    return numbers(proto, field, target)

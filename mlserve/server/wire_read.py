@@ -1,0 +1,80 @@
+"""From the bytes of a gRPC request to its message: looked at first, and elsewhere if it is much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from mlserve.deadline import Deadline
+from mlserve.errors import InputTooLarge, InvalidInput
+from mlserve.server.port.body_memory import held_body
+from mlserve.server.wire_scan import Unfinished, estimate, quick_estimate
+from mlserve.settings import flag_of
+
+_INLINE_FIELDS = 2000
+"""Fields that are walked on the event loop: a millisecond, as long as the way to a thread."""
+_INLINE_BYTES = 8 * 2**20
+"""Memory of a message that is made on the event loop: a few milliseconds."""
+_READERS = ThreadPoolExecutor(2, thread_name_prefix="mlserve-read")
+"""Two: protobuf lets one work at a time, and a long walk is not to hold up a short one."""
+
+_DOING = "reading the request"
+
+Request = TypeVar("Request", bound=Message)
+Result = TypeVar("Result")
+
+
+async def read_message(kind: type[Request], data: bytes, deadline: Deadline) -> Request:
+    """The message that the bytes hold; its memory is counted in the body that the task holds.
+
+    Raises InvalidInput, InputTooLarge, DeadlineExceeded, and Overloaded where there is no room.
+    """
+    try:
+        size = quick_estimate(data, kind, _INLINE_FIELDS)
+    except Unfinished:
+        size = await _elsewhere(partial(estimate, data, kind, deadline), deadline)
+    deadline.require(_DOING)
+    _count_memory(size, len(data))
+    if size <= _INLINE_BYTES:
+        return parse(kind, data)
+    return await _elsewhere(partial(parse, kind, data), deadline)
+
+
+def parse(kind: type[Request], data: bytes) -> Request:
+    """The message that the bytes hold, which have been looked at. Raises InvalidInput."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidInput(f"the request is not a valid {kind.DESCRIPTOR.full_name}: {error}") from error
+
+
+def _count_memory(size: int, arrived: int) -> None:
+    """Counts what a message takes beside the bytes that arrived. Raises InputTooLarge, Overloaded.
+
+    One that would never have room is not told to come back.
+    """
+    body = held_body()
+    if body is None:
+        return
+    if size > body.most:
+        raise InputTooLarge(
+            f"the request takes {size} bytes of memory; all requests together may have {body.most} "
+            f"({flag_of('max_body_memory')})",
+            hint="send several smaller requests",
+        )
+    body.take(size - arrived)
+
+
+async def _elsewhere(work: Callable[[], Result], deadline: Deadline) -> Result:
+    """What the work gives, done on a thread. Raises DeadlineExceeded as soon as it passes."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout_at(deadline.expires_at):
+            return await loop.run_in_executor(_READERS, work)
+    except TimeoutError:
+        raise deadline.exceeded(_DOING) from None
