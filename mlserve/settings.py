@@ -108,6 +108,14 @@ class ServerSettings:
         default=100_000_000,
         metadata=_about(Panel.LIMITS, "Pixels of one image, told from its header.", least=1),
     )
+    max_request_pixels: int = field(
+        default=400_000_000,
+        metadata=_about(
+            Panel.LIMITS,
+            "Pixels of all images of one request; never less than --max-pixels.",
+            least=1,
+        ),
+    )
     max_batch_length: int = field(
         default=1024,
         metadata=_about(
@@ -213,6 +221,11 @@ class ServerSettings:
             )
         if kind is float:
             check_seconds(flag, value)
+
+    @property
+    def request_pixels(self) -> int:
+        """Pixels that all images of a request may have: never less than one image's most."""
+        return max(self.max_request_pixels, self.max_pixels)
 
     @property
     def body_memory(self) -> int:

@@ -92,7 +92,7 @@ def input_of(
     check_batch_length(spec, tensor.shape, settings.max_batch_length)
     check_shape(spec, tensor.shape)
     inputs = {spec.name: tensor}
-    check_images(signature, inputs, settings.max_pixels)
+    check_images(signature, inputs, settings)
     return inputs
 
 

@@ -11,10 +11,10 @@ import re
 import string
 from collections.abc import Mapping
 
-from mlserve.errors import InvalidInput
+from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.image_problems import PNG_HEADER_BYTES, PNG_MAGIC, Problem, problem_error
 from mlserve.server.dtypes import Array
-from mlserve.settings import flag_of
+from mlserve.settings import ServerSettings, flag_of
 from mlserve.tensors import Signature
 
 _SOI = b"\xff\xd8"
@@ -40,15 +40,21 @@ _FIRST_LOOK = 128 * 2**10
 """Characters of base64 that are decoded first: nearly every header is in them."""
 
 
-def check_images(signature: Signature, inputs: Mapping[str, Array], max_pixels: int) -> None:
-    """Raises InputTooLarge for an image of more pixels, NotAnImage for one that hides its size.
+def check_images(
+    signature: Signature, inputs: Mapping[str, Array], settings: ServerSettings
+) -> None:
+    """Raises InputTooLarge for more pixels than an image, or all of them together, may have.
 
-    What is no JPEG or PNG, nor base64 text of one, is left to the model.
+    Raises NotAnImage for one that hides its size. What is no JPEG or PNG, nor base64 text of one,
+    is left to the model.
     """
+    left = settings.request_pixels
     for spec in signature.inputs:
         array = inputs[spec.name]
         if array.dtype == object:
-            _check_each(array, max_pixels)
+            left -= _pixels(array, settings.max_pixels, left)
+            if left < 0:
+                raise _too_many(settings)
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
@@ -62,14 +68,30 @@ def size_of(data: bytes) -> tuple[int, int] | None:
     return _size_in_file(data)
 
 
-def _check_each(array: Array, max_pixels: int) -> None:
+def _pixels(array: Array, most_of_one: int, enough: int) -> int:
+    """The pixels of all images together; it stops to count after `enough`."""
+    found = 0
+    last, pixels = None, 0
     for index, item in enumerate(array.flat):
-        try:
-            size = size_of(item)
-        except ValueError as error:
-            raise problem_error(index, array.size, Problem.NO_SIZE.text) from error
-        if size is not None and size[0] * size[1] > max_pixels:
-            raise _too_large(index, array.size, size, max_pixels)
+        if item is not last:  # one that is repeated to fill a shape is the same object
+            last, pixels = item, _pixels_of(item, index, array.size, most_of_one)
+        found += pixels
+        if found > enough:
+            break
+    return found
+
+
+def _pixels_of(item: bytes, index: int, batch: int, most: int) -> int:
+    try:
+        size = size_of(item)
+    except ValueError as error:
+        raise problem_error(index, batch, Problem.NO_SIZE.text) from error
+    if size is None:
+        return 0
+    width, height = size
+    if width * height > most:
+        raise _too_large(index, batch, size, most)
+    return width * height
 
 
 def _size_in_file(data: bytes) -> tuple[int, int] | None:
@@ -128,4 +150,12 @@ def _too_large(index: int, batch: int, size: tuple[int, int], max_pixels: int) -
         batch,
         f"{Problem.TOO_LARGE.text} ({width}x{height}, at most {max_pixels} pixels), which is the "
         f"{flag_of('max_pixels')} of this server",
+    )
+
+
+def _too_many(settings: ServerSettings) -> InputTooLarge:
+    return InputTooLarge(
+        f"the images of the request have more than {settings.request_pixels} pixels together, "
+        f"which is the {flag_of('max_request_pixels')} of this server",
+        hint="send several smaller requests",
     )

@@ -50,7 +50,9 @@ def parse(kind: type[Request], data: bytes) -> Request:
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        raise InvalidInput(f"the request is not a valid {kind.DESCRIPTOR.full_name}: {error}") from error
+        raise InvalidInput(
+            f"the request is not a valid {kind.DESCRIPTOR.full_name}: {error}"
+        ) from error
 
 
 def _count_memory(size: int, arrived: int) -> None:

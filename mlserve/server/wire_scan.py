@@ -104,7 +104,9 @@ class _Walk:
             self._walk(rules_of(kind.DESCRIPTOR))
         except (_Broken, IndexError) as error:
             why = "it ends early" if isinstance(error, IndexError) else error
-            raise InvalidInput(f"the request is not a valid {kind.DESCRIPTOR.full_name}: {why}") from None
+            raise InvalidInput(
+                f"the request is not a valid {kind.DESCRIPTOR.full_name}: {why}"
+            ) from None
         known = sum(rule.width * count for rule, count in self._counts.items())
         return len(self._data) + known + self._unknown * _UNKNOWN_BYTES
 

@@ -17,7 +17,13 @@ from PIL import Image
 
 from mlserve.errors import InputTooLarge, NotAnImage
 from mlserve.server.image_header import check_images, size_of
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
+
+
+def at_most(pixels: int) -> ServerSettings:
+    return ServerSettings(max_pixels=pixels)
+
 
 IMAGES = Signature("s", (TensorSpec("image", DType.BYTES, (None,)),), ())
 
@@ -96,7 +102,7 @@ def test_the_size_is_found(data: bytes) -> None:
 )
 def test_no_size_is_none(data: bytes) -> None:
     assert size_of(data) is None
-    check_images(IMAGES, images(data), 1)
+    check_images(IMAGES, images(data), at_most(1))
 
 
 @given(st.binary(max_size=300))
@@ -119,9 +125,33 @@ def test_a_damaged_file() -> None:
         size_of(bytes(data[: chance.randrange(len(data))]))
 
 
+def test_the_images_of_a_request_have_a_limit_together() -> None:
+    """Also over several inputs, and for one that is repeated."""
+    settings = ServerSettings(max_pixels=100, max_request_pixels=300)
+    one, other = (TensorSpec(name, DType.BYTES, (None,)) for name in ("a", "b"))
+    two = Signature("s", (one, other), ())
+    image = png_of(10, 10)
+    check_images(two, {"a": images(image, image)["image"], "b": images(image)["image"]}, settings)
+    with pytest.raises(InputTooLarge) as refused:
+        check_images(
+            two, {"a": images(*[image] * 3)["image"], "b": images(image)["image"]}, settings
+        )
+    assert refused.value.message == (
+        "the images of the request have more than 300 pixels together, which is the "
+        "--max-request-pixels of this server"
+    )
+    with pytest.raises(InputTooLarge, match="together"):
+        check_images(IMAGES, {"image": np.repeat(images(image)["image"], 2**20)}, settings)
+
+
+def test_one_image_may_have_as_many_pixels_as_it_is_allowed() -> None:
+    settings = ServerSettings(max_pixels=1000, max_request_pixels=1)
+    check_images(IMAGES, images(png_of(100, 10)), settings)
+
+
 def test_too_many_pixels_name_the_image_the_size_and_the_flag() -> None:
     with pytest.raises(InputTooLarge) as refused:
-        check_images(IMAGES, images(image_file("PNG"), png_of(50000, 40000)), 1000)
+        check_images(IMAGES, images(image_file("PNG"), png_of(50000, 40000)), at_most(1000))
     assert refused.value.message == (
         "image 1 of 2 is too large (50000x40000, at most 1000 pixels), which is the "
         "--max-pixels of this server"
@@ -129,23 +159,23 @@ def test_too_many_pixels_name_the_image_the_size_and_the_flag() -> None:
 
 
 def test_as_many_pixels_as_allowed_are_fine() -> None:
-    check_images(IMAGES, images(png_of(100, 10), jpeg_of(10, 100)), 1000)
+    check_images(IMAGES, images(png_of(100, 10), jpeg_of(10, 100)), at_most(1000))
     with pytest.raises(InputTooLarge):
-        check_images(IMAGES, images(base64.b64encode(jpeg_of(10, 101))), 1000)
+        check_images(IMAGES, images(base64.b64encode(jpeg_of(10, 101))), at_most(1000))
 
 
 @pytest.mark.parametrize("size", [(2**31, 1), (1, 2**32 - 1)])
 def test_a_png_of_negative_size_has_none(size: tuple[int, int]) -> None:
     with pytest.raises(NotAnImage, match="no valid size"):
-        check_images(IMAGES, images(png_of(*size)), 1000)
+        check_images(IMAGES, images(png_of(*size)), at_most(1000))
 
 
 def test_a_jpeg_that_hides_its_size_is_refused() -> None:
     """Millions of empty segments must not be millions of steps here."""
     with pytest.raises(NotAnImage):
-        check_images(IMAGES, images(jpeg_of(1, 1, b"\xff\xe0\x00\x02" * 10_000_000)), 1000)
+        check_images(IMAGES, images(jpeg_of(1, 1, b"\xff\xe0\x00\x02" * 10_000_000)), at_most(1000))
 
 
 def test_other_tensors_are_not_looked_at() -> None:
     signature = Signature("s", (TensorSpec("x", DType.FLOAT32, None),), ())
-    check_images(signature, {"x": np.zeros(3, np.float32)}, 1)
+    check_images(signature, {"x": np.zeros(3, np.float32)}, at_most(1))

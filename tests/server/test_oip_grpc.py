@@ -221,7 +221,7 @@ def test_a_request_that_is_no_message(server: Any, channel_to: Any) -> None:
     call = channel_to(server).unary_unary(SERVICE + "ModelInfer").future(b"\xff", timeout=20)
     code, details = failure(call)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "the request is not a inference.ModelInferRequest" in details
+    assert "the request is not a valid inference.ModelInferRequest" in details
 
 
 def test_the_sooner_deadline_holds(server: Any, infer_on: Any) -> None:

@@ -167,7 +167,7 @@ def read_inputs(
     check_names(signature, by_name)
     longest = settings.max_batch_length
     inputs = {spec.name: _read(spec, by_name[spec.name], longest) for spec in signature.inputs}
-    check_images(signature, inputs, settings.max_pixels)
+    check_images(signature, inputs, settings)
     return inputs
 
 

@@ -173,7 +173,7 @@ def read_inputs(
         value = tensor_proto.to_array(spec.name, sent, room)
         check_shape(spec, value.shape)
         inputs[spec.name] = value
-    check_images(signature, inputs, settings.max_pixels)
+    check_images(signature, inputs, settings)
     return inputs
 
 

@@ -110,7 +110,7 @@ def read_inputs(
         shape = (len(value),) if isinstance(value, list) else ()
         check_batch_length(spec, shape, settings.max_batch_length)
     inputs = {spec.name: to_array(spec, columns[spec.name]) for spec in signature.inputs}
-    check_images(signature, inputs, settings.max_pixels)
+    check_images(signature, inputs, settings)
     return inputs
 
 
