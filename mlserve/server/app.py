@@ -106,8 +106,8 @@ class Server:
 
     async def _open_ports(self) -> None:
         parts = self.engine, self.repository
-        tfs = TfsGrpc(*parts, reload=self._options.reload)
         host = self._options.host
+        tfs = TfsGrpc(*parts, host=host, reload=self._options.reload)
         extensions = OipExtensions(*parts, self.sight.statistics, host=host)
         oip = OipGrpc(*parts, extensions)
         services = (*tfs.services(self.sight), *oip.services(self.sight))

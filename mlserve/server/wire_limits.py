@@ -21,22 +21,19 @@ MOST_VALUES = 2**20
 """Strings in tensors, and numbers that are not packed: each is a field of its own to walk."""
 MOST_VARINTS = 2**24
 """Packed numbers of a varint type. protobuf takes 10 ns for each and lets no other thread run."""
+MOST_MODELS = 1000
+"""Models of a configuration: each is looked for, loaded and followed."""
 MOST_TEXT = 2**16
 """Bytes of a name or any other text."""
 MOST_PARAMETER = 2**20
 """Bytes of a parameter that is a text: an extension may mean it."""
 
-_STRINGS = ("tensorflow.TensorProto.string_val", "inference.InferTensorContents.bytes_contents")
-_SHAPES = (
-    "tensorflow.TensorShapeProto.dim",
-    "inference.ModelInferRequest.InferInputTensor.shape",
-)
-_MODELS = "tensorflow.serving.ModelConfigList.config"
-MOST_MODELS = 1000
+_TENSORS = ("tensorflow.TensorProto", "inference.InferTensorContents")
+"""The messages whose lists are the values of a tensor."""
 _OTHER_COUNTS = {
-    **dict.fromkeys(_STRINGS, MOST_VALUES),
-    **dict.fromkeys(_SHAPES, MOST_SIZES),
-    _MODELS: MOST_MODELS,
+    "tensorflow.TensorShapeProto.dim": MOST_SIZES,
+    "inference.ModelInferRequest.InferInputTensor.shape": MOST_SIZES,
+    "tensorflow.serving.ModelConfigList.config": MOST_MODELS,
 }
 _OTHER_LENGTHS = {
     "inference.InferParameter.string_param": MOST_PARAMETER,
@@ -109,7 +106,7 @@ def rules_of(message: Descriptor) -> dict[int, Rule]:
 
 def _rules_of(item: FieldDescriptor) -> dict[int, Rule]:
     name, delimited = item.name, item.number << 3 | _DELIMITED
-    most = _OTHER_COUNTS.get(item.full_name, MOST_NAMED) if item.is_repeated else None
+    most = _most_of(item) if item.is_repeated else None
     if item.type == _F.TYPE_MESSAGE:
         assert item.message_type is not None
         nested = rules_of(item.message_type)
@@ -123,13 +120,24 @@ def _rules_of(item: FieldDescriptor) -> dict[int, Rule]:
 
 
 def _rules_of_numbers(item: FieldDescriptor) -> dict[int, Rule]:
-    """The rules of repeated numbers, packed and one by one: protobuf reads both."""
+    """The rules of repeated numbers, packed and one by one: protobuf reads both.
+
+    Packed numbers of a fixed size are one copy, however many, and bounded by the request's bytes.
+    """
     name, packed, tag = item.name, item.number << 3 | _DELIMITED, item.number << 3
-    size, most = _FIXED.get(item.type), _OTHER_COUNTS.get(item.full_name)
+    size, most = _FIXED.get(item.type), _most_of(item)
     width = (size or _NARROW.get(item.type, 8)) * _ARRAYS
-    single = Rule(name, Content.FIXED, most or MOST_VALUES, width)
+    single = Rule(name, Content.FIXED, most, width)
+    is_of_tensor = most == MOST_VALUES
     if size is None:
-        many = Rule(name, Content.VARINTS, most or MOST_VARINTS, width)
-        return {packed: many, tag | _VARINT: single}
-    many = Rule(name, Content.FIXED, most, width, size)
+        varints = MOST_VARINTS if is_of_tensor else most
+        return {packed: Rule(name, Content.VARINTS, varints, width), tag | _VARINT: single}
+    many = Rule(name, Content.FIXED, None if is_of_tensor else most, width, size)
     return {packed: many, tag | _FORMS[size]: single}
+
+
+def _most_of(item: FieldDescriptor) -> int:
+    """How many a request may have in that list, or map."""
+    assert item.containing_type is not None
+    is_of_tensor = item.containing_type.full_name in _TENSORS
+    return _OTHER_COUNTS.get(item.full_name, MOST_VALUES if is_of_tensor else MOST_NAMED)

@@ -147,7 +147,7 @@ class _Walk:
             self._count(rule, 1)
             if rule.longest is not None and length > rule.longest:
                 raise InputTooLarge(
-                    f"{rule.name} has {length} bytes; a request may have {rule.longest} there"
+                    f"'{rule.name}' has {length} bytes; a request may have {rule.longest} there"
                 )
         elif rule.content is Content.BYTES:
             return self._past_strings(rule, tag, stop, end)
@@ -203,7 +203,7 @@ class _Walk:
         self._counts[rule] += number
         if rule.most is not None and self._counts[rule] > rule.most:
             raise InputTooLarge(
-                f"the request has more than {rule.most} {rule.name} in all",
+                f"the request has more than {rule.most} entries of '{rule.name}' in all",
                 hint="send several smaller requests"
                 if rule.content is not Content.VARINTS
                 else "send large tensors as bytes: tensor_content, raw_input_contents",

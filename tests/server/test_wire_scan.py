@@ -25,7 +25,7 @@ def infer(**fields: Any) -> bytes:
 def test_what_is_at_its_limit_passes_and_one_more_does_not() -> None:
     most = wire_limits.MOST_NAMED
     assert estimate(b"\x2a\0" * most, ModelInferRequest)
-    with pytest.raises(InputTooLarge, match=f"more than {most} inputs in all"):
+    with pytest.raises(InputTooLarge, match=f"more than {most} entries of 'inputs' in all"):
         estimate(b"\x2a\0" * (most + 1), ModelInferRequest)
 
 
@@ -36,19 +36,23 @@ def test_a_list_is_counted_over_the_whole_request() -> None:
         parameters = request.inputs.add().parameters
         for number in range(wire_limits.MOST_NAMED // 10 + 1):
             parameters[str(number)].bool_param = True
-    with pytest.raises(InputTooLarge, match="parameters in all"):
+    with pytest.raises(InputTooLarge, match="entries of 'parameters' in all"):
         estimate(request.SerializeToString(), ModelInferRequest)
 
 
 @pytest.mark.parametrize(
     ("kind", "data", "what"),
     [
-        (TensorProto, b"\x42\0" * (2**20 + 1), "1048576 string_val in all"),
-        (TensorProto, b"\x42\x01a\x42\0" * 2**20, "1048576 string_val in all"),
+        (TensorProto, b"\x42\0" * (2**20 + 1), "1048576 entries of 'string_val' in all"),
+        (TensorProto, b"\x42\x01a\x42\0" * 2**20, "1048576 entries of 'string_val' in all"),
         (TensorProto, b"\x2d\0\0\0\0" * (2**20 + 1), "1048576 fields"),
         (TensorProto, b"\xf8\x0f\1" * (2**20 + 1), "1048576 fields"),
-        (TensorProto, b"\x52\x81\x80\x80\x08" + b"\1" * (2**24 + 1), "16777216 int64_val in all"),
-        (PredictRequest, b"\x1a\0" * 5000, "4096 output_filter in all"),
+        (
+            TensorProto,
+            b"\x52\x81\x80\x80\x08" + b"\1" * (2**24 + 1),
+            "16777216 entries of 'int64_val' in all",
+        ),
+        (PredictRequest, b"\x1a\0" * 5000, "4096 entries of 'output_filter' in all"),
         (PredictRequest, b"\x0a\x84\x80\x04\x1a\x80\x80\x04" + b"s" * 2**16, None),
         (
             PredictRequest,
@@ -56,7 +60,11 @@ def test_a_list_is_counted_over_the_whole_request() -> None:
             "has 65537 bytes",
         ),
         (ReloadConfigRequest, b"\x0a\xd3\x0f\x0a\xd0\x0f" + b"\x0a\0" * 1000, None),
-        (ReloadConfigRequest, b"\x0a\xd5\x0f\x0a\xd2\x0f" + b"\x0a\0" * 1001, "1000 config in all"),
+        (
+            ReloadConfigRequest,
+            b"\x0a\xd5\x0f\x0a\xd2\x0f" + b"\x0a\0" * 1001,
+            "1000 entries of 'config' in all",
+        ),
     ],
 )
 def test_limits(kind: type[Message], data: bytes, what: str | None) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, NotAllowed, NotFound, Unavailable
+from mlserve.errors import MlserveError, NotFound, Unavailable
+from mlserve.server.model_control import require_control
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.versions import State, VersionStatus
 from mlserve.server.oip.metadata import platform_of
@@ -18,7 +19,6 @@ from mlserve.server.oip.model_config import model_config
 from mlserve.server.oip.request import default_signature
 from mlserve.server.sight.statistics import Statistics, Total, VersionStatistics
 from mlserve.server.work.engine import Engine
-from mlserve.settings import flag_of
 
 _STATES = {
     State.START: "LOADING",
@@ -85,24 +85,8 @@ class OipExtensions:
         await self._control(self._catalog.unload, model, deadline, doing)
 
     def require_control(self, *, is_from_browser: bool = False) -> None:
-        """Raises NotAllowed unless this caller may load and unload models.
-
-        A page in a browser can send a POST to any server of the user's own machine: without a token
-        to prove that it may, it is not heard.
-        """
-        settings = self._engine.settings
-        flag = flag_of("model_control")
-        if not settings.lets_models_be_controlled(self._host):
-            raise NotAllowed(
-                f"this server lets nobody load or unload its models ({flag} "
-                f"{settings.model_control.value})",
-                hint=f"start it with {flag_of('token_file')}, or with {flag} on",
-            )
-        if is_from_browser and settings.token_file is None:
-            raise NotAllowed(
-                "a page in a browser may not load or unload models of a server without a token",
-                hint=f"start the server with {flag_of('token_file')}",
-            )
+        """Raises NotAllowed unless this caller may load and unload models."""
+        require_control(self._engine.settings, self._host, is_from_browser=is_from_browser)
 
     async def _control(
         self,

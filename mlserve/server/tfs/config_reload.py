@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from mlserve.backend import Backend, LoadOptions
-from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError
+from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError, shortened
 from mlserve.protocols.proto._pool import POOL
 from mlserve.protocols.proto.model_config_pb2 import (
     ModelConfig,
@@ -30,6 +30,10 @@ from mlserve.server.models.versions import VersionPolicy
 _log = logging.getLogger(__name__)
 
 PLATFORM = "tensorflow"
+_LONGEST_NAME = 255
+"""Characters of a model's name or a label: each stands in URLs, log lines and metrics."""
+_LONGEST_PATH = 4096
+"""Characters of a path; Linux' own limit is as many bytes."""
 Config = TypeVar("Config", bound=Message)
 
 
@@ -94,6 +98,7 @@ class ConfigReload:
             raise InvalidInput("custom_model_config is not supported; give a model_config_list")
         models: dict[str, ServedModel] = {}
         for entry in config.model_config_list.config:
+            _check_texts(entry)
             if entry.name in models:
                 raise InvalidInput(
                     f"Illegal to list model {entry.name} multiple times in config list"
@@ -152,6 +157,27 @@ def config_of(name: str, base_path: str) -> ModelServerConfig:
     return config
 
 
+def _check_texts(entry: ModelConfig) -> None:
+    """Raises InvalidInput for a name that a log or a URL could not hold, or a path that is none."""
+    if not entry.name:
+        raise InvalidInput(f"the model of base_path '{shortened(entry.base_path)}' has no name")
+    for what, text, longest in (
+        ("model name", entry.name, _LONGEST_NAME),
+        ("base_path", entry.base_path, _LONGEST_PATH),
+        *(("version label", label, _LONGEST_NAME) for label in entry.version_labels),
+    ):
+        if len(text) > longest:
+            raise InvalidInput(
+                f"'{shortened(text)}' is not a valid {what}: it has {len(text)} characters, and "
+                f"may have {longest}"
+            )
+        if not text.isprintable():
+            raise InvalidInput(
+                f"'{shortened(text)}' is not a valid {what}: it has characters that cannot be "
+                "printed"
+            )
+
+
 def _check_platform(entry: ModelConfig) -> None:
     given = ModelType.Name(entry.model_type) if entry.model_type else ""
     if given and entry.model_platform:
@@ -161,18 +187,17 @@ def _check_platform(entry: ModelConfig) -> None:
     platform = given.lower() or entry.model_platform or PLATFORM
     if platform != PLATFORM:
         raise InvalidInput(
-            f"Model {entry.name} requests unsupported platform {platform}; there is: {PLATFORM}"
+            f"Model {entry.name} requests unsupported platform {shortened(platform)}; there is: "
+            f"{PLATFORM}"
         )
 
 
 def _base_path(entry: ModelConfig) -> Path:
     path = Path(entry.base_path)
-    if not entry.name:
-        raise InvalidInput(f"the model of base_path {entry.base_path!r} has no name")
     if "://" in entry.base_path or not path.is_absolute():
         raise InvalidInput(
             f"Expected model {entry.name} to have an absolute path; got base_path()="
-            f"{entry.base_path}",
+            f"{shortened(entry.base_path)}",
             hint="give the path of a folder on this machine, beginning with /",
         )
     return path

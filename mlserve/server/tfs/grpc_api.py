@@ -37,6 +37,7 @@ from mlserve.server.input_check import (
     check_shape,
     find_signature,
 )
+from mlserve.server.model_control import require_control
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
@@ -60,10 +61,16 @@ class TfsGrpc:
     """The methods of the two services; each takes a request's bytes and returns a response's."""
 
     def __init__(
-        self, engine: Engine, repository: Catalog, *, reload: ConfigReload | None = None
+        self,
+        engine: Engine,
+        repository: Catalog,
+        *,
+        host: str,
+        reload: ConfigReload | None = None,
     ) -> None:
         self._engine = engine
         self._repository = repository
+        self._host = host
         self._reload = reload
 
     def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -131,7 +138,11 @@ class TfsGrpc:
         return response.SerializeToString()
 
     async def reload_config(self, reload: ConfigReload, data: bytes, context: Context) -> bytes:
-        """HandleReloadConfigRequest: serves the models of that configuration and no others."""
+        """HandleReloadConfigRequest: serves the models of that configuration and no others.
+
+        Who may not ask for that learns nothing from the answer, of a path least of all.
+        """
+        require_control(self._engine.settings, self._host)
         config = (await self._read(ReloadConfigRequest, data, context)).config
         if config.WhichOneof("config") != "model_config_list":
             raise InvalidInput(

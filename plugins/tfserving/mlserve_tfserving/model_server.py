@@ -19,7 +19,7 @@ from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.models.served import Retries
 from mlserve.server.sight.log_writer import log_to_stderr
 from mlserve.server.tfs.config_reload import ConfigReload, ServingDefaults, config_of, read_text
-from mlserve.settings import LogFormat, ServerSettings
+from mlserve.settings import LogFormat, ModelControl, ServerSettings
 from mlserve_tfserving.backend import TFServingBackend
 from mlserve_tfserving.model_server_files import (
     Batching,
@@ -125,11 +125,25 @@ def _retries(given: Given) -> Retries:
 
 
 def _settings(given: Given, batching: Batching | None, folder: Path) -> ServerSettings:
-    settings = ServerSettings(default_timeout=given.number("rest_api_timeout_in_ms") / 1000)
+    settings = ServerSettings(
+        default_timeout=given.number("rest_api_timeout_in_ms") / 1000,
+        token_file=_path(given, "token_file"),
+        model_control=_model_control(given),
+    )
     if batching is not None:
         settings = batching.settings(settings)
     tls = _path(given, "ssl_config_file")
     return settings if tls is None else replace(settings, **read_tls(tls, folder))  # type: ignore[arg-type]
+
+
+def _model_control(given: Given) -> ModelControl:
+    text = given.text("model_control")
+    try:
+        return ModelControl(text)
+    except ValueError:
+        raise UsageError(
+            f"--model_control={text} is not a valid value", hint=f"give {' or '.join(ModelControl)}"
+        ) from None
 
 
 def _batching(given: Given) -> Batching | None:

@@ -1,7 +1,8 @@
 """The flags of tensorflow_model_server: their names, defaults, syntax, and what they do here.
 
 Names and defaults are those of TensorFlow Serving's model_servers/main.cc and server.h. It takes
-`--flag=value`, and `--flag` alone for a boolean; here `--flag value` is taken too.
+`--flag=value`, and `--flag` alone for a boolean; here `--flag value` is taken too, and hyphens for
+underscores. `token_file` and `model_control` are mlserve's own: the original lets in everybody.
 """
 
 from __future__ import annotations
@@ -79,6 +80,13 @@ FLAGS = (
     Flag("batching_parameters_file", "", "BatchingParameters as text; needs --enable_batching."),
     Flag("monitoring_config_file", "", "MonitoringConfig as text: the path of the metrics."),
     Flag("ssl_config_file", "", "SSLConfig as text: TLS, on both ports."),
+    Flag("token_file", "", "File with the token that every request must bring."),
+    Flag(
+        "model_control",
+        "auto",
+        "Who may change the models by request: on, off, or auto: who has the token or a "
+        "certificate.",
+    ),
     Flag("tensorflow_session_parallelism", 0, "Threads for the models; 0: one for each CPU."),
     Flag("tensorflow_intra_op_parallelism", 0, "Threads of one operation; 0: as for the models."),
     Flag("version", False, "Prints the versions and ends."),
@@ -161,7 +169,7 @@ def _split(rest: list[str]) -> tuple[Flag, str]:
     """Takes the next flag and the text of its value off the command line."""
     argument = rest.pop(0)
     name, equals, text = argument.removeprefix("--").partition("=")
-    flag = _BY_NAME.get(name)
+    flag = _BY_NAME.get(name.replace("-", "_"))
     if flag is None or not argument.startswith("--"):
         raise UsageError(f"unknown argument: {argument}", hint="--help lists the flags")
     if equals:

@@ -26,6 +26,7 @@ from mlserve.testing.processes import wait_until
 
 pytestmark = pytest.mark.slow
 
+OPEN = "--model_control=on"
 EARLY = "--allow_version_labels_for_unavailable_models"
 
 
@@ -56,12 +57,13 @@ def official() -> Any:
         prediction_service_pb2_grpc,
     )
 
-    def reload(server: Any, config: str, timeout: float = 20) -> Any:
+    def reload(server: Any, config: str, timeout: float = 20, token: str = "") -> Any:
         request = apis.model_management_pb2.ReloadConfigRequest()
         text_format.Parse(config, request.config)
         with grpc.insecure_channel(server.grpc) as channel:
             stub = apis.model_service_pb2_grpc.ModelServiceStub(channel)
-            return stub.HandleReloadConfigRequest(request, timeout)
+            metadata = [("authorization", f"Bearer {token}")] if token else []
+            return stub.HandleReloadConfigRequest(request, timeout, metadata)
 
     apis.reload = reload
     return apis
@@ -124,7 +126,7 @@ def test_reload_by_request(launch: Any, put: Any, official: Any, tmp_path: Path)
         put(path)
     a, b, bad = tmp_path / "a", tmp_path / "b", tmp_path / "bad"
     put("bad/1", fail_load="damaged")
-    server = launch(f"--model_base_path={a}", "--model_name=a", "--max_num_load_retries=0")
+    server = launch(f"--model_base_path={a}", "--model_name=a", "--max_num_load_retries=0", OPEN)
     wait_until(server.is_ready)
 
     answer = official.reload(server, listed(entry(a, labels={"stable": 2}), entry(b)))
@@ -154,6 +156,96 @@ def test_reload_by_request(launch: Any, put: Any, official: Any, tmp_path: Path)
     assert server.label("b") == "b/1"
 
 
+def test_nobody_changes_the_models_of_an_open_server(
+    launch: Any, put: Any, official: Any, tmp_path: Path
+) -> None:
+    """It listens on every address. The answer does not tell whether a path is there either."""
+    put("a/1")
+    put("b/1")
+    server = launch(f"--model_base_path={tmp_path / 'a'}", "--model_name=a")
+    wait_until(server.is_ready)
+    answers = {
+        refused(lambda path=path: official.reload(server, listed(entry(path))))
+        for path in (tmp_path / "b", tmp_path / "nowhere", Path("/proc/1/root"))
+    }
+    ((code, said),) = answers
+    assert code == "PERMISSION_DENIED"
+    assert said.startswith("this server lets nobody load or unload its models")
+    assert server.label("a") == "a/1"
+
+
+def test_who_has_the_token_changes_the_models(
+    launch: Any, put: Any, official: Any, tmp_path: Path
+) -> None:
+    put("a/1")
+    put("b/1")
+    (tmp_path / "token").write_text("a-token-of-the-tests\n")
+    (tmp_path / "token").chmod(0o600)
+    a, b = tmp_path / "a", tmp_path / "b"
+    token_file = f"--token_file={tmp_path / 'token'}"
+    server = launch(f"--model_base_path={a}", "--model_name=a", token_file)
+    wait_until(server.is_ready)
+    for token in ("", "wrong"):
+        said = refused(lambda token=token: official.reload(server, listed(entry(b)), token=token))
+        assert said[0] == "UNAUTHENTICATED"
+    assert server.predict("a").status_code == 401
+    answer = official.reload(server, listed(entry(b)), token="a-token-of-the-tests")
+    assert answer.status.error_code == 0
+    bearer = {"Authorization": "Bearer a-token-of-the-tests"}
+    answered = httpx.post(
+        f"http://{server.rest}/v1/models/b:predict", json={"inputs": ["x"]}, headers=bearer
+    )
+    assert answered.json() == {"outputs": ["b/1"]}
+
+
+STRANGE = [
+    ('name: "m\\n2026-01-01 INFO all is well"', "'m\\n2026-01-01 INFO all is well' is not a"),
+    ('name: "\\033[2Jm"', "'\\x1b[2Jm' is not a valid model name"),
+    ('name: "\\302\\233m"', "'\\x9bm' is not a valid model name"),
+    ('name: "m\\000"', "'m\\x00' is not a valid model name"),
+    ('name: "m" base_path: "/a\\000b"', "'/a\\x00b' is not a valid base_path"),
+    ('name: "m" base_path: "/a\\nb"', "'/a\\nb' is not a valid base_path"),
+    ('name: "m" version_labels { key: "\\r" value: 1 }', "is not a valid version label"),
+    (f'name: "{"n" * 256}"', "it has 256 characters, and may have 255"),
+    (f'name: "m" base_path: "/{"n" * 5000}"', "it has 5001 characters, and may have 4096"),
+]
+"""A model of a configuration, and what the refusal says of it."""
+
+
+def test_strange_names_are_refused_before_anything_changes(
+    launch: Any, put: Any, official: Any, tmp_path: Path
+) -> None:
+    put("a/1")
+    put("b/1")
+    server = launch(f"--model_base_path={tmp_path / 'a'}", "--model_name=a", OPEN)
+    wait_until(server.is_ready)
+    for config, said in STRANGE:
+        path = "" if "base_path" in config else 'base_path: "/nowhere"'
+        both = listed(entry(tmp_path / "b"), f"config {{ {config} {path} }}")
+        code, told = refused(lambda both=both: official.reload(server, both))
+        assert (code, said in told) == ("INVALID_ARGUMENT", True), told
+    assert server.label("a") == "a/1"
+    assert server.predict("b").status_code == 404
+    lines = server.log().splitlines()
+    assert max(map(len, lines)) < 5000
+    assert all(line.isprintable() for line in lines)
+    assert not [line for line in lines if line.startswith("2026-01-01")]
+
+
+def test_thousands_of_models_are_refused_before_anything_changes(
+    launch: Any, put: Any, official: Any, tmp_path: Path
+) -> None:
+    put("a/1")
+    server = launch(f"--model_base_path={tmp_path / 'a'}", "--model_name=a", OPEN)
+    wait_until(server.is_ready)
+    many = listed(*(f'config {{ name: "m{n}" base_path: "/nowhere/{n}" }}' for n in range(5000)))
+    code, said = refused(lambda: official.reload(server, many))
+    assert code == "INVALID_ARGUMENT"
+    assert said == "the request has more than 1000 entries of 'config' in all"
+    assert server.label("a") == "a/1"
+    assert len(server.log()) < 5000
+
+
 def test_no_request_fails_while_the_models_change(
     launch: Any, put: Any, official: Any, tmp_path: Path
 ) -> None:
@@ -172,7 +264,7 @@ def test_no_request_fails_while_the_models_change(
     ]
     config = tmp_path / "models.config"
     config.write_text(listed(first))
-    server = launch(f"--model_config_file={config}")
+    server = launch(f"--model_config_file={config}", OPEN)
     wait_until(server.is_ready)
     official.reload(server, configs[0])
     answers: list[httpx.Response] = []

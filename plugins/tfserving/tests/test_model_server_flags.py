@@ -14,6 +14,7 @@ from mlserve.backend import Listen
 from mlserve.errors import MlserveError, NotYet
 from mlserve.server.app import ServerOptions
 from mlserve.server.models.versions import VersionPolicy
+from mlserve.settings import ModelControl
 
 BACKEND = TFServingBackend()
 MODEL = ("--model_base_path=/models/m",)
@@ -253,6 +254,16 @@ def test_wrong_batching(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(MlserveError) as refused:
         options(tmp_path, *MODEL, *flags)
     assert said in refused.value.message
+
+
+def test_who_may_ask_and_who_may_change_the_models(tmp_path: Path) -> None:
+    given = options(tmp_path, *MODEL, "--token_file=/run/token", "--model_control=off").settings
+    assert (given.token_file, given.model_control) == (Path("/run/token"), ModelControl.OFF)
+    hyphens = options(tmp_path, *MODEL, "--token-file=/run/token").settings
+    assert (hyphens.token_file, hyphens.model_control) == (Path("/run/token"), ModelControl.AUTO)
+    assert options(tmp_path, *MODEL).settings.token_file is None
+    with pytest.raises(MlserveError, match="--model_control=maybe is not a valid value"):
+        options(tmp_path, *MODEL, "--model_control=maybe")
 
 
 def test_keys_are_written_for_the_server_alone(tmp_path: Path) -> None:
