@@ -28,6 +28,8 @@ MOST_TEXT = 2**16
 MOST_PARAMETER = 2**20
 """Bytes of a parameter that is a text: an extension may mean it."""
 
+PACKED = "packed numbers of tensors"
+
 _TENSORS = ("tensorflow.TensorProto", "inference.InferTensorContents")
 """The messages whose lists are the values of a tensor."""
 _OTHER_COUNTS = {
@@ -75,6 +77,7 @@ class Content(Enum):
 class Rule:
     """What may stand in one field. `most` is its count in a request; None where it is not counted.
 
+    Rules of the same `name` are counted together: all packed numbers of tensors are one list.
     `width` is the bytes that one item takes in memory, `size` those of a packed number on the wire,
     `longest` the most bytes of a text, `rules` those of a message's own fields.
     """
@@ -130,8 +133,10 @@ def _rules_of_numbers(item: FieldDescriptor) -> dict[int, Rule]:
     single = Rule(name, Content.FIXED, most, width)
     is_of_tensor = most == MOST_VALUES
     if size is None:
-        varints = MOST_VARINTS if is_of_tensor else most
-        return {packed: Rule(name, Content.VARINTS, varints, width), tag | _VARINT: single}
+        many = Rule(name, Content.VARINTS, most, width)
+        if is_of_tensor:
+            many = Rule(PACKED, Content.VARINTS, MOST_VARINTS, width)
+        return {packed: many, tag | _VARINT: single}
     many = Rule(name, Content.FIXED, None if is_of_tensor else most, width, size)
     return {packed: many, tag | _FORMS[size]: single}
 

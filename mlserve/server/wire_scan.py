@@ -14,10 +14,10 @@ from google.protobuf.message import Message
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput
-from mlserve.server.wire_limits import Content, Rule, rules_of
+from mlserve.server.wire_limits import PACKED, Content, Rule, rules_of
 
 MOST_FIELDS = 2**20
-"""Fields of one request, of all kinds, a run of short strings as a quarter of them."""
+"""Fields of one request, of all kinds, strings in a row as a quarter of them."""
 _DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
 """Bytes of the wire types of a fixed length."""
@@ -36,7 +36,10 @@ _LOOK_AT_CLOCK = 2**14
 _BYTES_A_FIELD = 256
 """So many bytes of packed varints are counted in the time of one field."""
 _STRINGS_A_FIELD = 4
-"""So many short strings in a row are counted in the time of one field."""
+"""So many strings in a row are counted in the time of one field."""
+
+_SMALLER = "send several smaller requests"
+_AS_BYTES = "send large tensors as bytes: tensor_content, raw_input_contents"
 
 
 class Unfinished(Exception):
@@ -60,7 +63,7 @@ def estimate(data: bytes, kind: type[Message], deadline: Deadline | None = None)
         return _Walk(data, MOST_FIELDS, deadline).walk(kind)
     except Unfinished:
         raise InputTooLarge(
-            f"the request has more than {MOST_FIELDS} fields", hint="send several smaller requests"
+            f"the request has more than {MOST_FIELDS} fields", hint=_SMALLER
         ) from None
 
 
@@ -96,6 +99,7 @@ class _Walk:
         self._look_at = left - _LOOK_AT_CLOCK
         self._deadline = deadline
         self._counts: Counter[Rule] = Counter()
+        self._named: Counter[str] = Counter()
         self._unknown = 0
 
     def walk(self, kind: type[Message]) -> int:
@@ -161,16 +165,16 @@ class _Walk:
         return stop
 
     def _past_strings(self, rule: Rule, tag: int, stop: int, end: int) -> int:
-        """Counts the string that ends at `stop`, and the short ones of the same field behind it."""
+        """Counts the string that ends at `stop`, and those of the same field right behind it."""
         data, found = self._data, 1
-        most = min(rule.room(self._counts[rule]), self._left * _STRINGS_A_FIELD)
-        while (
-            stop + 1 < end and data[stop] == tag and data[stop + 1] < _CONTINUES and found <= most
-        ):
-            following = stop + 2 + data[stop + 1]
-            if following > end:
-                raise _Broken(stop, "a field runs over the end")
-            stop, found = following, found + 1
+        most = min(rule.room(self._named[rule.name]), self._left * _STRINGS_A_FIELD)
+        while stop < end and data[stop] == tag and found <= most:
+            length, start = data[stop + 1], stop + 2
+            if length >= _CONTINUES:
+                length, start = self.varint(stop + 1)
+            if start + length > end:
+                raise _Broken(start, "a field runs over the end")
+            stop, found = start + length, found + 1
         self._spend(found // _STRINGS_A_FIELD)
         self._count(rule, found)
         return stop
@@ -201,12 +205,13 @@ class _Walk:
 
     def _count(self, rule: Rule, number: int) -> None:
         self._counts[rule] += number
-        if rule.most is not None and self._counts[rule] > rule.most:
+        if rule.most is None:
+            return
+        self._named[rule.name] += number
+        if self._named[rule.name] > rule.most:
             raise InputTooLarge(
                 f"the request has more than {rule.most} entries of '{rule.name}' in all",
-                hint="send several smaller requests"
-                if rule.content is not Content.VARINTS
-                else "send large tensors as bytes: tensor_content, raw_input_contents",
+                hint=_AS_BYTES if rule.name == PACKED else _SMALLER,
             )
 
     def _spend(self, fields: int) -> None:

@@ -7,6 +7,7 @@ answered meanwhile, the server's memory and log stay small, and the next caller 
 from __future__ import annotations
 
 import importlib.util
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -94,5 +95,18 @@ def test_an_attack_costs_the_attacker_more(
     assert peak() < MOST_MEMORY
     assert len(server.log()) - said < 5000
     assert "Traceback" not in server.log()
+    image = request_of(image=(np.array([b"x"], object), DType.BYTES))
+    assert predict_on(server, image).result().outputs["output_0"].string_val == [b"sorrel"]
+
+
+def test_three_million_inputs_do_not_end_a_server_that_may_have_3_gb(
+    start: Any, model: Any, predict_on: Any, request_of: Any
+) -> None:
+    """Where memory cannot be had, protobuf does not fail: it ends the process."""
+    model.put(1)
+    server = start()
+    resource.prlimit(server.process.pid, resource.RLIMIT_AS, (3 * 10**9, 3 * 10**9))
+    ATTACKS["3 million inputs"](server.grpc)
+    assert server.process.poll() is None
     image = request_of(image=(np.array([b"x"], object), DType.BYTES))
     assert predict_on(server, image).result().outputs["output_0"].string_val == [b"sorrel"]

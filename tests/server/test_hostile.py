@@ -62,6 +62,43 @@ def test_many_wrong_names_are_counted_not_listed(server: Any) -> None:
     assert "extra000009 and 49990 more}" in answer.json()["error"]
 
 
+HALF = '"\\ud800"'
+"""Half of a pair that only together is a character: JSON can say it, and nothing can encode it."""
+INPUT = '"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["x"]}]'
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("v2/models/m/infer", f'{{"id": {HALF}, {INPUT}}}', 400),
+        ("v2/models/m/infer", f"{{{HALF}: 1, {INPUT}}}", 200),
+        ("v2/models/m/infer", f'{{"parameters": {{{HALF}: 1}}, {INPUT}}}', 200),
+        ("v2/models/m/infer", f'{{"parameters": {{"signature": {HALF}}}, {INPUT}}}', 404),
+        ("v2/models/m/infer", f'{{"parameters": {{"timeout": {HALF}}}, {INPUT}}}', 400),
+        ("v2/models/m/infer", f'{{"outputs": [{{"name": {HALF}}}], {INPUT}}}', 400),
+        ("v2/models/m/infer", f"{{{INPUT.replace(chr(34) + 'BYTES' + chr(34), HALF)}}}", 400),
+        ("v2/models/m/infer", f"{{{INPUT.replace(chr(34) + 'image' + chr(34), HALF)}}}", 400),
+        ("v2/repository/models/m/load", f'{{"parameters": {{{HALF}: 1}}}}', 400),
+        ("v2/repository/index", f'{{"ready": {HALF}}}', 400),
+        ("v1/models/m:predict", f'{{"signature_name": {HALF}, "inputs": ["x"]}}', 404),
+        ("v1/models/m:predict", f'{{{HALF}: 1, "instances": ["x"]}}', 200),
+        ("v1/models/m:predict", f'{{"instances": [{{{HALF}: 1}}]}}', 400),
+        ("v1/models/m:predict", f'{{"instances": [{{"b64": {HALF}}}]}}', 400),
+    ],
+)
+def test_half_a_character_anywhere(server: Any, path: str, body: str, status: int) -> None:
+    answer = httpx.post(f"http://{server.rest}/{path}", content=body, timeout=20)
+    assert answer.status_code == status, answer.text
+    assert "Traceback" not in server.log()
+
+
+def test_an_id_of_many_bytes_is_not_sent_back(server: Any) -> None:
+    body = f'{{"id": "{"i" * 100_000}", {INPUT}}}'
+    answer = httpx.post(f"http://{server.rest}/v2/models/m/infer", content=body, timeout=20)
+    assert answer.status_code == 413
+    assert answer.json()["error"] == "'id' has 100000 bytes; a request may have 65536 there"
+
+
 @pytest.mark.parametrize("order", [(TOKEN, "wrong"), ("wrong", TOKEN), (TOKEN, TOKEN)])
 def test_two_authorizations_are_refused_over_rest(guarded: Any, order: tuple[str, ...]) -> None:
     """A proxy in front may have checked the other one."""

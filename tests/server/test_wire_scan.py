@@ -40,6 +40,12 @@ def test_a_list_is_counted_over_the_whole_request() -> None:
         estimate(request.SerializeToString(), ModelInferRequest)
 
 
+SEVERAL = b"".join(
+    bytes([tag]) + b"\x80\x80\x80\x03" + bytes(6 * 2**20) for tag in (0x3A, 0x52, 0x5A)
+)
+"""Six million numbers in each of three lists."""
+
+
 @pytest.mark.parametrize(
     ("kind", "data", "what"),
     [
@@ -50,8 +56,9 @@ def test_a_list_is_counted_over_the_whole_request() -> None:
         (
             TensorProto,
             b"\x52\x81\x80\x80\x08" + b"\1" * (2**24 + 1),
-            "16777216 entries of 'int64_val' in all",
+            "16777216 entries of 'packed numbers of tensors' in all",
         ),
+        (TensorProto, SEVERAL, "16777216 entries of 'packed numbers of tensors' in all"),
         (PredictRequest, b"\x1a\0" * 5000, "4096 entries of 'output_filter' in all"),
         (PredictRequest, b"\x0a\x84\x80\x04\x1a\x80\x80\x04" + b"s" * 2**16, None),
         (

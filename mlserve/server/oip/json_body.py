@@ -17,7 +17,7 @@ from typing import Any
 
 from starlette.datastructures import Headers  # noqa: TID253
 
-from mlserve.errors import InvalidInput
+from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.server.dtypes import Array
 from mlserve.server.image_body import is_image_body, read_image_body
 from mlserve.server.models.loaded import LoadedVersion
@@ -33,6 +33,7 @@ from mlserve.server.oip.request import (
 )
 from mlserve.server.rest_body import content_of, text_of
 from mlserve.server.tfs import json_tensor
+from mlserve.server.wire_limits import MOST_TEXT
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, TensorSpec
 
@@ -67,9 +68,7 @@ def read_request(
     head = json_tensor.parse_body(
         text_of(content[:length]), ignores_rest=False, max_depth=settings.max_json_depth
     )
-    request_id = head.get("id", "")
-    if not isinstance(request_id, str):
-        raise InvalidInput("'id' must be a string")
+    request_id = _id_of(head)
     parameters = oip_parameters.of_json(head.get("parameters"), "the request")
     return InferRequest(
         request_id,
@@ -78,6 +77,20 @@ def read_request(
         [_wanted(item) for item in _objects(head, "outputs")] if head.get("outputs") else (),
         is_binary=bool(oip_parameters.flag(parameters, "binary_data_output")),
     )
+
+
+def _id_of(head: Mapping[str, Any]) -> str:
+    """The request's id, which the answer repeats: of the length that gRPC takes, and text."""
+    value = head.get("id", "")
+    if not isinstance(value, str):
+        raise InvalidInput("'id' must be a string")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"'id' has half a character: {error}") from error
+    if size > MOST_TEXT:
+        raise InputTooLarge(f"'id' has {size} bytes; a request may have {MOST_TEXT} there")
+    return value
 
 
 def write_response(
