@@ -11,10 +11,9 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from mlserve.deadline import Deadline
-from mlserve.errors import InputTooLarge, InvalidInput
+from mlserve.errors import InvalidInput
 from mlserve.server.port.body_memory import held_body
 from mlserve.server.wire_scan import Unfinished, estimate, quick_estimate
-from mlserve.settings import flag_of
 
 _INLINE_FIELDS = 2000
 """Fields that are walked on the event loop: a millisecond, as long as the way to a thread."""
@@ -39,7 +38,9 @@ async def read_message(kind: type[Request], data: bytes, deadline: Deadline) -> 
     except Unfinished:
         size = await _elsewhere(partial(estimate, data, kind, deadline), deadline)
     deadline.require(_DOING)
-    _count_memory(size, len(data))
+    body = held_body()
+    if body is not None:
+        body.take(size - len(data))  # the bytes themselves are counted since they arrived
     if size <= _INLINE_BYTES:
         return parse(kind, data)
     return await _elsewhere(partial(parse, kind, data), deadline)
@@ -53,23 +54,6 @@ def parse(kind: type[Request], data: bytes) -> Request:
         raise InvalidInput(
             f"the request is not a valid {kind.DESCRIPTOR.full_name}: {error}"
         ) from error
-
-
-def _count_memory(size: int, arrived: int) -> None:
-    """Counts what a message takes beside the bytes that arrived. Raises InputTooLarge, Overloaded.
-
-    One that would never have room is not told to come back.
-    """
-    body = held_body()
-    if body is None:
-        return
-    if size > body.most:
-        raise InputTooLarge(
-            f"the request takes {size} bytes of memory; all requests together may have {body.most} "
-            f"({flag_of('max_body_memory')})",
-            hint="send several smaller requests",
-        )
-    body.take(size - arrived)
 
 
 async def _elsewhere(work: Callable[[], Result], deadline: Deadline) -> Result:

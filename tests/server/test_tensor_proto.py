@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from mlserve.errors import InvalidInput
 from mlserve.protocols.proto.framework_pb2 import TensorProto
 from mlserve.server.dtypes import NUMPY
-from mlserve.server.tfs.tensor_proto import from_array, to_array
+from mlserve.server.tfs.tensor_proto import Expansion, from_array, to_array
 from mlserve.tensors import DType
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
@@ -177,6 +177,44 @@ def test_too_many_dimensions() -> None:
     proto = shaped(DType.FLOAT32, *[1] * 100)
     proto.float_val.append(1)
     assert "impossible shape" in refused(proto)
+
+
+def test_more_dimensions_than_a_tensor_has() -> None:
+    assert "has 255 dimensions; a tensor has at most 254" in refused(shaped(DType.INT8, *[1] * 255))
+
+
+def test_sizes_whose_product_is_no_number_of_elements() -> None:
+    """The product has more digits than Python writes."""
+    proto = shaped(DType.INT8, *[2**62] * 254)
+    proto.int_val.append(1)
+    assert "of more than 2**63 - 1 elements" in refused(proto)
+
+
+def test_a_string_is_repeated_with_its_bytes() -> None:
+    """A runtime makes a copy of each."""
+    proto = shaped(DType.BYTES, 100)
+    proto.string_val.append(bytes(2**20))
+    assert "values are repeated up to 67108864 bytes in a request" in refused(proto)
+    proto.string_val[0] = b"small"
+    assert to_array("image", proto).tolist() == [b"small"] * 100
+
+
+def test_all_tensors_of_a_request_share_the_room_to_grow() -> None:
+    room = Expansion(100)
+    proto = shaped(DType.INT8, 61)
+    proto.int_val.append(1)
+    assert to_array("image", proto, room).shape == (61,)
+    with pytest.raises(InvalidInput, match="values are repeated up to"):
+        to_array("image", proto, room)
+
+
+@pytest.mark.parametrize("dtype", list(DType))
+def test_many_values_are_read_as_they_are(dtype: DType) -> None:
+    """More than are objects at the same time; the first and the last differ from the others."""
+    values = np.zeros(70_000, NUMPY[dtype])
+    values[:] = b"x" if dtype is DType.BYTES else 1
+    values[0] = values[-1] = b"" if dtype is DType.BYTES else 0
+    assert same(to_array("image", from_array(values, dtype)), values)
 
 
 def test_an_unknown_rank() -> None:

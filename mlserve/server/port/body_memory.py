@@ -113,11 +113,6 @@ class HeldBody:
         self.is_upload = True
         self.has_given_way = False
 
-    @property
-    def most(self) -> int:
-        """Bytes that all bodies together may hold."""
-        return self._memory.most
-
     def take(self, size: int) -> None:
         """Counts that many bytes more, before they are allocated. Raises Overloaded."""
         self._memory.take(self, size)
