@@ -22,6 +22,8 @@ _DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
 """Bytes of the wire types of a fixed length."""
 _LONGEST_VARINT = 10
+_LARGEST_TAG = 2**32 - 1
+"""A reader that cut a larger one would see another field than this walk."""
 _DEEPEST = 32
 """Levels of messages in each other; ours have six."""
 _UNKNOWN_BYTES = 48
@@ -123,6 +125,8 @@ class _Walk:
                 continue
             self._spend(1)
             tag, place = self.varint(place)
+            if tag > _LARGEST_TAG:
+                raise _Broken(place, "a field's number is too large")
             rule = rules.get(tag)
             if tag & 7 == _DELIMITED:
                 length, place = self.varint(place)

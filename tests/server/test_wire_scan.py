@@ -90,6 +90,7 @@ def test_limits(kind: type[Message], data: bytes, what: str | None) -> None:
         (b"\x0a\x05abc", "at byte 2, a field runs over the end"),
         (b"\x2a\x02\x0a\x05abcde", "at byte 4, a field runs over the end"),
         (b"\xff" * 11, "at byte 0, a number has more than 64 bits"),
+        (b"\xaa\x80\x80\x80\x10\x00", "at byte 5, a field's number is too large"),
         (b"\x0b\x0c", "at byte 1, a field has the wire type 3"),
     ],
 )
