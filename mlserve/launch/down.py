@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 from mlserve.errors import MlserveError, UsageError
 from mlserve.launch.docker import containers
+from mlserve.launch.docker.cli import EngineRefused, NoEngine
 from mlserve.launch.idle import is_idle_within
+from mlserve.launch.interrupts import Interrupts
 from mlserve.launch.launcher import Launcher
 from mlserve.launch.lock import state_lock
-from mlserve.launch.processes import reconcile, stop
+from mlserve.launch.processes import NotTold, reconcile, stop
 from mlserve.launch.state import ServerRecord, read_records, remove_record, select, write_record
 
 Show = Callable[[str], None]
@@ -56,11 +58,13 @@ def stop_all(records: list[ServerRecord], timeout: float | None, show: Show) -> 
 
     SIGKILL follows when `timeout` seconds (of each) have passed; None is what the server needs for
     its own drain. One that does not drain by itself is ended when it is idle; `was_killed` says
-    that it was not, too.
+    that it was not, too. SIGTERM interrupts it as Ctrl-C does: a server that was not told to end yet
+    serves on, and is recorded so.
     """
     for record in records:
         allowed = record.settings.drain_timeout + _MARGIN if timeout is None else timeout
-        was_killed = _stop_drained(record, allowed, show)
+        with Interrupts.watched():
+            was_killed = _stop_drained(record, allowed, show)
         with state_lock():
             remove_record(record)
         yield Stopped(record, was_killed, allowed)
@@ -74,13 +78,17 @@ def _stop_drained(record: ServerRecord, allowed: float, show: Show) -> bool:
 
     _mark(record, is_stopping=True)
     try:
-        if _may_be_told(record):
-            return stop(record, allowed, on_wait)
-        is_idle = is_idle_within(record, give_up, on_wait)
-    except BaseException:  # it was not told to stop, and serves on
+        drains = _may_be_told(record)
+        is_idle = drains or is_idle_within(record, give_up, on_wait)
+    except BaseException:  # it was not told to end, and serves on
         _mark(record, is_stopping=False)
         raise
-    return stop(record, max(_END, give_up - time.monotonic()), on_wait) or not is_idle
+    left = allowed if drains else max(_END, give_up - time.monotonic())
+    try:
+        return stop(record, left, on_wait) or not is_idle
+    except (NotTold, NoEngine, EngineRefused):
+        _mark(record, is_stopping=False)
+        raise
 
 
 def _may_be_told(record: ServerRecord) -> bool:
@@ -96,7 +104,7 @@ def _mark(record: ServerRecord, *, is_stopping: bool) -> None:
     Where the state cannot be written, the server is stopped all the same.
     """
     with suppress(MlserveError), state_lock():
-        if any(r.name == record.name and r.pid == record.pid for r in read_records(_ignore)):
+        if any(r.is_of_same_start(record) for r in read_records(_ignore)):
             write_record(replace(record, is_stopping=is_stopping))
 
 

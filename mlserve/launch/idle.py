@@ -17,6 +17,7 @@ from contextlib import suppress
 import psutil
 
 from mlserve.launch.docker import containers
+from mlserve.launch.processes import is_running
 from mlserve.launch.state import ServerRecord
 
 CpuClock = Callable[[], float]
@@ -43,6 +44,8 @@ def is_idle_within(record: ServerRecord, give_up: float, on_wait: Callable[[floa
     try:
         used = _clock_of(record)
         while (left := give_up - time.monotonic()) > 0:
+            if record.container is None and not is_running(record):
+                return True  # it is gone, and its pid may be another's
             seen.append((used(), time.monotonic()))
             alone = 0 if _has_clients(record) else alone + 1
             if _is_quiet(seen) or alone >= _ALONE:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import BinaryIO
 
 from mlserve import paths
 from mlserve.errors import Unavailable
-from mlserve.launch.private import open_private, state_folder
+from mlserve.launch.private import open_own, state_folder
 from mlserve.launch.state import unwritable
 
 _PATIENCE = 10.0
@@ -23,11 +24,12 @@ def state_lock(within: float = _PATIENCE) -> Iterator[None]:
     """Holds the lock of the state folder; the system lets go of it when the process ends.
 
     It is tried for `within` seconds. A signal interrupts that, as its handler says. Raises
-    Unavailable when another command keeps it, UsageError when the folder cannot be written.
+    Unavailable when another command keeps it, UsageError when the folder cannot be written or the
+    lock is another file's.
     """
     path = paths.state_dir() / "lock"
     try:
-        file = open_private(state_folder() / path.name, "a")
+        file = open_own(state_folder() / path.name, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise unwritable(path.parent, error) from error
     with file:
@@ -35,7 +37,7 @@ def state_lock(within: float = _PATIENCE) -> Iterator[None]:
         yield
 
 
-def _take(file: IO[str], within: float) -> None:
+def _take(file: BinaryIO, within: float) -> None:
     """Tries again and again: a `flock` that waits knows no limit."""
     give_up = time.monotonic() + within
     while True:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlserve import paths
-from mlserve.launch.private import private_folder
+from mlserve.errors import UsageError
+from mlserve.launch.private import open_own, private_folder
 
 _PAUSE = 0.1
 _CHUNK = 1 << 16
@@ -43,9 +44,9 @@ def rotate(path: Path) -> None:
 def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a log; none when it cannot be read."""
     try:
-        with path.open(errors="replace") as file:
-            return [line.rstrip("\n") for line in deque(file, maxlen=count)]
-    except OSError:
+        with open_own(path) as file:
+            return [line.decode(errors="replace").rstrip("\n") for line in deque(file, count)]
+    except (OSError, UsageError):
         return []
 
 
@@ -53,10 +54,11 @@ def follow(path: Path, tail: int | None, is_alive: Callable[[], bool]) -> Iterat
     """The log's bytes from its last `tail` lines on, until its writer is gone.
 
     A `tail` of None begins at the start. A log that is cut off, or replaced by a new file of the
-    same name, is read on from its start. Raises OSError when the log cannot be read.
+    same name, is read on from its start. Raises OSError when the log cannot be read, and UsageError
+    for one that is a link or another user's.
     """
     with ExitStack() as stack:
-        file: BinaryIO = stack.enter_context(path.open("rb"))
+        file: BinaryIO = stack.enter_context(open_own(path))
         if tail is not None:
             _seek_last_lines(file, tail)
         while True:
@@ -86,7 +88,7 @@ def _replacement(file: BinaryIO, path: Path) -> BinaryIO | None:
     with suppress(FileNotFoundError):
         named = path.stat()
         if (named.st_dev, named.st_ino) != (opened.st_dev, opened.st_ino):
-            return path.open("rb")
+            return open_own(path)
     return None
 
 

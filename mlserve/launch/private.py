@@ -1,17 +1,21 @@
 """Files of the state folder: for their user alone, whatever the umask, and by nobody else.
 
 What stands in it is believed: which file holds a token, which process to end, which log to show.
-So a folder or a record that belongs to another user is refused, never read.
+So a folder or a record that belongs to another user is refused, never read. The same goes for a
+link to another file. It is the opened file that is looked at: its name may lead elsewhere by then.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import hmac
 import os
 import secrets
+import stat
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 from mlserve import paths
 from mlserve.errors import UsageError
@@ -19,14 +23,20 @@ from mlserve.errors import UsageError
 _FOLDER = 0o700
 _FILE = 0o600
 _OTHERS = 0o077
+_KEY_BYTES = 32
+_OTHERS_MAY_WRITE = 0o022
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Through no link, and without waiting for the other end of a pipe."""
 
 
 def private_folder(path: Path) -> Path:
     """That folder, made where it is missing, closed to everybody else.
 
-    Raises OSError, and UsageError where it belongs to another user.
+    What is made on the way to it can be changed by this user alone. Raises OSError, and UsageError
+    where it belongs to another user.
     """
-    path.mkdir(mode=_FOLDER, parents=True, exist_ok=True)
+    _make_on_the_way(path.parent)
+    path.mkdir(mode=_FOLDER, exist_ok=True)
     require_own(path)
     if path.stat().st_mode & _OTHERS:
         path.chmod(_FOLDER)
@@ -38,9 +48,54 @@ def state_folder() -> Path:
     return private_folder(paths.state_dir())
 
 
-def open_private(path: Path, mode: str, **options: Any) -> IO[Any]:
-    """Opens a file as `open` does; one that is made can be read by this user alone."""
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags, _FILE), **options)
+def _make_on_the_way(folder: Path) -> None:
+    if folder.exists():
+        return
+    _make_on_the_way(folder.parent)
+    folder.mkdir(mode=0o777 & ~_OTHERS_MAY_WRITE, exist_ok=True)
+
+
+def create_private(path: Path) -> BinaryIO:
+    """A new file of that name, which this user alone can read, open for writing without a buffer.
+
+    What has the name already, as the link that somebody put there, is removed first. Raises OSError.
+    """
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
+    return os.fdopen(os.open(path, flags, _FILE), "wb", buffering=0)
+
+
+def open_own(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+    """That file, open as `flags` say.
+
+    Raises OSError, and UsageError for another user's file, a link, and what is not a plain file.
+    """
+    mode = "rb" if flags == os.O_RDONLY else "r+b"
+    return open(path, mode, opener=lambda _path, _flags: _open_plain(path, flags))
+
+
+def _open_plain(path: Path, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags | _SAFELY, _FILE)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _not_taken(f"{path} is a link") from error
+        raise
+    try:
+        _require_plain(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_plain(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise _not_taken(f"{path} is not a plain file")
+    if found.st_uid != os.geteuid():
+        raise _foreign(path, found.st_uid)
+    if found.st_nlink > 1:
+        raise _not_taken(f"{path} is a link: the file has {found.st_nlink} names")
 
 
 def require_own(path: Path) -> None:
@@ -53,10 +108,21 @@ def require_own(path: Path) -> None:
     except OSError:
         return
     if others := owners - {os.geteuid()}:
-        raise UsageError(
-            f"{path} belongs to another user (uid {others.pop()}): it is neither read nor written",
-            hint="set MLSERVE_HOME to a folder of your own",
-        )
+        raise _foreign(path, others.pop())
+
+
+def _foreign(path: Path, owner: int) -> UsageError:
+    return UsageError(
+        f"{path} belongs to another user (uid {owner}): it is neither read nor written",
+        hint="set MLSERVE_HOME to a folder of your own",
+    )
+
+
+def _not_taken(what: str) -> UsageError:
+    return UsageError(
+        f"{what}: it is neither read nor written",
+        hint="mlserve did not make it: find out who did, and remove it",
+    )
 
 
 def seal(text: str) -> str:
@@ -64,13 +130,14 @@ def seal(text: str) -> str:
 
     The key is made at the first call. Raises OSError, UsageError.
     """
-    path = state_folder() / "key"
-    try:
-        with open_private(path, "xb") as file:
-            file.write(secrets.token_bytes(32))
-    except FileExistsError:
-        require_own(path)
-    return hmac.new(path.read_bytes(), text.encode(), hashlib.sha256).hexdigest()
+    with open_own(state_folder() / "key", os.O_RDWR | os.O_CREAT) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # of two that make it, one does
+        key = file.read()
+        if len(key) < _KEY_BYTES:
+            key = secrets.token_bytes(_KEY_BYTES)
+            file.seek(0)
+            file.write(key)
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def is_sealed(text: str, by: str) -> bool:

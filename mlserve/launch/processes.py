@@ -63,6 +63,10 @@ def is_process(pid: int, since: float) -> bool:
         return True
 
 
+class NotTold(Unavailable):
+    """The process was not told to end: this user may not."""
+
+
 def reconcile() -> tuple[list[ServerRecord], list[ServerRecord]]:
     """The records whose process runs, and those whose process is gone, which are dropped here.
 
@@ -116,8 +120,8 @@ def stop(
     """Ends the recorded process and returns when it is gone: True when it had to be killed.
 
     SIGTERM first, then SIGKILL once `timeout` seconds have passed; meanwhile `on_wait` is called
-    with the seconds that are left. Raises Unavailable when the process belongs to someone else or
-    survives even that.
+    with the seconds that are left. Raises NotTold when the process belongs to someone else, Unavailable
+    when it survives even that.
     """
     if record.container is not None:
         return containers.stop(record, timeout, on_wait)
@@ -145,7 +149,7 @@ def _send(record: ServerRecord, number: signal.Signals) -> None:
     except ProcessLookupError:
         return
     except PermissionError as error:
-        raise Unavailable(
+        raise NotTold(
             f"{record.name} (pid {record.pid}) belongs to another user and cannot be stopped",
             hint="stop it as that user",
         ) from error

@@ -15,7 +15,7 @@ from mlserve import __version__, paths
 from mlserve.errors import PluginError
 from mlserve.launch.command import Command
 from mlserve.launch.logs import rotate
-from mlserve.launch.private import open_private
+from mlserve.launch.private import create_private, private_folder
 from mlserve.launch.state import unwritable
 
 Process = subprocess.Popen[bytes]
@@ -60,16 +60,18 @@ def _output(log: Path | None, argv: list[str]) -> Iterator[IO[bytes]]:
         yield sys.stderr.buffer
         return
     rotate(log)
-    with open_private(log, "wb", buffering=0) as file:
+    with create_private(log) as file:
         # Written by us and at once, so that a full disk is told of here and now.
         file.write(f"mlserve {__version__} runs: {shlex.join(argv)}\n".encode())
         yield file
 
 
 def write_files(files: Mapping[str, str], folder: Path) -> None:
-    """Writes a server's files, texts by name, into its folder. Raises OSError."""
+    """Writes a server's files, texts by name, into its folder. Raises OSError, UsageError."""
     if not files:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    for each in (paths.state_dir(), folder.parent, folder):
+        private_folder(each)
     for name, text in files.items():
-        (folder / name).write_text(text)
+        with create_private(folder / name) as file:
+            file.write(text.encode())

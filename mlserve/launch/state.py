@@ -18,13 +18,14 @@ from typing import Any
 
 from mlserve import paths
 from mlserve.errors import MlserveError, Unavailable, UsageError, reason_of
-from mlserve.launch.private import open_private, private_folder, require_own, state_folder
+from mlserve.launch.private import create_private, open_own, private_folder, require_own, state_folder
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.suggestions import did_you_mean
 
 _FORMAT = 1
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 """Names of servers become names of files."""
+_MOST_PID = 2**31 - 1
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 """What a record of another shape raises when it is read."""
 
@@ -77,6 +78,13 @@ class ServerRecord:
         """What it is known by on its machine: `pid 123`, or `container 0123456789ab`."""
         return f"container {self.container[:12]}" if self.container else f"pid {self.pid}"
 
+    def is_of_same_start(self, other: ServerRecord) -> bool:
+        """Whether both are of one process, or one container: the next may have the same pid."""
+        mine, its = (
+            (r.name, r.container or (r.pid, r.pid_created)) for r in (self, other)
+        )
+        return mine == its
+
     def require_staying(self) -> None:
         """Raises Unavailable when the server is being stopped."""
         if self.is_stopping:
@@ -126,8 +134,13 @@ class ServerRecord:
             values["settings"] = ServerSettings.from_json(data.get("settings", {}))
         except UsageError as error:
             raise ValueError(error.message) from error
-        for name in ("pid", "grpc_port", "rest_port"):
+        for name in ("grpc_port", "rest_port"):
             values[name] = int(data[name])
+        values["pid"] = _pid(data["pid"])
+        values["pid_created"] = float(data["pid_created"])
+        if data.get("up_pid") is not None:
+            values["up_pid"] = _pid(data["up_pid"])
+            values["up_created"] = float(data["up_created"])
         return cls(**values)
 
 
@@ -205,8 +218,7 @@ def remove_record(record: ServerRecord) -> None:
     """Removes the record, unless another process has taken its place since it was read."""
     path = _path(record.name)
     try:
-        there = _read(path)
-        if (there.pid, there.container) == (record.pid, record.container):
+        if _read(path).is_of_same_start(record):
             path.unlink()
     except (FileNotFoundError, UsageError, *_UNREADABLE):
         return
@@ -243,19 +255,26 @@ def _path(name: str) -> Path:
 
 
 def _read(path: Path) -> ServerRecord:
-    require_own(path)
-    data = json.loads(path.read_text())
+    with open_own(path) as file:
+        data = json.loads(file.read())
     if data["format"] != _FORMAT:
         raise ValueError(f"record format {data['format']!r} is not known")
     return ServerRecord.from_json(data)
 
 
+def _pid(value: Any) -> int:
+    """The id of a process; 0 stands for none. Signals to a negative one go to many."""
+    pid = int(value)
+    if not 0 <= pid <= _MOST_PID:
+        raise ValueError(f"{value} is not a process id")
+    return pid
+
+
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open_private(temporary, "w") as file:
-            file.write(text)
-            file.flush()
+        with create_private(temporary) as file:
+            file.write(text.encode())
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

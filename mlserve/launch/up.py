@@ -63,7 +63,7 @@ def mark_ready(record: ServerRecord) -> ServerRecord:
     """The record, now ready, also on disk if it still is the one of this process."""
     ready = replace(record, is_ready=True)
     with state_lock():
-        if any(r.name == record.name and r.pid == record.pid for r in read_records()):
+        if any(r.is_of_same_start(record) for r in read_records()):
             write_record(ready)
     containers.let_restart(ready)
     return ready

@@ -24,7 +24,7 @@ from mlserve import paths
 from mlserve.errors import MlserveError, UsageError
 from mlserve.launch.docker.cli import EngineRefused, NoEngine, argv, docker, inspect, is_installed
 from mlserve.launch.logs import log_path, rotate
-from mlserve.launch.private import is_sealed, open_private
+from mlserve.launch.private import create_private, is_sealed
 from mlserve.launch.state import ServerRecord
 
 NAME_LABEL = "mlserve.name"
@@ -292,7 +292,7 @@ def _end(
 def _keep_log(container: str, name: str) -> None:
     path = log_path(name)
     rotate(path)
-    with open_private(path, "wb") as file:
+    with create_private(path) as file:
         for chunk in log(container, _KEPT_LINES):
             file.write(chunk)
 

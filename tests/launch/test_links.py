@@ -1,0 +1,151 @@
+"""Nothing of the state folder is read or written through a link to another file.
+
+Who can change a folder on the way to it can put a link in place of a file between a look at it and
+its use. So the file that was opened is looked at, never its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlserve.errors import UsageError
+from mlserve.launch.lock import state_lock
+from mlserve.launch.logs import follow, last_lines, log_path, rotate
+from mlserve.launch.private import create_private, seal
+from mlserve.launch.spawn import write_files
+from mlserve.launch.state import read_records, remove_record, write_record
+from tests.launch.test_state import RECORD
+
+TEXT = "a file of the victim's\n"
+Link = Callable[[Path], None]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A file of this user's that no command is to read or to change."""
+    file = tmp_path / "victim"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture(params=["symlink", "hard link"])
+def link(request: pytest.FixtureRequest, victim: Path) -> Link:
+    """Puts a link to the victim's file at that path."""
+
+    def put(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        if request.param == "symlink":
+            path.symlink_to(victim)
+        else:
+            os.link(victim, path)
+
+    return put
+
+
+@pytest.fixture(autouse=True)
+def unharmed(victim: Path) -> object:
+    yield
+    assert victim.read_text() == TEXT
+
+
+def test_a_record_that_is_a_link_is_named_and_left_out(link: Link, home: Path) -> None:
+    write_record(RECORD)
+    link(home / "state/servers/planted.json")
+    told: list[str] = []
+    assert read_records(told.append) == [RECORD]
+    assert "planted.json is a link" in told[0]
+    assert TEXT.strip() not in told[0]
+
+
+def test_a_record_is_written_in_place_of_a_link_not_through_it(link: Link, home: Path) -> None:
+    link(home / "state/servers/echo-m.json")
+    link(home / f"state/servers/.echo-m.json.{os.getpid()}")
+    write_record(RECORD)
+    assert read_records() == [RECORD]
+
+
+def test_a_link_is_not_taken_for_the_record_to_remove(link: Link, home: Path) -> None:
+    path = home / "state/servers/echo-m.json"
+    link(path)
+    remove_record(RECORD)
+    assert os.path.lexists(path)
+
+
+def test_a_lock_that_is_a_link_is_refused(link: Link, home: Path) -> None:
+    link(home / "state/lock")
+    with pytest.raises(UsageError, match="lock is a link"), state_lock():
+        pytest.fail("the lock of another file was taken")
+
+
+def test_a_key_that_is_a_link_seals_nothing(link: Link, home: Path) -> None:
+    link(home / "state/key")
+    with pytest.raises(UsageError, match="key is a link"):
+        seal("a label")
+
+
+def test_a_log_that_is_a_link_is_not_shown(link: Link, home: Path) -> None:
+    path = log_path("echo-m")
+    link(path)
+    assert last_lines(path, 10) == []
+    with pytest.raises(UsageError, match=r"echo-m\.log is a link"):
+        next(follow(path, None, lambda: False))
+
+
+@pytest.mark.slow
+def test_logs_says_of_a_link_what_it_is(cli, link: Link) -> None:
+    link(log_path("echo-m"))
+    done = cli("logs", "echo-m")
+    assert done.returncode == 2
+    assert TEXT not in done.stdout
+    assert "echo-m.log is a link" in done.stderr
+
+
+def test_a_log_is_begun_in_place_of_a_link_not_through_it(link: Link, home: Path) -> None:
+    path = log_path("echo-m")
+    link(path)
+    rotate(path)
+    link(path)  # it came back between the two
+    with create_private(path) as log:
+        log.write(b"a line of the server's\n")
+    assert path.read_text() == "a line of the server's\n"
+
+
+def test_the_files_of_a_server_are_private_and_written_through_no_link(
+    link: Link, home: Path
+) -> None:
+    folder = home / "state/files/tf"
+    link(folder / "models.config")
+    write_files({"models.config": "new"}, folder)
+    assert (folder / "models.config").read_text() == "new"
+    assert (folder / "models.config").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_record_that_is_no_file_is_named_at_once(home: Path) -> None:
+    """Reading a pipe that nobody writes would last for ever."""
+    write_record(RECORD)
+    os.mkfifo(home / "state/servers/pipe.json")
+    told: list[str] = []
+    assert read_records(told.append) == [RECORD]
+    assert "pipe.json is not a plain file" in told[0]
+
+
+def test_what_is_made_on_the_way_to_the_state_folder_is_closed_to_writers(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to a folder may put another one in place of those that it holds."""
+    monkeypatch.setenv("MLSERVE_HOME", str(home / "deep" / "er"))
+    before = os.umask(0)
+    try:
+        write_record(replace(RECORD, name="other"))
+    finally:
+        os.umask(before)
+    for folder in (home, home / "deep", home / "deep/er"):
+        assert folder.stat().st_mode & 0o022 == 0, folder
