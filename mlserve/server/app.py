@@ -39,6 +39,9 @@ from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
 
+_UNLOADING = 2.0
+"""Seconds at least for the models to be unloaded, once every request has ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
@@ -94,7 +97,8 @@ class Server:
         Raises MlserveError when no version can be loaded.
         """
         self._catch_signals()
-        self.repository.begin(self._options.models)
+        if not await self._find_models():
+            return True
         await self._open_ports()
         try:
             return await self._serve()
@@ -103,6 +107,21 @@ class Server:
             ports = (port for port in (self.grpc, self.rest) if port is not None)
             await asyncio.gather(*(port.stop(left) for port in ports))
             self.request_log.close()
+
+    async def _find_models(self) -> bool:
+        """Whether the first models were found before a signal came: a lost disk may never answer.
+
+        Raises NotFound.
+        """
+        found = asyncio.create_task(self.repository.begin(self._options.models))
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((found, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not found.done():
+            found.cancel()
+            return False
+        await found
+        return True
 
     async def _open_ports(self) -> None:
         parts = self.engine, self.repository
@@ -148,11 +167,20 @@ class Server:
         await self.in_flight.wait_done(seconds)
         # Work whose client has left is no request any more, but it still runs.
         is_done = await self.engine.drain(max(0.0, self._give_up - time.monotonic()))
-        if is_done:
-            await self.repository.close()
-        else:
+        if not is_done:
             _log.warning("stopping with %d requests unfinished", self.engine.unfinished)
-        return is_done
+            return False
+        return await self._unload(max(_UNLOADING, self._give_up - time.monotonic()))
+
+    async def _unload(self, seconds: float) -> bool:
+        """Whether every model was unloaded in that time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.repository.close()
+        except TimeoutError:
+            _log.warning("stopping with a model that was not unloaded within %g s", seconds)
+            return False
+        return True
 
     def _note_change(self) -> None:
         self.grpc.show_ready(self.repository.is_ready and not self.in_flight.is_draining)

@@ -23,8 +23,9 @@ def end_process(code: ExitCode) -> NoReturn:
 async def in_daemon_thread(work: Callable[[], Result]) -> Result:
     """What `work` returns, run on a daemon thread.
 
-    For work that can take minutes and cannot be interrupted, such as loading a model: the threads
-    of `asyncio.to_thread` are waited for when the process ends.
+    For work that can take minutes and cannot be interrupted, such as loading a model or a look into
+    a folder of a network share that is away: the threads of `asyncio.to_thread` are waited for when
+    the process ends.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()

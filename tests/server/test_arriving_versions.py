@@ -90,7 +90,7 @@ def test_a_folder_is_loaded_once_two_looks_have_found_it_the_same(tmp_path: Path
 
     async def check() -> None:
         repository = Repository(source, lambda: None)
-        repository.find()
+        await repository.find()
         await repository.load()  # what is there at the start does not wait
         assert states(repository) == {1: State.AVAILABLE}
         for size in range(3):
@@ -122,7 +122,7 @@ def test_a_raw_version_that_is_served_stays_when_an_exported_one_comes_below_it(
 
     async def check() -> None:
         repository = Repository(source, lambda: None)
-        repository.find()
+        await repository.find()
         await repository.load()
         copied(tmp_path / "1", label="exported")
         manifest(has_random_weights=False).write(tmp_path / "1", ["sorrel"])

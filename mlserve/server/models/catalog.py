@@ -61,7 +61,7 @@ class Catalog:
         everything = (*self._models.values(), *self._successors.values(), *self._leaving)
         return any(repository.is_loading for repository in everything)
 
-    def begin(self, sources: Sequence[ServedModel]) -> None:
+    async def begin(self, sources: Sequence[ServedModel]) -> None:
         """Makes these the first models; `run` loads them.
 
         Raises NotFound for one that has no version and does not await any.
@@ -69,7 +69,7 @@ class Catalog:
         for source in sources:
             repository = self._models[source.model] = Repository(source, self._note_change)
             self._awaited.add(source.model)
-            repository.find()
+            await repository.find()
 
     async def run(self) -> NoReturn:
         """Loads the first models and follows all that come.
@@ -201,7 +201,6 @@ class Catalog:
         repository = Repository(source, self._note_change)
         place = self._successors if source.model in self._models else self._models
         place[source.model] = repository
-        repository.find()
         self._start(self._load_later(repository))
         return repository
 
@@ -216,6 +215,7 @@ class Catalog:
 
     async def _load_later(self, repository: Repository) -> None:
         try:
+            await repository.find()
             await repository.load()
         except MlserveError as error:
             _log.error("%s is not served: %s", repository.model, error)

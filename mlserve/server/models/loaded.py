@@ -8,6 +8,7 @@ import json
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.facts import facts_to_json
+from mlserve.server.background import in_daemon_thread
 
 
 class LoadedVersion:
@@ -67,4 +68,4 @@ class LoadedVersion:
     async def close(self) -> None:
         """Waits until nothing uses it, then closes the Runner. Called once, after the switch."""
         await self._is_unused.wait()
-        await asyncio.to_thread(self.runner.close)
+        await in_daemon_thread(self.runner.close)

@@ -127,20 +127,23 @@ class Repository:
         errors = [status.error for status in self._statuses.values() if status.error is not None]
         return errors[-1] if errors else self._absence or self._not_served(None)
 
-    def find(self) -> None:
+    async def find(self) -> None:
         """Looks for the first versions, which are then in the state START.
 
         Raises NotFound when there is none, unless the model awaits its versions.
         """
+        base_path, policy = self._source.base_path, self._source.policy
         try:
-            wanted, present = first_versions(self._source.base_path, self._source.policy)
-            self._last_look = _Look(dict.fromkeys(present))
-            for version in wanted:
-                self._set(version, State.START)
+            wanted, present = await in_daemon_thread(lambda: first_versions(base_path, policy))
         except NotFound as error:
-            if not self._source.awaits_versions:
-                raise
             self._absence = error
+            if not self._source.awaits_versions:
+                self.was_tried.set()
+                raise
+            return
+        self._last_look = _Look(dict.fromkeys(present))
+        for version in wanted:
+            self._set(version, State.START)
 
     async def load(self) -> None:
         """Loads the versions that `find` found, and returns when one is served.
@@ -278,7 +281,7 @@ class Repository:
 
     async def _follow_once(self, *, trusts_what_is_there: bool) -> _Look | None:
         """Looks at the base path and serves what it finds; for a caller that holds `_changing`."""
-        look = await asyncio.to_thread(self._look)
+        look = await in_daemon_thread(self._look)
         if look is None or self.is_closed:
             return None
         before, self._last_look = self._last_look, look
@@ -427,6 +430,8 @@ class Repository:
         if any(s is not None and s.state in (State.START, State.LOADING) for s in asked):
             what = self.model if version is None else f"version {version} of {self.model}"
             return Unavailable(f"{what} is loading", hint="wait until `mlserve status` is ready")
+        if self._absence is None and not statuses and not self.was_tried.is_set():
+            return Unavailable(f"{self.model} is loading", hint="wait until `mlserve status` is ready")
         if self._absence is not None and not statuses:
             return Unavailable(f"{self.model} has no version yet: {self._absence}")
         failed = next((f": {s.error}" for s in asked if s is not None and s.error), "")

@@ -23,6 +23,7 @@ from mlserve.protocols.proto.model_config_pb2 import (
     ModelServerConfig,
     ModelType,
 )
+from mlserve.server.background import in_daemon_thread
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.served import Retries, ServedModel
 from mlserve.server.models.versions import VersionPolicy
@@ -80,11 +81,11 @@ class ConfigReload:
 
     async def follow(self, catalog: Catalog) -> None:
         """Reads the file again and again and applies it; returns at once when polling is off."""
-        problem = ""
-        while self.path is not None and self.poll_seconds > 0:
+        path, problem = self.path, ""
+        while path is not None and self.poll_seconds > 0:
             await asyncio.sleep(self.poll_seconds)
             try:
-                config = await asyncio.to_thread(read_text, self.path, ModelServerConfig)
+                config = await in_daemon_thread(lambda: read_text(path, ModelServerConfig))
                 if config.WhichOneof("config") is not None:
                     await self.apply(config, catalog)
                 problem = ""

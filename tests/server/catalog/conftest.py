@@ -78,7 +78,7 @@ class Models:
     async def serving(self, *sources: ServedModel) -> AsyncIterator[Catalog]:
         """A catalog of these first models, at once; it is closed at the end."""
         catalog = Catalog(lambda: None)
-        catalog.begin(sources)
+        await catalog.begin(sources)
         running = asyncio.create_task(catalog.run())
         try:
             yield catalog

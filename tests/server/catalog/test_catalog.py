@@ -184,7 +184,7 @@ def test_a_change_that_is_taken_back(models: Any) -> None:
 def test_without_polling_a_model_must_be_there(models: Any) -> None:
     async def check() -> None:
         catalog = Catalog(lambda: None)
-        catalog.begin([models.source("a", poll_seconds=0.0)])
+        await catalog.begin([models.source("a", poll_seconds=0.0)])
         with pytest.raises(NotFound, match="cannot be read"):
             await catalog.run()
 

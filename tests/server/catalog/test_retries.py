@@ -22,7 +22,7 @@ def test_a_version_that_fails_is_tried_again(models: Any) -> None:
 
     async def first_error(source: ServedModel) -> MlserveError:
         catalog = Catalog(lambda: None)
-        catalog.begin([source])
+        await catalog.begin([source])
         with pytest.raises(MlserveError) as broken:
             await catalog.run()
         await catalog.close()

@@ -1,0 +1,157 @@
+"""A file system that does not answer: it holds neither the event loop nor the end of the process.
+
+The system calls hang for real, on pipes that nobody writes: in a look at the version folders, in
+the close of a model, in the configuration of the models.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import RunningServer
+
+_SERVER = """
+import sys
+from pathlib import Path
+import mlserve_echo_runner
+from mlserve.server.models import repository, versions
+
+def hangs_once_there_is(pipe, real):
+    def call(*args):
+        if pipe.exists():
+            pipe.read_bytes()
+        return real(*args)
+    return call
+
+folder = Path(sys.argv[1])
+look = hangs_once_there_is(folder / "look", versions.present_versions)
+versions.present_versions = repository.present_versions = look
+runner = mlserve_echo_runner.EchoRunner
+runner.close = hangs_once_there_is(folder / "close", runner.close)
+
+from mlserve.server.__main__ import main
+sys.argv[1:2] = []
+main()
+"""
+
+
+class Pipes:
+    """Pipes in a folder; whoever reads one hangs until it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._held: list[int] = []
+
+    def make(self, name: str) -> None:
+        os.mkfifo(self.folder / name)
+
+    def is_read(self, name: str) -> bool:
+        """Whether somebody has opened it; from then on it hangs in reading."""
+        with suppress(OSError):  # nobody yet
+            self._held.append(os.open(self.folder / name, os.O_WRONLY | os.O_NONBLOCK))
+            return True
+        return False
+
+    def let_go(self) -> None:
+        for descriptor in self._held:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def pipes(tmp_path: Path) -> Iterator[Pipes]:
+    folder = tmp_path / "pipes"
+    folder.mkdir()
+    pipes = Pipes(folder)
+    yield pipes
+    pipes.let_go()
+
+
+@pytest.fixture
+def launch_hanging(
+    model: Any, pipes: Pipes, tmp_path: Path
+) -> Iterator[Callable[..., RunningServer]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def launch(*options: str) -> RunningServer:
+        served = ["--backend", "echo", "--model", "m", "--base-path", str(model.base_path)]
+        ports = ["--grpc-port", "0", "--rest-port", "0", "--poll-seconds", "0.05"]
+        argv = [sys.executable, "-c", _SERVER, str(pipes.folder), *served, *ports, *options]
+        with (tmp_path / "log").open("wb") as log:
+            started.append(subprocess.Popen(argv, stderr=log))
+        return RunningServer(started[-1], tmp_path / "log")
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def ends(server: RunningServer) -> None:
+    """It ends at once and in order after SIGTERM, however much hangs."""
+    began = time.monotonic()
+    server.process.terminate()
+    assert server.exit_code() == 0, server.log()
+    assert time.monotonic() - began < 6, server.log()
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.slow
+def test_a_look_that_hangs_holds_neither_answers_nor_the_end(
+    model: Any, pipes: Pipes, launch_hanging: Callable[..., RunningServer], wait: Any
+) -> None:
+    model.put(1)
+    server = launch_hanging()
+    wait(server.ports)
+    wait(server.is_available)
+    pipes.make("look")
+    wait(lambda: pipes.is_read("look"))
+    assert server.post({"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}
+    ends(server)
+
+
+@pytest.mark.slow
+def test_a_first_look_that_hangs_does_not_hold_the_end(
+    model: Any, pipes: Pipes, launch_hanging: Callable[..., RunningServer], wait: Any
+) -> None:
+    pipes.make("look")
+    server = launch_hanging()
+    wait(lambda: pipes.is_read("look"))
+    ends(server)
+
+
+@pytest.mark.slow
+def test_a_model_whose_close_hangs_does_not_hold_the_end(
+    model: Any, pipes: Pipes, launch_hanging: Callable[..., RunningServer], wait: Any
+) -> None:
+    model.put(1)
+    server = launch_hanging("--drain-timeout", "1")
+    wait(server.ports)
+    wait(server.is_available)
+    pipes.make("close")
+    ends(server)
+    assert "stopping with a model that was not unloaded within" in server.log()
+
+
+@pytest.mark.slow
+def test_a_manifest_that_hangs_holds_neither_health_nor_the_end(
+    model: Any, launch_hanging: Callable[..., RunningServer], wait: Any
+) -> None:
+    """A pipe in place of a file of the version folder: the load hangs in reading it."""
+    folder = model.put(1)
+    (folder / "echo.json").unlink()
+    os.mkfifo(folder / "echo.json")
+    server = launch_hanging()
+    wait(server.ports)
+    wait(lambda: server.state(1) == "LOADING")
+    assert httpx.get(f"http://{server.rest}/v2/health/live", timeout=5).status_code == 200
+    ends(server)
