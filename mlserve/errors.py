@@ -34,6 +34,8 @@ LONGEST_NAME = 200
 """Characters of a caller's text that a message repeats: far more than any real name has."""
 _QUOTED = 600
 _LONGEST = 4000
+_MOST_LOOKED_AT = 2**16
+"""Characters of each end of a text in which its first and its last line are looked for."""
 
 
 def bounded(text: str, longest: int = _QUOTED) -> str:
@@ -42,6 +44,8 @@ def bounded(text: str, longest: int = _QUOTED) -> str:
     A long one keeps its first and its last line, which say what happened and why, each cut in the
     middle. What a terminal would act on becomes an escape.
     """
+    if len(text) > 2 * _MOST_LOOKED_AT:
+        text = f"{text[:_MOST_LOOKED_AT]}\n{text[-_MOST_LOOKED_AT:]}"
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     whole = " ".join(lines)
     if len(whole) > longest and len(lines) > 1:

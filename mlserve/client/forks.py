@@ -15,7 +15,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_VARIABLE = "GRPC_ENABLE_FORK_SUPPORT"
+_AT_IMPORT = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
+"""What grpc reads of the environment when it is imported. Its log goes to stderr, raw, a line for
+each wrong header that a server sends; what a call met is in the call's error."""
 _has_inherited_grpc = False
 
 
@@ -26,18 +28,17 @@ def has_inherited_grpc() -> bool:
 
 @contextmanager
 def without_fork_support() -> Iterator[None]:
-    """For the import of grpc, which looks once at the environment: its fork handlers stay off.
+    """For the import of grpc, which looks once at the environment: no fork handlers, no log.
 
-    A user's own choice in `GRPC_ENABLE_FORK_SUPPORT` stands, and so does an earlier import.
+    A user's own choice in the environment stands, and so does an earlier import.
     """
-    if _VARIABLE in os.environ:
-        yield
-        return
-    os.environ[_VARIABLE] = "0"
+    ours = {name: value for name, value in _AT_IMPORT.items() if name not in os.environ}
+    os.environ |= ours
     try:
         yield
     finally:
-        del os.environ[_VARIABLE]
+        for name in ours:
+            del os.environ[name]
 
 
 def _after_fork() -> None:

@@ -21,6 +21,8 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
+    PingReceived,
+    RemoteSettingsChanged,
     ResponseReceived,
     StreamEnded,
     StreamReset,
@@ -65,6 +67,8 @@ _SHOWN = 80
 """Bytes of a server's first words that an error shows when they are not HTTP/2."""
 _MOST_OF_A_HEAD = 2**14
 """Bytes of a proxy's answer that are read."""
+_MOST_NOISE = 10_000
+"""Frames of one call that bring nothing: PING, SETTINGS, empty DATA. Some have to be answered."""
 _MOST_MILLISECONDS = 99_999_999
 """`grpc-timeout` has at most eight digits."""
 
@@ -257,6 +261,7 @@ class _Connection(asyncio.Protocol):
         self._has_room = asyncio.Event()
         self._answer = _Answer()
         self._done: asyncio.Future[None] | None = None
+        self._noise = 0
 
     @property
     def is_usable(self) -> bool:
@@ -269,6 +274,7 @@ class _Connection(asyncio.Protocol):
 
     async def ask(self, headers: list[tuple[str, str]], message: bytes) -> _Answer:
         """The answer to a call. Raises ConnectionLost and InferenceFailed."""
+        self._noise = 0
         self._answer, self._done = _Answer(), asyncio.get_running_loop().create_future()
         try:
             stream = self._h2.get_next_available_stream_id()
@@ -330,6 +336,8 @@ class _Connection(asyncio.Protocol):
             self._answer.headers |= {str(key): str(value) for key, value in event.headers}
         elif isinstance(event, DataReceived):
             self._take_data(event)
+        elif isinstance(event, PingReceived | RemoteSettingsChanged):
+            self._note_noise()
         elif isinstance(event, WindowUpdated):
             self._has_room.set()
         elif isinstance(event, StreamEnded):
@@ -341,7 +349,14 @@ class _Connection(asyncio.Protocol):
             if event.last_stream_id == 0 or event.error_code:
                 self._fail(f"GOAWAY with error code {event.error_code}")
 
+    def _note_noise(self) -> None:
+        self._noise += 1
+        if self._noise > _MOST_NOISE:
+            self._fail("the server floods the connection with empty frames")
+
     def _take_data(self, event: DataReceived) -> None:
+        if not event.data:
+            self._note_noise()
         self._answer.body += event.data
         if len(self._answer.body) > self._limit + _PREFIX.size:
             self._end(answer_too_large(self._endpoint, self._limit))

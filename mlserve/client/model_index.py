@@ -6,14 +6,12 @@ Triton and MLServer have it. KServe lists its models over REST. TensorFlow Servi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mlserve.client.dialogue import Line
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.json_body import excerpt
+from mlserve.client.json_body import excerpt, parse_any
 from mlserve.client.messages import parse as parse_message
 from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable, readable
 from mlserve.client.watch import Watch
@@ -82,7 +80,7 @@ def _read_message(reply: Reply) -> tuple[IndexedModel, ...]:
 
 def _read_index(reply: Reply) -> tuple[IndexedModel, ...]:
     """The repository index: an array of objects with name, version, state and reason."""
-    rows = _json(reply)
+    rows = parse_any(reply.body)
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and "name" in row for row in rows
     ):
@@ -92,18 +90,11 @@ def _read_index(reply: Reply) -> tuple[IndexedModel, ...]:
 
 def _read_names(reply: Reply) -> tuple[IndexedModel, ...]:
     """KServe's list: `{"models": ["name", ...]}`."""
-    data = _json(reply)
+    data = parse_any(reply.body)
     names = data.get("models") if isinstance(data, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise Unreadable("a list of models", excerpt(reply.body))
     return tuple(map(IndexedModel, names))
-
-
-def _json(reply: Reply) -> Any:
-    try:
-        return json.loads(reply.body)
-    except (ValueError, RecursionError) as error:
-        raise Unreadable("JSON", excerpt(reply.body)) from error
 
 
 def _is_ready(state: str | None) -> bool:

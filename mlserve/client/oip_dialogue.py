@@ -8,12 +8,11 @@ from typing import ClassVar
 from mlserve.client import planning
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.dialogue import Line
-from mlserve.client.oip_model import number_of
 from mlserve.client.oip_rest import BINARY
 from mlserve.client.planning import Plans
 from mlserve.client.refusals import NotSpoken, refuses_binary, tells_not_ready
 from mlserve.client.watch import Watch
-from mlserve.client.wire import Answer, Api, ModelRef, OipAdapter, Plan, Question, Reply
+from mlserve.client.wire import Answer, Api, ModelRef, OipAdapter, Plan, Question, Reply, number_of
 from mlserve.deadline import Deadline
 from mlserve.errors import (
     InferenceFailed,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mlserve.client.answers import ModelMetadata
-from mlserve.client.columns import column, text
+from mlserve.client.columns import column, element_count, text
 from mlserve.client.messages import parse
-from mlserve.client.oip_model import described, microseconds, number_of
+from mlserve.client.oip_model import described, microseconds
 from mlserve.client.oip_tensor import packed, raw_column
 from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply
+from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, number_of
 from mlserve.protocols.proto import inference_pb2
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -98,4 +98,8 @@ def _typed(output: inference_pb2.ModelInferResponse.InferOutputTensor) -> Column
     if field is None:
         return Column(shape, ())
     values = getattr(output.contents, field)
+    if len(values) != element_count(output.name, shape):
+        raise Unreadable(
+            f"an output {output.name!r} of shape {list(shape)}", f"{len(values)} values"
+        )
     return column(output.name, shape, tuple(text(v) if isinstance(v, bytes) else v for v in values))

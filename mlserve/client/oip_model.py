@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mlserve.client.answers import ModelMetadata
 from mlserve.client.oip_tensor import tensor_spec
-from mlserve.client.wire import ModelRef
+from mlserve.client.wire import ModelRef, number_of
 from mlserve.tensors import Signature, TensorSpec
 
 FUNCTION = "infer"
@@ -37,11 +37,6 @@ def described(
 def microseconds(seconds: float) -> int:
     """The time left as the parameter `timeout` takes it; Triton's own unit."""
     return min(int(seconds * 1_000_000), _LONGEST)
-
-
-def number_of(version: str) -> int | None:
-    """A version as a number; None for other names, which the protocol allows."""
-    return int(version) if version.isascii() and version.isdecimal() else None
 
 
 def _specs(declared: Iterable[Declared]) -> tuple[TensorSpec, ...] | None:

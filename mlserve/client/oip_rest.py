@@ -14,11 +14,21 @@ from urllib.parse import quote
 
 from mlserve.client.answers import ModelMetadata
 from mlserve.client.columns import column
-from mlserve.client.json_body import excerpt, parse
-from mlserve.client.oip_model import Declared, described, microseconds, number_of
+from mlserve.client.json_body import excerpt, parse, shown
+from mlserve.client.oip_model import Declared, described, microseconds
 from mlserve.client.oip_tensor import packed, raw_column
 from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
+from mlserve.client.wire import (
+    Answer,
+    Call,
+    Column,
+    ModelRef,
+    Plan,
+    Question,
+    Reply,
+    Value,
+    number_of,
+)
 
 JSON_SIZE_HEADER = "Inference-Header-Content-Length"
 BINARY = "binary_tensor_data"
@@ -146,10 +156,15 @@ def _columns(outputs: Any, binary: bytes) -> Iterator[tuple[str, Column]]:
 
 
 def _flat(name: str, data: Any) -> Iterator[Value]:
-    if isinstance(data, list):
-        for item in data:
-            yield from _flat(name, item)
-    elif isinstance(data, str | int | float):
-        yield data
-    else:
-        raise Unreadable(f"an output {name!r}", repr(data))
+    """The values of nested lists, in order."""
+    pending = [iter([data])]
+    while pending:
+        for item in pending[-1]:
+            if isinstance(item, list):
+                pending.append(iter(item))
+                break
+            if not isinstance(item, str | int | float):
+                raise Unreadable(f"an output {name!r}", shown(item))
+            yield item
+        else:
+            pending.pop()

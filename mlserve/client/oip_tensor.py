@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from mlserve.client.columns import column, element_count, text
 from mlserve.client.refusals import Unreadable
@@ -31,7 +32,7 @@ _CODES = {
 }
 """The struct code of an element of each type but BYTES; BF16 has none."""
 _CLASS = re.compile(
-    r"([-+]?(?:\d[-+.\de]*|nan|inf|infinity)):(\d+)(?::(.*))?", re.DOTALL | re.IGNORECASE
+    r"([-+]?(?:\d[-+.\de]*|nan|inf|infinity)):(\d{1,18})(?::(.*))?", re.DOTALL | re.IGNORECASE
 )
 _DTYPES = {dtype.oip_name: dtype for dtype in DType if dtype.oip_name}
 
@@ -45,7 +46,8 @@ def raw_column(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> 
     """The values of a raw tensor; none for a type that is not read. Raises Unreadable."""
     size = element_count(name, shape)
     if datatype == "BYTES":
-        return column(name, shape, tuple(_strings(name, raw)))
+        # One more than there may be tells that there are too many.
+        return column(name, shape, tuple(islice(_strings(name, raw), size + 1)))
     if datatype not in _CODES:
         return Column(shape, ())
     form = struct.Struct(f"<{size}{_CODES[datatype]}")

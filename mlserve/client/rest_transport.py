@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import sys
 import zlib
@@ -16,6 +15,7 @@ import httpx  # noqa: TID253  this module is imported when a REST endpoint is as
 from mlserve.client.access import Access, Tls
 from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
+from mlserve.client.json_body import parse, shown
 from mlserve.client.proxies import proxy_to
 from mlserve.client.proxy_answers import no_proxy_answers, of_this_proxy, refused_by_proxy
 from mlserve.client.refusals import (
@@ -32,7 +32,7 @@ from mlserve.client.refusals import (
 )
 from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
 from mlserve.client.watch import Watch
-from mlserve.client.wire import Call, Reply, read_contract
+from mlserve.client.wire import Call, Reply, number_of, read_contract
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.protocols.status import error_from_http
@@ -81,7 +81,7 @@ class RestTransport:
         request = self._request(call, deadline, watch)
         handled = sys.exception()
         try:
-            answer = await self._exchange(client, request)
+            answer = await self._exchange(client, request, deadline, watch)
         except httpx.HTTPError as error:
             raise await self._lost(error, _first_words(error, handled), deadline) from error
         if answer.status != _OK:
@@ -91,7 +91,7 @@ class RestTransport:
             answer.headers.get(RANDOM_WEIGHTS_HEADER) == "1",
             self._json_size(answer),
             server_ms=read_server_timing(answer.headers.get(SERVER_TIMING, "")),
-            version=_number(answer.headers.get(_VERSION_HEADER, "")),
+            version=number_of(answer.headers.get(_VERSION_HEADER, "")),
             contract=read_contract(answer.headers.get(_CONTRACT_HEADER, "")),
         )
 
@@ -129,12 +129,15 @@ class RestTransport:
 
         return await asyncio.wrap_future(on_daemon_thread(ssl_context, self._access.tls or Tls()))
 
-    async def _exchange(self, client: httpx.AsyncClient, request: httpx.Request) -> _Received:
+    async def _exchange(
+        self, client: httpx.AsyncClient, request: httpx.Request, deadline: Deadline, watch: Watch
+    ) -> _Received:
         response = await client.send(request, stream=True)
         try:
             unpack = _unpacking(response.headers)
             body = bytearray()
             async for piece in response.aiter_raw():
+                deadline.require(watch.doing)  # small pieces come without a pause in between
                 body += unpack(piece, self._limit + 1 - len(body))
                 if len(body) > self._limit:
                     raise answer_too_large(self._endpoint, self._limit)
@@ -211,10 +214,11 @@ class RestTransport:
         text = answer.headers.get(_JSON_SIZE_HEADER)
         if text is None:
             return None
-        if not text.isdecimal() or int(text) > len(answer.body):
+        size = number_of(text)
+        if size is None or size > len(answer.body):
             what = f"as its {_JSON_SIZE_HEADER} says"
-            raise NotSpoken(not_an_answer(self._endpoint, Unreadable(what, repr(text))))
-        return int(text)
+            raise NotSpoken(not_an_answer(self._endpoint, Unreadable(what, repr(text[:100]))))
+        return size
 
     def _error(self, answer: _Received, deadline: Deadline) -> MlserveError | NotSpoken:
         reason = _reason(answer)
@@ -272,14 +276,13 @@ def _first_words(error: BaseException, handled: BaseException | None) -> str:
 
 def _reason(answer: _Received) -> str | None:
     """The server's own words, of `{"error": "..."}`; None for a body of another shape."""
-    try:
-        return str(json.loads(answer.body)["error"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    if len(answer.body) > _MOST_OF_AN_ERROR:
         return None
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    try:
+        said = parse(answer.body)["error"]
+    except (Unreadable, KeyError):
+        return None
+    return said if isinstance(said, str) else shown(said)
 
 
 def _is_unknown_path(answer: _Received, reason: str | None) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from mlserve.client.answers import ServerLoad
 from mlserve.client.endpoint import Protocol
+from mlserve.client.json_body import parse
 from mlserve.client.wire import Call, Reply
 
 
@@ -19,7 +18,7 @@ def load_call(protocol: Protocol) -> Call:
 def read_load(protocol: Protocol, reply: Reply) -> ServerLoad | None:
     """The load; None when the answer does not say all of it."""
     try:
-        said = reply.about_server if protocol == "grpc" else json.loads(reply.body)["parameters"]
+        said = reply.about_server if protocol == "grpc" else parse(reply.body)["parameters"]
         return ServerLoad(
             running=int(said["running"]),
             waiting=int(said["waiting"]),

@@ -7,6 +7,7 @@ import struct
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.columns import column, element_count, text
 from mlserve.client.messages import parse
+from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.protocols.proto import framework_pb2, serving_pb2
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -111,9 +112,14 @@ def _values(
     tensor: framework_pb2.TensorProto, field: str, code: str, size: int
 ) -> tuple[Value, ...]:
     if tensor.tensor_content and code:
-        content = tensor.tensor_content
-        count = len(content) // struct.calcsize(code)
-        return struct.unpack_from(f"<{count}{code}", content)
-    values: list[Value] = [text(v) if isinstance(v, bytes) else v for v in getattr(tensor, field)]
+        form = struct.Struct(f"<{size}{code}")
+        if form.size != len(tensor.tensor_content):
+            told = f"{len(tensor.tensor_content)} bytes"
+            raise Unreadable(f"{size} values in {form.size} bytes", told)
+        return form.unpack(tensor.tensor_content)
+    found = getattr(tensor, field)
+    if len(found) > size:
+        raise Unreadable(f"{size} values", f"{len(found)} values")
+    values: list[Value] = [text(v) if isinstance(v, bytes) else v for v in found]
     # The wire format lets a sender leave out repetitions of the last value.
     return tuple(values + values[-1:] * (size - len(values)))

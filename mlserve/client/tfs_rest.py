@@ -11,10 +11,13 @@ from urllib.parse import quote
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.columns import text
-from mlserve.client.json_body import excerpt, parse
+from mlserve.client.json_body import excerpt, parse, shown
 from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.tensors import DType, Signature, TensorSpec
+
+_WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
+"""What an answer of another shape raises when it is read."""
 
 
 class TfsRest:
@@ -45,7 +48,7 @@ class TfsRest:
             version = data["model_spec"].get("version") or model.version
             found = [_signature(name, item) for name, item in sorted(definitions.items())]
             number = None if version is None else int(version)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except _WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
         return ModelMetadata(model.name, number, tuple(s for s in found if s is not None))
 
@@ -59,7 +62,7 @@ class TfsRest:
             return tuple(_version_status(row) for row in latest_first)
         except Unreadable:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except _WRONG as error:
             raise Unreadable("the status of a model", excerpt(reply.body)) from error
 
 
@@ -116,8 +119,8 @@ def _value(name: str, value: Any) -> Value:
         try:
             return text(base64.b64decode(value["b64"]))
         except (binascii.Error, TypeError, ValueError) as error:
-            raise Unreadable(f"an output {name!r}", repr(value)) from error
-    raise Unreadable(f"an output {name!r}", repr(value))
+            raise Unreadable(f"an output {name!r}", shown(value)) from error
+    raise Unreadable(f"an output {name!r}", shown(value))
 
 
 def _is_b64(value: Any) -> bool:

@@ -16,6 +16,8 @@ Api = Literal["tfs", "oip"]
 Value = str | float | int | bool
 USUAL_TOP_K = 5
 """How many of its best classes a model is asked for when the caller does not say."""
+_MOST_DIGITS = 19
+"""Of a 64-bit number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,12 @@ class Answer:
         """How many classes with scores it has; 0 for an answer in another form."""
         labels = self.outputs.get("labels")
         return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
+
+
+def number_of(text: str) -> int | None:
+    """A version or a length as a number; None for anything else, and for what nobody counts to."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+    return int(text) if is_number else None
 
 
 def read_contract(text: str) -> Mapping[str, Any] | None:

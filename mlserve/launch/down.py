@@ -58,8 +58,8 @@ def stop_all(records: list[ServerRecord], timeout: float | None, show: Show) -> 
 
     SIGKILL follows when `timeout` seconds (of each) have passed; None is what the server needs for
     its own drain. One that does not drain by itself is ended when it is idle; `was_killed` says
-    that it was not, too. SIGTERM interrupts it as Ctrl-C does: a server that was not told to end yet
-    serves on, and is recorded so.
+    that it was not, too. SIGTERM interrupts it as Ctrl-C does: a server that was not told to end
+    yet serves on, and is recorded so.
     """
     for record in records:
         allowed = record.settings.drain_timeout + _MARGIN if timeout is None else timeout

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO
 
 from mlserve import paths
 from mlserve.errors import Unavailable
@@ -37,7 +37,7 @@ def state_lock(within: float = _PATIENCE) -> Iterator[None]:
         yield
 
 
-def _take(file: BinaryIO, within: float) -> None:
+def _take(file: IO[bytes], within: float) -> None:
     """Tries again and again: a `flock` that waits knows no limit."""
     give_up = time.monotonic() + within
     while True:

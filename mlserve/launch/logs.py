@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from mlserve import paths
 from mlserve.errors import UsageError
@@ -58,7 +58,7 @@ def follow(path: Path, tail: int | None, is_alive: Callable[[], bool]) -> Iterat
     for one that is a link or another user's.
     """
     with ExitStack() as stack:
-        file: BinaryIO = stack.enter_context(open_own(path))
+        file: IO[bytes] = stack.enter_context(open_own(path))
         if tail is not None:
             _seek_last_lines(file, tail)
         while True:
@@ -75,12 +75,12 @@ def follow(path: Path, tail: int | None, is_alive: Callable[[], bool]) -> Iterat
                 time.sleep(_PAUSE)
 
 
-def _rest(file: BinaryIO) -> Iterator[bytes]:
+def _rest(file: IO[bytes]) -> Iterator[bytes]:
     while chunk := file.read(_CHUNK):
         yield chunk
 
 
-def _replacement(file: BinaryIO, path: Path) -> BinaryIO | None:
+def _replacement(file: IO[bytes], path: Path) -> IO[bytes] | None:
     """The file to go on with, when the open one was cut off or another took its name."""
     opened = os.fstat(file.fileno())
     if opened.st_size < file.tell():
@@ -92,7 +92,7 @@ def _replacement(file: BinaryIO, path: Path) -> BinaryIO | None:
     return None
 
 
-def _seek_last_lines(file: BinaryIO, count: int) -> None:
+def _seek_last_lines(file: IO[bytes], count: int) -> None:
     end = position = file.seek(0, os.SEEK_END)
     tail = b""
     # One line end more than lines: the last line has its own.

@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from mlserve import paths
 from mlserve.errors import UsageError
@@ -58,14 +58,14 @@ def _make_on_the_way(folder: Path) -> None:
 def create_private(path: Path) -> BinaryIO:
     """A new file of that name, which this user alone can read, open for writing without a buffer.
 
-    What has the name already, as the link that somebody put there, is removed first. Raises OSError.
+    What has the name already, as a link that somebody put there, is removed first. Raises OSError.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
     return os.fdopen(os.open(path, flags, _FILE), "wb", buffering=0)
 
 
-def open_own(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+def open_own(path: Path, flags: int = os.O_RDONLY) -> IO[bytes]:
     """That file, open as `flags` say.
 
     Raises OSError, and UsageError for another user's file, a link, and what is not a plain file.

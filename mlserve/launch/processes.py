@@ -120,8 +120,8 @@ def stop(
     """Ends the recorded process and returns when it is gone: True when it had to be killed.
 
     SIGTERM first, then SIGKILL once `timeout` seconds have passed; meanwhile `on_wait` is called
-    with the seconds that are left. Raises NotTold when the process belongs to someone else, Unavailable
-    when it survives even that.
+    with the seconds that are left. Raises NotTold when the process belongs to someone else,
+    Unavailable when it survives even that.
     """
     if record.container is not None:
         return containers.stop(record, timeout, on_wait)

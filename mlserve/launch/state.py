@@ -18,7 +18,13 @@ from typing import Any
 
 from mlserve import paths
 from mlserve.errors import MlserveError, Unavailable, UsageError, reason_of
-from mlserve.launch.private import create_private, open_own, private_folder, require_own, state_folder
+from mlserve.launch.private import (
+    create_private,
+    open_own,
+    private_folder,
+    require_own,
+    state_folder,
+)
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.suggestions import did_you_mean
 
@@ -80,9 +86,7 @@ class ServerRecord:
 
     def is_of_same_start(self, other: ServerRecord) -> bool:
         """Whether both are of one process, or one container: the next may have the same pid."""
-        mine, its = (
-            (r.name, r.container or (r.pid, r.pid_created)) for r in (self, other)
-        )
+        mine, its = ((r.name, r.container or (r.pid, r.pid_created)) for r in (self, other))
         return mine == its
 
     def require_staying(self) -> None:

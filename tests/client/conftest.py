@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -93,3 +96,29 @@ def _addresses(log: Path, process: subprocess.Popen[str]) -> tuple[str, str]:
 def mlserve_argv() -> list[str]:
     """How to run the command from a test that needs its process."""
     return [sys.executable, "-m", "mlserve"]
+
+
+@pytest.fixture
+def faulty_once() -> Iterator[Callable[[bytes], str]]:
+    """`faulty_once(answer)` is the `host:port` of a server that answers every request so."""
+    with ExitStack() as stack:
+
+        def serve(answer: bytes) -> str:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            Thread(target=_answer_all, args=(listener, answer), daemon=True).start()
+            return f"127.0.0.1:{listener.getsockname()[1]}"
+
+        yield serve
+
+
+def _answer_all(listener: socket.socket, answer: bytes) -> None:
+    with suppress(OSError):  # closed when the test ends
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(10)
+                connection.recv(65536)
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):
+                    continue

@@ -429,15 +429,19 @@ class Repository:
             return waiting[-1]
         if any(s is not None and s.state in (State.START, State.LOADING) for s in asked):
             what = self.model if version is None else f"version {version} of {self.model}"
-            return Unavailable(f"{what} is loading", hint="wait until `mlserve status` is ready")
+            return _loading(what)
         if self._absence is None and not statuses and not self.was_tried.is_set():
-            return Unavailable(f"{self.model} is loading", hint="wait until `mlserve status` is ready")
+            return _loading(self.model)
         if self._absence is not None and not statuses:
             return Unavailable(f"{self.model} has no version yet: {self._absence}")
         failed = next((f": {s.error}" for s in asked if s is not None and s.error), "")
         served = ", ".join(str(v) for v in sorted(self._loaded)) or "none"
         what = f"{'Latest' if version is None else f'version {version}'} of {self.model}"
         return NotFound(f"Servable not found for request: {what}{failed}; served: {served}")
+
+
+def _loading(what: str) -> Unavailable:
+    return Unavailable(f"{what} is loading", hint="wait until `mlserve status` is ready")
 
 
 def _no_manifest(folder: Path) -> Unavailable:

@@ -35,6 +35,13 @@ class Line:
             if self._ended.wait(0.05):
                 return
 
+    def flood(self, piece: bytes) -> None:
+        """Sends it again and again, until the client takes no more of it for 2 s."""
+        self._connection.settimeout(2)
+        while not self._ended.is_set():
+            self._connection.sendall(piece)
+        raise ConnectionError("the test has ended")
+
     def stall(self) -> None:
         """Says nothing more, and never closes."""
         self._ended.wait()
