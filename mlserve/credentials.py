@@ -10,6 +10,8 @@ from mlserve.settings import flag_of
 
 _TOKEN = re.compile(rb"[!-~]{1,4096}")
 _OTHERS_MAY_READ = 0o004
+TOKEN_VARIABLE = "MLSERVE_TOKEN"  # noqa: S105  the name of a variable
+"""What a client reads its token from; no server is given it."""
 
 
 def read_token(path: Path) -> bytes:

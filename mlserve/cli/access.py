@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.credentials import TOKEN_VARIABLE
+
 if TYPE_CHECKING:
     from mlserve.client import Tls
     from mlserve.deadline import Deadline
     from mlserve.launch.state import ServerRecord
 
 _PANEL = "Access"
-_TOKEN_VARIABLE = "MLSERVE_TOKEN"  # noqa: S105  the name of a variable
 
 TokenFileOption = Annotated[
     Path | None,
@@ -24,7 +25,7 @@ TokenFileOption = Annotated[
         envvar="MLSERVE_TOKEN_FILE",
         rich_help_panel=_PANEL,
         help="File with the server's token. Default: that of the running server, else the token "
-        f"in {_TOKEN_VARIABLE}.",
+        f"in {TOKEN_VARIABLE}.",
     ),
 ]
 TlsCaOption = Annotated[
@@ -91,7 +92,7 @@ class AccessOptions:
     def _token(self, recorded: Path | None, deadline: Deadline) -> str | None:
         path = self.token_file or recorded
         if path is None:
-            return os.environ.get(_TOKEN_VARIABLE)
+            return os.environ.get(TOKEN_VARIABLE)
         from mlserve.client.background import run_within
         from mlserve.credentials import read_token
 

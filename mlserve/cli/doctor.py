@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
-from mlserve.cli.table import print_wrapped
+from mlserve.cli.table import fix_line, print_wrapped
 from mlserve.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _print(findings: Sequence[Finding]) -> None:
         begin = f"  {found.status.value:<4}  {found.name:<{width}}  "
         print_wrapped(found.text, " " * len(begin), first=begin)
         if found.fix:
-            print_wrapped(f"fix: {found.fix}", " " * len(begin))
+            print_wrapped(fix_line(found.fix), " " * len(begin))
 
 
 def _verdict(failed: int) -> str:

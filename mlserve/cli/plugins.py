@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mlserve.cli.output import OutputFormat, OutputOption, print_json
-from mlserve.cli.table import print_table
+from mlserve.cli.table import fix_line, print_table
 from mlserve.distributions import install_command
 
 if TYPE_CHECKING:
@@ -110,4 +110,4 @@ def _below(part: Part) -> Iterator[str]:
     elif part.missing:
         yield f"not installed: {', '.join(part.missing)}"
     if part.fix:
-        yield f"fix: {part.fix}"
+        yield fix_line(part.fix)

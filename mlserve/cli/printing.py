@@ -72,7 +72,8 @@ class TextLines(_Unfinished):
             say(f"{file}\t{_score_line(row)}")
 
     def error(self, name: str, error: MlserveError) -> None:
-        is_named = name in error.message
+        # Not wherever the name occurs in it: a file can be called `image`.
+        is_named = error.message.startswith(f"{name} cannot be read")
         note(f"error: {error.message}" if is_named else f"error: {readable(name)}: {error.message}")
         if error.hint:
             note(f"hint: {error.hint}")

@@ -10,6 +10,7 @@ from mlserve.cli.output import printable, say
 
 _GAP = "  "
 _BELOW = " " * 4
+_COMMANDS = ("pip ", "mlserve ")
 _NARROWEST = 24
 """A column that is narrower is not worth wrapping text into."""
 
@@ -40,10 +41,25 @@ def print_table(
             print_wrapped(text, _BELOW)
 
 
+def fix_line(fix: str) -> str:
+    """The line that tells a fix. One that is a command is printed in one piece, to be copied."""
+    line = f"fix: {fix}"
+    return _Whole(line) if fix.startswith(_COMMANDS) else line
+
+
+class _Whole(str):
+    """A text that is not wrapped, however narrow the terminal is."""
+
+    __slots__ = ()
+
+
 def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
     """Prints text, wrapped to the terminal; `first` (default: `indent`) begins its first line."""
     width = max(_columns() - len(indent), _NARROWEST)
     begin = indent if first is None else first
+    if isinstance(text, _Whole):
+        say(f"{begin}{text}")
+        return
     for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]:
         say(f"{begin}{line}".rstrip())
         begin = indent

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mlserve.launch.start import UpRequest
     from mlserve.launch.state import ServerRecord
 
-_EPILOG = "Example: mlserve up && mlserve predict horse.jpg --timeout 5 && mlserve down"
-
 
 @with_settings
 def up(
@@ -109,6 +107,8 @@ def up(
     """Start a server and return when it answers a real request.
 
     For example:
+
+    mlserve up && mlserve predict horse.jpg --timeout 5 && mlserve down
 
     mlserve up --backend onnxruntime --threads 2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlserve.client.endpoint import Endpoint
@@ -36,7 +36,7 @@ class Tls:
 class Access:
     """The token and the TLS files of a client; neither by default."""
 
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     tls: Tls | None = None
 
     def __post_init__(self) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DEFAULT_MAX_ATTEMPTS = 5
 _BASE = 0.05
 _CAP = 1.0
+_MOST_DOUBLINGS = 64
+"""No base is doubled more often: 2.0**1024 is no float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Retries:
         """Seconds to wait after the `failed`-th attempt in vain; infinity: do not ask again."""
         if failed >= self.max_attempts:
             return float("inf")
-        longest = min(self.cap, self.base * 2.0 ** (failed - 1))
+        longest = min(self.cap, self.base * 2.0 ** min(failed - 1, _MOST_DOUBLINGS))
         return (error.retry_after or 0.0) + self._chance().uniform(0, longest)
 
     def _chance(self) -> Random:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from mlserve import __version__, paths
+from mlserve.credentials import TOKEN_VARIABLE
 from mlserve.errors import PluginError
 from mlserve.launch.command import Command
 from mlserve.launch.logs import rotate
@@ -44,7 +45,7 @@ def _start(argv: list[str], command: Command, output: IO[bytes]) -> Process:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **command.env},
+            env={**_inherited(), **command.env},
             start_new_session=True,
         )
     except OSError as error:
@@ -52,6 +53,11 @@ def _start(argv: list[str], command: Command, output: IO[bytes]) -> Process:
             f"{argv[0]} cannot be run: {error.strerror or error}",
             hint="look at the file and its rights, or take another --launcher",
         ) from error
+
+
+def _inherited() -> dict[str, str]:
+    """The environment, without what only a client needs to know."""
+    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
 
 
 @contextmanager

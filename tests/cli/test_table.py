@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mlserve.cli.table import print_table
+from mlserve.cli.table import fix_line, print_table
 
 _WIDTH = 80
 
@@ -61,6 +61,18 @@ def test_a_wide_terminal_is_used(
     assert len(printed(capsys)) == 2
 
 
+@pytest.mark.parametrize("columns", ["80", "30"])
+def test_a_fix_that_is_a_command_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    command = "pip install -e '.[server]' -e 'plugins/onnxruntime[serve,export]' -c constraints.txt"
+    print_table(["name"], [["onnxruntime"]], [[fix_line(command), fix_line("look " * 40)]])
+    lines = printed(capsys)
+    assert f"    fix: {command}" in lines
+    assert len(lines) > 4, "what is no command is wrapped"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["plugins", "doctor"])
 def test_a_real_table_fits(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,5 +87,6 @@ def test_a_real_table_fits(command: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def _is_path(line: str) -> bool:
-    """Whether it is one long word, which is not cut."""
-    return len(line.rsplit(maxsplit=1)[-1]) > _WIDTH // 2
+    """Whether it is one long word, which is not cut, or a command to be copied."""
+    is_command = line.lstrip().startswith("fix: pip ")
+    return is_command or len(line.rsplit(maxsplit=1)[-1]) > _WIDTH // 2

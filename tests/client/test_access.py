@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         issued.private_key_pem.write_to_path(str(folder / f"{name}_key.pem"))
         chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
         (folder / f"{name}.pem").write_bytes(chain)
+    old = authority.issue_cert(
+        "127.0.0.1",
+        not_before=datetime(2020, 1, 1, tzinfo=UTC),
+        not_after=datetime(2021, 1, 1, tzinfo=UTC),
+    )
+    old.private_key_and_cert_chain_pem.write_to_path(str(folder / "old.pem"))
     (folder / "token").write_text(f"{TOKEN}\n")
     return Files(folder)
 
@@ -62,6 +69,18 @@ def mutual(start_echo: Any, files: Files) -> Any:
     """A server that asks its clients for a certificate, and shows one for another host."""
     tls = (f"--tls-cert={files.elsewhere}", f"--tls-key={files.elsewhere_key}")
     return start_echo(*tls, f"--tls-client-ca={files.ca}")
+
+
+@pytest.fixture(scope="session")
+def outdated(start_echo: Any, files: Files) -> Any:
+    """A server whose certificate has expired."""
+    return start_echo(f"--tls-cert={files.old}", f"--tls-key={files.old}")
+
+
+@pytest.fixture(scope="session")
+def misnamed(start_echo: Any, files: Files) -> Any:
+    """A server with a certificate for another host."""
+    return start_echo(f"--tls-cert={files.elsewhere}", f"--tls-key={files.elsewhere_key}")
 
 
 def _endpoint(server: Any, protocol: str) -> str:
@@ -145,6 +164,39 @@ def test_a_certificate_for_another_host(mutual: Any, files: Files, protocol: str
 
     assert type(error) is UsageError
     assert "is for another host" in error.message
+
+
+@PROTOCOLS
+@pytest.mark.parametrize("command", ["predict", "status", "metadata", "compare"])
+@pytest.mark.parametrize(
+    ("which", "told", "hint"),
+    [
+        ("outdated", "is out of date", "renew the server's certificate"),
+        ("misnamed", "is for another host", "ask the server by a name that is in its certificate"),
+    ],
+)
+def test_a_command_says_what_is_wrong_with_the_certificate(
+    request: pytest.FixtureRequest,
+    mlserve: Any,
+    files: Files,
+    photo: Path,
+    protocol: str,
+    command: str,
+    which: str,
+    told: str,
+    hint: str,
+) -> None:
+    endpoint = _endpoint(request.getfixturevalue(which), protocol)
+    # `compare` has no option for the authority: it trusts whom the system trusts.
+    env = {"SSL_CERT_FILE": str(files.ca), "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(files.ca)}
+    words = {"predict": [photo, "--endpoint", endpoint], "compare": [endpoint, endpoint, photo]}
+    outcome = mlserve(command, *words.get(command, ["--endpoint", endpoint]), **env)
+    assert outcome.code == 2, outcome.stderr
+    error, *_, last = outcome.stderr.splitlines()
+    assert error.startswith("error: the certificate of the server at ")
+    assert told in error
+    assert last.startswith(f"hint: {hint}")
+    assert "Traceback" not in outcome.stderr
 
 
 @PROTOCOLS

@@ -296,3 +296,27 @@ def _all_of(screen: int) -> bytes:
         while piece := os.read(screen, 65536):
             shown += piece
     return shown
+
+
+@pytest.mark.parametrize("name", ["image", "server", "no"])
+def test_an_error_names_its_file_whatever_the_file_is_called(
+    mlserve: Any, echo: Any, tmp_path: Path, name: str
+) -> None:
+    """Each of these words is in what the server says."""
+    for file in (name, "z.jpeg"):
+        (tmp_path / file).write_bytes(b"bad")
+    outcome = mlserve("predict", name, "z.jpeg", "--endpoint", echo.grpc)
+
+    first, hint, second, _ = outcome.stderr.splitlines()
+    assert first.startswith(f"error: {name}: the server at {echo.grpc} refused the request: ")
+    assert second.startswith("error: z.jpeg: the server at ")
+    assert hint.startswith("hint: ")
+
+
+def test_an_error_that_begins_with_its_file_names_it_once(
+    mlserve: Any, echo: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "z.jpeg").write_bytes(b"fine")
+    outcome = mlserve("predict", "z.jpeg", "gone.jpg", "--endpoint", echo.grpc)
+
+    assert outcome.stderr.startswith("error: gone.jpg cannot be read: No such file or directory\n")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import mlserve
-from mlserve import AsyncClient, Client, Retries, UsageError, errors
+from mlserve import AsyncClient, Client, Retries, Unavailable, UsageError, errors
 
 NOWHERE = "127.0.0.1:1"
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -137,6 +137,13 @@ def test_a_wrong_kind_of_argument_is_named(kind: Any, wrong: dict[str, Any]) -> 
 
     shown = "bytes" if name == "token" else repr(value)  # a token is in no message
     assert caught.value.message.endswith(f", not {shown}")
+
+
+def test_the_pause_after_many_attempts_is_a_number() -> None:
+    """2.0**1024 is no float."""
+    patient = Retries(max_attempts=10**6, base=0.0)
+    assert patient.pause(5000, Unavailable("busy")) == 0.0
+    assert Retries(max_attempts=10**6).pause(5000, Unavailable("busy")) <= 1.0
 
 
 @pytest.mark.parametrize("name", ["base", "cap"])

@@ -105,6 +105,26 @@ def test_what_clients_name_is_no_label(
     assert not {v for v in values if "secret" in v or "4711" in v}
 
 
+def test_a_caller_that_makes_names_up_makes_no_series(server: Any) -> None:
+    """A million names would be a million series, each kept for ever, here and at who scrapes."""
+
+    def ask(name: str) -> None:
+        server.post({"inputs": ["x"]}, f"/v1/models/{name}:predict")
+        server.post({"inputs": ["x"]}, f"/v1/models/m/labels/{name}:predict")
+        server.post({"inputs": ["x"], "signature_name": name})
+        server.post({"inputs": []}, f"/v2/models/{name}/infer")
+        headers = {"X-Request-Id": name, "User-Agent": name, "X-Mlserve-Model-Version": name}
+        httpx.get(f"http://{server.rest}/{name}", headers=headers)
+        httpx.request(name.upper(), f"http://{server.rest}/v1/models/m")
+
+    ask("first")
+    scrape(server)  # is a request too
+    before = len(scrape(server))
+    for number in range(30):
+        ask(f"name{number}")
+    assert len(scrape(server)) == before
+
+
 def test_a_deadline_that_passes_is_late(
     server: Any, counted: Any, predict_on: Any, request_of: Any, wait: Any
 ) -> None:
