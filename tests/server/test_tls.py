@@ -7,12 +7,14 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import numpy as np
+import psutil
 import pytest
 import trustme
 
@@ -190,6 +192,30 @@ def test_handshakes_that_are_broken_off(server: Any, files: Files) -> None:
                 raw.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     assert post(server, files.context()).status_code == 200
+    assert is_well(server)
+
+
+def test_handshakes_count_as_connections(model: Any, launch: Any, wait: Any, files: Files) -> None:
+    """As many as --max-connections may be under way; those that last give way to the next."""
+    model.put(7)
+    server = launch(*files.flags, "--max-connections=8", "--header-timeout=30")
+    wait(server.ports)
+    wait(lambda: ready_for(files.context())(server))
+    process, port = psutil.Process(server.process.pid), int(server.rest.rpartition(":")[2])
+
+    def held() -> int:
+        found = process.net_connections(kind="tcp")
+        return sum(c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED for c in found)
+
+    with ExitStack() as stack:
+        for _ in range(60):
+            raw = stack.enter_context(connection(server.rest))
+            raw.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+        most = 0
+        for _ in range(5):
+            assert post(server, files.context()).status_code == 200
+            most = max(most, held())
+        assert 0 < most <= 8 + 1, "the handshakes and the one that is answered"
     assert is_well(server)
 
 
