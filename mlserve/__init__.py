@@ -79,30 +79,19 @@ __all__ = [
     "VersionStatus",
     "__version__",
 ]
-_OF_THE_CLIENT = {
-    "AsyncClient",
-    "Client",
-    "ModelMetadata",
-    "Prediction",
-    "Retries",
-    "Retry",
-    "Score",
-    "ServerLoad",
-    "Timings",
-    "Tls",
-    "VersionStatus",
-}
+_HOMES = ("mlserve.errors", "mlserve.deadline", "mlserve.client")
+"""Where the names are looked for, the cheapest to import first."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _OF_THE_CLIENT:
-        home = "mlserve.client"
-    else:
-        home = "mlserve.deadline" if name == "Deadline" else "mlserve.errors"
-    value = globals()[name] = getattr(import_module(home), name)
-    return value
+    for home in _HOMES:
+        module = import_module(home)
+        if hasattr(module, name):
+            value = globals()[name] = getattr(module, name)
+            return value
+    raise AttributeError(f"{name!r} is in none of {', '.join(_HOMES)}")
 
 
 def __dir__() -> list[str]:

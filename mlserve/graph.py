@@ -16,6 +16,17 @@ Bounds = tuple[float, float]
 """The least and the greatest value that a tensor can have."""
 
 ANYTHING: Bounds = (-math.inf, math.inf)
+BOUNDS: Mapping[str, Bounds] = {
+    "Sigmoid": (0, 1),
+    "HardSigmoid": (0, 1),
+    "Softmax": (0, 1),
+    "Tanh": (-1, 1),
+    "Relu": (0, math.inf),
+    "Relu6": (0, 6),
+}
+"""What some operations give whatever comes in, by the names that frameworks have for them."""
+SMALL = 4096
+"""The most elements of a constant whose values a plugin looks at."""
 
 
 class Op(Enum):
@@ -41,6 +52,11 @@ class Op(Enum):
     SHAPE = auto()
     """Gives sizes, not values."""
     OTHER = auto()
+
+
+def by_name(kinds: Mapping[Op, str]) -> dict[str, Op]:
+    """The kind of each operation of a framework; `kinds` has their names with spaces between."""
+    return {name: op for op, names in kinds.items() for name in names.split()}
 
 
 _AFFINE = frozenset({Op.ADD, Op.SUBTRACT, Op.MULTIPLY, Op.DIVIDE, Op.NORMALIZE})

@@ -23,17 +23,3 @@ from mlserve.client.answers import VersionStatus as VersionStatus
 from mlserve.client.retries import Retries as Retries
 from mlserve.client.retries import Retry as Retry
 from mlserve.client.sync import Client as Client
-
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "ModelMetadata",
-    "Prediction",
-    "Retries",
-    "Retry",
-    "Score",
-    "ServerLoad",
-    "Timings",
-    "Tls",
-    "VersionStatus",
-]

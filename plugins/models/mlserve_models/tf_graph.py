@@ -13,40 +13,32 @@ from tensorflow.python.framework.convert_to_constants import (  # noqa: TID253
 
 from mlserve.contract import Contract, Finding, Scale
 from mlserve.errors import ExportError, reason_of
-from mlserve.graph import ANYTHING, Bounds, Graph, Node, Op
+from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
 from mlserve.measure import Subject, measure
 from mlserve.sources import ModelRequest
 from mlserve_models.forward import Forward
 
-_KINDS = {
-    Op.MOVE: (
-        "Identity IdentityN Reshape Squeeze ExpandDims Transpose StridedSlice Slice ReverseV2 "
-        "Gather GatherV2 Split SplitV Unpack Pack ConcatV2 Cast EnsureShape StopGradient "
-        "PreventGradient CheckNumerics FakeQuantWithMinMaxVars ResizeBilinear ResizeBicubic "
-        "ResizeNearestNeighbor ResizeArea"
-    ),
-    Op.ADD: "Add AddV2 AddN BiasAdd",
-    Op.SUBTRACT: "Sub",
-    Op.MULTIPLY: "Mul",
-    Op.DIVIDE: "Div RealDiv DivNoNan",
-    Op.NORMALIZE: "FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3",
-    Op.CLIP: "Minimum Maximum ClipByValue Relu Relu6",
-    Op.MAP: "Neg Sqrt Rsqrt Square Pow Exp Log Abs Floor Round Rint Reciprocal Sigmoid Tanh Sign",
-    Op.MEAN: "Mean AvgPool",
-    Op.LINEAR: "MatMul BatchMatMul BatchMatMulV2 Conv2D DepthwiseConv2dNative Conv3D Einsum",
-    Op.SOFTMAX: "Softmax",
-    Op.SHAPE: "Shape ShapeN Size Rank",
-}
-_OPS = {name: op for op, names in _KINDS.items() for name in names.split()}
-_BOUNDS: dict[str, Bounds] = {
-    "Sigmoid": (0, 1),
-    "Softmax": (0, 1),
-    "Tanh": (-1, 1),
-    "Relu": (0, np.inf),
-    "Relu6": (0, 6),
-}
-_SMALL = 4096
-"""The most elements of a constant whose values are looked at."""
+_OPS = by_name(
+    {
+        Op.MOVE: (
+            "Identity IdentityN Reshape Squeeze ExpandDims Transpose StridedSlice Slice ReverseV2 "
+            "Gather GatherV2 Split SplitV Unpack Pack ConcatV2 Cast EnsureShape StopGradient "
+            "PreventGradient CheckNumerics FakeQuantWithMinMaxVars ResizeBilinear ResizeBicubic "
+            "ResizeNearestNeighbor ResizeArea"
+        ),
+        Op.ADD: "Add AddV2 AddN BiasAdd",
+        Op.SUBTRACT: "Sub",
+        Op.MULTIPLY: "Mul",
+        Op.DIVIDE: "Div RealDiv DivNoNan",
+        Op.NORMALIZE: "FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3",
+        Op.CLIP: "Minimum Maximum ClipByValue Relu Relu6",
+        Op.MAP: "Neg Sqrt Rsqrt Square Pow Exp Log Abs Floor Round Rint Reciprocal Sigmoid Tanh Sign",
+        Op.MEAN: "Mean AvgPool",
+        Op.LINEAR: "MatMul BatchMatMul BatchMatMulV2 Conv2D DepthwiseConv2dNative Conv3D Einsum",
+        Op.SOFTMAX: "Softmax",
+        Op.SHAPE: "Shape ShapeN Size Rank",
+    }
+)
 
 
 def measured(
@@ -97,7 +89,7 @@ def _constants(operations: list[Any]) -> Iterator[tuple[str, Bounds]]:
         if operation.type != "Const" or not operation.outputs[0].dtype.is_floating:
             continue
         tensor = operation.outputs[0]
-        if 0 < (tensor.shape.num_elements() or 0) <= _SMALL:
+        if 0 < (tensor.shape.num_elements() or 0) <= SMALL:
             values = tf.make_ndarray(operation.get_attr("value")).astype(np.float64)
             yield tensor.name, (float(values.min()), float(values.max()))
 
@@ -106,7 +98,7 @@ def _node(operation: Any, constants: dict[str, Bounds]) -> Node:
     inputs = [tensor.name for tensor in operation.inputs]
     kind = operation.type
     op = _OPS.get(kind, Op.OTHER)
-    bounds = _BOUNDS.get(kind, ANYTHING)
+    bounds = BOUNDS.get(kind, ANYTHING)
     if kind.startswith("FusedBatchNorm") and operation.get_attr("is_training"):
         op = Op.OTHER
     if kind in ("Minimum", "Maximum"):

@@ -10,39 +10,31 @@ import numpy as np  # noqa: TID253
 import onnx  # noqa: TID253
 import onnxruntime  # noqa: TID253
 
-from mlserve.graph import ANYTHING, Bounds, Graph, Node, Op
+from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
 from mlserve_onnxruntime.external_data import fill_weights
 from mlserve_onnxruntime.layout import ImageInput
 from mlserve_onnxruntime.sessions import ERRORS_ONLY, LOAD_ERRORS
 
-_KINDS = {
-    Op.MOVE: (
-        "Identity Reshape Squeeze Unsqueeze Flatten Transpose Slice Gather Split Concat Cast "
-        "CastLike QuantizeLinear DequantizeLinear Dropout Resize Upsample Expand"
-    ),
-    Op.ADD: "Add Sum",
-    Op.SUBTRACT: "Sub",
-    Op.MULTIPLY: "Mul",
-    Op.DIVIDE: "Div",
-    Op.NORMALIZE: "BatchNormalization",
-    Op.CLIP: "Clip Min Max Relu",
-    Op.MAP: "Neg Sqrt Pow Exp Log Abs Floor Round Reciprocal Sigmoid HardSigmoid Tanh Sign",
-    Op.MEAN: "ReduceMean GlobalAveragePool AveragePool Mean",
-    Op.LINEAR: "MatMul Gemm Conv ConvTranspose Einsum MatMulInteger ConvInteger QLinearConv "
-    "QLinearMatMul FusedConv FusedMatMul",
-    Op.SOFTMAX: "Softmax",
-    Op.SHAPE: "Shape Size",
-}
-_OPS = {name: op for op, names in _KINDS.items() for name in names.split()}
-_BOUNDS: dict[str, Bounds] = {
-    "Sigmoid": (0, 1),
-    "HardSigmoid": (0, 1),
-    "Softmax": (0, 1),
-    "Tanh": (-1, 1),
-    "Relu": (0, np.inf),
-}
-_SMALL = 4096
-"""The most elements of a constant whose values are looked at."""
+_OPS = by_name(
+    {
+        Op.MOVE: (
+            "Identity Reshape Squeeze Unsqueeze Flatten Transpose Slice Gather Split Concat Cast "
+            "CastLike QuantizeLinear DequantizeLinear Dropout Resize Upsample Expand"
+        ),
+        Op.ADD: "Add Sum",
+        Op.SUBTRACT: "Sub",
+        Op.MULTIPLY: "Mul",
+        Op.DIVIDE: "Div",
+        Op.NORMALIZE: "BatchNormalization",
+        Op.CLIP: "Clip Min Max Relu",
+        Op.MAP: "Neg Sqrt Pow Exp Log Abs Floor Round Reciprocal Sigmoid HardSigmoid Tanh Sign",
+        Op.MEAN: "ReduceMean GlobalAveragePool AveragePool Mean",
+        Op.LINEAR: "MatMul Gemm Conv ConvTranspose Einsum MatMulInteger ConvInteger QLinearConv "
+        "QLinearMatMul FusedConv FusedMatMul",
+        Op.SOFTMAX: "Softmax",
+        Op.SHAPE: "Shape Size",
+    }
+)
 
 
 def graph_of(path: Path, image: ImageInput, output: str, size: tuple[int, int]) -> Graph:
@@ -69,7 +61,7 @@ def _constants(graph: Any) -> Iterator[tuple[str, Bounds]]:
                 yield node.output[0], (value, value)
     for name, tensor in tensors:
         is_here = tensor.data_location != onnx.TensorProto.EXTERNAL
-        if is_here and tensor.data_type in _FLOATS and 0 < np.prod(tensor.dims) <= _SMALL:
+        if is_here and tensor.data_type in _FLOATS and 0 < np.prod(tensor.dims) <= SMALL:
             values = onnx.numpy_helper.to_array(tensor).astype(np.float64)
             yield name, (float(values.min()), float(values.max()))
 
@@ -83,7 +75,7 @@ def _node(node: Any, constants: dict[str, Bounds]) -> Node:
     attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
     if kind == "BatchNormalization" and attributes.get("training_mode"):
         op = Op.OTHER
-    bounds = _BOUNDS.get(kind, ANYTHING)
+    bounds = BOUNDS.get(kind, ANYTHING)
     if kind == "Clip":
         bounds = _clip_bounds(node, attributes, constants)
     if kind in ("Min", "Max"):
