@@ -97,11 +97,16 @@ def _create_locked(base_path: Path) -> tuple[Path, int]:
 
 
 def _try_lock(path: Path) -> int | None:
-    """An open descriptor that holds the lock of `path`; None when another has it or it is gone."""
+    """An open descriptor that holds the lock of `path`; None when another has it or it is gone.
+
+    None as well for what no writer of ours leaves: a link, or a file. It is not ours to remove.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

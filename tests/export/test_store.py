@@ -176,3 +176,21 @@ def test_a_full_disk_leaves_the_store_as_it_was(small_disk: Path) -> None:
     assert store.versions("echo", "m") == [1]
     assert not hidden(store)
     publish(store, 2)
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "link to nothing", "file"])
+def test_what_only_looks_like_a_killed_export_is_left_alone(tmp_path: Path, kind: str) -> None:
+    """A link could lead the sweep to any folder of this user."""
+    store, victim = Store(tmp_path / "store"), tmp_path / "victim"
+    publish(store, 1)
+    victim.mkdir()
+    (victim / "file").write_text("of the victim")
+    planted = store.base_path("echo", "m") / ".incoming-planted"
+    if kind == "file":
+        planted.write_text("of the victim")
+    else:
+        planted.symlink_to(victim if "folder" in kind else tmp_path / "gone")
+    publish(store, 2)
+    assert store.versions("echo", "m") == [1, 2]
+    assert planted.lstat()
+    assert (victim / "file").read_text() == "of the victim"

@@ -25,6 +25,8 @@ URL_VARIABLE = "MLSERVE_TFHUB_URL"
 CACHE_VARIABLE = "TFHUB_CACHE_DIR"
 _DEFAULT_URL = "https://tfhub.dev"
 _CONNECT_SECONDS = 4.0
+_CLOCK_STEP = 2.0
+"""Seconds by which the times of a file and of a process may differ: file systems round."""
 _PORTS = {"http": 80, "https": 443}
 
 WAYS_ON = (
@@ -73,12 +75,25 @@ class CachedModule:
         lock = self.folder.with_name(f"{self.folder.name}.lock")
         try:
             host, pid, identifier = lock.read_text().rsplit(".", 2)
+            written = lock.stat().st_mtime
         except (OSError, ValueError):
             return
-        is_ours = host == socket.gethostname() and pid.isdecimal()
-        if is_ours and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+        is_here = host == socket.gethostname() and pid.isascii() and pid.isdecimal()
+        if is_here and not _runs_since(int(pid), written):
             shutil.rmtree(self.cache / f"{self.folder.name}.{identifier}.tmp", ignore_errors=True)
             lock.unlink(missing_ok=True)
+
+
+def _runs_since(pid: int, moment: float) -> bool:
+    """Whether another process of that pid runs, and ran at that moment; a later one has taken it."""
+    if pid == os.getpid():
+        return False
+    try:
+        return psutil.Process(pid).create_time() <= moment + _CLOCK_STEP
+    except (psutil.NoSuchProcess, OverflowError, ValueError):
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def require_reachable(url: str, seconds: float = _CONNECT_SECONDS) -> None:

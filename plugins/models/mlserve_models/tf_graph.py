@@ -32,7 +32,9 @@ _OPS = by_name(
         Op.DIVIDE: "Div RealDiv DivNoNan",
         Op.NORMALIZE: "FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3",
         Op.CLIP: "Minimum Maximum ClipByValue Relu Relu6",
-        Op.MAP: "Neg Sqrt Rsqrt Square Pow Exp Log Abs Floor Round Rint Reciprocal Sigmoid Tanh Sign",
+        Op.MAP: (
+            "Neg Sqrt Rsqrt Square Pow Exp Log Abs Floor Round Rint Reciprocal Sigmoid Tanh Sign"
+        ),
         Op.MEAN: "Mean AvgPool",
         Op.LINEAR: "MatMul BatchMatMul BatchMatMulV2 Conv2D DepthwiseConv2dNative Conv3D Einsum",
         Op.SOFTMAX: "Softmax",

@@ -146,6 +146,16 @@ def test_the_lock_of_a_download_that_may_run_stays(host: str) -> None:
     assert partial.exists()
 
 
+@pytest.mark.parametrize("pid", [os.getppid(), -1, 2**40])
+def test_the_lock_of_a_download_whose_pid_another_process_has_is_removed(pid: int) -> None:
+    """The lock is older than the process: it was made by one that had the pid before."""
+    module = CachedModule.of("google/model/1")
+    lock, partial = _leave_lock(module, socket.gethostname(), pid)
+    os.utime(lock, (1_000_000, 1_000_000))
+    module.remove_leftovers()
+    assert lock.exists() == partial.exists() == (pid < 0), "what is no pid is not ours"
+
+
 def test_no_lock_is_no_matter() -> None:
     CachedModule.of("google/model/1").remove_leftovers()
 
