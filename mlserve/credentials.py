@@ -9,7 +9,7 @@ from mlserve.errors import UsageError
 from mlserve.settings import flag_of
 
 _TOKEN = re.compile(rb"[!-~]{1,4096}")
-_OTHERS_MAY_READ = 0o004
+_READERS = {0o004: "every user of this machine", 0o040: "every user in its group"}
 TOKEN_VARIABLE = "MLSERVE_TOKEN"  # noqa: S105  the name of a variable
 """What a client reads its token from; no server is given it."""
 
@@ -28,9 +28,10 @@ def read_token(path: Path) -> bytes:
     return token
 
 
-def is_open_to_others(path: Path) -> bool:
-    """Whether every user of the machine may read the file."""
-    return bool(path.stat().st_mode & _OTHERS_MAY_READ)
+def other_readers(path: Path) -> str | None:
+    """Who beside its owner may read the file; None for nobody."""
+    mode = path.stat().st_mode
+    return next((who for bit, who in _READERS.items() if mode & bit), None)
 
 
 def read_file(name: str, path: Path) -> bytes:

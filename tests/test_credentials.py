@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trustme
 
-from mlserve.credentials import is_open_to_others, read_token
+from mlserve.credentials import other_readers, read_token
 from mlserve.errors import UsageError
 from mlserve.settings import ServerSettings
 from mlserve.tls_files import check_files
@@ -75,9 +75,11 @@ def test_who_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.touch()
     path.chmod(0o600)
-    assert not is_open_to_others(path)
+    assert other_readers(path) is None
+    path.chmod(0o640)
+    assert other_readers(path) == "every user in its group"
     path.chmod(0o644)
-    assert is_open_to_others(path)
+    assert other_readers(path) == "every user of this machine"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import resource
 from dataclasses import replace
 from typing import Any
 
-from mlserve.credentials import is_open_to_others
+from mlserve.credentials import other_readers
 from mlserve.settings import Panel, ServerSettings, described
 
 _log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
     for risk in settings.exposure(host):
         _log.warning("%s", risk)
     token = settings.token_file
-    if token is not None and is_open_to_others(token):
-        _log.warning("every user of this machine may read %s (--token-file)", token)
+    if token is not None and (readers := other_readers(token)) is not None:
+        _log.warning("%s may read %s (--token-file)", readers, token)
 
 
 def within_file_limit(settings: ServerSettings) -> ServerSettings:

@@ -85,7 +85,7 @@ class CachedModule:
 
 
 def _runs_since(pid: int, moment: float) -> bool:
-    """Whether another process of that pid runs, and ran at that moment; a later one has taken it."""
+    """Whether another process of that pid runs that ran at that moment, not one that came later."""
     if pid == os.getpid():
         return False
     try:
