@@ -59,11 +59,17 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     return escaped(text if len(text) <= longest else f"{text[:longest]}...")
 
 
-def escaped(text: str) -> str:
-    """The text with an escape for what a terminal or a log would act on, or cannot be encoded."""
+def escaped(text: str, keeping: str = "") -> str:
+    """The text with an escape for what a terminal or a log would act on, or cannot be encoded.
+
+    Of those characters, `keeping` stay as they are: a newline, say.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        char if char.isprintable() or char in keeping else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlserve.errors import MlserveError
+from mlserve.errors import MlserveError, escaped
 
 
 class OutputFormat(StrEnum):
@@ -35,9 +35,9 @@ def json_text(data: Any, *, indent: int | None = None) -> str:
     )
 
 
-def say(text: str = "") -> None:
+def say(text: str = "", *, end: str = "\n") -> None:
     """Prints a text of the command's data on stdout, made printable."""
-    typer.echo(printable(text))
+    typer.echo(printable(text) + end, nl=False)
 
 
 def note(message: str) -> None:
@@ -50,10 +50,7 @@ def printable(text: str) -> str:
 
     Names of models, signatures and labels, and messages of servers, are a stranger's words.
     """
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    return escaped(text, "\n\t")
 
 
 def print_error(error: MlserveError, *, as_json: bool) -> None:

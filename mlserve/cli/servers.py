@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,9 +122,14 @@ def logs(
 
 
 def _write(chunks: Iterable[bytes]) -> None:
+    """Writes a log as it is, but for a terminal, which must not obey what strangers put into it."""
+    decoder = getincrementaldecoder("utf-8")("backslashreplace")
     for chunk in chunks:
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
+        if sys.stdout.isatty():
+            say(decoder.decode(chunk), end="")
+        else:
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.flush()
 
 
 def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from mlserve.launch.logs import follow, last_lines, rotate
+from mlserve.launch.logs import follow, last_lines, log_path, rotate
 
 
 def dead() -> bool:
@@ -100,3 +104,26 @@ def test_a_log_that_is_cut_off_is_read_from_its_start(tmp_path: Path) -> None:
 
 def test_a_log_that_is_not_there_has_no_last_lines(tmp_path: Path) -> None:
     assert last_lines(tmp_path / "x.log", 3) == []
+
+
+@pytest.mark.slow
+def test_a_terminal_does_not_obey_what_strangers_put_into_a_log(cli, home: Path) -> None:
+    path = log_path("echo-m")
+    rotate(path)
+    wrong = b"a name: \x1b]0;owned\x07 \xc2\x9b31m \xe2\x80\xae \xff sorrel\n\tindented\n"
+    path.write_bytes(wrong)
+    piped = subprocess.run(cli.argv("logs", "echo-m"), capture_output=True, check=True)
+    assert piped.stdout == wrong
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(cli.argv("logs", "echo-m"), stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the end of the other side
+        while part := os.read(ours, 4096):
+            shown += part
+    process.communicate()
+    os.close(ours)
+    assert b"sorrel" in shown
+    assert b"\tindented" in shown
+    for mark in (b"\x1b", b"\x07", b"\xc2\x9b", b"\xe2\x80\xae"):
+        assert mark not in shown

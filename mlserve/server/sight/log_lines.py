@@ -16,6 +16,8 @@ from mlserve.errors import escaped
 from mlserve.server.sight.exchange import current
 from mlserve.settings import LogFormat
 
+_LONGEST = 8000
+"""Characters of a message; whatever got into it, a line is no longer."""
 _BARE = re.compile(r"[!-<>-~]+")
 """A value that needs no quotes in a line of words: printable, no space and no equals sign."""
 
@@ -23,8 +25,8 @@ _BARE = re.compile(r"[!-<>-~]+")
 class TextLines(logging.Formatter):
     """`<UTC time> <level> <message> name=value ...`; a traceback follows on lines of its own.
 
-    A field that is a dict is left out: the message says the same in words. What a terminal would
-    act on, or would pass for another line, is an escape.
+    A message is one line, in which nobody else's text can look like another one, or is obeyed by a
+    terminal. A field that is a dict is left out: the message says the same in words.
     """
 
     converter = staticmethod(time.gmtime)
@@ -34,9 +36,14 @@ class TextLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line itself."""
+        record.message = _cut(record.message)
         fields = fields_of(record).items()
         words = [f"{name}={_word(value)}" for name, value in fields if not isinstance(value, dict)]
         return " ".join([escaped(super().formatMessage(record)), *words])
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """The traceback, which has lines and nothing else that a terminal would obey."""
+        return escaped(super().formatException(ei), "\n")
 
 
 class JsonLines(logging.Formatter):
@@ -49,7 +56,7 @@ class JsonLines(logging.Formatter):
             "ts": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _cut(record.getMessage()),
             **fields_of(record),
         }
         if record.exc_info:
@@ -73,6 +80,10 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     if not exchange.request_id:
         return {}
     return {"request_id": exchange.request_id, "trace_id": exchange.trace.trace_id}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"
 
 
 def _word(value: Any) -> str:
