@@ -60,7 +60,8 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 _PROXY_REFUSED = re.compile(r"HTTP proxy returned", re.IGNORECASE)
-_OUR_LIMIT = "CLIENT: Received message larger"
+_OUR_LIMITS = ("CLIENT: Received message larger", "Decompressed message larger than max")
+"""What gRPC says, in the name of the server, of an answer above this client's own limit."""
 _GARBAGE = "Stream removed"
 """What gRPC says, as UNKNOWN, of a peer that breaks HTTP/2 in the middle of an answer."""
 
@@ -143,7 +144,7 @@ class GrpcTransport:
         if code == "UNAVAILABLE" and not is_connected:
             why = _CAUSE.sub("", text)
             return await unreached(self._endpoint, self._access, self._proxy, why, deadline)
-        if _OUR_LIMIT in text:
+        if any(words in text for words in _OUR_LIMITS):
             return answer_too_large(self._endpoint, self._limit)
         return status_error(code, text, _metadata(error), self._endpoint, deadline)
 

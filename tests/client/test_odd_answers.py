@@ -119,13 +119,20 @@ def test_a_million_values_of_json_are_refused_before_they_are_parsed() -> None:
 def test_many_fields_of_protobuf_are_refused_before_they_are_parsed() -> None:
     with pytest.raises(Unreadable, match=f"GetModelStatusResponse of at most {MOST_FIELDS} fields"):
         parse_message(serving_pb2.GetModelStatusResponse, b"\x0a\x00" * (MOST_FIELDS + 1))
-    nested = framework_pb2.TensorProto(tensor_shape={"dim": [{}] * (MOST_FIELDS + 1)})
-    answer = serving_pb2.PredictResponse(outputs={"a": nested})
+    dims = b"\x12\x00" * (MOST_FIELDS + 1)  # of TensorShapeProto
+    tensor = b"\x12" + _varint(len(dims)) + dims
+    entry = b"\x0a\x01a\x12" + _varint(len(tensor)) + tensor
     with pytest.raises(Unreadable, match="of at most"):
-        parse_message(serving_pb2.PredictResponse, answer.SerializeToString())
+        parse_message(serving_pb2.PredictResponse, b"\x0a" + _varint(len(entry)) + entry)
     packed = b"\x3a" + b"\x80\x80\x80\x08" + bytes(2**24)  # int_val of 16 MiB
     with pytest.raises(Unreadable, match="of at most"):
         parse_message(framework_pb2.TensorProto, packed)
+
+
+def _varint(number: int) -> bytes:
+    """A number as protobuf writes it, in four bytes."""
+    low = bytes(number >> shift & 0x7F | 0x80 for shift in (0, 7, 14))
+    return low + bytes([number >> 21])
 
 
 def test_a_large_answer_that_is_cut_off_is_named() -> None:

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import pytest
 
+from mlserve.client import Client
+from mlserve.errors import InferenceFailed
 from tests.client.faults.hostile_peers import FLOODS, GRPC, REST, SHAPED, grpc_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -134,3 +137,23 @@ def test_over_grpc(ask: Ask, what: str, api: str, is_forked: bool) -> None:
 @pytest.mark.parametrize("what", FLOODS)
 def test_frames_without_end_over_grpc(faulty: Any, ask: Ask, what: str, is_forked: bool) -> None:
     is_bounded(ask(faulty(FLOODS[what]), "tfs", is_forked=is_forked))
+
+
+@pytest.mark.parametrize("compression", list(grpc.Compression))
+def test_a_packed_answer_above_the_limit_is_told_as_such_and_asked_for_once(
+    compression: grpc.Compression,
+) -> None:
+    asked: list[bytes] = []
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        asked.append(request)
+        context.set_compression(compression)
+        return bytes(100_000)
+
+    with (
+        grpc_server(answer) as endpoint,
+        Client(endpoint, model="m", api="tfs", max_answer_bytes=1000) as client,
+        pytest.raises(InferenceFailed, match="has more than the 1000 bytes that this client reads"),
+    ):
+        client.predict(b"x", timeout=20)
+    assert len(asked) == 1
