@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from mlserve.client.refusals import Unreadable
 
 M = TypeVar("M", bound=Message)
-MOST_FIELDS = 200_000
+MOST_FIELDS = 100_000
 """More fields than an answer about one image or one model has; packed numbers are one field."""
 _SMALL = 2**16
 """Bytes of an answer whose fields need not be counted."""
@@ -48,12 +48,12 @@ def _has_few_fields(kind: type[Message], body: bytes) -> bool:
             left -= 1
             if left < 0:
                 return False
-            tag, at = _varint(body, at)
+            tag, at = (body[at], at + 1) if body[at] < _CONTINUES else _varint(body, at)
             form = tag & 7
             if form != _DELIMITED:
                 at = at + _FIXED[form] if form in _FIXED else _varint(body, at)[1]
                 continue
-            size, at = _varint(body, at)
+            size, at = (body[at], at + 1) if body[at] < _CONTINUES else _varint(body, at)
             field = fields.get(tag >> 3)
             if field is not None and field.message_type is not None:
                 pending.append((field.message_type, at, min(at + size, end)))
