@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 pytestmark = pytest.mark.slow
 
 
+def begin_slow_request(address: str) -> None:
+    """Asks for something that takes a minute, and waits for no answer."""
+    body = {"signature_name": "slow", "inputs": {"seconds": [60.0]}}
+    headers = {"X-Request-Timeout-Ms": "90000"}
+
+    def ask() -> None:
+        with suppress(httpx.TransportError):  # the server is killed meanwhile
+            httpx.post(f"{address}/v1/models/m:predict", json=body, headers=headers, timeout=90)
+
+    threading.Thread(target=ask, daemon=True).start()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_down_that_is_interrupted_while_the_server_drains_leaves_it_stopping(
-    cli, export, until: Callable[[Callable[[], Any]], Any], tmp_path: Path, number: signal.Signals
+    cli, until: Callable[[Callable[[], Any]], Any], tmp_path: Path, number: signal.Signals
 ) -> None:
     """It was told to end, and nothing takes that back: it gets no new work."""
     journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff a photo")
-    export(delay=60, journal=str(journal))
-    assert cli.up().returncode == 0
-    warm_up = journal.read_text()
-    asking = cli.start("predict", str(photo), "--timeout", "90")
-    until(lambda: journal.read_text() != warm_up)
+    (tmp_path / "m/1").mkdir(parents=True)
+    (tmp_path / "m/1/echo.json").write_text(json.dumps({"journal": str(journal)}))
+    assert cli.up("--path", str(tmp_path / "m")).returncode == 0
+    begin_slow_request(cli.ps()[0]["rest"])
+    until(lambda: "slow" in journal.read_text().splitlines()[-1:])
     stopping = cli.start("down")
     log = Path(cli.ps()[0]["log"])
     until(lambda: "stopping: 1 requests to finish" in log.read_text())
@@ -36,6 +52,6 @@ def test_down_that_is_interrupted_while_the_server_drains_leaves_it_stopping(
     refused = cli("predict", str(photo))
     assert refused.returncode == 5
     assert "is stopping: it takes no new work" in refused.stderr
-    assert asking.poll() is None, "what it has begun goes on"
+    assert "close" not in journal.read_text(), "what it has begun goes on"
     assert cli("down", "--timeout", "0.2").stdout == "echo-m is stopped\n"
     assert cli.ps() == []
