@@ -25,6 +25,7 @@ _DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
 """Bytes of the wire types of a fixed length (protobuf.dev/programming-guides/encoding)."""
 _CONTINUES = 0x80
+_SHIFTS = range(0, 70, 7)
 
 
 def parse(kind: type[M], body: bytes) -> M:
@@ -64,12 +65,12 @@ def _has_few_fields(kind: type[Message], body: bytes) -> bool:
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
-    """The number at that place, and where it ends."""
-    value = shift = 0
-    while True:
+    """The number at that place, and where it ends. Raises IndexError for more than 64 bits."""
+    value = 0
+    for shift in _SHIFTS:
         byte = body[at]
         at += 1
         value |= (byte & ~_CONTINUES) << shift
         if byte < _CONTINUES:
             return value, at
-        shift += 7
+    raise IndexError("a number has more than 64 bits")

@@ -140,7 +140,7 @@ def test_a_large_answer_that_is_cut_off_is_named() -> None:
     whole.outputs["labels"].string_val.extend([b"sorrel"] * 50_000)
     data = whole.SerializeToString()
     assert parse_message(serving_pb2.PredictResponse, data) == whole
-    for cut in (data[:-1], data[: len(data) // 2], data + b"\xff"):
+    for cut in (data[:-1], data[: len(data) // 2], data + b"\xff", b"\xff" * 30_000_000):
         with pytest.raises(Unreadable, match="a PredictResponse"):
             parse_message(serving_pb2.PredictResponse, cut)
 
