@@ -55,14 +55,14 @@ def _make_on_the_way(folder: Path) -> None:
     folder.mkdir(mode=0o777 & ~_OTHERS_MAY_WRITE, exist_ok=True)
 
 
-def create_private(path: Path) -> BinaryIO:
-    """A new file of that name, which this user alone can read, open for writing without a buffer.
+def create_private(path: Path, *, buffering: int = -1) -> BinaryIO:
+    """A new file of that name, which this user alone can read, open for writing.
 
     What has the name already, as a link that somebody put there, is removed first. Raises OSError.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
-    return os.fdopen(os.open(path, flags, _FILE), "wb", buffering=0)
+    return os.fdopen(os.open(path, flags, _FILE), "wb", buffering)
 
 
 def open_own(path: Path, flags: int = os.O_RDONLY) -> IO[bytes]:

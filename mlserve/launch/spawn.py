@@ -66,7 +66,7 @@ def _output(log: Path | None, argv: list[str]) -> Iterator[IO[bytes]]:
         yield sys.stderr.buffer
         return
     rotate(log)
-    with create_private(log) as file:
+    with create_private(log, buffering=0) as file:
         # Written by us and at once, so that a full disk is told of here and now.
         file.write(f"mlserve {__version__} runs: {shlex.join(argv)}\n".encode())
         yield file

@@ -279,6 +279,7 @@ def _replace(path: Path, text: str) -> None:
     try:
         with create_private(temporary) as file:
             file.write(text.encode())
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
