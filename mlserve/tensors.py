@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 class DType(Enum):
     """An element type: its numpy name, TensorFlow's number and name, Open Inference's name.
 
-    Numbers are those of TensorFlow's public `DataType` enum (types.proto). Complex types have no
-    name in the Open Inference Protocol.
+    Numbers are those of TensorFlow's public `DataType` enum (types.proto). Complex and quantised
+    types have no name in the Open Inference Protocol. A quantised tensor is the integers that it
+    holds; what they stand for is the model's business.
     """
 
     FLOAT32 = ("float32", 1, "DT_FLOAT", "FP32")
@@ -24,7 +26,12 @@ class DType(Enum):
     COMPLEX64 = ("complex64", 8, "DT_COMPLEX64", None)
     INT64 = ("int64", 9, "DT_INT64", "INT64")
     BOOL = ("bool", 10, "DT_BOOL", "BOOL")
+    QINT8 = ("qint8", 11, "DT_QINT8", None)
+    QUINT8 = ("quint8", 12, "DT_QUINT8", None)
+    QINT32 = ("qint32", 13, "DT_QINT32", None)
     BFLOAT16 = ("bfloat16", 14, "DT_BFLOAT16", "BF16")
+    QINT16 = ("qint16", 15, "DT_QINT16", None)
+    QUINT16 = ("quint16", 16, "DT_QUINT16", None)
     UINT16 = ("uint16", 17, "DT_UINT16", "UINT16")
     COMPLEX128 = ("complex128", 18, "DT_COMPLEX128", None)
     FLOAT16 = ("float16", 19, "DT_HALF", "FP16")
@@ -89,18 +96,27 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A named function of a model: typed, named inputs and outputs."""
+    """A named function of a model: typed, named inputs and outputs.
+
+    A request may leave out the inputs named in `optional`: the Runner has a value for each.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    optional: frozenset[str] = frozenset()
+
+    def inputs_in(self, sent: Container[str]) -> tuple[TensorSpec, ...]:
+        """The inputs of a request with these names: those that were left out are left out."""
+        return tuple(spec for spec in self.inputs if spec.name in sent)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data: dict[str, Any] = {
             "name": self.name,
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
         }
+        return {**data, "optional": sorted(self.optional)} if self.optional else data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Signature:
@@ -108,4 +124,5 @@ class Signature:
             data["name"],
             tuple(TensorSpec.from_json(item) for item in data["inputs"]),
             tuple(TensorSpec.from_json(item) for item in data["outputs"]),
+            frozenset(data.get("optional", ())),
         )

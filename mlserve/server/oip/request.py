@@ -166,7 +166,8 @@ def read_inputs(
         raise InvalidInput("an input is sent twice")
     check_names(signature, by_name)
     longest = settings.max_batch_length
-    inputs = {spec.name: _read(spec, by_name[spec.name], longest) for spec in signature.inputs}
+    given = signature.inputs_in(by_name)
+    inputs = {spec.name: _read(spec, by_name[spec.name], longest) for spec in given}
     check_images(signature, inputs, settings)
     return inputs
 

@@ -118,7 +118,7 @@ class TfsGrpc:
         loaded = self._repository.lease(spec.name, self._version_of(spec))
         try:
             response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
-            signatures = signature_def_map(loaded.runner.signatures)
+            signatures = signature_def_map(loaded.runner)
             response.metadata["signature_def"].Pack(signatures)
             if loaded.contract:
                 await context.send_initial_metadata(((CONTRACT_KEY, loaded.contract),))
@@ -176,7 +176,7 @@ def read_inputs(
     """
     check_names(signature, request.inputs)
     inputs, room = {}, tensor_proto.Expansion()
-    for spec in signature.inputs:
+    for spec in signature.inputs_in(request.inputs):
         sent = request.inputs[spec.name]
         sizes = tuple(dim.size for dim in sent.tensor_shape.dim[:1])
         check_batch_length(spec, sizes, settings.max_batch_length)

@@ -97,7 +97,7 @@ class TfsRest:
         loaded = self._repository.lease(model, version)
         try:
             signatures = json_format.MessageToDict(
-                signature_def_map(loaded.runner.signatures),
+                signature_def_map(loaded.runner),
                 always_print_fields_with_no_presence=True,
                 preserving_proto_field_name=True,
             )
