@@ -34,10 +34,11 @@ class Runner(Protocol):
         """The outputs of that signature for these inputs.
 
         Names, dtypes and ranks have been checked against the signature; those of its inputs that
-        are optional may be absent, and the Runner puts its defaults in their place. Raises InvalidInput (or
-        NotAnImage, InputTooLarge) for an input that the model refuses, naming its index in the
-        batch, and InferenceFailed when the runtime fails. A runtime that can be interrupted stops
-        when the deadline passes and raises DeadlineExceeded; one that cannot ignores it.
+        are optional may be absent, and the Runner puts its defaults in their place. Raises
+        InvalidInput (or NotAnImage, InputTooLarge) for an input that the model refuses, naming its
+        index in the batch, and InferenceFailed when the runtime fails. A runtime that can be
+        interrupted stops when the deadline passes and raises DeadlineExceeded; one that cannot
+        ignores it.
         """
 
     def close(self) -> None:

@@ -44,6 +44,7 @@ from mlserve.server.models.versions import VersionChoice
 from mlserve.server.sight.requests import Sight
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.config_reload import ConfigReload
+from mlserve.server.tfs.inference_grpc import InferenceGrpc
 from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.wire_read import Request, read_message
 from mlserve.server.work.engine import Call, Engine
@@ -75,7 +76,11 @@ class TfsGrpc:
 
     def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
         """What to add to the gRPC server."""
-        predict = {"Predict": self.predict, "GetModelMetadata": self.metadata}
+        predict = {
+            "Predict": self.predict,
+            "GetModelMetadata": self.metadata,
+            **InferenceGrpc(self._engine, self._repository, self._version_of).methods(),
+        }
         status = {"GetModelStatus": self.status}
         if self._reload is not None:
             status["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)

@@ -55,9 +55,9 @@ def load_model(path: Path, threads: int) -> LoadedModel:
     """
     try:
         graph = read_meta_graph(path)
-        load = _load_objects if graph.HasField("object_graph_def") else _load_session
-        model = _load(path, threads, load)
-    except Exception as error:  # noqa: BLE001  whatever the loader raises, it cannot read this
+        has_objects = graph.HasField("object_graph_def")
+        model = (_load_either_way if has_objects else _load_session)(path, threads)
+    except Exception as error:  # whatever the loader raises, it cannot read this
         raise ModelLoadFailed(
             f"TensorFlow cannot load {path}: {type(error).__name__}: {plain(str(error))}",
             hint="export the model again: mlserve export; remove this version if it is not wanted",
@@ -70,14 +70,15 @@ def load_model(path: Path, threads: int) -> LoadedModel:
     return _described(model, graph.signature_def)
 
 
-def _load(path: Path, threads: int, load: Callable[[Path, int], LoadedModel]) -> LoadedModel:
+def _load_either_way(path: Path, threads: int) -> LoadedModel:
+    """As objects, else in a session. Raises what the first way raised."""
     try:
-        return load(path, threads)
-    except Exception:
-        if load is _load_session:
-            raise
-        _log.info("%s is loaded in a session, as its objects cannot be restored", path)
-    return _load_session(path, threads)
+        return _load_objects(path)
+    except Exception as error:  # noqa: BLE001
+        try:
+            return _load_session(path, threads)
+        except Exception:  # noqa: BLE001
+            raise error from None
 
 
 def _described(model: LoadedModel, definitions: Mapping[str, Any]) -> LoadedModel:
@@ -102,7 +103,7 @@ def _defaults(definition: Any) -> Tensors:
     }
 
 
-def _load_objects(path: Path, _threads: int) -> LoadedModel:
+def _load_objects(path: Path) -> LoadedModel:
     loaded = tf.saved_model.load(str(path))
     found = {name: loaded.signatures[name] for name in loaded.signatures}
     signatures = _servable(path, {n: partial(signature_of, n, f) for n, f in found.items()})
