@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+PREDICT = "predict"
+"""The method of a signature that says nothing else."""
+_METHODS = "tensorflow/serving/"
+"""What the method names of TensorFlow's signature_constants.h begin with."""
+
+
+def method_of(method_name: str) -> str:
+    """The `method` of a signature whose SignatureDef has that method name."""
+    word = method_name.removeprefix(_METHODS)
+    return word if word in ("classify", "regress") and word != method_name else PREDICT
 
 
 class DType(Enum):
@@ -99,12 +110,20 @@ class Signature:
     """A named function of a model: typed, named inputs and outputs.
 
     A request may leave out the inputs named in `optional`: the Runner has a value for each.
+    `method` is the last word of the method that a TensorFlow model declares it for: `classify` and
+    `regress` take serialized tf.Examples.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     optional: frozenset[str] = frozenset()
+    method: str = field(default=PREDICT, compare=False)
+
+    @property
+    def required(self) -> tuple[TensorSpec, ...]:
+        """The inputs that a request must have."""
+        return tuple(spec for spec in self.inputs if spec.name not in self.optional)
 
     def inputs_in(self, sent: Container[str]) -> tuple[TensorSpec, ...]:
         """The inputs of a request with these names: those that were left out are left out."""
@@ -116,7 +135,11 @@ class Signature:
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
         }
-        return {**data, "optional": sorted(self.optional)} if self.optional else data
+        if self.optional:
+            data["optional"] = sorted(self.optional)
+        if self.method != PREDICT:
+            data["method"] = self.method
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Signature:
@@ -125,4 +148,5 @@ class Signature:
             tuple(TensorSpec.from_json(item) for item in data["inputs"]),
             tuple(TensorSpec.from_json(item) for item in data["outputs"]),
             frozenset(data.get("optional", ())),
+            data.get("method", PREDICT),
         )

@@ -14,7 +14,7 @@ from mlserve.client.columns import text
 from mlserve.client.json_body import excerpt, parse
 from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DType, Signature, TensorSpec, method_of
 
 
 class TfsRest:
@@ -79,18 +79,20 @@ def _signature(name: str, definition: Mapping[str, Any]) -> Signature | None:
     known = {dtype.tf_name for dtype in DType}
     if any(info["dtype"] not in known for info in [*inputs.values(), *outputs.values()]):
         return None
-    return Signature(name, _tensor_specs(inputs), _tensor_specs(outputs))
+    optional = frozenset(definition.get("defaults", {}))
+    method = method_of(str(definition.get("method_name", "")))
+    return Signature(name, _tensor_specs(inputs), _tensor_specs(outputs), optional, method)
 
 
 def _tensor_specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, DType.from_tf_name(info["dtype"]), _shape(info.get("tensor_shape", {})))
+        TensorSpec(name, DType.from_tf_name(info["dtype"]), _shape(info.get("tensor_shape")))
         for name, info in sorted(tensors.items())
     )
 
 
-def _shape(shape: Mapping[str, Any]) -> tuple[int | None, ...] | None:
-    if shape.get("unknown_rank"):
+def _shape(shape: Mapping[str, Any] | None) -> tuple[int | None, ...] | None:
+    if shape is None or shape.get("unknown_rank"):
         return None
     sizes = (int(dim.get("size", 0)) for dim in shape.get("dim", []))
     return tuple(None if size < 0 else size for size in sizes)

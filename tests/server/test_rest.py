@@ -92,6 +92,7 @@ def test_metadata(http: httpx.Client) -> None:
             }
         },
         "method_name": "tensorflow/serving/predict",
+        "defaults": {},
     }
     assert signatures["identity_int8"]["inputs"]["x"]["tensor_shape"]["unknown_rank"] is True
 
@@ -109,8 +110,8 @@ def test_metadata(http: httpx.Client) -> None:
         ("GET", "/", 404, "Malformed request: GET /"),
         ("GET", f"{V1}/versions/x", 404, "Malformed request"),
         ("POST", f"{V1}:explain", 404, "Malformed request"),
-        ("POST", f"{V1}:classify", 501, "classify is not implemented"),
-        ("POST", f"{V1}:regress", 501, "regress is not implemented"),
+        ("POST", f"{V1}:classify", 400, "key 'examples' is expected and was not found"),
+        ("POST", f"{V1}:regress", 400, "key 'examples' is expected and was not found"),
         ("GET", f"{V1}:predict", 405, "Method GET is not allowed"),
         ("DELETE", V1, 405, "Method DELETE is not allowed"),
     ],

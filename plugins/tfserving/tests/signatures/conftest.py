@@ -144,7 +144,7 @@ def save_odd(folder: Path) -> None:
 
 
 def save_new(folder: Path) -> None:
-    """Signatures of TensorFlow 2: inputs with defaults, and one for Classify and one for Regress."""
+    """Signatures of TensorFlow 2: with defaults, for Classify and for Regress."""
     import tensorflow as tf
 
     def spec(dtype: Any, *shape: int | None) -> Any:
@@ -261,4 +261,5 @@ def in_tensorflow(models: Path) -> Callable[..., Any]:
     session = v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         v1.saved_model.loader.load(session, ["serve"], str(models / HALF / "1"))
-    return lambda fetches, feeds: session.run(fetches, feeds)
+    run: Callable[..., Any] = session.run
+    return run
