@@ -50,7 +50,10 @@ _COUNT: Json = {"type": "integer", "minimum": 0}
 _DURATION = object_of({"count": _COUNT, "ns": _COUNT})
 _COMPUTED = dict.fromkeys(("compute_input", "compute_infer", "compute_output"), _DURATION)
 _CONFIGURED = list_of(
-    object_of({"name": TEXT, "data_type": TEXT, "dims": list_of({"type": "integer"})})
+    object_of(
+        {"name": TEXT, "data_type": TEXT, "dims": list_of({"type": "integer"})},
+        {"optional": {"type": "boolean"}},
+    )
 )
 
 SCHEMAS: Json = {

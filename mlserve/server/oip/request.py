@@ -204,12 +204,12 @@ def datatype_of(spec: TensorSpec) -> str:
 
 def _raw_input(signature: Signature, body: bytes) -> SentTensor:
     """The only input of the signature; BYTES is one string without its length."""
-    if len(signature.inputs) != 1:
+    if len(signature.required) != 1:
         raise InvalidInput(
-            f"signature '{signature.name}' has {len(signature.inputs)} inputs; a raw binary "
+            f"signature '{signature.name}' has {len(signature.required)} inputs; a raw binary "
             "request (Inference-Header-Content-Length: 0) is for a model with one"
         )
-    (spec,) = signature.inputs
+    (spec,) = signature.required
     datatype = datatype_of(spec)
     if spec.dtype is DType.BYTES:
         one = (1,) if spec.shape is None else tuple(1 for _ in spec.shape)

@@ -78,9 +78,9 @@ def fields_of(message: bytes, most: int) -> dict[int, list[bytes]] | None:
     """
     found: dict[int, list[bytes]] = {}
     place = 0
-    for _ in range(most + 1):
+    for _ in range(most):
         if place == len(message):
-            return found
+            break
         tag, start = _varint(message, place)
         length, start = _length(message, tag & 7, start)
         place = start + length
@@ -88,7 +88,7 @@ def fields_of(message: bytes, most: int) -> dict[int, list[bytes]] | None:
             raise _not_a_message()
         if tag & 7 == _BYTES:
             found.setdefault(tag >> 3, []).append(message[start:place])
-    return None
+    return found if place == len(message) else None
 
 
 def _length(message: bytes, kind: int, place: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions
+from mlserve.errors import ModelLoadFailed
 from mlserve.protocols.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mlserve.tensors import DType, TensorSpec
 
@@ -175,9 +177,58 @@ def test_rows_may_leave_out_what_has_a_default(server: Any, predict: Any) -> Non
     assert predict("new", "greeting", name=[b"me"])["text"].tolist() == [b"hello me"]
 
 
+def test_the_configuration_says_what_may_be_left_out(server: Any, ready: None) -> None:
+    inputs = server.get("v2/models/new/config").json()["input"]
+    assert {item["name"]: item.get("optional", False) for item in inputs} == {"a": False, "b": True}
+
+
 def test_an_input_without_a_default_is_required(server: Any, predict: Any) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         predict("new", "", b=np.float32(1))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "Missing but required: {a}" in refused.value.details()
     assert server.post("new", {"inputs": {"b": 1.0}}).status_code == 400
+
+
+@pytest.fixture
+def warmed(models: Path, tmp_path: Path, apis: Any) -> Callable[..., Any]:
+    """Loads half_plus_two with these warm-up requests, each a kind and a request of that kind."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    def load(**requests: Any) -> Any:
+        folder = tmp_path / "1"
+        shutil.copytree(models / "half_plus_two" / "1", folder)
+        (folder / "assets.extra").mkdir()
+        place = folder / "assets.extra" / "tf_serving_warmup_requests"
+        with tf.io.TFRecordWriter(str(place)) as writer:
+            for kind, request in requests.items():
+                log = prediction_log_pb2.PredictionLog()
+                getattr(log, kind).request.CopyFrom(request)
+                writer.write(log.SerializeToString())
+        return TFServingBackend().load(Artifact.open(tmp_path, "m", 1), LoadOptions())
+
+    return load
+
+
+def test_warm_up_requests_of_examples_are_replayed(
+    apis: Any, example: Any, warmed: Callable[..., Any]
+) -> None:
+    classify = apis.classification_pb2.ClassificationRequest()
+    classify.model_spec.signature_name = "classify_x_to_y"
+    classify.input.example_list.examples.append(example(x=1.0))
+    both = apis.inference_pb2.MultiInferenceRequest()
+    both.tasks.add().model_spec.signature_name = "regress_x_to_y"
+    both.input.example_list_with_context.examples.append(example(x2=1.0))
+    both.input.example_list_with_context.context.CopyFrom(example(x=1.0))
+    assert warmed(classify_log=classify, multi_inference_log=both).signatures
+
+
+def test_a_warm_up_request_of_examples_that_fails_is_told(
+    apis: Any, example: Any, warmed: Callable[..., Any]
+) -> None:
+    regress = apis.regression_pb2.RegressionRequest()
+    regress.model_spec.signature_name = "regress_x_to_y"
+    regress.input.example_list.examples.append(example(x2=1.0))
+    with pytest.raises(ModelLoadFailed, match=r"warm-up requests .* x .* is required"):
+        warmed(regress_log=regress)
