@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlserve.errors import InputTooLarge, InvalidInput
+from mlserve.deadline import Deadline
+from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput
 from mlserve.protocols.proto.example_pb2 import Example
 from mlserve.protocols.proto.serving_pb2 import Input
 from mlserve.server.tfs import example_json
 from mlserve.server.tfs.examples import fields_of, read_examples
 from mlserve.settings import DEFAULT_SETTINGS
 
+PATIENT = Deadline.after(600)
 FEW = replace(DEFAULT_SETTINGS, max_batch_length=3)
 features = st.dictionaries(st.text(max_size=5), st.lists(st.integers(-(2**63), 2**63 - 1)))
 
@@ -39,7 +41,7 @@ def test_examples_of_a_message_are_as_protobuf_reads_them(
     else:
         sent.example_list_with_context.examples.extend(map(example, rows))
         sent.example_list_with_context.context.CopyFrom(example(context))
-    read = read_examples(sent.SerializeToString(), DEFAULT_SETTINGS)
+    read = read_examples(sent.SerializeToString(), DEFAULT_SETTINGS, PATIENT)
     expected = [example({**(context or {}), **row}) for row in rows]
     assert (read.dtype, read.shape) == (np.dtype(object), (len(rows),))
     assert [Example.FromString(item) for item in read] == expected
@@ -47,7 +49,7 @@ def test_examples_of_a_message_are_as_protobuf_reads_them(
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_examples_or_refused(data: bytes) -> None:
-    for read in (lambda: read_examples(data, FEW), lambda: fields_of(data, 5)):
+    for read in (lambda: read_examples(data, FEW, PATIENT), lambda: fields_of(data, 5, PATIENT)):
         with suppress(InvalidInput):
             read()
 
@@ -58,19 +60,20 @@ def test_no_more_is_read_than_a_batch_may_have(count: int, is_read: bool) -> Non
     for _ in range(count):
         sent.example_list.examples.add()
     if is_read:
-        assert read_examples(sent.SerializeToString(), FEW).tolist() == [b""] * 3
+        assert read_examples(sent.SerializeToString(), FEW, PATIENT).tolist() == [b""] * 3
         return
     with pytest.raises(InputTooLarge, match="more than 3 examples"):
-        read_examples(sent.SerializeToString(), FEW)
+        read_examples(sent.SerializeToString(), FEW, PATIENT)
 
 
 def test_fields_are_looked_at_up_to_a_number() -> None:
     field = b"\x0a\x01x"
-    assert fields_of(field * 4, 4) == {1: [b"x"] * 4}
-    assert fields_of(field * 5, 4) is None
-    assert fields_of(field * 4 + b"\xff", 4) is None  # nothing behind the fourth is looked at
+    assert fields_of(field * 4, 4, PATIENT) == {1: [b"x"] * 4}
+    assert fields_of(field * 5, 4, PATIENT) is None
+    unread = b"\xff"
+    assert fields_of(field * 4 + unread, 4, PATIENT) is None
     others = b"\x10\x96\x01" + b"\x19" + bytes(8) + b"\x25" + bytes(4)
-    assert fields_of(others + field, 4) == {1: [b"x"]}
+    assert fields_of(others + field, 4, PATIENT) == {1: [b"x"]}
 
 
 @pytest.mark.parametrize(
@@ -78,11 +81,13 @@ def test_fields_are_looked_at_up_to_a_number() -> None:
 )
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInput, match="not a message of examples"):
-        fields_of(data, 100)
+        fields_of(data, 100, PATIENT)
 
 
 def read_json(body: Any, settings: Any = DEFAULT_SETTINGS) -> list[Example]:
-    return [Example.FromString(item) for item in example_json.read_examples(body, settings)]
+    return [
+        Example.FromString(item) for item in example_json.read_examples(body, settings, PATIENT)
+    ]
 
 
 def test_numbers_of_json_are_whole_or_decimal() -> None:
@@ -97,7 +102,7 @@ def test_numbers_of_json_are_whole_or_decimal() -> None:
 
 def test_a_value_in_a_message_of_ours_is_cut() -> None:
     with pytest.raises(InvalidInput) as refused:
-        example_json.read_examples({"x": "y" * 10_000_000}, DEFAULT_SETTINGS)
+        example_json.read_examples({"x": "y" * 10_000_000}, DEFAULT_SETTINGS, PATIENT)
     assert refused.value.message.startswith('JSON Value: {"x": "yyy')
     assert len(refused.value.message) < 400
 
@@ -105,11 +110,31 @@ def test_a_value_in_a_message_of_ours_is_cut() -> None:
 @pytest.mark.parametrize("body", [{"\ud800": 1}, {"x": "\ud800"}])
 def test_half_a_character_is_refused(body: Any) -> None:
     with pytest.raises(InvalidInput, match="half a character"):
-        example_json.read_examples({"examples": [body]}, DEFAULT_SETTINGS)
+        example_json.read_examples({"examples": [body]}, DEFAULT_SETTINGS, PATIENT)
 
 
 def test_a_context_counts_for_each_example_before_anything_is_copied() -> None:
-    small = replace(DEFAULT_SETTINGS, max_request_bytes=1000)
-    body = {"examples": [{}] * 100, "context": {"x": "y" * 20}}
+    small = replace(DEFAULT_SETTINGS, max_request_bytes=10_000)
+    body = {"examples": [{}] * 100, "context": {"x": "y" * 200}}
     with pytest.raises(InputTooLarge, match="100 examples with a context of"):
-        example_json.read_examples(body, small)
+        example_json.read_examples(body, small, PATIENT)
+
+
+def test_examples_are_no_longer_read_when_the_deadline_has_passed() -> None:
+    over = Deadline.at_most(0)
+    field = b"\x0a\x00"
+    for read in (
+        lambda: fields_of(field * 10, 100, over),
+        lambda: example_json.read_examples({"examples": [{}]}, DEFAULT_SETTINGS, over),
+    ):
+        with pytest.raises(DeadlineExceeded):
+            read()
+
+
+def test_objects_of_empty_examples_count_where_a_batch_has_no_limit() -> None:
+    endless = replace(DEFAULT_SETTINGS, max_batch_length=2**31 - 1, max_request_bytes=6400)
+    sent = Input()
+    for _ in range(101):
+        sent.example_list.examples.add()
+    with pytest.raises(InputTooLarge, match="more than 100 examples"):
+        read_examples(sent.SerializeToString(), endless, PATIENT)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID253
 
+from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, bounded
 from mlserve.protocols.proto.example_pb2 import Example, Feature
 from mlserve.server.dtypes import Array
@@ -29,8 +30,11 @@ _INT64, _UINT64 = 2**63, 2**64
 _TYPES = {type(None): "Null", str: "String", dict: "Object", list: "Array"}
 
 
-def read_examples(body: Mapping[str, Any], settings: ServerSettings) -> Array:
-    """The examples of a request's JSON, serialized: object[N] of bytes. Raises InvalidInput."""
+def read_examples(body: Mapping[str, Any], settings: ServerSettings, deadline: Deadline) -> Array:
+    """The examples of a request's JSON, serialized: object[N] of bytes.
+
+    Raises InvalidInput, and DeadlineExceeded.
+    """
     context = _serialized(body["context"]) if "context" in body else b""
     if "examples" not in body:
         raise _malformed(
@@ -42,7 +46,11 @@ def read_examples(body: Mapping[str, Any], settings: ServerSettings) -> Array:
     if not rows:
         raise _malformed(body, "'examples' value is an empty array")
     examples.check_count(len(rows), settings)
-    return examples.to_array([_serialized(row) for row in rows], context, settings)
+    messages = []
+    for row in rows:
+        deadline.require("reading the examples")
+        messages.append(_serialized(row))
+    return examples.to_array(messages, context, settings)
 
 
 def signature_of(body: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np  # noqa: TID253
 from google.protobuf.message import DecodeError
 
+from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.protocols.proto.unread_input_pb2 import UnreadInput
 from mlserve.server.dtypes import Array
@@ -20,15 +21,20 @@ _EXAMPLES, _CONTEXT = 1, 2
 """The fields of ExampleList and ExampleListWithContext."""
 _MOST_OTHERS = 100
 """Fields that a message may have beside its examples: the context, and what later versions add."""
+_OBJECT_BYTES = 64
+"""About what an example takes beside its content, once it is an object in an array."""
+_LOOKS_UP = 2**14
+"""After so many fields the time is looked at."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BITS = 63
 
 
-def read_examples(data: bytes, settings: ServerSettings) -> Array:
+def read_examples(data: bytes, settings: ServerSettings, deadline: Deadline) -> Array:
     """The examples of a serialized Input, object[N] of bytes, each with the context in front.
 
     A context is put in front of an example as it is: two messages behind each other are one with
-    the fields of both. Raises InvalidInput, also for an input without examples, and InputTooLarge.
+    the fields of both. Raises InvalidInput, also for an input without examples, InputTooLarge, and
+    DeadlineExceeded.
     """
     try:
         sent = UnreadInput.FromString(data)
@@ -36,9 +42,10 @@ def read_examples(data: bytes, settings: ServerSettings) -> Array:
         raise InvalidInput(f"the input is not a tensorflow.serving.Input: {error}") from error
     kind = sent.WhichOneof("kind")
     content: bytes = b"" if kind is None else getattr(sent, kind)
-    fields = fields_of(content, settings.max_batch_length + _MOST_OTHERS)
+    most = _most_examples(settings)
+    fields = fields_of(content, most + _MOST_OTHERS, deadline)
     if fields is None:
-        raise _too_many(settings.max_batch_length)
+        raise _too_many(settings)
     has_context = kind == "example_list_with_context"
     context = b"".join(fields.get(_CONTEXT, ())) if has_context else b""
     return to_array(fields.get(_EXAMPLES, ()), context, settings)
@@ -66,21 +73,23 @@ def to_array(examples: Sequence[bytes], context: bytes, settings: ServerSettings
 
 def check_count(count: int, settings: ServerSettings) -> None:
     """Raises InputTooLarge for more examples than a batch may have."""
-    if count > settings.max_batch_length:
-        raise _too_many(settings.max_batch_length)
+    if count > _most_examples(settings):
+        raise _too_many(settings)
 
 
-def fields_of(message: bytes, most: int) -> dict[int, list[bytes]] | None:
+def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[bytes]] | None:
     """The contents of the fields of a serialized message that are bytes or messages, by number.
 
     None where it has more than `most` fields of any kind: no more are looked at. Raises
-    InvalidInput for what is not a message.
+    InvalidInput for what is not a message, and DeadlineExceeded.
     """
     found: dict[int, list[bytes]] = {}
     place = 0
-    for _ in range(most):
+    for index in range(most):
         if place == len(message):
             break
+        if index % _LOOKS_UP == 0:
+            deadline.require("reading the examples")
         tag, start = _varint(message, place)
         length, start = _length(message, tag & 7, start)
         place = start + length
@@ -115,10 +124,17 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
     raise _not_a_message()
 
 
-def _too_many(most: int) -> InputTooLarge:
+def _most_examples(settings: ServerSettings) -> int:
+    """As many as a batch may have, and as their objects have room for in the largest request."""
+    return min(settings.max_batch_length, settings.max_request_bytes // _OBJECT_BYTES)
+
+
+def _too_many(settings: ServerSettings) -> InputTooLarge:
+    most = _most_examples(settings)
+    setting = "max_batch_length" if most == settings.max_batch_length else "max_request_bytes"
     return InputTooLarge(
         f"the input has more than {most} examples, the most that this server takes "
-        f"({flag_of('max_batch_length')})",
+        f"({flag_of(setting)})",
         hint="send several smaller requests",
     )
 

@@ -77,7 +77,7 @@ class InferenceGrpc:
         if not request.HasField("model_spec"):
             raise InvalidInput("Missing ModelSpec")
         spec = request.model_spec
-        read = partial(read_examples, request.input, self._engine.settings)
+        read = partial(read_examples, request.input, self._engine.settings, deadline)
         call = _call(spec, self._version_of(spec), method, read, len(data))
         loaded, served, result = await self._engine.submit(call, deadline)
         await _tell_of_random_weights(loaded, context)
@@ -91,7 +91,7 @@ class InferenceGrpc:
         """
         deadline = deadline_of(context, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the message is read
-        tasks, sent = _read_tasks(data)
+        tasks, sent = _read_tasks(data, deadline)
         spec = tasks[0].model_spec if tasks else ModelSpec()
         if not spec.name:
             raise InvalidInput("ModelSpec has no name specified.")
@@ -99,7 +99,7 @@ class InferenceGrpc:
         try:
             methods = _methods_of(tasks, loaded.runner)
             # Once for all of them; two workers at once may both read it, to the same end.
-            read = cache(partial(read_examples, sent, self._engine.settings))
+            read = cache(partial(read_examples, sent, self._engine.settings, deadline))
             calls = [
                 _call(task.model_spec, loaded.version, method, read, len(data))
                 for task, method in zip(tasks, methods, strict=True)
@@ -158,9 +158,9 @@ def _call(
     return Call(spec.name, version, decode, encode, size, spec.signature_name or DEFAULT_SIGNATURE)
 
 
-def _read_tasks(data: bytes) -> tuple[list[InferenceTask], bytes]:
+def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTask], bytes]:
     """The tasks of a serialized MultiInferenceRequest, and its serialized Input."""
-    fields = fields_of(data, _MOST_TASKS)
+    fields = fields_of(data, _MOST_TASKS, deadline)
     if fields is None:
         raise InputTooLarge(f"the request has more than {_MOST_TASKS} tasks")
     tasks = [parse(InferenceTask, task) for task in fields.get(_TASKS, ())]

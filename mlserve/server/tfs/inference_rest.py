@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
+from mlserve.deadline import Deadline
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.rest import (
@@ -53,7 +54,7 @@ class InferenceRest:
         self._engine.admit(deadline)  # before the body is read
         settings = self._engine.settings
         body = await read_within(request, deadline, settings.max_request_bytes)
-        call = _call(request, model, version, _METHODS[verb], body, settings)
+        call = _call(request, model, version, _METHODS[verb], body, settings, deadline)
         job = self._engine.enter(call, deadline)
         loaded, answer = await while_connected(request, self._engine.answer(job))
         return json_response(answer, answer_headers(loaded))
@@ -66,6 +67,7 @@ def _call(
     method: Method,
     body: bytes,
     settings: ServerSettings,
+    deadline: Deadline,
 ) -> Call[Answer]:
     count = 0
 
@@ -74,7 +76,7 @@ def _call(
         text = text_of(content_of(body, request.headers, settings.max_request_bytes))
         content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
         name = example_json.signature_of(content)
-        examples = example_json.read_examples(content, settings)
+        examples = example_json.read_examples(content, settings, deadline)
         signature = method.find(signatures, name)
         check_takes_examples(signature)
         count = len(examples)
