@@ -69,7 +69,7 @@ def _serialized(value: Any) -> bytes:
     example = Example()
     for name, content in value.items():
         values = content if isinstance(content, list) else [content]
-        feature = _feature(bounded(name, _MOST_SHOWN), values)
+        feature = _feature(bounded(name[:_MOST_SHOWN]), values)
         example.features.feature[_utf8(name).decode()].CopyFrom(feature)
     data: bytes = example.SerializeToString()
     return data

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlserve.backend import HasDefinitions, Runner
 from mlserve.deadline import Deadline
-from mlserve.errors import InputTooLarge, InvalidInput, NotSupported, bounded
+from mlserve.errors import InputTooLarge, InvalidInput, NotSupported
 from mlserve.protocols.proto.framework_pb2 import SignatureDef
 from mlserve.protocols.proto.serving_pb2 import (
     InferenceResult,
@@ -34,6 +34,7 @@ from mlserve.server.tfs.inference import (
     REGRESS,
     Method,
     check_takes_examples,
+    shown_name,
 )
 from mlserve.server.work.engine import Call, Engine
 from mlserve.tensors import Signature
@@ -186,12 +187,12 @@ def _methods_of(tasks: Sequence[InferenceTask], runner: Runner) -> list[Method]:
             )
         name = spec.signature_name or DEFAULT_SIGNATURE
         if name in names:
-            raise InvalidInput(f"Duplicate evaluation of signature: {bounded(name)}")
+            raise InvalidInput(f"Duplicate evaluation of signature: {shown_name(name)}")
         if name not in runner.signatures:
-            raise InvalidInput(f"Requested signature not found in model graph: {bounded(name)}")
+            raise InvalidInput(f"Requested signature not found in model graph: {shown_name(name)}")
         method = METHODS.get(task.method_name)
         if method is None:
-            raise NotSupported(f"Unsupported signature method_name: {bounded(task.method_name)}")
+            raise NotSupported(f"Unsupported signature method_name: {shown_name(task.method_name)}")
         method.check(runner.signatures[name])
         names.add(name)
         tensors.add(_input_tensor(runner, name))

@@ -332,6 +332,20 @@ def test_more_examples_than_a_batch_may_have_are_refused_unread(
     assert (status, "more than 1024 examples" in message) == (413, True), message
 
 
+def test_long_names_are_cut_in_what_is_said_of_them(
+    classify: Ask, infer_all: Ask, example: Ask, server: Any
+) -> None:
+    long = "n" * 2_000_000
+    for call in (
+        lambda: classify(long, example(x=1.0)),
+        lambda: infer_all([example(x=1.0)], (long, REGRESS)),
+        lambda: infer_all([example(x=1.0)], ("regress_x_to_y", long)),
+    ):
+        assert len(refused(call)[1]) < 500
+    for body in ({"examples": [{long: None}]}, {"examples": [{"x": 1.0}], "signature_name": long}):
+        assert len(post(server, f"{HALF}:classify", **body)[1]) < 500
+
+
 def test_a_context_counts_in_each_of_its_examples(classify: Ask, example: Ask) -> None:
     large = example(words=[b"x" * 2**20])
     code, message = refused(
