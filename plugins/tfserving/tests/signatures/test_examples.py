@@ -354,12 +354,12 @@ def test_a_context_counts_in_each_of_its_examples(classify: Ask, example: Ask) -
     assert (code, "with a context of 10" in message) == ("INVALID_ARGUMENT", True), message
 
 
-def test_the_deadline_holds_for_these_calls_too(apis: Any, stub: Any, server: Any) -> None:
-    request = apis.regression_pb2.RegressionRequest()
-    request.model_spec.name = HALF
-    assert refused(lambda: stub.Regress(request, 1e-6))[0] == "DEADLINE_EXCEEDED"
+@pytest.mark.parametrize("method", ["classify", "regress"])
+def test_a_call_whose_deadline_has_passed_is_not_started(
+    server: Any, ready: None, method: str
+) -> None:
     headers = {"X-Request-Timeout-Ms": "0"}
-    answer = server.ask(f"{HALF}:regress", {"examples": [{"x": 1.0}]}, headers=headers)
+    answer = server.ask(f"{HALF}:{method}", {"examples": [{"x": 1.0}]}, headers=headers)
     assert answer.status_code == 504
 
 
