@@ -59,6 +59,12 @@ def test_other_ways_to_write_the_path(http: httpx.Client, path: str) -> None:
     assert http.post(path, json={"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}
 
 
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_more_examples_than_a_batch_may_have(http: httpx.Client, verb: str) -> None:
+    response = http.post(f"{V1}:{verb}", json={"examples": [{}] * 1025})
+    assert "more than 1024 examples" in error_of(response, 413)
+
+
 @pytest.mark.parametrize("path", [V1, f"{V1}/versions/7", f"{V1}/"])
 def test_status(http: httpx.Client, path: str) -> None:
     assert http.get(path).json() == {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
+from tensorflow.core.protobuf import config_pb2  # noqa: TID253
 
 from mlserve.errors import ModelLoadFailed
 from mlserve.tensors import DType, Signature
@@ -141,18 +142,24 @@ def _load_session(path: Path, threads: int) -> LoadedModel:
 
 
 def _session_signature(session: Any, name: str, definition: Any) -> tuple[Signature, Run]:
-    """The signature and what runs it. Raises ValueError for one that cannot be served."""
+    """The signature and what runs it. Raises ValueError for one that cannot be served.
+
+    `make_callable` would hold the inputs to the shapes of the placeholders, before the model is
+    run; TensorFlow Serving's session does not, and neither does this callable.
+    """
     signature = signature_defined(name, definition)
-    feeds = {spec.name: definition.inputs[spec.name].name for spec in signature.inputs}
-    fetches = [definition.outputs[spec.name].name for spec in signature.outputs]
+    options = config_pb2.CallableOptions(
+        feed=[definition.inputs[spec.name].name for spec in signature.inputs],
+        fetch=[definition.outputs[spec.name].name for spec in signature.outputs],
+    )
     dtypes = _dtypes(signature)
     try:
-        call = session.make_callable(fetches, feed_list=list(feeds.values()))
-    except (KeyError, TypeError) as error:
+        call = session._make_callable_from_options(options)  # noqa: SLF001
+    except (tf.errors.OpError, KeyError, TypeError) as error:
         raise ValueError(f"its graph has not all of its tensors: {plain(str(error))}") from error
 
     def run(inputs: Tensors) -> Tensors:
-        values = call(*(_typed(inputs[name], dtypes[name]) for name in feeds))
+        values = call(*(_typed(inputs[spec.name], dtypes[spec.name]) for spec in signature.inputs))
         return {
             spec.name: _as_array(value, spec.dtype is DType.BYTES)
             for spec, value in zip(signature.outputs, values, strict=True)

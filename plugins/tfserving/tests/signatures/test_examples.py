@@ -317,21 +317,6 @@ def test_what_is_wrong_in_the_json_of_examples_is_said(
     assert (status, text in message) == (400, True), message
 
 
-def test_more_examples_than_a_batch_may_have_are_refused_unread(
-    apis: Any, stub: Any, server: Any
-) -> None:
-    """A million empty examples are two bytes each."""
-    request = apis.classification_pb2.ClassificationRequest()
-    request.model_spec.name, request.model_spec.signature_name = HALF, "classify_x_to_y"
-    for _ in range(1_000_000):
-        request.input.example_list.examples.add()
-    code, message = refused(lambda: stub.Classify(request, 20))
-    assert (code, "more than 1024 examples" in message) == ("INVALID_ARGUMENT", True), message
-    body = {"signature_name": "classify_x_to_y", "examples": [{}] * 1025}
-    status, message = post(server, f"{HALF}:classify", **body)
-    assert (status, "more than 1024 examples" in message) == (413, True), message
-
-
 def test_long_names_are_cut_in_what_is_said_of_them(
     classify: Ask, infer_all: Ask, example: Ask, server: Any
 ) -> None:
@@ -344,14 +329,6 @@ def test_long_names_are_cut_in_what_is_said_of_them(
         assert len(refused(call)[1]) < 500
     for body in ({"examples": [{long: None}]}, {"examples": [{"x": 1.0}], "signature_name": long}):
         assert len(post(server, f"{HALF}:classify", **body)[1]) < 500
-
-
-def test_a_context_counts_in_each_of_its_examples(classify: Ask, example: Ask) -> None:
-    large = example(words=[b"x" * 2**20])
-    code, message = refused(
-        lambda: classify("classify_x_to_y", *[example(x=1.0)] * 100, context=large)
-    )
-    assert (code, "with a context of 10" in message) == ("INVALID_ARGUMENT", True), message
 
 
 @pytest.mark.parametrize("method", ["classify", "regress"])

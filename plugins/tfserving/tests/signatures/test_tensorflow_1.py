@@ -91,6 +91,14 @@ def test_an_output_that_is_a_reference_has_the_type_of_what_it_holds(
     assert runner.signatures["reference"].outputs[0] == TensorSpec("weight", DType.FLOAT32, (2,))
 
 
+def test_a_session_takes_the_shapes_that_the_graph_takes(models: Path) -> None:
+    """A placeholder's shape is a description, as it is to TensorFlow Serving."""
+    runner = TFServingBackend().load(Artifact.open(models / "odd", "odd", 1), LoadOptions())
+    keys = np.array([[b"a"], [b"b"]], dtype=object)
+    assert runner.run("looked_up", {"key": keys})["value"].tolist() == [[1], [2]]
+    runner.close()
+
+
 def test_a_tensor_without_a_shape_takes_any(predict: Any, server: Any) -> None:
     for shape in ((3,), (0,)):
         x = np.ones(shape, np.float32)
