@@ -19,6 +19,10 @@ def method_of(method_name: str) -> str:
     return word if word in ("classify", "regress") and word != method_name else PREDICT
 
 
+_REFERENCES = 100
+"""What the DataType enum adds to a type's number for a reference to a variable of the type."""
+
+
 class DType(Enum):
     """An element type: its numpy name, TensorFlow's number and name, Open Inference's name.
 
@@ -62,13 +66,16 @@ class DType(Enum):
 
     @classmethod
     def from_tf_number(cls, number: int) -> DType:
-        """The type of that number in TensorFlow's DataType enum. Raises ValueError."""
-        return _find("tf_number", number)
+        """The type of that number in TensorFlow's DataType enum. Raises ValueError.
+
+        A reference (DT_FLOAT_REF) is to a variable of TensorFlow 1, and of the type of its value.
+        """
+        return _find("tf_number", number % _REFERENCES)
 
     @classmethod
     def from_tf_name(cls, name: str) -> DType:
         """The type of that TensorFlow name (`DT_FLOAT`, ...). Raises ValueError."""
-        return _find("tf_name", name)
+        return _find("tf_name", name.removesuffix("_REF"))
 
 
 def _find(attribute: str, wanted: object) -> DType:

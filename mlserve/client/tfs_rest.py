@@ -76,12 +76,13 @@ def _version_status(row: Mapping[str, Any]) -> VersionStatus:
 def _signature(name: str, definition: Mapping[str, Any]) -> Signature | None:
     """The signature; None for one with a type that no request can carry, as initializers have."""
     inputs, outputs = definition.get("inputs", {}), definition.get("outputs", {})
-    known = {dtype.tf_name for dtype in DType}
-    if any(info["dtype"] not in known for info in [*inputs.values(), *outputs.values()]):
+    try:
+        takes, gives = _tensor_specs(inputs), _tensor_specs(outputs)
+    except ValueError:
         return None
     optional = frozenset(definition.get("defaults", {}))
     method = method_of(str(definition.get("method_name", "")))
-    return Signature(name, _tensor_specs(inputs), _tensor_specs(outputs), optional, method)
+    return Signature(name, takes, gives, optional, method)
 
 
 def _tensor_specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:

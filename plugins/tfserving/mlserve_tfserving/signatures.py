@@ -9,9 +9,6 @@ import tensorflow as tf  # noqa: TID253
 
 from mlserve.tensors import DType, Signature, TensorSpec
 
-_REFERENCES = 100
-"""What types.proto adds to a type's number for a reference to a variable that holds it."""
-
 
 def signature_of(name: str, function: Any) -> Signature:
     """The signature of a concrete function with named inputs and outputs.
@@ -40,7 +37,7 @@ def shape_of(shape: Any) -> tuple[int | None, ...] | None:
 
 def _specs(tensors: dict[str, Any]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(key, _dtype(tensor.dtype.as_datatype_enum), shape_of(tensor.shape))
+        TensorSpec(key, DType.from_tf_number(tensor.dtype.as_datatype_enum), shape_of(tensor.shape))
         for key, tensor in sorted(tensors.items())
     )
 
@@ -55,8 +52,4 @@ def _tensor_spec(name: str, info: Any) -> TensorSpec:
         raise ValueError(f"{name} is not one tensor, but a sparse or composite one")
     has_shape = info.HasField("tensor_shape")
     shape = shape_of(tf.TensorShape(info.tensor_shape)) if has_shape else None
-    return TensorSpec(name, _dtype(info.dtype), shape)
-
-
-def _dtype(number: int) -> DType:
-    return DType.from_tf_number(number % _REFERENCES)
+    return TensorSpec(name, DType.from_tf_number(info.dtype), shape)

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from mlserve.client import Client
+from mlserve.tensors import DType, TensorSpec
+
 pytestmark = pytest.mark.slow
 OTHER_VALUES = ("resource_handle_val", "variant_val", "float8_val")
 """Fields of a TensorProto for values that no default has; ours does not know them."""
@@ -58,6 +61,20 @@ def test_rest_shows_the_signature_defs_of_the_file(
             for field in OTHER_VALUES:
                 assert not default.pop(field)
     assert shown == {"signature_def": in_file}
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_client_reads_what_is_shown(server: Any, ready: None, protocol: str) -> None:
+    endpoint = server.grpc if protocol == "grpc" else f"http://{server.rest}"
+    with Client(endpoint, model="odd", api="tfs") as client:
+        signatures = {s.name: s for s in client.metadata(timeout=20).signatures}
+    assert signatures["reference"].outputs[0] == TensorSpec("weight", DType.FLOAT32, (2,))
+    assert signatures["shapeless"].inputs == (TensorSpec("x", DType.FLOAT32, None),)
+    assert signatures["serving_default"].inputs == ()
+    with Client(endpoint, model="new", api="tfs") as client:
+        signatures = {s.name: s for s in client.metadata(timeout=20).signatures}
+    assert signatures["serving_default"].optional == {"b"}
+    assert "__saved_model_init_op" not in signatures
 
 
 def test_methods_real_names_and_defaults_are_shown(server: Any, ready: None) -> None:
