@@ -27,6 +27,7 @@ _LOOKS_UP = 2**14
 """After so many fields the time is looked at."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BITS = 63
+_TAGS = 2**32
 
 
 def read_examples(data: bytes, settings: ServerSettings, deadline: Deadline) -> Array:
@@ -91,6 +92,8 @@ def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[b
         if index % _LOOKS_UP == 0:
             deadline.require("reading the examples")
         tag, start = _varint(message, place)
+        if tag >= _TAGS:  # two readers could see two fields in it
+            raise _not_a_message()
         length, start = _length(message, tag & 7, start)
         place = start + length
         if place > len(message):

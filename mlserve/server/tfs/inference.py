@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID253
 
-from mlserve.errors import InferenceFailed, InvalidInput, bounded
+from mlserve.errors import InferenceFailed, InvalidInput, bounded, shortened
 from mlserve.protocols.proto.serving_pb2 import (
     ClassificationResponse,
     ClassificationResult,
@@ -37,7 +37,6 @@ _LABEL = TensorSpec(_CLASSES, DType.BYTES, None)
 _NUMBER = TensorSpec(_SCORES, DType.FLOAT32, None)
 _PREDICT = "Predict runs any signature; GetModelMetadata shows what each takes and gives"
 _RANK = 2
-_LONGEST_NAME = 200
 
 
 class Method(ABC):
@@ -68,7 +67,7 @@ class Method(ABC):
         wanted = name or DEFAULT_SIGNATURE
         if wanted not in signatures:
             raise InvalidInput(
-                f"No signature was found with the name: {shown_name(wanted)}",
+                f"No signature was found with the name: {shortened(wanted)}",
                 hint=f"there are: {bounded(', '.join(sorted(signatures)))}",
             )
         self.check(signatures[wanted])
@@ -141,11 +140,6 @@ class Regress(Method):
 
 CLASSIFY, REGRESS = Classify(), Regress()
 METHODS: Mapping[str, Method] = {method.name: method for method in (CLASSIFY, REGRESS)}
-
-
-def shown_name(name: str) -> str:
-    """A caller's name for a message, cut before anything else looks at it."""
-    return bounded(name[:_LONGEST_NAME])
 
 
 def check_takes_examples(signature: Signature) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlserve.backend import HasDefinitions, Runner
 from mlserve.deadline import Deadline
-from mlserve.errors import InputTooLarge, InvalidInput, NotSupported
+from mlserve.errors import InputTooLarge, InvalidInput, NotSupported, shortened
 from mlserve.protocols.proto.framework_pb2 import SignatureDef
 from mlserve.protocols.proto.serving_pb2 import (
     InferenceResult,
@@ -19,7 +19,7 @@ from mlserve.protocols.proto.serving_pb2 import (
 )
 from mlserve.protocols.proto.unread_input_pb2 import UnreadRequest
 from mlserve.server.dtypes import Array
-from mlserve.server.grpc_service import RANDOM_WEIGHTS_KEY, Context, Respond, deadline_of, parse
+from mlserve.server.grpc_service import RANDOM_WEIGHTS_KEY, Context, Respond, deadline_of
 from mlserve.server.input_check import DEFAULT_SIGNATURE
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
@@ -34,8 +34,8 @@ from mlserve.server.tfs.inference import (
     REGRESS,
     Method,
     check_takes_examples,
-    shown_name,
 )
+from mlserve.server.wire_read import read_message
 from mlserve.server.work.engine import Call, Engine
 from mlserve.tensors import Signature
 
@@ -74,7 +74,7 @@ class InferenceGrpc:
         """Classify or Regress: runs one signature on the examples of the request."""
         deadline = deadline_of(context, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the message is read
-        request = parse(UnreadRequest, data)
+        request = await read_message(UnreadRequest, data, deadline)
         if not request.HasField("model_spec"):
             raise InvalidInput("Missing ModelSpec")
         spec = request.model_spec
@@ -92,7 +92,7 @@ class InferenceGrpc:
         """
         deadline = deadline_of(context, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the message is read
-        tasks, sent = _read_tasks(data, deadline)
+        tasks, sent = await _read_tasks(data, deadline)
         spec = tasks[0].model_spec if tasks else ModelSpec()
         if not spec.name:
             raise InvalidInput("ModelSpec has no name specified.")
@@ -159,12 +159,13 @@ def _call(
     return Call(spec.name, version, decode, encode, size, spec.signature_name or DEFAULT_SIGNATURE)
 
 
-def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTask], bytes]:
+async def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTask], bytes]:
     """The tasks of a serialized MultiInferenceRequest, and its serialized Input."""
     fields = fields_of(data, _MOST_TASKS, deadline)
     if fields is None:
         raise InputTooLarge(f"the request has more than {_MOST_TASKS} tasks")
-    tasks = [parse(InferenceTask, task) for task in fields.get(_TASKS, ())]
+    sent = fields.get(_TASKS, ())
+    tasks = [await read_message(InferenceTask, task, deadline) for task in sent]
     return tasks, b"".join(fields.get(_INPUT, ()))
 
 
@@ -187,12 +188,12 @@ def _methods_of(tasks: Sequence[InferenceTask], runner: Runner) -> list[Method]:
             )
         name = spec.signature_name or DEFAULT_SIGNATURE
         if name in names:
-            raise InvalidInput(f"Duplicate evaluation of signature: {shown_name(name)}")
+            raise InvalidInput(f"Duplicate evaluation of signature: {shortened(name)}")
         if name not in runner.signatures:
-            raise InvalidInput(f"Requested signature not found in model graph: {shown_name(name)}")
+            raise InvalidInput(f"Requested signature not found in model graph: {shortened(name)}")
         method = METHODS.get(task.method_name)
         if method is None:
-            raise NotSupported(f"Unsupported signature method_name: {shown_name(task.method_name)}")
+            raise NotSupported(f"Unsupported signature method_name: {shortened(task.method_name)}")
         method.check(runner.signatures[name])
         names.add(name)
         tensors.add(_input_tensor(runner, name))
