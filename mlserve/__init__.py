@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mlserve.errors import NotAllowed as NotAllowed
     from mlserve.errors import NotAnImage as NotAnImage
     from mlserve.errors import NotFound as NotFound
+    from mlserve.errors import NotSupported as NotSupported
     from mlserve.errors import NotYet as NotYet
     from mlserve.errors import Overloaded as Overloaded
     from mlserve.errors import PluginError as PluginError
@@ -63,6 +64,7 @@ __all__ = [
     "NotAllowed",
     "NotAnImage",
     "NotFound",
+    "NotSupported",
     "NotYet",
     "Overloaded",
     "PluginError",

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from mlserve.artifact import Artifact
 from mlserve.deadline import Deadline
@@ -33,14 +33,29 @@ class Runner(Protocol):
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """The outputs of that signature for these inputs.
 
-        Names, dtypes and ranks have been checked against the signature. Raises InvalidInput (or
-        NotAnImage, InputTooLarge) for an input that the model refuses, naming its index in the
-        batch, and InferenceFailed when the runtime fails. A runtime that can be interrupted stops
-        when the deadline passes and raises DeadlineExceeded; one that cannot ignores it.
+        Names, dtypes and ranks have been checked against the signature; those of its inputs that
+        are optional may be absent, and the Runner puts its defaults in their place. Raises
+        InvalidInput (or NotAnImage, InputTooLarge) for an input that the model refuses, naming its
+        index in the batch, and InferenceFailed when the runtime fails. A runtime that can be
+        interrupted stops when the deadline passes and raises DeadlineExceeded; one that cannot
+        ignores it.
         """
 
     def close(self) -> None:
         """Gives the memory back; called once, when nothing runs any more."""
+
+
+@runtime_checkable
+class HasDefinitions(Protocol):
+    """A Runner of a model whose file holds TensorFlow's SignatureDef messages."""
+
+    @property
+    def definitions(self) -> Mapping[str, bytes]:
+        """Those messages, serialized, by the name of the signature, also of those not served.
+
+        TensorFlow Serving's API shows them as they are. For any other Runner it makes them of the
+        signatures.
+        """
 
 
 class ImageStages(Protocol):

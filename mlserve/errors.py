@@ -8,7 +8,8 @@
     |  |- NotFound           2    no such model, version, signature, backend or server
     |  |- AccessDenied       2    the server wants a token or a certificate, or other ones
     |  |  `- NotAllowed      2    the server does this for nobody who may ask it now
-    |  `- NotYet             2    what it needs is not there yet
+    |  |- NotYet             2    what it needs is not there yet
+    |  `- NotSupported       2    the protocol has this call, and mlserve does not
     |- PluginError           3    a plugin or one of its dependencies is missing or broken
     |- ExportError           4    the model could not be exported
     |- BuildFailed           4    the container image could not be built
@@ -173,6 +174,10 @@ class NotAllowed(AccessDenied):
 
 class NotYet(UsageError):
     """The call is right, but needs something that the server does not have yet."""
+
+
+class NotSupported(UsageError):
+    """The protocol knows what is asked for, and mlserve does not do it."""
 
 
 class PluginError(MlserveError):

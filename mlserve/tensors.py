@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+PREDICT = "predict"
+"""The method of a signature that says nothing else."""
+_METHODS = "tensorflow/serving/"
+"""What the method names of TensorFlow's signature_constants.h begin with."""
+
+
+def method_of(method_name: str) -> str:
+    """The `method` of a signature whose SignatureDef has that method name."""
+    word = method_name.removeprefix(_METHODS)
+    return word if word in ("classify", "regress") and word != method_name else PREDICT
+
+
+_REFERENCES = 100
+"""What the DataType enum adds to a type's number for a reference to a variable of the type."""
 
 
 class DType(Enum):
     """An element type: its numpy name, TensorFlow's number and name, Open Inference's name.
 
-    Numbers are those of TensorFlow's public `DataType` enum (types.proto). Complex types have no
-    name in the Open Inference Protocol.
+    Numbers are those of TensorFlow's public `DataType` enum (types.proto). Complex and quantised
+    types have no name in the Open Inference Protocol. A quantised tensor is the integers that it
+    holds; what they stand for is the model's business.
     """
 
     FLOAT32 = ("float32", 1, "DT_FLOAT", "FP32")
@@ -24,7 +41,12 @@ class DType(Enum):
     COMPLEX64 = ("complex64", 8, "DT_COMPLEX64", None)
     INT64 = ("int64", 9, "DT_INT64", "INT64")
     BOOL = ("bool", 10, "DT_BOOL", "BOOL")
+    QINT8 = ("qint8", 11, "DT_QINT8", None)
+    QUINT8 = ("quint8", 12, "DT_QUINT8", None)
+    QINT32 = ("qint32", 13, "DT_QINT32", None)
     BFLOAT16 = ("bfloat16", 14, "DT_BFLOAT16", "BF16")
+    QINT16 = ("qint16", 15, "DT_QINT16", None)
+    QUINT16 = ("quint16", 16, "DT_QUINT16", None)
     UINT16 = ("uint16", 17, "DT_UINT16", "UINT16")
     COMPLEX128 = ("complex128", 18, "DT_COMPLEX128", None)
     FLOAT16 = ("float16", 19, "DT_HALF", "FP16")
@@ -44,13 +66,16 @@ class DType(Enum):
 
     @classmethod
     def from_tf_number(cls, number: int) -> DType:
-        """The type of that number in TensorFlow's DataType enum. Raises ValueError."""
-        return _find("tf_number", number)
+        """The type of that number in TensorFlow's DataType enum. Raises ValueError.
+
+        A reference (DT_FLOAT_REF) is to a variable of TensorFlow 1, and of the type of its value.
+        """
+        return _find("tf_number", number % _REFERENCES)
 
     @classmethod
     def from_tf_name(cls, name: str) -> DType:
         """The type of that TensorFlow name (`DT_FLOAT`, ...). Raises ValueError."""
-        return _find("tf_name", name)
+        return _find("tf_name", name.removesuffix("_REF"))
 
 
 def _find(attribute: str, wanted: object) -> DType:
@@ -89,18 +114,39 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A named function of a model: typed, named inputs and outputs."""
+    """A named function of a model: typed, named inputs and outputs.
+
+    A request may leave out the inputs named in `optional`: the Runner has a value for each.
+    `method` is the last word of the method that a TensorFlow model declares it for: `classify` and
+    `regress` take serialized tf.Examples.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    optional: frozenset[str] = frozenset()
+    method: str = field(default=PREDICT, compare=False)
+
+    @property
+    def required(self) -> tuple[TensorSpec, ...]:
+        """The inputs that a request must have."""
+        return tuple(spec for spec in self.inputs if spec.name not in self.optional)
+
+    def inputs_in(self, sent: Container[str]) -> tuple[TensorSpec, ...]:
+        """The inputs of a request with these names: those that were left out are left out."""
+        return tuple(spec for spec in self.inputs if spec.name in sent)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data: dict[str, Any] = {
             "name": self.name,
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
         }
+        if self.optional:
+            data["optional"] = sorted(self.optional)
+        if self.method != PREDICT:
+            data["method"] = self.method
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Signature:
@@ -108,4 +154,6 @@ class Signature:
             data["name"],
             tuple(TensorSpec.from_json(item) for item in data["inputs"]),
             tuple(TensorSpec.from_json(item) for item in data["outputs"]),
+            frozenset(data.get("optional", ())),
+            data.get("method", PREDICT),
         )

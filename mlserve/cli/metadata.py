@@ -65,7 +65,10 @@ def metadata(
     rows = [
         [
             signature.name,
-            ", ".join(map(str, signature.inputs)),
+            ", ".join(
+                f"{s}, optional" if s.name in signature.optional else str(s)
+                for s in signature.inputs
+            ),
             ", ".join(map(str, signature.outputs)),
         ]
         for signature in found.signatures

@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 from mlserve.client.answers import ModelMetadata
 from mlserve.client.wire import USUAL_TOP_K, Answer, Plan, Question
 from mlserve.errors import UsageError
-from mlserve.tensors import DType, Signature
+from mlserve.tensors import PREDICT, DType, Signature
 
 BEST = Plan("top_k", "image", (1,))
 RANKING = Plan("ranking", "image", (1,))
 _DEFAULT_SIGNATURE = "serving_default"
+_EXAMPLES = (
+    "; tf.Examples are for TensorFlow Serving's Classify and Regress over gRPC, and for :classify "
+    "and :regress over REST"
+)
 _FLOATS = (DType.FLOAT16, DType.FLOAT32, DType.FLOAT64)
 
 
@@ -100,18 +104,19 @@ def _plan(signature: Signature) -> Plan:
     sizes = next((spec.shape for spec in signature.outputs if spec.name == "scores"), None)
     classes = sizes[-1] if sizes else None
     return Plan(
-        signature.name, signature.inputs[0].name, _one_element(signature) or (), classes=classes
+        signature.name, signature.required[0].name, _one_element(signature) or (), classes=classes
     )
 
 
 def _takes_a_file(signature: Signature) -> bool:
-    is_one_string = [spec.dtype for spec in signature.inputs] == [DType.BYTES]
-    return is_one_string and _one_element(signature) is not None
+    is_one_string = [spec.dtype for spec in signature.required] == [DType.BYTES]
+    is_for_tensors = signature.method == PREDICT  # the others take strings that are examples
+    return is_one_string and is_for_tensors and _one_element(signature) is not None
 
 
 def _one_element(signature: Signature) -> tuple[int, ...] | None:
     """The shape that holds one string in the signature's input; None when there is none."""
-    shape = signature.inputs[0].shape
+    shape = signature.required[0].shape
     if shape is None:
         return (1,)
     return (1,) * len(shape) if all(size in (None, 1) for size in shape) else None
@@ -124,12 +129,18 @@ def _no_image_input(metadata: ModelMetadata) -> UsageError:
             hint="declare its inputs there (MLServer: in model-settings.json); predict needs one "
             "input of type BYTES for the image file",
         )
-    offers = "; ".join(
-        f"{signature.name}({', '.join(map(str, signature.inputs))})"
-        for signature in metadata.signatures
-    )
+    offers = "; ".join(map(_offer, metadata.signatures))
+    takes_examples = any(signature.method != PREDICT for signature in metadata.signatures)
     return UsageError(
         f"the model {metadata.model} takes no image file; it takes {offers or 'nothing'}",
         hint="predict sends image files as they are: serve a model that decodes them in its graph, "
-        "as those of mlserve export do",
+        "as those of mlserve export do" + (_EXAMPLES if takes_examples else ""),
     )
+
+
+def _offer(signature: Signature) -> str:
+    """What the signature takes, and the call that it wants where that is not Predict."""
+    takes = f"{signature.name}({', '.join(map(str, signature.inputs))})"
+    if signature.method == PREDICT:
+        return takes
+    return f"{takes} by {signature.method.capitalize()}, as tf.Examples"

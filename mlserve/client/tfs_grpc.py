@@ -10,7 +10,7 @@ from mlserve.client.messages import parse
 from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.protocols.proto import framework_pb2, serving_pb2
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DType, Signature, TensorSpec, method_of
 
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 _MODEL = "/tensorflow.serving.ModelService/"
@@ -90,13 +90,16 @@ def _signature(name: str, definition: framework_pb2.SignatureDef) -> Signature |
         outputs = tuple(_tensor_spec(n, info) for n, info in sorted(definition.outputs.items()))
     except ValueError:
         return None
-    return Signature(name, inputs, outputs)
+    return Signature(
+        name, inputs, outputs, frozenset(definition.defaults), method_of(definition.method_name)
+    )
 
 
 def _tensor_spec(name: str, info: framework_pb2.TensorInfo) -> TensorSpec:
     shape = info.tensor_shape
     sizes = tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
-    return TensorSpec(name, DType.from_tf_number(info.dtype), None if shape.unknown_rank else sizes)
+    is_known = info.HasField("tensor_shape") and not shape.unknown_rank
+    return TensorSpec(name, DType.from_tf_number(info.dtype), sizes if is_known else None)
 
 
 def _column(name: str, tensor: framework_pb2.TensorProto) -> Column:

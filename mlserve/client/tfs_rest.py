@@ -14,7 +14,7 @@ from mlserve.client.columns import text
 from mlserve.client.json_body import excerpt, parse, shown
 from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DType, Signature, TensorSpec, method_of
 
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 """What an answer of another shape raises when it is read."""
@@ -79,21 +79,24 @@ def _version_status(row: Mapping[str, Any]) -> VersionStatus:
 def _signature(name: str, definition: Mapping[str, Any]) -> Signature | None:
     """The signature; None for one with a type that no request can carry, as initializers have."""
     inputs, outputs = definition.get("inputs", {}), definition.get("outputs", {})
-    known = {dtype.tf_name for dtype in DType}
-    if any(info["dtype"] not in known for info in [*inputs.values(), *outputs.values()]):
+    try:
+        takes, gives = _tensor_specs(inputs), _tensor_specs(outputs)
+    except ValueError:
         return None
-    return Signature(name, _tensor_specs(inputs), _tensor_specs(outputs))
+    optional = frozenset(definition.get("defaults", {}))
+    method = method_of(str(definition.get("method_name", "")))
+    return Signature(name, takes, gives, optional, method)
 
 
 def _tensor_specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, DType.from_tf_name(info["dtype"]), _shape(info.get("tensor_shape", {})))
+        TensorSpec(name, DType.from_tf_name(info["dtype"]), _shape(info.get("tensor_shape")))
         for name, info in sorted(tensors.items())
     )
 
 
-def _shape(shape: Mapping[str, Any]) -> tuple[int | None, ...] | None:
-    if shape.get("unknown_rank"):
+def _shape(shape: Mapping[str, Any] | None) -> tuple[int | None, ...] | None:
+    if shape is None or shape.get("unknown_rank"):
         return None
     sizes = (int(dim.get("size", 0)) for dim in shape.get("dim", []))
     return tuple(None if size < 0 else size for size in sizes)

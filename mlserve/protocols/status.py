@@ -13,6 +13,7 @@ _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
     (errors.AccessDenied, "UNAUTHENTICATED", 401),
     (errors.NotFound, "NOT_FOUND", 404),
     (errors.NotYet, "FAILED_PRECONDITION", 400),
+    (errors.NotSupported, "UNIMPLEMENTED", 501),
     (errors.NotAnImage, "INVALID_ARGUMENT", 415),
     (errors.InputTooLarge, "INVALID_ARGUMENT", 413),
     (errors.InvalidInput, "INVALID_ARGUMENT", 400),

@@ -11,7 +11,15 @@ from mlserve.tensors import DType
 
 Array = np.ndarray[Any, Any]
 
-_SPECIAL: dict[DType, Any] = {DType.BYTES: object, DType.BFLOAT16: ml_dtypes.bfloat16}
+_SPECIAL: dict[DType, Any] = {
+    DType.BYTES: object,
+    DType.BFLOAT16: ml_dtypes.bfloat16,
+    DType.QINT8: np.int8,
+    DType.QUINT8: np.uint8,
+    DType.QINT16: np.int16,
+    DType.QUINT16: np.uint16,
+    DType.QINT32: np.int32,
+}
 
 NUMPY: dict[DType, np.dtype[Any]] = {
     dtype: np.dtype(_SPECIAL.get(dtype, dtype.label)) for dtype in DType

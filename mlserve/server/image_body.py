@@ -77,13 +77,13 @@ def input_of(
     signature: Signature, files: Sequence[bytes], settings: ServerSettings
 ) -> dict[str, Array]:
     """The files as the signature's only input, one row each. Raises InvalidInput, InputTooLarge."""
-    if [spec.dtype for spec in signature.inputs] != [DType.BYTES]:
+    if [spec.dtype for spec in signature.required] != [DType.BYTES]:
         raise InvalidInput(
             f"the body is an image file, which only a signature with one input of bytes takes; "
             f"'{signature.name}' takes ({', '.join(map(str, signature.inputs))})",
             hint="send JSON",
         )
-    (spec,) = signature.inputs
+    (spec,) = signature.required
     values = np.empty(len(files), dtype=object)
     values[:] = files
     rank = 1 if spec.shape is None else len(spec.shape)

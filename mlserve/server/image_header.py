@@ -49,7 +49,7 @@ def check_images(
     is left to the model.
     """
     left = settings.request_pixels
-    for spec in signature.inputs:
+    for spec in signature.inputs_in(inputs):
         array = inputs[spec.name]
         if array.dtype == object:
             left -= _pixels(array, settings.max_pixels, left)

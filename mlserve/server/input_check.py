@@ -26,9 +26,13 @@ def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
 
 
 def check_names(signature: Signature, sent: Collection[str]) -> None:
-    """Raises InvalidInput unless exactly the inputs of the signature were sent."""
+    """Raises InvalidInput unless the inputs of the signature were sent, and no others.
+
+    Those with a default may be left out.
+    """
     required = {spec.name for spec in signature.inputs}
-    extra, missing = sorted(set(sent) - required), sorted(required - set(sent))
+    extra = sorted(set(sent) - required)
+    missing = sorted(required - signature.optional - set(sent))
     if not extra and not missing:
         return
     guesses = "".join(_guess(name, missing) for name in extra[:_NAMES_SHOWN])

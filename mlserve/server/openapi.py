@@ -305,6 +305,22 @@ DOCUMENT: Json = {
                 _answer("predictions for instances, outputs for inputs", ref("PredictResponse")),
             ),
         ),
+        **_on_model(
+            "/v1/models/{model}:classify",
+            _post(
+                "Classify examples, with a signature that takes them",
+                {"application/json": {"schema": ref("ExamplesRequest")}},
+                _answer("the classes of each example", ref("ClassifyResponse")),
+            ),
+        ),
+        **_on_model(
+            "/v1/models/{model}:regress",
+            _post(
+                "Give a number for each example, with a signature that takes them",
+                {"application/json": {"schema": ref("ExamplesRequest")}},
+                _answer("the number of each example", ref("RegressResponse")),
+            ),
+        ),
         METRICS_PATHS[0]: _get(
             "The metrics of the server; the same at " + METRICS_PATHS[1],
             _answer(

@@ -30,6 +30,14 @@ _PARAMETERS: Json = {
     "type": "object",
     "additionalProperties": {"type": ["boolean", "number", "string"]},
 }
+_NUMBER: Json = {"type": "number"}
+_BASE64 = object_of({"b64": TEXT})
+_VALUE: Json = {"anyOf": [TEXT, _NUMBER, {"type": "boolean"}, _BASE64]}
+_FEATURES: Json = {
+    "type": "object",
+    "description": "features by name, each a value or a list of values of one type",
+    "additionalProperties": {"anyOf": [_VALUE, list_of(_VALUE)]},
+}
 _SHAPE = list_of({"type": "integer", "minimum": 0})
 _DATATYPE: Json = {"type": "string", "enum": [d.oip_name for d in DType if d.oip_name]}
 _TENSOR: Json = {"name": TEXT, "shape": _SHAPE, "datatype": _DATATYPE}
@@ -42,7 +50,10 @@ _COUNT: Json = {"type": "integer", "minimum": 0}
 _DURATION = object_of({"count": _COUNT, "ns": _COUNT})
 _COMPUTED = dict.fromkeys(("compute_input", "compute_infer", "compute_output"), _DURATION)
 _CONFIGURED = list_of(
-    object_of({"name": TEXT, "data_type": TEXT, "dims": list_of({"type": "integer"})})
+    object_of(
+        {"name": TEXT, "data_type": TEXT, "dims": list_of({"type": "integer"})},
+        {"optional": {"type": "boolean"}},
+    )
 )
 
 SCHEMAS: Json = {
@@ -158,6 +169,25 @@ SCHEMAS: Json = {
         "properties": {"predictions": {"type": "array"}, "outputs": {}},
         "oneOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
     },
+    "ExamplesRequest": object_of(
+        {"examples": {**list_of(_FEATURES), "minItems": 1}},
+        {"context": _FEATURES, "signature_name": TEXT},
+    ),
+    "ClassifyResponse": object_of(
+        {
+            "results": list_of(
+                list_of(
+                    {
+                        "type": "array",
+                        "prefixItems": [{"anyOf": [TEXT, _BASE64]}, _NUMBER],
+                        "minItems": 2,
+                        "maxItems": 2,
+                    }
+                )
+            )
+        }
+    ),
+    "RegressResponse": object_of({"results": list_of(_NUMBER)}),
     "ModelStatus": object_of(
         {
             "model_version_status": list_of(

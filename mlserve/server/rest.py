@@ -54,10 +54,6 @@ class MethodNotAllowed(UsageError):
         self.allowed = allowed
 
 
-class NotImplementedHere(UsageError):
-    """The protocol has that call, and mlserve does not."""
-
-
 class RestProtocol(Protocol):
     """One protocol of the REST port."""
 
@@ -130,8 +126,6 @@ def error_response(error: MlserveError) -> Response:
     status, headers = http_status(error), {}
     if isinstance(error, MethodNotAllowed):
         status, headers["Allow"] = 405, error.allowed
-    elif isinstance(error, NotImplementedHere):
-        status = 501
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
         headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
     elif isinstance(error, BodyTooLarge):

@@ -135,7 +135,7 @@ def test_a_request_that_is_no_message(server: Any, channel_to: Any) -> None:
 
 
 def test_a_method_that_is_not_there(server: Any, channel_to: Any) -> None:
-    method = channel_to(server).unary_unary("/tensorflow.serving.PredictionService/Classify")
+    method = channel_to(server).unary_unary("/tensorflow.serving.PredictionService/Explain")
     assert failure(method.future(b"", timeout=20))[0] is grpc.StatusCode.UNIMPLEMENTED
 
 

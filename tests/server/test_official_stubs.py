@@ -111,9 +111,13 @@ def test_status(apis: Any, server: Any, channel_to: Any) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_what_is_not_served_is_unimplemented(apis: Any, stub: Any) -> None:
+def test_a_signature_that_takes_no_examples_is_refused(apis: Any, tf: Any, stub: Any) -> None:
     from tensorflow_serving.apis import classification_pb2
 
+    message = classification_pb2.ClassificationRequest()
+    message.model_spec.name = "m"
+    message.input.example_list.examples.add()
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Classify(classification_pb2.ClassificationRequest(), 10.0)
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        stub.Classify(message, 10.0)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "No classification inputs found in SignatureDef: (image: bytes" in caught.value.details()

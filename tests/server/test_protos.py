@@ -16,13 +16,14 @@ from mlserve.protocols.proto._pool import POOL
 
 FOLDER = Path(str(files("mlserve.protocols.proto")))
 PUBLIC = (
+    "example.proto",
     "framework.proto",
     "inference.proto",
     "inference_extensions.proto",
     "model_config.proto",
     "serving.proto",
 )
-FILES = (*PUBLIC, "server_files.proto")
+FILES = (*PUBLIC, "server_files.proto", "unread_input.proto")
 OFFICIAL = (
     "tensorflow_serving.apis.prediction_service_pb2",
     "tensorflow_serving.apis.model_service_pb2",

@@ -59,6 +59,12 @@ def test_other_ways_to_write_the_path(http: httpx.Client, path: str) -> None:
     assert http.post(path, json={"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}
 
 
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_more_examples_than_a_batch_may_have(http: httpx.Client, verb: str) -> None:
+    response = http.post(f"{V1}:{verb}", json={"examples": [{}] * 1025})
+    assert "more than 1024 examples" in error_of(response, 413)
+
+
 @pytest.mark.parametrize("path", [V1, f"{V1}/versions/7", f"{V1}/"])
 def test_status(http: httpx.Client, path: str) -> None:
     assert http.get(path).json() == {
@@ -92,6 +98,7 @@ def test_metadata(http: httpx.Client) -> None:
             }
         },
         "method_name": "tensorflow/serving/predict",
+        "defaults": {},
     }
     assert signatures["identity_int8"]["inputs"]["x"]["tensor_shape"]["unknown_rank"] is True
 
@@ -109,8 +116,8 @@ def test_metadata(http: httpx.Client) -> None:
         ("GET", "/", 404, "Malformed request: GET /"),
         ("GET", f"{V1}/versions/x", 404, "Malformed request"),
         ("POST", f"{V1}:explain", 404, "Malformed request"),
-        ("POST", f"{V1}:classify", 501, "classify is not implemented"),
-        ("POST", f"{V1}:regress", 501, "regress is not implemented"),
+        ("POST", f"{V1}:classify", 400, "key 'examples' is expected and was not found"),
+        ("POST", f"{V1}:regress", 400, "key 'examples' is expected and was not found"),
         ("GET", f"{V1}:predict", 405, "Method GET is not allowed"),
         ("DELETE", V1, 405, "Method DELETE is not allowed"),
     ],

@@ -36,7 +36,13 @@ def model_config(
         "backend": backend,
         "version_policy": _policy(policy),
         "max_batch_size": settings.max_batch_length if has_batches else 0,
-        "input": [_tensor(spec, has_batches=has_batches) for spec in signature.inputs],
+        "input": [
+            {
+                **_tensor(spec, has_batches=has_batches),
+                **({"optional": True} if spec.name in signature.optional else {}),
+            }
+            for spec in signature.inputs
+        ],
         "output": [_tensor(spec, has_batches=has_batches) for spec in signature.outputs],
     }
     if has_batches and settings.max_batch_size > 1:

@@ -166,7 +166,8 @@ def read_inputs(
         raise InvalidInput("an input is sent twice")
     check_names(signature, by_name)
     longest = settings.max_batch_length
-    inputs = {spec.name: _read(spec, by_name[spec.name], longest) for spec in signature.inputs}
+    given = signature.inputs_in(by_name)
+    inputs = {spec.name: _read(spec, by_name[spec.name], longest) for spec in given}
     check_images(signature, inputs, settings)
     return inputs
 
@@ -203,12 +204,12 @@ def datatype_of(spec: TensorSpec) -> str:
 
 def _raw_input(signature: Signature, body: bytes) -> SentTensor:
     """The only input of the signature; BYTES is one string without its length."""
-    if len(signature.inputs) != 1:
+    if len(signature.required) != 1:
         raise InvalidInput(
-            f"signature '{signature.name}' has {len(signature.inputs)} inputs; a raw binary "
+            f"signature '{signature.name}' has {len(signature.required)} inputs; a raw binary "
             "request (Inference-Header-Content-Length: 0) is for a model with one"
         )
-    (spec,) = signature.inputs
+    (spec,) = signature.required
     datatype = datatype_of(spec)
     if spec.dtype is DType.BYTES:
         one = (1,) if spec.shape is None else tuple(1 for _ in spec.shape)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from mlserve.errors import MlserveError
@@ -67,6 +67,11 @@ class StageTimes:
             if seconds := getattr(self, name):
                 yield name, seconds
 
+    def add(self, other: StageTimes) -> None:
+        """Adds the times of another part of the same request."""
+        for name, seconds in other.reached():
+            setattr(self, name, getattr(self, name) + seconds)
+
     def unreached(self) -> str:
         """The stage that it is in: the first one that has not ended."""
         ended = [name for name, _ in self.reached()]
@@ -116,6 +121,22 @@ class Exchange:
     def failed(self, error: MlserveError) -> None:
         """Notes the error that it ended with."""
         self.code, self.error = _code_of(type(error)), error_text(error)
+
+    def part(self) -> Exchange:
+        """A part of the request that is a call of its own to the engine, with its own times."""
+        return replace(self, times=StageTimes())
+
+    def take_in(self, parts: Sequence[Exchange]) -> None:
+        """Takes in what is known of the parts: the sum of their times, the first refusal.
+
+        The signature is that of the first part: a request has one.
+        """
+        for part in parts:
+            self.times.add(part.times)
+            self.refused = self.refused or part.refused
+        if parts:
+            first = parts[0]
+            self.model, self.version, self.signature = first.model, first.version, first.signature
 
     @property
     def was_refused(self) -> bool:

@@ -21,6 +21,7 @@ _PROBES = re.compile(
 )
 _METADATA = re.compile(r"/v1/models/.*/metadata/?|/v2(/models/.*)?/?|/openapi\.json", re.I)
 _GRPC_APIS = {"tensorflow": "tfs", "inference": "oip"}
+_GRPC_INFERS = ("Predict", "Classify", "Regress", "MultiInference", "ModelInfer")
 _GRPC_PROBES = ("GetModelStatus", "ServerLive", "ServerReady", "ModelReady")
 _LONGEST_PATH = 256
 
@@ -74,7 +75,7 @@ def grpc_route(path: str) -> Route:
     service, _, method = path[1:].partition("/")
     api = _GRPC_APIS.get(service.partition(".")[0], "")
     kind = Kind.METADATA
-    if method in ("Predict", "ModelInfer"):
+    if method in _GRPC_INFERS:
         kind = Kind.PREDICT
     elif method in _GRPC_PROBES:
         kind = Kind.PROBE

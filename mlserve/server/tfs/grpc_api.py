@@ -44,6 +44,7 @@ from mlserve.server.models.versions import VersionChoice
 from mlserve.server.sight.requests import Sight
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.config_reload import ConfigReload
+from mlserve.server.tfs.inference_grpc import InferenceGrpc
 from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.wire_read import Request, read_message
 from mlserve.server.work.engine import Call, Engine
@@ -75,7 +76,11 @@ class TfsGrpc:
 
     def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
         """What to add to the gRPC server."""
-        predict = {"Predict": self.predict, "GetModelMetadata": self.metadata}
+        predict = {
+            "Predict": self.predict,
+            "GetModelMetadata": self.metadata,
+            **InferenceGrpc(self._engine, self._repository, self._version_of).methods(),
+        }
         status = {"GetModelStatus": self.status}
         if self._reload is not None:
             status["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)
@@ -118,7 +123,7 @@ class TfsGrpc:
         loaded = self._repository.lease(spec.name, self._version_of(spec))
         try:
             response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
-            signatures = signature_def_map(loaded.runner.signatures)
+            signatures = signature_def_map(loaded.runner)
             response.metadata["signature_def"].Pack(signatures)
             if loaded.contract:
                 await context.send_initial_metadata(((CONTRACT_KEY, loaded.contract),))
@@ -176,7 +181,7 @@ def read_inputs(
     """
     check_names(signature, request.inputs)
     inputs, room = {}, tensor_proto.Expansion()
-    for spec in signature.inputs:
+    for spec in signature.inputs_in(request.inputs):
         sent = request.inputs[spec.name]
         sizes = tuple(dim.size for dim in sent.tensor_shape.dim[:1])
         check_batch_length(spec, sizes, settings.max_batch_length)

@@ -105,11 +105,12 @@ def read_inputs(
         if is_row_form(body)
         else _named(signature, body["inputs"])
     )
-    for spec in signature.inputs:
+    given = signature.inputs_in(columns)
+    for spec in given:
         value = columns[spec.name]
         shape = (len(value),) if isinstance(value, list) else ()
         check_batch_length(spec, shape, settings.max_batch_length)
-    inputs = {spec.name: to_array(spec, columns[spec.name]) for spec in signature.inputs}
+    inputs = {spec.name: to_array(spec, columns[spec.name]) for spec in given}
     check_images(signature, inputs, settings)
     return inputs
 
@@ -194,7 +195,10 @@ def _columns_of_rows(signature: Signature, rows: Any) -> Mapping[str, Any]:
     if not isinstance(rows, list) or not rows:
         raise InvalidInput("'instances' must be a list of at least one value")
     named = [_named(signature, row) for row in rows]
-    return {spec.name: [row[spec.name] for row in named] for spec in signature.inputs}
+    given = signature.inputs_in(named[0])
+    if any(signature.inputs_in(row) != given for row in named):
+        raise InvalidInput("an input with a default must be in all of 'instances', or in none")
+    return {spec.name: [row[spec.name] for row in named] for spec in given}
 
 
 def _named(signature: Signature, value: Any) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST API over the engine: status, metadata and predict.
+"""TensorFlow Serving's REST API over the engine: status, metadata, predict, classify and regress.
 
 Paths are matched without regard to case, as TensorFlow Serving does (http_rest_api_handler.cc).
 """
@@ -23,7 +23,6 @@ from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice, VersionStatus
 from mlserve.server.rest import (
-    NotImplementedHere,
     answer_headers,
     check_method,
     contract_headers,
@@ -34,6 +33,7 @@ from mlserve.server.rest import (
 )
 from mlserve.server.rest_body import content_of, is_encoded, text_of
 from mlserve.server.tfs import json_tensor
+from mlserve.server.tfs.inference_rest import InferenceRest
 from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import ServerSettings
@@ -57,6 +57,7 @@ class TfsRest:
     def __init__(self, engine: Engine, repository: Catalog) -> None:
         self._engine = engine
         self._repository = repository
+        self._inference = InferenceRest(engine)
 
     async def respond(self, request: Request) -> Response | None:
         """The response to a request under `/v1/models`; None for any other path."""
@@ -77,7 +78,7 @@ class TfsRest:
         if verb == "predict":
             return await self._predict(request, model, version)
         if verb:
-            raise NotImplementedHere(f"{verb} is not implemented; use :predict")
+            return await self._inference.respond(request, model, version, verb)
         return self._metadata(model, version) if match["metadata"] else self._status(model, version)
 
     async def _predict(self, request: Request, model: str, version: VersionChoice) -> Response:
@@ -97,7 +98,7 @@ class TfsRest:
         loaded = self._repository.lease(model, version)
         try:
             signatures = json_format.MessageToDict(
-                signature_def_map(loaded.runner.signatures),
+                signature_def_map(loaded.runner),
                 always_print_fields_with_no_presence=True,
                 preserving_proto_field_name=True,
             )

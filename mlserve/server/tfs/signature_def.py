@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+from mlserve.backend import HasDefinitions, Runner
 from mlserve.protocols.proto.framework_pb2 import SignatureDef, TensorInfo
 from mlserve.protocols.proto.serving_pb2 import SignatureDefMap
 from mlserve.tensors import Signature, TensorSpec
 
-_PREDICT = "tensorflow/serving/predict"
+PREDICT = "tensorflow/serving/predict"
 
 
-def signature_def_map(signatures: Mapping[str, Signature]) -> SignatureDefMap:
-    """All signatures, by name. The name of a tensor is its alias: a Runner has no other."""
+def signature_def_map(runner: Runner) -> SignatureDefMap:
+    """All signatures, by name: as the model's own file has them, else made of the Runner's."""
     defs = SignatureDefMap()
-    for name, signature in signatures.items():
-        definition = SignatureDef(method_name=_PREDICT)
-        for spec, info in _infos(signature.inputs):
-            definition.inputs[spec.name].CopyFrom(info)
-        for spec, info in _infos(signature.outputs):
-            definition.outputs[spec.name].CopyFrom(info)
-        defs.signature_def[name].CopyFrom(definition)
+    if isinstance(runner, HasDefinitions):
+        for name, definition in runner.definitions.items():
+            defs.signature_def[name].MergeFromString(definition)
+        return defs
+    for name, signature in runner.signatures.items():
+        defs.signature_def[name].CopyFrom(_definition(signature))
     return defs
+
+
+def _definition(signature: Signature) -> SignatureDef:
+    """The message for that signature. The name of a tensor is its alias: there is no other."""
+    definition = SignatureDef(method_name=PREDICT)
+    for spec, info in _infos(signature.inputs):
+        definition.inputs[spec.name].CopyFrom(info)
+    for spec, info in _infos(signature.outputs):
+        definition.outputs[spec.name].CopyFrom(info)
+    return definition
 
 
 def _infos(specs: Iterable[TensorSpec]) -> Iterable[tuple[TensorSpec, TensorInfo]]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
+from tensorflow.core.protobuf import config_pb2  # noqa: TID253
 
 from mlserve.errors import ModelLoadFailed
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DType, Signature
 from mlserve_tfserving.messages import plain
-from mlserve_tfserving.signatures import shape_of, signature_of
+from mlserve_tfserving.meta_graph import SERVE, read_meta_graph
+from mlserve_tfserving.signatures import signature_defined, signature_of
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _v1 = tf.compat.v1
+_INTERNAL = ("__saved_model_init_op", "__saved_model_train_op")
+"""Signatures that name an operation for loaders: nobody is to call them."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +35,73 @@ class LoadedModel:
     """A SavedModel in memory.
 
     `owner` keeps its variables alive: the object that `tf.saved_model.load` gave, or a session.
+    `definitions` are the SignatureDefs of its file, serialized, and `defaults` the values of inputs
+    that a request may leave out, both by the name of the signature.
     """
 
     owner: Any
     signatures: Mapping[str, Signature]
     functions: Mapping[str, Run]
+    definitions: Mapping[str, bytes] = field(default_factory=dict)
+    defaults: Mapping[str, Tensors] = field(default_factory=dict)
 
 
 def load_model(path: Path, threads: int) -> LoadedModel:
     """The SavedModel in that folder. Raises ModelLoadFailed when TensorFlow cannot read it.
 
-    What `tf.saved_model.load` refuses is tried once more as TensorFlow Serving loads every model,
-    in a session: SavedModels of TensorFlow 1 can have input names that are no Python names, or
-    several graphs, of which the one tagged `serve` is taken.
+    One of TensorFlow 1 is loaded as TensorFlow Serving loads every model, in a session: it has no
+    objects that `tf.saved_model.load` could restore, and what that makes of its graph knows no
+    signature without inputs and no variable as an output. What `tf.saved_model.load` refuses is
+    tried so, too.
     """
     try:
-        model = _load_objects(path)
-    except Exception as error:  # noqa: BLE001  whatever the loader raises, it cannot read this
-        try:
-            model = _load_session(path, threads)
-        except Exception:  # noqa: BLE001
-            raise ModelLoadFailed(
-                f"TensorFlow cannot load {path}: {type(error).__name__}: {plain(str(error))}",
-                hint="export the model again: mlserve export; remove this version if it is not "
-                "wanted",
-            ) from error
+        graph = read_meta_graph(path)
+        has_objects = graph.HasField("object_graph_def")
+        model = (_load_either_way if has_objects else _load_session)(path, threads)
+    except Exception as error:  # whatever the loader raises, it cannot read this
+        raise ModelLoadFailed(
+            f"TensorFlow cannot load {path}: {type(error).__name__}: {plain(str(error))}",
+            hint="export the model again: mlserve export; remove this version if it is not wanted",
+        ) from error
     if not model.signatures:
         raise ModelLoadFailed(
             f"{path} has no signature that can be served",
             hint="save it with tf.saved_model.save(module, folder, signatures=...)",
         )
-    return model
+    return _described(model, graph.signature_def)
+
+
+def _load_either_way(path: Path, threads: int) -> LoadedModel:
+    """As objects, else in a session. Raises what the first way raised."""
+    try:
+        return _load_objects(path)
+    except Exception as error:  # noqa: BLE001
+        try:
+            return _load_session(path, threads)
+        except Exception:  # noqa: BLE001
+            raise error from None
+
+
+def _described(model: LoadedModel, definitions: Mapping[str, Any]) -> LoadedModel:
+    """The model with what only its file says: the SignatureDefs and the defaults in them."""
+    defaults = {name: _defaults(definitions[name]) for name in model.signatures}
+    return replace(
+        model,
+        signatures={
+            name: replace(signature, optional=frozenset(defaults[name]))
+            for name, signature in model.signatures.items()
+        },
+        definitions={name: item.SerializeToString() for name, item in definitions.items()},
+        defaults={name: values for name, values in defaults.items() if values},
+    )
+
+
+def _defaults(definition: Any) -> Tensors:
+    return {
+        name: tf.make_ndarray(value)
+        for name, value in definition.defaults.items()
+        if name in definition.inputs
+    }
 
 
 def _load_objects(path: Path) -> LoadedModel:
@@ -77,7 +117,10 @@ def _dtypes(signature: Signature) -> dict[str, Any]:
 
 
 def _run_eagerly(function: Any, dtypes: Mapping[str, Any], inputs: Tensors) -> Tensors:
-    tensors = {name: tf.constant(array, dtypes[name]) for name, array in inputs.items()}
+    tensors = {
+        name: tf.constant(_typed(array, dtypes[name]), dtypes[name])
+        for name, array in inputs.items()
+    }
     return {
         name: _as_array(tensor.numpy(), tensor.dtype == tf.string)
         for name, tensor in function(**tensors).items()
@@ -90,49 +133,43 @@ def _load_session(path: Path, threads: int) -> LoadedModel:
     )
     session = _v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default():
-        defined = _v1.saved_model.loader.load(session, ["serve"], str(path)).signature_def
-    signatures = _servable(path, {n: partial(_defined, n, d) for n, d in defined.items()})
-    functions = {name: _session_function(session, defined[name], s) for name, s in signatures}
-    return LoadedModel(session, dict(signatures), functions)
+        graph = _v1.saved_model.loader.load(session, [SERVE], str(path))
+    defined = {n: d for n, d in graph.signature_def.items() if n not in _INTERNAL}
+    made = {n: partial(_session_signature, session, n, d) for n, d in defined.items()}
+    runs = _servable(path, made)
+    signatures = {name: signature for name, (signature, _) in runs}
+    return LoadedModel(session, signatures, {name: run for name, (_, run) in runs})
 
 
-def _session_function(session: Any, definition: Any, signature: Signature) -> Run:
-    feeds = [spec.name for spec in signature.inputs]
-    fetches = [spec.name for spec in signature.outputs]
-    call = session.make_callable(
-        [definition.outputs[name].name for name in fetches],
-        feed_list=[definition.inputs[name].name for name in feeds],
+def _session_signature(session: Any, name: str, definition: Any) -> tuple[Signature, Run]:
+    """The signature and what runs it. Raises ValueError for one that cannot be served.
+
+    `make_callable` would hold the inputs to the shapes of the placeholders, before the model is
+    run; TensorFlow Serving's session does not, and neither does this callable.
+    """
+    signature = signature_defined(name, definition)
+    options = config_pb2.CallableOptions(
+        feed=[definition.inputs[spec.name].name for spec in signature.inputs],
+        fetch=[definition.outputs[spec.name].name for spec in signature.outputs],
     )
+    dtypes = _dtypes(signature)
+    try:
+        call = session._make_callable_from_options(options)  # noqa: SLF001
+    except (tf.errors.OpError, KeyError, TypeError) as error:
+        raise ValueError(f"its graph has not all of its tensors: {plain(str(error))}") from error
 
     def run(inputs: Tensors) -> Tensors:
-        values = call(*(inputs[name] for name in feeds))
+        values = call(*(_typed(inputs[spec.name], dtypes[spec.name]) for spec in signature.inputs))
         return {
             spec.name: _as_array(value, spec.dtype is DType.BYTES)
             for spec, value in zip(signature.outputs, values, strict=True)
         }
 
-    return run
+    return signature, run
 
 
-def _defined(name: str, definition: Any) -> Signature:
-    """The signature that a SignatureDef message describes. Raises ValueError, as `signature_of`."""
-    if not definition.inputs or not definition.outputs:
-        raise ValueError("it has no inputs or no outputs")
-    return Signature(name, _tensor_specs(definition.inputs), _tensor_specs(definition.outputs))
-
-
-def _tensor_specs(infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(
-            name, DType.from_tf_number(info.dtype), shape_of(tf.TensorShape(info.tensor_shape))
-        )
-        for name, info in sorted(infos.items())
-    )
-
-
-def _servable(
-    path: Path, made: Mapping[str, Callable[[], Signature]]
-) -> list[tuple[str, Signature]]:
+def _servable(path: Path, made: Mapping[str, Callable[[], Any]]) -> list[tuple[str, Any]]:
+    """What was made of each signature; one that cannot be served is logged and left out."""
     signatures = []
     for name, make in made.items():
         try:
@@ -142,5 +179,11 @@ def _servable(
     return signatures
 
 
+def _typed(array: Any, dtype: Any) -> Any:
+    """The array as TensorFlow takes it: numpy has no quantised types of its own."""
+    return array.view(dtype.as_numpy_dtype) if dtype.is_quantized else array
+
+
 def _as_array(value: Any, is_string: bool) -> np.ndarray[Any, Any]:
-    return np.asarray(value, dtype=object) if is_string else np.asarray(value)
+    array = np.asarray(value, dtype=object) if is_string else np.asarray(value)
+    return array.view(array.dtype[0]) if array.dtype.names else array

@@ -104,7 +104,11 @@ FLAGS = (
     _ignored("enable_grpc_healthcheck_service", False, "the health service is always on", True),
     _ignored("enable_profiler", True, "there is no profiler service", False),
     _ignored("enable_per_model_batching_parameters", False, "all models share one setting"),
-    _ignored("enable_signature_method_name_check", False, "all signatures answer Predict"),
+    _ignored(
+        "enable_signature_method_name_check",
+        False,
+        "a signature is known by its inputs and outputs, whatever method it declares",
+    ),
     _ignored("enable_serialization_as_tensor_content", False, "tensors are written as values"),
     _ignored("grpc_channel_arguments", "", "gRPC's own settings stay as they are"),
     _ignored("flush_filesystem_caches", True, "the system's file cache is left alone", False),

@@ -52,18 +52,25 @@ class TensorFlowRunner:
         self._model: LoadedModel | None = model
         self._functions = model.functions
         self._signatures = model.signatures
+        self._definitions = model.definitions
+        self._defaults = model.defaults
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
         return self._signatures
 
+    @property
+    def definitions(self) -> Mapping[str, bytes]:
+        return self._definitions
+
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """The outputs of that signature. Raises InvalidInput, Overloaded and InferenceFailed.
 
-        TensorFlow cannot interrupt a run: it goes on after the deadline.
+        An input that is left out has the default of the SavedModel. TensorFlow cannot interrupt a
+        run: it goes on after the deadline.
         """
         try:
-            return self._functions[signature](inputs)
+            return self._functions[signature]({**self._defaults.get(signature, {}), **inputs})
         except (tf.errors.OpError, TypeError, ValueError, MemoryError) as error:
             raise self._explained(inputs, error) from error
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
 from mlserve.protocols.proto.framework_pb2 import TensorProto
@@ -42,18 +43,35 @@ def _record(model: str, signature: str, image: bytes) -> bytes:
 def read_requests(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The signature and the inputs (arrays by name) of each request; none without the file.
 
-    Records of another kind than Predict are passed over. Raises TensorFlow's DataLossError for a
-    damaged file.
+    Records of kinds that mlserve does not serve are passed over. Raises TensorFlow's DataLossError
+    for a damaged file.
     """
     path = folder / PLACE
     if not path.is_file():
         return
     for record in tf.data.TFRecordDataset(str(path)).take(MOST_RECORDS):
         log = PredictionLog.FromString(record.numpy())
-        if log.WhichOneof("log_type") == "predict_log":
-            request = log.predict_log.request
-            inputs = {name: _array(tensor) for name, tensor in request.inputs.items()}
-            yield request.model_spec.signature_name or "serving_default", inputs
+        kind = log.WhichOneof("log_type")
+        if kind is not None:
+            request = getattr(log, kind).request
+            inputs = _tensors(request) if kind == "predict_log" else _examples(request)
+            tasks = request.tasks if kind == "multi_inference_log" else [request]
+            for task in tasks:
+                yield task.model_spec.signature_name or "serving_default", inputs
+
+
+def _tensors(request: Any) -> dict[str, Any]:
+    return {name: _array(tensor) for name, tensor in request.inputs.items()}
+
+
+def _examples(request: Any) -> dict[str, Any]:
+    """The input of Classify, Regress and MultiInference: serialized examples, context in front."""
+    sent = getattr(request.input, request.input.WhichOneof("kind") or "example_list")
+    context = (
+        sent.context.SerializeToString() if "context" in sent.DESCRIPTOR.fields_by_name else b""
+    )
+    rows = [context + example.SerializeToString() for example in sent.examples]
+    return {"inputs": np.array([*rows, None], dtype=object)[:-1]}
 
 
 def _array(tensor: Any) -> Any:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,11 @@ class Server:
         return self.post(where, {"inputs": ["x"]})
 
     def post(self, where: str, body: Any) -> httpx.Response:
-        return self._http.post(f"v1/models/{where}:predict", json=body)
+        return self.ask(f"{where}:predict", body)
+
+    def ask(self, path: str, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+        """The answer to a POST of `<model>...:<verb>`."""
+        return self._http.post(f"v1/models/{path}", json=body, headers=headers)
 
     def get(self, path: str) -> httpx.Response:
         return self._http.get(path)
@@ -131,6 +135,12 @@ def started(command: tuple[str, ...], log: Path, *flags: str) -> Iterator[Server
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., AbstractContextManager[Server]]:
+    """Starts a model server by that command, logging into that file; the rest are its flags."""
+    return started
 
 
 @pytest.fixture

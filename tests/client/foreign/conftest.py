@@ -118,7 +118,7 @@ class ForeignGrpc(grpc.GenericRpcHandler):
         text = f'Serving signature key "{name}" not found.'
         signature = self._model.signature(name, Refusal("FAILED_PRECONDITION", text))
         sent, known = set(request.inputs), {spec.name for spec in signature.inputs}
-        if sent != known:
+        if not known - signature.optional <= sent <= known:
             text = f"input size does not match signature: 1!=1 len({sent}) != len({known})."
             raise Refusal("INVALID_ARGUMENT", text)
         response = serving_pb2.PredictResponse()
@@ -132,12 +132,16 @@ class ForeignGrpc(grpc.GenericRpcHandler):
         signatures = serving_pb2.SignatureDefMap()
         for signature in self._model.signatures:
             definition = signatures.signature_def[signature.name]
+            definition.method_name = f"tensorflow/serving/{signature.method}"
+            for name in signature.optional:
+                definition.defaults[name].SetInParent()
             for specs, infos in (
                 (signature.inputs, definition.inputs),
                 (signature.outputs, definition.outputs),
             ):
                 for spec in specs:
                     infos[spec.name].dtype = spec.dtype.tf_number  # type: ignore[assignment]
+                    infos[spec.name].tensor_shape.SetInParent()
                     for size in spec.shape or ():
                         infos[spec.name].tensor_shape.dim.add(size=-1 if size is None else size)
         signatures.signature_def["__saved_model_init_op"].outputs["op"].dtype = 0  # type: ignore[assignment]
@@ -159,7 +163,7 @@ def _rest_predict(model: ForeignModel, body: Any) -> Any:
     text = f'Serving signature name: "{name}" not found in signature def'
     signature = model.signature(name, Refusal("INVALID_ARGUMENT", text))
     for spec in signature.inputs:
-        if spec.name not in body["inputs"]:
+        if spec.name not in {*body["inputs"], *signature.optional}:
             text = f"Missing named input: {spec.name} in 'inputs' object."
             raise Refusal("INVALID_ARGUMENT", text)
     answer = model.answers[name]
@@ -181,7 +185,13 @@ def _rest_metadata(model: ForeignModel) -> Any:
         }
 
     signatures = {
-        s.name: {"inputs": infos(s.inputs), "outputs": infos(s.outputs)} for s in model.signatures
+        s.name: {
+            "inputs": infos(s.inputs),
+            "outputs": infos(s.outputs),
+            "method_name": f"tensorflow/serving/{s.method}",
+            "defaults": {name: {} for name in s.optional},
+        }
+        for s in model.signatures
     }
     signatures["__saved_model_init_op"] = {"inputs": {}, "outputs": {"op": {"dtype": "DT_INVALID"}}}
     spec = {"name": MODEL, "signature_name": "", "version": str(VERSION)}

@@ -123,6 +123,48 @@ def test_a_model_of_pixels_says_what_it_takes(serve: Any, foreign_model: Any) ->
     assert "predict sends image files" in str(caught.value.hint)
 
 
+def _of_method(method: str, output: str) -> Signature:
+    takes = (TensorSpec("inputs", DType.BYTES, (None,)),)
+    gives = (TensorSpec(output, DType.FLOAT32, (None, 1)),)
+    return Signature(method, takes, gives, method=method)
+
+
+def test_a_model_of_examples_says_which_calls_it_wants(serve: Any, foreign_model: Any) -> None:
+    model = foreign_model((_of_method("classify", "scores"), _of_method("regress", "outputs")))
+    with (
+        Client(serve(model), model="stranger") as client,
+        pytest.raises(UsageError) as caught,
+    ):
+        client.predict(b"1", timeout=20)
+
+    assert caught.value.message == (
+        "the model stranger takes no image file; it takes classify(inputs: bytes[?]) by "
+        "Classify, as tf.Examples; regress(inputs: bytes[?]) by Regress, as tf.Examples"
+    )
+    assert "for :classify and :regress over REST" in str(caught.value.hint)
+    assert model.asked == ["top_k"]
+
+
+def test_a_signature_of_examples_beside_others_is_no_place_for_an_image(
+    serve: Any, foreign_model: Any
+) -> None:
+    with (
+        Client(
+            serve(foreign_model((PIXELS_IN, _of_method("classify", "scores")))), model="stranger"
+        ) as client,
+        pytest.raises(UsageError, match=r"classify\(inputs: bytes\[\?\]\) by Classify"),
+    ):
+        client.predict(b"1", timeout=20)
+
+
+def test_inputs_with_defaults_are_left_out(serve: Any, foreign_model: Any) -> None:
+    inputs = (TensorSpec("size", DType.INT32, ()), *TEXT_IN.inputs)
+    signature = Signature("serving_default", inputs, TEXT_IN.outputs, frozenset({"size"}))
+    model = foreign_model((signature,), {"serving_default": {"out": ["ox"]}})
+    with Client(serve(model), model="stranger") as client:
+        assert client.predict(b"1", timeout=20).label == "ox"
+
+
 def test_several_signatures_without_a_default(serve: Any, foreign_model: Any) -> None:
     model = foreign_model(tuple(_signature(name, "x", DType.BYTES, None) for name in "ab"))
     with (
