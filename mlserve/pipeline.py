@@ -14,6 +14,13 @@ from enum import StrEnum
 from typing import Any
 
 from mlserve.errors import ExportError, UsageError
+from mlserve.image_cost import (
+    MAX_DECODE_BYTES,
+    MAX_PIXELS,
+    MAX_SCANS,
+    MAX_SIDE,
+    ImageLimits,
+)
 
 _VERSIONS = (1, 2)
 """Version 2 turns images by their EXIF orientation; an mlserve that knows 1 only refuses it."""
@@ -59,7 +66,8 @@ class ImagePipeline:
     size (no crop, no letterbox). Grey images are repeated over the channels, CMYK is converted,
     alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation counts if
     `exif` says so.
-    An image of more than `max_pixels` by its header is refused before it is decoded.
+    An image that is over one of the limits by its file is refused before it is decoded:
+    `mlserve.image_cost` says how each is told.
     `class_offset` is 1 when class 0 is a background class that the labels do not list;
     `is_background_given` says that the user said so (`mlserve export --background`).
     """
@@ -72,11 +80,19 @@ class ImagePipeline:
     classes: int
     class_offset: int = 0
     top_k: int = 5
-    max_pixels: int = 100_000_000
+    max_pixels: int = MAX_PIXELS
     jpeg_dct: str = "INTEGER_ACCURATE"
     resize: str = "bilinear_half_pixel_no_antialias"
     is_background_given: bool = False
     exif: Exif = Exif.IGNORE
+    max_side: int = MAX_SIDE
+    max_scans: int = MAX_SCANS
+    max_decode_bytes: int = MAX_DECODE_BYTES
+
+    @property
+    def limits(self) -> ImageLimits:
+        """What one image may be and cost."""
+        return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
 
     @property
     def version(self) -> int:
