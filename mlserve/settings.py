@@ -184,6 +184,14 @@ class ServerSettings:
             "a certificate is wanted, else on loopback only.",
         ),
     )
+    allow_unsafe_ops: bool = field(
+        default=False,
+        metadata=_about(
+            Panel.ACCESS,
+            "Serves SavedModels whose graph can read and write files, or run Python: for models "
+            "of those you trust only.",
+        ),
+    )
     log_format: LogFormat = field(
         default=LogFormat.TEXT,
         metadata=_about(Panel.SIGHT, "How the server writes its log: text or json."),
@@ -322,8 +330,10 @@ class Description:
     def read(self, value: Any) -> Any:
         """The value of the setting that a text or a JSON value stands for. Raises UsageError."""
         try:
+            if self.kind is bool and isinstance(value, str):
+                return _BOOLEANS[value.lower()]
             return None if value is None else self.kind(value)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError, KeyError) as error:
             raise _not_a_value(self.flag, value, self.kind) from error
 
 
@@ -350,7 +360,9 @@ def _not_a_value(flag: str, value: object, kind: type) -> UsageError:
     if issubclass(kind, StrEnum):
         takes = " or ".join(kind)
     else:
-        takes = {int: "a whole number", float: "a number"}.get(kind, "a path")
+        takes = {int: "a whole number", float: "a number", bool: "true or false"}.get(
+            kind, "a path"
+        )
     shown = f"{value:g}" if isinstance(value, float) else value
     return UsageError(f"{str(shown)!r} is not a valid value of {flag}", hint=f"give {takes}")
 
@@ -361,6 +373,7 @@ def flag_of(name: str) -> str:
 
 
 _LARGEST_BODIES = 8
+_BOOLEANS = {"true": True, "false": False}
 _MOST = 2**63 - 1
 """The largest number that a setting can be: what fits a signed number of 64 bits."""
 _NEEDS = (
@@ -373,6 +386,7 @@ _KINDS: dict[str, type] = {
     "int": int,
     "int | None": int,
     "float": float,
+    "bool": bool,
     "Path | None": Path,
     "ModelControl": ModelControl,
     "LogFormat": LogFormat,

@@ -292,3 +292,23 @@ def test_a_damaged_savedmodel_is_an_error(
     (folder / "saved_model.pb").write_bytes(b"damaged")
     with pytest.raises(ExportError, match="a SavedModel that cannot be loaded"):
         open_model("m", weights=str(folder))
+
+
+def test_a_model_that_reads_files_is_refused_before_it_runs_unless_that_is_allowed(
+    open_model: Open, labels_file: Labels, save_module: Save, tf: Any, tmp_path: Path
+) -> None:
+    weight = tmp_path / "weight"
+    weight.write_text("1.0")
+
+    def forward(images: Any) -> Any:
+        return images[:, 0, 0] * tf.strings.to_number(tf.io.read_file(str(weight)))
+
+    folder = str(save_module(tmp_path / "m", forward, SHAPE))
+    given = {"weights": folder, "labels": labels_file(3), "scale": (0.0, 1.0)}
+    with pytest.raises(
+        ExportError, match=r"m can do more than compute: ReadFile \(node "
+    ) as refused:
+        open_model("mine", **given)
+    assert "--allow-unsafe-ops" in str(refused.value.hint)
+
+    assert open_model("mine", **given, activation="softmax", allow_unsafe_ops=True).labels

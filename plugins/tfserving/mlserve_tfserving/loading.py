@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
+from tensorflow.python.saved_model.loader_impl import parse_saved_model  # noqa: TID253
 
 from mlserve.errors import ModelLoadFailed
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.unsafe_ops import require_safe_ops
 from mlserve_tfserving.messages import plain
 from mlserve_tfserving.signatures import shape_of, signature_of
 
@@ -38,13 +40,18 @@ class LoadedModel:
     functions: Mapping[str, Run]
 
 
-def load_model(path: Path, threads: int) -> LoadedModel:
-    """The SavedModel in that folder. Raises ModelLoadFailed when TensorFlow cannot read it.
+def load_model(path: Path, threads: int, *, allow_unsafe_ops: bool = False) -> LoadedModel:
+    """The SavedModel in that folder.
+
+    Raises ModelLoadFailed when TensorFlow cannot read it, and when it can do more than compute
+    unless that is allowed: what it is made of is looked at before anything of it runs.
 
     What `tf.saved_model.load` refuses is tried once more as TensorFlow Serving loads every model,
     in a session: SavedModels of TensorFlow 1 can have input names that are no Python names, or
     several graphs, of which the one tagged `serve` is taken.
     """
+    if not allow_unsafe_ops:
+        _require_safe(path)
     try:
         model = _load_objects(path)
     except Exception as error:  # noqa: BLE001  whatever the loader raises, it cannot read this
@@ -62,6 +69,14 @@ def load_model(path: Path, threads: int) -> LoadedModel:
             hint="save it with tf.saved_model.save(module, folder, signatures=...)",
         )
     return model
+
+
+def _require_safe(path: Path) -> None:
+    try:
+        saved = parse_saved_model(str(path))
+    except Exception:  # noqa: BLE001  what cannot be read is refused by the loader, which reads it so
+        return
+    require_safe_ops(f"the SavedModel in {path}", saved.meta_graphs, ModelLoadFailed)
 
 
 def _load_objects(path: Path) -> LoadedModel:
