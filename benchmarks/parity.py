@@ -52,10 +52,10 @@ differ; `onnxruntime` refuses it as damaged. What TensorFlow refused, `onnxrunti
 ## Limits
 
 An image that is over a limit (a side of more than 65,535 pixels, 100 million pixels, 50 scans, 16
-packed texts, 640 MiB to decode) is refused by both with the same words: `tests/fuzz/test_attacks.py`
-holds them against each other, on files at each limit and beyond. One thing only mlserve's own
-server and `onnxruntime` refuse, and a TensorFlow graph cannot count: a JPEG of more than 4,096
-segments.
+packed texts, 640 MiB to decode) is refused by both with the same words. A test holds them against
+each other, on files at each limit and beyond (`tests/fuzz/test_attacks.py`). One thing only
+mlserve's own server and `onnxruntime` refuse, and a TensorFlow graph cannot count: a JPEG of more
+than 4,096 segments.
 
 ## Images
 

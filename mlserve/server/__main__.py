@@ -40,7 +40,7 @@ def parse(argv: Sequence[str]) -> ServerOptions:
             default=setting.default,
             help=setting.help,
             nargs="?" if setting.kind is bool else None,
-            const=True,
+            const=True if setting.kind is bool else None,
         )
     options = vars(parser.parse_args(argv))
     policy = VersionPolicy(tuple(options.pop("version")), options.pop("all_versions"))
