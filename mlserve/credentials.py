@@ -9,7 +9,7 @@ from mlserve.errors import UsageError
 from mlserve.settings import flag_of
 
 _TOKEN = re.compile(rb"[!-~]{1,4096}")
-_OTHERS_MAY_READ = 0o004
+_OTHERS_MAY_READ = 0o044
 
 
 def read_token(path: Path) -> bytes:
@@ -27,7 +27,7 @@ def read_token(path: Path) -> bytes:
 
 
 def is_open_to_others(path: Path) -> bool:
-    """Whether every user of the machine may read the file."""
+    """Whether others than the file's owner may read it: its group, or every user."""
     return bool(path.stat().st_mode & _OTHERS_MAY_READ)
 
 

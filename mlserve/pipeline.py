@@ -8,6 +8,7 @@ equals OpenCV's `INTER_LINEAR` on floats within 4e-5: equal answers are a contra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -29,6 +30,21 @@ BACKGROUND = "background"
 _IMAGENET = (1001, 1000)
 """The classes and labels of the one kind of model that is known to have a background class:
 TensorFlow's of ImageNet."""
+
+
+_MOST_CLASSES, _MOST_SIDE, _MOST = 2**24, 2**16, 2**53
+_BOUNDS = (
+    ("height", 1, _MOST_SIDE),
+    ("width", 1, _MOST_SIDE),
+    ("classes", 1, _MOST_CLASSES),
+    ("class_offset", 0, 1),
+    ("top_k", 1, _MOST_CLASSES),
+    ("max_pixels", 1, _MOST),
+    ("max_side", 1, _MOST),
+    ("max_scans", 1, _MOST),
+    ("max_decode_bytes", 1, _MOST),
+)
+"""The whole numbers of a pipeline, each with the least and the most that it can be."""
 
 
 class Exif(StrEnum):
@@ -135,6 +151,17 @@ class ImagePipeline:
                 f"else with {self.scored_classes} labels",
             )
 
+    def require_sane(self) -> None:
+        """Raises ValueError for a number that no pipeline can have: a manifest is only a file."""
+        for name, least, most in _BOUNDS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise ValueError(f"{name} is {value!r:.50}, not a whole number up to {most}")
+        for name in ("scale", "offset"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r:.50}, not a number")
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "version": self.version}
 
@@ -146,7 +173,9 @@ class ImagePipeline:
         known = {field.name for field in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
         exif = Exif(data.get("exif", Exif.IGNORE))
-        return cls(**{**values, "activation": Activation(data["activation"]), "exif": exif})
+        found = cls(**{**values, "activation": Activation(data["activation"]), "exif": exif})
+        found.require_sane()
+        return found
 
 
 def class_offset(classes: int, labels: Sequence[str], *, has_background: bool = False) -> int:

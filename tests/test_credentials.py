@@ -76,8 +76,9 @@ def test_who_may_read_it(tmp_path: Path) -> None:
     path.touch()
     path.chmod(0o600)
     assert not is_open_to_others(path)
-    path.chmod(0o644)
-    assert is_open_to_others(path)
+    for mode in (0o644, 0o640, 0o604):
+        path.chmod(mode)
+        assert is_open_to_others(path)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typing import Any
 from mlserve import paths
 from mlserve.errors import MlserveError, Unavailable, UsageError, reason_of
 from mlserve.launch.private import open_private, private_folder, require_own, state_folder
+from mlserve.plain_files import json_of, read_plain
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.suggestions import did_you_mean
 
@@ -244,7 +245,7 @@ def _path(name: str) -> Path:
 
 def _read(path: Path) -> ServerRecord:
     require_own(path)
-    data = json.loads(path.read_text())
+    data = json_of(read_plain(path))
     if data["format"] != _FORMAT:
         raise ValueError(f"record format {data['format']!r} is not known")
     return ServerRecord.from_json(data)

@@ -33,7 +33,9 @@ def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
         _log.warning("%s", risk)
     token = settings.token_file
     if token is not None and is_open_to_others(token):
-        _log.warning("every user of this machine may read %s (--token-file)", token)
+        _log.warning(
+            "others than its owner may read %s (--token-file): chmod 600 keeps it private", token
+        )
 
 
 def within_file_limit(settings: ServerSettings) -> ServerSettings:
