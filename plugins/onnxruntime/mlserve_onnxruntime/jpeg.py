@@ -57,7 +57,10 @@ def _with_pillow(data: bytes, frame: Frame, deadline: Deadline | None) -> Pixels
     is_cmyk = frame.components == _CMYK
     mode = "CMYK" if is_cmyk else "RGB"
     size = (frame.width, frame.height)
-    image = decoded("jpeg", mode, size, (mode, ""), _pieces(whole), deadline)
+    # Rows that come out at once are all there before the end of the file has been read: what is
+    # wrong with that end is only found while the codec has it.
+    pieces = [whole] if frame.is_read_at_once else _pieces(whole)
+    image = decoded("jpeg", mode, size, (mode, ""), pieces, deadline)
     if not is_cmyk:
         return in_strips(image, np.asarray, deadline)
     is_light = has_adobe(data, frame)
@@ -67,7 +70,10 @@ def _with_pillow(data: bytes, frame: Frame, deadline: Deadline | None) -> Pixels
 
 
 def _pieces(data: bytes) -> Iterator[memoryview]:
-    """The file, cut where a scan begins, and where a piece gets long."""
+    """The file, cut where a scan begins, and where a piece gets long.
+
+    A JPEG of several scans is read to its end before its rows come out.
+    """
     view, at = memoryview(data), 0
     while at < len(data):
         scan = data.find(SCAN, at + 1, at + _PIECE)
