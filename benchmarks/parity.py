@@ -49,6 +49,14 @@ on 108, all of one kind: a **progressive JPEG that lacks scans**. TensorFlow tak
 libjpeg-turbo (2.1) smooths the blocks in another way than later ones do, so that pixels would
 differ; `onnxruntime` refuses it as damaged. What TensorFlow refused, `onnxruntime` refused.
 
+## Limits
+
+An image that is over a limit (a side of more than 65,535 pixels, 100 million pixels, 50 scans, 16
+packed texts, 640 MiB to decode) is refused by both with the same words. A test holds them against
+each other, on files at each limit and beyond (`tests/fuzz/test_attacks.py`). One thing only
+mlserve's own server and `onnxruntime` refuse, and a TensorFlow graph cannot count: a JPEG of more
+than 4,096 segments.
+
 ## Images
 
 | image | decoded | resized | scores | end to end | label | same top-1 |

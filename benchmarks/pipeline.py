@@ -19,6 +19,8 @@ import simplejpeg
 from mlserve_onnxruntime.image_file import decoded_image
 from mlserve_onnxruntime.resize import resized
 
+from mlserve.image_cost import ImageLimits
+
 WIDTH, HEIGHT = 4000, 3000
 SIZE = 299
 
@@ -36,7 +38,7 @@ def photo(width: int, height: int) -> bytes:
 
 def model_input(image: bytes) -> Any:
     """What the backend does with an image before it runs the model."""
-    return resized(decoded_image(image, 10**8), SIZE, SIZE) * np.float32(1 / 255)
+    return resized(decoded_image(image, ImageLimits(10**8)), SIZE, SIZE) * np.float32(1 / 255)
 
 
 def milliseconds(call: Callable[[bytes], Any], image: bytes) -> float:

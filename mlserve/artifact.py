@@ -12,6 +12,7 @@ from typing import Any
 from mlserve.errors import UsageError, reason_of
 from mlserve.facts import Facts, facts_from_json, facts_to_json
 from mlserve.pipeline import ImagePipeline
+from mlserve.plain_files import json_of, read_plain
 from mlserve.tensors import Signature
 
 MANIFEST_NAME = "mlserve.json"
@@ -70,10 +71,10 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            return cls.from_json(json.loads(path.read_text()))
+            return cls.from_json(json_of(read_plain(path)))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise UsageError(
                 f"{path} cannot be read: {reason_of(error)}",
                 hint="export the model again; remove the folder if it is not wanted",
@@ -143,8 +144,8 @@ class Artifact:
         if not path.exists():
             path = self.path / LABELS_NAME
         try:
-            data = path.read_bytes()
-        except OSError as error:
+            data = read_plain(path)
+        except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be read: {error}", hint=_EXPORT_AGAIN) from error
         if self.manifest and digest_of(data) != self.manifest.labels_digest:
             raise UsageError(f"{path} was changed after the export", hint=_EXPORT_AGAIN)
@@ -171,7 +172,7 @@ def _read_labels(path: Path, data: bytes) -> tuple[str, ...]:
     if path.name != LABELS_JSON_NAME:
         return tuple(text.removesuffix("\n").split("\n"))  # splitlines knows other line ends too
     try:
-        labels = json.loads(text)
+        labels = json_of(text)
     except ValueError as error:
         raise UsageError(f"{path} is not JSON: {error}", hint=_EXPORT_AGAIN) from error
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):

@@ -81,11 +81,13 @@ class LoadOptions:
     `threads` is the number of CPU threads; None takes the cgroup's CPUs. The rest is for backends
     that name it in `load_options`: `provider` is the execution provider, `instances` the number of
     sessions that run at the same time and share the threads; None leaves it to the backend.
+    `allow_unsafe_ops` loads models that can do more than compute (`mlserve.unsafe_ops`).
     """
 
     threads: int | None = None
     provider: str | None = None
     instances: int | None = None
+    allow_unsafe_ops: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Problem(Enum):
     NO_SIZE = ("damaged: its header has no valid size", NotAnImage)
     TOO_LARGE = ("too large", InputTooLarge)
     DAMAGED = ("damaged: cut short or altered, so that it cannot be decoded", NotAnImage)
+    TOO_COSTLY = ("too costly to decode", InputTooLarge)
 
     def __init__(self, text: str, error: type[InvalidInput]) -> None:
         self.text = text
@@ -62,6 +63,7 @@ def problem_error(index: int, batch: int, text: str) -> InvalidInput:
 _SEND = "send the bytes of a JPEG or PNG file, or their base64 text"
 _HINTS = {
     Problem.TOO_LARGE: "make the image smaller before it is sent",
+    Problem.TOO_COSTLY: "save it again with an image viewer, as a JPEG that is not progressive",
     Problem.OF_APPLE: "save it as a plain PNG first: open and export it on a Mac, or "
     "`xcrun pngcrush -revert-iphone-optimizations IN.png OUT.png`",
     Problem.DAMAGED: "open the file in an image viewer: it was cut short or altered",

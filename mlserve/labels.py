@@ -15,6 +15,7 @@ from typing import Any
 from mlserve.errors import ExportError, UsageError
 
 _LARGEST = 64 * 2**20
+_LONGEST = 10_000
 _SHOWN = 5
 _BLANKS = " \t\r\f\v"
 _IN_ORDER = "write one label a line, in the order of the model's outputs"
@@ -36,6 +37,11 @@ def read_labels(path: Path) -> tuple[str, ...]:
     labels = _of_lines(path, text) if data is None else _of_json(path, data)
     if not labels:
         raise ExportError(f"{path} holds no labels", hint=_IN_ORDER)
+    longest = max(map(len, labels))
+    if longest > _LONGEST:
+        raise ExportError(
+            f"{path} has a label of {longest} characters, more than {_LONGEST}", hint=_IN_ORDER
+        )
     return labels
 
 

@@ -8,12 +8,20 @@ equals OpenCV's `INTER_LINEAR` on floats within 4e-5: equal answers are a contra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 from mlserve.errors import ExportError, UsageError
+from mlserve.image_cost import (
+    MAX_DECODE_BYTES,
+    MAX_PIXELS,
+    MAX_SCANS,
+    MAX_SIDE,
+    ImageLimits,
+)
 
 _VERSIONS = (1, 2)
 """Version 2 turns images by their EXIF orientation; an mlserve that knows 1 only refuses it."""
@@ -22,6 +30,21 @@ BACKGROUND = "background"
 _IMAGENET = (1001, 1000)
 """The classes and labels of the one kind of model that is known to have a background class:
 TensorFlow's of ImageNet."""
+
+
+_MOST_CLASSES, _MOST_SIDE, _MOST = 2**24, 2**16, 2**53
+_BOUNDS = (
+    ("height", 1, _MOST_SIDE),
+    ("width", 1, _MOST_SIDE),
+    ("classes", 1, _MOST_CLASSES),
+    ("class_offset", 0, 1),
+    ("top_k", 1, _MOST_CLASSES),
+    ("max_pixels", 1, _MOST),
+    ("max_side", 1, _MOST),
+    ("max_scans", 1, _MOST),
+    ("max_decode_bytes", 1, _MOST),
+)
+"""The whole numbers of a pipeline, each with the least and the most that it can be."""
 
 
 class Exif(StrEnum):
@@ -59,7 +82,8 @@ class ImagePipeline:
     size (no crop, no letterbox). Grey images are repeated over the channels, CMYK is converted,
     alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation counts if
     `exif` says so.
-    An image of more than `max_pixels` by its header is refused before it is decoded.
+    An image that is over one of the limits by its file is refused before it is decoded:
+    `mlserve.image_cost` says how each is told.
     `class_offset` is 1 when class 0 is a background class that the labels do not list;
     `is_background_given` says that the user said so (`mlserve export --background`).
     """
@@ -72,11 +96,19 @@ class ImagePipeline:
     classes: int
     class_offset: int = 0
     top_k: int = 5
-    max_pixels: int = 100_000_000
+    max_pixels: int = MAX_PIXELS
     jpeg_dct: str = "INTEGER_ACCURATE"
     resize: str = "bilinear_half_pixel_no_antialias"
     is_background_given: bool = False
     exif: Exif = Exif.IGNORE
+    max_side: int = MAX_SIDE
+    max_scans: int = MAX_SCANS
+    max_decode_bytes: int = MAX_DECODE_BYTES
+
+    @property
+    def limits(self) -> ImageLimits:
+        """What one image may be and cost."""
+        return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
 
     @property
     def version(self) -> int:
@@ -119,6 +151,17 @@ class ImagePipeline:
                 f"else with {self.scored_classes} labels",
             )
 
+    def require_sane(self) -> None:
+        """Raises ValueError for a number that no pipeline can have: a manifest is only a file."""
+        for name, least, most in _BOUNDS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise ValueError(f"{name} is {value!r:.50}, not a whole number up to {most}")
+        for name in ("scale", "offset"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r:.50}, not a number")
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "version": self.version}
 
@@ -130,7 +173,9 @@ class ImagePipeline:
         known = {field.name for field in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
         exif = Exif(data.get("exif", Exif.IGNORE))
-        return cls(**{**values, "activation": Activation(data["activation"]), "exif": exif})
+        found = cls(**{**values, "activation": Activation(data["activation"]), "exif": exif})
+        found.require_sane()
+        return found
 
 
 def class_offset(classes: int, labels: Sequence[str], *, has_background: bool = False) -> int:

@@ -15,6 +15,13 @@ from typing import Any
 
 from mlserve.deadline import check_seconds
 from mlserve.errors import UsageError
+from mlserve.image_cost import (
+    MAX_DECODE_BYTES,
+    MAX_PIXELS,
+    MAX_SCANS,
+    MAX_SIDE,
+    ImageLimits,
+)
 
 
 class Panel(StrEnum):
@@ -105,7 +112,7 @@ class ServerSettings:
         ),
     )
     max_pixels: int = field(
-        default=100_000_000,
+        default=MAX_PIXELS,
         metadata=_about(Panel.LIMITS, "Pixels of one image, told from its header.", least=1),
     )
     max_request_pixels: int = field(
@@ -113,6 +120,23 @@ class ServerSettings:
         metadata=_about(
             Panel.LIMITS,
             "Pixels of all images of one request; never less than --max-pixels.",
+            least=1,
+        ),
+    )
+    max_side: int = field(
+        default=MAX_SIDE,
+        metadata=_about(Panel.LIMITS, "Pixels of one image's width, and of its height.", least=1),
+    )
+    max_scans: int = field(
+        default=MAX_SCANS,
+        metadata=_about(Panel.LIMITS, "Scans of one JPEG; a progressive one has 6 to 25.", least=1),
+    )
+    max_decode_bytes: int = field(
+        default=MAX_DECODE_BYTES,
+        metadata=_about(
+            Panel.LIMITS,
+            "Bytes that the decoder of one image works on: what the file unpacks to, and three "
+            "for each pixel.",
             least=1,
         ),
     )
@@ -158,6 +182,14 @@ class ServerSettings:
             Panel.ACCESS,
             "Loading and unloading of models by request: on, off, or auto: where a token or "
             "a certificate is wanted, else on loopback only.",
+        ),
+    )
+    allow_unsafe_ops: bool = field(
+        default=False,
+        metadata=_about(
+            Panel.ACCESS,
+            "Serves SavedModels whose graph can read and write files, or run Python: for models "
+            "of those you trust only.",
         ),
     )
     log_format: LogFormat = field(
@@ -219,6 +251,10 @@ class ServerSettings:
                 hint="leave it out to take the default: "
                 + ("chosen by the server" if item.default is None else str(item.default)),
             )
+        if value > _MOST:
+            raise UsageError(
+                f"{flag} must be at most {_MOST}, not {value:g}", hint="give a smaller number"
+            )
         if kind is float:
             check_seconds(flag, value)
 
@@ -233,6 +269,11 @@ class ServerSettings:
         if self.max_body_memory is None:
             return _LARGEST_BODIES * self.max_request_bytes
         return max(self.max_body_memory, self.max_request_bytes)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What one image may be and cost."""
+        return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -289,8 +330,10 @@ class Description:
     def read(self, value: Any) -> Any:
         """The value of the setting that a text or a JSON value stands for. Raises UsageError."""
         try:
+            if self.kind is bool and isinstance(value, str):
+                return _BOOLEANS[value.lower()]
             return None if value is None else self.kind(value)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError, KeyError) as error:
             raise _not_a_value(self.flag, value, self.kind) from error
 
 
@@ -317,7 +360,9 @@ def _not_a_value(flag: str, value: object, kind: type) -> UsageError:
     if issubclass(kind, StrEnum):
         takes = " or ".join(kind)
     else:
-        takes = {int: "a whole number", float: "a number"}.get(kind, "a path")
+        takes = {int: "a whole number", float: "a number", bool: "true or false"}.get(
+            kind, "a path"
+        )
     shown = f"{value:g}" if isinstance(value, float) else value
     return UsageError(f"{str(shown)!r} is not a valid value of {flag}", hint=f"give {takes}")
 
@@ -328,6 +373,9 @@ def flag_of(name: str) -> str:
 
 
 _LARGEST_BODIES = 8
+_BOOLEANS = {"true": True, "false": False}
+_MOST = 2**63 - 1
+"""The largest number that a setting can be: what fits a signed number of 64 bits."""
 _NEEDS = (
     ("tls_key", "tls_cert"),
     ("tls_cert", "tls_key"),
@@ -338,6 +386,7 @@ _KINDS: dict[str, type] = {
     "int": int,
     "int | None": int,
     "float": float,
+    "bool": bool,
     "Path | None": Path,
     "ModelControl": ModelControl,
     "LogFormat": LogFormat,

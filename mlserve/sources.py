@@ -25,7 +25,8 @@ class ModelRequest:
     `labels` are the labels themselves, or a file of them. `has_background` says that class 0 of the
     model is a background class that the labels do not list. `scale` is the pair of values that
     pixel 0 and pixel 255 become. `activation` is what is still to be applied to the model's
-    outputs: softmax, sigmoid or none. `layout` is nchw or nhwc.
+    outputs: softmax, sigmoid or none. `layout` is nchw or nhwc. `allow_unsafe_ops` opens models
+    that can do more than compute (`mlserve.unsafe_ops`).
     """
 
     model: str
@@ -39,6 +40,7 @@ class ModelRequest:
     layout: str | None = None
     has_background: bool = False
     exif: Exif = Exif.IGNORE
+    allow_unsafe_ops: bool = False
 
     @property
     def is_random(self) -> bool:

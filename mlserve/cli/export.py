@@ -112,6 +112,14 @@ def export(
             "`apply` is for backends whose pipeline can (onnxruntime)."
         ),
     ] = Exif.IGNORE,
+    allow_unsafe_ops: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsafe-ops",
+            help="Export a SavedModel whose graph can read and write files, or run Python: only "
+            "if you trust whoever made it.",
+        ),
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seeds `--weights random`.")
     ] = 0,
@@ -144,6 +152,7 @@ def export(
         layout=None if layout is None else layout.value,
         has_background=background,
         exif=exif,
+        allow_unsafe_ops=allow_unsafe_ops,
     )
     with _progress() as progress:
         artifact = exporting.export(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from mlserve.plain_files import json_of
 
 _OURS = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ([A-Z]+) (.*)")
 """A line of mlserve's server in words: time, level, message."""
@@ -75,7 +76,7 @@ def _object(line: str) -> dict[str, object] | None:
     if not line.startswith('{"ts": '):
         return None
     try:
-        data = json.loads(line)
+        data = json_of(line)
     except ValueError:
         return None  # a line that was cut off
     return data if isinstance(data, dict) and "message" in data else None

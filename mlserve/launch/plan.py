@@ -15,6 +15,8 @@ from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.store import Store, check_name, check_version, version_numbers
 from mlserve.suggestions import nearest
 
+_MOST_DIGITS, _SHOWN = 400, 40
+
 
 @dataclass(frozen=True, slots=True)
 class Versions:
@@ -32,9 +34,9 @@ class Versions:
         if list(texts) == ["all"]:
             return cls(are_all=True)
         for text in texts:
-            if not (text.isascii() and text.isdigit()):
+            if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
                 raise UsageError(
-                    f"{text!r} is not a version",
+                    f"{text[:_SHOWN]!r} is not a version",
                     hint="give a number (several: --version 1 --version 2), or --version all",
                 )
         return cls(tuple(sorted({check_version(int(text)) for text in texts})))

@@ -25,6 +25,7 @@ from mlserve.launch.private import (
     require_own,
     state_folder,
 )
+from mlserve.plain_files import LARGEST, json_of
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.suggestions import did_you_mean
 
@@ -260,7 +261,7 @@ def _path(name: str) -> Path:
 
 def _read(path: Path) -> ServerRecord:
     with open_own(path) as file:
-        data = json.loads(file.read())
+        data = json_of(file.read(LARGEST))
     if data["format"] != _FORMAT:
         raise ValueError(f"record format {data['format']!r} is not known")
     return ServerRecord.from_json(data)

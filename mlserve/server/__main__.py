@@ -35,11 +35,22 @@ def parse(argv: Sequence[str]) -> ServerOptions:
     parser.add_argument("--instances", type=_positive, help="sessions that run at the same time")
     for setting in described():
         parser.add_argument(
-            setting.flag, type=setting.read, default=setting.default, help=setting.help
+            setting.flag,
+            type=setting.read,
+            default=setting.default,
+            help=setting.help,
+            nargs="?" if setting.kind is bool else None,
+            const=True if setting.kind is bool else None,
         )
     options = vars(parser.parse_args(argv))
     policy = VersionPolicy(tuple(options.pop("version")), options.pop("all_versions"))
-    how = LoadOptions(options["threads"], options.pop("provider"), options.pop("instances"))
+    settings = ServerSettings(**{item.name: options.pop(item.name) for item in described()})
+    how = LoadOptions(
+        options["threads"],
+        options.pop("provider"),
+        options.pop("instances"),
+        settings.allow_unsafe_ops,
+    )
     model = ServedModel(
         plugins.backend(options.pop("backend")),
         options.pop("model"),
@@ -48,8 +59,6 @@ def parse(argv: Sequence[str]) -> ServerOptions:
         how,
         options.pop("poll_seconds"),
     )
-    given = {setting.name: options.pop(setting.name) for setting in described()}
-    settings = ServerSettings(**given)
     return ServerOptions(models=(model,), settings=settings, **options)
 
 

@@ -57,7 +57,7 @@ def in_graph() -> Decode:
 def in_python(data: bytes) -> Any:
     """The decoder of the pipeline in Python: the same."""
     try:
-        return decoded_in_python(data, SETTINGS.max_pixels)
+        return decoded_in_python(data, SETTINGS.limits)
     except Refused:
         return None
 

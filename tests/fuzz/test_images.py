@@ -15,11 +15,13 @@ from mlserve_onnxruntime.refusal import Refused
 from mlserve.errors import InvalidInput
 from mlserve.image_problems import Problem
 from mlserve.server.image_header import check_images
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
 pytestmark = pytest.mark.slow
 
 MAX_PIXELS = 1_000_000
+SETTINGS = ServerSettings(max_pixels=MAX_PIXELS)
 PROFILE = settings.get_profile("fuzz")
 SIGNATURE = Signature("s", (TensorSpec("image", DType.BYTES, (None,)),), ())
 TEXTS = tuple(problem.text for problem in Problem)
@@ -29,11 +31,11 @@ def check(value: bytes) -> None:
     """Raises whatever is no answer and none of our refusals."""
     header_refuses = False
     try:
-        check_images(SIGNATURE, {"image": np.array([value], object)}, MAX_PIXELS)
+        check_images(SIGNATURE, {"image": np.array([value], object)}, SETTINGS)
     except InvalidInput:
         header_refuses = True
     try:
-        pixels = decoded_image(value, MAX_PIXELS)
+        pixels = decoded_image(value, SETTINGS.image_limits)
     except Refused as refused:
         if not refused.text.startswith(TEXTS):
             raise
@@ -64,4 +66,4 @@ def test_any_bytes(start: bytes) -> None:
 
 def test_the_corpus_itself_is_answered(corpus: list[bytes]) -> None:
     for data in corpus:
-        assert decoded_image(data, MAX_PIXELS).size
+        assert decoded_image(data, SETTINGS.image_limits).size

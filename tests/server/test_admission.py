@@ -297,3 +297,12 @@ def test_the_meter_stands_still_while_nothing_runs() -> None:
     meter.change(0.0, 1)
     meter.change(1.0, 0)
     assert meter.show(9.0) == 1.0
+
+
+def test_a_call_with_much_to_decode_is_of_another_kind() -> None:
+    photo, scan = (Kind.known("m", 1, "s", 1, work) for work in (10_000_000, 300_000_000))
+    assert photo == Kind.known("m", 1, "s", 1)
+    assert scan != photo
+    estimates = Estimates()
+    estimates.learn(scan, 2.0, 0.0)
+    assert estimates.of(photo, 0.0) is None

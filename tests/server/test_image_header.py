@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import random
+import runpy
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlserve.errors import InputTooLarge, NotAnImage
-from mlserve.server.image_header import check_images, size_of
+from mlserve.server.image_header import check_images, cost_of, work_of
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
-
-def at_most(pixels: int) -> ServerSettings:
-    return ServerSettings(max_pixels=pixels)
-
-
 IMAGES = Signature("s", (TensorSpec("image", DType.BYTES, (None,)),), ())
+LIMITED = ServerSettings(max_pixels=1000)
+
+
+FILES = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "attacks_images.py"))
+
+
+def attack_file(kind: str, *arguments: Any, **options: Any) -> bytes:
+    """What that function of `benchmarks/attacks_images.py` makes."""
+    data: bytes = FILES[kind](*arguments, **options)
+    return data
 
 
 def image_file(kind: str, width: int = 31, height: int = 17, **options: Any) -> bytes:
@@ -52,6 +59,11 @@ def jpeg_of(width: int, height: int, *before: bytes, frame: int = 0xC0) -> bytes
 
 def images(*items: bytes) -> dict[str, Any]:
     return {"image": np.array([*items, None], dtype=object)[:-1]}
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    cost = cost_of(data)
+    return None if cost is None else (cost.width, cost.height)
 
 
 APP = b"\xff\xe1" + struct.pack(">H", 65535) + bytes(65533)
@@ -102,7 +114,7 @@ def test_the_size_is_found(data: bytes) -> None:
 )
 def test_no_size_is_none(data: bytes) -> None:
     assert size_of(data) is None
-    check_images(IMAGES, images(data), at_most(1))
+    check_images(IMAGES, images(data), ServerSettings(max_pixels=1))
 
 
 @given(st.binary(max_size=300))
@@ -151,7 +163,7 @@ def test_one_image_may_have_as_many_pixels_as_it_is_allowed() -> None:
 
 def test_too_many_pixels_name_the_image_the_size_and_the_flag() -> None:
     with pytest.raises(InputTooLarge) as refused:
-        check_images(IMAGES, images(image_file("PNG"), png_of(50000, 40000)), at_most(1000))
+        check_images(IMAGES, images(image_file("PNG"), png_of(50000, 40000)), LIMITED)
     assert refused.value.message == (
         "image 1 of 2 is too large (50000x40000, at most 1000 pixels), which is the "
         "--max-pixels of this server"
@@ -159,23 +171,121 @@ def test_too_many_pixels_name_the_image_the_size_and_the_flag() -> None:
 
 
 def test_as_many_pixels_as_allowed_are_fine() -> None:
-    check_images(IMAGES, images(png_of(100, 10), jpeg_of(10, 100)), at_most(1000))
+    check_images(IMAGES, images(png_of(100, 10), jpeg_of(10, 100)), LIMITED)
     with pytest.raises(InputTooLarge):
-        check_images(IMAGES, images(base64.b64encode(jpeg_of(10, 101))), at_most(1000))
+        check_images(IMAGES, images(base64.b64encode(jpeg_of(10, 101))), LIMITED)
 
 
 @pytest.mark.parametrize("size", [(2**31, 1), (1, 2**32 - 1)])
 def test_a_png_of_negative_size_has_none(size: tuple[int, int]) -> None:
     with pytest.raises(NotAnImage, match="no valid size"):
-        check_images(IMAGES, images(png_of(*size)), at_most(1000))
+        check_images(IMAGES, images(png_of(*size)), LIMITED)
 
 
 def test_a_jpeg_that_hides_its_size_is_refused() -> None:
     """Millions of empty segments must not be millions of steps here."""
     with pytest.raises(NotAnImage):
-        check_images(IMAGES, images(jpeg_of(1, 1, b"\xff\xe0\x00\x02" * 10_000_000)), at_most(1000))
+        check_images(
+            IMAGES,
+            images(jpeg_of(1, 1, b"\xff\xe0\x00\x02" * 10_000_000)),
+            LIMITED,
+        )
 
 
 def test_other_tensors_are_not_looked_at() -> None:
     signature = Signature("s", (TensorSpec("x", DType.FLOAT32, None),), ())
-    check_images(signature, {"x": np.zeros(3, np.float32)}, at_most(1))
+    check_images(signature, {"x": np.zeros(3, np.float32)}, ServerSettings(max_pixels=1))
+
+
+LIMITS = ServerSettings(
+    max_pixels=1000, max_request_pixels=2500, max_side=200, max_scans=10, max_decode_bytes=6000
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("side", png_of(201, 1), "too large (201x1, at most 200 pixels on each side)"),
+        (
+            "scans",
+            attack_file("jpeg_of_scans", 9, 9, 11),
+            "too costly to decode (more than 10 scans)",
+        ),
+        (
+            "decode_bytes",
+            attack_file("jpeg_of_grey", 30, 30, components=3, frame=0xC2),
+            "too costly to decode (8100 bytes, at most 6000)",
+        ),
+        (
+            "decode_bytes",
+            attack_file("png_of_zeros", 30, 30, 16, 6),
+            "too costly to decode (9900 bytes, at most 6000)",
+        ),
+    ],
+)
+def test_what_is_costly_to_decode_names_the_limit_and_its_flag(
+    name: str, data: bytes, message: str
+) -> None:
+    for sent in (data, base64.b64encode(data)):
+        with pytest.raises(InputTooLarge) as refused:
+            check_images(IMAGES, images(sent), LIMITS)
+        flag = f"--max-{name.replace('_', '-')}"
+        assert (
+            refused.value.message == f"the image is {message}, which is the {flag} of this server"
+        )
+
+
+def test_packed_texts_of_a_png_are_counted() -> None:
+    """Each is 8 MB of unpacking to libpng, for 7 kB."""
+    fine, bomb = (attack_file("png_of_texts", count, 100) for count in (16, 17))
+    check_images(IMAGES, images(fine), LIMITS)
+    with pytest.raises(InputTooLarge, match=r"too costly to decode \(more than 16 packed texts\)$"):
+        check_images(IMAGES, images(bomb), LIMITS)
+
+
+def test_an_image_that_is_repeated_by_shape_is_looked_at_once() -> None:
+    """Each look goes through 2 MB: 100,000 of them would outlast the test."""
+    data = attack_file("jpeg_of_scans", 9, 9, 400) + b"\xff" * 2_000_000
+    many = np.broadcast_to(np.array(data, object), (100_000,))
+    check_images(IMAGES, {"image": many}, ServerSettings(max_scans=400))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "options"),
+    [
+        (4032, 3024, {"components": 3}),  # a phone's photo
+        (10_000, 10_000, {"components": 3}),  # a scan
+        (8000, 6000, {"components": 3, "frame": 0xC2}),
+    ],
+)
+def test_large_photos_are_within_the_limits(
+    width: int, height: int, options: dict[str, int]
+) -> None:
+    data = attack_file("jpeg_of_grey", width, height, **options)
+    check_images(IMAGES, images(data), ServerSettings())
+
+
+def test_usual_kinds_of_files_are_within_the_limits() -> None:
+    for scans in (6, 10, 20, 25):
+        check_images(
+            IMAGES, images(attack_file("jpeg_of_scans", 3000, 2000, scans)), ServerSettings()
+        )
+    for depth, colour in ((16, 0), (16, 2), (16, 6)):
+        data = attack_file("png_of_zeros", 4000, 3000, depth, colour)
+        check_images(IMAGES, images(data), ServerSettings())
+
+
+def test_restarts_between_the_scans_are_no_segments() -> None:
+    data = attack_file("jpeg_of_scans", 9, 9, 2)
+    first = data.index(b"\xff\xda") + 10
+    many = data[:first] + b"\xff\xd0" * 10_000 + data[first:]
+    assert size_of(many) == (9, 9)
+
+
+def test_more_is_told_of_work_where_there_is_more() -> None:
+    small, large = png_of(100, 100), png_of(9000, 9000)
+    scans = attack_file("jpeg_of_scans", 1000, 1000, 50)
+    once = attack_file("jpeg_of_grey", 1000, 1000)
+    assert work_of(images(large)) > 100 * work_of(images(small)) > 0
+    assert work_of(images(scans)) > 20 * work_of(images(once))
+    assert work_of(images(b"no image")) == work_of({"x": np.zeros(3, np.float32)}) == 0

@@ -6,7 +6,6 @@ the engine's as long as it is there; what it leaves is kept as a log file when i
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from mlserve.launch.docker.cli import EngineRefused, NoEngine, argv, docker, ins
 from mlserve.launch.logs import log_path, rotate
 from mlserve.launch.private import create_private, is_sealed
 from mlserve.launch.state import ServerRecord
+from mlserve.plain_files import json_of
 
 NAME_LABEL = "mlserve.name"
 HOME_LABEL = "mlserve.home"
@@ -85,7 +85,7 @@ class Container:
             text = self.labels[RECORD_LABEL]
             if not is_sealed(text, self.labels[SEAL_LABEL]):
                 return None
-            record = ServerRecord.from_json(json.loads(text))
+            record = ServerRecord.from_json(json_of(text))
         except (OSError, UsageError, *_UNREADABLE):
             return None
         return replace(record, container=self.id, pid=self.pid, is_ready=self.was_ready)

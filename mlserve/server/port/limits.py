@@ -33,7 +33,7 @@ def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
         _log.warning("%s", risk)
     token = settings.token_file
     if token is not None and (readers := other_readers(token)) is not None:
-        _log.warning("%s may read %s (--token-file)", readers, token)
+        _log.warning("%s may read %s (--token-file): chmod 600 keeps it private", readers, token)
 
 
 def within_file_limit(settings: ServerSettings) -> ServerSettings:

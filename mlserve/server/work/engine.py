@@ -266,7 +266,8 @@ class Engine:
     def _learn(self, now: float, job: Job[Any], demand: float) -> None:
         """Takes in what the call took, of one that was ended early at least so much."""
         estimates = self._admission.estimates
-        for kind in {job.work.kind, job.kind}:
+        # What was known of a large image before it was read is what is known of a small one.
+        for kind in {job.kind} if job.work.kind.is_read else {job.work.kind, job.kind}:
             if job.error is None:
                 estimates.learn(kind, demand, now)
             elif isinstance(job.error, DeadlineExceeded | Unavailable) and job.times.run:

@@ -25,12 +25,16 @@ _MEMORY = 10.0
 _MEMORY_IN_RUNS = 20
 """... so many times its mean: what is tried again then is a small part of the server's time."""
 _EXACT_ROWS = 16
+_USUAL_WORK = 2**24
+"""Bytes of decoding that make no difference: an image of 5 megapixels."""
 _MOST_KINDS = 1000
 
 
 class Kind(NamedTuple):
-    """What calls are alike in: model, version, signature, and rows of the batch.
+    """What calls are alike in: model, version, signature, rows of the batch, and its images.
 
+    `decoding` is how much there is to decode, in powers of two from 16 MB on, as told from the
+    files: an image of 100 megapixels takes a hundred times as long as one of one.
     Until the request has been read, `size` is below zero and stands for the body's length, and
     `signature` is empty where it is not known either.
     """
@@ -39,12 +43,18 @@ class Kind(NamedTuple):
     version: int
     signature: str
     size: int
+    decoding: int = 0
 
     @classmethod
-    def known(cls, model: str, version: int, signature: str, rows: int) -> Self:
-        """A call whose signature and rows are known; beyond 16, rows count in powers of two."""
+    def known(
+        cls, model: str, version: int, signature: str, rows: int, decode_work: int = 0
+    ) -> Self:
+        """A call whose signature and rows are known; beyond 16, rows count in powers of two.
+
+        `decode_work` is the bytes that decoders touch for its images, where they are known.
+        """
         size = rows if rows <= _EXACT_ROWS else 1 << (rows - 1).bit_length()
-        return cls(model, version, signature, size)
+        return cls(model, version, signature, size, (decode_work // _USUAL_WORK).bit_length())
 
     @classmethod
     def unread(cls, model: str, version: int, signature: str, body: int) -> Self:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server.boundary import as_exception, as_known_error
+from mlserve.server.image_header import work_of
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.sight.exchange import Exchange
@@ -96,7 +97,8 @@ class Job(Generic[Answer]):
         def read() -> None:
             loaded = self.loaded
             self.signature, self.inputs = self.call.decode(loaded.runner.signatures)
-            self.kind = Kind.known(loaded.model, loaded.version, self.signature.name, self.rows)
+            name, work = self.signature.name, work_of(self.inputs)
+            self.kind = Kind.known(loaded.model, loaded.version, name, self.rows, work)
             if self.call.sooner is not None:
                 self._bring_forward(self.call.sooner(self.deadline))
 

@@ -21,7 +21,7 @@ from mlserve_models.digests import path_digest
 from mlserve_models.framework import environment
 from mlserve_models.hub_cache import CACHE_VARIABLE, CachedModule, no_module, unreachable
 from mlserve_models.names import HubModel
-from mlserve_models.savedmodel_module import network_of_loaded
+from mlserve_models.savedmodel_module import network_of_loaded, require_safe
 
 STALL_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
@@ -80,6 +80,7 @@ def open_module(
 
 
 def _network(request: ModelRequest, model: HubModel, module: CachedModule) -> Network:
+    require_safe(module.folder, f"the module {module.url}", request)
     try:
         loaded = hub.load(str(module.folder))
     except Exception as error:  # TensorFlow has no one error for a damaged SavedModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,14 @@ import keras  # noqa: TID253
 
 from mlserve.errors import ExportError, reason_of
 from mlserve.network import Network
+from mlserve.plain_files import json_of
 from mlserve.sources import ModelRequest
 from mlserve_models.digests import path_digest
 from mlserve_models.forward import Forward
 from mlserve_models.network import image_size, size_fact
 from mlserve_models.tf_graph import measured
+
+_LARGEST_METADATA = 2**20
 
 
 def load(path: Path) -> Any:
@@ -105,8 +107,9 @@ def _keras_version(path: Path) -> str:
     """The version that wrote the file; empty where it does not say."""
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return str(json.loads(archive.read("metadata.json"))["keras_version"])
+            # No more of it than that: a file may be packed a thousand to one.
+            with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as file:
+                return str(json_of(file.read(_LARGEST_METADATA))["keras_version"])
         with h5py.File(path) as file:
             return str(file.attrs["keras_version"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):

@@ -13,11 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import tensorflow as tf  # noqa: TID253
+from tensorflow.python.saved_model.loader_impl import parse_saved_model  # noqa: TID253
 
 from mlserve.contract import Finding, Scale
 from mlserve.errors import ExportError, bounded
 from mlserve.network import Network
 from mlserve.sources import ModelRequest
+from mlserve.unsafe_ops import require_safe_ops
 from mlserve_models.digests import path_digest
 from mlserve_models.forward import Forward
 from mlserve_models.names import is_tar
@@ -44,7 +46,7 @@ def network_of_path(
 
     `known` is the scale that a model of that name has. Raises ExportError.
     """
-    loaded = _load(_folder_of(path), path)
+    loaded = _load(_folder_of(path), path, request)
     return network_of_loaded(loaded, request, f"SavedModel {path}", path_digest(path), known)
 
 
@@ -65,9 +67,21 @@ def network_of_loaded(
     return Network.of(forward, (height, width), contract, source, digest, facts=facts)
 
 
-def _load(folder: Path, path: Path) -> Any:
+def require_safe(folder: Path, what: str, request: ModelRequest) -> None:
+    """Raises ExportError for a SavedModel that can do more than compute, unless that is allowed."""
+    if request.allow_unsafe_ops:
+        return
+    try:
+        saved = parse_saved_model(str(folder))
+    except Exception:  # noqa: BLE001  what cannot be read is refused by the loader, which reads it so
+        return
+    require_safe_ops(what, saved.meta_graphs, ExportError)
+
+
+def _load(folder: Path, path: Path, request: ModelRequest) -> Any:
     """The SavedModel in that folder; `path` is what the user gave, which messages name."""
     _require_savedmodel(folder, path)
+    require_safe(folder, f"the SavedModel {path}", request)
     try:
         return tf.saved_model.load(str(folder))
     except Exception as error:  # TensorFlow has no one error for a damaged SavedModel

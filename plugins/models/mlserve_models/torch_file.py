@@ -9,6 +9,8 @@ more, and tinygrad's `torch_load` takes 44 s to bring this project's one file in
 
 from __future__ import annotations
 
+import math
+import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,6 +25,8 @@ from mlserve.errors import ExportError, reason_of
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_MOST_OF_FILE = 8
+"""Tensors may share storages, as tied weights do, but not many times over."""
 
 Array = np.ndarray[Any, Any]
 
@@ -61,6 +65,11 @@ class _View:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def bytes(self) -> int:
+        """The bytes of all its elements."""
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
     def of(self, storages: Mapping[str, Array]) -> Array:
         elements = storages[self.storage.key]
         reach = sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
@@ -68,6 +77,8 @@ class _View:
             raise ValueError("a tensor has a negative size, stride or offset")
         if 0 not in self.shape and self.offset + reach >= elements.size:
             raise ValueError("a tensor reaches beyond its storage")
+        if math.prod(self.shape) > elements.size:
+            raise ValueError("a tensor has more elements than its storage")
         steps = tuple(step * elements.itemsize for step in self.strides)
         window = np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, steps)
         return window.copy()
@@ -113,10 +124,15 @@ def _read(file: BufferedReader) -> dict[str, Array]:
     views = _Unpickler(file).load()
     types = {view.storage.key: view.storage.dtype for view in views.values()}
     storages = {key: _read_storage(file, types[key]) for key in _Unpickler(file).load()}
+    size = os.fstat(file.fileno()).st_size
+    if sum(view.bytes for view in views.values()) > _MOST_OF_FILE * size:
+        raise ValueError("its tensors are much larger than the file")
     return {name: view.of(storages) for name, view in views.items()}
 
 
 def _read_storage(file: BufferedReader, dtype: np.dtype[Any]) -> Array:
     count = int.from_bytes(file.read(8), "little")
+    if count * dtype.itemsize > os.fstat(file.fileno()).st_size:
+        raise ValueError("a storage is larger than the file")
     data = file.read(count * dtype.itemsize)
     return np.frombuffer(data, dtype, count)

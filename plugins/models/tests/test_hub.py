@@ -186,3 +186,23 @@ def test_a_damaged_module_of_the_users_cache_stays_and_is_named(
     assert f"remove {folder}" in str(caught.value.hint)
     assert folder.exists()
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["../../slipped", "/slipped", "link/slipped"])
+def test_a_module_that_would_write_outside_its_folder_leaves_nothing_there(
+    open_model: Callable[..., Classifier], hub: Any, home: Path, name: str
+) -> None:
+    """tensorflow-hub unpacks it, past links and paths that lead out of its folder or not at all."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "../.."
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+    hub.serve(made.getvalue())
+
+    with pytest.raises(ExportError, match="TF-Hub gives no module"):
+        open_model("inception_v3")
+
+    assert not list(home.parent.rglob("slipped"))
+    assert not Path("/slipped").exists()

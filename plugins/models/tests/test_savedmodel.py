@@ -292,3 +292,70 @@ def test_a_damaged_savedmodel_is_an_error(
     (folder / "saved_model.pb").write_bytes(b"damaged")
     with pytest.raises(ExportError, match="a SavedModel that cannot be loaded"):
         open_model("m", weights=str(folder))
+
+
+def test_a_model_that_reads_files_is_refused_before_it_runs_unless_that_is_allowed(
+    open_model: Open, labels_file: Labels, save_module: Save, tf: Any, tmp_path: Path
+) -> None:
+    weight = tmp_path / "weight"
+    weight.write_text("1.0")
+
+    def forward(images: Any) -> Any:
+        return images[:, 0, 0] * tf.strings.to_number(tf.io.read_file(str(weight)))
+
+    folder = str(save_module(tmp_path / "m", forward, SHAPE))
+    given = {"weights": folder, "labels": labels_file(3), "scale": (0.0, 1.0)}
+    with pytest.raises(
+        ExportError, match=r"m can do more than compute: ReadFile \(node "
+    ) as refused:
+        open_model("mine", **given)
+    assert "--allow-unsafe-ops" in str(refused.value.hint)
+
+    assert open_model("mine", **given, activation="softmax", allow_unsafe_ops=True).labels
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member
+
+
+SLIPS = {
+    "a path that leads out": [_member("../slipped")],
+    "an absolute path": [_member("/tmp/mlserve-slipped")],
+    "a link that leads out, and a file behind it": [
+        _member("out", tarfile.SYMTYPE, ".."),
+        _member("out/slipped"),
+    ],
+    "a link to an absolute path": [_member("variables", tarfile.SYMTYPE, "/etc")],
+    "a hard link that leads out": [_member("labels", tarfile.LNKTYPE, "../../etc/passwd")],
+    "a device": [_member("saved_model.pb", tarfile.CHRTYPE)],
+    "a pipe": [_member("saved_model.pb", tarfile.FIFOTYPE)],
+}
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_tar_file_that_would_write_outside_its_folder_is_refused(
+    open_model: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(unpacked))
+    path = tmp_path / "m.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for member in SLIPS[name]:
+            archive.addfile(member, io.BytesIO(b""))
+    before = set(tmp_path.iterdir())
+
+    with pytest.raises(ExportError, match=r"cannot be unpacked|is no SavedModel"):
+        open_model("m", weights=str(path))
+
+    assert set(tmp_path.iterdir()) == before
+    assert all(file.name.startswith("mlserve-savedmodel-") for file in unpacked.iterdir())
+    written = list(unpacked.rglob("*"))
+    assert not Path("/tmp/mlserve-slipped").exists()
+    assert not [file for file in written if file.is_symlink() and not _is_below(file, unpacked)]
+
+
+def _is_below(link: Path, folder: Path) -> bool:
+    return folder.resolve() in link.resolve().parents

@@ -69,3 +69,52 @@ def test_a_file_that_was_cut_is_an_error(tmp_path: Path) -> None:
 def test_a_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be read"):
         read_state_dict(tmp_path / "none.pth")
+
+
+def _file_of(shape: tuple[int, ...], strides: tuple[int, ...], names: int = 1) -> bytes:
+    """One storage of four floats; each name is a tensor of that form. Written opcode by opcode."""
+
+    def text(value: str) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    def numbers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(b"J" + value.to_bytes(4, "little") for value in values) + b"t"
+
+    stored = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("a") + text("cpu")
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + stored + b"K\x04NtQK\0"
+    tensor += numbers(shape) + numbers(strides) + b"tR"
+    items = b"".join(text(f"w{number}") + tensor + b"s" for number in range(names))
+    parts = [pickle.dumps(part, protocol=2) for part in (MAGIC, 1001, {})]
+    parts += [b"\x80\x02}" + items + b".", pickle.dumps(["a"], protocol=2)]
+    return b"".join(parts) + (4).to_bytes(8, "little") + bytes(16)
+
+
+def test_a_tensor_of_a_storage_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    path.write_bytes(_file_of((2, 2), (2, 1)))
+    assert read_state_dict(path)["w0"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "names", "reason"),
+    [
+        ((2**14, 2**14), (0, 0), 1, "much larger than the file"),  # 1 GiB of 200 bytes
+        ((2, 4), (0, 1), 1, "more elements than its storage"),
+        ((4,), (2,), 1, "reaches beyond its storage"),
+    ],
+)
+def test_a_tensor_that_is_larger_than_its_storage_is_refused(
+    tmp_path: Path, shape: tuple[int, ...], strides: tuple[int, ...], names: int, reason: str
+) -> None:
+    path = tmp_path / "m.pth"
+    path.write_bytes(_file_of(shape, strides, names))
+    with pytest.raises(ExportError, match=reason):
+        read_state_dict(path)
+
+
+def test_a_storage_that_is_larger_than_the_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    whole = _file_of((4,), (1,))
+    path.write_bytes(whole[:-24] + (2**61).to_bytes(8, "little") + bytes(16))
+    with pytest.raises(ExportError, match="larger than the file"):
+        read_state_dict(path)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np  # noqa: TID253
 
+from mlserve.deadline import Deadline
+from mlserve.image_cost import ImageLimits
 from mlserve.image_problems import BASE64_OF_IMAGE, JPEG_MAGIC, PNG_MAGIC, Problem
 from mlserve.pipeline import Exif
 from mlserve_onnxruntime.jpeg import decode_jpeg
@@ -27,14 +29,20 @@ _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _MEANT_AS_BASE64 = re.compile(BASE64_OF_IMAGE.encode())
 
 
-def decoded_image(value: bytes, max_pixels: int, exif: Exif = Exif.IGNORE) -> np.ndarray[Any, Any]:
+def decoded_image(
+    value: bytes,
+    limits: ImageLimits,
+    exif: Exif = Exif.IGNORE,
+    deadline: Deadline | None = None,
+) -> np.ndarray[Any, Any]:
     """uint8[height, width, 3] of an image file or its base64 text, in its own size, RGB.
 
-    Raises Refused for anything but a whole JPEG or PNG of at most `max_pixels`.
+    Raises Refused for anything but a whole JPEG or PNG within the limits, and DeadlineExceeded
+    while it decodes; a JPEG of one scan is decoded to its end, a second for 100 megapixels.
     """
     data = value if _is_image(value) else _from_base64(value)
     decode = decode_jpeg if data.startswith(JPEG_MAGIC) else decode_png
-    pixels = decode(data, max_pixels)
+    pixels = decode(data, limits, deadline)
     return upright(pixels, data) if exif is Exif.APPLY else pixels
 
 

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mlserve.image_problems import Problem
+from mlserve_onnxruntime.refusal import Refused
+
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 """The start of a segment, or the end: not an escaped byte, a reserved one, a restart or a start."""
 _EOI, _SOS, _ADOBE = 0xD9, 0xDA, 0xEE
@@ -29,6 +32,7 @@ _BYTES_OF_COMPONENT = 3
 _SCAN_BYTES = 6
 _SMOOTHED = 10
 """The coefficients of a block that decide about smoothing (SAVED_COEFS in jdcoefct.h)."""
+_MOST = 4096
 _FIRST_OF_FRAME = 8
 """The bytes of a frame's segment that libjpeg reads before it says that it is the second one."""
 
@@ -132,9 +136,15 @@ def lacks_scans(data: bytes) -> bool:
 
 
 def segments(data: bytes) -> Iterator[Segment]:
-    """Each marker that begins a segment, up to the end marker, which is the last one given."""
-    found = _MARKER.search(data, 2)
+    """Each marker that begins a segment, up to the end marker, which is the last one given.
+
+    Raises Refused for more than any real file has: a file of markers is minutes of work.
+    """
+    found, count = _MARKER.search(data, 2), 0
     while found is not None:
+        count += 1
+        if count > _MOST:
+            raise Refused(Problem.DAMAGED)
         marker, start = found[1][0], found.end()
         length = 0 if marker == _EOI else max(int.from_bytes(data[start : start + 2]), 2)
         yield Segment(marker, start, start + length)

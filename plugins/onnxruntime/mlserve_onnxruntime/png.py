@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np  # noqa: TID253
 from PIL import Image
 
+from mlserve.deadline import Deadline
+from mlserve.image_cost import ImageLimits, png_cost
 from mlserve.image_problems import Problem
+from mlserve_onnxruntime.codec import decoded, in_strips
 from mlserve_onnxruntime.png_chunks import Header, header_of, parts_of
-from mlserve_onnxruntime.refusal import Refused, require_size
+from mlserve_onnxruntime.refusal import Refused, require_within
 
 _READ = 8192
 """The bytes of compressed data that libpng reads at a time."""
@@ -55,37 +58,39 @@ _MODES = {
 Pixels = np.ndarray[Any, Any]
 
 
-def decode_png(data: bytes, max_pixels: int) -> Pixels:
-    """uint8[height, width, 3]. Raises Refused."""
+def decode_png(data: bytes, limits: ImageLimits, deadline: Deadline | None = None) -> Pixels:
+    """uint8[height, width, 3]. Raises Refused and DeadlineExceeded."""
     header = header_of(data)
-    require_size(header.width, header.height, max_pixels)
+    size = (header.width, header.height)
+    require_within(png_cost(data, *size, header.depth, header.colour), limits)
     parts = parts_of(data, header)
     mode, rows = _MODES[header.depth, header.colour]
-    size = (header.width, header.height)
-    try:
-        # The codec alone, which wants a stream: the rows are wrapped again, without compression.
-        image = Image.frombytes(
-            mode, size, _rows(header, parts.data), "zip", rows, header.interlaced
-        )
-    except ValueError as error:  # a filter that is none
-        raise Refused(Problem.DAMAGED) from error
-    if mode == "RGB":
-        return np.asarray(image)
+    # The codec wants a stream: the rows are wrapped again, without compression.
+    packed = _rows(header, parts.data)
+    image = decoded("zip", mode, size, (rows, header.interlaced), packed, deadline)
+    for _ in packed:  # nothing more is in it, but the end of the stream is looked at there
+        pass
     if mode == "P":
         image.putpalette(parts.palette)
-    if mode == "I;16":
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+    return in_strips(image, _rgb_of_grey if mode == "I;16" else _rgb, deadline)
+
+
+def _rgb(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _rows(header: Header, data: Sequence[memoryview]) -> bytearray:
-    """A zlib stream of the filtered rows, without compression and without its end.
+def _rgb_of_grey(image: Image.Image) -> Pixels:
+    return (np.asarray(image) >> 8).astype(np.uint8)[:, :, np.newaxis]
+
+
+def _rows(header: Header, data: Sequence[memoryview]) -> Iterator[bytes]:
+    """A zlib stream of the filtered rows, without compression and without its end, in pieces.
 
     Raises Refused where libpng does: for a stream that is damaged, or ends before the rows do.
     """
     unpacker = zlib.decompressobj(0)
-    pieces, rest, packed = _pieces(data), b"", bytearray(_STORED_START)
+    pieces, rest = _pieces(data), b""
+    yield _STORED_START
     try:
         for missing in _calls(header, has_small_window=_has_small_window(data)):
             while missing:
@@ -93,14 +98,12 @@ def _rows(header: Header, data: Sequence[memoryview]) -> bytearray:
                 rows = unpacker.decompress(rest, min(missing, _LARGEST_BLOCK))
                 rest = unpacker.unconsumed_tail
                 missing -= len(rows)  # noqa: PLW2901  counted down to the end of this call
-                packed += _STORED.pack(0, len(rows), len(rows) ^ 0xFFFF)
-                packed += rows
+                yield _STORED.pack(0, len(rows), len(rows) ^ 0xFFFF) + rows
                 if unpacker.eof and missing:
                     raise Refused(Problem.DAMAGED)
     except (zlib.error, StopIteration) as error:
         raise Refused(Problem.DAMAGED) from error
     _require_end(unpacker, rest, pieces)
-    return packed
 
 
 def _calls(header: Header, *, has_small_window: bool) -> Iterator[int]:

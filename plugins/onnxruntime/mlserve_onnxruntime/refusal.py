@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlserve.image_cost import ImageCost, ImageLimits
 from mlserve.image_problems import Problem
 
 
@@ -13,9 +14,10 @@ class Refused(Exception):
         self.text = problem.text + detail
 
 
-def require_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises Refused for a header without a valid size, or with too many pixels."""
-    if width <= 0 or height <= 0:
+def require_within(cost: ImageCost, limits: ImageLimits) -> None:
+    """Raises Refused for a header without a valid size, and for an image over one of the limits."""
+    if cost.width <= 0 or cost.height <= 0:
         raise Refused(Problem.NO_SIZE)
-    if width * height > max_pixels:
-        raise Refused(Problem.TOO_LARGE, f" ({width}x{height}, at most {max_pixels} pixels)")
+    excess = cost.excess(limits)
+    if excess is not None:
+        raise Refused(excess.problem, excess.detail)

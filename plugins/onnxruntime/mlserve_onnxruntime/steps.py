@@ -38,7 +38,7 @@ class ImageSteps:
         Raises InvalidInput.
         """
         try:
-            return decoded_image(image, self._pipeline.max_pixels, self._pipeline.exif)
+            return decoded_image(image, self._pipeline.limits, self._pipeline.exif)
         except Refused as refused:
             raise problem_error(0, 1, refused.text) from refused
 
@@ -58,6 +58,7 @@ class ImageSteps:
         Raises InvalidInput that names the first bad image, and DeadlineExceeded.
         """
         pipeline = self._pipeline
+        limits = pipeline.limits
         pixels = np.empty((len(images), pipeline.height, pipeline.width, 3), np.float32)
         for index, image in enumerate(images):
             if index and image == images[index - 1]:
@@ -66,7 +67,7 @@ class ImageSteps:
             if deadline is not None:
                 deadline.require("decoding the images")
             try:
-                decoded = decoded_image(image, pipeline.max_pixels, pipeline.exif)
+                decoded = decoded_image(image, limits, pipeline.exif, deadline)
             except Refused as refused:
                 raise problem_error(index, len(images), refused.text) from refused
             values = resized(decoded, pipeline.height, pipeline.width)

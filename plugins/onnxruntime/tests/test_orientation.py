@@ -15,12 +15,15 @@ from mlserve_onnxruntime.image_file import decoded_image
 from PIL import Image, ImageOps
 
 from mlserve.backend import LoadOptions
+from mlserve.image_cost import ImageLimits
 from mlserve.pipeline import Exif
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier, expected_input
 from mlserve.testing.image_files import noise, saved, turned, with_png_chunk
 
 KINDS = ("JPEG", "PNG")
+
+LIMITS = ImageLimits(10**6)
 
 
 def by_pillow(data: bytes) -> Any:
@@ -33,12 +36,12 @@ def by_pillow(data: bytes) -> Any:
 def test_each_orientation_is_applied_as_pillow_applies_it(kind: str, orientation: int) -> None:
     data = saved(noise(37, 23), kind, exif=turned(orientation))
 
-    upright = decoded_image(data, 10**6, Exif.APPLY)
+    upright = decoded_image(data, LIMITS, Exif.APPLY)
 
     np.testing.assert_array_equal(upright, by_pillow(data))
     assert upright.shape[:2] == ((37, 23) if orientation > 4 else (23, 37))
-    assert decoded_image(data, 10**6).shape[:2] == (23, 37)
-    assert decoded_image(base64.b64encode(data), 10**6, Exif.APPLY).shape == upright.shape
+    assert decoded_image(data, LIMITS).shape[:2] == (23, 37)
+    assert decoded_image(base64.b64encode(data), LIMITS, Exif.APPLY).shape == upright.shape
 
 
 @pytest.mark.parametrize(
@@ -56,9 +59,9 @@ def test_each_orientation_is_applied_as_pillow_applies_it(kind: str, orientation
 def test_exif_data_that_cannot_be_read_turn_nothing(tiff: bytes) -> None:
     png = saved(noise(7, 5), "PNG")
 
-    pixels = decoded_image(with_png_chunk(png, b"eXIf", tiff), 10**6, Exif.APPLY)
+    pixels = decoded_image(with_png_chunk(png, b"eXIf", tiff), LIMITS, Exif.APPLY)
 
-    np.testing.assert_array_equal(pixels, decoded_image(png, 10**6))
+    np.testing.assert_array_equal(pixels, decoded_image(png, LIMITS))
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])
@@ -67,7 +70,7 @@ def test_both_byte_orders_are_read(byte_order: str) -> None:
     tiff = struct.pack(byte_order + "4sIHHHIHHI", start, 8, 1, 0x0112, 3, 1, 6, 0, 0)
     png = saved(noise(7, 5), "PNG")
 
-    assert decoded_image(with_png_chunk(png, b"eXIf", tiff), 10**6, Exif.APPLY).shape == (7, 5, 3)
+    assert decoded_image(with_png_chunk(png, b"eXIf", tiff), LIMITS, Exif.APPLY).shape == (7, 5, 3)
 
 
 def test_an_export_with_exif_applied_serves_upright_images(

@@ -11,6 +11,7 @@ from mlserve_onnxruntime.jpeg_segments import lacks_scans
 from mlserve_onnxruntime.refusal import Refused
 from mlserve_onnxruntime.resize import resized
 
+from mlserve.image_cost import ImageLimits
 from mlserve.testing.image_files import noise, saved
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,7 @@ def taken(decode: Any, data: bytes) -> Any:
 
 
 def ours(data: bytes) -> Any:
-    return decoded_image(data, 10**8)
+    return decoded_image(data, ImageLimits(10**8))
 
 
 @pytest.mark.parametrize(("bands", "options"), JPEGS)

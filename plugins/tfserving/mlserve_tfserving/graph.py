@@ -14,16 +14,16 @@ import tensorflow as tf  # noqa: TID253
 from mlserve.image_problems import (
     BASE64_OF_IMAGE,
     JPEG_MAGIC,
-    PNG_HEADER_BYTES,
     PNG_MAGIC,
     PNG_OF_APPLE,
-    PNG_START,
     Problem,
 )
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.score_problems import INFINITE, NAN, problem_text
 from mlserve.sources import Classifier
+from mlserve_tfserving.graph_cost import Cost, cost_in_file, excess_in_graph, no_cost
 
+_OVER = (Problem.TOO_LARGE, Problem.TOO_COSTLY)
 _IMAGES = tf.TensorSpec([None], tf.string, name="image")
 
 
@@ -143,31 +143,25 @@ def _checked(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.
     data, problem = tf.cond(
         _is_image(value), lambda: (value, _code(Problem.NONE)), lambda: _from_base64(value)
     )
-    size = tf.cond(
-        tf.equal(problem, Problem.NONE.code), lambda: _size_in_header(data), lambda: _size(1, 1)
-    )
-    too_large, of_apple = _code(Problem.TOO_LARGE), _code(Problem.OF_APPLE)
-    problem = tf.where(tf.reduce_prod(size) > pipeline.max_pixels, too_large, problem)
-    problem = tf.where(tf.reduce_any(size <= 0), _code(Problem.NO_SIZE), problem)
-    problem = tf.where(_starts_with(data, PNG_OF_APPLE), of_apple, problem)
+    cost = tf.cond(tf.equal(problem, Problem.NONE.code), lambda: cost_in_file(data), no_cost)
+    over, detail = excess_in_graph(Cost(*cost), pipeline.limits)
+    problem = tf.where(tf.equal(problem, Problem.NONE.code), over, problem)
+    problem = tf.where(tf.reduce_any(cost[0] <= 0), _code(Problem.NO_SIZE), problem)
+    problem = tf.where(_starts_with(data, PNG_OF_APPLE), _code(Problem.OF_APPLE), problem)
     return tf.cond(
         tf.equal(problem, Problem.NONE.code),
         lambda: data,
-        lambda: _refused(index, problem, size, pipeline),
+        lambda: _refused(index, problem, detail),
     )
 
 
-def _refused(
-    index: tf.Tensor, problem: tf.Tensor, size: tf.Tensor, pipeline: ImagePipeline
-) -> tf.Tensor:
+def _refused(index: tf.Tensor, problem: tf.Tensor, detail: tf.Tensor) -> tf.Tensor:
     """Never a value: fails with a message that names the image and what is wrong with it."""
-    number = tf.strings.as_string
-    pixels = tf.strings.join(
-        [" (", number(size[1]), "x", number(size[0]), f", at most {pipeline.max_pixels} pixels)"]
-    )
     text = tf.gather(tf.constant([p.text for p in Problem]), problem)
-    detail = tf.where(tf.equal(problem, Problem.TOO_LARGE.code), pixels, "")
-    message = tf.strings.join(["image ", number(index), ": ", text, detail])
+    is_over = tf.reduce_any([tf.equal(problem, p.code) for p in _OVER])
+    message = tf.strings.join(
+        ["image ", tf.strings.as_string(index), ": ", text, tf.where(is_over, detail, "")]
+    )
     with tf.control_dependencies([tf.raw_ops.Assert(condition=False, data=[message])]):
         return tf.constant(b"")
 
@@ -205,29 +199,6 @@ def _decoded_base64(body: tf.Tensor) -> tf.Tensor:
     # TensorFlow's op knows the web-safe alphabet only.
     web_safe = tf.strings.regex_replace(tf.strings.regex_replace(body, r"\+", "-"), "/", "_")
     return tf.io.decode_base64(web_safe)
-
-
-def _size_in_header(data: tf.Tensor) -> tf.Tensor:
-    """int64[2], height and width, read without decoding; zeros where there is no whole header."""
-    return tf.cond(
-        _starts_with(data, JPEG_MAGIC),
-        lambda: tf.cast(tf.io.extract_jpeg_shape(data)[:2], tf.int64),
-        lambda: _size_of_png(data),
-    )
-
-
-def _size_of_png(data: tf.Tensor) -> tf.Tensor:
-    def read() -> tf.Tensor:
-        numbers = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
-        return tf.reverse(tf.cast(tf.ensure_shape(numbers, [2]), tf.int64), [0])
-
-    is_whole = tf.strings.length(data) >= PNG_HEADER_BYTES
-    has_header = tf.logical_and(is_whole, _starts_with(data, PNG_START))
-    return tf.cond(has_header, read, lambda: _size(0, 0))
-
-
-def _size(height: int, width: int) -> tf.Tensor:
-    return tf.constant([height, width], tf.int64)
 
 
 def _code(problem: Problem) -> tf.Tensor:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 from tensorflow.core.protobuf import config_pb2  # noqa: TID253
+from tensorflow.python.saved_model.loader_impl import parse_saved_model  # noqa: TID253
 
 from mlserve.errors import ModelLoadFailed
 from mlserve.tensors import DType, Signature
+from mlserve.unsafe_ops import require_safe_ops
 from mlserve_tfserving.messages import plain
 from mlserve_tfserving.meta_graph import SERVE, read_meta_graph
 from mlserve_tfserving.signatures import signature_defined, signature_of
@@ -46,14 +48,19 @@ class LoadedModel:
     defaults: Mapping[str, Tensors] = field(default_factory=dict)
 
 
-def load_model(path: Path, threads: int) -> LoadedModel:
-    """The SavedModel in that folder. Raises ModelLoadFailed when TensorFlow cannot read it.
+def load_model(path: Path, threads: int, *, allow_unsafe_ops: bool = False) -> LoadedModel:
+    """The SavedModel in that folder.
+
+    Raises ModelLoadFailed when TensorFlow cannot read it, and when it can do more than compute
+    unless that is allowed: what it is made of is looked at before anything of it runs.
 
     One of TensorFlow 1 is loaded as TensorFlow Serving loads every model, in a session: it has no
     objects that `tf.saved_model.load` could restore, and what that makes of its graph knows no
     signature without inputs and no variable as an output. What `tf.saved_model.load` refuses is
     tried so, too.
     """
+    if not allow_unsafe_ops:
+        _require_safe(path)
     try:
         graph = read_meta_graph(path)
         has_objects = graph.HasField("object_graph_def")
@@ -102,6 +109,14 @@ def _defaults(definition: Any) -> Tensors:
         for name, value in definition.defaults.items()
         if name in definition.inputs
     }
+
+
+def _require_safe(path: Path) -> None:
+    try:
+        saved = parse_saved_model(str(path))
+    except Exception:  # noqa: BLE001  what cannot be read is refused by the loader, which reads it so
+        return
+    require_safe_ops(f"the SavedModel in {path}", saved.meta_graphs, ModelLoadFailed)
 
 
 def _load_objects(path: Path) -> LoadedModel:

@@ -79,7 +79,10 @@ def options_of(given: Given, backend: Backend, folder: Path) -> ServerOptions:
         raise UsageError(f"--rest_api_port cannot be same as --port: both are {rest_port}")
     batching = _batching(given)
     threads = given.number("tensorflow_session_parallelism") or None
-    options = LoadOptions(given.number("tensorflow_intra_op_parallelism") or threads)
+    options = LoadOptions(
+        given.number("tensorflow_intra_op_parallelism") or threads,
+        allow_unsafe_ops=given.is_on("allow_unsafe_ops"),
+    )
     reload = _reload(given, ServingDefaults(backend, options, _poll(given), _retries(given)))
     return ServerOptions(
         models=reload.first_models(_config(given, reload)),

@@ -89,6 +89,12 @@ FLAGS = (
     ),
     Flag("tensorflow_session_parallelism", 0, "Threads for the models; 0: one for each CPU."),
     Flag("tensorflow_intra_op_parallelism", 0, "Threads of one operation; 0: as for the models."),
+    Flag(
+        "allow_unsafe_ops",
+        False,
+        "Serves models that can read and write files or run Python; tensorflow_model_server has no "
+        "such flag, and serves them.",
+    ),
     Flag("version", False, "Prints the versions and ends."),
     Flag("help", False, "Prints this text and ends."),
     _ignored(

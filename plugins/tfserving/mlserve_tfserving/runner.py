@@ -35,7 +35,7 @@ def load_runner(artifact: Artifact, options: LoadOptions) -> Runner:
     """
     threads = options.threads or usable_cpus()
     set_threads(threads)
-    model = load_model(artifact.path, threads)
+    model = load_model(artifact.path, threads, allow_unsafe_ops=options.allow_unsafe_ops)
     if artifact.manifest is None:
         runner = TensorFlowRunner(model)
     else:

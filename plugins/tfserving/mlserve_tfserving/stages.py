@@ -24,7 +24,7 @@ def load_stages(artifact: Artifact, options: LoadOptions) -> ImageStages:
     """The steps of the SavedModel in `artifact.path`. Raises ModelLoadFailed when it has none."""
     threads = options.threads or usable_cpus()
     set_threads(threads)
-    module = load_model(artifact.path, threads).owner
+    module = load_model(artifact.path, threads, allow_unsafe_ops=options.allow_unsafe_ops).owner
     if not all(hasattr(module, name) for name in _STEPS):
         raise ModelLoadFailed(
             f"{artifact.path} does not show the steps of its pipeline",
