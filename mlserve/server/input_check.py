@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 
 from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, shortened
 from mlserve.settings import flag_of
@@ -28,18 +29,25 @@ def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
 def check_names(signature: Signature, sent: Collection[str]) -> None:
     """Raises InvalidInput unless the inputs of the signature were sent, and no others.
 
-    Those with a default may be left out.
+    Those with a default may be left out. The error begins with the words of TensorFlow Serving
+    (predict_util.cc).
     """
     required = {spec.name for spec in signature.inputs}
     extra = sorted(set(sent) - required)
     missing = sorted(required - signature.optional - set(sent))
     if not extra and not missing:
         return
-    guesses = "".join(_guess(name, missing) for name in extra[:_NAMES_SHOWN])
+    names = ",".join(sorted(required))
+    told = (
+        f"input tensor alias not found in signature: {_cut(extra[0])}. Inputs expected to be in "
+        f"the set {{{names}}}."
+        if len(sent) == len(required)
+        else f"input size does not match signature: {len(sent)}!={len(required)} "
+        f"len({{{_listed(sorted(sent))}}}) != len({{{names}}})."
+    )
     raise InvalidInput(
-        f'input size does not match signature "{signature.name}": {len(sent)} != {len(required)}. '
-        f"Sent extra: {{{_listed(extra)}}}. Missing but required: {{{','.join(missing)}}}"
-        + guesses,
+        f"{told} Sent extra: {{{_listed(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        + misspelt(extra, missing),
         hint="mlserve metadata shows the inputs of each signature",
     )
 
@@ -61,6 +69,12 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_shapes(signature: Signature, inputs: Mapping[str, Array]) -> None:
+    """Raises InvalidInput unless each input has a shape that fits its spec."""
+    for spec in signature.inputs:
+        check_shape(spec, inputs[spec.name].shape)
+
+
 def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> None:
     """Raises InputTooLarge when the first size is free in the spec and larger than the limit.
 
@@ -73,6 +87,11 @@ def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> 
             f"{limit} ({flag_of('max_batch_length')})",
             hint="send several smaller requests",
         )
+
+
+def misspelt(given: Iterable[str], choices: Collection[str]) -> str:
+    """What each of these names may have been meant to be, of those choices: the first few."""
+    return "".join(_guess(name, choices) for name in islice(given, _NAMES_SHOWN))
 
 
 def _listed(names: Sequence[str]) -> str:

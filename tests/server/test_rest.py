@@ -135,15 +135,15 @@ def test_paths_that_are_not_served(
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (b"", 400, "JSON Parse error: Expecting value: line 1 column 1"),
+        (b"", 400, "JSON Parse error: The document is empty"),
         (b'{"inputs":\n [1,}', 400, "line 2 column 5"),
         (b"\xff\xfe{}", 400, "not UTF-8"),
         (b"[]", 400, "not an object"),
         (b"[" * 100_000, 400, "JSON Parse error"),
-        (b'{"inputs": ["x"], "signature_name": 5}', 400, "must be a string"),
+        (b'{"inputs": ["x"], "signature_name": 5}', 400, "must be a string value"),
         (b'{"inputs": ["x"], "signature_name": "top"}', 404, "did you mean 'top_k' for 'top'"),
         (b'{"inputs": {"imag": ["x"]}}', 400, "did you mean 'image' for 'imag'"),
-        (b'{"inputs": {"\\ud800": ["x"]}}', 400, "Sent extra"),
+        (b'{"inputs": {"\\ud800": ["x"]}}', 400, "Missing named input: image"),
         (b'{"inputs": ["\\ud800"]}', 400, "half a character"),
         (b'{"inputs": ["x", "bad"]}', 400, "NotAnImage"),
     ],

@@ -34,6 +34,7 @@ from mlserve.server.rest import (
 from mlserve.server.rest_body import content_of, is_encoded, text_of
 from mlserve.server.tfs import json_tensor
 from mlserve.server.tfs.inference_rest import InferenceRest
+from mlserve.server.tfs.json_words import shown
 from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import ServerSettings
@@ -135,7 +136,10 @@ def _call(
         content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
         name = content.get("signature_name", "")
         if not isinstance(name, str):
-            raise InvalidInput("'signature_name' must be a string")
+            raise InvalidInput(
+                f"JSON Value: {shown(name)} not formatted correctly. 'signature_name' key must be "
+                "a string value."
+            )
         signature = find_signature(signatures, name)
         is_row_form = json_tensor.is_row_form(content)
         return signature, json_tensor.read_inputs(signature, content, settings)
