@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from itertools import islice
 
 from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, shortened
+from mlserve.server.dtypes import Array
 from mlserve.settings import flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
 
@@ -20,10 +21,15 @@ def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
     if wanted in signatures:
         return signatures[wanted]
     raise NotFound(
-        f'Serving signature name: "{shortened(wanted)}" not found in signature def'
-        f"{_guess(wanted, signatures)}; there are: {', '.join(sorted(signatures))}",
+        f'Serving signature name: "{shortened(wanted)}" not found in signature def; '
+        + known_signatures(signatures, wanted),
         hint="mlserve metadata shows the signatures of the model",
     )
+
+
+def known_signatures(signatures: Mapping[str, Signature], wanted: str) -> str:
+    """Which signatures there are, and the one that was meant, for a message."""
+    return f"there are: {', '.join(sorted(signatures))}{_guess(wanted, signatures)}"
 
 
 def check_names(signature: Signature, sent: Collection[str]) -> None:
@@ -38,13 +44,16 @@ def check_names(signature: Signature, sent: Collection[str]) -> None:
     if not extra and not missing:
         return
     names = ",".join(sorted(required))
-    told = (
-        f"input tensor alias not found in signature: {_cut(extra[0])}. Inputs expected to be in "
-        f"the set {{{names}}}."
-        if len(sent) == len(required)
-        else f"input size does not match signature: {len(sent)}!={len(required)} "
-        f"len({{{_listed(sorted(sent))}}}) != len({{{names}}})."
-    )
+    if len(sent) == len(required):
+        told = (
+            f"input tensor alias not found in signature: {shortened(extra[0])}. Inputs expected "
+            f"to be in the set {{{names}}}."
+        )
+    else:
+        told = (
+            f"input size does not match signature: {len(sent)}!={len(required)} "
+            f"len({{{_listed(sorted(sent))}}}) != len({{{names}}})."
+        )
     raise InvalidInput(
         f"{told} Sent extra: {{{_listed(extra)}}}. Missing but required: {{{','.join(missing)}}}."
         + misspelt(extra, missing),

@@ -81,9 +81,9 @@ def test_the_output_filter(server: Any, predict_on: Any, request_of: Any) -> Non
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        ({"name": "other"}, "NOT_FOUND", "model other; this server has 'm'"),
-        ({"signature_name": "topk"}, "NOT_FOUND", "did you mean 'top_k' for 'topk'"),
-        ({"version": {"value": 8}}, "NOT_FOUND", "version 8 of m; served: 7"),
+        ({"name": "other"}, "NOT_FOUND", "Servable not found for request: Latest(other)"),
+        ({"signature_name": "topk"}, "FAILED_PRECONDITION", "did you mean 'top_k' for 'topk'"),
+        ({"version": {"value": 8}}, "NOT_FOUND", "Servable not found for request: Specific(m, 8)"),
         ({"version_label": "stable"}, "INVALID_ARGUMENT", "label: stable"),
     ],
 )

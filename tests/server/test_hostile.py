@@ -57,7 +57,7 @@ def test_a_long_name_of_a_model_is_cut_too(server: Any, channel_to: Any) -> None
 
 def test_many_wrong_names_are_counted_not_listed(server: Any) -> None:
     inputs = {"image": ["x"], **{f"extra{number:06}": [1] for number in range(50_000)}}
-    answer = server.post({"inputs": inputs})
+    answer = server.post({"instances": [inputs]})
     assert answer.status_code == 400
     assert "extra000009 and 49990 more}" in answer.json()["error"]
 

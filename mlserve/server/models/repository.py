@@ -28,13 +28,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlserve.artifact import MANIFEST_NAME
-from mlserve.errors import InvalidInput, MlserveError, NotFound, PluginError, Unavailable
+from mlserve.errors import MlserveError, NotFound, PluginError, Unavailable
 from mlserve.server.background import in_daemon_thread
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.opening import open_version
 from mlserve.server.models.served import ServedModel
 from mlserve.server.models.versions import (
     Fingerprint,
+    NotServed,
     State,
     VersionChoice,
     VersionStatus,
@@ -42,6 +43,7 @@ from mlserve.server.models.versions import (
     first_versions,
     present_versions,
     unfinished_versions,
+    unknown_label,
 )
 
 _log = logging.getLogger(__name__)
@@ -252,10 +254,7 @@ class Repository:
             return choice
         if choice not in self._source.labels:
             known = ", ".join(sorted(self._source.labels)) or "none"
-            raise InvalidInput(
-                f"Unrecognized servable version label: {choice}",
-                hint=f"labels of {self.model}: {known}",
-            )
+            raise unknown_label(choice, hint=f"labels of {self.model}: {known}")
         return self._source.labels[choice]
 
     @property
@@ -436,8 +435,8 @@ class Repository:
             return Unavailable(f"{self.model} has no version yet: {self._absence}")
         failed = next((f": {s.error}" for s in asked if s is not None and s.error), "")
         served = ", ".join(str(v) for v in sorted(self._loaded)) or "none"
-        what = f"{'Latest' if version is None else f'version {version}'} of {self.model}"
-        return NotFound(f"Servable not found for request: {what}{failed}; served: {served}")
+        what = f"{'version' if version is None else f'version {version}'} of {self.model}"
+        return NotServed(self.model, version, f"the server has no {what}{failed}; served: {served}")
 
 
 def _loading(what: str) -> Unavailable:

@@ -9,7 +9,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from mlserve.artifact import MANIFEST_NAME, without_manifest
-from mlserve.errors import MlserveError, NotFound
+from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
 
 VersionChoice = int | str | None
 """The version a request asks for: its number, its label, or None for the latest."""
@@ -30,6 +30,23 @@ class State(IntEnum):
     AVAILABLE = 30
     UNLOADING = 40
     END = 50
+
+
+class NotServed(NotFound):
+    """No version of `model` is served, or not the `version` that was asked for (None: the latest).
+
+    The protocols say so in words of their own.
+    """
+
+    def __init__(self, model: str, version: int | None, message: str, *, hint: str | None = None):
+        super().__init__(message, hint=hint)
+        self.model = model
+        self.version = version
+
+
+def unknown_label(label: str, *, hint: str | None = None) -> InvalidInput:
+    """The error for a label that no version of the model has."""
+    return InvalidInput(f"Unrecognized servable version label: {shortened(label)}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

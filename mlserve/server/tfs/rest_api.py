@@ -18,7 +18,6 @@ from starlette.responses import Response  # noqa: TID253
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.status import grpc_status
 from mlserve.server.image_body import input_of, is_image_body, read_image_body
-from mlserve.server.input_check import find_signature
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice, VersionStatus
@@ -35,6 +34,12 @@ from mlserve.server.rest_body import content_of, is_encoded, text_of
 from mlserve.server.tfs import json_tensor
 from mlserve.server.tfs.inference_rest import InferenceRest
 from mlserve.server.tfs.json_words import shown
+from mlserve.server.tfs.model_spec import (
+    signature_over_rest,
+    telling_of_servables,
+    telling_of_versions,
+    version_number,
+)
 from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import ServerSettings
@@ -46,7 +51,7 @@ if TYPE_CHECKING:
 _VERBS = ("predict", "classify", "regress")
 _PATH = re.compile(
     r"/v1/models(?:/(?P<model>[^/:]+))?"
-    r"(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
+    r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
     r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?/?",
     re.IGNORECASE,
 )
@@ -72,7 +77,7 @@ class TfsRest:
         if match["model"] is None:
             raise InvalidInput("Missing model name in request.")
         model = unquote(match["model"])
-        version: VersionChoice = int(match["version"]) if match["version"] else None
+        version: VersionChoice = version_number(match["version"]) if match["version"] else None
         version = self._repository.latest_for_zero(model, version)
         if match["label"]:
             version = unquote(match["label"])
@@ -87,16 +92,19 @@ class TfsRest:
         self._engine.admit(deadline)  # before the body is read
         settings = self._engine.settings
         body = await read_within(request, deadline, settings.max_request_bytes)
-        job = self._engine.enter(_call(request, model, version, body, settings), deadline)
+        with telling_of_servables():
+            job = self._engine.enter(_call(request, model, version, body, settings), deadline)
         loaded, answer = await while_connected(request, self._engine.answer(job))
         return json_response(answer, answer_headers(loaded))
 
     def _status(self, model: str, version: VersionChoice) -> Response:
-        statuses = self._repository.statuses(model, version)
+        with telling_of_versions():
+            statuses = self._repository.known_statuses(model, version)
         return _indented({"model_version_status": [_status_json(item) for item in statuses]})
 
     def _metadata(self, model: str, version: VersionChoice) -> Response:
-        loaded = self._repository.lease(model, version)
+        with telling_of_servables():
+            loaded = self._repository.lease(model, version)
         try:
             signatures = json_format.MessageToDict(
                 signature_def_map(loaded.runner),
@@ -130,7 +138,7 @@ def _call(
         sent = content_of(body, request.headers, settings.max_request_bytes)
         if is_image_body(sent, request.headers):
             found = read_image_body(sent, request.headers, settings)
-            signature, is_row_form = find_signature(signatures, found.signature), True
+            signature, is_row_form = signature_over_rest(signatures, found.signature), True
             return signature, input_of(signature, found.files, settings)
         text = text_of(sent)
         content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
@@ -140,7 +148,7 @@ def _call(
                 f"JSON Value: {shown(name)} not formatted correctly. 'signature_name' key must be "
                 "a string value."
             )
-        signature = find_signature(signatures, name)
+        signature = signature_over_rest(signatures, name)
         is_row_form = json_tensor.is_row_form(content)
         return signature, json_tensor.read_inputs(signature, content, settings)
 
