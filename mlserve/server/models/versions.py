@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mlserve.artifact import MANIFEST_NAME, without_manifest
 from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
+from mlserve.version_folders import folders_by_version
 
 VersionChoice = int | str | None
 """The version a request asks for: its number, its label, or None for the latest."""
-_LARGEST = 2**63 - 1
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "model.onnx", MANIFEST_NAME)
 """What a version folder holds: found in the base path itself, it was given one level too deep."""
 
@@ -76,14 +76,11 @@ class VersionPolicy:
 
 
 def present_versions(base_path: Path) -> tuple[int, ...]:
-    """The numbers that folders of `base_path` are named after. Raises OSError.
+    """The numbers that folders of `base_path` are named after, ascending. Raises OSError.
 
-    Every other entry is ignored, and so is a name such as `007`, which is not how a number is
-    written.
+    Every other entry is ignored.
     """
-    names = [entry.name for entry in base_path.iterdir() if entry.is_dir()]
-    numbers = [int(name) for name in names if name.isascii() and name.isdigit()]
-    return tuple(sorted(n for n in numbers if n <= _LARGEST and str(n) in names))
+    return tuple(folders_by_version(base_path))
 
 
 def unfinished_versions(
