@@ -9,7 +9,7 @@ from itertools import islice
 from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, shortened
 from mlserve.server.dtypes import Array
 from mlserve.settings import flag_of
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import Signature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
 _NAMES_SHOWN = 10
@@ -61,12 +61,6 @@ def check_names(signature: Signature, sent: Collection[str]) -> None:
     )
 
 
-def check_dtype(spec: TensorSpec, dtype: DType) -> None:
-    """Raises InvalidInput unless that is the type of the spec."""
-    if dtype is not spec.dtype:
-        raise InvalidInput(f"input '{spec.name}' is {dtype.label}, not {spec.dtype.label}")
-
-
 def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
     """Raises InvalidInput unless an array of that shape fits the spec."""
     if spec.shape is None:
@@ -79,9 +73,10 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
 
 
 def check_shapes(signature: Signature, inputs: Mapping[str, Array]) -> None:
-    """Raises InvalidInput unless each input has a shape that fits its spec."""
+    """Raises InvalidInput unless each input that is given has a shape that fits its spec."""
     for spec in signature.inputs:
-        check_shape(spec, inputs[spec.name].shape)
+        if spec.name in inputs:
+            check_shape(spec, inputs[spec.name].shape)
 
 
 def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> None:

@@ -107,7 +107,10 @@ def test_the_version_that_is_served(server: Any, predict_on: Any, request_of: An
     [
         ({}, "Sent extra: {}. Missing but required: {image}"),
         ({"imag": IMAGES}, "did you mean 'image' for 'imag'"),
-        ({"image": (np.ones(1, np.float32), DType.FLOAT32)}, "input 'image' is float32, not bytes"),
+        (
+            {"image": (np.ones(1, np.float32), DType.FLOAT32)},
+            "Expects arg[0] to be string but float is provided: input 'image' is",
+        ),
         ({"image": (np.array([[b"x"]], object), DType.BYTES)}, "has shape [1, 1]"),
         ({"image": (np.array([b"ok", b"bad"], object), DType.BYTES)}, "image 1 of 2 is not"),
     ],

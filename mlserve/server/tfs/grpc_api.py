@@ -33,9 +33,7 @@ from mlserve.server.image_header import check_images
 from mlserve.server.input_check import (
     DEFAULT_SIGNATURE,
     check_batch_length,
-    check_dtype,
     check_names,
-    check_shape,
 )
 from mlserve.server.model_control import require_control
 from mlserve.server.models.catalog import Catalog
@@ -192,14 +190,17 @@ def read_inputs(
     Raises InvalidInput.
     """
     check_names(signature, request.inputs)
-    inputs, room = {}, tensor_proto.Expansion()
+    inputs, room = {}, tensor_proto.Expansion(settings.expanded_bytes)
     for spec in signature.inputs_in(request.inputs):
         sent = request.inputs[spec.name]
         sizes = tuple(dim.size for dim in sent.tensor_shape.dim[:1])
         check_batch_length(spec, sizes, settings.max_batch_length)
-        check_dtype(spec, tensor_proto.dtype_of(spec.name, sent))  # before its values are read
-        value = tensor_proto.to_array(spec.name, sent, room)
-        check_shape(spec, value.shape)
+        tensor_proto.check_dtype(signature, spec, sent)  # before its values are read
+        try:
+            value = tensor_proto.to_array(spec.name, sent, room)
+        except InvalidInput as error:
+            error.message = f"tensor parsing error: {spec.name}: {error.message}"
+            raise
         inputs[spec.name] = value
     check_images(signature, inputs, settings)
     return inputs

@@ -33,8 +33,9 @@ from mlserve.server.tfs.json_words import (
     parse_problem,
     shown,
     spelled_out,
-    type_name,
+    type_of_value,
 )
+from mlserve.server.tfs.tensor_proto import type_name
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
@@ -49,13 +50,6 @@ _FORMS = (
 _MAX_RANK = 32
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
-_TYPE_NAMES = {
-    DType.FLOAT32: "float",
-    DType.FLOAT64: "double",
-    DType.FLOAT16: "half",
-    DType.BYTES: "string",
-}
-"""TensorFlow's names of types where they are not numpy's."""
 _JSON_NAMES = {
     str: "a string",
     int: "an integer",
@@ -180,8 +174,8 @@ def to_array(spec: TensorSpec, value: Any) -> Array:
     if kind is not None:
         wrong = next(item for item in flat if type(item) is kind)
         raise InvalidInput(
-            f"JSON Value: {shown(wrong)} Type: {type_name(wrong)} is not of expected type: "
-            f"{_TYPE_NAMES.get(spec.dtype, spec.dtype.label)}: {_misplaced(spec, kind)}"
+            f"JSON Value: {shown(wrong)} Type: {type_of_value(wrong)} is not of expected type: "
+            f"{type_name(spec.dtype)}: {_misplaced(spec, kind)}"
         )
     return _to_numbers(spec, flat, overflows=True).reshape(shape)
 

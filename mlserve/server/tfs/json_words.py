@@ -60,7 +60,7 @@ def parse_problem(error: json.JSONDecodeError) -> str:
     return f"JSON Parse error: {reason or 'Invalid value.'} at offset: {error.pos} ({error})"
 
 
-def type_name(value: Any) -> str:
+def type_of_value(value: Any) -> str:
     """RapidJSON's name for the type of a JSON value."""
     if isinstance(value, bool):
         return str(value)
