@@ -64,9 +64,16 @@ class RestProtocol(Protocol):
 class RestApp:
     """The ASGI application of the REST port."""
 
-    def __init__(self, protocols: Sequence[RestProtocol], sight: Sight) -> None:
+    def __init__(
+        self,
+        protocols: Sequence[RestProtocol],
+        sight: Sight,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """`headers` go with every answer."""
         self._protocols = protocols
         self._sight = sight
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -74,7 +81,8 @@ class RestApp:
         exchange = self._sight.begin(route, request.headers.get)
         try:
             response = await self._answer(request, exchange)
-            response.raw_headers += [(k.encode(), v.encode()) for k, v in exchange.headers()]
+            told = (*self._headers, *exchange.headers())
+            response.raw_headers += [(k.encode(), v.encode()) for k, v in told]
             if response.headers.get("connection") == "close":
                 await respond_and_close(response, scope, receive, send)
             else:

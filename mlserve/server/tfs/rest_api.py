@@ -57,6 +57,15 @@ _PATH = re.compile(
 )
 
 
+CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+)
+"""The headers with which TensorFlow Serving lets pages of every origin ask it, where it is told to
+(http_rest_api_util.cc)."""
+
+
 class TfsRest:
     """The REST protocol of TensorFlow Serving."""
 
@@ -70,6 +79,8 @@ class TfsRest:
         match = _PATH.fullmatch(request.scope["raw_path"].decode("ascii", "replace"))
         if match is None:
             return None
+        if request.method == "OPTIONS" and "origin" in request.headers:
+            return Response()  # what a browser asks before it asks; the headers say what it may
         verb = (match["verb"] or "").lower()
         if request.method == "POST" and not verb:
             _check_colon(request, unquote(match["model"] or ""))
