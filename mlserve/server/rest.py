@@ -32,7 +32,7 @@ from mlserve.server.sight.exchange import Exchange, current
 from mlserve.server.sight.requests import Sight, rest_route
 
 TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
-"""Milliseconds that the client waits; the smaller one holds where both are given."""
+"""Milliseconds that the client waits; the smallest holds where several are given."""
 VERSION_HEADER = "X-Mlserve-Model-Version"
 """The header with the version that answered."""
 CONTRACT_HEADER = "X-Mlserve-Contract"
@@ -154,7 +154,7 @@ def check_method(request: Request, allowed: str) -> None:
 
 def deadline_of(request: Request, default: float) -> Deadline:
     """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
-    given = [request.headers[name] for name in TIMEOUT_HEADERS if name in request.headers]
+    given = [sent for name in TIMEOUT_HEADERS for sent in request.headers.getlist(name)]
     timeout = min(map(_seconds, given), default=default)
     return Deadline.at_most(timeout)
 

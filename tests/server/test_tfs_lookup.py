@@ -239,3 +239,23 @@ def test_loops_that_poll_the_state_or_predict_until_it_works(
         assert time.monotonic() < until
     assert met is grpc.StatusCode.OK
     assert state() == "AVAILABLE"
+
+
+def test_of_a_header_that_comes_twice_the_first_counts_on_both_ports(
+    server: Any, http: httpx.Client, predict_on: Any, request_of: Any, channel_to: Any
+) -> None:
+    sent = [("x-request-id", "one"), ("x-request-id", "two")]
+    answer = http.post("/v1/models/m:predict", json={"inputs": ["x"]}, headers=sent)
+    assert answer.headers["x-request-id"] == "one"
+    method = channel_to(server).unary_unary(
+        "/tensorflow.serving.PredictionService/Predict",
+        request_serializer=PredictRequest.SerializeToString,
+    )
+    _, call = method.with_call(request_of(image=IMAGE), metadata=tuple(sent), timeout=20)
+    assert dict(call.trailing_metadata())["x-request-id"] == "one"
+
+
+def test_of_two_deadlines_the_shorter_one_holds(http: httpx.Client) -> None:
+    body = {"signature_name": "slow", "inputs": [5.0]}
+    sent = [("X-Request-Timeout-Ms", "20000"), ("X-Request-Timeout-Ms", "100")]
+    assert http.post("/v1/models/m:predict", json=body, headers=sent).status_code == 504
