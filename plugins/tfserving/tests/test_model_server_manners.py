@@ -136,7 +136,7 @@ def test_a_model_that_a_reload_removed_is_at_its_end(
 ) -> None:
     put("a/1")
     put("b/2")
-    server = launch(f"--model_base_path={tmp_path / 'a'}", "--model_name=a")
+    server = launch(f"--model_base_path={tmp_path / 'a'}", "--model_name=a", "--model_control=on")
     wait_until(server.is_ready)
 
     def states(model: str) -> list[tuple[int, int]]:
