@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from mlserve.protocols.proto.serving_pb2 import (
+    ClassificationRequest,
+    ClassificationResponse,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
@@ -22,12 +24,16 @@ from mlserve.protocols.proto.serving_pb2 import (
     ModelSpec,
     PredictRequest,
     PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
 )
 from mlserve.tensors import DType
 
 IMAGE = np.array([b"x"], object), DType.BYTES
 KINDS: dict[str, tuple[str, Any, Any]] = {
     "Predict": ("PredictionService", PredictRequest, PredictResponse),
+    "Classify": ("PredictionService", ClassificationRequest, ClassificationResponse),
+    "Regress": ("PredictionService", RegressionRequest, RegressionResponse),
     "GetModelMetadata": ("PredictionService", GetModelMetadataRequest, GetModelMetadataResponse),
     "GetModelStatus": ("ModelService", GetModelStatusRequest, GetModelStatusResponse),
 }
@@ -57,7 +63,7 @@ def ask(server: Any, channel_to: Any) -> Callable[..., tuple[str, str]]:
     return ask
 
 
-@pytest.mark.parametrize("method", ["Predict", "GetModelMetadata"])
+@pytest.mark.parametrize("method", ["Predict", "GetModelMetadata", "Classify", "Regress"])
 @pytest.mark.parametrize(
     ("spec", "code", "text"),
     [
@@ -127,6 +133,8 @@ def test_an_unknown_signature_is_a_bad_request_over_rest(http: httpx.Client) -> 
     [
         ("POST", "dummy:predict", 404, "Servable not found for request: Latest(dummy)"),
         ("POST", "m/versions/9:predict", 404, "Servable not found for request: Specific(m, 9)"),
+        ("POST", "dummy:classify", 404, "Servable not found for request: Latest(dummy)"),
+        ("POST", "m/versions/9:regress", 404, "Servable not found for request: Specific(m, 9)"),
         ("GET", "dummy/metadata", 404, "Servable not found for request: Latest(dummy)"),
         ("GET", "m/versions/9/metadata", 404, "Servable not found for request: Specific(m, 9)"),
         ("POST", "m/labels/stable:predict", 400, NO_LABEL),
