@@ -14,6 +14,7 @@ from mlserve.facts import Facts, facts_from_json, facts_to_json
 from mlserve.pipeline import ImagePipeline
 from mlserve.plain_files import json_of, read_plain
 from mlserve.tensors import Signature
+from mlserve.version_folders import version_folder
 
 MANIFEST_NAME = "mlserve.json"
 LABELS_NAME = "labels.txt"
@@ -113,7 +114,7 @@ def without_manifest(base_path: Path, versions: Sequence[int]) -> tuple[int, ...
     Where mlserve exported a version, a higher one without `mlserve.json` is most likely still being
     copied. Loaded as a raw model it would have other inputs and outputs than the one it replaces.
     """
-    exported = [v for v in versions if (base_path / str(v) / MANIFEST_NAME).exists()]
+    exported = [v for v in versions if (version_folder(base_path, v) / MANIFEST_NAME).exists()]
     return tuple(v for v in versions if v not in exported and v > min(exported, default=v))
 
 
@@ -132,7 +133,7 @@ class Artifact:
     @classmethod
     def open(cls, base_path: Path, model: str, version: int) -> Artifact:
         """The artifact in `base_path/<version>`. Raises UsageError for an unreadable manifest."""
-        path = base_path / str(version)
+        path = version_folder(base_path, version)
         return cls(path, model, version, Manifest.read(path))
 
     def labels(self) -> tuple[str, ...]:

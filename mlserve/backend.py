@@ -33,16 +33,25 @@ class Runner(Protocol):
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """The outputs of that signature for these inputs.
 
-        Names, dtypes and ranks have been checked against the signature; those of its inputs that
-        are optional may be absent, and the Runner puts its defaults in their place. Raises
-        InvalidInput (or NotAnImage, InputTooLarge) for an input that the model refuses, naming its
-        index in the batch, and InferenceFailed when the runtime fails. A runtime that can be
-        interrupted stops when the deadline passes and raises DeadlineExceeded; one that cannot
-        ignores it.
+        Names and dtypes have been checked against the signature, and shapes too unless the runner
+        `judges_shapes`. Inputs that are optional may be absent, and the Runner puts its defaults in
+        their place. Raises InvalidInput (or NotAnImage, InputTooLarge) for an input that the model
+        refuses, naming its index in the batch, and InferenceFailed when the runtime fails. A
+        runtime that can be interrupted stops when the deadline passes and raises DeadlineExceeded;
+        one that cannot ignores it.
         """
 
     def close(self) -> None:
         """Gives the memory back; called once, when nothing runs any more."""
+
+
+def judges_shapes(runner: Runner) -> bool:
+    """Whether its runtime itself says which shapes it takes: its `judges_shapes` is true.
+
+    As in TensorFlow Serving, a signature is then a description that requests need not fit: models
+    are in use that take more than theirs says. Without it, requests are held to the signature.
+    """
+    return bool(getattr(runner, "judges_shapes", False))
 
 
 @runtime_checkable

@@ -276,6 +276,11 @@ class ServerSettings:
         return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
 
     @property
+    def expanded_bytes(self) -> int:
+        """Bytes that one tensor may have whose values were not all sent, but are the same."""
+        return self.body_memory // _LARGEST_BODIES
+
+    @property
     def changed(self) -> dict[str, Any]:
         """The settings that are not the default ones."""
         return {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}

@@ -19,6 +19,7 @@ from mlserve import paths
 from mlserve.artifact import Artifact
 from mlserve.errors import ExportError, NotFound, UsageError
 from mlserve.incoming import Incoming, incoming_folder
+from mlserve.version_folders import version_folder, version_of
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -71,7 +72,7 @@ class Store:
         if version is None:
             return
         check_version(version)
-        folder = self.base_path(backend, model) / str(version)
+        folder = version_folder(self.base_path(backend, model), version)
         if os.path.lexists(folder):
             raise version_taken(folder)
 
@@ -128,7 +129,8 @@ def check_version(version: int) -> int:
 
 def version_numbers(base_path: Path) -> list[int]:
     """The numbers of the version folders in `base_path`, ascending. Raises UsageError."""
-    return sorted(int(name) for name in _folders(base_path) if _is_version(name))
+    found = map(version_of, _folders(base_path))
+    return sorted({version for version in found if version is not None})
 
 
 def version_taken(folder: Path) -> ExportError:
@@ -137,10 +139,6 @@ def version_taken(folder: Path) -> ExportError:
         f"version {folder.name} is there already: {folder}",
         hint="leave --version out to take the next number; remove the folder if it is not wanted",
     )
-
-
-def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit() and (name == "0" or not name.startswith("0"))
 
 
 def _folders(folder: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 
@@ -12,12 +11,9 @@ from mlserve.doctor.finding import Finding, Status
 from mlserve.launch import ports
 from mlserve.launch.state import read_records
 from mlserve.server.cpus import usable_cpus
+from mlserve.server.memory import memory_limit
 
 AREA = "machine"
-_CGROUP = Path("/sys/fs/cgroup")
-_MEMORY_FILES = ("memory.max", "memory/memory.limit_in_bytes")
-_UNLIMITED = 2**60
-"""Limits from here on mean none: version 1 of the cgroups writes a huge number for it."""
 _ENOUGH_MEMORY = 2 * 2**30
 """Bytes that exporting with TensorFlow takes."""
 
@@ -43,17 +39,6 @@ def port_finding(name: str, port: int) -> Finding:
     text = f"{port} is taken" + (f" by {holder}" if holder else "")
     fix = "none is needed: mlserve up takes the next free pair, and predict finds it"
     return Finding(AREA, name, Status.WARN, text, fix, data)
-
-
-def memory_limit(cgroup: Path = _CGROUP) -> int | None:
-    """The bytes that the cgroup allows; None when it sets no limit."""
-    for name in _MEMORY_FILES:
-        try:
-            text = (cgroup / name).read_text().strip()
-        except OSError:
-            continue  # the other version of the cgroups
-        return int(text) if text.isdigit() and int(text) < _UNLIMITED else None
-    return None
 
 
 def _cpus() -> Finding:

@@ -33,7 +33,7 @@ from mlserve.server.sight.request_log import RequestLog
 from mlserve.server.sight.requests import Sight
 from mlserve.server.tfs.config_reload import ConfigReload
 from mlserve.server.tfs.grpc_api import TfsGrpc
-from mlserve.server.tfs.rest_api import TfsRest
+from mlserve.server.tfs.rest_api import CORS, TfsRest
 from mlserve.server.work.engine import Engine
 from mlserve.settings import ServerSettings
 
@@ -48,7 +48,8 @@ class ServerOptions:
     """What to serve, and where and how. Port 0 is any free one; threads None, one for each CPU.
 
     Without a `rest_port` there is no REST. `grpc_socket` is a UNIX socket beside the gRPC port.
-    `reload` takes other models while the server runs; None serves these until the end.
+    `reload` takes other models while the server runs; None serves these until the end. With `cors`
+    pages of every origin may ask the REST port.
     """
 
     models: Sequence[ServedModel]
@@ -60,6 +61,7 @@ class ServerOptions:
     grpc_socket: Path | None = None
     reload: ConfigReload | None = None
     metrics_path: str | None = None
+    cors: bool = False
 
 
 class Server:
@@ -136,7 +138,9 @@ class Server:
             pages = OpenApi(), MetricsPage(self.metrics, self._options.metrics_path)
             gate = RestGate.of(self._options.settings)
             v2 = OipRestExtensions(extensions), OipRest(*parts)
-            app = RestApp([gate, TfsRest(*parts), *v2, *pages], self.sight)
+            app = RestApp(
+                [gate, TfsRest(*parts), *v2, *pages], self.sight, CORS if self._options.cors else ()
+            )
             await self.rest.start(CountedApp(app, self.in_flight))
             rest = self.rest.address
         log_limits(self._options.settings, self.engine.max_queue, host)

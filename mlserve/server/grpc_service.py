@@ -88,8 +88,11 @@ def _is_over(context: Context) -> bool:
 
 
 def header_of(context: Context) -> Callable[[str], str | None]:
-    """What looks up a key of the call's metadata; bytes are no header."""
-    sent = dict(context.invocation_metadata() or ())
+    """What looks up a key of the call's metadata; bytes are no header.
+
+    Of a key that comes twice the first value counts, as over REST.
+    """
+    sent = dict(reversed(tuple(context.invocation_metadata() or ())))
 
     def header(name: str) -> str | None:
         value = sent.get(name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 
 from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, shortened
+from mlserve.server.dtypes import Array
 from mlserve.settings import flag_of
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import Signature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
 _NAMES_SHOWN = 10
@@ -19,35 +21,44 @@ def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
     if wanted in signatures:
         return signatures[wanted]
     raise NotFound(
-        f'Serving signature name: "{shortened(wanted)}" not found in signature def'
-        f"{_guess(wanted, signatures)}; there are: {', '.join(sorted(signatures))}",
+        f'Serving signature name: "{shortened(wanted)}" not found in signature def; '
+        + known_signatures(signatures, wanted),
         hint="mlserve metadata shows the signatures of the model",
     )
+
+
+def known_signatures(signatures: Mapping[str, Signature], wanted: str) -> str:
+    """Which signatures there are, and the one that was meant, for a message."""
+    return f"there are: {', '.join(sorted(signatures))}{_guess(wanted, signatures)}"
 
 
 def check_names(signature: Signature, sent: Collection[str]) -> None:
     """Raises InvalidInput unless the inputs of the signature were sent, and no others.
 
-    Those with a default may be left out.
+    Those with a default may be left out. The error begins with the words of TensorFlow Serving
+    (predict_util.cc).
     """
     required = {spec.name for spec in signature.inputs}
     extra = sorted(set(sent) - required)
     missing = sorted(required - signature.optional - set(sent))
     if not extra and not missing:
         return
-    guesses = "".join(_guess(name, missing) for name in extra[:_NAMES_SHOWN])
+    names = ",".join(sorted(required))
+    if len(sent) == len(required):
+        told = (
+            f"input tensor alias not found in signature: {shortened(extra[0])}. Inputs expected "
+            f"to be in the set {{{names}}}."
+        )
+    else:
+        told = (
+            f"input size does not match signature: {len(sent)}!={len(required)} "
+            f"len({{{_listed(sorted(sent))}}}) != len({{{names}}})."
+        )
     raise InvalidInput(
-        f'input size does not match signature "{signature.name}": {len(sent)} != {len(required)}. '
-        f"Sent extra: {{{_listed(extra)}}}. Missing but required: {{{','.join(missing)}}}"
-        + guesses,
+        f"{told} Sent extra: {{{_listed(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        + misspelt(extra, missing),
         hint="mlserve metadata shows the inputs of each signature",
     )
-
-
-def check_dtype(spec: TensorSpec, dtype: DType) -> None:
-    """Raises InvalidInput unless that is the type of the spec."""
-    if dtype is not spec.dtype:
-        raise InvalidInput(f"input '{spec.name}' is {dtype.label}, not {spec.dtype.label}")
 
 
 def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
@@ -59,6 +70,13 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
         raise InvalidInput(
             f"input '{spec.name}' has shape {list(shape)}, which does not fit {spec}"
         )
+
+
+def check_shapes(signature: Signature, inputs: Mapping[str, Array]) -> None:
+    """Raises InvalidInput unless each input that is given has a shape that fits its spec."""
+    for spec in signature.inputs:
+        if spec.name in inputs:
+            check_shape(spec, inputs[spec.name].shape)
 
 
 def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> None:
@@ -73,6 +91,11 @@ def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> 
             f"{limit} ({flag_of('max_batch_length')})",
             hint="send several smaller requests",
         )
+
+
+def misspelt(given: Iterable[str], choices: Collection[str]) -> str:
+    """What each of these names may have been meant to be, of those choices: the first few."""
+    return "".join(_guess(name, choices) for name in islice(given, _NAMES_SHOWN))
 
 
 def _listed(names: Sequence[str]) -> str:

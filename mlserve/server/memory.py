@@ -1,11 +1,18 @@
-"""How the process gives memory back to the system: large blocks at once."""
+"""How much memory the process may use, and how it gives large blocks of it back at once."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
+
+import psutil
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_MEMORY_FILES = ("memory.max", "memory/memory.limit_in_bytes")
+_UNLIMITED = 2**60
+"""Limits from here on mean none: version 1 of the cgroups writes a huge number for it."""
+_CGROUP = Path("/sys/fs/cgroup")
 _MAPPED = 2 * 2**20
 _TRIMMED = 4 * 2**20
 
@@ -23,3 +30,20 @@ def give_back_large_blocks() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MAPPED)
         mallopt(_M_TRIM_THRESHOLD, _TRIMMED)
+
+
+def usable_memory() -> int:
+    """The bytes that this process may use: the machine's, or the cgroup's where that is less."""
+    total, limit = psutil.virtual_memory().total, memory_limit()
+    return int(total if limit is None else min(total, limit))
+
+
+def memory_limit(cgroup: Path = _CGROUP) -> int | None:
+    """The bytes that the cgroup allows; None when it sets no limit."""
+    for name in _MEMORY_FILES:
+        try:
+            text = (cgroup / name).read_text().strip()
+        except OSError:
+            continue  # the other version of the cgroups
+        return int(text) if text.isdigit() and int(text) < _UNLIMITED else None
+    return None

@@ -32,7 +32,7 @@ from mlserve.server.sight.exchange import Exchange, current
 from mlserve.server.sight.requests import Sight, rest_route
 
 TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
-"""Milliseconds that the client waits; the smaller one holds where both are given."""
+"""Milliseconds that the client waits; the smallest holds where several are given."""
 VERSION_HEADER = "X-Mlserve-Model-Version"
 """The header with the version that answered."""
 CONTRACT_HEADER = "X-Mlserve-Contract"
@@ -64,9 +64,16 @@ class RestProtocol(Protocol):
 class RestApp:
     """The ASGI application of the REST port."""
 
-    def __init__(self, protocols: Sequence[RestProtocol], sight: Sight) -> None:
+    def __init__(
+        self,
+        protocols: Sequence[RestProtocol],
+        sight: Sight,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """`headers` go with every answer."""
         self._protocols = protocols
         self._sight = sight
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -74,7 +81,8 @@ class RestApp:
         exchange = self._sight.begin(route, request.headers.get)
         try:
             response = await self._answer(request, exchange)
-            response.raw_headers += [(k.encode(), v.encode()) for k, v in exchange.headers()]
+            told = (*self._headers, *exchange.headers())
+            response.raw_headers += [(k.encode(), v.encode()) for k, v in told]
             if response.headers.get("connection") == "close":
                 await respond_and_close(response, scope, receive, send)
             else:
@@ -146,7 +154,7 @@ def check_method(request: Request, allowed: str) -> None:
 
 def deadline_of(request: Request, default: float) -> Deadline:
     """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
-    given = [request.headers[name] for name in TIMEOUT_HEADERS if name in request.headers]
+    given = [sent for name in TIMEOUT_HEADERS for sent in request.headers.getlist(name)]
     timeout = min(map(_seconds, given), default=default)
     return Deadline.at_most(timeout)
 

@@ -205,7 +205,7 @@ class ConformsAsServer(GivenServer):
             ({"inputs": [1.5]}, 400),
             ({"inputs": {"picture": ["x"]}}, 400),
             ({}, 400),
-            ({"inputs": ["x"], "signature_name": "nope"}, 404),
+            ({"inputs": ["x"], "signature_name": "nope"}, 400),
         ],
         ids=["a matrix", "a number", "a wrong name", "nothing", "no such signature"],
     )

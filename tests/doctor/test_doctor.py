@@ -20,6 +20,7 @@ from mlserve import plugins
 from mlserve.doctor import launchers, machine, network, places, software
 from mlserve.doctor.finding import Finding, Status
 from mlserve.doctor.requirements import declared_conflicts, known_conflicts
+from mlserve.server.memory import memory_limit
 
 Installed = Callable[..., None]
 
@@ -188,7 +189,7 @@ def test_the_memory_limit_is_the_cgroups(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert machine.memory_limit(tmp_path) == limit
+    assert memory_limit(tmp_path) == limit
 
 
 def test_folders_that_cannot_be_made_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

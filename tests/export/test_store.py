@@ -52,7 +52,17 @@ def test_lists_backends_models_and_versions_in_order(store: Store) -> None:
     assert store.find("echo", "m", 2).path == store.base_path("echo", "m") / "2"
 
 
-@pytest.mark.parametrize("name", ["007", "00", "-1", "1a", ".incoming-x", "best", "²"])
+def test_a_version_may_have_zeros_in_front(store: Store) -> None:
+    """As TensorFlow's own exporters have written it: 00000123."""
+    publish(store, 7)
+    (store.base_path("echo", "m") / "00000123").mkdir()
+    assert store.versions("echo", "m") == [7, 123]
+    assert store.find("echo", "m").path.name == "00000123"
+    with pytest.raises(ExportError, match="00000123"):
+        store.require_free("echo", "m", 123)
+
+
+@pytest.mark.parametrize("name", ["-1", "+1", "1a", ".incoming-x", "best", "²"])
 def test_only_whole_numbers_are_versions(store: Store, name: str) -> None:
     (store.base_path("echo", "m") / name).mkdir(parents=True)
     (store.base_path("echo", "m") / "3").write_text("a file, not a folder")

@@ -9,6 +9,7 @@ import pytest
 
 from mlserve.server.cpus import usable_cpus
 from mlserve.server.models.versions import VersionPolicy, fingerprint, present_versions
+from mlserve.version_folders import version_folder
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -27,10 +28,18 @@ def test_the_versions_a_policy_wants(policy: VersionPolicy, wanted: tuple[int, .
 
 
 def test_only_numbers_are_versions(tmp_path: Path) -> None:
-    for name in ("3", "0", "12", "-1", "01", ".incoming-4", "9" * 20, "5x"):
+    for name in ("3", "0", "12", "-1", "01", ".incoming-4", "9" * 20, "5x", "+6", "٣"):
         (tmp_path / name).mkdir()
     (tmp_path / "7").touch()
-    assert present_versions(tmp_path) == (0, 3, 12)
+    assert present_versions(tmp_path) == (0, 1, 3, 12)
+
+
+def test_zeros_in_front_do_not_make_another_version(tmp_path: Path) -> None:
+    for name in ("00000123", "7", "007", "0008", "08"):
+        (tmp_path / name).mkdir()
+    assert present_versions(tmp_path) == (7, 8, 123)
+    found = {version: version_folder(tmp_path, version).name for version in (7, 8, 123, 9)}
+    assert found == {7: "7", 8: "08", 123: "00000123", 9: "9"}
 
 
 def test_a_fingerprint_changes_with_the_files(tmp_path: Path) -> None:

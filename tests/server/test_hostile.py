@@ -51,13 +51,13 @@ def test_a_long_name_of_a_model_is_cut_too(server: Any, channel_to: Any) -> None
     request.model_spec.name = "m" * 60_000
     error = method.future(request, timeout=20).exception()
     assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert f"of model {'m' * 200}...; " in error.details()
+    assert error.details() == f"Could not find any versions of model {'m' * 200}..."
     assert max(map(len, server.log().splitlines())) < 5000
 
 
 def test_many_wrong_names_are_counted_not_listed(server: Any) -> None:
     inputs = {"image": ["x"], **{f"extra{number:06}": [1] for number in range(50_000)}}
-    answer = server.post({"inputs": inputs})
+    answer = server.post({"instances": [inputs]})
     assert answer.status_code == 400
     assert "extra000009 and 49990 more}" in answer.json()["error"]
 
@@ -80,7 +80,7 @@ INPUT = '"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data":
         ("v2/models/m/infer", f"{{{INPUT.replace(chr(34) + 'image' + chr(34), HALF)}}}", 400),
         ("v2/repository/models/m/load", f'{{"parameters": {{{HALF}: 1}}}}', 400),
         ("v2/repository/index", f'{{"ready": {HALF}}}', 400),
-        ("v1/models/m:predict", f'{{"signature_name": {HALF}, "inputs": ["x"]}}', 404),
+        ("v1/models/m:predict", f'{{"signature_name": {HALF}, "inputs": ["x"]}}', 400),
         ("v1/models/m:predict", f'{{{HALF}: 1, "instances": ["x"]}}', 200),
         ("v1/models/m:predict", f'{{"instances": [{{{HALF}: 1}}]}}', 400),
         ("v1/models/m:predict", f'{{"instances": [{{"b64": {HALF}}}]}}', 400),

@@ -77,8 +77,8 @@ def test_paths_that_are_not_served(
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "JSON Parse error: Expecting value"),
-        (b'{"inputs": []} x', "JSON Parse error: Extra data"),
+        (b"", "JSON Parse error: The document is empty"),
+        (b'{"inputs": []} x', "JSON Parse error: The document root must not"),
         (b"[]", "not an object"),
         (b"\xff{}", "not UTF-8"),
         (b"{}", "'inputs' must be a list of objects"),

@@ -95,7 +95,7 @@ CLASSES = [{"name": "output_0", "parameters": {"classification": 2}}]
         ("/v2/models/{model}/infer", {"inputs": []}, 400),
         ("/v1/models/{model}:predict", {"inputs": ["x"]}, 200),
         ("/v1/models/{model}:predict", {"instances": ["x"], "signature_name": "top_k"}, 200),
-        ("/v1/models/{model}:predict", {"inputs": ["x"], "signature_name": "x"}, 404),
+        ("/v1/models/{model}:predict", {"inputs": ["x"], "signature_name": "x"}, 400),
     ],
 )
 def test_answers_as_the_document_says(server: Any, path: str, body: Any, status: int) -> None:

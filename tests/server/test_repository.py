@@ -200,13 +200,28 @@ def test_the_versions_that_were_asked_for(model: Any, start: Any, wait: Any) -> 
 
 def test_what_is_no_version_is_ignored(model: Any, start: Any) -> None:
     model.put(1, label="one")
-    for name in (".incoming-5", "v2", "007", "\uff12", "9" * 30, "1.5"):
+    for name in (".incoming-5", "v2", "-7", "\uff12", "9" * 30, "1.5"):
         (model.base_path / name).mkdir()
     (model.base_path / "8").write_text("a file")
     server = start()
     assert label(server) == "one"
     statuses = httpx.get(f"http://{server.rest}/v1/models/m").json()["model_version_status"]
     assert [entry["version"] for entry in statuses] == ["1"]
+
+
+def test_a_folder_with_zeros_in_front_is_its_number(model: Any, start: Any, wait: Any) -> None:
+    model.put(7, label="seven").rename(model.base_path / "007")
+    model.put(123, label="more").rename(model.base_path / "00000123")
+    server = start()
+    assert server.state(123) == "AVAILABLE"
+    assert label(server) == "more"
+    model.put(124, label="next").rename(model.base_path / "0124")
+    wait(lambda: server.state(124) == "AVAILABLE")
+    assert label(server) == "next"
+    (model.base_path / "0124").rename(model.base_path / ".gone")
+    wait(lambda: label(server) == "more")
+    model.put(123, label="other")
+    wait(lambda: "version 123 is loaded from 123, and 00000123 is ignored" in server.log())
 
 
 def test_random_weights_are_said_with_every_answer(

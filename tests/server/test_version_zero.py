@@ -105,9 +105,9 @@ def test_our_own_client_does_not_take_another_version_for_version_0(
     server: Any, protocol: str, api: str
 ) -> None:
     with connect(server, protocol, api, 0) as client:
-        with pytest.raises(NotFound, match=r"version 0|versions? '?0"):
+        with pytest.raises(NotFound, match=r"version 0|versions? '?0|Specific\(m, 0\)"):
             client.predict(b"x", timeout=20)
-        with pytest.raises(NotFound, match=r"version 0|versions? '?0"):
+        with pytest.raises(NotFound, match=r"version 0|versions? '?0|Specific\(m, 0\)"):
             client.metadata(timeout=20)
 
 

@@ -13,13 +13,23 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
-from mlserve.errors import MlserveError, ModelLoadFailed, NotFound, shortened
+from mlserve.errors import MlserveError, ModelLoadFailed, Unavailable, shortened
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.repository import Repository
 from mlserve.server.models.served import ServedModel
-from mlserve.server.models.versions import State, VersionChoice, VersionPolicy, VersionStatus
+from mlserve.server.models.versions import (
+    NotServed,
+    State,
+    VersionChoice,
+    VersionPolicy,
+    VersionStatus,
+    unknown_label,
+)
 
 _log = logging.getLogger(__name__)
+
+_MOST_DEPARTED = 1000
+"""How many models that are not served any more are remembered."""
 
 
 class Catalog:
@@ -30,8 +40,10 @@ class Catalog:
         self._models: dict[str, Repository] = {}
         self._successors: dict[str, Repository] = {}
         self._awaited: set[str] = set()
+        self._has_started = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: set[Repository] = set()
+        self._departed: dict[str, Repository] = {}
         self._changing = asyncio.Lock()
         self._broken: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
 
@@ -70,6 +82,7 @@ class Catalog:
             repository = self._models[source.model] = Repository(source, self._note_change)
             self._awaited.add(source.model)
             await repository.find()
+        self._has_started = not sources
 
     async def run(self) -> NoReturn:
         """Loads the first models and follows all that come.
@@ -119,9 +132,16 @@ class Catalog:
     def lease(self, model: str, version: VersionChoice) -> LoadedVersion:
         """The version to answer a request with, to be released.
 
-        Raises NotFound, Unavailable while it is loading, and InvalidInput for an unknown label.
+        Raises NotServed, Unavailable while it is loading, and InvalidInput for an unknown label.
+        Until the first models are there, a model that is none of them is Unavailable too: many
+        wait for a server by asking for a model that it cannot have until it says so.
         """
-        return self._find(model).lease(version)
+        if model not in self._models and not self._has_started:
+            raise Unavailable(
+                "the server is loading its first models",
+                hint="wait until `mlserve status` is ready",
+            )
+        return self._find(model, version).lease(version)
 
     def latest_for_zero(self, model: str, version: VersionChoice) -> VersionChoice:
         """The version; None, the latest, for a 0 that the model does not have.
@@ -136,6 +156,12 @@ class Catalog:
     def statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
         """The states of all versions of a model, or of one, the newest first. Raises NotFound."""
         return self._find(model).statuses(version)
+
+    def known_statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
+        """The same, also of a model that was served once: its versions have come to their END."""
+        if model not in self._models and model in self._departed:
+            return self._departed[model].statuses(version)
+        return self.statuses(model, version)
 
     def policy_of(self, model: str) -> VersionPolicy:
         """Which versions of it are served. Raises NotFound."""
@@ -158,10 +184,14 @@ class Catalog:
         statuses = self._models[model].statuses() if model in self._models else []
         return any(s.version == version and s.state is State.AVAILABLE for s in statuses)
 
-    def _find(self, model: str) -> Repository:
+    def _find(self, model: str, version: VersionChoice = None) -> Repository:
         if model not in self._models:
+            if isinstance(version, str):
+                raise unknown_label(version)
             known = ", ".join(repr(name) for name in self.models) or "no model"
-            raise NotFound(
+            raise NotServed(
+                model,
+                version,
                 f"Could not find any versions of model {shortened(model)}; this server has {known}",
                 hint="name the model with --model",
             )
@@ -182,7 +212,7 @@ class Catalog:
             )
             for model in set(self._models) - set(wanted):
                 self._awaited.discard(model)
-                self._leave(self._models.pop(model))
+                self._depart(self._models.pop(model))
             self._note_change()
             _require_ready([*started, *changed])
 
@@ -229,7 +259,16 @@ class Catalog:
                 self._leave(self._models[model])
                 self._models[model] = self._successors.pop(model)
         self._awaited |= {name for name, found in self._models.items() if found.is_ready}
+        self._has_started |= self.is_ready
         self._on_change()
+
+    def _depart(self, repository: Repository) -> None:
+        """Lets a model go that is not to be served any more; its statuses are still told."""
+        self._departed.pop(repository.model, None)
+        self._departed[repository.model] = repository
+        for model in list(self._departed)[:-_MOST_DEPARTED]:
+            del self._departed[model]
+        self._leave(repository)
 
     def _leave(self, repository: Repository) -> None:
         self._leaving.add(repository)

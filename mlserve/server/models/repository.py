@@ -23,26 +23,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlserve.artifact import MANIFEST_NAME
-from mlserve.errors import InvalidInput, MlserveError, NotFound, PluginError, Unavailable
+from mlserve.errors import MlserveError, NotFound, PluginError, Unavailable
 from mlserve.server.background import in_daemon_thread
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.opening import open_version
 from mlserve.server.models.served import ServedModel
 from mlserve.server.models.versions import (
     Fingerprint,
+    NotServed,
     State,
     VersionChoice,
     VersionStatus,
     fingerprint,
     first_versions,
-    present_versions,
     unfinished_versions,
+    unknown_label,
 )
+from mlserve.version_folders import folders_by_version, version_folder
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ class Repository:
         self._unloading: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
         self._can_read_base = True
+        self._doubles: frozenset[int] = frozenset()
         self._is_loading = False
         self.is_closed = False
         self.is_unloaded = False
@@ -252,10 +255,7 @@ class Repository:
             return choice
         if choice not in self._source.labels:
             known = ", ".join(sorted(self._source.labels)) or "none"
-            raise InvalidInput(
-                f"Unrecognized servable version label: {choice}",
-                hint=f"labels of {self.model}: {known}",
-            )
+            raise unknown_label(choice, hint=f"labels of {self.model}: {known}")
         return self._source.labels[choice]
 
     @property
@@ -295,18 +295,31 @@ class Repository:
         """What is on disk now; None when the base path cannot be read."""
         base_path, policy = self._source.base_path, self._source.policy
         try:
-            present = present_versions(base_path)
+            folders = folders_by_version(base_path)
         except OSError as error:
             if self._can_read_base:
                 _log.warning("%s: the versions stay as they are until it can be read", error)
             self._can_read_base = False
             return None
         self._can_read_base = True
+        self._tell_of_doubles(folders)
+        present = tuple(folders)
         unfinished = set(unfinished_versions(base_path, policy, present)) - set(self._loaded)
         look = _Look(dict.fromkeys(present), tuple(sorted(unfinished)))
         followed = policy.wanted(look.whole)
         prints = {version: fingerprint(self._folder(version)) for version in followed}
         return replace(look, present={**look.present, **prints})
+
+    def _tell_of_doubles(self, folders: Mapping[int, Sequence[str]]) -> None:
+        """Says once which folder counts where several have the number of one version."""
+        doubles = {version: names for version, names in folders.items() if len(names) > 1}
+        for version, (counts, *others) in doubles.items():
+            if version not in self._doubles:
+                _log.warning(
+                    "%s: version %d is loaded from %s, and %s is ignored",
+                    *(self.model, version, counts, ", ".join(others)),
+                )
+        self._doubles = frozenset(doubles)
 
     def _show_waiting(self, look: _Look) -> None:
         """Says once of each version that is not loaded yet why it waits, and forgets the gone."""
@@ -414,7 +427,7 @@ class Repository:
         self._on_change()
 
     def _folder(self, version: int) -> Path:
-        return self._source.base_path / str(version)
+        return version_folder(self._source.base_path, version)
 
     def _not_served(self, version: int | None) -> MlserveError:
         if self.is_unloaded:
@@ -436,8 +449,8 @@ class Repository:
             return Unavailable(f"{self.model} has no version yet: {self._absence}")
         failed = next((f": {s.error}" for s in asked if s is not None and s.error), "")
         served = ", ".join(str(v) for v in sorted(self._loaded)) or "none"
-        what = f"{'Latest' if version is None else f'version {version}'} of {self.model}"
-        return NotFound(f"Servable not found for request: {what}{failed}; served: {served}")
+        what = f"{'version' if version is None else f'version {version}'} of {self.model}"
+        return NotServed(self.model, version, f"the server has no {what}{failed}; served: {served}")
 
 
 def _loading(what: str) -> Unavailable:

@@ -9,11 +9,11 @@ from enum import IntEnum
 from pathlib import Path
 
 from mlserve.artifact import MANIFEST_NAME, without_manifest
-from mlserve.errors import MlserveError, NotFound
+from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
+from mlserve.version_folders import folders_by_version
 
 VersionChoice = int | str | None
 """The version a request asks for: its number, its label, or None for the latest."""
-_LARGEST = 2**63 - 1
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "model.onnx", MANIFEST_NAME)
 """What a version folder holds: found in the base path itself, it was given one level too deep."""
 
@@ -30,6 +30,23 @@ class State(IntEnum):
     AVAILABLE = 30
     UNLOADING = 40
     END = 50
+
+
+class NotServed(NotFound):
+    """No version of `model` is served, or not the `version` that was asked for (None: the latest).
+
+    The protocols say so in words of their own.
+    """
+
+    def __init__(self, model: str, version: int | None, message: str, *, hint: str | None = None):
+        super().__init__(message, hint=hint)
+        self.model = model
+        self.version = version
+
+
+def unknown_label(label: str, *, hint: str | None = None) -> InvalidInput:
+    """The error for a label that no version of the model has."""
+    return InvalidInput(f"Unrecognized servable version label: {shortened(label)}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +76,11 @@ class VersionPolicy:
 
 
 def present_versions(base_path: Path) -> tuple[int, ...]:
-    """The numbers that folders of `base_path` are named after. Raises OSError.
+    """The numbers that folders of `base_path` are named after, ascending. Raises OSError.
 
-    Every other entry is ignored, and so is a name such as `007`, which is not how a number is
-    written.
+    Every other entry is ignored.
     """
-    names = [entry.name for entry in base_path.iterdir() if entry.is_dir()]
-    numbers = [int(name) for name in names if name.isascii() and name.isdigit()]
-    return tuple(sorted(n for n in numbers if n <= _LARGEST and str(n) in names))
+    return tuple(folders_by_version(base_path))
 
 
 def unfinished_versions(

@@ -146,7 +146,8 @@ def read_text(path: Path, kind: type[Config]) -> Config:
         return text_format.Parse(text, kind(), descriptor_pool=POOL)
     except text_format.ParseError as error:
         raise UsageError(
-            f"Invalid protobuf file: {path}:{error}",
+            f"Invalid protobuf file: '{path}': Error parsing text-format "
+            f"{kind.DESCRIPTOR.full_name}: {error}",
             hint=f"it is the text form of a {kind.DESCRIPTOR.full_name}",
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,10 +33,7 @@ from mlserve.server.image_header import check_images
 from mlserve.server.input_check import (
     DEFAULT_SIGNATURE,
     check_batch_length,
-    check_dtype,
     check_names,
-    check_shape,
-    find_signature,
 )
 from mlserve.server.model_control import require_control
 from mlserve.server.models.catalog import Catalog
@@ -45,6 +43,13 @@ from mlserve.server.sight.requests import Sight
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.config_reload import ConfigReload
 from mlserve.server.tfs.inference_grpc import InferenceGrpc
+from mlserve.server.tfs.model_spec import (
+    named_spec_of,
+    signature_over_grpc,
+    spec_of,
+    telling_of_servables,
+    telling_of_versions,
+)
 from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.wire_read import Request, read_message
 from mlserve.server.work.engine import Call, Engine
@@ -94,10 +99,10 @@ class TfsGrpc:
         deadline = deadline_of(context, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the message is read
         request = await read_message(PredictRequest, data, deadline)
-        spec = request.model_spec
+        spec = named_spec_of(request)
 
         def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-            signature = find_signature(signatures, spec.signature_name)
+            signature = signature_over_grpc(signatures, spec.signature_name)
             check_outputs(signature, request.output_filter)
             return signature, read_inputs(signature, request, self._engine.settings)
 
@@ -110,7 +115,8 @@ class TfsGrpc:
 
         told = spec.signature_name or DEFAULT_SIGNATURE, _rows_told(request)
         call = Call(spec.name, self._version_of(spec), decode, encode, len(data), *told)
-        is_random, response = await self._engine.submit(call, deadline)
+        with telling_of_servables():
+            is_random, response = await self._engine.submit(call, deadline)
         if is_random:
             await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
         return response
@@ -118,9 +124,11 @@ class TfsGrpc:
     async def metadata(self, data: bytes, context: Context) -> bytes:
         """GetModelMetadata: the signatures of a version that is loaded."""
         request = await self._read(GetModelMetadataRequest, data, context)
+        spec = spec_of(request)
         _check_metadata_fields(request.metadata_field)
-        spec = request.model_spec
-        loaded = self._repository.lease(spec.name, self._version_of(spec))
+        spec = named_spec_of(request)
+        with telling_of_servables():
+            loaded = self._repository.lease(spec.name, self._version_of(spec))
         try:
             response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
             signatures = signature_def_map(loaded.runner)
@@ -133,9 +141,11 @@ class TfsGrpc:
 
     async def status(self, data: bytes, context: Context) -> bytes:
         """GetModelStatus: the state of each version, loaded or not."""
-        spec = (await self._read(GetModelStatusRequest, data, context)).model_spec
+        spec = spec_of(await self._read(GetModelStatusRequest, data, context))
         response = GetModelStatusResponse()
-        for status in self._repository.statuses(spec.name, self._version_of(spec)):
+        with telling_of_versions():
+            statuses = self._repository.known_statuses(spec.name, self._version_of(spec))
+        for status in statuses:
             entry = response.model_version_status.add(version=status.version, state=status.state)
             if status.error is not None:
                 code = grpc.StatusCode[grpc_status(status.error)].value[0]
@@ -180,14 +190,17 @@ def read_inputs(
     Raises InvalidInput.
     """
     check_names(signature, request.inputs)
-    inputs, room = {}, tensor_proto.Expansion()
+    inputs, room = {}, tensor_proto.Expansion(settings.expanded_bytes)
     for spec in signature.inputs_in(request.inputs):
         sent = request.inputs[spec.name]
         sizes = tuple(dim.size for dim in sent.tensor_shape.dim[:1])
         check_batch_length(spec, sizes, settings.max_batch_length)
-        check_dtype(spec, tensor_proto.dtype_of(spec.name, sent))  # before its values are read
-        value = tensor_proto.to_array(spec.name, sent, room)
-        check_shape(spec, value.shape)
+        tensor_proto.check_dtype(signature, spec, sent)  # before its values are read
+        try:
+            value = tensor_proto.to_array(spec.name, sent, room)
+        except InvalidInput as error:
+            error.message = f"tensor parsing error: {spec.name}: {error.message}"
+            raise
         inputs[spec.name] = value
     check_images(signature, inputs, settings)
     return inputs
@@ -199,12 +212,12 @@ def check_outputs(signature: Signature, wanted: Collection[str]) -> None:
     for name in wanted:
         if name not in known:
             raise InvalidInput(
-                f"output tensor alias not found in signature: {shortened(name)}; there are: "
-                f"{', '.join(sorted(known))}"
+                f"output tensor alias not found in signature: {shortened(name)} Outputs expected "
+                f"to be in the set {{{','.join(sorted(known))}}}."
             )
-    if len(set(wanted)) != len(wanted):
-        twice = next(name for name in wanted if list(wanted).count(name) > 1)
-        raise InvalidInput(f"duplicate output tensor alias: {twice}")
+    for name, times in Counter(wanted).items():
+        if times > 1:
+            raise InvalidInput(f"duplicate output tensor alias: {name}")
 
 
 def write_outputs(

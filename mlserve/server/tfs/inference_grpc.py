@@ -35,6 +35,7 @@ from mlserve.server.tfs.inference import (
     Method,
     check_takes_examples,
 )
+from mlserve.server.tfs.model_spec import named_spec_of, telling_of_servables
 from mlserve.server.wire_read import read_message
 from mlserve.server.work.engine import Call, Engine
 from mlserve.tensors import Signature
@@ -75,12 +76,11 @@ class InferenceGrpc:
         deadline = deadline_of(context, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the message is read
         request = await read_message(UnreadRequest, data, deadline)
-        if not request.HasField("model_spec"):
-            raise InvalidInput("Missing ModelSpec")
-        spec = request.model_spec
+        spec = named_spec_of(request)
         read = partial(read_examples, request.input, self._engine.settings, deadline)
         call = _call(spec, self._version_of(spec), method, read, len(data))
-        loaded, served, result = await self._engine.submit(call, deadline)
+        with telling_of_servables():
+            loaded, served, result = await self._engine.submit(call, deadline)
         await _tell_of_random_weights(loaded, context)
         response: bytes = method.response(model_spec=served, result=result).SerializeToString()
         return response
@@ -96,7 +96,8 @@ class InferenceGrpc:
         spec = tasks[0].model_spec if tasks else ModelSpec()
         if not spec.name:
             raise InvalidInput("ModelSpec has no name specified.")
-        loaded = self._repository.lease(spec.name, self._version_of(spec))
+        with telling_of_servables():
+            loaded = self._repository.lease(spec.name, self._version_of(spec))
         try:
             methods = _methods_of(tasks, loaded.runner)
             # Once for all of them; two workers at once may both read it, to the same end.

@@ -28,6 +28,7 @@ from mlserve.server.tfs.inference import (
     Method,
     check_takes_examples,
 )
+from mlserve.server.tfs.model_spec import telling_of_servables
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
@@ -55,7 +56,8 @@ class InferenceRest:
         settings = self._engine.settings
         body = await read_within(request, deadline, settings.max_request_bytes)
         call = _call(request, model, version, _METHODS[verb], body, settings, deadline)
-        job = self._engine.enter(call, deadline)
+        with telling_of_servables():
+            job = self._engine.enter(call, deadline)
         loaded, answer = await while_connected(request, self._engine.answer(job))
         return json_response(answer, answer_headers(loaded))
 

@@ -25,16 +25,28 @@ from mlserve.server.input_check import (
     DEFAULT_SIGNATURE,
     check_batch_length,
     check_names,
-    check_shape,
+    misspelt,
 )
 from mlserve.server.json_depth import check_depth
+from mlserve.server.tfs.json_words import (
+    first_wins,
+    parse_problem,
+    shown,
+    spelled_out,
+    type_of_value,
+)
+from mlserve.server.tfs.tensor_proto import type_name
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
+_DECODER = json.JSONDecoder(object_pairs_hook=first_wins)
 _SIGNATURE_NAME = re.compile(rb'"signature_name"\s*:\s*"([^"\\]{1,200})"')
+_FORMS = (
+    "the JSON object must have exactly one of 'instances' (row form) and 'inputs' (columnar form)"
+)
 _MAX_RANK = 32
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
@@ -69,28 +81,47 @@ def parse_body(
     Raises InvalidInput that says where the fault is, and for more than `max_depth` levels.
     """
     check_depth(text, max_depth)
-    start = len(text) - len(text.lstrip())
     try:
-        body, end = json.JSONDecoder().raw_decode(text, start)
-        if not ignores_rest and text[end:].strip():
-            raise json.JSONDecodeError("Extra data", text, end)
+        body, rest = _decoded(text)
+        if not ignores_rest and rest.strip():
+            raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
     except json.JSONDecodeError as error:
-        raise InvalidInput(f"JSON Parse error: {error}") from error
+        raise InvalidInput(parse_problem(error)) from error
     except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
         raise InvalidInput(f"JSON Parse error: {error}") from error
     if not isinstance(body, dict):
-        raise InvalidInput(f"JSON Value is {_JSON_NAMES.get(type(body), 'a list')}, not an object")
+        raise InvalidInput(
+            f"JSON Value: {shown(body)} Is not object: it is "
+            f"{_JSON_NAMES.get(type(body), 'a list')}, not an object"
+        )
     return body
+
+
+def _decoded(text: str) -> tuple[Any, str]:
+    """The value that the text begins with, and what follows it."""
+    start = len(text) - len(text.lstrip())
+    try:
+        body, end = _DECODER.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        spelled = spelled_out(text, error.pos)
+        if spelled is None:
+            raise
+        text = spelled
+        body, end = _DECODER.raw_decode(text, start)
+    return body, text[end:]
 
 
 def is_row_form(body: Mapping[str, Any]) -> bool:
     """Whether the body is in row form. Raises InvalidInput unless it is in exactly one form."""
-    if ("instances" in body) == ("inputs" in body):
+    has_rows, has_columns = "instances" in body, "inputs" in body
+    if has_rows and has_columns:
         raise InvalidInput(
-            "the JSON object must have exactly one of 'instances' (row form) and 'inputs' "
-            "(columnar form)"
+            "JSON Value: {...} Not formatted correctly expecting only one of 'inputs' or "
+            f"'instances' keys to exist: {_FORMS}"
         )
-    return "instances" in body
+    if not has_rows and not has_columns:
+        raise InvalidInput(f"Missing 'inputs' or 'instances' key: {_FORMS}")
+    return has_rows
 
 
 def read_inputs(
@@ -103,7 +134,7 @@ def read_inputs(
     columns = (
         _columns_of_rows(signature, body["instances"])
         if is_row_form(body)
-        else _named(signature, body["inputs"])
+        else _columns(signature, body["inputs"])
     )
     given = signature.inputs_in(columns)
     for spec in given:
@@ -139,14 +170,22 @@ def to_array(spec: TensorSpec, value: Any) -> Array:
     shape, flat = flatten(spec.name, value)
     if shape and shape[-1] == 0 and spec.shape is not None:  # [] does not say what it is a list of
         shape += tuple(size or 0 for size in spec.shape[len(shape) :])
-    check_shape(spec, shape)
-    return to_flat_array(spec, flat).reshape(shape)
+    kind = _wrong_kind(spec, flat)
+    if kind is not None:
+        wrong = next(item for item in flat if type(item) is kind)
+        raise InvalidInput(
+            f"JSON Value: {shown(wrong)} Type: {type_of_value(wrong)} is not of expected type: "
+            f"{type_name(spec.dtype)}: {_misplaced(spec, kind)}"
+        )
+    return _to_numbers(spec, flat, overflows=True).reshape(shape)
 
 
 def to_flat_array(spec: TensorSpec, flat: list[Any]) -> Array:
     """The array of JSON values that are no lists. Raises InvalidInput naming the input."""
-    _check_types(spec, flat)
-    return _to_numbers(spec, flat)
+    kind = _wrong_kind(spec, flat)
+    if kind is not None:
+        raise InvalidInput(_misplaced(spec, kind))
+    return _to_numbers(spec, flat, overflows=False)
 
 
 def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
@@ -192,35 +231,86 @@ def from_numbers(spec: TensorSpec, array: Array) -> Any:
 
 
 def _columns_of_rows(signature: Signature, rows: Any) -> Mapping[str, Any]:
-    if not isinstance(rows, list) or not rows:
-        raise InvalidInput("'instances' must be a list of at least one value")
-    named = [_named(signature, row) for row in rows]
-    given = signature.inputs_in(named[0])
-    if any(signature.inputs_in(row) != given for row in named):
+    """The values of each input, one a row. The first row says whether all are objects or none."""
+    if not isinstance(rows, list):
+        raise InvalidInput(
+            f"JSON Value: {shown(rows)} Excepting 'instances' to be an list/array: 'instances' "
+            "must be a list of at least one value"
+        )
+    if not rows:
+        raise InvalidInput(
+            "JSON Value: [] No values in 'instances' array: 'instances' must be a list of at "
+            "least one value"
+        )
+    are_objects = _is_object(rows[0])
+    for index, row in enumerate(rows):
+        if _is_object(row) is not are_objects:
+            expected, got = ("object", "list") if are_objects else ("value/list", "object")
+            raise InvalidInput(f"Expecting {expected} but got {got} at item {index} of input list")
+    if not are_objects:
+        name = _only_input(
+            signature,
+            "instances is a plain list, but expecting list of objects as multiple input tensors "
+            "required as per tensorinfo_map",
+        )
+        return {name: rows}
+    for index, row in enumerate(rows):
+        try:
+            check_names(signature, row)
+        except InvalidInput as error:
+            error.message = (
+                f"Failed to process element: {index} of 'instances' list. {error.message}"
+            )
+            raise
+    given = signature.inputs_in(rows[0])
+    if any(signature.inputs_in(row) != given for row in rows):
         raise InvalidInput("an input with a default must be in all of 'instances', or in none")
-    return {spec.name: [row[spec.name] for row in named] for spec in given}
+    return {spec.name: [row[spec.name] for row in rows] for spec in given}
 
 
-def _named(signature: Signature, value: Any) -> Mapping[str, Any]:
-    """Values by input name, from an object of them or from the value of the only input."""
-    if isinstance(value, dict) and not _is_base64(value):
-        check_names(signature, value)
-        return value
+def _columns(signature: Signature, value: Any) -> Mapping[str, Any]:
+    """The value of each input; names that are no input are passed over."""
+    if not _is_object(value):
+        name = _only_input(
+            signature,
+            "inputs is a plain value/list, but expecting an object as multiple input tensors "
+            "required as per tensorinfo_map",
+        )
+        return {name: value}
+    known = {spec.name: value[spec.name] for spec in signature.inputs if spec.name in value}
+    try:
+        check_names(signature, known)
+    except InvalidInput as error:
+        missing = next(spec.name for spec in signature.required if spec.name not in value)
+        error.message = f"Missing named input: {missing} in 'inputs' object" + misspelt(
+            value.keys() - known.keys(), [missing]
+        )
+        raise
+    return known
+
+
+def _only_input(signature: Signature, otherwise: str) -> str:
+    """The name of the only input. Raises InvalidInput, which says `otherwise`."""
     if len(signature.inputs) == 1:
-        return {signature.inputs[0].name: value}
+        return signature.inputs[0].name
     names = ", ".join(spec.name for spec in signature.inputs)
     raise InvalidInput(
-        f"signature '{signature.name}' has {len(signature.inputs)} inputs: give an object of "
-        f"the names {names}"
+        f"{otherwise}: signature '{signature.name}' has {len(signature.inputs)} inputs: give an "
+        f"object of the names {names}"
     )
 
 
-def _check_types(spec: TensorSpec, flat: list[Any]) -> None:
-    allowed = _allowed(spec.dtype)
-    for kind in set(map(type, flat)) - allowed:
-        raise InvalidInput(
-            f"input '{spec.name}' has {_JSON_NAMES[kind]} where {spec.dtype.label} is expected"
-        )
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and not _is_base64(value)
+
+
+def _wrong_kind(spec: TensorSpec, flat: list[Any]) -> type | None:
+    """A type among the values that the input does not take, if there is one."""
+    return next(iter(set(map(type, flat)) - _allowed(spec.dtype)), None)
+
+
+def _misplaced(spec: TensorSpec, kind: type) -> str:
+    return f"input '{spec.name}' has {_JSON_NAMES[kind]} where {spec.dtype.label} is expected"
 
 
 def _allowed(dtype: DType) -> set[type]:
@@ -231,12 +321,12 @@ def _allowed(dtype: DType) -> set[type]:
     return {int, float} if dtype in _FLOATS else {int}
 
 
-def _to_numbers(spec: TensorSpec, flat: list[Any]) -> Array:
+def _to_numbers(spec: TensorSpec, flat: list[Any], *, overflows: bool) -> Array:
     dtype = NUMPY[spec.dtype]
     if spec.dtype is DType.BYTES:
         return np.array([*(_to_bytes(spec.name, item) for item in flat), None], dtype=object)[:-1]
     if spec.dtype in _FLOATS:
-        return _to_floats(spec, flat)
+        return _to_floats(spec, flat, overflows=overflows)
     if spec.dtype is not DType.BOOL and flat:
         limits = np.iinfo(dtype)
         if min(flat) < limits.min or max(flat) > limits.max:
@@ -244,14 +334,15 @@ def _to_numbers(spec: TensorSpec, flat: list[Any]) -> Array:
     return np.array(flat, dtype)
 
 
-def _to_floats(spec: TensorSpec, flat: list[Any]) -> Array:
+def _to_floats(spec: TensorSpec, flat: list[Any], *, overflows: bool) -> Array:
+    """The array. What is too large for its type is infinite in it where it `overflows`, as in C."""
     try:
         wide = np.array(flat, np.float64)
     except OverflowError as error:
         raise _out_of_range(spec) from error
     with np.errstate(over="ignore"):
         narrow = wide.astype(NUMPY[spec.dtype])
-    if np.any(np.isinf(narrow) != np.isinf(wide)):
+    if not overflows and np.any(np.isinf(narrow) != np.isinf(wide)):
         raise _out_of_range(spec)
     return narrow
 
@@ -294,9 +385,17 @@ def _map(convert: Any, value: Any) -> Any:
 
 
 def _check_batch(outputs: Tensors) -> None:
+    """Raises InvalidInput unless all outputs have the same first size."""
     sizes = {name: array.shape[0] if array.ndim else None for name, array in outputs.items()}
-    if len(set(sizes.values())) > 1 or None in sizes.values():
-        raise InvalidInput(
-            f"the outputs have no common first dimension for the row form: {sizes}",
-            hint="ask in the columnar form, with 'inputs' in place of 'instances'",
-        )
+    first = next(iter(sizes.values()), None)
+    for name, size in sizes.items():
+        if size is None or size != first:
+            what = (
+                f"Tensor name: {name} has no shape information "
+                if size is None
+                else f"Tensor name: {name} has inconsistent batch size: {size} expecting: {first}"
+            )
+            raise InvalidInput(
+                f"{what}: the outputs have no common first dimension for the row form: {sizes}",
+                hint="ask in the columnar form, with 'inputs' in place of 'instances'",
+            )

@@ -18,7 +18,6 @@ from starlette.responses import Response  # noqa: TID253
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.status import grpc_status
 from mlserve.server.image_body import input_of, is_image_body, read_image_body
-from mlserve.server.input_check import find_signature
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice, VersionStatus
@@ -34,6 +33,13 @@ from mlserve.server.rest import (
 from mlserve.server.rest_body import content_of, is_encoded, text_of
 from mlserve.server.tfs import json_tensor
 from mlserve.server.tfs.inference_rest import InferenceRest
+from mlserve.server.tfs.json_words import shown
+from mlserve.server.tfs.model_spec import (
+    signature_over_rest,
+    telling_of_servables,
+    telling_of_versions,
+    version_number,
+)
 from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import ServerSettings
@@ -45,10 +51,19 @@ if TYPE_CHECKING:
 _VERBS = ("predict", "classify", "regress")
 _PATH = re.compile(
     r"/v1/models(?:/(?P<model>[^/:]+))?"
-    r"(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
+    r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
     r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?/?",
     re.IGNORECASE,
 )
+
+
+CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+)
+"""The headers with which TensorFlow Serving lets pages of every origin ask it, where it is told to
+(http_rest_api_util.cc)."""
 
 
 class TfsRest:
@@ -64,6 +79,8 @@ class TfsRest:
         match = _PATH.fullmatch(request.scope["raw_path"].decode("ascii", "replace"))
         if match is None:
             return None
+        if request.method == "OPTIONS" and "origin" in request.headers:
+            return Response()  # what a browser asks before it asks; the headers say what it may
         verb = (match["verb"] or "").lower()
         if request.method == "POST" and not verb:
             _check_colon(request, unquote(match["model"] or ""))
@@ -71,7 +88,7 @@ class TfsRest:
         if match["model"] is None:
             raise InvalidInput("Missing model name in request.")
         model = unquote(match["model"])
-        version: VersionChoice = int(match["version"]) if match["version"] else None
+        version: VersionChoice = version_number(match["version"]) if match["version"] else None
         version = self._repository.latest_for_zero(model, version)
         if match["label"]:
             version = unquote(match["label"])
@@ -86,16 +103,19 @@ class TfsRest:
         self._engine.admit(deadline)  # before the body is read
         settings = self._engine.settings
         body = await read_within(request, deadline, settings.max_request_bytes)
-        job = self._engine.enter(_call(request, model, version, body, settings), deadline)
+        with telling_of_servables():
+            job = self._engine.enter(_call(request, model, version, body, settings), deadline)
         loaded, answer = await while_connected(request, self._engine.answer(job))
         return json_response(answer, answer_headers(loaded))
 
     def _status(self, model: str, version: VersionChoice) -> Response:
-        statuses = self._repository.statuses(model, version)
+        with telling_of_versions():
+            statuses = self._repository.known_statuses(model, version)
         return _indented({"model_version_status": [_status_json(item) for item in statuses]})
 
     def _metadata(self, model: str, version: VersionChoice) -> Response:
-        loaded = self._repository.lease(model, version)
+        with telling_of_servables():
+            loaded = self._repository.lease(model, version)
         try:
             signatures = json_format.MessageToDict(
                 signature_def_map(loaded.runner),
@@ -129,14 +149,17 @@ def _call(
         sent = content_of(body, request.headers, settings.max_request_bytes)
         if is_image_body(sent, request.headers):
             found = read_image_body(sent, request.headers, settings)
-            signature, is_row_form = find_signature(signatures, found.signature), True
+            signature, is_row_form = signature_over_rest(signatures, found.signature), True
             return signature, input_of(signature, found.files, settings)
         text = text_of(sent)
         content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
         name = content.get("signature_name", "")
         if not isinstance(name, str):
-            raise InvalidInput("'signature_name' must be a string")
-        signature = find_signature(signatures, name)
+            raise InvalidInput(
+                f"JSON Value: {shown(name)} not formatted correctly. 'signature_name' key must be "
+                "a string value."
+            )
+        signature = signature_over_rest(signatures, name)
         is_row_form = json_tensor.is_row_form(content)
         return signature, json_tensor.read_inputs(signature, content, settings)
 

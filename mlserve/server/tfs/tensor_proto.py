@@ -1,14 +1,17 @@
 """TensorProto, TensorFlow's tensor on the wire, to numpy and back.
 
-What the fields mean is in TensorFlow's public `tensor.proto`. Two things that TensorFlow accepts
-are refused, because they are more often a fault of the client than meant: a tensor without values
-(TensorFlow would take zeros), and a value outside its type (TensorFlow would cut bits off).
+What the fields mean is in TensorFlow's public `tensor.proto`. Without values a tensor is zeros, or
+empty strings; with fewer than its shape has, the last one is repeated. What TensorFlow accepts with
+a loss is refused, as it is more often a fault of the client than meant: values in the field of
+another type (TensorFlow would take zeros) or more than the shape has (it would leave them out), and
+a value outside its type (it would cut bits off).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np  # noqa: TID253
@@ -17,17 +20,20 @@ from mlserve.errors import InvalidInput
 from mlserve.protocols.proto.framework_pb2 import TensorProto
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.wire_numbers import numbers
-from mlserve.tensors import DType
+from mlserve.settings import DEFAULT_SETTINGS, flag_of
+from mlserve.tensors import DType, Signature, TensorSpec
 
-MAX_EXPANDED_BYTES = 64 * 2**20
-"""The most that a request's tensors may grow by where last values are repeated to fill shapes.
-
-A string counts with its bytes: a runtime makes a copy of each.
-"""
 _MOST_DIMENSIONS = 254
 """What TensorFlow's own shapes have at most."""
 _MOST_ELEMENTS = 2**63 - 1
 
+_TYPE_NAMES = {
+    DType.FLOAT32: "float",
+    DType.FLOAT64: "double",
+    DType.FLOAT16: "half",
+    DType.BYTES: "string",
+}
+"""TensorFlow's names of types where they are not numpy's."""
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _FIELDS = {
@@ -43,13 +49,18 @@ _FIELDS = {
     DType.UINT32: "uint32_val",
     DType.UINT64: "uint64_val",
 }
+_CONTINUES, _LONGEST_VARINT = 0x80, 63
 _BY_NUMBER = {dtype.tf_number: dtype for dtype in DType}
 
 
 class Expansion:
-    """What the tensors of one request may still grow by as their last values are repeated."""
+    """What the tensors of one request may still grow by as their last values are repeated.
 
-    def __init__(self, most: int = MAX_EXPANDED_BYTES) -> None:
+    A string counts with its bytes: a runtime makes a copy of each.
+    """
+
+    def __init__(self, most: int = DEFAULT_SETTINGS.expanded_bytes) -> None:
+        self.most = most
         self._left = most
 
     def fits(self, size: int) -> bool:
@@ -64,6 +75,22 @@ def dtype_of(name: str, proto: TensorProto) -> DType:
     if dtype is None:
         raise InvalidInput(f"input '{name}' has dtype {proto.dtype}, which mlserve does not serve")
     return dtype
+
+
+def check_dtype(signature: Signature, spec: TensorSpec, proto: TensorProto) -> None:
+    """Raises InvalidInput, in TensorFlow's words, unless the proto has the dtype of the spec."""
+    got = dtype_of(spec.name, proto)
+    if got is not spec.dtype:
+        raise InvalidInput(
+            f"Expects arg[{signature.inputs.index(spec)}] to be {type_name(spec.dtype)} but "
+            f"{type_name(got)} is provided: input '{spec.name}' is {got.label}, not "
+            f"{spec.dtype.label}"
+        )
+
+
+def type_name(dtype: DType) -> str:
+    """TensorFlow's name of the type."""
+    return _TYPE_NAMES.get(dtype, dtype.label)
 
 
 def to_array(name: str, proto: TensorProto, room: Expansion | None = None) -> Array:
@@ -141,7 +168,7 @@ def _shape(name: str, proto: TensorProto) -> tuple[int, ...]:
 
 def _from_content(name: str, dtype: DType, shape: tuple[int, ...], proto: TensorProto) -> Array:
     if dtype is DType.BYTES:
-        raise InvalidInput(f"input '{name}': strings go into string_val, not into tensor_content")
+        return _strings(name, math.prod(shape), proto.tensor_content)
     content, expected = proto.tensor_content, math.prod(shape) * NUMPY[dtype].itemsize
     if len(content) != expected:
         raise InvalidInput(
@@ -153,6 +180,28 @@ def _from_content(name: str, dtype: DType, shape: tuple[int, ...], proto: Tensor
     return np.frombuffer(content, NUMPY[dtype])
 
 
+def _strings(name: str, count: int, content: bytes) -> Array:
+    """The strings of tensor_content: the length of each as a varint, then all their bytes."""
+    lengths: list[int] = []
+    place = length = shift = 0
+    while len(lengths) < count and place < len(content) and shift <= _LONGEST_VARINT:
+        length |= (content[place] & ~_CONTINUES) << shift
+        shift += 7
+        if not content[place] & _CONTINUES:
+            lengths.append(length)
+            length = shift = 0
+        place += 1
+    if len(lengths) < count or place + sum(lengths) != len(content):
+        raise InvalidInput(
+            f"input '{name}' has {len(content)} bytes of tensor_content that are not {count} "
+            "strings, each with its length in front of them all"
+        )
+    ends = list(accumulate(lengths, initial=place))
+    found = np.empty(count, dtype=object)
+    found[:] = [content[start:end] for start, end in pairwise(ends)]
+    return found
+
+
 def _from_values(
     name: str, dtype: DType, shape: tuple[int, ...], proto: TensorProto, room: Expansion
 ) -> Array:
@@ -160,21 +209,30 @@ def _from_values(
     values = getattr(proto, field)
     count, per_value = math.prod(shape), 2 if dtype in _COMPLEX else 1
     sent, rest = divmod(len(values), per_value)
-    if rest or sent > count or (sent == 0 and count):
+    if rest or sent > count or (not sent and count and _has_other_values(proto, field)):
         raise InvalidInput(
             f"input '{name}' has {len(values)} values in {field}; "
             f"{dtype.label}{list(shape)} takes {count * per_value}"
         )
     missing = count - sent
-    size = NUMPY[dtype].itemsize + (len(values[-1]) if missing and dtype is DType.BYTES else 0)
+    size = NUMPY[dtype].itemsize + (
+        len(values[-1]) if missing and sent and dtype is DType.BYTES else 0
+    )
     if missing and not room.fits(missing * size):
         raise InvalidInput(
             f"input '{name}' has {sent} values for the {count} of its shape {list(shape)}; "
-            f"values are repeated up to {MAX_EXPANDED_BYTES} bytes in a request",
+            f"values are repeated up to {room.most} bytes in a request, an eighth of "
+            f"{flag_of('max_body_memory')}",
             hint="send each value, or less in one request",
         )
+    if not sent:
+        return np.full(count, b"" if dtype is DType.BYTES else 0, NUMPY[dtype])
     array = _parse(name, dtype, proto)
     return np.append(array, np.repeat(array[-1:], missing)) if missing else array
+
+
+def _has_other_values(proto: TensorProto, field: str) -> bool:
+    return any(getattr(proto, other) for other in {*_FIELDS.values(), "int_val"} - {field})
 
 
 def _parse(name: str, dtype: DType, proto: TensorProto) -> Array:

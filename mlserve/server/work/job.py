@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from mlserve.backend import judges_shapes
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server.boundary import as_exception, as_known_error
 from mlserve.server.image_header import work_of
+from mlserve.server.input_check import check_shapes
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.sight.exchange import Exchange
@@ -97,6 +99,8 @@ class Job(Generic[Answer]):
         def read() -> None:
             loaded = self.loaded
             self.signature, self.inputs = self.call.decode(loaded.runner.signatures)
+            if not judges_shapes(loaded.runner):
+                check_shapes(self.signature, self.inputs)
             name, work = self.signature.name, work_of(self.inputs)
             self.kind = Kind.known(loaded.model, loaded.version, name, self.rows, work)
             if self.call.sooner is not None:

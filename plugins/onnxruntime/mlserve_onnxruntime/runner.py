@@ -56,6 +56,8 @@ def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSte
 class OnnxRunner:
     """Any ONNX model: one signature, with the inputs and outputs of the file."""
 
+    judges_shapes = True
+
     def __init__(self, sessions: Sessions, signature: Signature) -> None:
         self._sessions = sessions
         self.signatures: Mapping[str, Signature] = {signature.name: signature}

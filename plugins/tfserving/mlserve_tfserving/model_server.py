@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mlserve import __version__
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import ExitCode, MlserveError, UsageError
 from mlserve.protocols.proto.model_config_pb2 import ModelServerConfig
 from mlserve.server.app import ServerOptions, log_error, serve
+from mlserve.server.memory import usable_memory
 from mlserve.server.models.served import Retries
 from mlserve.server.sight.log_writer import log_to_stderr
 from mlserve.server.tfs.config_reload import ConfigReload, ServingDefaults, config_of, read_text
-from mlserve.settings import LogFormat, ModelControl, ServerSettings
+from mlserve.settings import LogFormat, ServerSettings
 from mlserve_tfserving.backend import TFServingBackend
 from mlserve_tfserving.model_server_files import (
     Batching,
@@ -27,7 +29,7 @@ from mlserve_tfserving.model_server_files import (
     read_metrics_path,
     read_tls,
 )
-from mlserve_tfserving.model_server_flags import Given, parse, usage
+from mlserve_tfserving.model_server_flags import INT32_MAX, Given, parse, usage
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def run(argv: Sequence[str], backend: Backend) -> int:
     """Serves the models of that command line with the backend; returns the exit code."""
     try:
         given = parse(argv)
+        log_format = given.own_settings().get("log_format", LogFormat.TEXT)
     except UsageError as error:
         sys.stdout.write(f"{error.message}\n{usage(COMMAND)}")
         return FAILED
@@ -56,7 +59,7 @@ def run(argv: Sequence[str], backend: Backend) -> int:
     if given.is_on("version"):
         sys.stdout.write(_versions())
         return ExitCode.OK
-    log_to_stderr(LogFormat.TEXT)
+    log_to_stderr(log_format)
     with tempfile.TemporaryDirectory(prefix="mlserve-model-server-") as folder:
         return _serve(given, backend, Path(folder))
 
@@ -94,6 +97,7 @@ def options_of(given: Given, backend: Backend, folder: Path) -> ServerOptions:
         grpc_socket=_path(given, "grpc_socket_path"),
         reload=reload,
         metrics_path=_metrics_path(given, rest_port),
+        cors=given.is_on("rest_api_enable_cors_support"),
     )
 
 
@@ -128,25 +132,19 @@ def _retries(given: Given) -> Retries:
 
 
 def _settings(given: Given, batching: Batching | None, folder: Path) -> ServerSettings:
-    settings = ServerSettings(
-        default_timeout=given.number("rest_api_timeout_in_ms") / 1000,
-        token_file=_path(given, "token_file"),
-        model_control=_model_control(given),
-    )
+    most = usable_memory() // 2
+    values: dict[str, Any] = {
+        "max_batch_length": INT32_MAX,
+        "max_request_bytes": min(INT32_MAX, most),
+        "max_body_memory": most,
+        **given.own_settings(),
+    }
+    timeout = given.number("rest_api_timeout_in_ms") / 1000
+    settings = ServerSettings(default_timeout=timeout, **values)
     if batching is not None:
         settings = batching.settings(settings)
     tls = _path(given, "ssl_config_file")
     return settings if tls is None else replace(settings, **read_tls(tls, folder))  # type: ignore[arg-type]
-
-
-def _model_control(given: Given) -> ModelControl:
-    text = given.text("model_control")
-    try:
-        return ModelControl(text)
-    except ValueError:
-        raise UsageError(
-            f"--model_control={text} is not a valid value", hint=f"give {' or '.join(ModelControl)}"
-        ) from None
 
 
 def _batching(given: Given) -> Batching | None:

@@ -38,7 +38,7 @@ class Batching:
             settings,
             max_batch_size=self.max_size,
             max_batch_delay=self.delay,
-            max_queue=self.max_queue,
+            max_queue=settings.max_queue if self.max_queue is None else self.max_queue,
         )
 
 

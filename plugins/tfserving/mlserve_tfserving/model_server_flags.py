@@ -2,17 +2,21 @@
 
 Names and defaults are those of TensorFlow Serving's model_servers/main.cc and server.h. It takes
 `--flag=value`, and `--flag` alone for a boolean; here `--flag value` is taken too, and hyphens for
-underscores. `token_file` and `model_control` are mlserve's own: the original lets in everybody.
+underscores. The settings of mlserve's own server (`token_file`, `max_queue`) have a flag too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlserve.errors import UsageError
+from mlserve.settings import Description, described
 
 Value = bool | int | float | str
+INT32_MAX = 2**31 - 1
+"""The most bytes of a message, and no limit of rows: as in TensorFlow Serving."""
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
@@ -55,15 +59,41 @@ def _ignored(name: str, default: Value, why: str, same: Value | None = None) -> 
     return Flag(name, default, "", why, default if same is None else same)
 
 
+def _own_help(setting: Description) -> str:
+    told = setting.help.removesuffix(".")
+    if setting.name in _OTHER_DEFAULTS:
+        return f"{told.partition('; default')[0]}; default: {_OTHER_DEFAULTS[setting.name]}."
+    return f"{told}." if setting.default is None else f"{told}; default: {setting.default}."
+
+
+_OTHER_DEFAULTS = {
+    "max_request_bytes": f"{INT32_MAX}, or half of the memory where that is less",
+    "max_body_memory": "half of the memory",
+    "max_batch_length": f"{INT32_MAX}, which is no limit",
+}
 _ASYNCHRONOUS = "requests are taken by one event loop, and models run on threads of their own"
 _TENSORFLOW_ONLY = "the models are run by the TensorFlow library as it is installed"
 _LITE = "TensorFlow Lite models are not served"
+
+OWN = tuple(
+    setting
+    for setting in described()
+    if setting.name
+    not in {
+        "default_timeout",  # --rest_api_timeout_in_ms
+        *("max_batch_size", "max_batch_delay"),  # --batching_parameters_file
+        *("tls_cert", "tls_key", "tls_client_ca"),  # --ssl_config_file
+    }
+)
+"""The settings of mlserve's own server that have a flag here too, with underscores in its name.
+What the server's messages name (`--max-pixels`) is taken as well."""
 
 FLAGS = (
     Flag("port", 8500, "Port for gRPC; 0: any free one."),
     Flag("grpc_socket_path", "", "UNIX socket for gRPC, beside the port."),
     Flag("rest_api_port", 0, "Port for REST; 0: no REST."),
     Flag("rest_api_timeout_in_ms", 30000, "Deadline of a request that brings none."),
+    Flag("rest_api_enable_cors_support", False, "Lets pages of every origin ask over REST."),
     Flag("model_name", "default", "Name of the model, without --model_config_file."),
     Flag("model_base_path", "", "Absolute path of the folder that holds its version folders."),
     Flag("model_config_file", "", "ModelServerConfig as text: several models, policies, labels."),
@@ -80,13 +110,6 @@ FLAGS = (
     Flag("batching_parameters_file", "", "BatchingParameters as text; needs --enable_batching."),
     Flag("monitoring_config_file", "", "MonitoringConfig as text: the path of the metrics."),
     Flag("ssl_config_file", "", "SSLConfig as text: TLS, on both ports."),
-    Flag("token_file", "", "File with the token that every request must bring."),
-    Flag(
-        "model_control",
-        "auto",
-        "Who may change the models by request: on, off, or auto: who has the token or a "
-        "certificate.",
-    ),
     Flag("tensorflow_session_parallelism", 0, "Threads for the models; 0: one for each CPU."),
     Flag("tensorflow_intra_op_parallelism", 0, "Threads of one operation; 0: as for the models."),
     Flag(
@@ -95,6 +118,7 @@ FLAGS = (
         "Serves models that can read and write files or run Python; tensorflow_model_server has no "
         "such flag, and serves them.",
     ),
+    *(Flag(setting.name, "", f"mlserve's own. {_own_help(setting)}") for setting in OWN),
     Flag("version", False, "Prints the versions and ends."),
     Flag("help", False, "Prints this text and ends."),
     _ignored(
@@ -104,7 +128,6 @@ FLAGS = (
     _ignored("grpc_max_threads", 0, _ASYNCHRONOUS),
     _ignored("num_load_threads", 0, "each version is loaded on a thread of its own"),
     _ignored("num_unload_threads", 0, "each version is unloaded on a thread of its own"),
-    _ignored("rest_api_enable_cors_support", False, "no CORS headers are sent"),
     _ignored("enable_model_warmup", True, "a version is served once it has answered a request"),
     _ignored("num_request_iterations_for_warmup", 0, "each warm-up request is run once"),
     _ignored("enable_grpc_healthcheck_service", False, "the health service is always on", True),
@@ -156,6 +179,11 @@ class Given:
     def is_on(self, name: str) -> bool:
         """Whether a boolean flag is on."""
         return bool(self.values[name])
+
+    def own_settings(self) -> dict[str, Any]:
+        """The settings of mlserve's own server that are given. Raises UsageError."""
+        given = ((setting, self.text(setting.name)) for setting in OWN)
+        return {setting.name: setting.read(text) for setting, text in given if text}
 
     def without_effect(self) -> Iterator[Flag]:
         """The flags that ask for something that is not done here."""

@@ -48,6 +48,8 @@ def load_runner(artifact: Artifact, options: LoadOptions) -> Runner:
 class TensorFlowRunner:
     """A loaded SavedModel: its signatures, run on CPU or GPU as TensorFlow places them."""
 
+    judges_shapes = True
+
     def __init__(self, model: LoadedModel) -> None:
         self._model: LoadedModel | None = model
         self._functions = model.functions
@@ -95,6 +97,8 @@ class TensorFlowRunner:
 
 class ImageClassifierRunner(TensorFlowRunner):
     """A loaded SavedModel of our own: its errors name the image and what is wrong with it."""
+
+    judges_shapes = False
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__(model)

@@ -152,6 +152,16 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         )
 
 
+@pytest.fixture(scope="module")
+def module_launch(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Server]]:
+    """The same for a server that the tests of a module share."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with ExitStack() as servers:
+        yield lambda *flags, command=ECHO: servers.enter_context(started(command, log, *flags))
+
+
 @pytest.fixture
 def echo_command() -> tuple[str, ...]:
     """What starts a server of echo models."""

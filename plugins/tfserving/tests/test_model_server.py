@@ -298,7 +298,7 @@ def test_the_file_is_followed(launch: Any, put: Any, tmp_path: Path) -> None:
     wait_until(server.is_ready)
     config.write_text(listed(entry(a), "config { nam: 1 }"))
     wait_until(lambda: "the model configuration is not in force: Invalid protobuf" in server.log())
-    assert f"{config}:1:" in server.log()
+    assert f"'{config}': Error parsing text-format" in server.log()
     assert server.label("a") == "a/1"
     config.write_text(listed(entry(b)))
     wait_until(lambda: server.label("b") == "b/1")
@@ -358,7 +358,8 @@ def test_a_wrong_file_ends_it_at_once(echo_command: Any, tmp_path: Path) -> None
     argv = [*echo_command, "--port=0", f"--model_config_file={config}"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 255
-    assert f"ERROR Invalid protobuf file: {config}:2:12 : " in done.stderr
+    assert f"ERROR Invalid protobuf file: '{config}': " in done.stderr
+    assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 2:12 : " in done.stderr
 
 
 def test_the_command_serves_a_saved_model(launch: Any, artifact: Artifact) -> None:

@@ -13,6 +13,7 @@ from mlserve_tfserving.model_server_flags import FLAGS, parse, usage
 from mlserve.backend import Listen
 from mlserve.errors import MlserveError, NotYet
 from mlserve.server.app import ServerOptions
+from mlserve.server.memory import usable_memory
 from mlserve.server.models.versions import VersionPolicy
 from mlserve.settings import ModelControl
 
@@ -119,6 +120,35 @@ def test_the_defaults_are_those_of_tensorflow_serving(tmp_path: Path) -> None:
     assert (made.settings.default_timeout, made.settings.max_batch_size) == (30.0, 1)
     assert made.grpc_socket is None
     assert made.threads is None
+    assert not made.cors
+
+
+def test_there_is_no_limit_but_the_memory(tmp_path: Path) -> None:
+    settings = options(tmp_path, *MODEL).settings
+    assert settings.max_batch_length == 2**31 - 1
+    assert settings.max_request_bytes == min(2**31 - 1, usable_memory() // 2)
+    assert settings.body_memory == usable_memory() // 2
+
+
+def test_limits_of_mlserves_own_have_a_flag_here(tmp_path: Path) -> None:
+    batching = written(tmp_path, "max_batch_size { value: 8 }")
+    made = options(
+        tmp_path,
+        *MODEL,
+        "--enable_batching",
+        f"--batching_parameters_file={batching}",
+        "--max_queue=7",
+        "--max-request-bytes=1000",
+        "--max_body_memory=5000",
+        "--max_pixels=9",
+        "--rest_api_enable_cors_support",
+    )
+    assert made.cors
+    settings = made.settings
+    assert (settings.max_queue, settings.max_batch_size, settings.max_pixels) == (7, 8, 9)
+    assert (settings.max_request_bytes, settings.body_memory) == (1000, 5000)
+    with pytest.raises(MlserveError, match="--max-queue must be at least 0"):
+        options(tmp_path, *MODEL, "--max_queue=-1")
 
 
 def test_flags_with_an_effect(tmp_path: Path) -> None:
@@ -176,8 +206,11 @@ TWICE = 'config { name: "m" base_path: "/x" } config { name: "m" base_path: "/y"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("model_config_list {\n  config { nam: 1 }\n}", "file.txt:2:12 : "),
-        ("model_config_list {", "file.txt:1:"),
+        (
+            "model_config_list {\n  config { nam: 1 }\n}",
+            "file.txt': Error parsing text-format tensorflow.serving.ModelServerConfig: 2:12 : ",
+        ),
+        ("model_config_list {", "Config: 1:19 : "),
         ("custom_model_config {}", "custom_model_config is not supported"),
         (NO_MODEL, "the model of base_path '/x' has no name"),
         (f"model_config_list {{ {TWICE} }}", "Illegal to list model m multiple times"),
@@ -246,7 +279,7 @@ def test_batching(tmp_path: Path) -> None:
         ("max_batch_size { value: 0 }", "max_batch_size must be at least 1, not 0"),
         ("num_batch_threads { value: 0 }", "num_batch_threads must be at least 1, not 0"),
         ("max_batch_size { value: 8 } allowed_batch_sizes: 4", "end with max_batch_size, 8"),
-        ("max_batch_size: 8", "file.txt:1:"),
+        ("max_batch_size: 8", "BatchingParameters: 1:17 : "),
     ],
 )
 def test_wrong_batching(tmp_path: Path, text: str, said: str) -> None:
@@ -262,7 +295,7 @@ def test_who_may_ask_and_who_may_change_the_models(tmp_path: Path) -> None:
     hyphens = options(tmp_path, *MODEL, "--token-file=/run/token").settings
     assert (hyphens.token_file, hyphens.model_control) == (Path("/run/token"), ModelControl.AUTO)
     assert options(tmp_path, *MODEL).settings.token_file is None
-    with pytest.raises(MlserveError, match="--model_control=maybe is not a valid value"):
+    with pytest.raises(MlserveError, match="'maybe' is not a valid value of --model-control"):
         options(tmp_path, *MODEL, "--model_control=maybe")
 
 
