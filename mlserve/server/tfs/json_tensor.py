@@ -12,13 +12,15 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import InvalidInput
+from mlserve.server import json_writing
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.image_header import check_images
 from mlserve.server.input_check import (
@@ -28,14 +30,32 @@ from mlserve.server.input_check import (
     check_shape,
 )
 from mlserve.server.json_depth import check_depth
+from mlserve.server.json_numbers import finite, has_large_exponent
+from mlserve.server.json_pieces import after_blanks, raw_decode
+from mlserve.server.packed_lists import (
+    MAX_RANK,
+    PackedList,
+    Values,
+    both_lists_and_values,
+    irregular,
+    packed,
+)
+from mlserve.server.reading import PIECE, UNBOUNDED, Room
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
+_DECODER = json.JSONDecoder()
+_FINITE = json.JSONDecoder(parse_float=finite)
+_SHORT = 2 * PIECE
+"""Characters up to which a text is parsed at once: an image of 96 kB in base64, for one."""
 _SIGNATURE_NAME = re.compile(rb'"signature_name"\s*:\s*"([^"\\]{1,200})"')
-_MAX_RANK = 32
+_LOOKED_AT = 4096
+"""Bytes at each end of a body in which the signature's name is looked for."""
+_PACKED = 1024
+"""Items of a list from which on it is read in parts."""
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 _JSON_NAMES = {
@@ -48,14 +68,18 @@ _JSON_NAMES = {
 }
 
 
-def signature_asked(body: bytes) -> str:
-    """The signature that a body seems to ask for, told without parsing it.
+def signature_asked(body: bytes | bytearray) -> str:
+    """The signature that a body seems to ask for, told without parsing it; empty for no idea.
 
-    It may be wrong, where an input is called `signature_name` too: good enough to expect by it how
-    long the request takes. Inside of a JSON string the quotes would be escaped.
+    Only the ends of a long body are looked at, where clients write it. It may be wrong, where an
+    input is called `signature_name` too: good enough to expect by it how long the request takes.
+    Inside of a JSON string the quotes would be escaped.
     """
-    found = _SIGNATURE_NAME.search(body)
-    return DEFAULT_SIGNATURE if found is None else found[1].decode("utf-8", "replace")
+    ends = (body[:_LOOKED_AT], body[-_LOOKED_AT:]) if len(body) > 2 * _LOOKED_AT else (body,)
+    for end in ends:
+        if found := _SIGNATURE_NAME.search(end):
+            return found[1].decode("utf-8", "replace")
+    return "" if len(ends) > 1 else DEFAULT_SIGNATURE
 
 
 def parse_body(
@@ -63,16 +87,26 @@ def parse_body(
     *,
     ignores_rest: bool = True,
     max_depth: int = DEFAULT_SETTINGS.max_json_depth,
+    most_rows: int | None = None,
+    room: Room = UNBOUNDED,
 ) -> dict[str, Any]:
     """The JSON object at the start of a request's body; what follows it is ignored, or a fault.
 
-    Raises InvalidInput that says where the fault is, and for more than `max_depth` levels.
+    Long lists in a long text are PackedLists. Raises InvalidInput that says where the fault is,
+    and for more than `max_depth` levels, InputTooLarge for a long text of more than `most_rows`
+    instances, and what `room` raises.
     """
-    check_depth(text, max_depth)
-    start = len(text) - len(text.lstrip())
+    start = after_blanks(text, 0)
+    decoder = _FINITE if has_large_exponent(text) else _DECODER
     try:
-        body, end = json.JSONDecoder().raw_decode(text, start)
-        if not ignores_rest and text[end:].strip():
+        if len(text) - start > _SHORT:
+            body, end = raw_decode(
+                decoder, text, start, room, max_depth=max_depth, most_rows=most_rows
+            )
+        else:
+            check_depth(text, max_depth)
+            body, end = decoder.raw_decode(text, start)
+        if not ignores_rest and after_blanks(text, end) < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
         raise InvalidInput(f"JSON Parse error: {error}") from error
@@ -108,7 +142,7 @@ def read_inputs(
     given = signature.inputs_in(columns)
     for spec in given:
         value = columns[spec.name]
-        shape = (len(value),) if isinstance(value, list) else ()
+        shape = (len(value),) if isinstance(value, list | PackedList) else ()
         check_batch_length(spec, shape, settings.max_batch_length)
     inputs = {spec.name: to_array(spec, columns[spec.name]) for spec in given}
     check_images(signature, inputs, settings)
@@ -120,16 +154,22 @@ def write_outputs(signature: Signature, outputs: Tensors, *, as_rows: bool) -> b
 
     Raises InvalidInput when the outputs have no common first dimension and rows were asked for.
     """
-    specs = signature.outputs
+    columns = {
+        spec.name: (outputs[spec.name], partial(from_array, spec)) for spec in signature.outputs
+    }
     if as_rows:
-        _check_batch({spec.name: outputs[spec.name] for spec in specs})
-    columns = {spec.name: from_array(spec, outputs[spec.name]) for spec in specs}
-    answer: Any = columns[specs[0].name] if len(specs) == 1 else columns
-    if as_rows and len(specs) != 1:
-        names = list(columns)
-        answer = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        _check_batch({name: array for name, (array, _) in columns.items()})
+    answer: json_writing.Text
+    if len(columns) == 1:
+        [column] = columns.values()
+        answer = json_writing.array_text(*column)
+    elif as_rows:
+        answer = json_writing.rows_text(columns)
+    else:
+        texts = {name: json_writing.array_text(*column) for name, column in columns.items()}
+        answer = json_writing.object_text(texts)
     key = "predictions" if as_rows else "outputs"
-    return json.dumps({key: answer}, ensure_ascii=False).encode()
+    return "".join(json_writing.object_text({key: answer})).encode()
 
 
 def to_array(spec: TensorSpec, value: Any) -> Array:
@@ -145,28 +185,36 @@ def to_array(spec: TensorSpec, value: Any) -> Array:
 
 def to_flat_array(spec: TensorSpec, flat: list[Any]) -> Array:
     """The array of JSON values that are no lists. Raises InvalidInput naming the input."""
-    _check_types(spec, flat)
-    return _to_numbers(spec, flat)
+    _check_types(spec, types_of(flat))
+    return _from_parts(spec, flat) if _is_in_parts(flat) else _to_numbers(spec, flat)
+
+
+def types_of(flat: list[Any]) -> Set[type]:
+    """The types of the values of `flatten`."""
+    if _is_in_parts(flat):
+        return frozenset().union(*(part.types for part in flat))
+    return set(map(type, flat))
 
 
 def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape and the values of nested lists, level by level. Raises InvalidInput."""
+    """The shape of nested lists, and their values: JSON values, or parts of them as `Values`.
+
+    Raises InvalidInput.
+    """
+    if type(value) is list and (len(value) > _PACKED or PackedList in set(map(type, value))):
+        value = packed(value)
+    if type(value) is PackedList:
+        return value.flat(name)
     shape: list[int] = []
     level = [value]
     while level and all(type(item) is list for item in level):
         lengths = {len(item) for item in level}
-        if len(lengths) > 1 or len(shape) >= _MAX_RANK:
-            raise InvalidInput(
-                f"input '{name}' is not a regular tensor: lists of one level have the lengths "
-                f"{', '.join(map(str, sorted(lengths)))} (level {len(shape) + 1})"
-            )
+        if len(lengths) > 1 or len(shape) >= MAX_RANK:
+            raise irregular(name, lengths, len(shape) + 1)
         shape.append(lengths.pop())
         level = list(chain.from_iterable(level))
     if any(type(item) is list for item in level):
-        raise InvalidInput(
-            f"input '{name}' is not a regular tensor: level {len(shape) + 1} has both lists and "
-            "values"
-        )
+        raise both_lists_and_values(name, len(shape) + 1)
     return tuple(shape), level
 
 
@@ -192,8 +240,10 @@ def from_numbers(spec: TensorSpec, array: Array) -> Any:
 
 
 def _columns_of_rows(signature: Signature, rows: Any) -> Mapping[str, Any]:
-    if not isinstance(rows, list) or not rows:
+    if not isinstance(rows, list | PackedList) or not len(rows):
         raise InvalidInput("'instances' must be a list of at least one value")
+    if isinstance(rows, PackedList):  # no row is an object
+        return _named(signature, rows)
     named = [_named(signature, row) for row in rows]
     given = signature.inputs_in(named[0])
     if any(signature.inputs_in(row) != given for row in named):
@@ -215,11 +265,26 @@ def _named(signature: Signature, value: Any) -> Mapping[str, Any]:
     )
 
 
-def _check_types(spec: TensorSpec, flat: list[Any]) -> None:
+def _is_in_parts(flat: list[Any]) -> bool:
+    return bool(flat) and type(flat[0]) is Values
+
+
+def _from_parts(spec: TensorSpec, parts: Sequence[Values]) -> Array:
+    """The array of long lists, a part at a time: no step takes long."""
+    array = np.empty(sum(map(len, parts)), NUMPY[spec.dtype])
+    start = 0
+    for part in parts:
+        array[start : start + len(part)] = _to_numbers(spec, part.values)
+        start += len(part)
+    return array
+
+
+def _check_types(spec: TensorSpec, types: Set[type]) -> None:
     allowed = _allowed(spec.dtype)
-    for kind in set(map(type, flat)) - allowed:
+    wrong = [_JSON_NAMES[kind] for kind in types - allowed]
+    if wrong:
         raise InvalidInput(
-            f"input '{spec.name}' has {_JSON_NAMES[kind]} where {spec.dtype.label} is expected"
+            f"input '{spec.name}' has {min(wrong)} where {spec.dtype.label} is expected"
         )
 
 
@@ -231,20 +296,21 @@ def _allowed(dtype: DType) -> set[type]:
     return {int, float} if dtype in _FLOATS else {int}
 
 
-def _to_numbers(spec: TensorSpec, flat: list[Any]) -> Array:
+def _to_numbers(spec: TensorSpec, flat: Sequence[Any] | Array) -> Array:
     dtype = NUMPY[spec.dtype]
     if spec.dtype is DType.BYTES:
         return np.array([*(_to_bytes(spec.name, item) for item in flat), None], dtype=object)[:-1]
     if spec.dtype in _FLOATS:
         return _to_floats(spec, flat)
-    if spec.dtype is not DType.BOOL and flat:
+    if spec.dtype is not DType.BOOL and len(flat):
         limits = np.iinfo(dtype)
-        if min(flat) < limits.min or max(flat) > limits.max:
+        ends = (flat.min(), flat.max()) if isinstance(flat, np.ndarray) else (min(flat), max(flat))
+        if ends[0] < limits.min or ends[1] > limits.max:
             raise InvalidInput(f"input '{spec.name}' has a value out of range of {dtype}")
     return np.array(flat, dtype)
 
 
-def _to_floats(spec: TensorSpec, flat: list[Any]) -> Array:
+def _to_floats(spec: TensorSpec, flat: Sequence[Any] | Array) -> Array:
     try:
         wide = np.array(flat, np.float64)
     except OverflowError as error:
@@ -274,9 +340,21 @@ def _to_bytes(name: str, item: str | dict[str, Any]) -> bytes:
         raise InvalidInput(f'input \'{name}\' has an object that is not {{"b64": "..."}}')
     text: str = item["b64"]
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return _from_base64(text)
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f"input '{name}' has a b64 that is not base64: {error}") from error
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes of base64 text, with or without padding, in pieces. Raises binascii.Error."""
+    parts = []
+    for start in range(0, len(text), PIECE):
+        part, is_last = text[start : start + PIECE], start + PIECE >= len(text)
+        if not is_last and "=" in part:
+            raise binascii.Error("Excess data after padding")
+        padding = "=" * (-len(part) % 4)
+        parts.append(base64.b64decode(part + padding, validate=True))
+    return b"".join(parts)
 
 
 def _text(item: object, *, as_object: bool) -> Any:
@@ -286,7 +364,14 @@ def _text(item: object, *, as_object: bool) -> Any:
             return data.decode()
         except UnicodeDecodeError:
             pass
-    return {"b64": base64.b64encode(data).decode()}
+    return {"b64": _to_base64(data)}
+
+
+def _to_base64(data: bytes) -> str:
+    """The base64 text of the bytes, made in pieces."""
+    size = PIECE // 3 * 3
+    pieces = (data[start : start + size] for start in range(0, len(data), size))
+    return "".join(base64.b64encode(piece).decode() for piece in pieces)
 
 
 def _map(convert: Any, value: Any) -> Any:
