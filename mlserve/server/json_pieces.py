@@ -40,6 +40,8 @@ _LONGEST_NAME = 64 * 2**10
 _VALUE, _STRING, _OBJECT = 16, 120, 240
 """Bytes that a number, a string and an object take at most while they are read, as objects and as
 elements of an array (CPython 3.11 to 3.14, 64 bits), beside a string's characters."""
+_PARTS = 2
+"""A long string is there twice: in the parts that it is read in, and joined."""
 _OBJECTS_VALUE = 48
 """The same of a number in an object of a list, which is kept as a Python object."""
 
@@ -78,7 +80,9 @@ def _cost(outline: Outline, text: str) -> int:
     """Bytes that the objects of the text take at the most, the characters of its strings too."""
     value = _OBJECTS_VALUE if outline.objects > 1 else _VALUE
     values = outline.commas * value + outline.quotes // 2 * _STRING + outline.objects * _OBJECT
-    return values + max(0, len(text) - 2 * outline.commas) * (sys.getsizeof(text) // len(text))
+    width = sys.getsizeof(text) // len(text)  # of a character: all are as wide as the widest
+    characters = max(0, len(text) - 2 * outline.commas)
+    return values + _PARTS * characters * width
 
 
 class _Parser:
