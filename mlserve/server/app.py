@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from mlserve.server.oip.rest_api import OipRest
 from mlserve.server.oip.rest_extensions import OipRestExtensions
 from mlserve.server.openapi import OpenApi
 from mlserve.server.port.access import RestGate
+from mlserve.server.port.body_memory import BodyMemory
 from mlserve.server.port.in_flight import CountedApp, CountedService, InFlight
 from mlserve.server.port.limits import log_limits, within_file_limit
 from mlserve.server.port.ports import LAST_WORDS, GrpcPort, RestPort
@@ -38,6 +40,12 @@ from mlserve.server.work.engine import Engine
 from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
+_TURN = 0.001
+"""Seconds that a thread may keep the interpreter while others wait (Python's own: 0.005).
+
+The event loop gives it up at each system call, and waits that long to get it back while a worker
+reads a long request: a health check makes half a dozen of them.
+"""
 
 _UNLOADING = 2.0
 """Seconds at least for the models to be unloaded, once every request has ended."""
@@ -73,6 +81,7 @@ class Server:
         self._stop = asyncio.Event()
         self._give_up = 0.0
         self.in_flight = InFlight()
+        self.memory = BodyMemory(options.settings.body_memory)
         self.metrics = Metrics()
         self.request_log = RequestLog(options.settings)
         self.sight = Sight(self.metrics, self.request_log)
@@ -91,7 +100,7 @@ class Server:
             settings=options.settings,
             observer=self.sight,
         )
-        self.metrics.show(self.engine, self.repository)
+        self.metrics.show(self.engine, self.repository, self.memory)
 
     async def run(self) -> bool:
         """Serves until a signal. True when nothing runs any more, so that the process may end.
@@ -137,9 +146,11 @@ class Server:
         if self.rest is not None:
             pages = OpenApi(), MetricsPage(self.metrics, self._options.metrics_path)
             gate = RestGate.of(self._options.settings)
-            v2 = OipRestExtensions(extensions), OipRest(*parts)
+            v2 = OipRestExtensions(extensions, self.memory), OipRest(*parts, self.memory)
             app = RestApp(
-                [gate, TfsRest(*parts), *v2, *pages], self.sight, CORS if self._options.cors else ()
+                [gate, TfsRest(*parts, self.memory), *v2, *pages],
+                self.sight,
+                CORS if self._options.cors else (),
             )
             await self.rest.start(CountedApp(app, self.in_flight))
             rest = self.rest.address
@@ -204,6 +215,7 @@ class Server:
 async def serve(options: ServerOptions) -> ExitCode:
     """Serves until a signal and returns what the process is to end with. Logs every error."""
     give_back_large_blocks()
+    sys.setswitchinterval(_TURN)
     try:
         is_done = await Server(options).run()
     except MlserveError as error:

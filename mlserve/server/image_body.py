@@ -20,6 +20,7 @@ from mlserve.image_problems import JPEG_MAGIC, PNG_MAGIC
 from mlserve.server.dtypes import Array
 from mlserve.server.image_header import check_images
 from mlserve.server.input_check import check_batch_length, check_shape
+from mlserve.server.reading import PIECE, UNBOUNDED, Room
 from mlserve.settings import ServerSettings, flag_of
 from mlserve.tensors import DType, Signature
 
@@ -39,28 +40,33 @@ class ImageBody:
     signature: str = ""
 
 
-def is_image_body(body: bytes, headers: Headers) -> bool:
+def is_image_body(body: bytes | bytearray, headers: Headers) -> bool:
     """Whether the body is image files rather than JSON."""
     kind = _kind(headers)[0]
     is_image = kind.startswith(b"image/") or kind == _MULTIPART
     return is_image or body.startswith((JPEG_MAGIC, PNG_MAGIC))
 
 
-def read_image_body(body: bytes, headers: Headers, settings: ServerSettings) -> ImageBody:
+def read_image_body(
+    body: bytes | bytearray, headers: Headers, settings: ServerSettings, room: Room = UNBOUNDED
+) -> ImageBody:
     """The files of a body for which `is_image_body` is true.
 
     Raises InvalidInput for a form that is broken, has no file, or has fields that mean nothing
     here, and InputTooLarge for too many files.
     """
     kind, options = _kind(headers)
+    room.take(len(body))
     if kind != _MULTIPART:
-        return ImageBody([body])
+        return ImageBody([bytes(body)])
     if b"boundary" not in options:
         raise InvalidInput("the Content-Type multipart/form-data names no boundary")
     form = _Form(settings.max_batch_length)
     try:
         parser = MultipartParser(options[b"boundary"], form.callbacks())
-        parser.write(body)
+        for start in range(0, len(body), PIECE):
+            room.require_time()
+            parser.write(bytes(body[start : start + PIECE]))
         parser.finalize()
     except FormParserError as error:
         raise InvalidInput(f"the body is not multipart/form-data: {error}") from error

@@ -37,6 +37,8 @@ _PNG_LARGEST = 2**31 - 1
 _MAX_MARKERS = 4096
 """Far more than any camera writes; else a file of markers is minutes of work."""
 _MEANT_AS_BASE64 = re.compile(rb"\s*(?:[/_]9j[/_]|iVBORw0KGgo)")
+_BLANKS = 64 * 2**10
+"""Blanks before base64 that are skipped at once: a pattern skips them with the lock held."""
 _NOT_BASE64 = bytes(set(range(256)) - set((string.ascii_letters + string.digits + "+/-_").encode()))
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
@@ -73,7 +75,11 @@ def cost_of(data: bytes) -> ImageCost | None:
     Raises ValueError for a JPEG with more markers in front of its size, or between its scans, than
     are looked at, and for a PNG whose size is none.
     """
-    file = _decoded(data) if _MEANT_AS_BASE64.match(data) else data
+    start = 0
+    while data[start : start + _BLANKS].isspace():
+        start += _BLANKS
+    text = data[start:] if start else data
+    file = _decoded(text) if _MEANT_AS_BASE64.match(text) else data
     if file.startswith(_SOI):
         return _jpeg_cost(file)
     if file.startswith(PNG_MAGIC) and file[12:16] == b"IHDR" and len(file) >= PNG_HEADER_BYTES:

@@ -84,8 +84,7 @@ def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> 
 
     Of an input of unknown rank nobody knows whether its first dimension is that of a batch.
     """
-    is_batched = spec.shape is not None and spec.shape[:1] == (None,)
-    if is_batched and shape[:1] > (limit,):
+    if _is_batched(spec) and shape[:1] > (limit,):
         raise InputTooLarge(
             f"input '{spec.name}' has a first dimension of {shape[0]}; this server takes at most "
             f"{limit} ({flag_of('max_batch_length')})",
@@ -96,6 +95,25 @@ def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> 
 def misspelt(given: Iterable[str], choices: Collection[str]) -> str:
     """What each of these names may have been meant to be, of those choices: the first few."""
     return "".join(_guess(name, choices) for name in islice(given, _NAMES_SHOWN))
+
+
+def most_rows(signatures: Iterable[Signature], limit: int) -> int | None:
+    """The limit, if it holds for every input of these signatures; else None: nothing is known."""
+    inputs = [spec for signature in signatures for spec in signature.inputs]
+    return limit if all(map(_is_batched, inputs)) else None
+
+
+def too_many_rows(limit: int) -> InputTooLarge:
+    """The error of a request in row form of more rows than that, told before all are read."""
+    return InputTooLarge(
+        f"'instances' has more than {limit} rows; this server takes at most {limit} "
+        f"({flag_of('max_batch_length')})",
+        hint="send several smaller requests",
+    )
+
+
+def _is_batched(spec: TensorSpec) -> bool:
+    return spec.shape is not None and spec.shape[:1] == (None,)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -20,10 +20,15 @@ def check_depth(text: str, limit: int) -> None:
     What is not JSON is left to the parser.
     """
     if text.count("[") + text.count("{") > limit and depth_of(text) > limit:
-        raise InvalidInput(
-            f"JSON Parse error: nested deeper than {limit} levels, the most that this server "
-            f"takes ({flag_of('max_json_depth')})"
-        )
+        raise too_deep(limit)
+
+
+def too_deep(limit: int) -> InvalidInput:
+    """The error of JSON of more levels than that."""
+    return InvalidInput(
+        f"JSON Parse error: nested deeper than {limit} levels, the most that this server takes "
+        f"({flag_of('max_json_depth')})"
+    )
 
 
 def depth_of(text: str) -> int:

@@ -6,7 +6,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request  # noqa: TID253
@@ -26,8 +27,9 @@ from mlserve.errors import (
 from mlserve.protocols.status import http_status
 from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.models.loaded import LoadedVersion
+from mlserve.server.port.body_memory import BodyMemory
 from mlserve.server.port.last_words import respond_and_close
-from mlserve.server.rest_body import BodyTooLarge, read_body
+from mlserve.server.rest_body import Body, BodyTooLarge, NoRoom
 from mlserve.server.sight.exchange import Exchange, current
 from mlserve.server.sight.requests import Sight, rest_route
 
@@ -141,6 +143,8 @@ def error_response(error: MlserveError) -> Response:
     elif isinstance(error, Overloaded) and error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
         headers["Retry-After-Ms"] = str(math.ceil(error.retry_after * 1000))
+    if isinstance(error, NoRoom):
+        headers["Connection"] = "close"
     return Response(body, status, headers, "application/json")
 
 
@@ -159,15 +163,18 @@ def deadline_of(request: Request, default: float) -> Deadline:
     return Deadline.at_most(timeout)
 
 
-async def read_within(request: Request, deadline: Deadline, limit: int) -> bytes:
-    """The request's body as it was sent. Raises DeadlineExceeded, BodyTooLarge above `limit`."""
-    try:
-        async with asyncio.timeout_at(deadline.expires_at):
-            body = await read_body(request.stream(), request.headers, limit)
-    except TimeoutError:
-        raise deadline.exceeded("the request's body was on its way") from None
-    current().bytes_in = len(body)
-    return body
+@asynccontextmanager
+async def received(
+    request: Request, deadline: Deadline, limit: int, memory: BodyMemory
+) -> AsyncIterator[Body]:
+    """The request's body as it was sent, counted in `memory` inside of the block.
+
+    Raises DeadlineExceeded, BodyTooLarge above `limit`, and NoRoom.
+    """
+    with Body(memory, deadline) as body:
+        await body.receive(request.stream(), request.headers, limit)
+        current().bytes_in = len(body.content)
+        yield body
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:

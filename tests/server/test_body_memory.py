@@ -6,8 +6,8 @@ from threading import Thread
 
 import pytest
 
-from mlserve.errors import Overloaded
-from mlserve.server.port.body_memory import STALLED, BodyMemory
+from mlserve.errors import InputTooLarge, Overloaded
+from mlserve.server.port.body_memory import PROGRESS, STALLED, BodyMemory
 from mlserve.settings import ServerSettings
 
 
@@ -69,12 +69,49 @@ def test_a_body_that_has_arrived_gives_way_to_nobody() -> None:
 def test_nobody_gives_way_where_that_would_not_make_room() -> None:
     clock = Clock()
     memory = BodyMemory(100, clock)
-    with memory.open(_never) as stalled, memory.open(_never) as new:
-        stalled.take(50)
+    with memory.open(_never) as stalled, memory.open(_never) as whole, memory.open(_never) as new:
+        stalled.take(30)
+        whole.take(50)
+        whole.finish()
         clock.now = STALLED
         with pytest.raises(Overloaded):
-            new.take(101)
-        assert memory.held == 50
+            new.take(51)
+        assert memory.held == 80
+
+
+def test_what_would_not_fit_if_it_were_alone_is_not_asked_to_come_back() -> None:
+    with BodyMemory(100, Clock()).open(_never) as body:
+        body.take(60)
+        with pytest.raises(InputTooLarge, match="more memory to read than the 100 bytes"):
+            body.take(41)
+
+
+def test_an_upload_that_drips_has_stalled_too() -> None:
+    clock, gone = Clock(), list[str]()
+    memory = BodyMemory(10 * PROGRESS, clock)
+    dripping = memory.open(lambda: gone.append("dripping"))
+    going = memory.open(lambda: gone.append("going"))
+    dripping.take(5 * PROGRESS)
+    going.take(PROGRESS)
+    for moment in range(1, 11):
+        clock.now = moment * STALLED / 10
+        dripping.take(1)
+        going.take(PROGRESS // 10)
+    going.take(PROGRESS)
+    with memory.open(_never) as new:
+        new.take(4 * PROGRESS)
+    assert gone == ["dripping"]
+
+
+def test_memory_is_given_back_when_the_last_user_is_done() -> None:
+    memory = BodyMemory(100, Clock())
+    body = memory.open(_never)
+    with body:
+        body.take(60)
+        reader = body.__enter__()
+    assert memory.held == 60
+    reader.__exit__(None, None, None)
+    assert memory.held == 0
 
 
 def test_a_part_can_be_given_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput
 from mlserve.protocols.proto.example_pb2 import Example
 from mlserve.protocols.proto.serving_pb2 import Input
-from mlserve.server.tfs import example_json
+from mlserve.server.tfs import example_json, json_tensor
 from mlserve.server.tfs.examples import fields_of, read_examples
 from mlserve.settings import DEFAULT_SETTINGS
 
@@ -98,6 +99,31 @@ def test_numbers_of_json_are_whole_or_decimal() -> None:
     assert feature["whole"].int64_list.value == [-(2**63), 1]
     assert feature["decimal"].float_list.value == [1.0, 2.0**64, float("inf")]
     assert feature["no"].WhichOneof("kind") is None
+
+
+def test_long_features_are_as_short_ones() -> None:
+    def read(row: dict[str, Any]) -> list[bytes]:
+        body = json_tensor.parse_body(json.dumps({"examples": [row, {}]}))
+        messages: list[bytes] = example_json.read_examples(body, DEFAULT_SETTINGS, PATIENT).tolist()
+        return messages
+
+    values = {"i": [2**63 - 1] * 50_000, "f": [1.5] * 50_000, "b": ["x"] * 50_000}
+    [long, _] = read(values)
+    features = Example.FromString(long).features.feature
+    assert list(features["i"].int64_list.value) == values["i"]
+    assert list(features["f"].float_list.value) == values["f"]
+    assert list(features["b"].bytes_list.value) == [b"x"] * 50_000
+    for wrong, words in (
+        ([1] * 50_000 + [1.5], "Unexpected element type"),
+        ([[]] * 99_999, "Array"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            read({"x": wrong})
+    for rows in ("[" + "1," * 99_999 + "1]", '"' + "x" * 200_000 + '"'):
+        body = json_tensor.parse_body(f'{{"examples": {rows}}}')
+        with pytest.raises(InvalidInput, match=r"list") as caught:
+            example_json.read_examples(body, DEFAULT_SETTINGS, PATIENT)
+        assert len(caught.value.message) < 1000
 
 
 def test_a_value_in_a_message_of_ours_is_cut() -> None:

@@ -13,18 +13,24 @@ import numpy as np  # noqa: TID253
 
 from mlserve.errors import InvalidInput
 from mlserve.server.dtypes import NUMPY, Array
+from mlserve.server.reading import UNBOUNDED, Room
 from mlserve.tensors import DType, TensorSpec
 
+Data = bytes | bytearray | memoryview
 _LENGTH = struct.Struct("<I")
+_STRING = 48
+"""Bytes that a string takes beside its characters, in an array."""
+_AT_ONCE = 4096
+"""Strings that are read before it is asked whether there is time for more."""
 
 
-def from_bytes(spec: TensorSpec, count: int, data: bytes | memoryview) -> Array:
+def from_bytes(spec: TensorSpec, count: int, data: Data, room: Room = UNBOUNDED) -> Array:
     """The `count` values that the bytes hold, flat; they may share the bytes, and be read-only.
 
     Raises InvalidInput naming the input when they hold more or fewer.
     """
     if spec.dtype is DType.BYTES:
-        return _strings(spec, count, data)
+        return _strings(spec, count, data, room)
     dtype = NUMPY[spec.dtype]
     if len(data) != count * dtype.itemsize:
         raise InvalidInput(
@@ -54,16 +60,23 @@ def _with_length(item: bytes) -> bytes:
     return _LENGTH.pack(len(item)) + item
 
 
-def _strings(spec: TensorSpec, count: int, data: bytes | memoryview) -> Array:
+def _strings(spec: TensorSpec, count: int, data: Data, room: Room) -> Array:
     if count * _LENGTH.size > len(data):
         raise _wrong_count(spec, count, f"only {len(data)} bytes of data")
-    items = list(_split(spec, data))
-    if len(items) != count:
-        raise _wrong_count(spec, count, f"{len(items)} strings in its data")
-    return np.array([*items, None], dtype=object)[:-1]  # never an array of the strings' bytes
+    room.take(len(data) + count * _STRING)
+    strings, found = np.empty(count, object), 0
+    for item in _split(spec, data):
+        if found % _AT_ONCE == 0:
+            room.require_time()
+        if found < count:
+            strings[found] = item
+        found += 1
+    if found != count:
+        raise _wrong_count(spec, count, f"{found} strings in its data")
+    return strings
 
 
-def _split(spec: TensorSpec, data: bytes | memoryview) -> Iterator[bytes]:
+def _split(spec: TensorSpec, data: Data) -> Iterator[bytes]:
     start, end = 0, len(data)
     while start < end:
         if end - start < _LENGTH.size:

@@ -10,7 +10,6 @@ extension). A body that is image files (`mlserve.server.image_body`) is that wit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from starlette.datastructures import Headers  # noqa: TID253
 
 from mlserve.errors import InputTooLarge, InvalidInput
+from mlserve.server import json_writing
 from mlserve.server.dtypes import Array
 from mlserve.server.image_body import is_image_body, read_image_body
 from mlserve.server.models.loaded import LoadedVersion
@@ -31,7 +31,8 @@ from mlserve.server.oip.request import (
     WantedOutput,
     datatype_of,
 )
-from mlserve.server.rest_body import content_of, text_of
+from mlserve.server.reading import UNBOUNDED, Room
+from mlserve.server.rest_body import Content, content_of, text_of
 from mlserve.server.tfs import json_tensor
 from mlserve.server.wire_limits import MOST_TEXT
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
@@ -44,7 +45,7 @@ _SHOWN = 100
 _INLINE_DIGITS = len(str(_INLINE_BYTES))
 
 
-def is_small(body: bytes, headers: Headers) -> bool:
+def is_small(body: Content, headers: Headers) -> bool:
     """Whether `read_request` is done at once: its JSON is short, and nothing is compressed."""
     if "content-encoding" in headers:
         return False
@@ -53,27 +54,32 @@ def is_small(body: bytes, headers: Headers) -> bool:
 
 
 def read_request(
-    body: bytes, headers: Headers, settings: ServerSettings = DEFAULT_SETTINGS
+    body: Content,
+    headers: Headers,
+    settings: ServerSettings = DEFAULT_SETTINGS,
+    room: Room = UNBOUNDED,
 ) -> InferRequest:
     """The request that a body holds, its tensors not read yet. Raises InvalidInput."""
-    content = content_of(body, headers, settings.max_request_bytes)
+    content = content_of(body, headers, settings.max_request_bytes, room)
     length = _json_length(content, headers)
     if length == 0:
         return InferRequest("", {}, (), (), is_binary=True, raw_body=content)
     if length is None and is_image_body(content, headers):
-        found = read_image_body(content, headers, settings)
+        found = read_image_body(content, headers, settings, room)
         named = {"signature": found.signature} if found.signature else {}
         return InferRequest("", named, (), (), files=found.files)
-    tail = memoryview(content)[len(content) if length is None else length :]
+    sent = memoryview(content)
+    text = text_of(sent[:length], room)
     head = json_tensor.parse_body(
-        text_of(content[:length]), ignores_rest=False, max_depth=settings.max_json_depth
+        text, ignores_rest=False, max_depth=settings.max_json_depth, room=room
     )
+    tail = sent[len(content) if length is None else length :]
     request_id = _id_of(head)
     parameters = oip_parameters.of_json(head.get("parameters"), "the request")
     return InferRequest(
         request_id,
         parameters,
-        _inputs(_objects(head, "inputs"), tail),
+        _inputs(_objects(head, "inputs"), tail, room),
         [_wanted(item) for item in _objects(head, "outputs")] if head.get("outputs") else (),
         is_binary=bool(oip_parameters.flag(parameters, "binary_data_output")),
     )
@@ -111,11 +117,15 @@ def write_response(
     head = {"model_name": loaded.artifact.model, "model_version": str(loaded.version)}
     if request.id:
         head["id"] = request.id
-    text = json.dumps({**head, "outputs": outputs}, ensure_ascii=False)
+    members: dict[str, json_writing.Text] = {
+        name: [json_writing.dumps(value)] for name, value in head.items()
+    }
+    members["outputs"] = json_writing.list_text(outputs)
+    text = "".join(json_writing.object_text(members))
     return text.encode(), b"".join(tail) if tail else None
 
 
-def _json_length(content: bytes, headers: Headers) -> int | None:
+def _json_length(content: Content, headers: Headers) -> int | None:
     """The length of the JSON at the start of the body; None where the body is nothing else."""
     length = headers.get(LENGTH_HEADER)
     if length is None:
@@ -127,10 +137,10 @@ def _json_length(content: bytes, headers: Headers) -> int | None:
     return int(length)
 
 
-def _wrong_length(length: str, content: bytes) -> InvalidInput:
+def _wrong_length(length: str, content: Content) -> InvalidInput:
     return InvalidInput(
         f"{LENGTH_HEADER} must be the length of the JSON, at most the {len(content)} bytes of the "
-        f"body, not {length!r}"
+        f"body, not {length[:_SHOWN]!r}"
     )
 
 
@@ -149,7 +159,7 @@ def _wanted(item: Mapping[str, Any]) -> WantedOutput:
     return WantedOutput.of(name, oip_parameters.of_json(item.get("parameters"), f"output '{name}'"))
 
 
-def _inputs(items: Sequence[Mapping[str, Any]], tail: memoryview) -> list[SentTensor]:
+def _inputs(items: Sequence[Mapping[str, Any]], tail: memoryview, room: Room) -> list[SentTensor]:
     tensors, start = [], 0
     for item in items:
         parameters = oip_parameters.of_json(item.get("parameters"), f"input '{item['name']}'")
@@ -160,14 +170,14 @@ def _inputs(items: Sequence[Mapping[str, Any]], tail: memoryview) -> list[SentTe
                 f"input '{item['name']}' has binary_data_size {size}, and {len(tail) - start} "
                 f"bytes are left behind the JSON (its length is the header {LENGTH_HEADER})"
             )
-        tensors.append(_tensor(item, None if size is None else tail[start:end]))
+        tensors.append(_tensor(item, None if size is None else tail[start:end], room))
         start = end
     if start != len(tail):
         raise InvalidInput(f"{len(tail) - start} bytes behind the JSON belong to no input")
     return tensors
 
 
-def _tensor(item: Mapping[str, Any], data: memoryview | None) -> SentTensor:
+def _tensor(item: Mapping[str, Any], data: memoryview | None, room: Room) -> SentTensor:
     name, shape, datatype = item["name"], item.get("shape"), item.get("datatype")
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
         raise InvalidInput(f"input '{name}' must have a 'shape', a list of integers")
@@ -182,7 +192,7 @@ def _tensor(item: Mapping[str, Any], data: memoryview | None) -> SentTensor:
     if data is None:
         read = partial(from_json, shape=sizes, data=item["data"])
     else:
-        read = partial(oip_binary.from_bytes, data=data)
+        read = partial(oip_binary.from_bytes, data=data, room=room)
     return SentTensor(name, datatype, sizes, read)
 
 
@@ -202,7 +212,7 @@ def from_json(spec: TensorSpec, count: int, *, shape: tuple[int, ...], data: Any
             f"the data of input '{spec.name}' is {_described(nested)}; its shape {list(shape)} "
             f"takes a list of {count} values, or lists of that shape"
         )
-    if spec.dtype is DType.BYTES and any(type(item) is not str for item in flat):
+    if spec.dtype is DType.BYTES and json_tensor.types_of(flat) - {str}:
         raise InvalidInput(f"the data of input '{spec.name}' must be strings, as it is BYTES")
     return json_tensor.to_flat_array(spec, flat)
 
@@ -240,11 +250,20 @@ def _text(spec: TensorSpec, item: bytes) -> str:
         ) from error
 
 
-def _output(answer: AnswerTensor, tail: list[bytes] | None) -> dict[str, Any]:
-    """One output; its bytes are added to `tail` where there is one."""
+def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writing.Text:
+    """The JSON of one output; its bytes are added to `tail` where there is one."""
     spec, value = answer.spec, answer.value
-    described = {"name": spec.name, "datatype": datatype_of(spec), "shape": list(value.shape)}
+    described: dict[str, Any] = {
+        "name": spec.name,
+        "datatype": datatype_of(spec),
+        "shape": list(value.shape),
+    }
+    if tail is not None:
+        tail.append(oip_binary.to_bytes(spec, value))
+        described["parameters"] = {"binary_data_size": len(tail[-1])}
+    members: dict[str, json_writing.Text] = {
+        name: [json_writing.dumps(what)] for name, what in described.items()
+    }
     if tail is None:
-        return {**described, "data": to_json(spec, value)}
-    tail.append(oip_binary.to_bytes(spec, value))
-    return {**described, "parameters": {"binary_data_size": len(tail[-1])}}
+        members["data"] = json_writing.array_text(value.reshape(-1), partial(to_json, spec))
+    return json_writing.object_text(members)

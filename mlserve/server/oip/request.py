@@ -92,7 +92,7 @@ class InferRequest:
     inputs: Sequence[SentTensor]
     outputs: Sequence[WantedOutput]
     is_binary: bool = False
-    raw_body: bytes | None = None
+    raw_body: bytes | bytearray | None = None
     files: Sequence[bytes] = ()
 
     def told(self) -> tuple[str, int]:
@@ -202,7 +202,7 @@ def datatype_of(spec: TensorSpec) -> str:
     return spec.dtype.oip_name
 
 
-def _raw_input(signature: Signature, body: bytes) -> SentTensor:
+def _raw_input(signature: Signature, body: bytes | bytearray) -> SentTensor:
     """The only input of the signature; BYTES is one string without its length."""
     if len(signature.required) != 1:
         raise InvalidInput(
@@ -214,7 +214,7 @@ def _raw_input(signature: Signature, body: bytes) -> SentTensor:
     if spec.dtype is DType.BYTES:
         one = (1,) if spec.shape is None else tuple(1 for _ in spec.shape)
         return SentTensor(
-            spec.name, datatype, one, lambda *_: np.array([body, None], dtype=object)[:-1]
+            spec.name, datatype, one, lambda *_: np.array([bytes(body), None], dtype=object)[:-1]
         )
     shape = _shape_of(spec, len(body) // NUMPY[spec.dtype].itemsize)
     read = partial(oip_binary.from_bytes, data=body)

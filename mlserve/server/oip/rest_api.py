@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -28,15 +27,17 @@ from mlserve.server.oip.metadata import (
     version_of,
 )
 from mlserve.server.oip.request import InferRequest, write_outputs
+from mlserve.server.port.body_memory import BodyMemory
 from mlserve.server.rest import (
     answer_headers,
     check_method,
     contract_headers,
     deadline_of,
     json_response,
-    read_within,
+    received,
     while_connected,
 )
+from mlserve.server.rest_body import Body
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
@@ -55,8 +56,10 @@ _MODEL = re.compile(
 class OipRest:
     """The REST protocol of the Open Inference Protocol, version 2."""
 
-    def __init__(self, engine: Engine, repository: Catalog) -> None:
+    def __init__(self, engine: Engine, repository: Catalog, memory: BodyMemory) -> None:
         self._engine = engine
+        self._repository = repository
+        self._memory = memory
         self._models = OipModels(engine, repository)
 
     async def respond(self, request: Request) -> Response | None:
@@ -106,19 +109,13 @@ class OipRest:
     async def _infer(self, request: Request, model: str, version: int | None) -> Response:
         deadline = deadline_of(request, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the body is read
+        self._repository.lease(model, version).release()
         settings = self._engine.settings
-        body = await read_within(request, deadline, settings.max_request_bytes)
-        call: Call[_Answer]
-        if is_small(body, request.headers):
-            asked = read_request(body, request.headers, settings)
-            deadline = oip_parameters.sooner(deadline, asked.parameters)
-            decode, encode = partial(asked.decode, settings=settings), partial(_encode, asked)
-            call = Call(model, version, decode, encode, len(body), *asked.told())
-        else:
-            long = _LongRequest(body, request.headers, settings)
-            call = Call(model, version, long.decode, long.encode, len(body), sooner=long.sooner)
-        job = self._engine.enter(call, deadline)
-        loaded, head, tail = await while_connected(request, self._engine.answer(job))
+        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
+            asked = _Asked(body, request.headers, settings)
+            deadline = asked.sooner(deadline)
+            job = self._engine.enter(asked.call(model, version), deadline)
+            loaded, head, tail = await while_connected(request, self._engine.answer(job))
         headers = answer_headers(loaded)
         if tail is None:
             return json_response(head, headers)
@@ -126,32 +123,37 @@ class OipRest:
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 
-class _LongRequest:
-    """A request of long JSON, which is read on the worker: not on the loop, and once admitted."""
+class _Asked:
+    """A request for an inference. One of long JSON is read on the worker, once admitted."""
 
-    def __init__(self, body: bytes, headers: Headers, settings: ServerSettings) -> None:
+    def __init__(self, body: Body, headers: Headers, settings: ServerSettings) -> None:
         self._body = body
         self._headers = headers
         self._settings = settings
-        self._asked = InferRequest("", {}, (), ())
+        self._is_read = is_small(body.content, headers)
+        self._asked = self._read() if self._is_read else InferRequest("", {}, (), ())
 
-    def decode(self, signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-        self._asked = read_request(self._body, self._headers, self._settings)
-        self._body = b""
-        return self._asked.decode(signatures, self._settings)
+    def call(self, model: str, version: int | None) -> Call[_Answer]:
+        size = len(self._body.content)
+        if not self._is_read:
+            return Call(model, version, self._decode, self._encode, size, sooner=self.sooner)
+        return Call(model, version, self._decode, self._encode, size, *self._asked.told())
 
     def sooner(self, deadline: Deadline) -> Deadline:
         return oip_parameters.sooner(deadline, self._asked.parameters)
 
-    def encode(self, loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
-        return _encode(self._asked, loaded, signature, outputs)
+    def _read(self) -> InferRequest:
+        return read_request(self._body.content, self._headers, self._settings, self._body.room)
 
+    def _decode(self, signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+        with self._body.reading():
+            asked = self._asked if self._is_read else self._read()
+            self._asked = replace(asked, inputs=(), raw_body=None, files=())
+            return asked.decode(signatures, self._settings)
 
-def _encode(
-    asked: InferRequest, loaded: LoadedVersion, signature: Signature, outputs: Tensors
-) -> _Answer:
-    answers = write_outputs(signature, outputs, asked.outputs)
-    return loaded, *write_response(loaded, asked, answers)
+    def _encode(self, loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
+        answers = write_outputs(signature, outputs, self._asked.outputs)
+        return loaded, *write_response(loaded, self._asked, answers)
 
 
 def _raise(error: Exception | None) -> None:

@@ -14,8 +14,9 @@ from mlserve.errors import InvalidInput
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc_extensions import PATIENCE, require_no_override, require_unnamed
 from mlserve.server.oip.metadata import version_of
-from mlserve.server.rest import check_method, deadline_of, json_response, read_within
-from mlserve.server.rest_body import content_of, text_of
+from mlserve.server.port.body_memory import BodyMemory
+from mlserve.server.rest import check_method, deadline_of, json_response, received
+from mlserve.server.rest_body import Content, content_of, text_of
 from mlserve.server.tfs import json_tensor
 
 _ABOUT = re.compile(
@@ -32,8 +33,9 @@ _MOST_BYTES = 64 * 2**10
 class OipRestExtensions:
     """Stands before `OipRest`, whose paths for models its own look like."""
 
-    def __init__(self, extensions: OipExtensions) -> None:
+    def __init__(self, extensions: OipExtensions, memory: BodyMemory) -> None:
         self._extensions = extensions
+        self._memory = memory
 
     async def respond(self, request: Request) -> Response | None:
         """The response to a request for one of the extensions; None for any other path."""
@@ -60,8 +62,8 @@ class OipRestExtensions:
             self._extensions.require_control(is_from_browser="origin" in request.headers)
         require_unnamed(unquote(match["repository"] or ""))
         deadline = deadline_of(request, PATIENCE)
-        body = await read_within(request, deadline, _MOST_BYTES)
-        asked = _object(content_of(body, request.headers, _MOST_BYTES))
+        async with received(request, deadline, _MOST_BYTES, self._memory) as body:
+            asked = _object(content_of(body.content, request.headers, _MOST_BYTES))
         if not match["verb"]:
             return _json(self._extensions.index(only_ready=_is_true(asked, "ready")))
         parameters = asked.get("parameters", {})
@@ -73,7 +75,7 @@ class OipRestExtensions:
         return Response()
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: Content) -> dict[str, Any]:
     """The JSON object of a body; an empty body is an empty one. Raises InvalidInput."""
     text = text_of(body)
     return json_tensor.parse_body(text, ignores_rest=False) if text.strip() else {}

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 
-from mlserve.errors import Overloaded
+from mlserve.errors import InputTooLarge, Overloaded
 from mlserve.settings import flag_of
 
 STALLED = 1.0
-"""Seconds without a byte after which an unfinished upload gives way to others."""
+"""Seconds without progress after which an unfinished upload gives way to others."""
+PROGRESS = 16 * 2**10
+"""Bytes that are progress: an upload that sends a byte now and then has stalled too."""
 _RETRY_AFTER = 1.0
 
 
@@ -37,6 +39,20 @@ class BodyMemory:
         """Bytes held now."""
         return self._held
 
+    def enter(self, body: HeldBody) -> None:
+        """What entering the `with` block of a body does."""
+        with self._lock:
+            body.users += 1
+
+    def leave(self, body: HeldBody) -> None:
+        """What leaving the `with` block of a body does."""
+        with self._lock:
+            body.users -= 1
+            if not body.users:
+                body.is_upload = False
+                self._uploads.pop(body, None)
+                self._forget(body)
+
     def open(self, give_way: Callable[[], None]) -> HeldBody:
         """A body that begins to arrive.
 
@@ -52,15 +68,30 @@ class BodyMemory:
             self._held += size
             body.size += size
             if body.is_upload:
-                self._uploads.pop(body, None)
-                self._uploads[body] = self._clock()
+                self._note_progress(body, size)
         for given in stalled:
             given.give_way()
 
+    def _note_progress(self, body: HeldBody, size: int) -> None:
+        body.since_progress += size
+        if body not in self._uploads or body.since_progress >= PROGRESS:
+            self._uploads.pop(body, None)
+            self._uploads[body] = self._clock()
+            body.since_progress = 0
+
     def _make_room(self, body: HeldBody, size: int) -> list[HeldBody]:
-        """The stalled uploads that have to give way, already uncounted. Raises Overloaded."""
+        """The stalled uploads that have to give way, already uncounted.
+
+        Raises Overloaded, and InputTooLarge where the body would not fit if it were alone.
+        """
         if body.has_given_way:
             raise self._no_room(size)
+        if body.size + size > self.most:
+            raise InputTooLarge(
+                f"the request takes more memory to read than the {self.most} bytes of this server "
+                f"({flag_of('max_body_memory')})",
+                hint="send several smaller requests, or numbers in binary form",
+            )
         missing = self._held + size - self.most
         stalled, since = [], self._clock() - STALLED
         for upload, grew_at in self._uploads.items():
@@ -104,17 +135,26 @@ class BodyMemory:
 
 
 class HeldBody:
-    """The memory of one body; leaving its `with` block releases all of it."""
+    """The memory of one body; leaving its last `with` block releases all of it.
+
+    The request's task is in one such block, and the thread that reads the body in another: whoever
+    is done last gives the memory back.
+    """
 
     def __init__(self, memory: BodyMemory, give_way: Callable[[], None]) -> None:
         self._memory = memory
         self.give_way = give_way
         self.size = 0
+        self.since_progress = 0
+        self.users = 0
         self.is_upload = True
         self.has_given_way = False
 
     def take(self, size: int) -> None:
-        """Counts that many bytes more, before they are allocated. Raises Overloaded."""
+        """Counts that many bytes more, before they are allocated.
+
+        Raises Overloaded, and InputTooLarge for what would not fit if it were alone.
+        """
         self._memory.take(self, size)
 
     def finish(self) -> None:
@@ -126,6 +166,7 @@ class HeldBody:
         self._memory.release(self, size)
 
     def __enter__(self) -> HeldBody:
+        self._memory.enter(self)
         return self
 
     def __exit__(
@@ -134,8 +175,7 @@ class HeldBody:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._memory.finish(self)
-        self._memory.release(self, None)
+        self._memory.leave(self)
 
 
 _HELD: ContextVar[HeldBody | None] = ContextVar("mlserve_held_body", default=None)

@@ -33,6 +33,12 @@ _LINGER = 1.0
 """Seconds in which a refused client may read why: closed at once, it might see a reset only."""
 _MOST_LINGERING = 100
 """Refused clients that may read why at the same time; a quarter of the connections, if fewer."""
+_READ_AT_ONCE = 128 * 2**10
+"""Bytes that are read from a connection at once, and not asyncio's 256 KiB (but for TLS).
+
+uvicorn stops reading once it has more than as many of a body that nobody has taken yet, so that a
+connection holds at most 192 KiB which `BodyMemory` does not count.
+"""
 _MOST_AHEAD = 16
 """Requests that may be sent on one connection before the answer to the first."""
 
@@ -92,6 +98,7 @@ class HttpConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, or answers 503 when all that may be are at work."""
         super().connection_made(transport)
+        transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]
         self.active_at = self.loop.time()
         if len(self.connections) > self._port.most and not self._port.close_longest_waiting():
             self._refuse_for_room()

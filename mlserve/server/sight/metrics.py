@@ -27,6 +27,7 @@ from mlserve import __version__
 from mlserve.errors import NotFound
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.versions import State, VersionStatus
+from mlserve.server.port.body_memory import BodyMemory
 from mlserve.server.sight.exchange import STAGES, Exchange, Kind
 from mlserve.server.sight.log_writer import lost_lines
 from mlserve.server.work.engine import Engine
@@ -83,9 +84,9 @@ class Metrics:
         )
         self._begin_at_zero()
 
-    def show(self, engine: Engine, catalog: Catalog) -> None:
-        """Adds the state of these two, which is read at each scrape."""
-        self.registry.register(_ServerState(engine, catalog))
+    def show(self, engine: Engine, catalog: Catalog, memory: BodyMemory) -> None:
+        """Adds the state of these, which is read at each scrape."""
+        self.registry.register(_ServerState(engine, catalog, memory))
 
     def request(self, ended: Exchange, seconds: float) -> None:
         """Counts a request that ended, `seconds` after it came in."""
@@ -161,9 +162,10 @@ class _Children(Generic[Kept]):
 class _ServerState(Collector):
     """What is read from the server when it is asked for."""
 
-    def __init__(self, engine: Engine, catalog: Catalog) -> None:
+    def __init__(self, engine: Engine, catalog: Catalog, memory: BodyMemory) -> None:
         self._engine = engine
         self._catalog = catalog
+        self._memory = memory
 
     def collect(self) -> Iterator[Metric]:
         """The gauges, and the counter of log lines that could not be written."""
@@ -174,6 +176,8 @@ class _ServerState(Collector):
             ("requests_running", "Calls that hold a slot now.", engine.running),
             ("requests_waiting", "Calls in the queue now.", engine.waiting),
             ("queue_limit", "The most calls that may wait.", engine.max_queue),
+            ("body_bytes", "Memory that requests hold while they are read.", self._memory.held),
+            ("body_bytes_limit", "The most that they may hold.", self._memory.most),
         ):
             yield GaugeMetricFamily(f"mlserve_{name}", text, value)
         yield self._versions()

@@ -21,6 +21,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, bounded
 from mlserve.protocols.proto.example_pb2 import Example, Feature
 from mlserve.server.dtypes import Array
+from mlserve.server.packed_lists import PackedList
 from mlserve.server.tfs import examples
 from mlserve.settings import ServerSettings
 
@@ -41,6 +42,8 @@ def read_examples(body: Mapping[str, Any], settings: ServerSettings, deadline: D
             body, "When method is classify, key 'examples' is expected and was not found"
         )
     rows = body["examples"]
+    if isinstance(rows, PackedList):  # long, and without an object in it
+        raise InvalidInput("Example must be JSON object but got a list of other JSON values")
     if not isinstance(rows, list):
         raise _malformed(body, "Expecting 'examples' value to be an list/array")
     if not rows:
@@ -68,11 +71,22 @@ def _serialized(value: Any) -> bytes:
         raise InvalidInput(f"Example must be JSON object but got JSON {_type_of(value)}")
     example = Example()
     for name, content in value.items():
-        values = content if isinstance(content, list) else [content]
-        feature = _feature(bounded(name[:_MOST_SHOWN]), values)
+        shown = bounded(name[:_MOST_SHOWN])
+        feature = _feature(shown, _values(shown, content))
         example.features.feature[_utf8(name).decode()].CopyFrom(feature)
     data: bytes = example.SerializeToString()
     return data
+
+
+def _values(name: str, content: Any) -> list[Any]:
+    if not isinstance(content, PackedList):
+        return content if isinstance(content, list) else [content]
+    items = content.items()
+    if items is None:
+        raise InvalidInput(f"Feature: {name} has element with unexpected JSON type: Array")
+    if {int, float} <= {kind for part in content.parts for kind in part.types}:
+        raise InvalidInput(f"Unexpected element type in feature: {name}: integers and decimals")
+    return list(items)
 
 
 def _feature(name: str, values: list[Any]) -> Feature:
@@ -132,11 +146,15 @@ def _malformed(body: Mapping[str, Any], problem: str) -> InvalidInput:
 def _shown(value: Any) -> str:
     """The start of the value's JSON; no more of it is written than is shown."""
     text = ""
-    for part in json.JSONEncoder().iterencode(value):
+    for part in json.JSONEncoder(default=_unshown).iterencode(value):
         text += part[:_MOST_SHOWN]
         if len(text) > _MOST_SHOWN:
             return bounded(text[:_MOST_SHOWN]) + "..."
     return bounded(text)
+
+
+def _unshown(_: PackedList) -> str:
+    return "a long list"
 
 
 def _type_of(value: Any) -> str:

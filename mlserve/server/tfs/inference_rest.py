@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
-from mlserve.deadline import Deadline
+from mlserve.server import json_writing
+from mlserve.server.json_writing import dumps
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
+from mlserve.server.port.body_memory import BodyMemory
 from mlserve.server.rest import (
     answer_headers,
     deadline_of,
     json_response,
-    read_within,
+    received,
     while_connected,
 )
-from mlserve.server.rest_body import content_of, is_encoded, text_of
+from mlserve.server.rest_body import Body, content_of, is_encoded, text_of
 from mlserve.server.tfs import example_json, json_tensor
 from mlserve.server.tfs.inference import (
     CLASSIFY,
@@ -44,8 +45,9 @@ _METHODS: Mapping[str, Method] = {"classify": CLASSIFY, "regress": REGRESS}
 class InferenceRest:
     """The two calls that take examples."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, memory: BodyMemory) -> None:
         self._engine = engine
+        self._memory = memory
 
     async def respond(
         self, request: Request, model: str, version: VersionChoice, verb: str
@@ -54,11 +56,11 @@ class InferenceRest:
         deadline = deadline_of(request, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the body is read
         settings = self._engine.settings
-        body = await read_within(request, deadline, settings.max_request_bytes)
-        call = _call(request, model, version, _METHODS[verb], body, settings, deadline)
-        with telling_of_servables():
-            job = self._engine.enter(call, deadline)
-        loaded, answer = await while_connected(request, self._engine.answer(job))
+        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
+            call = _call(request, model, version, _METHODS[verb], body, settings)
+            with telling_of_servables():
+                job = self._engine.enter(call, deadline)
+            loaded, answer = await while_connected(request, self._engine.answer(job))
         return json_response(answer, answer_headers(loaded))
 
 
@@ -67,26 +69,33 @@ def _call(
     model: str,
     version: VersionChoice,
     method: Method,
-    body: bytes,
+    body: Body,
     settings: ServerSettings,
-    deadline: Deadline,
 ) -> Call[Answer]:
     count = 0
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
         nonlocal count
-        text = text_of(content_of(body, request.headers, settings.max_request_bytes))
-        content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
-        name = example_json.signature_of(content)
-        examples = example_json.read_examples(content, settings, deadline)
+        with body.reading():
+            content = _read(body, request, settings)
+            name = example_json.signature_of(content)
+            examples = example_json.read_examples(content, settings, body.deadline)
         signature = method.find(signatures, name)
         check_takes_examples(signature)
         count = len(examples)
         return signature, {INPUT: examples}
 
     def encode(loaded: LoadedVersion, _: Signature, outputs: Tensors) -> Answer:
-        rows = method.rows(outputs, count)
-        return loaded, json.dumps({"results": rows}, ensure_ascii=False).encode()
+        rows = json_writing.list_text([dumps(row)] for row in method.rows(outputs, count))
+        return loaded, "".join(json_writing.object_text({"results": rows})).encode()
 
-    signature = "" if is_encoded(request.headers) else json_tensor.signature_asked(body)
-    return Call(model, version, decode, encode, len(body), signature)
+    sent = body.content
+    signature = "" if is_encoded(request.headers) else json_tensor.signature_asked(sent)
+    return Call(model, version, decode, encode, len(sent), signature)
+
+
+def _read(body: Body, request: Request, settings: ServerSettings) -> Mapping[str, Any]:
+    sent = content_of(body.content, request.headers, settings.max_request_bytes, body.room)
+    text = text_of(sent, body.room)
+    body.forget(sent)
+    return json_tensor.parse_body(text, max_depth=settings.max_json_depth, room=body.room)

@@ -12,13 +12,15 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import InvalidInput
+from mlserve.server import json_writing
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.image_header import check_images
 from mlserve.server.input_check import (
@@ -28,8 +30,19 @@ from mlserve.server.input_check import (
     misspelt,
 )
 from mlserve.server.json_depth import check_depth
+from mlserve.server.json_numbers import finite, has_large_exponent
+from mlserve.server.json_pieces import after_blanks, raw_decode
+from mlserve.server.packed_lists import (
+    MAX_RANK,
+    PackedList,
+    Values,
+    both_lists_and_values,
+    irregular,
+    packed,
+)
+from mlserve.server.reading import PIECE, UNBOUNDED, Room
 from mlserve.server.tfs.json_words import (
-    first_wins,
+    Decoder,
     parse_problem,
     shown,
     spelled_out,
@@ -42,12 +55,22 @@ from mlserve.tensors import DType, Signature, TensorSpec
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
-_DECODER = json.JSONDecoder(object_pairs_hook=first_wins)
+_DECODER = Decoder()
+_FINITE = Decoder(parse_float=finite)
+_SHORT = 2 * PIECE
+"""Characters up to which a text is parsed at once: an image of 96 kB in base64, for one."""
 _SIGNATURE_NAME = re.compile(rb'"signature_name"\s*:\s*"([^"\\]{1,200})"')
+_LOOKED_AT = 4096
+"""Bytes at each end of a body in which the signature's name is looked for."""
+_PACKED = 1024
+"""Items of a list from which on it is read in parts."""
 _FORMS = (
     "the JSON object must have exactly one of 'instances' (row form) and 'inputs' (columnar form)"
 )
-_MAX_RANK = 32
+_PLAIN_ROWS = (
+    "instances is a plain list, but expecting list of objects as multiple input tensors required "
+    "as per tensorinfo_map"
+)
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 _JSON_NAMES = {
@@ -60,14 +83,18 @@ _JSON_NAMES = {
 }
 
 
-def signature_asked(body: bytes) -> str:
-    """The signature that a body seems to ask for, told without parsing it.
+def signature_asked(body: bytes | bytearray) -> str:
+    """The signature that a body seems to ask for, told without parsing it; empty for no idea.
 
-    It may be wrong, where an input is called `signature_name` too: good enough to expect by it how
-    long the request takes. Inside of a JSON string the quotes would be escaped.
+    Only the ends of a long body are looked at, where clients write it. It may be wrong, where an
+    input is called `signature_name` too: good enough to expect by it how long the request takes.
+    Inside of a JSON string the quotes would be escaped.
     """
-    found = _SIGNATURE_NAME.search(body)
-    return DEFAULT_SIGNATURE if found is None else found[1].decode("utf-8", "replace")
+    ends = (body[:_LOOKED_AT], body[-_LOOKED_AT:]) if len(body) > 2 * _LOOKED_AT else (body,)
+    for end in ends:
+        if found := _SIGNATURE_NAME.search(end):
+            return found[1].decode("utf-8", "replace")
+    return "" if len(ends) > 1 else DEFAULT_SIGNATURE
 
 
 def parse_body(
@@ -75,16 +102,27 @@ def parse_body(
     *,
     ignores_rest: bool = True,
     max_depth: int = DEFAULT_SETTINGS.max_json_depth,
+    most_rows: int | None = None,
+    room: Room = UNBOUNDED,
 ) -> dict[str, Any]:
     """The JSON object at the start of a request's body; what follows it is ignored, or a fault.
 
-    Raises InvalidInput that says where the fault is, and for more than `max_depth` levels.
+    Long lists in a long text are PackedLists. Raises InvalidInput that says where the fault is,
+    and for more than `max_depth` levels, InputTooLarge for a long text of more than `most_rows`
+    instances, and what `room` raises.
     """
-    check_depth(text, max_depth)
+    parsed = partial(_parsed, max_depth=max_depth, most_rows=most_rows, room=room)
     try:
-        body, rest = _decoded(text)
-        if not ignores_rest and rest.strip():
-            raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
+        try:
+            body, end = parsed(text)
+        except json.JSONDecodeError as error:
+            spelled = spelled_out(text, error.pos) if len(text) <= _SHORT else None
+            if spelled is None:
+                raise
+            text = spelled
+            body, end = parsed(text)
+        if not ignores_rest and after_blanks(text, end) < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
         raise InvalidInput(parse_problem(error)) from error
     except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
@@ -97,18 +135,14 @@ def parse_body(
     return body
 
 
-def _decoded(text: str) -> tuple[Any, str]:
-    """The value that the text begins with, and what follows it."""
-    start = len(text) - len(text.lstrip())
-    try:
-        body, end = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        spelled = spelled_out(text, error.pos)
-        if spelled is None:
-            raise
-        text = spelled
-        body, end = _DECODER.raw_decode(text, start)
-    return body, text[end:]
+def _parsed(text: str, *, max_depth: int, most_rows: int | None, room: Room) -> tuple[Any, int]:
+    """The value that the text begins with, and where it ends. Raises what `parse_body` raises."""
+    start = after_blanks(text, 0)
+    decoder = _FINITE if has_large_exponent(text) else _DECODER
+    if len(text) - start > _SHORT:
+        return raw_decode(decoder, text, start, room, max_depth=max_depth, most_rows=most_rows)
+    check_depth(text, max_depth)
+    return decoder.raw_decode(text, start)
 
 
 def is_row_form(body: Mapping[str, Any]) -> bool:
@@ -139,7 +173,7 @@ def read_inputs(
     given = signature.inputs_in(columns)
     for spec in given:
         value = columns[spec.name]
-        shape = (len(value),) if isinstance(value, list) else ()
+        shape = (len(value),) if isinstance(value, list | PackedList) else ()
         check_batch_length(spec, shape, settings.max_batch_length)
     inputs = {spec.name: to_array(spec, columns[spec.name]) for spec in given}
     check_images(signature, inputs, settings)
@@ -151,16 +185,22 @@ def write_outputs(signature: Signature, outputs: Tensors, *, as_rows: bool) -> b
 
     Raises InvalidInput when the outputs have no common first dimension and rows were asked for.
     """
-    specs = signature.outputs
+    columns = {
+        spec.name: (outputs[spec.name], partial(from_array, spec)) for spec in signature.outputs
+    }
     if as_rows:
-        _check_batch({spec.name: outputs[spec.name] for spec in specs})
-    columns = {spec.name: from_array(spec, outputs[spec.name]) for spec in specs}
-    answer: Any = columns[specs[0].name] if len(specs) == 1 else columns
-    if as_rows and len(specs) != 1:
-        names = list(columns)
-        answer = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        _check_batch({name: array for name, (array, _) in columns.items()})
+    answer: json_writing.Text
+    if len(columns) == 1:
+        [column] = columns.values()
+        answer = json_writing.array_text(*column)
+    elif as_rows:
+        answer = json_writing.rows_text(columns)
+    else:
+        texts = {name: json_writing.array_text(*column) for name, column in columns.items()}
+        answer = json_writing.object_text(texts)
     key = "predictions" if as_rows else "outputs"
-    return json.dumps({key: answer}, ensure_ascii=False).encode()
+    return "".join(json_writing.object_text({key: answer})).encode()
 
 
 def to_array(spec: TensorSpec, value: Any) -> Array:
@@ -170,42 +210,47 @@ def to_array(spec: TensorSpec, value: Any) -> Array:
     shape, flat = flatten(spec.name, value)
     if shape and shape[-1] == 0 and spec.shape is not None:  # [] does not say what it is a list of
         shape += tuple(size or 0 for size in spec.shape[len(shape) :])
-    kind = _wrong_kind(spec, flat)
-    if kind is not None:
-        wrong = next(item for item in flat if type(item) is kind)
+    if wrong := types_of(flat) - _allowed(spec.dtype):
+        value = _first_of(min(wrong, key=_JSON_NAMES.__getitem__), flat)
         raise InvalidInput(
-            f"JSON Value: {shown(wrong)} Type: {type_of_value(wrong)} is not of expected type: "
-            f"{type_name(spec.dtype)}: {_misplaced(spec, kind)}"
+            f"JSON Value: {shown(value)} Type: {type_of_value(value)} is not of expected type: "
+            f"{type_name(spec.dtype)}: {_misplaced(spec, wrong)}"
         )
     return _to_numbers(spec, flat, overflows=True).reshape(shape)
 
 
 def to_flat_array(spec: TensorSpec, flat: list[Any]) -> Array:
     """The array of JSON values that are no lists. Raises InvalidInput naming the input."""
-    kind = _wrong_kind(spec, flat)
-    if kind is not None:
-        raise InvalidInput(_misplaced(spec, kind))
+    _check_types(spec, types_of(flat))
     return _to_numbers(spec, flat, overflows=False)
 
 
+def types_of(flat: list[Any]) -> Set[type]:
+    """The types of the values of `flatten`."""
+    if _is_in_parts(flat):
+        return frozenset().union(*(part.types for part in flat))
+    return set(map(type, flat))
+
+
 def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape and the values of nested lists, level by level. Raises InvalidInput."""
+    """The shape of nested lists, and their values: JSON values, or parts of them as `Values`.
+
+    Raises InvalidInput.
+    """
+    if type(value) is list and (len(value) > _PACKED or PackedList in set(map(type, value))):
+        value = packed(value)
+    if type(value) is PackedList:
+        return value.flat(name)
     shape: list[int] = []
     level = [value]
     while level and all(type(item) is list for item in level):
         lengths = {len(item) for item in level}
-        if len(lengths) > 1 or len(shape) >= _MAX_RANK:
-            raise InvalidInput(
-                f"input '{name}' is not a regular tensor: lists of one level have the lengths "
-                f"{', '.join(map(str, sorted(lengths)))} (level {len(shape) + 1})"
-            )
+        if len(lengths) > 1 or len(shape) >= MAX_RANK:
+            raise irregular(name, lengths, len(shape) + 1)
         shape.append(lengths.pop())
         level = list(chain.from_iterable(level))
     if any(type(item) is list for item in level):
-        raise InvalidInput(
-            f"input '{name}' is not a regular tensor: level {len(shape) + 1} has both lists and "
-            "values"
-        )
+        raise both_lists_and_values(name, len(shape) + 1)
     return tuple(shape), level
 
 
@@ -232,12 +277,14 @@ def from_numbers(spec: TensorSpec, array: Array) -> Any:
 
 def _columns_of_rows(signature: Signature, rows: Any) -> Mapping[str, Any]:
     """The values of each input, one a row. The first row says whether all are objects or none."""
-    if not isinstance(rows, list):
+    if isinstance(rows, PackedList) and len(rows):  # no row is an object
+        return {_only_input(signature, _PLAIN_ROWS): rows}
+    if not isinstance(rows, list | PackedList):
         raise InvalidInput(
             f"JSON Value: {shown(rows)} Excepting 'instances' to be an list/array: 'instances' "
             "must be a list of at least one value"
         )
-    if not rows:
+    if not isinstance(rows, list) or not rows:
         raise InvalidInput(
             "JSON Value: [] No values in 'instances' array: 'instances' must be a list of at "
             "least one value"
@@ -248,12 +295,7 @@ def _columns_of_rows(signature: Signature, rows: Any) -> Mapping[str, Any]:
             expected, got = ("object", "list") if are_objects else ("value/list", "object")
             raise InvalidInput(f"Expecting {expected} but got {got} at item {index} of input list")
     if not are_objects:
-        name = _only_input(
-            signature,
-            "instances is a plain list, but expecting list of objects as multiple input tensors "
-            "required as per tensorinfo_map",
-        )
-        return {name: rows}
+        return {_only_input(signature, _PLAIN_ROWS): rows}
     for index, row in enumerate(rows):
         try:
             check_names(signature, row)
@@ -304,13 +346,29 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict) and not _is_base64(value)
 
 
-def _wrong_kind(spec: TensorSpec, flat: list[Any]) -> type | None:
-    """A type among the values that the input does not take, if there is one."""
-    return next(iter(set(map(type, flat)) - _allowed(spec.dtype)), None)
+def _is_in_parts(flat: list[Any]) -> bool:
+    return bool(flat) and type(flat[0]) is Values
 
 
-def _misplaced(spec: TensorSpec, kind: type) -> str:
-    return f"input '{spec.name}' has {_JSON_NAMES[kind]} where {spec.dtype.label} is expected"
+def _first_of(kind: type, flat: list[Any]) -> Any:
+    """The first value of that type, which is among them."""
+    if not _is_in_parts(flat):
+        return next(item for item in flat if type(item) is kind)
+    values = next(part.values for part in flat if kind in part.types)
+    if isinstance(values, np.ndarray):  # of several types, each value is as good
+        return kind(values[0])
+    return next(item for item in values if type(item) is kind)
+
+
+def _check_types(spec: TensorSpec, types: Set[type]) -> None:
+    wrong = types - _allowed(spec.dtype)
+    if wrong:
+        raise InvalidInput(_misplaced(spec, wrong))
+
+
+def _misplaced(spec: TensorSpec, wrong: Set[type]) -> str:
+    kind = min(_JSON_NAMES[kind] for kind in wrong)
+    return f"input '{spec.name}' has {kind} where {spec.dtype.label} is expected"
 
 
 def _allowed(dtype: DType) -> set[type]:
@@ -322,20 +380,36 @@ def _allowed(dtype: DType) -> set[type]:
 
 
 def _to_numbers(spec: TensorSpec, flat: list[Any], *, overflows: bool) -> Array:
+    """The array of what `flatten` found; of long lists a part at a time: no step takes long.
+
+    What is too large for a float is infinite where it `overflows`, as in C.
+    """
+    if not _is_in_parts(flat):
+        return _to_numbers_at_once(spec, flat, overflows=overflows)
+    array = np.empty(sum(map(len, flat)), NUMPY[spec.dtype])
+    start = 0
+    for part in flat:
+        values = _to_numbers_at_once(spec, part.values, overflows=overflows)
+        array[start : start + len(part)] = values
+        start += len(part)
+    return array
+
+
+def _to_numbers_at_once(spec: TensorSpec, flat: Sequence[Any] | Array, *, overflows: bool) -> Array:
     dtype = NUMPY[spec.dtype]
     if spec.dtype is DType.BYTES:
         return np.array([*(_to_bytes(spec.name, item) for item in flat), None], dtype=object)[:-1]
     if spec.dtype in _FLOATS:
         return _to_floats(spec, flat, overflows=overflows)
-    if spec.dtype is not DType.BOOL and flat:
+    if spec.dtype is not DType.BOOL and len(flat):
         limits = np.iinfo(dtype)
-        if min(flat) < limits.min or max(flat) > limits.max:
+        ends = (flat.min(), flat.max()) if isinstance(flat, np.ndarray) else (min(flat), max(flat))
+        if ends[0] < limits.min or ends[1] > limits.max:
             raise InvalidInput(f"input '{spec.name}' has a value out of range of {dtype}")
     return np.array(flat, dtype)
 
 
-def _to_floats(spec: TensorSpec, flat: list[Any], *, overflows: bool) -> Array:
-    """The array. What is too large for its type is infinite in it where it `overflows`, as in C."""
+def _to_floats(spec: TensorSpec, flat: Sequence[Any] | Array, *, overflows: bool) -> Array:
     try:
         wide = np.array(flat, np.float64)
     except OverflowError as error:
@@ -365,9 +439,21 @@ def _to_bytes(name: str, item: str | dict[str, Any]) -> bytes:
         raise InvalidInput(f'input \'{name}\' has an object that is not {{"b64": "..."}}')
     text: str = item["b64"]
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return _from_base64(text)
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f"input '{name}' has a b64 that is not base64: {error}") from error
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes of base64 text, with or without padding, in pieces. Raises binascii.Error."""
+    parts = []
+    for start in range(0, len(text), PIECE):
+        part, is_last = text[start : start + PIECE], start + PIECE >= len(text)
+        if not is_last and "=" in part:
+            raise binascii.Error("Excess data after padding")
+        padding = "=" * (-len(part) % 4)
+        parts.append(base64.b64decode(part + padding, validate=True))
+    return b"".join(parts)
 
 
 def _text(item: object, *, as_object: bool) -> Any:
@@ -377,7 +463,14 @@ def _text(item: object, *, as_object: bool) -> Any:
             return data.decode()
         except UnicodeDecodeError:
             pass
-    return {"b64": base64.b64encode(data).decode()}
+    return {"b64": _to_base64(data)}
+
+
+def _to_base64(data: bytes) -> str:
+    """The base64 text of the bytes, made in pieces."""
+    size = PIECE // 3 * 3
+    pieces = (data[start : start + size] for start in range(0, len(data), size))
+    return "".join(base64.b64encode(piece).decode() for piece in pieces)
 
 
 def _map(convert: Any, value: Any) -> Any:

@@ -8,8 +8,12 @@ find the first one.
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Callable
 from typing import Any
+
+Scan = Callable[[str, int], tuple[Any, int]]
 
 _SHORT = ("Inf", "-Inf", "-NaN")
 """The spellings that Python does not read."""
@@ -34,6 +38,34 @@ def first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these pairs; of a name that comes twice the first value counts."""
     found = dict(pairs)
     return found if len(found) == len(pairs) else dict(reversed(pairs))
+
+
+class Decoder(json.JSONDecoder):
+    """Python's decoder with those spellings and `first_wins`, for text that is read in pieces."""
+
+    def __init__(self, *, parse_float: Callable[[str], Any] | None = None) -> None:
+        super().__init__(object_pairs_hook=first_wins, parse_float=parse_float)
+        self._scan: Scan = self.scan_once
+        self.scan_once: Scan = self._scan_value
+
+    def decode(self, text: str) -> Any:  # type: ignore[override]
+        """The value of that text; it is gone through once more where it has such a spelling."""
+        try:
+            return super().decode(text)
+        except json.JSONDecodeError as error:
+            spelled = spelled_out(text, error.pos)
+            if spelled is None:
+                raise
+            return super().decode(spelled)
+
+    def _scan_value(self, text: str, place: int) -> tuple[Any, int]:
+        found = _STRING_OR_SHORT.match(text, place) if text.startswith(_SHORT, place) else None
+        if found is None and text.startswith("-Inf", place):
+            found = _STRING_OR_SHORT.match(text, place + 1)
+        if found is None:
+            return self._scan(text, place)
+        value = math.nan if found["nan"] else math.inf
+        return (-value if text[place] == "-" else value), found.end()
 
 
 def spelled_out(text: str, place: int) -> str | None:

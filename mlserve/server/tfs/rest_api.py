@@ -12,25 +12,28 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from google.protobuf import json_format
+from starlette.datastructures import Headers  # noqa: TID253
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.status import grpc_status
 from mlserve.server.image_body import input_of, is_image_body, read_image_body
+from mlserve.server.input_check import most_rows
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice, VersionStatus
+from mlserve.server.port.body_memory import BodyMemory
 from mlserve.server.rest import (
     answer_headers,
     check_method,
     contract_headers,
     deadline_of,
     json_response,
-    read_within,
+    received,
     while_connected,
 )
-from mlserve.server.rest_body import content_of, is_encoded, text_of
+from mlserve.server.rest_body import Body, content_of, is_encoded, text_of
 from mlserve.server.tfs import json_tensor
 from mlserve.server.tfs.inference_rest import InferenceRest
 from mlserve.server.tfs.json_words import shown
@@ -69,10 +72,11 @@ CORS = (
 class TfsRest:
     """The REST protocol of TensorFlow Serving."""
 
-    def __init__(self, engine: Engine, repository: Catalog) -> None:
+    def __init__(self, engine: Engine, repository: Catalog, memory: BodyMemory) -> None:
         self._engine = engine
         self._repository = repository
-        self._inference = InferenceRest(engine)
+        self._inference = InferenceRest(engine, memory)
+        self._memory = memory
 
     async def respond(self, request: Request) -> Response | None:
         """The response to a request under `/v1/models`; None for any other path."""
@@ -101,11 +105,13 @@ class TfsRest:
     async def _predict(self, request: Request, model: str, version: VersionChoice) -> Response:
         deadline = deadline_of(request, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the body is read
-        settings = self._engine.settings
-        body = await read_within(request, deadline, settings.max_request_bytes)
         with telling_of_servables():
-            job = self._engine.enter(_call(request, model, version, body, settings), deadline)
-        loaded, answer = await while_connected(request, self._engine.answer(job))
+            self._repository.lease(model, version).release()
+        settings = self._engine.settings
+        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
+            with telling_of_servables():
+                job = self._engine.enter(_call(request, model, version, body, settings), deadline)
+            loaded, answer = await while_connected(request, self._engine.answer(job))
         return json_response(answer, answer_headers(loaded))
 
     def _status(self, model: str, version: VersionChoice) -> Response:
@@ -140,37 +146,55 @@ def _check_colon(request: Request, model: str) -> None:
 
 
 def _call(
-    request: Request, model: str, version: VersionChoice, body: bytes, settings: ServerSettings
+    request: Request, model: str, version: VersionChoice, body: Body, settings: ServerSettings
 ) -> Call[tuple[LoadedVersion, bytes]]:
     is_row_form = False
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
         nonlocal is_row_form
-        sent = content_of(body, request.headers, settings.max_request_bytes)
-        if is_image_body(sent, request.headers):
-            found = read_image_body(sent, request.headers, settings)
-            signature, is_row_form = signature_over_rest(signatures, found.signature), True
-            return signature, input_of(signature, found.files, settings)
-        text = text_of(sent)
-        content = json_tensor.parse_body(text, max_depth=settings.max_json_depth)
-        name = content.get("signature_name", "")
-        if not isinstance(name, str):
-            raise InvalidInput(
-                f"JSON Value: {shown(name)} not formatted correctly. 'signature_name' key must be "
-                "a string value."
-            )
-        signature = signature_over_rest(signatures, name)
-        is_row_form = json_tensor.is_row_form(content)
-        return signature, json_tensor.read_inputs(signature, content, settings)
+        with body.reading():
+            signature, inputs, is_row_form = _read(body, request.headers, signatures, settings)
+        return signature, inputs
 
     def encode(
         loaded: LoadedVersion, signature: Signature, outputs: Tensors
     ) -> tuple[LoadedVersion, bytes]:
         return loaded, json_tensor.write_outputs(signature, outputs, as_rows=is_row_form)
 
-    is_unread = is_encoded(request.headers) or is_image_body(body, request.headers)
-    signature = "" if is_unread else json_tensor.signature_asked(body)
-    return Call(model, version, decode, encode, len(body), signature)
+    sent = body.content
+    is_unread = is_encoded(request.headers) or is_image_body(sent, request.headers)
+    signature = "" if is_unread else json_tensor.signature_asked(sent)
+    return Call(model, version, decode, encode, len(sent), signature)
+
+
+def _read(
+    body: Body, headers: Headers, signatures: Mapping[str, Signature], settings: ServerSettings
+) -> tuple[Signature, Tensors, bool]:
+    """The signature that a body asks for, its inputs, and whether it is in row form."""
+    sent = content_of(body.content, headers, settings.max_request_bytes, body.room)
+    if is_image_body(sent, headers):
+        found = read_image_body(sent, headers, settings, body.room)
+        signature = signature_over_rest(signatures, found.signature)
+        return signature, input_of(signature, found.files, settings), True
+    text = text_of(sent, body.room)
+    body.forget(sent)
+    del sent
+    content = json_tensor.parse_body(
+        text,
+        max_depth=settings.max_json_depth,
+        most_rows=most_rows(signatures.values(), settings.max_batch_length),
+        room=body.room,
+    )
+    del text
+    name = content.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidInput(
+            f"JSON Value: {shown(name)} not formatted correctly. 'signature_name' key must be "
+            "a string value."
+        )
+    signature = signature_over_rest(signatures, name)
+    is_row_form = json_tensor.is_row_form(content)
+    return signature, json_tensor.read_inputs(signature, content, settings), is_row_form
 
 
 def _status_json(status: VersionStatus) -> dict[str, Any]:
