@@ -15,10 +15,11 @@ from pathlib import Path
 
 import grpc
 
+from mlserve.artifact import Artifact
 from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
 from mlserve.tensors import DType
 
-MODEL = "efficientnet_lite0"
+BACKEND, MODEL = "onnxruntime", "efficientnet_lite0"
 IMAGE = Path(__file__).parents[1] / "examples" / "horse.jpg"
 MLSERVE = (sys.executable, "-m", "mlserve")
 
@@ -47,6 +48,15 @@ class ServedModel:
         )
         request = predict_request(self.model, "top_k", image)
         return lambda: bytes(call(request, timeout=30).outputs["labels"].string_val[0])
+
+
+def exported(home: str) -> Artifact:
+    """The model, exported into that folder with weights that mean nothing."""
+    argv = [*MLSERVE, "export", "--backend", BACKEND, "--model", MODEL, "--weights", "random"]
+    env = {**os.environ, "MLSERVE_HOME": home}
+    done = subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    folder = Path(done.stdout.splitlines()[0])
+    return Artifact.open(folder.parent, MODEL, int(folder.name))
 
 
 def predict_request(model: str, signature: str, image: bytes) -> PredictRequest:

@@ -3,16 +3,18 @@
 ONNX Runtime with efficientnet_lite0 (random weights), two threads. 10,000 corrupt images, 100
 clients killed in mid-request, 200 idle and 50 dripping connections: memory within 10 % of before,
 the next good request answered, nothing in the log but what was meant. 20 stops under load: not one
-accepted request lost (`mlserve.testing.load` says what that means). About three minutes.
+accepted request lost (`mlserve.testing.load` says what that means). And the attacks of
+`attacks.py`, each with its peak of memory and the longest wait of a health check. About ten
+minutes.
 
     python benchmarks/soak.py [--images 10000] [--kills 100] [--idle 200] [--drips 50] [--drains 20]
+        [--no-attacks]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import signal
@@ -25,18 +27,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import psutil
-from served_model import IMAGE, MLSERVE
+from attacks import outcomes
+from served_model import BACKEND, IMAGE, MODEL, exported
 
 from mlserve.artifact import Artifact
 from mlserve.testing.load import Load
 from mlserve.testing.processes import ServerProcess, launched, wait_until
 from mlserve.testing.questions import as_base64, predict_method, request_of
 
-BACKEND, MODEL = "onnxruntime", "efficientnet_lite0"
 MOST_GROWTH = 1.10
 WARM_UP = 200
 WITHIN = 5.0
@@ -58,15 +59,6 @@ class Row:
     measured: str
     target: str
     is_met: bool
-
-
-def exported(home: str) -> Artifact:
-    """The model, exported into that folder with weights that mean nothing."""
-    argv = [*MLSERVE, "export", "--backend", BACKEND, "--model", MODEL, "--weights", "random"]
-    env = {**os.environ, "MLSERVE_HOME": home}
-    done = subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
-    folder = Path(done.stdout.splitlines()[0])
-    return Artifact.open(folder.parent, MODEL, int(folder.name))
 
 
 def corrupted(image: bytes, count: int) -> Iterator[bytes]:
@@ -147,6 +139,11 @@ def drain(artifact: Artifact, image: bytes) -> tuple[int, int, list[str]]:
         return load.answered, load.refused, lost
 
 
+def _attacked() -> Iterator[Row]:
+    for outcome in outcomes():
+        yield Row(outcome.name, str(outcome), "2x, 100 ms", outcome.is_met)
+
+
 def _connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     return socket.create_connection((host, int(port)), timeout=10)
@@ -207,14 +204,16 @@ def main() -> None:
     numbers = {"images": 10_000, "kills": 100, "idle": 200, "drips": 50, "drains": 20}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--no-attacks", action="store_true", help="leave the attacks out")
     options = parser.parse_args()
     image = IMAGE.read_bytes()
     with tempfile.TemporaryDirectory(prefix="mlserve-soak-") as home:
         artifact = exported(home)
         rows = [*_endured(artifact, image, options), _drained(artifact, image, options.drains)]
+    rows += () if options.no_attacks else _attacked()
     for row in rows:
         verdict = "ok" if row.is_met else "MISSED"
-        print(f"{row.what:<24} {row.target:<10} {verdict:<7} {row.measured}")
+        print(f"{row.what:<40} {row.target:<10} {verdict:<7} {row.measured}")
     sys.exit(0 if all(row.is_met for row in rows) else 1)
 
 
