@@ -21,8 +21,10 @@ def check_files(settings: ServerSettings) -> None:
         tls_context(settings)
 
 
-def tls_context(settings: ServerSettings) -> ssl.SSLContext:
+def tls_context(settings: ServerSettings, protocol: str = "http/1.1") -> ssl.SSLContext:
     """TLS 1.2 or newer with the server's certificate; with a client CA, both sides show one.
+
+    `protocol` is what it offers to be spoken (ALPN).
 
     Raises UsageError for a file that is not what it should be, or a key of another certificate.
     """
@@ -33,7 +35,7 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext:
         read_file(name, path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:

@@ -25,7 +25,7 @@ from mlserve.server.oip.rest_extensions import OipRestExtensions
 from mlserve.server.openapi import OpenApi
 from mlserve.server.port.access import RestGate
 from mlserve.server.port.body_memory import BodyMemory
-from mlserve.server.port.in_flight import CountedApp, CountedService, InFlight
+from mlserve.server.port.in_flight import CountedApp, InFlight
 from mlserve.server.port.limits import log_limits, within_file_limit
 from mlserve.server.port.ports import LAST_WORDS, GrpcPort, RestPort
 from mlserve.server.rest import RestApp
@@ -85,7 +85,8 @@ class Server:
         self.metrics = Metrics()
         self.request_log = RequestLog(options.settings)
         self.sight = Sight(self.metrics, self.request_log)
-        self.grpc = GrpcPort(options.host, options.grpc_port, self.sight, options.settings)
+        place = options.host, options.grpc_port
+        self.grpc = GrpcPort(*place, self.sight, self.memory, options.settings)
         if options.grpc_socket is not None:
             self.grpc.listen_on(options.grpc_socket)
         self.rest = (
@@ -140,8 +141,8 @@ class Server:
         tfs = TfsGrpc(*parts, host=host, reload=self._options.reload)
         extensions = OipExtensions(*parts, self.sight.statistics, host=host)
         oip = OipGrpc(*parts, extensions)
-        services = (*tfs.services(self.sight), *oip.services(self.sight))
-        await self.grpc.start([CountedService(service, self.in_flight) for service in services])
+        seen = self.sight, self.in_flight
+        await self.grpc.start({**tfs.methods(*seen), **oip.methods(*seen)})
         rest = "off"
         if self.rest is not None:
             pages = OpenApi(), MetricsPage(self.metrics, self._options.metrics_path)

@@ -1,32 +1,37 @@
 """What the gRPC protocols share: requests as bytes, the call's deadline, errors as status codes.
 
-Requests and responses pass gRPC as bytes, so that parsing faults become INVALID_ARGUMENT here and
-large responses are written on the worker's thread.
+Requests and responses pass the port as bytes, so that parsing faults become INVALID_ARGUMENT here
+and large responses are written on the worker's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
-
-import grpc
+from dataclasses import dataclass
 
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
+from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput, MlserveError, Overloaded
 from mlserve.protocols.status import grpc_status
 from mlserve.server.boundary import as_known_error, error_text
-from mlserve.server.sight.exchange import Route
+from mlserve.server.port.grpc.call import Call
+from mlserve.server.port.grpc.context import Context
+from mlserve.server.port.grpc.status import Status
+from mlserve.server.port.in_flight import InFlight
+from mlserve.server.sight.exchange import Exchange, Route
 from mlserve.server.sight.requests import Sight, grpc_route
 
 CONTRACT_KEY = "mlserve-contract"
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
 """The initial metadata of an answer that means nothing, as the model's weights are random."""
+FEW_BYTES = 1024
+"""Of a message that names something, at most."""
 _CLIENT_FIRST = 0.05
 """Seconds by which a client may see the deadline pass before the server does."""
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
 Respond = Callable[[bytes, Context], Awaitable[bytes]]
+Admit = Callable[[Deadline], None]
+"""What refuses a call by its headers alone. Raises MlserveError."""
 
 
 def deadline_of(context: Context, default: float) -> Deadline:
@@ -36,55 +41,96 @@ def deadline_of(context: Context, default: float) -> Deadline:
     return Deadline.at_most(timeout)
 
 
-def service(name: str, methods: Mapping[str, Respond], sight: Sight) -> grpc.GenericRpcHandler:
-    """The service of that full name, with its methods by name, to be added to a gRPC server."""
-    return grpc.method_handlers_generic_handler(
-        name,
-        {
-            method: grpc.unary_unary_rpc_method_handler(
-                _guarded(respond, grpc_route(f"/{name}/{method}"), sight)
-            )
-            for method, respond in methods.items()
-        },
-    )
+@dataclass(frozen=True, slots=True)
+class UnaryMethod:
+    """A method of one message each way, with its errors turned into status codes.
 
+    `admit` refuses a call before a byte of its message is taken.
+    """
 
-def _guarded(respond: Respond, route: Route, sight: Sight) -> Any:
-    """The method with its errors turned into status codes: UNKNOWN never gets out."""
+    respond: Respond
+    route: Route
+    sight: Sight
+    in_flight: InFlight
+    admit: Callable[[Context], None] | None
+    most_bytes: int | None
 
-    async def answer(request: bytes, context: Context) -> bytes:
-        exchange = sight.begin(route, header_of(context))
-        exchange.bytes_in = len(request)
+    def begin(self, call: Call) -> None:
+        """Lets the call in. Raises Status."""
+        exchange = self.sight.begin(self.route, header_of(call.context))
+        taken = self.in_flight.take()
+
+        def end() -> None:
+            self.in_flight.answered(taken)
+            self.sight.end(exchange)
+
         try:
-            response = await respond(request, context)
+            if self.admit is not None:
+                self.admit(call.context)
+        except MlserveError as error:
+            refusal = status_of(error, exchange)
+            end()
+            raise refusal from None
+        call.begin(self._serve(call, exchange), end)
+
+    async def _serve(self, call: Call, exchange: Exchange) -> None:
+        try:
+            data = await call.only_message()
+            exchange.bytes_in = len(data)
+            call.begin_work()
+            response = await self.respond(data, call.context)
         except asyncio.CancelledError:
-            if _is_over(context):
+            if _is_over(call.context):
                 exchange.failed(DeadlineExceeded("the deadline passed, and the client left"))
             raise
+        except Status as status:
+            exchange.failed(_error_of(status))
+            call.end(status.code, status.text, exchange.headers())
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
-            known = as_known_error(error)
-            exchange.failed(known)
+            refusal = status_of(as_known_error(error), exchange)
+            call.end(refusal.code, refusal.text, refusal.trailing)
         else:
             exchange.answered()
-            context.set_trailing_metadata(exchange.headers())
-            return response
-        finally:
-            sight.end(exchange)
-        request = b""  # what abort raises keeps this frame, in a cycle, until the next collection
-        await context.abort(
-            grpc.StatusCode[grpc_status(known)],
-            error_text(known),
-            (*_retry_hint(known), *exchange.headers()),
+            call.context.set_trailing_metadata(exchange.headers())
+            call.answer(response)
+
+
+def service(
+    name: str,
+    methods: Mapping[str, Respond],
+    sight: Sight,
+    in_flight: InFlight,
+    *,
+    admit: Mapping[str, Callable[[Context], None]] | None = None,
+    small: tuple[str, ...] = (),
+) -> dict[str, UnaryMethod]:
+    """The methods of the service of that full name, by their own full names.
+
+    `admit` looks at the calls of some by their headers, `small` are those of small messages.
+    """
+    return {
+        f"/{name}/{method}": UnaryMethod(
+            respond,
+            grpc_route(f"/{name}/{method}"),
+            sight,
+            in_flight,
+            (admit or {}).get(method),
+            FEW_BYTES if method in small else None,
         )
-        raise AssertionError  # abort raises
+        for method, respond in methods.items()
+    }
 
-    return answer
+
+def admission(admit: Admit, default_timeout: float) -> Callable[[Context], None]:
+    """What asks that of each call, with its deadline, before its message is taken."""
+    return lambda context: admit(deadline_of(context, default_timeout))
 
 
-def _is_over(context: Context) -> bool:
-    """Whether the call's deadline has passed; the client's own clock runs out a little sooner."""
-    left = context.time_remaining()
-    return left is not None and left < _CLIENT_FIRST
+def status_of(error: MlserveError, exchange: Exchange) -> Status:
+    """What a call ends with that failed so; the exchange notes it."""
+    exchange.failed(error)
+    trailing = (*_retry_hint(error), *exchange.headers())
+    return Status(grpc_status(error), error_text(error), trailing)
 
 
 def header_of(context: Context) -> Callable[[str], str | None]:
@@ -92,13 +138,25 @@ def header_of(context: Context) -> Callable[[str], str | None]:
 
     Of a key that comes twice the first value counts, as over REST.
     """
-    sent = dict(reversed(tuple(context.invocation_metadata() or ())))
+    sent = dict(reversed(context.invocation_metadata()))
 
     def header(name: str) -> str | None:
         value = sent.get(name)
         return value if isinstance(value, str) else None
 
     return header
+
+
+def _error_of(status: Status) -> MlserveError:
+    """What the port itself refused, as an error of ours."""
+    kind = InputTooLarge if status.code == "RESOURCE_EXHAUSTED" else InvalidInput
+    return kind(status.text)
+
+
+def _is_over(context: Context) -> bool:
+    """Whether the call's deadline has passed; the client's own clock runs out a little sooner."""
+    left = context.time_remaining()
+    return left is not None and left < _CLIENT_FIRST
 
 
 def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:

@@ -226,6 +226,7 @@ def test_reflection(server: Any, channel_to: Any) -> None:
         "tensorflow.serving.ModelService",
         "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     } == services
     pool = DescriptorPool(database)

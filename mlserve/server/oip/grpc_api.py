@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import grpc
-
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.protocols.proto.inference_pb2 import (
     ModelInferRequest,
@@ -24,7 +22,8 @@ from mlserve.protocols.proto.inference_pb2 import (
 from mlserve.server.grpc_service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
-    Context,
+    UnaryMethod,
+    admission,
     deadline_of,
     service,
 )
@@ -51,6 +50,8 @@ from mlserve.server.oip.request import (
     datatype_of,
     write_outputs,
 )
+from mlserve.server.port.grpc.context import Context
+from mlserve.server.port.in_flight import InFlight
 from mlserve.server.sight.requests import Sight
 from mlserve.server.wire_read import Request, read_message
 from mlserve.server.work.engine import Call, Engine
@@ -78,8 +79,8 @@ class OipGrpc:
         self._extensions = OipGrpcExtensions(extensions)
         self._models = OipModels(engine, repository)
 
-    def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
-        """What to add to the gRPC server."""
+    def methods(self, sight: Sight, in_flight: InFlight) -> dict[str, UnaryMethod]:
+        """What to add to the gRPC server: the methods by their full names."""
         methods = {
             "ServerLive": self.live,
             "ServerReady": self.ready,
@@ -89,7 +90,9 @@ class OipGrpc:
             "ModelInfer": self.infer,
             **self._extensions.methods(),
         }
-        return (service(INFERENCE_SERVICE, methods, sight),)
+        admit = {"ModelInfer": admission(self._engine.admit, self._engine.default_timeout)}
+        small = ("ServerLive", "ServerReady")
+        return service(INFERENCE_SERVICE, methods, sight, in_flight, admit=admit, small=small)
 
     async def live(self, data: bytes, context: Context) -> bytes:
         """ServerLive: true, as there is an answer."""

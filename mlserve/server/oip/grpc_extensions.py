@@ -19,9 +19,10 @@ from mlserve.protocols.proto.inference_extensions_pb2 import (
     RepositoryModelUnloadRequest,
     RepositoryModelUnloadResponse,
 )
-from mlserve.server.grpc_service import Context, Respond, deadline_of
+from mlserve.server.grpc_service import Respond, deadline_of
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.metadata import version_of
+from mlserve.server.port.grpc.context import Context
 from mlserve.server.wire_read import read_message
 
 if TYPE_CHECKING:

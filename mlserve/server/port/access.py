@@ -6,19 +6,15 @@ Health needs no token, so that a probe without secrets works; everything else do
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import grpc
 from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
 from mlserve.credentials import read_token
 from mlserve.errors import AccessDenied
-from mlserve.protocols.status import grpc_status
-from mlserve.server.boundary import error_text
-from mlserve.server.grpc_service import header_of
-from mlserve.server.sight.exchange import Route
+from mlserve.server.grpc_service import header_of, status_of
+from mlserve.server.port.grpc.context import Context
 from mlserve.server.sight.requests import Sight, grpc_route
 from mlserve.settings import ServerSettings
 
@@ -53,27 +49,25 @@ class RestGate:
         return None
 
 
-class GrpcGate(grpc.aio.ServerInterceptor):
-    """Refuses every call without the token, whatever the service."""
+class GrpcGate:
+    """Refuses every call without the token by its headers, whatever the service."""
 
     def __init__(self, token: bytes, sight: Sight) -> None:
         self._token = token
         self._sight = sight
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """The method itself, or one that refuses without reading a message."""
-        if handler_call_details.method not in HEALTH_METHODS:
-            sent = handler_call_details.invocation_metadata or ()
-            given = [value for key, value in sent if key == "authorization"]
-            try:
-                check_token(given, self._token)
-            except AccessDenied as error:
-                return _refusing(error, grpc_route(handler_call_details.method), self._sight)
-        return await continuation(handler_call_details)
+    def check(self, context: Context) -> None:
+        """Raises Status unless the call may be served."""
+        if context.path in HEALTH_METHODS:
+            return
+        given = [value for key, value in context.invocation_metadata() if key == "authorization"]
+        try:
+            check_token(given, self._token)
+        except AccessDenied as error:
+            exchange = self._sight.begin(grpc_route(context.path), header_of(context))
+            refusal = status_of(error, exchange)
+            self._sight.end(exchange)
+            raise refusal from None
 
 
 def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
@@ -94,17 +88,6 @@ def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
         raise AccessDenied("the authorization is no bearer token", hint=_HINT)
     if not hmac.compare_digest(given.strip(), token):
         raise AccessDenied("the token is not the one that this server wants", hint=_HINT)
-
-
-def _refusing(error: AccessDenied, route: Route, sight: Sight) -> Any:
-    async def refuse(_requests: Any, context: Any) -> None:
-        exchange = sight.begin(route, header_of(context))
-        exchange.failed(error)
-        sight.end(exchange)
-        code = grpc.StatusCode[grpc_status(error)]
-        await context.abort(code, error_text(error), exchange.headers())
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 _HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"

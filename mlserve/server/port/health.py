@@ -1,18 +1,22 @@
 """gRPC's health service: whether the models are served, asked once or watched.
 
-Ours and not that of grpcio-health-checking: a Watch has no end of its own, so a stop has to end it,
-and a watcher who does not read must not hold up the news for the others.
+A Watch has no end of its own, so a stop has to end it; a watcher who does not read holds up nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from mlserve.errors import shortened
+from mlserve.server.grpc_service import FEW_BYTES
+from mlserve.server.port.grpc.call import Call
+from mlserve.server.port.grpc.methods import PlainMethod
+from mlserve.server.port.grpc.status import Status
+from mlserve.server.wire_read import parse
 
+SERVICE = "grpc.health.v1.Health"
 HEALTH_SERVICES = (
     "",
     "tensorflow.serving.PredictionService",
@@ -25,16 +29,22 @@ HEALTH_SERVICES = (
 
 _Request = health_pb2.HealthCheckRequest
 _Response = health_pb2.HealthCheckResponse
-_Context = grpc.aio.ServicerContext[_Request, _Response]
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health:
     """Says of each service of the port that it serves, or that it does not."""
 
     def __init__(self) -> None:
         self._is_ready = False
         self._has_changed = asyncio.Event()
         self._is_ending = False
+
+    def methods(self) -> dict[str, PlainMethod]:
+        """The methods by their full names."""
+        served = {"Check": self._check, "Watch": self._watch}
+        return {
+            f"/{SERVICE}/{name}": PlainMethod(serve, FEW_BYTES) for name, serve in served.items()
+        }
 
     def show_ready(self, is_ready: bool) -> None:
         """Makes it say whether the models would be served."""
@@ -46,25 +56,25 @@ class Health(health_pb2_grpc.HealthServicer):
         self._is_ending = True
         self._tell()
 
-    async def Check(self, request: _Request, context: _Context) -> _Response:  # noqa: N802
-        """The state of that service now; NOT_FOUND for a name that is unknown."""
-        if request.service not in HEALTH_SERVICES:
-            await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"no service {shortened(request.service)}"
-            )
-        return self._state_of(request.service)
+    async def _check(self, call: Call) -> None:
+        """The state of a service now; NOT_FOUND for a name that is unknown."""
+        service = parse(_Request, await call.only_message()).service
+        if service not in HEALTH_SERVICES:
+            raise Status("NOT_FOUND", f"no service {shortened(service)}")
+        call.answer(self._state_of(service).SerializeToString())
 
-    async def Watch(self, request: _Request, context: _Context) -> None:  # noqa: N802
-        """The state of that service now, and again whenever it changes."""
+    async def _watch(self, call: Call) -> None:
+        """The state of a service now, and again whenever it changes."""
+        service = parse(_Request, await call.only_message()).service
         told = None
         while True:
             has_changed, is_last = self._has_changed, self._is_ending
-            state = self._state_of(request.service)
+            state = self._state_of(service)
             if state != told:
-                await context.write(state)
+                await call.write(state.SerializeToString())
                 told = state
             if is_last:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+                raise Status("UNAVAILABLE", "the server is shutting down")
             await has_changed.wait()
 
     def _state_of(self, service: str) -> _Response:

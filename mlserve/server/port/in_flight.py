@@ -1,9 +1,8 @@
 """The requests in flight, and which of them a server that stops still answers.
 
-A request is in flight from the moment its head (HTTP) or its message (gRPC) has been read until its
-answer was handed to the port. When the drain begins, those in flight are kept: they are answered as
-if nothing had happened, also when their body is still on its way. A request that comes later is
-refused with Unavailable.
+A request is in flight from the moment its head has been read until its answer was handed to the
+port. When the drain begins, those in flight are kept: they are answered as if nothing had happened,
+also when their body is still on its way. A request that comes later is refused with Unavailable.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
-import grpc
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: TID253
 
 from mlserve.server.port.last_words import respond_and_close
@@ -22,14 +19,14 @@ from mlserve.server.port.last_words import respond_and_close
 _CLOSE = (b"connection", b"close")
 
 
-class _Taken:
+class Taken:
     """A request that has arrived. `is_kept` is True when it came before the drain began."""
 
     def __init__(self) -> None:
         self.is_kept = False
 
 
-_CURRENT: ContextVar[_Taken | None] = ContextVar("mlserve_request_in_flight", default=None)
+_CURRENT: ContextVar[Taken | None] = ContextVar("mlserve_request_in_flight", default=None)
 
 
 def is_kept() -> bool:
@@ -42,8 +39,8 @@ class InFlight:
     """Counts the requests of both ports; used on the event loop's thread only."""
 
     def __init__(self) -> None:
-        self._taken: set[_Taken] = set()
-        self._kept: set[_Taken] = set()
+        self._taken: set[Taken] = set()
+        self._kept: set[Taken] = set()
         self._is_done = asyncio.Event()
         self.is_draining = False
 
@@ -52,19 +49,27 @@ class InFlight:
         """The kept requests that have no answer yet; before the drain, all that have none."""
         return len(self._kept if self.is_draining else self._taken)
 
+    def take(self) -> Taken:
+        """Counts a request, which is the running context's from here on."""
+        taken = Taken()
+        _CURRENT.set(taken)
+        self._taken.add(taken)
+        return taken
+
+    def answered(self, taken: Taken) -> None:
+        """Counts it no more."""
+        self._taken.discard(taken)
+        self._kept.discard(taken)
+        self._note_done()
+
     @contextmanager
     def request(self) -> Iterator[None]:
         """Counts the running task's request for as long as the block runs."""
-        taken = _Taken()
-        token = _CURRENT.set(taken)
-        self._taken.add(taken)
+        taken = self.take()
         try:
             yield
         finally:
-            _CURRENT.reset(token)
-            self._taken.discard(taken)
-            self._kept.discard(taken)
-            self._note_done()
+            self.answered(taken)
 
     def begin_drain(self) -> None:
         """Keeps the requests in flight now; the others are none of the drain's business."""
@@ -111,30 +116,3 @@ class CountedApp:
                 await respond_and_close(self._app, scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
-
-
-class CountedService(grpc.GenericRpcHandler):
-    """A gRPC service of unary methods whose requests are counted."""
-
-    def __init__(self, service: grpc.GenericRpcHandler, in_flight: InFlight) -> None:
-        self._service = service
-        self._in_flight = in_flight
-        self._methods: dict[str, Any] = {}
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The method of that name, counted; None when the service has none."""
-        name = handler_call_details.method
-        known = self._methods.get(name)
-        if known is None:
-            method = self._service.service(handler_call_details)
-            if method is None:
-                return None
-            known = self._methods[name] = self._counted(method.unary_unary)
-        return known
-
-    def _counted(self, respond: Any) -> Any:
-        async def counted(request: bytes, context: Any) -> Any:
-            with self._in_flight.request():
-                return await respond(request, context)
-
-        return grpc.unary_unary_rpc_method_handler(counted)

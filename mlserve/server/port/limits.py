@@ -43,7 +43,7 @@ def within_file_limit(settings: ServerSettings) -> ServerSettings:
     for connections is divided between both ports; where that is less than was asked for, a warning
     in the log says so. The rest waits in the kernel's queue, or is refused at once.
     """
-    places = _PORTS + settings.speaks_tls  # a handshake on the HTTP port has a place of its own
+    places = _PORTS * (1 + settings.speaks_tls)  # a TLS handshake has a place of its own
     wanted = places * settings.max_connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

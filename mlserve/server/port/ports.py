@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
 
-import grpc
 import uvicorn  # noqa: TID253
 from google.protobuf import descriptor_pool
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_health.v1 import health_pb2
 from starlette.types import ASGIApp  # noqa: TID253
 
 from mlserve.credentials import read_token
 from mlserve.errors import Unavailable
 from mlserve.protocols.proto._pool import POOL
-from mlserve.server.port import last_connections
+from mlserve.server.port import health, last_connections
 from mlserve.server.port.accepting import Acceptor
 from mlserve.server.port.access import GrpcGate
+from mlserve.server.port.body_memory import BodyMemory
 from mlserve.server.port.connections import HttpConnection, HttpConnections
+from mlserve.server.port.grpc.connection import GrpcConnection
+from mlserve.server.port.grpc.connections import GrpcConnections, Method
+from mlserve.server.port.grpc.reflection import Reflection
 from mlserve.server.port.health import HEALTH_SERVICES, Health
-from mlserve.server.port.tls import grpc_credentials
 from mlserve.server.sight.requests import Sight
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tls_files import tls_context
 
-_STREAMS = 1024
-_LARGEST = 2**31 - 1
-"""What a channel argument can hold."""
-_METADATA_BYTES = 16 * 2**10
 _BACKLOG = 2048
 _KEEP_ALIVE = 75
 """Seconds that an idle HTTP connection is kept: longer than clients keep theirs."""
@@ -43,46 +41,52 @@ LAST_WORDS = 2.0
 
 
 class GrpcPort:
-    """A gRPC server with health and reflection beside the services it is started with."""
+    """A gRPC server with health and reflection beside the methods it is started with."""
 
     def __init__(
-        self, host: str, port: int, sight: Sight, settings: ServerSettings = DEFAULT_SETTINGS
+        self,
+        host: str,
+        port: int,
+        sight: Sight,
+        memory: BodyMemory,
+        settings: ServerSettings = DEFAULT_SETTINGS,
     ) -> None:
-        credentials, token = grpc_credentials(settings), settings.token_file
-        self._server = grpc.aio.server(
-            options=_grpc_options(settings),
-            interceptors=[] if token is None else [GrpcGate(read_token(token), sight)],
-        )
+        self._tls = tls_context(settings, "h2") if settings.speaks_tls else None
+        token = settings.token_file
+        check = None if token is None else GrpcGate(read_token(token), sight).check
+        self._connections = GrpcConnections(settings, memory, check)
         self._health = Health()
-        try:
-            if credentials is None:
-                bound = self._server.add_insecure_port(_join(host, port))
-            else:
-                bound = self._server.add_secure_port(_join(host, port), credentials)
-        except RuntimeError as error:
-            raise _taken("gRPC", host, port) from error
-        if not bound:
-            raise _taken("gRPC", host, port)
-        self.address = _join(host, bound)
+        self._settings = settings
+        self._listeners = [_listener("gRPC", host, port)]
+        self._acceptors: list[Acceptor] = []
+        self.address = _join(host, self._listeners[0].getsockname()[1])
 
     def listen_on(self, path: Path) -> None:
         """Listens on a UNIX socket too, without TLS. Raises Unavailable."""
+        listener = socket.socket(socket.AF_UNIX)
         try:
-            self._server.add_insecure_port(f"unix:{path}")
-        except RuntimeError as error:
+            if _is_left_over(path):
+                path.unlink()
+            listener.bind(str(path))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
             raise Unavailable(
                 f"cannot listen on the UNIX socket {path}: {error}",
                 hint="give a path of at most 107 bytes in a folder that can be written",
             ) from error
+        self._listeners.append(listener)
 
-    async def start(self, services: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Starts to serve, not ready yet."""
-        self._server.add_generic_rpc_handlers(tuple(services))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [name for name in HEALTH_SERVICES if "." in name]
-        names += [health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, self._server, pool=_reflection_pool())
-        await self._server.start()
+    async def start(self, methods: Mapping[str, Method]) -> None:
+        """Starts to serve, not ready yet; connections made since the port was bound are served."""
+        names = (*(name for name in HEALTH_SERVICES if "." in name), health.SERVICE)
+        reflection = Reflection(names, _reflection_pool())
+        self._connections.start({**methods, **self._health.methods(), **reflection.methods()})
+        most, timeout = self._settings.max_connections, self._settings.header_timeout
+        make = partial(GrpcConnection, self._connections)
+        for listener in self._listeners:
+            tls = None if listener.family == socket.AF_UNIX else self._tls
+            self._acceptors.append(Acceptor(listener, make, most, tls, timeout))
 
     def show_ready(self, is_ready: bool) -> None:
         """Makes the health service say whether the model would be served."""
@@ -90,8 +94,17 @@ class GrpcPort:
 
     async def stop(self, seconds: float = LAST_WORDS) -> None:
         """Stops taking requests and gives the finished ones that long to answer."""
+        give_up = asyncio.get_running_loop().time() + seconds
         self._health.end()
-        await self._server.stop(seconds)
+        if self._acceptors:
+            await asyncio.gather(
+                *(last_connections.take_last(listener, give_up) for listener in self._listeners)
+            )
+        for acceptor in self._acceptors:
+            acceptor.close()
+        await self._connections.stop(give_up)
+        for listener in self._listeners:
+            _close(listener)
 
 
 class RestPort:
@@ -100,15 +113,7 @@ class RestPort:
     def __init__(self, host: str, port: int, settings: ServerSettings = DEFAULT_SETTINGS) -> None:
         self._tls = tls_context(settings) if settings.speaks_tls else None
         self._connections = HttpConnections(settings.max_connections, settings.header_timeout)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            # asyncio turns Nagle's delay off only where the protocol is named: 40 ms a response.
-            self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind((host, port))
-            self._socket.listen(_BACKLOG)
-        except (OSError, OverflowError) as error:
-            raise _taken("REST", host, port, f": {error}") from error
+        self._socket = _listener("REST", host, port)
         self.address = _join(host, self._socket.getsockname()[1])
         self._task: asyncio.Task[None] | None = None
         self._server: _Uvicorn | None = None
@@ -179,42 +184,42 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _reflection_pool() -> descriptor_pool.DescriptorPool:
-    """Our private pool with the files of the two services that gRPC itself brings."""
-    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        POOL.AddSerializedFile(file.serialized_pb)
+    """Our private pool with the file of gRPC's health service."""
+    POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
     return POOL
 
 
-def _grpc_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
-    """The channel arguments of gRPC, named in its channel_arg_names.h; times are milliseconds."""
-    return (
-        ("grpc.so_reuseport", 0),  # else two servers would share a port without a word
-        ("grpc.max_receive_message_length", min(_LARGEST, settings.max_request_bytes)),
-        ("grpc.max_send_message_length", -1),  # the client says what it takes
-        ("grpc.max_allowed_incoming_connections", min(_LARGEST, settings.max_connections)),
-        # Refusing is the queue's business: calls above this wait at the client, without a word.
-        ("grpc.max_concurrent_streams", _STREAMS),
-        ("grpc.max_metadata_size", _METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
-        ("grpc.server_handshake_timeout_ms", _milliseconds(settings.header_timeout)),
-        # A client that is gone without a word (power, cable) gives its connection back.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_connection_idle_ms", _idle_ms(settings.max_connections)),
-        # Clients may ask for a sign of life as often as this (gRPC's own: each 5 minutes).
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.max_ping_strikes", 2),
-    )
+def _listener(kind: str, host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises Unavailable.
+
+    Without SO_REUSEPORT, by which two servers would share a port without a word.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's delay off only where the protocol is named: 40 ms a response.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _taken(kind, host, port, f": {error}") from error
+    return listener
 
 
-def _milliseconds(seconds: float) -> int:
-    return min(_LARGEST, round(seconds * 1000))
+def _close(listener: socket.socket) -> None:
+    """Closes it; a UNIX socket leaves no file behind."""
+    if listener.family == socket.AF_UNIX:
+        Path(listener.getsockname()).unlink(missing_ok=True)
+    listener.close()
 
 
-def _idle_ms(connections: int) -> int:
-    """How long an idle gRPC connection is kept: the fewer there may be, the sooner it gives way."""
-    return min(300_000, max(5_000, 300 * connections))
+def _is_left_over(path: Path) -> bool:
+    """Whether a socket lies there that nobody listens on, as a server that was killed leaves."""
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == errno.ECONNREFUSED
 
 
 def _join(host: str, port: int) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-import grpc
-
 from mlserve.errors import InvalidInput, shortened
 from mlserve.protocols.proto.serving_pb2 import (
     GetModelMetadataRequest,
@@ -25,7 +23,8 @@ from mlserve.protocols.status import grpc_status
 from mlserve.server.grpc_service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
-    Context,
+    UnaryMethod,
+    admission,
     deadline_of,
     service,
 )
@@ -39,6 +38,9 @@ from mlserve.server.model_control import require_control
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
+from mlserve.server.port.grpc.context import Context
+from mlserve.server.port.grpc.status import CODES
+from mlserve.server.port.in_flight import InFlight
 from mlserve.server.sight.requests import Sight
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.config_reload import ConfigReload
@@ -79,20 +81,19 @@ class TfsGrpc:
         self._host = host
         self._reload = reload
 
-    def services(self, sight: Sight) -> tuple[grpc.GenericRpcHandler, ...]:
-        """What to add to the gRPC server."""
-        predict = {
-            "Predict": self.predict,
-            "GetModelMetadata": self.metadata,
-            **InferenceGrpc(self._engine, self._repository, self._version_of).methods(),
-        }
+    def methods(self, sight: Sight, in_flight: InFlight) -> dict[str, UnaryMethod]:
+        """What to add to the gRPC server: the methods by their full names."""
+        inference = InferenceGrpc(self._engine, self._repository, self._version_of).methods()
+        predict = {"Predict": self.predict, "GetModelMetadata": self.metadata, **inference}
         status = {"GetModelStatus": self.status}
         if self._reload is not None:
             status["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)
-        return (
-            service(PREDICTION_SERVICE, predict, sight),
-            service(MODEL_SERVICE, status, sight),
-        )
+        first = admission(self._engine.admit, self._engine.default_timeout)
+        admit = dict.fromkeys(("Predict", *inference), first)
+        return {
+            **service(PREDICTION_SERVICE, predict, sight, in_flight, admit=admit),
+            **service(MODEL_SERVICE, status, sight, in_flight),
+        }
 
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: runs a signature; the response has its outputs and the version that ran."""
@@ -148,7 +149,7 @@ class TfsGrpc:
         for status in statuses:
             entry = response.model_version_status.add(version=status.version, state=status.state)
             if status.error is not None:
-                code = grpc.StatusCode[grpc_status(status.error)].value[0]
+                code = CODES[grpc_status(status.error)]
                 entry.status.error_code, entry.status.error_message = code, str(status.error)
         return response.SerializeToString()
 
