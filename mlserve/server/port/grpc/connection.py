@@ -85,7 +85,7 @@ class GrpcConnection(asyncio.Protocol):
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             self._transport.close()
             return
-        self._transport.set_write_buffer_limits(2**19)
+        self._transport.set_write_buffer_limits(2**18)
         self._outbox = Outbox(
             self._transport, self._port.memory, self._patience, self._on_sent, self._reset
         )
@@ -212,6 +212,8 @@ class GrpcConnection(asyncio.Protocol):
     def on_data(self, stream: int, data: memoryview, counted: int, *, ends: bool) -> None:
         """Gives it to its call; what belongs to none is dropped."""
         self._check_order()
+        if not stream:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA on no stream")
         size = len(data)
         if size < _SMALL and not ends:
             self._patience.spend()
@@ -348,7 +350,6 @@ class GrpcConnection(asyncio.Protocol):
                 raise refusal
             contextvars.copy_context().run(self._port.begin, self, call)
         except Status as status:
-            self._patience.spend()
             call.end(status.code, status.text, status.trailing)
         self._port.note(self)
 
@@ -486,6 +487,8 @@ class GrpcConnection(asyncio.Protocol):
             self._forget(call)
             call.abandon()
         self._hang_up()
+        if code != frames.NO_ERROR:
+            self._loop.call_later(_LINGER, self.abort)
 
     def _hang_up(self) -> None:
         """Lets the client read the last words, for it to hang up, and does it otherwise."""

@@ -23,7 +23,7 @@ _BATCH = 256 * 2**10
 _LARGEST_PART = 64 * 2**10
 """Bytes of a DATA frame: so many of one answer before one of another."""
 _SIZEABLE = 2**10
-_MOST_BUFFERED = 2 * 2**20
+_MOST_BUFFERED = 2**20
 """Bytes of frames that may wait for a caller who does not read them."""
 
 
