@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -91,7 +90,6 @@ def test_refusals_are_cheap_and_none_too_many(raw: Any) -> None:
 
 def test_refusals_that_are_not_read(raw: Any) -> None:
     client = raw()
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.encoder.header_table_size = 0
     block = client.block("/no/such")
     for number in range(200):

@@ -219,6 +219,22 @@ def test_handshakes_count_as_connections(model: Any, launch: Any, wait: Any, fil
     assert is_well(server)
 
 
+@pytest.mark.parametrize("offered", [[], ["http/1.1"], ["h2", "http/1.1"]])
+def test_the_grpc_port_speaks_http2_only(server: Any, files: Files, offered: list[str]) -> None:
+    """Who has not agreed on it in the handshake is hung up on, as by gRPC's own servers."""
+    context = files.context()
+    if offered:
+        context.set_alpn_protocols(offered)
+    with (
+        connection(server.grpc) as raw,
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as client,
+    ):
+        assert client.selected_alpn_protocol() == ("h2" if "h2" in offered else None)
+        heard = client.recv(9)
+        assert bool(heard) == ("h2" in offered)
+    assert is_well(server)
+
+
 class TestMutual:
     def test_a_client_of_the_authority(self, mutual: Any, files: Files, image: bytes) -> None:
         assert post(mutual, files.context(files.client)).status_code == 200

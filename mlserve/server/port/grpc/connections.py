@@ -65,6 +65,7 @@ class GrpcConnections:
         self._waiting: dict[GrpcConnection, None] = {}
         """Those that are not at work, the longest first."""
         self._lingering: set[GrpcConnection] = set()
+        """Those that have said their last word, and may not have been heard."""
         self._is_draining = False
 
     def start(self, methods: Mapping[str, Method]) -> None:
@@ -112,10 +113,8 @@ class GrpcConnections:
 
     def may_linger(self, connection: GrpcConnection) -> bool:
         """Whether one that is to end may wait for its client to hang up."""
-        if len(self._lingering) >= min(_MOST_LINGERING, max(1, self._most // 4)):
-            return False
         self._lingering.add(connection)
-        return True
+        return len(self._lingering) <= min(_MOST_LINGERING, max(1, self._most // 4))
 
     def remove(self, connection: GrpcConnection, *, is_lost: bool = False) -> None:
         """Gives its place to another."""
