@@ -108,8 +108,7 @@ class RawHttp2:
             granted = sum(more for to, more in self.windows if to == stream)
             part = body[at : min(at + 2**14, room + granted)]
             if not part:
-                seen = len(self.windows)
-                self.listen(lambda seen=seen: len(self.windows) > seen or heard.has_ended)
+                self._listen_for_room(heard)
                 if self.is_closed:
                     return
                 continue
@@ -139,6 +138,10 @@ class RawHttp2:
         self.listen(lambda: False)
         return self.goaways[-1][1:] if self.goaways else (-1, "")
 
+    def _listen_for_room(self, heard: Heard) -> None:
+        seen = len(self.windows)
+        self.listen(lambda: len(self.windows) > seen or heard.has_ended)
+
     def _take(self, data: bytes) -> None:
         self._rest += data
         while len(self._rest) >= 9:
@@ -152,7 +155,9 @@ class RawHttp2:
     def _note(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         heard = self.streams.setdefault(stream, Heard()) if stream else Heard()
         if kind == HEADERS:
-            heard.headers |= dict(self._decoder.decode(payload))
+            heard.headers |= {
+                str(name): str(value) for name, value in self._decoder.decode(payload)
+            }
         elif kind == DATA:
             heard.data += payload
         elif kind == RESET:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -454,3 +456,9 @@ class TestClients:
         codes = [answer.error_response.error_code for answer in answers]
         assert codes == [0, 0, 5, 5, 5, 0, 0, INVALID_ARGUMENT]
         assert len(answers[6].file_descriptor_response.file_descriptor_proto) > 1
+
+
+def test_the_server_does_without_grpcs_library() -> None:
+    """Its threads, its memory and 0.1 s of its start are for clients."""
+    code = "import sys, mlserve.server.app; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
