@@ -132,6 +132,22 @@ class TestAnswers:
         assert client.answer(1).status == OK
         assert struct.unpack_from(">BI", heard.data) == (0, len(heard.data) - 5)
 
+    def test_a_large_answer_goes_on_as_far_as_a_window_reaches(
+        self, raw: Any, request_of: Any
+    ) -> None:
+        """One WINDOW_UPDATE for all of it, and then no word more."""
+        values = np.zeros(500_000, np.float32), DType.FLOAT32
+        client = raw()
+        client.say(frame(raw_http2.WINDOW, 0, 0, struct.pack(">I", 2**30)))
+        client.call(1, PREDICT)
+        request = request_of("identity_float32", x=values)
+        client.send_body(1, message(request.SerializeToString()))
+        heard = client.streams[1]
+        client.listen(lambda: len(heard.data) == 65535)
+        client.say(frame(raw_http2.WINDOW, 0, 1, struct.pack(">I", 2**30)))
+        assert client.answer(1).status == OK
+        assert struct.unpack_from(">BI", heard.data) == (0, len(heard.data) - 5)
+
     def test_metadata_in_base64(self, raw: Any) -> None:
         for value in ("AAEC", "AAE", "AAE=", "AAEC,AAE=", ""):
             assert asked(raw, STATUS, ("a-bin", value)).status == OK
@@ -363,9 +379,8 @@ class TestFaults:
     def test_more_than_the_window(self, raw: Any) -> None:
         client = raw()
         client.call(1, STATUS)
-        client.say(frame(DATA, 0, 1, struct.pack(">BI", 0, 100)))
-        client.say(frame(DATA, 0, 1, bytes(65535)))
-        client.say(frame(DATA, 0, 1, bytes(65535)))
+        client.say(frame(DATA, 0, 1, struct.pack(">BI", 0, 65530) + bytes(65530)))
+        client.say(frame(DATA, 0, 1, b"x"))
         assert client.end()[0] == FLOW_CONTROL_ERROR
 
 
@@ -389,8 +404,10 @@ class TestCancelling:
         assert client.answer(3).status == OK
 
     def test_the_deadline_ends_a_call_that_runs(
-        self, server: Any, predict_on: Any, request_of: Any
+        self, model: Any, start: Any, predict_on: Any, request_of: Any
     ) -> None:
+        model.put(7)
+        server = start()
         slow = request_of("slow", seconds=(np.array([5.0], np.float32), DType.FLOAT32))
         began = time.monotonic()
         call = predict_on(server, slow, timeout=0.3)

@@ -1,8 +1,7 @@
 """One HTTP/2 connection of the gRPC port: what its frames mean (RFC 9113).
 
-hpack undoes the compression of headers; the rest is here, as h2's general state machine takes eight
-times as long for each call. Whatever comes in that is not as it should be ends the connection with
-a GOAWAY that says why, and so does a flood of frames that ask for nothing.
+Whatever comes in that is not as it should be ends the connection with a GOAWAY that says why; so does
+a flood of frames that ask for nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, cast
 
-import hpack
-from hpack.exceptions import HPACKError, OversizedHeaderListError
-
+from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.port.grpc import frames, header_block
 from mlserve.server.port.grpc.call import Call
 from mlserve.server.port.grpc.frames import ConnectionFault, FrameReader
 from mlserve.server.port.grpc.head import MOST_METADATA, Head, read_head
+from mlserve.server.port.grpc.header_reader import HeaderReader
 from mlserve.server.port.grpc.outbox import Outbox
 from mlserve.server.port.grpc.patience import Patience
 from mlserve.server.port.grpc.status import Malformed, Status
@@ -30,9 +28,6 @@ MOST_STREAMS = 1024
 """Calls on one connection. Refusing is the queue's business: more would wait at the client."""
 _WINDOW = 8 * 2**20
 """Bytes on their way on one connection. What arrives is taken or dropped at once."""
-_MOST_HEADER_BLOCK = 32 * 2**10
-_MOST_HEADER_LIST = 64 * 2**10
-"""Bytes of headers, before and after their compression, above which the connection ends."""
 _MOST_DROPPED = 2 * MOST_STREAMS
 _SMALL = 16
 """Bytes of a DATA frame below which it is one of a flood, if there are many."""
@@ -58,16 +53,13 @@ class GrpcConnection(asyncio.Protocol):
         self.is_extra = False
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(self)
-        self._decoder = hpack.Decoder(max_header_list_size=_MOST_HEADER_LIST)
         self._patience = Patience(self._loop.time)
+        self._headers = HeaderReader(self._patience)
         self._calls: dict[int, Call] = {}
         self._dropped: dict[int, None] = {}
         """Streams that have ended here before the caller knows."""
         self._working = 0
         self._last_stream = 0
-        self._header_stream = 0
-        self._header_block = b""
-        self._header_flags = 0
         self._received = 0
         self._has_settings = False
         self._timer: asyncio.TimerHandle | None = None
@@ -75,6 +67,7 @@ class GrpcConnection(asyncio.Protocol):
         self._is_draining = False
         self._is_told_last = False
         self._is_closing = False
+        self._read_out = _READ_OUT
 
     # What asyncio tells.
 
@@ -83,6 +76,7 @@ class GrpcConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
+            self._is_closing = True
             self._transport.close()
             return
         self._transport.set_write_buffer_limits(2**18)
@@ -211,6 +205,8 @@ class GrpcConnection(asyncio.Protocol):
 
     def on_data(self, stream: int, data: memoryview, counted: int, *, ends: bool) -> None:
         """Gives it to its call; what belongs to none is dropped."""
+        if self._is_closing:
+            return
         self._check_order()
         if not stream:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA on no stream")
@@ -241,15 +237,14 @@ class GrpcConnection(asyncio.Protocol):
 
     def on_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         """Any frame but DATA."""
+        if self._is_closing:
+            return
         if not self._has_settings and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if self._header_stream and kind != frames.CONTINUATION:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a frame within headers")
-        if kind == frames.HEADERS:
-            self._begin_headers(flags, stream, payload)
-        elif kind == frames.CONTINUATION:
-            self._go_on_with_headers(flags, stream, payload)
+        if kind in (frames.HEADERS, frames.CONTINUATION):
+            self._on_headers(flags, stream, payload, kind)
         else:
+            self._check_order(is_settings=kind == frames.SETTINGS)
             self._control(kind, flags, stream, payload)
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
@@ -269,49 +264,19 @@ class GrpcConnection(asyncio.Protocol):
         elif kind == frames.PUSH_PROMISE:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a client pushes nothing")
 
-    def _check_order(self) -> None:
-        if self._header_stream or not self._has_settings:
+    def _check_order(self, *, is_settings: bool = False) -> None:
+        if self._headers.is_within or not (self._has_settings or is_settings):
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a frame where another one is due")
 
-    def _begin_headers(self, flags: int, stream: int, payload: bytes) -> None:
-        if stream % 2 == 0:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "HEADERS on a stream of the server's")
-        begin, end = 0, len(payload)
-        if flags & frames.PADDED:
-            begin, end = 1, end - (payload[0] if payload else 0)
-        if flags & frames.HAS_PRIORITY:
-            begin += 5
-        if begin > end:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "HEADERS of more padding than bytes")
-        block = payload[begin:end]
-        if flags & frames.END_HEADERS:
-            self._on_headers(flags, stream, block)
-        else:
-            self._header_stream, self._header_flags, self._header_block = stream, flags, block
+    def _on_headers(self, flags: int, stream: int, payload: bytes, kind: int) -> None:
+        headers = self._headers.take(kind, flags, stream, payload)
+        if headers is None:
             self._start_timer()
-
-    def _go_on_with_headers(self, flags: int, stream: int, payload: bytes) -> None:
-        if stream != self._header_stream or not stream:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        self._patience.spend()
-        self._header_block += payload
-        if len(self._header_block) > _MOST_HEADER_BLOCK:
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers have no end")
-        if flags & frames.END_HEADERS:
-            block, self._header_block, self._header_stream = self._header_block, b"", 0
-            self._stop_timer()
-            self._on_headers(self._header_flags, stream, block)
-
-    def _on_headers(self, flags: int, stream: int, block: bytes) -> None:
-        try:
-            fields = self._decoder.decode(block, raw=True)
-        except OversizedHeaderListError as error:
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers are too large") from error
-        except (HPACKError, IndexError, ValueError) as error:
-            raise ConnectionFault(frames.COMPRESSION_ERROR, "the headers are damaged") from error
-        ends = bool(flags & frames.END_STREAM)
+            return
+        self._stop_timer()
+        fields, ends = headers
         if stream > self._last_stream:
-            self._open(stream, cast("list[tuple[bytes, bytes]]", fields), ends=ends)
+            self._open(stream, fields, ends=ends)
             return
         call = self._calls.get(stream)
         self._patience.spend()
@@ -351,6 +316,8 @@ class GrpcConnection(asyncio.Protocol):
             contextvars.copy_context().run(self._port.begin, self, call)
         except Status as status:
             call.end(status.code, status.text, status.trailing)
+        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs it
+            call.end("INTERNAL", error_text(as_known_error(error)))
         self._port.note(self)
 
     def _refuse_malformed(self, stream: int, fault: Malformed, *, ends: bool) -> None:
@@ -486,22 +453,22 @@ class GrpcConnection(asyncio.Protocol):
         for call in list(self._calls.values()):
             self._forget(call)
             call.abandon()
-        self._hang_up()
         if code != frames.NO_ERROR:
-            self._loop.call_later(_LINGER, self.abort)
+            self._read_out = 0.0
+        self._hang_up()
 
     def _hang_up(self) -> None:
         """Lets the client read the last words, for it to hang up, and does it otherwise."""
         self._is_closing = True
         self._stop_timer()
-        self._outbox.flush()
+        self._outbox.close()
         self._port.remove(self)
         transport = self._transport
         assert transport is not None
         if self._port.may_linger(self):
             if transport.can_write_eof():
                 transport.write_eof()
-            self._loop.call_later(_LINGER, self.end)
+            self._timer = self._loop.call_later(_LINGER, self.end)
         else:
             self.end()
 
@@ -509,7 +476,8 @@ class GrpcConnection(asyncio.Protocol):
         """Closes the transport; what was written still leaves, if the client reads it soon."""
         assert self._transport is not None
         self._transport.close()
-        self._loop.call_later(_READ_OUT, self._transport.abort)
+        self._stop_timer()
+        self._timer = self._loop.call_later(self._read_out, self.abort)
 
     def _ping(self, payload: bytes) -> None:
         self._outbox.write(frames.frame(frames.PING, 0, 0, payload))

@@ -67,17 +67,15 @@ class Outbox:
         self._sent: dict[Call, asyncio.Future[None]] = {}
         self._first = header_block.EMPTY_TABLE
         self._is_paused = False
+        self._is_closed = False
         self.window = frames.DEFAULT_WINDOW
         self.stream_window = frames.DEFAULT_WINDOW
         self.max_frame = frames.DEFAULT_MAX_FRAME
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no answer waits."""
-        return not self._waiting
-
     def write(self, data: bytes) -> None:
         """Sends whole frames, with all else that is sent in this turn of the event loop."""
+        if self._is_closed:
+            return
         self._parts.append(data)
         self._size += len(data)
         if self._size >= _BATCH:
@@ -96,6 +94,11 @@ class Outbox:
         self._size = 0
         if not self._transport.is_closing():
             self._transport.write(data)
+
+    def close(self) -> None:
+        """Writes what there is, and nothing after that."""
+        self.flush()
+        self._is_closed = True
 
     def check(self) -> None:
         """Raises ConnectionFault for a caller who asks on and on and reads nothing."""
@@ -137,14 +140,14 @@ class Outbox:
             for call in list(self._waiting):
                 if self.window <= 0 or self._is_paused:
                     return
-                has_moved = self.pump_one(call) or has_moved
+                has_moved = self.pump_one(call, _LARGEST_PART) or has_moved
 
-    def pump_one(self, call: Call) -> bool:
-        """Sends the next part of an answer, if one waits and the windows let it through."""
+    def pump_one(self, call: Call, most: int = frames.LARGEST_WINDOW) -> bool:
+        """Sends what the windows let through of one answer; whether that was anything."""
         rest = self._waiting.get(call)
         if rest is None:
             return False
-        moved = self._advance(call, rest, most=_LARGEST_PART)
+        moved = self._advance(call, rest, most)
         if not rest.size:
             self.drop(call)
         return moved > 0
