@@ -1,7 +1,7 @@
 """One HTTP/2 connection of the gRPC port: what its frames mean (RFC 9113).
 
-Whatever comes in that is not as it should be ends the connection with a GOAWAY that says why; so does
-a flood of frames that ask for nothing.
+Whatever comes in that is not as it should be ends the connection with a GOAWAY that says why. A flood
+of frames that ask for nothing does so, too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GrpcConnection(asyncio.Protocol):
     """One connection. It is at work while a method runs for it; else it may have to give way.
 
     `heard_at` is when the last byte came in, by the loop's clock. `is_extra` says that it came
-    when all places were taken: then it may ask for the health only.
+    when all places were taken: then it may call methods of small messages only, as the health's.
     """
 
     def __init__(self, port: GrpcConnections) -> None:
