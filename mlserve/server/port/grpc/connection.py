@@ -1,7 +1,7 @@
 """One HTTP/2 connection of the gRPC port: what its frames mean (RFC 9113).
 
-Whatever comes in that is not as it should be ends the connection with a GOAWAY that says why. A flood
-of frames that ask for nothing does so, too.
+What is not as it should be ends the connection with a GOAWAY that says why. A flood of frames that
+ask for nothing does so, too.
 """
 
 from __future__ import annotations
