@@ -19,11 +19,12 @@ from mlserve.protocols.proto.serving_pb2 import (
 )
 from mlserve.protocols.proto.unread_input_pb2 import UnreadRequest
 from mlserve.server.dtypes import Array
-from mlserve.server.grpc_service import RANDOM_WEIGHTS_KEY, Context, Respond, deadline_of
+from mlserve.server.grpc_service import RANDOM_WEIGHTS_KEY, Respond, deadline_of
 from mlserve.server.input_check import DEFAULT_SIGNATURE
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
+from mlserve.server.port.grpc.context import Context
 from mlserve.server.sight import exchange
 from mlserve.server.sight.exchange import Exchange
 from mlserve.server.tfs.examples import fields_of, read_examples
