@@ -72,7 +72,7 @@ class TestHeadersDecide:
 
     def test_of_an_unknown_method(self, server: Any) -> None:
         with RawHttp2(server.grpc) as client:
-            client.call(1, "/tensorflow.serving.PredictionService/Classify")
+            client.call(1, "/tensorflow.serving.PredictionService/NoSuchMethod")
             assert client.answer(1).status == UNIMPLEMENTED
 
     def test_while_the_server_stops(
