@@ -19,6 +19,8 @@ from mlserve.server.port.grpc.head import Head
 from mlserve.server.port.grpc.messages import MessageReader
 from mlserve.server.port.grpc.status import Metadata, Status
 
+_WIDEST = 2**30
+"""Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
 _log = logging.getLogger(__name__)
 
 
@@ -101,8 +103,9 @@ class Call:
         except (Status, MlserveError) as error:
             self._fail(error)
             return
-        if reader.missing > self.window:
-            self._link.grant(self, reader.missing - self.window)
+        wanted = min(reader.missing, _WIDEST)
+        if wanted > self.window:
+            self._link.grant(self, wanted - self.window)
         if reader.ready:
             self._wake()
 
