@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
+from weakref import ReferenceType, ref
 
 from mlserve.errors import InputTooLarge, Overloaded
 from mlserve.settings import flag_of
@@ -178,14 +179,16 @@ class HeldBody:
         self._memory.leave(self)
 
 
-_HELD: ContextVar[HeldBody | None] = ContextVar("mlserve_held_body", default=None)
+_HELD: ContextVar[ReferenceType[HeldBody] | None] = ContextVar("mlserve_held_body", default=None)
+"""Weak: asyncio keeps the context of a cancelled timer until its time, long after the request."""
 
 
 def hold(body: HeldBody) -> None:
     """Makes this the body of the running task: a port calls it before a request is read."""
-    _HELD.set(body)
+    _HELD.set(ref(body))
 
 
 def held_body() -> HeldBody | None:
     """The body of the running task, to count what is made of it; None outside of a request."""
-    return _HELD.get()
+    held = _HELD.get()
+    return None if held is None else held()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -19,6 +20,9 @@ from mlserve.server.port.grpc.head import Head
 from mlserve.server.port.grpc.messages import MessageReader
 from mlserve.server.port.grpc.status import Metadata, Status
 
+NO_CONTEXT = contextvars.Context()
+"""Of timers: asyncio keeps a cancelled one until its time, and with it the context it was made in,
+where the request's body is."""
 _WIDEST = 2**30
 """Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
 _log = logging.getLogger(__name__)
@@ -84,12 +88,13 @@ class Call:
         self._task.add_done_callback(self._on_done)
         left = self.context.time_remaining()
         if left is not None:
-            self._timer = self._loop.call_later(left, self._on_deadline)
+            self._timer = self._loop.call_later(left, self._on_deadline, context=NO_CONTEXT)
 
     def take_messages(self, most: int, limit_name: str, memory: BodyMemory | None) -> None:
         """Says of how many bytes its messages may be, and where they are counted."""
         if memory is not None:
             self._body = memory.open(self._give_way)
+            self._body.__enter__()  # until `_on_done`
             hold(self._body)
         self._reader = MessageReader(most, limit_name, self.encoding, self._body)
 
@@ -227,8 +232,7 @@ class Call:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if self._body is not None:
-            self._body.finish()
-            self._body.release()
+            self._body.__exit__(None, None, None)
         if self._reader is not None:
             self._reader.drop()
         error = None if task.cancelled() else task.exception()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.port.grpc import frames, header_block
-from mlserve.server.port.grpc.call import Call
+from mlserve.server.port.grpc.call import NO_CONTEXT, Call
 from mlserve.server.port.grpc.frames import ConnectionFault, FrameReader
 from mlserve.server.port.grpc.head import MOST_METADATA, Head, read_head
 from mlserve.server.port.grpc.header_reader import HeaderReader
@@ -468,7 +468,7 @@ class GrpcConnection(asyncio.Protocol):
         if self._port.may_linger(self):
             if transport.can_write_eof():
                 transport.write_eof()
-            self._timer = self._loop.call_later(_LINGER, self.end)
+            self._timer = self._loop.call_later(_LINGER, self.end, context=NO_CONTEXT)
         else:
             self.end()
 
@@ -477,7 +477,7 @@ class GrpcConnection(asyncio.Protocol):
         assert self._transport is not None
         self._transport.close()
         self._stop_timer()
-        self._timer = self._loop.call_later(self._read_out, self.abort)
+        self._timer = self._loop.call_later(self._read_out, self.abort, context=NO_CONTEXT)
 
     def _ping(self, payload: bytes) -> None:
         self._outbox.write(frames.frame(frames.PING, 0, 0, payload))

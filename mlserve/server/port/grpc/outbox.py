@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from mlserve.errors import Overloaded
+from mlserve.errors import InputTooLarge, Overloaded
 from mlserve.server.port.body_memory import STALLED, BodyMemory, HeldBody
 from mlserve.server.port.grpc import frames, header_block
 from mlserve.server.port.grpc.call import Call
@@ -173,8 +173,7 @@ class Outbox:
             self.write(self._headers(call, rest.tail, ends=True))
             self._on_end(call)
         elif moved and rest.held is not None:
-            rest.held.release(moved)
-            self._note_progress(rest.held)
+            self._note_progress(rest.held, moved, rest.size)
         return moved
 
     def _send_part(self, call: Call, rest: _Waiting, room: int) -> int:
@@ -194,7 +193,7 @@ class Outbox:
         rest.held = self._memory.open(lambda: self._give_way(call))
         try:
             rest.held.take(rest.size)
-        except Overloaded:
+        except (Overloaded, InputTooLarge):
             rest.held = None
             self._loop.call_later(STALLED, self._check_progress, call, rest, rest.size)
 
@@ -207,9 +206,12 @@ class Outbox:
         else:
             self._loop.call_later(STALLED, self._check_progress, call, rest, rest.size)
 
-    def _note_progress(self, held: HeldBody) -> None:
-        with suppress(Overloaded):  # it gives way already
-            held.take(0)
+    def _note_progress(self, held: HeldBody, moved: int, left: int) -> None:
+        """Counts what is left, of which some is counted anew: so it has not stalled."""
+        fresh = min(moved, left)
+        held.release(moved + fresh)
+        with suppress(Overloaded, InputTooLarge):  # it gives way already
+            held.take(fresh)
 
     def _give_way(self, call: Call) -> None:
         with suppress(RuntimeError):  # the loop has closed
