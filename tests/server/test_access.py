@@ -192,7 +192,7 @@ class TestWarnings:
         server = launch("--host=0.0.0.0", f"--token-file={path}")
         wait(server.ports)
         assert " WARNING the token travels in clear text" in server.log()
-        assert f" WARNING others than its owner may read {path} (--token-file)" in server.log()
+        assert f" WARNING every user of this machine may read {path} (--token-file)" in server.log()
 
 
 def code_of(channel: grpc.Channel, method: str, value: str | None) -> grpc.StatusCode:
