@@ -7,7 +7,6 @@ import socket
 import time
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
@@ -169,16 +168,14 @@ def test_one_too_many_is_told_so_when_all_are_at_work(server: Any, connect: Any,
     assert server.answers()
 
 
-def test_grpc_refuses_one_too_many_at_once(
+def test_grpc_lets_one_too_many_in_as_idle_ones_give_way(
     server: Any, connect: Any, predict_on: Any, request_of: Any, wait: Any
 ) -> None:
-    """gRPC's own word for it; a connection that never says anything ends after the same time."""
+    """A connection that never says anything ends after the same time as on the other port."""
     request = request_of(image=(np.array([b"x"], dtype=object), DType.BYTES))
     idle = [connect(server.grpc) for _ in range(8)]
-    error = wait(lambda: predict_on(server, request, timeout=5).exception())
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert predict_on(server, request, timeout=5).exception() is None
     assert wait(lambda: not any(is_closed_after_greeting(client) is False for client in idle))
-    assert wait(lambda: predict_on(server, request, timeout=5).exception() is None)
     assert server.is_quiet()
 
 
