@@ -15,6 +15,7 @@ from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.image_cost import SCAN, Excess, ImageCost, jpeg_cost, png_cost
 from mlserve.image_problems import PNG_HEADER_BYTES, PNG_MAGIC, Problem, problem_error
 from mlserve.server.dtypes import Array
+from mlserve.server.reading import PIECE
 from mlserve.settings import ServerSettings, flag_of
 from mlserve.tensors import Signature
 
@@ -114,9 +115,15 @@ def _costs(array: Array) -> Iterator[ImageCost | None]:
 
 def _decoded(text: bytes) -> bytes:
     """What the text stands for; what is not base64 in it is left out, as lenient readers do."""
-    body = text.translate(_TO_STANDARD, _NOT_BASE64)
-    body = body[:-1] if len(body) % 4 == 1 else body
-    return binascii.a2b_base64(body + b"=" * (-len(body) % 4))
+    parts, rest = [], b""
+    for start in range(0, len(text), PIECE):
+        body = rest + text[start : start + PIECE].translate(_TO_STANDARD, _NOT_BASE64)
+        whole = len(body) - len(body) % 4
+        parts.append(binascii.a2b_base64(body[:whole]))
+        rest = body[whole:]
+    if len(rest) > 1:
+        parts.append(binascii.a2b_base64(rest + b"=" * (4 - len(rest))))
+    return b"".join(parts)
 
 
 def _png_cost(data: bytes) -> ImageCost:
