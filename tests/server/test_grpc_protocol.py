@@ -268,6 +268,7 @@ class TestCompression:
             gzip.compress(b"") * 1000,
             b"",
         ],
+        ids=["other data", "cut", "more behind", "many members", "nothing"],
     )
     def test_damaged(self, raw: Any, data: bytes) -> None:
         heard = asked(raw, STATUS, ("grpc-encoding", "gzip"), data=message(data, flag=1))
