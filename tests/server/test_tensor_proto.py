@@ -132,7 +132,16 @@ def test_half_a_complex_number() -> None:
 def test_the_values_of_another_type() -> None:
     proto = shaped(DType.FLOAT32, 1)
     proto.double_val.append(1)
-    assert "0 values in float_val" in refused(proto)
+    assert "values in double_val; those of float32 are read from float_val" in refused(proto)
+    proto.float_val.append(2)
+    assert "values in double_val" in refused(proto)
+
+
+def test_values_beside_content() -> None:
+    proto = shaped(DType.FLOAT32, 1)
+    proto.tensor_content = bytes(4)
+    proto.float_val.append(1)
+    assert "values in float_val; those of float32 are read from tensor_content" in refused(proto)
 
 
 @pytest.mark.parametrize("value", [-129, 128])

@@ -3,8 +3,8 @@
 What the fields mean is in TensorFlow's public `tensor.proto`. Without values a tensor is zeros, or
 empty strings; with fewer than its shape has, the last one is repeated. What TensorFlow accepts with
 a loss is refused, as it is more often a fault of the client than meant: values in the field of
-another type (TensorFlow would take zeros) or more than the shape has (it would leave them out), and
-a value outside its type (it would cut bits off).
+another type or beside `tensor_content` (TensorFlow would not look at them), more values than the
+shape has (it would leave them out), and a value outside its type (it would cut bits off).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _FIELDS = {
     DType.UINT32: "uint32_val",
     DType.UINT64: "uint64_val",
 }
+_VALUE_FIELDS = {*_FIELDS.values(), "int_val"}
 _CONTINUES, _LONGEST_VARINT = 0x80, 63
 _BY_NUMBER = {dtype.tf_number: dtype for dtype in DType}
 
@@ -101,6 +102,7 @@ def to_array(name: str, proto: TensorProto, room: Expansion | None = None) -> Ar
     """
     dtype = dtype_of(name, proto)
     shape = _shape(name, proto)
+    _check_fields(name, dtype, proto)
     if proto.tensor_content:
         flat = _from_content(name, dtype, shape, proto)
     else:
@@ -166,6 +168,21 @@ def _shape(name: str, proto: TensorProto) -> tuple[int, ...]:
     return shape
 
 
+def _check_fields(name: str, dtype: DType, proto: TensorProto) -> None:
+    """Raises InvalidInput for values in a field that is not read."""
+    read = "tensor_content" if proto.tensor_content else _field(dtype)
+    others = [
+        item.name
+        for item, _ in proto.ListFields()
+        if item.name in _VALUE_FIELDS and item.name != read
+    ]
+    if others:
+        raise InvalidInput(
+            f"input '{name}' has values in {', '.join(others)}; those of {dtype.label} are read "
+            f"from {read}"
+        )
+
+
 def _from_content(name: str, dtype: DType, shape: tuple[int, ...], proto: TensorProto) -> Array:
     if dtype is DType.BYTES:
         return _strings(name, math.prod(shape), proto.tensor_content)
@@ -209,7 +226,7 @@ def _from_values(
     values = getattr(proto, field)
     count, per_value = math.prod(shape), 2 if dtype in _COMPLEX else 1
     sent, rest = divmod(len(values), per_value)
-    if rest or sent > count or (not sent and count and _has_other_values(proto, field)):
+    if rest or sent > count:
         raise InvalidInput(
             f"input '{name}' has {len(values)} values in {field}; "
             f"{dtype.label}{list(shape)} takes {count * per_value}"
@@ -229,10 +246,6 @@ def _from_values(
         return np.full(count, b"" if dtype is DType.BYTES else 0, NUMPY[dtype])
     array = _parse(name, dtype, proto)
     return np.append(array, np.repeat(array[-1:], missing)) if missing else array
-
-
-def _has_other_values(proto: TensorProto, field: str) -> bool:
-    return any(getattr(proto, other) for other in {*_FIELDS.values(), "int_val"} - {field})
 
 
 def _parse(name: str, dtype: DType, proto: TensorProto) -> Array:
