@@ -170,7 +170,7 @@ class _Parser:
         found, cuts, next_cut = PackedList(), self._cuts[start], 0
         place = self._blanks(start + 1)
         if self._text[place : place + 1] == "]":
-            return found, place + 1
+            return [], place + 1
         while True:
             while next_cut < len(cuts) and cuts[next_cut] <= place:
                 next_cut += 1
@@ -282,8 +282,12 @@ def _pack_values(rows: list[Any]) -> None:
 
 
 def _compact(found: PackedList) -> PackedList | list[Any]:
-    """The list as it is, or as Python's own where there are objects in it."""
-    if any(dict in part.types for part in found.parts):
+    """The list as it is, or as Python's own where there are objects in it, or few values.
+
+    Integers beside numbers with a fraction have been turned into such: they stay packed.
+    """
+    is_short = len(found) <= _SHORT and all(len(part.types) == 1 for part in found.parts)
+    if is_short or any(dict in part.types for part in found.parts):
         items = found.items()
         if items is not None:
             return list(items)
