@@ -20,6 +20,7 @@ from mlserve.server.packed_lists import PackedList
 from mlserve.server.reading import UNBOUNDED, Room
 from mlserve.server.rest_body import text_of
 from mlserve.server.tfs import json_tensor
+from mlserve.server.tfs.json_words import Decoder
 from mlserve.tensors import DType, Signature, TensorSpec
 
 TEXTS = st.text(max_size=12) | st.text(alphabet='\\"[]{},:\n😀é', max_size=12)
@@ -166,6 +167,30 @@ def test_the_spellings_of_tensorflow_serving_in_long_lists(
     array = json_tensor.to_array(TensorSpec("x", DType.FLOAT64, (None,)), body["inputs"])
     expected = [1.5 if item == "1.5" else value for item in items[1:-1].split(",")]
     np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("row", ["[Inf]", "[ 1, -NaN]", '{"x": -Inf}', '{"x": ["Inf", Inf]}'])
+def test_those_spellings_in_rows_wherever_they_are_cut(row: str) -> None:
+    plain = row.replace("-NaN", "NaN").replace(" Inf]", " Infinity]").replace("-Inf", "-Infinity")
+    expected = json.loads(plain.replace("[Inf]", "[Infinity]"))
+    for block in range(1, 40):
+        text = f'{{"instances": [{",".join([row] * 5)}]}}'
+        body, end = raw_decode(Decoder(), text, 0, UNBOUNDED, max_depth=9, block=block)
+        assert end == len(text)
+        assert same(body["instances"], [expected] * 5)
+
+
+def test_a_fault_behind_those_spellings_is_told_where_it_is() -> None:
+    for text, place in (('{"x": [Inf, -Inf, "Inf", ?]}', 25), ('{"x": [-Inf, [NaN Inf]]}', 18)):
+        with pytest.raises(InvalidInput, match=f"at offset: {place} "):
+            json_tensor.parse_body(text)
+
+
+def test_a_short_list_stays_one_wherever_it_is_cut() -> None:
+    """A shape of the Open Inference Protocol, which may be anywhere in a long body."""
+    text = '{"inputs": [{"shape": [1, 299, 3]}, {"shape": [] }, {"shape": [ ] }]}'
+    for block in range(1, len(text)):
+        assert in_pieces(text, block) == json.loads(text)
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1E+400", "123456e304"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -144,6 +145,15 @@ def test_an_object_that_is_not_base64(item: Any) -> None:
     spec = TensorSpec("image", DType.BYTES, (None,))
     with pytest.raises(InvalidInput, match="b64"):
         json_tensor.to_array(spec, [item])
+
+
+def test_base64_may_be_in_lines() -> None:
+    """As `base64` and Python's `encodebytes` write it; TensorFlow Serving takes it."""
+    spec, data = TensorSpec("image", DType.BYTES, (None,)), bytes(range(256)) * 1000
+    for size in (1, 100, 1000, len(data)):
+        lines = base64.encodebytes(data[:size]).decode()
+        for text in (lines, lines.replace("\n", "\r\n"), f" {lines}".replace("=", "")):
+            assert json_tensor.to_array(spec, [{"b64": text}]).tolist() == [data[:size]]
 
 
 @pytest.mark.parametrize("dtype", [d for d in DType if "int" in d.label])

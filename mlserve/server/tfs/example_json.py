@@ -8,7 +8,6 @@ repeat whole values; here they are cut.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import math
@@ -23,6 +22,7 @@ from mlserve.protocols.proto.example_pb2 import Example, Feature
 from mlserve.server.dtypes import Array
 from mlserve.server.packed_lists import PackedList
 from mlserve.server.tfs import examples
+from mlserve.server.tfs.json_words import from_base64
 from mlserve.settings import ServerSettings
 
 _MOST_SHOWN = 200
@@ -127,7 +127,7 @@ def _float(value: float) -> float:
 
 def _unescaped(text: str) -> bytes:
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return from_base64(text)
     except (binascii.Error, ValueError) as error:
         raise InvalidInput("Unable to base64 decode") from error
 

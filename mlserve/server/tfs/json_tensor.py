@@ -43,9 +43,9 @@ from mlserve.server.packed_lists import (
 from mlserve.server.reading import PIECE, UNBOUNDED, Room
 from mlserve.server.tfs.json_words import (
     Decoder,
+    from_base64,
     parse_problem,
     shown,
-    spelled_out,
     type_of_value,
 )
 from mlserve.server.tfs.tensor_proto import type_name
@@ -111,16 +111,8 @@ def parse_body(
     and for more than `max_depth` levels, InputTooLarge for a long text of more than `most_rows`
     instances, and what `room` raises.
     """
-    parsed = partial(_parsed, max_depth=max_depth, most_rows=most_rows, room=room)
     try:
-        try:
-            body, end = parsed(text)
-        except json.JSONDecodeError as error:
-            spelled = spelled_out(text, error.pos) if len(text) <= _SHORT else None
-            if spelled is None:
-                raise
-            text = spelled
-            body, end = parsed(text)
+        body, end = _parsed(text, max_depth=max_depth, most_rows=most_rows, room=room)
         if not ignores_rest and after_blanks(text, end) < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
@@ -439,21 +431,9 @@ def _to_bytes(name: str, item: str | dict[str, Any]) -> bytes:
         raise InvalidInput(f'input \'{name}\' has an object that is not {{"b64": "..."}}')
     text: str = item["b64"]
     try:
-        return _from_base64(text)
+        return from_base64(text)
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f"input '{name}' has a b64 that is not base64: {error}") from error
-
-
-def _from_base64(text: str) -> bytes:
-    """The bytes of base64 text, with or without padding, in pieces. Raises binascii.Error."""
-    parts = []
-    for start in range(0, len(text), PIECE):
-        part, is_last = text[start : start + PIECE], start + PIECE >= len(text)
-        if not is_last and "=" in part:
-            raise binascii.Error("Excess data after padding")
-        padding = "=" * (-len(part) % 4)
-        parts.append(base64.b64decode(part + padding, validate=True))
-    return b"".join(parts)
 
 
 def _text(item: object, *, as_object: bool) -> Any:

@@ -1,17 +1,22 @@
-"""What TensorFlow Serving's JSON parser (RapidJSON) takes and says, where Python's differs.
+"""What TensorFlow Serving's readers of JSON and base64 take and say, where Python's differ.
 
 RapidJSON is told to read numbers that are not finite (`kParseNanAndInfFlag`): `NaN`, `Infinity` and
 also `Inf`, each with a minus in front or without. Of a key that an object has twice, its lookups
-find the first one.
+find the first one. Its base64 may have line ends and other blanks in it, as most programs write
+them, and no padding (`Base64Unescape` of Abseil).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import Any
+
+from mlserve.server.packed_lists import PackedList
+from mlserve.server.reading import PIECE
 
 Scan = Callable[[str, int], tuple[Any, int]]
 
@@ -21,6 +26,8 @@ _STRING_OR_SHORT = re.compile(
     r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|(?P<inf>Inf(?!inity))|(?P<nan>-NaN)', re.DOTALL
 )
 """A string, to be left alone, or such a spelling. Linear: no part of the text is read twice."""
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 _REASONS = {
     "Expecting property name enclosed in double quotes": "Missing a name for object member.",
     "Expecting ':' delimiter": "Missing a colon after a name of object member.",
@@ -32,6 +39,7 @@ _REASONS = {
     "Extra data": "The document root must not be followed by other values.",
 }
 _LONGEST = 100
+_BLANKS = " \t\n\v\f\r"
 
 
 def first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -48,40 +56,68 @@ class Decoder(json.JSONDecoder):
         self._scan: Scan = self.scan_once
         self.scan_once: Scan = self._scan_value
 
-    def decode(self, text: str) -> Any:  # type: ignore[override]
-        """The value of that text; it is gone through once more where it has such a spelling."""
-        try:
-            return super().decode(text)
-        except json.JSONDecodeError as error:
-            spelled = spelled_out(text, error.pos)
-            if spelled is None:
-                raise
-            return super().decode(spelled)
-
     def _scan_value(self, text: str, place: int) -> tuple[Any, int]:
-        found = _STRING_OR_SHORT.match(text, place) if text.startswith(_SHORT, place) else None
-        if found is None and text.startswith("-Inf", place):
-            found = _STRING_OR_SHORT.match(text, place + 1)
-        if found is None:
+        try:
             return self._scan(text, place)
-        value = math.nan if found["nan"] else math.inf
-        return (-value if text[place] == "-" else value), found.end()
+        except StopIteration as stop:
+            if not text.startswith(_SHORT, stop.value):
+                raise
+        return self._scan_spelled_out(text, place)
+
+    def _scan_spelled_out(self, text: str, place: int) -> tuple[Any, int]:
+        """The value that begins there, with the spellings that Python does not read written out."""
+        end = _end_of_value(text, place)
+        written = text[place:end]
+        spelled = _STRING_OR_SHORT.sub(_written_out, written)
+        try:
+            return self._scan(spelled, 0)[0], end
+        except StopIteration as stop:
+            raise StopIteration(place + _before_spelling(written, stop.value)) from None
+        except json.JSONDecodeError as error:
+            place += _before_spelling(written, error.pos)
+            raise json.JSONDecodeError(error.msg, text, place) from None
 
 
-def spelled_out(text: str, place: int) -> str | None:
-    """The text with the spellings that Python does not read written out; None without one there.
+def _end_of_value(text: str, place: int) -> int:
+    """Where the list, object or other value ends that begins there."""
+    if text[place] not in "[{":
+        found = _STRING_OR_SHORT.match(text, place + text.startswith("-Inf", place))
+        return len(text) if found is None else found.end()
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(text, place):
+        depth += _STEPS.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    return len(text)
 
-    `place` is where Python's parser gave up.
-    """
-    if not text.startswith(_SHORT, place):
-        return None
-    return _STRING_OR_SHORT.sub(_written_out, text)
+
+def _before_spelling(written: str, place: int) -> int:
+    """Where in the text is what stands at that place once it is spelled out."""
+    for found in _STRING_OR_SHORT.finditer(written):
+        if found.start() >= place:
+            break
+        place -= len(_written_out(found)) - len(found[0])
+    return place
 
 
 def _written_out(found: re.Match[str]) -> str:
     if found["inf"]:
         return "Infinity"
     return "NaN" if found["nan"] else found[0]
+
+
+def from_base64(text: str) -> bytes:
+    """The bytes of base64 text, in pieces. Raises binascii.Error, ValueError."""
+    for blank in _BLANKS:
+        text = text.replace(blank, "")
+    parts = []
+    for start in range(0, len(text), PIECE):
+        part, is_last = text[start : start + PIECE], start + PIECE >= len(text)
+        if not is_last and "=" in part:
+            raise binascii.Error("Excess data after padding")
+        padding = "=" * (-len(part) % 4)
+        parts.append(base64.b64decode(part + padding, validate=True))
+    return b"".join(parts)
 
 
 def parse_problem(error: json.JSONDecodeError) -> str:
@@ -104,8 +140,8 @@ def shown(value: Any) -> str:
     """A JSON value as it is written, as far as a message has room for it."""
     if isinstance(value, dict):
         return "{...}" if value else "{}"
-    if isinstance(value, list):
-        return "[...]" if value else "[]"
+    if isinstance(value, list | PackedList):
+        return "[...]" if len(value) else "[]"
     if isinstance(value, str) and len(value) > _LONGEST:
         return f"{json.dumps(value[:_LONGEST], ensure_ascii=False)}..."
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _LONGEST:
