@@ -153,7 +153,8 @@ def _start_in_background(request: UpRequest, output: OutputFormat) -> None:
     if done.was_running:
         note(f"{done.record.name} was already started ({done.record.identity})")
     _print_ready(done.record, request)
-    note("next: mlserve predict FILE --timeout 5")
+    takes_files = request.serving.takes_images
+    note(f"next: mlserve {'predict FILE --timeout 5' if takes_files else 'metadata'}")
 
 
 def _run_in_foreground(request: UpRequest, output: OutputFormat) -> None:

@@ -84,6 +84,7 @@ def test_a_folder_of_ones_own_is_served_under_its_name(cli, tmp_path: Path) -> N
 
     assert up.returncode == 0, up.stderr
     assert up.stdout.startswith("horses version 7 is ready")
+    assert "next: mlserve metadata" in up.stderr  # it is not known to take files
 
 
 def test_named_versions_and_all_versions_are_waited_for(cli, export) -> None:

@@ -117,7 +117,7 @@ def test_the_status_of_what_is_not_there(ask: Any, spec: Any, code: str, text: s
 def test_an_unknown_signature_is_a_failed_precondition_over_grpc(ask: Any) -> None:
     code, text = ask("Predict", {"name": "m", "signature_name": "topk"})
     assert code == "FAILED_PRECONDITION"
-    assert text.startswith(NO_SIGNATURE)
+    assert text.startswith(f"{NO_SIGNATURE} There are: ")
     assert "did you mean 'top_k'" in text
 
 

@@ -82,9 +82,9 @@ def signature_over_grpc(signatures: Mapping[str, Signature], name: str) -> Signa
         return find_signature(signatures, name)
     except NotFound as error:
         wanted = name or DEFAULT_SIGNATURE
+        known = known_signatures(signatures, wanted)
         raise NotYet(
-            f'Serving signature key "{shortened(wanted)}" not found. '
-            + known_signatures(signatures, wanted),
+            f'Serving signature key "{shortened(wanted)}" not found. {known[0].upper()}{known[1:]}',
             hint=error.hint,
         ) from error
 
