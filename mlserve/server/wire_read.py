@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -36,14 +37,13 @@ async def read_message(kind: type[Request], data: bytes, deadline: Deadline) -> 
     try:
         size = quick_estimate(data, kind, _INLINE_FIELDS)
     except Unfinished:
-        size = await _elsewhere(partial(estimate, data, kind, deadline), deadline)
+        size = await on_thread(partial(estimate, data, kind, deadline), deadline)
     deadline.require(_DOING)
-    body = held_body()
-    if body is not None:
+    if (body := held_body()) is not None:
         body.take(size - len(data))  # the bytes themselves are counted since they arrived
     if size <= _INLINE_BYTES:
         return parse(kind, data)
-    return await _elsewhere(partial(parse, kind, data), deadline)
+    return await on_thread(partial(parse, kind, data), deadline)
 
 
 def parse(kind: type[Request], data: bytes) -> Request:
@@ -56,11 +56,20 @@ def parse(kind: type[Request], data: bytes) -> Request:
         ) from error
 
 
-async def _elsewhere(work: Callable[[], Result], deadline: Deadline) -> Result:
-    """What the work gives, done on a thread. Raises DeadlineExceeded as soon as it passes."""
+async def on_thread(work: Callable[[], Result], deadline: Deadline) -> Result:
+    """What the work gives, done on a thread. Raises DeadlineExceeded as soon as it passes.
+
+    The bytes stay counted until the thread lets go of them, which cannot be told to stop.
+    """
+    body = held_body()
+
+    def work_and_count() -> Result:
+        with nullcontext() if body is None else body:
+            return work()
+
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout_at(deadline.expires_at):
-            return await loop.run_in_executor(_READERS, work)
+            return await loop.run_in_executor(_READERS, work_and_count)
     except TimeoutError:
         raise deadline.exceeded(_DOING) from None

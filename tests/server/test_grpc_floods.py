@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -67,6 +71,18 @@ def flood(client: RawHttp2, part: Callable[[int], bytes], rounds: int = 100) -> 
     return client.end()
 
 
+def body_bytes(server: Any) -> float:
+    """What the server counts of all bodies now."""
+    shown = httpx.get(f"http://{server.rest}/metrics").text.splitlines()
+    [line] = [line for line in shown if line.startswith("mlserve_body_bytes ")]
+    return float(line.split()[1])
+
+
+def sized(value: bytes) -> bytes:
+    """A short string as HPACK has it."""
+    return bytes((len(value),)) + value
+
+
 def test_rapid_resets(raw: Any) -> None:
     client = raw()
     client.encoder.header_table_size = 0
@@ -86,6 +102,28 @@ def test_refusals_are_cheap_and_none_too_many(raw: Any) -> None:
     for number in range(10_000):
         client.say(frame(HEADERS, END_HEADERS | 1, 2 * number + 1, block))
     assert client.answer(19_999).status == 12
+
+
+def test_calls_by_the_thousand_let_others_have_their_turn(raw: Any) -> None:
+    """15 bytes a call: what is read from a connection at once holds 17,000 of them."""
+    busy, other = raw(), raw()
+    block = busy.block("/no/such")
+    busy.say(frame(HEADERS, END_HEADERS | 1, 1, block))
+    assert busy.answer(1).status == 12
+    block = busy.block("/no/such")
+    streams = range(3, 34_003, 2)
+    flood = b"".join(frame(HEADERS, END_HEADERS | 1, stream, block) for stream in streams)
+    busy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(flood))
+    busy.say(flood)
+    other.call(1, STATUS, data=ASK)
+    assert other.answer(1).status == 0
+    busy.socket.setblocking(False)
+    answered = 0
+    with suppress(BlockingIOError):
+        while part := busy.socket.recv(2**20):
+            answered += len(part)
+    assert answered < 15_000 * 60, "nearly all of them were answered first"
+    busy.socket.setblocking(True)
 
 
 def test_refusals_that_are_not_read(raw: Any) -> None:
@@ -198,6 +236,70 @@ def test_headers_that_do_not_go_on(raw: Any) -> None:
     client = raw()
     client.say(frame(HEADERS, 0, 1, client.block(STATUS)[:3]))
     assert client.end() == (0, "the client's words took too long (--header-timeout)")
+
+
+def test_open_calls_are_counted(raw: Any, server: Any, wait: Any) -> None:
+    """A header of 4 KB in HPACK's table makes a call of 16 KB out of four bytes."""
+    client = raw()
+    own = ((b"te", b"trailers"), (b"content-type", b"application/grpc"))
+    usual = b"\x83\x86\x04" + sized(STATUS.encode())  # POST, http, and literals for no table
+    usual += b"".join(b"\0" + sized(name) + sized(value) for name, value in own)
+    entry = b"\x40\x01a\x7f\xbd\x1d" + b"x" * 3900  # a: 3,900 bytes, into the table
+    client.say(frame(HEADERS, END_HEADERS, 1, usual + entry))
+    for number in range(1, 500):
+        client.say(frame(HEADERS, END_HEADERS, 2 * number + 1, usual + b"\xbe" * 4))
+    wait(lambda: body_bytes(server) > 9_000_000)
+    client.socket.close()
+    wait(lambda: body_bytes(server) == 0)
+
+
+def test_a_cancelled_call_that_is_being_unpacked_leaves_nothing(
+    raw: Any, server: Any, request_of: Any, wait: Any
+) -> None:
+    """The thread goes on after the call has ended, and what it counts has to be given back."""
+    values = np.random.default_rng(1).integers(0, 2, 600_000).astype(np.float64)
+    request = request_of("identity_float64", x=(values, DType.FLOAT64))
+    packed = gzip.compress(request.SerializeToString(), 1)
+    client = raw()
+    for number in range(30):
+        stream = 2 * number + 1
+        client.call(stream, PREDICT, [("grpc-encoding", "gzip")])
+        client.send_body(stream, message(packed, flag=1))
+        time.sleep(number / 1000)  # it is in the midst of it sometime
+        client.say(frame(RESET, 0, stream, struct.pack(">I", 8)))
+    wait(lambda: body_bytes(server) == 0)
+
+
+def test_answers_that_are_read_a_byte_at_a_time_have_stalled(
+    raw: Any, request_of: Any, wait: Any
+) -> None:
+    """Those that found no room, too: the memory would hold any number of them."""
+    request = request_of("identity_float64", x=(np.zeros(250_000), DType.FLOAT64))
+    body = message(request.SerializeToString())
+    client = raw(says_hello=False)
+    hello = frame(raw_http2.SETTINGS, payload=struct.pack(">HI", 4, 0))
+    client.say(raw_http2.PREFACE + hello + frame(WINDOW, 0, 0, struct.pack(">I", 2**30)))
+    streams = range(1, 41, 2)
+    for stream in streams:
+        for earlier in range(1, stream, 2):
+            client.say(frame(WINDOW, 0, earlier, struct.pack(">I", 1)))
+        client.call(stream, PREDICT)
+        client.send_body(stream, body)
+        heard = client.streams[stream]
+        client.listen(lambda heard=heard: bool(heard.headers))
+
+    def held() -> int:
+        time.sleep(0.2)  # more often, and the server would call it a flood
+        for stream in streams:
+            client.say(frame(WINDOW, 0, stream, struct.pack(">I", 1)))
+        seen = len(client.pings)
+        client.say(frame(PING, 0, 0, bytes(8)))
+        client.listen(lambda: len(client.pings) > seen)
+        answers = (client.streams[stream] for stream in streams)
+        return sum(heard.reset is None and heard.status == -1 for heard in answers)
+
+    wait(lambda: held() <= 6)
+    assert not client.is_closed
 
 
 def test_answers_that_are_not_read_give_way(

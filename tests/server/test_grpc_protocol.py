@@ -148,6 +148,25 @@ class TestAnswers:
         assert client.answer(1).status == OK
         assert struct.unpack_from(">BI", heard.data) == (0, len(heard.data) - 5)
 
+    def test_a_small_window_of_the_connection_serves_answers_in_turn(
+        self, raw: Any, request_of: Any
+    ) -> None:
+        client = raw(says_hello=False)
+        hello = frame(raw_http2.SETTINGS, payload=struct.pack(">HI", 4, 2**30))
+        client.say(raw_http2.PREFACE + hello)
+        request = request_of("identity_float64", x=(np.zeros(100_000), DType.FLOAT64))
+        for stream in (1, 3):
+            client.call(stream, PREDICT)
+            client.send_body(stream, message(request.SerializeToString()))
+            heard = client.streams[stream]
+            client.listen(lambda heard=heard: bool(heard.headers))
+        assert len(client.streams[3].data) == 0, "the window went to the first"
+        for number in range(10):
+            client.say(frame(raw_http2.WINDOW, 0, 0, struct.pack(">I", 10_000)))
+            client.say(frame(PING, 0, 0, bytes(8)))
+            client.listen(lambda number=number: len(client.pings) > number)
+        assert len(client.streams[3].data) == 50_000
+
     def test_metadata_in_base64(self, raw: Any) -> None:
         for value in ("AAEC", "AAE", "AAE=", "AAEC,AAE=", ""):
             assert asked(raw, STATUS, ("a-bin", value)).status == OK
@@ -224,8 +243,9 @@ class TestRefusals:
         assert heard.reset == 0
 
     def test_too_much_metadata(self, raw: Any) -> None:
-        heard = asked(raw, STATUS, ("a", "x" * 17_000))
-        assert (heard.status, "metadata" in heard.message) == (RESOURCE_EXHAUSTED, True)
+        for value in ("x" * 17_000, "~" * 9_000):  # the second one's frame has over 16 KiB
+            heard = asked(raw, STATUS, ("a", value), ("b", value))
+            assert (heard.status, "metadata" in heard.message) == (RESOURCE_EXHAUSTED, True)
 
     @pytest.mark.parametrize(
         "more",
@@ -236,6 +256,7 @@ class TestRefusals:
             [("a", "b\nc")],
             [(":odd", "x")],
             [("te", "trailers"), ("te", "trailers")],
+            [("te", "gzip")],
         ],
     )
     def test_fields_that_are_none_reset_the_stream(self, raw: Any, more: Any) -> None:
@@ -245,6 +266,14 @@ class TestRefusals:
         assert client.answer(1).reset == PROTOCOL_ERROR
         client.call(3, STATUS, data=message(ASK))
         assert client.answer(3).status == OK
+
+    def test_trailers_with_a_pseudo_header(self, raw: Any) -> None:
+        client = raw()
+        client.call(1, STATUS)
+        client.say(frame(DATA, 0, 1, message(ASK)))
+        block = client.encoder.encode([(":path", "/")])
+        client.say(frame(HEADERS, END_HEADERS | END_STREAM, 1, block))
+        assert client.answer(1).reset == PROTOCOL_ERROR
 
 
 class TestCompression:
@@ -306,6 +335,13 @@ class TestCompression:
 class TestFaults:
     """What ends a connection, with the code that says why."""
 
+    def test_a_setting_that_makes_a_window_too_wide(self, raw: Any) -> None:
+        client = raw()
+        client.call(1, STATUS)
+        client.say(frame(raw_http2.WINDOW, 0, 1, struct.pack(">I", 2**31 - 1 - 65535)))
+        client.say(frame(raw_http2.SETTINGS, payload=struct.pack(">HI", 4, 65536)))
+        assert client.end()[0] == FLOW_CONTROL_ERROR
+
     @pytest.mark.parametrize(
         ("said", "code"),
         [
@@ -329,6 +365,7 @@ class TestFaults:
             (frame(raw_http2.SETTINGS, 0, 0, b"x"), FRAME_SIZE_ERROR),
             (frame(raw_http2.SETTINGS, 1, 0, bytes(6)), FRAME_SIZE_ERROR),
             (frame(raw_http2.SETTINGS, 0, 1), PROTOCOL_ERROR),
+            (frame(raw_http2.SETTINGS, 0, 0, struct.pack(">HI", 2, 2)), PROTOCOL_ERROR),
             (frame(raw_http2.SETTINGS, 0, 0, struct.pack(">HI", 4, 2**31)), FLOW_CONTROL_ERROR),
             (frame(raw_http2.SETTINGS, 0, 0, struct.pack(">HI", 5, 5)), PROTOCOL_ERROR),
             (frame(raw_http2.WINDOW, 0, 0, bytes(4)), PROTOCOL_ERROR),

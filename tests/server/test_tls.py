@@ -235,6 +235,19 @@ def test_the_grpc_port_speaks_http2_only(server: Any, files: Files, offered: lis
     assert is_well(server)
 
 
+def test_a_client_that_does_not_offer_http2_holds_nothing(
+    server: Any, files: Files, wait: Any
+) -> None:
+    """It has no place among the connections, so that nothing else bounds their number."""
+    process = psutil.Process(server.process.pid)
+    before = process.num_fds()
+    with ExitStack() as stack:
+        for _ in range(30):
+            raw = stack.enter_context(connection(server.grpc))
+            stack.enter_context(files.context().wrap_socket(raw, server_hostname="127.0.0.1"))
+        wait(lambda: process.num_fds() <= before + 2, timeout=5)
+
+
 class TestMutual:
     def test_a_client_of_the_authority(self, mutual: Any, files: Files, image: bytes) -> None:
         assert post(mutual, files.context(files.client)).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -11,7 +12,7 @@ from mlserve.errors import DeadlineExceeded, InvalidInput, Overloaded
 from mlserve.protocols.proto.framework_pb2 import TensorProto
 from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
 from mlserve.server.port.body_memory import BodyMemory, hold
-from mlserve.server.wire_read import read_message
+from mlserve.server.wire_read import on_thread, read_message
 
 
 def read(data: bytes, memory: BodyMemory | None = None, timeout: float = 30) -> TensorProto:
@@ -58,3 +59,21 @@ def test_what_is_not_utf_8_is_not_a_message() -> None:
 
     with pytest.raises(InvalidInput, match="not a valid inference"):
         asyncio.run(ask())
+
+
+def test_what_a_thread_reads_is_counted_until_it_ends() -> None:
+    """Nobody can stop it: the call's deadline passes, and the bytes are still there."""
+    memory, may_end = BodyMemory(1000), threading.Event()
+
+    async def check() -> None:
+        with memory.open(lambda: None) as body:
+            body.take(500)
+            hold(body)
+            with pytest.raises(DeadlineExceeded):
+                await on_thread(may_end.wait, Deadline.at_most(0.1))
+        assert memory.held == 500
+        may_end.set()
+        while memory.held:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(check(), 20))

@@ -25,6 +25,7 @@ NO_CONTEXT = contextvars.Context()
 where the request's body is."""
 _WIDEST = 2**30
 """Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
+_BARE_CALL = 4 * 2**10
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +66,8 @@ class Call:
         """Whether the caller has sent all it will."""
         self.is_over = False
         self.encoding = head.encoding
+        self.size = _BARE_CALL + head.size
+        """Bytes that it takes before its message, about."""
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._reader: MessageReader | None = None
@@ -91,11 +94,16 @@ class Call:
             self._timer = self._loop.call_later(left, self._on_deadline, context=NO_CONTEXT)
 
     def take_messages(self, most: int, limit_name: str, memory: BodyMemory | None) -> None:
-        """Says of how many bytes its messages may be, and where they are counted."""
+        """Says of how many bytes its messages may be, and where it and they are counted.
+
+        Raises Overloaded where there is no room for another call.
+        """
         if memory is not None:
-            self._body = memory.open(self._give_way)
-            self._body.__enter__()  # until `_on_done`
-            hold(self._body)
+            body = memory.open(self._give_way)
+            body.take(self.size)
+            self._body = body
+            body.__enter__()  # until `_let_go`
+            hold(body)
         self._reader = MessageReader(most, limit_name, self.encoding, self._body)
 
     def feed(self, data: memoryview) -> None:
@@ -199,9 +207,19 @@ class Call:
         self.is_over = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._task is None:  # it was refused, so that nothing serves it
+            self._let_go()
         if self._is_at_work:
             self._is_at_work = False
             self._link.note_work(self, has_begun=False)
+
+    def _let_go(self) -> None:
+        """Gives back what it holds of the caller's data."""
+        body, self._body = self._body, None
+        if body is not None:
+            body.__exit__(None, None, None)
+        if self._reader is not None:
+            self._reader.drop()
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -231,10 +249,7 @@ class Call:
             self._waiter.set_result(None)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        if self._body is not None:
-            self._body.__exit__(None, None, None)
-        if self._reader is not None:
-            self._reader.drop()
+        self._let_go()
         error = None if task.cancelled() else task.exception()
         if task.cancelled():
             self.end("CANCELLED", "the call was cancelled")

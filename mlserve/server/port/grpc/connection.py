@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, cast
 
+from mlserve.protocols.status import grpc_status
 from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.port.grpc import frames, header_block
 from mlserve.server.port.grpc.call import NO_CONTEXT, Call
@@ -77,7 +78,9 @@ class GrpcConnection(asyncio.Protocol):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             self._is_closing = True
-            self._transport.close()
+            # It has no place, so it must not last until the client says goodbye as well. The last
+            # words of the handshake leave first.
+            self._loop.call_soon(self._transport.abort)
             return
         self._transport.set_write_buffer_limits(2**18)
         self._outbox = Outbox(
@@ -95,12 +98,24 @@ class GrpcConnection(asyncio.Protocol):
         if self._is_closing:
             return
         self.heard_at = self._loop.time()
-        try:
-            self._reader.feed(data)
-            self._outbox.check()
-        except ConnectionFault as fault:
-            self._close_with(fault.code, str(fault))
-        self._outbox.flush()
+        self._take(data)
+
+    def _take(self, data: bytes = b"") -> None:
+        """Takes some frames; for more, others have their turn first, and the client waits."""
+        transport = self._transport
+        assert transport is not None
+        if not self._is_closing:
+            try:
+                self._reader.feed(data)
+                self._outbox.check()
+            except ConnectionFault as fault:
+                self._close_with(fault.code, str(fault))
+            self._outbox.flush()
+        if self._reader.has_more and not self._is_closing:
+            transport.pause_reading()
+            self._loop.call_soon(self._take)
+        else:
+            transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends every call; nobody would hear their answers."""
@@ -118,6 +133,7 @@ class GrpcConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read."""
         self._outbox.resume()
+        self._port.note(self)
 
     # What the port asks for.
 
@@ -129,7 +145,9 @@ class GrpcConnection(asyncio.Protocol):
     def has_unread(self) -> bool:
         """Whether something has come in that the event loop has not got to yet."""
         assert self._transport is not None
-        return is_readable(self._transport.get_extra_info("socket").fileno())
+        return self._reader.has_more or is_readable(
+            self._transport.get_extra_info("socket").fileno()
+        )
 
     def give_way(self) -> None:
         """Closes it in favour of another."""
@@ -282,7 +300,12 @@ class GrpcConnection(asyncio.Protocol):
         self._patience.spend()
         if call is None and stream not in self._dropped:
             raise ConnectionFault(frames.STREAM_CLOSED, f"HEADERS on stream {stream}, which ended")
-        if call is None or not ends or call.has_ended:
+        if (
+            call is None
+            or not ends
+            or call.has_ended
+            or any(name[:1] == b":" for name, _ in fields)
+        ):
             self._note_dropped(stream, ends=ends)
             if call is not None:
                 self._abandon(call, frames.PROTOCOL_ERROR)
@@ -316,8 +339,9 @@ class GrpcConnection(asyncio.Protocol):
             contextvars.copy_context().run(self._port.begin, self, call)
         except Status as status:
             call.end(status.code, status.text, status.trailing)
-        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs it
-            call.end("INTERNAL", error_text(as_known_error(error)))
+        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
+            known = as_known_error(error)
+            call.end(grpc_status(known), error_text(known))
         self._port.note(self)
 
     def _refuse_malformed(self, stream: int, fault: Malformed, *, ends: bool) -> None:
@@ -342,13 +366,12 @@ class GrpcConnection(asyncio.Protocol):
         for name, value in frames.read_settings(payload):
             self._patience.spend(0.1)
             if name == frames.SETTING_INITIAL_WINDOW:
-                if value > frames.LARGEST_WINDOW:
-                    raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window of 2^31 or more")
                 self._outbox.stream_window = value
             elif name == frames.SETTING_MAX_FRAME:
-                if not frames.DEFAULT_MAX_FRAME <= value < 2**24:
-                    raise ConnectionFault(frames.PROTOCOL_ERROR, f"frames of {value} bytes")
                 self._outbox.max_frame = value
+        most = frames.LARGEST_WINDOW - self._outbox.stream_window
+        if any(call.credit > most for call in self._calls.values()):
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window of 2^31 or more")
         self._outbox.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
         self._outbox.pump()
 
@@ -376,7 +399,8 @@ class GrpcConnection(asyncio.Protocol):
             outbox.window += size
             if outbox.window > frames.LARGEST_WINDOW:
                 raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window of 2^31 or more")
-            outbox.pump()
+            if outbox.pump():
+                self._port.note(self)
             return
         if stream > self._last_stream and not self._is_told_last:
             raise ConnectionFault(frames.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {stream}")
@@ -410,7 +434,6 @@ class GrpcConnection(asyncio.Protocol):
     def _reset(self, call: Call) -> None:
         """Nobody reads the answer of that call."""
         self._abandon(call, frames.ENHANCE_YOUR_CALM)
-        self._close_if_done()
 
     def _abandon(self, call: Call, code: int) -> None:
         if call.stream in self._calls:
@@ -418,6 +441,7 @@ class GrpcConnection(asyncio.Protocol):
             self._note_dropped(call.stream, ends=call.has_ended)
             self._forget(call)
             call.abandon()
+            self._close_if_done()
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.stream, None)

@@ -26,6 +26,8 @@ _SILENCE, _PATIENCE = 60.0, 20.0
 """Seconds of silence after which a client is asked for a sign of life, and until it must come."""
 _ROUND = 5.0
 _PAUSE = 0.005
+_USUAL_CALL = 8 * 2**10
+"""Bytes of a call of a small message that needs no room: health is told also when there is none."""
 
 
 class Method(Protocol):
@@ -74,7 +76,7 @@ class GrpcConnections:
         self._look_after_all()
 
     def begin(self, connection: GrpcConnection, call: Call) -> None:
-        """Lets a call in by its headers alone. Raises Status."""
+        """Lets a call in by its headers alone. Raises Status, and Overloaded for lack of room."""
         path = call.context.path
         method = self._methods.get(path)
         if self._check is not None:
@@ -88,7 +90,8 @@ class GrpcConnections:
         if method.most_bytes is None:
             call.take_messages(self._most_bytes, self._limit_name, self.memory)
         else:
-            call.take_messages(method.most_bytes, "", None)
+            is_usual = call.size <= _USUAL_CALL
+            call.take_messages(method.most_bytes, "", None if is_usual else self.memory)
         method.begin(call)
 
     def add(self, connection: GrpcConnection) -> None:

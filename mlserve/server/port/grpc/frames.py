@@ -17,20 +17,24 @@ STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL = 5, 6, 7, 8
 COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
 
 SETTING_INITIAL_WINDOW, SETTING_MAX_FRAME = 4, 5
-_SETTING_MAX_STREAMS, _SETTING_MAX_HEADER_LIST = 3, 6
+_SETTING_PUSH, _SETTING_MAX_STREAMS, _SETTING_MAX_HEADER_LIST = 2, 3, 6
 
 DEFAULT_WINDOW = 65535
 LARGEST_WINDOW = 2**31 - 1
 DEFAULT_MAX_FRAME = 2**14
 MAX_FRAME = 2**18
 """Bytes of a frame that a client may send."""
+LARGEST_HEADERS = 2**15
+"""Bytes of a frame of headers: so many are held back until it is whole."""
+_AT_ONCE = 256
+"""Frames that are taken before the event loop does something else: some 20 ms of calls."""
 
 _HEAD = struct.Struct(">HBBBI")
 _NUMBER = struct.Struct(">I")
 _SETTING = struct.Struct(">HI")
 _STREAM_BITS = 0x7FFFFFFF
 _LENGTHS = {
-    HEADERS: range(2**14 + 1),
+    HEADERS: range(MAX_FRAME + 1),
     PRIORITY: range(5, 6),
     RST_STREAM: range(4, 5),
     SETTINGS: range(0, 6 * 32 + 1, 6),
@@ -38,7 +42,7 @@ _LENGTHS = {
     PING: range(8, 9),
     GOAWAY: range(8, 2**14 + 1),
     WINDOW_UPDATE: range(4, 5),
-    CONTINUATION: range(2**14 + 1),
+    CONTINUATION: range(MAX_FRAME + 1),
 }
 
 
@@ -85,8 +89,19 @@ def settings(max_streams: int, max_header_list: int) -> bytes:
 
 
 def read_settings(payload: bytes) -> list[tuple[int, int]]:
-    """The settings of a SETTINGS frame: identifier and value."""
-    return list(_SETTING.iter_unpack(payload))
+    """The settings of a SETTINGS frame: identifier and value.
+
+    Raises ConnectionFault for a value that its setting cannot have (section 6.5.2).
+    """
+    found: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
+    for name, value in found:
+        if name == SETTING_INITIAL_WINDOW and value > LARGEST_WINDOW:
+            raise ConnectionFault(FLOW_CONTROL_ERROR, "a window of 2^31 or more")
+        if name == SETTING_MAX_FRAME and not DEFAULT_MAX_FRAME <= value < 2**24:
+            raise ConnectionFault(PROTOCOL_ERROR, f"frames of {value} bytes")
+        if name == _SETTING_PUSH and value > 1:
+            raise ConnectionFault(PROTOCOL_ERROR, f"a setting of push of {value}")
+    return found
 
 
 def window_update(stream: int, size: int) -> bytes:
@@ -126,13 +141,14 @@ class Receiver(Protocol):
 class FrameReader:
     """Cuts what comes in into frames, and holds at most a frame of headers back.
 
-    DATA is handed on as it comes, so that nobody can make the server hold it here. Raises
-    ConnectionFault.
+    DATA is handed on as it comes, so that nobody can make the server hold it here. `has_more` says
+    that there are more frames than are taken at once, for the next `feed`. Raises ConnectionFault.
     """
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._rest = b""
+        self.has_more = False
         self._has_preface = False
         self._stream = 0
         self._ends = False
@@ -145,12 +161,13 @@ class FrameReader:
         """Whether the client has said that it speaks HTTP/2."""
         return self._has_preface
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes = b"") -> None:
         """Takes what came in."""
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        at, end = 0, len(data)
+        at, end, taken = 0, len(data), 0
+        self.has_more = False
         if not self._has_preface:
             if not self._read_preface(data):
                 return
@@ -161,6 +178,10 @@ class FrameReader:
                 continue
             if end - at < _HEAD.size:
                 break
+            if taken == _AT_ONCE:
+                self.has_more = True
+                break
+            taken += 1
             high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
             size, begin = high << 8 | low, at + _HEAD.size
             if kind == DATA or kind > CONTINUATION:
@@ -187,6 +208,8 @@ class FrameReader:
         kind, flags, stream = head
         if size not in _LENGTHS[kind]:
             raise ConnectionFault(FRAME_SIZE_ERROR, f"a frame of type {kind} has {size} bytes")
+        if size > LARGEST_HEADERS:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "the headers are too large")
         end = begin + size
         if len(data) < end:
             return -1

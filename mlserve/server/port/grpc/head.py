@@ -32,13 +32,14 @@ class Head:
     """The headers of a call: the method's full name, how long the caller waits, the metadata.
 
     `timeout` is in seconds, None where the caller would wait for ever. `encoding` is the coding of
-    compressed messages.
+    compressed messages. `size` is the headers' own, in bytes, as HTTP/2 counts them.
     """
 
     path: str
     timeout: float | None
     encoding: bytes
     metadata: tuple[tuple[str, str | bytes], ...]
+    size: int = 0
 
 
 def read_head(fields: Fields) -> Head:
@@ -67,12 +68,15 @@ def read_head(fields: Fields) -> Head:
         _timeout(sent.get(b"grpc-timeout")),
         sent.get(b"grpc-encoding", b"identity"),
         tuple([(name.decode(), _value(name, value)) for name, value in own]),
+        size,
     )
 
 
 def _check_request(sent: dict[bytes, bytes]) -> None:
     if not (sent.get(b":path") and sent.get(b":scheme") and b":method" in sent):
         raise Malformed("a pseudo-header is missing")
+    if sent.get(b"te", b"trailers") != b"trailers":
+        raise Malformed("a te that HTTP/2 does not allow")
     if sent[b":method"] != b"POST":
         raise Malformed("not a POST", http_status=405)
     if not _CONTENT_TYPE.fullmatch(sent.get(b"content-type", b"")):

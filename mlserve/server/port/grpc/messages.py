@@ -10,6 +10,7 @@ import asyncio
 import struct
 import zlib
 from collections import deque
+from contextlib import nullcontext
 from io import BytesIO
 
 from mlserve.server.port.body_memory import HeldBody
@@ -91,7 +92,7 @@ class MessageReader:
             return message
         if len(message) <= _INLINE:
             return self._unpack(message)
-        return await asyncio.to_thread(self._unpack, message)
+        return await asyncio.to_thread(self._unpack_on_thread, message)
 
     def _begin(self, flag: int, size: int) -> None:
         if flag > 1:
@@ -105,6 +106,11 @@ class MessageReader:
         self._is_compressed, self.missing = bool(flag), size
         if not size:
             self._ready.append((self._is_compressed, b""))
+
+    def _unpack_on_thread(self, message: bytes) -> bytes:
+        """What is counted stays so until the thread ends, which may be after the call has."""
+        with nullcontext() if self._body is None else self._body:
+            return self._unpack(message)
 
     def _unpack(self, message: bytes) -> bytes:
         inflate = zlib.decompressobj(_WBITS[self._encoding])

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from weakref import ReferenceType, ref
 
 from mlserve.errors import InputTooLarge, Overloaded
-from mlserve.server.port.body_memory import STALLED, BodyMemory, HeldBody
+from mlserve.server.port.body_memory import PROGRESS, STALLED, BodyMemory, HeldBody
 from mlserve.server.port.grpc import frames, header_block
-from mlserve.server.port.grpc.call import Call
+from mlserve.server.port.grpc.call import NO_CONTEXT, Call
 from mlserve.server.port.grpc.frames import ENHANCE_YOUR_CALM, ConnectionFault
 from mlserve.server.port.grpc.messages import PREFIX
 from mlserve.server.port.grpc.patience import Patience
@@ -30,7 +31,7 @@ _MOST_BUFFERED = 2**20
 class _Waiting:
     """The rest of an answer: a message behind its prefix, and the header block of the end."""
 
-    __slots__ = ("held", "lead", "left", "tail")
+    __slots__ = ("__weakref__", "held", "lead", "left", "tail")
 
     def __init__(self, message: bytes | None, tail: bytes | None, held: HeldBody | None) -> None:
         self.lead = b"" if message is None else PREFIX.pack(0, len(message))
@@ -132,15 +133,22 @@ class Outbox:
         if rest is not None:
             self._let_go(call, rest)
 
-    def pump(self) -> None:
-        """Sends what the connection's window lets through, a part of each answer in turn."""
-        has_moved = True
-        while has_moved:
-            has_moved = False
+    def pump(self) -> bool:
+        """Sends what the connection's window lets through, a part of each answer in turn.
+
+        Returns whether that was anything.
+        """
+        has_moved, moves = False, True
+        while moves:
+            moves = False
             for call in list(self._waiting):
                 if self.window <= 0 or self._is_paused:
-                    return
-                has_moved = self.pump_one(call, _LARGEST_PART) or has_moved
+                    return has_moved
+                if self.pump_one(call, _LARGEST_PART):
+                    has_moved = moves = True
+                    if call in self._waiting:  # its next turn comes after all others'
+                        self._waiting[call] = self._waiting.pop(call)
+        return has_moved
 
     def pump_one(self, call: Call, most: int = frames.LARGEST_WINDOW) -> bool:
         """Sends what the windows let through of one answer; whether that was anything."""
@@ -195,16 +203,23 @@ class Outbox:
             rest.held.take(rest.size)
         except (Overloaded, InputTooLarge):
             rest.held = None
-            self._loop.call_later(STALLED, self._check_progress, call, rest, rest.size)
+            self._look_again(call, rest)
 
-    def _check_progress(self, call: Call, rest: _Waiting, size: int) -> None:
+    def _look_again(self, call: Call, rest: _Waiting) -> None:
+        waiting = ref(rest)  # the timer keeps no answer that has left
+        self._loop.call_later(
+            STALLED, self._check_progress, call, waiting, rest.size, context=NO_CONTEXT
+        )
+
+    def _check_progress(self, call: Call, waiting: ReferenceType[_Waiting], size: int) -> None:
         """Gives an answer up that found no room and stalls; one that is read may take its time."""
-        if self._waiting.get(call) is not rest:
+        rest = waiting()
+        if rest is None or self._waiting.get(call) is not rest:
             return
-        if rest.size == size:
+        if size - rest.size < PROGRESS:  # a byte now and then is none, as with uploads
             self._give_up(call)
         else:
-            self._loop.call_later(STALLED, self._check_progress, call, rest, rest.size)
+            self._look_again(call, rest)
 
     def _note_progress(self, held: HeldBody, moved: int, left: int) -> None:
         """Counts what is left, of which some is counted anew: so it has not stalled."""
