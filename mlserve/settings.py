@@ -265,10 +265,13 @@ class ServerSettings:
 
     @property
     def body_memory(self) -> int:
-        """Bytes that the bodies of all requests may hold: never less than one request's most."""
+        """Bytes that the bodies of all requests may hold: never less than one request's most.
+
+        A call over gRPC counts with its headers.
+        """
         if self.max_body_memory is None:
-            return _LARGEST_BODIES * self.max_request_bytes
-        return max(self.max_body_memory, self.max_request_bytes)
+            return max(_LARGEST_BODIES * self.max_request_bytes, _CALL_BYTES)
+        return max(self.max_body_memory, self.max_request_bytes + _CALL_BYTES)
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -378,6 +381,8 @@ def flag_of(name: str) -> str:
 
 
 _LARGEST_BODIES = 8
+_CALL_BYTES = 64 * 2**10
+"""More than the server counts for a call beside its message."""
 _BOOLEANS = {"true": True, "false": False}
 _MOST = 2**63 - 1
 """The largest number that a setting can be: what fits a signed number of 64 bits."""

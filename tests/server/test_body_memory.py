@@ -148,6 +148,9 @@ def test_threads_together_keep_to_the_bound() -> None:
     assert max(most) <= 900
 
 
-@pytest.mark.parametrize(("asked", "one", "bound"), [(None, 10, 80), (50, 10, 50), (50, 64, 64)])
+@pytest.mark.parametrize(
+    ("asked", "one", "bound"),
+    [(None, 2**20, 2**23), (2**22, 2**20, 2**22), (50, 2**20, 2**20 + 2**16)],
+)
 def test_the_bound_is_never_less_than_one_request(asked: int | None, one: int, bound: int) -> None:
     assert ServerSettings(max_body_memory=asked, max_request_bytes=one).body_memory == bound
