@@ -4,8 +4,8 @@ ONNX Runtime with efficientnet_lite0 (random weights), two threads. 10,000 corru
 clients killed in mid-request, 200 idle and 50 dripping connections: memory within 10 % of before,
 the next good request answered, nothing in the log but what was meant. 20 stops under load: not one
 accepted request lost (`mlserve.testing.load` says what that means). And the attacks of
-`attacks.py`, each with its peak of memory and the longest wait of a health check. About ten
-minutes.
+`attacks.py`, each with its peak of memory and the longest wait of a health check. About a quarter
+of an hour.
 
     python benchmarks/soak.py [--images 10000] [--kills 100] [--idle 200] [--drips 50] [--drains 20]
         [--no-attacks]
