@@ -10,6 +10,8 @@ from typing import Any
 
 from mlserve.errors import DeadlineExceeded, UsageError
 
+_SHOWN = 40
+"""Digits of a whole number that an error repeats."""
 MOST_SECONDS = 1e9
 """The longest time that anything may be asked to take, 31 years: what waits for longer overflows
 (a thread 292 years, gRPC and the operating system less)."""
@@ -85,8 +87,9 @@ def check_seconds(what: str, seconds: float) -> float:
     `what` is the name of the option that they were given with.
     """
     if not 0 <= seconds <= MOST_SECONDS:
+        given = f"{seconds:g}" if isinstance(seconds, float) else str(seconds)[:_SHOWN]
         raise UsageError(
-            f"{what} must be a number of seconds from 0 to {MOST_SECONDS:g}, not {seconds:g}",
+            f"{what} must be a number of seconds from 0 to {MOST_SECONDS:g}, not {given}",
             hint="give for example 60",
         )
     return seconds

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.deadline import check_seconds
-from mlserve.errors import UsageError
+from mlserve.errors import UsageError, bounded
 from mlserve.image_cost import (
     MAX_DECODE_BYTES,
     MAX_PIXELS,
@@ -243,20 +243,21 @@ class ServerSettings:
             return
         kind, flag = _KINDS[str(item.type)], flag_of(item.name)
         is_number = isinstance(value, int if kind is int else Real) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value)):
+        if not is_number or (isinstance(value, float) and not math.isfinite(value)):
             raise _not_a_value(flag, value, kind)
         if value < least:
             raise UsageError(
-                f"{flag} must be at least {least:g}, not {value:g}",
+                f"{flag} must be at least {least:g}, not {bounded(f'{value}')}",
                 hint="leave it out to take the default: "
                 + ("chosen by the server" if item.default is None else str(item.default)),
             )
-        if value > _MOST:
-            raise UsageError(
-                f"{flag} must be at most {_MOST}, not {value:g}", hint="give a smaller number"
-            )
         if kind is float:
             check_seconds(flag, value)
+        elif value > _MOST:
+            raise UsageError(
+                f"{flag} must be at most {_MOST}, not {bounded(str(value))}",
+                hint="give a smaller number",
+            )
 
     @property
     def request_pixels(self) -> int:

@@ -37,7 +37,7 @@ def test_a_long_name_is_cut_in_the_answer_and_in_the_log(
     over_rest = server.post({"signature_name": "n" * 4_000_000, "inputs": ["x"]})
     for text in (over_grpc.details(), over_rest.json()["error"]):
         assert f'"{"n" * 200}..." not found' in text
-        assert "there are: " in text
+        assert "here are: " in text
         assert len(text) < 1200
     assert max(map(len, server.log().splitlines())) < 5000
 

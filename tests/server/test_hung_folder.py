@@ -34,8 +34,8 @@ def hangs_once_there_is(pipe, real):
     return call
 
 folder = Path(sys.argv[1])
-look = hangs_once_there_is(folder / "look", versions.present_versions)
-versions.present_versions = repository.present_versions = look
+look = hangs_once_there_is(folder / "look", versions.folders_by_version)
+versions.folders_by_version = repository.folders_by_version = look
 runner = mlserve_echo_runner.EchoRunner
 runner.close = hangs_once_there_is(folder / "close", runner.close)
 
