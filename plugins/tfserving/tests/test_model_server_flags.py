@@ -139,14 +139,14 @@ def test_limits_of_mlserves_own_have_a_flag_here(tmp_path: Path) -> None:
         f"--batching_parameters_file={batching}",
         "--max_queue=7",
         "--max-request-bytes=1000",
-        "--max_body_memory=5000",
+        "--max_body_memory=500000",
         "--max_pixels=9",
         "--rest_api_enable_cors_support",
     )
     assert made.cors
     settings = made.settings
     assert (settings.max_queue, settings.max_batch_size, settings.max_pixels) == (7, 8, 9)
-    assert (settings.max_request_bytes, settings.body_memory) == (1000, 5000)
+    assert (settings.max_request_bytes, settings.body_memory) == (1000, 500_000)
     with pytest.raises(MlserveError, match="--max-queue must be at least 0"):
         options(tmp_path, *MODEL, "--max_queue=-1")
 
