@@ -52,7 +52,7 @@ def test_a_model_that_is_not_there_has_no_configuration(
 ) -> None:
     client = triton_to(server, protocol)
     for args in (("other",), ("m", "8")):
-        with pytest.raises(InferenceServerException, match="not find|no version 8"):
+        with pytest.raises(InferenceServerException, match=r"not find|no version 8"):
             client.get_model_config(*args)
 
 
