@@ -56,7 +56,7 @@ def test_a_certificate_that_the_server_refuses_is_what_the_hint_is_about(
     other = tmp_path / "other"
     trustme.CA().cert_pem.write_to_path(str(other))
 
-    up = cli.up(*guarded[:-1], f"--tls-client-ca={other}", "--wait", "2")
+    up = cli.up(*guarded[:-1], f"--tls-client-ca={other}", "--wait", "20")
 
     assert up.returncode == 2, up.stderr
     assert "hint: the server wants a certificate of this command too: " in up.stderr
