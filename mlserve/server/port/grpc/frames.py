@@ -156,11 +156,6 @@ class FrameReader:
         self._content_left = 0
         self._padding_left = 0
 
-    @property
-    def has_preface(self) -> bool:
-        """Whether the client has said that it speaks HTTP/2."""
-        return self._has_preface
-
     def feed(self, data: bytes = b"") -> None:
         """Takes what came in."""
         if self._rest:
