@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PROTOS := mlserve/protocols/proto
+PROTOS := mlserve/wire/proto
 
 # Every install, and every build that an install starts, takes the versions of constraints.txt.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt

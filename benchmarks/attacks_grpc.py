@@ -17,7 +17,7 @@ from functools import partial
 
 import grpc
 
-from mlserve.protocols.proto.inference_extensions_pb2 import (
+from mlserve.wire.proto.inference_extensions_pb2 import (
     RepositoryIndexRequest,
     RepositoryIndexResponse,
 )

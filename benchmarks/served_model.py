@@ -16,8 +16,8 @@ from pathlib import Path
 import grpc
 
 from mlserve.artifact import Artifact
-from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
 from mlserve.tensors import DType
+from mlserve.wire.proto.serving_pb2 import PredictRequest, PredictResponse
 
 BACKEND, MODEL = "onnxruntime", "efficientnet_lite0"
 IMAGE = Path(__file__).parents[1] / "examples" / "horse.jpg"

@@ -20,7 +20,7 @@
     |  `- Overloaded         7    the server refused the request for want of room
     `- DeadlineExceeded    124    no answer in time (the code of coreutils' `timeout`)
 
-What each looks like on the wire is in `mlserve.protocols.status`.
+What each looks like on the wire is in `mlserve.wire.errors`.
 """
 
 from __future__ import annotations

@@ -24,12 +24,12 @@ import pytest
 
 from mlserve.artifact import Artifact
 from mlserve.errors import MlserveError
-from mlserve.protocols.proto.serving_pb2 import PredictRequest
 from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType
 from mlserve.testing.asked import APIS, PHOTO, Asked, ask_command, ask_grpc, ask_rest
 from mlserve.testing.processes import ServerProcess, launched, wait_until
 from mlserve.testing.questions import predict_method
+from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,7 @@ from mlserve.client.watch import Watch
 from mlserve.client.wire import Call, Reply, read_contract
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
-from mlserve.protocols.status import error_from_grpc
+from mlserve.wire.errors import error_from_grpc
 
 with without_fork_support():
     import grpc

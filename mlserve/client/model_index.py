@@ -72,7 +72,7 @@ def _questions(endpoint: Endpoint) -> tuple[tuple[Call, _Read], ...]:
 
 
 def _read_message(reply: Reply) -> tuple[IndexedModel, ...]:
-    from mlserve.protocols.proto.inference_extensions_pb2 import RepositoryIndexResponse
+    from mlserve.wire.proto.inference_extensions_pb2 import RepositoryIndexResponse
 
     index = parse_message(RepositoryIndexResponse, reply.body)
     return tuple(IndexedModel(row.name, _is_ready(row.state)) for row in index.models)

@@ -9,7 +9,7 @@ from mlserve.client.oip_model import described, microseconds
 from mlserve.client.oip_tensor import packed, raw_column
 from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, number_of
-from mlserve.protocols.proto import inference_pb2
+from mlserve.wire.proto import inference_pb2
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _FIELDS = {

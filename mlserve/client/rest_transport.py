@@ -35,7 +35,7 @@ from mlserve.client.watch import Watch
 from mlserve.client.wire import Call, Reply, number_of, read_contract
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
-from mlserve.protocols.status import error_from_http
+from mlserve.wire.errors import error_from_http
 
 _CONTRACT_HEADER = "x-mlserve-contract"
 RANDOM_WEIGHTS_HEADER = "x-mlserve-random-weights"

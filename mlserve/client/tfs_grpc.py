@@ -9,8 +9,8 @@ from mlserve.client.columns import column, element_count, text
 from mlserve.client.messages import parse
 from mlserve.client.refusals import Unreadable
 from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
-from mlserve.protocols.proto import framework_pb2, serving_pb2
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
+from mlserve.wire.proto import framework_pb2, serving_pb2
 
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 _MODEL = "/tensorflow.serving.ModelService/"

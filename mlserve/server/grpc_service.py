@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput, MlserveError, Overloaded
-from mlserve.protocols.status import grpc_status
 from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.port.grpc.call import Call
 from mlserve.server.port.grpc.context import Context
@@ -20,6 +19,7 @@ from mlserve.server.port.grpc.status import Status
 from mlserve.server.port.in_flight import InFlight
 from mlserve.server.sight.exchange import Exchange, Route
 from mlserve.server.sight.requests import Sight, grpc_route
+from mlserve.wire.errors import grpc_status
 
 CONTRACT_KEY = "mlserve-contract"
 RANDOM_WEIGHTS_KEY = "mlserve-random-weights"

@@ -24,7 +24,6 @@ from mlserve.errors import (
     Overloaded,
     UsageError,
 )
-from mlserve.protocols.status import http_status
 from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.port.body_memory import BodyMemory
@@ -32,6 +31,7 @@ from mlserve.server.port.last_words import respond_and_close
 from mlserve.server.rest_body import Body, BodyTooLarge, NoRoom
 from mlserve.server.sight.exchange import Exchange, current
 from mlserve.server.sight.requests import Sight, rest_route
+from mlserve.wire.errors import http_status
 
 TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
 """Milliseconds that the client waits; the smallest holds where several are given."""

@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 import httpx  # noqa: TID253
 
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
-from mlserve.protocols.proto.serving_pb2 import PredictRequest
 from mlserve.testing.questions import predict_method, request_of
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
+from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 APIS = ("tfs", "oip")
 PHOTO = b"\xff\xd8\xff a photo"

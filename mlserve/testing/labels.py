@@ -13,7 +13,6 @@ import pytest
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, LoadOptions
 from mlserve.client.wire import Api
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import LABELS
@@ -21,6 +20,7 @@ from mlserve.testing.given import GivenServer
 from mlserve.testing.image_classifier import ask
 from mlserve.testing.image_files import plain
 from mlserve.testing.processes import ServerProcess, launched
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 ODD_LABELS = (
     "4:3",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
 from mlserve.tensors import DType
+from mlserve.wire.proto.serving_pb2 import PredictRequest, PredictResponse
 
 if TYPE_CHECKING:
     Predict = grpc.UnaryUnaryMultiCallable[PredictRequest, PredictResponse]

@@ -19,9 +19,9 @@ from mlserve.client.tfs_rest import TfsRest
 from mlserve.client.wire import Answer, Column, Reply
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput
-from mlserve.protocols.proto.inference_pb2 import ModelInferResponse
-from mlserve.protocols.proto.serving_pb2 import PredictResponse
 from mlserve.tensors import DType
+from mlserve.wire.proto.inference_pb2 import ModelInferResponse
+from mlserve.wire.proto.serving_pb2 import PredictResponse
 
 LATIN_1 = b"caf\xe9"
 

@@ -21,8 +21,8 @@ from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.client.tfs_rest import TfsRest
 from mlserve.client.wire import Column, ModelRef, Reply, number_of
 from mlserve.errors import InferenceFailed, bounded
-from mlserve.protocols.proto import framework_pb2, inference_pb2, serving_pb2
 from mlserve.tensors import DType
+from mlserve.wire.proto import framework_pb2, inference_pb2, serving_pb2
 
 KEYS = (
     *("outputs", "name", "datatype", "shape", "data", "parameters", "binary_data_size", "b64"),

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from mlserve.artifact import Artifact
-from mlserve.protocols.proto.serving_pb2 import PredictRequest
 from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType
 from mlserve.testing.processes import ServerProcess, launched
+from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 PHOTO = b"\xff\xd8\xff a photo"
 

@@ -15,8 +15,6 @@ from starlette.datastructures import Headers
 
 from mlserve.deadline import Deadline
 from mlserve.errors import ExitCode, InputTooLarge, InvalidInput, MlserveError
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
-from mlserve.protocols.proto.serving_pb2 import PredictRequest
 from mlserve.server.input_check import find_signature
 from mlserve.server.oip import grpc_api as oip_grpc
 from mlserve.server.oip import json_body as oip_json
@@ -29,6 +27,8 @@ from mlserve.server.wire_read import parse
 from mlserve.server.wire_scan import estimate
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest
+from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,10 @@ import pytest
 
 from mlserve.artifact import Manifest, digest_of, labels_text
 from mlserve.pipeline import Activation, ImagePipeline
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
-from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
 from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
+from mlserve.wire.proto.serving_pb2 import PredictRequest, PredictResponse
 
 MODEL = "m"
 

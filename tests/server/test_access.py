@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
 from mlserve.tensors import DType
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 
 pytestmark = pytest.mark.slow
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput
-from mlserve.protocols.proto.example_pb2 import Example
-from mlserve.protocols.proto.serving_pb2 import Input
 from mlserve.server.tfs import example_json, json_tensor
 from mlserve.server.tfs.examples import fields_of, read_examples
 from mlserve.settings import DEFAULT_SETTINGS
+from mlserve.wire.proto.example_pb2 import Example
+from mlserve.wire.proto.serving_pb2 import Input
 
 # Far enough for a suite of any length: the module is read long before its tests run.
 PATIENT = Deadline.after(10**9)

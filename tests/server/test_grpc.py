@@ -13,7 +13,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from mlserve.protocols.proto.serving_pb2 import (
+from mlserve.server.dtypes import NUMPY
+from mlserve.server.tfs.tensor_proto import to_array
+from mlserve.tensors import DType
+from mlserve.wire.proto.serving_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
@@ -22,9 +25,6 @@ from mlserve.protocols.proto.serving_pb2 import (
     PredictRequest,
     SignatureDefMap,
 )
-from mlserve.server.dtypes import NUMPY
-from mlserve.server.tfs.tensor_proto import to_array
-from mlserve.tensors import DType
 
 IMAGES = np.array([b"one", b"two"], object), DType.BYTES
 

@@ -14,7 +14,6 @@ import httpx
 import numpy as np
 import pytest
 
-from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest
 from mlserve.tensors import DType
 from mlserve.testing import raw_http2
 from mlserve.testing.raw_http import everything_from
@@ -31,6 +30,7 @@ from mlserve.testing.raw_http2 import (
     frame,
     message,
 )
+from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,6 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest
 from mlserve.server.port.body_memory import BodyMemory
 from mlserve.server.port.grpc.connection import GrpcConnection
 from mlserve.server.port.grpc.connections import GrpcConnections
@@ -25,6 +24,7 @@ from mlserve.server.sight.requests import Sight
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
 from mlserve.testing.raw_http2 import DATA, PING, Heard, RawHttp2, frame, message
+from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
 
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"

@@ -21,7 +21,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from hpack import NeverIndexedHeaderTuple
 
-from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest
 from mlserve.tensors import DType
 from mlserve.testing import raw_http2
 from mlserve.testing.raw_http2 import (
@@ -37,6 +36,7 @@ from mlserve.testing.raw_http2 import (
     frame,
     message,
 )
+from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
 
 pytestmark = pytest.mark.slow
 

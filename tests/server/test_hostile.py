@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest
 from mlserve.tensors import DType
+from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
 
 pytestmark = pytest.mark.slow
 

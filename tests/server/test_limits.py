@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 import pytest
 
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 
 pytestmark = pytest.mark.slow
 

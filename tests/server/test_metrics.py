@@ -17,8 +17,8 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from mlserve import __version__
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
 from mlserve.tensors import DType
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mlserve.errors import InvalidInput
-from mlserve.protocols.proto.inference_pb2 import InferTensorContents
 from mlserve.server.dtypes import NUMPY
 from mlserve.server.oip import binary as oip_binary
 from mlserve.server.oip import contents as oip_contents
 from mlserve.server.oip import json_body as oip_json
 from mlserve.tensors import DType, TensorSpec
+from mlserve.wire.proto.inference_pb2 import InferTensorContents
 
 HALVES = oip_contents.RAW_ONLY
 DTYPES = [dtype for dtype in DType if dtype.oip_name]

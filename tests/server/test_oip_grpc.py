@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
-from mlserve.protocols.proto import inference_pb2
-from mlserve.protocols.proto.inference_pb2 import InferTensorContents, ModelInferRequest
+from mlserve.wire.proto import inference_pb2
+from mlserve.wire.proto.inference_pb2 import InferTensorContents, ModelInferRequest
 
 SERVICE = "/inference.GRPCInferenceService/"
 TYPED = {

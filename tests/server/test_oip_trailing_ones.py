@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from mlserve.protocols.proto.inference_pb2 import InferTensorContents, ModelInferRequest
+from mlserve.wire.proto.inference_pb2 import InferTensorContents, ModelInferRequest
 
 FORMS = [("grpc", {}), ("http", {}), ("http", {"binary_data": False})]
 SHAPES = [(3,), (3, 1), (3, 1, 1)]

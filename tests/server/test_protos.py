@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-from mlserve.protocols.proto._pool import POOL
+from mlserve.wire.proto._pool import POOL
 
-FOLDER = Path(str(files("mlserve.protocols.proto")))
+FOLDER = Path(str(files("mlserve.wire.proto")))
 PUBLIC = (
     "example.proto",
     "framework.proto",
@@ -35,7 +35,7 @@ OFFICIAL = (
 
 def our_descriptors() -> list[Any]:
     """The files of which somebody publishes the official messages on PyPI."""
-    return [POOL.FindFileByName(f"mlserve/protocols/proto/{name}") for name in PUBLIC]
+    return [POOL.FindFileByName(f"mlserve/wire/proto/{name}") for name in PUBLIC]
 
 
 def messages(descriptor: Any) -> list[Any]:
@@ -105,7 +105,7 @@ def test_every_method_is_the_official_one() -> None:
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What protoc makes of the .proto files now."""
     folder = tmp_path_factory.mktemp("protos")
-    sources = [f"mlserve/protocols/proto/{name}" for name in FILES]
+    sources = [f"mlserve/wire/proto/{name}" for name in FILES]
     output = [f"--descriptor_set_out={folder}/set", "--include_imports", f"--pyi_out={folder}"]
     root = FOLDER.parents[2]
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{root}", *output, *sources]
@@ -127,5 +127,5 @@ def test_the_descriptors_on_disk_are_up_to_date(generated: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_the_types_on_disk_are_up_to_date(generated: Path, name: str) -> None:
     stub = name.replace(".proto", "_pb2.pyi")
-    fresh = generated / "mlserve" / "protocols" / "proto" / stub
+    fresh = generated / "mlserve" / "wire" / "proto" / stub
     assert (FOLDER / stub).read_text() == fresh.read_text()

@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
-from mlserve.protocols.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
 from mlserve.tensors import DType
+from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
 
 pytestmark = pytest.mark.slow
 

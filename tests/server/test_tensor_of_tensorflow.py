@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mlserve.errors import InvalidInput
-from mlserve.protocols.proto.framework_pb2 import TensorProto
 from mlserve.server.tfs.tensor_proto import to_array
 from mlserve.tensors import DType
+from mlserve.wire.proto.framework_pb2 import TensorProto
 
 pytestmark = pytest.mark.slow
 FIELDS = (

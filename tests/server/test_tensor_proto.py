@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlserve.errors import InvalidInput
-from mlserve.protocols.proto.framework_pb2 import TensorProto
 from mlserve.server.dtypes import NUMPY
 from mlserve.server.tfs.tensor_proto import Expansion, from_array, to_array
 from mlserve.tensors import DType
+from mlserve.wire.proto.framework_pb2 import TensorProto
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 DTYPES = st.sampled_from(list(DType))

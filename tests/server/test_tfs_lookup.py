@@ -14,7 +14,8 @@ import httpx
 import numpy as np
 import pytest
 
-from mlserve.protocols.proto.serving_pb2 import (
+from mlserve.tensors import DType
+from mlserve.wire.proto.serving_pb2 import (
     ClassificationRequest,
     ClassificationResponse,
     GetModelMetadataRequest,
@@ -27,7 +28,6 @@ from mlserve.protocols.proto.serving_pb2 import (
     RegressionRequest,
     RegressionResponse,
 )
-from mlserve.tensors import DType
 
 IMAGE = np.array([b"x"], object), DType.BYTES
 KINDS: dict[str, tuple[str, Any, Any]] = {

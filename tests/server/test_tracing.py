@@ -15,9 +15,9 @@ import grpc
 import numpy as np
 import pytest
 
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
-from mlserve.protocols.proto.serving_pb2 import PredictRequest
 from mlserve.tensors import DType
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest
+from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 pytestmark = pytest.mark.slow
 

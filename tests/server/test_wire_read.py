@@ -9,10 +9,10 @@ import pytest
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, Overloaded
-from mlserve.protocols.proto.framework_pb2 import TensorProto
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
 from mlserve.server.port.body_memory import BodyMemory, hold
 from mlserve.server.wire_read import on_thread, read_message
+from mlserve.wire.proto.framework_pb2 import TensorProto
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 
 
 def read(data: bytes, memory: BodyMemory | None = None, timeout: float = 30) -> TensorProto:

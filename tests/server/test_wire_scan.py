@@ -10,11 +10,11 @@ from google.protobuf.message import Message
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput
-from mlserve.protocols.proto.framework_pb2 import TensorProto
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest
-from mlserve.protocols.proto.serving_pb2 import PredictRequest, ReloadConfigRequest
 from mlserve.server import wire_limits
 from mlserve.server.wire_scan import Unfinished, estimate, quick_estimate
+from mlserve.wire.proto.framework_pb2 import TensorProto
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest
+from mlserve.wire.proto.serving_pb2 import PredictRequest, ReloadConfigRequest
 
 
 def infer(**fields: Any) -> bytes:

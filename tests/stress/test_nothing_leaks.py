@@ -35,11 +35,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
-from mlserve.protocols.proto.serving_pb2 import PredictRequest, PredictResponse
 from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType
 from mlserve.testing.processes import wait_until
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
+from mlserve.wire.proto.serving_pb2 import PredictRequest, PredictResponse
 
 pytestmark = [pytest.mark.slow]
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import InvalidInput
-from mlserve.protocols.proto.inference_pb2 import InferTensorContents
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.oip.binary import byte_strings
 from mlserve.server.tfs.tensor_proto import narrow
 from mlserve.server.wire_numbers import numbers
 from mlserve.tensors import DType, TensorSpec
+from mlserve.wire.proto.inference_pb2 import InferTensorContents
 
 RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
 """The types without a field, and without a form in JSON: raw bytes are the only way."""

@@ -8,17 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlserve.errors import InvalidInput, NotFound
-from mlserve.protocols.proto.inference_pb2 import (
-    ModelInferRequest,
-    ModelInferResponse,
-    ModelMetadataRequest,
-    ModelMetadataResponse,
-    ModelReadyRequest,
-    ModelReadyResponse,
-    ServerLiveResponse,
-    ServerMetadataResponse,
-    ServerReadyResponse,
-)
 from mlserve.server.grpc_service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
@@ -56,6 +45,17 @@ from mlserve.server.sight.requests import Sight
 from mlserve.server.wire_read import Request, read_message
 from mlserve.server.work.engine import Call, Engine
 from mlserve.tensors import Signature
+from mlserve.wire.proto.inference_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    ServerLiveResponse,
+    ServerMetadataResponse,
+    ServerReadyResponse,
+)
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format
 
 from mlserve.errors import InvalidInput, NotFound
-from mlserve.protocols.proto.inference_extensions_pb2 import (
+from mlserve.server.grpc_service import Respond, deadline_of
+from mlserve.server.oip.extensions import OipExtensions
+from mlserve.server.oip.metadata import version_of
+from mlserve.server.port.grpc.context import Context
+from mlserve.server.wire_read import read_message
+from mlserve.wire.proto.inference_extensions_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
     ModelStatisticsRequest,
@@ -19,11 +24,6 @@ from mlserve.protocols.proto.inference_extensions_pb2 import (
     RepositoryModelUnloadRequest,
     RepositoryModelUnloadResponse,
 )
-from mlserve.server.grpc_service import Respond, deadline_of
-from mlserve.server.oip.extensions import OipExtensions
-from mlserve.server.oip.metadata import version_of
-from mlserve.server.port.grpc.context import Context
-from mlserve.server.wire_read import read_message
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

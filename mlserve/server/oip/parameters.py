@@ -12,7 +12,7 @@ from typing import Any
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput
-from mlserve.protocols.proto.inference_pb2 import InferParameter
+from mlserve.wire.proto.inference_pb2 import InferParameter
 
 Parameters = Mapping[str, bool | int | float | str]
 

@@ -19,7 +19,6 @@ from starlette.types import ASGIApp  # noqa: TID253
 
 from mlserve.credentials import read_token
 from mlserve.errors import Unavailable
-from mlserve.protocols.proto._pool import POOL
 from mlserve.server.port import health, last_connections
 from mlserve.server.port.accepting import Acceptor
 from mlserve.server.port.access import GrpcGate
@@ -32,6 +31,7 @@ from mlserve.server.port.health import HEALTH_SERVICES, Health
 from mlserve.server.sight.requests import Sight
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tls_files import tls_context
+from mlserve.wire.proto._pool import POOL
 
 _BACKLOG = 2048
 _KEEP_ALIVE = 75

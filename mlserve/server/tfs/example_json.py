@@ -18,12 +18,12 @@ import numpy as np  # noqa: TID253
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, bounded
-from mlserve.protocols.proto.example_pb2 import Example, Feature
 from mlserve.server.dtypes import Array
 from mlserve.server.packed_lists import PackedList
 from mlserve.server.tfs import examples
 from mlserve.server.tfs.json_words import from_base64
 from mlserve.settings import ServerSettings
+from mlserve.wire.proto.example_pb2 import Example, Feature
 
 _MOST_SHOWN = 200
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)

@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput
-from mlserve.protocols.proto.unread_input_pb2 import UnreadInput
 from mlserve.server.dtypes import Array
 from mlserve.settings import ServerSettings, flag_of
+from mlserve.wire.proto.unread_input_pb2 import UnreadInput
 
 _EXAMPLES, _CONTEXT = 1, 2
 """The fields of ExampleList and ExampleListWithContext."""

@@ -8,18 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlserve.errors import InvalidInput, shortened
-from mlserve.protocols.proto.serving_pb2 import (
-    GetModelMetadataRequest,
-    GetModelMetadataResponse,
-    GetModelStatusRequest,
-    GetModelStatusResponse,
-    ModelSpec,
-    PredictRequest,
-    PredictResponse,
-    ReloadConfigRequest,
-    ReloadConfigResponse,
-)
-from mlserve.protocols.status import grpc_status
 from mlserve.server.grpc_service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
@@ -57,6 +45,18 @@ from mlserve.server.wire_read import Request, read_message
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import Signature
+from mlserve.wire.errors import grpc_status
+from mlserve.wire.proto.serving_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelSpec,
+    PredictRequest,
+    PredictResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
+)
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors

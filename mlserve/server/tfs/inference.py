@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import InferenceFailed, InvalidInput, bounded, shortened
-from mlserve.protocols.proto.serving_pb2 import (
+from mlserve.server.dtypes import NUMPY, Array
+from mlserve.server.input_check import DEFAULT_SIGNATURE
+from mlserve.server.tfs import json_tensor
+from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.proto.serving_pb2 import (
     ClassificationResponse,
     ClassificationResult,
     RegressionResponse,
     RegressionResult,
 )
-from mlserve.server.dtypes import NUMPY, Array
-from mlserve.server.input_check import DEFAULT_SIGNATURE
-from mlserve.server.tfs import json_tensor
-from mlserve.tensors import DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors

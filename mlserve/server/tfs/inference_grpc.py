@@ -10,14 +10,6 @@ from typing import TYPE_CHECKING, Any
 from mlserve.backend import HasDefinitions, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput, NotSupported, shortened
-from mlserve.protocols.proto.framework_pb2 import SignatureDef
-from mlserve.protocols.proto.serving_pb2 import (
-    InferenceResult,
-    InferenceTask,
-    ModelSpec,
-    MultiInferenceResponse,
-)
-from mlserve.protocols.proto.unread_input_pb2 import UnreadRequest
 from mlserve.server.dtypes import Array
 from mlserve.server.grpc_service import RANDOM_WEIGHTS_KEY, Respond, deadline_of
 from mlserve.server.input_check import DEFAULT_SIGNATURE
@@ -40,6 +32,14 @@ from mlserve.server.tfs.model_spec import named_spec_of, telling_of_servables
 from mlserve.server.wire_read import read_message
 from mlserve.server.work.engine import Call, Engine
 from mlserve.tensors import Signature
+from mlserve.wire.proto.framework_pb2 import SignatureDef
+from mlserve.wire.proto.serving_pb2 import (
+    InferenceResult,
+    InferenceTask,
+    ModelSpec,
+    MultiInferenceResponse,
+)
+from mlserve.wire.proto.unread_input_pb2 import UnreadRequest
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from mlserve.errors import InvalidInput, NotFound, NotYet, bounded, shortened
-from mlserve.protocols.proto.serving_pb2 import ModelSpec
 from mlserve.server.input_check import (
     DEFAULT_SIGNATURE,
     find_signature,
@@ -21,6 +20,7 @@ from mlserve.server.input_check import (
 )
 from mlserve.server.models.versions import NotServed
 from mlserve.tensors import Signature
+from mlserve.wire.proto.serving_pb2 import ModelSpec
 
 _LARGEST = 2**63 - 1
 _MOST_DIGITS = len(str(_LARGEST))

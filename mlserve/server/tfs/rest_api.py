@@ -17,7 +17,6 @@ from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
 from mlserve.errors import InvalidInput, NotFound
-from mlserve.protocols.status import grpc_status
 from mlserve.server.image_body import input_of, is_image_body, read_image_body
 from mlserve.server.input_check import most_rows
 from mlserve.server.models.catalog import Catalog
@@ -47,6 +46,7 @@ from mlserve.server.tfs.signature_def import signature_def_map
 from mlserve.server.work.engine import Call, Engine
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
+from mlserve.wire.errors import grpc_status
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors

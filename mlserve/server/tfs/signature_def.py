@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mlserve.backend import HasDefinitions, Runner
-from mlserve.protocols.proto.framework_pb2 import SignatureDef, TensorInfo
-from mlserve.protocols.proto.serving_pb2 import SignatureDefMap
 from mlserve.tensors import Signature, TensorSpec
+from mlserve.wire.proto.framework_pb2 import SignatureDef, TensorInfo
+from mlserve.wire.proto.serving_pb2 import SignatureDefMap
 
 PREDICT = "tensorflow/serving/predict"
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import InvalidInput
-from mlserve.protocols.proto.framework_pb2 import TensorProto
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.wire_numbers import numbers
 from mlserve.settings import DEFAULT_SETTINGS, flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.proto.framework_pb2 import TensorProto
 
 _MOST_DIMENSIONS = 254
 """What TensorFlow's own shapes have at most."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
-from mlserve.protocols.proto.framework_pb2 import TensorProto
-from mlserve.protocols.proto.serving_pb2 import PredictionLog
+from mlserve.wire.proto.framework_pb2 import TensorProto
+from mlserve.wire.proto.serving_pb2 import PredictionLog
 
 PLACE = Path("assets.extra") / "tf_serving_warmup_requests"
 MOST_RECORDS = 1000

@@ -10,8 +10,9 @@ import grpc
 import httpx
 import pytest
 
-from mlserve.protocols.proto.model_config_pb2 import ModelServerConfig
-from mlserve.protocols.proto.serving_pb2 import (
+from mlserve.testing.processes import wait_until
+from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
+from mlserve.wire.proto.serving_pb2 import (
     GetModelStatusRequest,
     GetModelStatusResponse,
     PredictRequest,
@@ -19,7 +20,6 @@ from mlserve.protocols.proto.serving_pb2 import (
     ReloadConfigRequest,
     ReloadConfigResponse,
 )
-from mlserve.testing.processes import wait_until
 
 pytestmark = pytest.mark.slow
 MIB_65 = 65 * 2**20

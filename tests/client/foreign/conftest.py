@@ -13,8 +13,8 @@ from typing import Any
 import grpc
 import pytest
 
-from mlserve.protocols.proto import framework_pb2, serving_pb2
 from mlserve.tensors import Signature
+from mlserve.wire.proto import framework_pb2, serving_pb2
 
 MODEL = "stranger"
 VERSION = 7

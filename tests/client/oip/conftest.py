@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mlserve.protocols.proto import inference_extensions_pb2, inference_pb2
+from mlserve.wire.proto import inference_extensions_pb2, inference_pb2
 
 MODEL = "stranger"
 SIZE_HEADER = "Inference-Header-Content-Length"

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from mlserve.errors import MlserveError, Overloaded
-from mlserve.protocols.status import grpc_status
 from mlserve.server.boundary import error_text
 from mlserve.server.port.body_memory import BodyMemory, HeldBody, hold
 from mlserve.server.port.grpc import header_block
@@ -19,6 +18,7 @@ from mlserve.server.port.grpc.frames import DEFAULT_WINDOW
 from mlserve.server.port.grpc.head import Head
 from mlserve.server.port.grpc.messages import MessageReader
 from mlserve.server.port.grpc.status import Metadata, Status
+from mlserve.wire.errors import grpc_status
 
 NO_CONTEXT = contextvars.Context()
 """Of timers: asyncio keeps a cancelled one until its time, and with it the context it was made in,

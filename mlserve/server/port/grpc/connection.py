@@ -10,7 +10,6 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, cast
 
-from mlserve.protocols.status import grpc_status
 from mlserve.server.boundary import as_known_error, error_text
 from mlserve.server.port.grpc import frames, header_block
 from mlserve.server.port.grpc.call import NO_CONTEXT, Call
@@ -21,6 +20,7 @@ from mlserve.server.port.grpc.outbox import Outbox
 from mlserve.server.port.grpc.patience import Patience
 from mlserve.server.port.grpc.status import Malformed, Status
 from mlserve.server.port.last_connections import is_readable
+from mlserve.wire.errors import grpc_status
 
 if TYPE_CHECKING:
     from mlserve.server.port.grpc.connections import GrpcConnections

@@ -16,8 +16,8 @@ from mlserve_tfserving.backend import TFServingBackend
 from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions
 from mlserve.errors import ModelLoadFailed
-from mlserve.protocols.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mlserve.tensors import DType, TensorSpec
+from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 """The messages of example.proto; typed by the generated `example_pb2.pyi`."""
 
-from mlserve.protocols.proto._pool import message
+from mlserve.wire.proto._pool import message
 
 BytesList = message("tensorflow.BytesList")
 FloatList = message("tensorflow.FloatList")

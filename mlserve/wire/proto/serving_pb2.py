@@ -1,6 +1,6 @@
 """The messages of serving.proto; typed by the generated `serving_pb2.pyi`."""
 
-from mlserve.protocols.proto._pool import message
+from mlserve.wire.proto._pool import message
 
 ModelSpec = message("tensorflow.serving.ModelSpec")
 PredictRequest = message("tensorflow.serving.PredictRequest")

@@ -1,8 +1,8 @@
 from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import wrappers_pb2 as _wrappers_pb2
-from mlserve.protocols.proto import example_pb2 as _example_pb2
-from mlserve.protocols.proto import framework_pb2 as _framework_pb2
-from mlserve.protocols.proto import model_config_pb2 as _model_config_pb2
+from mlserve.wire.proto import example_pb2 as _example_pb2
+from mlserve.wire.proto import framework_pb2 as _framework_pb2
+from mlserve.wire.proto import model_config_pb2 as _model_config_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor

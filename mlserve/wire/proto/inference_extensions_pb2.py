@@ -1,6 +1,6 @@
 """The messages of inference_extensions.proto; typed by `inference_extensions_pb2.pyi`."""
 
-from mlserve.protocols.proto._pool import message
+from mlserve.wire.proto._pool import message
 
 ModelConfig = message("inference.ModelConfig")
 ModelConfigRequest = message("inference.ModelConfigRequest")

@@ -2,7 +2,7 @@
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from mlserve.protocols.proto._pool import POOL, message
+from mlserve.wire.proto._pool import POOL, message
 
 ModelConfig = message("tensorflow.serving.ModelConfig")
 ModelConfigList = message("tensorflow.serving.ModelConfigList")

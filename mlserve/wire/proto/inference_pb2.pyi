@@ -1,4 +1,4 @@
-from mlserve.protocols.proto import inference_extensions_pb2 as _inference_extensions_pb2
+from mlserve.wire.proto import inference_extensions_pb2 as _inference_extensions_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

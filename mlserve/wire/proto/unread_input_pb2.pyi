@@ -1,4 +1,4 @@
-from mlserve.protocols.proto import serving_pb2 as _serving_pb2
+from mlserve.wire.proto import serving_pb2 as _serving_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping

@@ -1,6 +1,6 @@
 """The messages of framework.proto; typed by the generated `framework_pb2.pyi`."""
 
-from mlserve.protocols.proto._pool import message
+from mlserve.wire.proto._pool import message
 
 TensorShapeProto = message("tensorflow.TensorShapeProto")
 TensorProto = message("tensorflow.TensorProto")

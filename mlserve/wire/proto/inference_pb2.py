@@ -1,6 +1,6 @@
 """The messages of inference.proto; typed by the generated `inference_pb2.pyi`."""
 
-from mlserve.protocols.proto._pool import message
+from mlserve.wire.proto._pool import message
 
 ServerLiveRequest = message("inference.ServerLiveRequest")
 ServerLiveResponse = message("inference.ServerLiveResponse")
