@@ -74,11 +74,11 @@ def build(
     """
     from mlserve import plugins
     from mlserve.artifact import Artifact
-    from mlserve.launch import plan
+    from mlserve.launch.plan import Versions, choose
     from mlserve.launch.docker.build import BuildRequest
 
-    versions = plan.Versions(() if version is None else (version,))
-    serving = plan.choose(backend, model, None, versions, store)
+    versions = Versions(() if version is None else (version,))
+    serving = choose(backend, model, None, versions, store)
     request = BuildRequest(
         plugins.backend(serving.backend),
         Artifact.open(serving.base_path, serving.model, serving.expected[-1]),

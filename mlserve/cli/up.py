@@ -114,7 +114,7 @@ def up(
 
     mlserve up --launcher docker --docker-option=--memory=2g
     """
-    from mlserve.launch import plan
+    from mlserve.launch.plan import Versions, choose
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.start import UpRequest
     from mlserve.settings import ServerSettings
@@ -127,7 +127,7 @@ def up(
     checked = ServerSettings(**settings).absolute()
     check_files(checked)
     serving = replace(
-        plan.choose(backend, model, path, plan.Versions.parse(version or []), store),
+        choose(backend, model, path, Versions.parse(version or []), store),
         image=image,
         docker_options=tuple(docker_option or ()),
         threads=threads,

@@ -52,15 +52,15 @@ def _native(specs: list[ServerSpec]) -> Iterator[Finding]:
 
 def _docker(specs: list[ServerSpec]) -> Iterator[Finding]:
     try:
-        engine = cli.engine(_ENGINE_TIMEOUT)
+        found = cli.engine(_ENGINE_TIMEOUT)
     except MlserveError as error:
         yield Finding(AREA, "docker", Status.WARN, error.message, error.hint)
         return
-    memory = f"{engine.memory / 2**30:.1f} GiB"
-    rootless = ", rootless" if engine.is_rootless else ""
-    text = f"engine {engine.version}, {engine.architecture}, {engine.cpus} CPUs, {memory}{rootless}"
-    yield Finding(AREA, "docker", Status.OK, text, data={"architecture": engine.architecture})
+    memory = f"{found.memory / 2**30:.1f} GiB"
+    rootless = ", rootless" if found.is_rootless else ""
+    text = f"engine {found.version}, {found.architecture}, {found.cpus} CPUs, {memory}{rootless}"
+    yield Finding(AREA, "docker", Status.OK, text, data={"architecture": found.architecture})
     for spec in specs:
-        if spec.image is not None and engine.architecture not in spec.image.architectures:
-            text = f"{spec.image.name} is not published for {engine.architecture}"
+        if spec.image is not None and found.architecture not in spec.image.architectures:
+            text = f"{spec.image.name} is not published for {found.architecture}"
             yield Finding(AREA, "docker", Status.WARN, text, spec.install_hint)

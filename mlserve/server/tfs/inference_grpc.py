@@ -17,8 +17,7 @@ from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.port.grpc.context import Context
-from mlserve.server.sight import exchange
-from mlserve.server.sight.exchange import Exchange
+from mlserve.server.sight.exchange import Exchange, begin, current
 from mlserve.server.tfs.examples import fields_of, read_examples
 from mlserve.server.tfs.inference import (
     CLASSIFY,
@@ -121,7 +120,7 @@ class InferenceGrpc:
 
     async def _answer_all(self, calls: Sequence[Call[Answer]], deadline: Deadline) -> list[Answer]:
         """The answers to these calls, which are parts of one request. Raises the first error."""
-        whole = exchange.current()
+        whole = current()
         parts = [whole.part() for _ in calls]
         running = [
             asyncio.create_task(self._answer_part(part, call, deadline))
@@ -136,7 +135,7 @@ class InferenceGrpc:
             whole.take_in(parts)
 
     async def _answer_part(self, part: Exchange, call: Call[Answer], deadline: Deadline) -> Answer:
-        exchange.begin(part)
+        begin(part)
         return await self._engine.submit(call, deadline)
 
 

@@ -287,12 +287,12 @@ class GrpcConnection(asyncio.Protocol):
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a frame where another one is due")
 
     def _on_headers(self, flags: int, stream: int, payload: bytes, kind: int) -> None:
-        headers = self._headers.take(kind, flags, stream, payload)
-        if headers is None:
+        whole = self._headers.take(kind, flags, stream, payload)
+        if whole is None:
             self._start_timer()
             return
         self._stop_timer()
-        fields, ends = headers
+        fields, ends = whole
         if stream > self._last_stream:
             self._open(stream, fields, ends=ends)
             return
