@@ -74,8 +74,8 @@ def build(
     """
     from mlserve import plugins
     from mlserve.artifact import Artifact
-    from mlserve.launch.plan import Versions, choose
     from mlserve.launch.docker.build import BuildRequest
+    from mlserve.launch.plan import Versions, choose
 
     versions = Versions(() if version is None else (version,))
     serving = choose(backend, model, None, versions, store)

@@ -16,10 +16,10 @@ from mlserve.client.access import Tls as Tls
 from mlserve.client.aio import AsyncClient as AsyncClient
 from mlserve.client.answers import ModelMetadata as ModelMetadata
 from mlserve.client.answers import Prediction as Prediction
+from mlserve.client.answers import Retry as Retry
 from mlserve.client.answers import Score as Score
 from mlserve.client.answers import ServerLoad as ServerLoad
 from mlserve.client.answers import Timings as Timings
 from mlserve.client.answers import VersionStatus as VersionStatus
 from mlserve.client.retries import Retries as Retries
-from mlserve.client.retries import Retry as Retry
 from mlserve.client.sync import Client as Client

@@ -6,8 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlserve.client.retries import Retry
 from mlserve.tensors import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A failed attempt: the error that it met, and the wait before the next one."""
+
+    kind: str
+    message: str
+    waited_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "message": self.message, "waited_ms": round(self.waited_ms, 3)}
 
 
 @dataclass(frozen=True, slots=True)

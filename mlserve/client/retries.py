@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlserve.deadline import is_number
 from mlserve.errors import Transient, UsageError
@@ -65,15 +65,3 @@ class Retries:
 
 ONCE = Retries(max_attempts=1)
 """For callers who measure, or who ask again themselves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """An attempt in vain: the error that it met, and the wait before the next one."""
-
-    kind: str
-    message: str
-    waited_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "message": self.message, "waited_ms": round(self.waited_ms, 3)}
