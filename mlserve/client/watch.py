@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlserve.client.answers import Timings
-from mlserve.client.retries import ONCE, Retries, Retry
+from mlserve.client.answers import Retry, Timings
+from mlserve.client.retries import ONCE, Retries
 from mlserve.client.tracing import CallIds
 from mlserve.errors import Transient
 
