@@ -19,7 +19,7 @@ import simplejpeg
 from mlserve_onnxruntime.image_file import decoded_image
 from mlserve_onnxruntime.resize import resized
 
-from mlserve.image_cost import ImageLimits
+from mlserve.images import ImageLimits
 
 WIDTH, HEIGHT = 4000, 3000
 SIZE = 299

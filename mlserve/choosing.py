@@ -13,8 +13,8 @@ from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend
 from mlserve.errors import NotFound, PluginError, UsageError
+from mlserve.hints import did_you_mean
 from mlserve.sources import ModelRequest, ModelSource
-from mlserve.suggestions import did_you_mean
 
 DEFAULT_BACKEND = "tfserving"
 DEFAULT_MODEL = "inception_v3"

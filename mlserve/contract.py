@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from mlserve.errors import ExportError, UsageError
-from mlserve.facts import Fact, Facts, How
 from mlserve.pipeline import Activation
-from mlserve.sources import ModelRequest
+from mlserve.sources import Fact, Facts, How, ModelRequest
 
 Scale = tuple[float, float]
 """The values that pixel 0 and pixel 255 become."""

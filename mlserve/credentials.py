@@ -1,12 +1,13 @@
-"""The files that say who may ask a server, read and checked: first of all its token."""
+"""A server's token and TLS files, read and checked."""
 
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 
 from mlserve.errors import UsageError
-from mlserve.settings import flag_of
+from mlserve.settings import ServerSettings, flag_of
 
 _TOKEN = re.compile(rb"[!-~]{1,4096}")
 _READERS = {0o004: "every user of this machine", 0o040: "every user in its group"}
@@ -46,3 +47,63 @@ def read_file(name: str, path: Path) -> bytes:
 
 
 _MAKE_TOKEN = "make one: openssl rand -hex 32 > FILE && chmod 600 FILE"  # noqa: S105 - no token
+
+
+def check_files(settings: ServerSettings) -> None:
+    """Raises UsageError unless every file that the settings name can be used.
+
+    `mlserve up` asks before it starts a server, so that the user is told on the terminal.
+    """
+    if settings.token_file is not None:
+        read_token(settings.token_file)
+    if settings.speaks_tls:
+        tls_context(settings)
+
+
+def tls_context(settings: ServerSettings, protocol: str = "http/1.1") -> ssl.SSLContext:
+    """TLS 1.2 or newer with the server's certificate; with a client CA, both sides show one.
+
+    `protocol` is what it offers to be spoken (ALPN).
+
+    Raises UsageError for a file that is not what it should be, or a key of another certificate.
+    """
+    cert, key, ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    if cert is None or key is None:
+        raise ValueError("no certificate in the settings")
+    for name, path in (("tls_cert", cert), ("tls_key", key)):
+        read_file(name, path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([protocol])
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise UsageError(
+            f"{cert} ({flag_of('tls_cert')}) and {key} ({flag_of('tls_key')}) are not a "
+            f"certificate and its key: {_reason(error)}",
+            hint="both are PEM files; the key is the certificate's own, without a password",
+        ) from error
+    if ca is not None:
+        _trust(context, ca)
+    return context
+
+
+def _trust(context: ssl.SSLContext, ca: Path) -> None:
+    read_file("tls_client_ca", ca)
+    try:
+        context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise UsageError(
+            f"{ca} ({flag_of('tls_client_ca')}) holds no certificate: {_reason(error)}",
+            hint="it is the PEM file of the authority that signed the clients' certificates",
+        ) from error
+    context.verify_mode = ssl.CERT_REQUIRED
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password")
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None)
+    return reason.lower().replace("_", " ") if reason else str(error)

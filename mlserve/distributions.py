@@ -1,14 +1,15 @@
-"""Our own distributions, and the commands that install them.
-
-The names stand here and nowhere else: the name `mlserve` on the package index belongs to another
-project, so no hint may send anybody there for it. A hint names a folder of the checkout, or a
-wheel's file.
-"""
+"""Our own distributions: what they need, what of that is absent, and how to install them."""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from mlserve import __version__
 
@@ -80,3 +81,44 @@ def _wheels() -> Path:
     parts = urlsplit(str(noted.get("url", "")))
     is_wheel = parts.scheme == "file" and parts.path.endswith(".whl")
     return Path(unquote(parts.path)).parent if is_wheel else Path()
+
+
+SERVER = (CORE, "server")
+"""The distribution and the extra that mlserve's own server needs."""
+SERVER_HINT = install_command(f"{CORE}[server]")
+SERVE_EXTRA = "serve"
+"""The extra of a plugin's distribution with what its backend needs to load and run a model."""
+
+
+def absent_packages(owner: str, extra: str) -> list[str]:
+    """The packages that `owner[extra]` needs and that are not installed, by name.
+
+    A package is there, too, when another distribution brings the module of its name:
+    `onnxruntime-gpu` is as good as `onnxruntime`. Raises PackageNotFoundError for the owner.
+    """
+    found = {requirement.name: None for requirement in _needed(owner, frozenset((extra,)), set())}
+    return sorted(name for name in found if not _is_there(name))
+
+
+def _needed(owner: str, extras: frozenset[str], seen: set[str]) -> Iterator[Requirement]:
+    """What it needs, and what the extras need that it asks other distributions for."""
+    seen.add(canonicalize_name(owner))
+    for text in distribution(owner).requires or ():
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if marker is not None and not any(marker.evaluate({"extra": x}) for x in ("", *extras)):
+            continue
+        yield requirement
+        if requirement.extras and canonicalize_name(requirement.name) not in seen:
+            try:
+                yield from _needed(requirement.name, frozenset(requirement.extras), seen)
+            except PackageNotFoundError:
+                continue  # it was told of itself
+
+
+def _is_there(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return importlib.util.find_spec(canonicalize_name(name).replace("-", "_")) is not None
+    return True

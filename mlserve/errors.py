@@ -29,7 +29,7 @@ import re
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from mlserve.words import said
+from mlserve.hints import said
 
 LONGEST_NAME = 200
 """Characters of a caller's text that a message repeats: far more than any real name has."""
@@ -111,7 +111,7 @@ class MlserveError(Exception):
     """Base of every error that mlserve raises on purpose.
 
     `message` says what is wrong and names the value; `hint` is the next step to take, in words for
-    Python or for the command line (`mlserve.words`). `details` is what else there is to know, as
+    Python or for the command line (`mlserve.hints`). `details` is what else there is to know, as
     data: a call to a server tells its attempts and ids there.
     """
 

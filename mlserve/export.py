@@ -23,11 +23,10 @@ from mlserve.errors import (
     UsageError,
     reason_of,
 )
-from mlserve.incoming import Incoming, VersionExists
+from mlserve.hints import did_you_mean
 from mlserve.pipeline import Exif
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
-from mlserve.store import Store, check_name, version_numbers, version_taken
-from mlserve.suggestions import did_you_mean
+from mlserve.store import Incoming, Store, VersionExists, check_name, version_numbers, version_taken
 from mlserve.tensors import Signature
 
 

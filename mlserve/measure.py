@@ -14,21 +14,11 @@ from typing import Any
 
 import numpy as np  # noqa: TID253
 
-from mlserve.contract import (
-    RAW,
-    SYMMETRIC,
-    UNIT,
-    Contract,
-    Finding,
-    Scale,
-    scale_text,
-    settle,
-)
+from mlserve.contract import RAW, SYMMETRIC, UNIT, Contract, Finding, Scale, scale_text, settle
 from mlserve.errors import ExportError
-from mlserve.facts import How
 from mlserve.graph import Graph, Op
 from mlserve.pipeline import Activation
-from mlserve.sources import ModelRequest
+from mlserve.sources import How, ModelRequest
 
 Array = np.ndarray[Any, Any]
 

@@ -15,13 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from mlserve.errors import ExportError, UsageError
-from mlserve.image_cost import (
-    MAX_DECODE_BYTES,
-    MAX_PIXELS,
-    MAX_SCANS,
-    MAX_SIDE,
-    ImageLimits,
-)
+from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
 
 _VERSIONS = (1, 2)
 """Version 2 turns images by their EXIF orientation; an mlserve that knows 1 only refuses it."""
@@ -83,7 +77,7 @@ class ImagePipeline:
     alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation counts if
     `exif` says so.
     An image that is over one of the limits by its file is refused before it is decoded:
-    `mlserve.image_cost` says how each is told.
+    `mlserve.images` says how each is told.
     `class_offset` is 1 when class 0 is a background class that the labels do not list;
     `is_background_given` says that the user said so (`mlserve export --background`).
     """

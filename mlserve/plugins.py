@@ -8,7 +8,8 @@ from package metadata, and only the plugin that is asked for is imported.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -17,13 +18,31 @@ from typing import TypeVar
 
 import pluggy
 
-from mlserve import hookspecs
 from mlserve.backend import Backend
-from mlserve.distributions import install_command, is_ours
+from mlserve.distributions import SERVE_EXTRA, absent_packages, install_command, is_ours
 from mlserve.errors import NotFound, PluginError, reason_of
-from mlserve.requirements import SERVE_EXTRA, absent_packages
+from mlserve.hints import did_you_mean
 from mlserve.sources import ModelSource
-from mlserve.suggestions import did_you_mean
+
+GROUP = "mlserve"
+"""The entry-point group, and the project name of the pluggy markers."""
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@hookspec
+def mlserve_backend() -> type[Backend]:  # type: ignore[empty-body]
+    """The backend of this plugin. Called once, when the backend is first used.
+
+    Its name must equal the entry point's name, which is the value of `--backend`.
+    """
+
+
+@hookspec
+def mlserve_model_sources() -> Iterable[ModelSource]:  # type: ignore[empty-body]
+    """The model sources of this plugin. Called when a model is exported or sources are listed."""
+
 
 T = TypeVar("T")
 _CHOOSE = "choose one with --backend; `mlserve plugins` shows what there is"
@@ -82,8 +101,8 @@ def load(name: str) -> pluggy.PluginManager:
     name is given by two distributions.
     """
     point = _point(name)
-    manager = pluggy.PluginManager(hookspecs.GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(sys.modules[__name__])
 
     def register() -> None:
         manager.register(point.load(), name=name)
@@ -181,7 +200,7 @@ def _sources(name: str) -> tuple[ModelSource, ...]:
 def _points() -> dict[str, list[EntryPoint]]:
     """The entry points by name; several where several distributions give the name."""
     found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=hookspecs.GROUP):
+    for point in entry_points(group=GROUP):
         points = found.setdefault(point.name, [])
         if _distribution(point) not in map(_distribution, points):
             points.append(point)

@@ -15,13 +15,7 @@ from typing import Any
 
 from mlserve.deadline import check_seconds
 from mlserve.errors import UsageError, bounded
-from mlserve.image_cost import (
-    MAX_DECODE_BYTES,
-    MAX_PIXELS,
-    MAX_SCANS,
-    MAX_SIDE,
-    ImageLimits,
-)
+from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
 
 
 class Panel(StrEnum):

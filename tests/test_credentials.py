@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import trustme
 
-from mlserve.credentials import other_readers, read_token
+from mlserve.credentials import check_files, other_readers, read_token
 from mlserve.errors import UsageError
 from mlserve.settings import ServerSettings
-from mlserve.tls_files import check_files
 
 LOCKED_KEY = (
     "-----BEGIN ENCRYPTED PRIVATE KEY-----\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlserve.artifact import MANIFEST_NAME, Manifest
+from mlserve.artifact import MANIFEST_NAME, Manifest, read_plain
 from mlserve.errors import ExportError, UsageError
 from mlserve.labels import read_labels
 from mlserve.launch.last_words import last_words
@@ -18,7 +18,6 @@ from mlserve.launch.plan import Versions
 from mlserve.launch.private import private_folder, state_folder
 from mlserve.launch.state import read_records
 from mlserve.pipeline import ImagePipeline
-from mlserve.plain_files import read_plain
 from mlserve.testing.colours import PIPELINE
 
 DEEP = "[" * 200_000

@@ -93,8 +93,8 @@ class AccessOptions:
         path = self.token_file or recorded
         if path is None:
             return os.environ.get(TOKEN_VARIABLE)
-        from mlserve.client.background import run_within
         from mlserve.credentials import read_token
+        from mlserve.system import run_within
 
         return run_within(deadline, f"reading {path}", lambda: read_token(path)).decode()
 
@@ -109,8 +109,8 @@ class AccessOptions:
 def _recorded_tls(record: ServerRecord, deadline: Deadline) -> Tls | None:
     if not record.settings.speaks_tls:
         return None
-    from mlserve.client.background import run_within
     from mlserve.launch.access import tls_of
+    from mlserve.system import run_within
 
     doing = f"reading {record.settings.tls_cert}"
     return run_within(deadline, doing, lambda: tls_of(record))

@@ -28,7 +28,7 @@ from mlserve.cli.output import print_error
 from mlserve.cli.streams import guard_streams, require_output
 from mlserve.cli.usage import Command, CommandGroup, asks_for_json
 from mlserve.errors import ExitCode, MlserveError
-from mlserve.words import speak_flags
+from mlserve.hints import speak_flags
 
 
 class ErrorBoundary(CommandGroup):

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlserve.artifact import Manifest
-from mlserve.facts import Facts, How, facts_from_json
 from mlserve.pipeline import Exif, ImagePipeline
+from mlserve.sources import Facts, How, facts_from_json
 
 _ACTIVATIONS = {
     "softmax": "scores are the softmax of the model's outputs",

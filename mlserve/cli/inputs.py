@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlserve.cli.streams import require_input
-from mlserve.client.background import run_within
 from mlserve.client.reading import unreadable
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
+from mlserve.system import run_within
 
 STDIN = "-"
 _SUFFIXES = (".jpg", ".jpeg", ".png")

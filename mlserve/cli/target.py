@@ -171,8 +171,8 @@ class Target:
         )
 
     def _running(self, deadline: Deadline) -> Server:
-        from mlserve.client.background import run_within
         from mlserve.launch.state import read_records, select
+        from mlserve.system import run_within
 
         records = run_within(deadline, "looking for the running server", read_records)
         record = select(records, backend=self.backend, model=self.model, name=self.server)

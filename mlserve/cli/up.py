@@ -114,11 +114,11 @@ def up(
 
     mlserve up --launcher docker --docker-option=--memory=2g
     """
+    from mlserve.credentials import check_files
     from mlserve.launch.plan import Versions, choose
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.start import UpRequest
     from mlserve.settings import ServerSettings
-    from mlserve.tls_files import check_files
 
     if launcher is not Launcher.DOCKER and (image or docker_option):
         raise UsageError(

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mlserve.errors import UsageError
-from mlserve.suggestions import did_you_mean, nearest
+from mlserve.hints import did_you_mean, nearest
 
 _COMMANDS = {
     "up": ("serve", "run", "start", "launch", "deploy", "server"),
@@ -69,7 +69,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 """Options of other tools, by what they may be called here; the first that a command has counts."""
 _OUTPUT = "--output"
 _ASKS_FOR_JSON = re.compile(r"(^| )--output[ =]jsonl?( |$)")
-_WORDS = "mlserve.words"
+_WORDS = "mlserve.hints"
 """Where a context keeps the whole command line."""
 _SAID = re.compile(r"(?:'(?P<quoted>.*)'|(?P<bare>\S+)) is not ")
 """How Typer begins its message about a value."""

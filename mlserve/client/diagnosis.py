@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mlserve.client.access import Access, Tls
-from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.proxies import proxy_to
 from mlserve.client.refusals import readable
 from mlserve.client.tls_failures import certificate_refused, handshake_failure
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, NotFound, UsageError
+from mlserve.system import on_daemon_thread
 
 _PATIENCE = 1.0
 """Seconds for the look, at most."""

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlserve.client.access import Access, Tls
-from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.forks import without_fork_support
 from mlserve.client.proxies import Proxy, proxy_to
@@ -29,6 +28,7 @@ from mlserve.client.watch import Watch
 from mlserve.client.wire import Call, Reply, read_contract
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
+from mlserve.system import on_daemon_thread
 from mlserve.wire.errors import error_from_grpc
 
 with without_fork_support():

@@ -32,7 +32,6 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 
 from mlserve.client.access import Access, Tls
-from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.grpc_transport import reply_of, status_error, unreached
 from mlserve.client.proxies import Proxy, proxy_to
@@ -47,6 +46,7 @@ from mlserve.client.watch import Watch
 from mlserve.client.wire import Call, Reply
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
+from mlserve.system import on_daemon_thread
 
 _PREFIX = struct.Struct("!BI")
 """What stands before a message: whether it is compressed, and its length in bytes."""

@@ -7,8 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
-from mlserve.client.background import on_daemon_thread
 from mlserve.errors import UsageError
+from mlserve.system import on_daemon_thread
 
 Image = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """An image file: its path, its bytes, or an open binary file that is read to its end."""

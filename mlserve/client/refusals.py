@@ -9,7 +9,7 @@ from mlserve import errors
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.proxy_answers import of_a_proxy
 from mlserve.deadline import Deadline, in_words
-from mlserve.score_problems import PROBLEM
+from mlserve.images import PROBLEM
 
 _LONGEST = 1000
 _QUEUE_EXPIRY = re.compile(

@@ -13,7 +13,6 @@ from typing import Any
 import httpx  # noqa: TID253  this module is imported when a REST endpoint is asked
 
 from mlserve.client.access import Access, Tls
-from mlserve.client.background import on_daemon_thread
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.json_body import parse, shown
 from mlserve.client.proxies import proxy_to
@@ -35,6 +34,7 @@ from mlserve.client.watch import Watch
 from mlserve.client.wire import Call, Reply, number_of, read_contract
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
+from mlserve.system import on_daemon_thread
 from mlserve.wire.errors import error_from_http
 
 _CONTRACT_HEADER = "x-mlserve-contract"

@@ -15,13 +15,13 @@ from mlserve.client.aio import (
     as_deadline,
 )
 from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, VersionStatus
-from mlserve.client.background import run_on_loop
 from mlserve.client.endpoint import Endpoint, Protocol
 from mlserve.client.reading import Image
 from mlserve.client.retries import Retries
 from mlserve.client.wire import Api
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded
+from mlserve.system import run_on_loop
 
 T = TypeVar("T")
 _CLOSING = 0.1

@@ -11,11 +11,11 @@ from typing import Any, BinaryIO, cast
 
 from mlserve import errors
 from mlserve.artifact import Artifact
-from mlserve.client.background import run_within
 from mlserve.compare.targets import Target
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError
 from mlserve.launch.logs import last_lines
+from mlserve.system import run_within
 
 _LOAD_TIMEOUT = 120.0
 _LAST_WORDS = 10  # lines

@@ -10,9 +10,9 @@ from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.client.endpoint import Endpoint
 from mlserve.errors import UsageError
+from mlserve.hints import did_you_mean
 from mlserve.launch.plan import Serving, Versions, choose
 from mlserve.store import check_version
-from mlserve.suggestions import did_you_mean
 
 _USAGE = "mlserve compare tfserving onnxruntime photos/"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.backend import Listen, ServerSpec
+from mlserve.distributions import SERVER, SERVER_HINT, absent_packages
 from mlserve.doctor.finding import Finding, Status
 from mlserve.errors import MlserveError
 from mlserve.launch.docker import cli
-from mlserve.requirements import SERVER, SERVER_HINT, absent_packages
 
 AREA = "launchers"
 _ENGINE_TIMEOUT = 2.0

@@ -10,8 +10,7 @@ import psutil
 from mlserve.doctor.finding import Finding, Status
 from mlserve.launch import ports
 from mlserve.launch.state import read_records
-from mlserve.server.cpus import usable_cpus
-from mlserve.server.memory import memory_limit
+from mlserve.system import memory_limit, usable_cpus
 
 AREA = "machine"
 _ENOUGH_MEMORY = 2 * 2**30

@@ -8,11 +8,11 @@ import httpx  # noqa: TID253
 
 from mlserve import plugins
 from mlserve.choosing import DEFAULT_MODEL
-from mlserve.client.background import run_within
 from mlserve.deadline import Deadline
 from mlserve.doctor.finding import Finding, Status
 from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.launch.plan import exported
+from mlserve.system import run_within
 
 AREA = "network"
 NAME = "TF-Hub"

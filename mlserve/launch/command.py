@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlserve.backend import Backend, Listen, ServerSpec
+from mlserve.distributions import SERVER, SERVER_HINT, absent_packages
 from mlserve.errors import PluginError, UsageError
 from mlserve.launch.launcher import Launcher
 from mlserve.launch.plan import Serving
 from mlserve.plugins import absent_to_serve
-from mlserve.requirements import SERVER, SERVER_HINT, absent_packages
 from mlserve.settings import flag_of
 
 _LOAD_OPTIONS = ("provider", "instances")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mlserve.plain_files import json_of
+from mlserve.artifact import json_of
 
 _OURS = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ([A-Z]+) (.*)")
 """A line of mlserve's server in words: time, level, message."""

@@ -10,10 +10,10 @@ from mlserve import plugins
 from mlserve.artifact import Artifact, without_manifest
 from mlserve.choosing import DEFAULT_BACKEND, backend_of_files, way_to_export
 from mlserve.errors import MlserveError, NotFound, UsageError
+from mlserve.hints import nearest
 from mlserve.launch.state import ServerRecord, server_name
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.store import Store, check_name, check_version, version_numbers
-from mlserve.suggestions import nearest
 
 _MOST_DIGITS, _SHOWN = 400, 40
 

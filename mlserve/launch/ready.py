@@ -16,9 +16,9 @@ from mlserve.errors import (
     Overloaded,
     Unavailable,
 )
+from mlserve.images import tiny_png
 from mlserve.launch.plan import Serving
 from mlserve.launch.state import ServerRecord
-from mlserve.tiny_png import tiny_png
 
 if TYPE_CHECKING:
     from mlserve.client import Client

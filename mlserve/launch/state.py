@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mlserve import paths
+from mlserve.artifact import LARGEST_PLAIN_FILE, json_of
 from mlserve.errors import MlserveError, Unavailable, UsageError, reason_of
+from mlserve.hints import did_you_mean
 from mlserve.launch.private import (
     create_private,
     open_own,
@@ -25,9 +27,7 @@ from mlserve.launch.private import (
     require_own,
     state_folder,
 )
-from mlserve.plain_files import LARGEST, json_of
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
-from mlserve.suggestions import did_you_mean
 
 _FORMAT = 1
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -261,7 +261,7 @@ def _path(name: str) -> Path:
 
 def _read(path: Path) -> ServerRecord:
     with open_own(path) as file:
-        data = json_of(file.read(LARGEST))
+        data = json_of(file.read(LARGEST_PLAIN_FILE))
     if data["format"] != _FORMAT:
         raise ValueError(f"record format {data['format']!r} is not known")
     return ServerRecord.from_json(data)

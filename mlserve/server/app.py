@@ -13,9 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlserve.errors import ExitCode, MlserveError
-from mlserve.server.background import end_process
-from mlserve.server.cpus import usable_cpus
-from mlserve.server.memory import give_back_large_blocks
 from mlserve.server.models.catalog import Catalog
 from mlserve.server.models.served import ServedModel
 from mlserve.server.oip.extensions import OipExtensions
@@ -38,6 +35,7 @@ from mlserve.server.tfs.grpc_api import TfsGrpc
 from mlserve.server.tfs.rest_api import CORS, TfsRest
 from mlserve.server.work.engine import Engine
 from mlserve.settings import ServerSettings
+from mlserve.system import end_process, give_back_large_blocks, usable_cpus
 
 _log = logging.getLogger(__name__)
 _TURN = 0.001

@@ -16,7 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers  # noqa: TID253
 
 from mlserve.errors import InputTooLarge, InvalidInput
-from mlserve.image_problems import JPEG_MAGIC, PNG_MAGIC
+from mlserve.images import JPEG_MAGIC, PNG_MAGIC
 from mlserve.server.dtypes import Array
 from mlserve.server.image_header import check_images
 from mlserve.server.input_check import check_batch_length, check_shape

@@ -12,8 +12,17 @@ import string
 from collections.abc import Iterator, Mapping
 
 from mlserve.errors import InputTooLarge, InvalidInput
-from mlserve.image_cost import SCAN, Excess, ImageCost, jpeg_cost, png_cost
-from mlserve.image_problems import PNG_HEADER_BYTES, PNG_MAGIC, Problem, problem_error
+from mlserve.images import (
+    PNG_HEADER_BYTES,
+    PNG_MAGIC,
+    SCAN,
+    Excess,
+    ImageCost,
+    Problem,
+    jpeg_cost,
+    png_cost,
+    problem_error,
+)
 from mlserve.server.dtypes import Array
 from mlserve.server.reading import PIECE
 from mlserve.settings import ServerSettings, flag_of

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
-from mlserve.incoming import incoming_folder
 from mlserve.sources import Classifier
+from mlserve.store import incoming_folder
 
 
 def exported(backend: str, model: Classifier, base_path: Path, version: int = 1) -> Artifact:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from mlserve.image_problems import PNG_MAGIC
+from mlserve.images import PNG_MAGIC
 
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """The bits a sample may have, by colour type (PNG, section 11.2.2)."""

@@ -15,8 +15,7 @@ import pytest
 
 import mlserve
 from mlserve import plugins
-from mlserve.distributions import install_command
-from mlserve.requirements import absent_packages
+from mlserve.distributions import absent_packages, install_command
 
 Without = Callable[..., Callable[..., subprocess.CompletedProcess[str]]]
 _RUN = """

@@ -20,7 +20,7 @@ from mlserve import plugins
 from mlserve.doctor import launchers, machine, network, places, software
 from mlserve.doctor.finding import Finding, Status
 from mlserve.doctor.requirements import declared_conflicts, known_conflicts
-from mlserve.server.memory import memory_limit
+from mlserve.system import memory_limit
 
 Installed = Callable[..., None]
 

@@ -31,10 +31,9 @@ from mlserve.artifact import Artifact, digest_of
 from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
 from mlserve.contract import RAW, Finding, settle
 from mlserve.errors import ModelLoadFailed
-from mlserve.facts import How
-from mlserve.hookspecs import hookimpl
 from mlserve.pipeline import Activation, ImagePipeline
-from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
+from mlserve.plugins import hookimpl
+from mlserve.sources import Classifier, How, ModelRequest, ModelSource, Progress
 from mlserve.tensors import DType, Signature, TensorSpec
 
 CONFIG_NAME = "echo.json"

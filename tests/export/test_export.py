@@ -16,7 +16,7 @@ from mlserve.sources import ModelRequest
 from mlserve.store import Store
 
 ABSENT_PLUGIN = """
-from mlserve.hookspecs import hookimpl
+from mlserve.plugins import hookimpl
 from mlserve.sources import ModelSource
 
 class Source(ModelSource):

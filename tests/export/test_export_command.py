@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from mlserve.cli.app import app
 from mlserve.cli.export import parse_scale
 from mlserve.errors import ExitCode, UsageError
-from mlserve.facts import Fact, How
+from mlserve.sources import Fact, How
 from mlserve.store import Store
 
 ASSUMED = "assumed: it looks at no pixel (give --scale to be sure)"

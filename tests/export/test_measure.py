@@ -10,10 +10,9 @@ import pytest
 
 from mlserve.contract import RAW, SYMMETRIC, UNIT, Scale
 from mlserve.errors import ExportError
-from mlserve.facts import How
 from mlserve.graph import ANYTHING, Bounds, Graph, Node, Op
 from mlserve.measure import Subject, measure
-from mlserve.sources import ModelRequest
+from mlserve.sources import How, ModelRequest
 
 Array = np.ndarray[Any, Any]
 WEIGHTS = np.random.default_rng(0).normal(0, 1, (3, 3)).astype(np.float32)

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlserve.errors import ExportError, NotFound, UsageError
-from mlserve.incoming import VersionExists
-from mlserve.store import Store
+from mlserve.store import Store, VersionExists
 
 WRITER = """
 import sys

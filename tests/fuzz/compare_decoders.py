@@ -23,7 +23,7 @@ from mlserve_onnxruntime.jpeg_segments import lacks_scans
 from mlserve_onnxruntime.refusal import Refused
 from mlserve_tfserving.quiet import import_quietly, quiet_logs
 
-from mlserve.image_problems import JPEG_MAGIC
+from mlserve.images import JPEG_MAGIC
 from mlserve.testing.colours import PIPELINE
 from mlserve.testing.damaged import DamagedFile, damaged_files
 

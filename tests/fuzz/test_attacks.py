@@ -16,7 +16,7 @@ from mlserve_onnxruntime.refusal import Refused
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded
-from mlserve.image_cost import ImageLimits
+from mlserve.images import ImageLimits
 from mlserve.testing.colours import PIPELINE
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_the_decoder_stops_at_the_deadline(data: bytes) -> None:
 _PEAK = """
 import resource, runpy, sys
 from mlserve_onnxruntime.image_file import decoded_image
-from mlserve.image_cost import ImageLimits
+from mlserve.images import ImageLimits
 data = runpy.run_path(sys.argv[1])["png_of_zeros"](10_000, 10_000, 1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert decoded_image(data, ImageLimits()).shape == (10_000, 10_000, 3)

@@ -13,7 +13,7 @@ from mlserve_onnxruntime.image_file import decoded_image
 from mlserve_onnxruntime.refusal import Refused
 
 from mlserve.errors import InvalidInput
-from mlserve.image_problems import Problem
+from mlserve.images import Problem
 from mlserve.server.image_header import check_images
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec

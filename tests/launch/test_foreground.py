@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from mlserve import Client
-from mlserve.tiny_png import tiny_png
+from mlserve.images import tiny_png
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,12 @@ import pytest
 from mlserve import plugins
 from mlserve.backend import Listen
 from mlserve.errors import NotFound, UsageError
+from mlserve.images import tiny_png
 from mlserve.launch.command import command, launcher_for
 from mlserve.launch.launcher import Launcher
 from mlserve.launch.plan import Versions, choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
-from mlserve.tiny_png import tiny_png
 
 LATEST = Versions()
 

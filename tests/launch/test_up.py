@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from mlserve import Client
+from mlserve.images import tiny_png
 from mlserve.launch.processes import is_running
 from mlserve.launch.state import read_records
-from mlserve.tiny_png import tiny_png
 
 pytestmark = pytest.mark.slow
 

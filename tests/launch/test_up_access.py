@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trustme
 
-from mlserve.tiny_png import tiny_png
+from mlserve.images import tiny_png
 
 pytestmark = pytest.mark.slow
 

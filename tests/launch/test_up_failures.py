@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlserve.tiny_png import tiny_png
+from mlserve.images import tiny_png
 
 pytestmark = pytest.mark.slow
 

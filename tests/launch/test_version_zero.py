@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlserve.tiny_png import tiny_png
+from mlserve.images import tiny_png
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 
 BACKEND = """
 from mlserve.backend import Backend
-from mlserve.hookspecs import hookimpl
+from mlserve.plugins import hookimpl
 
 class Toy(Backend):
     name = "{name}"

@@ -15,7 +15,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 HALF = """
 from mlserve.backend import Backend
-from mlserve.hookspecs import hookimpl
+from mlserve.plugins import hookimpl
 
 class Half(Backend):
     name = "toy"
@@ -69,23 +69,23 @@ def test_a_module_that_the_plugin_itself_needs_is_missing(site, parts) -> None:
         ("def broken(:", "does not load: SyntaxError: "),
         ("", "implements no hook of mlserve"),
         (
-            "from mlserve.hookspecs import hookimpl\n@hookimpl\ndef mlserve_backends(): pass",
+            "from mlserve.plugins import hookimpl\n@hookimpl\ndef mlserve_backends(): pass",
             "does not load: PluginValidationError: unknown hook 'mlserve_backends'",
         ),
         (
-            "from mlserve.hookspecs import hookimpl\n@hookimpl\ndef mlserve_backend(name): pass",
+            "from mlserve.plugins import hookimpl\n@hookimpl\ndef mlserve_backend(name): pass",
             "does not load: PluginValidationError: ",
         ),
         (
-            "from mlserve.hookspecs import hookimpl\n@hookimpl\ndef mlserve_backend(): return 1",
+            "from mlserve.plugins import hookimpl\n@hookimpl\ndef mlserve_backend(): return 1",
             "gives 1 as its backend, which is no class of Backend",
         ),
         (
-            "from mlserve.hookspecs import hookimpl\n@hookimpl\ndef mlserve_backend(): 1 / 0",
+            "from mlserve.plugins import hookimpl\n@hookimpl\ndef mlserve_backend(): 1 / 0",
             "fails in mlserve_backend: ZeroDivisionError",
         ),
         (
-            "from mlserve.hookspecs import hookimpl as h\n@h\ndef mlserve_model_sources(): yield 1",
+            "from mlserve.plugins import hookimpl as h\n@h\ndef mlserve_model_sources(): yield 1",
             "gives 1 as a model source, which is none",
         ),
         (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mlserve.server.cpus import usable_cpus
+from mlserve.artifact import version_folder
 from mlserve.server.models.versions import VersionPolicy, fingerprint, present_versions
-from mlserve.version_folders import version_folder
+from mlserve.system import usable_cpus
 
 ALLOWED = len(os.sched_getaffinity(0))
 

@@ -10,7 +10,7 @@ import pytest
 _CHURN = """
 import sys, threading
 import numpy as np, psutil
-from mlserve.server.memory import give_back_large_blocks
+from mlserve.system import give_back_large_blocks
 
 give_back_large_blocks()
 def decode():

@@ -20,12 +20,12 @@ from typing import Any
 import psutil
 
 from mlserve import paths
+from mlserve.artifact import json_of
 from mlserve.errors import MlserveError, UsageError
 from mlserve.launch.docker.cli import EngineRefused, NoEngine, argv, docker, inspect, is_installed
 from mlserve.launch.logs import log_path, rotate
 from mlserve.launch.private import create_private, is_sealed
 from mlserve.launch.state import ServerRecord
-from mlserve.plain_files import json_of
 
 NAME_LABEL = "mlserve.name"
 HOME_LABEL = "mlserve.home"

@@ -7,8 +7,8 @@ import json
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
-from mlserve.facts import facts_to_json
-from mlserve.server.background import in_daemon_thread
+from mlserve.sources import facts_to_json
+from mlserve.system import in_daemon_thread
 
 
 class LoadedVersion:

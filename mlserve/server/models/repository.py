@@ -27,9 +27,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlserve.artifact import MANIFEST_NAME
+from mlserve.artifact import MANIFEST_NAME, folders_by_version, version_folder
 from mlserve.errors import MlserveError, NotFound, PluginError, Unavailable
-from mlserve.server.background import in_daemon_thread
 from mlserve.server.models.loaded import LoadedVersion
 from mlserve.server.models.opening import open_version
 from mlserve.server.models.served import ServedModel
@@ -44,7 +43,7 @@ from mlserve.server.models.versions import (
     unfinished_versions,
     unknown_label,
 )
-from mlserve.version_folders import folders_by_version, version_folder
+from mlserve.system import in_daemon_thread
 
 _log = logging.getLogger(__name__)
 

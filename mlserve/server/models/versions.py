@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from mlserve.artifact import MANIFEST_NAME, without_manifest
+from mlserve.artifact import MANIFEST_NAME, folders_by_version, without_manifest
 from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
-from mlserve.version_folders import folders_by_version
 
 VersionChoice = int | str | None
 """The version a request asks for: its number, its label, or None for the latest."""

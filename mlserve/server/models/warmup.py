@@ -9,10 +9,10 @@ import numpy as np  # noqa: TID253
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.errors import InferenceFailed, ModelLoadFailed, reason_of
+from mlserve.images import tiny_png
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.input_check import DEFAULT_SIGNATURE
 from mlserve.tensors import DType, Signature, TensorSpec
-from mlserve.tiny_png import tiny_png
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import InvalidInput, NotFound
-from mlserve.score_problems import NAN, problem_text, scores_failed
+from mlserve.images import NAN, problem_text, scores_failed
 from mlserve.server.dtypes import NUMPY, Array
 from mlserve.server.image_body import input_of
 from mlserve.server.image_header import check_images

@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2
 from starlette.types import ASGIApp  # noqa: TID253
 
-from mlserve.credentials import read_token
+from mlserve.credentials import read_token, tls_context
 from mlserve.errors import Unavailable
 from mlserve.server.port import health, last_connections
 from mlserve.server.port.accepting import Acceptor
@@ -30,7 +30,6 @@ from mlserve.server.port.grpc.reflection import Reflection
 from mlserve.server.port.health import HEALTH_SERVICES, Health
 from mlserve.server.sight.requests import Sight
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
-from mlserve.tls_files import tls_context
 from mlserve.wire.proto._pool import POOL
 
 _BACKLOG = 2048

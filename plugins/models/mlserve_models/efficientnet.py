@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlserve.network import Network, classifier
+from mlserve.classifiers import Network, classifier
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve_models.digests import path_digest, random_digest
 from mlserve_models.framework import INSTALL_HINT, framework_imports

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
+from mlserve.classifiers import Network
 from mlserve.contract import Finding, Scale, settle
 from mlserve.errors import ExportError, reason_of
-from mlserve.network import Network
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
 from mlserve_models.network import known_size

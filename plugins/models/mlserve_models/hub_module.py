@@ -14,8 +14,8 @@ from urllib.error import HTTPError, URLError
 import tensorflow as tf  # noqa: TID253
 import tensorflow_hub as hub  # noqa: TID253
 
+from mlserve.classifiers import Network
 from mlserve.errors import ExportError, reason_of
-from mlserve.network import Network
 from mlserve.sources import ModelRequest, Progress
 from mlserve_models.digests import path_digest
 from mlserve_models.framework import environment

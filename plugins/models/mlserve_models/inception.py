@@ -9,9 +9,9 @@ import h5py  # type: ignore[import-untyped]
 import keras  # noqa: TID253
 import numpy as np  # noqa: TID253
 
+from mlserve.classifiers import Network
 from mlserve.contract import Finding, settle
 from mlserve.errors import ExportError, reason_of
-from mlserve.network import Network
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
 from mlserve_models import keras_model

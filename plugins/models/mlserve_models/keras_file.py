@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlserve.network import classifier
+from mlserve.classifiers import classifier
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve_models.framework import INSTALL_HINT, framework_imports
 from mlserve_models.names import is_keras_file, is_named

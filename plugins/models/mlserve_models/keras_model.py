@@ -12,9 +12,9 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 import keras  # noqa: TID253
 
+from mlserve.artifact import json_of
+from mlserve.classifiers import Network
 from mlserve.errors import ExportError, reason_of
-from mlserve.network import Network
-from mlserve.plain_files import json_of
 from mlserve.sources import ModelRequest
 from mlserve_models.digests import path_digest
 from mlserve_models.forward import Forward

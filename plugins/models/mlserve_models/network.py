@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlserve.errors import ExportError
-from mlserve.facts import Fact, Facts, How
-from mlserve.sources import ModelRequest
+from mlserve.sources import Fact, Facts, How, ModelRequest
 
 RGB = 3
 

@@ -15,9 +15,9 @@ from typing import Any
 import tensorflow as tf  # noqa: TID253
 from tensorflow.python.saved_model.loader_impl import parse_saved_model  # noqa: TID253
 
+from mlserve.classifiers import Network
 from mlserve.contract import Finding, Scale
 from mlserve.errors import ExportError, bounded
-from mlserve.network import Network
 from mlserve.sources import ModelRequest
 from mlserve.unsafe_ops import require_safe_ops
 from mlserve_models.digests import path_digest

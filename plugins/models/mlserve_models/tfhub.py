@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError
-from mlserve.network import Network, classifier
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve_models.framework import INSTALL_HINT, framework_imports
 from mlserve_models.hub_cache import CachedModule, require_reachable

@@ -9,12 +9,11 @@ from mlserve_models.digests import path_digest, random_digest
 from mlserve_models.labels import imagenet_labels
 from mlserve_models.network import image_size
 
+from mlserve.classifiers import Network, classifier
 from mlserve.contract import RAW, UNIT, Finding, settle
 from mlserve.errors import ExportError, UsageError
-from mlserve.facts import How
-from mlserve.network import Network, classifier
 from mlserve.pipeline import Activation
-from mlserve.sources import ModelRequest
+from mlserve.sources import How, ModelRequest
 
 
 def _network(units: int, activation: Activation = Activation.SOFTMAX) -> Network:

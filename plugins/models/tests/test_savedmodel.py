@@ -13,9 +13,8 @@ import pytest
 
 from mlserve.contract import UNIT
 from mlserve.errors import ExportError
-from mlserve.facts import How
 from mlserve.pipeline import Activation
-from mlserve.sources import Classifier
+from mlserve.sources import Classifier, How
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,7 +12,7 @@ import numpy as np  # noqa: TID253
 from PIL import Image
 
 from mlserve.deadline import Deadline
-from mlserve.image_problems import Problem
+from mlserve.images import Problem
 from mlserve_onnxruntime.refusal import Refused
 
 _DECODING = "decoding an image"

@@ -1,7 +1,7 @@
 """From what a request sends as an image to its pixels: base64, checks of the header, decoding.
 
 Everything that can be told about an image before its decoder runs is checked first, in the order
-and the words of `mlserve.image_problems`.
+and the words of `mlserve.images`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from mlserve.deadline import Deadline
-from mlserve.image_cost import ImageLimits
-from mlserve.image_problems import BASE64_OF_IMAGE, JPEG_MAGIC, PNG_MAGIC, Problem
+from mlserve.images import BASE64_OF_IMAGE, JPEG_MAGIC, PNG_MAGIC, ImageLimits, Problem
 from mlserve.pipeline import Exif
 from mlserve_onnxruntime.jpeg import decode_jpeg
 from mlserve_onnxruntime.orientation import upright

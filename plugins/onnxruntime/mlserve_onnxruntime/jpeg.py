@@ -17,8 +17,7 @@ import numpy as np  # noqa: TID253
 import simplejpeg
 
 from mlserve.deadline import Deadline
-from mlserve.image_cost import SCAN, ImageLimits, jpeg_cost
-from mlserve.image_problems import Problem
+from mlserve.images import SCAN, ImageLimits, Problem, jpeg_cost
 from mlserve_onnxruntime.codec import decoded, in_strips
 from mlserve_onnxruntime.jpeg_segments import Frame, frame_of, has_adobe, lacks_scans, readable
 from mlserve_onnxruntime.refusal import Refused, require_within

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mlserve.image_problems import Problem
+from mlserve.images import Problem
 from mlserve_onnxruntime.refusal import Refused
 
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")

@@ -10,11 +10,10 @@ import numpy as np  # noqa: TID253
 
 from mlserve.artifact import digest_of
 from mlserve.backend import LoadOptions
+from mlserve.classifiers import Network
 from mlserve.errors import ExportError, MlserveError, reason_of
-from mlserve.facts import Fact, How
 from mlserve.measure import Subject, measure
-from mlserve.network import Network
-from mlserve.sources import ModelRequest
+from mlserve.sources import Fact, How, ModelRequest
 from mlserve_onnxruntime.external_data import whole_model
 from mlserve_onnxruntime.layout import RGB, ImageInput, Layout, described
 from mlserve_onnxruntime.onnx_graph import graph_of

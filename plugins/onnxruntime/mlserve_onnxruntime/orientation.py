@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID253
 
-from mlserve.image_problems import JPEG_MAGIC, PNG_MAGIC
+from mlserve.images import JPEG_MAGIC, PNG_MAGIC
 from mlserve_onnxruntime.jpeg_segments import segments
 
 _APP1, _SOS, _EXIF = 0xE1, 0xDA, b"Exif\0\0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlserve.hookspecs import hookimpl
+from mlserve.plugins import hookimpl
 from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 
 if TYPE_CHECKING:

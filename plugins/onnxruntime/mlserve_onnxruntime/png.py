@@ -16,8 +16,7 @@ import numpy as np  # noqa: TID253
 from PIL import Image
 
 from mlserve.deadline import Deadline
-from mlserve.image_cost import ImageLimits, png_cost
-from mlserve.image_problems import Problem
+from mlserve.images import ImageLimits, Problem, png_cost
 from mlserve_onnxruntime.codec import decoded, in_strips
 from mlserve_onnxruntime.png_chunks import Header, header_of, parts_of
 from mlserve_onnxruntime.refusal import Refused, require_within

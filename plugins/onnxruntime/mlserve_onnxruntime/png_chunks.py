@@ -12,13 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mlserve.image_problems import (
-    PNG_HEADER_BYTES,
-    PNG_MAGIC,
-    PNG_OF_APPLE,
-    PNG_START,
-    Problem,
-)
+from mlserve.images import PNG_HEADER_BYTES, PNG_MAGIC, PNG_OF_APPLE, PNG_START, Problem
 from mlserve_onnxruntime.refusal import Refused
 
 _FRAME = 12

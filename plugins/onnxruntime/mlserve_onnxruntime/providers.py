@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnxruntime  # noqa: TID253
 
 from mlserve.errors import PluginError
-from mlserve.suggestions import did_you_mean
+from mlserve.hints import did_you_mean
 
 AUTO = "auto"
 CPU = "cpu"

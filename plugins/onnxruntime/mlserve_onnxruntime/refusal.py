@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mlserve.image_cost import ImageCost, ImageLimits
-from mlserve.image_problems import Problem
+from mlserve.images import ImageCost, ImageLimits, Problem
 
 
 class Refused(Exception):
-    """An image that is not taken; `text` says why in the words of `mlserve.image_problems`."""
+    """An image that is not taken; `text` says why in the words of `mlserve.images`."""
 
     def __init__(self, problem: Problem, detail: str = "") -> None:
         super().__init__(problem.text + detail)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np  # noqa: TID253
 
+from mlserve.images import INFINITE, NAN, problem_text, scores_failed
 from mlserve.pipeline import Activation
-from mlserve.score_problems import INFINITE, NAN, problem_text, scores_failed
 
 Array = np.ndarray[Any, Any]
 

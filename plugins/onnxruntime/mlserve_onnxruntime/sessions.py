@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: T
 from mlserve.backend import LoadOptions
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
-from mlserve.server.cpus import usable_cpus
+from mlserve.system import usable_cpus
 from mlserve_onnxruntime.external_data import linked_files
 from mlserve_onnxruntime.messages import plain
 from mlserve_onnxruntime.providers import AUTO, providers_for

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlserve.classifiers import classifier
 from mlserve.distributions import install_command
-from mlserve.network import classifier
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 
 

@@ -10,7 +10,7 @@ import numpy as np  # noqa: TID253
 from mlserve.artifact import Artifact, Manifest
 from mlserve.deadline import Deadline
 from mlserve.errors import ModelLoadFailed
-from mlserve.image_problems import problem_error
+from mlserve.images import problem_error
 from mlserve.pipeline import ImagePipeline
 from mlserve_onnxruntime.image_file import decoded_image
 from mlserve_onnxruntime.layout import ImageInput, described, open_sizes

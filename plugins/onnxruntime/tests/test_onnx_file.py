@@ -19,9 +19,8 @@ from mlserve.backend import LoadOptions
 from mlserve.contract import UNIT
 from mlserve.errors import ExportError
 from mlserve.export import export, no_progress
-from mlserve.facts import How
 from mlserve.pipeline import Activation
-from mlserve.sources import Classifier, ModelRequest
+from mlserve.sources import Classifier, How, ModelRequest
 from mlserve.testing.image_files import saved
 
 Build = Callable[..., ModelRequest]

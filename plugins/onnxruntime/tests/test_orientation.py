@@ -15,7 +15,7 @@ from mlserve_onnxruntime.image_file import decoded_image
 from PIL import Image, ImageOps
 
 from mlserve.backend import LoadOptions
-from mlserve.image_cost import ImageLimits
+from mlserve.images import ImageLimits
 from mlserve.pipeline import Exif
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier, expected_input

@@ -11,7 +11,7 @@ from mlserve_onnxruntime.jpeg_segments import lacks_scans
 from mlserve_onnxruntime.refusal import Refused
 from mlserve_onnxruntime.resize import resized
 
-from mlserve.image_cost import ImageLimits
+from mlserve.images import ImageLimits
 from mlserve.testing.image_files import noise, saved
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import numpy as np  # noqa: TID253
 import tensorflow as tf  # noqa: TID253
 
 from mlserve.errors import ExportError, MlserveError
-from mlserve.score_problems import PROBLEM
+from mlserve.images import PROBLEM
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_tfserving.graph import ImageClassifier

@@ -11,15 +11,17 @@ from typing import Any
 
 import tensorflow as tf  # noqa: TID253
 
-from mlserve.image_problems import (
+from mlserve.images import (
     BASE64_OF_IMAGE,
+    INFINITE,
     JPEG_MAGIC,
+    NAN,
     PNG_MAGIC,
     PNG_OF_APPLE,
     Problem,
+    problem_text,
 )
 from mlserve.pipeline import Activation, ImagePipeline
-from mlserve.score_problems import INFINITE, NAN, problem_text
 from mlserve.sources import Classifier
 from mlserve_tfserving.graph_cost import Cost, cost_in_file, excess_in_graph, no_cost
 

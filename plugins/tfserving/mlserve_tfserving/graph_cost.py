@@ -1,4 +1,4 @@
-"""What an image costs to decode, told in the graph as `mlserve.image_cost` tells it in Python.
+"""What an image costs to decode, told in the graph as `mlserve.images` tells it in Python.
 
 Decoders of TensorFlow cannot be stopped, and what a real TensorFlow Serving does before them is
 this and nothing else.
@@ -10,25 +10,28 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf  # noqa: TID253
 
-from mlserve.image_cost import (
+from mlserve.images import (
     COEFFICIENT_BYTES,
+    JPEG_MAGIC,
     MAX_PACKED_TEXTS,
     PACKED_TEXTS,
+    PNG_HEADER_BYTES,
     PNG_LARGEST_DEPTH,
     PNG_SAMPLES,
+    PNG_START,
     PROGRESSIVE,
     RGB,
     SCAN,
     ImageLimits,
+    Problem,
 )
-from mlserve.image_problems import JPEG_MAGIC, PNG_HEADER_BYTES, PNG_START, Problem
 
 _MOST_PIECES = 1000
 """Scans and texts that are told apart; a file of more is over any limit on them."""
 
 
 class Cost(NamedTuple):
-    """As `mlserve.image_cost.ImageCost`: tensors of int64; `size` is height and width."""
+    """As `mlserve.images.ImageCost`: tensors of int64; `size` is height and width."""
 
     size: tf.Tensor
     samples: tf.Tensor

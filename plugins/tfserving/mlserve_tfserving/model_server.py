@@ -16,11 +16,11 @@ from mlserve import __version__
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import ExitCode, MlserveError, UsageError
 from mlserve.server.app import ServerOptions, log_error, serve
-from mlserve.server.memory import usable_memory
 from mlserve.server.models.served import Retries
 from mlserve.server.sight.log_writer import log_to_stderr
 from mlserve.server.tfs.config_reload import ConfigReload, ServingDefaults, config_of, read_text
 from mlserve.settings import LogFormat, ServerSettings
+from mlserve.system import usable_memory
 from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
 from mlserve_tfserving.backend import TFServingBackend
 from mlserve_tfserving.model_server_files import (

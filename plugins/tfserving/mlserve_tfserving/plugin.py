@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlserve.hookspecs import hookimpl
+from mlserve.plugins import hookimpl
 from mlserve_tfserving.backend import TFServingBackend
 
 

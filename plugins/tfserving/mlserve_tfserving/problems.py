@@ -1,6 +1,6 @@
 """Reads what a check in the graph says is wrong with an image back out of TensorFlow's message.
 
-The graph writes the words of `mlserve.image_problems` into the message of a failed check, so that
+The graph writes the words of `mlserve.images` into the message of a failed check, so that
 any server that runs the SavedModel says them; the runner reads them back to choose the error.
 """
 
@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from mlserve.errors import InferenceFailed
-from mlserve.score_problems import PROBLEM, scores_failed
+from mlserve.images import PROBLEM, scores_failed
 
 _IN_GRAPH = re.compile(r"assertion failed: \[image (\d+): ([^\]]+)\]")
 

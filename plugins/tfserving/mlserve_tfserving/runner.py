@@ -12,8 +12,8 @@ from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
-from mlserve.image_problems import Problem, problem_error
-from mlserve.server.cpus import usable_cpus
+from mlserve.images import Problem, problem_error
+from mlserve.system import usable_cpus
 from mlserve.tensors import Signature
 from mlserve_tfserving.loading import LoadedModel, load_model
 from mlserve_tfserving.messages import plain

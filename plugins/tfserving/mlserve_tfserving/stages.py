@@ -10,7 +10,7 @@ import tensorflow as tf  # noqa: TID253
 from mlserve.artifact import Artifact
 from mlserve.backend import ImageStages, LoadOptions
 from mlserve.errors import ModelLoadFailed
-from mlserve.server.cpus import usable_cpus
+from mlserve.system import usable_cpus
 from mlserve_tfserving.loading import load_model
 from mlserve_tfserving.problems import bad_scores
 from mlserve_tfserving.runner import refusal, set_threads

@@ -13,9 +13,9 @@ from mlserve_tfserving.model_server_flags import FLAGS, parse, usage
 from mlserve.backend import Listen
 from mlserve.errors import MlserveError, NotYet
 from mlserve.server.app import ServerOptions
-from mlserve.server.memory import usable_memory
 from mlserve.server.models.versions import VersionPolicy
 from mlserve.settings import ModelControl
+from mlserve.system import usable_memory
 
 BACKEND = TFServingBackend()
 MODEL = ("--model_base_path=/models/m",)

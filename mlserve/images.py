@@ -1,23 +1,76 @@
-"""What an image costs to decode, told from its file before any decoder runs, and the limits of it.
-
-A file of some kilobytes can be an image of gigabytes, or minutes of work. Every backend asks the
-same of the same bytes, so that their verdicts are the same: here in Python, in an exported graph
-with the operations that TensorFlow has. So each number is a plain count of bytes that a decoder
-cannot do without, not a reading of the whole file: it may be too high, where such bytes stand in
-another place by chance, and never too low.
-
-What decoders were measured to do (TensorFlow 2.21, libjpeg-turbo, libpng; 100 megapixels): 3 bytes
-a pixel for the result; a JPEG that comes in several scans is held as coefficients of 2 bytes each,
-and each scan goes over all of them, 30 ms or more; each packed text of a PNG is unpacked by libpng,
-up to 8 MB of it, 0.3 s.
-"""
+"""Images as every backend judges them: what they cost to decode, and what is wrong with them."""
 
 from __future__ import annotations
 
+import re
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
-from mlserve.image_problems import Problem
+from mlserve.errors import InferenceFailed, InputTooLarge, InvalidInput, NotAnImage
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_HEADER_BYTES = 24
+"""Signature (8), chunk length (4), `IHDR` (4), width (4), height (4); numbers are big-endian."""
+PNG_START = PNG_MAGIC + b"\0\0\0\x0dIHDR"
+"""What a PNG begins with: its header is 13 bytes long and stands in front of all."""
+PNG_OF_APPLE = PNG_MAGIC + b"\0\0\0\x04CgBI"
+"""What the PNG files in an iPhone's applications begin with.
+
+Their pixels are stored in another way; no common decoder reads them.
+"""
+BASE64_OF_IMAGE = r"(?s)\s*([/_]9j[/_]|iVBORw0KGgo).*"
+"""What base64 text of a JPEG or PNG looks like, in the syntax that Python's re and RE2 share."""
+
+
+class Problem(Enum):
+    """One thing that can be wrong: its text and error; `code` is its position."""
+
+    NONE = ("fine", InvalidInput)
+    EMPTY = ("empty: no bytes at all", NotAnImage)
+    NOT_AN_IMAGE = (
+        "not a JPEG or PNG file, nor base64 text of one (GIF, BMP, WebP and TIFF are not taken)",
+        NotAnImage,
+    )
+    BAD_BASE64 = ("base64 text of an image with a wrong character or length", InvalidInput)
+    OF_APPLE = ("not a PNG that can be read: CgBI (Apple's own variant)", NotAnImage)
+    NO_SIZE = ("damaged: its header has no valid size", NotAnImage)
+    TOO_LARGE = ("too large", InputTooLarge)
+    DAMAGED = ("damaged: cut short or altered, so that it cannot be decoded", NotAnImage)
+    TOO_COSTLY = ("too costly to decode", InputTooLarge)
+
+    def __init__(self, text: str, error: type[InvalidInput]) -> None:
+        self.text = text
+        self.error = error
+
+    @property
+    def code(self) -> int:
+        return list(Problem).index(self)
+
+
+def problem_error(index: int, batch: int, text: str) -> InvalidInput:
+    """The error for image `index` of a batch of that size; a batch of one has no index to say.
+
+    `text` is that of a Problem, with more said behind it or not.
+    """
+    kind = next((p for p in Problem if text.startswith(p.text)), Problem.DAMAGED)
+    what = "the image" if batch == 1 else f"image {index} of {batch}"
+    return kind.error(f"{what} is {text}", hint=_HINTS.get(kind, _SEND))
+
+
+_SEND = "send the bytes of a JPEG or PNG file, or their base64 text"
+_HINTS = {
+    Problem.TOO_LARGE: "make the image smaller before it is sent",
+    Problem.TOO_COSTLY: "save it again with an image viewer, as a JPEG that is not progressive",
+    Problem.OF_APPLE: "save it as a plain PNG first: open and export it on a Mac, or "
+    "`xcrun pngcrush -revert-iphone-optimizations IN.png OUT.png`",
+    Problem.DAMAGED: "open the file in an image viewer: it was cut short or altered",
+    Problem.NO_SIZE: "open the file in an image viewer: it was cut short or altered",
+}
+
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535
@@ -142,3 +195,44 @@ def _components_of_scans(jpeg: bytes) -> Iterator[int]:
             return
         yield from jpeg[at + 4 : at + 5]  # behind the length
         at = jpeg.find(SCAN, at + len(SCAN))
+
+
+NAN = "NaN"
+INFINITE = "infinite"
+PROBLEM = re.compile(rf"(\d+) of (\d+) scores are ({NAN}|{INFINITE})")
+"""What `problem_text` gives, wherever it stands in the message of a server."""
+
+
+def problem_text(bad: int | str, classes: int, kind: str) -> str:
+    """The words for `bad` of the scores of that many classes; `kind` is NAN or INFINITE."""
+    return f"{bad} of {classes} scores are {kind}"
+
+
+def scores_failed(index: int, batch: int, text: str) -> InferenceFailed:
+    """The error for image `index` of a batch of that size; `text` is a `problem_text`."""
+    what = "the image" if batch == 1 else f"image {index} of {batch}"
+    return InferenceFailed(
+        f"the model gives no answer for {what}: {text}",
+        hint="check the model's weights, and the range of the pixels that it was trained on "
+        "(mlserve export --scale)",
+    )
+
+
+_SIZE = 8
+
+
+def tiny_png() -> bytes:
+    """An RGB PNG of 8x8 pixels, a gradient: the smallest real request to an image classifier.
+
+    An image of one colour would be 0 / 0 to a model that divides by the deviation of the pixels.
+    """
+    steps = range(0, 256, 256 // _SIZE)
+    rows = b"".join(b"\0" + b"".join(bytes((x, y, 255 - x)) for x in steps) for y in steps)
+    header = struct.pack(">IIBBBBB", _SIZE, _SIZE, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + checksum

@@ -8,9 +8,8 @@ from typing import Any
 
 from mlserve.contract import Contract, Scale
 from mlserve.errors import ExportError
-from mlserve.facts import Facts
 from mlserve.pipeline import Activation, ImagePipeline, class_offset
-from mlserve.sources import Classifier, ModelRequest
+from mlserve.sources import Classifier, Facts, ModelRequest
 
 _BINARY_LABELS = 2
 
