@@ -12,9 +12,8 @@ from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.errors import MlserveError
 from mlserve.server.app import ServerOptions, log_error, serve
-from mlserve.server.models.served import ServedModel
-from mlserve.server.models.versions import VersionPolicy
-from mlserve.server.sight.log_writer import log_to_stderr
+from mlserve.server.models.versions import ServedModel, VersionPolicy
+from mlserve.server.telemetry.log import log_to_stderr
 from mlserve.settings import LogFormat, ServerSettings, described
 
 

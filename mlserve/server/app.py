@@ -13,27 +13,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlserve.errors import ExitCode, MlserveError
-from mlserve.server.models.catalog import Catalog
-from mlserve.server.models.served import ServedModel
+from mlserve.server.body_memory import BodyMemory
+from mlserve.server.engine.engine import Engine
+from mlserve.server.listen.access import RestGate
+from mlserve.server.listen.drain import CountedApp, InFlight
+from mlserve.server.listen.http import RestApp
+from mlserve.server.listen.limits import log_limits, within_file_limit
+from mlserve.server.listen.ports import LAST_WORDS, GrpcPort, RestPort
+from mlserve.server.models.models import Catalog
+from mlserve.server.models.versions import ServedModel
 from mlserve.server.oip.extensions import OipExtensions
-from mlserve.server.oip.grpc_api import OipGrpc
-from mlserve.server.oip.rest_api import OipRest
-from mlserve.server.oip.rest_extensions import OipRestExtensions
-from mlserve.server.openapi import OpenApi
-from mlserve.server.port.access import RestGate
-from mlserve.server.port.body_memory import BodyMemory
-from mlserve.server.port.in_flight import CountedApp, InFlight
-from mlserve.server.port.limits import log_limits, within_file_limit
-from mlserve.server.port.ports import LAST_WORDS, GrpcPort, RestPort
-from mlserve.server.rest import RestApp
-from mlserve.server.sight.metrics import Metrics
-from mlserve.server.sight.metrics_page import MetricsPage
-from mlserve.server.sight.request_log import RequestLog
-from mlserve.server.sight.requests import Sight
+from mlserve.server.oip.grpc import OipGrpc
+from mlserve.server.oip.rest import OipRest, OipRestExtensions
+from mlserve.server.pages import MetricsPage, OpenApi
+from mlserve.server.telemetry.metrics import Metrics
+from mlserve.server.telemetry.request_log import RequestLog
+from mlserve.server.telemetry.telemetry import Sight
 from mlserve.server.tfs.config_reload import ConfigReload
-from mlserve.server.tfs.grpc_api import TfsGrpc
-from mlserve.server.tfs.rest_api import CORS, TfsRest
-from mlserve.server.work.engine import Engine
+from mlserve.server.tfs.grpc import TfsGrpc
+from mlserve.server.tfs.rest import CORS, TfsRest
 from mlserve.settings import ServerSettings
 from mlserve.system import end_process, give_back_large_blocks, usable_cpus
 

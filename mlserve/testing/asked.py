@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx  # noqa: TID253
+import httpx
 
 from mlserve.testing.questions import predict_method, request_of
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse

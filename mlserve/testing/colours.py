@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.artifact import digest_of
 from mlserve.pipeline import Activation, ImagePipeline

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 import pytest
 
 from mlserve.testing.given import GivenServer

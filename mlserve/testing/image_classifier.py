@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 import pytest
 
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact

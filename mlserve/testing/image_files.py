@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 from PIL import Image
 
 Pixels = np.ndarray[Any, Any]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 from PIL import Image
 
 from mlserve.testing.image_files import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import grpc
-import httpx  # noqa: TID253
+import httpx
 import pytest
 
 from mlserve.artifact import Artifact

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import httpx  # noqa: TID253
+import httpx
 import pytest
 
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact

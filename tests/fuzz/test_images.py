@@ -14,7 +14,7 @@ from mlserve_onnxruntime.refusal import Refused
 
 from mlserve.errors import InvalidInput
 from mlserve.images import Problem
-from mlserve.server.image_header import check_images
+from mlserve.server.codec.images import check_images
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 

@@ -15,16 +15,16 @@ from starlette.datastructures import Headers
 
 from mlserve.deadline import Deadline
 from mlserve.errors import ExitCode, InputTooLarge, InvalidInput, MlserveError
-from mlserve.server.input_check import find_signature
-from mlserve.server.oip import grpc_api as oip_grpc
+from mlserve.server.codec.proto_reader import parse
+from mlserve.server.codec.proto_scan import estimate
+from mlserve.server.listen.http_body import content_of, text_of
+from mlserve.server.oip import grpc as oip_grpc
 from mlserve.server.oip import json_body as oip_json
-from mlserve.server.oip import parameters as oip_parameters
-from mlserve.server.rest_body import content_of, text_of
-from mlserve.server.tfs import grpc_api as tfs_grpc
-from mlserve.server.tfs import json_tensor
+from mlserve.server.oip import request as oip_parameters
+from mlserve.server.tensors import find_signature
+from mlserve.server.tfs import grpc as tfs_grpc
+from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.tensor_proto import from_array
-from mlserve.server.wire_read import parse
-from mlserve.server.wire_scan import estimate
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
@@ -86,10 +86,10 @@ def read_oip_grpc(data: bytes) -> None:
 def read_tfs_rest(sent: tuple[bytes, dict[str, str]]) -> None:
     body, headers = sent
     text = text_of(content_of(body, Headers(headers), SETTINGS.max_request_bytes))
-    content = json_tensor.parse_body(text, max_depth=SETTINGS.max_json_depth)
+    content = json_tensors.parse_body(text, max_depth=SETTINGS.max_json_depth)
     name = content.get("signature_name", "")
     signature = find_signature(SIGNATURES, name if isinstance(name, str) else "")
-    inputs = json_tensor.read_inputs(signature, content, SETTINGS)
+    inputs = json_tensors.read_inputs(signature, content, SETTINGS)
     check_arrays(signature, inputs)
 
 

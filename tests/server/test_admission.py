@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from mlserve.server.work.admission import Admission, Run, Work
-from mlserve.server.work.estimates import Estimates, Kind, Meter
-from mlserve.server.work.observer import Refusal
+from mlserve.server.engine.admission import Admission, Refusal, Run, Work
+from mlserve.server.engine.estimates import Estimates, Kind, Meter
 
 KIND = Kind.known("m", 1, "serving_default", 1)
 SLOTS, QUEUE = 2, 32

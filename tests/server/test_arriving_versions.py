@@ -12,9 +12,8 @@ import pytest
 
 from mlserve import plugins
 from mlserve.backend import LoadOptions
-from mlserve.server.models.repository import Repository
-from mlserve.server.models.served import ServedModel
-from mlserve.server.models.versions import State, VersionPolicy, unfinished_versions
+from mlserve.server.models.model import Repository
+from mlserve.server.models.versions import ServedModel, State, VersionPolicy, unfinished_versions
 
 
 def label(server: Any) -> Any:

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from mlserve.server.work.batching import is_batchable
+from mlserve.server.engine.batching import is_batchable
 from mlserve.tensors import DType, Signature, TensorSpec
 
 

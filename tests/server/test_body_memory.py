@@ -7,7 +7,7 @@ from threading import Thread
 import pytest
 
 from mlserve.errors import InputTooLarge, Overloaded
-from mlserve.server.port.body_memory import PROGRESS, STALLED, BodyMemory
+from mlserve.server.body_memory import PROGRESS, STALLED, BodyMemory
 from mlserve.settings import ServerSettings
 
 

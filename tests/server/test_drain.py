@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from mlserve.server.port.last_connections import take_last
+from mlserve.server.listen.drain import take_last
 from mlserve.tensors import DType
 from mlserve.testing.load import Load
 

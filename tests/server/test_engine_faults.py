@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mlserve.server.image_header import cost_of
+from mlserve.server.codec.images import cost_of
 from mlserve.tensors import DType
 
 pytestmark = pytest.mark.slow

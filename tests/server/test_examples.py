@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput
-from mlserve.server.tfs import example_json, json_tensor
+from mlserve.server.tfs import example_json, json_tensors
 from mlserve.server.tfs.examples import fields_of, read_examples
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.wire.proto.example_pb2 import Example
@@ -104,7 +104,7 @@ def test_numbers_of_json_are_whole_or_decimal() -> None:
 
 def test_long_features_are_as_short_ones() -> None:
     def read(row: dict[str, Any]) -> list[bytes]:
-        body = json_tensor.parse_body(json.dumps({"examples": [row, {}]}))
+        body = json_tensors.parse_body(json.dumps({"examples": [row, {}]}))
         messages: list[bytes] = example_json.read_examples(body, DEFAULT_SETTINGS, PATIENT).tolist()
         return messages
 
@@ -121,7 +121,7 @@ def test_long_features_are_as_short_ones() -> None:
         with pytest.raises(InvalidInput, match=words):
             read({"x": wrong})
     for rows in ("[" + "1," * 99_999 + "1]", '"' + "x" * 200_000 + '"'):
-        body = json_tensor.parse_body(f'{{"examples": {rows}}}')
+        body = json_tensors.parse_body(f'{{"examples": {rows}}}')
         with pytest.raises(InvalidInput, match=r"list") as caught:
             example_json.read_examples(body, DEFAULT_SETTINGS, PATIENT)
         assert len(caught.value.message) < 1000

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from mlserve.server.dtypes import NUMPY
+from mlserve.server.tensors import NUMPY
 from mlserve.server.tfs.tensor_proto import to_array
 from mlserve.tensors import DType
 from mlserve.wire.proto.serving_pb2 import (

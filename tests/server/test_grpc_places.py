@@ -14,13 +14,13 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mlserve.server.port.body_memory import BodyMemory
-from mlserve.server.port.grpc.connection import GrpcConnection
-from mlserve.server.port.grpc.connections import GrpcConnections
-from mlserve.server.port.ports import GrpcPort
-from mlserve.server.sight.metrics import Metrics
-from mlserve.server.sight.request_log import RequestLog
-from mlserve.server.sight.requests import Sight
+from mlserve.server.body_memory import BodyMemory
+from mlserve.server.listen.grpc.connection import GrpcConnection
+from mlserve.server.listen.grpc.connections import GrpcConnections
+from mlserve.server.listen.ports import GrpcPort
+from mlserve.server.telemetry.metrics import Metrics
+from mlserve.server.telemetry.request_log import RequestLog
+from mlserve.server.telemetry.telemetry import Sight
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
 from mlserve.testing.raw_http2 import DATA, PING, Heard, RawHttp2, frame, message

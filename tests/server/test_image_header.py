@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlserve.errors import InputTooLarge, NotAnImage
-from mlserve.server.image_header import check_images, cost_of, work_of
+from mlserve.server.codec.images import check_images, cost_of, work_of
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 

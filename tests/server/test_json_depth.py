@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlserve.errors import InvalidInput
-from mlserve.server.json_depth import check_depth, depth_of
-from mlserve.server.tfs.json_tensor import parse_body
+from mlserve.server.codec.json_outline import check_depth, depth_of
+from mlserve.server.tfs.json_tensors import parse_body
 
 LEAVES = st.none() | st.integers() | st.text('[]{}"\\a,é', max_size=5)
 VALUES = st.recursive(

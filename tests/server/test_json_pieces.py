@@ -12,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlserve.errors import InputTooLarge, InvalidInput
-from mlserve.server.input_check import most_rows
-from mlserve.server.json_depth import check_depth
-from mlserve.server.json_numbers import finite
-from mlserve.server.json_pieces import after_blanks, raw_decode
-from mlserve.server.packed_lists import PackedList
-from mlserve.server.reading import UNBOUNDED, Room
-from mlserve.server.rest_body import text_of
-from mlserve.server.tfs import json_tensor
+from mlserve.server.body_memory import UNBOUNDED, Room
+from mlserve.server.codec.json_lists import PackedList
+from mlserve.server.codec.json_outline import check_depth
+from mlserve.server.codec.json_parser import after_blanks, finite, raw_decode
+from mlserve.server.listen.http_body import text_of
+from mlserve.server.tensors import most_rows
+from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.json_words import Decoder
 from mlserve.tensors import DType, Signature, TensorSpec
 
@@ -92,7 +91,7 @@ def at_once(text: str) -> Any:
 
 
 def read_object(content: bytes, room: Room = UNBOUNDED, **options: Any) -> Any:
-    return json_tensor.parse_body(text_of(content, room), room=room, **options)
+    return json_tensors.parse_body(text_of(content, room), room=room, **options)
 
 
 def said(value: Any) -> str:
@@ -124,7 +123,7 @@ def _as_arrays(value: Any) -> list[str]:
         DType.BYTES,
     ):
         try:
-            array = json_tensor.to_array(TensorSpec("x", dtype, None), value)
+            array = json_tensors.to_array(TensorSpec("x", dtype, None), value)
         except InvalidInput as error:
             # Which value it shows may differ: a packed list knows its types, not where each stands.
             found.append(str(error).rpartition(" is not of expected type: ")[2])
@@ -163,8 +162,8 @@ def test_the_spellings_of_tensorflow_serving_in_long_lists(
     written: str, value: float, form: str, count: int
 ) -> None:
     items = form.format("1.5," * count, written, f"{written}," * count)
-    body = json_tensor.parse_body(f'{{"inputs": {items}}}')
-    array = json_tensor.to_array(TensorSpec("x", DType.FLOAT64, (None,)), body["inputs"])
+    body = json_tensors.parse_body(f'{{"inputs": {items}}}')
+    array = json_tensors.to_array(TensorSpec("x", DType.FLOAT64, (None,)), body["inputs"])
     expected = [1.5 if item == "1.5" else value for item in items[1:-1].split(",")]
     np.testing.assert_array_equal(array, expected)
 
@@ -183,7 +182,7 @@ def test_those_spellings_in_rows_wherever_they_are_cut(row: str) -> None:
 def test_a_fault_behind_those_spellings_is_told_where_it_is() -> None:
     for text, place in (('{"x": [Inf, -Inf, "Inf", ?]}', 25), ('{"x": [-Inf, [NaN Inf]]}', 18)):
         with pytest.raises(InvalidInput, match=f"at offset: {place} "):
-            json_tensor.parse_body(text)
+            json_tensors.parse_body(text)
 
 
 def test_a_short_list_stays_one_wherever_it_is_cut() -> None:
@@ -198,14 +197,16 @@ def test_a_short_list_stays_one_wherever_it_is_cut() -> None:
 def test_a_number_that_no_float_holds_is_no_infinity(number: str, count: int) -> None:
     text = f'{{"inputs": [{",".join(["1.5"] * count)}, {number}]}}'
     with pytest.raises(InvalidInput, match="JSON Parse error: Number too big to be stored"):
-        json_tensor.parse_body(text)
+        json_tensors.parse_body(text)
     fine = text.replace(number, "Infinity, -Infinity, 1e308, 1e-400")
     assert len(to_floats(fine)) == count + 4
 
 
 def to_floats(text: str) -> list[float]:
-    value = json_tensor.parse_body(text)["inputs"]
-    floats: list[float] = json_tensor.to_array(TensorSpec("x", DType.FLOAT64, None), value).tolist()
+    value = json_tensors.parse_body(text)["inputs"]
+    floats: list[float] = json_tensors.to_array(
+        TensorSpec("x", DType.FLOAT64, None), value
+    ).tolist()
     return floats
 
 
@@ -275,10 +276,10 @@ def test_rows_are_counted_while_they_are_read() -> None:
     """What follows is not looked at: it would be a fault."""
     text = '{"instances": [' + "[1.5, 2.5]," * 100_000 + "?"
     with pytest.raises(InputTooLarge, match=r"more than 1024 rows; .* \(--max-batch-length\)"):
-        json_tensor.parse_body(text, most_rows=1024)
+        json_tensors.parse_body(text, most_rows=1024)
     other = text.replace("instances", "inputs")
     with pytest.raises(InvalidInput, match="Expecting value"):
-        json_tensor.parse_body(other, most_rows=1024)
+        json_tensors.parse_body(other, most_rows=1024)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlserve.errors import InvalidInput
-from mlserve.server.dtypes import NUMPY
-from mlserve.server.tfs import json_tensor
+from mlserve.server.tensors import NUMPY
+from mlserve.server.tfs import json_tensors
 from mlserve.tensors import DType, Signature, TensorSpec
 
 JSON_DTYPES = [d for d in DType if d not in (DType.COMPLEX64, DType.COMPLEX128)]
@@ -42,8 +42,8 @@ def arrays(draw: Any) -> tuple[DType, Any]:
 def test_values_round_trip(case: tuple[DType, Any]) -> None:
     dtype, array = case
     spec = TensorSpec("x", dtype, None)
-    text = json.dumps(json_tensor.from_array(spec, array))
-    again = json_tensor.to_array(spec, json.loads(text))
+    text = json.dumps(json_tensors.from_array(spec, array))
+    again = json_tensors.to_array(spec, json.loads(text))
     assert again.dtype == array.dtype
     assert again.shape == array.shape
     if dtype is DType.BYTES:
@@ -61,7 +61,7 @@ def test_values_round_trip(case: tuple[DType, Any]) -> None:
 )
 def test_any_value_is_read_or_refused(dtype: DType, value: Any) -> None:
     try:
-        array = json_tensor.to_array(TensorSpec("x", dtype, None), value)
+        array = json_tensors.to_array(TensorSpec("x", dtype, None), value)
     except InvalidInput as error:
         refusal = error.message
     else:
@@ -72,7 +72,7 @@ def test_any_value_is_read_or_refused(dtype: DType, value: Any) -> None:
 
 def read(signature: Signature, body: Any) -> dict[str, Any]:
     return {
-        name: array.tolist() for name, array in json_tensor.read_inputs(signature, body).items()
+        name: array.tolist() for name, array in json_tensors.read_inputs(signature, body).items()
     }
 
 
@@ -126,25 +126,25 @@ def test_several_inputs_by_name(body: Any) -> None:
 )
 def test_what_does_not_fit_is_refused(body: Any, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        json_tensor.read_inputs(ONE, body)
+        json_tensors.read_inputs(ONE, body)
     assert message in caught.value.message
 
 
 def test_several_inputs_need_names() -> None:
     with pytest.raises(InvalidInput, match="has 2 inputs: give an object of the names"):
-        json_tensor.read_inputs(TWO, {"inputs": [1]})
+        json_tensors.read_inputs(TWO, {"inputs": [1]})
 
 
 def test_a_misspelt_name_is_guessed() -> None:
     with pytest.raises(InvalidInput, match="did you mean 'threshold' for 'treshold'"):
-        json_tensor.read_inputs(TWO, {"inputs": {"image": ["a"], "treshold": [1]}})
+        json_tensors.read_inputs(TWO, {"inputs": {"image": ["a"], "treshold": [1]}})
 
 
 @pytest.mark.parametrize("item", [{"b64": "a"}, {"b64": "-_-_"}, {"b64": "aGk=", "x": 1}, {}])
 def test_an_object_that_is_not_base64(item: Any) -> None:
     spec = TensorSpec("image", DType.BYTES, (None,))
     with pytest.raises(InvalidInput, match="b64"):
-        json_tensor.to_array(spec, [item])
+        json_tensors.to_array(spec, [item])
 
 
 def test_base64_may_be_in_lines() -> None:
@@ -153,19 +153,19 @@ def test_base64_may_be_in_lines() -> None:
     for size in (1, 100, 1000, len(data)):
         lines = base64.encodebytes(data[:size]).decode()
         for text in (lines, lines.replace("\n", "\r\n"), f" {lines}".replace("=", "")):
-            assert json_tensor.to_array(spec, [{"b64": text}]).tolist() == [data[:size]]
+            assert json_tensors.to_array(spec, [{"b64": text}]).tolist() == [data[:size]]
 
 
 @pytest.mark.parametrize("dtype", [d for d in DType if "int" in d.label])
 def test_integers_at_and_beyond_their_limits(dtype: DType) -> None:
     spec, limits = TensorSpec("x", dtype, (None,)), np.iinfo(NUMPY[dtype])
     ends = [int(limits.min), int(limits.max)]
-    assert json_tensor.to_array(spec, ends).tolist() == ends
+    assert json_tensors.to_array(spec, ends).tolist() == ends
     for value in (ends[0] - 1, ends[1] + 1):
         with pytest.raises(InvalidInput, match="out of range"):
-            json_tensor.to_array(spec, [value])
+            json_tensors.to_array(spec, [value])
     with pytest.raises(InvalidInput, match="a number with a fraction"):
-        json_tensor.to_array(spec, [1.0])
+        json_tensors.to_array(spec, [1.0])
 
 
 @pytest.mark.parametrize(
@@ -173,19 +173,19 @@ def test_integers_at_and_beyond_their_limits(dtype: DType) -> None:
     [((None,), [], (0,)), ((None, 3), [], (0, 3)), (None, [[], []], (2, 0)), ((), 2, ())],
 )
 def test_empty_and_scalar(shape: Any, value: Any, expected: tuple[int, ...]) -> None:
-    assert json_tensor.to_array(TensorSpec("x", DType.FLOAT32, shape), value).shape == expected
+    assert json_tensors.to_array(TensorSpec("x", DType.FLOAT32, shape), value).shape == expected
 
 
 def test_complex_numbers_have_no_json() -> None:
     spec = TensorSpec("x", DType.COMPLEX64, None)
     with pytest.raises(InvalidInput, match="which JSON has no form for"):
-        json_tensor.to_array(spec, [1])
+        json_tensors.to_array(spec, [1])
     with pytest.raises(InvalidInput, match="which JSON has no form for"):
-        json_tensor.from_array(spec, np.zeros(1, np.complex64))
+        json_tensors.from_array(spec, np.zeros(1, np.complex64))
 
 
 def write(signature: Signature, *, as_rows: bool, **outputs: Any) -> str:
-    return json_tensor.write_outputs(signature, outputs, as_rows=as_rows).decode()
+    return json_tensors.write_outputs(signature, outputs, as_rows=as_rows).decode()
 
 
 def test_the_only_output_has_no_name() -> None:
@@ -206,7 +206,7 @@ def test_several_outputs_in_both_forms() -> None:
 
 def test_an_alias_that_ends_in_bytes() -> None:
     spec = TensorSpec("png_bytes", DType.BYTES, (None,))
-    assert json_tensor.from_array(spec, np.array([b"hi"], object)) == [{"b64": "aGk="}]
+    assert json_tensors.from_array(spec, np.array([b"hi"], object)) == [{"b64": "aGk="}]
 
 
 @pytest.mark.parametrize("scores", [np.zeros(3, np.float32), np.zeros((), np.float32)])
@@ -218,8 +218,8 @@ def test_rows_need_a_common_first_dimension(scores: Any) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[1]", "nul", '{"inputs": 1,}', "[" * 100_000])
 def test_a_body_that_is_not_a_json_object(text: str) -> None:
     with pytest.raises(InvalidInput, match="JSON"):
-        json_tensor.parse_body(text)
+        json_tensors.parse_body(text)
 
 
 def test_what_follows_the_object_is_ignored() -> None:
-    assert json_tensor.parse_body(' \n{"inputs": 1} and more') == {"inputs": 1}
+    assert json_tensors.parse_body(' \n{"inputs": 1} and more') == {"inputs": 1}

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mlserve.server import json_writing
-from mlserve.server.tfs import json_tensor
+from mlserve.server.codec import json_writer
+from mlserve.server.tfs import json_tensors
 from mlserve.tensors import DType, Signature, TensorSpec
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)
@@ -28,8 +28,8 @@ ARRAYS = st.one_of(
 def pieces(request: pytest.FixtureRequest) -> Any:
     """Written so many values at once, and texts so many characters."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_writing, "_VALUES", request.param)
-        patch.setattr(json_writing, "PIECE", request.param)
+        patch.setattr(json_writer, "_VALUES", request.param)
+        patch.setattr(json_writer, "PIECE", request.param)
         yield
 
 
@@ -42,8 +42,8 @@ def spec_of(name: str, array: Any) -> TensorSpec:
 @given(ARRAYS)
 def test_one_output(array: Any) -> None:
     spec = spec_of("y", array)
-    text = json_tensor.write_outputs(Signature("s", (), (spec,)), {"y": array}, as_rows=False)
-    whole = json.dumps({"outputs": json_tensor.from_array(spec, array)}, ensure_ascii=False)
+    text = json_tensors.write_outputs(Signature("s", (), (spec,)), {"y": array}, as_rows=False)
+    whole = json.dumps({"outputs": json_tensors.from_array(spec, array)}, ensure_ascii=False)
     assert text.decode() == whole
 
 
@@ -59,7 +59,7 @@ def test_several_outputs_in_rows(rows: int, data: Any) -> None:
         )
     }
     specs = tuple(spec_of(name, array) for name, array in arrays.items())
-    text = json_tensor.write_outputs(Signature("s", (), specs), arrays, as_rows=True)
-    columns = [json_tensor.from_array(spec, arrays[spec.name]) for spec in specs]
+    text = json_tensors.write_outputs(Signature("s", (), specs), arrays, as_rows=True)
+    columns = [json_tensors.from_array(spec, arrays[spec.name]) for spec in specs]
     whole = [dict(zip(arrays, row, strict=True)) for row in zip(*columns, strict=True)]
     assert text.decode() == json.dumps({"predictions": whole}, ensure_ascii=False)

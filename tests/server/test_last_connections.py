@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mlserve.server.port.last_connections import take_last
+from mlserve.server.listen.drain import take_last
 
 _SO_LOCK_FILTER = 44
 

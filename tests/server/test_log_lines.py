@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mlserve.server.sight.log_lines import formatter_of
+from mlserve.server.telemetry.log import formatter_of
 from mlserve.settings import LogFormat
 
 FORGED = "x\n2026-01-02T03:04:05.678Z INFO all is well\x1b[2J\u202e\x9b\0"

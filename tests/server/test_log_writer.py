@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from mlserve.server.sight import log_writer
-from mlserve.server.sight.log_lines import formatter_of
-from mlserve.server.sight.log_writer import LogWriter
+from mlserve.server.telemetry import log
+from mlserve.server.telemetry.log import LogWriter, formatter_of
 from mlserve.settings import LogFormat
 
 
@@ -141,5 +140,5 @@ def test_a_record_that_cannot_be_written_harms_nobody(pipe: tuple[int, int]) -> 
 
 def test_a_server_without_stderr_logs_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    handler = log_writer._writer_to_stderr(LogFormat.TEXT)
+    handler = log._writer_to_stderr(LogFormat.TEXT)
     assert isinstance(handler, logging.NullHandler)

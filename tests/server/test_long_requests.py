@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlserve.server.dtypes import NUMPY
+from mlserve.server.tensors import NUMPY
 from mlserve.tensors import DType
 
 pytestmark = pytest.mark.slow

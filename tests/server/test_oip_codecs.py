@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mlserve.errors import InvalidInput
-from mlserve.server.dtypes import NUMPY
-from mlserve.server.oip import binary as oip_binary
-from mlserve.server.oip import contents as oip_contents
 from mlserve.server.oip import json_body as oip_json
+from mlserve.server.oip import tensors as oip_binary
+from mlserve.server.oip import tensors as oip_contents
+from mlserve.server.tensors import NUMPY
 from mlserve.tensors import DType, TensorSpec
 from mlserve.wire.proto.inference_pb2 import InferTensorContents
 

@@ -8,7 +8,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from mlserve.server.models.versions import VersionPolicy
-from mlserve.server.oip.model_config import model_config
+from mlserve.server.oip.metadata import model_config
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mlserve.errors import DeadlineExceeded, NotAnImage, Overloaded
-from mlserve.server.sight.exchange import Exchange, Kind, Route
-from mlserve.server.sight.request_log import LINES_OF_A_REASON, RequestLog
+from mlserve.server.request import Exchange, Kind, Route
+from mlserve.server.telemetry.request_log import LINES_OF_A_REASON, RequestLog
 from mlserve.settings import LogFormat, LogRequests, ServerSettings
 
 ALL = ServerSettings(log_format=LogFormat.JSON)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlserve.errors import InvalidInput
-from mlserve.server.dtypes import NUMPY
+from mlserve.server.tensors import NUMPY
 from mlserve.server.tfs.tensor_proto import Expansion, from_array, to_array
 from mlserve.tensors import DType
 from mlserve.wire.proto.framework_pb2 import TensorProto

@@ -12,7 +12,7 @@ import pytest
 import rapidjson
 
 from mlserve.errors import InvalidInput
-from mlserve.server.tfs import json_tensor
+from mlserve.server.tfs import json_tensors
 from mlserve.tensors import DType, Signature, TensorSpec
 
 PREDICT = "/v1/models/m:predict"
@@ -26,7 +26,7 @@ def taking(**dtypes: DType) -> Signature:
 
 
 def read(signature: Signature, text: str) -> dict[str, Any]:
-    arrays = json_tensor.read_inputs(signature, json_tensor.parse_body(text))
+    arrays = json_tensors.read_inputs(signature, json_tensors.parse_body(text))
     return {name: array.tolist() for name, array in arrays.items()}
 
 
@@ -169,7 +169,7 @@ def test_outputs_that_are_no_rows(outputs: dict[str, tuple[int, ...]], said: str
     specs = tuple(TensorSpec(name, DType.INT32, None) for name in outputs)
     arrays = {name: np.zeros(shape, np.int32) for name, shape in outputs.items()}
     with pytest.raises(InvalidInput) as caught:
-        json_tensor.write_outputs(Signature("s", (), specs), arrays, as_rows=True)
+        json_tensors.write_outputs(Signature("s", (), specs), arrays, as_rows=True)
     assert caught.value.message.startswith(said)
 
 
@@ -188,14 +188,14 @@ def test_numbers_are_spelled_as_rapidjson_takes_them(spelling: str) -> None:
         expected = rapidjson.loads(text, number_mode=rapidjson.NM_NAN | rapidjson.NM_NATIVE)
     except rapidjson.JSONDecodeError:
         with pytest.raises(InvalidInput, match="JSON Parse error: "):
-            json_tensor.parse_body(text)
+            json_tensors.parse_body(text)
     else:
-        assert repr(json_tensor.parse_body(text)) == repr(expected)
+        assert repr(json_tensors.parse_body(text)) == repr(expected)
 
 
 def test_a_string_is_never_taken_for_a_number() -> None:
     text = r'{"inputs": ["Inf", "a\"Inf, -NaN", "-Inf\\", "\\\"Inf"], "x": [Inf, -NaN, "é Inf"]}'
-    parsed = json_tensor.parse_body(text)
+    parsed = json_tensors.parse_body(text)
     assert parsed["inputs"] == ["Inf", 'a"Inf, -NaN', "-Inf\\", '\\"Inf']
     assert repr(parsed["x"]) == "[inf, nan, 'é Inf']"
 

@@ -6,9 +6,8 @@ import re
 
 import pytest
 
-from mlserve.server.sight.exchange import OK, Exchange, Kind, Route, StageTimes
-from mlserve.server.sight.requests import grpc_route, rest_route
-from mlserve.server.sight.trace import trace_of
+from mlserve.server.request import OK, Exchange, Kind, Route, StageTimes, trace_of
+from mlserve.server.telemetry.telemetry import grpc_route, rest_route
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ROUTE = Route("rest", "tfs", Kind.PREDICT, "POST /v1/models/m:predict")

@@ -9,8 +9,8 @@ import pytest
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, Overloaded
-from mlserve.server.port.body_memory import BodyMemory, hold
-from mlserve.server.wire_read import on_thread, read_message
+from mlserve.server.body_memory import BodyMemory, hold
+from mlserve.server.codec.proto_reader import on_thread, read_message
 from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 

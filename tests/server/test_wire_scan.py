@@ -10,8 +10,8 @@ from google.protobuf.message import Message
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput
-from mlserve.server import wire_limits
-from mlserve.server.wire_scan import Unfinished, estimate, quick_estimate
+from mlserve.server.codec import proto_scan
+from mlserve.server.codec.proto_scan import Unfinished, estimate, quick_estimate
 from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from mlserve.wire.proto.serving_pb2 import PredictRequest, ReloadConfigRequest
@@ -23,7 +23,7 @@ def infer(**fields: Any) -> bytes:
 
 
 def test_what_is_at_its_limit_passes_and_one_more_does_not() -> None:
-    most = wire_limits.MOST_NAMED
+    most = proto_scan.MOST_NAMED
     assert estimate(b"\x2a\0" * most, ModelInferRequest)
     with pytest.raises(InputTooLarge, match=f"more than {most} entries of 'inputs' in all"):
         estimate(b"\x2a\0" * (most + 1), ModelInferRequest)
@@ -34,7 +34,7 @@ def test_a_list_is_counted_over_the_whole_request() -> None:
     request = ModelInferRequest()
     for _ in range(10):
         parameters = request.inputs.add().parameters
-        for number in range(wire_limits.MOST_NAMED // 10 + 1):
+        for number in range(proto_scan.MOST_NAMED // 10 + 1):
             parameters[str(number)].bool_param = True
     with pytest.raises(InputTooLarge, match="entries of 'parameters' in all"):
         estimate(request.SerializeToString(), ModelInferRequest)

@@ -20,11 +20,11 @@ from mlserve_echo_runner import EchoRunner
 
 from mlserve.server.__main__ import parse
 from mlserve.server.app import Server
-from mlserve.server.models.loaded import LoadedVersion
-from mlserve.server.port.body_memory import BodyMemory, HeldBody
-from mlserve.server.sight.exchange import Exchange
-from mlserve.server.sight.log_writer import log_to_stderr
-from mlserve.server.work.job import Job
+from mlserve.server.body_memory import BodyMemory, HeldBody
+from mlserve.server.engine.job import Job
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.request import Exchange
+from mlserve.server.telemetry.log import log_to_stderr
 from mlserve.system import give_back_large_blocks
 
 _POOL = "asyncio_"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
 from mlserve.artifact import MANIFEST_NAME, folders_by_version, without_manifest
+from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
 
 VersionChoice = int | str | None
@@ -151,3 +152,34 @@ def _no_version(base_path: Path) -> NotFound:
 
 def _list(versions: Sequence[int]) -> str:
     return ", ".join(str(version) for version in versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often, and after how many seconds, a version that failed to load is tried again."""
+
+    times: int = 0
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What to serve: a model's name, its folder, the backend that loads it, and the policy.
+
+    `poll_seconds` is the time between two looks at the folder; 0 never looks again. `labels` are
+    names of version numbers. A model that `awaits_versions` may have none when the server starts.
+    """
+
+    backend: Backend
+    model: str
+    base_path: Path
+    policy: VersionPolicy
+    options: LoadOptions
+    poll_seconds: float
+    labels: Mapping[str, int] = field(default_factory=dict)
+    retries: Retries = field(default_factory=Retries)
+    awaits_versions: bool = False
+
+    def differs_in_choice_only(self, other: ServedModel) -> bool:
+        """Whether both are the same but for which versions are served, and their labels."""
+        return replace(self, policy=other.policy, labels=other.labels) == other

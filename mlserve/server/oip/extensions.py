@@ -11,14 +11,13 @@ from typing import Any
 
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, NotFound, Unavailable
-from mlserve.server.model_control import require_control
-from mlserve.server.models.catalog import Catalog
+from mlserve.server.engine.engine import Engine
+from mlserve.server.listen.access import require_control
+from mlserve.server.models.models import Catalog
 from mlserve.server.models.versions import State, VersionStatus
-from mlserve.server.oip.metadata import platform_of
-from mlserve.server.oip.model_config import model_config
+from mlserve.server.oip.metadata import model_config, platform_of
 from mlserve.server.oip.request import default_signature
-from mlserve.server.sight.statistics import Statistics, Total, VersionStatistics
-from mlserve.server.work.engine import Engine
+from mlserve.server.telemetry.statistics import Statistics, Total, VersionStatistics
 
 _STATES = {
     State.START: "LOADING",

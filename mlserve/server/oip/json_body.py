@@ -5,7 +5,7 @@
 
 The header Inference-Header-Content-Length is the length of the JSON where bytes follow it; 0 says
 that the body is the value of the model's only input and nothing else (Triton's binary tensor data
-extension). A body that is image files (`mlserve.server.image_body`) is that without the header.
+extension). A body that is image files (`mlserve.server.codec.images`) is that without the header.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from starlette.datastructures import Headers  # noqa: TID253
+from starlette.datastructures import Headers
 
 from mlserve.errors import InputTooLarge, InvalidInput
-from mlserve.server import json_writing
-from mlserve.server.dtypes import Array
-from mlserve.server.image_body import is_image_body, read_image_body
-from mlserve.server.models.loaded import LoadedVersion
-from mlserve.server.oip import binary as oip_binary
-from mlserve.server.oip import parameters as oip_parameters
-from mlserve.server.oip.contents import RAW_ONLY
+from mlserve.server.body_memory import UNBOUNDED, Room
+from mlserve.server.codec import json_writer
+from mlserve.server.codec.images import is_image_body, read_image_body
+from mlserve.server.codec.proto_scan import MOST_TEXT
+from mlserve.server.listen.http_body import Content, content_of, text_of
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.oip import request as oip_parameters
+from mlserve.server.oip import tensors as oip_binary
 from mlserve.server.oip.request import (
     AnswerTensor,
     InferRequest,
@@ -31,10 +32,9 @@ from mlserve.server.oip.request import (
     WantedOutput,
     datatype_of,
 )
-from mlserve.server.reading import UNBOUNDED, Room
-from mlserve.server.rest_body import Content, content_of, text_of
-from mlserve.server.tfs import json_tensor
-from mlserve.server.wire_limits import MOST_TEXT
+from mlserve.server.oip.tensors import RAW_ONLY
+from mlserve.server.tensors import Array
+from mlserve.server.tfs import json_tensors
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, TensorSpec
 
@@ -70,7 +70,7 @@ def read_request(
         return InferRequest("", named, (), (), files=found.files)
     sent = memoryview(content)
     text = text_of(sent[:length], room)
-    head = json_tensor.parse_body(
+    head = json_tensors.parse_body(
         text, ignores_rest=False, max_depth=settings.max_json_depth, room=room
     )
     tail = sent[len(content) if length is None else length :]
@@ -117,11 +117,11 @@ def write_response(
     head = {"model_name": loaded.artifact.model, "model_version": str(loaded.version)}
     if request.id:
         head["id"] = request.id
-    members: dict[str, json_writing.Text] = {
-        name: [json_writing.dumps(value)] for name, value in head.items()
+    members: dict[str, json_writer.Text] = {
+        name: [json_writer.dumps(value)] for name, value in head.items()
     }
-    members["outputs"] = json_writing.list_text(outputs)
-    text = "".join(json_writing.object_text(members))
+    members["outputs"] = json_writer.list_text(outputs)
+    text = "".join(json_writer.object_text(members))
     return text.encode(), b"".join(tail) if tail else None
 
 
@@ -206,15 +206,15 @@ def from_json(spec: TensorSpec, count: int, *, shape: tuple[int, ...], data: Any
             f"input '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON: send it "
             "binary, with the parameter binary_data_size"
         )
-    nested, flat = json_tensor.flatten(spec.name, data)
+    nested, flat = json_tensors.flatten(spec.name, data)
     if nested not in (shape, (count,)) and not (count == 0 and not flat and nested):
         raise InvalidInput(
             f"the data of input '{spec.name}' is {_described(nested)}; its shape {list(shape)} "
             f"takes a list of {count} values, or lists of that shape"
         )
-    if spec.dtype is DType.BYTES and json_tensor.types_of(flat) - {str}:
+    if spec.dtype is DType.BYTES and json_tensors.types_of(flat) - {str}:
         raise InvalidInput(f"the data of input '{spec.name}' must be strings, as it is BYTES")
-    return json_tensor.to_flat_array(spec, flat)
+    return json_tensors.to_flat_array(spec, flat)
 
 
 def to_json(spec: TensorSpec, value: Array) -> list[Any]:
@@ -229,7 +229,7 @@ def to_json(spec: TensorSpec, value: Array) -> list[Any]:
             f"output '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON",
             hint="ask for it with the parameter binary_data",
         )
-    numbers: list[Any] = json_tensor.from_numbers(spec, value.reshape(-1))
+    numbers: list[Any] = json_tensors.from_numbers(spec, value.reshape(-1))
     return numbers
 
 
@@ -250,7 +250,7 @@ def _text(spec: TensorSpec, item: bytes) -> str:
         ) from error
 
 
-def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writing.Text:
+def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writer.Text:
     """The JSON of one output; its bytes are added to `tail` where there is one."""
     spec, value = answer.spec, answer.value
     described: dict[str, Any] = {
@@ -261,9 +261,9 @@ def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writing.Text
     if tail is not None:
         tail.append(oip_binary.to_bytes(spec, value))
         described["parameters"] = {"binary_data_size": len(tail[-1])}
-    members: dict[str, json_writing.Text] = {
-        name: [json_writing.dumps(what)] for name, what in described.items()
+    members: dict[str, json_writer.Text] = {
+        name: [json_writer.dumps(what)] for name, what in described.items()
     }
     if tail is None:
-        members["data"] = json_writing.array_text(value.reshape(-1), partial(to_json, spec))
-    return json_writing.object_text(members)
+        members["data"] = json_writer.array_text(value.reshape(-1), partial(to_json, spec))
+    return json_writer.object_text(members)

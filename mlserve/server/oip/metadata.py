@@ -2,6 +2,8 @@
 
 The protocol knows one set of inputs and outputs for a model: that of the default signature. A
 client asks for the metadata of another signature by its name, and is told all names beside it.
+
+What mlserve has no word for there is left out: no instance groups, no optimisations.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from typing import Any
 
 from mlserve import __version__
 from mlserve.errors import MlserveError, NotFound, Unavailable
-from mlserve.server.input_check import find_signature
-from mlserve.server.models.catalog import Catalog
-from mlserve.server.models.versions import State
+from mlserve.server.engine.batching import is_batchable
+from mlserve.server.engine.engine import Engine
+from mlserve.server.listen.limits import limits_of
+from mlserve.server.models.models import Catalog
+from mlserve.server.models.versions import State, VersionPolicy
 from mlserve.server.oip.request import datatype_of, default_signature
-from mlserve.server.port.limits import limits_of
-from mlserve.server.work.engine import Engine
+from mlserve.server.tensors import find_signature
+from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature, TensorSpec
 
 SERVER_NAME = "mlserve"
@@ -160,3 +164,59 @@ def _shape(spec: TensorSpec) -> tuple[int, ...]:
 
 def _is_expressible(signature: Signature) -> bool:
     return all(spec.dtype.oip_name for spec in (*signature.inputs, *signature.outputs))
+
+
+_MICROSECONDS = 1_000_000
+
+
+def model_config(
+    model: str,
+    backend: str,
+    platform: str,
+    policy: VersionPolicy,
+    signature: Signature,
+    settings: ServerSettings,
+) -> dict[str, Any]:
+    """The message ModelConfig as JSON has it, of that signature of a model.
+
+    `max_batch_size` is what one request may have, and 0 for a signature without a batch dimension;
+    above 0 the `dims` are without that dimension. Raises InvalidInput for a type without a name.
+    """
+    has_batches = is_batchable(signature)
+    config: dict[str, Any] = {
+        "name": model,
+        "platform": platform,
+        "backend": backend,
+        "version_policy": _policy(policy),
+        "max_batch_size": settings.max_batch_length if has_batches else 0,
+        "input": [
+            {
+                **_tensor(spec, has_batches=has_batches),
+                **({"optional": True} if spec.name in signature.optional else {}),
+            }
+            for spec in signature.inputs
+        ],
+        "output": [_tensor(spec, has_batches=has_batches) for spec in signature.outputs],
+    }
+    if has_batches and settings.max_batch_size > 1:
+        delay = round(settings.max_batch_delay * _MICROSECONDS)
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
+    return config
+
+
+def _policy(policy: VersionPolicy) -> dict[str, Any]:
+    if policy.serves_all:
+        return {"all": {}}
+    if policy.versions:
+        return {"specific": {"versions": list(policy.versions)}}
+    return {"latest": {"num_versions": policy.latest}}
+
+
+def _tensor(spec: TensorSpec, *, has_batches: bool) -> dict[str, Any]:
+    sizes = (None,) if spec.shape is None else spec.shape[1:] if has_batches else spec.shape
+    datatype = datatype_of(spec)
+    return {
+        "name": spec.name,
+        "data_type": "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}",
+        "dims": [-1 if size is None else size for size in sizes],
+    }

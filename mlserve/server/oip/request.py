@@ -3,6 +3,10 @@
 The protocol has no signatures: a request runs the default one, or the one that its parameter
 `signature` names. An output with the parameter `classification` is not the tensor itself but its
 k best classes, strings of the form `score:index:label` (Triton's classification extension).
+
+- of a request: `signature`, `timeout`, `binary_data_output`
+- of an input: `binary_data_size`
+- of a requested output: `classification`, `binary_data`
 """
 
 from __future__ import annotations
@@ -13,28 +17,100 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
+from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.images import NAN, problem_text, scores_failed
-from mlserve.server.dtypes import NUMPY, Array
-from mlserve.server.image_body import input_of
-from mlserve.server.image_header import check_images
-from mlserve.server.input_check import (
+from mlserve.server.codec.images import check_images, input_of
+from mlserve.server.oip import tensors as oip_binary
+from mlserve.server.tensors import (
     DEFAULT_SIGNATURE,
+    NUMPY,
+    Array,
     check_batch_length,
     check_names,
     check_shape,
     find_signature,
 )
-from mlserve.server.oip import binary as oip_binary
-from mlserve.server.oip import parameters as oip_parameters
-from mlserve.server.oip.parameters import Parameters
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.proto.inference_pb2 import InferParameter
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
+
+
+Parameters = Mapping[str, bool | int | float | str]
+
+_MICROSECONDS = 1_000_000
+_SHARED_MEMORY = "shared_memory_region"
+
+
+def of_json(value: Any, where: str) -> Parameters:
+    """The parameters of a JSON request. Raises InvalidInput naming `where` they stand."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInput(f"the parameters of {where} must be an object")
+    return _checked(value, where)
+
+
+def of_messages(values: Mapping[str, InferParameter], where: str) -> Parameters:
+    """The parameters of a gRPC request; one without a value is left out. Raises InvalidInput."""
+    kinds = {name: value.WhichOneof("parameter_choice") for name, value in values.items()}
+    given = {name: getattr(values[name], kind) for name, kind in kinds.items() if kind}
+    return _checked(given, where)
+
+
+def text(parameters: Parameters, name: str) -> str:
+    """A string parameter; empty when it is not given. Raises InvalidInput."""
+    value = parameters.get(name, "")
+    if not isinstance(value, str):
+        raise _wrong(name, "a string", value)
+    return value
+
+
+def flag(parameters: Parameters, name: str) -> bool | None:
+    """A boolean parameter; None when it is not given. Raises InvalidInput."""
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise _wrong(name, "a boolean", value)
+    return value
+
+
+def count(parameters: Parameters, name: str) -> int | None:
+    """A parameter that is an integer of at least 0; None when it is not given."""
+    value = parameters.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise _wrong(name, "a whole number of at least 0", value)
+    return value
+
+
+def sooner(deadline: Deadline, parameters: Parameters) -> Deadline:
+    """The deadline, or the one of the parameter `timeout` (microseconds) where that is sooner.
+
+    It runs from the request's arrival; 0 is no timeout, as for Triton. Raises InvalidInput.
+    """
+    microseconds = count(parameters, "timeout")
+    if not microseconds or microseconds >= deadline.timeout * _MICROSECONDS:
+        return deadline
+    timeout = microseconds / _MICROSECONDS
+    return Deadline(deadline.expires_at - deadline.timeout + timeout, timeout)
+
+
+def _checked(parameters: Mapping[str, Any], where: str) -> Parameters:
+    if _SHARED_MEMORY in parameters:
+        raise InvalidInput(
+            f"{where} has the parameter {_SHARED_MEMORY!r}: shared memory is not supported; "
+            "send the data in the request"
+        )
+    return parameters
+
+
+def _wrong(name: str, expected: str, value: object) -> InvalidInput:
+    return InvalidInput(f"the parameter {name!r} must be {expected}, not {value!r}")
+
 
 _CLASSIFICATION = ("scores", "indices", "labels")
 _MAX_RANK = 32
@@ -66,8 +142,8 @@ class WantedOutput:
     @classmethod
     def of(cls, name: str, parameters: Parameters) -> WantedOutput:
         """The output of that name, with what its parameters ask for. Raises InvalidInput."""
-        classes = oip_parameters.count(parameters, "classification") or 0
-        return cls(name, classes, oip_parameters.flag(parameters, "binary_data"))
+        classes = count(parameters, "classification") or 0
+        return cls(name, classes, flag(parameters, "binary_data"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +173,7 @@ class InferRequest:
 
     def told(self) -> tuple[str, int]:
         """The signature that it names and its rows, as far as that is seen before `decode`."""
-        name = oip_parameters.text(self.parameters, "signature")
+        name = text(self.parameters, "signature")
         rows = max((sent.shape[0] for sent in self.inputs if sent.shape), default=1)
         rows = max(rows, len(self.files))
         return name or DEFAULT_SIGNATURE, rows
@@ -106,7 +182,7 @@ class InferRequest:
         self, signatures: Mapping[str, Signature], settings: ServerSettings = DEFAULT_SETTINGS
     ) -> tuple[Signature, Tensors]:
         """The signature to run and its inputs. Raises NotFound, InvalidInput."""
-        name = oip_parameters.text(self.parameters, "signature")
+        name = text(self.parameters, "signature")
         signature = choose_signature(signatures, name, self.outputs)
         sent = self.inputs
         if self.files:

@@ -17,9 +17,8 @@ from google.protobuf.message import Message
 
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError, shortened
-from mlserve.server.models.catalog import Catalog
-from mlserve.server.models.served import Retries, ServedModel
-from mlserve.server.models.versions import VersionPolicy
+from mlserve.server.models.models import Catalog
+from mlserve.server.models.versions import Retries, ServedModel, VersionPolicy
 from mlserve.system import in_daemon_thread
 from mlserve.wire.proto._pool import POOL
 from mlserve.wire.proto.model_config_pb2 import (

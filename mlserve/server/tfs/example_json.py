@@ -14,12 +14,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, bounded
-from mlserve.server.dtypes import Array
-from mlserve.server.packed_lists import PackedList
+from mlserve.server.codec.json_lists import PackedList
+from mlserve.server.tensors import Array
 from mlserve.server.tfs import examples
 from mlserve.server.tfs.json_words import from_base64
 from mlserve.settings import ServerSettings

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np  # noqa: TID253
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput
-from mlserve.server.dtypes import Array
+from mlserve.server.tensors import Array
 from mlserve.settings import ServerSettings, flag_of
 from mlserve.wire.proto.unread_input_pb2 import UnreadInput
 

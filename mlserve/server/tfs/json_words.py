@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mlserve.server.packed_lists import PackedList
-from mlserve.server.reading import PIECE
+from mlserve.server.body_memory import PIECE
+from mlserve.server.codec.json_lists import PackedList
 
 Scan = Callable[[str, int], tuple[Any, int]]
 

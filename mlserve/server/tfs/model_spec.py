@@ -13,12 +13,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from mlserve.errors import InvalidInput, NotFound, NotYet, bounded, shortened
-from mlserve.server.input_check import (
-    DEFAULT_SIGNATURE,
-    find_signature,
-    known_signatures,
-)
 from mlserve.server.models.versions import NotServed
+from mlserve.server.tensors import DEFAULT_SIGNATURE, find_signature, known_signatures
 from mlserve.tensors import Signature
 from mlserve.wire.proto.serving_pb2 import ModelSpec
 

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from itertools import accumulate, pairwise
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.errors import InvalidInput
-from mlserve.server.dtypes import NUMPY, Array
-from mlserve.server.wire_numbers import numbers
+from mlserve.server.codec.proto_reader import numbers
+from mlserve.server.tensors import NUMPY, Array
 from mlserve.settings import DEFAULT_SETTINGS, flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.wire.proto.framework_pb2 import TensorProto

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import tensorflow as tf  # noqa: TID253
+import numpy as np
+import tensorflow as tf
 
 from mlserve.classifiers import Network
 from mlserve.contract import Finding, Scale, settle

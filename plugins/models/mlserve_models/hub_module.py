@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.error import HTTPError, URLError
 
-import tensorflow as tf  # noqa: TID253
-import tensorflow_hub as hub  # noqa: TID253
+import tensorflow as tf
+import tensorflow_hub as hub
 
 from mlserve.classifiers import Network
 from mlserve.errors import ExportError, reason_of

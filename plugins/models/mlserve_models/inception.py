@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]
-import keras  # noqa: TID253
-import numpy as np  # noqa: TID253
+import keras
+import numpy as np
 
 from mlserve.classifiers import Network
 from mlserve.contract import Finding, settle

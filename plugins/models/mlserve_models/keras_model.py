@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]
-import keras  # noqa: TID253
+import keras
 
 from mlserve.artifact import json_of
 from mlserve.classifiers import Network

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import tensorflow as tf  # noqa: TID253
-from tensorflow.python.saved_model.loader_impl import parse_saved_model  # noqa: TID253
+import tensorflow as tf
+from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
 from mlserve.classifiers import Network
 from mlserve.contract import Finding, Scale

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import tensorflow as tf  # noqa: TID253
-from tensorflow.python.framework.convert_to_constants import (  # noqa: TID253
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 

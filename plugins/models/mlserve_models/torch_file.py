@@ -19,7 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.errors import ExportError, reason_of
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 from PIL import Image
 
 from mlserve.deadline import Deadline

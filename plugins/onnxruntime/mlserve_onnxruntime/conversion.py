@@ -6,8 +6,8 @@ import logging
 import warnings
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import tensorflow as tf  # noqa: TID253
+import numpy as np
+import tensorflow as tf
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own affair: what it uses of numpy and of protobuf

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import onnx  # noqa: TID253
+import numpy as np
+import onnx
 
 from mlserve.backend import LoadOptions
 from mlserve.errors import ExportError, MlserveError

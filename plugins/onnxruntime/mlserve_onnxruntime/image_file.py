@@ -11,7 +11,7 @@ import re
 import string
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.deadline import Deadline
 from mlserve.images import BASE64_OF_IMAGE, JPEG_MAGIC, PNG_MAGIC, ImageLimits, Problem

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 RGB = 3
 _RANK = 4

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import onnx  # noqa: TID253
-import onnxruntime  # noqa: TID253
+import numpy as np
+import onnx
+import onnxruntime
 
 from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
 from mlserve_onnxruntime.external_data import fill_weights

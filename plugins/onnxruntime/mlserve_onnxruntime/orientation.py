@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.images import JPEG_MAGIC, PNG_MAGIC
 from mlserve_onnxruntime.jpeg_segments import segments

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 from PIL import Image
 
 from mlserve.deadline import Deadline

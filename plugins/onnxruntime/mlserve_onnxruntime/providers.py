@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import onnxruntime  # noqa: TID253
+import onnxruntime
 
 from mlserve.errors import PluginError
 from mlserve.hints import did_you_mean

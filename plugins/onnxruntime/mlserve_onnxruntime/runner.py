@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.artifact import Artifact, Manifest
 from mlserve.backend import LoadOptions, Runner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.images import INFINITE, NAN, problem_text, scores_failed
 from mlserve.pipeline import Activation

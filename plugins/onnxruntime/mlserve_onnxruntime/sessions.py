@@ -10,9 +10,9 @@ from queue import Empty, LifoQueue
 from threading import Timer
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import onnxruntime  # noqa: TID253
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: TID253
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from mlserve.backend import LoadOptions
 from mlserve.deadline import Deadline

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.errors import InvalidInput, ModelLoadFailed
 from mlserve.pipeline import ImagePipeline

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from mlserve.artifact import Artifact, Manifest
 from mlserve.deadline import Deadline

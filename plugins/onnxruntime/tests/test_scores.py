@@ -18,7 +18,7 @@ from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.errors import InferenceFailed
 from mlserve.pipeline import Activation
-from mlserve.server.models.warmup import warm_up
+from mlserve.server.models.loading import warm_up
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier

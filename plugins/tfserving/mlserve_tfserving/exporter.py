@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import tensorflow as tf  # noqa: TID253
+import numpy as np
+import tensorflow as tf
 
 from mlserve.errors import ExportError, MlserveError
 from mlserve.images import PROBLEM

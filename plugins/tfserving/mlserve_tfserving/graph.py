@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf  # noqa: TID253
+import tensorflow as tf
 
 from mlserve.images import (
     BASE64_OF_IMAGE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import tensorflow as tf  # noqa: TID253
+import tensorflow as tf
 
 from mlserve.images import (
     COEFFICIENT_BYTES,

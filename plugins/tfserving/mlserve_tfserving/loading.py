@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np  # noqa: TID253
-import tensorflow as tf  # noqa: TID253
-from tensorflow.core.protobuf import config_pb2  # noqa: TID253
-from tensorflow.python.saved_model.loader_impl import parse_saved_model  # noqa: TID253
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
 from mlserve.errors import ModelLoadFailed
 from mlserve.tensors import DType, Signature

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tensorflow.core.protobuf import saved_model_pb2  # noqa: TID253
+from tensorflow.core.protobuf import saved_model_pb2
 
 SERVE = "serve"
 """The tag of the graph to serve; a SavedModel can hold others, for training say."""

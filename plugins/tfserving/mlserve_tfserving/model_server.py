@@ -16,8 +16,8 @@ from mlserve import __version__
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import ExitCode, MlserveError, UsageError
 from mlserve.server.app import ServerOptions, log_error, serve
-from mlserve.server.models.served import Retries
-from mlserve.server.sight.log_writer import log_to_stderr
+from mlserve.server.models.versions import Retries
+from mlserve.server.telemetry.log import log_to_stderr
 from mlserve.server.tfs.config_reload import ConfigReload, ServingDefaults, config_of, read_text
 from mlserve.settings import LogFormat, ServerSettings
 from mlserve.system import usable_memory

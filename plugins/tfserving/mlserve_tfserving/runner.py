@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf  # noqa: TID253
+import tensorflow as tf
 
 from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions, Runner

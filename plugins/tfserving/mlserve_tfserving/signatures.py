@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf  # noqa: TID253
+import tensorflow as tf
 
 from mlserve.tensors import DType, Signature, TensorSpec
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import tensorflow as tf  # noqa: TID253
+import numpy as np
+import tensorflow as tf
 
 from mlserve.artifact import Artifact
 from mlserve.backend import ImageStages, LoadOptions

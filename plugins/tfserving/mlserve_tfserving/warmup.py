@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
-import tensorflow as tf  # noqa: TID253
+import numpy as np
+import tensorflow as tf
 
 from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.proto.serving_pb2 import PredictionLog

@@ -16,7 +16,7 @@ from mlserve_tfserving.backend import TFServingBackend
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
 from mlserve.backend import LoadOptions, Runner
 from mlserve.errors import InvalidInput, ModelLoadFailed, Overloaded
-from mlserve.server.dtypes import NUMPY
+from mlserve.server.tensors import NUMPY
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.image_files import plain
 

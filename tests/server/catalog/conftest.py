@@ -15,10 +15,9 @@ import pytest
 
 from mlserve import plugins
 from mlserve.backend import LoadOptions
-from mlserve.server.models.catalog import Catalog
-from mlserve.server.models.loaded import LoadedVersion
-from mlserve.server.models.served import ServedModel
-from mlserve.server.models.versions import VersionPolicy
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.models import Catalog
+from mlserve.server.models.versions import ServedModel, VersionPolicy
 
 
 class Models:

@@ -16,10 +16,9 @@ from mlserve.errors import (
     NotFound,
     Unavailable,
 )
-from mlserve.server.models import repository
-from mlserve.server.models.catalog import Catalog
-from mlserve.server.models.served import ServedModel
-from mlserve.server.models.versions import State, VersionPolicy
+from mlserve.server.models import model
+from mlserve.server.models.models import Catalog
+from mlserve.server.models.versions import ServedModel, State, VersionPolicy
 
 
 def test_each_model_has_its_folder_its_policy_and_its_labels(models: Any) -> None:
@@ -68,7 +67,7 @@ def test_it_is_ready_when_every_first_model_is(models: Any) -> None:
 def test_what_is_missing_is_said_again_and_again(
     models: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(repository, "REMIND_SECONDS", 0.0)
+    monkeypatch.setattr(model, "REMIND_SECONDS", 0.0)
 
     async def check() -> None:
         async with models.serving(models.source("a")):

@@ -12,8 +12,8 @@ from mlserve.errors import (
     MlserveError,
     PluginError,
 )
-from mlserve.server.models.catalog import Catalog
-from mlserve.server.models.served import Retries, ServedModel
+from mlserve.server.models.models import Catalog
+from mlserve.server.models.versions import Retries, ServedModel
 
 
 def test_a_version_that_fails_is_tried_again(models: Any) -> None:

@@ -1,0 +1,342 @@
+"""REST bodies that are image files and nothing else: what `curl --data-binary @` and `-F` send.
+
+An image is told by its Content-Type (`image/*`), or by its first bytes, whatever the type says:
+curl calls what it posts a form. No JSON begins as a JPEG or PNG does.
+
+A file of some kilobytes can hold an image of gigabytes (a decompression bomb). Every BYTES input is
+looked at, whatever the model does with it: a model of another maker may decode images too.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers
+
+from mlserve.errors import InputTooLarge, InvalidInput
+from mlserve.images import (
+    JPEG_MAGIC,
+    PNG_HEADER_BYTES,
+    PNG_MAGIC,
+    SCAN,
+    Excess,
+    ImageCost,
+    Problem,
+    jpeg_cost,
+    png_cost,
+    problem_error,
+)
+from mlserve.server.body_memory import PIECE, UNBOUNDED, Room
+from mlserve.server.tensors import Array, check_batch_length, check_shape
+from mlserve.settings import ServerSettings, flag_of
+from mlserve.tensors import DType, Signature
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+
+_SOI = b"\xff\xd8"
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
+"""A JPEG marker, of which decoders skip what stands before it: other bytes, and more of FF.
+
+A repeated FF in the pattern would be quadratic: each FF of a long row starts the search anew.
+"""
+_SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+"""A marker between two scans: not an escaped byte or a restart, of which data may be full."""
+_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""SOF0 to SOF15 without DHT, JPG and DAC (ITU-T T.81, table B.1)."""
+_SCAN, _END = 0xDA, 0xD9
+_FRAME_BYTES = 7
+"""Length (2), precision (1), height (2), width (2); the number of components (1) follows."""
+_PNG_LARGEST = 2**31 - 1
+"""PNG, section 7.1: a number above is none, and decoders read it as a negative one."""
+_MAX_MARKERS = 4096
+"""Far more than any camera writes; else a file of markers is minutes of work."""
+_MEANT_AS_BASE64 = re.compile(rb"\s*(?:[/_]9j[/_]|iVBORw0KGgo)")
+_BLANKS = 64 * 2**10
+"""Blanks before base64 that are skipped at once: a pattern skips them with the lock held."""
+_NOT_BASE64 = bytes(set(range(256)) - set((string.ascii_letters + string.digits + "+/-_").encode()))
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+
+def check_images(
+    signature: Signature, inputs: Mapping[str, Array], settings: ServerSettings
+) -> None:
+    """Raises InputTooLarge for an image over a limit, NotAnImage for one that hides its size.
+
+    All images of the request count together, each as often as it stands there. What is no JPEG or
+    PNG, nor base64 text of one, is left to the model.
+    """
+    left = settings.request_pixels
+    for spec in signature.inputs_in(inputs):
+        array = inputs[spec.name]
+        if array.dtype == object:
+            left -= _pixels(array, settings, left)
+            if left < 0:
+                raise _too_many(settings)
+
+
+def work_of(inputs: Mapping[str, Array]) -> int:
+    """About how many bytes a decoder touches for the images in these inputs."""
+    work = 0
+    for array in inputs.values():
+        if array.dtype == object:
+            work += sum(cost.work for cost in _costs(array) if cost is not None)
+    return work
+
+
+def cost_of(data: bytes) -> ImageCost | None:
+    """What a JPEG or PNG file, or base64 text of one, costs to decode; None where there is none.
+
+    Raises ValueError for a JPEG with more markers in front of its size, or between its scans, than
+    are looked at, and for a PNG whose size is none.
+    """
+    start = 0
+    while data[start : start + _BLANKS].isspace():
+        start += _BLANKS
+    text = data[start:] if start else data
+    file = _decoded(text) if _MEANT_AS_BASE64.match(text) else data
+    if file.startswith(_SOI):
+        return _jpeg_cost(file)
+    if file.startswith(PNG_MAGIC) and file[12:16] == b"IHDR" and len(file) >= PNG_HEADER_BYTES:
+        return _png_cost(file)
+    return None
+
+
+def _pixels(array: Array, settings: ServerSettings, enough: int) -> int:
+    """The pixels of all images together; it stops to count after `enough`."""
+    limits, pixels, index = settings.image_limits, 0, 0
+    try:
+        for index, cost in enumerate(_costs(array)):
+            excess = None if cost is None else cost.excess(limits)
+            if excess is not None:
+                raise _refused(index, array.size, excess)
+            pixels += 0 if cost is None else cost.pixels
+            if pixels > enough:
+                break
+    except ValueError as error:
+        raise problem_error(index, array.size, Problem.NO_SIZE.text) from error
+    return pixels
+
+
+def _costs(array: Array) -> Iterator[ImageCost | None]:
+    """The cost of each; one that stands in several places is looked at once."""
+    known: dict[int, ImageCost | None] = {}
+    for item in array.flat:
+        if id(item) not in known:
+            known[id(item)] = cost_of(item)
+        yield known[id(item)]
+
+
+def _decoded(text: bytes) -> bytes:
+    """What the text stands for; what is not base64 in it is left out, as lenient readers do."""
+    parts, rest = [], b""
+    for start in range(0, len(text), PIECE):
+        body = rest + text[start : start + PIECE].translate(_TO_STANDARD, _NOT_BASE64)
+        whole = len(body) - len(body) % 4
+        parts.append(binascii.a2b_base64(body[:whole]))
+        rest = body[whole:]
+    if len(rest) > 1:
+        parts.append(binascii.a2b_base64(rest + b"=" * (4 - len(rest))))
+    return b"".join(parts)
+
+
+def _png_cost(data: bytes) -> ImageCost:
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if max(width, height) > _PNG_LARGEST:
+        raise ValueError(f"a PNG of {width}x{height}")
+    depth, colour = data[24:26].ljust(2, b"\0")
+    return png_cost(data, width, height, depth, colour)
+
+
+def _jpeg_cost(data: bytes) -> ImageCost | None:
+    """None where there is no frame. Raises ValueError for too many markers before the last scan."""
+    frame, place, marker = b"", len(_SOI), _MARKER
+    for _ in range(_MAX_MARKERS):
+        found = marker.search(data, place)
+        kind = _END if found is None else found[1][0]
+        if found is None or kind == _END or (kind == _SCAN and not frame):
+            break
+        place = found.end()
+        if kind in _FRAMES and not frame:
+            frame = data[place : place + _FRAME_BYTES + 1]
+        if kind not in _WITHOUT_LENGTH:
+            place += max(int.from_bytes(data[place : place + 2]), 2)
+        if kind == _SCAN:
+            marker = _SEGMENT
+            if data.find(SCAN, place) < 0:
+                break
+    else:
+        raise ValueError(f"more than {_MAX_MARKERS} markers before the last scan")
+    if len(frame) < _FRAME_BYTES:
+        return None
+    height, width = int.from_bytes(frame[3:5]), int.from_bytes(frame[5:7])
+    return jpeg_cost(data, width, height, sum(frame[_FRAME_BYTES:]))
+
+
+def _refused(index: int, batch: int, excess: Excess) -> InvalidInput:
+    whose = f", which is the {flag_of(excess.limit)} of this server" if excess.limit else ""
+    return problem_error(index, batch, excess.text + whose)
+
+
+def _too_many(settings: ServerSettings) -> InputTooLarge:
+    return InputTooLarge(
+        f"the images of the request have more than {settings.request_pixels} pixels together, "
+        f"which is the {flag_of('max_request_pixels')} of this server",
+        hint="send several smaller requests",
+    )
+
+
+_MULTIPART = b"multipart/form-data"
+_SIGNATURE = "signature_name"
+_LONGEST_FIELD = 1000
+
+
+@dataclass(slots=True)
+class ImageBody:
+    """The image files of a body, and the signature that it names: empty for the default one."""
+
+    files: list[bytes] = field(default_factory=list)
+    signature: str = ""
+
+
+def is_image_body(body: bytes | bytearray, headers: Headers) -> bool:
+    """Whether the body is image files rather than JSON."""
+    kind = _kind(headers)[0]
+    is_image = kind.startswith(b"image/") or kind == _MULTIPART
+    return is_image or body.startswith((JPEG_MAGIC, PNG_MAGIC))
+
+
+def read_image_body(
+    body: bytes | bytearray, headers: Headers, settings: ServerSettings, room: Room = UNBOUNDED
+) -> ImageBody:
+    """The files of a body for which `is_image_body` is true.
+
+    Raises InvalidInput for a form that is broken, has no file, or has fields that mean nothing
+    here, and InputTooLarge for too many files.
+    """
+    kind, options = _kind(headers)
+    room.take(len(body))
+    if kind != _MULTIPART:
+        return ImageBody([bytes(body)])
+    if b"boundary" not in options:
+        raise InvalidInput("the Content-Type multipart/form-data names no boundary")
+    form = _Form(settings.max_batch_length)
+    try:
+        parser = MultipartParser(options[b"boundary"], form.callbacks())
+        for start in range(0, len(body), PIECE):
+            room.require_time()
+            parser.write(bytes(body[start : start + PIECE]))
+        parser.finalize()
+    except FormParserError as error:
+        raise InvalidInput(f"the body is not multipart/form-data: {error}") from error
+    if not form.is_whole:
+        raise InvalidInput("the body is not multipart/form-data: it ends early")
+    if not form.found.files:
+        raise InvalidInput(
+            "the form has no file", hint="send one: curl -F image=@horse.jpg, with the @"
+        )
+    return form.found
+
+
+def input_of(
+    signature: Signature, files: Sequence[bytes], settings: ServerSettings
+) -> dict[str, Array]:
+    """The files as the signature's only input, one row each. Raises InvalidInput, InputTooLarge."""
+    if [spec.dtype for spec in signature.required] != [DType.BYTES]:
+        raise InvalidInput(
+            f"the body is an image file, which only a signature with one input of bytes takes; "
+            f"'{signature.name}' takes ({', '.join(map(str, signature.inputs))})",
+            hint="send JSON",
+        )
+    (spec,) = signature.required
+    values = np.empty(len(files), dtype=object)
+    values[:] = files
+    rank = 1 if spec.shape is None else len(spec.shape)
+    is_scalar = rank == 0 and len(files) == 1
+    tensor = values.reshape(() if is_scalar else (len(files),) + (1,) * (rank - 1))
+    check_batch_length(spec, tensor.shape, settings.max_batch_length)
+    check_shape(spec, tensor.shape)
+    inputs = {spec.name: tensor}
+    check_images(signature, inputs, settings)
+    return inputs
+
+
+def _kind(headers: Headers) -> tuple[bytes, dict[bytes, bytes]]:
+    kind, options = parse_options_header(headers.get("content-type", ""))
+    return kind.lower(), options
+
+
+class _Form:
+    """What a parser of multipart/form-data finds."""
+
+    def __init__(self, most_files: int) -> None:
+        self.found = ImageBody()
+        self.is_whole = False
+        self._most_files = most_files
+        self._header = self._value = b""
+        self._disposition = b""
+        self._part = bytearray()
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._take_field,
+            "on_header_value": self._take_value,
+            "on_header_end": self._end_header,
+            "on_part_data": self._take_data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._disposition, self._part = b"", bytearray()
+
+    def _take_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _take_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header = self._value = b""
+
+    def _take_data(self, data: bytes, start: int, end: int) -> None:
+        self._part += data[start:end]
+
+    def _end(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = options.get(b"name", b"").decode(errors="replace")[:_LONGEST_FIELD]
+        if b"filename" in options:
+            self._add(bytes(self._part))
+        elif name == _SIGNATURE and len(self._part) <= _LONGEST_FIELD:
+            self.found.signature = self._part.decode(errors="replace")
+        else:
+            raise InvalidInput(
+                f"the form's field {name!r} is not a file",
+                hint=f"send files, as curl -F image=@horse.jpg does; a field {_SIGNATURE} may "
+                "name the signature",
+            )
+
+    def _add(self, file: bytes) -> None:
+        if len(self.found.files) == self._most_files:
+            raise InputTooLarge(
+                f"the form has more than {self._most_files} files, the most that this server takes "
+                f"({flag_of('max_batch_length')})",
+                hint="send several smaller requests",
+            )
+        self.found.files.append(file)
+
+    def _finish(self) -> None:
+        self.is_whole = True

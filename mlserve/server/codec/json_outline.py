@@ -1,0 +1,199 @@
+"""An outline of a long JSON text: where it can be cut into pieces that are parsed one by one.
+
+The text is looked at in blocks. A list, object or string that ends in another block than it begins
+in is large; all others are smaller than a block, and the parser of the standard library, which
+cannot be interrupted, is done with one in a few milliseconds. For each large list the outline has a
+comma in every block, between two of its items, where it is cut.
+
+The outline of a text that is not JSON is right up to the first fault, and the parser gets no
+further.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mlserve.errors import InvalidInput
+from mlserve.server.body_memory import PIECE, Room
+from mlserve.server.tensors import Array
+from mlserve.settings import flag_of
+
+_KEPT = b'"[]{}'
+_DROPPED = bytes(set(range(256)) - set(_KEPT))
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_BETWEEN = 0x5C
+"""The number between those of `[` and `]`: what is left of it after a bracket is 1 or -1."""
+
+
+def check_depth(text: str, limit: int) -> None:
+    """Raises InvalidInput for JSON of more levels than that, without parsing it.
+
+    What is not JSON is left to the parser.
+    """
+    if text.count("[") + text.count("{") > limit and depth_of(text) > limit:
+        raise too_deep(limit)
+
+
+def too_deep(limit: int) -> InvalidInput:
+    """The error of JSON of more levels than that."""
+    return InvalidInput(
+        f"JSON Parse error: nested deeper than {limit} levels, the most that this server takes "
+        f"({flag_of('max_json_depth')})"
+    )
+
+
+def depth_of(text: str) -> int:
+    """The most brackets that are open at once, those in strings left out.
+
+    Each step is one pass over the text in C: 64 MB of brackets take no longer than parsing them.
+    """
+    data = text.encode("utf-8", "replace")
+    data = data.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that each quote left is a real one
+    data = data.translate(_TO_SQUARE, _DROPPED)
+    data = data.replace(b'""', b"")  # two quotes side by side change nothing for the others
+    if b'"' in data:
+        data = b"".join(data.split(b'"')[::2])
+    if not data:
+        return 0
+    steps = np.subtract(_BETWEEN, np.frombuffer(data, np.int8), dtype=np.int8)
+    return int(np.cumsum(steps, dtype=np.int32).max())
+
+
+_QUOTE, _BACKSLASH, _COMMA = b'"\\,'
+_OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
+_IS_KEPT = np.zeros(256, np.bool_)
+_IS_KEPT[list(b'"\\,[]{}')] = True
+_STEP = np.zeros(256, np.int8)
+_STEP[list(_OPENING)] = 1
+_STEP[list(_CLOSING)] = -1
+_PLAIN = bytes(set(range(256)) - set(b'"\\[]{}'))
+
+
+@dataclass(slots=True)
+class Outline:
+    """Where the large parts of a text begin, and how many values it can hold at the most."""
+
+    cuts: dict[int, list[int]] = field(default_factory=dict)
+    """The places of commas in each large list or object, which begins at the key, and its end."""
+    strings: set[int] = field(default_factory=set)
+    """The places of the quotes that large strings begin with."""
+    commas: int = 0
+    quotes: int = 0
+    objects: int = 0
+
+
+def outline_of(text: str, room: Room, *, start: int, max_depth: int, block: int = PIECE) -> Outline:
+    """The outline of the JSON object at `start`; what follows it is not looked at.
+
+    Raises InvalidInput for more than `max_depth` levels.
+    """
+    reader = _Reader(max_depth)
+    for place in range(start, len(text), block):
+        room.require_time()
+        reader.read(place, text[place : place + block].encode("latin-1", "replace"))
+        if reader.is_done:
+            break
+    return reader.outline
+
+
+class _Reader:
+    def __init__(self, max_depth: int) -> None:
+        self.outline = Outline()
+        self.is_done = False
+        self._max_depth = max_depth
+        self._open: list[int] = []
+        """Where the lists and objects begin that are open at the end of the last block."""
+        self._string: int | None = None
+        """Where the string begins that is open at the end of the last block."""
+        self._is_escaped = False
+
+    def read(self, start: int, block: bytes) -> None:
+        """Reads the next block, which begins at `start`."""
+        self.outline.commas += block.count(b",")
+        if self._string is None and self._open and not block.translate(None, _PLAIN):
+            self._cut(self._open[-1], start + block.rfind(b","), start)
+        elif self._string is None or self._is_escaped or b'"' in block or b"\\" in block:
+            self._read(start, block)
+        for place in self._open:
+            self.outline.cuts.setdefault(place, [])
+        if self._string is not None:
+            self.outline.strings.add(self._string)
+
+    def _read(self, start: int, block: bytes) -> None:
+        codes = np.frombuffer(block, np.uint8)
+        places = np.flatnonzero(_IS_KEPT[codes])
+        codes = codes[places]
+        is_quote = codes == _QUOTE
+        is_backslash = codes == _BACKSLASH
+        if is_backslash.any() or self._is_escaped:
+            is_quote &= ~self._escaped(block)[places]
+        self.outline.quotes += int(np.count_nonzero(is_quote))
+        is_outside = (np.cumsum(is_quote) + (self._string is not None)) % 2 == 0
+        quotes = places[is_quote]
+        was_open = self._string is not None
+        if (len(quotes) + was_open) % 2 == 0:
+            self._string = None
+        elif len(quotes):
+            self._string = start + int(quotes[-1])
+        codes, places = codes[is_outside], places[is_outside]
+        is_structure = codes != _QUOTE
+        self._follow(start, codes[is_structure], places[is_structure])
+
+    def _escaped(self, block: bytes) -> Array:
+        """Which characters of the block have an odd number of backslashes before them."""
+        codes = np.frombuffer(block, np.uint8)
+        numbers = np.arange(len(codes), dtype=np.int32)
+        is_other = codes != _BACKSLASH
+        # The last character that is no backslash, at or before each; one before the block if none.
+        last = np.maximum.accumulate(np.where(is_other, numbers, -1 - self._is_escaped))
+        before = np.concatenate(([-1 - self._is_escaped], last[:-1]))
+        run = numbers - 1 - before
+        self._is_escaped = not is_other[-1] and (numbers[-1] - last[-1]) % 2 == 1
+        escaped: Array = run % 2 == 1
+        return escaped
+
+    def _follow(self, start: int, codes: Array, places: Array) -> None:
+        """Follows the brackets and commas outside of strings, which are these."""
+        steps = _STEP[codes]
+        depths = len(self._open) + np.cumsum(steps, dtype=np.int32)
+        ends = np.flatnonzero((depths <= 0) & (steps < 0))
+        if len(ends):
+            self.is_done = True
+            count = int(ends[0]) + 1
+            codes, places, steps, depths = (
+                codes[:count],
+                places[:count],
+                steps[:count],
+                depths[:count],
+            )
+        if not len(depths):
+            return
+        if depths.max() > self._max_depth:
+            raise too_deep(self._max_depth)
+        self.outline.objects += int(np.count_nonzero(codes == _OPENING_BRACE))
+        least = min(int(depths.min()), len(self._open))
+        self._close(start, places, depths, least)
+        end = int(depths[-1])
+        is_comma = codes == _COMMA
+        for depth in range(least + 1, end + 1):
+            opening = np.flatnonzero((depths == depth) & (steps > 0))
+            self._open.append(start + int(places[opening[-1]]))
+        for depth in range(max(least, 1), end + 1):
+            commas = np.flatnonzero(is_comma & (depths == depth))
+            if len(commas):
+                self._cut(self._open[depth - 1], start + int(places[commas[-1]]), start)
+
+    def _close(self, start: int, places: Array, depths: Array, least: int) -> None:
+        """Notes the ends of what was open before this block."""
+        while len(self._open) > max(least, 0):
+            end = int(np.argmax(depths < len(self._open)))
+            self.outline.cuts[self._open.pop()].append(start + int(places[end]))
+
+    def _cut(self, opening: int, place: int, start: int) -> None:
+        if place >= max(start, opening):
+            self.outline.cuts.setdefault(opening, []).append(place)
+
+
+_OPENING_BRACE = b"{"[0]

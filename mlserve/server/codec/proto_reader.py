@@ -1,0 +1,112 @@
+"""From the bytes of a gRPC request to its message: looked at first, and elsewhere if it is much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from mlserve.deadline import Deadline
+from mlserve.errors import InvalidInput
+from mlserve.server.body_memory import held_body
+from mlserve.server.codec.proto_scan import Unfinished, delimited, estimate, quick_estimate
+from mlserve.server.tensors import Array
+
+_INLINE_FIELDS = 2000
+"""Fields that are walked on the event loop: a millisecond, as long as the way to a thread."""
+_INLINE_BYTES = 8 * 2**20
+"""Memory of a message that is made on the event loop: a few milliseconds."""
+_READERS = ThreadPoolExecutor(2, thread_name_prefix="mlserve-read")
+"""Two: protobuf lets one work at a time, and a long walk is not to hold up a short one."""
+
+_DOING = "reading the request"
+
+Request = TypeVar("Request", bound=Message)
+Result = TypeVar("Result")
+
+
+async def read_message(kind: type[Request], data: bytes, deadline: Deadline) -> Request:
+    """The message that the bytes hold; its memory is counted in the body that the task holds.
+
+    Raises InvalidInput, InputTooLarge, DeadlineExceeded, and Overloaded where there is no room.
+    """
+    try:
+        size = quick_estimate(data, kind, _INLINE_FIELDS)
+    except Unfinished:
+        size = await on_thread(partial(estimate, data, kind, deadline), deadline)
+    deadline.require(_DOING)
+    if (body := held_body()) is not None:
+        body.take(size - len(data))  # the bytes themselves are counted since they arrived
+    if size <= _INLINE_BYTES:
+        return parse(kind, data)
+    return await on_thread(partial(parse, kind, data), deadline)
+
+
+def parse(kind: type[Request], data: bytes) -> Request:
+    """The message that the bytes hold, which have been looked at. Raises InvalidInput."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidInput(
+            f"the request is not a valid {kind.DESCRIPTOR.full_name}: {error}"
+        ) from error
+
+
+async def on_thread(work: Callable[[], Result], deadline: Deadline) -> Result:
+    """What the work gives, done on a thread. Raises DeadlineExceeded as soon as it passes.
+
+    The bytes stay counted until the thread lets go of them, which cannot be told to stop.
+    """
+    body = held_body()
+
+    def work_and_count() -> Result:
+        with nullcontext() if body is None else body:
+            return work()
+
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout_at(deadline.expires_at):
+            return await loop.run_in_executor(_READERS, work_and_count)
+    except TimeoutError:
+        raise deadline.exceeded(_DOING) from None
+
+
+_AS_THEY_ARE: dict[int, np.dtype[Any]] = {
+    FieldDescriptor.TYPE_FLOAT: np.dtype("<f4"),
+    FieldDescriptor.TYPE_DOUBLE: np.dtype("<f8"),
+    FieldDescriptor.TYPE_BOOL: np.dtype("?"),
+}
+"""Types whose packed form on the wire is that of an array in memory."""
+_PIECE = 2**16
+"""Numbers that are objects at the same time."""
+
+
+def numbers(message: Message, field: str, dtype: np.dtype[Any]) -> Array:
+    """The numbers in that repeated field, flat, of the dtype; the array may be read-only.
+
+    All of them fit it: it is the field's own type, or a wider one.
+    """
+    about = message.DESCRIPTOR.fields_by_name[field]
+    packed = _AS_THEY_ARE.get(about.type)
+    if packed is None:
+        return _in_pieces(getattr(message, field), dtype)
+    if not getattr(message, field):
+        return np.empty(0, dtype)
+    data = message.SerializeToString()
+    start, stop = delimited(data, about.number)
+    count = (stop - start) // packed.itemsize
+    return np.frombuffer(data, packed, count, start).astype(dtype, copy=False)
+
+
+def _in_pieces(values: Any, dtype: np.dtype[Any]) -> Array:
+    array = np.empty(len(values), dtype)
+    for start in range(0, len(values), _PIECE):
+        array[start : start + _PIECE] = values[start : start + _PIECE]
+    return array

@@ -1,0 +1,246 @@
+"""One call on its way through the engine: what was asked, what it waits for, what came of it.
+
+Overloaded is for what a later try can mend. Where none can, as the model needs longer than the
+client waits or the time is gone, it is DeadlineExceeded, which no client asks again after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from mlserve.backend import judges_shapes
+from mlserve.deadline import Deadline, in_words
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
+from mlserve.server.codec.images import work_of
+from mlserve.server.engine.admission import Outcome, Refusal, Verdict, Work
+from mlserve.server.engine.estimates import Kind
+from mlserve.server.errors import as_exception, as_known_error
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.versions import VersionChoice
+from mlserve.server.request import Exchange
+from mlserve.server.tensors import check_shapes
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+
+Answer = TypeVar("Answer")
+FindFault = Callable[[Kind, Deadline], MlserveError | None]
+"""Says why a call of that kind is not worth running with that deadline; None when it is."""
+IN_QUEUE = "waiting in the server's queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """One request, as a protocol adapter hands it over. `version` None means the latest.
+
+    `decode` reads the request into the signature it asks for and its inputs, `encode` writes the
+    answer; both run on a worker's thread, next to the model. `body` is the request's length in
+    bytes. `signature` and `rows` (the first size of its inputs) are given where they are known
+    before the request is decoded; else they are empty and None. `sooner` gives the deadline, once
+    `decode` has run, where the request itself may hold one.
+    """
+
+    model: str
+    version: VersionChoice
+    decode: Callable[[Mapping[str, Signature]], tuple[Signature, Tensors]]
+    encode: Callable[[LoadedVersion, Signature, Tensors], Answer]
+    body: int = 0
+    signature: str = ""
+    rows: int | None = None
+    sooner: Callable[[Deadline], Deadline] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ran:
+    """One run of the model that gave outputs: that many rows, of all the calls in it."""
+
+    rows: int
+
+
+class Job(Generic[Answer]):
+    """A call that was admitted. Its stages run on a worker's thread and never raise."""
+
+    def __init__(
+        self,
+        call: Call[Answer],
+        deadline: Deadline,
+        loaded: LoadedVersion,
+        work: Work,
+        exchange: Exchange,
+        find_fault: FindFault,
+    ) -> None:
+        self.call = call
+        self.deadline = deadline
+        self.loaded = loaded
+        self.work = work
+        self.exchange = exchange
+        self.times = exchange.times
+        self.find_fault = find_fault
+        self.entered_at = time.monotonic()
+        self.doing = IN_QUEUE
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Answer] = self._loop.create_future()
+        self.kind = work.kind
+        """What it turned out to be when it was read."""
+        self.signature: Signature | None = None
+        self.inputs: Tensors = {}
+        self.outputs: Tensors = {}
+        self.ran: Ran | None = None
+        """The run that gave the outputs, which others may have shared."""
+        self.result: Answer | None = None
+        self.error: Exception | None = None
+
+    def decode(self) -> None:
+        """Reads the request."""
+        self.times.queue = time.monotonic() - self.entered_at
+
+        def read() -> None:
+            loaded = self.loaded
+            self.signature, self.inputs = self.call.decode(loaded.runner.signatures)
+            if not judges_shapes(loaded.runner):
+                check_shapes(self.signature, self.inputs)
+            name, work = self.signature.name, work_of(self.inputs)
+            self.kind = Kind.known(loaded.model, loaded.version, name, self.rows, work)
+            if self.call.sooner is not None:
+                self._bring_forward(self.call.sooner(self.deadline))
+
+        self.attempt("decode", "reading the request", read)
+
+    def run(self) -> None:
+        """Runs the model for this call alone."""
+
+        def run() -> None:
+            assert self.signature is not None
+            runner = self.loaded.runner
+            self.outputs = runner.run(self.signature.name, self.inputs, self.deadline)
+            self.ran = Ran(self.rows)
+
+        self.attempt("run", "running the model", run)
+
+    def encode(self) -> None:
+        """Writes the answer."""
+
+        def write() -> None:
+            assert self.signature is not None
+            self.result = self.call.encode(self.loaded, self.signature, self.outputs)
+
+        self.attempt("encode", "writing the answer", write)
+        self.inputs = self.outputs = {}
+
+    def attempt(self, stage: str, doing: str, work: Callable[[], None]) -> None:
+        """Does that work, timed as that stage, unless the call has failed or nobody waits for it.
+
+        What it raises becomes the call's error.
+        """
+        if self.error is not None:
+            return
+        started = time.monotonic()
+        try:
+            self.require()
+            self.doing = doing
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the call is awaited
+            # Not only Exception: a panic in a runtime written in Rust is none. The slot, the lease
+            # and the caller are let go all the same.
+            self.error = as_exception(error)
+        finally:
+            spent = getattr(self.times, stage) + time.monotonic() - started
+            setattr(self.times, stage, spent)
+
+    def require_time(self) -> None:
+        """Makes it fail when the time left is too short for what the request turned out to be."""
+        if self.error is None:
+            self.error = self.find_fault(self.kind, self.deadline)
+
+    def is_wanted(self) -> bool:
+        """Whether it is to be run: it has not failed, and somebody waits for the answer."""
+        if self.error is None:
+            try:
+                self.require()
+            except MlserveError as error:
+                self.error = error
+        return self.error is None
+
+    def require(self) -> None:
+        """Raises when nobody wants the answer any more: the deadline passed or the client left."""
+        self.deadline.require(self.doing)
+        if self.answer.done():
+            raise Unavailable("the client has gone")
+
+    def outcome(self) -> Outcome:
+        """How it ended; to be asked before it is settled."""
+        if isinstance(self.error, DeadlineExceeded) or self.deadline.is_expired:
+            return Outcome.LATE
+        if self.answer.done():
+            return Outcome.GONE
+        return Outcome.ANSWERED if self.error is None else Outcome.FAILED
+
+    def settle(self, error: Exception | None) -> None:
+        """Gives whoever still waits for it that error, or without one the answer."""
+        if self.answer.done():
+            return
+        if error is not None:
+            self.answer.set_exception(as_known_error(error))
+        else:
+            self.answer.set_result(cast("Answer", self.result))
+
+    def _bring_forward(self, deadline: Deadline) -> None:
+        """Makes it fail at that deadline, if that is sooner, whatever it is doing then."""
+        if deadline.expires_at < self.deadline.expires_at:
+            self.deadline = deadline
+            self._loop.call_soon_threadsafe(self._expire_at, deadline.expires_at)
+
+    def _expire_at(self, time_: float) -> None:
+        """Sets the alarm of a deadline; it ends with the call, as it holds the whole request."""
+        alarm = self._loop.call_at(time_, self._expire)
+        self.answer.add_done_callback(lambda _: alarm.cancel())
+
+    def _expire(self) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(self.deadline.exceeded(self.doing))
+
+    @property
+    def rows(self) -> int:
+        """The first size of its inputs; 1 where they have none."""
+        return max((a.shape[0] for a in self.inputs.values() if a.ndim), default=1)
+
+
+_MORE_TIME = "give the call more time with --timeout, or serve the model on a faster machine"
+
+
+def as_error(verdict: Verdict, deadline: Deadline, *, running: int, waiting: int) -> MlserveError:
+    """The error of a call with that verdict, by what runs and waits now."""
+    seconds, timeout = in_words(verdict.seconds), in_words(deadline.timeout)
+    match verdict.why:
+        case Refusal.QUEUE_FULL:
+            return Overloaded(
+                f"{running} requests run and {waiting} wait: the queue is full",
+                hint="send fewer requests at once, or start another server",
+                retry_after=verdict.seconds,
+            )
+        case Refusal.DEADLINE:
+            return Overloaded(
+                f"{running} requests run and {waiting} wait: the answer would come about {seconds} "
+                f"after the deadline of {timeout}, or make another one late",
+                hint="give the call more time with --timeout, or start another server",
+                retry_after=verdict.seconds,
+            )
+        case Refusal.TOO_SLOW:
+            return DeadlineExceeded(
+                f"no answer within {timeout}: the model needs about {seconds}, also when nothing "
+                "else runs",
+                hint=_MORE_TIME,
+            )
+        case Refusal.DISPLACED:
+            return DeadlineExceeded(
+                f"no answer within {timeout}: it was {IN_QUEUE} until too little was left of it "
+                f"for the model, which needs about {seconds} now",
+                hint="give the call more time with --timeout, or start another server",
+            )
+    return deadline.exceeded(IN_QUEUE)

@@ -1,0 +1,113 @@
+"""Who may ask: a bearer token on REST and in gRPC's metadata, compared in constant time.
+
+Health needs no token, so that a probe without secrets works; everything else does.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlserve.credentials import read_token
+from mlserve.errors import AccessDenied, NotAllowed
+from mlserve.server.listen.grpc.call import Context
+from mlserve.server.listen.grpc.service import header_of, status_of
+from mlserve.server.telemetry.telemetry import Sight, grpc_route
+from mlserve.settings import ServerSettings, flag_of
+
+HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
+HEALTH_METHODS = (
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+)
+_SCHEME = "bearer"
+
+
+class RestGate:
+    """Stands before the protocols of the REST port; answers nothing itself."""
+
+    def __init__(self, token: bytes | None) -> None:
+        self._token = token
+
+    @classmethod
+    def of(cls, settings: ServerSettings) -> RestGate:
+        """The gate for the token file of the settings, open where there is none."""
+        path = settings.token_file
+        return cls(None if path is None else read_token(path))
+
+    async def respond(self, request: Request) -> Response | None:
+        """None, for the next protocol to answer. Raises AccessDenied."""
+        # Not request.url, which older versions of Starlette make with the Host header, as it is.
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        if self._token is not None and path.rstrip("/") not in HEALTH_PATHS:
+            check_token(request.headers.getlist("authorization"), self._token)
+        return None
+
+
+class GrpcGate:
+    """Refuses every call without the token by its headers, whatever the service."""
+
+    def __init__(self, token: bytes, sight: Sight) -> None:
+        self._token = token
+        self._sight = sight
+
+    def check(self, context: Context) -> None:
+        """Raises Status unless the call may be served."""
+        if context.path in HEALTH_METHODS:
+            return
+        given = [value for key, value in context.invocation_metadata() if key == "authorization"]
+        try:
+            check_token(given, self._token)
+        except AccessDenied as error:
+            exchange = self._sight.begin(grpc_route(context.path), header_of(context))
+            refusal = status_of(error, exchange)
+            self._sight.end(exchange)
+            raise refusal from None
+
+
+def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
+    """Raises AccessDenied unless there is one such header, and it is `Bearer <token>`.
+
+    Of several, a proxy in front may have checked another one than this server would.
+    """
+    if not authorizations:
+        raise AccessDenied("this server wants a token, and the request has none", hint=_HINT)
+    if len(authorizations) > 1:
+        raise AccessDenied(
+            f"the request has {len(authorizations)} Authorization headers", hint="send one"
+        )
+    [authorization] = authorizations
+    text = authorization if isinstance(authorization, bytes) else authorization.encode()
+    scheme, _, given = text.partition(b" ")
+    if scheme.decode("ascii", "replace").lower() != _SCHEME:
+        raise AccessDenied("the authorization is no bearer token", hint=_HINT)
+    if not hmac.compare_digest(given.strip(), token):
+        raise AccessDenied("the token is not the one that this server wants", hint=_HINT)
+
+
+_HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"
+
+
+def require_control(settings: ServerSettings, host: str, *, is_from_browser: bool = False) -> None:
+    """Raises NotAllowed unless a caller of a server at that address may change its models.
+
+    A page in a browser can send a POST to any server of the user's own machine: without a token
+    to prove that it may, it is not heard.
+    """
+    flag = flag_of("model_control")
+    if not settings.lets_models_be_controlled(host):
+        raise NotAllowed(
+            f"this server lets nobody load or unload its models ({flag} "
+            f"{settings.model_control.value})",
+            hint=f"start it with {flag_of('token_file')}, or with {flag} on",
+        )
+    if is_from_browser and settings.token_file is None:
+        raise NotAllowed(
+            "a page in a browser may not load or unload models of a server without a token",
+            hint=f"start the server with {flag_of('token_file')}",
+        )

@@ -1,0 +1,310 @@
+"""One call: its messages come in, its answer goes out, and it ends once, whoever ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mlserve.errors import MlserveError, Overloaded
+from mlserve.server.body_memory import BodyMemory, HeldBody, hold
+from mlserve.server.errors import error_text
+from mlserve.server.listen.grpc import headers
+from mlserve.server.listen.grpc.frames import DEFAULT_WINDOW
+from mlserve.server.listen.grpc.headers import Head, Metadata, Status
+from mlserve.server.listen.grpc.messages import MessageReader
+from mlserve.wire.errors import grpc_status
+
+
+class Context:
+    """One call, as the methods see it; `path` is `/<service>/<method>`."""
+
+    __slots__ = ("_metadata", "deadline", "initial", "path", "trailing")
+
+    def __init__(self, head: Head) -> None:
+        self.path = head.path
+        self.deadline = None if head.timeout is None else time.monotonic() + head.timeout
+        """When the caller stops to wait, on the monotonic clock; None for never."""
+        self.initial: Metadata = ()
+        self.trailing: Metadata = ()
+        self._metadata = head.metadata
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the call's deadline, at least 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What the caller sent along; values of `-bin` keys are bytes."""
+        return self._metadata
+
+    async def send_initial_metadata(self, metadata: Metadata) -> None:
+        """What the answer begins with; it leaves with the first message."""
+        self.initial = metadata
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """What the answer ends with."""
+        self.trailing = metadata
+
+
+NO_CONTEXT = contextvars.Context()
+"""Of timers: asyncio keeps a cancelled one until its time, and with it the context it was made in,
+where the request's body is."""
+_WIDEST = 2**30
+"""Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
+_BARE_CALL = 4 * 2**10
+_log = logging.getLogger(__name__)
+
+
+class Link(Protocol):
+    """What a call needs of its connection."""
+
+    def send(
+        self, call: Call, head: bytes | None, message: bytes | None, tail: bytes | None
+    ) -> None:
+        """Sends header blocks and a message, in this order, as far as the caller lets it.
+
+        A tail ends the call's stream.
+        """
+
+    async def sent(self, call: Call) -> None:
+        """Returns once all that was to be sent for the call has left."""
+
+    def grant(self, call: Call, size: int) -> None:
+        """Lets the caller send that many bytes more."""
+
+    def note_work(self, call: Call, *, has_begun: bool) -> None:
+        """Hears that the call's method runs, or that it has ended."""
+
+
+class Call:
+    """A call that has been let in.
+
+    `window` is what its caller may still send, `credit` what it may be sent beyond the window that
+    streams begin with; both are the connection's to use.
+    """
+
+    def __init__(self, stream: int, head: Head, link: Link) -> None:
+        self.stream = stream
+        self.context = Context(head)
+        self.window = DEFAULT_WINDOW
+        self.credit = 0
+        self.has_ended = False
+        """Whether the caller has sent all it will."""
+        self.is_over = False
+        self.encoding = head.encoding
+        self.size = _BARE_CALL + head.size
+        """Bytes that it takes before its message, about."""
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._reader: MessageReader | None = None
+        self._body: HeldBody | None = None
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_begun = False
+        self._is_at_work = False
+        self._at_end: Callable[[], None] | None = None
+
+    def begin(
+        self,
+        work: Coroutine[Any, Any, None],
+        at_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Runs what serves it; `at_end` is called after that, also when it never began to run."""
+        self._at_end = at_end
+        self._task = self._loop.create_task(work)
+        self._task.add_done_callback(self._on_done)
+        left = self.context.time_remaining()
+        if left is not None:
+            self._timer = self._loop.call_later(left, self._on_deadline, context=NO_CONTEXT)
+
+    def take_messages(self, most: int, limit_name: str, memory: BodyMemory | None) -> None:
+        """Says of how many bytes its messages may be, and where it and they are counted.
+
+        Raises Overloaded where there is no room for another call.
+        """
+        if memory is not None:
+            body = memory.open(self._give_way)
+            body.take(self.size)
+            self._body = body
+            body.__enter__()  # until `_let_go`
+            hold(body)
+        self._reader = MessageReader(most, limit_name, self.encoding, self._body)
+
+    def feed(self, data: memoryview) -> None:
+        """Takes a part of the caller's data."""
+        reader = self._reader
+        if self.is_over or self._error is not None or reader is None:
+            return
+        try:
+            reader.feed(data)
+        except (Status, MlserveError) as error:
+            self._fail(error)
+            return
+        wanted = min(reader.missing, _WIDEST)
+        if wanted > self.window:
+            self._link.grant(self, wanted - self.window)
+        if reader.ready:
+            self._wake()
+
+    def end_of_messages(self) -> None:
+        """Takes note that the caller has sent all."""
+        self.has_ended = True
+        self._wake()
+
+    async def receive(self) -> bytes | None:
+        """The next message; None when there are no more. Raises Status and Overloaded."""
+        reader = self._reader
+        assert reader is not None, "nobody said what it takes"
+        while not reader.ready and not self.has_ended and self._error is None:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+        if not reader.ready:
+            if not reader.is_between_messages:
+                raise Status("INTERNAL", "the call ended within a message")
+            return None
+        message = await reader.take()
+        if not self.has_ended and self.window < DEFAULT_WINDOW // 2:
+            self._link.grant(self, DEFAULT_WINDOW - self.window)
+        return message
+
+    async def only_message(self) -> bytes:
+        """The one message of a call that has one. Raises Status and Overloaded."""
+        message = await self.receive()
+        if message is None:
+            raise Status("UNIMPLEMENTED", "the call has no message; this method takes one")
+        if await self.receive() is not None:
+            raise Status("UNIMPLEMENTED", "the call has several messages; this method takes one")
+        if self._body is not None:
+            self._body.finish()
+        return message
+
+    def begin_work(self) -> None:
+        """Says that its method runs: until the answer its connection gives way to none."""
+        if not self.is_over:
+            self._is_at_work = True
+            self._link.note_work(self, has_begun=True)
+
+    async def write(self, message: bytes) -> None:
+        """Sends a message of an answer that has several, once those before it have left."""
+        await self._link.sent(self)
+        if not self.is_over:
+            self._link.send(self, self._head(), message, None)
+
+    def answer(self, message: bytes) -> None:
+        """Sends the one message of an answer, and ends the call."""
+        if self.is_over:
+            return
+        tail = headers.trailing("OK", "", self.context.trailing)
+        head = self._head()
+        self._settle()
+        self._link.send(self, head, message, tail)
+
+    def end(self, code: str = "OK", text: str = "", trailing: Metadata = ()) -> None:
+        """Ends the call with that status."""
+        if self.is_over:
+            return
+        tail = headers.trailing(code, text, trailing or self.context.trailing)
+        self._settle()
+        if not self._has_begun:
+            tail = headers.initial(self.context.initial) + tail
+        self._link.send(self, None, None, tail)
+
+    def cut_short(self, code: str, text: str) -> None:
+        """Ends it with that status, and what serves it too."""
+        self.end(code, text)
+        self._cancel()
+
+    def abandon(self) -> None:
+        """Ends it without a word, as nobody would hear it."""
+        self._settle()
+        self._cancel()
+
+    def _head(self) -> bytes | None:
+        if self._has_begun:
+            return None
+        self._has_begun = True
+        return headers.initial(self.context.initial)
+
+    def _settle(self) -> None:
+        self.is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is None:  # it was refused, so that nothing serves it
+            self._let_go()
+        if self._is_at_work:
+            self._is_at_work = False
+            self._link.note_work(self, has_begun=False)
+
+    def _let_go(self) -> None:
+        """Gives back what it holds of the caller's data."""
+        body, self._body = self._body, None
+        if body is not None:
+            body.__exit__(None, None, None)
+        if self._reader is not None:
+            self._reader.drop()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _on_deadline(self) -> None:
+        self.cut_short("DEADLINE_EXCEEDED", "Deadline Exceeded")
+
+    def _give_way(self) -> None:
+        with suppress(RuntimeError):  # the loop has closed
+            self._loop.call_soon_threadsafe(
+                self._fail,
+                Overloaded("the upload stalled, and its room was given to another request"),
+            )
+
+    def _fail(self, error: Exception) -> None:
+        """What is sent of it is not taken any more; whoever waits for a message learns why."""
+        self._error = error.with_traceback(None)  # its frames hold what came in
+        if self._reader is not None:
+            self._reader.drop()
+        if self._body is not None:
+            self._body.release()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._let_go()
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
+            self.end("CANCELLED", "the call was cancelled")
+        elif error is None:
+            self.end()
+        elif isinstance(error, Status):
+            self.end(error.code, error.text, error.trailing)
+        elif isinstance(error, MlserveError):
+            self.end(grpc_status(error), error_text(error))
+        else:
+            _log.error("a call of %s failed", self.context.path[:200], exc_info=error)
+            self.end("INTERNAL", "internal error; the server's log has the details")
+        self._task = self._error = None
+        if self._at_end is not None:
+            self._at_end()
+
+
+@dataclass(frozen=True, slots=True)
+class PlainMethod:
+    """A method of small messages that nobody counts."""
+
+    serve: Callable[[Call], Coroutine[Any, Any, None]]
+    most_bytes: int
+
+    def begin(self, call: Call) -> None:
+        """Runs the coroutine."""
+        call.begin(self.serve(call))

@@ -1,0 +1,288 @@
+"""The headers of calls and answers: HPACK (RFC 7541), and what gRPC says in them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import hpack
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+
+from mlserve.server.listen.grpc import frames
+from mlserve.server.listen.grpc.frames import ConnectionFault, Patience
+
+_USUAL_BLOCK = 2**10
+"""Bytes of compressed headers above which they cost too much to come often."""
+_MOST_BLOCK = 32 * 2**10
+_MOST_LIST = 64 * 2**10
+"""Bytes of headers, before and after their compression, above which the connection ends."""
+
+
+class HeaderReader:
+    """Reads the headers of one connection, one block after the other. Raises ConnectionFault."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._decoder = hpack.Decoder(max_header_list_size=_MOST_LIST)
+        self._stream = 0
+        self._block = b""
+        self._ends = False
+
+    @property
+    def is_within(self) -> bool:
+        """Whether a block has begun that has not ended: no other frame may come now."""
+        return self._stream != 0
+
+    def take(
+        self, kind: int, flags: int, stream: int, payload: bytes
+    ) -> tuple[list[tuple[bytes, bytes]], bool] | None:
+        """The fields, and whether they end the stream; None while some are missing."""
+        if kind == frames.HEADERS:
+            if self.is_within or stream % 2 == 0:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, f"HEADERS on stream {stream}")
+            self._ends = bool(flags & frames.END_STREAM)
+            self._block = _without_padding(flags, payload)
+        else:
+            if stream != self._stream or not stream:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+            self._patience.spend()
+            self._block += payload
+        if len(self._block) > _MOST_BLOCK:
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers have no end")
+        if not flags & frames.END_HEADERS:
+            self._stream = stream
+            return None
+        block, self._block, self._stream = self._block, b"", 0
+        return self._decoded(block), self._ends
+
+    def _decoded(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        if len(block) > _USUAL_BLOCK:
+            self._patience.spend(len(block) / _USUAL_BLOCK)
+        try:
+            fields = self._decoder.decode(block, raw=True)
+        except OversizedHeaderListError as error:
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers are too large") from error
+        except (HPACKError, IndexError, ValueError) as error:
+            raise ConnectionFault(frames.COMPRESSION_ERROR, "the headers are damaged") from error
+        return cast("list[tuple[bytes, bytes]]", fields)
+
+
+def _without_padding(flags: int, payload: bytes) -> bytes:
+    """The block of a HEADERS frame, without its padding and its priority (section 6.2)."""
+    begin, end = 0, len(payload)
+    if flags & frames.PADDED:
+        begin, end = 1, end - (payload[0] if payload else 0)
+    if flags & frames.HAS_PRIORITY:
+        begin += 5
+    if begin > end:
+        raise ConnectionFault(frames.PROTOCOL_ERROR, "HEADERS of more padding than bytes")
+    return payload[begin:end]
+
+
+CODES = {
+    name: number
+    for number, name in enumerate(
+        (
+            *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND"),
+            *("ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"),
+            *("ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"),
+            "UNAUTHENTICATED",
+        )
+    )
+}
+"""gRPC's status codes by name (statuscodes.md of grpc/grpc)."""
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Status(Exception):
+    """What a call ends with in place of an answer: a code by name, a text, trailing metadata."""
+
+    def __init__(self, code: str, text: str, trailing: Metadata = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.trailing = trailing
+
+
+class Malformed(Exception):
+    """A request that is not one of gRPC's at all: its stream is reset, or told an HTTP status."""
+
+    def __init__(self, why: str, http_status: int | None = None) -> None:
+        super().__init__(why)
+        self.http_status = http_status
+
+
+MOST_METADATA = 16 * 2**10
+"""Bytes of a call's metadata, as HTTP/2 counts them: 32 for each field beside name and value."""
+_FIELD = 32
+_CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.DOTALL)
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_BAD_IN_VALUE = re.compile(rb"[\0\r\n]")
+_HOP = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+"""What HTTP/2 forbids (RFC 9113, section 8.2.2)."""
+_PSEUDO = (b":method", b":scheme", b":path", b":authority")
+_OWN = (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
+"""What belongs to the protocol and not to the caller's metadata."""
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The headers of a call: the method's full name, how long the caller waits, the metadata.
+
+    `timeout` is in seconds, None where the caller would wait for ever. `encoding` is the coding of
+    compressed messages. `size` is the headers' own, in bytes, as HTTP/2 counts them.
+    """
+
+    path: str
+    timeout: float | None
+    encoding: bytes
+    metadata: tuple[tuple[str, str | bytes], ...]
+    size: int = 0
+
+
+def read_head(fields: Fields) -> Head:
+    """Reads the headers. Raises Malformed for what is no call, Status for one that is refused."""
+    sent: dict[bytes, bytes] = {}
+    own: list[tuple[bytes, bytes]] = []
+    size = 0
+    for name, value in fields:
+        size += len(name) + len(value) + _FIELD
+        if name in _PSEUDO or name in _OWN:
+            if name in sent or (own and name in _PSEUDO):
+                raise Malformed(f"a second or late {name.decode()}")
+            sent[name] = value
+        elif name in _HOP or not _NAME.fullmatch(name) or _BAD_IN_VALUE.search(value):
+            raise Malformed("a field that HTTP/2 does not allow")
+        else:
+            own.append((name, value))
+    _check_request(sent)
+    if size > MOST_METADATA:
+        raise Status(
+            "RESOURCE_EXHAUSTED",
+            f"the call's metadata has {size} bytes; this server takes at most {MOST_METADATA}",
+        )
+    return Head(
+        sent[b":path"].decode("ascii", "replace"),
+        _timeout(sent.get(b"grpc-timeout")),
+        sent.get(b"grpc-encoding", b"identity"),
+        tuple([(name.decode(), _decoded_value(name, value)) for name, value in own]),
+        size,
+    )
+
+
+def _check_request(sent: dict[bytes, bytes]) -> None:
+    if not (sent.get(b":path") and sent.get(b":scheme") and b":method" in sent):
+        raise Malformed("a pseudo-header is missing")
+    if sent.get(b"te", b"trailers") != b"trailers":
+        raise Malformed("a te that HTTP/2 does not allow")
+    if sent[b":method"] != b"POST":
+        raise Malformed("not a POST", http_status=405)
+    if not _CONTENT_TYPE.fullmatch(sent.get(b"content-type", b"")):
+        raise Malformed("not a content type of gRPC", http_status=415)
+
+
+def _timeout(value: bytes | None) -> float | None:
+    if value is None:
+        return None
+    found = _TIMEOUT.fullmatch(value)
+    if found is None:
+        shown = value[:40].decode("ascii", "replace")
+        raise Status("INVALID_ARGUMENT", f"{shown!r} is not a valid grpc-timeout")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def _decoded_value(name: bytes, value: bytes) -> str | bytes:
+    if not name.endswith(b"-bin"):
+        return value.decode("ascii", "replace")
+    try:
+        return b"".join(
+            base64.b64decode(part + b"=" * (-len(part) % 4), validate=True)
+            for part in value.replace(b" ", b"").split(b",")
+        )
+    except binascii.Error:
+        key = name[:40].decode()
+        raise Status("INVALID_ARGUMENT", f"the metadata {key!r} is not base64") from None
+
+
+EMPTY_TABLE = b"\x20"
+"""What the first block of a connection begins with: the server uses no table (section 6.3)."""
+_PRINTABLE = bytes(range(0x20, 0x7F))
+_UNCHANGED = frozenset(_PRINTABLE) - {ord("%")}
+_ESCAPES = [chr(byte) if byte in _UNCHANGED else f"%{byte:02X}" for byte in range(256)]
+_IN_A_FIELD = bytes(byte if byte in _PRINTABLE else ord("?") for byte in range(256))
+
+
+def field(name: str, value: bytes) -> bytes:
+    """One field, as a literal without indexing (section 6.2.2)."""
+    return _name(name) + _length(len(value)) + value
+
+
+def fields(metadata: Metadata) -> bytes:
+    """The fields of metadata; values of `-bin` keys are written in base64."""
+    return b"".join(field(key, _encoded_value(key, value)) for key, value in metadata)
+
+
+def initial(metadata: Metadata = ()) -> bytes:
+    """The block that begins an answer."""
+    return _BEGIN + fields(metadata) if metadata else _BEGIN
+
+
+def trailing(code: str, text: str = "", metadata: Metadata = ()) -> bytes:
+    """The block that ends an answer."""
+    block = _STATUS[code]
+    if text:
+        block += field("grpc-message", _escaped(text))
+    return block + fields(metadata)
+
+
+def http_only(status: int) -> bytes:
+    """The block of an answer to what is not gRPC."""
+    return field(":status", str(status).encode()) + field("accept", b"application/grpc")
+
+
+def _encoded_value(key: str, value: str | bytes) -> bytes:
+    if key.endswith("-bin"):
+        raw = value.encode() if isinstance(value, str) else value
+        return base64.b64encode(raw).rstrip(b"=")
+    raw = value.encode("ascii", "replace") if isinstance(value, str) else value
+    return raw.translate(_IN_A_FIELD).strip(b" ")
+
+
+def _escaped(text: str) -> bytes:
+    """Percent-encoded, as PROTOCOL-HTTP2.md has it for Status-Message."""
+    return "".join([_ESCAPES[byte] for byte in text.encode("utf-8", "replace")]).encode()
+
+
+@lru_cache(maxsize=256)
+def _name(name: str) -> bytes:
+    raw = name.encode("ascii", "replace")
+    return b"\0" + _length(len(raw)) + raw
+
+
+def _length(size: int) -> bytes:
+    """An integer with a prefix of seven bits (section 5.1)."""
+    if size < 127:  # noqa: PLR2004 - the prefix's largest
+        return bytes((size,))
+    parts, size = [127], size - 127
+    while size >= 128:  # noqa: PLR2004 - seven bits a byte
+        parts.append(size % 128 | 128)
+        size //= 128
+    return bytes((*parts, size))
+
+
+_BEGIN = (
+    b"\x88"  # :status 200, from the static table
+    + field("content-type", b"application/grpc")
+    + field("grpc-accept-encoding", b"identity, deflate, gzip")
+)
+_STATUS = {name: field("grpc-status", str(number).encode()) for name, number in CODES.items()}

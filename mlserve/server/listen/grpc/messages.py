@@ -1,0 +1,147 @@
+"""The messages of a call, which come in any number of frames (PROTOCOL-HTTP2.md).
+
+Each stands behind five bytes: whether it is compressed, and its length. Bytes are counted in the
+server's `BodyMemory` as they come, and never held where they were not granted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import zlib
+from collections import deque
+from contextlib import nullcontext
+from io import BytesIO
+
+from mlserve.server.body_memory import HeldBody
+from mlserve.server.listen.grpc.headers import Status
+
+PREFIX = struct.Struct(">BI")
+_WBITS = {b"gzip": 31, b"deflate": 15}
+_ENCODINGS = ", ".join(("identity", *(name.decode() for name in _WBITS)))
+_MOST_READY = 32
+_STEP = 2**20
+_INLINE = 64 * 2**10
+"""Compressed bytes above which a thread unpacks them."""
+
+
+class MessageReader:
+    """Cuts the data of one call into messages of at most `most` bytes.
+
+    Without a `body` nothing is counted: for methods whose messages are a few bytes.
+    """
+
+    def __init__(self, most: int, limit_name: str, encoding: bytes, body: HeldBody | None) -> None:
+        self._ready: deque[tuple[bool, bytes]] = deque()
+        """The messages that have come whole: whether it is compressed, and its bytes."""
+        self._most = most
+        self._limit_name = limit_name
+        self._encoding = encoding
+        self._body = body
+        self._prefix = b""
+        self._is_compressed = False
+        self._buffer = BytesIO()
+        self.missing = 0
+        """Bytes that the message on its way still lacks."""
+
+    @property
+    def ready(self) -> int:
+        """How many messages have come whole and were not taken."""
+        return len(self._ready)
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether nothing of a further message has come."""
+        return not self.missing and not self._prefix
+
+    def feed(self, data: memoryview) -> None:
+        """Takes a part of the data. Raises Status, and Overloaded where there is no room."""
+        if self._body is not None:
+            self._body.take(len(data))
+        at, end = 0, len(data)
+        while at < end:
+            if not self.missing:
+                taken = data[at : at + PREFIX.size - len(self._prefix)]
+                self._prefix += taken
+                at += len(taken)
+                if len(self._prefix) < PREFIX.size:
+                    return
+                self._begin(*PREFIX.unpack(self._prefix))
+                self._prefix = b""
+                continue
+            part = data[at : at + self.missing]
+            at += len(part)
+            self.missing -= len(part)
+            if not self.missing and not self._buffer.tell():
+                self._ready.append((self._is_compressed, bytes(part)))
+                continue
+            self._buffer.write(part)
+            if not self.missing:
+                self._ready.append((self._is_compressed, self._buffer.getvalue()))
+                self._buffer = BytesIO()
+
+    def drop(self) -> None:
+        """Lets go of all that has come."""
+        self._ready.clear()
+        self._buffer = BytesIO()
+
+    async def take(self) -> bytes:
+        """The next message, without its compression. Raises Status, and Overloaded."""
+        is_compressed, message = self._ready.popleft()
+        if not is_compressed:
+            return message
+        if len(message) <= _INLINE:
+            return self._unpack(message)
+        return await asyncio.to_thread(self._unpack_on_thread, message)
+
+    def _begin(self, flag: int, size: int) -> None:
+        if flag > 1:
+            raise Status("INTERNAL", f"a message begins with {flag}, not with 0 or 1")
+        if flag and self._encoding == b"identity":
+            raise Status("INTERNAL", "a message is compressed, and no grpc-encoding says how")
+        if size > self._most:
+            raise self._too_large(size)
+        if len(self._ready) >= _MOST_READY:
+            raise Status("RESOURCE_EXHAUSTED", "too many messages before the answer to the first")
+        self._is_compressed, self.missing = bool(flag), size
+        if not size:
+            self._ready.append((self._is_compressed, b""))
+
+    def _unpack_on_thread(self, message: bytes) -> bytes:
+        """What is counted stays so until the thread ends, which may be after the call has."""
+        with nullcontext() if self._body is None else self._body:
+            return self._unpack(message)
+
+    def _unpack(self, message: bytes) -> bytes:
+        inflate = zlib.decompressobj(_WBITS[self._encoding])
+        out, rest, part = BytesIO(), message, b"-"
+        try:
+            while not inflate.eof and (rest or part):
+                part = inflate.decompress(rest, _STEP)
+                if self._body is not None:
+                    self._body.take(len(part))
+                out.write(part)
+                if out.tell() > self._most:
+                    raise self._too_large(out.tell())
+                rest = inflate.unconsumed_tail
+        except zlib.error as error:
+            raise Status("INTERNAL", f"a message cannot be decompressed: {error}") from error
+        if not inflate.eof or inflate.unused_data:
+            raise Status("INTERNAL", "a message cannot be decompressed: it has no end, or goes on")
+        return out.getvalue()
+
+    def _too_large(self, size: int) -> Status:
+        return Status(
+            "RESOURCE_EXHAUSTED",
+            f"received message larger than max ({size} vs. {self._most}){self._limit_name}",
+        )
+
+
+def check_encoding(encoding: bytes) -> None:
+    """Raises Status for a coding of messages that the server cannot undo."""
+    if encoding != b"identity" and encoding not in _WBITS:
+        shown = encoding[:40].decode("ascii", "replace")
+        raise Status(
+            "UNIMPLEMENTED",
+            f"messages are compressed with {shown!r}; this server takes {_ENCODINGS}",
+        )

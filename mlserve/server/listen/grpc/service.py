@@ -1,0 +1,165 @@
+"""What the gRPC protocols share: requests as bytes, the call's deadline, errors as status codes.
+
+Requests and responses pass the port as bytes, so that parsing faults become INVALID_ARGUMENT here
+and large responses are written on the worker's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from mlserve.deadline import Deadline
+from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput, MlserveError, Overloaded
+from mlserve.server.errors import as_known_error, error_text
+from mlserve.server.listen.drain import InFlight
+from mlserve.server.listen.grpc.call import Call, Context
+from mlserve.server.listen.grpc.headers import Status
+from mlserve.server.request import Exchange, Route
+from mlserve.server.telemetry.telemetry import Sight, grpc_route
+from mlserve.wire.errors import grpc_status
+
+CONTRACT_KEY = "mlserve-contract"
+RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
+"""The initial metadata of an answer that means nothing, as the model's weights are random."""
+FEW_BYTES = 1024
+"""Of a message that names something, at most."""
+_CLIENT_FIRST = 0.05
+"""Seconds by which a client may see the deadline pass before the server does."""
+
+Respond = Callable[[bytes, Context], Awaitable[bytes]]
+Admit = Callable[[Deadline], None]
+"""What refuses a call by its headers alone. Raises MlserveError."""
+
+
+def deadline_of(context: Context, default: float) -> Deadline:
+    """The deadline of the call, or `default` seconds."""
+    left = context.time_remaining()
+    timeout = default if left is None else left
+    return Deadline.at_most(timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryMethod:
+    """A method of one message each way, with its errors turned into status codes.
+
+    `admit` refuses a call before a byte of its message is taken.
+    """
+
+    respond: Respond
+    route: Route
+    sight: Sight
+    in_flight: InFlight
+    admit: Callable[[Context], None] | None
+    most_bytes: int | None
+
+    def begin(self, call: Call) -> None:
+        """Lets the call in. Raises Status."""
+        exchange = self.sight.begin(self.route, header_of(call.context))
+        taken = self.in_flight.take()
+
+        def end() -> None:
+            self.in_flight.answered(taken)
+            self.sight.end(exchange)
+
+        try:
+            if self.admit is not None:
+                self.admit(call.context)
+        except MlserveError as error:
+            refusal = status_of(error, exchange)
+            end()
+            raise refusal from None
+        call.begin(self._serve(call, exchange), end)
+
+    async def _serve(self, call: Call, exchange: Exchange) -> None:
+        try:
+            data = await call.only_message()
+            exchange.bytes_in = len(data)
+            call.begin_work()
+            response = await self.respond(data, call.context)
+        except asyncio.CancelledError:
+            if _is_over(call.context):
+                exchange.failed(DeadlineExceeded("the deadline passed, and the client left"))
+            raise
+        except Status as status:
+            exchange.failed(_error_of(status))
+            call.end(status.code, status.text, exchange.headers())
+        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
+            refusal = status_of(as_known_error(error), exchange)
+            call.end(refusal.code, refusal.text, refusal.trailing)
+        else:
+            exchange.answered()
+            call.context.set_trailing_metadata(exchange.headers())
+            call.answer(response)
+
+
+def service(
+    name: str,
+    methods: Mapping[str, Respond],
+    sight: Sight,
+    in_flight: InFlight,
+    *,
+    admit: Mapping[str, Callable[[Context], None]] | None = None,
+    small: tuple[str, ...] = (),
+) -> dict[str, UnaryMethod]:
+    """The methods of the service of that full name, by their own full names.
+
+    `admit` looks at the calls of some by their headers, `small` are those of small messages.
+    """
+    return {
+        f"/{name}/{method}": UnaryMethod(
+            respond,
+            grpc_route(f"/{name}/{method}"),
+            sight,
+            in_flight,
+            (admit or {}).get(method),
+            FEW_BYTES if method in small else None,
+        )
+        for method, respond in methods.items()
+    }
+
+
+def admission(admit: Admit, default_timeout: float) -> Callable[[Context], None]:
+    """What asks that of each call, with its deadline, before its message is taken."""
+    return lambda context: admit(deadline_of(context, default_timeout))
+
+
+def status_of(error: MlserveError, exchange: Exchange) -> Status:
+    """What a call ends with that failed so; the exchange notes it."""
+    exchange.failed(error)
+    trailing = (*_retry_hint(error), *exchange.headers())
+    return Status(grpc_status(error), error_text(error), trailing)
+
+
+def header_of(context: Context) -> Callable[[str], str | None]:
+    """What looks up a key of the call's metadata; bytes are no header.
+
+    Of a key that comes twice the first value counts, as over REST.
+    """
+    sent = dict(reversed(context.invocation_metadata()))
+
+    def header(name: str) -> str | None:
+        value = sent.get(name)
+        return value if isinstance(value, str) else None
+
+    return header
+
+
+def _error_of(status: Status) -> MlserveError:
+    """What the port itself refused, as an error of ours."""
+    kind = InputTooLarge if status.code == "RESOURCE_EXHAUSTED" else InvalidInput
+    return kind(status.text)
+
+
+def _is_over(context: Context) -> bool:
+    """Whether the call's deadline has passed; the client's own clock runs out a little sooner."""
+    left = context.time_remaining()
+    return left is not None and left < _CLIENT_FIRST
+
+
+def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:
+    """The retry hint of gRPC itself, in milliseconds (the key of its proposal A6)."""
+    if isinstance(error, Overloaded) and error.retry_after is not None:
+        return (("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))),)
+    return ()

@@ -1,0 +1,203 @@
+"""The REST port: hands each request to the protocol it belongs to, and gives errors one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mlserve.deadline import Deadline
+from mlserve.errors import (
+    AccessDenied,
+    InvalidInput,
+    MlserveError,
+    NotAllowed,
+    NotFound,
+    Overloaded,
+    UsageError,
+)
+from mlserve.server.body_memory import BodyMemory
+from mlserve.server.errors import as_known_error, error_text
+from mlserve.server.listen.drain import respond_and_close
+from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.request import Exchange, current
+from mlserve.server.telemetry.telemetry import Sight, rest_route
+from mlserve.wire.errors import http_status
+
+TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
+"""Milliseconds that the client waits; the smallest holds where several are given."""
+VERSION_HEADER = "X-Mlserve-Model-Version"
+"""The header with the version that answered."""
+CONTRACT_HEADER = "X-Mlserve-Contract"
+RANDOM_WEIGHTS_HEADER = "X-Mlserve-Random-Weights"
+"""`1` on an answer that means nothing, as the model's weights are random."""
+_MILLISECONDS = re.compile(r"[0-9]{1,15}")
+_MOST_SHOWN = 40
+"""Characters of a header that an error repeats."""
+_CLIENT_CLOSED_REQUEST = 499
+
+Result = TypeVar("Result")
+
+
+class MethodNotAllowed(UsageError):
+    """The path is served, but not with that method. `allowed` is the method to use."""
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class RestProtocol(Protocol):
+    """One protocol of the REST port."""
+
+    async def respond(self, request: Request) -> Response | None:
+        """The response, or None for a path of some other protocol. Raises MlserveError."""
+
+
+class RestApp:
+    """The ASGI application of the REST port."""
+
+    def __init__(
+        self,
+        protocols: Sequence[RestProtocol],
+        sight: Sight,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """`headers` go with every answer."""
+        self._protocols = protocols
+        self._sight = sight
+        self._headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        route = rest_route(request.method, scope["raw_path"].decode("ascii", "replace"))
+        exchange = self._sight.begin(route, request.headers.get)
+        try:
+            response = await self._answer(request, exchange)
+            told = (*self._headers, *exchange.headers())
+            response.raw_headers += [(k.encode(), v.encode()) for k, v in told]
+            if response.headers.get("connection") == "close":
+                await respond_and_close(response, scope, receive, send)
+            else:
+                await response(scope, receive, send)
+        finally:
+            self._sight.end(exchange)
+
+    async def _answer(self, request: Request, exchange: Exchange) -> Response:
+        try:
+            response = await self._respond(request)
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
+            known = as_known_error(error)
+            exchange.failed(known)
+            return error_response(known)
+        exchange.answered()
+        return response
+
+    async def _respond(self, request: Request) -> Response:
+        for protocol in self._protocols:
+            response = await protocol.respond(request)
+            if response is not None:
+                return response
+        raise NotFound(f"Malformed request: {request.method} {request.url.path}")
+
+
+def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:
+    """A 200 response with that JSON."""
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def answer_headers(loaded: LoadedVersion) -> dict[str, str]:
+    """The headers that say which version answered, and whether its weights are random."""
+    headers = {VERSION_HEADER: str(loaded.version)}
+    if loaded.has_random_weights:
+        headers[RANDOM_WEIGHTS_HEADER] = "1"
+    return headers
+
+
+def contract_headers(contract: str) -> dict[str, str]:
+    """The header that says what the model wants and gives, where that is known."""
+    return {CONTRACT_HEADER: contract} if contract else {}
+
+
+def error_response(error: MlserveError) -> Response:
+    """`{"error": "<message>"}` with the status code and headers that go with the error."""
+    body = json.dumps({"error": error_text(error)}).encode()
+    status, headers = http_status(error), {}
+    if isinstance(error, MethodNotAllowed):
+        status, headers["Allow"] = 405, error.allowed
+    elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
+        headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
+    elif isinstance(error, BodyTooLarge):
+        headers["Connection"] = "close"
+    elif isinstance(error, Overloaded) and error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+        headers["Retry-After-Ms"] = str(math.ceil(error.retry_after * 1000))
+    if isinstance(error, NoRoom):
+        headers["Connection"] = "close"
+    return Response(body, status, headers, "application/json")
+
+
+def check_method(request: Request, allowed: str) -> None:
+    """Raises MethodNotAllowed for any other method; HEAD is as good as GET."""
+    if request.method != allowed and (request.method, allowed) != ("HEAD", "GET"):
+        raise MethodNotAllowed(
+            f"Method {request.method} is not allowed for {request.url.path}; use {allowed}", allowed
+        )
+
+
+def deadline_of(request: Request, default: float) -> Deadline:
+    """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
+    given = [sent for name in TIMEOUT_HEADERS for sent in request.headers.getlist(name)]
+    timeout = min(map(_seconds, given), default=default)
+    return Deadline.at_most(timeout)
+
+
+@asynccontextmanager
+async def received(
+    request: Request, deadline: Deadline, limit: int, memory: BodyMemory
+) -> AsyncIterator[Body]:
+    """The request's body as it was sent, counted in `memory` inside of the block.
+
+    Raises DeadlineExceeded, BodyTooLarge above `limit`, and NoRoom.
+    """
+    with Body(memory, deadline) as body:
+        await body.receive(request.stream(), request.headers, limit)
+        current().bytes_in = len(body.content)
+        yield body
+
+
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled with ClientDisconnect when the client goes away.
+
+    For use after the body was read: from then on a request receives nothing but the disconnect.
+    """
+    answer = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise ClientDisconnect
+    finally:
+        gone.cancel()
+        answer.cancel()
+
+
+def _seconds(milliseconds: str) -> float:
+    if not _MILLISECONDS.fullmatch(milliseconds):
+        raise InvalidInput(
+            f"{TIMEOUT_HEADERS[0]} must be a whole number of milliseconds of at most 15 digits, "
+            f"not {milliseconds[:_MOST_SHOWN]!r}"
+        )
+    return int(milliseconds) / 1000

@@ -1,0 +1,300 @@
+"""The body of a REST request: counted as it comes in, and unpacked within the same limit."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import zlib
+from collections.abc import AsyncIterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import numpy as np
+from starlette.datastructures import Headers
+
+from mlserve.deadline import Deadline
+from mlserve.errors import InputTooLarge, InvalidInput, Overloaded, Unavailable
+from mlserve.server.body_memory import PIECE, UNBOUNDED, BodyMemory, Room
+from mlserve.settings import flag_of
+
+_GZIP = 31  # zlib's wbits for a gzip stream
+_ZLIB_HEAD, _ZLIB_CHECK = 2, 31  # RFC 1950: its two bytes are a multiple of 31
+_RETRY_AFTER = 1.0
+_MAX_DIGITS = 20
+_MAX_MEMBERS = 4096
+_PIECE = 64 * 2**10  # bytes of a compressed body that are looked at at once
+_GROWS = 2**20
+"""The most that is unpacked at once."""
+_TWO_BYTES, _FOUR_BYTES = 0xC4, 0xF0
+"""The first bytes of characters that Python keeps all of a text in 2 bytes for, and in 4."""
+
+Content = bytes | bytearray
+
+
+class BodyTooLarge(InputTooLarge):
+    """A body of more bytes than the server takes; the rest of it has not been read."""
+
+
+class NoRoom(Overloaded):
+    """There is no memory for a body, or none any more; the rest of it has not been read."""
+
+
+class Body:
+    """The body of one request. Its memory is counted until it was read, or nobody wants to.
+
+    The request's task is in its `with` block; the thread that reads it is in `reading`.
+    """
+
+    def __init__(self, memory: BodyMemory, deadline: Deadline) -> None:
+        self.content: Content = b""
+        """What was sent; empty from the end of `reading` on."""
+        self.deadline = deadline
+        self.held = memory.open(self._give_way)
+        self.is_left = False
+        """Whether the request's task has ended: nobody waits for an answer any more."""
+        self.room = _BodyRoom(self)
+        self._loop = asyncio.get_running_loop()
+        self._patience: asyncio.Timeout | None = None
+
+    def __enter__(self) -> Body:
+        self.held.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.is_left = True
+        self.content = b""
+        self.held.__exit__(kind, error, trace)
+
+    async def receive(self, stream: AsyncIterable[bytes], headers: Headers, limit: int) -> None:
+        """Reads it. Raises BodyTooLarge, before reading where the length is told.
+
+        Raises DeadlineExceeded, and NoRoom when the bodies of all requests take too much memory.
+        """
+        check_length(headers, limit)
+        try:
+            async with asyncio.timeout_at(self.deadline.expires_at) as self._patience:
+                await self._receive(stream, limit)
+        except TimeoutError:
+            self._require_room()
+            raise self.deadline.exceeded("the request's body was on its way") from None
+        except Overloaded as error:
+            self._require_room()
+            raise NoRoom(error.message, retry_after=error.retry_after, hint=error.hint) from None
+        finally:
+            self._patience = None
+            self.held.finish()
+        self._require_room()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """For the thread that makes arrays of it; afterwards it is let go of."""
+        with self.held:
+            try:
+                yield
+            finally:
+                self.content = b""
+                self.held.release()
+
+    def forget(self, unpacked: Content) -> None:
+        """Lets go of what was sent, and of what it was unpacked to, before it is read further."""
+        size = len(unpacked)
+        size += 0 if unpacked is self.content else len(self.content)
+        self.content = b""
+        self.held.release(size)
+
+    async def _receive(self, stream: AsyncIterable[bytes], limit: int) -> None:
+        async for part in stream:
+            if len(self.content) + len(part) > limit:
+                raise BodyTooLarge(_too_large(f"more than {limit} bytes", limit))
+            self.held.take(len(part))
+            if not self.content:
+                self.content = part
+            elif isinstance(self.content, bytes):
+                self.content = bytearray(self.content)
+                self.content += part
+            else:  # it grows in place: nothing as large as itself is copied
+                self.content += part
+
+    def _require_room(self) -> None:
+        if self.held.has_given_way:
+            raise NoRoom(
+                "the body came too slowly: its room was given to other requests",
+                retry_after=_RETRY_AFTER,
+                hint="try again, or send a smaller request",
+            )
+
+    def _give_way(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop_receiving)
+
+    def _stop_receiving(self) -> None:
+        if self._patience is not None:
+            self.content = b""
+            self._patience.reschedule(self._loop.time())
+
+
+class _BodyRoom(Room):
+    """What reading that body may use."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def take(self, size: int) -> None:
+        self._body.held.take(size)
+
+    def require_time(self) -> None:
+        self._body.deadline.require("reading the request")
+        if self._body.is_left:
+            raise Unavailable("the client has gone")
+
+
+def check_length(headers: Headers, limit: int) -> None:
+    """Raises BodyTooLarge for a body that says itself that it is longer."""
+    length = headers.get("content-length", "")
+    if length.isdigit() and (len(length) > _MAX_DIGITS or int(length) > limit):
+        raise BodyTooLarge(_too_large(f"{length[:_MAX_DIGITS]} bytes", limit))
+
+
+def content_of(body: Content, headers: Headers, limit: int, room: Room = UNBOUNDED) -> Content:
+    """The body without its compression. Raises InvalidInput, InputTooLarge for a bomb."""
+    encoding = _encoding(headers)
+    if encoding in ("gzip", "x-gzip"):
+        return gunzip(body, limit, room)
+    if encoding == "deflate":
+        return inflate(body, limit, room)
+    if encoding != "identity":
+        raise InvalidInput(
+            f"Content-Encoding {encoding[:_MAX_DIGITS]!r} is not supported; send gzip, deflate or "
+            "none"
+        )
+    return body
+
+
+def text_of(content: Content | memoryview, room: Room = UNBOUNDED) -> str:
+    """The text that these bytes are, without a byte order mark. Raises InvalidInput."""
+    if len(content) <= 2 * PIECE:
+        try:
+            return str(content, "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise _not_utf_8(error) from error
+    room.take(len(content) * _widest(content, room))
+    reader = codecs.getincrementaldecoder("utf-8-sig")()
+    view, parts = memoryview(content), []
+    for start in range(0, len(content), PIECE):
+        room.require_time()
+        piece = view[start : start + PIECE]
+        try:
+            parts.append(reader.decode(piece, final=start + PIECE >= len(content)))
+        except UnicodeDecodeError as error:  # it counts from what was left of the last piece
+            raise _not_utf_8(error, start + len(piece) - len(error.object)) from error
+    return "".join(parts)
+
+
+def is_encoded(headers: Headers) -> bool:
+    """Whether the body is compressed, by its header."""
+    return _encoding(headers) != "identity"
+
+
+def inflate(data: Content, limit: int, room: Room = UNBOUNDED) -> bytearray:
+    """The content of a deflate body, up to that many bytes.
+
+    That is a zlib stream (RFC 9110, 8.4.1.2); some clients send the deflate data without zlib's
+    head, which cannot be taken for one.
+    """
+    has_head = len(data) >= _ZLIB_HEAD and data[0] & 0xF == zlib.DEFLATED
+    has_head = has_head and int.from_bytes(data[:_ZLIB_HEAD], "big") % _ZLIB_CHECK == 0
+    unpacked = _Unpacked("deflate", limit, room)
+    stream = zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
+    place = unpacked.add(stream, data, 0)
+    if not stream.eof:
+        raise InvalidInput("the body is not deflate: it ends early")
+    if place != len(data):
+        raise InvalidInput("the body is not deflate: more follows its end")
+    return unpacked.content
+
+
+def gunzip(data: Content, limit: int, room: Room = UNBOUNDED) -> bytearray:
+    """The content of a gzip stream, of one member or more, up to that many bytes.
+
+    Raises InvalidInput, also for more than 4,096 members (64 MiB of bgzip's blocks have 1,024), and
+    InputTooLarge.
+    """
+    unpacked, place, members = _Unpacked("gzip", limit, room), 0, 0
+    while place < len(data) or not members:
+        if members == _MAX_MEMBERS:
+            raise InvalidInput(f"the body is gzip of more than {_MAX_MEMBERS} members")
+        members += 1
+        member = zlib.decompressobj(_GZIP)
+        place = unpacked.add(member, data, place)
+        if not member.eof:
+            raise InvalidInput("the body is not gzip: it ends early")
+    return unpacked.content
+
+
+class _Unpacked:
+    """What has been unpacked of a body so far; it grows in pieces that are counted before."""
+
+    def __init__(self, encoding: str, limit: int, room: Room) -> None:
+        self.content = bytearray()
+        self._encoding = encoding
+        self._limit = limit
+        self._room = room
+
+    def add(self, stream: zlib._Decompress, data: Content, place: int) -> int:
+        """Unpacks the stream that begins there; where what follows it begins.
+
+        In pieces: what follows a stream is copied, and a whole body each time is quadratic.
+        """
+        while place < len(data) and not stream.eof:
+            piece = data[place : place + _PIECE]
+            place += len(piece)
+            self._grow(stream, piece)
+            while stream.unconsumed_tail and not stream.eof:
+                self._grow(stream, stream.unconsumed_tail)
+        return place - len(stream.unused_data)
+
+    def _grow(self, stream: zlib._Decompress, piece: Content) -> None:
+        self._room.require_time()
+        try:
+            more = stream.decompress(piece, _GROWS)
+        except zlib.error as error:
+            raise InvalidInput(f"the body is not {self._encoding}: {error}") from error
+        if len(self.content) + len(more) > self._limit:
+            most = f"more than {self._limit} bytes when decompressed"
+            raise InputTooLarge(_too_large(most, self._limit))
+        self._room.take(len(more))
+        self.content += more
+
+
+def _widest(content: Content | memoryview, room: Room) -> int:
+    """Bytes that a character of the text may take: Python keeps all as wide as the widest."""
+    view, widest = memoryview(content), 1
+    for start in range(0, len(content), PIECE):
+        room.require_time()
+        highest = np.frombuffer(view[start : start + PIECE], np.uint8).max()
+        if highest >= _FOUR_BYTES:
+            return 4
+        widest = 2 if highest >= _TWO_BYTES else widest
+    return widest
+
+
+def _encoding(headers: Headers) -> str:
+    return headers.get("content-encoding", "identity").strip().lower()
+
+
+def _not_utf_8(error: UnicodeDecodeError, offset: int = 0) -> InvalidInput:
+    """What Python says of it, which counts from `offset`."""
+    first, last = error.start + offset, error.end + offset - 1
+    what = f"byte 0x{error.object[error.start]:02x} in position {first}"
+    if first != last:
+        what = f"bytes in position {first}-{last}"
+    return InvalidInput(f"the body is not UTF-8: 'utf-8' codec can't decode {what}: {error.reason}")
+
+
+def _too_large(what: str, limit: int) -> str:
+    flag = flag_of("max_request_bytes")
+    return f"the body has {what}; this server takes at most {limit} ({flag})"

@@ -1,0 +1,383 @@
+"""The connections of the HTTP port: how many there may be, and how long they may say nothing.
+
+uvicorn has no limit of time for a request's head. Here a connection is either at work, from the end
+of a request to the end of its response, or it waits. One that waits too long for a request's head
+is closed; so is the one that has waited longest when a new one comes and no more are allowed.
+
+The parser (llhttp, by httptools) takes all of what comes in at once, also requests that are sent
+ahead of an answer, and knows no limits: `request_head` and the connection have them.
+
+uvicorn writes the two one after the other, and each write costs more than all else that a server
+does to refuse a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from mlserve.server.listen.drain import is_readable
+
+MOST_HEAD_BYTES = 64 * 2**10
+"""Bytes of a request's head, and of what stands between two parts of its body."""
+_MARKS = len(": \r\n")
+_VERSIONS = ("1.0", "1.1")
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class Fault(Exception):
+    """What was sent is not served, and nothing that follows it on its connection."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def not_http() -> Fault:
+    """The fault of what is no request."""
+    return Fault(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1, or its target is no path")
+
+
+def too_long() -> Fault:
+    """The fault of a head that does not end, or a line of a chunked body that does not."""
+    most = f"this server takes at most {MOST_HEAD_BYTES} bytes"
+    return Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is too long: {most}")
+
+
+def framing_of(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A head with nothing but what says how the body ends; empty without a body.
+
+    Raises Fault where two readers of the head may not agree on what it says (RFC 9112, sections
+    3.2 and 6.1), and for one that is too long.
+    """
+    size, hosts, framing = len(url), 0, []
+    for name, value in headers:
+        size += len(name) + len(value) + _MARKS
+        if name == b"host":
+            hosts += 1
+        elif name in _FRAMING:
+            framing.append(name + b": " + value + b"\r\n")
+            if name == b"transfer-encoding" and (value.lower(), version) != (b"chunked", "1.1"):
+                raise Fault(HTTPStatus.NOT_IMPLEMENTED, "a body may be chunked, and nothing else")
+    if size > MOST_HEAD_BYTES:
+        raise too_long()
+    if version not in _VERSIONS or hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise not_http()
+    return b"POST * HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" if framing else b""
+
+
+_MOST_JOINED = 64 * 2**10
+"""Bytes of a body above which joining them costs more than a write of their own."""
+
+
+class JoinedWrites:
+    """The transport of one cycle; what uvicorn's cycles use of a transport, and no more."""
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._head = b""
+        self._is_head_written = False
+
+    def write(self, data: bytes) -> None:
+        """Writes it, the response's head with what follows it."""
+        if self._cycle.response_started and not self._is_head_written:
+            self._is_head_written = True
+            self._head = data
+        elif self._head and len(data) <= _MOST_JOINED:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self.flush()
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Writes a head that nothing follows."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Closes the transport, once all is written."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the transport is closed or about to be."""
+        return self._transport.is_closing()
+
+
+_QUIET = logging.getLogger(f"{__name__}.uvicorn")
+_QUIET.setLevel(logging.ERROR)  # what strangers send is no warning; what fails in us is an error
+_LINGER = 1.0
+"""Seconds in which a refused client may read why: closed at once, it might see a reset only."""
+_MOST_LINGERING = 100
+"""Refused clients that may read why at the same time; a quarter of the connections, if fewer."""
+_READ_AT_ONCE = 128 * 2**10
+"""Bytes that are read from a connection at once, and not asyncio's 256 KiB (but for TLS).
+
+uvicorn stops reading once it has more than as many of a body that nobody has taken yet, so that a
+connection holds at most 192 KiB which `BodyMemory` does not count.
+"""
+_MOST_AHEAD = 16
+"""Requests that may be sent on one connection before the answer to the first."""
+
+
+class _Part(Enum):
+    """What of a request the parser is in the midst of."""
+
+    NOTHING = "nothing"
+    HEAD = "head"
+    BODY = "body"
+
+
+class HttpConnections:
+    """What the connections of one port share: the limits, and who waits, the longest first.
+
+    `most` is the number of connections, `head_timeout` the seconds for the head of a request.
+    """
+
+    def __init__(self, most: int, head_timeout: float) -> None:
+        self.most = most
+        self.head_timeout = head_timeout
+        self.waiting: dict[HttpConnection, None] = {}
+        self.lingering = 0
+        self.most_lingering = min(_MOST_LINGERING, max(1, most // 4))
+
+    def close_longest_waiting(self) -> bool:
+        """Whether a connection that does no work, and has none coming, was closed for room."""
+        for connection in self.waiting:
+            if not connection.has_unread():
+                connection.give_way()
+                return True
+        return False
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One HTTP/1.1 connection, as uvicorn makes it, that keeps to the limits of its port.
+
+    `active_at` is when it was made, or last heard or answered something, by the loop's clock.
+    """
+
+    def __init__(self, *args: Any, port: HttpConnections, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _QUIET
+        self._port = port
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
+        self._fault: Fault | None = None
+        self._part = _Part.NOTHING
+        self._has_advanced = False
+        self._bytes_without_advance = 0
+        self._framing = b""
+        self._is_body_resumed = False
+        self.active_at = 0.0
+        self._served: RequestResponseCycle | None = None
+        """The request that is answered now or was last; `cycle` is the one that came last."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Takes the connection, or answers 503 when all that may be are at work."""
+        super().connection_made(transport)
+        transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]
+        self.active_at = self.loop.time()
+        if len(self.connections) > self._port.most and not self._port.close_longest_waiting():
+            self._refuse_for_room()
+            return
+        self._port.waiting[self] = None
+        self._start_head_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes what came in; once something was refused, the rest is only drained."""
+        if self._is_refused or self._fault is not None or self.transport.is_closing():
+            return
+        self.active_at = self.loop.time()
+        self._unset_keepalive_if_required()
+        self._has_advanced = False
+        try:
+            self._parse(data)
+            self._bytes_without_advance += len(data)
+            if self._has_advanced:
+                self._bytes_without_advance = 0
+            elif self._bytes_without_advance > MOST_HEAD_BYTES:
+                raise too_long()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._note_fault(cause if isinstance(cause, Fault) else not_http())
+        except Fault as fault:
+            self._note_fault(fault)
+        if self._is_at_work():
+            self._note_work()
+        else:
+            self._start_head_timer()
+
+    def on_message_begin(self) -> None:
+        """A request begins, unless it is the rest of one."""
+        if self._is_body_resumed:
+            return
+        if len(self.pipeline) >= _MOST_AHEAD:
+            ahead = f"more than {_MOST_AHEAD} requests were sent ahead of the answer"
+            raise Fault(HTTPStatus.TOO_MANY_REQUESTS, ahead)
+        self._part = _Part.HEAD
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; those that follow a body are dropped."""
+        if self._part is _Part.HEAD:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begins the request, or queues it behind those before it."""
+        self._has_advanced = True
+        if self._is_body_resumed:
+            self._is_body_resumed = False
+            return
+        self._framing = framing_of(self.parser.get_http_version(), self.url, self.headers)
+        super().on_headers_complete()
+        self._part = _Part.BODY
+        self.cycle.transport = JoinedWrites(self.transport, self.cycle)  # type: ignore[assignment]
+        if not self.pipeline:
+            self._served = self.cycle
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._has_advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request, unless the parser takes its body for another protocol."""
+        if self.parser.should_upgrade() and self._framing:
+            return
+        self._has_advanced = True
+        self._part = _Part.NOTHING
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Waits for the next request, or for the rest of a body that nobody reads."""
+        if self._served is not None:
+            cast("JoinedWrites", self._served.transport).flush()
+        if self._fault is not None and self._is_fault_next():
+            self._tell_fault()
+            return
+        if self.pipeline:
+            self._served = self.pipeline[-1][0]
+        super().on_response_complete()
+        self.active_at = self.loop.time()
+        if self.transport.is_closing():
+            return
+        if self._is_at_work():
+            self._note_work()
+            return
+        self._stop_waiting()
+        self._port.waiting[self] = None
+        if self._part is not _Part.NOTHING:
+            self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection."""
+        self._stop_waiting()
+        if self._is_refused:
+            self._port.lingering -= 1
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()
+        super().connection_lost(exc)
+
+    def has_unread(self) -> bool:
+        """Whether something has come in that the event loop has not got to yet."""
+        return is_readable(self.transport.get_extra_info("socket").fileno())
+
+    def give_way(self) -> None:
+        """Closes a waiting connection at once; one whose request has begun is told why."""
+        if self._is_at_work() and not self.cycle.response_started:
+            most = f"{self._port.most} connections (--max-connections)"
+            self._say(HTTPStatus.SERVICE_UNAVAILABLE, f"the body came too slowly for {most}")
+        self.connections.discard(self)
+        self._stop_waiting()
+        self.transport.close()
+
+    def _parse(self, data: bytes) -> None:
+        """Gives it to the parser, which stops at requests that offer to change the protocol."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                self._is_body_resumed = bool(self._framing)
+                data = self._framing + data[offer.args[0] :]
+            else:
+                return
+
+    def _note_fault(self, fault: Fault) -> None:
+        """Tells of it in its turn: after the answers to the requests that were good."""
+        self._fault = fault
+        if not self._is_at_work() or (self._part is _Part.BODY and not self.pipeline):
+            self._tell_fault()
+
+    def _is_fault_next(self) -> bool:
+        return not self.pipeline or (self._part is _Part.BODY and len(self.pipeline) == 1)
+
+    def _tell_fault(self) -> None:
+        is_told = self._part is _Part.BODY and self.cycle.response_started
+        if self._fault is not None and not is_told and not self.transport.is_closing():
+            self._say(self._fault.status, self._fault.message)
+        self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _is_at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _note_work(self) -> None:
+        self._stop_waiting()
+        if self.cycle.more_body and not self.pipeline:  # it waits for its body, since just now
+            self._port.waiting[self] = None
+
+    def _stop_waiting(self) -> None:
+        self._port.waiting.pop(self, None)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None and not self.transport.is_closing():
+            timeout = self._port.head_timeout
+            self._head_timer = self.loop.call_later(timeout, self._on_head_timeout)
+
+    def _on_head_timeout(self) -> None:
+        if self._part is _Part.HEAD:
+            seconds = f"{self._port.head_timeout:g} s (--header-timeout)"
+            self._say(HTTPStatus.REQUEST_TIMEOUT, f"the request's head took more than {seconds}")
+        self.give_way()
+
+    def _refuse_for_room(self) -> None:
+        self.connections.discard(self)
+        self._is_refused = True
+        self._port.lingering += 1
+        most = f"{self._port.most} connections (--max-connections)"
+        self._say(HTTPStatus.SERVICE_UNAVAILABLE, f"this server has its {most}, all at work")
+        if self._port.lingering > self._port.most_lingering:
+            self.transport.close()
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.close)
+
+    def _say(self, status: HTTPStatus, message: str) -> None:
+        """Writes a whole response without a request."""
+        body = json.dumps({"error": message}).encode()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+        )
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            head += "Retry-After: 1\r\n"
+        self.transport.write(head.encode() + b"\r\n" + body)

@@ -1,0 +1,171 @@
+"""Opens a version of a model: its files, its Runner, and the Runner's first request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import numpy as np
+
+from mlserve.artifact import Artifact
+from mlserve.backend import Runner
+from mlserve.errors import (
+    InferenceFailed,
+    MlserveError,
+    ModelLoadFailed,
+    PluginError,
+    UsageError,
+    reason_of,
+)
+from mlserve.images import tiny_png
+from mlserve.server.errors import without_frames
+from mlserve.server.models.versions import ServedModel
+from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
+from mlserve.sources import facts_to_json
+from mlserve.system import in_daemon_thread
+from mlserve.tensors import DType, Signature, TensorSpec
+
+
+class LoadedVersion:
+    """A Runner with its artifact and a count of the requests that use it.
+
+    Used on the event loop's thread only; the Runner itself runs on the workers' threads.
+    """
+
+    def __init__(self, artifact: Artifact, runner: Runner) -> None:
+        self.artifact = artifact
+        self.runner = runner
+        self._leases = 0
+        self._is_unused = asyncio.Event()
+        self._is_unused.set()
+
+    @property
+    def model(self) -> str:
+        """The name it is served under."""
+        return self.artifact.model
+
+    @property
+    def version(self) -> int:
+        """The number of its folder."""
+        return self.artifact.version
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether its answers mean nothing."""
+        manifest = self.artifact.manifest
+        return manifest is not None and manifest.has_random_weights
+
+    @property
+    def contract(self) -> str:
+        """What the model wants and gives and how that is known, a JSON object in ASCII.
+
+        Empty for a model that mlserve did not export. Answers about the model carry it beside the
+        message, as neither protocol has a place for it.
+        """
+        manifest = self.artifact.manifest
+        if manifest is None:
+            return ""
+        facts = facts_to_json(manifest.facts)
+        return json.dumps({"pipeline": manifest.pipeline.to_json(), "facts": facts})
+
+    def lease(self) -> LoadedVersion:
+        """Itself, kept loaded until `release` is called."""
+        self._leases += 1
+        self._is_unused.clear()
+        return self
+
+    def release(self) -> None:
+        """Ends one lease."""
+        self._leases -= 1
+        if not self._leases:
+            self._is_unused.set()
+
+    async def close(self) -> None:
+        """Waits until nothing uses it, then closes the Runner. Called once, after the switch."""
+        await self._is_unused.wait()
+        await in_daemon_thread(self.runner.close)
+
+
+_log = logging.getLogger(__name__)
+
+
+def warm_up(artifact: Artifact, runner: Runner) -> None:
+    """Runs the model once.
+
+    A model of ours answers an image with each of its signatures, or ModelLoadFailed is raised. Of
+    any other model the default signature is run on zeros: what it makes of them is logged only.
+    """
+    if artifact.manifest is None:
+        _warm_foreign(runner)
+        return
+    for signature in artifact.manifest.signatures:
+        try:
+            runner.run(signature.name, _inputs(signature, tiny_png()))
+        except Exception as error:
+            raise ModelLoadFailed(
+                f"version {artifact.version} does not answer its first request: {reason_of(error)}",
+                hint="export the model again",
+            ) from error
+
+
+def _warm_foreign(runner: Runner) -> None:
+    names = sorted(runner.signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
+    for name in names[:1]:
+        try:
+            runner.run(name, _inputs(runner.signatures[name], b""))
+        except Exception as error:  # noqa: BLE001 - zeros need not be an input that it takes
+            level = logging.WARNING if isinstance(error, InferenceFailed) else logging.INFO
+            _log.log(level, "the warm-up run of %r with zeros gave: %s", name, error)
+
+
+def _inputs(signature: Signature, text: bytes) -> dict[str, Array]:
+    return {spec.name: _filler(spec, text) for spec in signature.inputs}
+
+
+def _filler(spec: TensorSpec, text: bytes) -> Array:
+    shape = (
+        (1,) if spec.shape is None else tuple(1 if size is None else size for size in spec.shape)
+    )
+    if spec.dtype is DType.BYTES:
+        return np.full(shape, text, dtype=object)
+    return np.zeros(shape, NUMPY[spec.dtype])
+
+
+def open_version(source: ServedModel, version: int) -> LoadedVersion:
+    """The version, loaded and warmed. Can take minutes, and raises nothing but MlserveError.
+
+    A version that fails its first request is closed. The error has no traceback and no cause, whose
+    frames would keep the model in memory for as long as the error is shown.
+    """
+    try:
+        return _open(source, version)
+    except MlserveError as error:
+        raise without_frames(error) from None
+
+
+def _open(source: ServedModel, version: int) -> LoadedVersion:
+    try:
+        artifact = Artifact.open(source.base_path, source.model, version)
+        runner = source.backend.load(artifact, source.options)
+        try:
+            warm_up(artifact, runner)
+        except BaseException:
+            runner.close()
+            raise
+    except UsageError as error:  # a manifest that cannot be read
+        raise ModelLoadFailed(error.message, hint=error.hint) from error
+    except MlserveError:
+        raise
+    except ImportError as error:
+        raise PluginError(
+            f"the backend {source.backend.name!r} cannot be used: {reason_of(error)}",
+            hint=source.backend.install_hint,
+        ) from error
+    except BaseException as error:  # a panic in a runtime written in Rust is no Exception
+        _log.exception("version %d of %s failed to load", version, source.model)
+        raise ModelLoadFailed(
+            f"version {version} failed to load: {reason_of(error)}",
+            hint="the server's log has the traceback",
+        ) from error
+    return LoadedVersion(artifact, runner)

@@ -1,0 +1,301 @@
+"""The models of a server by name: leases their versions, and changes them while they are served.
+
+    serve(models): new models are loaded, and changed ones too while the old ones serve on; then
+    those that are not named any more are unloaded, each after its last request.
+
+A model that differs only in its policy or its labels keeps the versions that are loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NoReturn
+
+from mlserve.errors import MlserveError, ModelLoadFailed, Unavailable, shortened
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.model import Repository
+from mlserve.server.models.versions import (
+    NotServed,
+    ServedModel,
+    State,
+    VersionChoice,
+    VersionPolicy,
+    VersionStatus,
+    unknown_label,
+)
+
+_log = logging.getLogger(__name__)
+
+_MOST_DEPARTED = 1000
+"""How many models that are not served any more are remembered."""
+
+
+class Catalog:
+    """The repositories of a server's models. All methods are for the event loop's thread."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._models: dict[str, Repository] = {}
+        self._successors: dict[str, Repository] = {}
+        self._awaited: set[str] = set()
+        self._has_started = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: set[Repository] = set()
+        self._departed: dict[str, Repository] = {}
+        self._changing = asyncio.Lock()
+        self._broken: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that are served, or are to be."""
+        return tuple(sorted(self._models))
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The models without which the server is not ready.
+
+        A model that was added while the server runs is one once it was available: until then the
+        others are served as before. One that was unloaded by request is none, unless all were.
+        """
+        loaded = {name for name in self._awaited if not self._models[name].is_unloaded}
+        return tuple(sorted(loaded or self._awaited))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request to each awaited model would be served."""
+        return all(self._models[name].is_ready for name in self.awaited)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread is loading a version, which cannot be interrupted."""
+        everything = (*self._models.values(), *self._successors.values(), *self._leaving)
+        return any(repository.is_loading for repository in everything)
+
+    async def begin(self, sources: Sequence[ServedModel]) -> None:
+        """Makes these the first models; `run` loads them.
+
+        Raises NotFound for one that has no version and does not await any.
+        """
+        for source in sources:
+            repository = self._models[source.model] = Repository(source, self._note_change)
+            self._awaited.add(source.model)
+            await repository.find()
+        self._has_started = not sources
+
+    async def run(self) -> NoReturn:
+        """Loads the first models and follows all that come.
+
+        Raises the error of a first model when none of its versions can be loaded.
+        """
+        for repository in self._models.values():
+            self._start(self._load_first(repository))
+        try:
+            await self._broken
+        finally:
+            for task in self._tasks:
+                task.cancel()
+        raise AssertionError  # `_broken` only ever raises
+
+    async def serve(self, sources: Sequence[ServedModel]) -> None:
+        """Serves these models and no others, as soon as each new one could be loaded or not.
+
+        Raises ModelLoadFailed, once the others are served, naming the models that are not.
+        """
+        await asyncio.shield(self._start(self._serve(sources)))
+
+    async def load(self, model: str) -> None:
+        """Looks for new versions of a model now, and loads it where it was unloaded.
+
+        Raises NotFound, and the error of a version that cannot be loaded. The work goes on where
+        nobody waits for it any more.
+        """
+        repository = self._find(model)
+        _log.info("%s is to be loaded, as a client asks", model)
+        await asyncio.shield(self._start(repository.load_now()))
+
+    async def unload(self, model: str) -> None:
+        """Unloads the versions of a model, each after its last request; polls load none again.
+
+        Raises NotFound. The work goes on where nobody waits for it any more.
+        """
+        repository = self._find(model)
+        _log.info("%s is to be unloaded, as a client asks", model)
+        await asyncio.shield(self._start(repository.unload()))
+
+    async def close(self) -> None:
+        """Unloads everything once nothing uses it."""
+        everything = (*self._models.values(), *self._successors.values(), *self._leaving)
+        await asyncio.gather(*(repository.close() for repository in everything))
+
+    def lease(self, model: str, version: VersionChoice) -> LoadedVersion:
+        """The version to answer a request with, to be released.
+
+        Raises NotServed, Unavailable while it is loading, and InvalidInput for an unknown label.
+        Until the first models are there, a model that is none of them is Unavailable too: many
+        wait for a server by asking for a model that it cannot have until it says so.
+        """
+        if model not in self._models and not self._has_started:
+            raise Unavailable(
+                "the server is loading its first models",
+                hint="wait until `mlserve status` is ready",
+            )
+        return self._find(model, version).lease(version)
+
+    def latest_for_zero(self, model: str, version: VersionChoice) -> VersionChoice:
+        """The version; None, the latest, for a 0 that the model does not have.
+
+        The clients of OpenVINO Model Server speak TensorFlow Serving's API, and send version 0 for
+        the latest one. A version that is called 0 is served all the same.
+        """
+        found = self._models.get(model)
+        is_for_latest = version == 0 and found is not None and not found.knows(0)
+        return None if is_for_latest else version
+
+    def statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
+        """The states of all versions of a model, or of one, the newest first. Raises NotFound."""
+        return self._find(model).statuses(version)
+
+    def known_statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
+        """The same, also of a model that was served once: its versions have come to their END."""
+        if model not in self._models and model in self._departed:
+            return self._departed[model].statuses(version)
+        return self.statuses(model, version)
+
+    def policy_of(self, model: str) -> VersionPolicy:
+        """Which versions of it are served. Raises NotFound."""
+        return self._find(model).source.policy
+
+    def is_unloaded(self, model: str) -> bool:
+        """Whether it was unloaded by request. Raises NotFound."""
+        return self._find(model).is_unloaded
+
+    def backend_of(self, model: str) -> str:
+        """The name of the backend that serves it. Raises NotFound."""
+        return self._find(model).backend
+
+    def labels_of(self, model: str) -> Mapping[str, int]:
+        """The labels of its versions; none for a model that is not served."""
+        return self._models[model].source.labels if model in self._models else {}
+
+    def is_available(self, model: str, version: int) -> bool:
+        """Whether that version would be served."""
+        statuses = self._models[model].statuses() if model in self._models else []
+        return any(s.version == version and s.state is State.AVAILABLE for s in statuses)
+
+    def _find(self, model: str, version: VersionChoice = None) -> Repository:
+        if model not in self._models:
+            if isinstance(version, str):
+                raise unknown_label(version)
+            known = ", ".join(repr(name) for name in self.models) or "no model"
+            raise NotServed(
+                model,
+                version,
+                f"Could not find any versions of model {shortened(model)}; this server has {known}",
+                hint="name the model with --model",
+            )
+        return self._models[model]
+
+    async def _serve(self, sources: Sequence[ServedModel]) -> None:
+        async with self._changing:
+            wanted = {source.model: source for source in sources}
+            fresh = [source for source in sources if not self._keeps(source)]
+            started = [self._add(source) for source in fresh]
+            for model in set(self._successors) - {source.model for source in fresh}:
+                self._leave(self._successors.pop(model))
+            kept = [self._models[source.model] for source in sources if source not in fresh]
+            changed = [found for found in kept if found.source != wanted[found.model]]
+            await asyncio.gather(
+                *(repository.change(wanted[repository.model]) for repository in changed),
+                *(repository.was_tried.wait() for repository in started),
+            )
+            for model in set(self._models) - set(wanted):
+                self._awaited.discard(model)
+                self._depart(self._models.pop(model))
+            self._note_change()
+            _require_ready([*started, *changed])
+
+    def _keeps(self, source: ServedModel) -> bool:
+        """Whether what is loaded, or loading as a successor, will do for that source."""
+        now = self._models.get(source.model)
+        return now is not None and source.differs_in_choice_only(now.source)
+
+    def _add(self, source: ServedModel) -> Repository:
+        """A repository that is loading now; it takes the place of the one of the same name."""
+        repository = self._successors.get(source.model)
+        if repository is not None and repository.source == source:
+            return repository
+        if repository is not None:
+            self._leave(repository)
+        repository = Repository(source, self._note_change)
+        place = self._successors if source.model in self._models else self._models
+        place[source.model] = repository
+        self._start(self._load_later(repository))
+        return repository
+
+    async def _load_first(self, repository: Repository) -> None:
+        try:
+            await repository.load()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            if not repository.is_closed and not self._broken.done():
+                self._broken.set_exception(error)
+            return
+        await repository.follow()
+
+    async def _load_later(self, repository: Repository) -> None:
+        try:
+            await repository.find()
+            await repository.load()
+        except MlserveError as error:
+            _log.error("%s is not served: %s", repository.model, error)
+        self._note_change()
+        await repository.follow()
+
+    def _note_change(self) -> None:
+        """Puts what is ready into its place, then passes on that something has changed."""
+        for model, successor in list(self._successors.items()):
+            if successor.is_ready and successor.was_tried.is_set():
+                self._leave(self._models[model])
+                self._models[model] = self._successors.pop(model)
+        self._awaited |= {name for name, found in self._models.items() if found.is_ready}
+        self._has_started |= self.is_ready
+        self._on_change()
+
+    def _depart(self, repository: Repository) -> None:
+        """Lets a model go that is not to be served any more; its statuses are still told."""
+        self._departed.pop(repository.model, None)
+        self._departed[repository.model] = repository
+        for model in list(self._departed)[:-_MOST_DEPARTED]:
+            del self._departed[model]
+        self._leave(repository)
+
+    def _leave(self, repository: Repository) -> None:
+        self._leaving.add(repository)
+        self._start(self._close(repository))
+
+    async def _close(self, repository: Repository) -> None:
+        await repository.close()
+        self._leaving.discard(repository)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+        return task
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, MlserveError):
+            _log.error("an unexpected error", exc_info=error)
+
+
+def _require_ready(repositories: Sequence[Repository]) -> None:
+    missing = [found for found in repositories if not (found.is_ready or found.is_unloaded)]
+    if missing:
+        what = "; ".join(f"{r.model}: {r.problem.message}" for r in missing)
+        raise ModelLoadFailed(
+            f"{len(missing)} model(s) did not become available: {what}",
+            hint="they are served as soon as they can be loaded; the other models are served now",
+        )

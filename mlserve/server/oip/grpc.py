@@ -1,0 +1,352 @@
+"""The gRPC API of the Open Inference Protocol: GRPCInferenceService over the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
+
+from mlserve.errors import InvalidInput, NotFound
+from mlserve.server.codec.proto_reader import Request, read_message
+from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.listen.drain import InFlight
+from mlserve.server.listen.grpc.call import Context
+from mlserve.server.listen.grpc.service import (
+    CONTRACT_KEY,
+    RANDOM_WEIGHTS_KEY,
+    Respond,
+    UnaryMethod,
+    admission,
+    deadline_of,
+    service,
+)
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.models import Catalog
+from mlserve.server.oip import request as oip_parameters
+from mlserve.server.oip import tensors as oip_binary
+from mlserve.server.oip.extensions import OipExtensions
+from mlserve.server.oip.metadata import (
+    EXTENSIONS,
+    SERVER_NAME,
+    SERVER_VERSION,
+    OipModels,
+    TensorMetadata,
+    version_of,
+)
+from mlserve.server.oip.request import (
+    AnswerTensor,
+    InferRequest,
+    SentTensor,
+    WantedOutput,
+    datatype_of,
+    write_outputs,
+)
+from mlserve.server.oip.tensors import RAW_ONLY, from_contents, to_contents
+from mlserve.server.telemetry.telemetry import Sight
+from mlserve.tensors import Signature
+from mlserve.wire.proto.inference_extensions_pb2 import (
+    ModelConfigRequest,
+    ModelConfigResponse,
+    ModelStatisticsRequest,
+    ModelStatisticsResponse,
+    RepositoryIndexRequest,
+    RepositoryIndexResponse,
+    RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse,
+)
+from mlserve.wire.proto.inference_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    ServerLiveResponse,
+    ServerMetadataResponse,
+    ServerReadyResponse,
+)
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from mlserve.backend import Tensors
+
+
+PATIENCE = 600.0
+"""Seconds that a call to load or unload has when it brings no deadline."""
+_IGNORED = ("unload_dependents",)
+"""Parameters without a meaning here: no model depends on another."""
+
+
+class OipGrpcExtensions:
+    """The methods; each takes a request's bytes and returns a response's."""
+
+    def __init__(self, extensions: OipExtensions) -> None:
+        self._extensions = extensions
+
+    def methods(self) -> dict[str, Respond]:
+        """The methods by name."""
+        return {
+            "ModelConfig": self.config,
+            "ModelStatistics": self.statistics,
+            "RepositoryIndex": self.index,
+            "RepositoryModelLoad": self.load,
+            "RepositoryModelUnload": self.unload,
+        }
+
+    async def config(self, data: bytes, context: Context) -> bytes:
+        """ModelConfig: how a loaded version is configured."""
+        request = await read_message(ModelConfigRequest, data, deadline_of(context, PATIENCE))
+        found = self._extensions.config(request.name, version_of(request.version, request.name))
+        return _written({"config": found}, ModelConfigResponse())
+
+    async def statistics(self, data: bytes, context: Context) -> bytes:
+        """ModelStatistics: of one version, of the versions of a model, or of all models."""
+        request = await read_message(ModelStatisticsRequest, data, deadline_of(context, PATIENCE))
+        version = version_of(request.version, request.name)
+        found = self._extensions.statistics(request.name, version)
+        return _written({"model_stats": found}, ModelStatisticsResponse())
+
+    async def index(self, data: bytes, context: Context) -> bytes:
+        """RepositoryIndex: every version of every model, with its state."""
+        request = await read_message(RepositoryIndexRequest, data, deadline_of(context, PATIENCE))
+        require_unnamed(request.repository_name)
+        found = self._extensions.index(only_ready=request.ready)
+        return _written({"models": found}, RepositoryIndexResponse())
+
+    async def load(self, data: bytes, context: Context) -> bytes:
+        """RepositoryModelLoad: looks for new versions, loads what was unloaded."""
+        self._extensions.require_control()
+        deadline = deadline_of(context, PATIENCE)
+        request = await read_message(RepositoryModelLoadRequest, data, deadline)
+        require_unnamed(request.repository_name)
+        require_no_override(list(request.parameters))
+        await self._extensions.load(request.model_name, deadline)
+        return RepositoryModelLoadResponse().SerializeToString()
+
+    async def unload(self, data: bytes, context: Context) -> bytes:
+        """RepositoryModelUnload: unloads every version of a model."""
+        self._extensions.require_control()
+        deadline = deadline_of(context, PATIENCE)
+        request = await read_message(RepositoryModelUnloadRequest, data, deadline)
+        require_unnamed(request.repository_name)
+        require_no_override(list(request.parameters))
+        await self._extensions.unload(request.model_name, deadline)
+        return RepositoryModelUnloadResponse().SerializeToString()
+
+
+def require_unnamed(repository: str) -> None:
+    """Raises NotFound for a repository's name: a server has one, without a name."""
+    if repository:
+        raise NotFound(
+            f"there is no model repository {repository!r}: this server has one, without a name"
+        )
+
+
+def require_no_override(parameters: list[str]) -> None:
+    """Raises InvalidInput for a parameter that would bring another configuration or files."""
+    unknown = [name for name in parameters if name not in _IGNORED]
+    if unknown:
+        raise InvalidInput(
+            f"the parameter {unknown[0]!r} is not supported: a model is loaded as the server was "
+            "started to serve it"
+        )
+
+
+def _written(found: dict[str, Any], message: Message) -> bytes:
+    return json_format.ParseDict(found, message).SerializeToString()
+
+
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+SIGNATURE_KEY = "mlserve-signature"
+"""Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
+SIGNATURES_KEY = "mlserve-signatures"
+"""Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
+LIMITS_KEY = "mlserve-limits"
+"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
+LOAD_KEY = "mlserve-load"
+"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
+
+
+class OipGrpc:
+    """The methods of the service; each takes a request's bytes and returns a response's."""
+
+    def __init__(self, engine: Engine, repository: Catalog, extensions: OipExtensions) -> None:
+        self._engine = engine
+        self._extensions = OipGrpcExtensions(extensions)
+        self._models = OipModels(engine, repository)
+
+    def methods(self, sight: Sight, in_flight: InFlight) -> dict[str, UnaryMethod]:
+        """What to add to the gRPC server: the methods by their full names."""
+        methods = {
+            "ServerLive": self.live,
+            "ServerReady": self.ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.infer,
+            **self._extensions.methods(),
+        }
+        admit = {"ModelInfer": admission(self._engine.admit, self._engine.default_timeout)}
+        small = ("ServerLive", "ServerReady")
+        return service(INFERENCE_SERVICE, methods, sight, in_flight, admit=admit, small=small)
+
+    async def live(self, data: bytes, context: Context) -> bytes:
+        """ServerLive: true, as there is an answer."""
+        return ServerLiveResponse(live=True).SerializeToString()
+
+    async def ready(self, data: bytes, context: Context) -> bytes:
+        """ServerReady: whether a request would be served now."""
+        is_ready = self._models.why_server_not_ready() is None
+        return ServerReadyResponse(ready=is_ready).SerializeToString()
+
+    async def model_ready(self, data: bytes, context: Context) -> bytes:
+        """ModelReady: whether that model would be served now; one that is not there is not."""
+        request = await self._read(ModelReadyRequest, data, context)
+        try:
+            version = version_of(request.version, request.name)
+            is_ready = self._models.why_not_ready(request.name, version) is None
+        except NotFound:
+            is_ready = False
+        return ModelReadyResponse(ready=is_ready).SerializeToString()
+
+    async def server_metadata(self, data: bytes, context: Context) -> bytes:
+        """ServerMetadata: name, version and extensions."""
+        limits, load = json.dumps(self._models.limits()), json.dumps(self._models.load())
+        await context.send_initial_metadata(((LIMITS_KEY, limits), (LOAD_KEY, load)))
+        response = ServerMetadataResponse(
+            name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS
+        )
+        return response.SerializeToString()
+
+    async def model_metadata(self, data: bytes, context: Context) -> bytes:
+        """ModelMetadata: the inputs and outputs of one signature."""
+        request = await self._read(ModelMetadataRequest, data, context)
+        asked = dict(context.invocation_metadata() or ()).get(SIGNATURE_KEY, "")
+        version = version_of(request.version, request.name)
+        found = self._models.metadata(request.name, version, str(asked))
+        about = {
+            SIGNATURE_KEY: found.signature,
+            SIGNATURES_KEY: ",".join(found.signatures),
+            LIMITS_KEY: json.dumps(self._models.limits()),
+            CONTRACT_KEY: found.contract,
+        }
+        await context.send_initial_metadata(tuple(item for item in about.items() if item[1]))
+        return ModelMetadataResponse(
+            name=found.name,
+            versions=found.versions,
+            platform=found.platform,
+            inputs=_described(found.inputs),
+            outputs=_described(found.outputs),
+        ).SerializeToString()
+
+    async def infer(self, data: bytes, context: Context) -> bytes:
+        """ModelInfer: runs a signature; the response has the outputs and the version that ran."""
+        deadline = deadline_of(context, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the message is read
+        request = await read_message(ModelInferRequest, data, deadline)
+        asked = read_request(request)
+        is_raw = bool(request.raw_input_contents)
+
+        def encode(
+            loaded: LoadedVersion, signature: Signature, outputs: Tensors
+        ) -> tuple[bool, bytes]:
+            answers = write_outputs(signature, outputs, asked.outputs)
+            response = write_response(loaded, asked, answers, is_raw=is_raw)
+            return loaded.has_random_weights, response.SerializeToString()
+
+        version = version_of(request.model_version, request.model_name)
+        decode = partial(asked.decode, settings=self._engine.settings)
+        call = Call(request.model_name, version, decode, encode, len(data), *asked.told())
+        deadline = oip_parameters.sooner(deadline, asked.parameters)
+        is_random, response = await self._engine.submit(call, deadline)
+        if is_random:
+            await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+        return response
+
+    async def _read(self, kind: type[Request], data: bytes, context: Context) -> Request:
+        deadline = deadline_of(context, self._engine.default_timeout)
+        return await read_message(kind, data, deadline)
+
+
+def read_request(request: ModelInferRequest) -> InferRequest:
+    """What the message asks for, its tensors not read yet. Raises InvalidInput."""
+    wanted = [
+        WantedOutput.of(
+            item.name, oip_parameters.of_messages(item.parameters, f"output '{item.name}'")
+        )
+        for item in request.outputs
+    ]
+    parameters = oip_parameters.of_messages(request.parameters, "the request")
+    return InferRequest(request.id, parameters, _inputs(request), wanted)
+
+
+def write_response(
+    loaded: LoadedVersion, asked: InferRequest, answers: Sequence[AnswerTensor], *, is_raw: bool
+) -> ModelInferResponse:
+    """The message of that answer: raw, or typed where each output has a type's field."""
+    response = ModelInferResponse(
+        model_name=loaded.artifact.model, model_version=str(loaded.version), id=asked.id
+    )
+    is_raw = is_raw or any(answer.spec.dtype in RAW_ONLY for answer in answers)
+    for answer in answers:
+        spec, value = answer.spec, answer.value
+        output = response.outputs.add(name=spec.name, datatype=datatype_of(spec), shape=value.shape)
+        if is_raw:
+            response.raw_output_contents.append(oip_binary.to_bytes(spec, value))
+        else:
+            output.contents.CopyFrom(to_contents(spec, value))
+    return response
+
+
+def _inputs(request: ModelInferRequest) -> list[SentTensor]:
+    raw = request.raw_input_contents
+    for item in request.inputs:
+        oip_parameters.of_messages(item.parameters, f"input '{item.name}'")
+    if not raw:
+        return [
+            SentTensor(
+                item.name,
+                item.datatype,
+                tuple(item.shape),
+                partial(from_contents, contents=item.contents),
+            )
+            for item in request.inputs
+        ]
+    _check_raw(request)
+    return [
+        SentTensor(
+            item.name, item.datatype, tuple(item.shape), partial(oip_binary.from_bytes, data=data)
+        )
+        for item, data in zip(request.inputs, raw, strict=True)
+    ]
+
+
+def _check_raw(request: ModelInferRequest) -> None:
+    for item in request.inputs:
+        if item.HasField("contents"):
+            raise InvalidInput(
+                f"input '{item.name}' has contents beside raw_input_contents: send all inputs raw, "
+                "or none"
+            )
+    if len(request.raw_input_contents) != len(request.inputs):
+        raise InvalidInput(
+            f"{len(request.raw_input_contents)} raw_input_contents for {len(request.inputs)} "
+            "inputs: there must be one for each, in the same order"
+        )
+
+
+def _described(
+    tensors: Sequence[TensorMetadata],
+) -> list[ModelMetadataResponse.TensorMetadata]:
+    return [
+        ModelMetadataResponse.TensorMetadata(
+            name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
+        )
+        for tensor in tensors
+    ]

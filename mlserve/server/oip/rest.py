@@ -1,0 +1,242 @@
+"""The REST API of the Open Inference Protocol over the engine: health, metadata and infer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlserve.deadline import Deadline
+from mlserve.errors import InvalidInput, NotFound
+from mlserve.server.body_memory import BodyMemory
+from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.listen.http import (
+    answer_headers,
+    check_method,
+    contract_headers,
+    deadline_of,
+    json_response,
+    received,
+    while_connected,
+)
+from mlserve.server.listen.http_body import Body, Content, content_of, text_of
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.models import Catalog
+from mlserve.server.oip import request as oip_parameters
+from mlserve.server.oip.extensions import OipExtensions
+from mlserve.server.oip.grpc import PATIENCE, require_no_override, require_unnamed
+from mlserve.server.oip.json_body import LENGTH_HEADER, is_small, read_request, write_response
+from mlserve.server.oip.metadata import (
+    EXTENSIONS,
+    SERVER_NAME,
+    SERVER_VERSION,
+    OipModels,
+    version_of,
+)
+from mlserve.server.oip.request import InferRequest, write_outputs
+from mlserve.server.tfs import json_tensors
+from mlserve.settings import ServerSettings
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+
+_Answer = tuple[LoadedVersion, bytes, bytes | None]
+
+_SERVER = re.compile(r"/v2(?:/health/(?P<health>live|ready))?/?")
+_MODEL = re.compile(
+    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?/?"
+)
+
+
+class OipRest:
+    """The REST protocol of the Open Inference Protocol, version 2."""
+
+    def __init__(self, engine: Engine, repository: Catalog, memory: BodyMemory) -> None:
+        self._engine = engine
+        self._repository = repository
+        self._memory = memory
+        self._models = OipModels(engine, repository)
+
+    async def respond(self, request: Request) -> Response | None:
+        """The response to a request under `/v2`; None for any other path."""
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        if match := _SERVER.fullmatch(path):
+            check_method(request, "GET")
+            return self._health(match["health"]) if match["health"] else self._server_metadata()
+        match = _MODEL.fullmatch(path)
+        if match is None:
+            return None
+        model = unquote(match["model"])
+        if request.method == "POST" and model.endswith("/infer"):
+            raise NotFound(
+                "Malformed request: the slash before 'infer' is escaped as %2F in the path; ask "
+                f"POST /v2/models/{model}"
+            )
+        check_method(request, "POST" if match["verb"] == "infer" else "GET")
+        version = version_of(unquote(match["version"] or ""), model)
+        if match["verb"] == "infer":
+            return await self._infer(request, model, version)
+        if match["verb"] == "ready":
+            return self._model_ready(model, version)
+        return self._metadata(model, version, request.query_params.get("signature", ""))
+
+    def _health(self, kind: str) -> Response:
+        if kind == "live":
+            return _json({"live": True})
+        _raise(self._models.why_server_not_ready())
+        return _json({"live": True, "ready": True})
+
+    def _server_metadata(self) -> Response:
+        known = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
+        return _json({**known, "parameters": self._models.limits() | self._models.load()})
+
+    def _model_ready(self, model: str, version: int | None) -> Response:
+        _raise(self._models.why_not_ready(model, version))
+        return _json({"name": model, "ready": True})
+
+    def _metadata(self, model: str, version: int | None, signature: str) -> Response:
+        described = asdict(self._models.metadata(model, version, signature))
+        # The protocol has no place for signatures: they stand among its free parameters.
+        parameters = {name: described.pop(name) for name in ("signature", "signatures")}
+        headers = contract_headers(described.pop("contract"))
+        return _json({**described, "parameters": parameters | self._models.limits()}, headers)
+
+    async def _infer(self, request: Request, model: str, version: int | None) -> Response:
+        deadline = deadline_of(request, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the body is read
+        self._repository.lease(model, version).release()
+        settings = self._engine.settings
+        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
+            asked = _Asked(body, request.headers, settings)
+            deadline = asked.sooner(deadline)
+            job = self._engine.enter(asked.call(model, version), deadline)
+            loaded, head, tail = await while_connected(request, self._engine.answer(job))
+        headers = answer_headers(loaded)
+        if tail is None:
+            return json_response(head, headers)
+        headers[LENGTH_HEADER] = str(len(head))
+        return Response(head + tail, headers=headers, media_type="application/octet-stream")
+
+
+class _Asked:
+    """A request for an inference. One of long JSON is read on the worker, once admitted."""
+
+    def __init__(self, body: Body, headers: Headers, settings: ServerSettings) -> None:
+        self._body = body
+        self._headers = headers
+        self._settings = settings
+        self._is_read = is_small(body.content, headers)
+        self._asked = self._read() if self._is_read else InferRequest("", {}, (), ())
+
+    def call(self, model: str, version: int | None) -> Call[_Answer]:
+        size = len(self._body.content)
+        if not self._is_read:
+            return Call(model, version, self._decode, self._encode, size, sooner=self.sooner)
+        return Call(model, version, self._decode, self._encode, size, *self._asked.told())
+
+    def sooner(self, deadline: Deadline) -> Deadline:
+        return oip_parameters.sooner(deadline, self._asked.parameters)
+
+    def _read(self) -> InferRequest:
+        return read_request(self._body.content, self._headers, self._settings, self._body.room)
+
+    def _decode(self, signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+        with self._body.reading():
+            asked = self._asked if self._is_read else self._read()
+            self._asked = replace(asked, inputs=(), raw_body=None, files=())
+            return asked.decode(signatures, self._settings)
+
+    def _encode(self, loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
+        answers = write_outputs(signature, outputs, self._asked.outputs)
+        return loaded, *write_response(loaded, self._asked, answers)
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _json(data: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return json_response(json.dumps(data, ensure_ascii=False).encode(), headers)
+
+
+_ABOUT = re.compile(
+    r"/v2/models(?:/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?)?/(?P<what>config|stats)/?"
+)
+_REPOSITORY = re.compile(
+    r"/v2/repository(?:/(?P<repository>[^/]+))??"
+    r"/(?:index|models/(?P<model>[^/]+)/(?P<verb>load|unload))/?"
+)
+_MOST_BYTES = 64 * 2**10
+"""The largest body of a request about the repository; it holds a few words."""
+
+
+class OipRestExtensions:
+    """Stands before `OipRest`, whose paths for models its own look like."""
+
+    def __init__(self, extensions: OipExtensions, memory: BodyMemory) -> None:
+        self._extensions = extensions
+        self._memory = memory
+
+    async def respond(self, request: Request) -> Response | None:
+        """The response to a request for one of the extensions; None for any other path."""
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        if match := _ABOUT.fullmatch(path):
+            return self._about(request, match)
+        match = _REPOSITORY.fullmatch(path)
+        return None if match is None else await self._repository(request, match)
+
+    def _about(self, request: Request, match: re.Match[str]) -> Response | None:
+        is_config = match["what"] == "config"
+        if is_config and match["model"] is None:
+            return None  # the metadata of a model that is called so
+        check_method(request, "GET")
+        model = unquote(match["model"] or "")
+        version = version_of(unquote(match["version"] or ""), model)
+        if is_config:
+            return _extension_json(self._extensions.config(model, version))
+        return _extension_json({"model_stats": self._extensions.statistics(model, version)})
+
+    async def _repository(self, request: Request, match: re.Match[str]) -> Response:
+        check_method(request, "POST")
+        if match["verb"]:
+            self._extensions.require_control(is_from_browser="origin" in request.headers)
+        require_unnamed(unquote(match["repository"] or ""))
+        deadline = deadline_of(request, PATIENCE)
+        async with received(request, deadline, _MOST_BYTES, self._memory) as body:
+            asked = _object(content_of(body.content, request.headers, _MOST_BYTES))
+        if not match["verb"]:
+            return _extension_json(self._extensions.index(only_ready=_is_true(asked, "ready")))
+        parameters = asked.get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise InvalidInput("'parameters' must be an object")
+        require_no_override(list(parameters))
+        change = self._extensions.load if match["verb"] == "load" else self._extensions.unload
+        await change(unquote(match["model"]), deadline)
+        return Response()
+
+
+def _object(body: Content) -> dict[str, Any]:
+    """The JSON object of a body; an empty body is an empty one. Raises InvalidInput."""
+    text = text_of(body)
+    return json_tensors.parse_body(text, ignores_rest=False) if text.strip() else {}
+
+
+def _is_true(asked: dict[str, Any], name: str) -> bool:
+    value = asked.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name!r} must be a boolean")
+    return value
+
+
+def _extension_json(data: Any) -> Response:
+    return json_response(json.dumps(data, ensure_ascii=False).encode())

@@ -1,0 +1,165 @@
+"""Tensors as bytes, as the binary tensor extension and the raw contents of gRPC have them.
+
+Little-endian, row-major, no padding. A BOOL is one byte, 0 or 1; an element of BYTES is its length
+as a uint32 and then itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mlserve.errors import InvalidInput
+from mlserve.server.body_memory import UNBOUNDED, Room
+from mlserve.server.codec.proto_reader import numbers
+from mlserve.server.tensors import NUMPY, Array
+from mlserve.server.tfs.tensor_proto import narrow
+from mlserve.tensors import DType, TensorSpec
+from mlserve.wire.proto.inference_pb2 import InferTensorContents
+
+Data = bytes | bytearray | memoryview
+_LENGTH = struct.Struct("<I")
+_STRING = 48
+"""Bytes that a string takes beside its characters, in an array."""
+_AT_ONCE = 4096
+"""Strings that are read before it is asked whether there is time for more."""
+
+
+def from_bytes(spec: TensorSpec, count: int, data: Data, room: Room = UNBOUNDED) -> Array:
+    """The `count` values that the bytes hold, flat; they may share the bytes, and be read-only.
+
+    Raises InvalidInput naming the input when they hold more or fewer.
+    """
+    if spec.dtype is DType.BYTES:
+        return _strings(spec, count, data, room)
+    dtype = NUMPY[spec.dtype]
+    if len(data) != count * dtype.itemsize:
+        raise InvalidInput(
+            f"input '{spec.name}' has {len(data)} bytes of data; {count} values of "
+            f"{spec.dtype.oip_name} take {count * dtype.itemsize}"
+        )
+    if spec.dtype is DType.BOOL and np.any(np.frombuffer(data, np.uint8) > 1):
+        raise InvalidInput(f"input '{spec.name}' has a byte that is neither 0 nor 1")
+    return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False)
+
+
+def to_bytes(spec: TensorSpec, value: Array) -> bytes:
+    """The values of the array as bytes."""
+    if spec.dtype is DType.BYTES:
+        return b"".join(_with_length(item) for item in byte_strings(value))
+    dtype = NUMPY[spec.dtype]
+    return value.astype(dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def byte_strings(value: Array) -> list[bytes]:
+    """The elements of a BYTES array, flat; text is written as UTF-8."""
+    flat = value.reshape(-1).tolist()
+    return [item if isinstance(item, bytes) else str(item).encode() for item in flat]
+
+
+def _with_length(item: bytes) -> bytes:
+    return _LENGTH.pack(len(item)) + item
+
+
+def _strings(spec: TensorSpec, count: int, data: Data, room: Room) -> Array:
+    if count * _LENGTH.size > len(data):
+        raise _wrong_count(spec, count, f"only {len(data)} bytes of data")
+    room.take(len(data) + count * _STRING)
+    strings, found = np.empty(count, object), 0
+    for item in _split(spec, data):
+        if found % _AT_ONCE == 0:
+            room.require_time()
+        if found < count:
+            strings[found] = item
+        found += 1
+    if found != count:
+        raise _wrong_count(spec, count, f"{found} strings in its data")
+    return strings
+
+
+def _split(spec: TensorSpec, data: Data) -> Iterator[bytes]:
+    start, end = 0, len(data)
+    while start < end:
+        if end - start < _LENGTH.size:
+            raise _cut(spec, start, "4 bytes of a length are expected")
+        (length,) = _LENGTH.unpack_from(data, start)
+        start += _LENGTH.size
+        if length > end - start:
+            raise _cut(spec, start, f"a string of {length} bytes is expected")
+        yield bytes(data[start : start + length])
+        start += length
+
+
+def _wrong_count(spec: TensorSpec, count: int, found: str) -> InvalidInput:
+    return InvalidInput(f"input '{spec.name}' has {found}; its shape takes {count} strings")
+
+
+def _cut(spec: TensorSpec, start: int, expected: str) -> InvalidInput:
+    return InvalidInput(
+        f"the data of input '{spec.name}' ends early: at byte {start}, {expected} (each element of "
+        "BYTES is its length as a little-endian uint32, then itself)"
+    )
+
+
+RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
+"""The types without a field, and without a form in JSON: raw bytes are the only way."""
+
+_FIELDS = {
+    DType.BOOL: "bool_contents",
+    DType.INT8: "int_contents",
+    DType.INT16: "int_contents",
+    DType.INT32: "int_contents",
+    DType.INT64: "int64_contents",
+    DType.UINT8: "uint_contents",
+    DType.UINT16: "uint_contents",
+    DType.UINT32: "uint_contents",
+    DType.UINT64: "uint64_contents",
+    DType.FLOAT32: "fp32_contents",
+    DType.FLOAT64: "fp64_contents",
+    DType.BYTES: "bytes_contents",
+}
+_NARROWED = ("int_contents", "uint_contents")
+
+
+def from_contents(spec: TensorSpec, count: int, contents: InferTensorContents) -> Array:
+    """The `count` values in the field of the spec's dtype, flat.
+
+    Raises InvalidInput naming the input when there are more or fewer, or values elsewhere.
+    """
+    if spec.dtype in RAW_ONLY:
+        raise InvalidInput(
+            f"input '{spec.name}' is {spec.dtype.oip_name}, which goes into raw_input_contents only"
+        )
+    field = _FIELDS[spec.dtype]
+    others = [other.name for other, _ in contents.ListFields() if other.name != field]
+    if others:
+        raise InvalidInput(
+            f"input '{spec.name}' has values in {', '.join(others)}; "
+            f"{spec.dtype.oip_name} goes into {field}"
+        )
+    values = getattr(contents, field)
+    if len(values) != count:
+        raise InvalidInput(
+            f"input '{spec.name}' has {len(values)} values in {field}; its shape takes {count}"
+        )
+    return _parse(spec, field, contents)
+
+
+def to_contents(spec: TensorSpec, value: Array) -> InferTensorContents:
+    """The values of the array in the field of the spec's dtype, which is not one of RAW_ONLY."""
+    values: Any
+    values = byte_strings(value) if spec.dtype is DType.BYTES else value.reshape(-1).tolist()
+    return InferTensorContents(**{_FIELDS[spec.dtype]: values})
+
+
+def _parse(spec: TensorSpec, field: str, contents: InferTensorContents) -> Array:
+    if spec.dtype is DType.BYTES:
+        strings = getattr(contents, field)
+        return np.array([*strings, None], dtype=object)[:-1]  # never an array of the strings' bytes
+    dtype = NUMPY[spec.dtype]
+    if field in _NARROWED:
+        return narrow(spec.name, numbers(contents, field, np.dtype(np.int64)), dtype)
+    return numbers(contents, field, dtype)

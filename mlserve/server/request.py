@@ -1,0 +1,212 @@
+"""One request as the server sees it: what its log, its metrics and its answer tell of it.
+
+A request without one, or with one that is not well-formed, begins a trace of its own, as the
+recommendation asks (https://www.w3.org/TR/trace-context/).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+
+from mlserve import trace
+from mlserve.errors import MlserveError
+from mlserve.server.errors import error_text
+
+_NOT_SAMPLED = "00"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The server's own span of a trace: ids in lower-case hex, of 32 and 16 digits.
+
+    `parent_id` is the caller's span, empty when the trace begins here. `flags` are the caller's.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    flags: str
+
+    @property
+    def traceparent(self) -> str:
+        """The header that names this span."""
+        return trace.traceparent(self.trace_id, self.span_id, self.flags)
+
+
+def trace_of(traceparent: str | None) -> Trace:
+    """A new span in the caller's trace; in a new trace when there is none."""
+    parent = trace.read_traceparent(traceparent) if traceparent else None
+    fresh = secrets.token_hex(24)  # both ids at once: each draw is a system call
+    span_id = fresh[:16]
+    if parent is None:
+        return Trace(fresh[16:], span_id, "", _NOT_SAMPLED)
+    trace_id, parent_id, flags = parent
+    return Trace(trace_id, span_id, parent_id, flags)
+
+
+REQUEST_ID = "x-request-id"
+"""The header, or key of gRPC's metadata, with the request's id: the client's, or one of ours."""
+TRACEPARENT = "traceparent"
+"""W3C's header with the caller's span in the request, and with the server's in the answer."""
+SERVER_TIMING = "server-timing"
+"""W3C's header of the answer with the times of the stages, in milliseconds."""
+OK = "ok"
+CANCELLED = "cancelled"
+_REFUSALS = ("overloaded", "access_denied")
+_SANE_ID = re.compile(r"[!-~]{1,128}")
+
+
+class Kind(StrEnum):
+    """What a request is for. A probe asks for a state, again and again."""
+
+    PREDICT = "predict"
+    METADATA = "metadata"
+    PROBE = "probe"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request came in: `transport` is grpc or rest, `api` tfs, oip or empty.
+
+    `path` is the path of an HTTP request after its method, or the name of a gRPC method.
+    """
+
+    transport: str
+    api: str
+    kind: Kind
+    path: str
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """Where a request's time went in the server, in seconds.
+
+    `queue` is from admission until a worker takes it up, `decode` and `encode` are the tensors'
+    way in and out, `run` is the model. A stage that was not reached is 0.
+    """
+
+    queue: float = 0.0
+    decode: float = 0.0
+    run: float = 0.0
+    encode: float = 0.0
+
+    def reached(self) -> Iterator[tuple[str, float]]:
+        """Each stage that was reached, with its seconds."""
+        for name in STAGES:
+            if seconds := getattr(self, name):
+                yield name, seconds
+
+    def add(self, other: StageTimes) -> None:
+        """Adds the times of another part of the same request."""
+        for name, seconds in other.reached():
+            setattr(self, name, getattr(self, name) + seconds)
+
+    def unreached(self) -> str:
+        """The stage that it is in: the first one that has not ended."""
+        ended = [name for name, _ in self.reached()]
+        return next((name for name in STAGES if name not in ended), STAGES[-1])
+
+
+STAGES = ("queue", "decode", "run", "encode")
+_NOWHERE = Route("", "", Kind.OTHER, "")
+_NO_TRACE = Trace("", "", "", "")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request from its arrival to its answer; filled in as it goes on.
+
+    `version`, `model` and `signature` are known once the request has been read. `code` is how it
+    ended: ok, an error's kind, or cancelled, which it is until there is an answer; `error` is the
+    error's message, cut as the client gets it. `refused` is the engine's reason where it was not
+    started.
+    """
+
+    request_id: str = ""
+    trace: Trace = _NO_TRACE
+    route: Route = _NOWHERE
+    bytes_in: int = 0
+    model: str = ""
+    version: int | None = None
+    signature: str = ""
+    times: StageTimes = field(default_factory=StageTimes)
+    code: str = CANCELLED
+    error: str = ""
+    refused: str = ""
+    began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def arrived(cls, route: Route, header: Callable[[str], str | None]) -> Exchange:
+        """The exchange of a request that came in now; `header` gives its headers by lower name."""
+        request_id = header(REQUEST_ID) or ""
+        if not _SANE_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(16)
+        return cls(request_id, trace_of(header(TRACEPARENT)), route)
+
+    def answered(self) -> None:
+        """Notes that it ended well."""
+        self.code = OK
+
+    def failed(self, error: MlserveError) -> None:
+        """Notes the error that it ended with."""
+        self.code, self.error = _code_of(type(error)), error_text(error)
+
+    def part(self) -> Exchange:
+        """A part of the request that is a call of its own to the engine, with its own times."""
+        return replace(self, times=StageTimes())
+
+    def take_in(self, parts: Sequence[Exchange]) -> None:
+        """Takes in what is known of the parts: the sum of their times, the first refusal.
+
+        The signature is that of the first part: a request has one.
+        """
+        for part in parts:
+            self.times.add(part.times)
+            self.refused = self.refused or part.refused
+        if parts:
+            first = parts[0]
+            self.model, self.version, self.signature = first.model, first.version, first.signature
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether it was turned away at no cost: by the engine, or for want of a token."""
+        return bool(self.refused) or self.code in _REFUSALS
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What every answer says of itself: the id, the server's span, the times so far.
+
+        An answer that is an error has the times of the stages that were reached.
+        """
+        told = ((REQUEST_ID, self.request_id), (TRACEPARENT, self.trace.traceparent))
+        reached = dict(self.times.reached())
+        if reached and self.code == OK:
+            reached = asdict(self.times)
+        timing = ", ".join(f"{name};dur={s * 1000:.3f}" for name, s in reached.items())
+        return (*told, (SERVER_TIMING, timing)) if timing else told
+
+
+def _code_of(kind: type[MlserveError]) -> str:
+    """The kind of the nearest error in `mlserve.errors`: a few words, whatever is raised."""
+    known = next(k for k in kind.__mro__ if k.__module__ == MlserveError.__module__)
+    code: str = known("").kind
+    return code
+
+
+_CURRENT: ContextVar[Exchange | None] = ContextVar("mlserve_exchange", default=None)
+
+
+def begin(exchange: Exchange) -> None:
+    """Makes this the exchange of the running task: each port calls it once for each request."""
+    _CURRENT.set(exchange)
+
+
+def current() -> Exchange:
+    """The exchange of the running task; a blank one outside of a request."""
+    return _CURRENT.get() or Exchange()

@@ -1,0 +1,194 @@
+"""What the log says of requests: each of them, or the failed ones, and many of a kind in one line.
+
+A refusal costs next to nothing, and its line in the log must not cost more: of one reason, a few
+are written in each window of time, and the others are counted in a line at its end. Where failed
+requests alone are logged, that holds for all of them, as ten thousand damaged images are one fact.
+Where all requests are logged, it holds for what was refused, by the engine or at the door.
+
+What a stranger does to a socket, or one fault of a model, can make the same line a thousand times a
+second: that must not fill the disk. `request_log` does the same for requests, by their reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+from mlserve.server.request import CANCELLED, OK, Exchange, Kind
+from mlserve.settings import LogFormat, LogRequests, ServerSettings
+
+WINDOW = 10.0
+"""Seconds in which failures of one reason are held together."""
+LINES_OF_A_REASON = 10
+"""How many failures of one reason get a line of their own in a window."""
+_CALLERS_DOING = frozenset(
+    (
+        *("invalid_input", "not_an_image", "input_too_large", "not_found"),
+        *("access_denied", "not_allowed", CANCELLED),
+    )
+)
+"""Codes that tell nothing of the server's health: a line at INFO, the others at WARNING."""
+_log = logging.getLogger("mlserve.request")
+
+
+class RequestLog:
+    """The lines about requests. All methods are for the event loop's thread."""
+
+    def __init__(self, settings: ServerSettings, window_seconds: float = WINDOW) -> None:
+        is_json = settings.log_format is LogFormat.JSON
+        self._which = settings.log_requests or (LogRequests.ALL if is_json else LogRequests.ERRORS)
+        self._window_seconds = window_seconds
+        self._written: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
+        self._window: asyncio.TimerHandle | None = None
+        self._since = 0.0
+
+    def note(self, ended: Exchange, seconds: float) -> None:
+        """Logs a request that ended after so many seconds, if it is one that is logged."""
+        if self._which is LogRequests.NONE or ended.route.kind is Kind.PROBE:
+            return
+        if ended.code == OK:
+            if self._which is LogRequests.ALL:
+                _write(logging.INFO, ended, seconds)
+        elif self._has_room_for(ended):
+            level = logging.INFO if ended.code in _CALLERS_DOING else logging.WARNING
+            _write(level, ended, seconds)
+
+    def close(self) -> None:
+        """Writes the count that is held; called when no more requests come."""
+        if self._window is not None:
+            self._window.cancel()
+            self._end_window()
+
+    def _has_room_for(self, ended: Exchange) -> bool:
+        """Whether it gets a line of its own; it is counted if not."""
+        if self._which is LogRequests.ALL and not ended.was_refused:
+            return True
+        reason = ended.refused or ended.code
+        if self._window is None:
+            self._since = time.monotonic()
+            self._window = asyncio.get_running_loop().call_later(
+                self._window_seconds, self._end_window
+            )
+        has_room = self._written[reason] < LINES_OF_A_REASON
+        (self._written if has_room else self._held)[reason] += 1
+        return has_room
+
+    def _end_window(self) -> None:
+        seconds = round(time.monotonic() - self._since, 1)
+        held = dict(self._held.most_common())
+        self._window = None
+        self._written.clear()
+        self._held.clear()
+        if held:
+            counts = ", ".join(f"{reason} {count}" for reason, count in held.items())
+            total = sum(held.values())
+            _log.warning(
+                "requests: %d more failed in the last %g s: %s",
+                *(total, seconds, counts),
+                extra={"fields": {"failed": held}},
+            )
+
+
+def _write(level: int, ended: Exchange, seconds: float) -> None:
+    what = ended.route.kind.value if ended.code == OK else f"{ended.route.kind.value} failed"
+    _log.log(level, what, extra={"fields": _fields(ended, seconds)})
+
+
+def _fields(ended: Exchange, seconds: float) -> dict[str, Any]:
+    """What is known of the request; what is not is left out."""
+    route, trace = ended.route, ended.trace
+    known = {
+        "code": ended.code,
+        "error": ended.error,
+        "refused": ended.refused,
+        "api": route.api,
+        "transport": route.transport,
+        "path": route.path,
+        "model": ended.model,
+        "version": ended.version,
+        "signature": ended.signature,
+        "bytes_in": ended.bytes_in,
+        **{f"{name}_ms": round(s * 1000, 3) for name, s in ended.times.reached()},
+        "total_ms": round(seconds * 1000, 3),
+        "request_id": ended.request_id,
+        "trace_id": trace.trace_id,
+        "span_id": trace.span_id,
+        "parent_id": trace.parent_id,
+    }
+    return {name: value for name, value in known.items() if value not in ("", None)}
+
+
+"""Seconds in which lines that are alike are held together."""
+LINES_ALIKE = 10
+"""How many lines with the same words are written in a window."""
+LINES_OF_A_PLACE = 100
+"""How many lines of one place in the code are written in a window, whatever their words."""
+_MOST_CHARACTERS = 200
+_LIMITED_ELSEWHERE = "mlserve.request"
+
+Place = tuple[str, str, int]
+"""A logger's name, and the file and line that log."""
+
+
+class Repeats:
+    """Tells which records get a line of their own. Not safe for threads: the caller has a lock."""
+
+    def __init__(self, window: float = WINDOW) -> None:
+        self._window = window
+        self._ends_at = 0.0
+        self._alike: Counter[tuple[Place, str]] = Counter()
+        self._places: Counter[Place] = Counter()
+        self._held: dict[Place, tuple[int, logging.LogRecord]] = {}
+
+    def takes(self, record: logging.LogRecord) -> bool:
+        """Whether the record gets a line; it is counted if not."""
+        if record.name == _LIMITED_ELSEWHERE:
+            return True
+        if not self._places:
+            self._ends_at = time.monotonic() + self._window
+        place = (record.name, record.pathname, record.lineno)
+        words = (place, _words(record))
+        has_room = self._places[place] < LINES_OF_A_PLACE and self._alike[words] < LINES_ALIKE
+        if has_room:
+            self._places[place] += 1
+            self._alike[words] += 1
+        else:
+            self._held[place] = (self._held.get(place, (0, record))[0] + 1, record)
+        return has_room
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until `ended` has something to tell; None when nothing was held."""
+        return max(0.0, self._ends_at - time.monotonic()) if self._held else None
+
+    def ended(self) -> list[logging.LogRecord]:
+        """Once the window is over: a record for each place of which lines were held."""
+        if not self._places or time.monotonic() < self._ends_at:
+            return []
+        return self.close()
+
+    def close(self) -> list[logging.LogRecord]:
+        """What `ended` tells, at once."""
+        told = [self._count(count, last) for count, last in self._held.values()]
+        self._alike.clear()
+        self._places.clear()
+        self._held.clear()
+        return told
+
+    def _count(self, count: int, last: logging.LogRecord) -> logging.LogRecord:
+        message = f"{count} more lines like this in the last {self._window:g} s: {_words(last)}"
+        return logging.LogRecord(
+            last.name, last.levelno, last.pathname, last.lineno, message, None, None
+        )
+
+
+def _words(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except (TypeError, ValueError):  # its arguments do not fit; the line itself will say so
+        text = str(record.msg)
+    return text.partition("\n")[0][:_MOST_CHARACTERS]

@@ -1,0 +1,100 @@
+"""The statistics of each version that is served, counted as Triton counts its own.
+
+Triton's rules (its statistics extension): a request counts once, as a success or a failure, and the
+times of its stages only where it succeeded; an execution is a run of the model that gave outputs;
+inferences are the rows of the executions, whatever became of the requests around them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from mlserve.server.engine.admission import Execution
+from mlserve.server.request import OK, Exchange, Kind
+
+_MOST_SIZES = 4096
+"""Batch sizes that are told apart for one version: callers choose them, so they are bounded."""
+
+
+@dataclass(slots=True)
+class Total:
+    """How often something happened, and the nanoseconds that it took in all."""
+
+    count: int = 0
+    nanoseconds: int = 0
+
+    def add(self, seconds: float) -> None:
+        """Counts one that took so many seconds."""
+        self.count += 1
+        self.nanoseconds += round(seconds * 1e9)
+
+
+@dataclass(slots=True)
+class BatchTotals:
+    """The executions of one batch size, which is a number of rows."""
+
+    decode: Total = field(default_factory=Total)
+    run: Total = field(default_factory=Total)
+    encode: Total = field(default_factory=Total)
+
+
+@dataclass(slots=True)
+class VersionStatistics:
+    """One version since the server started. `last_request` is seconds since the epoch, or 0."""
+
+    last_request: float = 0.0
+    inferences: int = 0
+    executions: int = 0
+    success: Total = field(default_factory=Total)
+    fail: Total = field(default_factory=Total)
+    queue: Total = field(default_factory=Total)
+    decode: Total = field(default_factory=Total)
+    run: Total = field(default_factory=Total)
+    encode: Total = field(default_factory=Total)
+    batches: dict[int, BatchTotals] = field(default_factory=dict)
+
+    def request(self, ended: Exchange, seconds: float) -> None:
+        """Counts a request that this version was leased to."""
+        self.last_request = time.time()
+        if ended.code != OK:
+            self.fail.add(seconds)
+            return
+        self.success.add(seconds)
+        self.queue.add(ended.times.queue)
+        self.decode.add(ended.times.decode)
+        self.run.add(ended.times.run)
+        self.encode.add(ended.times.encode)
+
+    def execution(self, ended: Execution) -> None:
+        """Counts a run of the model."""
+        self.executions += 1
+        self.inferences += ended.rows
+        if ended.rows in self.batches or len(self.batches) < _MOST_SIZES:
+            totals = self.batches.setdefault(ended.rows, BatchTotals())
+            totals.decode.add(ended.decode)
+            totals.run.add(ended.run)
+            totals.encode.add(ended.encode)
+
+
+class Statistics:
+    """The statistics of one server, by model and version."""
+
+    def __init__(self) -> None:
+        self._versions: dict[tuple[str, int], VersionStatistics] = {}
+
+    def of(self, model: str, version: int) -> VersionStatistics:
+        """Those of that version; zeros where nothing was asked of it yet."""
+        return self._versions.get((model, version)) or VersionStatistics()
+
+    def request(self, ended: Exchange, seconds: float) -> None:
+        """Counts a request that ended, if it is one that a version was leased to."""
+        if ended.route.kind is Kind.PREDICT and ended.version is not None:
+            self._kept(ended.model, ended.version).request(ended, seconds)
+
+    def execution(self, ended: Execution) -> None:
+        """Counts a run of the model that gave outputs."""
+        self._kept(ended.model, ended.version).execution(ended)
+
+    def _kept(self, model: str, version: int) -> VersionStatistics:
+        return self._versions.setdefault((model, version), VersionStatistics())

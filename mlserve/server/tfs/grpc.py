@@ -1,0 +1,291 @@
+"""TensorFlow Serving's gRPC API: PredictionService and ModelService over the engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mlserve.backend import HasDefinitions, Runner
+from mlserve.errors import InvalidInput, shortened
+from mlserve.server.codec.images import check_images
+from mlserve.server.codec.proto_reader import Request, read_message
+from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.listen.access import require_control
+from mlserve.server.listen.drain import InFlight
+from mlserve.server.listen.grpc.call import Context
+from mlserve.server.listen.grpc.headers import CODES
+from mlserve.server.listen.grpc.service import (
+    CONTRACT_KEY,
+    RANDOM_WEIGHTS_KEY,
+    UnaryMethod,
+    admission,
+    deadline_of,
+    service,
+)
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.models import Catalog
+from mlserve.server.models.versions import VersionChoice
+from mlserve.server.telemetry.telemetry import Sight
+from mlserve.server.tensors import DEFAULT_SIGNATURE, check_batch_length, check_names
+from mlserve.server.tfs import tensor_proto
+from mlserve.server.tfs.classify import InferenceGrpc
+from mlserve.server.tfs.config_reload import ConfigReload
+from mlserve.server.tfs.model_spec import (
+    named_spec_of,
+    signature_over_grpc,
+    spec_of,
+    telling_of_servables,
+    telling_of_versions,
+)
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.tensors import Signature, TensorSpec
+from mlserve.wire.errors import grpc_status
+from mlserve.wire.proto.framework_pb2 import SignatureDef, TensorInfo
+from mlserve.wire.proto.serving_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelSpec,
+    PredictRequest,
+    PredictResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
+    SignatureDefMap,
+)
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+
+PREDICT = "tensorflow/serving/predict"
+
+
+def signature_def_map(runner: Runner) -> SignatureDefMap:
+    """All signatures, by name: as the model's own file has them, else made of the Runner's."""
+    defs = SignatureDefMap()
+    if isinstance(runner, HasDefinitions):
+        for name, definition in runner.definitions.items():
+            defs.signature_def[name].MergeFromString(definition)
+        return defs
+    for name, signature in runner.signatures.items():
+        defs.signature_def[name].CopyFrom(_definition(signature))
+    return defs
+
+
+def _definition(signature: Signature) -> SignatureDef:
+    """The message for that signature. The name of a tensor is its alias: there is no other."""
+    definition = SignatureDef(method_name=PREDICT)
+    for spec, info in _infos(signature.inputs):
+        definition.inputs[spec.name].CopyFrom(info)
+    for spec, info in _infos(signature.outputs):
+        definition.outputs[spec.name].CopyFrom(info)
+    return definition
+
+
+def _infos(specs: Iterable[TensorSpec]) -> Iterable[tuple[TensorSpec, TensorInfo]]:
+    for spec in specs:
+        info = TensorInfo(name=spec.name, dtype=spec.dtype.tf_name)
+        if spec.shape is None:
+            info.tensor_shape.unknown_rank = True
+        else:
+            info.tensor_shape.SetInParent()
+            for size in spec.shape:
+                info.tensor_shape.dim.add(size=-1 if size is None else size)
+        yield spec, info
+
+
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+MODEL_SERVICE = "tensorflow.serving.ModelService"
+
+
+class TfsGrpc:
+    """The methods of the two services; each takes a request's bytes and returns a response's."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        repository: Catalog,
+        *,
+        host: str,
+        reload: ConfigReload | None = None,
+    ) -> None:
+        self._engine = engine
+        self._repository = repository
+        self._host = host
+        self._reload = reload
+
+    def methods(self, sight: Sight, in_flight: InFlight) -> dict[str, UnaryMethod]:
+        """What to add to the gRPC server: the methods by their full names."""
+        inference = InferenceGrpc(self._engine, self._repository, self._version_of).methods()
+        predict = {"Predict": self.predict, "GetModelMetadata": self.metadata, **inference}
+        status = {"GetModelStatus": self.status}
+        if self._reload is not None:
+            status["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)
+        first = admission(self._engine.admit, self._engine.default_timeout)
+        admit = dict.fromkeys(("Predict", *inference), first)
+        return {
+            **service(PREDICTION_SERVICE, predict, sight, in_flight, admit=admit),
+            **service(MODEL_SERVICE, status, sight, in_flight),
+        }
+
+    async def predict(self, data: bytes, context: Context) -> bytes:
+        """Predict: runs a signature; the response has its outputs and the version that ran."""
+        deadline = deadline_of(context, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the message is read
+        request = await read_message(PredictRequest, data, deadline)
+        spec = named_spec_of(request)
+
+        def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+            signature = signature_over_grpc(signatures, spec.signature_name)
+            check_outputs(signature, request.output_filter)
+            return signature, read_inputs(signature, request, self._engine.settings)
+
+        def encode(
+            loaded: LoadedVersion, signature: Signature, outputs: Tensors
+        ) -> tuple[bool, bytes]:
+            response = write_outputs(signature, outputs, request.output_filter)
+            response.model_spec.CopyFrom(_served(loaded, signature.name))
+            return loaded.has_random_weights, response.SerializeToString()
+
+        told = spec.signature_name or DEFAULT_SIGNATURE, _rows_told(request)
+        call = Call(spec.name, self._version_of(spec), decode, encode, len(data), *told)
+        with telling_of_servables():
+            is_random, response = await self._engine.submit(call, deadline)
+        if is_random:
+            await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+        return response
+
+    async def metadata(self, data: bytes, context: Context) -> bytes:
+        """GetModelMetadata: the signatures of a version that is loaded."""
+        request = await self._read(GetModelMetadataRequest, data, context)
+        spec = spec_of(request)
+        _check_metadata_fields(request.metadata_field)
+        spec = named_spec_of(request)
+        with telling_of_servables():
+            loaded = self._repository.lease(spec.name, self._version_of(spec))
+        try:
+            response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
+            signatures = signature_def_map(loaded.runner)
+            response.metadata["signature_def"].Pack(signatures)
+            if loaded.contract:
+                await context.send_initial_metadata(((CONTRACT_KEY, loaded.contract),))
+            return response.SerializeToString()
+        finally:
+            loaded.release()
+
+    async def status(self, data: bytes, context: Context) -> bytes:
+        """GetModelStatus: the state of each version, loaded or not."""
+        spec = spec_of(await self._read(GetModelStatusRequest, data, context))
+        response = GetModelStatusResponse()
+        with telling_of_versions():
+            statuses = self._repository.known_statuses(spec.name, self._version_of(spec))
+        for status in statuses:
+            entry = response.model_version_status.add(version=status.version, state=status.state)
+            if status.error is not None:
+                code = CODES[grpc_status(status.error)]
+                entry.status.error_code, entry.status.error_message = code, str(status.error)
+        return response.SerializeToString()
+
+    async def reload_config(self, reload: ConfigReload, data: bytes, context: Context) -> bytes:
+        """HandleReloadConfigRequest: serves the models of that configuration and no others.
+
+        Who may not ask for that learns nothing from the answer, of a path least of all.
+        """
+        require_control(self._engine.settings, self._host)
+        config = (await self._read(ReloadConfigRequest, data, context)).config
+        if config.WhichOneof("config") != "model_config_list":
+            raise InvalidInput(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+                "ModelConfigList is currently supported"
+            )
+        await reload.apply(config, self._repository)
+        response = ReloadConfigResponse()
+        response.status.SetInParent()  # OK, which TensorFlow Serving says in so many words
+        return response.SerializeToString()
+
+    async def _read(self, kind: type[Request], data: bytes, context: Context) -> Request:
+        deadline = deadline_of(context, self._engine.default_timeout)
+        return await read_message(kind, data, deadline)
+
+    def _version_of(self, spec: ModelSpec) -> VersionChoice:
+        """The version asked for: its number, its label, or None for the latest."""
+        if spec.HasField("version_label"):
+            return spec.version_label
+        if not spec.HasField("version"):
+            return None
+        return self._repository.latest_for_zero(spec.name, spec.version.value)
+
+
+def read_inputs(
+    signature: Signature, request: PredictRequest, settings: ServerSettings = DEFAULT_SETTINGS
+) -> Tensors:
+    """The arrays of the request, checked against the signature and the server's limits.
+
+    Raises InvalidInput.
+    """
+    check_names(signature, request.inputs)
+    inputs, room = {}, tensor_proto.Expansion(settings.expanded_bytes)
+    for spec in signature.inputs_in(request.inputs):
+        sent = request.inputs[spec.name]
+        sizes = tuple(dim.size for dim in sent.tensor_shape.dim[:1])
+        check_batch_length(spec, sizes, settings.max_batch_length)
+        tensor_proto.check_dtype(signature, spec, sent)  # before its values are read
+        try:
+            value = tensor_proto.to_array(spec.name, sent, room)
+        except InvalidInput as error:
+            error.message = f"tensor parsing error: {spec.name}: {error.message}"
+            raise
+        inputs[spec.name] = value
+    check_images(signature, inputs, settings)
+    return inputs
+
+
+def check_outputs(signature: Signature, wanted: Collection[str]) -> None:
+    """Raises InvalidInput for an output filter that names no output, or one of them twice."""
+    known = {spec.name for spec in signature.outputs}
+    for name in wanted:
+        if name not in known:
+            raise InvalidInput(
+                f"output tensor alias not found in signature: {shortened(name)} Outputs expected "
+                f"to be in the set {{{','.join(sorted(known))}}}."
+            )
+    for name, times in Counter(wanted).items():
+        if times > 1:
+            raise InvalidInput(f"duplicate output tensor alias: {name}")
+
+
+def write_outputs(
+    signature: Signature, outputs: Tensors, wanted: Collection[str]
+) -> PredictResponse:
+    """The response with the wanted outputs; an empty filter means all of them."""
+    response = PredictResponse()
+    for spec in signature.outputs:
+        if not wanted or spec.name in wanted:
+            value = tensor_proto.from_array(outputs[spec.name], spec.dtype)
+            response.outputs[spec.name].CopyFrom(value)
+    return response
+
+
+def _rows_told(request: PredictRequest) -> int:
+    """The largest first size that the shapes of the inputs give, not checked yet; at least 1."""
+    shapes = [tensor.tensor_shape.dim for tensor in request.inputs.values()]
+    return max((shape[0].size for shape in shapes if shape), default=1)
+
+
+def _served(loaded: LoadedVersion, signature: str) -> ModelSpec:
+    spec = ModelSpec(name=loaded.artifact.model, signature_name=signature)
+    spec.version.value = loaded.version
+    return spec
+
+
+def _check_metadata_fields(fields: Collection[str]) -> None:
+    if not fields:
+        raise InvalidInput("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in fields:
+        if field != "signature_def":
+            raise InvalidInput(
+                f"Metadata field {shortened(field)} is not supported; ask for signature_def"
+            )

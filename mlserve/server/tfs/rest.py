@@ -1,0 +1,282 @@
+"""TensorFlow Serving's REST API over the engine: status, metadata, predict, classify and regress.
+
+Paths are matched without regard to case, as TensorFlow Serving does (http_rest_api_handler.cc).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from google.protobuf import json_format
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlserve.errors import InvalidInput, NotFound
+from mlserve.server.body_memory import BodyMemory
+from mlserve.server.codec import json_writer
+from mlserve.server.codec.images import input_of, is_image_body, read_image_body
+from mlserve.server.codec.json_writer import dumps
+from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.listen.http import (
+    answer_headers,
+    check_method,
+    contract_headers,
+    deadline_of,
+    json_response,
+    received,
+    while_connected,
+)
+from mlserve.server.listen.http_body import Body, content_of, is_encoded, text_of
+from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.models import Catalog
+from mlserve.server.models.versions import VersionChoice, VersionStatus
+from mlserve.server.tensors import most_rows
+from mlserve.server.tfs import example_json, json_tensors
+from mlserve.server.tfs.classify import CLASSIFY, INPUT, REGRESS, Method, check_takes_examples
+from mlserve.server.tfs.grpc import signature_def_map
+from mlserve.server.tfs.json_words import shown
+from mlserve.server.tfs.model_spec import (
+    signature_over_rest,
+    telling_of_servables,
+    telling_of_versions,
+    version_number,
+)
+from mlserve.settings import ServerSettings
+from mlserve.tensors import Signature
+from mlserve.wire.errors import grpc_status
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+    Answer = tuple[LoadedVersion, bytes]
+
+
+_METHODS: Mapping[str, Method] = {"classify": CLASSIFY, "regress": REGRESS}
+
+
+class InferenceRest:
+    """The two calls that take examples."""
+
+    def __init__(self, engine: Engine, memory: BodyMemory) -> None:
+        self._engine = engine
+        self._memory = memory
+
+    async def respond(
+        self, request: Request, model: str, version: VersionChoice, verb: str
+    ) -> Response:
+        """The response to a POST of `:classify` or `:regress`."""
+        deadline = deadline_of(request, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the body is read
+        settings = self._engine.settings
+        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
+            call = _examples_call(request, model, version, _METHODS[verb], body, settings)
+            with telling_of_servables():
+                job = self._engine.enter(call, deadline)
+            loaded, answer = await while_connected(request, self._engine.answer(job))
+        return json_response(answer, answer_headers(loaded))
+
+
+def _examples_call(
+    request: Request,
+    model: str,
+    version: VersionChoice,
+    method: Method,
+    body: Body,
+    settings: ServerSettings,
+) -> Call[Answer]:
+    count = 0
+
+    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+        nonlocal count
+        with body.reading():
+            content = _read_content(body, request, settings)
+            name = example_json.signature_of(content)
+            examples = example_json.read_examples(content, settings, body.deadline)
+        signature = method.find(signatures, name)
+        check_takes_examples(signature)
+        count = len(examples)
+        return signature, {INPUT: examples}
+
+    def encode(loaded: LoadedVersion, _: Signature, outputs: Tensors) -> Answer:
+        rows = json_writer.list_text([dumps(row)] for row in method.rows(outputs, count))
+        return loaded, "".join(json_writer.object_text({"results": rows})).encode()
+
+    sent = body.content
+    signature = "" if is_encoded(request.headers) else json_tensors.signature_asked(sent)
+    return Call(model, version, decode, encode, len(sent), signature)
+
+
+def _read_content(body: Body, request: Request, settings: ServerSettings) -> Mapping[str, Any]:
+    sent = content_of(body.content, request.headers, settings.max_request_bytes, body.room)
+    text = text_of(sent, body.room)
+    body.forget(sent)
+    return json_tensors.parse_body(text, max_depth=settings.max_json_depth, room=body.room)
+
+
+_VERBS = ("predict", "classify", "regress")
+_PATH = re.compile(
+    r"/v1/models(?:/(?P<model>[^/:]+))?"
+    r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+    r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?/?",
+    re.IGNORECASE,
+)
+
+
+CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+)
+"""The headers with which TensorFlow Serving lets pages of every origin ask it, where it is told to
+(http_rest_api_util.cc)."""
+
+
+class TfsRest:
+    """The REST protocol of TensorFlow Serving."""
+
+    def __init__(self, engine: Engine, repository: Catalog, memory: BodyMemory) -> None:
+        self._engine = engine
+        self._repository = repository
+        self._inference = InferenceRest(engine, memory)
+        self._memory = memory
+
+    async def respond(self, request: Request) -> Response | None:
+        """The response to a request under `/v1/models`; None for any other path."""
+        match = _PATH.fullmatch(request.scope["raw_path"].decode("ascii", "replace"))
+        if match is None:
+            return None
+        if request.method == "OPTIONS" and "origin" in request.headers:
+            return Response()  # what a browser asks before it asks; the headers say what it may
+        verb = (match["verb"] or "").lower()
+        if request.method == "POST" and not verb:
+            _check_colon(request, unquote(match["model"] or ""))
+        check_method(request, "POST" if verb else "GET")
+        if match["model"] is None:
+            raise InvalidInput("Missing model name in request.")
+        model = unquote(match["model"])
+        version: VersionChoice = version_number(match["version"]) if match["version"] else None
+        version = self._repository.latest_for_zero(model, version)
+        if match["label"]:
+            version = unquote(match["label"])
+        if verb == "predict":
+            return await self._predict(request, model, version)
+        if verb:
+            return await self._inference.respond(request, model, version, verb)
+        return self._metadata(model, version) if match["metadata"] else self._status(model, version)
+
+    async def _predict(self, request: Request, model: str, version: VersionChoice) -> Response:
+        deadline = deadline_of(request, self._engine.default_timeout)
+        self._engine.admit(deadline)  # before the body is read
+        with telling_of_servables():
+            self._repository.lease(model, version).release()
+        settings = self._engine.settings
+        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
+            with telling_of_servables():
+                job = self._engine.enter(
+                    _predict_call(request, model, version, body, settings), deadline
+                )
+            loaded, answer = await while_connected(request, self._engine.answer(job))
+        return json_response(answer, answer_headers(loaded))
+
+    def _status(self, model: str, version: VersionChoice) -> Response:
+        with telling_of_versions():
+            statuses = self._repository.known_statuses(model, version)
+        return _indented({"model_version_status": [_status_json(item) for item in statuses]})
+
+    def _metadata(self, model: str, version: VersionChoice) -> Response:
+        with telling_of_servables():
+            loaded = self._repository.lease(model, version)
+        try:
+            signatures = json_format.MessageToDict(
+                signature_def_map(loaded.runner),
+                always_print_fields_with_no_presence=True,
+                preserving_proto_field_name=True,
+            )
+        finally:
+            loaded.release()
+        spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
+        body = {"model_spec": spec, "metadata": {"signature_def": signatures}}
+        return _indented(body, contract_headers(loaded.contract))
+
+
+def _check_colon(request: Request, model: str) -> None:
+    """Raises NotFound for `/v1/models/m%3Apredict`: there is no such model, and no such path."""
+    name, colon, verb = model.rpartition(":")
+    if colon and verb.lower() in _VERBS:
+        raise NotFound(
+            f"Malformed request: the colon before {verb!r} is escaped as %3A in the path; ask "
+            f"{request.method} /v1/models/{name}:{verb}"
+        )
+
+
+def _predict_call(
+    request: Request, model: str, version: VersionChoice, body: Body, settings: ServerSettings
+) -> Call[tuple[LoadedVersion, bytes]]:
+    is_row_form = False
+
+    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+        nonlocal is_row_form
+        with body.reading():
+            signature, inputs, is_row_form = _read_predict(
+                body, request.headers, signatures, settings
+            )
+        return signature, inputs
+
+    def encode(
+        loaded: LoadedVersion, signature: Signature, outputs: Tensors
+    ) -> tuple[LoadedVersion, bytes]:
+        return loaded, json_tensors.write_outputs(signature, outputs, as_rows=is_row_form)
+
+    sent = body.content
+    is_unread = is_encoded(request.headers) or is_image_body(sent, request.headers)
+    signature = "" if is_unread else json_tensors.signature_asked(sent)
+    return Call(model, version, decode, encode, len(sent), signature)
+
+
+def _read_predict(
+    body: Body, headers: Headers, signatures: Mapping[str, Signature], settings: ServerSettings
+) -> tuple[Signature, Tensors, bool]:
+    """The signature that a body asks for, its inputs, and whether it is in row form."""
+    sent = content_of(body.content, headers, settings.max_request_bytes, body.room)
+    if is_image_body(sent, headers):
+        found = read_image_body(sent, headers, settings, body.room)
+        signature = signature_over_rest(signatures, found.signature)
+        return signature, input_of(signature, found.files, settings), True
+    text = text_of(sent, body.room)
+    body.forget(sent)
+    del sent
+    content = json_tensors.parse_body(
+        text,
+        max_depth=settings.max_json_depth,
+        most_rows=most_rows(signatures.values(), settings.max_batch_length),
+        room=body.room,
+    )
+    del text
+    name = content.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidInput(
+            f"JSON Value: {shown(name)} not formatted correctly. 'signature_name' key must be "
+            "a string value."
+        )
+    signature = signature_over_rest(signatures, name)
+    is_row_form = json_tensors.is_row_form(content)
+    return signature, json_tensors.read_inputs(signature, content, settings), is_row_form
+
+
+def _status_json(status: VersionStatus) -> dict[str, Any]:
+    code = "OK" if status.error is None else grpc_status(status.error)
+    message = "" if status.error is None else status.error.message
+    return {
+        "version": str(status.version),
+        "state": status.state.name,
+        "status": {"error_code": code, "error_message": message},
+    }
+
+
+def _indented(data: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return json_response(json.dumps(data, indent=1).encode() + b"\n", headers)
