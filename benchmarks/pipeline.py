@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from mlserve_onnxruntime.image_file import decoded_image
-from mlserve_onnxruntime.resize import resized
+from mlserve_onnxruntime.steps import resized
 
 from mlserve.images import ImageLimits
 

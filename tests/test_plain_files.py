@@ -13,10 +13,10 @@ import pytest
 from mlserve.artifact import MANIFEST_NAME, Manifest, read_plain
 from mlserve.errors import ExportError, UsageError
 from mlserve.labels import read_labels
-from mlserve.launch.last_words import last_words
-from mlserve.launch.plan import Versions
-from mlserve.launch.private import private_folder, state_folder
-from mlserve.launch.state import read_records
+from mlserve.launch.logs import last_words
+from mlserve.launch.private_files import private_folder, state_folder
+from mlserve.launch.records import read_records
+from mlserve.launch.serving import Versions
 from mlserve.pipeline import ImagePipeline
 from mlserve.testing.colours import PIPELINE
 

@@ -24,8 +24,7 @@ from mlserve.cli import (
     status,
     up,
 )
-from mlserve.cli.output import print_error
-from mlserve.cli.streams import guard_streams, require_output
+from mlserve.cli.output import guard_streams, print_error, require_output
 from mlserve.cli.usage import Command, CommandGroup, asks_for_json
 from mlserve.errors import ExitCode, MlserveError
 from mlserve.hints import speak_flags

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.exported import BackendOption, ModelOption, StoreOption
+from mlserve.cli.options import ExportedBackendOption, ExportedModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
-from mlserve.launch.launcher import ServerKind
+from mlserve.launch.serving import ServerKind
 
 if TYPE_CHECKING:
-    from mlserve.launch.docker.build import BuildRequest
+    from mlserve.launch.docker.images import BuildRequest
     from mlserve.sources import Progress
 
 
 def build(
-    backend: BackendOption = None,
-    model: ModelOption = None,
+    backend: ExportedBackendOption = None,
+    model: ExportedModelOption = None,
     version: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="The version; default: the latest.")
     ] = None,
@@ -74,8 +74,8 @@ def build(
     """
     from mlserve import plugins
     from mlserve.artifact import Artifact
-    from mlserve.launch.docker.build import BuildRequest
-    from mlserve.launch.plan import Versions, choose
+    from mlserve.launch.docker.images import BuildRequest
+    from mlserve.launch.serving import Versions, choose
 
     versions = Versions(() if version is None else (version,))
     serving = choose(backend, model, None, versions, store)
@@ -95,7 +95,7 @@ def build(
 
 
 def _write_files(request: BuildRequest, folder: Path, output: OutputFormat) -> None:
-    from mlserve.launch.docker.build import write_context
+    from mlserve.launch.docker.images import write_context
 
     write_context(request, folder)
     if output is OutputFormat.JSON:
@@ -106,8 +106,8 @@ def _write_files(request: BuildRequest, folder: Path, output: OutputFormat) -> N
 
 
 def _build_image(request: BuildRequest, output: OutputFormat) -> None:
-    from mlserve.launch.docker.build import BuildLogged
-    from mlserve.launch.docker.build import build as build_image
+    from mlserve.launch.docker.images import BuildLogged
+    from mlserve.launch.docker.images import build as build_image
 
     try:
         with _progress() as progress:

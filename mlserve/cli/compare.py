@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.exported import StoreOption
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
-from mlserve.cli.table import print_table, print_wrapped
+from mlserve.cli.options import StoreOption
+from mlserve.cli.output import (
+    OutputFormat,
+    OutputOption,
+    note,
+    print_json,
+    print_table,
+    print_wrapped,
+    say,
+)
 from mlserve.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from mlserve.cli.progress import ProgressLine
+    from mlserve.cli.output import ProgressLine
     from mlserve.compare.result import Comparison
     from mlserve.compare.run import Options
     from mlserve.compare.targets import Target
@@ -101,7 +108,7 @@ def _compare(
     files: list[str],
     options: Options,
 ) -> Comparison:
-    from mlserve.cli.inputs import gather
+    from mlserve.cli.predict import gather
     from mlserve.compare.run import compare as run
     from mlserve.deadline import Deadline
 
@@ -120,7 +127,7 @@ class _Progress:
         self._line: ProgressLine | None = None
 
     def __call__(self, doing: str, done: int, total: int, name: str) -> None:
-        from mlserve.cli.progress import ProgressLine
+        from mlserve.cli.output import ProgressLine
 
         self._line = ProgressLine(total)
         self._line.draw(done, f"{doing}: {name}")
@@ -143,26 +150,26 @@ def _tell_of_orientation(targets: list[Target]) -> None:
 
 
 def _print(found: Comparison, output: OutputFormat) -> None:
-    from mlserve.compare import summary
+    from mlserve.compare import report
 
     if output is OutputFormat.JSON:
         print_json(found.to_json())
         return
-    print_table(summary.DIFFERENCE_HEADER, summary.difference_rows(found))
+    print_table(report.DIFFERENCE_HEADER, report.difference_rows(found))
     say("\ntimes and memory")
-    print_table(summary.COST_HEADER, summary.cost_rows(found))
-    worst = summary.worst_rows(found)
+    print_table(report.COST_HEADER, report.cost_rows(found))
+    worst = report.worst_rows(found)
     if worst:
         say("\nworst images")
-        print_table(summary.IMAGE_HEADER, worst)
-    problems = summary.problem_rows(found)
+        print_table(report.IMAGE_HEADER, worst)
+    problems = report.problem_rows(found)
     if problems:
         say("\nwhat differs")
-        print_table(summary.PROBLEM_HEADER, problems[:_LISTED])
+        print_table(report.PROBLEM_HEADER, problems[:_LISTED])
     if len(problems) > _LISTED:
         say(f"and {len(problems) - _LISTED} more; --output json lists them all")
     say()
-    print_wrapped(summary.verdict(found), "")
+    print_wrapped(report.verdict(found), "")
 
 
 def _warn_of_random_weights(targets: list[Target]) -> None:
@@ -182,7 +189,7 @@ def _require_writable(report: Path) -> None:
 
 
 def _write(report: Path, found: Comparison) -> None:
-    from mlserve.compare.html import page
+    from mlserve.compare.report import page
 
     try:
         report.write_text(page(found), encoding="utf-8", errors="backslashreplace")

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
-from mlserve.cli.table import fix_line, print_wrapped
+from mlserve.cli.output import (
+    OutputFormat,
+    OutputOption,
+    fix_line,
+    note,
+    print_json,
+    print_wrapped,
+    say,
+)
 from mlserve.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -1,15 +1,27 @@
-"""What commands print: data on stdout, everything else on stderr."""
+"""What commands print: data on stdout, everything else on stderr.
+
+It is cleared before anything else is printed, so that it never mixes with data on the same
+terminal; and it costs no import.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from mlserve.errors import MlserveError, escaped
+from mlserve.errors import MlserveError, UsageError, escaped
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class OutputFormat(StrEnum):
@@ -84,3 +96,189 @@ def error_json(error: MlserveError) -> dict[str, Any]:
 def is_interactive() -> bool:
     """Whether stderr is a terminal: progress is shown only there."""
     return sys.stderr.isatty()
+
+
+_GAP = "  "
+_BELOW = " " * 4
+_COMMANDS = ("pip ", "mlserve ")
+_NARROWEST = 24
+"""A column that is narrower is not worth wrapping text into."""
+
+
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    below: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Prints rows under an upper-case header, in columns as wide as their widest cell.
+
+    `below` are the lines that stand under each row. What is wider than the terminal (80 columns
+    where there is none) is wrapped: the last column in its place, or below its row where it has no
+    room. Nothing is cut, so a long name can still make a line longer.
+    """
+    lines = [[name.upper() for name in header], *[list(map(printable, row)) for row in rows]]
+    under: list[list[str]] = [[], *[list(texts) for texts in below or [()] * len(rows)]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    room = _columns() - sum(width + len(_GAP) for width in widths[:-1])
+    if room < min(widths[-1], _NARROWEST):
+        for line, texts in zip(lines, under, strict=True):
+            texts.insert(0, line.pop())
+    for line, texts in zip(lines, under, strict=True):
+        *start, last = line
+        left = "".join(cell.ljust(width) + _GAP for cell, width in zip(start, widths, strict=False))
+        print_wrapped(last, " " * len(left), first=left)
+        for text in filter(None, texts):
+            print_wrapped(text, _BELOW)
+
+
+def fix_line(fix: str) -> str:
+    """The line that tells a fix. One that is a command is printed in one piece, to be copied."""
+    line = f"fix: {fix}"
+    return _Whole(line) if fix.startswith(_COMMANDS) else line
+
+
+class _Whole(str):
+    """A text that is not wrapped, however narrow the terminal is."""
+
+    __slots__ = ()
+
+
+def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
+    """Prints text, wrapped to the terminal; `first` (default: `indent`) begins its first line."""
+    width = max(_columns() - len(indent), _NARROWEST)
+    begin = indent if first is None else first
+    if isinstance(text, _Whole):
+        say(f"{begin}{text}")
+        return
+    for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]:
+        say(f"{begin}{line}".rstrip())
+        begin = indent
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+class OutputLost(UsageError):
+    """The command's data could not be written to standard output."""
+
+
+def guard_streams() -> None:
+    """Makes standard output raise OutputLost where it cannot be written, and stderr lose the text.
+
+    Called before anything is opened: what is, gets the number of a stream that was closed, and what
+    is meant for the stream. `sys.stdin` and `sys.stdout` stay None where they were closed.
+    """
+    closed = [n for n, file in enumerate((sys.stdin, sys.stdout, sys.stderr)) if file is None]
+    _occupy(closed)
+    if sys.stdout is not None:
+        sys.stdout = _text_over(_Output(1, "wb", closefd=False), sys.stdout)
+    sys.stderr = _text_over(_Errors(2, "wb", closefd=False), sys.stderr)
+
+
+def require_output() -> None:
+    """Raises OutputLost when standard output was closed (`>&-`): what is printed would be lost."""
+    if sys.stdout is None:
+        raise OutputLost(
+            "standard output is closed", hint="send it to /dev/null if it is not wanted"
+        )
+
+
+def require_input() -> None:
+    """Raises UsageError when standard input was closed (`<&-`)."""
+    if sys.stdin is None:
+        raise UsageError(
+            "standard input (-) is closed",
+            hint="give the path of a file, or send the image to the command's input",
+        )
+
+
+class _Output(io.FileIO):
+    """Standard output. Once something was lost, so is the rest of the buffer, without a word.
+
+    The interpreter tries to write it again when it ends.
+    """
+
+    _is_lost = False
+
+    def write(self, data: ReadableBuffer) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if self._is_lost:
+                return memoryview(data).nbytes
+            self._is_lost = True
+            raise OutputLost(
+                f"standard output cannot be written: {error.strerror}",
+                hint="what was not printed is lost: run the command again with room for its output",
+            ) from error
+
+
+class _Errors(io.FileIO):
+    """Standard error. Where it cannot be written nobody can be told: the exit code must do."""
+
+    def write(self, data: ReadableBuffer) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _occupy(numbers: Sequence[int]) -> None:
+    """Opens the null device under these numbers."""
+    if numbers:
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in numbers:
+            os.dup2(null, number)
+        if null not in numbers:
+            os.close(null)
+
+
+def _text_over(raw: io.FileIO, old: TextIO | None) -> TextIO:
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=None if old is None else old.encoding,
+        errors="backslashreplace" if old is None else old.errors,
+        line_buffering=True,
+    )
+
+
+_WIDTH = 20
+_CLEAR = "\r\x1b[K"
+
+
+class StatusLine:
+    """A line that the next one takes the place of."""
+
+    def __init__(self) -> None:
+        self._is_shown = is_interactive()
+
+    def show(self, text: str) -> None:
+        """Shows that text, cut to the width of the terminal."""
+        self._write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
+
+    def clear(self) -> None:
+        """Takes the line away."""
+        self._write(_CLEAR)
+
+    def _write(self, text: str) -> None:
+        if self._is_shown:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+class ProgressLine(StatusLine):
+    """How many of `total` are done, and which one runs; nothing is shown for a total of 0."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self._total = total
+        self._is_shown = self._is_shown and total > 0
+
+    def draw(self, done: int, name: str) -> None:
+        """Shows that `done` are done and `name` runs."""
+        filled = _WIDTH * done // self._total if self._total else 0
+        bar = "#" * filled + "." * (_WIDTH - filled)
+        from mlserve.client.refusals import readable  # commands that ask nobody show no names
+
+        self.show(f"[{bar}] {done}/{self._total} {readable(name)}")

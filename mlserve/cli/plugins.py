@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mlserve.cli.output import OutputFormat, OutputOption, print_json
-from mlserve.cli.table import fix_line, print_table
+from mlserve.cli.output import OutputFormat, OutputOption, fix_line, print_json, print_table
 from mlserve.distributions import install_command
 
 if TYPE_CHECKING:

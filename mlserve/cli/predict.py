@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Protocol
 
 import typer
 
 from mlserve.cli import clock
-from mlserve.cli.access import (
+from mlserve.cli.options import (
     AccessOptions,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TokenFileOption,
-)
-from mlserve.cli.target import (
     ApiOption,
     BackendOption,
     EndpointOption,
@@ -23,8 +21,283 @@ from mlserve.cli.target import (
     ProtocolOption,
     ServerOption,
     Target,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TokenFileOption,
     VersionOption,
 )
+from mlserve.cli.output import ProgressLine, error_json, note, print_json, require_input, say
+from mlserve.client import Client, Prediction
+from mlserve.client.answers import Score
+from mlserve.client.call import unreadable
+from mlserve.client.refusals import readable
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError, UsageError
+from mlserve.system import run_within
+
+STDIN = "-"
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The names of the images in order; `is_batch` is False for one file, given as such."""
+
+    names: tuple[str, ...]
+    is_batch: bool
+
+
+def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
+    """The images that the arguments stand for, folders walked.
+
+    Raises UsageError for a folder without images, two uses of standard input or a closed one, or a
+    single file that is not there, and DeadlineExceeded when the file system does not answer.
+    """
+    if arguments.count(STDIN) > 1:
+        raise UsageError("standard input (-) can be read only once", hint="give - once")
+    if STDIN in arguments:
+        require_input()
+    found = run_within(deadline, "looking for the files", lambda: _expand(arguments))
+    is_batch = len(arguments) > 1 or found != list(arguments)
+    if not is_batch and found != [STDIN]:
+        run_within(deadline, f"looking for {found[0]}", lambda: _require(found[0]))
+    return Inputs(tuple(found), is_batch)
+
+
+def open_input(name: str) -> str | BinaryIO:
+    """What to hand to the client for that name.
+
+    Standard input is read without a buffer: a buffer that a stalled reader holds would abort the
+    process at its end.
+    """
+    return open(0, "rb", buffering=0, closefd=False) if name == STDIN else name
+
+
+def _expand(arguments: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    for argument in arguments:
+        if argument != STDIN and Path(argument).is_dir():
+            inside = sorted(_images(argument))
+            if not inside:
+                raise UsageError(
+                    f"there is no image in the folder {argument}",
+                    hint=f"files must end in {', '.join(_SUFFIXES)}; others are given by name",
+                )
+            names += inside
+        else:
+            names.append(argument)
+    return names
+
+
+def _require(name: str) -> None:
+    """Raises UsageError for a file that is not there, before anything is said of servers."""
+    try:
+        Path(name).stat()
+    except OSError as error:
+        raise unreadable(name, error) from error
+
+
+def _images(folder: str) -> Iterator[str]:
+    for parent, _, files in os.walk(folder, onerror=_unreadable):
+        for name in files:
+            if name.lower().endswith(_SUFFIXES):
+                yield str(Path(parent) / name)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+class Printer(Protocol):
+    """Where answers and errors go, in the order of the images. `finish` comes after the last."""
+
+    def prediction(self, name: str, found: Prediction) -> None: ...
+    def error(self, name: str, error: MlserveError) -> None: ...
+    def finish(self) -> None: ...
+
+
+def printer(output: str, *, is_batch: bool, has_scores: bool) -> Printer:
+    """The printer for an output format (text, json, jsonl).
+
+    `is_batch`: several images were given. `has_scores`: text shows the scores too.
+    """
+    if output == "jsonl":
+        return JsonLines()
+    if output == "json":
+        return JsonBatch() if is_batch else JsonObject()
+    return TextLines(has_scores=has_scores) if is_batch else TextLabel(has_scores=has_scores)
+
+
+class _Unfinished:
+    """A printer that has nothing left to do after the last answer."""
+
+    def finish(self) -> None:
+        return
+
+
+class _OneImage(_Unfinished):
+    """A printer for one image: its error is the command's error."""
+
+    def error(self, name: str, error: MlserveError) -> None:
+        raise error
+
+
+class TextLabel(_OneImage):
+    """The label on the first line; then, when asked for, `score<TAB>index<TAB>label` a line."""
+
+    def __init__(self, *, has_scores: bool) -> None:
+        self._has_scores = has_scores
+
+    def prediction(self, name: str, found: Prediction) -> None:
+        say(readable(found.label))
+        for row in found.scores if self._has_scores else ():
+            say(_score_line(row))
+
+
+class TextLines(_Unfinished):
+    """`file<TAB>label` a line; with scores K a file: `file<TAB>score<TAB>index<TAB>label`."""
+
+    def __init__(self, *, has_scores: bool) -> None:
+        self._has_scores = has_scores
+
+    def prediction(self, name: str, found: Prediction) -> None:
+        file = readable(name)
+        if not (self._has_scores and found.scores):
+            say(f"{file}\t{readable(found.label)}")
+            return
+        for row in found.scores:
+            say(f"{file}\t{_score_line(row)}")
+
+    def error(self, name: str, error: MlserveError) -> None:
+        # Not wherever the name occurs in it: a file can be called `image`.
+        is_named = error.message.startswith(f"{name} cannot be read")
+        note(f"error: {error.message}" if is_named else f"error: {readable(name)}: {error.message}")
+        if error.hint:
+            note(f"hint: {error.hint}")
+
+
+class JsonObject(_OneImage):
+    """One indented object."""
+
+    def prediction(self, name: str, found: Prediction) -> None:
+        print_json(_row(name, found))
+
+
+class JsonBatch:
+    """One indented object `{"predictions": [...]}`; a row of a failed image has `error`."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def prediction(self, name: str, found: Prediction) -> None:
+        self._rows.append(_row(name, found))
+
+    def error(self, name: str, error: MlserveError) -> None:
+        self._rows.append(_error_row(name, error))
+
+    def finish(self) -> None:
+        print_json({"predictions": self._rows})
+
+
+class JsonLines(_Unfinished):
+    """One object a line, at once; a row of a failed image has `error`."""
+
+    def prediction(self, name: str, found: Prediction) -> None:
+        print_json(_row(name, found), indent=None)
+
+    def error(self, name: str, error: MlserveError) -> None:
+        print_json(_error_row(name, error), indent=None)
+
+
+def _row(name: str, found: Prediction) -> dict[str, Any]:
+    return {"file": _printable(name), **found.to_json()}
+
+
+def _error_row(name: str, error: MlserveError) -> dict[str, Any]:
+    return {"file": _printable(name), "error": error_json(error)}
+
+
+def _printable(name: str) -> str:
+    """A file name as UTF-8 can carry it: bytes that are none become escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _score_line(row: Score) -> str:
+    """`score<TAB>index<TAB>label`: the label is last, whatever is in it."""
+    return f"{row.score:.4f}\t{'' if row.index is None else row.index}\t{readable(row.label)}"
+
+
+_MEANINGLESS = (
+    "warning: the model has random weights, its answers mean nothing "
+    "(mlserve export without --weights random gives it real ones)"
+)
+
+
+class Questioner:
+    """Asks one client about several images in turn; `exit_code` is that of the first error.
+
+    `is_random` says that the server is known to serve random weights, whatever its answers say.
+    """
+
+    def __init__(
+        self, client: Client, show: Printer, *, top_k: int | None, is_random: bool
+    ) -> None:
+        self._client = client
+        self._show = show
+        self._top_k = top_k
+        self._is_random = is_random
+        self._is_warned = False
+        self._shortfalls: set[str] = set()
+        self.exit_code = 0
+
+    def ask_all(self, inputs: Inputs, deadline: Deadline) -> None:
+        """Asks about every image; an error that the printer does not take is raised.
+
+        `deadline` is that of the first image; each of the others has one as long, counted from its
+        turn.
+        """
+        progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
+        try:
+            for done, name in enumerate(inputs.names):
+                progress.draw(done, name)
+                due = Deadline.after(deadline.timeout) if done else deadline
+                outcome = self._ask(name, due)
+                progress.clear()
+                self._report(name, outcome)
+        finally:
+            progress.clear()
+        self._show.finish()
+
+    def _ask(self, name: str, due: Deadline) -> Prediction | MlserveError:
+        try:
+            return self._client.predict(open_input(name), timeout=due, top_k=self._top_k)
+        except MlserveError as error:
+            return error
+
+    def _report(self, name: str, outcome: Prediction | MlserveError) -> None:
+        if isinstance(outcome, MlserveError):
+            self.exit_code = self.exit_code or int(outcome.exit_code)
+            self._show.error(name, outcome)
+            return
+        if self._is_random or outcome.has_random_weights:
+            outcome = replace(outcome, has_random_weights=True)
+            self._warn()
+        if outcome.shortfall:
+            self._tell(len(outcome.scores), outcome.shortfall)
+        self._show.prediction(name, outcome)
+
+    def _tell(self, count: int, shortfall: str) -> None:
+        """Says once for each reason that there are fewer scores than were asked for."""
+        if shortfall not in self._shortfalls:
+            note(f"note: {count} of the {self._top_k} best labels, as {shortfall}")
+        self._shortfalls.add(shortfall)
+
+    def _warn(self) -> None:
+        if not self._is_warned:
+            note(_MEANINGLESS)
+        self._is_warned = True
+
 
 _DEFAULT_TOP_K = 5
 
@@ -109,9 +382,6 @@ def predict(
 
     Example: label=$(mlserve predict horse.jpg --timeout 5)
     """
-    from mlserve.cli.answering import Questioner
-    from mlserve.cli.inputs import gather
-    from mlserve.cli.printing import printer
     from mlserve.client import Retries
     from mlserve.deadline import Deadline
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
-from mlserve.cli.table import print_table
+from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, print_table, say
 from mlserve.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from mlserve.launch.orphans import Seen
-    from mlserve.launch.state import ServerRecord
+    from mlserve.launch.records import ServerRecord
+    from mlserve.launch.up import Seen
 
 _HEADER = ("name", "status", "versions", "uptime", "launcher")
 NameArgument = Annotated[
@@ -45,10 +44,10 @@ def down(
     The server of another maker, which would drop what it has begun, is told to
     end once it is idle; until then `mlserve predict` sends it nothing new.
     """
-    from mlserve.cli.progress import StatusLine
+    from mlserve.cli.output import StatusLine
     from mlserve.deadline import check_seconds
     from mlserve.launch.down import running, stop_all
-    from mlserve.launch.processes import reconcile
+    from mlserve.launch.process import reconcile
 
     if timeout is not None:
         check_seconds("--timeout", timeout)
@@ -73,8 +72,8 @@ def down(
 
 def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     """List the servers. One whose process is gone is shown as dead once, then forgotten."""
-    from mlserve.launch.orphans import Seen, see
-    from mlserve.launch.processes import reconcile
+    from mlserve.launch.process import reconcile
+    from mlserve.launch.up import Seen, see
 
     alive, dead = reconcile()
     seen = [see(record) for record in alive] + [Seen(record, "dead") for record in dead]
@@ -105,11 +104,11 @@ def logs(
 ) -> None:
     """Show the log of a server, also of one that runs no more."""
     from mlserve.launch.logs import follow as read_log
-    from mlserve.launch.processes import is_running
+    from mlserve.launch.process import is_running
 
     record, path = _log_of(name)
     if record is not None and record.container is not None:
-        from mlserve.launch.docker.containers import log
+        from mlserve.launch.docker.container import log
 
         _write(log(record.container, tail, follows=follow))
         return
@@ -135,8 +134,8 @@ def _write(chunks: Iterable[bytes]) -> None:
 def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
     """The log to show, with the record of the server that still writes to it."""
     from mlserve.launch.logs import log_path, newest
-    from mlserve.launch.processes import reconcile
-    from mlserve.launch.state import select
+    from mlserve.launch.process import reconcile
+    from mlserve.launch.records import select
 
     alive, _ = reconcile()
     try:
@@ -162,7 +161,7 @@ def _versions(record: ServerRecord) -> str:
 
 
 def _row(record: ServerRecord, status: str) -> list[str]:
-    from mlserve.launch.processes import uptime
+    from mlserve.launch.process import uptime
 
     since = "-" if status == "dead" else _duration(uptime(record))
     return [record.name, status, _versions(record), since, record.launcher]
@@ -175,7 +174,7 @@ def _below(record: ServerRecord) -> list[str]:
 
 
 def _as_json(seen: Seen) -> dict[str, Any]:
-    from mlserve.launch.processes import uptime
+    from mlserve.launch.process import uptime
 
     record, status = seen.record, seen.status
     return record.to_json() | {

@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlserve.cli import clock
-from mlserve.cli.access import (
+from mlserve.cli.options import (
     AccessOptions,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TokenFileOption,
-)
-from mlserve.cli.output import OutputFormat, OutputOption, print_json, say
-from mlserve.cli.table import print_table
-from mlserve.cli.target import (
     ApiOption,
     BackendOption,
     EndpointOption,
@@ -23,9 +15,14 @@ from mlserve.cli.target import (
     ServerOption,
     Target,
     TimeoutOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TokenFileOption,
     VersionOption,
     address_json,
 )
+from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table, say
 
 if TYPE_CHECKING:
     from mlserve.client import Client, ServerLoad

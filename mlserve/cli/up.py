@@ -10,28 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.cli.exported import BackendOption, ModelOption, StoreOption
-from mlserve.cli.output import (
-    OutputFormat,
-    OutputOption,
-    is_interactive,
-    note,
-    print_json,
-    say,
+from mlserve.cli.options import (
+    ExportedBackendOption,
+    ExportedModelOption,
+    StoreOption,
+    with_settings,
 )
-from mlserve.cli.settings import with_settings
+from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.errors import UsageError
-from mlserve.launch.launcher import Launcher
+from mlserve.launch.serving import Launcher
 
 if TYPE_CHECKING:
-    from mlserve.launch.start import UpRequest
-    from mlserve.launch.state import ServerRecord
+    from mlserve.launch.records import ServerRecord
+    from mlserve.launch.up import UpRequest
 
 
 @with_settings
 def up(
-    backend: BackendOption = None,
-    model: ModelOption = None,
+    backend: ExportedBackendOption = None,
+    model: ExportedModelOption = None,
     version: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,9 +112,9 @@ def up(
     mlserve up --launcher docker --docker-option=--memory=2g
     """
     from mlserve.credentials import check_files
-    from mlserve.launch.plan import Versions, choose
     from mlserve.launch.ports import PortRequest
-    from mlserve.launch.start import UpRequest
+    from mlserve.launch.serving import Versions, choose
+    from mlserve.launch.up import UpRequest
     from mlserve.settings import ServerSettings
 
     if launcher is not Launcher.DOCKER and (image or docker_option):

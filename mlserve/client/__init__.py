@@ -12,8 +12,6 @@ for a REST one.
                                                  -> transport (how to send it)
 """
 
-from mlserve.client.access import Tls as Tls
-from mlserve.client.aio import AsyncClient as AsyncClient
 from mlserve.client.answers import ModelMetadata as ModelMetadata
 from mlserve.client.answers import Prediction as Prediction
 from mlserve.client.answers import Retry as Retry
@@ -21,5 +19,7 @@ from mlserve.client.answers import Score as Score
 from mlserve.client.answers import ServerLoad as ServerLoad
 from mlserve.client.answers import Timings as Timings
 from mlserve.client.answers import VersionStatus as VersionStatus
-from mlserve.client.retries import Retries as Retries
-from mlserve.client.sync import Client as Client
+from mlserve.client.call import Retries as Retries
+from mlserve.client.client import AsyncClient as AsyncClient
+from mlserve.client.client import Client as Client
+from mlserve.client.endpoint import Tls as Tls

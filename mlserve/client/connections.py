@@ -7,8 +7,11 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from weakref import WeakSet
 
-from mlserve.client.watch import Watch
-from mlserve.client.wire import Call, Reply, Transport
+from mlserve.client.adapter import Api, Call, ModelRef, OipAdapter, Reply, TfsAdapter, Transport
+from mlserve.client.call import Watch
+from mlserve.client.endpoint import Access, Endpoint
+from mlserve.client.forks import has_inherited_grpc
+from mlserve.client.session import Dialogue, Line, TfsDialogue
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
 
@@ -100,3 +103,51 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def open_transport(endpoint: Endpoint, access: Access, limit: int) -> Transport:
+    """A connection to the endpoint; `limit` is the bytes of the largest answer.
+
+    Sends nothing yet.
+    """
+    if endpoint.protocol == "grpc" and has_inherited_grpc():
+        from mlserve.client.http2 import Http2Transport
+
+        return Http2Transport(endpoint, access, limit)
+    if endpoint.protocol == "grpc":
+        from mlserve.client.grpc import GrpcTransport
+
+        return GrpcTransport(endpoint, access, limit)
+    from mlserve.client.http import RestTransport
+
+    return RestTransport(endpoint, access, limit)
+
+
+def open_dialogue(api: Api, endpoint: Endpoint, transport: Transport, model: ModelRef) -> Dialogue:
+    """The API spoken over the transport. Sends nothing yet."""
+    line = Line(endpoint, transport)
+    if api == "tfs":
+        return TfsDialogue(_tfs_adapter(endpoint), line, model)
+    from mlserve.client.oip_session import OipDialogue
+
+    return OipDialogue(_oip_adapter(endpoint), line, model)
+
+
+def _tfs_adapter(endpoint: Endpoint) -> TfsAdapter:
+    if endpoint.protocol == "grpc":
+        from mlserve.client.tfs_grpc import TfsGrpc
+
+        return TfsGrpc()
+    from mlserve.client.tfs_rest import TfsRest
+
+    return TfsRest()
+
+
+def _oip_adapter(endpoint: Endpoint) -> OipAdapter:
+    if endpoint.protocol == "grpc":
+        from mlserve.client.oip_grpc import OipGrpc
+
+        return OipGrpc()
+    from mlserve.client.oip_rest import OipRest
+
+    return OipRest()

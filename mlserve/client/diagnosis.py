@@ -12,11 +12,10 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
-from mlserve.client.access import Access, Tls
-from mlserve.client.endpoint import Endpoint
+from mlserve.client.endpoint import Access, Endpoint, Tls
 from mlserve.client.proxies import proxy_to
 from mlserve.client.refusals import readable
-from mlserve.client.tls_failures import certificate_refused, handshake_failure
+from mlserve.client.tls import certificate_refused, handshake_failure
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.system import on_daemon_thread
@@ -99,7 +98,7 @@ async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> byt
     """
     context = None
     if endpoint.is_secure:
-        from mlserve.client.tls_contexts import ssl_context
+        from mlserve.client.tls import ssl_context
 
         context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
         context.set_alpn_protocols(["h2", "http/1.1"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import SplitResult, urlsplit
 
 from mlserve.errors import UsageError
 
-Protocol = Literal["grpc", "rest"]
-_PROTOCOLS: dict[str, Protocol] = {
+ProtocolName = Literal["grpc", "rest"]
+_PROTOCOLS: dict[str, ProtocolName] = {
     "grpc": "grpc",
     "grpcs": "grpc",
     "http": "rest",
@@ -33,7 +34,7 @@ class Endpoint:
 
     @classmethod
     def parse(
-        cls, text: str, protocol: Protocol | None = None, *, is_secure: bool = False
+        cls, text: str, protocol: ProtocolName | None = None, *, is_secure: bool = False
     ) -> Endpoint:
         """The endpoint that `text` names; `host:port` alone is gRPC unless `protocol` says REST.
 
@@ -59,7 +60,7 @@ class Endpoint:
         return cls(scheme, cast(str, parts.hostname), _port(text, scheme, parts), path)
 
     @property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> ProtocolName:
         return _PROTOCOLS[self.scheme]
 
     @property
@@ -87,7 +88,7 @@ class Endpoint:
         return self.address if self.scheme == "grpc" else self.base_url
 
 
-def _split(text: str, protocol: Protocol | None, *, is_secure: bool) -> tuple[str, SplitResult]:
+def _split(text: str, protocol: ProtocolName | None, *, is_secure: bool) -> tuple[str, SplitResult]:
     plain = "http" if protocol == "rest" else "grpc"
     default = _SECURE[plain] if is_secure else plain
     try:
@@ -123,3 +124,54 @@ def _bad(text: str, why: str) -> UsageError:
         hint="give host:port for gRPC or http://host:port for REST, for example 127.0.0.1:8500; "
         "with TLS grpcs:// or https://",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How to speak TLS: PEM files. `ca` None trusts whom the system trusts.
+
+    `cert` and `key` are the client's own, for a server that asks for one. `server_name` is the name
+    that the server's certificate must have, when that is not the host of the endpoint. Raises
+    UsageError when only one of `cert` and `key` is given.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise UsageError(
+                "a client's certificate and its key belong together",
+                hint="give both: {tls_pair}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The token and the TLS files of a client; neither by default."""
+
+    token: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
+
+    def __post_init__(self) -> None:
+        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
+            raise UsageError(
+                "the token is empty, or has characters other than visible ASCII ones",
+                hint="give the token alone, without white space around it",
+            )
+
+    def headers(self) -> dict[str, str]:
+        """The headers, or gRPC metadata, that carry the token."""
+        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+
+    def exposure(self, endpoint: Endpoint) -> str | None:
+        """The warning to give when the token would cross a network in the clear; else None."""
+        if self.token is None or endpoint.is_secure or endpoint.is_loopback:
+            return None
+        secure = "grpcs" if endpoint.protocol == "grpc" else "https"
+        return (
+            f"the token goes to {endpoint} in the clear, and who listens can use it: serve with "
+            f"--tls-cert and --tls-key, and ask {secure}://{endpoint.address}"
+        )

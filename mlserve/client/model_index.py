@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlserve.client.dialogue import Line
+from mlserve.client.adapter import Call, Reply
+from mlserve.client.call import Watch
+from mlserve.client.codecs import excerpt, parse_any_json
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.json_body import excerpt, parse_any
-from mlserve.client.messages import parse as parse_message
+from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable, readable
-from mlserve.client.watch import Watch
-from mlserve.client.wire import Call, Reply
+from mlserve.client.session import Line
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, NotFound, UsageError
 
@@ -80,7 +80,7 @@ def _read_message(reply: Reply) -> tuple[IndexedModel, ...]:
 
 def _read_index(reply: Reply) -> tuple[IndexedModel, ...]:
     """The repository index: an array of objects with name, version, state and reason."""
-    rows = parse_any(reply.body)
+    rows = parse_any_json(reply.body)
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and "name" in row for row in rows
     ):
@@ -90,7 +90,7 @@ def _read_index(reply: Reply) -> tuple[IndexedModel, ...]:
 
 def _read_names(reply: Reply) -> tuple[IndexedModel, ...]:
     """KServe's list: `{"models": ["name", ...]}`."""
-    data = parse_any(reply.body)
+    data = parse_any_json(reply.body)
     names = data.get("models") if isinstance(data, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise Unreadable("a list of models", excerpt(reply.body))

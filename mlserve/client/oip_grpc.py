@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from mlserve.client.adapter import Answer, Call, Column, ModelRef, Plan, Question, Reply, number_of
 from mlserve.client.answers import ModelMetadata
-from mlserve.client.columns import column, element_count, text
-from mlserve.client.messages import parse
-from mlserve.client.oip_model import described, microseconds
-from mlserve.client.oip_tensor import packed, raw_column
+from mlserve.client.codecs import column, element_count, text
+from mlserve.client.oip import described, microseconds, packed, raw_column
+from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, number_of
 from mlserve.wire.proto import inference_pb2
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -47,7 +46,7 @@ class OipGrpc:
         return Call(_SERVICE + "ModelInfer", request.SerializeToString())
 
     def read_answer(self, reply: Reply) -> Answer:
-        response = parse(inference_pb2.ModelInferResponse, reply.body)
+        response = parse_message(inference_pb2.ModelInferResponse, reply.body)
         raw = response.raw_output_contents
         if raw and len(raw) != len(response.outputs):
             raise Unreadable(f"{len(response.outputs)} outputs", f"{len(raw)} raw contents")
@@ -62,26 +61,26 @@ class OipGrpc:
         return Call(_SERVICE + "ModelMetadata", request.SerializeToString())
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
-        said = parse(inference_pb2.ModelMetadataResponse, reply.body)
+        said = parse_message(inference_pb2.ModelMetadataResponse, reply.body)
         inputs = [(spec.name, spec.datatype, spec.shape) for spec in said.inputs]
         outputs = [(spec.name, spec.datatype, spec.shape) for spec in said.outputs]
         return described(model, tuple(said.versions), reply.signatures, inputs, outputs)
 
     def read_versions(self, reply: Reply) -> tuple[str, ...]:
-        return tuple(parse(inference_pb2.ModelMetadataResponse, reply.body).versions)
+        return tuple(parse_message(inference_pb2.ModelMetadataResponse, reply.body).versions)
 
     def extensions_call(self) -> Call | None:
         return None  # raw contents belong to the protocol itself
 
     def read_extensions(self, reply: Reply) -> frozenset[str]:
-        return frozenset(parse(inference_pb2.ServerMetadataResponse, reply.body).extensions)
+        return frozenset(parse_message(inference_pb2.ServerMetadataResponse, reply.body).extensions)
 
     def ready_call(self, model: ModelRef, version: str) -> Call:
         request = inference_pb2.ModelReadyRequest(name=model.name, version=version)
         return Call(_SERVICE + "ModelReady", request.SerializeToString())
 
     def read_ready(self, reply: Reply) -> bool:
-        return parse(inference_pb2.ModelReadyResponse, reply.body).ready
+        return parse_message(inference_pb2.ModelReadyResponse, reply.body).ready
 
 
 def _version(model: ModelRef) -> str:

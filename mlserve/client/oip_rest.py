@@ -12,13 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from mlserve.client.answers import ModelMetadata
-from mlserve.client.columns import column
-from mlserve.client.json_body import excerpt, parse, shown
-from mlserve.client.oip_model import Declared, described, microseconds
-from mlserve.client.oip_tensor import packed, raw_column
-from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import (
+from mlserve.client.adapter import (
     Answer,
     Call,
     Column,
@@ -29,6 +23,10 @@ from mlserve.client.wire import (
     Value,
     number_of,
 )
+from mlserve.client.answers import ModelMetadata
+from mlserve.client.codecs import column, excerpt, parse_json, shown
+from mlserve.client.oip import Declared, described, microseconds, packed, raw_column
+from mlserve.client.refusals import Unreadable
 
 JSON_SIZE_HEADER = "Inference-Header-Content-Length"
 BINARY = "binary_tensor_data"
@@ -56,7 +54,7 @@ class OipRest:
     def read_answer(self, reply: Reply) -> Answer:
         size = len(reply.body) if reply.json_size is None else reply.json_size
         head, binary = reply.body[:size], reply.body[size:]
-        data = parse(head)
+        data = parse_json(head)
         try:
             outputs = dict(_columns(data["outputs"], binary))
             version = number_of(str(data.get("model_version", "")))
@@ -70,7 +68,7 @@ class OipRest:
         return Call(_path(model), None)
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
-        data = parse(reply.body)
+        data = parse_json(reply.body)
         try:
             versions = _versions(data)
             inputs, outputs = _declared(data, "inputs"), _declared(data, "outputs")
@@ -79,7 +77,7 @@ class OipRest:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
 
     def read_versions(self, reply: Reply) -> tuple[str, ...]:
-        data = parse(reply.body)
+        data = parse_json(reply.body)
         try:
             _declared(data, "inputs")
             return _versions(data)
@@ -91,7 +89,7 @@ class OipRest:
 
     def read_extensions(self, reply: Reply) -> frozenset[str]:
         try:
-            return frozenset(map(str, parse(reply.body)["extensions"]))
+            return frozenset(map(str, parse_json(reply.body)["extensions"]))
         except _WRONG as error:
             raise Unreadable("the metadata of a server", excerpt(reply.body)) from error
 
@@ -101,7 +99,7 @@ class OipRest:
 
     def read_ready(self, reply: Reply) -> bool:
         """A version that is not ready is an error status; the body may be empty."""
-        return not reply.body.strip() or parse(reply.body).get("ready") is not False
+        return not reply.body.strip() or parse_json(reply.body).get("ready") is not False
 
 
 def _path(model: ModelRef) -> str:

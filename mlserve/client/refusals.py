@@ -7,7 +7,7 @@ import re
 
 from mlserve import errors
 from mlserve.client.endpoint import Endpoint
-from mlserve.client.proxy_answers import of_a_proxy
+from mlserve.client.proxies import of_a_proxy
 from mlserve.deadline import Deadline, in_words
 from mlserve.images import PROBLEM
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 
+from mlserve.client.adapter import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.client.answers import ModelMetadata, VersionStatus
-from mlserve.client.columns import column, element_count, text
-from mlserve.client.messages import parse
+from mlserve.client.codecs import column, element_count, text
+from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
 from mlserve.wire.proto import framework_pb2, serving_pb2
 
@@ -39,7 +39,7 @@ class TfsGrpc:
         return Call(_PREDICTION + "Predict", request.SerializeToString())
 
     def read_answer(self, reply: Reply) -> Answer:
-        response = parse(serving_pb2.PredictResponse, reply.body)
+        response = parse_message(serving_pb2.PredictResponse, reply.body)
         spec = response.model_spec
         version = spec.version.value if spec.HasField("version") else None
         return Answer({n: _column(n, t) for n, t in response.outputs.items()}, version)
@@ -51,9 +51,9 @@ class TfsGrpc:
         return Call(_PREDICTION + "GetModelMetadata", request.SerializeToString())
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
-        response = parse(serving_pb2.GetModelMetadataResponse, reply.body)
+        response = parse_message(serving_pb2.GetModelMetadataResponse, reply.body)
         packed = response.metadata[_SIGNATURES].value
-        signatures = parse(serving_pb2.SignatureDefMap, packed).signature_def
+        signatures = parse_message(serving_pb2.SignatureDefMap, packed).signature_def
         spec = response.model_spec
         version = spec.version.value if spec.HasField("version") else model.version
         found = [_signature(name, definition) for name, definition in sorted(signatures.items())]
@@ -64,7 +64,7 @@ class TfsGrpc:
         return Call(_MODEL + "GetModelStatus", request.SerializeToString())
 
     def read_status(self, reply: Reply) -> tuple[VersionStatus, ...]:
-        rows = parse(serving_pb2.GetModelStatusResponse, reply.body).model_version_status
+        rows = parse_message(serving_pb2.GetModelStatusResponse, reply.body).model_version_status
         latest_first = sorted(rows, key=lambda row: -row.version)
         return tuple(
             VersionStatus(r.version, _state(r), r.status.error_message) for r in latest_first

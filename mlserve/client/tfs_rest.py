@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from mlserve.client.adapter import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.client.answers import ModelMetadata, VersionStatus
-from mlserve.client.columns import text
-from mlserve.client.json_body import excerpt, parse, shown
+from mlserve.client.codecs import excerpt, parse_json, shown, text
 from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
 
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
@@ -31,7 +30,7 @@ class TfsRest:
         return Call(_path(model) + ":predict", json.dumps(body).encode())
 
     def read_answer(self, reply: Reply) -> Answer:
-        data = parse(reply.body)
+        data = parse_json(reply.body)
         outputs = data.get("outputs")
         if outputs is None:
             raise Unreadable("a predict answer with outputs", excerpt(reply.body))
@@ -42,7 +41,7 @@ class TfsRest:
         return Call(_path(model) + "/metadata", None)
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
-        data = parse(reply.body)
+        data = parse_json(reply.body)
         try:
             definitions = data["metadata"]["signature_def"]["signature_def"]
             version = data["model_spec"].get("version") or model.version
@@ -57,7 +56,7 @@ class TfsRest:
 
     def read_status(self, reply: Reply) -> tuple[VersionStatus, ...]:
         try:
-            rows = parse(reply.body)["model_version_status"]
+            rows = parse_json(reply.body)["model_version_status"]
             latest_first = sorted(rows, key=lambda row: -int(row["version"]))
             return tuple(_version_status(row) for row in latest_first)
         except Unreadable:

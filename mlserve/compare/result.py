@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from mlserve import errors
-from mlserve.compare.latency import Percentiles
 from mlserve.compare.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """The median and the tail of some latencies, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> Self | None:
+        """Those of these values, interpolated between neighbours; None of no values."""
+        if not milliseconds:
+            return None
+        ordered = sorted(milliseconds)
+        return cls(*(_quantile(ordered, share) for share in (0.5, 0.95, 0.99)))
+
+    def to_json(self) -> dict[str, float]:
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    low, high = math.floor(place), math.ceil(place)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
 
 STAGES = ("decoded", "resized", "scores")
 """The stages of an image pipeline, in order: methods of `mlserve.backend.ImageStages`."""

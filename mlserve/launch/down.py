@@ -8,14 +8,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from mlserve.errors import MlserveError, UsageError
-from mlserve.launch.docker import containers
-from mlserve.launch.docker.cli import EngineRefused, NoEngine
-from mlserve.launch.idle import is_idle_within
-from mlserve.launch.interrupts import Interrupts
-from mlserve.launch.launcher import Launcher
-from mlserve.launch.lock import state_lock
-from mlserve.launch.processes import NotTold, reconcile, stop
-from mlserve.launch.state import ServerRecord, read_records, remove_record, select, write_record
+from mlserve.launch.docker import container
+from mlserve.launch.docker.engine import EngineRefused, NoEngine
+from mlserve.launch.process import NotTold, is_idle_within, reconcile, stop
+from mlserve.launch.records import (
+    ServerRecord,
+    read_records,
+    remove_record,
+    select,
+    state_lock,
+    write_record,
+)
+from mlserve.launch.serving import Launcher
+from mlserve.launch.signals import Interrupts
 
 Show = Callable[[str], None]
 """Called with what is being waited for."""
@@ -95,7 +100,7 @@ def _may_be_told(record: ServerRecord) -> bool:
     """Whether it loses no request by being told to end: it drains by itself, or has none yet."""
     if record.container is None:
         return record.launcher == Launcher.EMBEDDED
-    return not record.is_ready or containers.drains(record.container)
+    return not record.is_ready or container.drains(record.container)
 
 
 def _mark(record: ServerRecord, *, is_stopping: bool) -> None:

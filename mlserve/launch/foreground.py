@@ -11,14 +11,11 @@ from types import FrameType
 
 from mlserve import plugins
 from mlserve.errors import MlserveError, UsageError
-from mlserve.launch.command import launcher_for
-from mlserve.launch.launcher import Launcher
-from mlserve.launch.lock import state_lock
+from mlserve.launch.command import Process, launcher_for
 from mlserve.launch.ready import wait_until_ready
-from mlserve.launch.spawn import Process
-from mlserve.launch.start import Server, Tell, UpRequest, start_or_join
-from mlserve.launch.state import ServerRecord
-from mlserve.launch.up import mark_ready
+from mlserve.launch.records import ServerRecord, state_lock
+from mlserve.launch.serving import Launcher
+from mlserve.launch.up import Server, Tell, UpRequest, mark_ready, start_or_join
 
 _PAUSE = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -8,8 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
-from mlserve.cli.output import json_text, printable
-from mlserve.cli.table import print_table
+from mlserve.cli.output import json_text, print_table, printable
 
 EVIL = "m\x1b]0;title\x07\x1b[31m\x9b2J\u202egnp.exe\u2066\r\x00"
 ESCAPED = r"m\x1b]0;title\x07\x1b[31m\x9b2J\u202egnp.exe\u2066\r\x00"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mlserve.cli.table import fix_line, print_table
+from mlserve.cli.output import fix_line, print_table
 
 _WIDTH = 80
 

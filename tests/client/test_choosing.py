@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlserve.launch.processes import created
-from mlserve.launch.state import ServerRecord, write_record
+from mlserve.launch.process import created
+from mlserve.launch.records import ServerRecord, write_record
 
 pytestmark = pytest.mark.slow
 

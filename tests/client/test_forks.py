@@ -17,7 +17,7 @@ import pytest
 
 from mlserve import Client
 from mlserve.client import Tls, forks
-from mlserve.client.http2_transport import Http2Transport
+from mlserve.client.http2 import Http2Transport
 from mlserve.errors import (
     DeadlineExceeded,
     InferenceFailed,

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from mlserve.client.adapter import Answer, Column, Reply
+from mlserve.client.codecs import labelled
 from mlserve.client.endpoint import Endpoint
+from mlserve.client.oip import with_classes
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
-from mlserve.client.oip_tensor import with_classes
-from mlserve.client.outcome import labelled
 from mlserve.client.refusals import refusal
 from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.client.tfs_rest import TfsRest
-from mlserve.client.wire import Answer, Column, Reply
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput
 from mlserve.tensors import DType

@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 
 from mlserve.client import Client
-from mlserve.client.json_body import MOST_VALUES, parse
-from mlserve.client.messages import MOST_FIELDS
-from mlserve.client.messages import parse as parse_message
+from mlserve.client.adapter import Column, ModelRef, Reply, number_of
+from mlserve.client.codecs import MOST_VALUES, parse_json
+from mlserve.client.oip import raw_column, with_classes
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
-from mlserve.client.oip_tensor import raw_column, with_classes
+from mlserve.client.protobuf import MOST_FIELDS, parse_message
 from mlserve.client.refusals import Unreadable
 from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.client.tfs_rest import TfsRest
-from mlserve.client.wire import Column, ModelRef, Reply, number_of
 from mlserve.errors import InferenceFailed, bounded
 from mlserve.tensors import DType
 from mlserve.wire.proto import framework_pb2, inference_pb2, serving_pb2
@@ -112,8 +111,8 @@ def test_a_class_whose_index_is_no_number_stays_a_label() -> None:
 
 def test_a_million_values_of_json_are_refused_before_they_are_parsed() -> None:
     with pytest.raises(Unreadable, match=f"not JSON of at most {MOST_VALUES} values"):
-        parse(b'{"outputs": [' + b"1," * MOST_VALUES + b"1]}")
-    assert parse(json.dumps({"outputs": ["a, b"] * 1000}).encode())
+        parse_json(b'{"outputs": [' + b"1," * MOST_VALUES + b"1]}")
+    assert parse_json(json.dumps({"outputs": ["a, b"] * 1000}).encode())
 
 
 def test_many_fields_of_protobuf_are_refused_before_they_are_parsed() -> None:

@@ -11,12 +11,11 @@ import pytest
 
 from mlserve.cli.predict import predict
 from mlserve.client import Client, Retries, Tls
-from mlserve.client.aio import DEFAULT_MAX_ANSWER_BYTES
+from mlserve.client.call import DEFAULT_MAX_ATTEMPTS, CallIds, Trace
+from mlserve.client.client import DEFAULT_MAX_ANSWER_BYTES
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.refusals import refusal
-from mlserve.client.retries import DEFAULT_MAX_ATTEMPTS
-from mlserve.client.tls_failures import handshake_failure
-from mlserve.client.tracing import CallIds, Trace
+from mlserve.client.tls import handshake_failure
 from mlserve.deadline import Deadline
 from mlserve.errors import AccessDenied, DeadlineExceeded, Overloaded, Unavailable, UsageError
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from mlserve.errors import ExitCode
-from mlserve.launch.state import read_records, select
+from mlserve.launch.records import read_records, select
 
 pytestmark = pytest.mark.slow
 

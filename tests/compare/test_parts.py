@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 
 from mlserve.client.answers import Score
-from mlserve.compare.asking import score_difference
-from mlserve.compare.differences import compare_stages, difference
-from mlserve.compare.latency import Percentiles
-from mlserve.compare.plots import _ticks
-from mlserve.compare.result import Difference
-from mlserve.compare.serving import Served
+from mlserve.compare.asking import Served, score_difference
+from mlserve.compare.report import _ticks
+from mlserve.compare.result import Difference, Percentiles
+from mlserve.compare.stages import compare_stages, difference
 from mlserve.compare.targets import Target, split
 
 

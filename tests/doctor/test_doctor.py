@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from mlserve import plugins
-from mlserve.doctor import launchers, machine, network, places, software
+from mlserve.doctor import machine, software
 from mlserve.doctor.finding import Finding, Status
-from mlserve.doctor.requirements import declared_conflicts, known_conflicts
+from mlserve.doctor.software import declared_conflicts, known_conflicts
 from mlserve.system import memory_limit
 
 Installed = Callable[..., None]
@@ -196,7 +196,7 @@ def test_folders_that_cannot_be_made_fail(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLSERVE_HOME", str(tmp_path / "file" / "home"))
 
-    found = named(list(places.look()), "store")
+    found = named(list(machine.look_at_places()), "store")
 
     assert found.status is Status.FAIL
     assert "cannot be written" in found.text
@@ -206,7 +206,7 @@ def test_folders_that_cannot_be_made_fail(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_store_is_counted(export, home: Path) -> None:
     export()
 
-    findings = list(places.look())
+    findings = list(machine.look_at_places())
 
     assert named(findings, "store").data["bytes"] > 100
     assert named(findings, "models").text == "m (echo)"
@@ -217,7 +217,7 @@ def test_without_an_engine_docker_is_a_warning(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    findings = list(launchers.look())
+    findings = list(machine.look_at_launchers())
 
     assert named(findings, "embedded").status is Status.OK
     assert named(findings, "docker").status is Status.WARN
@@ -231,7 +231,7 @@ def test_a_network_that_does_not_answer_is_told_in_time(is_listening: bool) -> N
         port = server.getsockname()[1]
         if not is_listening:
             server.close()
-        found = network.reach(f"http://127.0.0.1:{port}/a/module", Status.WARN, timeout=0.3)
+        found = machine.reach(f"http://127.0.0.1:{port}/a/module", Status.WARN, timeout=0.3)
     assert found.status is Status.WARN
     assert f"http://127.0.0.1:{port}/ " in found.text
     assert "--model efficientnet_lite0" in (found.fix or "")
@@ -243,9 +243,9 @@ def test_without_the_hub_the_default_path_needs_a_model_that_is_here(
 ) -> None:
     monkeypatch.setenv("MLSERVE_TFHUB_URL", "http://127.0.0.1:1")
 
-    assert [found.status for found in network.look()] == [Status.FAIL]
+    assert [found.status for found in machine.look_at_network()] == [Status.FAIL]
     export()
-    assert [found.status for found in network.look()] == [Status.WARN]
+    assert [found.status for found in machine.look_at_network()] == [Status.WARN]
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_a_default_model_that_is_in_the_cache_needs_no_network(
     folder.mkdir()
     (folder / "saved_model.pb").touch()
 
-    [found] = network.look()
+    [found] = machine.look_at_network()
 
     assert (found.status, found.text) == (
         Status.OK,

@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from mlserve_onnxruntime.codec import Refused
 from mlserve_onnxruntime.image_file import decoded_image as decoded_in_python
-from mlserve_onnxruntime.jpeg_segments import lacks_scans
-from mlserve_onnxruntime.refusal import Refused
+from mlserve_onnxruntime.jpeg import lacks_scans
 from mlserve_tfserving.quiet import import_quietly, quiet_logs
 
 from mlserve.images import JPEG_MAGIC

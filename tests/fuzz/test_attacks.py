@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlserve_onnxruntime.codec import Refused
 from mlserve_onnxruntime.image_file import decoded_image
-from mlserve_onnxruntime.refusal import Refused
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded
@@ -48,7 +48,7 @@ def in_graph() -> Callable[[bytes], str]:
     import_quietly()
     import tensorflow as tf
     from mlserve_tfserving.graph import decoded_image as steps
-    from mlserve_tfserving.problems import found_in_graph
+    from mlserve_tfserving.runner import found_in_graph
 
     shape = tf.function(
         lambda image: tf.shape(steps(tf.constant(0), image, PIPELINE)),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlserve_onnxruntime.codec import Refused
 from mlserve_onnxruntime.image_file import decoded_image
-from mlserve_onnxruntime.refusal import Refused
 
 from mlserve.errors import InvalidInput
 from mlserve.images import Problem

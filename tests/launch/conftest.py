@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from mlserve.launch.processes import is_running
-from mlserve.launch.state import read_records
+from mlserve.launch.process import is_running
+from mlserve.launch.records import read_records
 
 FREE_PORTS = ("--grpc-port", "0", "--rest-port", "0")
 

@@ -14,18 +14,18 @@ import pytest
 from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.errors import PluginError, UsageError
-from mlserve.launch.docker import cli, images
-from mlserve.launch.docker.build import BuildRequest, write_context
-from mlserve.launch.docker.containers import Container
+from mlserve.launch.docker import engine, images
+from mlserve.launch.docker.container import Container
+from mlserve.launch.docker.images import BuildRequest, write_context
 from mlserve.launch.docker.plan import (
     of_ours,
     require_mountable,
     run_options,
 )
 from mlserve.launch.docker.run import plan_of
-from mlserve.launch.plan import Serving, Versions, choose
-from mlserve.launch.processes import uptime
-from mlserve.launch.state import ServerRecord
+from mlserve.launch.process import uptime
+from mlserve.launch.records import ServerRecord
+from mlserve.launch.serving import Serving, Versions, choose
 from mlserve.settings import ServerSettings
 
 LATEST = Versions()
@@ -212,35 +212,35 @@ def test_tags_are_names_that_docker_takes(backend: str, model: str, tag: str) ->
     [
         (
             "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?",
-            cli.NoEngine,
+            engine.NoEngine,
             "no container engine answers at ",
         ),
         (
             "permission denied while trying to connect to the Docker daemon socket at unix:///x",
-            cli.NoEngine,
+            engine.NoEngine,
             "no permission to use the container engine at ",
         ),
         (
             "Error response from daemon: no such thing\nSee 'docker run --help'.",
-            cli.EngineRefused,
+            engine.EngineRefused,
             "docker run failed: Error response from daemon: no such thing",
         ),
-        ("", cli.EngineRefused, "docker run failed: it gave no reason"),
+        ("", engine.EngineRefused, "docker run failed: it gave no reason"),
     ],
 )
 def test_what_docker_says_becomes_an_error_with_a_way_out(said: str, kind: type, told: str) -> None:
-    error = cli.refusal(("run",), said)
+    error = engine.refusal(("run",), said)
 
     assert type(error) is kind
     assert error.message.startswith(told)
-    assert error.hint or kind is cli.EngineRefused
+    assert error.hint or kind is engine.EngineRefused
 
 
 def test_without_a_docker_command_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(PluginError, match="docker is not on PATH") as refused:
-        cli.docker("ps")
+        engine.docker("ps")
     assert "--launcher embedded" in (refused.value.hint or "")
 
 

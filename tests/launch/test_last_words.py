@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlserve.launch.last_words import LastWords, last_words
+from mlserve.launch.logs import LastWords, last_words
 
 TEXT = """\
 mlserve 0.1.0 runs: python -m mlserve.server

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from mlserve.errors import UsageError
-from mlserve.launch.lock import state_lock
+from mlserve.launch.command import write_files
 from mlserve.launch.logs import follow, last_lines, log_path, rotate
-from mlserve.launch.private import create_private, seal
-from mlserve.launch.spawn import write_files
-from mlserve.launch.state import read_records, remove_record, write_record
+from mlserve.launch.private_files import create_private, seal
+from mlserve.launch.records import read_records, remove_record, state_lock, write_record
 from tests.launch.test_state import RECORD
 
 TEXT = "a file of the victim's\n"

@@ -13,7 +13,7 @@ import pytest
 
 from mlserve import paths
 from mlserve.errors import Unavailable
-from mlserve.launch.lock import state_lock
+from mlserve.launch.records import state_lock
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,9 @@ from mlserve.backend import Listen
 from mlserve.errors import NotFound, UsageError
 from mlserve.images import tiny_png
 from mlserve.launch.command import command, launcher_for
-from mlserve.launch.launcher import Launcher
-from mlserve.launch.plan import Versions, choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
+from mlserve.launch.serving import Launcher, Versions, choose
 
 LATEST = Versions()
 

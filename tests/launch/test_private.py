@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mlserve.errors import UsageError
-from mlserve.launch.private import require_own
-from mlserve.launch.state import read_records, write_record
+from mlserve.launch.private_files import require_own
+from mlserve.launch.records import read_records, write_record
 from tests.launch.test_state import RECORD
 
 is_root = os.geteuid() == 0

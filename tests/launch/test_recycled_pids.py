@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from mlserve.launch.down import stop_all
-from mlserve.launch.idle import is_idle_within
-from mlserve.launch.processes import created, stop
-from mlserve.launch.state import ServerRecord, read_records, remove_record, write_record
+from mlserve.launch.process import created, is_idle_within, stop
+from mlserve.launch.records import ServerRecord, read_records, remove_record, write_record
 from mlserve.launch.up import mark_ready
 from tests.launch.test_state import RECORD
 

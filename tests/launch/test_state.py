@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mlserve.errors import Unavailable, UsageError
-from mlserve.launch.processes import created, is_running, reconcile
-from mlserve.launch.state import (
+from mlserve.launch.process import created, is_running, reconcile
+from mlserve.launch.records import (
     ServerRecord,
     read_records,
     remove_record,
@@ -169,7 +169,9 @@ def test_a_zombie_does_not_run() -> None:
 
 
 def test_reading_records_imports_no_process_library() -> None:
-    code = "import mlserve.launch.state, sys; print('psutil' in sys.modules, 'grpc' in sys.modules)"
+    code = (
+        "import mlserve.launch.records, sys; print('psutil' in sys.modules, 'grpc' in sys.modules)"
+    )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

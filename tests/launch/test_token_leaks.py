@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from mlserve.client import Client
-from mlserve.client.access import Access
+from mlserve.client.endpoint import Access
 from mlserve.errors import MlserveError
 
 TOKEN = "s3cret-of-line-7"
@@ -107,7 +107,7 @@ def test_the_environment_of_this_process_keeps_the_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a server is not given is still there for the commands that follow."""
-    from mlserve.launch.spawn import _inherited
+    from mlserve.launch.command import _inherited
 
     monkeypatch.setenv("MLSERVE_TOKEN", TOKEN)
     assert "MLSERVE_TOKEN" not in _inherited()

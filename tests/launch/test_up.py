@@ -13,8 +13,8 @@ import pytest
 
 from mlserve import Client
 from mlserve.images import tiny_png
-from mlserve.launch.processes import is_running
-from mlserve.launch.state import read_records
+from mlserve.launch.process import is_running
+from mlserve.launch.records import read_records
 
 pytestmark = pytest.mark.slow
 

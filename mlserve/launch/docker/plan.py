@@ -16,16 +16,16 @@ from typing import Any
 from mlserve import paths
 from mlserve.backend import Backend, Listen, ServerSpec
 from mlserve.errors import UsageError
-from mlserve.launch.docker.containers import (
+from mlserve.launch.docker.container import (
     DRAINS_LABEL,
     HOME_LABEL,
     NAME_LABEL,
     RECORD_LABEL,
     SEAL_LABEL,
 )
-from mlserve.launch.plan import Serving
-from mlserve.launch.private import seal
-from mlserve.launch.state import ServerRecord
+from mlserve.launch.private_files import seal
+from mlserve.launch.records import ServerRecord
+from mlserve.launch.serving import Serving
 from mlserve.settings import flag_of
 
 GRPC_PORT = 8500

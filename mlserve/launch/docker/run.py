@@ -9,8 +9,9 @@ from dataclasses import replace
 from mlserve import paths
 from mlserve.backend import Backend
 from mlserve.errors import Unavailable, UsageError
-from mlserve.launch.docker import containers
-from mlserve.launch.docker.cli import EngineRefused, docker, engine
+from mlserve.launch.command import write_files
+from mlserve.launch.docker import container
+from mlserve.launch.docker.engine import EngineRefused, docker, engine_info
 from mlserve.launch.docker.images import artifact_tag
 from mlserve.launch.docker.plan import (
     ContainerPlan,
@@ -21,9 +22,8 @@ from mlserve.launch.docker.plan import (
     run_options,
     server_spec,
 )
-from mlserve.launch.plan import Serving
-from mlserve.launch.spawn import write_files
-from mlserve.launch.state import ServerRecord, unwritable
+from mlserve.launch.records import ServerRecord, unwritable
+from mlserve.launch.serving import Serving
 
 _RUN_TIMEOUT = 120.0
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
@@ -39,7 +39,7 @@ def run_container(backend: Backend, serving: Serving, draft: ServerRecord) -> Se
     _write_files(plan, serving.name)
     require_mountable(plan)
     draft = replace(draft, image=plan.image)
-    user = mount_user(is_rootless=engine().is_rootless)
+    user = mount_user(is_rootless=engine_info().is_rootless)
     arguments = run_options(plan, draft, serving.docker_options, user)
     try:
         identity = docker("run", *arguments, timeout=_RUN_TIMEOUT).split()[-1]
@@ -49,7 +49,7 @@ def run_container(backend: Backend, serving: Serving, draft: ServerRecord) -> Se
     except BaseException:
         _remove(arguments)
         raise
-    found = containers.look(identity)
+    found = container.look(identity)
     return replace(draft, container=identity, pid=0 if found is None else found.pid)
 
 

@@ -15,9 +15,8 @@ from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
 from mlserve_models import keras_model
-from mlserve_models.digests import path_digest, random_digest
-from mlserve_models.names import HubModel
-from mlserve_models.network import known_size
+from mlserve_models.names import HubModel, path_digest, random_digest
+from mlserve_models.sizes import known_size
 from mlserve_models.tf_graph import measured
 
 Array = np.ndarray[Any, Any]

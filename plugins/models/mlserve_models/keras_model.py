@@ -16,10 +16,9 @@ from mlserve.artifact import json_of
 from mlserve.classifiers import Network
 from mlserve.errors import ExportError, reason_of
 from mlserve.sources import ModelRequest
-from mlserve_models.digests import path_digest
-from mlserve_models.forward import Forward
-from mlserve_models.network import image_size, size_fact
-from mlserve_models.tf_graph import measured
+from mlserve_models.names import path_digest
+from mlserve_models.sizes import image_size, size_fact
+from mlserve_models.tf_graph import Forward, measured
 
 _LARGEST_METADATA = 2**20
 

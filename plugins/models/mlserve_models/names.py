@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlserve.artifact import digest_of
 from mlserve.contract import SYMMETRIC, UNIT, Finding, Scale
 
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
@@ -62,3 +64,37 @@ def is_savedmodel(path: Path | None) -> bool:
 def is_tar(path: Path) -> bool:
     """Whether the path is named like a compressed tar file."""
     return path.name.endswith((".tar.gz", ".tgz"))
+
+
+_IMAGENET_CLASSES = 1000
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """The first name of each of the 1000 ImageNet classes in their usual order (339: sorrel).
+
+    From the PyPI package imagenet-classes.
+    """
+    from imagenet_classes import get_1k_class_name
+
+    names = (get_1k_class_name(index) for index in range(_IMAGENET_CLASSES))
+    return tuple(name.split(",")[0].strip() for name in names)
+
+
+def path_digest(path: Path) -> str:
+    """`sha256:<hex>` of a file's bytes, or of a folder's relative file names and their bytes."""
+    if path.is_file():
+        return f"sha256:{_hex(path)}"
+    files = sorted(
+        (file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file()
+    )
+    return digest_of("".join(f"{name}\0{_hex(file)}\n" for name, file in files).encode())
+
+
+def random_digest(architecture: str, seed: int) -> str:
+    """`sha256:<hex>` that stands for the random weights of that architecture and seed."""
+    return digest_of(f"random weights of {architecture}, seed {seed}".encode())
+
+
+def _hex(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 @hookimpl
 def mlserve_model_sources() -> Sequence[ModelSource]:
     """The sources, those with models of their own first."""
-    from mlserve_models.efficientnet import EfficientNetSource
-    from mlserve_models.keras_file import KerasFileSource
-    from mlserve_models.savedmodel import SavedModelSource
-    from mlserve_models.tfhub import TfHubSource
+    from mlserve_models.sources import (
+        EfficientNetSource,
+        KerasFileSource,
+        SavedModelSource,
+        TfHubSource,
+    )
 
     return TfHubSource(), EfficientNetSource(), KerasFileSource(), SavedModelSource()

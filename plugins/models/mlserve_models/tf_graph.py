@@ -7,16 +7,42 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import (
-    convert_variables_to_constants_v2,
-)
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from mlserve.contract import Contract, Finding, Scale
 from mlserve.errors import ExportError, reason_of
 from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
 from mlserve.measure import Subject, measure
 from mlserve.sources import ModelRequest
-from mlserve_models.forward import Forward
+
+_GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image libraries turn colour into grey
+
+
+class Forward(tf.Module):  # type: ignore[misc]
+    """A model as backends call it: float32[N, height, width, 3] -> float32[N, units].
+
+    `call` is the model; `tracked` is what holds its variables, so that saving this module saves
+    them. A model of one channel gets the image in grey, another float type is converted.
+    """
+
+    def __init__(
+        self, call: Callable[[Any], Any], tracked: Any, channels: int, dtype: Any = tf.float32
+    ) -> None:
+        super().__init__(name="classifier")
+        self.call = call
+        self.tracked = tracked
+        self.channels = channels
+        self.dtype = tf.as_dtype(dtype)
+
+    def __call__(self, images: Any) -> Any:
+        return tf.cast(self.call(self.prepared(images)), tf.float32)
+
+    def prepared(self, images: Any) -> Any:
+        """The images as the model itself takes them: its number of channels, its float type."""
+        if self.channels == 1:
+            images = tf.reduce_sum(images * tf.constant(_GREY_WEIGHTS), axis=-1, keepdims=True)
+        return tf.cast(images, self.dtype)
+
 
 _OPS = by_name(
     {

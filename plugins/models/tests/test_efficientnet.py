@@ -119,7 +119,7 @@ def test_weights_in_another_file(open_model: Callable[..., Classifier], tmp_path
 @pytest.mark.usefixtures("tf")
 @pytest.mark.parametrize("change", ["absent", "misshapen"])
 def test_weights_of_another_network_are_an_error(change: str) -> None:
-    from mlserve_models.efficientnet_graph import network
+    from mlserve_models.efficientnet import network
 
     weights = read_state_dict(REAL)
     if change == "absent":

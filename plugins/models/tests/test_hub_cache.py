@@ -57,7 +57,7 @@ def test_a_hub_that_is_not_there_is_an_error_with_three_ways_on(
 def test_that_error_comes_before_tensorflow_is_imported(closed_port: int) -> None:
     code = (
         "import sys\nfrom mlserve.errors import ExportError\n"
-        "from mlserve.sources import ModelRequest\nfrom mlserve_models.tfhub import TfHubSource\n"
+        "from mlserve.sources import ModelRequest\nfrom mlserve_models.sources import TfHubSource\n"
         "try: TfHubSource().open(ModelRequest('inception_v3'), print)\n"
         "except ExportError: print('tensorflow' in sys.modules)"
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mlserve_models.digests import path_digest, random_digest
-from mlserve_models.labels import imagenet_labels
-from mlserve_models.network import image_size
+from mlserve_models.names import imagenet_labels, path_digest, random_digest
+from mlserve_models.sizes import image_size
 
 from mlserve.classifiers import Network, classifier
 from mlserve.contract import RAW, UNIT, Finding, settle

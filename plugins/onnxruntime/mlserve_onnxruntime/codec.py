@@ -12,8 +12,25 @@ import numpy as np
 from PIL import Image
 
 from mlserve.deadline import Deadline
-from mlserve.images import Problem
-from mlserve_onnxruntime.refusal import Refused
+from mlserve.images import ImageCost, ImageLimits, Problem
+
+
+class Refused(Exception):
+    """An image that is not taken; `text` says why in the words of `mlserve.images`."""
+
+    def __init__(self, problem: Problem, detail: str = "") -> None:
+        super().__init__(problem.text + detail)
+        self.text = problem.text + detail
+
+
+def require_within(cost: ImageCost, limits: ImageLimits) -> None:
+    """Raises Refused for a header without a valid size, and for an image over one of the limits."""
+    if cost.width <= 0 or cost.height <= 0:
+        raise Refused(Problem.NO_SIZE)
+    excess = cost.excess(limits)
+    if excess is not None:
+        raise Refused(excess.problem, excess.detail)
+
 
 _DECODING = "decoding an image"
 _STRIP = 2**20

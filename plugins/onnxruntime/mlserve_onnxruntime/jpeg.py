@@ -6,21 +6,161 @@ TensorFlow takes, and cannot be stopped. Those files, CMYK, and large ones of se
 the decoder of Pillow, which reads a file as TensorFlow does: as far as it goes, without an end put
 in for a missing one. A progressive file that lacks scans is refused, where TensorFlow takes it:
 each version of libjpeg-turbo makes other pixels.
+
+libjpeg reads them itself; what is told here is what TensorFlow's reading of them depends on, and
+what Pillow does not tell. Markers are those of ITU-T T.81, table B.1.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 
 from mlserve.deadline import Deadline
 from mlserve.images import SCAN, ImageLimits, Problem, jpeg_cost
-from mlserve_onnxruntime.codec import decoded, in_strips
-from mlserve_onnxruntime.jpeg_segments import Frame, frame_of, has_adobe, lacks_scans, readable
-from mlserve_onnxruntime.refusal import Refused, require_within
+from mlserve_onnxruntime.codec import Refused, decoded, in_strips, require_within
+
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+"""The start of a segment, or the end: not an escaped byte, a reserved one, a restart or a start."""
+_EOI, _SOS, _ADOBE = 0xD9, 0xDA, 0xEE
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC9))
+_PROGRESSIVE = frozenset((0xC2, 0xCA))
+_UNKNOWN = _FRAMES - _SEQUENTIAL - _PROGRESSIVE
+"""Frames that TensorFlow's libjpeg refuses at their marker: lossless and hierarchical ones."""
+_READ_WHOLE = _FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDD}
+"""Segments that libjpeg reads byte by byte to their end; it skips to the end of the others."""
+_READ_IN_PART = {0xE0: 14, _ADOBE: 14}
+"""Segments of which libjpeg reads so many bytes before it skips the rest (jdmarker.c)."""
+_ADOBE_BYTES = 12
+_FRAME_BYTES = 6
+_BYTES_OF_COMPONENT = 3
+_SCAN_BYTES = 6
+_SMOOTHED = 10
+"""The coefficients of a block that decide about smoothing (SAVED_COEFS in jdcoefct.h)."""
+_MOST = 4096
+_FIRST_OF_FRAME = 8
+"""The bytes of a frame's segment that libjpeg reads before it says that it is the second one."""
+
+
+class Segment(NamedTuple):
+    """A marker in a file: its second byte, where it stands, and where its segment ends.
+
+    `start` is behind the marker. `end` may lie behind the end of the file.
+    """
+
+    marker: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the header says: the size, the number of components, and how they are coded.
+
+    `is_read_at_once` says that all components are in one scan, not progressive, so that rows come
+    out while the file is read; else the whole file is read first.
+    """
+
+    width: int
+    height: int
+    components: int
+    is_progressive: bool
+    is_read_at_once: bool
+
+
+def frame_of(data: bytes) -> Frame | None:
+    """What the header of a JPEG says; None where libjpeg finds none that it knows."""
+    frame, coding = b"", 0
+    for segment in segments(data):
+        if segment.marker in _FRAMES and not frame:
+            frame, coding = data[segment.start + 2 : segment.end], segment.marker
+        elif segment.marker in (_SOS, _EOI):
+            content = data[segment.start + 2 : segment.end]
+            if coding in _UNKNOWN or len(frame) < _FRAME_BYTES or not content:
+                return None
+            height, width = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
+            is_progressive = coding in _PROGRESSIVE
+            is_at_once = not is_progressive and content[0] == frame[5]
+            return Frame(width, height, frame[5], is_progressive, is_at_once)
+    return None
+
+
+def has_adobe(data: bytes, frame: Frame) -> bool:
+    """Whether Adobe's segment is read before the rows come out: CMYK is then turned round."""
+    for segment in segments(data):
+        content = data[segment.start + 2 : segment.end]
+        if segment.marker == _ADOBE and len(content) >= _ADOBE_BYTES and content[:5] == b"Adobe":
+            return True
+        if segment.marker == _SOS and frame.is_read_at_once:
+            return False
+    return False
+
+
+def readable(data: bytes) -> bytes | None:
+    """The file as far as TensorFlow reads it when its rows come out at once; None if it fails.
+
+    The rows are there by then, and what follows them is read for the end marker. TensorFlow fails
+    when it needs bytes behind the last one, but is content when the file ends within a segment that
+    it has begun to read. A second frame that is cut short is left away, as later libjpegs refuse it
+    at its first byte.
+    """
+    for segment in segments(data):
+        there, length = len(data) - segment.start, segment.end - segment.start
+        if segment.marker == _EOI:
+            return data
+        if segment.marker in _UNKNOWN:
+            return None
+        if there >= length:
+            continue
+        is_whole = segment.marker in _READ_WHOLE
+        needed = length if is_whole else min(length, 2 + _READ_IN_PART.get(segment.marker, 0))
+        if not 0 < there < needed:
+            return None
+        is_second = segment.marker in _FRAMES and there < _FIRST_OF_FRAME
+        return data[: segment.start - 2] + b"\xff\xd9" if is_second else data
+    return data if data.endswith(b"\xff") else None
+
+
+def lacks_scans(data: bytes) -> bool:
+    """Whether a progressive JPEG that can be decoded is short of what its first coefficients need.
+
+    libjpeg smooths the blocks of such a file, its versions each in their own way.
+    """
+    unknown: set[tuple[int, int]] = set()
+    for segment in segments(data):
+        content = data[segment.start + 2 : segment.end]
+        if segment.marker in _PROGRESSIVE and len(content) > _FRAME_BYTES:
+            components = content[_FRAME_BYTES::_BYTES_OF_COMPONENT]
+            unknown = {(part, place) for part in components for place in range(_SMOOTHED)}
+        elif segment.marker == _SOS and len(content) >= _SCAN_BYTES:
+            listed, (first, last, bits) = content[1:-3:2], content[-3:]
+            known = {(part, place) for part in listed for place in range(first, last + 1)}
+            # The lower half of `bits` is the number of lower bits that are still to come.
+            unknown = unknown | known if bits & 0x0F else unknown - known
+    return bool(unknown)
+
+
+def segments(data: bytes) -> Iterator[Segment]:
+    """Each marker that begins a segment, up to the end marker, which is the last one given.
+
+    Raises Refused for more than any real file has: a file of markers is minutes of work.
+    """
+    found, count = _MARKER.search(data, 2), 0
+    while found is not None:
+        count += 1
+        if count > _MOST:
+            raise Refused(Problem.DAMAGED)
+        marker, start = found[1][0], found.end()
+        length = 0 if marker == _EOI else max(int.from_bytes(data[start : start + 2]), 2)
+        yield Segment(marker, start, start + length)
+        found = None if marker == _EOI else _MARKER.search(data, start + length)
+
 
 _CMYK = 4
 _SHORT_WORK = 2**26

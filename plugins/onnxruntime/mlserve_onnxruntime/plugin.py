@@ -19,6 +19,6 @@ def mlserve_backend() -> type[OnnxRuntimeBackend]:
 
 @hookimpl
 def mlserve_model_sources() -> Sequence[ModelSource]:
-    from mlserve_onnxruntime.source import OnnxSource
+    from mlserve_onnxruntime.backend import OnnxSource
 
     return (OnnxSource(),)

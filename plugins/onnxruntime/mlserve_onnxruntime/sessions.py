@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,61 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from mlserve.backend import LoadOptions
 from mlserve.deadline import Deadline
-from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
+from mlserve.errors import (
+    InferenceFailed,
+    InvalidInput,
+    MlserveError,
+    ModelLoadFailed,
+    Overloaded,
+    PluginError,
+    bounded,
+)
+from mlserve.hints import did_you_mean
 from mlserve.system import usable_cpus
 from mlserve_onnxruntime.external_data import linked_files
-from mlserve_onnxruntime.messages import plain
-from mlserve_onnxruntime.providers import AUTO, providers_for
+
+AUTO = "auto"
+CPU = "cpu"
+_SUFFIX = "ExecutionProvider"
+_REMOTE = "azure"
+"""Sends a request to a remote service; it runs no model, and is in every build."""
+
+
+def installed() -> dict[str, str]:
+    """ONNX Runtime's name of each provider that it was built with, by ours, in its own order."""
+    names = onnxruntime.get_available_providers()
+    short = {name.removesuffix(_SUFFIX).lower(): name for name in names}
+    return {ours: theirs for ours, theirs in short.items() if ours != _REMOTE}
+
+
+def providers_for(wanted: str | None) -> Sequence[str]:
+    """ONNX Runtime's names of the providers to use, the preferred one first.
+
+    `auto` (or None) takes all, in the order that ONNX Runtime recommends; the CPU always comes
+    last, for what a device cannot do. Raises PluginError for a provider that is not installed.
+    """
+    known = installed()
+    if wanted in (None, AUTO):
+        return list(known.values())
+    if wanted not in known:
+        raise PluginError(
+            f"the execution provider {wanted!r} is not installed (installed: {', '.join(known)})",
+            hint=did_you_mean(str(wanted), known, "--provider ")
+            + "leave --provider out, or install the build of onnxruntime that has it, such as "
+            "onnxruntime-gpu (cuda) or onnxruntime-openvino (openvino)",
+        )
+    return list(dict.fromkeys([known[str(wanted)], known[CPU]]))
+
+
+_PREFIX = re.compile(r"^\s*\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_SOURCE = re.compile(r"\S*/onnxruntime/core/\S+:\d+ .*?\) ")
+
+
+def plain(error: BaseException | str) -> str:
+    """What the message says is wrong, in one line."""
+    text = _SOURCE.sub("", _PREFIX.sub("", str(error)))
+    return bounded(text) or "no reason given"
+
 
 Array = np.ndarray[Any, Any]
 _log = logging.getLogger(__name__)

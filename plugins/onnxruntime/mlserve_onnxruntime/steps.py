@@ -1,25 +1,126 @@
-"""The image pipeline in Python, around an ONNX model: file bytes in, scores out."""
+"""The image pipeline in Python, around an ONNX model: file bytes in, scores out.
+
+Only the four neighbours of each pixel of the result are read from the image: the work depends on
+the size of the result, not of the photo, which stays as it is (uint8).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlserve.artifact import Artifact, Manifest
 from mlserve.deadline import Deadline
 from mlserve.errors import ModelLoadFailed
-from mlserve.images import problem_error
-from mlserve.pipeline import ImagePipeline
+from mlserve.images import INFINITE, NAN, problem_error, problem_text, scores_failed
+from mlserve.pipeline import Activation, ImagePipeline
+from mlserve_onnxruntime.codec import Refused
 from mlserve_onnxruntime.image_file import decoded_image
 from mlserve_onnxruntime.layout import ImageInput, described, open_sizes
-from mlserve_onnxruntime.refusal import Refused
-from mlserve_onnxruntime.resize import resized
-from mlserve_onnxruntime.scores import activated, require_finite
 from mlserve_onnxruntime.sessions import Sessions, run_session
 
 Array = np.ndarray[Any, Any]
+_RGB = 3
+
+
+class _Axis(NamedTuple):
+    """For each position of the result: its two neighbours, and how far it is to the second."""
+
+    low: Array
+    high: Array
+    fraction: Array
+
+
+def resized(image: Array, height: int, width: int) -> Array:
+    """float32[height, width, 3] of uint8[any height, any width, 3]; values stay in 0..255."""
+    rows, columns = _axis(image.shape[0], height), _columns(image.shape[1], width)
+    top = _between(image, rows.low, columns)
+    bottom = _between(image, rows.high, columns)
+    bottom -= top
+    bottom *= rows.fraction[:, np.newaxis]
+    bottom += top
+    return bottom.reshape(height, width, _RGB)
+
+
+def _between(image: Array, rows: Array, columns: _Axis) -> Array:
+    """float32[rows, 3 * columns]: those rows of the image, resized in width."""
+    flat = image.reshape(-1)
+    starts = (rows * (image.shape[1] * _RGB))[:, np.newaxis]
+    left = flat.take(starts + columns.low).astype(np.float32)
+    right = flat.take(starts + columns.high).astype(np.float32)
+    right -= left
+    right *= columns.fraction
+    right += left
+    result: Array = right
+    return result
+
+
+@lru_cache(maxsize=256)
+def _axis(length: int, wanted: int) -> _Axis:
+    # The order of the operations and the single precision are TensorFlow's.
+    scale = np.float32(length) / np.float32(wanted)
+    half = np.float32(0.5)
+    position = (np.arange(wanted, dtype=np.float32) + half) * scale - half
+    below = np.floor(position)
+    low = np.maximum(below.astype(np.int64), 0)
+    high = np.minimum(np.ceil(position).astype(np.int64), length - 1)
+    return _Axis(low, high, position - below)
+
+
+@lru_cache(maxsize=256)
+def _columns(length: int, wanted: int) -> _Axis:
+    """As `_axis`, for each of the three colours of each column, which lie side by side."""
+    axis = _axis(length, wanted)
+    low, high = (
+        (side[:, np.newaxis] * _RGB + np.arange(_RGB)).reshape(-1) for side in (axis.low, axis.high)
+    )
+    return _Axis(low, high, np.repeat(axis.fraction, _RGB))
+
+
+def activated(outputs: Array, activation: Activation) -> Array:
+    """float32[N, classes]: scores that add up to 1."""
+    match activation:
+        case Activation.SOFTMAX:
+            with np.errstate(invalid="ignore"):  # `require_finite` says it better
+                powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+                result: Array = powers / powers.sum(axis=1, keepdims=True)
+            return result
+        case Activation.IDENTITY:
+            return outputs
+        case Activation.SIGMOID:
+            return np.concatenate([_sigmoid(-outputs), _sigmoid(outputs)], axis=1)
+        case Activation.COMPLEMENT:
+            return np.concatenate([1 - outputs, outputs], axis=1)
+
+
+def require_finite(scores: Array) -> Array:
+    """The scores, float32[N, classes]. Raises InferenceFailed, naming the first bad image."""
+    is_finite = np.isfinite(scores)
+    if is_finite.all():
+        return scores
+    index = int(is_finite.all(axis=1).argmin())
+    row = scores[index]
+    kind = NAN if np.isnan(row).any() else INFINITE
+    text = problem_text(int((~is_finite[index]).sum()), len(row), kind)
+    raise scores_failed(index, len(scores), text)
+
+
+def best(scores: Array, count: int) -> tuple[Array, Array]:
+    """The `count` highest scores, float32[N, count], and their indices, int32[N, count].
+
+    Of equal scores the lower index comes first.
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(scores, order, axis=1), order.astype(np.int32)
+
+
+def _sigmoid(values: Array) -> Array:
+    small = np.exp(-np.abs(values))  # never overflows
+    result: Array = np.where(values < 0, small, np.float32(1)) / (1 + small)
+    return result
 
 
 class ImageSteps:

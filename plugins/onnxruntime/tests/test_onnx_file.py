@@ -72,7 +72,7 @@ def build(tmp_path: Path) -> Build:
 
 
 def opened(request: ModelRequest) -> Classifier:
-    from mlserve_onnxruntime.source import OnnxSource
+    from mlserve_onnxruntime.backend import OnnxSource
 
     assert OnnxSource().accepts(request)
     return OnnxSource().open(request, no_progress)

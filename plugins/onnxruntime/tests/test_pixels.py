@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlserve_onnxruntime.codec import Refused
 from mlserve_onnxruntime.image_file import decoded_image
-from mlserve_onnxruntime.jpeg_segments import lacks_scans
-from mlserve_onnxruntime.refusal import Refused
-from mlserve_onnxruntime.resize import resized
+from mlserve_onnxruntime.jpeg import lacks_scans
+from mlserve_onnxruntime.steps import resized
 
 from mlserve.images import ImageLimits
 from mlserve.testing.image_files import noise, saved

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from mlserve_onnxruntime.scores import activated, require_finite
+from mlserve_onnxruntime.steps import activated, require_finite
 from onnx import helper
 
 from mlserve import plugins

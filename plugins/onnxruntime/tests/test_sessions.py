@@ -14,8 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from mlserve_onnxruntime.backend import OnnxRuntimeBackend
-from mlserve_onnxruntime.providers import installed, providers_for
-from mlserve_onnxruntime.sessions import Sessions
+from mlserve_onnxruntime.sessions import Sessions, installed, providers_for
 from onnx import TensorProto, helper, numpy_helper
 
 from mlserve.artifact import Artifact
@@ -23,8 +22,7 @@ from mlserve.backend import LoadOptions, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError, UsageError
 from mlserve.launch.command import launcher_for
-from mlserve.launch.launcher import Launcher
-from mlserve.launch.plan import Serving, Versions
+from mlserve.launch.serving import Launcher, Serving, Versions
 from mlserve.testing.image_files import plain
 
 Save = Callable[..., Runner]

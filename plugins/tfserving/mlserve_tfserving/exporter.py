@@ -16,8 +16,7 @@ from mlserve.images import PROBLEM
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_tfserving.graph import ImageClassifier
-from mlserve_tfserving.messages import plain
-from mlserve_tfserving.signatures import signature_of
+from mlserve_tfserving.loading import plain, signature_of
 from mlserve_tfserving.warmup import write_requests
 
 SIGNATURES = ("serving_default", "top_k", "ranking")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,20 +12,102 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
+from google.protobuf import text_format
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
-from mlserve.errors import ModelLoadFailed
-from mlserve.tensors import DType, Signature
+from mlserve.errors import ModelLoadFailed, bounded
+from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.unsafe_ops import require_safe_ops
-from mlserve_tfserving.messages import plain
-from mlserve_tfserving.meta_graph import SERVE, read_meta_graph
-from mlserve_tfserving.signatures import signature_defined, signature_of
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
     Run = Callable[[Tensors], Tensors]
+
+
+SERVE = "serve"
+"""The tag of the graph to serve; a SavedModel can hold others, for training say."""
+BINARY, TEXT = "saved_model.pb", "saved_model.pbtxt"
+
+
+def read_meta_graph(folder: Path) -> Any:
+    """The MetaGraphDef that is tagged `serve` in the SavedModel of that folder.
+
+    Raises OSError, and protobuf's DecodeError or ParseError for a damaged file, and ValueError
+    when no graph has the tag.
+    """
+    binary = folder / BINARY
+    if binary.is_file():
+        model = saved_model_pb2.SavedModel.FromString(binary.read_bytes())
+    else:
+        model = text_format.Parse((folder / TEXT).read_text(), saved_model_pb2.SavedModel())
+    graphs = [graph for graph in model.meta_graphs if list(graph.meta_info_def.tags) == [SERVE]]
+    if not graphs:
+        tags = [",".join(graph.meta_info_def.tags) for graph in model.meta_graphs]
+        raise ValueError(f"no graph is tagged {SERVE!r}; there are: {'; '.join(tags) or 'none'}")
+    return graphs[0]
+
+
+def signature_of(name: str, function: Any) -> Signature:
+    """The signature of a concrete function with named inputs and outputs.
+
+    Raises ValueError for an element type that cannot cross the wire, such as a resource.
+    """
+    _, inputs = function.structured_input_signature
+    if not inputs:  # traced with positional arguments
+        inputs = {spec.name: spec for spec in function.structured_input_signature[0]}
+    outputs = function.structured_outputs
+    return Signature(name, _specs(inputs), _specs(outputs))
+
+
+def signature_defined(name: str, definition: Any) -> Signature:
+    """The signature that a SignatureDef describes. Raises ValueError, as `signature_of`."""
+    if not definition.outputs:
+        raise ValueError("it has no outputs")
+    inputs, outputs = _defined(definition.inputs), _defined(definition.outputs)
+    return Signature(name, inputs, outputs, frozenset(definition.defaults) & set(definition.inputs))
+
+
+def shape_of(shape: Any) -> tuple[int | None, ...] | None:
+    """The sizes of a TensorShape; None when its rank is unknown."""
+    return None if shape.rank is None else tuple(shape.as_list())
+
+
+def _specs(tensors: dict[str, Any]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(key, DType.from_tf_number(tensor.dtype.as_datatype_enum), shape_of(tensor.shape))
+        for key, tensor in sorted(tensors.items())
+    )
+
+
+def _defined(infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    return tuple(_tensor_spec(name, info) for name, info in sorted(infos.items()))
+
+
+def _tensor_spec(name: str, info: Any) -> TensorSpec:
+    """The spec of a TensorInfo. One without a shape says nothing of it, not that it is a scalar."""
+    if not info.name:
+        raise ValueError(f"{name} is not one tensor, but a sparse or composite one")
+    has_shape = info.HasField("tensor_shape")
+    shape = shape_of(tf.TensorShape(info.tensor_shape)) if has_shape else None
+    return TensorSpec(name, DType.from_tf_number(info.dtype), shape)
+
+
+_AT_NODE = re.compile(r"(?:^|\n)([^\n]+)\n\s*\[\[\{\{node")
+_ROOT_ERROR = re.compile(r"\(0\) [\w ]+: ([^\n]+)")
+_NOISE = re.compile(r"\s*\[Op:\w+\]|\{\{[^}]*\}\}\s*")
+
+
+def plain(message: str) -> str:
+    """The one line of the message that says what is wrong."""
+    for pattern in (_ROOT_ERROR, _AT_NODE):
+        match = pattern.search(message)
+        if match:
+            return bounded(_NOISE.sub("", match[1]))
+    lines = [line for line in message.splitlines() if line.strip()]
+    return bounded(_NOISE.sub("", lines[0])) if lines else "no reason given"
+
 
 _log = logging.getLogger(__name__)
 _v1 = tf.compat.v1

@@ -1,8 +1,13 @@
-"""Runs any SavedModel with TensorFlow in this process."""
+"""Runs any SavedModel with TensorFlow in this process.
+
+The graph writes the words of `mlserve.images` into the message of a failed check, so that
+any server that runs the SavedModel says them; the runner reads them back to choose the error.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +17,32 @@ from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
-from mlserve.images import Problem, problem_error
+from mlserve.images import PROBLEM, Problem, problem_error, scores_failed
 from mlserve.system import usable_cpus
 from mlserve.tensors import Signature
-from mlserve_tfserving.loading import LoadedModel, load_model
-from mlserve_tfserving.messages import plain
-from mlserve_tfserving.problems import bad_scores, found_in_graph
+from mlserve_tfserving.loading import LoadedModel, load_model, plain
 from mlserve_tfserving.warmup import read_requests
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
+
+
+_IN_GRAPH = re.compile(r"assertion failed: \[image (\d+): ([^\]]+)\]")
+
+
+def found_in_graph(message: str) -> tuple[int, str] | None:
+    """The index of the refused image and what is wrong with it, from TensorFlow's message."""
+    match = _IN_GRAPH.search(message)
+    return None if match is None else (int(match[1]), match[2])
+
+
+def bad_scores(error: Any, batch: int) -> InferenceFailed | None:
+    """What mlserve says when the graph found scores that are not finite; None when it did not."""
+    found = found_in_graph(str(error.message))
+    if found is None or PROBLEM.fullmatch(found[1]) is None:
+        return None
+    return scores_failed(found[0], batch, found[1])
+
 
 _log = logging.getLogger(__name__)
 _EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"

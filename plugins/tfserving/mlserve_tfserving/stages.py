@@ -12,8 +12,7 @@ from mlserve.backend import ImageStages, LoadOptions
 from mlserve.errors import ModelLoadFailed
 from mlserve.system import usable_cpus
 from mlserve_tfserving.loading import load_model
-from mlserve_tfserving.problems import bad_scores
-from mlserve_tfserving.runner import refusal, set_threads
+from mlserve_tfserving.runner import bad_scores, refusal, set_threads
 
 Array = np.ndarray[Any, Any]
 

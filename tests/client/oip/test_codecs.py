@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlserve.client.adapter import Column, ModelRef, Plan, Question, Reply
+from mlserve.client.oip import packed, raw_column, with_classes
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
-from mlserve.client.oip_tensor import packed, raw_column, with_classes
 from mlserve.client.refusals import Unreadable
-from mlserve.client.wire import Column, ModelRef, Plan, Question, Reply
 
 MODEL = ModelRef("m", None)
 NUMBERS = {

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from mlserve.client import Client
-from mlserve.launch.docker.containers import EngineClock, is_running, local_pid
+from mlserve.launch.docker.container import EngineClock, is_running, local_pid
 from mlserve.launch.down import stop_all
-from mlserve.launch.state import ServerRecord, read_records, write_record
+from mlserve.launch.records import ServerRecord, read_records, write_record
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 

@@ -1,0 +1,184 @@
+"""The seam between the client, its adapters (what to say) and its transports (how to send it)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.call import Watch
+from mlserve.deadline import Deadline
+
+Api = Literal["tfs", "oip"]
+"""TensorFlow Serving's API, version 1, or the Open Inference Protocol, version 2."""
+Value = str | float | int | bool
+USUAL_TOP_K = 5
+"""How many of its best classes a model is asked for when the caller does not say."""
+_MOST_DIGITS = 19
+"""Of a 64-bit number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """The model that is asked; `version` None leaves the choice to the server."""
+
+    name: str
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to ask a model about one image: the signature, its one input and that input's shape.
+
+    The shape has one element in all: (1,) for a batch of one, () for a scalar. `signature` is empty
+    where a model is one nameless function. `scores` names an output of scores that the server is
+    asked to turn into classes. `is_binary` is False for a server that takes the image as base64.
+    `classes` is how many classes an answer has; None: not known.
+    """
+
+    signature: str
+    input: str
+    shape: tuple[int, ...]
+    scores: str | None = None
+    is_binary: bool = True
+    classes: int | None = None
+
+    def is_same_question(self, other: Plan) -> bool:
+        """Whether the server is asked for the same in the same way."""
+        return replace(self, classes=None) == replace(other, classes=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An image file's bytes, and how many of its best classes are wanted; None: the usual ones."""
+
+    image: bytes
+    top_k: int | None
+
+    @property
+    def count(self) -> int:
+        """How many classes to take of an answer."""
+        return self.top_k or USUAL_TOP_K
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. `path` is the gRPC method or the URL path; a REST call without body is a GET."""
+
+    path: str
+    body: bytes | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The body of a successful answer; `has_random_weights` is what the server says in a header.
+
+    `json_size` is the number of bytes of JSON at its beginning when tensors in binary form follow.
+    `signatures` are the names that one of mlserve's servers tells in a header. `server_ms` is where
+    the time went in the server, by part, and `about_server` its limits and load, as one of
+    mlserve's tells them in headers; empty when it does not say. `version` is the one that answered,
+    where a header says so. `contract` is what one of mlserve's tells of a model in a header.
+    """
+
+    body: bytes
+    has_random_weights: bool
+    json_size: int | None = None
+    signatures: tuple[str, ...] = ()
+    server_ms: Mapping[str, float] = field(default_factory=dict)
+    about_server: Mapping[str, Any] = field(default_factory=dict)
+    version: int | None = None
+    contract: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One output: its shape and its values in row-major order."""
+
+    shape: tuple[int, ...]
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outputs of one request by name, and the version that gave them when the server says so.
+
+    REST drops the name of a single output, which then is the empty string. `has_all_classes` says
+    that the model is known to have no more classes than the answer.
+    """
+
+    outputs: Mapping[str, Column]
+    version: int | None
+    has_all_classes: bool = False
+
+    @property
+    def classes(self) -> int:
+        """How many classes with scores it has; 0 for an answer in another form."""
+        labels = self.outputs.get("labels")
+        return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
+
+
+def number_of(text: str) -> int | None:
+    """A version or a length as a number; None for anything else, and for what nobody counts to."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+    return int(text) if is_number else None
+
+
+def read_contract(text: str) -> Mapping[str, Any] | None:
+    """What a server tells of a model beside its answer; None for anything but a JSON object."""
+    try:
+        told = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+class Adapter(Protocol):
+    """One serving protocol as data: it builds requests, reads answers, and does no I/O.
+
+    `seconds` is the time that is left. Every `read_...` raises `Unreadable`, saying what came, for
+    a body that is not an answer.
+    """
+
+    def predict_call(
+        self, model: ModelRef, plan: Plan, question: Question, seconds: float
+    ) -> Call: ...
+    def read_answer(self, reply: Reply) -> Answer: ...
+    def metadata_call(self, model: ModelRef) -> Call: ...
+    def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata: ...
+
+
+class TfsAdapter(Adapter, Protocol):
+    """TensorFlow Serving's API, version 1: one call tells the states of all versions."""
+
+    def status_call(self, model: ModelRef) -> Call: ...
+    def read_status(self, reply: Reply) -> tuple[VersionStatus, ...]: ...
+
+
+class OipAdapter(Adapter, Protocol):
+    """The Open Inference Protocol: metadata lists the versions, each is asked whether it is ready.
+
+    `read_versions` gives them as the server writes them; none when it does not list any.
+    `extensions_call` asks what the server can do beside the protocol; None where that says nothing
+    of what this client uses.
+    """
+
+    def extensions_call(self) -> Call | None: ...
+    def read_extensions(self, reply: Reply) -> frozenset[str]: ...
+    def read_versions(self, reply: Reply) -> tuple[str, ...]: ...
+    def ready_call(self, model: ModelRef, version: str) -> Call: ...
+    def read_ready(self, reply: Reply) -> bool: ...
+
+
+class Transport(Protocol):
+    """A connection to one server. Raises the errors of `mlserve.client.refusals`.
+
+    A server that does not know the API of a call makes it raise `NotSpoken`.
+    """
+
+    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
+        """The reply to `call`; `watch` is told what is being done. Never sent too late."""
+
+    async def close(self) -> None: ...

@@ -1,0 +1,297 @@
+"""Calls over HTTP: bytes in, bytes out, and what each status code means."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+import zlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx  # noqa: TID253  this module is imported when a REST endpoint is asked
+
+from mlserve.client.adapter import Call, Reply, number_of, read_contract
+from mlserve.client.call import Watch
+from mlserve.client.codecs import parse_json, shown
+from mlserve.client.endpoint import Access, Endpoint, Tls
+from mlserve.client.proxies import no_proxy_answers, of_this_proxy, proxy_to, refused_by_proxy
+from mlserve.client.refusals import (
+    NotSpoken,
+    Unreadable,
+    answer_too_large,
+    no_server,
+    not_an_answer,
+    readable,
+    refusal,
+    seconds,
+    went_away,
+    without_traceback,
+)
+from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError
+from mlserve.system import on_daemon_thread
+from mlserve.wire.errors import error_from_http
+
+_CONTRACT_HEADER = "x-mlserve-contract"
+RANDOM_WEIGHTS_HEADER = "x-mlserve-random-weights"
+_VERSION_HEADER = "x-mlserve-model-version"
+_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_OK = 200
+_GZIP = 31  # zlib's wbits for a gzip stream
+_JSON_SIZE_HEADER = "Inference-Header-Content-Length"
+_NO_SUCH_PATH = {404: "not found", 405: "method not allowed"}
+"""What web frameworks say of a path that they do not have, in whatever shape."""
+_BAD_REQUEST = 400
+_OF_PROXIES = (403, 407, 502, 503, 504)
+"""What the proxy on the way says of its own accord: without the JSON of a model server's error."""
+_MOST_OF_AN_ERROR = 2**18
+"""Bytes of an error's body that are looked at for the exception at the end of a traceback."""
+_PUZZLING = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""Ends of a connection that do not say what the server has against it."""
+_GARBAGE = ("illegal", "malformed", "invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """An HTTP answer, read to its end."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class RestTransport:
+    """An HTTP connection pool, opened by the first call; `limit` bounds the bytes of an answer."""
+
+    def __init__(self, endpoint: Endpoint, access: Access, limit: int) -> None:
+        self._endpoint = endpoint
+        self._access = access
+        self._limit = limit
+        self._proxy = proxy_to(endpoint)
+        self._client: httpx.AsyncClient | None = None
+
+    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
+        watch.enter("connect", self._connecting)
+        client = await self._open()
+        request = self._request(call, deadline, watch)
+        handled = sys.exception()
+        try:
+            answer = await self._exchange(client, request, deadline, watch)
+        except httpx.HTTPError as error:
+            raise await self._lost(error, _first_words(error, handled), deadline) from error
+        if answer.status != _OK:
+            raise self._error(answer, deadline)
+        return Reply(
+            answer.body,
+            answer.headers.get(RANDOM_WEIGHTS_HEADER) == "1",
+            self._json_size(answer),
+            server_ms=read_server_timing(answer.headers.get(SERVER_TIMING, "")),
+            version=number_of(answer.headers.get(_VERSION_HEADER, "")),
+            contract=read_contract(answer.headers.get(_CONTRACT_HEADER, "")),
+        )
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    @property
+    def _connecting(self) -> str:
+        through = f" through {self._proxy}" if self._proxy else ""
+        return f"connecting to {self._endpoint}{through}"
+
+    async def _open(self) -> httpx.AsyncClient:
+        if self._client is None:
+            verify = await self._ssl_context()
+            self._client = self._client or httpx.AsyncClient(
+                timeout=None,  # noqa: S113  httpx's timeout is not total; the caller bounds the call
+                trust_env=False,
+                proxy=self._httpx_proxy(),
+                verify=verify,
+            )
+        return self._client
+
+    def _httpx_proxy(self) -> httpx.Proxy | None:
+        if self._proxy is None:
+            return None
+        return httpx.Proxy(self._proxy.url, headers=self._proxy.headers)
+
+    async def _ssl_context(self) -> ssl.SSLContext | bool:
+        """False without TLS. The files are read where a stalled mount holds nobody."""
+        if not self._endpoint.is_secure:
+            return False
+        from mlserve.client.tls import ssl_context
+
+        return await asyncio.wrap_future(on_daemon_thread(ssl_context, self._access.tls or Tls()))
+
+    async def _exchange(
+        self, client: httpx.AsyncClient, request: httpx.Request, deadline: Deadline, watch: Watch
+    ) -> _Received:
+        response = await client.send(request, stream=True)
+        try:
+            unpack = _unpacking(response.headers)
+            body = bytearray()
+            async for piece in response.aiter_raw():
+                deadline.require(watch.doing)  # small pieces come without a pause in between
+                body += unpack(piece, self._limit + 1 - len(body))
+                if len(body) > self._limit:
+                    raise answer_too_large(self._endpoint, self._limit)
+        finally:
+            await response.aclose()
+        return _Received(response.status_code, response.headers, bytes(body))
+
+    def _request(self, call: Call, deadline: Deadline, watch: Watch) -> httpx.Request:
+        left_ms = max(1, int(deadline.require(watch.doing) * 1000))
+        headers = {_TIMEOUT_HEADER: str(left_ms), "Accept-Encoding": "identity"}
+        if call.body is not None:
+            headers["Content-Type"] = "application/json"
+        headers |= call.headers
+        headers |= watch.ids.headers() | self._access.headers()
+        extensions: dict[str, Any] = {"trace": self._trace(watch), "timeout": {}}
+        if self._access.tls and self._access.tls.server_name:
+            extensions["sni_hostname"] = self._access.tls.server_name
+        return httpx.Request(
+            "GET" if call.body is None else "POST",
+            self._endpoint.base_url + call.path,
+            headers=headers,
+            content=call.body,
+            extensions=extensions,
+        )
+
+    def _trace(self, watch: Watch) -> Callable[[str, Any], Awaitable[None]]:
+        """Tells the watch which part of the exchange runs."""
+        parts = {
+            "connection.connect_tcp.started": ("connect", self._connecting),
+            "http11.send_request_headers.started": (
+                *("request", f"sending the request to {self._endpoint}"),
+            ),
+            "http11.receive_response_headers.started": (
+                *("request", f"waiting for the answer of {self._endpoint}"),
+            ),
+            "http11.receive_response_body.started": (
+                *("request", f"receiving the answer of {self._endpoint}"),
+            ),
+        }
+
+        async def trace(event: str, _: Any) -> None:
+            if event in parts:
+                watch.enter(*parts[event])
+
+        return trace
+
+    async def _lost(self, error: httpx.HTTPError, why: str, deadline: Deadline) -> MlserveError:
+        from mlserve.client.diagnosis import told_by_looking, told_by_words
+        from mlserve.client.tls import closing_hint
+
+        failure = told_by_words(self._endpoint, why)
+        if failure is None and isinstance(error, _PUZZLING):
+            failure = await told_by_looking(self._endpoint, self._access, deadline)
+        if failure is not None:
+            return failure
+        if isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
+            return self._unreached(error, why)
+        if isinstance(error, httpx.RemoteProtocolError) and any(w in why for w in _GARBAGE):
+            return not_an_answer(self._endpoint, Unreadable("HTTP", why))
+        if isinstance(error, httpx.DecodingError):
+            return not_an_answer(self._endpoint, Unreadable("HTTP in a known encoding", why))
+        tls = self._access.tls
+        has_certificate = tls is not None and tls.cert is not None
+        hint = closing_hint(self._endpoint, has_certificate=has_certificate)
+        return went_away(self._endpoint, why, hint)
+
+    def _unreached(self, error: httpx.HTTPError, why: str) -> MlserveError:
+        if self._proxy is None:
+            return no_server(self._endpoint, why)
+        tell = refused_by_proxy if isinstance(error, httpx.ProxyError) else no_proxy_answers
+        return tell(readable(why), self._proxy, self._endpoint)
+
+    def _json_size(self, answer: _Received) -> int | None:
+        text = answer.headers.get(_JSON_SIZE_HEADER)
+        if text is None:
+            return None
+        size = number_of(text)
+        if size is None or size > len(answer.body):
+            what = f"as its {_JSON_SIZE_HEADER} says"
+            raise NotSpoken(not_an_answer(self._endpoint, Unreadable(what, repr(text[:100]))))
+        return size
+
+    def _error(self, answer: _Received, deadline: Deadline) -> MlserveError | NotSpoken:
+        reason = _reason(answer)
+        body = answer.body[:_MOST_OF_AN_ERROR].decode(errors="backslashreplace")
+        body = without_traceback(body)[:200]
+        if self._proxy and reason is None and answer.status in _OF_PROXIES:
+            said = f"HTTP {answer.status} {readable(body)}"
+            return of_this_proxy(answer.status, said, self._proxy, self._endpoint, deadline)
+        refused = refusal(
+            error_from_http(answer.status),
+            f"HTTP {answer.status} {body}" if reason is None else reason,
+            self._endpoint,
+            deadline,
+            retry_after=_retry_after(answer.headers),
+            sender=answer.headers.get("Server", ""),
+        )
+        return NotSpoken(refused) if _is_unknown_path(answer, reason) else refused
+
+
+def _unpacking(headers: httpx.Headers) -> Callable[[bytes, int], bytes]:
+    """What gives the content of the next piece of a body, up to so many bytes of it.
+
+    The request asks for no coding; gzip is taken all the same. Not by httpx's decoders: they unpack
+    a whole piece, however often it is packed, before anybody counts. Raises httpx.DecodingError.
+    """
+    coding = headers.get("Content-Encoding", "identity").strip().lower()
+    if coding == "identity":
+        return lambda piece, _most: piece
+    if coding not in ("gzip", "x-gzip"):
+        raise httpx.DecodingError(f"Content-Encoding {coding[:100]!r}")
+    packed = zlib.decompressobj(_GZIP)
+
+    def unpack(piece: bytes, most: int) -> bytes:
+        try:
+            return packed.decompress(piece, most)
+        except zlib.error as error:
+            raise httpx.DecodingError(str(error)) from error
+
+    return unpack
+
+
+def _first_words(error: BaseException, handled: BaseException | None) -> str:
+    """What the innermost library said: the outer ones may say nothing, or less.
+
+    `handled` is what was being handled already when the libraries were called, as an earlier
+    refusal: Python links it to theirs, and it is another matter.
+    """
+    words = ""
+    cause: BaseException | None = error
+    while cause is not None and cause is not handled:
+        words = str(cause) or words
+        cause = cause.__cause__ or cause.__context__
+    return words or type(error).__name__
+
+
+def _reason(answer: _Received) -> str | None:
+    """The server's own words, of `{"error": "..."}`; None for a body of another shape."""
+    if len(answer.body) > _MOST_OF_AN_ERROR:
+        return None
+    try:
+        said = parse_json(answer.body)["error"]
+    except (Unreadable, KeyError):
+        return None
+    return said if isinstance(said, str) else shown(said)
+
+
+def _is_unknown_path(answer: _Received, reason: str | None) -> bool:
+    """Whether the server has no such path at all; a model server words what it does not have."""
+    if answer.status in _NO_SUCH_PATH:
+        return reason is None or reason.lower() == _NO_SUCH_PATH[answer.status]
+    # Triton's whole answer to a path that it does not know.
+    return answer.status == _BAD_REQUEST and not answer.body
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds; a date says nothing within a deadline, and counts as none."""
+    milliseconds = seconds(headers.get("Retry-After-Ms"))
+    return seconds(headers.get("Retry-After")) if milliseconds is None else milliseconds / 1000

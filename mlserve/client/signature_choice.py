@@ -1,0 +1,146 @@
+"""Which signature to ask about an image, chosen from what the server says of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mlserve.client.adapter import USUAL_TOP_K, Answer, Plan, Question
+from mlserve.client.answers import ModelMetadata
+from mlserve.errors import UsageError
+from mlserve.tensors import PREDICT, DType, Signature
+
+BEST = Plan("top_k", "image", (1,))
+RANKING = Plan("ranking", "image", (1,))
+_DEFAULT_SIGNATURE = "serving_default"
+_EXAMPLES = (
+    "; tf.Examples are for TensorFlow Serving's Classify and Regress over gRPC, and for :classify "
+    "and :regress over REST"
+)
+_FLOATS = (DType.FLOAT16, DType.FLOAT32, DType.FLOAT64)
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """How to ask a model: for its best classes, and for all of them; None where it cannot tell."""
+
+    best: Plan
+    ranking: Plan | None = None
+
+    def plan_for(self, question: Question) -> Plan:
+        """The plan that brings as many classes as are wanted, or as many as there are."""
+        held = self.best.classes or USUAL_TOP_K
+        if question.top_k is None or question.top_k <= held or self.ranking is None:
+            return self.best
+        return self.best if self.ranking.classes == held else self.ranking
+
+    def learnt(self, plan: Plan, answer: Answer) -> Plans:
+        """The plans, with the number of classes that an answer to one of them has."""
+        seen = replace(plan, classes=answer.classes or None)
+        if self.ranking and plan.signature == self.ranking.signature:
+            return replace(self, ranking=seen)
+        return replace(self, best=seen)
+
+    def has_all_classes(self, plan: Plan, answer: Answer) -> bool:
+        """Whether an answer to one of the plans has all classes of the model."""
+        if self.ranking is None or not answer.classes:
+            return False
+        return plan.signature == self.ranking.signature or answer.classes == self.ranking.classes
+
+    def plan_for_more(self, question: Question, plan: Plan, answer: Answer) -> Plan | None:
+        """The plan to ask again with when that answer is short; None when there is no more."""
+        is_enough = question.top_k is None or not 0 < answer.classes < question.top_k
+        return None if is_enough or self.has_all_classes(plan, answer) else self.ranking
+
+
+FIRST = Plans(BEST, RANKING)
+"""What mlserve's own models offer; asked first, so that no metadata has to be fetched."""
+
+
+def choose(metadata: ModelMetadata) -> Plans:
+    """The plans for this model: labels with scores, else the default signature, else the only one.
+
+    Raises UsageError, saying what the model takes, when no signature takes one string.
+    """
+    fits = {
+        signature.name: signature for signature in metadata.signatures if _takes_a_file(signature)
+    }
+    if not fits:
+        raise _no_image_input(metadata)
+    scored = [s for s in fits.values() if {"labels", "scores"} <= {spec.name for spec in s.outputs}]
+    best_first = sorted(
+        scored, key=lambda s: (s.name != BEST.signature, s.name == RANKING.signature)
+    )
+    chosen = (
+        next(iter(best_first), None)
+        or fits.get(_DEFAULT_SIGNATURE)
+        or (next(iter(fits.values())) if len(fits) == 1 else None)
+    )
+    if chosen is None:
+        raise UsageError(
+            f"the model {metadata.model} has several signatures that take one string "
+            f"({', '.join(fits)}), none of them {_DEFAULT_SIGNATURE} or with labels and scores",
+            hint=f"export the model with a signature {_DEFAULT_SIGNATURE}",
+        )
+    ranking = next((s for s in scored if s.name == RANKING.signature), None)
+    return Plans(_plan(chosen), _plan(ranking) if ranking else None)
+
+
+def choose_nameless(metadata: ModelMetadata) -> Plans:
+    """The plans for a model of the Open Inference Protocol, which is one nameless function.
+
+    On mlserve's own servers they are the signatures with labels and scores. A model that gives
+    nothing but scores is asked for their classes. Raises UsageError as `choose`.
+    """
+    if BEST.signature in metadata.selectable:
+        return Plans(BEST, RANKING if RANKING.signature in metadata.selectable else None)
+    plan = replace(choose(metadata).best, signature="")
+    outputs = metadata.signatures[0].outputs
+    if len(outputs) == 1 and outputs[0].dtype in _FLOATS:
+        return Plans(replace(plan, scores=outputs[0].name))
+    return Plans(plan)
+
+
+def _plan(signature: Signature) -> Plan:
+    sizes = next((spec.shape for spec in signature.outputs if spec.name == "scores"), None)
+    classes = sizes[-1] if sizes else None
+    return Plan(
+        signature.name, signature.required[0].name, _one_element(signature) or (), classes=classes
+    )
+
+
+def _takes_a_file(signature: Signature) -> bool:
+    is_one_string = [spec.dtype for spec in signature.required] == [DType.BYTES]
+    is_for_tensors = signature.method == PREDICT  # the others take strings that are examples
+    return is_one_string and is_for_tensors and _one_element(signature) is not None
+
+
+def _one_element(signature: Signature) -> tuple[int, ...] | None:
+    """The shape that holds one string in the signature's input; None when there is none."""
+    shape = signature.required[0].shape
+    if shape is None:
+        return (1,)
+    return (1,) * len(shape) if all(size in (None, 1) for size in shape) else None
+
+
+def _no_image_input(metadata: ModelMetadata) -> UsageError:
+    if not any(signature.inputs for signature in metadata.signatures):
+        return UsageError(
+            f"the server shows no input of the model {metadata.model} that a request can carry",
+            hint="declare its inputs there (MLServer: in model-settings.json); predict needs one "
+            "input of type BYTES for the image file",
+        )
+    offers = "; ".join(map(_offer, metadata.signatures))
+    takes_examples = any(signature.method != PREDICT for signature in metadata.signatures)
+    return UsageError(
+        f"the model {metadata.model} takes no image file; it takes {offers or 'nothing'}",
+        hint="predict sends image files as they are: serve a model that decodes them in its graph, "
+        "as those of mlserve export do" + (_EXAMPLES if takes_examples else ""),
+    )
+
+
+def _offer(signature: Signature) -> str:
+    """What the signature takes, and the call that it wants where that is not Predict."""
+    takes = f"{signature.name}({', '.join(map(str, signature.inputs))})"
+    if signature.method == PREDICT:
+        return takes
+    return f"{takes} by {signature.method.capitalize()}, as tf.Examples"

@@ -1,0 +1,118 @@
+"""TLS for the two libraries, made from the same files."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlserve.client.endpoint import Endpoint, Tls
+from mlserve.client.refusals import readable
+from mlserve.credentials import read_file
+from mlserve.errors import AccessDenied, UsageError
+
+if TYPE_CHECKING:
+    import grpc
+
+
+def ssl_context(tls: Tls) -> ssl.SSLContext:
+    """What httpx speaks TLS with. Raises UsageError for files that are not what they must be."""
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        # Who names a server's own certificate trusts just this one, as gRPC does too.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        named = ", ".join(str(path) for path in (tls.ca, tls.cert, tls.key) if path is not None)
+        raise UsageError(
+            f"TLS cannot be spoken with {named}: {error}",
+            hint="all of them are PEM files, and the key is that of the certificate",
+        ) from error
+    return context
+
+
+def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
+    """What gRPC speaks TLS with. Raises UsageError as `ssl_context` does."""
+    import grpc
+
+    ssl_context(tls)  # gRPC does not say what is wrong with a file
+    system = ssl.get_default_verify_paths().cafile
+    roots = tls.ca or (None if system is None else Path(system))
+    return grpc.ssl_channel_credentials(
+        root_certificates=_contents("tls_ca", roots),
+        private_key=_contents("tls_key", tls.key),
+        certificate_chain=_contents("tls_cert", tls.cert),
+    )
+
+
+def _contents(option: str, path: Path | None) -> bytes | None:
+    return None if path is None else read_file(option, path)
+
+
+_ASKS_FOR_A_CERTIFICATE = re.compile(
+    r"alert.{0,5}(certificate|bad.certificate|unknown.ca|handshake)|certificate.required", re.I
+)
+_FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(r"wrong.version.number|http.request|record.layer.failure", re.I),
+        "the server at {endpoint} does not speak TLS: {why}",
+        "ask {plain}://{address}, without the files of TLS",
+    ),
+    (
+        re.compile(r"host ?name|(ip.address|domain).mismatch|not valid for", re.I),
+        "the certificate of the server at {endpoint} is for another host: {why}",
+        "ask the server by a name that is in its certificate",
+    ),
+    (
+        re.compile(r"expired|not.yet.valid", re.I),
+        "the certificate of the server at {endpoint} is out of date: {why}",
+        "renew the server's certificate, and look at the clock of this machine",
+    ),
+    (
+        re.compile(r"certificate.verify.failed|self.signed|local issuer", re.I),
+        "the certificate of the server at {endpoint} is not trusted: {why}",
+        "name the authority that signed it (or the certificate itself) with {{tls_ca FILE}}",
+    ),
+)
+
+
+def handshake_failure(endpoint: Endpoint, why: str) -> UsageError | None:
+    """The error that the library's words stand for; None when they are not about TLS."""
+    if not endpoint.is_secure:
+        return None
+    if _ASKS_FOR_A_CERTIFICATE.search(why):
+        return AccessDenied(
+            f"the server at {endpoint} wants a certificate of the client: {readable(why)}",
+            hint="give one that it trusts with {tls_pair}",
+        )
+    plain = "grpc" if endpoint.protocol == "grpc" else "http"
+    for pattern, message, hint in _FAILURES:
+        if pattern.search(why):
+            shown = message.format(endpoint=endpoint, why=readable(why))
+            return UsageError(shown, hint=hint.format(plain=plain, address=endpoint.address))
+    return None
+
+
+def certificate_refused(endpoint: Endpoint, *, has_certificate: bool) -> AccessDenied:
+    """The error for a server that asks for a certificate, and hangs up on what it gets."""
+    if has_certificate:
+        return AccessDenied(
+            f"the server at {endpoint} does not accept the certificate of this client",
+            hint="give one that its authority has signed, and that is in date, with {tls_pair}",
+        )
+    return AccessDenied(
+        f"the server at {endpoint} asks for a certificate, and this client has shown none",
+        hint="give one that it trusts with {tls_pair}",
+    )
+
+
+def closing_hint(endpoint: Endpoint, *, has_certificate: bool) -> str:
+    """What may be wrong about TLS when a server closes the connection without a word."""
+    if not endpoint.is_secure:
+        secure = "grpcs" if endpoint.protocol == "grpc" else "https"
+        return f"if it speaks TLS, ask {secure}://{endpoint.address}"
+    if has_certificate:
+        return "it may not trust the certificate of {tls_cert}"
+    return "if it wants a certificate of the client: {tls_pair}"

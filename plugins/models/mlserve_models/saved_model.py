@@ -1,0 +1,186 @@
+"""Opens SavedModels and finds the one function in them that classifies images."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.saved_model.loader_impl import parse_saved_model
+
+from mlserve.classifiers import Network
+from mlserve.contract import Finding, Scale
+from mlserve.errors import ExportError, bounded
+from mlserve.sources import ModelRequest
+from mlserve.unsafe_ops import require_safe_ops
+from mlserve_models.names import is_tar, path_digest
+from mlserve_models.sizes import image_size, size_fact
+from mlserve_models.tf_graph import Forward, measured
+
+_FILES = ("saved_model.pb", "saved_model.pbtxt")
+_HINT = "give the folder that holds saved_model.pb, or a .tar.gz of it"
+_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class _ImageFunction:
+    """A function of one image batch, with the TensorSpec of that batch."""
+
+    call: Callable[[Any], Any]
+    spec: Any
+
+
+def network_of_path(
+    path: Path, request: ModelRequest, known: Finding[Scale] | None = None
+) -> Network:
+    """The model in a SavedModel folder or a tar file of one.
+
+    `known` is the scale that a model of that name has. Raises ExportError.
+    """
+    loaded = _load(_folder_of(path), path, request)
+    return network_of_loaded(loaded, request, f"SavedModel {path}", path_digest(path), known)
+
+
+def network_of_loaded(
+    loaded: Any,
+    request: ModelRequest,
+    source: str,
+    digest: str,
+    known: Finding[Scale] | None = None,
+) -> Network:
+    """What `tf.saved_model.load` gave, as a network that was measured. Raises ExportError."""
+    function = _image_function(loaded, source)
+    shape = _shape(function.spec)
+    height, width, channels = image_size(shape, request)
+    forward = Forward(function.call, loaded, channels, function.spec.dtype)
+    contract = measured(source, forward, (height, width), request, known)
+    facts = {"size": size_fact(shape)}
+    return Network.of(forward, (height, width), contract, source, digest, facts=facts)
+
+
+def require_safe(folder: Path, what: str, request: ModelRequest) -> None:
+    """Raises ExportError for a SavedModel that can do more than compute, unless that is allowed."""
+    if request.allow_unsafe_ops:
+        return
+    try:
+        saved = parse_saved_model(str(folder))
+    except Exception:  # noqa: BLE001  what cannot be read is refused by the loader, which reads it so
+        return
+    require_safe_ops(what, saved.meta_graphs, ExportError)
+
+
+def _load(folder: Path, path: Path, request: ModelRequest) -> Any:
+    """The SavedModel in that folder; `path` is what the user gave, which messages name."""
+    _require_savedmodel(folder, path)
+    require_safe(folder, f"the SavedModel {path}", request)
+    try:
+        return tf.saved_model.load(str(folder))
+    except Exception as error:  # TensorFlow has no one error for a damaged SavedModel
+        reason = _said_of(path, folder, error)
+        raise ExportError(
+            f"{path} is a SavedModel that cannot be loaded: {reason}",
+            hint="copy the whole folder again, variables/ and assets/ included",
+        ) from error
+
+
+def _require_savedmodel(folder: Path, path: Path) -> None:
+    if not folder.is_dir():
+        raise ExportError(f"there is no folder {path}", hint=_HINT)
+    if not any((folder / name).is_file() for name in _FILES):
+        names = sorted(entry.name for entry in folder.iterdir())
+        raise ExportError(
+            f"{path} is no SavedModel: it has no saved_model.pb (found: "
+            f"{', '.join(names[:8]) or 'nothing'})",
+            hint=_HINT,
+        )
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder itself, or the one in the tar file, unpacked until the process ends.
+
+    A loaded SavedModel reads its assets when it is saved again, so that the files must stay.
+    """
+    if not is_tar(path) or path.is_dir():
+        return path
+    unpacked = Path(tempfile.mkdtemp(prefix="mlserve-savedmodel-"))
+    atexit.register(shutil.rmtree, unpacked, ignore_errors=True)
+    try:
+        with tarfile.open(path) as archive:
+            archive.extractall(unpacked, filter=_kept)  # noqa: S202  it asks Python's own
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        reason = _said_of(path, unpacked, error)
+        raise ExportError(f"{path} cannot be unpacked: {reason}", hint=_HINT) from error
+    inside = list(unpacked.iterdir())
+    is_wrapped = len(inside) == 1 and inside[0].is_dir()
+    return inside[0] if is_wrapped else unpacked
+
+
+def _said_of(path: Path, folder: Path, error: Exception) -> str:
+    """The error's class and text, which names the user's file in place of where it is unpacked."""
+    return f"{type(error).__name__}: {bounded(str(error).replace(str(folder), str(path)))}"
+
+
+def _kept(member: tarfile.TarInfo, into: str) -> tarfile.TarInfo | None:
+    """Python's own check of what a tar file may write; None for what macOS puts beside the files.
+
+    These are `._name` (AppleDouble: a file's attributes, which its tar adds to each) and others.
+    """
+    parts = PurePosixPath(member.name).parts
+    if any(part.startswith("._") or part in (".DS_Store", "__MACOSX") for part in parts):
+        return None
+    return tarfile.data_filter(member, into)
+
+
+def _image_function(loaded: Any, source: str) -> _ImageFunction:
+    signature = loaded.signatures.get(_SIGNATURE) if hasattr(loaded, "signatures") else None
+    function = _of_signature(signature, source) if signature else _of_callable(loaded)
+    if function is None:
+        found = ", ".join(sorted(getattr(loaded, "signatures", ()))) or "none"
+        raise ExportError(
+            f"{source} has no signature {_SIGNATURE} and cannot be called with a batch of images "
+            f"(signatures: {found})",
+            hint=f"save it with a signature {_SIGNATURE} of one float32[N,height,width,3] input",
+        )
+    if not function.spec.dtype.is_floating:
+        raise ExportError(
+            f"{source} takes {function.spec.dtype.name}, not float32[N,height,width,3]",
+            hint="export the classifier alone, without the decoding of images",
+        )
+    return function
+
+
+def _of_signature(signature: Any, source: str) -> _ImageFunction:
+    inputs: dict[str, Any] = signature.structured_input_signature[1]
+    outputs: dict[str, Any] = signature.structured_outputs
+    for kind, found in (("inputs", inputs), ("outputs", outputs)):
+        if len(found) != 1:
+            raise ExportError(
+                f"the signature {_SIGNATURE} of {source} has {len(found)} {kind}: "
+                + ", ".join(sorted(found)),
+                hint="export a model that takes one image and gives one row of scores",
+            )
+    (name, spec), (output,) = next(iter(inputs.items())), outputs
+    return _ImageFunction(lambda images: signature(**{name: images})[output], spec)
+
+
+def _of_callable(loaded: Any) -> _ImageFunction | None:
+    """The object itself where it was saved with a `__call__` of one batch of images."""
+    restored = getattr(loaded, "__call__", None)  # noqa: B004 - the function that was saved
+    for concrete in getattr(restored, "concrete_functions", ()):
+        arguments = tf.nest.flatten(concrete.structured_input_signature)
+        specs = [item for item in arguments if isinstance(item, tf.TensorSpec)]
+        is_training = any(item is True for item in arguments)
+        if len(specs) == 1 and not is_training:
+            return _ImageFunction(loaded, specs[0])
+    return None
+
+
+def _shape(spec: Any) -> Sequence[int | None] | None:
+    return None if spec.shape.rank is None else tuple(spec.shape.as_list())
