@@ -18,13 +18,13 @@ from mlserve.errors import UsageError, bounded
 from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
 
 
-class Panel(StrEnum):
+class HelpPanel(StrEnum):
     """What a setting is about: a heading in `mlserve up --help`."""
 
     LOAD = "Under load"
     LIMITS = "Limits"
     ACCESS = "Who may ask"
-    SIGHT = "What is seen"
+    LOGS = "Logs"
 
 
 class LogFormat(StrEnum):
@@ -53,7 +53,7 @@ class ModelControl(StrEnum):
     OFF = "off"
 
 
-def _about(panel: Panel, text: str, *, least: float | None = None) -> dict[str, Any]:
+def _about(panel: HelpPanel, text: str, *, least: float | None = None) -> dict[str, Any]:
     return {"panel": panel, "help": text, "least": least}
 
 
@@ -67,39 +67,39 @@ class ServerSettings:
     max_queue: int | None = field(
         default=None,
         metadata=_about(
-            Panel.LOAD, "Requests that may wait; default: 16 for each thread.", least=0
+            HelpPanel.LOAD, "Requests that may wait; default: 16 for each thread.", least=0
         ),
     )
     default_timeout: float = field(
         default=30.0,
         metadata=_about(
-            Panel.LOAD, "Deadline of a request that brings none, in seconds.", least=0.001
+            HelpPanel.LOAD, "Deadline of a request that brings none, in seconds.", least=0.001
         ),
     )
     drain_timeout: float = field(
         default=10.0,
         metadata=_about(
-            Panel.LOAD, "Seconds for the requests in flight when it is told to stop.", least=0
+            HelpPanel.LOAD, "Seconds for the requests in flight when it is told to stop.", least=0
         ),
     )
     max_batch_size: int = field(
         default=1,
         metadata=_about(
-            Panel.LOAD, "Requests that run together as one batch; 1: no batching.", least=1
+            HelpPanel.LOAD, "Requests that run together as one batch; 1: no batching.", least=1
         ),
     )
     max_batch_delay: float = field(
         default=0.005,
-        metadata=_about(Panel.LOAD, "Seconds that a batch waits for more requests.", least=0),
+        metadata=_about(HelpPanel.LOAD, "Seconds that a batch waits for more requests.", least=0),
     )
     max_request_bytes: int = field(
         default=64 * 2**20,
-        metadata=_about(Panel.LIMITS, "Bytes of one request, on gRPC and REST.", least=1),
+        metadata=_about(HelpPanel.LIMITS, "Bytes of one request, on gRPC and REST.", least=1),
     )
     max_body_memory: int | None = field(
         default=None,
         metadata=_about(
-            Panel.LIMITS,
+            HelpPanel.LIMITS,
             "Bytes that all requests together may hold while they arrive, are unpacked and are "
             "parsed; default: 8 times --max-request-bytes.",
             least=1,
@@ -107,28 +107,32 @@ class ServerSettings:
     )
     max_pixels: int = field(
         default=MAX_PIXELS,
-        metadata=_about(Panel.LIMITS, "Pixels of one image, told from its header.", least=1),
+        metadata=_about(HelpPanel.LIMITS, "Pixels of one image, told from its header.", least=1),
     )
     max_request_pixels: int = field(
         default=400_000_000,
         metadata=_about(
-            Panel.LIMITS,
+            HelpPanel.LIMITS,
             "Pixels of all images of one request; never less than --max-pixels.",
             least=1,
         ),
     )
     max_side: int = field(
         default=MAX_SIDE,
-        metadata=_about(Panel.LIMITS, "Pixels of one image's width, and of its height.", least=1),
+        metadata=_about(
+            HelpPanel.LIMITS, "Pixels of one image's width, and of its height.", least=1
+        ),
     )
     max_scans: int = field(
         default=MAX_SCANS,
-        metadata=_about(Panel.LIMITS, "Scans of one JPEG; a progressive one has 6 to 25.", least=1),
+        metadata=_about(
+            HelpPanel.LIMITS, "Scans of one JPEG; a progressive one has 6 to 25.", least=1
+        ),
     )
     max_decode_bytes: int = field(
         default=MAX_DECODE_BYTES,
         metadata=_about(
-            Panel.LIMITS,
+            HelpPanel.LIMITS,
             "Bytes that the decoder of one image works on: what the file unpacks to, and three "
             "for each pixel.",
             least=1,
@@ -137,43 +141,48 @@ class ServerSettings:
     max_batch_length: int = field(
         default=1024,
         metadata=_about(
-            Panel.LIMITS, "Elements of a request's inputs in the dimension of the batch.", least=1
+            HelpPanel.LIMITS,
+            "Elements of a request's inputs in the dimension of the batch.",
+            least=1,
         ),
     )
     max_json_depth: int = field(
-        default=64, metadata=_about(Panel.LIMITS, "Levels of nesting in a request's JSON.", least=1)
+        default=64,
+        metadata=_about(HelpPanel.LIMITS, "Levels of nesting in a request's JSON.", least=1),
     )
     header_timeout: float = field(
         default=10.0,
-        metadata=_about(Panel.LIMITS, "Seconds for the headers of an HTTP request.", least=0.001),
+        metadata=_about(
+            HelpPanel.LIMITS, "Seconds for the headers of an HTTP request.", least=0.001
+        ),
     )
     max_connections: int = field(
         default=1000,
-        metadata=_about(Panel.LIMITS, "Connections to one port at the same time.", least=1),
+        metadata=_about(HelpPanel.LIMITS, "Connections to one port at the same time.", least=1),
     )
     token_file: Path | None = field(
         default=None,
-        metadata=_about(Panel.ACCESS, "File with the token that every request must bring."),
+        metadata=_about(HelpPanel.ACCESS, "File with the token that every request must bring."),
     )
     tls_cert: Path | None = field(
         default=None,
         metadata=_about(
-            Panel.ACCESS, "PEM file with the server's certificate: both ports speak TLS."
+            HelpPanel.ACCESS, "PEM file with the server's certificate: both ports speak TLS."
         ),
     )
     tls_key: Path | None = field(
-        default=None, metadata=_about(Panel.ACCESS, "PEM file with the certificate's key.")
+        default=None, metadata=_about(HelpPanel.ACCESS, "PEM file with the certificate's key.")
     )
     tls_client_ca: Path | None = field(
         default=None,
         metadata=_about(
-            Panel.ACCESS, "PEM file with the authority of the certificates that clients need."
+            HelpPanel.ACCESS, "PEM file with the authority of the certificates that clients need."
         ),
     )
     model_control: ModelControl = field(
         default=ModelControl.AUTO,
         metadata=_about(
-            Panel.ACCESS,
+            HelpPanel.ACCESS,
             "Loading and unloading of models by request: on, off, or auto: where a token or "
             "a certificate is wanted, else on loopback only.",
         ),
@@ -181,19 +190,20 @@ class ServerSettings:
     allow_unsafe_ops: bool = field(
         default=False,
         metadata=_about(
-            Panel.ACCESS,
+            HelpPanel.ACCESS,
             "Serves SavedModels whose graph can read and write files, or run Python: for models "
             "of those you trust only.",
         ),
     )
     log_format: LogFormat = field(
         default=LogFormat.TEXT,
-        metadata=_about(Panel.SIGHT, "How the server writes its log: text or json."),
+        metadata=_about(HelpPanel.LOGS, "How the server writes its log: text or json."),
     )
     log_requests: LogRequests | None = field(
         default=None,
         metadata=_about(
-            Panel.SIGHT, "Requests in the log; default: errors in a text log, all in a JSON log."
+            HelpPanel.LOGS,
+            "Requests in the log; default: errors in a text log, all in a JSON log.",
         ),
     )
 
@@ -322,7 +332,7 @@ class Description:
     name: str
     kind: type
     default: Any
-    panel: Panel
+    panel: HelpPanel
     help: str
 
     @property

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PluginPart:
     """One backend or model source, or a plugin that gives neither because it is not usable.
 
     `status` is `installed`, `missing` (it or a module it needs) or `broken`; `fix` is the way out
@@ -51,7 +51,7 @@ def plugins(output: OutputOption = OutputFormat.TEXT) -> None:
     print_table(header, rows, [list(_below(part)) for part in parts])
 
 
-def _parts(report: PluginReport) -> Iterator[Part]:
+def _parts(report: PluginReport) -> Iterator[PluginPart]:
     if report.error is not None:
         yield _unusable(report, report.error)
     if report.backend is not None:
@@ -60,14 +60,14 @@ def _parts(report: PluginReport) -> Iterator[Part]:
         yield _part("model source", report, source)
 
 
-def _part(kind: str, report: PluginReport, given: type[Backend] | ModelSource) -> Part:
+def _part(kind: str, report: PluginReport, given: type[Backend] | ModelSource) -> PluginPart:
     from mlserve.plugins import absent_modules, absent_to_serve
 
     if isinstance(given, type):
         missing = tuple(absent_to_serve(given))
     else:
         missing = tuple(absent_modules(given.requires))
-    return Part(
+    return PluginPart(
         name=given.name,
         kind=kind,
         status="missing" if missing else "installed",
@@ -79,11 +79,11 @@ def _part(kind: str, report: PluginReport, given: type[Backend] | ModelSource) -
     )
 
 
-def _unusable(report: PluginReport, error: PluginError) -> Part:
+def _unusable(report: PluginReport, error: PluginError) -> PluginPart:
     from mlserve.plugins import DependencyMissing
 
     missing = error.modules if isinstance(error, DependencyMissing) else ()
-    return Part(
+    return PluginPart(
         name=report.name,
         kind="plugin",
         status="missing" if missing else "broken",
@@ -95,12 +95,12 @@ def _unusable(report: PluginReport, error: PluginError) -> Part:
     )
 
 
-def _not_installed(name: str, wanted: str) -> Part:
+def _not_installed(name: str, wanted: str) -> PluginPart:
     distribution = wanted.partition("[")[0]
-    return Part(name, "plugin", "missing", distribution, "", fix=install_command(wanted))
+    return PluginPart(name, "plugin", "missing", distribution, "", fix=install_command(wanted))
 
 
-def _below(part: Part) -> Iterator[str]:
+def _below(part: PluginPart) -> Iterator[str]:
     yield part.about
     if part.models:
         yield f"models: {', '.join(part.models)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from mlserve.client.answers import ModelMetadata, VersionStatus
-from mlserve.client.call import Watch
+from mlserve.client.call import CallState
 from mlserve.deadline import Deadline
 
 Api = Literal["tfs", "oip"]
@@ -29,7 +29,7 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SignatureChoice:
     """How to ask a model about one image: the signature, its one input and that input's shape.
 
     The shape has one element in all: (1,) for a batch of one, () for a scalar. `signature` is empty
@@ -45,7 +45,7 @@ class Plan:
     is_binary: bool = True
     classes: int | None = None
 
-    def is_same_question(self, other: Plan) -> bool:
+    def is_same_question(self, other: SignatureChoice) -> bool:
         """Whether the server is asked for the same in the same way."""
         return replace(self, classes=None) == replace(other, classes=None)
 
@@ -143,7 +143,7 @@ class Adapter(Protocol):
     """
 
     def predict_call(
-        self, model: ModelRef, plan: Plan, question: Question, seconds: float
+        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
     ) -> Call: ...
     def read_answer(self, reply: Reply) -> Answer: ...
     def metadata_call(self, model: ModelRef) -> Call: ...
@@ -178,7 +178,7 @@ class Transport(Protocol):
     A server that does not know the API of a call makes it raise `NotSpoken`.
     """
 
-    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
-        """The reply to `call`; `watch` is told what is being done. Never sent too late."""
+    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
+        """The reply to `call`; `state` is told what is being done. Never sent too late."""
 
     async def close(self) -> None: ...

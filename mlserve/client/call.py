@@ -127,7 +127,7 @@ def _hexadecimal(size: int) -> str:
 
 
 @dataclass(slots=True)
-class Watch:
+class CallState:
     """What a call is doing now, for the message when its deadline passes, and the time it took.
 
     `began` is the moment on the monotonic clock that its deadline counts from. `spent` is in

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, get_args
 
 from mlserve.client.adapter import Answer, Api, ModelRef, Question, Reply
 from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, VersionStatus
-from mlserve.client.call import ONCE, CallIds, Image, Retries, Trace, Watch, name_of, read_image
+from mlserve.client.call import ONCE, CallIds, CallState, Image, Retries, Trace, name_of, read_image
 from mlserve.client.codecs import labelled, shortfall
 from mlserve.client.connections import Connections, open_dialogue, open_transport
 from mlserve.client.endpoint import Access, Endpoint, ProtocolName, Tls
@@ -136,18 +136,18 @@ class AsyncClient:
                 f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
             )
         deadline = as_deadline(timeout)
-        async with self._within(deadline) as watch:
-            watch.enter("read", f"reading {name_of(image)}")
+        async with self._within(deadline) as state:
+            state.enter("read", f"reading {name_of(image)}")
             data = await read_image(image)
             question = Question(data, top_k)
 
             async def ask(dialogue: Dialogue) -> tuple[Answer, Reply]:
                 if self.api is None:
-                    await dialogue.recognise(deadline, watch)
-                return await dialogue.predict(question, deadline, watch)
+                    await dialogue.recognise(deadline, state)
+                return await dialogue.predict(question, deadline, state)
 
-            answer, reply = await self._converse(ask, deadline, watch)
-            return self._prediction(answer, reply, question, watch)
+            answer, reply = await self._converse(ask, deadline, state)
+            return self._prediction(answer, reply, question, state)
 
     async def metadata(
         self,
@@ -156,9 +156,9 @@ class AsyncClient:
     ) -> ModelMetadata:
         """The signatures of the model. Raises as `predict` does."""
         deadline = as_deadline(timeout)
-        async with self._within(deadline) as watch:
+        async with self._within(deadline) as state:
             found = await self._converse(
-                lambda dialogue: dialogue.metadata(deadline, watch), deadline, watch
+                lambda dialogue: dialogue.metadata(deadline, state), deadline, state
             )
             self._require_asked(found.version)
             return found
@@ -170,9 +170,9 @@ class AsyncClient:
     ) -> tuple[VersionStatus, ...]:
         """The versions of the model and their states, latest first. Raises as `predict` does."""
         deadline = as_deadline(timeout)
-        async with self._within(deadline, ONCE) as watch:
+        async with self._within(deadline, ONCE) as state:
             return await self._converse(
-                lambda dialogue: dialogue.status(deadline, watch), deadline, watch
+                lambda dialogue: dialogue.status(deadline, state), deadline, state
             )
 
     async def load(
@@ -187,9 +187,9 @@ class AsyncClient:
         from mlserve.client.session import load_call, read_load
 
         deadline, protocol = as_deadline(timeout), self.endpoint.protocol
-        async with self._within(deadline, ONCE) as watch:
+        async with self._within(deadline, ONCE) as state:
             try:
-                reply = await self._transport.send(load_call(protocol), deadline, watch)
+                reply = await self._transport.send(load_call(protocol), deadline, state)
             except (NotSpoken, UsageError, InferenceFailed):
                 return None
             return read_load(protocol, reply)
@@ -212,25 +212,25 @@ class AsyncClient:
     @asynccontextmanager
     async def _within(
         self, deadline: Deadline, retries: Retries | None = None
-    ) -> AsyncIterator[Watch]:
+    ) -> AsyncIterator[CallState]:
         """Bounds the body by the deadline, whatever it awaits; errors say what it was doing."""
         self._transport.require_open()
         ids = CallIds(Trace.following(self._traceparent))
-        watch = Watch(ids, deadline.began_at, self._retries if retries is None else retries)
+        state = CallState(ids, deadline.began_at, self._retries if retries is None else retries)
         try:
-            async with _bounded(deadline, watch):
-                yield watch
+            async with _bounded(deadline, state):
+                yield state
         except MlserveError as error:
-            error.details |= watch.details()
+            error.details |= state.details()
             if isinstance(error, Transient):
-                error.message = watch.retold(error.message)
+                error.message = state.retold(error.message)
             raise
 
     async def _converse(
-        self, ask: Callable[[Dialogue], Awaitable[T]], deadline: Deadline, watch: Watch
+        self, ask: Callable[[Dialogue], Awaitable[T]], deadline: Deadline, state: CallState
     ) -> T:
         """The answer in the server's API. It is found out by trying, and then remembered."""
-        model = self._model or await self._only_model(deadline, watch)
+        model = self._model or await self._only_model(deadline, state)
         first: NotSpoken | None = None
         for api in self._apis:
             dialogue = self._dialogue(api, model)
@@ -249,12 +249,12 @@ class AsyncClient:
         assert first is not None  # there is always an API to try
         raise first.refusal from first
 
-    async def _only_model(self, deadline: Deadline, watch: Watch) -> ModelRef:
+    async def _only_model(self, deadline: Deadline, state: CallState) -> ModelRef:
         """The one model of the server, from now on that of this client."""
         from mlserve.client.model_index import find_model
 
         line = Line(self.endpoint, self._transport)
-        name = await find_model(self.endpoint, line, deadline, watch)
+        name = await find_model(self.endpoint, line, deadline, state)
         self._model = ModelRef(name, self._version)
         return self._model
 
@@ -266,7 +266,7 @@ class AsyncClient:
         return found
 
     def _prediction(
-        self, answer: Answer, reply: Reply, question: Question, watch: Watch
+        self, answer: Answer, reply: Reply, question: Question, state: CallState
     ) -> Prediction:
         label, scores = labelled(answer.outputs, question.count)
         version = reply.version if answer.version is None else answer.version
@@ -279,11 +279,11 @@ class AsyncClient:
             endpoint=str(self.endpoint),
             protocol=self.endpoint.protocol,
             api=self._apis[0],
-            timings=watch.timings(reply.server_ms),
+            timings=state.timings(reply.server_ms),
             has_random_weights=reply.has_random_weights,
-            request_id=watch.ids.request_id,
-            trace_id=watch.ids.trace.id,
-            retries=tuple(watch.retries),
+            request_id=state.ids.request_id,
+            trace_id=state.ids.trace.id,
+            retries=tuple(state.retries),
             shortfall=shortfall(answer, question),
         )
 
@@ -320,13 +320,13 @@ _AS_WORDS = {int: "a whole number", str: "text", Retries: "mlserve.Retries", Tls
 
 
 @asynccontextmanager
-async def _bounded(deadline: Deadline, watch: Watch) -> AsyncIterator[None]:
-    """Ends the body at the deadline; the error says what the watch was told of it."""
+async def _bounded(deadline: Deadline, state: CallState) -> AsyncIterator[None]:
+    """Ends the body at the deadline; the error says what the state was told of it."""
     try:
-        async with asyncio.timeout(deadline.require(watch.doing)):
+        async with asyncio.timeout(deadline.require(state.doing)):
             yield
     except TimeoutError:
-        raise deadline.exceeded(watch.doing) from None
+        raise deadline.exceeded(state.doing) from None
 
 
 _CLOSING = 0.1

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from weakref import WeakSet
 
 from mlserve.client.adapter import Api, Call, ModelRef, OipAdapter, Reply, TfsAdapter, Transport
-from mlserve.client.call import Watch
+from mlserve.client.call import CallState
 from mlserve.client.endpoint import Access, Endpoint
 from mlserve.client.forks import has_inherited_grpc
 from mlserve.client.session import Dialogue, Line, TfsDialogue
@@ -31,10 +31,10 @@ class Connections:
         self._is_closed = False
         _everyone.add(self)
 
-    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
+    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
         """The reply to `call`, on a connection of this process and loop."""
         transport = await self._here()
-        return await transport.send(call, deadline, watch)
+        return await transport.send(call, deadline, state)
 
     def require_open(self) -> None:
         """Raises UsageError once the client has been closed."""

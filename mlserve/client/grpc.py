@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlserve.client.adapter import Call, Reply, read_contract
-from mlserve.client.call import Watch
+from mlserve.client.call import CallState
 from mlserve.client.endpoint import Access, Endpoint, Tls
 from mlserve.client.forks import without_fork_support
 from mlserve.client.proxies import Proxy, no_proxy_answers, proxy_to, refused_by_proxy
@@ -74,16 +74,16 @@ class GrpcTransport:
         self._proxy = proxy_to(endpoint)
         self._channel: grpc.aio.Channel | None = None
 
-    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
+    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
         through = f" through {self._proxy}" if self._proxy else ""
-        watch.enter("connect", f"connecting to {self._endpoint}{through}")
+        state.enter("connect", f"connecting to {self._endpoint}{through}")
         channel = await self._open()
         is_connected = await _reaches_a_server(channel)
-        watch.enter("request", f"waiting for the answer of {self._endpoint}")
-        left = deadline.require(watch.doing)
+        state.enter("request", f"waiting for the answer of {self._endpoint}")
+        left = deadline.require(state.doing)
         method: grpc.aio.UnaryUnaryMultiCallable[bytes | None, bytes]
         method = channel.unary_unary(call.path)
-        headers = watch.ids.headers() | self._access.headers()
+        headers = state.ids.headers() | self._access.headers()
         pending = method(call.body, timeout=left, metadata=tuple(headers.items()))
         try:
             body = await pending

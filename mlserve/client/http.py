@@ -13,7 +13,7 @@ from typing import Any
 import httpx  # noqa: TID253  this module is imported when a REST endpoint is asked
 
 from mlserve.client.adapter import Call, Reply, number_of, read_contract
-from mlserve.client.call import Watch
+from mlserve.client.call import CallState
 from mlserve.client.codecs import parse_json, shown
 from mlserve.client.endpoint import Access, Endpoint, Tls
 from mlserve.client.proxies import no_proxy_answers, of_this_proxy, proxy_to, refused_by_proxy
@@ -73,13 +73,13 @@ class RestTransport:
         self._proxy = proxy_to(endpoint)
         self._client: httpx.AsyncClient | None = None
 
-    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
-        watch.enter("connect", self._connecting)
+    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
+        state.enter("connect", self._connecting)
         client = await self._open()
-        request = self._request(call, deadline, watch)
+        request = self._request(call, deadline, state)
         handled = sys.exception()
         try:
-            answer = await self._exchange(client, request, deadline, watch)
+            answer = await self._exchange(client, request, deadline, state)
         except httpx.HTTPError as error:
             raise await self._lost(error, _first_words(error, handled), deadline) from error
         if answer.status != _OK:
@@ -128,14 +128,18 @@ class RestTransport:
         return await asyncio.wrap_future(on_daemon_thread(ssl_context, self._access.tls or Tls()))
 
     async def _exchange(
-        self, client: httpx.AsyncClient, request: httpx.Request, deadline: Deadline, watch: Watch
+        self,
+        client: httpx.AsyncClient,
+        request: httpx.Request,
+        deadline: Deadline,
+        state: CallState,
     ) -> _Received:
         response = await client.send(request, stream=True)
         try:
             unpack = _unpacking(response.headers)
             body = bytearray()
             async for piece in response.aiter_raw():
-                deadline.require(watch.doing)  # small pieces come without a pause in between
+                deadline.require(state.doing)  # small pieces come without a pause in between
                 body += unpack(piece, self._limit + 1 - len(body))
                 if len(body) > self._limit:
                     raise answer_too_large(self._endpoint, self._limit)
@@ -143,14 +147,14 @@ class RestTransport:
             await response.aclose()
         return _Received(response.status_code, response.headers, bytes(body))
 
-    def _request(self, call: Call, deadline: Deadline, watch: Watch) -> httpx.Request:
-        left_ms = max(1, int(deadline.require(watch.doing) * 1000))
+    def _request(self, call: Call, deadline: Deadline, state: CallState) -> httpx.Request:
+        left_ms = max(1, int(deadline.require(state.doing) * 1000))
         headers = {_TIMEOUT_HEADER: str(left_ms), "Accept-Encoding": "identity"}
         if call.body is not None:
             headers["Content-Type"] = "application/json"
         headers |= call.headers
-        headers |= watch.ids.headers() | self._access.headers()
-        extensions: dict[str, Any] = {"trace": self._trace(watch), "timeout": {}}
+        headers |= state.ids.headers() | self._access.headers()
+        extensions: dict[str, Any] = {"trace": self._trace(state), "timeout": {}}
         if self._access.tls and self._access.tls.server_name:
             extensions["sni_hostname"] = self._access.tls.server_name
         return httpx.Request(
@@ -161,8 +165,8 @@ class RestTransport:
             extensions=extensions,
         )
 
-    def _trace(self, watch: Watch) -> Callable[[str, Any], Awaitable[None]]:
-        """Tells the watch which part of the exchange runs."""
+    def _trace(self, state: CallState) -> Callable[[str, Any], Awaitable[None]]:
+        """Tells the state which part of the exchange runs."""
         parts = {
             "connection.connect_tcp.started": ("connect", self._connecting),
             "http11.send_request_headers.started": (
@@ -178,7 +182,7 @@ class RestTransport:
 
         async def trace(event: str, _: Any) -> None:
             if event in parts:
-                watch.enter(*parts[event])
+                state.enter(*parts[event])
 
         return trace
 

@@ -32,7 +32,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.call import Watch
+from mlserve.client.call import CallState
 from mlserve.client.endpoint import Access, Endpoint, Tls
 from mlserve.client.grpc import reply_of, status_error, unreached
 from mlserve.client.proxies import Proxy, proxy_to
@@ -85,11 +85,11 @@ class Http2Transport:
         self._proxy = proxy_to(endpoint)
         self._idle: list[_Connection] = []
 
-    async def send(self, call: Call, deadline: Deadline, watch: Watch) -> Reply:
-        watch.enter("connect", f"connecting to {self._endpoint}")
+    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
+        state.enter("connect", f"connecting to {self._endpoint}")
         connection = await self._connection(deadline)
-        watch.enter("request", f"waiting for the answer of {self._endpoint}")
-        headers = self._headers(call, deadline.require(watch.doing), watch)
+        state.enter("request", f"waiting for the answer of {self._endpoint}")
+        headers = self._headers(call, deadline.require(state.doing), state)
         try:
             answer = await connection.ask(headers, call.body or b"")
         except BaseException:
@@ -156,8 +156,8 @@ class Http2Transport:
         context.set_alpn_protocols(["h2"])
         return context
 
-    def _headers(self, call: Call, seconds: float, watch: Watch) -> list[tuple[str, str]]:
-        own = watch.ids.headers() | self._access.headers()
+    def _headers(self, call: Call, seconds: float, state: CallState) -> list[tuple[str, str]]:
+        own = state.ids.headers() | self._access.headers()
         return [
             (":method", "POST"),
             (":scheme", "https" if self._endpoint.is_secure else "http"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.call import Watch
+from mlserve.client.call import CallState
 from mlserve.client.codecs import excerpt, parse_any_json
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.protobuf import parse_message
@@ -32,7 +32,7 @@ class IndexedModel:
     is_ready: bool = True
 
 
-async def find_model(endpoint: Endpoint, line: Line, deadline: Deadline, watch: Watch) -> str:
+async def find_model(endpoint: Endpoint, line: Line, deadline: Deadline, state: CallState) -> str:
     """The name of the one model that the server serves.
 
     Raises UsageError when it serves none or several, or does not tell, and what any call raises.
@@ -40,7 +40,7 @@ async def find_model(endpoint: Endpoint, line: Line, deadline: Deadline, watch: 
     refusals: list[MlserveError] = []
     for call, read in _questions(endpoint):
         try:
-            listed, _ = await line.ask(call, read, deadline, watch)
+            listed, _ = await line.ask(call, read, deadline, state)
         except NotSpoken as error:
             refusals.append(error.refusal)
         except (InvalidInput, NotFound) as error:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from mlserve.client.adapter import Answer, Call, Column, ModelRef, Plan, Question, Reply, number_of
+from mlserve.client.adapter import (
+    Answer,
+    Call,
+    Column,
+    ModelRef,
+    Question,
+    Reply,
+    SignatureChoice,
+    number_of,
+)
 from mlserve.client.answers import ModelMetadata
 from mlserve.client.codecs import column, element_count, text
 from mlserve.client.oip import described, microseconds, packed, raw_column
@@ -30,7 +39,9 @@ _FIELDS = {
 class OipGrpc:
     """The adapter for `inference.GRPCInferenceService`."""
 
-    def predict_call(self, model: ModelRef, plan: Plan, question: Question, seconds: float) -> Call:
+    def predict_call(
+        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+    ) -> Call:
         request = inference_pb2.ModelInferRequest(
             model_name=model.name,
             model_version=_version(model),

@@ -17,9 +17,9 @@ from mlserve.client.adapter import (
     Call,
     Column,
     ModelRef,
-    Plan,
     Question,
     Reply,
+    SignatureChoice,
     Value,
     number_of,
 )
@@ -38,7 +38,9 @@ _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, Recurs
 class OipRest:
     """The adapter for `/v2/models/...`: infer, metadata and ready."""
 
-    def predict_call(self, model: ModelRef, plan: Plan, question: Question, seconds: float) -> Call:
+    def predict_call(
+        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+    ) -> Call:
         tensor: dict[str, Any] = {"name": plan.input, "shape": plan.shape, "datatype": "BYTES"}
         path = _path(model) + "/infer"
         if not plan.is_binary:
@@ -108,7 +110,7 @@ def _path(model: ModelRef) -> str:
 
 
 def _request(
-    plan: Plan, question: Question, seconds: float, tensor: dict[str, Any]
+    plan: SignatureChoice, question: Question, seconds: float, tensor: dict[str, Any]
 ) -> dict[str, Any]:
     parameters: dict[str, Any] = {
         "timeout": microseconds(seconds),

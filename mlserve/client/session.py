@@ -14,14 +14,14 @@ from mlserve.client.adapter import (
     Api,
     Call,
     ModelRef,
-    Plan,
     Question,
     Reply,
+    SignatureChoice,
     TfsAdapter,
     Transport,
 )
 from mlserve.client.answers import ModelMetadata, ServerLoad, VersionStatus
-from mlserve.client.call import Watch
+from mlserve.client.call import CallState
 from mlserve.client.codecs import parse_json
 from mlserve.client.endpoint import Endpoint, ProtocolName
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_plan
@@ -43,14 +43,14 @@ class Dialogue(Protocol):
     def is_spoken(self) -> bool:
         """Whether the server has given an answer in this API."""
 
-    async def recognise(self, deadline: Deadline, watch: Watch) -> None:
+    async def recognise(self, deadline: Deadline, state: CallState) -> None:
         """Finds out whether the server speaks the API where a question would do more than ask."""
 
     async def predict(
-        self, question: Question, deadline: Deadline, watch: Watch
+        self, question: Question, deadline: Deadline, state: CallState
     ) -> tuple[Answer, Reply]: ...
-    async def metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata: ...
-    async def status(self, deadline: Deadline, watch: Watch) -> tuple[VersionStatus, ...]: ...
+    async def metadata(self, deadline: Deadline, state: CallState) -> ModelMetadata: ...
+    async def status(self, deadline: Deadline, state: CallState) -> tuple[VersionStatus, ...]: ...
 
 
 class Line:
@@ -66,37 +66,37 @@ class Line:
         return self._endpoint.protocol
 
     async def ask(
-        self, call: Call, read: Callable[[Reply], T], deadline: Deadline, watch: Watch
+        self, call: Call, read: Callable[[Reply], T], deadline: Deadline, state: CallState
     ) -> tuple[T, Reply]:
         """What `read` makes of the reply to the call, and the reply; asked again if it may be."""
-        return await self._persist(lambda: call, read, deadline, watch)
+        return await self._persist(lambda: call, read, deadline, state)
 
     async def _persist(
         self,
         call: Callable[[], Call],
         read: Callable[[Reply], T],
         deadline: Deadline,
-        watch: Watch,
+        state: CallState,
     ) -> tuple[T, Reply]:
         """Asks, and after a transient error again: `call` is made anew for the time that is left.
 
         The last error is raised at once when the next attempt would come after the deadline.
         """
         while True:
-            before = watch.spent_so_far()
+            before = state.spent_so_far()
             try:
-                return await self._once(call(), read, deadline, watch)
+                return await self._once(call(), read, deadline, state)
             except Transient as error:
-                pause = watch.pause(error)
+                pause = state.pause(error)
                 if pause >= deadline.remaining():
                     raise
-                watch.begin_again(error, pause, before)
+                state.begin_again(error, pause, before)
             await asyncio.sleep(pause)
 
     async def _once(
-        self, call: Call, read: Callable[[Reply], T], deadline: Deadline, watch: Watch
+        self, call: Call, read: Callable[[Reply], T], deadline: Deadline, state: CallState
     ) -> tuple[T, Reply]:
-        reply = await self._transport.send(call, deadline, watch)
+        reply = await self._transport.send(call, deadline, state)
         try:
             found = read(reply)
         except Unreadable as error:
@@ -108,15 +108,15 @@ class Line:
         self,
         adapter: Adapter,
         model: ModelRef,
-        plan: Plan,
+        plan: SignatureChoice,
         question: Question,
         deadline: Deadline,
-        watch: Watch,
+        state: CallState,
     ) -> tuple[Answer, Reply]:
         """The answer to the question, which takes the time left along."""
 
         def call() -> Call:
-            left = deadline.require(watch.doing)
+            left = deadline.require(state.doing)
             return adapter.predict_call(model, plan, question, left)
 
         def read(reply: Reply) -> Answer:
@@ -127,7 +127,7 @@ class Line:
 
             return replace(answer, outputs=with_classes(answer.outputs, plan.scores))
 
-        return await self._persist(call, read, deadline, watch)
+        return await self._persist(call, read, deadline, state)
 
 
 class TfsDialogue:
@@ -145,7 +145,7 @@ class TfsDialogue:
     def is_spoken(self) -> bool:
         return self._line.has_answered
 
-    async def recognise(self, deadline: Deadline, watch: Watch) -> None:
+    async def recognise(self, deadline: Deadline, state: CallState) -> None:
         """Asks over REST for the status, which no other server has in this form.
 
         KServe has an API of its own at the same paths, and runs its model on whatever JSON comes.
@@ -153,12 +153,12 @@ class TfsDialogue:
         if self._line.protocol != "rest":
             return
         try:
-            await self.status(deadline, watch)
+            await self.status(deadline, state)
         except (InvalidInput, InferenceFailed) as error:
             raise NotSpoken(error) from error
 
     async def predict(
-        self, question: Question, deadline: Deadline, watch: Watch
+        self, question: Question, deadline: Deadline, state: CallState
     ) -> tuple[Answer, Reply]:
         """The answer; a first refusal of the signature costs one look at the metadata.
 
@@ -167,22 +167,27 @@ class TfsDialogue:
         """
         plan = self._plans.plan_for(question)
         try:
-            answer, reply = await self._infer(plan, question, deadline, watch)
+            answer, reply = await self._infer(plan, question, deadline, state)
         except MlserveError as error:
-            plan = await self._another(plan, question, error, deadline, watch)
-            answer, reply = await self._infer(plan, question, deadline, watch)
+            plan = await self._another(plan, question, error, deadline, state)
+            answer, reply = await self._infer(plan, question, deadline, state)
         if self._plans.plan_for_more(question, plan, answer) and not self._are_declared:
-            await self._look(deadline, watch)
+            await self._look(deadline, state)
         more = self._plans.plan_for_more(question, plan, answer)
         if more:
             plan = more
-            answer, reply = await self._infer(plan, question, deadline, watch)
+            answer, reply = await self._infer(plan, question, deadline, state)
         is_whole = self._plans.has_all_classes(plan, answer)
         return replace(answer, has_all_classes=is_whole), reply
 
     async def _another(
-        self, plan: Plan, question: Question, error: MlserveError, deadline: Deadline, watch: Watch
-    ) -> Plan:
+        self,
+        plan: SignatureChoice,
+        question: Question,
+        error: MlserveError,
+        deadline: Deadline,
+        state: CallState,
+    ) -> SignatureChoice:
         """The plan that the metadata show when that one was refused; else raises the error.
 
         A ranking may be gone after it has answered: another version is served now.
@@ -192,33 +197,33 @@ class TfsDialogue:
             raise error
         if has_answered and plan.signature != signature_choice.RANKING.signature:
             raise error
-        await self._look(deadline, watch)
+        await self._look(deadline, state)
         other = self._plans.plan_for(question)
         if other.is_same_question(plan):
             raise error  # the server does have it: the refusal was about something else
         return other
 
-    async def _look(self, deadline: Deadline, watch: Watch) -> None:
+    async def _look(self, deadline: Deadline, state: CallState) -> None:
         """Takes the plans from the metadata."""
-        self._plans = signature_choice.choose(await self.metadata(deadline, watch))
+        self._plans = signature_choice.choose(await self.metadata(deadline, state))
         self._are_declared = True
 
-    async def metadata(self, deadline: Deadline, watch: Watch) -> ModelMetadata:
+    async def metadata(self, deadline: Deadline, state: CallState) -> ModelMetadata:
         call = self._adapter.metadata_call(self._model)
         found, reply = await self._line.ask(
-            call, lambda reply: self._adapter.read_metadata(self._model, reply), deadline, watch
+            call, lambda reply: self._adapter.read_metadata(self._model, reply), deadline, state
         )
         return replace(found, contract=reply.contract)
 
-    async def status(self, deadline: Deadline, watch: Watch) -> tuple[VersionStatus, ...]:
+    async def status(self, deadline: Deadline, state: CallState) -> tuple[VersionStatus, ...]:
         call = self._adapter.status_call(self._model)
-        found, _ = await self._line.ask(call, self._adapter.read_status, deadline, watch)
+        found, _ = await self._line.ask(call, self._adapter.read_status, deadline, state)
         return found
 
     async def _infer(
-        self, plan: Plan, question: Question, deadline: Deadline, watch: Watch
+        self, plan: SignatureChoice, question: Question, deadline: Deadline, state: CallState
     ) -> tuple[Answer, Reply]:
-        found = await self._line.infer(self._adapter, self._model, plan, question, deadline, watch)
+        found = await self._line.infer(self._adapter, self._model, plan, question, deadline, state)
         self._answered.add(plan.signature)
         self._plans = self._plans.learnt(plan, found[0])
         return found

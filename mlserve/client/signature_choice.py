@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mlserve.client.adapter import USUAL_TOP_K, Answer, Plan, Question
+from mlserve.client.adapter import USUAL_TOP_K, Answer, Question, SignatureChoice
 from mlserve.client.answers import ModelMetadata
 from mlserve.errors import UsageError
 from mlserve.tensors import PREDICT, DType, Signature
 
-BEST = Plan("top_k", "image", (1,))
-RANKING = Plan("ranking", "image", (1,))
+BEST = SignatureChoice("top_k", "image", (1,))
+RANKING = SignatureChoice("ranking", "image", (1,))
 _DEFAULT_SIGNATURE = "serving_default"
 _EXAMPLES = (
     "; tf.Examples are for TensorFlow Serving's Classify and Regress over gRPC, and for :classify "
@@ -23,30 +23,32 @@ _FLOATS = (DType.FLOAT16, DType.FLOAT32, DType.FLOAT64)
 class Plans:
     """How to ask a model: for its best classes, and for all of them; None where it cannot tell."""
 
-    best: Plan
-    ranking: Plan | None = None
+    best: SignatureChoice
+    ranking: SignatureChoice | None = None
 
-    def plan_for(self, question: Question) -> Plan:
+    def plan_for(self, question: Question) -> SignatureChoice:
         """The plan that brings as many classes as are wanted, or as many as there are."""
         held = self.best.classes or USUAL_TOP_K
         if question.top_k is None or question.top_k <= held or self.ranking is None:
             return self.best
         return self.best if self.ranking.classes == held else self.ranking
 
-    def learnt(self, plan: Plan, answer: Answer) -> Plans:
+    def learnt(self, plan: SignatureChoice, answer: Answer) -> Plans:
         """The plans, with the number of classes that an answer to one of them has."""
         seen = replace(plan, classes=answer.classes or None)
         if self.ranking and plan.signature == self.ranking.signature:
             return replace(self, ranking=seen)
         return replace(self, best=seen)
 
-    def has_all_classes(self, plan: Plan, answer: Answer) -> bool:
+    def has_all_classes(self, plan: SignatureChoice, answer: Answer) -> bool:
         """Whether an answer to one of the plans has all classes of the model."""
         if self.ranking is None or not answer.classes:
             return False
         return plan.signature == self.ranking.signature or answer.classes == self.ranking.classes
 
-    def plan_for_more(self, question: Question, plan: Plan, answer: Answer) -> Plan | None:
+    def plan_for_more(
+        self, question: Question, plan: SignatureChoice, answer: Answer
+    ) -> SignatureChoice | None:
         """The plan to ask again with when that answer is short; None when there is no more."""
         is_enough = question.top_k is None or not 0 < answer.classes < question.top_k
         return None if is_enough or self.has_all_classes(plan, answer) else self.ranking
@@ -100,10 +102,10 @@ def choose_nameless(metadata: ModelMetadata) -> Plans:
     return Plans(plan)
 
 
-def _plan(signature: Signature) -> Plan:
+def _plan(signature: Signature) -> SignatureChoice:
     sizes = next((spec.shape for spec in signature.outputs if spec.name == "scores"), None)
     classes = sizes[-1] if sizes else None
-    return Plan(
+    return SignatureChoice(
         signature.name, signature.required[0].name, _one_element(signature) or (), classes=classes
     )
 

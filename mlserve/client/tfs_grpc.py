@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import struct
 
-from mlserve.client.adapter import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
+from mlserve.client.adapter import (
+    Answer,
+    Call,
+    Column,
+    ModelRef,
+    Question,
+    Reply,
+    SignatureChoice,
+    Value,
+)
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.codecs import column, element_count, text
 from mlserve.client.protobuf import parse_message
@@ -28,7 +37,9 @@ _FIELDS = {
 class TfsGrpc:
     """The adapter for `tensorflow.serving.PredictionService` and `ModelService`."""
 
-    def predict_call(self, model: ModelRef, plan: Plan, question: Question, seconds: float) -> Call:
+    def predict_call(
+        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+    ) -> Call:
         request = serving_pb2.PredictRequest(model_spec=_spec(model))
         request.model_spec.signature_name = plan.signature
         tensor = request.inputs[plan.input]

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from mlserve.client.adapter import Answer, Call, Column, ModelRef, Plan, Question, Reply, Value
+from mlserve.client.adapter import (
+    Answer,
+    Call,
+    Column,
+    ModelRef,
+    Question,
+    Reply,
+    SignatureChoice,
+    Value,
+)
 from mlserve.client.answers import ModelMetadata, VersionStatus
 from mlserve.client.codecs import excerpt, parse_json, shown, text
 from mlserve.client.refusals import Unreadable
@@ -22,7 +31,9 @@ _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, Recurs
 class TfsRest:
     """The adapter for `/v1/models/...`: predict in the columnar form, metadata and status."""
 
-    def predict_call(self, model: ModelRef, plan: Plan, question: Question, seconds: float) -> Call:
+    def predict_call(
+        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+    ) -> Call:
         value: Any = {"b64": base64.b64encode(question.image).decode("ascii")}
         for _ in plan.shape:
             value = [value]

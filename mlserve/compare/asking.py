@@ -114,7 +114,7 @@ class _Answer:
 
 
 @dataclass(slots=True)
-class Panel:
+class ImagePanel:
     """The clients of the targets that are asked. `timeout` (seconds) is that of one question."""
 
     clients: list[Client]
@@ -156,7 +156,7 @@ class Panel:
         return [answers[target] for target in range(count)]
 
 
-def panel(served: Sequence[Served], timeout: float, stack: ExitStack) -> Panel:
+def panel(served: Sequence[Served], timeout: float, stack: ExitStack) -> ImagePanel:
     """A client for each target, closed with `stack`; `timeout` is that of one question."""
     clients = [
         stack.enter_context(
@@ -169,7 +169,7 @@ def panel(served: Sequence[Served], timeout: float, stack: ExitStack) -> Panel:
         )
         for each in served
     ]
-    return Panel(clients, timeout)
+    return ImagePanel(clients, timeout)
 
 
 def score_difference(one: Sequence[Score], other: Sequence[Score]) -> float | None:

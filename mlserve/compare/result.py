@@ -183,7 +183,7 @@ class TargetResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class TargetProblem:
     """Why a target does not agree with the reference on an image."""
 
     image: str
@@ -204,10 +204,10 @@ class Comparison:
     runs: int
 
     @property
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[TargetProblem]:
         """Everything that keeps the targets from being the same; the worst images come first."""
         return [
-            Problem(row.image, result.target.name, what)
+            TargetProblem(row.image, result.target.name, what)
             for result in self.targets
             for row in sorted(result.rows, key=lambda row: -badness(row))
             for what in row.problems(self.tolerance)

@@ -30,7 +30,7 @@ _LOAD_OPTIONS = ("provider", "instances")
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ServerCommand:
     """A server process to start. `env` is added to the environment.
 
     `files` are the texts by name that are written into the server's own folder first; `{files}` in
@@ -78,7 +78,9 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
     return Launcher.EMBEDDED
 
 
-def command(backend: Backend, serving: Serving, launcher: Launcher, listen: Listen) -> Command:
+def command(
+    backend: Backend, serving: Serving, launcher: Launcher, listen: Listen
+) -> ServerCommand:
     """The process that serves this at those ports with that launcher (not `auto`)."""
     if launcher is Launcher.EMBEDDED:
         return _embedded(serving, listen)
@@ -88,10 +90,10 @@ def command(backend: Backend, serving: Serving, launcher: Launcher, listen: List
         raise _no_native(backend, specs)
     executable = shutil.which(spec.executable) or spec.executable
     argv = (executable, *spec.argv)
-    return Command(Launcher.NATIVE, argv, spec.env, spec.files, spec.listens_everywhere)
+    return ServerCommand(Launcher.NATIVE, argv, spec.env, spec.files, spec.listens_everywhere)
 
 
-def _embedded(serving: Serving, listen: Listen) -> Command:
+def _embedded(serving: Serving, listen: Listen) -> ServerCommand:
     # -P: a module of the user's in the current folder must not stand in for one of the server's.
     argv = [sys.executable, "-P", "-m", "mlserve.server"]
     # One argument: a model's name may begin with a dash.
@@ -107,7 +109,7 @@ def _embedded(serving: Serving, listen: Listen) -> Command:
         if value is not None:
             argv += [f"--{name}", str(value)]
     argv += serving.settings.argv()
-    return Command(Launcher.EMBEDDED, tuple(argv), {"PYTHONUNBUFFERED": "1"}, {})
+    return ServerCommand(Launcher.EMBEDDED, tuple(argv), {"PYTHONUNBUFFERED": "1"}, {})
 
 
 def _native_specs(backend: Backend, serving: Serving, listen: Listen) -> list[ServerSpec]:
@@ -150,7 +152,7 @@ def _require_runtime(backend: Backend) -> None:
 Process = subprocess.Popen[bytes]
 
 
-def spawn(command: Command, name: str, log: Path | None) -> Process:
+def spawn(command: ServerCommand, name: str, log: Path | None) -> Process:
     """The started process of that server. Its output goes to `log`; None means to our stderr.
 
     Raises UsageError when the state folder cannot be written, PluginError when the executable
@@ -166,7 +168,7 @@ def spawn(command: Command, name: str, log: Path | None) -> Process:
         raise unwritable(paths.state_dir(), error) from error
 
 
-def _start(argv: list[str], command: Command, output: IO[bytes]) -> Process:
+def _start(argv: list[str], command: ServerCommand, output: IO[bytes]) -> Process:
     try:
         return subprocess.Popen(
             argv,

@@ -12,7 +12,7 @@ from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.errors import MlserveError
 from mlserve.server.app import ServerOptions, log_error, serve
-from mlserve.server.models.versions import ServedModel, VersionPolicy
+from mlserve.server.models.versions import ModelSpec, VersionPolicy
 from mlserve.server.telemetry.log import log_to_stderr
 from mlserve.settings import LogFormat, ServerSettings, described
 
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str]) -> ServerOptions:
         options.pop("instances"),
         settings.allow_unsafe_ops,
     )
-    model = ServedModel(
+    model = ModelSpec(
         plugins.backend(options.pop("backend")),
         options.pop("model"),
         options.pop("base_path"),

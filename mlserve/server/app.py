@@ -20,18 +20,18 @@ from mlserve.server.listen.drain import CountedApp, InFlight
 from mlserve.server.listen.http import RestApp
 from mlserve.server.listen.limits import log_limits, within_file_limit
 from mlserve.server.listen.ports import LAST_WORDS, GrpcPort, RestPort
-from mlserve.server.models.models import Catalog
-from mlserve.server.models.versions import ServedModel
+from mlserve.server.models.models import Models
+from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
-from mlserve.server.oip.grpc import OipGrpc
-from mlserve.server.oip.rest import OipRest, OipRestExtensions
+from mlserve.server.oip.grpc import OipGrpcService
+from mlserve.server.oip.rest import OipRestExtensions, OipRestService
 from mlserve.server.pages import MetricsPage, OpenApi
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
-from mlserve.server.telemetry.telemetry import Sight
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.server.tfs.config_reload import ConfigReload
-from mlserve.server.tfs.grpc import TfsGrpc
-from mlserve.server.tfs.rest import CORS, TfsRest
+from mlserve.server.tfs.grpc import TfsGrpcService
+from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
 from mlserve.system import end_process, give_back_large_blocks, usable_cpus
 
@@ -56,7 +56,7 @@ class ServerOptions:
     pages of every origin may ask the REST port.
     """
 
-    models: Sequence[ServedModel]
+    models: Sequence[ModelSpec]
     host: str
     grpc_port: int
     rest_port: int | None
@@ -80,9 +80,9 @@ class Server:
         self.memory = BodyMemory(options.settings.body_memory)
         self.metrics = Metrics()
         self.request_log = RequestLog(options.settings)
-        self.sight = Sight(self.metrics, self.request_log)
+        self.telemetry = Telemetry(self.metrics, self.request_log)
         place = options.host, options.grpc_port
-        self.grpc = GrpcPort(*place, self.sight, self.memory, options.settings)
+        self.grpc = GrpcPort(*place, self.telemetry, self.memory, options.settings)
         if options.grpc_socket is not None:
             self.grpc.listen_on(options.grpc_socket)
         self.rest = (
@@ -90,12 +90,12 @@ class Server:
             if options.rest_port is None
             else RestPort(options.host, options.rest_port, options.settings)
         )
-        self.repository = Catalog(self._note_change)
+        self.repository = Models(self._note_change)
         self.engine = Engine(
             self.repository,
             threads=options.threads or usable_cpus(),
             settings=options.settings,
-            observer=self.sight,
+            observer=self.telemetry,
         )
         self.metrics.show(self.engine, self.repository, self.memory)
 
@@ -134,19 +134,19 @@ class Server:
     async def _open_ports(self) -> None:
         parts = self.engine, self.repository
         host = self._options.host
-        tfs = TfsGrpc(*parts, host=host, reload=self._options.reload)
-        extensions = OipExtensions(*parts, self.sight.statistics, host=host)
-        oip = OipGrpc(*parts, extensions)
-        seen = self.sight, self.in_flight
+        tfs = TfsGrpcService(*parts, host=host, reload=self._options.reload)
+        extensions = OipExtensions(*parts, self.telemetry.statistics, host=host)
+        oip = OipGrpcService(*parts, extensions)
+        seen = self.telemetry, self.in_flight
         await self.grpc.start({**tfs.methods(*seen), **oip.methods(*seen)})
         rest = "off"
         if self.rest is not None:
             pages = OpenApi(), MetricsPage(self.metrics, self._options.metrics_path)
             gate = RestGate.of(self._options.settings)
-            v2 = OipRestExtensions(extensions, self.memory), OipRest(*parts, self.memory)
+            v2 = OipRestExtensions(extensions, self.memory), OipRestService(*parts, self.memory)
             app = RestApp(
-                [gate, TfsRest(*parts, self.memory), *v2, *pages],
-                self.sight,
+                [gate, TfsRestService(*parts, self.memory), *v2, *pages],
+                self.telemetry,
                 CORS if self._options.cors else (),
             )
             await self.rest.start(CountedApp(app, self.in_flight))

@@ -62,7 +62,7 @@ _REFUSALS = ("overloaded", "access_denied")
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 
 
-class Kind(StrEnum):
+class Purpose(StrEnum):
     """What a request is for. A probe asks for a state, again and again."""
 
     PREDICT = "predict"
@@ -80,7 +80,7 @@ class Route:
 
     transport: str
     api: str
-    kind: Kind
+    kind: Purpose
     path: str
 
 
@@ -115,12 +115,12 @@ class StageTimes:
 
 
 STAGES = ("queue", "decode", "run", "encode")
-_NOWHERE = Route("", "", Kind.OTHER, "")
+_NOWHERE = Route("", "", Purpose.OTHER, "")
 _NO_TRACE = Trace("", "", "", "")
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestRecord:
     """A request from its arrival to its answer; filled in as it goes on.
 
     `version`, `model` and `signature` are known once the request has been read. `code` is how it
@@ -143,8 +143,8 @@ class Exchange:
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def arrived(cls, route: Route, header: Callable[[str], str | None]) -> Exchange:
-        """The exchange of a request that came in now; `header` gives its headers by lower name."""
+    def arrived(cls, route: Route, header: Callable[[str], str | None]) -> RequestRecord:
+        """The record of a request that came in now; `header` gives its headers by lower name."""
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
@@ -158,11 +158,11 @@ class Exchange:
         """Notes the error that it ended with."""
         self.code, self.error = _code_of(type(error)), error_text(error)
 
-    def part(self) -> Exchange:
+    def part(self) -> RequestRecord:
         """A part of the request that is a call of its own to the engine, with its own times."""
         return replace(self, times=StageTimes())
 
-    def take_in(self, parts: Sequence[Exchange]) -> None:
+    def take_in(self, parts: Sequence[RequestRecord]) -> None:
         """Takes in what is known of the parts: the sum of their times, the first refusal.
 
         The signature is that of the first part: a request has one.
@@ -199,14 +199,14 @@ def _code_of(kind: type[MlserveError]) -> str:
     return code
 
 
-_CURRENT: ContextVar[Exchange | None] = ContextVar("mlserve_exchange", default=None)
+_CURRENT: ContextVar[RequestRecord | None] = ContextVar("mlserve_exchange", default=None)
 
 
-def begin(exchange: Exchange) -> None:
-    """Makes this the exchange of the running task: each port calls it once for each request."""
-    _CURRENT.set(exchange)
+def begin(record: RequestRecord) -> None:
+    """Makes this the record of the running task: each port calls it once for each request."""
+    _CURRENT.set(record)
 
 
-def current() -> Exchange:
-    """The exchange of the running task; a blank one outside of a request."""
-    return _CURRENT.get() or Exchange()
+def current() -> RequestRecord:
+    """The record of the running task; a blank one outside of a request."""
+    return _CURRENT.get() or RequestRecord()

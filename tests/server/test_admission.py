@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from mlserve.server.engine.admission import Admission, Refusal, Run, Work
-from mlserve.server.engine.estimates import Estimates, Kind, Meter
+from mlserve.server.engine.admission import Admission, Refusal, Slot, Ticket
+from mlserve.server.engine.estimates import CostKey, Estimates, Meter
 
-KIND = Kind.known("m", 1, "serving_default", 1)
+KIND = CostKey.known("m", 1, "serving_default", 1)
 SLOTS, QUEUE = 2, 32
 
 
@@ -43,7 +43,7 @@ class Simulation:
         self.admission = Admission(self.slots, QUEUE)
         self.tally = Tally()
         self.left: dict[int, float] = {}
-        self.runs: dict[int, tuple[Run, Work]] = {}
+        self.runs: dict[int, tuple[Slot, Ticket]] = {}
         chance = random.Random(self.seed)
         now, arrival = 0.0, chance.expovariate(self.rate)
         while arrival < self.seconds or self.runs:
@@ -73,7 +73,7 @@ class Simulation:
             self.left[key] -= seconds * self.speed()
 
     def arrive(self, now: float, timeout: float) -> None:
-        work = Work(KIND, now + timeout)
+        work = Ticket(KIND, now + timeout)
         if self.admission.check(now, work) is None:
             self.admission.enter(work)
         else:
@@ -153,22 +153,22 @@ def test_the_first_second_is_not_lost_on_calls_that_end_late() -> None:
     assert part >= 0.9
 
 
-def known(admission: Admission, seconds: float, kind: Kind = KIND) -> Admission:
+def known(admission: Admission, seconds: float, kind: CostKey = KIND) -> Admission:
     """The same with an estimate that is sure."""
     for _ in range(3):
         admission.estimates.learn(kind, seconds, 0.0)
     return admission
 
 
-def enter(admission: Admission, *deadlines: float) -> list[Work]:
-    works = [Work(KIND, deadline) for deadline in deadlines]
+def enter(admission: Admission, *deadlines: float) -> list[Ticket]:
+    works = [Ticket(KIND, deadline) for deadline in deadlines]
     for work in works:
         admission.enter(work)
     return works
 
 
 def why(admission: Admission, deadline: float, now: float = 0.0) -> Refusal | None:
-    verdict = admission.check(now, Work(KIND, deadline))
+    verdict = admission.check(now, Ticket(KIND, deadline))
     return None if verdict is None else verdict.why
 
 
@@ -185,13 +185,13 @@ def test_a_call_that_would_be_late_is_told_when_to_come_back() -> None:
     admission = known(Admission(1, 32), 0.1)
     admission.start(0.0, enter(admission, 9.0))
     enter(admission, 1.0, 1.0, 1.0)
-    verdict = admission.check(0.0, Work(KIND, 0.35))
+    verdict = admission.check(0.0, Ticket(KIND, 0.35))
     assert verdict is None, "it is due before the others, which can spare the time"
-    verdict = admission.check(0.0, Work(KIND, 0.15))
+    verdict = admission.check(0.0, Ticket(KIND, 0.15))
     assert verdict is not None
     assert verdict.why is Refusal.DEADLINE
     assert verdict.seconds == pytest.approx(0.2 * 1.08 + 0.005 - 0.15, abs=0.001)
-    assert admission.check(verdict.seconds, Work(KIND, verdict.seconds + 0.15)) is None
+    assert admission.check(verdict.seconds, Ticket(KIND, verdict.seconds + 0.15)) is None
 
 
 def test_nobody_who_is_let_in_is_made_late_by_a_shorter_deadline() -> None:
@@ -213,7 +213,7 @@ def test_the_queue_is_in_the_order_of_the_deadlines() -> None:
 
 def test_what_no_idle_server_could_do_is_said_at_once() -> None:
     admission = known(Admission(1, 32), 0.5)
-    verdict = admission.check(0.0, Work(KIND, 0.2))
+    verdict = admission.check(0.0, Ticket(KIND, 0.2))
     assert verdict is not None
     assert (verdict.why, verdict.seconds) == (Refusal.TOO_SLOW, 0.5)
     assert why(admission, 0.6) is None
@@ -280,15 +280,15 @@ def test_a_call_that_was_ended_early_can_only_raise_an_estimate() -> None:
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (16, 16), (17, 32), (1024, 1024)])
 def test_large_batches_are_told_apart_by_powers_of_two(rows: int, size: int) -> None:
-    assert Kind.known("m", 1, "s", rows).size == size
+    assert CostKey.known("m", 1, "s", rows).size == size
 
 
 def test_the_table_of_estimates_stays_small() -> None:
     estimates = Estimates()
     for version in range(1100):
-        estimates.learn(Kind.known("m", version, "s", 1), 1.0, float(version))
-    assert estimates.of(Kind.known("m", 0, "s", 1), 0.0) is None
-    assert estimates.of(Kind.known("m", 1099, "s", 1), 1099.0) is not None
+        estimates.learn(CostKey.known("m", version, "s", 1), 1.0, float(version))
+    assert estimates.of(CostKey.known("m", 0, "s", 1), 0.0) is None
+    assert estimates.of(CostKey.known("m", 1099, "s", 1), 1099.0) is not None
 
 
 def test_the_meter_stands_still_while_nothing_runs() -> None:
@@ -299,8 +299,8 @@ def test_the_meter_stands_still_while_nothing_runs() -> None:
 
 
 def test_a_call_with_much_to_decode_is_of_another_kind() -> None:
-    photo, scan = (Kind.known("m", 1, "s", 1, work) for work in (10_000_000, 300_000_000))
-    assert photo == Kind.known("m", 1, "s", 1)
+    photo, scan = (CostKey.known("m", 1, "s", 1, work) for work in (10_000_000, 300_000_000))
+    assert photo == CostKey.known("m", 1, "s", 1)
     assert scan != photo
     estimates = Estimates()
     estimates.learn(scan, 2.0, 0.0)

@@ -12,8 +12,8 @@ import pytest
 
 from mlserve import plugins
 from mlserve.backend import LoadOptions
-from mlserve.server.models.model import Repository
-from mlserve.server.models.versions import ServedModel, State, VersionPolicy, unfinished_versions
+from mlserve.server.models.model import Model
+from mlserve.server.models.versions import ModelSpec, State, VersionPolicy, unfinished_versions
 
 
 def label(server: Any) -> Any:
@@ -83,12 +83,12 @@ def test_a_served_version_whose_files_change_is_loaded_again(
 
 def test_a_folder_is_loaded_once_two_looks_have_found_it_the_same(tmp_path: Path) -> None:
     copied(tmp_path / "1", label="one")
-    source = ServedModel(
+    source = ModelSpec(
         plugins.backend("echo"), "m", tmp_path, VersionPolicy(), LoadOptions(), poll_seconds=0.0
     )
 
     async def check() -> None:
-        repository = Repository(source, lambda: None)
+        repository = Model(source, lambda: None)
         await repository.find()
         await repository.load()  # what is there at the start does not wait
         assert states(repository) == {1: State.AVAILABLE}
@@ -115,12 +115,12 @@ def test_a_raw_version_that_is_served_stays_when_an_exported_one_comes_below_it(
     tmp_path: Path, manifest: Any
 ) -> None:
     copied(tmp_path / "2", label="raw")
-    source = ServedModel(
+    source = ModelSpec(
         plugins.backend("echo"), "m", tmp_path, VersionPolicy(), LoadOptions(), poll_seconds=0.0
     )
 
     async def check() -> None:
-        repository = Repository(source, lambda: None)
+        repository = Model(source, lambda: None)
         await repository.find()
         await repository.load()
         copied(tmp_path / "1", label="exported")
@@ -133,7 +133,7 @@ def test_a_raw_version_that_is_served_stays_when_an_exported_one_comes_below_it(
     asyncio.run(check())
 
 
-def states(repository: Repository) -> dict[int, State]:
+def states(repository: Model) -> dict[int, State]:
     return {status.version: status.state for status in repository.statuses()}
 
 

@@ -20,7 +20,7 @@ from mlserve.server.listen.grpc.connections import GrpcConnections
 from mlserve.server.listen.ports import GrpcPort
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
-from mlserve.server.telemetry.telemetry import Sight
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
 from mlserve.testing.raw_http2 import DATA, PING, Heard, RawHttp2, frame, message
@@ -296,8 +296,8 @@ class TestLife:
     @pytest.fixture
     def port(self) -> GrpcPort:
         settings = DEFAULT_SETTINGS
-        sight = Sight(Metrics(), RequestLog(settings))
-        return GrpcPort("127.0.0.1", 0, sight, BodyMemory(settings.body_memory), settings)
+        telemetry = Telemetry(Metrics(), RequestLog(settings))
+        return GrpcPort("127.0.0.1", 0, telemetry, BodyMemory(settings.body_memory), settings)
 
     def test_a_silent_client_is_asked_and_then_closed(self) -> None:
         made: list[GrpcConnection] = []

@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 
 from mlserve.errors import DeadlineExceeded, NotAnImage, Overloaded
-from mlserve.server.request import Exchange, Kind, Route
+from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.telemetry.request_log import LINES_OF_A_REASON, RequestLog
 from mlserve.settings import LogFormat, LogRequests, ServerSettings
 
 ALL = ServerSettings(log_format=LogFormat.JSON)
 ERRORS = ServerSettings()
-ROUTE = Route("rest", "tfs", Kind.PREDICT, "POST /v1/models/m:predict")
+ROUTE = Route("rest", "tfs", Purpose.PREDICT, "POST /v1/models/m:predict")
 
 
-def ended(error: Exception | None = None, refused: str = "") -> Exchange:
-    exchange = Exchange(request_id="7", route=ROUTE, refused=refused)
+def ended(error: Exception | None = None, refused: str = "") -> RequestRecord:
+    record = RequestRecord(request_id="7", route=ROUTE, refused=refused)
     if error is None:
-        exchange.answered()
+        record.answered()
     else:
-        exchange.failed(error)  # type: ignore[arg-type]
-    return exchange
+        record.failed(error)  # type: ignore[arg-type]
+    return record
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_window_ends_by_itself_and_the_next_begins(lines: Any, wait: Any) -> N
 def test_a_probe_has_none(lines: Any) -> None:
     async def note() -> None:
         probe = ended(NotAnImage("it is none"))
-        probe.route = Route("rest", "oip", Kind.PROBE, "GET /v2/health/ready")
+        probe.route = Route("rest", "oip", Purpose.PROBE, "GET /v2/health/ready")
         RequestLog(ALL).note(probe, 0.1)
 
     asyncio.run(note())

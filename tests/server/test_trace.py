@@ -6,16 +6,16 @@ import re
 
 import pytest
 
-from mlserve.server.request import OK, Exchange, Kind, Route, StageTimes, trace_of
+from mlserve.server.request import OK, Purpose, RequestRecord, Route, StageTimes, trace_of
 from mlserve.server.telemetry.telemetry import grpc_route, rest_route
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-ROUTE = Route("rest", "tfs", Kind.PREDICT, "POST /v1/models/m:predict")
+ROUTE = Route("rest", "tfs", Purpose.PREDICT, "POST /v1/models/m:predict")
 
 
-def arrived(**headers: str) -> Exchange:
+def arrived(**headers: str) -> RequestRecord:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Exchange.arrived(ROUTE, sent.get)
+    return RequestRecord.arrived(ROUTE, sent.get)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_any_other_id_is_replaced(given: str) -> None:
 
 
 def test_an_answer_has_all_times_and_an_error_those_that_were_reached() -> None:
-    exchange = arrived(x_request_id="7")
-    assert "server-timing" not in dict(exchange.headers())
-    exchange.times = StageTimes(queue=0.001234, decode=0.0005)
-    assert dict(exchange.headers())["server-timing"] == "queue;dur=1.234, decode;dur=0.500"
-    exchange.code = OK
-    assert dict(exchange.headers())["server-timing"] == (
+    record = arrived(x_request_id="7")
+    assert "server-timing" not in dict(record.headers())
+    record.times = StageTimes(queue=0.001234, decode=0.0005)
+    assert dict(record.headers())["server-timing"] == "queue;dur=1.234, decode;dur=0.500"
+    record.code = OK
+    assert dict(record.headers())["server-timing"] == (
         "queue;dur=1.234, decode;dur=0.500, run;dur=0.000, encode;dur=0.000"
     )
 
@@ -93,7 +93,7 @@ def test_an_answer_has_all_times_and_an_error_those_that_were_reached() -> None:
     ],
 )
 def test_where_an_http_request_belongs(method: str, path: str, api: str, kind: str) -> None:
-    assert rest_route(method, path) == Route("rest", api, Kind(kind), f"{method} {path}")
+    assert rest_route(method, path) == Route("rest", api, Purpose(kind), f"{method} {path}")
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_where_an_http_request_belongs(method: str, path: str, api: str, kind: s
 )
 def test_where_a_call_belongs(service: str, method: str, api: str, kind: str) -> None:
     path = f"/{service}/{method}"
-    assert grpc_route(path) == Route("grpc", api, Kind(kind), path)
+    assert grpc_route(path) == Route("grpc", api, Purpose(kind), path)

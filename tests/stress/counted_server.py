@@ -23,7 +23,7 @@ from mlserve.server.app import Server
 from mlserve.server.body_memory import BodyMemory, HeldBody
 from mlserve.server.engine.job import Job
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.request import Exchange
+from mlserve.server.request import RequestRecord
 from mlserve.server.telemetry.log import log_to_stderr
 from mlserve.system import give_back_large_blocks
 
@@ -35,7 +35,7 @@ def counts(server: Server) -> dict[str, Any]:
     """What is alive in this process after a collection."""
     gc.collect()
     found: dict[type, list[Any]] = {
-        kind: [] for kind in (Job, LoadedVersion, EchoRunner, Exchange, BodyMemory, HeldBody)
+        kind: [] for kind in (Job, LoadedVersion, EchoRunner, RequestRecord, BodyMemory, HeldBody)
     }
     for item in gc.get_objects():
         if type(item) in found:
@@ -46,7 +46,7 @@ def counts(server: Server) -> dict[str, Any]:
         "jobs": len(found[Job]),
         "bodies": len(found[HeldBody]),
         "body_bytes": sum(memory.held for memory in found[BodyMemory]),
-        "exchanges": len(found[Exchange]),
+        "exchanges": len(found[RequestRecord]),
         "leases": sum(loaded._leases for loaded in found[LoadedVersion]),
         "versions": len(found[LoadedVersion]),
         "open_runners": sum(not runner._closed.is_set() for runner in found[EchoRunner]),

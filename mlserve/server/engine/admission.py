@@ -19,7 +19,7 @@ from enum import StrEnum
 from heapq import heapify, heapreplace
 from typing import Protocol
 
-from mlserve.server.engine.estimates import Estimates, Kind, Meter
+from mlserve.server.engine.estimates import CostKey, Estimates, Meter
 from mlserve.server.request import StageTimes
 
 
@@ -128,18 +128,18 @@ _SHORTEST_WAIT = 0.001
 
 
 @dataclass(eq=False, slots=True)
-class Work:
+class Ticket:
     """A call as admission sees it: what it is alike, and when its answer is due."""
 
-    kind: Kind
+    kind: CostKey
     expires_at: float
 
 
 @dataclass(eq=False, slots=True)
-class Run:
+class Slot:
     """Work that has been started together, and what the meter showed then."""
 
-    works: Sequence[Work]
+    works: Sequence[Ticket]
     shown: float
 
 
@@ -166,11 +166,11 @@ class Admission:
     max_waiting: int
     max_batch: int = 1
     estimates: Estimates = field(default_factory=Estimates)
-    waiting: list[Work] = field(default_factory=list)
-    running: list[Run] = field(default_factory=list)
+    waiting: list[Ticket] = field(default_factory=list)
+    running: list[Slot] = field(default_factory=list)
     _meter: Meter = field(default_factory=Meter)
 
-    def check(self, now: float, work: Work) -> Verdict | None:
+    def check(self, now: float, work: Ticket) -> Verdict | None:
         """Why that work is not to be let in; None when it is."""
         verdict = self.check_room(now) or self.check_kind(now, work.kind, work.expires_at)
         if verdict is not None or not (self.running or self.waiting):
@@ -184,7 +184,7 @@ class Admission:
             return None
         return Verdict(Refusal.QUEUE_FULL, self._next_end(now))
 
-    def check_kind(self, now: float, kind: Kind, expires_at: float) -> Verdict | None:
+    def check_kind(self, now: float, kind: CostKey, expires_at: float) -> Verdict | None:
         """Why work of that kind cannot end in time even if nothing else runs; None when it can."""
         estimate = self.estimates.of(kind, now)
         if estimate is None or not estimate.is_sure or estimate.least <= expires_at - now:
@@ -192,11 +192,11 @@ class Admission:
         # What has not been read may turn out to be fast, however slow those of its length were.
         return Verdict(Refusal.TOO_SLOW, estimate.mean) if kind.is_read else None
 
-    def enter(self, work: Work) -> None:
+    def enter(self, work: Ticket) -> None:
         """Puts it into the queue."""
         insort(self.waiting, work, key=_due)
 
-    def leave(self, work: Work) -> bool:
+    def leave(self, work: Ticket) -> bool:
         """Takes it out of the queue; False when it was not in it."""
         if work not in self.waiting:
             return False
@@ -207,7 +207,7 @@ class Admission:
         """Whether a slot is free."""
         return len(self.running) < self.slots
 
-    def judge(self, now: float, work: Work) -> Verdict | None:
+    def judge(self, now: float, work: Ticket) -> Verdict | None:
         """Why the work at the head of the queue is not to be started; None when it is."""
         left = work.expires_at - now
         if left <= 0:
@@ -222,7 +222,7 @@ class Admission:
             needed = at_once * (estimate.mean + _LAST_MARGIN * estimate.spread) + _WAY_BACK
         return None if needed <= left else Verdict(Refusal.DISPLACED, at_once * estimate.mean)
 
-    def latest_start(self, now: float, works: Sequence[Work]) -> float:
+    def latest_start(self, now: float, works: Sequence[Ticket]) -> float:
         """When those works must start, as one, for all to end in time; now where none can tell."""
         if any(self.estimates.of(work.kind, now) is None for work in works):
             return now
@@ -230,20 +230,20 @@ class Admission:
         need = sum(guess.mean + _MARGIN * guess.spread for guess in guesses)
         return min(work.expires_at for work in works) - self.slots * need - _WAY_BACK
 
-    def start(self, now: float, works: Sequence[Work]) -> Run:
+    def start(self, now: float, works: Sequence[Ticket]) -> Slot:
         """Takes those works from the queue into one slot."""
         for work in works:
             self.waiting.remove(work)
-        run = Run(works, self._meter.change(now, len(self.running) + 1))
+        run = Slot(works, self._meter.change(now, len(self.running) + 1))
         self.running.append(run)
         return run
 
-    def end(self, now: float, run: Run) -> float:
+    def end(self, now: float, run: Slot) -> float:
         """Gives the slot free; the demand of each of its works, in seconds."""
         self.running.remove(run)
         return (self._meter.change(now, len(self.running)) - run.shown) / len(run.works)
 
-    def _overrun(self, now: float, work: Work) -> float:
+    def _overrun(self, now: float, work: Ticket) -> float:
         """Seconds by which the work, or one that it makes late, would miss its deadline.
 
         Of work that has not been measured yet only the start must be in time.
@@ -262,7 +262,7 @@ class Admission:
                 worst = max(worst, over)
         return worst
 
-    def _ends(self, now: float, order: Sequence[Work]) -> Iterator[float]:
+    def _ends(self, now: float, order: Sequence[Ticket]) -> Iterator[float]:
         """When each of them ends, in seconds from now, with a margin.
 
         Each takes the first slot that gets free; all slots that are taken share the time.
@@ -301,10 +301,10 @@ class Admission:
             return _UNKNOWN_WAIT
         return max(self._slots(now)[0][0] * len(self.running), _SHORTEST_WAIT)
 
-    def _started(self) -> Iterator[Work]:
+    def _started(self) -> Iterator[Ticket]:
         for run in self.running:
             yield from run.works
 
 
-def _due(work: Work) -> float:
+def _due(work: Ticket) -> float:
     return work.expires_at

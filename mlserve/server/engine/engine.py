@@ -26,21 +26,19 @@ from mlserve.server.engine.admission import (
     Ended,
     Observer,
     Refusal,
-    Run,
+    Slot,
+    Ticket,
     Verdict,
-    Work,
 )
 from mlserve.server.engine.batching import can_join, executions, run_jobs
-from mlserve.server.engine.estimates import Kind
-from mlserve.server.engine.job import Answer, Call, Job, as_error
+from mlserve.server.engine.estimates import CostKey
+from mlserve.server.engine.job import Answer, InferenceCall, Job, as_error
 from mlserve.server.errors import as_exception
 from mlserve.server.listen.drain import is_kept
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.models.models import Catalog
-from mlserve.server.request import Exchange
+from mlserve.server.models.models import Models
+from mlserve.server.request import RequestRecord
 from mlserve.settings import ServerSettings
-
-__all__ = ["QUEUE_PER_THREAD", "Call", "Engine"]
 
 QUEUE_PER_THREAD = 16
 """How many requests may wait for each thread when `max_queue` is not given."""
@@ -51,7 +49,7 @@ class Engine:
 
     def __init__(
         self,
-        repository: Catalog,
+        repository: Models,
         *,
         threads: int,
         settings: ServerSettings,
@@ -66,7 +64,7 @@ class Engine:
         self._max_batch = settings.max_batch_size
         self._admission = Admission(threads, self._max_queue, self._max_batch)
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="mlserve-run")
-        self._jobs: dict[Work, Job[Any]] = {}
+        self._jobs: dict[Ticket, Job[Any]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._is_draining = False
         self._is_idle = asyncio.Event()
@@ -117,7 +115,7 @@ class Engine:
         if full is not None:
             raise self._refusal(full, deadline)
 
-    async def submit(self, call: Call[Answer], deadline: Deadline) -> Answer:
+    async def submit(self, call: InferenceCall[Answer], deadline: Deadline) -> Answer:
         """The answer to that call.
 
         Raises what `admit` raises, also for a call that cannot be answered in time, NotFound,
@@ -126,7 +124,7 @@ class Engine:
         """
         return await self.answer(self.enter(call, deadline))
 
-    def enter(self, call: Call[Answer], deadline: Deadline) -> Job[Answer]:
+    def enter(self, call: InferenceCall[Answer], deadline: Deadline) -> Job[Answer]:
         """The call as a job in the queue, or on its way to a worker: `answer` is to be awaited.
 
         Raises what `submit` raises of a call that is not let in.
@@ -172,15 +170,17 @@ class Engine:
                 job.settle(Unavailable("the server is shutting down"))
         return not self._admission.running
 
-    def _enter(self, call: Call[Answer], deadline: Deadline, loaded: LoadedVersion) -> Job[Answer]:
+    def _enter(
+        self, call: InferenceCall[Answer], deadline: Deadline, loaded: LoadedVersion
+    ) -> Job[Answer]:
         """The call as a job in the queue. Raises Overloaded, DeadlineExceeded."""
         served = loaded.model, loaded.version
         if call.signature and call.rows is not None:
-            kind = Kind.known(*served, call.signature, call.rows)
+            kind = CostKey.known(*served, call.signature, call.rows)
         else:
             is_known = call.signature in loaded.runner.signatures
-            kind = Kind.unread(*served, call.signature if is_known else "", call.body)
-        work = Work(kind, deadline.expires_at)
+            kind = CostKey.unread(*served, call.signature if is_known else "", call.body)
+        work = Ticket(kind, deadline.expires_at)
         verdict = self._admission.check(time.monotonic(), work)
         if verdict is not None:
             loaded.release()
@@ -198,7 +198,7 @@ class Engine:
 
         What waits for others to join its batch holds up nobody else: the next in line is tried.
         """
-        held: set[Work] = set()
+        held: set[Ticket] = set()
         due_next = math.inf
         while self._admission.has_slot() and (job := self._first_but(held)) is not None:
             now = time.monotonic()
@@ -217,7 +217,7 @@ class Engine:
         if held:
             self._wake_at(due_next)
 
-    def _first_but(self, held: Collection[Work]) -> Job[Any] | None:
+    def _first_but(self, held: Collection[Ticket]) -> Job[Any] | None:
         """The first job in line that is not held back."""
         return next((self._jobs[w] for w in self._admission.waiting if w not in held), None)
 
@@ -251,7 +251,7 @@ class Engine:
 
         self._workers.submit(run_jobs, jobs).add_done_callback(ended)
 
-    def _finish(self, run: Run, jobs: Sequence[Job[Any]], done: Future[list[int]]) -> None:
+    def _finish(self, run: Slot, jobs: Sequence[Job[Any]], done: Future[list[int]]) -> None:
         now = time.monotonic()
         demand = self._admission.end(now, run)
         failure = done.exception()  # of the batching itself: a job's own is its `error`
@@ -265,7 +265,7 @@ class Engine:
             job.loaded.release()
             self._learn(now, job, demand)
             self._tell(job)
-            request.begin(job.exchange)  # what is logged of an error is about this request
+            request.begin(job.record)  # what is logged of an error is about this request
             job.settle(job.error)
         self._dispatch()
         self._note_idle()
@@ -282,11 +282,11 @@ class Engine:
 
     def _tell(self, job: Job[Any]) -> None:
         name = "" if job.signature is None else job.signature.name
-        job.exchange.signature = name
+        job.record.signature = name
         call = Ended(job.call.model, job.loaded.version, name, job.outcome(), job.times)
         self._observer.ended(call)
 
-    def _find_fault(self, kind: Kind, deadline: Deadline) -> MlserveError | None:
+    def _find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
         """Why a call that turned out to be of that kind is not worth running; on a worker."""
         verdict = self._admission.check_kind(time.monotonic(), kind, deadline.expires_at)
         return None if verdict is None else self._error(verdict, deadline)
@@ -295,7 +295,7 @@ class Engine:
         self._note_refused(verdict.why, request.current())
         return self._error(verdict, deadline)
 
-    def _note_refused(self, why: Refusal, refused: Exchange) -> None:
+    def _note_refused(self, why: Refusal, refused: RequestRecord) -> None:
         refused.refused = why.value
         self._observer.refused(why)
 
@@ -313,7 +313,7 @@ class Engine:
     def _take_out(self, job: Job[Any], why: Refusal) -> bool:
         if not self._admission.leave(job.work):
             return False
-        self._note_refused(why, job.exchange)
+        self._note_refused(why, job.record)
         del self._jobs[job.work]
         job.loaded.release()
         self._note_idle()

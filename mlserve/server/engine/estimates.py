@@ -30,7 +30,7 @@ _USUAL_WORK = 2**24
 _MOST_KINDS = 1000
 
 
-class Kind(NamedTuple):
+class CostKey(NamedTuple):
     """What calls are alike in: model, version, signature, rows of the batch, and its images.
 
     `decoding` is how much there is to decode, in powers of two from 16 MB on, as told from the
@@ -107,19 +107,19 @@ class Estimates:
     """The estimate of each kind of call that has been measured."""
 
     def __init__(self) -> None:
-        self._kinds: dict[Kind, Estimate] = {}
+        self._kinds: dict[CostKey, Estimate] = {}
         self._any: Estimate | None = None
 
-    def of(self, kind: Kind, now: float) -> Estimate | None:
+    def of(self, kind: CostKey, now: float) -> Estimate | None:
         """The estimate of that kind; None when there is none, or none that still holds."""
         found = self._kinds.get(kind)
         return found if found is not None and found.holds(now) else None
 
-    def guess(self, kind: Kind) -> Estimate:
+    def guess(self, kind: CostKey) -> Estimate:
         """The latest estimate of that kind, else that of all calls, else nothing at all."""
         return self._kinds.get(kind) or self._any or Estimate(0.0, 0.0, samples=0)
 
-    def learn(self, kind: Kind, seconds: float, now: float) -> None:
+    def learn(self, kind: CostKey, seconds: float, now: float) -> None:
         """Takes in what a call of that kind took."""
         if self._any is None:
             self._any = Estimate(seconds, now)
@@ -133,7 +133,7 @@ class Estimates:
         if len(self._kinds) > _MOST_KINDS:
             del self._kinds[min(self._kinds, key=lambda old: self._kinds[old].seen)]
 
-    def learn_at_least(self, kind: Kind, seconds: float, now: float) -> None:
+    def learn_at_least(self, kind: CostKey, seconds: float, now: float) -> None:
         """Takes in that a call of that kind, which was not waited for, takes longer than this."""
         if seconds > self.guess(kind).mean:
             self.learn(kind, seconds, now)

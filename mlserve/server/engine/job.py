@@ -16,12 +16,12 @@ from mlserve.backend import judges_shapes
 from mlserve.deadline import Deadline, in_words
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.server.codec.images import work_of
-from mlserve.server.engine.admission import Outcome, Refusal, Verdict, Work
-from mlserve.server.engine.estimates import Kind
+from mlserve.server.engine.admission import Outcome, Refusal, Ticket, Verdict
+from mlserve.server.engine.estimates import CostKey
 from mlserve.server.errors import as_exception, as_known_error
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.request import Exchange
+from mlserve.server.request import RequestRecord
 from mlserve.server.tensors import check_shapes
 from mlserve.tensors import Signature
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 Answer = TypeVar("Answer")
-FindFault = Callable[[Kind, Deadline], MlserveError | None]
+FindFault = Callable[[CostKey, Deadline], MlserveError | None]
 """Says why a call of that kind is not worth running with that deadline; None when it is."""
 IN_QUEUE = "waiting in the server's queue"
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[Answer]):
+class InferenceCall(Generic[Answer]):
     """One request, as a protocol adapter hands it over. `version` None means the latest.
 
     `decode` reads the request into the signature it asks for and its inputs, `encode` writes the
@@ -68,19 +68,19 @@ class Job(Generic[Answer]):
 
     def __init__(
         self,
-        call: Call[Answer],
+        call: InferenceCall[Answer],
         deadline: Deadline,
         loaded: LoadedVersion,
-        work: Work,
-        exchange: Exchange,
+        work: Ticket,
+        record: RequestRecord,
         find_fault: FindFault,
     ) -> None:
         self.call = call
         self.deadline = deadline
         self.loaded = loaded
         self.work = work
-        self.exchange = exchange
-        self.times = exchange.times
+        self.record = record
+        self.times = record.times
         self.find_fault = find_fault
         self.entered_at = time.monotonic()
         self.doing = IN_QUEUE
@@ -106,7 +106,7 @@ class Job(Generic[Answer]):
             if not judges_shapes(loaded.runner):
                 check_shapes(self.signature, self.inputs)
             name, work = self.signature.name, work_of(self.inputs)
-            self.kind = Kind.known(loaded.model, loaded.version, name, self.rows, work)
+            self.kind = CostKey.known(loaded.model, loaded.version, name, self.rows, work)
             if self.call.sooner is not None:
                 self._bring_forward(self.call.sooner(self.deadline))
 

@@ -15,7 +15,7 @@ from mlserve.credentials import read_token
 from mlserve.errors import AccessDenied, NotAllowed
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import header_of, status_of
-from mlserve.server.telemetry.telemetry import Sight, grpc_route
+from mlserve.server.telemetry.telemetry import Telemetry, grpc_route
 from mlserve.settings import ServerSettings, flag_of
 
 HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
@@ -52,9 +52,9 @@ class RestGate:
 class GrpcGate:
     """Refuses every call without the token by its headers, whatever the service."""
 
-    def __init__(self, token: bytes, sight: Sight) -> None:
+    def __init__(self, token: bytes, telemetry: Telemetry) -> None:
         self._token = token
-        self._sight = sight
+        self._telemetry = telemetry
 
     def check(self, context: Context) -> None:
         """Raises Status unless the call may be served."""
@@ -64,9 +64,9 @@ class GrpcGate:
         try:
             check_token(given, self._token)
         except AccessDenied as error:
-            exchange = self._sight.begin(grpc_route(context.path), header_of(context))
-            refusal = status_of(error, exchange)
-            self._sight.end(exchange)
+            record = self._telemetry.begin(grpc_route(context.path), header_of(context))
+            refusal = status_of(error, record)
+            self._telemetry.end(record)
             raise refusal from None
 
 

@@ -29,8 +29,8 @@ from mlserve.server.errors import as_known_error, error_text
 from mlserve.server.listen.drain import respond_and_close
 from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.request import Exchange, current
-from mlserve.server.telemetry.telemetry import Sight, rest_route
+from mlserve.server.request import RequestRecord, current
+from mlserve.server.telemetry.telemetry import Telemetry, rest_route
 from mlserve.wire.errors import http_status
 
 TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
@@ -69,39 +69,39 @@ class RestApp:
     def __init__(
         self,
         protocols: Sequence[RestProtocol],
-        sight: Sight,
+        telemetry: Telemetry,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """`headers` go with every answer."""
         self._protocols = protocols
-        self._sight = sight
+        self._telemetry = telemetry
         self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         route = rest_route(request.method, scope["raw_path"].decode("ascii", "replace"))
-        exchange = self._sight.begin(route, request.headers.get)
+        record = self._telemetry.begin(route, request.headers.get)
         try:
-            response = await self._answer(request, exchange)
-            told = (*self._headers, *exchange.headers())
+            response = await self._answer(request, record)
+            told = (*self._headers, *record.headers())
             response.raw_headers += [(k.encode(), v.encode()) for k, v in told]
             if response.headers.get("connection") == "close":
                 await respond_and_close(response, scope, receive, send)
             else:
                 await response(scope, receive, send)
         finally:
-            self._sight.end(exchange)
+            self._telemetry.end(record)
 
-    async def _answer(self, request: Request, exchange: Exchange) -> Response:
+    async def _answer(self, request: Request, record: RequestRecord) -> Response:
         try:
             response = await self._respond(request)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
             known = as_known_error(error)
-            exchange.failed(known)
+            record.failed(known)
             return error_response(known)
-        exchange.answered()
+        record.answered()
         return response
 
     async def _respond(self, request: Request) -> Response:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlserve.credentials import other_readers
-from mlserve.settings import Panel, ServerSettings, described
+from mlserve.settings import HelpPanel, ServerSettings, described
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _LEAST_OTHER_FILES = 16
 
 def limits_of(settings: ServerSettings, max_queue: int) -> dict[str, Any]:
     """The settings of load and limits by name, as they hold; `max_queue` as the engine chose it."""
-    shown = [item.name for item in described() if item.panel in (Panel.LOAD, Panel.LIMITS)]
+    shown = [item.name for item in described() if item.panel in (HelpPanel.LOAD, HelpPanel.LIMITS)]
     return {name: getattr(settings, name) for name in shown} | {"max_queue": max_queue}
 
 

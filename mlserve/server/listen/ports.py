@@ -34,7 +34,7 @@ from mlserve.server.listen.grpc.connections import GrpcConnections, Method
 from mlserve.server.listen.grpc.health import HEALTH_SERVICES, Health
 from mlserve.server.listen.grpc.reflection import Reflection
 from mlserve.server.listen.http_connection import HttpConnection, HttpConnections
-from mlserve.server.telemetry.telemetry import Sight
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.wire.proto._pool import POOL
 
@@ -155,13 +155,13 @@ class GrpcPort:
         self,
         host: str,
         port: int,
-        sight: Sight,
+        telemetry: Telemetry,
         memory: BodyMemory,
         settings: ServerSettings = DEFAULT_SETTINGS,
     ) -> None:
         self._tls = tls_context(settings, "h2") if settings.speaks_tls else None
         token = settings.token_file
-        check = None if token is None else GrpcGate(read_token(token), sight).check
+        check = None if token is None else GrpcGate(read_token(token), telemetry).check
         self._connections = GrpcConnections(settings, memory, check)
         self._health = Health()
         self._settings = settings

@@ -20,7 +20,7 @@ from mlserve.errors import (
 )
 from mlserve.images import tiny_png
 from mlserve.server.errors import without_frames
-from mlserve.server.models.versions import ServedModel
+from mlserve.server.models.versions import ModelSpec
 from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
 from mlserve.sources import facts_to_json
 from mlserve.system import in_daemon_thread
@@ -132,7 +132,7 @@ def _filler(spec: TensorSpec, text: bytes) -> Array:
     return np.zeros(shape, NUMPY[spec.dtype])
 
 
-def open_version(source: ServedModel, version: int) -> LoadedVersion:
+def open_version(source: ModelSpec, version: int) -> LoadedVersion:
     """The version, loaded and warmed. Can take minutes, and raises nothing but MlserveError.
 
     A version that fails its first request is closed. The error has no traceback and no cause, whose
@@ -144,7 +144,7 @@ def open_version(source: ServedModel, version: int) -> LoadedVersion:
         raise without_frames(error) from None
 
 
-def _open(source: ServedModel, version: int) -> LoadedVersion:
+def _open(source: ModelSpec, version: int) -> LoadedVersion:
     try:
         artifact = Artifact.open(source.base_path, source.model, version)
         runner = source.backend.load(artifact, source.options)

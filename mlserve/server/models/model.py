@@ -32,8 +32,8 @@ from mlserve.errors import MlserveError, NotFound, PluginError, Unavailable
 from mlserve.server.models.loading import LoadedVersion, open_version
 from mlserve.server.models.versions import (
     Fingerprint,
+    ModelSpec,
     NotServed,
-    ServedModel,
     State,
     VersionChoice,
     VersionStatus,
@@ -83,10 +83,10 @@ class _Look:
         return before.present[version] in (None, self.present[version])
 
 
-class Repository:
+class Model:
     """The versions of one model. All methods are for the event loop's thread."""
 
-    def __init__(self, source: ServedModel, on_change: Callable[[], None]) -> None:
+    def __init__(self, source: ModelSpec, on_change: Callable[[], None]) -> None:
         self.model = source.model
         self.backend = source.backend.name
         self.was_tried = asyncio.Event()
@@ -108,7 +108,7 @@ class Repository:
         """Whether its versions were unloaded by request, until they are loaded by request."""
 
     @property
-    def source(self) -> ServedModel:
+    def source(self) -> ModelSpec:
         """What is served, as it was asked for last."""
         return self._source
 
@@ -176,7 +176,7 @@ class Repository:
             except Exception:  # noqa: BLE001 - the model that is served must not stop
                 _log.exception("following %s failed; the next look may not", self.model)
 
-    async def change(self, source: ServedModel) -> None:
+    async def change(self, source: ModelSpec) -> None:
         """Serves the versions and knows the labels of `source`, which is the same model.
 
         The versions are loaded as they are now: whoever asks for them has put them there.

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 
 from mlserve.errors import MlserveError, ModelLoadFailed, Unavailable, shortened
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.models.model import Repository
+from mlserve.server.models.model import Model
 from mlserve.server.models.versions import (
+    ModelSpec,
     NotServed,
-    ServedModel,
     State,
     VersionChoice,
     VersionPolicy,
@@ -32,18 +32,18 @@ _MOST_DEPARTED = 1000
 """How many models that are not served any more are remembered."""
 
 
-class Catalog:
+class Models:
     """The repositories of a server's models. All methods are for the event loop's thread."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
-        self._models: dict[str, Repository] = {}
-        self._successors: dict[str, Repository] = {}
+        self._models: dict[str, Model] = {}
+        self._successors: dict[str, Model] = {}
         self._awaited: set[str] = set()
         self._has_started = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._leaving: set[Repository] = set()
-        self._departed: dict[str, Repository] = {}
+        self._leaving: set[Model] = set()
+        self._departed: dict[str, Model] = {}
         self._changing = asyncio.Lock()
         self._broken: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
 
@@ -73,13 +73,13 @@ class Catalog:
         everything = (*self._models.values(), *self._successors.values(), *self._leaving)
         return any(repository.is_loading for repository in everything)
 
-    async def begin(self, sources: Sequence[ServedModel]) -> None:
+    async def begin(self, sources: Sequence[ModelSpec]) -> None:
         """Makes these the first models; `run` loads them.
 
         Raises NotFound for one that has no version and does not await any.
         """
         for source in sources:
-            repository = self._models[source.model] = Repository(source, self._note_change)
+            repository = self._models[source.model] = Model(source, self._note_change)
             self._awaited.add(source.model)
             await repository.find()
         self._has_started = not sources
@@ -98,7 +98,7 @@ class Catalog:
                 task.cancel()
         raise AssertionError  # `_broken` only ever raises
 
-    async def serve(self, sources: Sequence[ServedModel]) -> None:
+    async def serve(self, sources: Sequence[ModelSpec]) -> None:
         """Serves these models and no others, as soon as each new one could be loaded or not.
 
         Raises ModelLoadFailed, once the others are served, naming the models that are not.
@@ -184,7 +184,7 @@ class Catalog:
         statuses = self._models[model].statuses() if model in self._models else []
         return any(s.version == version and s.state is State.AVAILABLE for s in statuses)
 
-    def _find(self, model: str, version: VersionChoice = None) -> Repository:
+    def _find(self, model: str, version: VersionChoice = None) -> Model:
         if model not in self._models:
             if isinstance(version, str):
                 raise unknown_label(version)
@@ -197,7 +197,7 @@ class Catalog:
             )
         return self._models[model]
 
-    async def _serve(self, sources: Sequence[ServedModel]) -> None:
+    async def _serve(self, sources: Sequence[ModelSpec]) -> None:
         async with self._changing:
             wanted = {source.model: source for source in sources}
             fresh = [source for source in sources if not self._keeps(source)]
@@ -216,25 +216,25 @@ class Catalog:
             self._note_change()
             _require_ready([*started, *changed])
 
-    def _keeps(self, source: ServedModel) -> bool:
+    def _keeps(self, source: ModelSpec) -> bool:
         """Whether what is loaded, or loading as a successor, will do for that source."""
         now = self._models.get(source.model)
         return now is not None and source.differs_in_choice_only(now.source)
 
-    def _add(self, source: ServedModel) -> Repository:
+    def _add(self, source: ModelSpec) -> Model:
         """A repository that is loading now; it takes the place of the one of the same name."""
         repository = self._successors.get(source.model)
         if repository is not None and repository.source == source:
             return repository
         if repository is not None:
             self._leave(repository)
-        repository = Repository(source, self._note_change)
+        repository = Model(source, self._note_change)
         place = self._successors if source.model in self._models else self._models
         place[source.model] = repository
         self._start(self._load_later(repository))
         return repository
 
-    async def _load_first(self, repository: Repository) -> None:
+    async def _load_first(self, repository: Model) -> None:
         try:
             await repository.load()
         except Exception as error:  # noqa: BLE001 - `run` raises it
@@ -243,7 +243,7 @@ class Catalog:
             return
         await repository.follow()
 
-    async def _load_later(self, repository: Repository) -> None:
+    async def _load_later(self, repository: Model) -> None:
         try:
             await repository.find()
             await repository.load()
@@ -262,7 +262,7 @@ class Catalog:
         self._has_started |= self.is_ready
         self._on_change()
 
-    def _depart(self, repository: Repository) -> None:
+    def _depart(self, repository: Model) -> None:
         """Lets a model go that is not to be served any more; its statuses are still told."""
         self._departed.pop(repository.model, None)
         self._departed[repository.model] = repository
@@ -270,11 +270,11 @@ class Catalog:
             del self._departed[model]
         self._leave(repository)
 
-    def _leave(self, repository: Repository) -> None:
+    def _leave(self, repository: Model) -> None:
         self._leaving.add(repository)
         self._start(self._close(repository))
 
-    async def _close(self, repository: Repository) -> None:
+    async def _close(self, repository: Model) -> None:
         await repository.close()
         self._leaving.discard(repository)
 
@@ -291,7 +291,7 @@ class Catalog:
             _log.error("an unexpected error", exc_info=error)
 
 
-def _require_ready(repositories: Sequence[Repository]) -> None:
+def _require_ready(repositories: Sequence[Model]) -> None:
     missing = [found for found in repositories if not (found.is_ready or found.is_unloaded)]
     if missing:
         what = "; ".join(f"{r.model}: {r.problem.message}" for r in missing)

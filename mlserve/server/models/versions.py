@@ -155,7 +155,7 @@ def _list(versions: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Retries:
+class LoadRetries:
     """How often, and after how many seconds, a version that failed to load is tried again."""
 
     times: int = 0
@@ -163,7 +163,7 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
+class ModelSpec:
     """What to serve: a model's name, its folder, the backend that loads it, and the policy.
 
     `poll_seconds` is the time between two looks at the folder; 0 never looks again. `labels` are
@@ -177,9 +177,9 @@ class ServedModel:
     options: LoadOptions
     poll_seconds: float
     labels: Mapping[str, int] = field(default_factory=dict)
-    retries: Retries = field(default_factory=Retries)
+    retries: LoadRetries = field(default_factory=LoadRetries)
     awaits_versions: bool = False
 
-    def differs_in_choice_only(self, other: ServedModel) -> bool:
+    def differs_in_choice_only(self, other: ModelSpec) -> bool:
         """Whether both are the same but for which versions are served, and their labels."""
         return replace(self, policy=other.policy, labels=other.labels) == other

@@ -13,7 +13,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.access import require_control
-from mlserve.server.models.models import Catalog
+from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State, VersionStatus
 from mlserve.server.oip.metadata import model_config, platform_of
 from mlserve.server.oip.request import default_signature
@@ -34,7 +34,7 @@ class OipExtensions:
     """The models of a server, described, counted, loaded and unloaded by Triton's extensions."""
 
     def __init__(
-        self, engine: Engine, catalog: Catalog, statistics: Statistics, *, host: str
+        self, engine: Engine, catalog: Models, statistics: Statistics, *, host: str
     ) -> None:
         self._engine = engine
         self._catalog = catalog

@@ -11,7 +11,8 @@ from google.protobuf import json_format
 
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.codec.proto_reader import Request, read_message
-from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
@@ -24,7 +25,7 @@ from mlserve.server.listen.grpc.service import (
     service,
 )
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.models.models import Catalog
+from mlserve.server.models.models import Models
 from mlserve.server.oip import request as oip_parameters
 from mlserve.server.oip import tensors as oip_binary
 from mlserve.server.oip.extensions import OipExtensions
@@ -45,7 +46,7 @@ from mlserve.server.oip.request import (
     write_outputs,
 )
 from mlserve.server.oip.tensors import RAW_ONLY, from_contents, to_contents
-from mlserve.server.telemetry.telemetry import Sight
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.tensors import Signature
 from mlserve.wire.proto.inference_extensions_pb2 import (
     ModelConfigRequest,
@@ -173,15 +174,15 @@ LOAD_KEY = "mlserve-load"
 """Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
 
 
-class OipGrpc:
+class OipGrpcService:
     """The methods of the service; each takes a request's bytes and returns a response's."""
 
-    def __init__(self, engine: Engine, repository: Catalog, extensions: OipExtensions) -> None:
+    def __init__(self, engine: Engine, repository: Models, extensions: OipExtensions) -> None:
         self._engine = engine
         self._extensions = OipGrpcExtensions(extensions)
         self._models = OipModels(engine, repository)
 
-    def methods(self, sight: Sight, in_flight: InFlight) -> dict[str, UnaryMethod]:
+    def methods(self, telemetry: Telemetry, in_flight: InFlight) -> dict[str, UnaryMethod]:
         """What to add to the gRPC server: the methods by their full names."""
         methods = {
             "ServerLive": self.live,
@@ -194,7 +195,7 @@ class OipGrpc:
         }
         admit = {"ModelInfer": admission(self._engine.admit, self._engine.default_timeout)}
         small = ("ServerLive", "ServerReady")
-        return service(INFERENCE_SERVICE, methods, sight, in_flight, admit=admit, small=small)
+        return service(INFERENCE_SERVICE, methods, telemetry, in_flight, admit=admit, small=small)
 
     async def live(self, data: bytes, context: Context) -> bytes:
         """ServerLive: true, as there is an answer."""
@@ -262,7 +263,7 @@ class OipGrpc:
 
         version = version_of(request.model_version, request.model_name)
         decode = partial(asked.decode, settings=self._engine.settings)
-        call = Call(request.model_name, version, decode, encode, len(data), *asked.told())
+        call = InferenceCall(request.model_name, version, decode, encode, len(data), *asked.told())
         deadline = oip_parameters.sooner(deadline, asked.parameters)
         is_random, response = await self._engine.submit(call, deadline)
         if is_random:

@@ -17,7 +17,7 @@ from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.engine.batching import is_batchable
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.limits import limits_of
-from mlserve.server.models.models import Catalog
+from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State, VersionPolicy
 from mlserve.server.oip.request import datatype_of, default_signature
 from mlserve.server.tensors import find_signature
@@ -71,7 +71,7 @@ class ModelMetadata:
 class OipModels:
     """The models of a server, seen through the protocol."""
 
-    def __init__(self, engine: Engine, repository: Catalog) -> None:
+    def __init__(self, engine: Engine, repository: Models) -> None:
         self._engine = engine
         self._repository = repository
 

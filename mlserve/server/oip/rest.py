@@ -16,7 +16,8 @@ from starlette.responses import Response
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.body_memory import BodyMemory
-from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
     answer_headers,
     check_method,
@@ -28,7 +29,7 @@ from mlserve.server.listen.http import (
 )
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.models.models import Catalog
+from mlserve.server.models.models import Models
 from mlserve.server.oip import request as oip_parameters
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import PATIENCE, require_no_override, require_unnamed
@@ -57,10 +58,10 @@ _MODEL = re.compile(
 )
 
 
-class OipRest:
+class OipRestService:
     """The REST protocol of the Open Inference Protocol, version 2."""
 
-    def __init__(self, engine: Engine, repository: Catalog, memory: BodyMemory) -> None:
+    def __init__(self, engine: Engine, repository: Models, memory: BodyMemory) -> None:
         self._engine = engine
         self._repository = repository
         self._memory = memory
@@ -137,11 +138,13 @@ class _Asked:
         self._is_read = is_small(body.content, headers)
         self._asked = self._read() if self._is_read else InferRequest("", {}, (), ())
 
-    def call(self, model: str, version: int | None) -> Call[_Answer]:
+    def call(self, model: str, version: int | None) -> InferenceCall[_Answer]:
         size = len(self._body.content)
         if not self._is_read:
-            return Call(model, version, self._decode, self._encode, size, sooner=self.sooner)
-        return Call(model, version, self._decode, self._encode, size, *self._asked.told())
+            return InferenceCall(
+                model, version, self._decode, self._encode, size, sooner=self.sooner
+            )
+        return InferenceCall(model, version, self._decode, self._encode, size, *self._asked.told())
 
     def sooner(self, deadline: Deadline) -> Deadline:
         return oip_parameters.sooner(deadline, self._asked.parameters)

@@ -1,1 +1,1 @@
-"""What is seen of a server: each request's exchange, its metrics, and the log."""
+"""What is seen of a server: each request's record, its metrics, and the log."""

@@ -32,7 +32,7 @@ _BARE = re.compile(r"[!-<>-~]+")
 """A value that needs no quotes in a line of words: printable, no space and no equals sign."""
 
 
-class TextLines(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """`<UTC time> <level> <message> name=value ...`; a traceback follows on lines of its own.
 
     A message is one line, in which nobody else's text can look like another one, or is obeyed by a
@@ -56,7 +56,7 @@ class TextLines(logging.Formatter):
         return escaped(super().formatException(ei), "\n")
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object: ts, level, logger, message, the record's fields, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -78,7 +78,7 @@ class JsonLines(logging.Formatter):
 
 def formatter_of(log_format: LogFormat) -> logging.Formatter:
     """The formatter of that format."""
-    return JsonLines() if log_format is LogFormat.JSON else TextLines()
+    return JsonFormatter() if log_format is LogFormat.JSON else TextFormatter()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -86,10 +86,10 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] | None = getattr(record, "fields", None)
     if fields is not None:
         return fields
-    exchange = current()
-    if not exchange.request_id:
+    request = current()
+    if not request.request_id:
         return {}
-    return {"request_id": exchange.request_id, "trace_id": exchange.trace.trace_id}
+    return {"request_id": request.request_id, "trace_id": request.trace.trace_id}
 
 
 def _cut(text: str) -> str:

@@ -28,9 +28,9 @@ from mlserve.errors import NotFound
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.engine.admission import Ended, Outcome, Refusal
 from mlserve.server.engine.engine import Engine
-from mlserve.server.models.models import Catalog
+from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State, VersionStatus
-from mlserve.server.request import STAGES, Exchange, Kind
+from mlserve.server.request import STAGES, Purpose, RequestRecord
 from mlserve.server.telemetry.log import lost_lines
 
 Kept = TypeVar("Kept", Counter, Histogram)
@@ -84,11 +84,11 @@ class Metrics:
         )
         self._begin_at_zero()
 
-    def show(self, engine: Engine, catalog: Catalog, memory: BodyMemory) -> None:
+    def show(self, engine: Engine, catalog: Models, memory: BodyMemory) -> None:
         """Adds the state of these, which is read at each scrape."""
         self.registry.register(_ServerState(engine, catalog, memory))
 
-    def request(self, ended: Exchange, seconds: float) -> None:
+    def request(self, ended: RequestRecord, seconds: float) -> None:
         """Counts a request that ended, `seconds` after it came in."""
         route = ended.route
         is_known = ended.version is not None
@@ -97,7 +97,7 @@ class Metrics:
         version = str(ended.version) if is_known else ""
         where = (route.api, route.transport, route.kind.value)
         self._requests.of(model, version, signature, *where, ended.code).inc()
-        if route.kind is Kind.PREDICT:
+        if route.kind is Purpose.PREDICT:
             self._durations.of(model, signature, route.transport).observe(seconds)
             if ended.code == _DEADLINE and ended.refused in ("", Refusal.EXPIRED.value):
                 self._late.of(ended.times.unreached()).inc()
@@ -162,7 +162,7 @@ class _Children(Generic[Kept]):
 class _ServerState(Collector):
     """What is read from the server when it is asked for."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, memory: BodyMemory) -> None:
+    def __init__(self, engine: Engine, catalog: Models, memory: BodyMemory) -> None:
         self._engine = engine
         self._catalog = catalog
         self._memory = memory

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from mlserve.server.request import CANCELLED, OK, Exchange, Kind
+from mlserve.server.request import CANCELLED, OK, Purpose, RequestRecord
 from mlserve.settings import LogFormat, LogRequests, ServerSettings
 
 WINDOW = 10.0
@@ -46,9 +46,9 @@ class RequestLog:
         self._window: asyncio.TimerHandle | None = None
         self._since = 0.0
 
-    def note(self, ended: Exchange, seconds: float) -> None:
+    def note(self, ended: RequestRecord, seconds: float) -> None:
         """Logs a request that ended after so many seconds, if it is one that is logged."""
-        if self._which is LogRequests.NONE or ended.route.kind is Kind.PROBE:
+        if self._which is LogRequests.NONE or ended.route.kind is Purpose.PROBE:
             return
         if ended.code == OK:
             if self._which is LogRequests.ALL:
@@ -63,7 +63,7 @@ class RequestLog:
             self._window.cancel()
             self._end_window()
 
-    def _has_room_for(self, ended: Exchange) -> bool:
+    def _has_room_for(self, ended: RequestRecord) -> bool:
         """Whether it gets a line of its own; it is counted if not."""
         if self._which is LogRequests.ALL and not ended.was_refused:
             return True
@@ -93,12 +93,12 @@ class RequestLog:
             )
 
 
-def _write(level: int, ended: Exchange, seconds: float) -> None:
+def _write(level: int, ended: RequestRecord, seconds: float) -> None:
     what = ended.route.kind.value if ended.code == OK else f"{ended.route.kind.value} failed"
     _log.log(level, what, extra={"fields": _fields(ended, seconds)})
 
 
-def _fields(ended: Exchange, seconds: float) -> dict[str, Any]:
+def _fields(ended: RequestRecord, seconds: float) -> dict[str, Any]:
     """What is known of the request; what is not is left out."""
     route, trace = ended.route, ended.trace
     known = {

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from mlserve.server.engine.admission import Execution
-from mlserve.server.request import OK, Exchange, Kind
+from mlserve.server.request import OK, Purpose, RequestRecord
 
 _MOST_SIZES = 4096
 """Batch sizes that are told apart for one version: callers choose them, so they are bounded."""
@@ -54,7 +54,7 @@ class VersionStatistics:
     encode: Total = field(default_factory=Total)
     batches: dict[int, BatchTotals] = field(default_factory=dict)
 
-    def request(self, ended: Exchange, seconds: float) -> None:
+    def request(self, ended: RequestRecord, seconds: float) -> None:
         """Counts a request that this version was leased to."""
         self.last_request = time.time()
         if ended.code != OK:
@@ -87,9 +87,9 @@ class Statistics:
         """Those of that version; zeros where nothing was asked of it yet."""
         return self._versions.get((model, version)) or VersionStatistics()
 
-    def request(self, ended: Exchange, seconds: float) -> None:
+    def request(self, ended: RequestRecord, seconds: float) -> None:
         """Counts a request that ended, if it is one that a version was leased to."""
-        if ended.route.kind is Kind.PREDICT and ended.version is not None:
+        if ended.route.kind is Purpose.PREDICT and ended.version is not None:
             self._kept(ended.model, ended.version).request(ended, seconds)
 
     def execution(self, ended: Execution) -> None:

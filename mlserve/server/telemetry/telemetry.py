@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mlserve.server import request
 from mlserve.server.engine.admission import Ended, Execution, Refusal
-from mlserve.server.request import Exchange, Kind, Route
+from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.statistics import Statistics
@@ -26,7 +26,7 @@ _GRPC_PROBES = ("GetModelStatus", "ServerLive", "ServerReady", "ModelReady")
 _LONGEST_PATH = 256
 
 
-class Sight:
+class Telemetry:
     """The metrics, statistics and log of a server's requests; an `Observer` of its engine."""
 
     def __init__(self, metrics: Metrics, log: RequestLog) -> None:
@@ -34,13 +34,13 @@ class Sight:
         self._log = log
         self.statistics = Statistics()
 
-    def begin(self, route: Route, header: Callable[[str], str | None]) -> Exchange:
-        """The exchange of a request that came in now, made the running task's."""
-        begun = Exchange.arrived(route, header)
+    def begin(self, route: Route, header: Callable[[str], str | None]) -> RequestRecord:
+        """The record of a request that came in now, made the running task's."""
+        begun = RequestRecord.arrived(route, header)
         request.begin(begun)
         return begun
 
-    def end(self, ended: Exchange) -> None:
+    def end(self, ended: RequestRecord) -> None:
         """Counts and logs a request whose answer has been written."""
         seconds = time.monotonic() - ended.began
         self._metrics.request(ended, seconds)
@@ -74,19 +74,19 @@ def grpc_route(path: str) -> Route:
     """Where the calls of that gRPC method belong; `path` is `/<service>/<method>`."""
     service, _, method = path[1:].partition("/")
     api = _GRPC_APIS.get(service.partition(".")[0], "")
-    kind = Kind.METADATA
+    kind = Purpose.METADATA
     if method in _GRPC_INFERS:
-        kind = Kind.PREDICT
+        kind = Purpose.PREDICT
     elif method in _GRPC_PROBES:
-        kind = Kind.PROBE
-    return Route("grpc", api, kind if api else Kind.OTHER, path[:_LONGEST_PATH])
+        kind = Purpose.PROBE
+    return Route("grpc", api, kind if api else Purpose.OTHER, path[:_LONGEST_PATH])
 
 
-def _rest_kind(method: str, path: str) -> Kind:
+def _rest_kind(method: str, path: str) -> Purpose:
     if _INFERS.fullmatch(path):
-        return Kind.PREDICT
+        return Purpose.PREDICT
     if method not in ("GET", "HEAD"):
-        return Kind.OTHER
+        return Purpose.OTHER
     if path in METRICS_PATHS or _PROBES.fullmatch(path):
-        return Kind.PROBE
-    return Kind.METADATA if _METADATA.fullmatch(path) else Kind.OTHER
+        return Purpose.PROBE
+    return Purpose.METADATA if _METADATA.fullmatch(path) else Purpose.OTHER

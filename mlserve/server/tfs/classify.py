@@ -27,13 +27,14 @@ from mlserve.errors import (
     shortened,
 )
 from mlserve.server.codec.proto_reader import read_message
-from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import RANDOM_WEIGHTS_KEY, Respond, deadline_of
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.models.models import Catalog
+from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.request import Exchange, begin, current
+from mlserve.server.request import RequestRecord, begin, current
 from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
 from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.examples import fields_of, read_examples
@@ -68,7 +69,7 @@ _PREDICT = "Predict runs any signature; GetModelMetadata shows what each takes a
 _RANK = 2
 
 
-class Method(ABC):
+class ExampleMethod(ABC):
     """One of the two: `name` as a SignatureDef and a task of MultiInference have it."""
 
     name: str
@@ -103,7 +104,7 @@ class Method(ABC):
         return signatures[wanted]
 
 
-class Classify(Method):
+class Classify(ExampleMethod):
     """Labels, scores or both for each example, in the order in which the model gives them."""
 
     name = "tensorflow/serving/classify"
@@ -141,7 +142,7 @@ class Classify(Method):
         ]
 
 
-class Regress(Method):
+class Regress(ExampleMethod):
     """One number for each example."""
 
     name = "tensorflow/serving/regress"
@@ -168,7 +169,7 @@ class Regress(Method):
 
 
 CLASSIFY, REGRESS = Classify(), Regress()
-METHODS: Mapping[str, Method] = {method.name: method for method in (CLASSIFY, REGRESS)}
+METHODS: Mapping[str, ExampleMethod] = {method.name: method for method in (CLASSIFY, REGRESS)}
 
 
 def check_takes_examples(signature: Signature) -> None:
@@ -273,7 +274,7 @@ class InferenceGrpc:
     def __init__(
         self,
         engine: Engine,
-        repository: Catalog,
+        repository: Models,
         version_of: Callable[[ModelSpec], VersionChoice],
     ) -> None:
         self._engine = engine
@@ -288,7 +289,7 @@ class InferenceGrpc:
             "MultiInference": self._multi_inference,
         }
 
-    async def _infer(self, method: Method, data: bytes, context: Context) -> bytes:
+    async def _infer(self, method: ExampleMethod, data: bytes, context: Context) -> bytes:
         """Classify or Regress: runs one signature on the examples of the request."""
         deadline = deadline_of(context, self._engine.default_timeout)
         self._engine.admit(deadline)  # before the message is read
@@ -335,7 +336,9 @@ class InferenceGrpc:
         )
         return response.SerializeToString()
 
-    async def _answer_all(self, calls: Sequence[Call[Answer]], deadline: Deadline) -> list[Answer]:
+    async def _answer_all(
+        self, calls: Sequence[InferenceCall[Answer]], deadline: Deadline
+    ) -> list[Answer]:
         """The answers to these calls, which are parts of one request. Raises the first error."""
         whole = current()
         parts = [whole.part() for _ in calls]
@@ -351,14 +354,20 @@ class InferenceGrpc:
             await asyncio.gather(*running, return_exceptions=True)
             whole.take_in(parts)
 
-    async def _answer_part(self, part: Exchange, call: Call[Answer], deadline: Deadline) -> Answer:
+    async def _answer_part(
+        self, part: RequestRecord, call: InferenceCall[Answer], deadline: Deadline
+    ) -> Answer:
         begin(part)
         return await self._engine.submit(call, deadline)
 
 
 def _call(
-    spec: ModelSpec, version: VersionChoice, method: Method, read: Callable[[], Array], size: int
-) -> Call[Answer]:
+    spec: ModelSpec,
+    version: VersionChoice,
+    method: ExampleMethod,
+    read: Callable[[], Array],
+    size: int,
+) -> InferenceCall[Answer]:
     count = 0
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
@@ -374,7 +383,9 @@ def _call(
         served.version.value = loaded.version
         return loaded, served, method.result(outputs, count)
 
-    return Call(spec.name, version, decode, encode, size, spec.signature_name or DEFAULT_SIGNATURE)
+    return InferenceCall(
+        spec.name, version, decode, encode, size, spec.signature_name or DEFAULT_SIGNATURE
+    )
 
 
 async def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTask], bytes]:
@@ -387,13 +398,13 @@ async def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTa
     return tasks, b"".join(fields.get(_INPUT, ()))
 
 
-def _methods_of(tasks: Sequence[InferenceTask], runner: Runner) -> list[Method]:
+def _methods_of(tasks: Sequence[InferenceTask], runner: Runner) -> list[ExampleMethod]:
     """The method of each task, all of one model and one input tensor.
 
     The checks and their order are those of TensorFlow Serving's multi_inference.cc. Raises
     InvalidInput, and NotSupported for a method that there is not.
     """
-    methods: list[Method] = []
+    methods: list[ExampleMethod] = []
     names: set[str] = set()
     tensors: set[str] = set()
     for task in tasks:
@@ -428,7 +439,7 @@ def _input_tensor(runner: Runner, signature: str) -> str:
     return SignatureDef.FromString(runner.definitions[signature]).inputs[INPUT].name
 
 
-def _as_result(method: Method, served: ModelSpec, result: Any) -> InferenceResult:
+def _as_result(method: ExampleMethod, served: ModelSpec, result: Any) -> InferenceResult:
     if method is CLASSIFY:
         return InferenceResult(model_spec=served, classification_result=result)
     return InferenceResult(model_spec=served, regression_result=result)

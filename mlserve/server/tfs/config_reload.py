@@ -17,8 +17,8 @@ from google.protobuf.message import Message
 
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError, shortened
-from mlserve.server.models.models import Catalog
-from mlserve.server.models.versions import Retries, ServedModel, VersionPolicy
+from mlserve.server.models.models import Models
+from mlserve.server.models.versions import LoadRetries, ModelSpec, VersionPolicy
 from mlserve.system import in_daemon_thread
 from mlserve.wire.proto._pool import POOL
 from mlserve.wire.proto.model_config_pb2 import (
@@ -44,7 +44,7 @@ class ServingDefaults:
     backend: Backend
     options: LoadOptions
     poll_seconds: float
-    retries: Retries
+    retries: LoadRetries
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class ConfigReload:
     path: Path | None = None
     poll_seconds: float = 0.0
 
-    def first_models(self, config: ModelServerConfig) -> tuple[ServedModel, ...]:
+    def first_models(self, config: ModelServerConfig) -> tuple[ModelSpec, ...]:
         """The models to start with. Raises InvalidInput, NotYet for a label."""
         models = self._models(config)
         for model in models:
             self._check_labels(model, None)
         return models
 
-    async def apply(self, config: ModelServerConfig, catalog: Catalog) -> None:
+    async def apply(self, config: ModelServerConfig, catalog: Models) -> None:
         """Serves the models of the configuration and no others.
 
         Raises InvalidInput and NotYet, which change nothing, and ModelLoadFailed for models that
@@ -78,7 +78,7 @@ class ConfigReload:
             self._check_labels(model, catalog)
         await catalog.serve(models)
 
-    async def follow(self, catalog: Catalog) -> None:
+    async def follow(self, catalog: Models) -> None:
         """Reads the file again and again and applies it; returns at once when polling is off."""
         path, problem = self.path, ""
         while path is not None and self.poll_seconds > 0:
@@ -93,10 +93,10 @@ class ConfigReload:
                     _log.error("the model configuration is not in force: %s", error.message)
                 problem = error.message
 
-    def _models(self, config: ModelServerConfig) -> tuple[ServedModel, ...]:
+    def _models(self, config: ModelServerConfig) -> tuple[ModelSpec, ...]:
         if config.WhichOneof("config") == "custom_model_config":
             raise InvalidInput("custom_model_config is not supported; give a model_config_list")
-        models: dict[str, ServedModel] = {}
+        models: dict[str, ModelSpec] = {}
         for entry in config.model_config_list.config:
             _check_texts(entry)
             if entry.name in models:
@@ -106,10 +106,10 @@ class ConfigReload:
             models[entry.name] = self._model(entry)
         return tuple(models.values())
 
-    def _model(self, entry: ModelConfig) -> ServedModel:
+    def _model(self, entry: ModelConfig) -> ModelSpec:
         _check_platform(entry)
         defaults = self.defaults
-        return ServedModel(
+        return ModelSpec(
             defaults.backend,
             entry.name,
             _base_path(entry),
@@ -121,7 +121,7 @@ class ConfigReload:
             awaits_versions=True,
         )
 
-    def _check_labels(self, model: ServedModel, catalog: Catalog | None) -> None:
+    def _check_labels(self, model: ModelSpec, catalog: Models | None) -> None:
         for label, version in model.labels.items():
             now = None if catalog is None else catalog.labels_of(model.model).get(label)
             if self.allows_early_labels and now in (None, version):

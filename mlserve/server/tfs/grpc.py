@@ -11,7 +11,8 @@ from mlserve.backend import HasDefinitions, Runner
 from mlserve.errors import InvalidInput, shortened
 from mlserve.server.codec.images import check_images
 from mlserve.server.codec.proto_reader import Request, read_message
-from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.access import require_control
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context
@@ -25,9 +26,9 @@ from mlserve.server.listen.grpc.service import (
     service,
 )
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.models.models import Catalog
+from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.telemetry.telemetry import Sight
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.server.tensors import DEFAULT_SIGNATURE, check_batch_length, check_names
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.classify import InferenceGrpc
@@ -101,13 +102,13 @@ PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
 
 
-class TfsGrpc:
+class TfsGrpcService:
     """The methods of the two services; each takes a request's bytes and returns a response's."""
 
     def __init__(
         self,
         engine: Engine,
-        repository: Catalog,
+        repository: Models,
         *,
         host: str,
         reload: ConfigReload | None = None,
@@ -117,7 +118,7 @@ class TfsGrpc:
         self._host = host
         self._reload = reload
 
-    def methods(self, sight: Sight, in_flight: InFlight) -> dict[str, UnaryMethod]:
+    def methods(self, telemetry: Telemetry, in_flight: InFlight) -> dict[str, UnaryMethod]:
         """What to add to the gRPC server: the methods by their full names."""
         inference = InferenceGrpc(self._engine, self._repository, self._version_of).methods()
         predict = {"Predict": self.predict, "GetModelMetadata": self.metadata, **inference}
@@ -127,8 +128,8 @@ class TfsGrpc:
         first = admission(self._engine.admit, self._engine.default_timeout)
         admit = dict.fromkeys(("Predict", *inference), first)
         return {
-            **service(PREDICTION_SERVICE, predict, sight, in_flight, admit=admit),
-            **service(MODEL_SERVICE, status, sight, in_flight),
+            **service(PREDICTION_SERVICE, predict, telemetry, in_flight, admit=admit),
+            **service(MODEL_SERVICE, status, telemetry, in_flight),
         }
 
     async def predict(self, data: bytes, context: Context) -> bytes:
@@ -151,7 +152,7 @@ class TfsGrpc:
             return loaded.has_random_weights, response.SerializeToString()
 
         told = spec.signature_name or DEFAULT_SIGNATURE, _rows_told(request)
-        call = Call(spec.name, self._version_of(spec), decode, encode, len(data), *told)
+        call = InferenceCall(spec.name, self._version_of(spec), decode, encode, len(data), *told)
         with telling_of_servables():
             is_random, response = await self._engine.submit(call, deadline)
         if is_random:

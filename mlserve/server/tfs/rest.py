@@ -21,7 +21,8 @@ from mlserve.server.body_memory import BodyMemory
 from mlserve.server.codec import json_writer
 from mlserve.server.codec.images import input_of, is_image_body, read_image_body
 from mlserve.server.codec.json_writer import dumps
-from mlserve.server.engine.engine import Call, Engine
+from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
     answer_headers,
     check_method,
@@ -33,11 +34,17 @@ from mlserve.server.listen.http import (
 )
 from mlserve.server.listen.http_body import Body, content_of, is_encoded, text_of
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.models.models import Catalog
+from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice, VersionStatus
 from mlserve.server.tensors import most_rows
 from mlserve.server.tfs import example_json, json_tensors
-from mlserve.server.tfs.classify import CLASSIFY, INPUT, REGRESS, Method, check_takes_examples
+from mlserve.server.tfs.classify import (
+    CLASSIFY,
+    INPUT,
+    REGRESS,
+    ExampleMethod,
+    check_takes_examples,
+)
 from mlserve.server.tfs.grpc import signature_def_map
 from mlserve.server.tfs.json_words import shown
 from mlserve.server.tfs.model_spec import (
@@ -56,7 +63,7 @@ if TYPE_CHECKING:
     Answer = tuple[LoadedVersion, bytes]
 
 
-_METHODS: Mapping[str, Method] = {"classify": CLASSIFY, "regress": REGRESS}
+_METHODS: Mapping[str, ExampleMethod] = {"classify": CLASSIFY, "regress": REGRESS}
 
 
 class InferenceRest:
@@ -85,10 +92,10 @@ def _examples_call(
     request: Request,
     model: str,
     version: VersionChoice,
-    method: Method,
+    method: ExampleMethod,
     body: Body,
     settings: ServerSettings,
-) -> Call[Answer]:
+) -> InferenceCall[Answer]:
     count = 0
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
@@ -108,7 +115,7 @@ def _examples_call(
 
     sent = body.content
     signature = "" if is_encoded(request.headers) else json_tensors.signature_asked(sent)
-    return Call(model, version, decode, encode, len(sent), signature)
+    return InferenceCall(model, version, decode, encode, len(sent), signature)
 
 
 def _read_content(body: Body, request: Request, settings: ServerSettings) -> Mapping[str, Any]:
@@ -136,10 +143,10 @@ CORS = (
 (http_rest_api_util.cc)."""
 
 
-class TfsRest:
+class TfsRestService:
     """The REST protocol of TensorFlow Serving."""
 
-    def __init__(self, engine: Engine, repository: Catalog, memory: BodyMemory) -> None:
+    def __init__(self, engine: Engine, repository: Models, memory: BodyMemory) -> None:
         self._engine = engine
         self._repository = repository
         self._inference = InferenceRest(engine, memory)
@@ -216,7 +223,7 @@ def _check_colon(request: Request, model: str) -> None:
 
 def _predict_call(
     request: Request, model: str, version: VersionChoice, body: Body, settings: ServerSettings
-) -> Call[tuple[LoadedVersion, bytes]]:
+) -> InferenceCall[tuple[LoadedVersion, bytes]]:
     is_row_form = False
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
@@ -235,7 +242,7 @@ def _predict_call(
     sent = body.content
     is_unread = is_encoded(request.headers) or is_image_body(sent, request.headers)
     signature = "" if is_unread else json_tensors.signature_asked(sent)
-    return Call(model, version, decode, encode, len(sent), signature)
+    return InferenceCall(model, version, decode, encode, len(sent), signature)
 
 
 def _read_predict(

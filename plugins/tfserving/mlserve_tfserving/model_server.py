@@ -16,7 +16,7 @@ from mlserve import __version__
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import ExitCode, MlserveError, UsageError
 from mlserve.server.app import ServerOptions, log_error, serve
-from mlserve.server.models.versions import Retries
+from mlserve.server.models.versions import LoadRetries
 from mlserve.server.telemetry.log import log_to_stderr
 from mlserve.server.tfs.config_reload import ConfigReload, ServingDefaults, config_of, read_text
 from mlserve.settings import LogFormat, ServerSettings
@@ -126,9 +126,9 @@ def _poll(given: Given) -> float:
     return float(max(0, given.number("file_system_poll_wait_seconds")))
 
 
-def _retries(given: Given) -> Retries:
+def _retries(given: Given) -> LoadRetries:
     micros = given.number("load_retry_interval_micros")
-    return Retries(given.number("max_num_load_retries"), max(0, micros) / 1e6)
+    return LoadRetries(given.number("max_num_load_retries"), max(0, micros) / 1e6)
 
 
 def _settings(given: Given, batching: Batching | None, folder: Path) -> ServerSettings:

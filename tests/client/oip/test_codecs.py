@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlserve.client.adapter import Column, ModelRef, Plan, Question, Reply
+from mlserve.client.adapter import Column, ModelRef, Question, Reply, SignatureChoice
 from mlserve.client.oip import packed, raw_column, with_classes
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
@@ -130,7 +130,7 @@ def test_ready_by_status_or_by_body(body: bytes, *, is_ready: bool) -> None:
 
 
 def test_a_timeout_longer_than_its_field() -> None:
-    plan = Plan("", "data", (1,))
+    plan = SignatureChoice("", "data", (1,))
     for adapter in (OipGrpc(), OipRest()):
         assert adapter.predict_call(MODEL, plan, Question(b"", 1), 1e30).body
 
@@ -143,7 +143,7 @@ def test_any_strings_for_classes(values: list[str | float]) -> None:
 
 @given(st.binary(max_size=300), st.sampled_from(["", "top_k"]))
 def test_both_forms_ask_the_same(image: bytes, signature: str) -> None:
-    plan = Plan(signature, "data", (1, 1), scores="probs")
+    plan = SignatureChoice(signature, "data", (1, 1), scores="probs")
     call = OipRest().predict_call(MODEL, plan, Question(image, 3), 1.5)
     size = int(call.headers["Inference-Header-Content-Length"])
     body = call.body or b""

@@ -16,11 +16,11 @@ import pytest
 from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.models.models import Catalog
-from mlserve.server.models.versions import ServedModel, VersionPolicy
+from mlserve.server.models.models import Models
+from mlserve.server.models.versions import ModelSpec, VersionPolicy
 
 
-class Models:
+class EchoModels:
     """Echo models under one folder, and what was closed of them."""
 
     def __init__(self, folder: Path) -> None:
@@ -41,8 +41,8 @@ class Models:
         journal = self.folder / f"{path}.journal"
         return journal.exists() and "close" in journal.read_text().split()
 
-    def source(self, model: str, folder: str = "", **changes: Any) -> ServedModel:
-        plain = ServedModel(
+    def source(self, model: str, folder: str = "", **changes: Any) -> ModelSpec:
+        plain = ModelSpec(
             self._backend,
             model,
             self.folder / (folder or model),
@@ -60,7 +60,7 @@ class Models:
         answer: bytes = loaded.runner.run("serving_default", images)["output_0"][0]
         return answer.decode()
 
-    def answer(self, catalog: Catalog, model: str, version: Any = None) -> str:
+    def answer(self, catalog: Models, model: str, version: Any = None) -> str:
         loaded = catalog.lease(model, version)
         try:
             return self.label(loaded)
@@ -74,9 +74,9 @@ class Models:
                 await asyncio.sleep(0.005)
 
     @asynccontextmanager
-    async def serving(self, *sources: ServedModel) -> AsyncIterator[Catalog]:
+    async def serving(self, *sources: ModelSpec) -> AsyncIterator[Models]:
         """A catalog of these first models, at once; it is closed at the end."""
-        catalog = Catalog(lambda: None)
+        catalog = Models(lambda: None)
         await catalog.begin(sources)
         running = asyncio.create_task(catalog.run())
         try:
@@ -89,12 +89,12 @@ class Models:
                 await catalog.close()
 
     @asynccontextmanager
-    async def ready(self, *sources: ServedModel) -> AsyncIterator[Catalog]:
+    async def ready(self, *sources: ModelSpec) -> AsyncIterator[Models]:
         async with self.serving(*sources) as catalog:
             await self.until(lambda: catalog.is_ready)
             yield catalog
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Models:
-    return Models(tmp_path)
+def models(tmp_path: Path) -> EchoModels:
+    return EchoModels(tmp_path)

@@ -17,8 +17,8 @@ from mlserve.errors import (
     Unavailable,
 )
 from mlserve.server.models import model
-from mlserve.server.models.models import Catalog
-from mlserve.server.models.versions import ServedModel, State, VersionPolicy
+from mlserve.server.models.models import Models
+from mlserve.server.models.versions import ModelSpec, State, VersionPolicy
 
 
 def test_each_model_has_its_folder_its_policy_and_its_labels(models: Any) -> None:
@@ -182,7 +182,7 @@ def test_a_change_that_is_taken_back(models: Any) -> None:
 
 def test_without_polling_a_model_must_be_there(models: Any) -> None:
     async def check() -> None:
-        catalog = Catalog(lambda: None)
+        catalog = Models(lambda: None)
         await catalog.begin([models.source("a", poll_seconds=0.0)])
         with pytest.raises(NotFound, match="cannot be read"):
             await catalog.run()
@@ -194,7 +194,7 @@ def test_a_removed_model_ends_with_its_load(models: Any) -> None:
     models.put("a/1")
     models.put("b/1", load_delay=0.3)
 
-    async def check(sources: Sequence[ServedModel]) -> None:
+    async def check(sources: Sequence[ModelSpec]) -> None:
         async with models.serving(*sources) as catalog:
             await models.until(lambda: catalog.is_available("a", 1))
             await models.until(lambda: catalog.statuses("b")[0].state is State.LOADING)

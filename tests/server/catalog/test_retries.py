@@ -12,16 +12,16 @@ from mlserve.errors import (
     MlserveError,
     PluginError,
 )
-from mlserve.server.models.models import Catalog
-from mlserve.server.models.versions import Retries, ServedModel
+from mlserve.server.models.models import Models
+from mlserve.server.models.versions import LoadRetries, ModelSpec
 
 
 def test_a_version_that_fails_is_tried_again(models: Any) -> None:
     folder = models.put("a/1", needs="no_such_module_yet")
     config = json.loads((folder / "echo.json").read_text())
 
-    async def first_error(source: ServedModel) -> MlserveError:
-        catalog = Catalog(lambda: None)
+    async def first_error(source: ModelSpec) -> MlserveError:
+        catalog = Models(lambda: None)
         await catalog.begin([source])
         with pytest.raises(MlserveError) as broken:
             await catalog.run()
@@ -29,14 +29,14 @@ def test_a_version_that_fails_is_tried_again(models: Any) -> None:
         return broken.value
 
     async def check() -> None:
-        absent = await first_error(models.source("a", retries=Retries(5, 60)))
+        absent = await first_error(models.source("a", retries=LoadRetries(5, 60)))
         assert isinstance(absent, PluginError), "no use in trying that again"
         (folder / "echo.json").write_text(
             json.dumps({**config, "fail_load": "busy", "needs": None})
         )
-        again = models.source("a", retries=Retries(2, 0.0), poll_seconds=0.0)
+        again = models.source("a", retries=LoadRetries(2, 0.0), poll_seconds=0.0)
         assert (await first_error(again)).message == "busy"
-        always = models.source("a", retries=Retries(10**6, 0.001), poll_seconds=0.0)
+        always = models.source("a", retries=LoadRetries(10**6, 0.001), poll_seconds=0.0)
         async with models.serving(always) as catalog:
             await models.until(lambda: catalog.statuses("a")[0].error is not None)
             (folder / "echo.json").write_text(json.dumps({**config, "needs": None}))
@@ -49,7 +49,7 @@ def test_a_version_that_is_not_wanted_any_more_is_not_tried_again(models: Any) -
     models.put("a/1", fail_load="busy")
 
     async def check() -> None:
-        source = models.source("a", retries=Retries(5, 0.05), poll_seconds=0.02)
+        source = models.source("a", retries=LoadRetries(5, 0.05), poll_seconds=0.02)
         async with models.serving(source) as catalog:
             await models.until(lambda: catalog.statuses("a")[0].error is not None)
             models.put("a/2")

@@ -16,7 +16,7 @@ from mlserve.server.body_memory import BodyMemory, HeldBody, hold
 from mlserve.server.errors import error_text
 from mlserve.server.listen.grpc import headers
 from mlserve.server.listen.grpc.frames import DEFAULT_WINDOW
-from mlserve.server.listen.grpc.headers import Head, Metadata, Status
+from mlserve.server.listen.grpc.headers import GrpcStatus, Head, Metadata
 from mlserve.server.listen.grpc.messages import MessageReader
 from mlserve.wire.errors import grpc_status
 
@@ -64,24 +64,24 @@ class Link(Protocol):
     """What a call needs of its connection."""
 
     def send(
-        self, call: Call, head: bytes | None, message: bytes | None, tail: bytes | None
+        self, call: GrpcCall, head: bytes | None, message: bytes | None, tail: bytes | None
     ) -> None:
         """Sends header blocks and a message, in this order, as far as the caller lets it.
 
         A tail ends the call's stream.
         """
 
-    async def sent(self, call: Call) -> None:
+    async def sent(self, call: GrpcCall) -> None:
         """Returns once all that was to be sent for the call has left."""
 
-    def grant(self, call: Call, size: int) -> None:
+    def grant(self, call: GrpcCall, size: int) -> None:
         """Lets the caller send that many bytes more."""
 
-    def note_work(self, call: Call, *, has_begun: bool) -> None:
+    def note_work(self, call: GrpcCall, *, has_begun: bool) -> None:
         """Hears that the call's method runs, or that it has ended."""
 
 
-class Call:
+class GrpcCall:
     """A call that has been let in.
 
     `window` is what its caller may still send, `credit` what it may be sent beyond the window that
@@ -144,7 +144,7 @@ class Call:
             return
         try:
             reader.feed(data)
-        except (Status, MlserveError) as error:
+        except (GrpcStatus, MlserveError) as error:
             self._fail(error)
             return
         wanted = min(reader.missing, _WIDEST)
@@ -169,7 +169,7 @@ class Call:
             raise self._error
         if not reader.ready:
             if not reader.is_between_messages:
-                raise Status("INTERNAL", "the call ended within a message")
+                raise GrpcStatus("INTERNAL", "the call ended within a message")
             return None
         message = await reader.take()
         if not self.has_ended and self.window < DEFAULT_WINDOW // 2:
@@ -180,9 +180,11 @@ class Call:
         """The one message of a call that has one. Raises Status and Overloaded."""
         message = await self.receive()
         if message is None:
-            raise Status("UNIMPLEMENTED", "the call has no message; this method takes one")
+            raise GrpcStatus("UNIMPLEMENTED", "the call has no message; this method takes one")
         if await self.receive() is not None:
-            raise Status("UNIMPLEMENTED", "the call has several messages; this method takes one")
+            raise GrpcStatus(
+                "UNIMPLEMENTED", "the call has several messages; this method takes one"
+            )
         if self._body is not None:
             self._body.finish()
         return message
@@ -286,7 +288,7 @@ class Call:
             self.end("CANCELLED", "the call was cancelled")
         elif error is None:
             self.end()
-        elif isinstance(error, Status):
+        elif isinstance(error, GrpcStatus):
             self.end(error.code, error.text, error.trailing)
         elif isinstance(error, MlserveError):
             self.end(grpc_status(error), error_text(error))
@@ -302,9 +304,9 @@ class Call:
 class PlainMethod:
     """A method of small messages that nobody counts."""
 
-    serve: Callable[[Call], Coroutine[Any, Any, None]]
+    serve: Callable[[GrpcCall], Coroutine[Any, Any, None]]
     most_bytes: int
 
-    def begin(self, call: Call) -> None:
+    def begin(self, call: GrpcCall) -> None:
         """Runs the coroutine."""
         call.begin(self.serve(call))

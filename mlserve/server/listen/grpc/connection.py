@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, cast
 from mlserve.server.errors import as_known_error, error_text
 from mlserve.server.listen.drain import is_readable
 from mlserve.server.listen.grpc import frames, headers
-from mlserve.server.listen.grpc.call import NO_CONTEXT, Call
+from mlserve.server.listen.grpc.call import NO_CONTEXT, GrpcCall
 from mlserve.server.listen.grpc.frames import ConnectionFault, FrameReader, Patience
 from mlserve.server.listen.grpc.headers import (
     MOST_METADATA,
+    GrpcStatus,
     Head,
     HeaderReader,
     Malformed,
-    Status,
     read_head,
 )
 from mlserve.server.listen.grpc.outbox import Outbox
@@ -60,7 +60,7 @@ class GrpcConnection(asyncio.Protocol):
         self._reader = FrameReader(self)
         self._patience = Patience(self._loop.time)
         self._headers = HeaderReader(self._patience)
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, GrpcCall] = {}
         self._dropped: dict[int, None] = {}
         """Streams that have ended here before the caller knows."""
         self._working = 0
@@ -202,23 +202,23 @@ class GrpcConnection(asyncio.Protocol):
     # What calls ask for.
 
     def send(
-        self, call: Call, head: bytes | None, message: bytes | None, tail: bytes | None
+        self, call: GrpcCall, head: bytes | None, message: bytes | None, tail: bytes | None
     ) -> None:
         """What `Link.send` does."""
         if call.stream in self._calls:
             self._outbox.send(call, head, message, tail)
 
-    async def sent(self, call: Call) -> None:
+    async def sent(self, call: GrpcCall) -> None:
         """What `Link.sent` does."""
         await self._outbox.sent(call)
 
-    def grant(self, call: Call, size: int) -> None:
+    def grant(self, call: GrpcCall, size: int) -> None:
         """What `Link.grant` does."""
         if call.stream in self._calls and not call.has_ended:
             call.window += size
             self._outbox.write(frames.window_update(call.stream, size))
 
-    def note_work(self, call: Call, *, has_begun: bool) -> None:
+    def note_work(self, call: GrpcCall, *, has_begun: bool) -> None:
         """What `Link.note_work` does."""
         self._working += 1 if has_begun else -1
         self._port.note(self)
@@ -332,16 +332,16 @@ class GrpcConnection(asyncio.Protocol):
         except Malformed as fault:
             self._refuse_malformed(stream, fault, ends=ends)
             return
-        except Status as status:
+        except GrpcStatus as status:
             head, refusal = _NOBODY, status
-        call = Call(stream, head, self)
+        call = GrpcCall(stream, head, self)
         self._calls[stream] = call
         call.has_ended = ends
         try:
             if refusal is not None:
                 raise refusal
             contextvars.copy_context().run(self._port.begin, self, call)
-        except Status as status:
+        except GrpcStatus as status:
             call.end(status.code, status.text, status.trailing)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
             known = as_known_error(error)
@@ -426,7 +426,7 @@ class GrpcConnection(asyncio.Protocol):
 
     # How streams and the connection end.
 
-    def _on_sent(self, call: Call) -> None:
+    def _on_sent(self, call: GrpcCall) -> None:
         """The last frame of an answer has been written."""
         if not call.has_ended:
             self._outbox.write(frames.rst_stream(call.stream, frames.NO_ERROR))
@@ -435,11 +435,11 @@ class GrpcConnection(asyncio.Protocol):
         self._patience.earn(4)
         self._close_if_done()
 
-    def _reset(self, call: Call) -> None:
+    def _reset(self, call: GrpcCall) -> None:
         """Nobody reads the answer of that call."""
         self._abandon(call, frames.ENHANCE_YOUR_CALM)
 
-    def _abandon(self, call: Call, code: int) -> None:
+    def _abandon(self, call: GrpcCall, code: int) -> None:
         if call.stream in self._calls:
             self._outbox.write(frames.rst_stream(call.stream, code))
             self._note_dropped(call.stream, ends=call.has_ended)
@@ -447,7 +447,7 @@ class GrpcConnection(asyncio.Protocol):
             call.abandon()
             self._close_if_done()
 
-    def _forget(self, call: Call) -> None:
+    def _forget(self, call: GrpcCall) -> None:
         self._calls.pop(call.stream, None)
         self._outbox.drop(call)
 

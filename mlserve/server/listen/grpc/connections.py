@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from mlserve.server.body_memory import BodyMemory
-from mlserve.server.listen.grpc.call import Call, Context
+from mlserve.server.listen.grpc.call import Context, GrpcCall
 from mlserve.server.listen.grpc.connection import GrpcConnection
-from mlserve.server.listen.grpc.headers import Status
+from mlserve.server.listen.grpc.headers import GrpcStatus
 from mlserve.server.listen.grpc.messages import check_encoding
 from mlserve.settings import ServerSettings, flag_of
 
@@ -36,7 +36,7 @@ class Method(Protocol):
     def most_bytes(self) -> int | None:
         """Bytes of a message, for one that is so small that it is not counted."""
 
-    def begin(self, call: Call) -> None:
+    def begin(self, call: GrpcCall) -> None:
         """Begins to serve a call that is let in. Raises Status; the call's data is not taken."""
 
 
@@ -74,7 +74,7 @@ class GrpcConnections:
         self._methods = methods
         self._look_after_all()
 
-    def begin(self, connection: GrpcConnection, call: Call) -> None:
+    def begin(self, connection: GrpcConnection, call: GrpcCall) -> None:
         """Lets a call in by its headers alone. Raises Status, and Overloaded for lack of room."""
         path = call.context.path
         method = self._methods.get(path)
@@ -82,9 +82,9 @@ class GrpcConnections:
             self._check(call.context)
         is_small = method is not None and method.most_bytes is not None
         if connection.is_extra and not is_small and not self._has_room_for(connection):
-            raise Status("UNAVAILABLE", f"{self.full}, all at work")
+            raise GrpcStatus("UNAVAILABLE", f"{self.full}, all at work")
         if method is None:
-            raise Status("UNIMPLEMENTED", f"this server has no method {path[:200]}")
+            raise GrpcStatus("UNIMPLEMENTED", f"this server has no method {path[:200]}")
         check_encoding(call.encoding)
         if method.most_bytes is None:
             call.take_messages(self._most_bytes, self._limit_name, self.memory)

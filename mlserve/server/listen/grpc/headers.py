@@ -100,7 +100,7 @@ CODES = {
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
-class Status(Exception):
+class GrpcStatus(Exception):
     """What a call ends with in place of an answer: a code by name, a text, trailing metadata."""
 
     def __init__(self, code: str, text: str, trailing: Metadata = ()) -> None:
@@ -167,7 +167,7 @@ def read_head(fields: Fields) -> Head:
             own.append((name, value))
     _check_request(sent)
     if size > MOST_METADATA:
-        raise Status(
+        raise GrpcStatus(
             "RESOURCE_EXHAUSTED",
             f"the call's metadata has {size} bytes; this server takes at most {MOST_METADATA}",
         )
@@ -197,7 +197,7 @@ def _timeout(value: bytes | None) -> float | None:
     found = _TIMEOUT.fullmatch(value)
     if found is None:
         shown = value[:40].decode("ascii", "replace")
-        raise Status("INVALID_ARGUMENT", f"{shown!r} is not a valid grpc-timeout")
+        raise GrpcStatus("INVALID_ARGUMENT", f"{shown!r} is not a valid grpc-timeout")
     return int(found[1]) * _SECONDS[found[2]]
 
 
@@ -211,7 +211,7 @@ def _decoded_value(name: bytes, value: bytes) -> str | bytes:
         )
     except binascii.Error:
         key = name[:40].decode()
-        raise Status("INVALID_ARGUMENT", f"the metadata {key!r} is not base64") from None
+        raise GrpcStatus("INVALID_ARGUMENT", f"the metadata {key!r} is not base64") from None
 
 
 EMPTY_TABLE = b"\x20"

@@ -11,8 +11,8 @@ from grpc_health.v1 import health_pb2
 
 from mlserve.errors import shortened
 from mlserve.server.codec.proto_reader import parse
-from mlserve.server.listen.grpc.call import Call, PlainMethod
-from mlserve.server.listen.grpc.headers import Status
+from mlserve.server.listen.grpc.call import GrpcCall, PlainMethod
+from mlserve.server.listen.grpc.headers import GrpcStatus
 from mlserve.server.listen.grpc.service import FEW_BYTES
 
 SERVICE = "grpc.health.v1.Health"
@@ -55,14 +55,14 @@ class Health:
         self._is_ending = True
         self._tell()
 
-    async def _check(self, call: Call) -> None:
+    async def _check(self, call: GrpcCall) -> None:
         """The state of a service now; NOT_FOUND for a name that is unknown."""
         service = parse(_Request, await call.only_message()).service
         if service not in HEALTH_SERVICES:
-            raise Status("NOT_FOUND", f"no service {shortened(service)}")
+            raise GrpcStatus("NOT_FOUND", f"no service {shortened(service)}")
         call.answer(self._state_of(service).SerializeToString())
 
-    async def _watch(self, call: Call) -> None:
+    async def _watch(self, call: GrpcCall) -> None:
         """The state of a service now, and again whenever it changes."""
         service = parse(_Request, await call.only_message()).service
         told = None
@@ -73,7 +73,7 @@ class Health:
                 await call.write(state.SerializeToString())
                 told = state
             if is_last:
-                raise Status("UNAVAILABLE", "the server is shutting down")
+                raise GrpcStatus("UNAVAILABLE", "the server is shutting down")
             await has_changed.wait()
 
     def _state_of(self, service: str) -> _Response:

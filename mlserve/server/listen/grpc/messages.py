@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from io import BytesIO
 
 from mlserve.server.body_memory import HeldBody
-from mlserve.server.listen.grpc.headers import Status
+from mlserve.server.listen.grpc.headers import GrpcStatus
 
 PREFIX = struct.Struct(">BI")
 _WBITS = {b"gzip": 31, b"deflate": 15}
@@ -96,13 +96,15 @@ class MessageReader:
 
     def _begin(self, flag: int, size: int) -> None:
         if flag > 1:
-            raise Status("INTERNAL", f"a message begins with {flag}, not with 0 or 1")
+            raise GrpcStatus("INTERNAL", f"a message begins with {flag}, not with 0 or 1")
         if flag and self._encoding == b"identity":
-            raise Status("INTERNAL", "a message is compressed, and no grpc-encoding says how")
+            raise GrpcStatus("INTERNAL", "a message is compressed, and no grpc-encoding says how")
         if size > self._most:
             raise self._too_large(size)
         if len(self._ready) >= _MOST_READY:
-            raise Status("RESOURCE_EXHAUSTED", "too many messages before the answer to the first")
+            raise GrpcStatus(
+                "RESOURCE_EXHAUSTED", "too many messages before the answer to the first"
+            )
         self._is_compressed, self.missing = bool(flag), size
         if not size:
             self._ready.append((self._is_compressed, b""))
@@ -125,13 +127,15 @@ class MessageReader:
                     raise self._too_large(out.tell())
                 rest = inflate.unconsumed_tail
         except zlib.error as error:
-            raise Status("INTERNAL", f"a message cannot be decompressed: {error}") from error
+            raise GrpcStatus("INTERNAL", f"a message cannot be decompressed: {error}") from error
         if not inflate.eof or inflate.unused_data:
-            raise Status("INTERNAL", "a message cannot be decompressed: it has no end, or goes on")
+            raise GrpcStatus(
+                "INTERNAL", "a message cannot be decompressed: it has no end, or goes on"
+            )
         return out.getvalue()
 
-    def _too_large(self, size: int) -> Status:
-        return Status(
+    def _too_large(self, size: int) -> GrpcStatus:
+        return GrpcStatus(
             "RESOURCE_EXHAUSTED",
             f"received message larger than max ({size} vs. {self._most}){self._limit_name}",
         )
@@ -141,7 +145,7 @@ def check_encoding(encoding: bytes) -> None:
     """Raises Status for a coding of messages that the server cannot undo."""
     if encoding != b"identity" and encoding not in _WBITS:
         shown = encoding[:40].decode("ascii", "replace")
-        raise Status(
+        raise GrpcStatus(
             "UNIMPLEMENTED",
             f"messages are compressed with {shown!r}; this server takes {_ENCODINGS}",
         )

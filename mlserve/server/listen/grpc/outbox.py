@@ -14,7 +14,7 @@ from weakref import ReferenceType, ref
 from mlserve.errors import InputTooLarge, Overloaded
 from mlserve.server.body_memory import PROGRESS, STALLED, BodyMemory, HeldBody
 from mlserve.server.listen.grpc import frames, headers
-from mlserve.server.listen.grpc.call import NO_CONTEXT, Call
+from mlserve.server.listen.grpc.call import NO_CONTEXT, GrpcCall
 from mlserve.server.listen.grpc.frames import ENHANCE_YOUR_CALM, ConnectionFault, Patience
 from mlserve.server.listen.grpc.messages import PREFIX
 
@@ -51,8 +51,8 @@ class Outbox:
         transport: asyncio.Transport,
         memory: BodyMemory,
         patience: Patience,
-        on_end: Callable[[Call], None],
-        give_up: Callable[[Call], None],
+        on_end: Callable[[GrpcCall], None],
+        give_up: Callable[[GrpcCall], None],
     ) -> None:
         self._transport = transport
         self._memory = memory
@@ -63,8 +63,8 @@ class Outbox:
         self._parts: list[bytes] = []
         self._size = 0
         self._is_flush_due = False
-        self._waiting: dict[Call, _Waiting] = {}
-        self._sent: dict[Call, asyncio.Future[None]] = {}
+        self._waiting: dict[GrpcCall, _Waiting] = {}
+        self._sent: dict[GrpcCall, asyncio.Future[None]] = {}
         self._first = headers.EMPTY_TABLE
         self._is_paused = False
         self._is_closed = False
@@ -106,7 +106,7 @@ class Outbox:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "the answers are not read")
 
     def send(
-        self, call: Call, head: bytes | None, message: bytes | None, tail: bytes | None
+        self, call: GrpcCall, head: bytes | None, message: bytes | None, tail: bytes | None
     ) -> None:
         """Sends header blocks and a message, as far as the caller lets it."""
         if head is not None:
@@ -120,13 +120,13 @@ class Outbox:
         if rest.size:
             self._hold(call, rest)
 
-    async def sent(self, call: Call) -> None:
+    async def sent(self, call: GrpcCall) -> None:
         """Returns once no part of the call's answer waits."""
         if call in self._waiting:
             future = self._sent.setdefault(call, self._loop.create_future())
             await asyncio.shield(future)
 
-    def drop(self, call: Call) -> None:
+    def drop(self, call: GrpcCall) -> None:
         """Sends nothing more of that call."""
         rest = self._waiting.pop(call, None)
         if rest is not None:
@@ -149,7 +149,7 @@ class Outbox:
                         self._waiting[call] = self._waiting.pop(call)
         return has_moved
 
-    def pump_one(self, call: Call, most: int = frames.LARGEST_WINDOW) -> bool:
+    def pump_one(self, call: GrpcCall, most: int = frames.LARGEST_WINDOW) -> bool:
         """Sends what the windows let through of one answer; whether that was anything."""
         rest = self._waiting.get(call)
         if rest is None:
@@ -168,7 +168,7 @@ class Outbox:
         self._is_paused = False
         self.pump()
 
-    def _advance(self, call: Call, rest: _Waiting, most: int = frames.LARGEST_WINDOW) -> int:
+    def _advance(self, call: GrpcCall, rest: _Waiting, most: int = frames.LARGEST_WINDOW) -> int:
         """Sends up to that many bytes, and the end where nothing is left; how many it were."""
         moved = 0
         while rest.size and moved < most:
@@ -183,7 +183,7 @@ class Outbox:
             self._note_progress(rest.held, moved, rest.size)
         return moved
 
-    def _send_part(self, call: Call, rest: _Waiting, room: int) -> int:
+    def _send_part(self, call: GrpcCall, rest: _Waiting, room: int) -> int:
         lead, rest.lead = rest.lead[:room], rest.lead[room:]
         part = rest.left[: room - len(lead)]
         rest.left = rest.left[len(part) :]
@@ -195,7 +195,7 @@ class Outbox:
         self.write(b"".join((frames.data_head(size, call.stream), lead, part)))
         return size
 
-    def _hold(self, call: Call, rest: _Waiting) -> None:
+    def _hold(self, call: GrpcCall, rest: _Waiting) -> None:
         self._waiting[call] = rest
         rest.held = self._memory.open(lambda: self._give_way(call))
         try:
@@ -204,13 +204,13 @@ class Outbox:
             rest.held = None
             self._look_again(call, rest)
 
-    def _look_again(self, call: Call, rest: _Waiting) -> None:
+    def _look_again(self, call: GrpcCall, rest: _Waiting) -> None:
         waiting = ref(rest)  # the timer keeps no answer that has left
         self._loop.call_later(
             STALLED, self._check_progress, call, waiting, rest.size, context=NO_CONTEXT
         )
 
-    def _check_progress(self, call: Call, waiting: ReferenceType[_Waiting], size: int) -> None:
+    def _check_progress(self, call: GrpcCall, waiting: ReferenceType[_Waiting], size: int) -> None:
         """Gives an answer up that found no room and stalls; one that is read may take its time."""
         rest = waiting()
         if rest is None or self._waiting.get(call) is not rest:
@@ -227,11 +227,11 @@ class Outbox:
         with suppress(Overloaded, InputTooLarge):  # it gives way already
             held.take(fresh)
 
-    def _give_way(self, call: Call) -> None:
+    def _give_way(self, call: GrpcCall) -> None:
         with suppress(RuntimeError):  # the loop has closed
             self._loop.call_soon_threadsafe(self._give_up, call)
 
-    def _let_go(self, call: Call, rest: _Waiting) -> None:
+    def _let_go(self, call: GrpcCall, rest: _Waiting) -> None:
         if rest.held is not None:
             rest.held.finish()
             rest.held.release()
@@ -239,6 +239,6 @@ class Outbox:
         if sent is not None and not sent.done():
             sent.set_result(None)
 
-    def _headers(self, call: Call, block: bytes, *, ends: bool) -> bytes:
+    def _headers(self, call: GrpcCall, block: bytes, *, ends: bool) -> bytes:
         first, self._first = self._first, b""
         return frames.headers(call.stream, first + block, ends=ends)

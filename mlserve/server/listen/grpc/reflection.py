@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2
 
 from mlserve.server.codec.proto_reader import parse
-from mlserve.server.listen.grpc.call import Call, PlainMethod
+from mlserve.server.listen.grpc.call import GrpcCall, PlainMethod
 from mlserve.server.listen.grpc.headers import CODES
 
 _PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
@@ -39,7 +39,7 @@ class Reflection:
         method = PlainMethod(self._serve, _MOST_BYTES)
         return {f"/{service}/ServerReflectionInfo": method for service in SERVICES}
 
-    async def _serve(self, call: Call) -> None:
+    async def _serve(self, call: GrpcCall) -> None:
         while (data := await call.receive()) is not None:
             await call.write(self._answer(parse(_Request, data)).SerializeToString())
 

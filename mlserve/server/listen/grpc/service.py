@@ -14,10 +14,10 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput, MlserveError, Overloaded
 from mlserve.server.errors import as_known_error, error_text
 from mlserve.server.listen.drain import InFlight
-from mlserve.server.listen.grpc.call import Call, Context
-from mlserve.server.listen.grpc.headers import Status
-from mlserve.server.request import Exchange, Route
-from mlserve.server.telemetry.telemetry import Sight, grpc_route
+from mlserve.server.listen.grpc.call import Context, GrpcCall
+from mlserve.server.listen.grpc.headers import GrpcStatus
+from mlserve.server.request import RequestRecord, Route
+from mlserve.server.telemetry.telemetry import Telemetry, grpc_route
 from mlserve.wire.errors import grpc_status
 
 CONTRACT_KEY = "mlserve-contract"
@@ -49,55 +49,55 @@ class UnaryMethod:
 
     respond: Respond
     route: Route
-    sight: Sight
+    telemetry: Telemetry
     in_flight: InFlight
     admit: Callable[[Context], None] | None
     most_bytes: int | None
 
-    def begin(self, call: Call) -> None:
+    def begin(self, call: GrpcCall) -> None:
         """Lets the call in. Raises Status."""
-        exchange = self.sight.begin(self.route, header_of(call.context))
+        record = self.telemetry.begin(self.route, header_of(call.context))
         taken = self.in_flight.take()
 
         def end() -> None:
             self.in_flight.answered(taken)
-            self.sight.end(exchange)
+            self.telemetry.end(record)
 
         try:
             if self.admit is not None:
                 self.admit(call.context)
         except MlserveError as error:
-            refusal = status_of(error, exchange)
+            refusal = status_of(error, record)
             end()
             raise refusal from None
-        call.begin(self._serve(call, exchange), end)
+        call.begin(self._serve(call, record), end)
 
-    async def _serve(self, call: Call, exchange: Exchange) -> None:
+    async def _serve(self, call: GrpcCall, record: RequestRecord) -> None:
         try:
             data = await call.only_message()
-            exchange.bytes_in = len(data)
+            record.bytes_in = len(data)
             call.begin_work()
             response = await self.respond(data, call.context)
         except asyncio.CancelledError:
             if _is_over(call.context):
-                exchange.failed(DeadlineExceeded("the deadline passed, and the client left"))
+                record.failed(DeadlineExceeded("the deadline passed, and the client left"))
             raise
-        except Status as status:
-            exchange.failed(_error_of(status))
-            call.end(status.code, status.text, exchange.headers())
+        except GrpcStatus as status:
+            record.failed(_error_of(status))
+            call.end(status.code, status.text, record.headers())
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
-            refusal = status_of(as_known_error(error), exchange)
+            refusal = status_of(as_known_error(error), record)
             call.end(refusal.code, refusal.text, refusal.trailing)
         else:
-            exchange.answered()
-            call.context.set_trailing_metadata(exchange.headers())
+            record.answered()
+            call.context.set_trailing_metadata(record.headers())
             call.answer(response)
 
 
 def service(
     name: str,
     methods: Mapping[str, Respond],
-    sight: Sight,
+    telemetry: Telemetry,
     in_flight: InFlight,
     *,
     admit: Mapping[str, Callable[[Context], None]] | None = None,
@@ -111,7 +111,7 @@ def service(
         f"/{name}/{method}": UnaryMethod(
             respond,
             grpc_route(f"/{name}/{method}"),
-            sight,
+            telemetry,
             in_flight,
             (admit or {}).get(method),
             FEW_BYTES if method in small else None,
@@ -125,11 +125,11 @@ def admission(admit: Admit, default_timeout: float) -> Callable[[Context], None]
     return lambda context: admit(deadline_of(context, default_timeout))
 
 
-def status_of(error: MlserveError, exchange: Exchange) -> Status:
-    """What a call ends with that failed so; the exchange notes it."""
-    exchange.failed(error)
-    trailing = (*_retry_hint(error), *exchange.headers())
-    return Status(grpc_status(error), error_text(error), trailing)
+def status_of(error: MlserveError, record: RequestRecord) -> GrpcStatus:
+    """What a call ends with that failed so; the record notes it."""
+    record.failed(error)
+    trailing = (*_retry_hint(error), *record.headers())
+    return GrpcStatus(grpc_status(error), error_text(error), trailing)
 
 
 def header_of(context: Context) -> Callable[[str], str | None]:
@@ -146,7 +146,7 @@ def header_of(context: Context) -> Callable[[str], str | None]:
     return header
 
 
-def _error_of(status: Status) -> MlserveError:
+def _error_of(status: GrpcStatus) -> MlserveError:
     """What the port itself refused, as an error of ours."""
     kind = InputTooLarge if status.code == "RESOURCE_EXHAUSTED" else InvalidInput
     return kind(status.text)
