@@ -222,7 +222,7 @@ def test_what_is_there_from_the_start(server: Any) -> None:
 def test_every_metric_is_in_the_document(server: Any) -> None:
     page = httpx.get(f"http://{server.rest}/metrics").text
     shown = set(re.findall(r"^# TYPE (mlserve_\w+) ", page, re.MULTILINE))
-    document = Path(__file__).parents[2] / "docs" / "observability.md"
+    document = Path(__file__).parents[3] / "docs" / "observability.md"
     rows = [line for line in document.read_text().splitlines() if line.startswith("| `mlserve_")]
     told = {name for row in rows for name in re.findall(r"`(mlserve_\w+)`", row.split("|")[1])}
     assert shown == told

@@ -24,7 +24,7 @@ from mlserve.tensors import DType
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "attacks_grpc.py"
+FILE = Path(__file__).parents[4] / "benchmarks" / "attacks_grpc.py"
 MOST_MEMORY = 700 * 2**20
 """Bytes more than before: a message of 64 MiB is there several times on its way."""
 LONGEST_SILENCE = 1.5

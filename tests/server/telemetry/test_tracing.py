@@ -140,7 +140,7 @@ def test_an_error_says_as_much(json_server: Any, wait: Any, call: Any) -> None:
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
 def test_from_the_command_line_to_the_log(json_server: Any, wait: Any, transport: str) -> None:
     endpoint = json_server.grpc if transport == "grpc" else f"http://{json_server.rest}"
-    image = Path(__file__).parents[2] / "examples" / "horse.jpg"
+    image = Path(__file__).parents[3] / "examples" / "horse.jpg"
     options = ["--endpoint", endpoint, "--model", "m", "--output", "json"]
     asking = subprocess.run(
         [sys.executable, "-m", "mlserve", "predict", str(image), *options],

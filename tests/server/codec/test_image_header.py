@@ -26,7 +26,7 @@ IMAGES = Signature("s", (TensorSpec("image", DType.BYTES, (None,)),), ())
 LIMITED = ServerSettings(max_pixels=1000)
 
 
-FILES = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "attacks_images.py"))
+FILES = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "attacks_images.py"))
 
 
 def attack_file(kind: str, *arguments: Any, **options: Any) -> bytes:
