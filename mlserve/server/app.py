@@ -29,8 +29,7 @@ from mlserve.server.pages import MetricsPage, OpenApi
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.server.tfs.config_reload import ConfigReload
-from mlserve.server.tfs.grpc import TfsGrpcService
+from mlserve.server.tfs.grpc import ModelReload, TfsGrpcService
 from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
 from mlserve.system import end_process, give_back_large_blocks, usable_cpus
@@ -63,7 +62,7 @@ class ServerOptions:
     threads: int | None
     settings: ServerSettings
     grpc_socket: Path | None = None
-    reload: ConfigReload | None = None
+    reload: ModelReload | None = None
     metrics_path: str | None = None
     cors: bool = False
 

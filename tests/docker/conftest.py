@@ -107,9 +107,10 @@ def built_with(tensorflow_image: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def onnxruntime_image(engine: Engine, built_with: dict[str, str]) -> str:
-    """docker/onnxruntime/Dockerfile, all of it."""
-    file = TREE / "docker" / "onnxruntime" / "Dockerfile"
-    return engine.build(file, "mlserve-test/onnxruntime", TREE, built_with)
+    """docker/embedded/Dockerfile for ONNX Runtime, all of it."""
+    file = TREE / "docker" / "embedded" / "Dockerfile"
+    args = built_with | {"BACKEND": "onnxruntime"}
+    return engine.build(file, "mlserve-test/onnxruntime", TREE, args)
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +126,7 @@ def stand_in_image(engine: Engine, embedded_image: str) -> str:
     """What stands in for tensorflow/serving: its command is `mlserve-model-server`."""
     file = TREE / "tests" / "docker" / "stand_in" / "Dockerfile"
     args = {"RUNTIME_IMAGE": embedded_image}
-    return engine.build(file, "mlserve-test/tensorflow-serving", file.parent, args)
+    return engine.build(file, "mlserve-test/tensorflow-serving", TREE, args)
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,6 @@ DOCKER = Path(__file__).parents[2] / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*/Dockerfile"))
 
 
-def test_the_two_images_of_the_embedded_server_differ_in_their_backend_only() -> None:
-    embedded, onnxruntime = (
-        (DOCKER / name / "Dockerfile").read_text().partition("ARG BACKEND=")[2]
-        for name in ("embedded", "onnxruntime")
-    )
-    assert embedded.removeprefix("tfserving\n") == onnxruntime.removeprefix("onnxruntime\n")
-
-
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.parent.name)
 def test_a_dockerfile_builds_with_the_older_builder_too(file: Path) -> None:
     text = file.read_text()

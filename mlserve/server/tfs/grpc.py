@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mlserve.backend import HasDefinitions, Runner
 from mlserve.errors import InvalidInput, shortened
@@ -32,7 +32,6 @@ from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.server.tensors import DEFAULT_SIGNATURE, check_batch_length, check_names
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.classify import InferenceGrpc
-from mlserve.server.tfs.config_reload import ConfigReload
 from mlserve.server.tfs.model_spec import (
     named_spec_of,
     signature_over_grpc,
@@ -44,6 +43,7 @@ from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.tensors import Signature, TensorSpec
 from mlserve.wire.errors import grpc_status
 from mlserve.wire.proto.framework_pb2 import SignatureDef, TensorInfo
+from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
 from mlserve.wire.proto.serving_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -62,6 +62,20 @@ if TYPE_CHECKING:
 
 
 PREDICT = "tensorflow/serving/predict"
+
+
+class ModelReload(Protocol):
+    """How a server takes other models while it runs: by request, and by itself."""
+
+    async def apply(self, config: ModelServerConfig, models: Models, /) -> None:
+        """Serves the models of the configuration and no others.
+
+        Raises InvalidInput and NotYet, which change nothing, and ModelLoadFailed for models that
+        could not be loaded, when the others are served.
+        """
+
+    async def follow(self, models: Models, /) -> None:
+        """Applies each change of a configuration file; returns at once where there is none."""
 
 
 def signature_def_map(runner: Runner) -> SignatureDefMap:
@@ -111,7 +125,7 @@ class TfsGrpcService:
         repository: Models,
         *,
         host: str,
-        reload: ConfigReload | None = None,
+        reload: ModelReload | None = None,
     ) -> None:
         self._engine = engine
         self._repository = repository
@@ -190,7 +204,7 @@ class TfsGrpcService:
                 entry.status.error_code, entry.status.error_message = code, str(status.error)
         return response.SerializeToString()
 
-    async def reload_config(self, reload: ConfigReload, data: bytes, context: Context) -> bytes:
+    async def reload_config(self, reload: ModelReload, data: bytes, context: Context) -> bytes:
         """HandleReloadConfigRequest: serves the models of that configuration and no others.
 
         Who may not ask for that learns nothing from the answer, of a path least of all.

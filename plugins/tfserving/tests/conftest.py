@@ -22,7 +22,7 @@ from mlserve.testing.colours import LABELS, colour_classifier
 RUN = """
 import sys
 from mlserve import plugins
-from mlserve_tfserving.model_server import run
+from mlserve_model_server.command import run
 sys.exit(run(sys.argv[1:], plugins.backend("echo")))
 """
 ECHO = (sys.executable, "-c", RUN)

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from mlserve_tfserving.model_server import COMMAND
+from mlserve_model_server.command import COMMAND
 
 from mlserve.artifact import Artifact
 from mlserve.testing.image_files import plain

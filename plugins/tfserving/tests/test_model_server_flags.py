@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlserve_model_server.command import COMMAND, options_of, run
+from mlserve_model_server.flags import FLAGS, parse, usage
 from mlserve_tfserving.backend import TFServingBackend
-from mlserve_tfserving.model_server import COMMAND, options_of, run
-from mlserve_tfserving.model_server_flags import FLAGS, parse, usage
 
 from mlserve.backend import Listen
 from mlserve.errors import MlserveError, NotYet

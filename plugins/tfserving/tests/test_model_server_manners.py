@@ -95,8 +95,8 @@ def test_a_limit_that_is_asked_for_has_its_flag_here(
 def test_a_wrong_value_of_such_a_flag_ends_with_the_usage(
     echo_command: Any, tmp_path: Path, capsys: Any
 ) -> None:
+    from mlserve_model_server.command import run
     from mlserve_tfserving.backend import TFServingBackend
-    from mlserve_tfserving.model_server import run
 
     assert run(["--model_base_path=/m", "--log_format=yaml"], TFServingBackend()) == 255
     assert capsys.readouterr().out.startswith("'yaml' is not a valid value of --log-format\n")

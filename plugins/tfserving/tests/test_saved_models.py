@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from mlserve_tfserving.model_server import COMMAND
+from mlserve_model_server.command import COMMAND
 
 from mlserve.testing.processes import wait_until
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlserve_model_server.flags import parse
 from mlserve_tfserving.backend import TFServingBackend
-from mlserve_tfserving.model_server_flags import parse
 
 from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions

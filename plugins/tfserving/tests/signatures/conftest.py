@@ -13,7 +13,7 @@ import pytest
 RUN = """
 import sys
 from mlserve import plugins
-from mlserve_tfserving.model_server import run
+from mlserve_model_server.command import run
 sys.exit(run(sys.argv[1:], plugins.backend("tfserving")))
 """
 HALF, ODD, NEW = "half_plus_two", "odd", "new"

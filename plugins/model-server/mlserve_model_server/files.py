@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlserve.errors import UsageError
-from mlserve.server.tfs.config_reload import read_text
 from mlserve.settings import ServerSettings
 from mlserve.wire.proto.server_files_pb2 import (
     BatchingParameters,
     MonitoringConfig,
     SSLConfig,
 )
+from mlserve_model_server.config import read_text
 
 _log = logging.getLogger(__name__)
 

@@ -12,24 +12,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mlserve import __version__
+from mlserve import __version__, plugins
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import ExitCode, MlserveError, UsageError
 from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.models.versions import LoadRetries
 from mlserve.server.telemetry.log import log_to_stderr
-from mlserve.server.tfs.config_reload import ConfigReload, ServingDefaults, config_of, read_text
 from mlserve.settings import LogFormat, ServerSettings
 from mlserve.system import usable_memory
 from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
-from mlserve_tfserving.backend import TFServingBackend
-from mlserve_tfserving.model_server_files import (
+from mlserve_model_server.config import ConfigReload, ServingDefaults, config_of, read_text
+from mlserve_model_server.files import (
     Batching,
     read_batching,
     read_metrics_path,
     read_tls,
 )
-from mlserve_tfserving.model_server_flags import INT32_MAX, Given, parse, usage
+from mlserve_model_server.flags import INT32_MAX, Given, parse, usage
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ FAILED = 255
 
 def main() -> None:
     """Runs the server and ends the process with its exit code."""
-    sys.exit(run(sys.argv[1:], TFServingBackend()))
+    sys.exit(run(sys.argv[1:], plugins.backend("tfserving")))
 
 
 def run(argv: Sequence[str], backend: Backend) -> int:
