@@ -40,7 +40,9 @@ def test_every_distribution_of_the_checkout_is_known() -> None:
     assert {(CHECKOUT / folder).resolve() for folder in FOLDERS.values()} == folders
     assert {_project(name)["name"] for name in FOLDERS} == set(FOLDERS)
     named = {wanted.partition("[")[0] for wanted in plugins.KNOWN.values()}
-    assert named == {name for name in FOLDERS if "mlserve" in _project(name).get("entry-points", {})}
+    assert named == {
+        name for name in FOLDERS if "mlserve" in _project(name).get("entry-points", {})
+    }
 
 
 @NAMES

@@ -21,7 +21,7 @@ import numpy as np
 from mlserve_onnxruntime.codec import Refused
 from mlserve_onnxruntime.image_file import decoded_image as decoded_in_python
 from mlserve_onnxruntime.jpeg import lacks_scans
-from mlserve_tfserving.quiet import import_quietly, quiet_logs
+from mlserve_tfserving.backend import import_tensorflow, quiet_logs
 
 from mlserve.images import JPEG_MAGIC
 from mlserve.testing.colours import PIPELINE
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
     options = parser.parse_args()
     quiet_logs()
-    import_quietly()
+    import_tensorflow()
     decode = in_graph()
     counts: Counter[tuple[str, str]] = Counter()
     with _watched(damaged_files(options.files, options.seed), options.files) as files:

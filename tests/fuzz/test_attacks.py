@@ -42,10 +42,10 @@ AT_THE_LIMIT = {
 @pytest.fixture(scope="module")
 def in_graph() -> Callable[[bytes], str]:
     """The verdict of the exported graph's steps: a shape, or what is wrong."""
-    from mlserve_tfserving.quiet import import_quietly, quiet_logs
+    from mlserve_tfserving.backend import import_tensorflow, quiet_logs
 
     quiet_logs()
-    import_quietly()
+    import_tensorflow()
     import tensorflow as tf
     from mlserve_tfserving.graph import decoded_image as steps
     from mlserve_tfserving.runner import found_in_graph

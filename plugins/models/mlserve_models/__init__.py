@@ -4,6 +4,6 @@ Each source is a light class (`tfhub`, `efficientnet`, `keras_file`, `savedmodel
 TensorFlow or numpy is in a module beside it that the class imports when a model is opened.
 """
 
-from mlserve.paths import confine_frameworks
+from mlserve.frameworks import confine_frameworks
 
 confine_frameworks()

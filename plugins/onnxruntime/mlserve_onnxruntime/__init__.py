@@ -1,5 +1,5 @@
 """The ONNX Runtime backend of mlserve."""
 
-from mlserve.paths import confine_frameworks
+from mlserve.frameworks import confine_frameworks
 
 confine_frameworks()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
 from mlserve.classifiers import classifier
 from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed, PluginError
+from mlserve.frameworks import import_quietly
 from mlserve.plugins import absent_modules
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.tensors import Signature
-from mlserve_onnxruntime.quiet import import_quietly
 
 MODEL_FILE = "model.onnx"
 
@@ -37,7 +38,7 @@ class OnnxRuntimeBackend(Backend):
         """
         _require("onnx")
         if not absent_modules(("tensorflow",)):
-            import_quietly()
+            import_quietly("tensorflow", "TF_CPP_MIN_LOG_LEVEL", _first_use)
 
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
         """Writes `model.onnx` into `into`. Raises ExportError, PluginError without tf2onnx."""
@@ -114,3 +115,8 @@ class OnnxSource(ModelSource):
 
 def _is_onnx(path: Path | None) -> bool:
     return path is not None and path.suffix == ".onnx" and not path.is_dir()
+
+
+def _first_use(tensorflow: Any) -> None:
+    tensorflow.get_logger().setLevel("ERROR")
+    tensorflow.constant(0)  # finds the devices, which is when the last notes are written

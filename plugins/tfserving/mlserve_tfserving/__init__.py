@@ -1,5 +1,5 @@
 """The TensorFlow Serving backend of mlserve: SavedModels with the whole image pipeline inside."""
 
-from mlserve.paths import confine_frameworks
+from mlserve.frameworks import confine_frameworks
 
 confine_frameworks()

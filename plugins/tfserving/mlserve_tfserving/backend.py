@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, Listen, LoadOptions, Runner, ServerSpec
 from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed
+from mlserve.frameworks import import_quietly
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_tfserving.native import server_specs
-from mlserve_tfserving.quiet import import_quietly, quiet_logs
 
+LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
 _GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 
@@ -30,7 +33,7 @@ class TFServingBackend(Backend):
 
     def prepare(self) -> None:
         """Imports TensorFlow, quietly. Raises ImportError."""
-        import_quietly()
+        import_tensorflow()
 
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
         """Writes a SavedModel and its warm-up requests into `into`. Raises ExportError."""
@@ -70,3 +73,24 @@ def _require_saved_model(folder: Path) -> None:
         f"{folder} is no SavedModel: {there}",
         hint="a model's folder holds <version>/saved_model.pb; `mlserve export` writes one",
     )
+
+
+def quiet_logs() -> None:
+    """Sets TensorFlow's log level to errors, unless the user set one.
+
+    It counts only before TensorFlow is imported.
+    """
+    os.environ.setdefault(LEVEL_VARIABLE, "2")
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its start-up notes; what the user has set wins.
+
+    Raises ImportError.
+    """
+    import_quietly("tensorflow", LEVEL_VARIABLE, _first_use)
+
+
+def _first_use(tensorflow: Any) -> None:
+    tensorflow.get_logger().setLevel("ERROR")
+    tensorflow.constant(0)  # finds the devices, which is when the last notes are written

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlserve_tfserving.backend import TFServingBackend
-from mlserve_tfserving.quiet import LEVEL_VARIABLE
+from mlserve_tfserving.backend import LEVEL_VARIABLE, TFServingBackend
 from mlserve_tfserving.warmup import PLACE, read_requests
 
 from mlserve.artifact import Artifact
