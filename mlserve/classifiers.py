@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlserve.contract import Contract, Scale
+from mlserve.contract import Contract
 from mlserve.errors import ExportError
-from mlserve.pipeline import Activation, ImagePipeline, class_offset
+from mlserve.pipeline import ImagePipeline, class_offset
 from mlserve.sources import Classifier, Facts, ModelRequest
 
 _BINARY_LABELS = 2
@@ -18,50 +18,23 @@ _BINARY_LABELS = 2
 class Network:
     """A classifier in memory: `forward` maps float32[N, height, width, 3] to float32[N, units].
 
-    `framework` says what `forward` is, as in Classifier. `facts` say how the rest is known.
+    `size` is height and width; `contract` says the rest of what goes in and comes out, and how it
+    is known; `facts` are further ones, of the size and the layout. `framework` says what `forward`
+    is, as in Classifier.
     """
 
     forward: Any
-    height: int
-    width: int
-    units: int
-    activation: Activation
-    scale: Scale
+    size: tuple[int, int]
+    contract: Contract
     source: str
     digest: str
     has_random_weights: bool = False
     framework: str = "tensorflow"
     facts: Facts = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        forward: Any,
-        size: tuple[int, int],
-        contract: Contract,
-        source: str,
-        digest: str,
-        *,
-        has_random_weights: bool = False,
-        framework: str = "tensorflow",
-        facts: Facts | None = None,
-    ) -> Network:
-        """The network of that contract. `size` is height and width.
-
-        `facts` are further ones: of the size, of the layout.
-        """
-        return cls(
-            forward,
-            *size,
-            contract.units,
-            contract.activation,
-            contract.scale,
-            source,
-            digest,
-            has_random_weights,
-            framework,
-            {**(facts or {}), **contract.facts},
-        )
+    @property
+    def units(self) -> int:
+        return self.contract.units
 
 
 def classifier(
@@ -72,15 +45,16 @@ def classifier(
     `own_labels` are those that the model is known to have. Raises ExportError when there are no
     labels or their number does not fit.
     """
-    scored = 2 if network.activation.is_binary else network.units
+    scored = 2 if network.contract.activation.is_binary else network.units
     labels = _labels(request, network, scored, own_labels)
-    low, high = network.scale
+    height, width = network.size
+    low, high = network.contract.scale
     pipeline = ImagePipeline(
-        height=network.height,
-        width=network.width,
+        height=height,
+        width=width,
         scale=(high - low) / 255,
         offset=low,
-        activation=network.activation,
+        activation=network.contract.activation,
         classes=network.units,
         class_offset=class_offset(scored, labels, has_background=request.has_background),
         is_background_given=request.has_background,
@@ -96,7 +70,7 @@ def classifier(
         weights_digest=network.digest,
         has_random_weights=network.has_random_weights,
         framework=network.framework,
-        facts=network.facts,
+        facts={**network.facts, **network.contract.facts},
     )
 
 
@@ -111,7 +85,7 @@ def _labels(
             "outputs",
         )
     labels = tuple(own_labels or ()) if given is None else given
-    if network.activation.is_binary and len(labels) != _BINARY_LABELS:
+    if network.contract.activation.is_binary and len(labels) != _BINARY_LABELS:
         raise ExportError(
             f"the model has one output for two classes and there are {len(labels)} labels",
             hint="give two labels: first the class of output 0, then the class of output 1",

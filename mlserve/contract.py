@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding(Generic[T]):
+class Evidence(Generic[T]):
     """A value, how it is known unless the user knows better, and why."""
 
     value: T
@@ -45,8 +45,8 @@ class Contract:
 def settle(
     request: ModelRequest,
     units: int,
-    activation: Finding[Activation] | ExportError,
-    scale: Finding[Scale] | ExportError,
+    activation: Evidence[Activation] | ExportError,
+    scale: Evidence[Scale] | ExportError,
 ) -> Contract:
     """The contract of a model with that many output units: what the user gave, else what was found.
 
@@ -54,7 +54,7 @@ def settle(
     """
     given = None if request.activation is None else given_activation(request.activation, units)
     turned, turned_fact = _settled(given, activation)
-    if isinstance(activation, Finding) and turned is not activation.value:
+    if isinstance(activation, Evidence) and turned is not activation.value:
         warning = (
             f"{activation.why}, so that --activation {word_for(activation.value)} was expected"
         )
@@ -65,7 +65,7 @@ def settle(
     return Contract(units, turned, wanted, {"scale": scale_fact, "activation": turned_fact})
 
 
-def _settled(given: T | None, found: Finding[T] | ExportError) -> tuple[T, Fact]:
+def _settled(given: T | None, found: Evidence[T] | ExportError) -> tuple[T, Fact]:
     if given is not None:
         return given, Fact(How.GIVEN)
     if isinstance(found, ExportError):
@@ -102,13 +102,13 @@ def scale_text(scale: Scale) -> str:
     return f"{scale[0]:.4g}..{scale[1]:.4g}"
 
 
-def _scale_warning(given: Scale, found: Finding[Scale] | ExportError) -> str:
+def _scale_warning(given: Scale, found: Evidence[Scale] | ExportError) -> str:
     if given[0] > given[1]:
         return (
             f"--scale {scale_text(given)} makes dark what is light; "
             f"the usual way round is {scale_text((given[1], given[0]))}"
         )
-    if isinstance(found, Finding) and found.how is How.FOUND and found.value != given:
+    if isinstance(found, Evidence) and found.how is How.FOUND and found.value != given:
         return (
             f"--scale {scale_text(given)} was given, but the model takes "
             f"{scale_text(found.value)}: {found.why}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID253
 
-from mlserve.contract import RAW, SYMMETRIC, UNIT, Contract, Finding, Scale, scale_text, settle
+from mlserve.contract import RAW, SYMMETRIC, UNIT, Contract, Evidence, Scale, scale_text, settle
 from mlserve.errors import ExportError
 from mlserve.graph import Graph, Op
 from mlserve.pipeline import Activation
@@ -47,7 +47,7 @@ class Subject:
 
 
 def measure(
-    subject: Subject, request: ModelRequest, known: Finding[Scale] | None = None
+    subject: Subject, request: ModelRequest, known: Evidence[Scale] | None = None
 ) -> Contract:
     """What the model wants and gives, as the user said or as it was found.
 
@@ -119,7 +119,7 @@ def _not_independent(subject: Subject, difference: str) -> ExportError:
     )
 
 
-def _activation(subject: Subject, outputs: Array) -> Finding[Activation] | ExportError:
+def _activation(subject: Subject, outputs: Array) -> Evidence[Activation] | ExportError:
     """What turns the outputs into scores; the error to raise where that cannot be told."""
     graph = subject.graph
     proven = "scores" if graph and _is_unit(*graph.bounds()) else "nothing"
@@ -140,11 +140,11 @@ def _activation(subject: Subject, outputs: Array) -> Finding[Activation] | Expor
 
 def _activation_of_one(
     subject: Subject, outputs: Array, made: str, proven: str, *, is_unit: bool
-) -> Finding[Activation] | ExportError:
+) -> Evidence[Activation] | ExportError:
     if proven == "scores":
-        return Finding(Activation.COMPLEMENT, f"{made}, so it is a score")
+        return Evidence(Activation.COMPLEMENT, f"{made}, so it is a score")
     if proven == "logits" or not is_unit:
-        return Finding(Activation.SIGMOID, f"{made}, so it is a logit")
+        return Evidence(Activation.SIGMOID, f"{made}, so it is a logit")
     white = float(outputs[_WHITE, 0])
     return ExportError(
         f"neither the graph nor the probe tells what the one output of {subject.name} is: "
@@ -156,15 +156,15 @@ def _activation_of_one(
 
 def _activation_of_several(
     subject: Subject, outputs: Array, made: str, proven: str, *, is_unit: bool
-) -> Finding[Activation] | ExportError:
+) -> Evidence[Activation] | ExportError:
     sums = outputs.sum(axis=1)
     is_distribution = is_unit and bool(np.abs(sums - 1).max() <= _SUM_TOLERANCE)
     if is_distribution and proven != "logits":
-        return Finding(Activation.IDENTITY, f"{made}, and each row adds up to 1")
+        return Evidence(Activation.IDENTITY, f"{made}, and each row adds up to 1")
     if proven == "scores":
         return multi_label(subject.name, outputs.shape[1], sums)
     if not is_unit or (proven == "logits" and not is_distribution):
-        return Finding(Activation.SOFTMAX, f"{made}, so they are logits")
+        return Evidence(Activation.SOFTMAX, f"{made}, so they are logits")
     row = outputs[_WHITE]
     best = int(row.argmax())
     return ExportError(
@@ -190,11 +190,11 @@ def multi_label(name: str, units: int, sums: Array) -> ExportError:
 
 
 def _scale(
-    subject: Subject, known: Finding[Scale] | None, activation: Finding[Activation] | ExportError
-) -> Finding[Scale] | ExportError:
+    subject: Subject, known: Evidence[Scale] | None, activation: Evidence[Activation] | ExportError
+) -> Evidence[Scale] | ExportError:
     """What the pixels 0 and 255 have to become; the error to raise where that cannot be told."""
     found = None if subject.graph is None else _scale_in_graph(subject.graph)
-    if isinstance(found, Finding):
+    if isinstance(found, Evidence):
         if known is None or known.value == found.value:
             return found
         return ExportError(
@@ -206,7 +206,7 @@ def _scale(
         return known
     readings = [(scale, _plain_white(subject, scale)) for scale in (UNIT, RAW)]
     if _is_scale_free(subject):
-        return Finding(UNIT, "the range of the pixels makes no difference to it", How.ASSUMED)
+        return Evidence(UNIT, "the range of the pixels makes no difference to it", How.ASSUMED)
     unclear = f"; {found}, and neither range becomes a usual one by that" if found else ""
     return ExportError(
         f"nothing in {subject.name} tells which pixel values it was trained on{unclear}. With "
@@ -218,7 +218,7 @@ def _scale(
     )
 
 
-def _scale_in_graph(graph: Graph) -> Finding[Scale] | str | None:
+def _scale_in_graph(graph: Graph) -> Evidence[Scale] | str | None:
     """The range that the model's own arithmetic makes a usual one of.
 
     A text says what it does where that does not tell; None where there is no arithmetic.
@@ -234,7 +234,9 @@ def _scale_in_graph(graph: Graph) -> Finding[Scale] | str | None:
     scales = {mapped.scale() for mapped in seen}
     if len(scales) == 1 and (scale := scales.pop()) is not None:
         low, high = seen[0].image_of(scale)
-        return Finding(scale, f"its own {steps} makes {low:.3g}..{high:.3g} of {scale_text(scale)}")
+        return Evidence(
+            scale, f"its own {steps} makes {low:.3g}..{high:.3g} of {scale_text(scale)}"
+        )
     return f"it has {steps} before its first weights"
 
 
@@ -321,7 +323,7 @@ def _is_scale_free(subject: Subject) -> bool:
     return bool(np.abs(small - large).max() <= close and depends)
 
 
-def _answer(row: Array, activation: Finding[Activation] | ExportError) -> str:
+def _answer(row: Array, activation: Evidence[Activation] | ExportError) -> str:
     """The answer that a row of outputs is, for a message: `class 2 (0.73)`."""
     if isinstance(activation, ExportError):
         return f"class {int(row.argmax())} (output {row.max():.3g})"

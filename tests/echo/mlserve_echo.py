@@ -29,7 +29,7 @@ from pathlib import Path
 
 from mlserve.artifact import Artifact, digest_of
 from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
-from mlserve.contract import RAW, Finding, settle
+from mlserve.contract import RAW, Evidence, settle
 from mlserve.errors import ModelLoadFailed
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.plugins import hookimpl
@@ -153,8 +153,8 @@ class EchoSource(ModelSource):
         contract = settle(
             request,
             len(labels),
-            Finding(Activation.IDENTITY, "its labels are all there is"),
-            Finding(RAW, "it looks at no pixel", How.ASSUMED),
+            Evidence(Activation.IDENTITY, "its labels are all there is"),
+            Evidence(RAW, "it looks at no pixel", How.ASSUMED),
         )
         low, high = contract.scale
         return Classifier(

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlserve.classifiers import Network
-from mlserve.contract import Finding, Scale, settle
+from mlserve.contract import Evidence, Scale, settle
 from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
@@ -128,8 +128,8 @@ class EfficientNetLite0(tf.Module):  # type: ignore[misc]
 
 
 _SCALE: Scale = (-127 / 128, 1.0)
-_KNOWN_SCALE = Finding(_SCALE, "EfficientNet-Lite takes (pixel - 127) / 128")
-_KNOWN_ACTIVATION = Finding(Activation.SOFTMAX, "its last layer gives logits")
+_KNOWN_SCALE = Evidence(_SCALE, "EfficientNet-Lite takes (pixel - 127) / 128")
+_KNOWN_ACTIVATION = Evidence(Activation.SOFTMAX, "its last layer gives logits")
 
 
 def network(
@@ -148,7 +148,7 @@ def network(
         raise _wrong_weights(source, f"{error.args[0]} is missing") from error
     except (ValueError, AttributeError, tf.errors.OpError) as error:
         raise _wrong_weights(source, reason_of(error)) from error
-    return Network.of(
+    return Network(
         forward,
         (SIZE, SIZE),
         settle(request, units, _KNOWN_ACTIVATION, _KNOWN_SCALE),

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from mlserve.classifiers import Network
-from mlserve.contract import Finding, settle
+from mlserve.contract import Evidence, settle
 from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
@@ -26,8 +26,8 @@ def random_network(request: ModelRequest, model: HubModel) -> Network:
     """The architecture with weights drawn from the seed, with the hub module's interface."""
     network = _application(model, None, model.units, None)
     network.set_weights(_draw(network, request.seed))
-    logits = Finding(Activation.SOFTMAX, "the hub's module gives logits")
-    return Network.of(
+    logits = Evidence(Activation.SOFTMAX, "the hub's module gives logits")
+    return Network(
         keras_model.forward_of(network),
         (model.size, model.size),
         settle(request, model.units, logits, model.known_scale),
@@ -53,7 +53,7 @@ def network_of_file(path: Path, request: ModelRequest, model: HubModel) -> Netwo
         )
     forward, size = keras_model.forward_of(network), (model.size, model.size)
     known = model.known_keras_scale
-    return Network.of(
+    return Network(
         forward,
         size,
         measured(f"the model in {path}", forward, size, request, known),

@@ -65,7 +65,7 @@ def network_of_file(path: Path, request: ModelRequest) -> Network:
         )
     forward = forward_of(model, channels)
     contract = measured(f"the model in {path}", forward, (height, width), request)
-    return Network.of(
+    return Network(
         forward,
         (height, width),
         contract,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlserve.artifact import digest_of
-from mlserve.contract import SYMMETRIC, UNIT, Finding, Scale
+from mlserve.contract import SYMMETRIC, UNIT, Evidence, Scale
 
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
 
@@ -29,14 +29,14 @@ class HubModel:
     keras_classes: int = 1000
 
     @property
-    def known_scale(self) -> Finding[Scale]:
+    def known_scale(self) -> Evidence[Scale]:
         """What the hub's modules want."""
-        return Finding(self.scale, "image modules of TF-Hub take 0..1")
+        return Evidence(self.scale, "image modules of TF-Hub take 0..1")
 
     @property
-    def known_keras_scale(self) -> Finding[Scale]:
+    def known_keras_scale(self) -> Evidence[Scale]:
         """What the Keras application wants, when the model does not scale the pixels itself."""
-        return Finding(self.keras_scale, f"keras.applications.{self.keras_name} takes -1..1")
+        return Evidence(self.keras_scale, f"keras.applications.{self.keras_name} takes -1..1")
 
 
 HUB_MODELS = {

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
 from mlserve.classifiers import Network
-from mlserve.contract import Finding, Scale
+from mlserve.contract import Evidence, Scale
 from mlserve.errors import ExportError, bounded
 from mlserve.sources import ModelRequest
 from mlserve.unsafe_ops import require_safe_ops
@@ -38,7 +38,7 @@ class _ImageFunction:
 
 
 def network_of_path(
-    path: Path, request: ModelRequest, known: Finding[Scale] | None = None
+    path: Path, request: ModelRequest, known: Evidence[Scale] | None = None
 ) -> Network:
     """The model in a SavedModel folder or a tar file of one.
 
@@ -53,7 +53,7 @@ def network_of_loaded(
     request: ModelRequest,
     source: str,
     digest: str,
-    known: Finding[Scale] | None = None,
+    known: Evidence[Scale] | None = None,
 ) -> Network:
     """What `tf.saved_model.load` gave, as a network that was measured. Raises ExportError."""
     function = _image_function(loaded, source)
@@ -62,7 +62,7 @@ def network_of_loaded(
     forward = Forward(function.call, loaded, channels, function.spec.dtype)
     contract = measured(source, forward, (height, width), request, known)
     facts = {"size": size_fact(shape)}
-    return Network.of(forward, (height, width), contract, source, digest, facts=facts)
+    return Network(forward, (height, width), contract, source, digest, facts=facts)
 
 
 def require_safe(folder: Path, what: str, request: ModelRequest) -> None:

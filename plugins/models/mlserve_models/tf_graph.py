@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from mlserve.contract import Contract, Finding, Scale
+from mlserve.contract import Contract, Evidence, Scale
 from mlserve.errors import ExportError, reason_of
 from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
 from mlserve.measure import Subject, measure
@@ -74,7 +74,7 @@ def measured(
     forward: Forward,
     size: tuple[int, int],
     request: ModelRequest,
-    known: Finding[Scale] | None = None,
+    known: Evidence[Scale] | None = None,
 ) -> Contract:
     """What that model wants and gives; see `mlserve.measure`. Raises ExportError."""
     spec = tf.TensorSpec([None, *size, forward.channels], forward.dtype, name="images")

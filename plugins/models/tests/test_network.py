@@ -9,14 +9,15 @@ from mlserve_models.names import imagenet_labels, path_digest, random_digest
 from mlserve_models.sizes import image_size
 
 from mlserve.classifiers import Network, classifier
-from mlserve.contract import RAW, UNIT, Finding, settle
+from mlserve.contract import RAW, UNIT, Contract, Evidence, settle
 from mlserve.errors import ExportError, UsageError
 from mlserve.pipeline import Activation
 from mlserve.sources import How, ModelRequest
 
 
 def _network(units: int, activation: Activation = Activation.SOFTMAX) -> Network:
-    return Network(None, 8, 8, units, activation, (-1.0, 1.0), "test", "sha256:0")
+    contract = Contract(units, activation, (-1.0, 1.0))
+    return Network(None, (8, 8), contract, "test", "sha256:0")
 
 
 def test_imagenet_labels_are_the_first_names_in_the_usual_order() -> None:
@@ -31,7 +32,7 @@ def test_the_scale_is_recorded_as_factor_and_offset() -> None:
 
 
 def test_what_the_user_gives_wins_and_what_was_found_speaks_up() -> None:
-    found, logits = Finding(UNIT, "it says so"), Finding(Activation.SOFTMAX, "it ends in Dense")
+    found, logits = Evidence(UNIT, "it says so"), Evidence(Activation.SOFTMAX, "it ends in Dense")
     request = ModelRequest("m", scale=(0.0, 255.0), activation="none")
     contract = settle(request, 2, logits, found)
     assert (contract.scale, contract.activation) == (RAW, Activation.IDENTITY)
@@ -41,7 +42,7 @@ def test_what_the_user_gives_wins_and_what_was_found_speaks_up() -> None:
 
 
 def test_what_neither_the_user_nor_the_model_says_is_asked_for() -> None:
-    logits = Finding(Activation.SOFTMAX, "it ends in Dense")
+    logits = Evidence(Activation.SOFTMAX, "it ends in Dense")
     with pytest.raises(ExportError, match="nobody knows"):
         settle(ModelRequest("m"), 2, logits, ExportError("nobody knows"))
     assert settle(ModelRequest("m", scale=UNIT), 2, logits, ExportError("?")).scale == UNIT
@@ -50,7 +51,7 @@ def test_what_neither_the_user_nor_the_model_says_is_asked_for() -> None:
 @pytest.mark.parametrize(("word", "units"), [("sigmoid", 2), ("softmax", 1)])
 def test_an_activation_that_does_not_fit_the_outputs_is_refused(word: str, units: int) -> None:
     with pytest.raises(UsageError, match=f"--activation {word} does not fit a model with"):
-        settle(ModelRequest("m", activation=word), units, ExportError("?"), Finding(UNIT, ""))
+        settle(ModelRequest("m", activation=word), units, ExportError("?"), Evidence(UNIT, ""))
 
 
 def test_imagenets_1001_classes_have_a_background_class_by_themselves() -> None:

@@ -170,7 +170,7 @@ def network_of_file(path: Path, request: ModelRequest) -> Network:
         raise _does_not_run(path, (height, width), error) from error
     is_open = None in image.sizes_of(tensor)
     size_fact = Fact(How.FOUND, "its input has that size")
-    return Network.of(
+    return Network(
         _with_sizes(path, image, (height, width)) if is_open else path,
         (height, width),
         contract,
