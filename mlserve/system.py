@@ -1,145 +1,12 @@
-"""What the operating system gives a process: daemon threads, usable CPUs, memory."""
+"""What the operating system lets this process use: CPUs and memory."""
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
-import logging
 import math
 import os
 import sys
-import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from threading import Lock, Thread
-from typing import Any, NoReturn, ParamSpec, TypeVar
-
-import psutil
-
-from mlserve.deadline import Deadline
-from mlserve.errors import ExitCode
-
-T = TypeVar("T")
-P = ParamSpec("P")
-_GRACE = 0.12
-"""Seconds that a call on the background loop has to report its own, better error."""
-
-
-def on_daemon_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """The future result of `work`, which runs on a thread of its own."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(work(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001  it is raised where the result is awaited
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True, name="mlserve-background").start()
-    return future
-
-
-def run_within(deadline: Deadline, doing: str, work: Callable[[], T]) -> T:
-    """The result of blocking `work`, or DeadlineExceeded while `doing` it."""
-    return _result(on_daemon_thread(work), deadline, doing, grace=0.0)
-
-
-def run_on_loop(deadline: Deadline, doing: str, work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that watches the deadline itself, from outside of any event loop.
-
-    It runs on the process's one background loop, so this works inside a running event loop too. The
-    deadline is watched here as well, for the case that the loop itself is held up.
-    """
-    future = asyncio.run_coroutine_threadsafe(work, background_loop())
-    return _result(future, deadline, doing, grace=_GRACE)
-
-
-def _result(future: Future[T], deadline: Deadline, doing: str, *, grace: float) -> T:
-    try:
-        return future.result(max(0.0, deadline.remaining()) + grace)
-    except FutureTimeout:
-        if future.done() and not future.cancelled():
-            raise  # the work itself raised it
-        future.cancel()
-        raise deadline.exceeded(doing) from None
-    except KeyboardInterrupt:
-        future.cancel()
-        raise
-
-
-class _DaemonExecutor(ThreadPoolExecutor):
-    """An executor whose threads the interpreter's exit does not wait for, for name look-ups."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return on_daemon_thread(fn, *args, **kwargs)
-
-
-_lock = Lock()
-_loops: dict[int, asyncio.AbstractEventLoop] = {}
-
-
-def _after_fork() -> None:
-    """Replaces the lock: a thread that the child does not have may hold the parent's."""
-    global _lock  # noqa: PLW0603  there is one loop for all
-    _lock = Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def background_loop() -> asyncio.AbstractEventLoop:
-    """The event loop on a daemon thread that all sync clients of this process share."""
-    with _lock:
-        loop = _loops.get(os.getpid())  # a forked child has no such thread
-        if loop is None:
-            loop = _loops[os.getpid()] = asyncio.new_event_loop()
-            loop.set_default_executor(_DaemonExecutor(max_workers=1))
-            Thread(target=loop.run_forever, daemon=True, name="mlserve-client").start()
-        return loop
-
-
-Result = TypeVar("Result")
-
-
-def end_process(code: ExitCode) -> NoReturn:
-    """Ends the process now, with threads still running."""
-    logging.shutdown()
-    os._exit(int(code))
-
-
-async def in_daemon_thread(work: Callable[[], Result]) -> Result:
-    """What `work` returns, run on a daemon thread.
-
-    For work that can take minutes and cannot be interrupted, such as loading a model or a look into
-    a folder of a network share that is away: the threads of `asyncio.to_thread` are waited for when
-    the process ends.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Result] = loop.create_future()
-
-    def finish(result: Result | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        try:
-            outcome: tuple[Result | None, BaseException | None] = work(), None
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
-            outcome = None, error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(finish, *outcome)
-
-    threading.Thread(target=run, name="mlserve-load", daemon=True).start()
-    return await done
-
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -193,6 +60,8 @@ def give_back_large_blocks() -> None:
 
 def usable_memory() -> int:
     """The bytes that this process may use: the machine's, or the cgroup's where that is less."""
+    import psutil  # a client asks for CPUs only
+
     total, limit = psutil.virtual_memory().total, memory_limit()
     return int(total if limit is None else min(total, limit))
 

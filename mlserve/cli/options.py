@@ -103,7 +103,7 @@ class AccessOptions:
         if path is None:
             return os.environ.get(TOKEN_VARIABLE)
         from mlserve.credentials import read_token
-        from mlserve.system import run_within
+        from mlserve.threads import run_within
 
         return run_within(deadline, f"reading {path}", lambda: read_token(path)).decode()
 
@@ -119,7 +119,7 @@ def _recorded_tls(record: ServerRecord, deadline: Deadline) -> Tls | None:
     if not record.settings.speaks_tls:
         return None
     from mlserve.launch.ready import tls_of
-    from mlserve.system import run_within
+    from mlserve.threads import run_within
 
     doing = f"reading {record.settings.tls_cert}"
     return run_within(deadline, doing, lambda: tls_of(record))
@@ -278,7 +278,7 @@ class Target:
 
     def _running(self, deadline: Deadline) -> Server:
         from mlserve.launch.records import read_records, select
-        from mlserve.system import run_within
+        from mlserve.threads import run_within
 
         records = run_within(deadline, "looking for the running server", read_records)
         record = select(records, backend=self.backend, model=self.model, name=self.server)

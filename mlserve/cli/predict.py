@@ -34,7 +34,7 @@ from mlserve.client.call import unreadable
 from mlserve.client.refusals import readable
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, UsageError
-from mlserve.system import run_within
+from mlserve.threads import run_within
 
 STDIN = "-"
 _SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mlserve.client.answers import Retry, Timings
 from mlserve.deadline import is_number
 from mlserve.errors import Transient, UsageError
-from mlserve.system import on_daemon_thread
+from mlserve.threads import on_daemon_thread
 from mlserve.trace import TRACEPARENT, read_traceparent, traceparent
 
 if TYPE_CHECKING:

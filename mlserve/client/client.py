@@ -28,7 +28,7 @@ from mlserve.errors import (
     Transient,
     UsageError,
 )
-from mlserve.system import run_on_loop
+from mlserve.threads import run_on_loop
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0

@@ -18,7 +18,7 @@ from mlserve.client.refusals import readable
 from mlserve.client.tls import certificate_refused, handshake_failure
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, NotFound, UsageError
-from mlserve.system import on_daemon_thread
+from mlserve.threads import on_daemon_thread
 
 _PATIENCE = 1.0
 """Seconds for the look, at most."""

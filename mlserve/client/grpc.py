@@ -26,7 +26,7 @@ from mlserve.client.refusals import (
 from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
-from mlserve.system import on_daemon_thread
+from mlserve.threads import on_daemon_thread
 from mlserve.wire.errors import error_from_grpc
 
 with without_fork_support():

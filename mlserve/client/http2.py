@@ -45,7 +45,7 @@ from mlserve.client.refusals import (
 )
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
-from mlserve.system import on_daemon_thread
+from mlserve.threads import on_daemon_thread
 
 _PREFIX = struct.Struct("!BI")
 """What stands before a message: whether it is compressed, and its length in bytes."""

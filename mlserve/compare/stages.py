@@ -23,7 +23,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError
 from mlserve.launch.logs import last_lines
 from mlserve.launch.signals import Interrupts
-from mlserve.system import run_within
+from mlserve.threads import run_within
 
 _LOAD_TIMEOUT = 120.0
 _LAST_WORDS = 10  # lines

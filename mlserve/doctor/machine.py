@@ -22,7 +22,8 @@ from mlserve.launch import ports
 from mlserve.launch.docker import engine
 from mlserve.launch.records import read_records
 from mlserve.launch.serving import exported
-from mlserve.system import memory_limit, run_within, usable_cpus
+from mlserve.system import memory_limit, usable_cpus
+from mlserve.threads import run_within
 
 AREA = "machine"
 _ENOUGH_MEMORY = 2 * 2**30

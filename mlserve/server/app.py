@@ -32,7 +32,8 @@ from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.server.tfs.grpc import ModelReload, TfsGrpcService
 from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
-from mlserve.system import end_process, give_back_large_blocks, usable_cpus
+from mlserve.system import give_back_large_blocks, usable_cpus
+from mlserve.threads import end_process
 
 _log = logging.getLogger(__name__)
 _TURN = 0.001

@@ -23,8 +23,8 @@ from mlserve.server.errors import without_frames
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
 from mlserve.sources import facts_to_json
-from mlserve.system import in_daemon_thread
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.threads import in_daemon_thread
 
 
 class LoadedVersion:

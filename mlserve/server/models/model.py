@@ -42,7 +42,7 @@ from mlserve.server.models.versions import (
     unfinished_versions,
     unknown_label,
 )
-from mlserve.system import in_daemon_thread
+from mlserve.threads import in_daemon_thread
 
 _log = logging.getLogger(__name__)
 
