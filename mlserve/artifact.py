@@ -1,4 +1,4 @@
-"""An exported model on disk: its manifest, its labels, and how both are written and read.
+"""An exported model on disk: version folders, manifest and labels, and how they are read.
 
 A folder whose name is a number is that version, with or without zeros in front: TensorFlow's own
 exporters have written `00000123` (file_system_storage_path_source.cc reads it as 123).
@@ -20,75 +20,16 @@ from mlserve.pipeline import ImagePipeline
 from mlserve.sources import Facts, facts_from_json, facts_to_json
 from mlserve.tensors import Signature
 
-LARGEST_VERSION = 2**63 - 1
-
-
-def version_of(name: str) -> int | None:
-    """The version that a folder of that name holds; None for a name that is not a version."""
-    if not (name.isascii() and name.isdigit()):
-        return None
-    number = int(name)
-    return number if number <= LARGEST_VERSION else None
-
-
-def folders_by_version(base_path: Path) -> dict[int, list[str]]:
-    """The names of the folders of each version, the one that counts first. Raises OSError.
-
-    Of several names of one number the shortest counts.
-    """
-    with os.scandir(base_path) as entries:
-        names = sorted((e.name for e in entries if e.is_dir()), key=lambda name: (len(name), name))
-    found: dict[int, list[str]] = {}
-    for name in names:
-        version = version_of(name)
-        if version is not None:
-            found.setdefault(version, []).append(name)
-    return dict(sorted(found.items()))
-
-
-def version_folder(base_path: Path, version: int) -> Path:
-    """The folder of that version, or where it would be where there is none."""
-    usual = base_path / str(version)
-    if usual.is_dir():
-        return usual
-    try:
-        names = folders_by_version(base_path).get(version, [usual.name])
-    except OSError:
-        return usual
-    return base_path / names[0]
-
-
-LARGEST_PLAIN_FILE = 64 * 2**20
-"""The bytes that such a file may have: the labels of a million classes are less."""
-
-
-def read_plain(path: Path, most: int = LARGEST_PLAIN_FILE) -> bytes:
-    """The bytes of a regular file. Raises OSError, and ValueError for a larger or another one.
-
-    A device gives bytes for ever, and a pipe none until somebody writes: neither is read.
-    """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is not a regular file")
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"it has more than {most >> 20} MiB")
-    return data
-
-
-def json_of(text: str | bytes) -> Any:
-    """What the text holds as JSON. Raises ValueError, also for a text that is nested too deep."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
-
-
 MANIFEST_NAME = "mlserve.json"
 LABELS_NAME = "labels.txt"
 LABELS_JSON_NAME = "labels.json"
 """The file in place of `labels.txt` for labels with a line break in them."""
 _FORMAT = 1
+_LONGEST = 200
+_EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"
+LARGEST_VERSION = 2**63 - 1
+LARGEST_PLAIN_FILE = 64 * 2**20
+"""The bytes that such a file may have: the labels of a million classes are less."""
 
 
 def digest_of(data: bytes) -> str:
@@ -249,5 +190,58 @@ def _read_labels(path: Path, data: bytes) -> tuple[str, ...]:
     return tuple(labels)
 
 
-_LONGEST = 200
-_EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"
+def version_of(name: str) -> int | None:
+    """The version that a folder of that name holds; None for a name that is not a version."""
+    if not (name.isascii() and name.isdigit()):
+        return None
+    number = int(name)
+    return number if number <= LARGEST_VERSION else None
+
+
+def folders_by_version(base_path: Path) -> dict[int, list[str]]:
+    """The names of the folders of each version, the one that counts first. Raises OSError.
+
+    Of several names of one number the shortest counts.
+    """
+    with os.scandir(base_path) as entries:
+        names = sorted((e.name for e in entries if e.is_dir()), key=lambda name: (len(name), name))
+    found: dict[int, list[str]] = {}
+    for name in names:
+        version = version_of(name)
+        if version is not None:
+            found.setdefault(version, []).append(name)
+    return dict(sorted(found.items()))
+
+
+def version_folder(base_path: Path, version: int) -> Path:
+    """The folder of that version, or where it would be where there is none."""
+    usual = base_path / str(version)
+    if usual.is_dir():
+        return usual
+    try:
+        names = folders_by_version(base_path).get(version, [usual.name])
+    except OSError:
+        return usual
+    return base_path / names[0]
+
+
+def read_plain(path: Path, most: int = LARGEST_PLAIN_FILE) -> bytes:
+    """The bytes of a regular file. Raises OSError, and ValueError for a larger or another one.
+
+    A device gives bytes for ever, and a pipe none until somebody writes: neither is read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is not a regular file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most >> 20} MiB")
+    return data
+
+
+def json_of(text: str | bytes) -> Any:
+    """What the text holds as JSON. Raises ValueError, also for a text that is nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 _SETTING = re.compile(r"\{([a-z_]+)(?: ([^{}\s]+))?\}")
 _PYTHON = {
@@ -52,6 +51,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
     A part counts too: `onnx` is meant to be `onnxruntime`, when no other name has that part.
     """
+    from difflib import get_close_matches  # no word is misspelt in most runs
+
     names = {name.lower(): name for name in known}
     asked = word.lower()
     close = get_close_matches(asked, names, n=1, cutoff=_LIKENESS)

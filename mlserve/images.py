@@ -199,17 +199,17 @@ def _components_of_scans(jpeg: bytes) -> Iterator[int]:
 
 NAN = "NaN"
 INFINITE = "infinite"
-PROBLEM = re.compile(rf"(\d+) of (\d+) scores are ({NAN}|{INFINITE})")
-"""What `problem_text` gives, wherever it stands in the message of a server."""
+SCORE_PROBLEM = re.compile(rf"(\d+) of (\d+) scores are ({NAN}|{INFINITE})")
+"""What `score_problem_text` gives, wherever it stands in the message of a server."""
 
 
-def problem_text(bad: int | str, classes: int, kind: str) -> str:
+def score_problem_text(bad: int | str, classes: int, kind: str) -> str:
     """The words for `bad` of the scores of that many classes; `kind` is NAN or INFINITE."""
     return f"{bad} of {classes} scores are {kind}"
 
 
 def scores_failed(index: int, batch: int, text: str) -> InferenceFailed:
-    """The error for image `index` of a batch of that size; `text` is a `problem_text`."""
+    """The error for image `index` of a batch of that size; `text` is a `score_problem_text`."""
     what = "the image" if batch == 1 else f"image {index} of {batch}"
     return InferenceFailed(
         f"the model gives no answer for {what}: {text}",

@@ -9,7 +9,7 @@ from mlserve import errors
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.proxies import of_a_proxy
 from mlserve.deadline import Deadline, in_words
-from mlserve.images import PROBLEM
+from mlserve.images import SCORE_PROBLEM
 
 _LONGEST = 1000
 _QUEUE_EXPIRY = re.compile(
@@ -84,7 +84,7 @@ def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.Ml
     TensorFlow Serving and Triton have no code of their own for what expired in their queue, and a
     check in a graph always fails as an invalid argument.
     """
-    if PROBLEM.search(text):
+    if SCORE_PROBLEM.search(text):
         return errors.InferenceFailed
     if _NOT_YET.search(text):
         return errors.Unavailable

@@ -21,7 +21,7 @@ import numpy as np
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, NotFound
-from mlserve.images import NAN, problem_text, scores_failed
+from mlserve.images import NAN, score_problem_text, scores_failed
 from mlserve.server.codec.images import check_images, input_of
 from mlserve.server.oip import tensors as oip_binary
 from mlserve.server.tensors import (
@@ -400,5 +400,5 @@ def _require_numbers(scores: Array) -> None:
     is_nan = np.isnan(scores)
     if is_nan.any():
         row = int(is_nan.any(axis=1).argmax())
-        text = problem_text(int(is_nan[row].sum()), scores.shape[1], NAN)
+        text = score_problem_text(int(is_nan[row].sum()), scores.shape[1], NAN)
         raise scores_failed(row, len(scores), text)

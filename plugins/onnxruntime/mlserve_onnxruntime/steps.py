@@ -15,7 +15,7 @@ import numpy as np
 from mlserve.artifact import Artifact, Manifest
 from mlserve.deadline import Deadline
 from mlserve.errors import ModelLoadFailed
-from mlserve.images import INFINITE, NAN, problem_error, problem_text, scores_failed
+from mlserve.images import INFINITE, NAN, problem_error, score_problem_text, scores_failed
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve_onnxruntime.codec import Refused
 from mlserve_onnxruntime.image_file import decoded_image
@@ -104,7 +104,7 @@ def require_finite(scores: Array) -> Array:
     index = int(is_finite.all(axis=1).argmin())
     row = scores[index]
     kind = NAN if np.isnan(row).any() else INFINITE
-    text = problem_text(int((~is_finite[index]).sum()), len(row), kind)
+    text = score_problem_text(int((~is_finite[index]).sum()), len(row), kind)
     raise scores_failed(index, len(scores), text)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlserve.errors import ExportError, MlserveError
-from mlserve.images import PROBLEM
+from mlserve.images import SCORE_PROBLEM
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_tfserving.graph import ImageClassifier
@@ -62,7 +62,7 @@ def _check_answers(model: Classifier, functions: dict[str, Any], image: bytes) -
         best = {name: value.numpy() for name, value in functions["top_k"](images).items()}
         first = functions["ranking"](images)["labels"].numpy()[0, 0]
     except tf.errors.InvalidArgumentError as error:
-        found = PROBLEM.search(str(error.message))
+        found = SCORE_PROBLEM.search(str(error.message))
         if found is None:
             raise
         raise ExportError(

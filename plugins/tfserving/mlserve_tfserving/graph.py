@@ -33,7 +33,7 @@ from mlserve.images import (
     SCAN,
     ImageLimits,
     Problem,
-    problem_text,
+    score_problem_text,
 )
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.sources import Classifier
@@ -243,7 +243,7 @@ def finite(scores: tf.Tensor, classes: int) -> tf.Tensor:
         index = tf.argmax(tf.cast(tf.reduce_any(is_bad, axis=1), tf.int32))
         bad = tf.strings.as_string(tf.reduce_sum(tf.cast(is_bad[index], tf.int32)))
         has_nan = tf.reduce_any(tf.math.is_nan(scores[index]))
-        text = problem_text("", classes, "")
+        text = score_problem_text("", classes, "")
         kind = tf.where(has_nan, NAN, INFINITE)
         message = tf.strings.join(["image ", tf.strings.as_string(index), ": ", bad, text, kind])
         with tf.control_dependencies([tf.raw_ops.Assert(condition=False, data=[message])]):

@@ -17,7 +17,7 @@ from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
-from mlserve.images import PROBLEM, Problem, problem_error, scores_failed
+from mlserve.images import SCORE_PROBLEM, Problem, problem_error, scores_failed
 from mlserve.system import usable_cpus
 from mlserve.tensors import Signature
 from mlserve_tfserving.loading import LoadedModel, load_model, plain
@@ -39,7 +39,7 @@ def found_in_graph(message: str) -> tuple[int, str] | None:
 def bad_scores(error: Any, batch: int) -> InferenceFailed | None:
     """What mlserve says when the graph found scores that are not finite; None when it did not."""
     found = found_in_graph(str(error.message))
-    if found is None or PROBLEM.fullmatch(found[1]) is None:
+    if found is None or SCORE_PROBLEM.fullmatch(found[1]) is None:
         return None
     return scores_failed(found[0], batch, found[1])
 
