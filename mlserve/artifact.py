@@ -24,6 +24,8 @@ MANIFEST_NAME = "mlserve.json"
 LABELS_NAME = "labels.txt"
 LABELS_JSON_NAME = "labels.json"
 """The file in place of `labels.txt` for labels with a line break in them."""
+EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"
+"""The hint for a version whose files do not fit together."""
 _FORMAT = 1
 _LONGEST = 200
 _EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"

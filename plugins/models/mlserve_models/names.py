@@ -1,4 +1,4 @@
-"""Which models have a name of their own, and which kind of weights a path is."""
+"""The models that have a name of their own, what kind of file a path is, and digests of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A user's own Keras model in a file."""
+"""The model sources of this plugin: Keras files, SavedModels, TF-Hub and EfficientNet-Lite0.
+
+They are cheap to import; what opens a model is imported when one is opened.
+"""
 
 from __future__ import annotations
 

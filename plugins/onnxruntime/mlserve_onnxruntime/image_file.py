@@ -1,10 +1,8 @@
-"""From what a request sends as an image to its pixels: base64, checks of the header, decoding.
+"""From what a request sends as an image to its pixels: base64, header checks, decoding, EXIF.
 
 Everything that can be told about an image before its decoder runs is checked first, in the order
-and the words of `mlserve.images`.
-
-EXIF data are a small TIFF file (Exif 2.32, section 4.6.2). What cannot be read turns nothing, as a
-viewer does.
+and the words of `mlserve.images`. EXIF data are a small TIFF file (Exif 2.32, section 4.6.2); what
+cannot be read turns nothing, as in image viewers.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Decodes JPEG as TensorFlow's `decode_jpeg(dct_method="INTEGER_ACCURATE")` does, bit for bit.
 
-libjpeg-turbo gives the same bytes wherever it is built in: simplejpeg writes them straight into an
-array and is the fastest, but refuses what libjpeg only warns of (a wrong bit in the middle), which
-TensorFlow takes, and cannot be stopped. Those files, CMYK, and large ones of several scans go to
-the decoder of Pillow, which reads a file as TensorFlow does: as far as it goes, without an end put
+libjpeg-turbo gives the same bytes wherever it is built in. simplejpeg writes them straight into an
+array and is the fastest, but it refuses what libjpeg only warns of (a wrong bit in the middle),
+which TensorFlow takes, and it cannot be stopped. Those files, CMYK, and large ones of several scans
+go to Pillow's decoder, which reads a file as TensorFlow does: as far as it goes, without an end put
 in for a missing one. A progressive file that lacks scans is refused, where TensorFlow takes it:
-each version of libjpeg-turbo makes other pixels.
+each version of libjpeg-turbo makes other pixels of it.
 
-libjpeg reads them itself; what is told here is what TensorFlow's reading of them depends on, and
-what Pillow does not tell. Markers are those of ITU-T T.81, table B.1.
+The segments are read here only for what TensorFlow's reading depends on and Pillow does not tell.
+Markers are those of ITU-T T.81, table B.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads an image classifier's interface out of a user's own ONNX file."""
+"""Reads an image classifier's interface and its graph out of a user's own ONNX file."""
 
 from __future__ import annotations
 

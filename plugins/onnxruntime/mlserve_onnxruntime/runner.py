@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlserve.artifact import Artifact, Manifest
+from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
 from mlserve.backend import LoadOptions, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, ModelLoadFailed, Overloaded
@@ -131,9 +131,6 @@ def _dtype(tensor: Any) -> DType | None:
     return _DTYPES.get(tensor.type.removeprefix("tensor(").removesuffix(")"))
 
 
-_EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"
-
-
 def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     """The ONNX model in `file`, with its image pipeline if mlserve exported it, warmed up.
 
@@ -190,7 +187,7 @@ class ImageClassifierRunner:
             self._steps.warm_up()
         except MlserveError as error:
             raise ModelLoadFailed(
-                f"the first run of {artifact.path} fails: {error.message}", hint=_EXPORT_AGAIN
+                f"the first run of {artifact.path} fails: {error.message}", hint=EXPORT_AGAIN
             ) from error
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
@@ -229,6 +226,6 @@ def _checked_signatures(artifact: Artifact, manifest: Manifest) -> dict[str, Sig
     signatures = image_signatures(manifest.pipeline)
     if not set(manifest.signatures) <= set(signatures):
         raise ModelLoadFailed(
-            f"{artifact.path} holds another model than its manifest says", hint=_EXPORT_AGAIN
+            f"{artifact.path} holds another model than its manifest says", hint=EXPORT_AGAIN
         )
     return {signature.name: signature for signature in signatures}

@@ -1,4 +1,7 @@
-"""Sessions of ONNX Runtime: one model, loaded once or several times, run by many threads."""
+"""Sessions of ONNX Runtime: one model, loaded once or several times, run by many threads.
+
+`--provider` takes the short names of ONNX Runtime's execution providers: `cpu`, `cuda`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from mlserve.artifact import EXPORT_AGAIN
 from mlserve.backend import LoadOptions
 from mlserve.deadline import Deadline
 from mlserve.errors import (
@@ -207,7 +211,7 @@ def _session(path: Path, threads: int, provider: str | None) -> Any:
     except LOAD_ERRORS as error:
         raise ModelLoadFailed(
             f"ONNX Runtime cannot load {path}: {plain(error)}",
-            hint="export the model again: mlserve export; remove this version if it is not wanted",
+            hint=EXPORT_AGAIN,
         ) from error
     _check_provider(session, wanted[0], provider)
     return session

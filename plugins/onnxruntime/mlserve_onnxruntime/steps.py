@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlserve.artifact import Artifact, Manifest
+from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
 from mlserve.deadline import Deadline
 from mlserve.errors import ModelLoadFailed
 from mlserve.images import INFINITE, NAN, problem_error, score_problem_text, scores_failed
@@ -216,7 +216,7 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions
         found = ", ".join(described(tensor) for tensor in (*inputs, *outputs))
         raise ModelLoadFailed(
             f"{artifact.path} holds another model than its manifest says: {found}",
-            hint="export the model again: mlserve export; remove this version if it is not wanted",
+            hint=EXPORT_AGAIN,
         ) from error
     return image
 

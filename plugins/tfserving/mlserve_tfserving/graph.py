@@ -2,9 +2,8 @@
 
 Everything that can be told about an image before its decoder runs is checked in the graph, and the
 message names the image's index, so that TensorFlow Serving says it as clearly as mlserve does.
-
-Decoders of TensorFlow cannot be stopped, and what a real TensorFlow Serving does before them is
-this and nothing else.
+TensorFlow's decoders cannot be stopped, so the cost of an image is counted in the graph too: a real
+TensorFlow Serving has no other check before it decodes.
 """
 
 from __future__ import annotations

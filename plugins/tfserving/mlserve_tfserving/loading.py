@@ -1,4 +1,7 @@
-"""Loads a SavedModel of any age into signatures and the functions that run them."""
+"""Loads a SavedModel of any age into signatures and the functions that run them.
+
+Signatures come from the file's SignatureDefs, or from the functions where it has none.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
+from mlserve.artifact import EXPORT_AGAIN
 from mlserve.errors import ModelLoadFailed, bounded
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.unsafe_ops import require_safe_ops
@@ -151,7 +155,7 @@ def load_model(path: Path, threads: int, *, allow_unsafe_ops: bool = False) -> L
     except Exception as error:  # whatever the loader raises, it cannot read this
         raise ModelLoadFailed(
             f"TensorFlow cannot load {path}: {type(error).__name__}: {plain(str(error))}",
-            hint="export the model again: mlserve export; remove this version if it is not wanted",
+            hint=EXPORT_AGAIN,
         ) from error
     if not model.signatures:
         raise ModelLoadFailed(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from mlserve.artifact import Artifact
+from mlserve.artifact import EXPORT_AGAIN, Artifact
 from mlserve.backend import LoadOptions, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
@@ -45,7 +45,6 @@ def bad_scores(error: Any, batch: int) -> InferenceFailed | None:
 
 
 _log = logging.getLogger(__name__)
-_EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"
 
 
 def load_runner(artifact: Artifact, options: LoadOptions) -> Runner:
@@ -176,7 +175,7 @@ def _check_manifest(artifact: Artifact, signatures: Mapping[str, Signature]) -> 
     promised = {signature.name: signature for signature in artifact.manifest.signatures}
     if promised != dict(signatures):
         raise ModelLoadFailed(
-            f"{artifact.path} holds another model than its manifest says", hint=_EXPORT_AGAIN
+            f"{artifact.path} holds another model than its manifest says", hint=EXPORT_AGAIN
         )
 
 
@@ -187,5 +186,5 @@ def _warm_up(runner: TensorFlowRunner, artifact: Artifact) -> None:
                 runner.run(signature, inputs)
     except (MlserveError, tf.errors.OpError, ValueError) as error:
         raise ModelLoadFailed(
-            f"the warm-up requests of {artifact.path} fail: {plain(str(error))}", hint=_EXPORT_AGAIN
+            f"the warm-up requests of {artifact.path} fail: {plain(str(error))}", hint=EXPORT_AGAIN
         ) from error
