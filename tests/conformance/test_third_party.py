@@ -1,4 +1,4 @@
-"""A third-party backend, made of the files that CONTRIBUTING.md shows and of nothing else."""
+"""A third-party backend, made of the files that docs/write-a-backend.md shows and of nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
-_CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
+_PAGE = Path(__file__).parents[2] / "docs" / "write-a-backend.md"
 _BLOCK = re.compile(r"([^\n]+\n)+\n```(toml|python)\n(?P<content>.*?)```\n", re.DOTALL)
 _NAME = re.compile(r"`([\w/]+\.(?:py|toml))`")
 
@@ -20,8 +20,7 @@ _NAME = re.compile(r"`([\w/]+\.(?:py|toml))`")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the distribution; it is installed into its subfolder `site`."""
     folder = tmp_path_factory.mktemp("myruntime")
-    _, _, text = _CONTRIBUTING.read_text().partition("## Adding a backend\n")
-    for block in _BLOCK.finditer(text):
+    for block in _BLOCK.finditer(_PAGE.read_text()):
         path = folder / _NAME.findall(block[0].partition("```")[0])[-1]
         path.parent.mkdir(exist_ok=True)
         path.write_text(block["content"])
