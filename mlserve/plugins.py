@@ -174,7 +174,7 @@ def _backend_type(name: str) -> type[Backend] | None:
         return None
     kind = kinds[0]
     if not (isinstance(kind, type) and issubclass(kind, Backend)):
-        raise _broken(point, f"gives {kind!r} as its backend, which is no class of Backend")
+        raise _broken(point, f"gives {kind!r} as its backend, which is not a subclass of Backend")
     if getattr(kind, "name", None) != name:
         raise _broken(
             point,

@@ -160,5 +160,5 @@ class ModelSource(ABC):
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
         """The model that was asked for.
 
-        Raises ExportError when it cannot be had, with the ways on as the hint.
+        Raises ExportError when it cannot be had, with the alternatives as its hint.
         """

@@ -26,7 +26,7 @@ def local_projects(tree: Path) -> dict[str, dict[str, Any]]:
 
 
 def third_party(wanted: list[str], projects: dict[str, dict[str, Any]]) -> list[str]:
-    """The requirements of other makers that `wanted` comes down to, sorted."""
+    """The third-party requirements that `wanted` comes down to, sorted."""
     found: set[str] = set()
     seen: set[str] = set()
     open_ends = list(wanted)
@@ -37,7 +37,7 @@ def third_party(wanted: list[str], projects: dict[str, dict[str, Any]]) -> list[
         seen.add(requirement)
         match = _NAME.match(requirement)
         if match is None:
-            raise ValueError(f"{requirement!r} is no requirement")
+            raise ValueError(f"{requirement!r} is not a valid requirement")
         if match["name"] in projects:
             open_ends += _needs(projects[match["name"]], match["extras"] or "")
         else:

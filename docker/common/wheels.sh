@@ -1,9 +1,9 @@
 #!/bin/sh
 # Turns the tree in the current folder into what the other stages of an image copy, under /built:
 #   wheels/           mlserve and the plugin of the backend $1
-#   requirements.txt  what these need of other makers
+#   requirements.txt  their third-party requirements
 #   exporting/        the code that exports, and no more of it
-#   exporting.txt     what exporting needs of other makers
+#   exporting.txt     the third-party requirements of an export
 # A builder compares the contents of what is copied: a change of the server or the client leaves
 # exporting/ as it was, and the exported model with it.
 set -eu

@@ -47,5 +47,5 @@ def test_exporting_requires_the_framework(requirements: dict[str, Any]) -> None:
 
 
 def test_what_is_no_requirement_is_refused(requirements: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="is no requirement"):
+    with pytest.raises(ValueError, match="is not a valid requirement"):
         _names(requirements, "==1")

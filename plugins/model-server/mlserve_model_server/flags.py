@@ -69,7 +69,7 @@ def _own_help(setting: Description) -> str:
 _OTHER_DEFAULTS = {
     "max_request_bytes": f"{INT32_MAX}, or half of the memory where that is less",
     "max_body_memory": "half of the memory",
-    "max_batch_length": f"{INT32_MAX}, which is no limit",
+    "max_batch_length": f"{INT32_MAX}, which means no limit",
 }
 _ASYNCHRONOUS = "requests are taken by one event loop, and models run on threads of their own"
 _TENSORFLOW_ONLY = "the models are run by the TensorFlow library as it is installed"

@@ -36,8 +36,8 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 def framework_imports() -> Iterator[None]:
     """A `with` block for imports of modules that need TensorFlow; leaves the process as it was.
 
-    The packages' warnings about one another (tensorflow-hub imports pkg_resources) are no concern
-    of the user. An ImportError goes on to `mlserve.export`, which tells absent from broken.
+    The packages' warnings about one another (tensorflow-hub imports pkg_resources) do not concern
+    the user. An ImportError goes on to `mlserve.export`, which tells absent from broken.
     """
     with environment(_QUIET), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -121,12 +121,12 @@ def require_reachable(url: str, seconds: float = _CONNECT_SECONDS) -> None:
 
 
 def unreachable(url: str, reason: str) -> ExportError:
-    """The error for a hub that does not answer, with the ways on."""
+    """The error for a hub that does not answer; its hint lists the alternatives."""
     return ExportError(f"TF-Hub cannot be reached for {url} ({reason})", hint=WAYS_ON)
 
 
 def no_module(url: str, reason: str) -> ExportError:
-    """The error for a hub that answers with anything but a whole module, with the ways on."""
+    """The error for a hub whose answer is not a whole module; its hint lists the alternatives."""
     return ExportError(f"TF-Hub gives no module for {url} ({reason})", hint=WAYS_ON)
 
 
@@ -138,7 +138,7 @@ def _first_hop(url: str) -> tuple[str, int]:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if not parts.hostname or parts.scheme not in _PORTS:
         raise ExportError(
-            f"{url} is no address of a hub", hint=f"set {URL_VARIABLE} to an http(s) URL"
+            f"{url} is not a valid address of a hub", hint=f"set {URL_VARIABLE} to an http(s) URL"
         )
     return parts.hostname, parts.port or _PORTS[parts.scheme]
 

@@ -13,7 +13,7 @@ RGB = 3
 def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tuple[int, int, int]:
     """Height, width and channels of a model whose input has that shape (None: unknown).
 
-    Raises ExportError when the input is no batch of images with the channels last, when no size
+    Raises ExportError when the input is not a batch of images with the channels last, when no size
     is known, or when `--input-size` says another.
     """
     require_channels_last(request)

@@ -104,7 +104,9 @@ class _Unpickler(pickle.Unpickler):
             return _rebuild_tensor
         if module == "torch" and name in self.storage_types:
             return np.dtype(self.storage_types[name])
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no part of a state dict")
+        raise pickle.UnpicklingError(
+            f"it holds {module}.{name}, which does not belong in a state dict"
+        )
 
     def persistent_load(self, pid: Any) -> _Storage:
         _, dtype, key, *_ = pid

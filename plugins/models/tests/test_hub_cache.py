@@ -84,7 +84,7 @@ def test_a_name_that_is_unknown_is_an_error() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://hub/module", "hub/module", "http:///module"])
 def test_a_url_that_is_none_is_an_error(url: str) -> None:
-    with pytest.raises(ExportError, match="is no address of a hub"):
+    with pytest.raises(ExportError, match="is not a valid address of a hub"):
         require_reachable(url)
 
 

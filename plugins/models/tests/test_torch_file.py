@@ -37,7 +37,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     parts = (MAGIC, 1001, {}, {"_fc.weight": _RunsOnLoad(tmp_path / "ran")}, [])
     path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in parts))
-    with pytest.raises(ExportError, match=r"posix\.mkdir, which is no part of a state dict"):
+    with pytest.raises(ExportError, match=r"posix\.mkdir, which does not belong in a state dict"):
         read_state_dict(path)
     assert not (tmp_path / "ran").exists()
 

@@ -32,7 +32,7 @@ class ImageInput:
 
     @classmethod
     def of(cls, tensor: Any) -> ImageInput:
-        """Reads ONNX Runtime's description of an input. Raises ValueError when it is no image's."""
+        """Reads ONNX Runtime's description of an input. Raises ValueError when it is not that of an image."""
         readings = [
             image for image in cls.readings(tensor) if image.sizes_of(tensor)[-1] is not None
         ]

@@ -66,7 +66,7 @@ def file_signature(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) ->
     refused = [tensor for tensor in inputs if _dtype(tensor) is None]
     if refused:
         raise ModelLoadFailed(
-            f"{path} cannot be served: its input {described(refused[0])} is no tensor that can be "
+            f"{path} cannot be served: its input {described(refused[0])} is not a tensor that can be "
             "sent",
             hint="save a model whose inputs are tensors",
         )
@@ -123,7 +123,7 @@ def _classes(count: int) -> tuple[TensorSpec, ...]:
 def _spec(tensor: Any) -> TensorSpec:
     dtype = _dtype(tensor)
     if dtype is None:
-        raise ValueError(f"{described(tensor)} is no tensor")
+        raise ValueError(f"{described(tensor)} is not a tensor")
     return TensorSpec(tensor.name, dtype, open_sizes(tensor.shape))
 
 

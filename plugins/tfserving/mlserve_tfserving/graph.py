@@ -51,7 +51,7 @@ class Cost(NamedTuple):
 
 
 def no_cost() -> Cost:
-    """The cost of what is no image: it is within all limits."""
+    """The cost of anything that is not an image: it is within all limits."""
     return Cost(_numbers(1, 1), *tf.unstack(_numbers(0, 0, 0)))
 
 
