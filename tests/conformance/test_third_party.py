@@ -1,4 +1,4 @@
-"""A third-party backend, made of the files that docs/write-a-backend.md shows and of nothing else."""
+"""A third-party backend, made only of the files that docs/write-a-backend.md shows."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class CachedModule:
     cache: Path
 
     @classmethod
-    def of(cls, path: str) -> CachedModule:
+    def from_handle(cls, path: str) -> CachedModule:
         """The module at that path of the hub that the environment names."""
         base = os.environ.get(URL_VARIABLE) or _DEFAULT_URL
         cache = os.environ.get(CACHE_VARIABLE) or paths.cache_dir() / "tfhub"

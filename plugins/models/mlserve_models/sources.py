@@ -85,7 +85,7 @@ class TfHubSource(ModelSource):
 
     def download(self, model: str) -> str | None:
         """The module on the hub, unless the cache holds it."""
-        module = CachedModule.of(HUB_MODELS[model].path)
+        module = CachedModule.from_handle(HUB_MODELS[model].path)
         return None if module.is_complete else module.url
 
     def accepts(self, request: ModelRequest) -> bool:
@@ -105,7 +105,7 @@ def _network(request: ModelRequest, progress: Progress) -> Network:
         with framework_imports():
             from mlserve_models import inception
         return inception.random_network(request, model)
-    module = CachedModule.of(model.path)
+    module = CachedModule.from_handle(model.path)
     if not module.is_complete:
         require_reachable(module.url)
     with framework_imports():

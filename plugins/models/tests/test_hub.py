@@ -164,7 +164,7 @@ def test_a_hub_that_says_nothing_is_given_up(hub: Any, cache: Path) -> None:
         from mlserve_models.hub_cache import CachedModule
         from mlserve_models.hub_module import fetch
     hub.stay_silent()
-    module = CachedModule.of(HANDLE)
+    module = CachedModule.from_handle(HANDLE)
     with pytest.raises(
         ExportError, match=r"TF-Hub cannot be reached .*silent for 0\.5 s"
     ) as caught:
@@ -178,7 +178,7 @@ def test_a_damaged_module_of_the_users_cache_stays_and_is_named(
 ) -> None:
     from mlserve_models.hub_cache import CachedModule
 
-    folder = CachedModule.of(HANDLE).folder
+    folder = CachedModule.from_handle(HANDLE).folder
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"damaged")
     with pytest.raises(ExportError, match="cannot be loaded") as caught:

@@ -106,12 +106,12 @@ def test_behind_a_proxy_it_is_the_proxy_that_must_answer(
 
 
 def test_the_default_handle_and_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = CachedModule.of("google/model/1")
+    module = CachedModule.from_handle("google/model/1")
     assert module.url == "https://tfhub.dev/google/model/1"
     assert module.cache == home / "cache" / "tfhub"
     assert module.folder.name == hashlib.sha1(module.url.encode()).hexdigest()
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(home / "other"))
-    assert CachedModule.of("google/model/1").cache == home / "other"
+    assert CachedModule.from_handle("google/model/1").cache == home / "other"
 
 
 def _leave_lock(module: CachedModule, host: str, pid: int) -> tuple[Path, Path]:
@@ -126,7 +126,7 @@ def _leave_lock(module: CachedModule, host: str, pid: int) -> tuple[Path, Path]:
 
 
 def test_what_a_killed_download_left_is_removed() -> None:
-    module = CachedModule.of("google/model/1")
+    module = CachedModule.from_handle("google/model/1")
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
     lock, partial = _leave_lock(module, socket.gethostname(), gone.pid)
@@ -139,7 +139,7 @@ def test_what_a_killed_download_left_is_removed() -> None:
 
 @pytest.mark.parametrize("host", ["some.other.host", socket.gethostname()])
 def test_the_lock_of_a_download_that_may_run_stays(host: str) -> None:
-    module = CachedModule.of("google/model/1")
+    module = CachedModule.from_handle("google/model/1")
     lock, partial = _leave_lock(module, host, os.getppid())
     module.remove_leftovers()
     assert lock.exists()
@@ -149,7 +149,7 @@ def test_the_lock_of_a_download_that_may_run_stays(host: str) -> None:
 @pytest.mark.parametrize("pid", [os.getppid(), -1, 2**40])
 def test_the_lock_of_a_download_whose_pid_another_process_has_is_removed(pid: int) -> None:
     """The lock is older than the process: it was made by one that had the pid before."""
-    module = CachedModule.of("google/model/1")
+    module = CachedModule.from_handle("google/model/1")
     lock, partial = _leave_lock(module, socket.gethostname(), pid)
     os.utime(lock, (1_000_000, 1_000_000))
     module.remove_leftovers()
@@ -157,11 +157,11 @@ def test_the_lock_of_a_download_whose_pid_another_process_has_is_removed(pid: in
 
 
 def test_no_lock_is_no_matter() -> None:
-    CachedModule.of("google/model/1").remove_leftovers()
+    CachedModule.from_handle("google/model/1").remove_leftovers()
 
 
 def test_the_bytes_are_counted_while_the_download_is_renamed_away() -> None:
-    module = CachedModule.of("google/model/1")
+    module = CachedModule.from_handle("google/model/1")
     partial = module.cache / f"{module.folder.name}.0.tmp"
     partial.mkdir(parents=True)
     (partial / "saved_model.pb").write_bytes(b"half")

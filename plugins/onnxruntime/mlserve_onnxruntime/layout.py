@@ -31,8 +31,8 @@ class ImageInput:
     width: int | None
 
     @classmethod
-    def of(cls, tensor: Any) -> ImageInput:
-        """Reads ONNX Runtime's description of an input. Raises ValueError when it is not that of an image."""
+    def from_tensor(cls, tensor: Any) -> ImageInput:
+        """Reads ONNX Runtime's description of an input. Raises ValueError for another than an image's."""
         readings = [
             image for image in cls.readings(tensor) if image.sizes_of(tensor)[-1] is not None
         ]

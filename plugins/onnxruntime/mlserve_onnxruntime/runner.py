@@ -66,8 +66,8 @@ def file_signature(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) ->
     refused = [tensor for tensor in inputs if _dtype(tensor) is None]
     if refused:
         raise ModelLoadFailed(
-            f"{path} cannot be served: its input {described(refused[0])} is not a tensor that can be "
-            "sent",
+            f"{path} cannot be served: its input {described(refused[0])} is not a tensor that "
+            "can be sent",
             hint="save a model whose inputs are tensors",
         )
     specs = []

@@ -209,7 +209,7 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions
     inputs, outputs = sessions.inputs, sessions.outputs
     try:
         (only_input,), (only_output,) = inputs, outputs
-        image = ImageInput.of(only_input)
+        image = ImageInput.from_tensor(only_input)
         if not _fits(image, only_output, pipeline):
             raise ValueError("its sizes are others")
     except ValueError as error:
