@@ -32,7 +32,7 @@ class ImageInput:
 
     @classmethod
     def from_tensor(cls, tensor: Any) -> ImageInput:
-        """Reads ONNX Runtime's description of an input. Raises ValueError for another than an image's."""
+        """Reads an input as ONNX Runtime describes it. Raises ValueError for other than images."""
         readings = [
             image for image in cls.readings(tensor) if image.sizes_of(tensor)[-1] is not None
         ]
