@@ -3,31 +3,32 @@
     MlserveError
     |- UsageError            2    bad option, bad input, unknown backend or artifact
     |  |- InvalidInput       2    the server or the client refused this input
-    |  |  |- NotAnImage      2    the bytes are no JPEG or PNG, or a damaged one
+    |  |  |- NotAnImage      2    the bytes are not a JPEG or PNG, or are damaged
     |  |  `- InputTooLarge   2    more bytes or pixels than the limit
     |  |- NotFound           2    no such model, version, signature, backend or server
-    |  |- AccessDenied       2    the server wants a token or a certificate, or other ones
-    |  |  `- NotAllowed      2    the server does this for nobody who may ask it now
-    |  |- NotYet             2    what it needs is not there yet
-    |  `- NotSupported       2    the protocol has this call, and mlserve does not
+    |  |- AccessDenied       2    a token or a certificate is missing or wrong
+    |  |  `- NotAllowed      2    the server forbids this to the caller
+    |  |- NotYet             2    the server does not have what the call needs yet
+    |  `- NotSupported       2    the protocol has this call, but mlserve does not serve it
     |- PluginError           3    a plugin or one of its dependencies is missing or broken
     |- ExportError           4    the model could not be exported
     |- BuildFailed           4    the container image could not be built
     |- InferenceFailed       6    the server accepted the request and failed
-    |- Transient                  what may pass by itself: the client asks again
+    |- Transient                  may pass by itself: the client asks again
     |  |- Unavailable        5    no server, not ready, or gone
     |  |  `- ModelLoadFailed 5    the server cannot load this version of the model
-    |  `- Overloaded         7    the server refused the request for want of room
+    |  `- Overloaded         7    the server has no room for the request
     `- DeadlineExceeded    124    no answer in time (the code of coreutils' `timeout`)
 
-What each looks like on the wire is in `mlserve.wire.errors`.
+What each looks like on the wire is in `mlserve.wire.errors`. docs/reference/errors.md is made
+from the docstrings here: the first paragraph says what happened, the second what to do.
 """
 
 from __future__ import annotations
 
 import re
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from mlserve.hints import said
 
@@ -92,19 +93,28 @@ def _cut(text: str, longest: int) -> str:
 
 
 class ExitCode(IntEnum):
-    """What the process of a command ends with."""
+    """What the process of a command ends with; `meaning` says what happened."""
 
-    OK = 0
-    UNEXPECTED = 1
-    USAGE = 2
-    PLUGIN = 3
-    EXPORT = 4
-    UNAVAILABLE = 5
-    INFERENCE = 6
-    OVERLOADED = 7
-    DIFFERENT = 8
-    DEADLINE = 124
-    INTERRUPTED = 130
+    meaning: str
+
+    OK = 0, "the command did what it was asked to"
+    UNEXPECTED = 1, "a bug in mlserve; the traceback is shown"
+    USAGE = 2, "the call or its input is wrong, what it names does not exist, or access is denied"
+    PLUGIN = 3, "a plugin or one of its packages is missing"
+    EXPORT = 4, "the export or the build failed; nothing was left behind"
+    UNAVAILABLE = 5, "there is no server, or it is not ready"
+    INFERENCE = 6, "the server accepted the request and failed"
+    OVERLOADED = 7, "the server is overloaded"
+    DIFFERENT = 8, "`mlserve compare` found a difference"
+    DEADLINE = 124, "no answer in time"
+    INTERRUPTED = 130, "interrupted with Ctrl-C"
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """Makes a member, which is an int, with its meaning."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
 
 
 class MlserveError(Exception):
@@ -143,57 +153,94 @@ class MlserveError(Exception):
 
 
 class UsageError(MlserveError):
-    """Something in the call itself is wrong; the same call will fail again."""
+    """Something in the call itself is wrong; the same call will fail again.
+
+    Change what the message names, as the hint says.
+    """
 
     exit_code = ExitCode.USAGE
 
 
 class InvalidInput(UsageError):
-    """The input does not fit the model's signature."""
+    """The input does not fit the model's signature.
+
+    See what the model takes with `mlserve metadata`.
+    """
 
 
 class NotAnImage(InvalidInput):
-    """The bytes are not a whole JPEG or PNG file."""
+    """The bytes are not a whole JPEG or PNG file.
+
+    Convert the image to JPEG or PNG. If it is one, the file is damaged: get it again.
+    """
 
 
 class InputTooLarge(InvalidInput):
-    """The input has more bytes or pixels than the server takes."""
+    """The input has more bytes or pixels than the server takes.
+
+    Send a smaller file, or fewer images in one request, or raise the limit that the message names.
+    """
 
 
 class NotFound(UsageError):
-    """No model, version, signature, backend, artifact or server of that name."""
+    """There is no model, version, signature, backend, artifact or server of that name.
+
+    See what there is with `mlserve status`, `mlserve metadata`, `mlserve ps` or `mlserve plugins`.
+    """
 
 
 class AccessDenied(UsageError):
-    """The server does not answer this caller: a token or a certificate is missing or wrong."""
+    """The server does not answer this caller: a token or a certificate is missing or wrong.
+
+    Give the server's token with `--token-file`, and a certificate with `--tls-cert` and
+    `--tls-key`.
+    """
 
 
 class NotAllowed(AccessDenied):
-    """The server is set up not to do this for a caller like this one."""
+    """The server is set up to refuse this to a caller like this one.
+
+    Change `--model-control` of the server, or call it from where it allows the request.
+    """
 
 
 class NotYet(UsageError):
-    """The call is right, but needs something that the server does not have yet."""
+    """The call is right, but needs something that the server does not have yet.
+
+    Call again once the server has it, such as the version that a label is for.
+    """
 
 
 class NotSupported(UsageError):
-    """The protocol knows what is asked for, and mlserve does not do it."""
+    """The protocol has this call, but mlserve does not serve it.
+
+    Use a method that the server has; the message names the one that it lacks.
+    """
 
 
 class PluginError(MlserveError):
-    """A plugin, or a package that it needs, is missing or broken."""
+    """A plugin, or a package that it needs, is missing or broken.
+
+    `mlserve plugins` shows what is missing and the command that installs it.
+    """
 
     exit_code = ExitCode.PLUGIN
 
 
 class ExportError(MlserveError):
-    """The model could not be exported; nothing was left behind."""
+    """The model could not be exported; nothing was left behind.
+
+    The message says what is wrong with the model or its files, and the hint which option helps.
+    """
 
     exit_code = ExitCode.EXPORT
 
 
 class BuildFailed(MlserveError):
-    """The container image could not be built, or not be had from where it is published."""
+    """The container image could not be built or pulled.
+
+    Read the builder's log, which is printed before the error.
+    """
 
     exit_code = ExitCode.EXPORT
 
@@ -212,28 +259,44 @@ class Transient(MlserveError):
 
 
 class Unavailable(Transient):
-    """There is no server at the endpoint, or it is not ready."""
+    """There is no server at the endpoint, or it is not ready.
+
+    See what runs with `mlserve ps`, and why a server does not become ready with `mlserve status`
+    and `mlserve logs`. Start one with `mlserve up`.
+    """
 
     exit_code = ExitCode.UNAVAILABLE
 
 
 class ModelLoadFailed(Unavailable):
-    """The files of a model version are not what its runtime can load."""
+    """The runtime cannot load the files of this model version.
+
+    The message names the file; export the model again, or serve another version.
+    """
 
 
 class InferenceFailed(MlserveError):
-    """The server took the request and failed to answer it."""
+    """The server accepted the request and failed to answer it.
+
+    See why in the server's log: `mlserve logs`.
+    """
 
     exit_code = ExitCode.INFERENCE
 
 
 class Overloaded(Transient):
-    """The server has no room for the request."""
+    """The server has no room for the request.
+
+    Call again after the time that the server names, or send fewer requests at once.
+    """
 
     exit_code = ExitCode.OVERLOADED
 
 
 class DeadlineExceeded(MlserveError):
-    """The deadline passed before the answer was there."""
+    """The deadline passed before the answer was there, or the server saw that it would.
+
+    Allow more time with `--timeout`. `mlserve status` shows how busy the server is.
+    """
 
     exit_code = ExitCode.DEADLINE

@@ -59,7 +59,7 @@ _SOURCES_ONLY = "models"  # the one of them that is not a backend
 
 
 class DependencyMissing(PluginError):
-    """A plugin is there and a package that it needs is not; `modules` are the absent modules."""
+    """A plugin is installed, but a package that it needs is not; `modules` names what is absent."""
 
     def __init__(
         self, message: str, *, hint: str | None = None, modules: Sequence[str] = ()

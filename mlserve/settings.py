@@ -23,7 +23,7 @@ class HelpPanel(StrEnum):
 
     LOAD = "Under load"
     LIMITS = "Limits"
-    ACCESS = "Who may ask"
+    ACCESS = "Access"
     LOGS = "Logs"
 
 
@@ -53,8 +53,14 @@ class ModelControl(StrEnum):
     OFF = "off"
 
 
-def _about(panel: HelpPanel, text: str, *, least: float | None = None) -> dict[str, Any]:
-    return {"panel": panel, "help": text, "least": least}
+def _about(
+    panel: HelpPanel, text: str, *, unit: str = "", least: float | None = None, chosen: str = ""
+) -> dict[str, Any]:
+    """What is known of a setting beside its name and type.
+
+    `chosen` puts into words what the server chooses where the default is None.
+    """
+    return {"panel": panel, "text": text, "unit": unit, "least": least, "chosen": chosen}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,74 +73,106 @@ class ServerSettings:
     max_queue: int | None = field(
         default=None,
         metadata=_about(
-            HelpPanel.LOAD, "Requests that may wait; default: 16 for each thread.", least=0
+            HelpPanel.LOAD,
+            "The most requests that may wait.",
+            unit="requests",
+            least=0,
+            chosen="16 for each thread",
         ),
     )
     default_timeout: float = field(
         default=30.0,
         metadata=_about(
-            HelpPanel.LOAD, "Deadline of a request that brings none, in seconds.", least=0.001
+            HelpPanel.LOAD,
+            "Deadline of a request that does not set one, in seconds.",
+            unit="seconds",
+            least=0.001,
         ),
     )
     drain_timeout: float = field(
         default=10.0,
         metadata=_about(
-            HelpPanel.LOAD, "Seconds for the requests in flight when it is told to stop.", least=0
+            HelpPanel.LOAD,
+            "Seconds that the requests in flight have to finish when the server is told to stop.",
+            unit="seconds",
+            least=0,
         ),
     )
     max_batch_size: int = field(
         default=1,
         metadata=_about(
-            HelpPanel.LOAD, "Requests that run together as one batch; 1: no batching.", least=1
+            HelpPanel.LOAD,
+            "The most requests to run together as one batch. 1 turns batching off.",
+            unit="requests",
+            least=1,
         ),
     )
     max_batch_delay: float = field(
         default=0.005,
-        metadata=_about(HelpPanel.LOAD, "Seconds that a batch waits for more requests.", least=0),
+        metadata=_about(
+            HelpPanel.LOAD, "Seconds that a batch waits for more requests.", unit="seconds", least=0
+        ),
     )
     max_request_bytes: int = field(
         default=64 * 2**20,
-        metadata=_about(HelpPanel.LIMITS, "Bytes of one request, on gRPC and REST.", least=1),
+        metadata=_about(
+            HelpPanel.LIMITS,
+            "The largest request, in bytes, on gRPC and REST.",
+            unit="bytes",
+            least=1,
+        ),
     )
     max_body_memory: int | None = field(
         default=None,
         metadata=_about(
             HelpPanel.LIMITS,
-            "Bytes that all requests together may hold while they arrive, are unpacked and are "
-            "parsed; default: 8 times --max-request-bytes.",
+            "The most bytes that all requests together may hold while they arrive, are "
+            "decompressed and are parsed.",
+            unit="bytes",
             least=1,
+            chosen="8 times --max-request-bytes",
         ),
     )
     max_pixels: int = field(
         default=MAX_PIXELS,
-        metadata=_about(HelpPanel.LIMITS, "Pixels of one image, told from its header.", least=1),
+        metadata=_about(
+            HelpPanel.LIMITS, "The most pixels of one image, by its header.", unit="pixels", least=1
+        ),
     )
     max_request_pixels: int = field(
         default=400_000_000,
         metadata=_about(
             HelpPanel.LIMITS,
-            "Pixels of all images of one request; never less than --max-pixels.",
+            "The most pixels of all images of one request; never less than --max-pixels.",
+            unit="pixels",
             least=1,
         ),
     )
     max_side: int = field(
         default=MAX_SIDE,
         metadata=_about(
-            HelpPanel.LIMITS, "Pixels of one image's width, and of its height.", least=1
+            HelpPanel.LIMITS,
+            "The largest width and the largest height of an image, in pixels.",
+            unit="pixels",
+            least=1,
         ),
     )
     max_scans: int = field(
         default=MAX_SCANS,
         metadata=_about(
-            HelpPanel.LIMITS, "Scans of one JPEG; a progressive one has 6 to 25.", least=1
+            HelpPanel.LIMITS,
+            "The most scans of one JPEG. A progressive one has 6 to 25.",
+            unit="scans",
+            least=1,
         ),
     )
     max_decode_bytes: int = field(
         default=MAX_DECODE_BYTES,
         metadata=_about(
             HelpPanel.LIMITS,
-            "Bytes that the decoder of one image works on: what the file unpacks to, and three "
-            "for each pixel.",
+            "The most bytes that the decoder of one image works on: what the file decompresses "
+            "to, and three for each pixel.",
+            unit="bytes",
             least=1,
         ),
     )
@@ -142,68 +180,85 @@ class ServerSettings:
         default=1024,
         metadata=_about(
             HelpPanel.LIMITS,
-            "Elements of a request's inputs in the dimension of the batch.",
+            "The most elements of a request's inputs along the batch dimension.",
+            unit="elements",
             least=1,
         ),
     )
     max_json_depth: int = field(
         default=64,
-        metadata=_about(HelpPanel.LIMITS, "Levels of nesting in a request's JSON.", least=1),
+        metadata=_about(
+            HelpPanel.LIMITS,
+            "The most levels of nesting in a request's JSON.",
+            unit="levels",
+            least=1,
+        ),
     )
     header_timeout: float = field(
         default=10.0,
         metadata=_about(
-            HelpPanel.LIMITS, "Seconds for the headers of an HTTP request.", least=0.001
+            HelpPanel.LIMITS,
+            "Seconds within which the headers of a request must arrive.",
+            unit="seconds",
+            least=0.001,
         ),
     )
     max_connections: int = field(
         default=1000,
-        metadata=_about(HelpPanel.LIMITS, "Connections to one port at the same time.", least=1),
+        metadata=_about(
+            HelpPanel.LIMITS,
+            "The most connections to one port at the same time.",
+            unit="connections",
+            least=1,
+        ),
     )
     token_file: Path | None = field(
         default=None,
-        metadata=_about(HelpPanel.ACCESS, "File with the token that every request must bring."),
+        metadata=_about(HelpPanel.ACCESS, "File with the token that every request must send."),
     )
     tls_cert: Path | None = field(
         default=None,
         metadata=_about(
-            HelpPanel.ACCESS, "PEM file with the server's certificate: both ports speak TLS."
+            HelpPanel.ACCESS, "PEM file with the server's certificate. Both ports then speak TLS."
         ),
     )
     tls_key: Path | None = field(
-        default=None, metadata=_about(HelpPanel.ACCESS, "PEM file with the certificate's key.")
+        default=None,
+        metadata=_about(HelpPanel.ACCESS, "PEM file with the private key of that certificate."),
     )
     tls_client_ca: Path | None = field(
         default=None,
         metadata=_about(
-            HelpPanel.ACCESS, "PEM file with the authority of the certificates that clients need."
+            HelpPanel.ACCESS,
+            "PEM file with the authority (CA) that must have signed each client's certificate.",
         ),
     )
     model_control: ModelControl = field(
         default=ModelControl.AUTO,
         metadata=_about(
             HelpPanel.ACCESS,
-            "Loading and unloading of models by request: on, off, or auto: where a token or "
-            "a certificate is wanted, else on loopback only.",
+            "Whether requests may load and unload models: on, off, or auto: where a token or "
+            "client certificate is required, else on loopback only.",
         ),
     )
     allow_unsafe_ops: bool = field(
         default=False,
         metadata=_about(
             HelpPanel.ACCESS,
-            "Serves SavedModels whose graph can read and write files, or run Python: for models "
-            "of those you trust only.",
+            "Serve SavedModels whose graph can read and write files, or run Python: only if you "
+            "trust whoever made them.",
         ),
     )
     log_format: LogFormat = field(
         default=LogFormat.TEXT,
-        metadata=_about(HelpPanel.LOGS, "How the server writes its log: text or json."),
+        metadata=_about(HelpPanel.LOGS, "Format of the server's log: text or json."),
     )
     log_requests: LogRequests | None = field(
         default=None,
         metadata=_about(
             HelpPanel.LOGS,
-            "Requests in the log; default: errors in a text log, all in a JSON log.",
+            "Which requests the log shows: all, errors or none.",
+            chosen="errors in a text log, all in a JSON log",
         ),
     )
 
@@ -213,8 +268,7 @@ class ServerSettings:
         for name, needed in _NEEDS:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(
-                    f"{flag_of(name)} needs {flag_of(needed)} beside it",
-                    hint="give both, or neither",
+                    f"{flag_of(name)} needs {flag_of(needed)}", hint="give both, or neither"
                 )
 
     def exposure(self, host: str) -> Iterator[str]:
@@ -223,14 +277,14 @@ class ServerSettings:
             return
         if self.token_file is None and self.tls_client_ca is None:
             yield (
-                f"the server listens on {host}, where everyone who reaches it may ask it: "
-                f"{flag_of('token_file')} lets in only who has a token"
+                f"the server listens on {host} and answers anyone who can reach it: "
+                f"{flag_of('token_file')} admits only callers with the token"
             )
             if self.model_control is ModelControl.ON:
-                yield f"and everyone may unload its models: {flag_of('model_control')} auto"
+                yield f"and anyone may unload its models: see {flag_of('model_control')}"
         elif self.token_file is not None and not self.speaks_tls:
             yield (
-                f"the token travels in clear text to {host}: {flag_of('tls_cert')} and "
+                f"the token is sent unencrypted to {host}: {flag_of('tls_cert')} and "
                 f"{flag_of('tls_key')} encrypt it"
             )
 
@@ -333,7 +387,23 @@ class Description:
     kind: type
     default: Any
     panel: HelpPanel
-    help: str
+    text: str
+    unit: str = ""
+    least: float | None = None
+    chosen: str = ""
+    """What the server chooses where `default` is None."""
+
+    @property
+    def help(self) -> str:
+        """What the setting is for, and its default where that is not a value."""
+        return f"{self.text} Default: {self.chosen}." if self.chosen else self.text
+
+    @property
+    def metavar(self) -> str | None:
+        """What the help calls a value; None for a choice, which lists its own."""
+        if self.kind is Path:
+            return "FILE"
+        return self.unit.upper() or None
 
     @property
     def flag(self) -> str:
@@ -353,10 +423,7 @@ class Description:
 def described() -> Iterator[Description]:
     """Every setting, in the order of the panels."""
     for item in fields(ServerSettings):
-        about = item.metadata
-        yield Description(
-            item.name, _KINDS[str(item.type)], item.default, about["panel"], about["help"]
-        )
+        yield Description(item.name, _KINDS[str(item.type)], item.default, **item.metadata)
 
 
 def is_loopback(host: str) -> bool:
@@ -391,11 +458,7 @@ _CALL_BYTES = 64 * 2**10
 _BOOLEANS = {"true": True, "false": False}
 _MOST = 2**63 - 1
 """The largest number that a setting can be: what fits a signed number of 64 bits."""
-_NEEDS = (
-    ("tls_key", "tls_cert"),
-    ("tls_cert", "tls_key"),
-    ("tls_client_ca", "tls_cert"),
-)
+_NEEDS = (("tls_key", "tls_cert"), ("tls_cert", "tls_key"), ("tls_client_ca", "tls_cert"))
 """Settings that mean something only with another one."""
 _KINDS: dict[str, type] = {
     "int": int,

@@ -84,9 +84,9 @@ def test_who_may_read_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"tls_cert": "cert"}, "--tls-cert needs --tls-key beside it"),
-        ({"tls_key": "key"}, "--tls-key needs --tls-cert beside it"),
-        ({"tls_client_ca": "ca"}, "--tls-client-ca needs --tls-cert beside it"),
+        ({"tls_cert": "cert"}, "--tls-cert needs --tls-key"),
+        ({"tls_key": "key"}, "--tls-key needs --tls-cert"),
+        ({"tls_client_ca": "ca"}, "--tls-client-ca needs --tls-cert"),
         ({"tls_cert": "cert", "tls_key": "other"}, "key values mismatch"),
         ({"tls_cert": "cert", "tls_key": "text"}, "are not a certificate and its key"),
         ({"tls_cert": "text", "tls_key": "key"}, "are not a certificate and its key"),
@@ -129,7 +129,7 @@ def test_any_other_address_is(host: str, files: dict[str, Path]) -> None:
     assert "--token-file" in risk
     token = Path("token")
     (risk,) = ServerSettings(token_file=token).exposure(host)
-    assert "clear text" in risk
+    assert "unencrypted" in risk
     tls: dict[str, Any] = {"tls_cert": files["cert"], "tls_key": files["key"]}
     assert "--token-file" in next(ServerSettings(**tls).exposure(host))
     assert list(ServerSettings(**tls, token_file=token).exposure(host)) == []

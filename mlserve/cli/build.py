@@ -22,35 +22,44 @@ def build(
     backend: ExportedBackendOption = None,
     model: ExportedModelOption = None,
     version: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="The version; default: the latest.")
+        int | None, typer.Option(min=0, metavar="N", help="The version. Default: the latest.")
     ] = None,
     store: StoreOption = None,
     tag: Annotated[
         str | None,
-        typer.Option(help="The image's name; default: mlserve-<backend>-<model>:<version>."),
+        typer.Option(
+            metavar="NAME:TAG",
+            help="The image's name. Default: `mlserve-<backend>-<model>:<version>`.",
+        ),
     ] = None,
     file_only: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Only write the Dockerfile and all that it needs into a new folder."
+            metavar="DIR",
+            help="Build nothing: write the Dockerfile and everything it needs into a new folder.",
         ),
     ] = None,
     server: Annotated[
         ServerKind,
         typer.Option(
             help="The server in the image: the runtime's own (native), mlserve's (embedded), or "
-            "(auto) the first where there is one."
+            "the runtime's own if it has one, else mlserve's (auto)."
         ),
     ] = ServerKind.AUTO,
     base_image: Annotated[
         str | None,
-        typer.Option(help="The image to build on; default: tensorflow/serving or python-slim."),
+        typer.Option(
+            metavar="IMAGE",
+            help="The image to build on. Default: tensorflow/serving for a native server, else "
+            "`python:<version>-slim`, with the version of Python here.",
+        ),
     ] = None,
     build_option: Annotated[
         list[str] | None,
         typer.Option(
-            help="An option for `docker build`, several times for several: "
-            "--build-option=--network=host."
+            metavar="OPTION",
+            help="An option to pass to `docker build`, such as --build-option=--network=host. "
+            "Repeat it to pass several.",
         ),
     ] = None,
     wheel_dir: Annotated[
@@ -59,14 +68,17 @@ def build(
             metavar="DIR",
             exists=True,
             file_okay=False,
-            help="Install the wheels of mlserve in this folder, not those that are made here.",
+            help="Install mlserve from the wheels in this folder. Default: from wheels made of "
+            "what is installed here.",
         ),
     ] = None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Build the container image of an exported model.
 
-    Prints the image's tag and id. For example:
+    Prints the image's tag and id.
+
+    For example:
 
     mlserve build --backend onnxruntime --model efficientnet_lite0
 

@@ -36,8 +36,9 @@ def compare(
         list[str],
         typer.Argument(
             metavar="TARGET TARGET... FILE...",
-            help="At least two targets, the reference first: BACKEND or BACKEND@VERSION for an "
-            "exported model, host:port or a URL for an endpoint. Then image files or folders.",
+            help="At least two targets, the reference first, then image files or folders. A target "
+            "is BACKEND or BACKEND@VERSION for an exported model, host:port or a URL for an "
+            "endpoint.",
             show_default=False,
         ),
     ],
@@ -45,7 +46,7 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="The model to compare; given several times, one for each target in their order. "
+            help="The model to compare. Repeat it to give one for each target, in the same order. "
             "Default: the only exported one, or the only one that an endpoint serves.",
         ),
     ] = None,
@@ -55,29 +56,30 @@ def compare(
         typer.Option(
             min=0,
             metavar="X",
-            help="The largest difference that counts as the same, in each stage.",
+            help="The largest difference that counts as equal, in each stage.",
         ),
     ] = 1e-4,
     runs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How often each image is asked.")
+        int, typer.Option(min=1, metavar="N", help="How many times to ask about each image.")
     ] = 3,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The time that one question may take.")
+        float,
+        typer.Option(metavar="SECONDS", help="The time allowed for each question, in seconds."),
     ] = 30.0,
     output: OutputOption = OutputFormat.TEXT,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Write a report with plots, as one HTML file."),
+        typer.Option(metavar="FILE.html", help="Write a report with plots as one HTML file."),
     ] = None,
 ) -> None:
-    """Compare what backends or endpoints answer: stage by stage, end to end, and in time.
+    """Compare the answers of backends or endpoints: stage by stage, end to end, and their times.
 
-    Exported models are run stage by stage (decoded pixels, resized tensor, scores), each in a
-    process of its own; then servers are started for them, which are stopped at the end, and asked
-    in turn together with the endpoints. A bad image agrees when all refuse it for the same reason.
+    Exported models run stage by stage (decoded pixels, resized tensor, scores), each in a process
+    of its own. Then a server is started for each, and servers and endpoints are asked in turn; the
+    servers are stopped at the end. A bad image agrees if all refuse it for the same reason.
 
     Exit codes: 0 all labels agree and every difference is inside the tolerance, 8 something
-    differs; else as of `mlserve up` and `mlserve predict`.
+    differs; others as for `mlserve up` and `mlserve predict`.
 
     For example:
 

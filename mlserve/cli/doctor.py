@@ -26,16 +26,20 @@ if TYPE_CHECKING:
 def doctor(
     deep: Annotated[
         bool,
-        typer.Option("--deep", help="Import the runtimes too, each in a process of its own: slow."),
+        typer.Option(
+            "--deep", help="Also import the runtimes, each in a process of its own. Slow."
+        ),
     ] = False,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Look at this machine: versions, conflicts, launchers, ports, memory, disk, network.
+    """Check this machine: versions, conflicts, launchers, ports, memory, disk, network.
 
-    Each finding is ok, warn or fail, with its fix. Exit code 0 when the default path (export, up,
-    predict) would work, 3 when something that it needs is missing.
+    Each finding is ok, warn or fail, and comes with its fix. Exit codes: 0 the default path
+    (export, up, predict) would work, 3 something that it needs is missing.
 
-    Example: mlserve doctor --output json
+    For example:
+
+    mlserve doctor --output json
     """
     from mlserve.doctor.finding import Status
     from mlserve.doctor.run import examine

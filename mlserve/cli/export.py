@@ -41,75 +41,90 @@ def export(
     backend: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="The runtime to export for; `mlserve plugins` lists them. Default: the one that "
-            "takes the file of --weights, tfserving where several do."
+            "takes the file in --weights, or tfserving if several do.",
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="The model to export, and the name it is served under.")
+        str,
+        typer.Option(
+            metavar="NAME", help="The model to export, and the name it will be served under."
+        ),
     ] = "inception_v3",
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|DIR|random",
-            help="Your own weights: a .keras, .h5, .hdf5 or .onnx file or a SavedModel folder; "
-            "`random` is for tests of speed only.",
+            help="Your own weights: a .keras, .h5, .hdf5 or .onnx file or a SavedModel folder. "
+            "`random` makes random ones, for speed tests only. Default: those published for "
+            "--model.",
         ),
     ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="One label a line, in the order of the outputs; or JSON: a list, "
-            '{"0": "cat", ...}, or a config.json with id2label.',
+            help="Labels in the order of the outputs: one a line; or JSON: a list, "
+            '{"0": "cat", ...}, or a config.json with id2label. Default: those published for '
+            "--model.",
         ),
     ] = None,
     background: Annotated[
         bool,
         typer.Option(
             "--background",
-            help="Class 0 is a background class that the labels do not list.",
+            help="Class 0 is a background class that is not in the labels.",
         ),
     ] = False,
     input_size: Annotated[
         int | None,
-        typer.Option(min=1, max=4096, metavar="N", help="Width and height of the input, pixels."),
+        typer.Option(
+            min=1,
+            max=4096,
+            metavar="N",
+            help="Width and height of the input, in pixels. Default: what the model says.",
+        ),
     ] = None,
     scale: Annotated[
         str | None,
         typer.Option(
             metavar="MIN..MAX",
-            help="What the pixel values 0 and 255 become: 0..1, -1..1 or 0..255; needed where the "
-            "model does not tell.",
+            help="What the pixel values 0 and 255 become: 0..1, -1..1 or 0..255. Default: found in "
+            "the model; required if the model does not tell.",
         ),
     ] = None,
     layout: Annotated[
         Layout | None,
         typer.Option(
-            help="Where the colours are in an ONNX model that leaves its axes open: "
-            "[N,3,height,width] or [N,height,width,3]."
+            help="The order of the axes of an ONNX model that does not fix them: nchw is "
+            "[N,3,height,width], nhwc is [N,height,width,3]. Default: found in the model; required "
+            "if the model does not tell."
         ),
     ] = None,
     activation: Annotated[
         AppliedActivation | None,
         typer.Option(
-            help="What is still to be applied to the model's outputs: `softmax` or `sigmoid` to "
-            "logits, `none` to scores."
+            help="What to apply to the model's outputs: softmax or sigmoid to logits, none to "
+            "scores. Default: found in the model; required if the model does not tell."
         ),
     ] = None,
     version: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="The version to write; default: the next one."),
+        typer.Option(min=0, metavar="N", help="The version to write. Default: the next one."),
     ] = None,
     store: StoreOption = None,
     top_k: Annotated[
-        int, typer.Option(min=1, max=100_000, metavar="K", help="Labels in a `top_k` answer.")
+        int,
+        typer.Option(
+            min=1, max=100_000, metavar="K", help="The number of labels in a top_k answer."
+        ),
     ] = 5,
     exif: Annotated[
         Exif,
         typer.Option(
-            help="Whether images are turned by the orientation that a camera wrote into them; "
-            "`apply` is for backends whose pipeline can (onnxruntime)."
+            help="Whether to turn images by the orientation that a camera wrote into them. Only "
+            "onnxruntime can apply it."
         ),
     ] = Exif.IGNORE,
     allow_unsafe_ops: Annotated[
@@ -121,7 +136,7 @@ def export(
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seeds `--weights random`.")
+        int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="The seed of `--weights random`.")
     ] = 0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
@@ -170,7 +185,7 @@ def parse_scale(text: str) -> tuple[float, float]:
         separator = ""
     if not separator or not all(abs(number) <= _LARGEST for number in pair) or pair[0] == pair[1]:
         raise UsageError(
-            f"--scale {text!r} is no range of two different numbers",
+            f"--scale {text!r} is not a range of two different numbers",
             hint="say what pixel values 0 and 255 become: --scale 0..1, -1..1 or 0..255",
         )
     return pair

@@ -38,9 +38,11 @@ def metadata(
     timeout: TimeoutOption = 5.0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Show the signatures of the model that a server serves, and how its pipeline is known.
+    """Show the signatures of a served model, its image pipeline, and how each fact is known.
 
-    Example: mlserve metadata --endpoint 127.0.0.1:8500 --model inception_v3
+    For example:
+
+    mlserve metadata --endpoint 127.0.0.1:8500 --model inception_v3
     """
     from mlserve.cli.contract import contract_lines_told
     from mlserve.deadline import Deadline

@@ -33,8 +33,8 @@ TokenFileOption = Annotated[
         metavar="FILE",
         envvar="MLSERVE_TOKEN_FILE",
         rich_help_panel=_PANEL,
-        help="File with the server's token. Default: that of the running server, else the token "
-        f"in {TOKEN_VARIABLE}.",
+        help="File with the server's token. Default: the running server's own, else the token in "
+        f"{TOKEN_VARIABLE}.",
     ),
 ]
 TlsCaOption = Annotated[
@@ -43,8 +43,8 @@ TlsCaOption = Annotated[
         metavar="FILE",
         envvar="MLSERVE_TLS_CA",
         rich_help_panel=_PANEL,
-        help="PEM file with the authority that signed the server's certificate, or with that "
-        "certificate. Default: the running server's, else whom the system trusts.",
+        help="PEM file with the authority (CA) that signed the server's certificate, or with the "
+        "certificate itself. Default: the running server's own, else those the system trusts.",
     ),
 ]
 TlsCertOption = Annotated[
@@ -53,7 +53,7 @@ TlsCertOption = Annotated[
         metavar="FILE",
         envvar="MLSERVE_TLS_CERT",
         rich_help_panel=_PANEL,
-        help="PEM file with the certificate to show to a server that asks for one.",
+        help="PEM file with the client certificate, for a server that asks for one.",
     ),
 ]
 TlsKeyOption = Annotated[
@@ -62,7 +62,7 @@ TlsKeyOption = Annotated[
         metavar="FILE",
         envvar="MLSERVE_TLS_KEY",
         rich_help_panel=_PANEL,
-        help="PEM file with the key of that certificate.",
+        help="PEM file with the private key of the client certificate.",
     ),
 ]
 
@@ -143,19 +143,22 @@ EndpointOption = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT|URL",
-        help="The server to ask: host:port (gRPC) or http://host:port (REST), with TLS grpcs:// or "
-        "https://. Default: the running server of `mlserve up`.",
+        help="The server to ask: host:port (gRPC) or http://host:port (REST); with TLS, grpcs:// "
+        "or https://. Default: the running server that `mlserve up` started.",
     ),
 ]
 ServerOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Ask the running server of this name, as `mlserve ps` shows it (without --endpoint).",
+        help="Ask the running server of this name, as `mlserve ps` lists it. Not with --endpoint.",
     ),
 ]
 BackendOption = Annotated[
-    str | None, typer.Option(help="Ask the running server of this backend (without --endpoint).")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Ask the running server of this backend. Not with --endpoint."
+    ),
 ]
 ModelOption = Annotated[
     str | None,
@@ -170,20 +173,20 @@ VersionOption = Annotated[
 ]
 ProtocolOption = Annotated[
     ProtocolChoice | None,
-    typer.Option(help="Default: gRPC, or what the endpoint's URL says."),
+    typer.Option(help="The transport. Default: what the endpoint's URL says, else gRPC."),
 ]
 ApiOption = Annotated[
     ApiChoice | None,
     typer.Option(
-        help="tfs: TensorFlow Serving, version 1; oip: Open Inference Protocol, version 2 (Triton, "
-        "KServe, MLServer). Default: found out by asking.",
+        help="The API: tfs is TensorFlow Serving's, version 1; oip is the Open Inference Protocol, "
+        "version 2 (Triton, KServe, MLServer). Default: what the server turns out to speak.",
     ),
 ]
 TimeoutOption = Annotated[
     float,
     typer.Option(
         metavar="SECONDS",
-        help="The whole time allowed, counted from the start of the command.",
+        help="The total time allowed, in seconds, from the start of the command.",
     ),
 ]
 
@@ -299,17 +302,19 @@ class Target:
 
 
 ExportedBackendOption = Annotated[
-    str | None, typer.Option(help="The backend; default: the one with an exported model.")
+    str | None,
+    typer.Option(metavar="NAME", help="The backend. Default: the one that has an exported model."),
 ]
 ExportedModelOption = Annotated[
-    str | None, typer.Option(help="The model; default: the only exported one.")
+    str | None,
+    typer.Option(metavar="NAME", help="The model. Default: the only exported one."),
 ]
 StoreOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="The folder of the exported models; default: your own, in the data folder "
-        "(or MLSERVE_HOME).",
+        help="The folder of exported models. Default: `models` in your data folder, or in "
+        "MLSERVE_HOME.",
     ),
 ]
 
@@ -332,6 +337,7 @@ def with_settings(command: Command) -> Command:
 def _parameter(setting: Description) -> inspect.Parameter:
     option = typer.Option(
         setting.flag,
+        metavar=setting.metavar,
         help=setting.help,
         rich_help_panel=setting.panel.value,
         show_default=setting.default is not None,

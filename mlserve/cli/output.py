@@ -31,7 +31,9 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
-OutputOption = Annotated[OutputFormat, typer.Option("--output", help="How to print the data.")]
+OutputOption = Annotated[
+    OutputFormat, typer.Option("--output", help="The format of what the command prints.")
+]
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:

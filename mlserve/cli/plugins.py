@@ -36,7 +36,12 @@ class PluginPart:
 
 
 def plugins(output: OutputOption = OutputFormat.TEXT) -> None:
-    """List the backends and model sources: installed, missing or broken, with the fix."""
+    """List the backends and model sources: installed, missing or broken, with the fix.
+
+    For example:
+
+    mlserve plugins --output json
+    """
     from mlserve.plugins import KNOWN, survey
 
     reports = survey()

@@ -315,8 +315,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Image files; a folder stands for its *.jpg, *.jpeg and *.png, sorted; - is "
-            "standard input.",
+            help="Image files. A folder stands for the *.jpg, *.jpeg and *.png files in it, "
+            "sorted; - is standard input.",
             show_default=False,
         ),
     ],
@@ -324,8 +324,8 @@ def predict(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="The whole time allowed: from the start of the command to the answer. With "
-            "several files each has this time, the first one's counts from the start.",
+            help="The total time allowed, in seconds, from the start of the command to the answer. "
+            "With several files, each one after the first has this time from when its turn comes.",
         ),
     ] = 5.0,
     endpoint: EndpointOption = None,
@@ -344,21 +344,21 @@ def predict(
         typer.Option(
             min=1,
             metavar="N",
-            help="How often to ask a server that is not ready, has no room or goes away, all "
-            "within the timeout; 1: never again.",
+            help="The most times to ask a server that is not ready, is overloaded or goes away, "
+            "all within the timeout. 1 asks once.",
         ),
     ] = 5,
     max_answer_bytes: Annotated[
         int,
-        typer.Option(min=1, metavar="N", help="The largest answer that is read, in bytes."),
+        typer.Option(min=1, metavar="BYTES", help="The largest answer to read, in bytes."),
     ] = 64 * 2**20,
     top_k: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="K",
-            help=f"Print the K best labels with scores. Default: text prints the label alone, "
-            f"json the best {_DEFAULT_TOP_K}.",
+            help="Print the K best labels with their scores. Default: text prints the best label "
+            f"alone, json the best {_DEFAULT_TOP_K} with scores.",
             show_default=False,
         ),
     ] = None,
@@ -366,21 +366,25 @@ def predict(
         PredictFormat,
         typer.Option(
             "--output",
-            help="text: the label, for several files `file<TAB>label` a line (with "
-            "--top-k `file<TAB>score<TAB>index<TAB>label`); json: one object, "
-            'for several files {"predictions": [...]}; jsonl: one object a line, as answers come.',
+            help="text: the label; for several files, one line `file<TAB>label` for each (with "
+            "--top-k, `file<TAB>score<TAB>index<TAB>label`). json: one object; for several files, "
+            '{"predictions": [...]}. jsonl: one object a line, as the answers arrive.',
         ),
     ] = PredictFormat.TEXT,
 ) -> None:
     """Ask a server what is in an image, and print the label.
 
-    One bad file does not stop the others: it is named, and the exit code is
-    that of the first error.
+    A bad file does not stop the others: its error names it, and the exit code is that of the first
+    error.
 
-    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready,
-    6 the server failed, 7 overloaded, 124 no answer in time.
+    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready, 6 the server failed,
+    7 overloaded, 124 no answer in time.
 
-    Example: label=$(mlserve predict horse.jpg --timeout 5)
+    For example:
+
+    label=$(mlserve predict horse.jpg --timeout 5)
+
+    mlserve predict photos/ --top-k 3 --output jsonl
     """
     from mlserve.client import Retries
     from mlserve.deadline import Deadline

@@ -19,30 +19,47 @@ if TYPE_CHECKING:
 
 _HEADER = ("name", "status", "versions", "uptime", "launcher")
 NameArgument = Annotated[
-    str | None, typer.Argument(help="The server's name, as `mlserve ps` shows it.")
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="The server's name, as `mlserve ps` lists it. Default: the only one.",
+        show_default=False,
+    ),
 ]
 
 
 def down(
     name: NameArgument = None,
-    backend: Annotated[str | None, typer.Option(help="The server of this backend.")] = None,
-    model: Annotated[str | None, typer.Option(help="The server of this model.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All servers.")] = False,
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stop the server of this backend.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stop the server of this model.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Stop all servers.")] = False,
     timeout: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Seconds to let it finish its requests, then kill it. Default: a little more "
-            "than its own --drain-timeout.",
+            metavar="SECONDS",
+            help="Seconds to let it finish its requests before it is killed. Default: a little "
+            "more than its own --drain-timeout.",
             show_default=False,
         ),
     ] = None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Stop a server: it answers what it has begun, then ends. Nothing to stop is no error.
+    """Stop a server after it has answered the requests that it accepted.
 
-    The server of another maker, which would drop what it has begun, is told to
-    end once it is idle; until then `mlserve predict` sends it nothing new.
+    If no server is running, that is not an error. A third-party server would drop the requests it
+    is working on, so it is stopped once it is idle; until then `mlserve predict` sends it no new
+    ones.
+
+    For example:
+
+    mlserve down
+
+    mlserve down --all --timeout 30
     """
     from mlserve.cli.output import StatusLine
     from mlserve.deadline import check_seconds
@@ -71,7 +88,14 @@ def down(
 
 
 def ps(output: OutputOption = OutputFormat.TEXT) -> None:
-    """List the servers. One whose process is gone is shown as dead once, then forgotten."""
+    """List the servers that `mlserve up` started.
+
+    A server whose process is gone is listed as dead once, and then forgotten.
+
+    For example:
+
+    mlserve ps --output json
+    """
     from mlserve.launch.process import reconcile
     from mlserve.launch.up import Seen, see
 
@@ -96,13 +120,19 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
 def logs(
     name: NameArgument = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on while the server runs.")
+        bool, typer.Option("--follow", "-f", help="Keep printing new lines while the server runs.")
     ] = False,
     tail: Annotated[
-        int | None, typer.Option(min=0, help="Only this many of the last lines.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Print only the last N lines. Default: all."),
     ] = None,
 ) -> None:
-    """Show the log of a server, also of one that runs no more."""
+    """Show the log of a server, even if it is no longer running.
+
+    For example:
+
+    mlserve logs --follow --tail 20
+    """
     from mlserve.launch.logs import follow as read_log
     from mlserve.launch.process import is_running
 

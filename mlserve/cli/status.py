@@ -44,11 +44,13 @@ def status(
     timeout: TimeoutOption = 5.0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Show the versions of the model that a server serves, and whether they are ready.
+    """Show the versions of a served model, whether they are ready, and the load of the server.
 
-    Exit code 0 when a version is AVAILABLE, 5 when none is: it can be used as a probe.
+    Exit codes: 0 a version is AVAILABLE, 5 none is, so that this can serve as a probe.
 
-    Example: mlserve status --endpoint http://127.0.0.1:8501 --model inception_v3
+    For example:
+
+    mlserve status --endpoint http://127.0.0.1:8501 --model inception_v3
     """
     from mlserve.client.refusals import readable
     from mlserve.deadline import Deadline

@@ -32,70 +32,99 @@ def up(
     version: Annotated[
         list[str] | None,
         typer.Option(
-            help="A version to serve, several times for several, or `all`; default: the latest, "
-            "followed as new ones are exported."
+            metavar="N|all",
+            help="The version to serve, or `all`. Repeat it to serve several. Default: the latest, "
+            "also when a newer one is exported later.",
         ),
     ] = None,
     path: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Serve this folder of version folders (DIR/1/...) instead; its files say which "
-            "backend they are for.",
+            help="Serve this folder of version folders (DIR/1/...) instead of an exported model. "
+            "The backend is found from its files.",
         ),
     ] = None,
     store: StoreOption = None,
     grpc_port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="The gRPC port; default: 8500 or the next free one."),
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="The gRPC port; 0 takes any free one. Default: 8500, or the next free one.",
+        ),
     ] = None,
     rest_port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="The REST port; default: 8501 or the next free one."),
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="The REST port; 0 takes any free one. Default: 8501, or the next free one.",
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The address to listen on.")
+    ] = "127.0.0.1",
     launcher: Annotated[
         Launcher,
         typer.Option(
-            help="auto takes the native server if it is on PATH, else the embedded one; docker "
-            "runs a container."
+            help="What to start: the runtime's own server (native), mlserve's (embedded), a "
+            "container (docker), or the native one if it is on PATH, else mlserve's (auto)."
         ),
     ] = Launcher.AUTO,
     image: Annotated[
         str | None,
         typer.Option(
             rich_help_panel="In a container",
-            help="The image to run; default: the one of `mlserve build`, or tensorflow/serving.",
+            metavar="IMAGE",
+            help="The image to run. Default: the one that `mlserve build` makes, or "
+            "tensorflow/serving.",
         ),
     ] = None,
     docker_option: Annotated[
         list[str] | None,
         typer.Option(
             rich_help_panel="In a container",
-            help="An option for `docker run`, several times for several: "
-            "--docker-option=--memory=2g.",
+            metavar="OPTION",
+            help="An option to pass to `docker run`, such as --docker-option=--memory=2g. Repeat "
+            "it to pass several.",
         ),
     ] = None,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay attached, as in a container.")
+        bool,
+        typer.Option(
+            "--foreground", help="Stay attached until the server ends, as in a container."
+        ),
     ] = False,
     wait: Annotated[
-        float, typer.Option(help="Seconds until the server must be ready.", min=0.001)
+        float,
+        typer.Option(
+            min=0.001, metavar="SECONDS", help="Seconds within which the server must be ready."
+        ),
     ] = 120.0,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the model; default: all.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="CPU threads that run the model. Default: one for each CPU that may be used.",
+        ),
     ] = None,
     provider: Annotated[
         str | None,
         typer.Option(
-            help="What ONNX Runtime runs the model on: auto, cpu, cuda, ...; default: auto."
+            metavar="NAME",
+            help="What ONNX Runtime runs the model on: auto, cpu, cuda, ... Default: auto.",
         ),
     ] = None,
     instances: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Sessions of ONNX Runtime, which share the threads; default: 1.",
+            metavar="N",
+            help="Sessions of ONNX Runtime, which share the threads. Default: 1.",
         ),
     ] = None,
     output: OutputOption = OutputFormat.TEXT,

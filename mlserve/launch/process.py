@@ -77,7 +77,7 @@ def is_process(pid: int, since: float) -> bool:
 
 
 class NotTold(Unavailable):
-    """The process was not told to end: this user may not."""
+    """The server was not stopped, as this user may not signal its process."""
 
 
 def reconcile() -> tuple[list[ServerRecord], list[ServerRecord]]:

@@ -28,11 +28,11 @@ _NO_ENGINE = (
 
 
 class NoEngine(PluginError):
-    """There is no container engine that this user can ask."""
+    """There is no container engine that this user may use."""
 
 
 class EngineRefused(Unavailable):
-    """The engine was asked and failed; `output` is what it said, in full."""
+    """The container engine failed; `output` is all that it printed."""
 
     def __init__(self, message: str, *, hint: str | None = None, output: str = "") -> None:
         super().__init__(message, hint=hint)

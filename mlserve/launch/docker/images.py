@@ -181,7 +181,7 @@ class Built:
 
 
 class BuildLogged(BuildFailed):
-    """A build that failed; `log` is all that the builder said."""
+    """The image could not be built; `log` is all that the builder printed."""
 
     def __init__(self, message: str, *, hint: str | None = None, log: str = "") -> None:
         super().__init__(message, hint=hint)

@@ -179,8 +179,8 @@ class TestWarnings:
         model.put(7)
         server = launch("--host=0.0.0.0")
         wait(server.ports)
-        assert " WARNING the server listens on 0.0.0.0, where everyone" in server.log()
-        assert "--token-file lets in only who has a token" in server.log()
+        assert " WARNING the server listens on 0.0.0.0 and answers anyone" in server.log()
+        assert "--token-file admits only callers with the token" in server.log()
 
     def test_a_token_in_clear_text_that_others_may_read(
         self, model: Any, launch: Any, wait: Any, tmp_path: Path
@@ -191,7 +191,7 @@ class TestWarnings:
         path.chmod(0o644)
         server = launch("--host=0.0.0.0", f"--token-file={path}")
         wait(server.ports)
-        assert " WARNING the token travels in clear text" in server.log()
+        assert " WARNING the token is sent unencrypted" in server.log()
         assert f" WARNING every user of this machine may read {path} (--token-file)" in server.log()
 
 
