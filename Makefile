@@ -77,6 +77,9 @@ bench: $(VENV)/installed-dev ## Measure start-up, latency and overload, and prin
 parity: $(VENV)/installed-dev ## Compare both backends on the parity images and write docs/parity.md
 	$(BIN)/python benchmarks/parity.py
 
+reference: $(VENV)/installed-dev ## Write docs/reference from the commands, settings and errors
+	$(BIN)/python docs/reference/generate.py
+
 protos: $(VENV)/installed-dev ## Write the descriptors and type stubs of the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --include_imports --pyi_out=. \
 		--descriptor_set_out=$(PROTOS)/descriptors.binpb $(PROTOS)/*.proto

@@ -215,7 +215,7 @@ class Server:
     ) -> Client:
         """A client of the server; nothing is sent yet. What is None is the client's default.
 
-        Warns of a token that would go over a network in the clear. Raises UsageError for a bad
+        Warns of a token that would go over a network unencrypted. Raises UsageError for a bad
         endpoint.
         """
         from mlserve.client import Client

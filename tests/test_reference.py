@@ -1,0 +1,68 @@
+"""The pages of docs/reference are what their script makes of the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mlserve.settings import described
+
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+PAGES = ("commands.md", "settings.md", "errors.md")
+
+
+@cache
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", FOLDER / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+@cache
+def _pages() -> dict[str, str]:
+    pages: dict[str, str] = _script().pages()
+    return pages
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_what_the_code_says(name: str) -> None:
+    assert sorted(_pages()) == sorted(PAGES)
+    is_current = (FOLDER / name).read_text(encoding="utf-8") == _pages()[name]
+
+    assert is_current, f"docs/reference/{name} is out of date: run `make reference`"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_a_heading(name: str) -> None:
+    for page, anchor in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", _pages()[name]):
+        path = FOLDER / (page or name)
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+        assert anchor in map(_script().anchor, headings), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_text_is_wrapped(name: str) -> None:
+    lines = _pages()[name].splitlines()
+
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
+
+
+def test_what_the_page_adds_is_about_settings() -> None:
+    assert set(_script().DETAILS) <= {setting.name for setting in described()}
+
+
+def test_every_command_has_an_example() -> None:
+    sections = re.split(r"^## mlserve ", _pages()["commands.md"], flags=re.MULTILINE)[1:]
+
+    assert sections
+    for section in sections:
+        assert re.search(r"^For example:\n\n```\n.*mlserve ", section, re.MULTILINE), section
