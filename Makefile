@@ -15,10 +15,13 @@ SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export]' -e plugins/model-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install foreign demo test test-docker test-fast fuzz lint format bench parity protos clean
+.PHONY: help install demo foreign test test-docker test-fast fuzz lint format bench parity \
+	reference protos changelog clean
 
+# A line that begins with `##@` is a heading of the help.
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' \
+		$(MAKEFILE_LIST)
 
 $(VENV)/installed-runtime: $(MANIFESTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mlserve needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -30,10 +33,14 @@ $(VENV)/installed-dev: $(VENV)/installed-runtime
 	$(BIN)/pip install --quiet $(RUNTIME) -e '.[server,test,lint]' -e tests/echo
 	touch $@
 
+##@ Start
+
 install: $(VENV)/installed-dev ## Make the virtual environment with everything for development
 
 demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, stop
 	@PATH="$(abspath $(BIN)):$$PATH" ./examples/demo.sh
+
+##@ Test
 
 # Envoy, Triton, MLServer and KServe, each in an environment of its own; MLSERVE_TEST_FOREIGN names
 # another folder for them. What cannot be had is said, and its tests are skipped.
@@ -53,7 +60,9 @@ test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow and waits for n
 fuzz: $(VENV)/installed-dev ## Compare both decoders on 10,000 damaged images (ARGS='--seed 1')
 	$(BIN)/python tests/fuzz/compare_decoders.py $(ARGS)
 
-lint: $(VENV)/installed-dev ## Check style, types, who imports whom, Dockerfiles and scripts
+##@ Check
+
+lint: $(VENV)/installed-dev ## Check style, types, imports, Dockerfiles, the compose file and scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -62,11 +71,13 @@ lint: $(VENV)/installed-dev ## Check style, types, who imports whom, Dockerfiles
 	$(BIN)/docker-compose --file docker/compose.yaml config --quiet
 	$(BIN)/shellcheck $(SCRIPTS)
 
-format: $(VENV)/installed-dev ## Put the code into the house format
+format: $(VENV)/installed-dev ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/installed-dev ## Measure start-up, latency and overload, and print the tables
+##@ Measure
+
+bench: $(VENV)/installed-dev ## Measure start-up, latency, the image pipeline and overload: prints tables
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/latency.py
@@ -77,6 +88,8 @@ bench: $(VENV)/installed-dev ## Measure start-up, latency and overload, and prin
 parity: $(VENV)/installed-dev ## Compare both backends on the parity images and write docs/parity.md
 	$(BIN)/python benchmarks/parity.py
 
+##@ Generate
+
 reference: $(VENV)/installed-dev ## Write docs/reference from the commands, settings and errors
 	$(BIN)/python docs/reference/generate.py
 
@@ -84,5 +97,11 @@ protos: $(VENV)/installed-dev ## Write the descriptors and type stubs of the .pr
 	$(BIN)/python -m grpc_tools.protoc -I. --include_imports --pyi_out=. \
 		--descriptor_set_out=$(PROTOS)/descriptors.binpb $(PROTOS)/*.proto
 
+changelog: $(VENV)/installed-dev ## Show the next release's changes; VERSION=0.2.0 writes them to CHANGELOG.md
+	$(BIN)/towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version unreleased)
+
+##@ Clean up
+
 clean: ## Remove the virtual environment and everything that was built
-	rm -rf $(VENV) .foreign build dist .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .foreign build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
+		.hypothesis .coverage*
