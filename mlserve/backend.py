@@ -195,8 +195,9 @@ class Backend(ABC):
 
     def _only_serves(self) -> ExportError:
         return ExportError(
-            f"the backend {self.name!r} only serves: it exports no model",
-            hint="export with another backend: `mlserve plugins` shows them, --backend chooses",
+            f"the backend {self.name!r} only serves models and cannot export them",
+            hint="export with another backend: `mlserve plugins` lists them, and --backend selects "
+            "one",
         )
 
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
@@ -206,7 +207,7 @@ class Backend(ABC):
         """
         raise ModelLoadFailed(
             f"the backend {self.name!r} cannot show the steps of its pipeline",
-            hint="compare it end to end, by its endpoint",
+            hint="compare it end to end, through its endpoint",
         )
 
     def external_servers(

@@ -105,7 +105,7 @@ def scale_text(scale: Scale) -> str:
 def _scale_warning(given: Scale, found: Evidence[Scale] | ExportError) -> str:
     if given[0] > given[1]:
         return (
-            f"--scale {scale_text(given)} makes dark what is light; "
+            f"--scale {scale_text(given)} turns light pixels dark; "
             f"the usual way round is {scale_text((given[1], given[0]))}"
         )
     if isinstance(found, Evidence) and found.how is How.FOUND and found.value != given:

@@ -133,7 +133,7 @@ def _numbered(path: Path, pairs: _Object) -> Mapping[int, Any]:
     if missing:
         shown = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if missing[_SHOWN:] else "")
         raise ExportError(
-            f"{path} has labels up to class {max(numbered)} and none for class {shown}",
+            f"{path} has labels up to class {max(numbered)} but none for class {shown}",
             hint=_AS_JSON,
         )
     return numbered

@@ -106,7 +106,7 @@ def _check_rows(subject: Subject, images: Array, together: Array) -> None:
         raise _not_independent(
             subject,
             f"output {unit} is {alone[row, unit]:.4g} alone and {together[row, unit]:.4g} in "
-            f"company of {company} others",
+            f"a batch with {company} others",
         )
 
 

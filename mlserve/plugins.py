@@ -98,7 +98,7 @@ def load(name: str) -> pluggy.PluginManager:
     """A plugin manager holding just the plugin of that name.
 
     Raises NotFound for an unknown name, and PluginError for a plugin that does not load or whose
-    name is given by two distributions.
+    name is used by two distributions.
     """
     point = _point(name)
     manager = pluggy.PluginManager(GROUP)
@@ -122,8 +122,8 @@ def backend(name: str) -> Backend:
     """
     kind = _backend_type(name)
     if kind is None:
-        raise NotFound(f"{_named(_point(name))} gives no backend", hint=_CHOOSE)
-    return _call(_point(name), "gives a backend that cannot be made", kind)
+        raise NotFound(f"{_named(_point(name))} provides no backend", hint=_CHOOSE)
+    return _call(_point(name), "provides a backend that cannot be created", kind)
 
 
 def backend_names() -> list[str]:
@@ -193,7 +193,7 @@ def _sources(name: str) -> tuple[ModelSource, ...]:
     found = _call(point, "fails in mlserve_model_sources", collect)
     for source in found:
         if not isinstance(source, ModelSource):
-            raise _broken(point, f"gives {source!r} as a model source, which is none")
+            raise _broken(point, f"gives {source!r} as a model source, which is not a ModelSource")
     return found
 
 
@@ -214,7 +214,7 @@ def _point(name: str) -> EntryPoint:
     if len(points) > 1:
         names = " and ".join(sorted(_distribution(point) for point in points))
         raise PluginError(
-            f"the plugin name {name!r} is given by two distributions: {names}",
+            f"the plugin name {name!r} is used by two distributions: {names}",
             hint="uninstall one of the two",
         )
     return points[0]

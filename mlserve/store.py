@@ -251,7 +251,7 @@ def check_name(what: str, name: str) -> str:
     """The name itself, when it is safe as a folder name and in a URL. Raises UsageError."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no {what} name",
+            f"{name!r} is not a valid {what} name",
             hint="use at most 128 letters, digits, `_`, `.` and `-`, and no `.` in front",
         )
     return name

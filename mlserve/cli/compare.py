@@ -148,7 +148,7 @@ def _tell_of_orientation(targets: list[Target]) -> None:
     applied = {name: m.pipeline.exif for name, m in manifests.items() if m is not None}
     if len(set(applied.values())) > 1:
         turning = ", ".join(name for name, exif in applied.items() if exif is Exif.APPLY)
-        note(f"only {turning} applies the EXIF orientation: turned photos differ by that")
+        note(f"only {turning} applies the EXIF orientation, so rotated photos differ")
 
 
 def _print(found: Comparison, output: OutputFormat) -> None:
@@ -185,7 +185,7 @@ def _require_writable(report: Path) -> None:
     if report.is_dir() or not report.absolute().parent.is_dir():
         raise UsageError(
             f"the report {report} cannot be written: "
-            + ("it is a folder" if report.is_dir() else "its folder is not there"),
+            + ("it is a folder" if report.is_dir() else "its folder does not exist"),
             hint="give the path of a file, for example --report report.html",
         )
 

@@ -80,9 +80,10 @@ def _expand(arguments: Sequence[str]) -> list[str]:
         if argument != STDIN and Path(argument).is_dir():
             inside = sorted(_images(argument))
             if not inside:
+                endings = ", ".join(_SUFFIXES)
                 raise UsageError(
                     f"there is no image in the folder {argument}",
-                    hint=f"files must end in {', '.join(_SUFFIXES)}; others are given by name",
+                    hint=f"a folder gives its files that end in {endings}; give others by name",
                 )
             names += inside
         else:
@@ -290,7 +291,7 @@ class Questioner:
     def _tell(self, count: int, shortfall: str) -> None:
         """Says once for each reason that there are fewer scores than were asked for."""
         if shortfall not in self._shortfalls:
-            note(f"note: {count} of the {self._top_k} best labels, as {shortfall}")
+            note(f"note: {count} of the {self._top_k} best labels: {shortfall}")
         self._shortfalls.add(shortfall)
 
     def _warn(self) -> None:

@@ -193,7 +193,7 @@ def _elsewhere(ctx: Any, name: str) -> str:
         return _see_help(ctx)
     if ctx.command is group:
         given = next((word for word in ctx.meta[_WORDS] if word in having), having[0])
-        return f"options stand behind the command: mlserve {given} {name} ..."
+        return f"options go after the command: mlserve {given} {name} ..."
     return f"it is an option of mlserve {_listed(having, 'and')}; {_see_help(ctx)}"
 
 
@@ -213,14 +213,14 @@ def _valid_values(ctx: Any, param: Any, value: str) -> str:
     if choices:
         listed = f"choose {_listed(choices, 'or')}"
         if _option(param) == _OUTPUT and "--store" in _options_of(ctx.command):
-            return f"{listed}; the folder to write to or to read from is --store DIR"
+            return f"{listed}; for a folder to write to or read from, use --store DIR"
         return did_you_mean(value, choices) + listed
     kind = "a whole number" if "int" in param.type.name else "a number"
     low, high = getattr(param.type, "min", None), getattr(param.type, "max", None)
     if low is not None and high is not None:
         kind += f" from {low} to {high}"
     elif low is not None:
-        kind += f" from {low} on"
+        kind += f", {low} or more"
     return f"give {kind}"
 
 

@@ -292,7 +292,7 @@ class AsyncClient:
         asked = self._version
         if None not in (asked, version) and asked != version:
             raise NotFound(
-                f"version {asked} of {self.model} was asked for, and version {version} "
+                f"version {asked} of {self.model} was asked for, but version {version} "
                 f"answered at {self.endpoint}",
                 hint="see the versions there with mlserve status; leave {version} out to take the "
                 "server's choice",

@@ -90,7 +90,7 @@ def labelled(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
         return scores[0].label, scores[:top_k]
     label = _only_label(outputs)
     if label is None:
-        raise _not_labels(outputs, "there is no single label and no labels with scores in it")
+        raise _not_labels(outputs, "they have neither a single label nor labels with scores")
     _require_utf8(label)
     return label, ()
 
@@ -127,7 +127,9 @@ def _scores(outputs: Outputs) -> tuple[Score, ...]:
 def _score(outputs: Outputs, label: object, score: object, index: object) -> Score:
     is_number = isinstance(score, int | float) and not isinstance(score, bool)
     if not isinstance(label, str) or not is_number or not isinstance(index, int | None):
-        raise _not_labels(outputs, f"{label!r}, {score!r}, {index!r} is no label, score and index")
+        raise _not_labels(
+            outputs, f"{label!r}, {score!r}, {index!r} is not a label, a score and an index"
+        )
     _require_utf8(label)
     value = float(str(score))
     if not math.isfinite(value):

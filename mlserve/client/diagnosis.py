@@ -43,7 +43,7 @@ def told_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
     if _NO_SUCH_HOST.search(why) and proxy_to(endpoint) is None:
         return NotFound(
             f"the host {endpoint.host} cannot be found ({readable(why)})",
-            hint="check the name of the host, and the name service of this machine",
+            hint="check the host name, and DNS on this machine",
         )
     if _HTTP1.search(why):
         return other_port(endpoint)

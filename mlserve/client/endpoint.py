@@ -47,7 +47,7 @@ class Endpoint:
         if is_secure and scheme in _SECURE:
             raise _bad(text, f"with TLS files it must be {_SECURE[scheme]}://")
         if protocol is not None and _PROTOCOLS[scheme] != protocol:
-            raise _bad(text, f"it is not for the protocol {protocol}")
+            raise _bad(text, f"it does not fit the protocol {protocol}")
         path = parts.path.rstrip("/")
         if model := _MODEL_PATH.search(path):
             raise UsageError(
@@ -101,7 +101,7 @@ def _split(text: str, protocol: ProtocolName | None, *, is_secure: bool) -> tupl
     if parts.scheme not in _PROTOCOLS:
         raise _bad(text, f"{parts.scheme}:// is not known")
     if not host or any(c.isspace() or not c.isprintable() for c in text):
-        raise _bad(text, "it names no host")
+        raise _bad(text, "it has no host")
     if parts.query or parts.fragment or parts.username is not None:
         raise _bad(text, "it has more than a host, a port and a path")
     return parts.scheme, parts
@@ -143,7 +143,7 @@ class Tls:
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
             raise UsageError(
-                "a client's certificate and its key belong together",
+                "a client certificate needs its key, and a key its certificate",
                 hint="give both: {tls_pair}",
             )
 
@@ -158,7 +158,7 @@ class Access:
     def __post_init__(self) -> None:
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise UsageError(
-                "the token is empty, or has characters other than visible ASCII ones",
+                "the token is empty or has characters other than visible ASCII",
                 hint="give the token alone, without white space around it",
             )
 
@@ -167,11 +167,11 @@ class Access:
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     def exposure(self, endpoint: Endpoint) -> str | None:
-        """The warning to give when the token would cross a network in the clear; else None."""
+        """The warning to give when the token would cross a network unencrypted; else None."""
         if self.token is None or endpoint.is_secure or endpoint.is_loopback:
             return None
         secure = "grpcs" if endpoint.protocol == "grpc" else "https"
         return (
-            f"the token goes to {endpoint} in the clear, and who listens can use it: serve with "
-            f"--tls-cert and --tls-key, and ask {secure}://{endpoint.address}"
+            f"the token is sent to {endpoint} unencrypted, and anyone on the network can read it: "
+            f"serve with --tls-cert and --tls-key, and ask {secure}://{endpoint.address}"
         )

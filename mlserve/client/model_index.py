@@ -54,7 +54,7 @@ async def find_model(endpoint: Endpoint, line: Line, deadline: Deadline, state: 
     if all(isinstance(refusal, InferenceFailed) for refusal in refusals):
         raise refusals[0]  # whatever it is, it is no model server
     raise UsageError(
-        f"no model is named, and the server at {endpoint} does not tell which ones it serves",
+        f"no model is named, and the server at {endpoint} does not list the models it serves",
         hint=_NAME_IT,
     )
 

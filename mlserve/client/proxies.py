@@ -122,11 +122,11 @@ def _parsed(text: str, variable: str, endpoint: Endpoint) -> Proxy:
     except ValueError as error:
         raise _unusable(text, variable, "it is not a valid address") from error
     if not host:
-        raise _unusable(text, variable, "it names no host")
+        raise _unusable(text, variable, "it has no host")
     if parts.scheme not in _PORTS:
         raise _unusable(text, variable, "only HTTP proxies can be used")
     if parts.scheme == "https" and endpoint.protocol == "grpc":
-        raise _unusable(text, variable, "gRPC reaches a proxy without TLS only")
+        raise _unusable(text, variable, "gRPC can use a proxy only without TLS")
     shown = f"[{host}]" if ":" in host else host
     credentials = (
         f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
@@ -198,7 +198,7 @@ def no_way_through(text: str, proxy: str) -> errors.Unavailable:
 
 
 _SEE_PROXY = (
-    "see that {variable} names the right proxy, or list {host} in no_proxy to ask it directly"
+    "check that {variable} names the right proxy, or list {host} in no_proxy to ask it directly"
 )
 
 
@@ -213,7 +213,7 @@ def no_proxy_answers(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unava
 def refused_by_proxy(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unavailable:
     """The error for a proxy of the environment that opens no way to the server."""
     return errors.Unavailable(
-        f"{proxy} opens no connection to {endpoint}: {why}",
+        f"{proxy} cannot connect to {endpoint}: {why}",
         hint=_SEE_PROXY.format(variable=proxy.variable, host=endpoint.host),
     )
 

@@ -251,7 +251,7 @@ _WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
         _RAISE_REQUEST_LIMIT,
     ),
     errors.AccessDenied: (
-        "the server at {endpoint} does not let this client in: {text}",
+        "the server at {endpoint} denied access: {text}",
         "give the server's token with {token_file FILE}",
     ),
     errors.NotFound: (

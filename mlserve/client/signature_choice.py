@@ -134,7 +134,7 @@ def _no_image_input(metadata: ModelMetadata) -> UsageError:
     offers = "; ".join(map(_offer, metadata.signatures))
     takes_examples = any(signature.method != PREDICT for signature in metadata.signatures)
     return UsageError(
-        f"the model {metadata.model} takes no image file; it takes {offers or 'nothing'}",
+        f"the model {metadata.model} does not take image files; it takes {offers or 'nothing'}",
         hint="predict sends image files as they are: serve a model that decodes them in its graph, "
         "as those of mlserve export do" + (_EXAMPLES if takes_examples else ""),
     )

@@ -27,8 +27,8 @@ def ssl_context(tls: Tls) -> ssl.SSLContext:
     except (OSError, ValueError) as error:  # an SSLError is an OSError
         named = ", ".join(str(path) for path in (tls.ca, tls.cert, tls.key) if path is not None)
         raise UsageError(
-            f"TLS cannot be spoken with {named}: {error}",
-            hint="all of them are PEM files, and the key is that of the certificate",
+            f"TLS cannot use {named}: {error}",
+            hint="they must be PEM files, and the key must belong to the certificate",
         ) from error
     return context
 
@@ -58,7 +58,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"wrong.version.number|http.request|record.layer.failure", re.I),
         "the server at {endpoint} does not speak TLS: {why}",
-        "ask {plain}://{address}, without the files of TLS",
+        "ask {plain}://{address}, without TLS files",
     ),
     (
         re.compile(r"host ?name|(ip.address|domain).mismatch|not valid for", re.I),
@@ -68,7 +68,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"expired|not.yet.valid", re.I),
         "the certificate of the server at {endpoint} is out of date: {why}",
-        "renew the server's certificate, and look at the clock of this machine",
+        "renew the server's certificate, and check this machine's clock",
     ),
     (
         re.compile(r"certificate.verify.failed|self.signed|local issuer", re.I),
@@ -84,7 +84,7 @@ def handshake_failure(endpoint: Endpoint, why: str) -> UsageError | None:
         return None
     if _ASKS_FOR_A_CERTIFICATE.search(why):
         return AccessDenied(
-            f"the server at {endpoint} wants a certificate of the client: {readable(why)}",
+            f"the server at {endpoint} requires a client certificate: {readable(why)}",
             hint="give one that it trusts with {tls_pair}",
         )
     plain = "grpc" if endpoint.protocol == "grpc" else "http"
@@ -100,10 +100,10 @@ def certificate_refused(endpoint: Endpoint, *, has_certificate: bool) -> AccessD
     if has_certificate:
         return AccessDenied(
             f"the server at {endpoint} does not accept the certificate of this client",
-            hint="give one that its authority has signed, and that is in date, with {tls_pair}",
+            hint="give one that its authority signed and that has not expired, with {tls_pair}",
         )
     return AccessDenied(
-        f"the server at {endpoint} asks for a certificate, and this client has shown none",
+        f"the server at {endpoint} requires a client certificate, and none was given",
         hint="give one that it trusts with {tls_pair}",
     )
 
@@ -115,4 +115,4 @@ def closing_hint(endpoint: Endpoint, *, has_certificate: bool) -> str:
         return f"if it speaks TLS, ask {secure}://{endpoint.address}"
     if has_certificate:
         return "it may not trust the certificate of {tls_cert}"
-    return "if it wants a certificate of the client: {tls_pair}"
+    return "if it requires a client certificate: {tls_pair}"

@@ -246,5 +246,5 @@ def _read(image: str) -> bytes:
         return Path(image).read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{image} cannot be read: {error.strerror or error}", hint="leave it out, or mend it"
+            f"{image} cannot be read: {error.strerror or error}", hint="leave it out, or repair it"
         ) from error

@@ -36,7 +36,7 @@ class Options:
         Deadline.after(self.timeout)
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise UsageError(
-                f"the tolerance must be a number from 0 on, not {self.tolerance:g}",
+                f"the tolerance must be a number of at least 0, not {self.tolerance:g}",
                 hint="give for example --tolerance 1e-4",
             )
 

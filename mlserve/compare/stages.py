@@ -97,7 +97,7 @@ class StageProcess:
         return InferenceFailed(
             f"the process that runs the stages of {self.target.name} ended (exit code {code})"
             + (f"; its last words:\n{words}" if words else ""),
-            hint="export the model again, or compare it by its endpoint",
+            hint="export the model again, or compare it through its endpoint",
         )
 
 

@@ -61,7 +61,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             hint=f"name two backends or endpoints, then the images: {_USAGE}",
         )
     if not files:
-        raise UsageError("no image is given", hint=f"name files or folders at the end: {_USAGE}")
+        raise UsageError("no images are given", hint=f"name files or folders at the end: {_USAGE}")
     return targets, files
 
 
@@ -124,7 +124,7 @@ def _exported(word: str, model: str | None, store: Path | None) -> Target:
 def _number(word: str, version: str) -> int:
     if not (version.isascii() and version.isdigit()):
         raise UsageError(
-            f"{word!r} names no version: {version!r} is not a number",
+            f"{word!r} does not name a version: {version!r} is not a number",
             hint="give BACKEND@VERSION, for example tfserving@2",
         )
     return check_version(int(version))

@@ -49,7 +49,7 @@ def port_finding(name: str, port: int) -> Finding:
             return Finding(AREA, name, Status.OK, text, data=data)
     holder = ports.owner(port)
     text = f"{port} is taken" + (f" by {holder}" if holder else "")
-    fix = "none is needed: mlserve up takes the next free pair, and predict finds it"
+    fix = "nothing to do: mlserve up takes the next free pair, and predict finds it"
     return Finding(AREA, name, Status.WARN, text, fix, data)
 
 
@@ -80,7 +80,7 @@ _ROOM = 2 * 2**30
 """Bytes that a download, its export and a build of an image need, with some to spare."""
 _LEAST_ROOM = 200 * 2**20
 _COUNT_SECONDS = 1.0
-_ELSEWHERE = "set the rights, or put mlserve's files elsewhere with MLSERVE_HOME"
+_ELSEWHERE = "fix the permissions, or put mlserve's files elsewhere with MLSERVE_HOME"
 
 
 def look_at_places() -> Iterator[Finding]:
@@ -159,7 +159,7 @@ def look_at_network() -> Iterator[Finding]:
         return  # the finding on the model sources says so
     url = known.download(DEFAULT_MODEL)
     if url is None:
-        text = f"{DEFAULT_MODEL} is here already: nothing has to be fetched"
+        text = f"{DEFAULT_MODEL} is here already: nothing needs to be downloaded"
         yield Finding(NETWORK, NAME, Status.OK, text)
     else:
         yield reach(url, Status.WARN if _has_models() else Status.FAIL)
@@ -222,7 +222,7 @@ def _native(specs: list[ServerSpec]) -> Iterator[Finding]:
     for spec in specs:
         found = shutil.which(spec.executable)
         if found is None:
-            text = f"{spec.executable} is not on PATH; the embedded server is taken"
+            text = f"{spec.executable} is not on PATH; the embedded server is used"
             yield Finding(LAUNCHERS, "native", Status.WARN, text, spec.install_hint)
         else:
             yield Finding(LAUNCHERS, "native", Status.OK, found)

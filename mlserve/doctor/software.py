@@ -63,7 +63,8 @@ _KNOWN = (
     KnownConflict(
         "tf2onnx<1.17",
         "numpy>=2",
-        "tf2onnx before 1.17 uses names that numpy 2 has no more: exporting for onnxruntime fails",
+        "tf2onnx before 1.17 uses names that numpy 2 no longer has: exporting for onnxruntime "
+        "fails",
         "pip install 'tf2onnx>=1.17'",
     ),
     KnownConflict(
@@ -75,19 +76,20 @@ _KNOWN = (
     KnownConflict(
         "tensorflow-hub<0.17",
         "setuptools>=81",
-        "tensorflow-hub 0.16 imports pkg_resources, which later setuptools warn of or lack",
+        "tensorflow-hub 0.16 imports pkg_resources, which later versions of setuptools warn about "
+        "or lack",
         "pip install 'setuptools<81'",
     ),
     KnownConflict(
         "onnxruntime",
         "onnxruntime-gpu",
-        "both put their files into the same folder: which one is imported is chance",
+        "both put their files into the same folder: which one is imported is a matter of chance",
         "pip uninstall onnxruntime onnxruntime-gpu, then install the one that you want",
     ),
     KnownConflict(
         "tensorflow",
         "tensorflow-cpu",
-        "both put their files into the same folder: which one is imported is chance",
+        "both put their files into the same folder: which one is imported is a matter of chance",
         "pip uninstall tensorflow tensorflow-cpu, then install the one that you want",
     ),
 )

@@ -61,7 +61,7 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
         return Launcher.DOCKER  # what it regards is told by mlserve.launch.docker
     if given and wanted is Launcher.NATIVE:
         raise UsageError(
-            f"the native launcher takes no {flag_of(given[0])}", hint="take --launcher embedded"
+            f"the native launcher does not take {flag_of(given[0])}", hint="use --launcher embedded"
         )
     if not given and wanted is not Launcher.EMBEDDED and not serving.versions.are_all:
         specs = _native_specs(backend, serving, Listen("127.0.0.1", 0, 0))
@@ -72,7 +72,7 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
     if wanted is Launcher.NATIVE:
         raise UsageError(
             "the native launcher cannot follow all versions",
-            hint="name them (--version 1 --version 2), or take --launcher embedded",
+            hint="name them (--version 1 --version 2), or use --launcher embedded",
         )
     _require_runtime(backend)
     return Launcher.EMBEDDED
@@ -130,8 +130,8 @@ def _require_regarded(backend: Backend, given: Sequence[str]) -> None:
 def _no_native(backend: Backend, specs: list[ServerSpec]) -> PluginError | UsageError:
     if not specs:
         return UsageError(
-            f"the backend {backend.name!r} knows no server of another maker",
-            hint="take --launcher embedded",
+            f"the backend {backend.name!r} has no third-party server",
+            hint="use --launcher embedded",
         )
     names = " or ".join(spec.executable for spec in specs)
     return PluginError(f"{names} is not on PATH", hint=specs[0].install_hint)
@@ -181,7 +181,7 @@ def _start(argv: list[str], command: ServerCommand, output: IO[bytes]) -> Proces
     except OSError as error:
         raise PluginError(
             f"{argv[0]} cannot be run: {error.strerror or error}",
-            hint="look at the file and its rights, or take another --launcher",
+            hint="check the file and its permissions, or use another --launcher",
         ) from error
 
 

@@ -31,7 +31,7 @@ def run_in_foreground(
     """
     if request.launcher is Launcher.DOCKER:
         raise UsageError(
-            "the docker launcher runs a server in the background only",
+            "the docker launcher only runs servers in the background",
             hint="leave --foreground out, or run the image yourself: mlserve build, docker run",
         )
     launcher_for(plugins.backend(request.serving.backend), request.serving, request.launcher)

@@ -144,8 +144,8 @@ def stop(
     _send(record, signal.SIGKILL)
     if not _is_gone_within(record, 10):
         raise Unavailable(
-            f"the process {record.pid} of {record.name} does not end, not even by SIGKILL",
-            hint="it hangs in the system, as on a lost disk; look at it with ps",
+            f"the process {record.pid} of {record.name} does not end, even after SIGKILL",
+            hint="it hangs in the kernel, as on a lost disk; check it with ps",
         )
     return True
 

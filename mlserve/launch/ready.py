@@ -84,9 +84,9 @@ def _server_name(certificate: Path, host: str) -> str | None:
 _PAUSE = 0.05
 _PROBE_TIMEOUT = 1.0
 _NOT_YET = (Unavailable, DeadlineExceeded, NotFound, Overloaded)
-_NO_ATTEMPT = Unavailable("it was not asked")
+_NO_ATTEMPT = Unavailable("no attempt was made")
 _NAME_A_CERTIFICATE = (
-    "the server wants a certificate of this command too: name one that the authority of "
+    "the server requires a client certificate of this command too: name one that the authority of "
     "--tls-client-ca has signed, with MLSERVE_TLS_CERT and MLSERVE_TLS_KEY"
 )
 
@@ -120,7 +120,7 @@ def wait_until_ready(
             time.sleep(_PAUSE)
     require_alive()
     raise Unavailable(
-        f"{record.name} was not ready in time (at last: {last.message})",
+        f"{record.name} was not ready in time (last: {last.message})",
         hint=_hint(record),
     )
 

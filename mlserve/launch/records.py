@@ -97,7 +97,7 @@ class ServerRecord:
         if self.is_stopping:
             raise Unavailable(
                 f"{self.name} is stopping: it takes no new work",
-                hint="start it again once `mlserve ps` lists it no more: mlserve up",
+                hint="once `mlserve ps` no longer lists it, start it again: mlserve up",
             )
 
     @property
@@ -237,7 +237,7 @@ def unwritable(path: Path, error: OSError) -> MlserveError:
     """The error for a state folder or file that cannot be made or written."""
     return UsageError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint="make room or set the rights; MLSERVE_HOME puts mlserve's files elsewhere",
+        hint="make room or fix the permissions; MLSERVE_HOME puts mlserve's files elsewhere",
     )
 
 

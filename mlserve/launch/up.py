@@ -76,10 +76,10 @@ def _how(exit_code: int | None) -> str:
 
 def _hint_of_killed(record: ServerRecord) -> str:
     if record.container is None:
-        return "was it killed for want of memory?"
+        return "was it killed because memory ran out?"
     if container.ran_out_of_memory(record.container):
         return "it ran out of memory: give the container more (--docker-option=--memory=4g)"
-    return "was it killed for want of memory, or by hand?"
+    return "was it killed because memory ran out, or by hand?"
 
 
 def with_log(error: MlserveError, record: ServerRecord) -> MlserveError:
@@ -411,7 +411,7 @@ def see(record: ServerRecord) -> Seen:
     if status == "ready":
         with suppress(MlserveError):  # the state cannot be written: it is asked again next time
             record = mark_ready(record)
-    return Seen(record, status, f"the `mlserve up` that started it is gone; asked now, {told}")
+    return Seen(record, status, f"the `mlserve up` that started it is gone; now {told}")
 
 
 def _ask(record: ServerRecord) -> tuple[str, str]:

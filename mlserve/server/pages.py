@@ -100,8 +100,8 @@ def _on_model(path: str, operations: Json) -> Json:
 
 _ERRORS = {
     400: "the request does not fit the model, or is not well-formed",
-    401: "the server wants a token, and the request has none or another one",
-    403: "this server lets nobody load or unload models who asks like that",
+    401: "the request has no token, or a wrong one",
+    403: "this server does not let this caller load or unload models",
     404: "no such model, version or signature",
     413: "the request or an image in it is too large",
     415: "an input is not an image",

@@ -86,15 +86,15 @@ def test_an_unknown_option_leads_to_the_one_that_was_meant(
 def test_an_option_before_its_command_is_told_where_it_stands() -> None:
     assert refused("--model", "m", "predict", "x") == (
         "mlserve has no option --model",
-        "options stand behind the command: mlserve predict --model ...",
+        "options go after the command: mlserve predict --model ...",
     )
 
 
 @pytest.mark.parametrize(
     ("words", "value", "hint"),
     [
-        (("predict", "x", "--top-k", "0"), "0", "give a whole number from 1 on"),
-        (("predict", "x", "--top-k", "many"), "many", "give a whole number from 1 on"),
+        (("predict", "x", "--top-k", "0"), "0", "give a whole number, 1 or more"),
+        (("predict", "x", "--top-k", "many"), "many", "give a whole number, 1 or more"),
         (("up", "--grpc-port", "99999"), "99999", "give a whole number from 0 to 65535"),
         (("predict", "x", "--timeout", "5s"), "5s", "give a number"),
         (("predict", "x", "--output", "jsn"), "jsn", "did you mean json? choose text, json or "),
@@ -104,7 +104,7 @@ def test_an_option_before_its_command_is_told_where_it_stands() -> None:
         (
             ("export", "--output", "models/"),
             "models/",
-            "choose text or json; the folder to write to or to read from is --store DIR",
+            "choose text or json; for a folder to write to or read from, use --store DIR",
         ),
     ],
 )

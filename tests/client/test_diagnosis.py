@@ -103,7 +103,7 @@ def test_a_server_that_asks_for_a_certificate(
     error = _refusal(endpoint, tls=Tls(ca=folder / "ca.pem"))
 
     assert type(error) is AccessDenied
-    assert "asks for a certificate, and this client has shown none" in error.message
+    assert "requires a client certificate, and none was given" in error.message
     assert "tls=Tls(cert=..., key=...)" in str(error.hint)
 
 

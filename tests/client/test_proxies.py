@@ -69,8 +69,8 @@ def test_no_proxy(scheme: str, host: str, no_proxy: str, *, is_direct: bool) -> 
     ("endpoint", "proxy", "why"),
     [
         ("http://a:1", "socks5://me:secret@p:1", "only HTTP proxies"),
-        ("a:1", "https://p:1", "without TLS only"),
-        ("a:1", "http://", "names no host"),
+        ("a:1", "https://p:1", "only without TLS"),
+        ("a:1", "http://", "has no host"),
         ("a:1", "http://me:secret@p:port", "not a valid address"),
     ],
 )

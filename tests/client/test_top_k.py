@@ -134,7 +134,7 @@ def test_the_command_line_says_it_once_on_stderr_and_in_json(
     text, jsonl = mlserve(*options), mlserve(*options, "--output", "json")
     assert text.code == 0
     assert text.stdout.count("zebra") == 2
-    assert text.stderr == "note: 2 of the 7 best labels, as the model has 2 classes\n"
+    assert text.stderr == "note: 2 of the 7 best labels: the model has 2 classes\n"
     rows = jsonl.json()["predictions"]
     assert [row["shortfall"] for row in rows] == ["the model has 2 classes"] * 2
     assert jsonl.stderr == text.stderr

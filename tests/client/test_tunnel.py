@@ -122,4 +122,4 @@ def test_a_proxy_that_wants_a_password_is_named(
     ):
         client.predict(b"\xff\xd8\xff", timeout=20)
 
-    assert caught.value.message.startswith(f"the proxy at {proxy} (https_proxy) opens no connec")
+    assert caught.value.message.startswith(f"the proxy at {proxy} (https_proxy) cannot connect")

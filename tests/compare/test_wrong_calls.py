@@ -20,16 +20,16 @@ pytestmark = pytest.mark.slow
     ("arguments", "message"),
     [
         (["echo@1", "PHOTOS"], "1 of at least 2 targets given"),
-        (["echo@1", "echo@1"], "no image is given"),
+        (["echo@1", "echo@1"], "no images are given"),
         (["echo@1", "onnx", "PHOTOS"], "'onnx' is not a file, a folder, an endpoint"),
-        (["echo@1", "echo@x", "PHOTOS"], "'echo@x' names no version: 'x' is not a number"),
+        (["echo@1", "echo@x", "PHOTOS"], "'echo@x' does not name a version: 'x' is not a number"),
         (["echo@1", "echo@9", "PHOTOS"], "m has no version 9 (there: 1)"),
         (["echo@1", "host:port", "PHOTOS"], "'host:port' is not an endpoint"),
         (["echo@1", "echo@1", "no.jpg"], "'no.jpg' is not a file, a folder"),
         (["echo@1", "echo@1", "PHOTOS", *["--model=m"] * 3], "3 models are named for 2 targets"),
         (["echo@1", "echo@1", "PHOTOS", "--tolerance", "nan"], "tolerance must be a number"),
         (["echo@1", "echo@1", "PHOTOS", "--timeout", "0"], "timeout must be a positive"),
-        (["echo@1", "echo@1", "PHOTOS", "--report", "no/where.html"], "its folder is not there"),
+        (["echo@1", "echo@1", "PHOTOS", "--report", "no/where.html"], "its folder does not exist"),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(
@@ -57,7 +57,7 @@ def test_a_comparison_says_that_only_one_side_turns_images_by_exif(
 
     done = cli("compare", "echo@1", "echo@2", photos, "--runs", "1")
 
-    said = "only echo@2 applies the EXIF orientation: turned photos differ by that"
+    said = "only echo@2 applies the EXIF orientation, so rotated photos differ"
     assert said in done.stderr.splitlines(), done.stderr
 
 

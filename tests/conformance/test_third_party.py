@@ -59,6 +59,6 @@ def test_a_backend_that_only_serves_says_so_before_a_model_is_opened(
     done = _run(project, *command, home=tmp_path)
 
     assert done.returncode == 4, done.stderr
-    assert "error: the backend 'myruntime' only serves: it exports no model" in done.stderr
+    assert "error: the backend 'myruntime' only serves models and cannot export them" in done.stderr
     assert "hint: export with another backend" in done.stderr
     assert "opening" not in done.stderr

@@ -265,7 +265,7 @@ def test_a_default_model_that_is_in_the_cache_needs_no_network(
 
     assert (found.status, found.text) == (
         Status.OK,
-        "inception_v3 is here already: nothing has to be fetched",
+        "inception_v3 is here already: nothing needs to be downloaded",
     )
 
 

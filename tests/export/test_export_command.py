@@ -50,7 +50,7 @@ def test_what_was_given_is_said_and_kept_in_the_manifest() -> None:
 def test_a_reversed_scale_is_taken_with_a_warning() -> None:
     code, _, err = run("--backend", "echo", "--model", "echo", "--scale", "1..0")
     assert code == 0
-    assert "WARNING  --scale 1..0 makes dark what is light; the usual way round is 0..1" in err
+    assert "WARNING  --scale 1..0 turns light pixels dark; the usual way round is 0..1" in err
 
 
 def test_a_manifest_without_facts_is_still_read() -> None:
@@ -171,7 +171,7 @@ def test_a_scale_is_what_black_and_white_become(text: str, pair: tuple[float, fl
 
 @pytest.mark.parametrize("text", ["", "1", "0..", "..1", "a..b", "1..1", "nan..1", "0..inf", "0,1"])
 def test_a_scale_that_is_no_range_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no range of two different numbers"):
+    with pytest.raises(UsageError, match="is not a range of two different numbers"):
         parse_scale(text)
 
 

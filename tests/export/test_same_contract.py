@@ -287,7 +287,7 @@ def test_every_form_gives_the_same_contract_and_the_models_own_answers(
 ) -> None:
     case, files = made
     if form == "h5" and not case.in_h5:
-        with pytest.raises(ExportError, match=r"m\.h5 is no .* that can be opened") as refused:
+        with pytest.raises(ExportError, match=r"m\.h5 is not .* that can be opened") as refused:
             opened(files, form)
         assert ".keras" in (refused.value.hint or "")
         return
@@ -361,7 +361,7 @@ def test_a_scale_that_speaks_against_the_model_is_taken_with_a_warning(
         assert fact.warning.startswith("--scale 0..1 was given, but the model takes 0..255")
         assert not opened(made, form, scale=RAW).facts["scale"].warning
         reversed_scale = opened(made, form, scale=(255.0, 0.0)).facts["scale"]
-        assert "makes dark what is light" in reversed_scale.warning
+        assert "turns light pixels dark" in reversed_scale.warning
 
 
 def test_an_activation_that_speaks_against_the_graph_is_taken_with_a_warning(

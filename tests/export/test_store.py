@@ -86,7 +86,7 @@ def test_an_empty_store_lists_nothing(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a b", "ä", "a\n", "x" * 129])
 def test_unsafe_names_are_refused(store: Store, name: str) -> None:
-    with pytest.raises(UsageError, match="is no model name"):
+    with pytest.raises(UsageError, match="is not a valid model name"):
         store.base_path("echo", name)
 
 

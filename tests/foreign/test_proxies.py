@@ -245,7 +245,7 @@ def test_a_proxy_that_lets_nobody_through_is_named(
     through(envoy.address("closed"))
     error = _refused(protocol, green)
 
-    named = f"the proxy at {envoy.address('closed')} (http_proxy) opens no connection to "
+    named = f"the proxy at {envoy.address('closed')} (http_proxy) cannot connect to "
     assert error.message.startswith(named + _behind(protocol))
     assert ("403" if protocol == "grpc" else "503") in error.message
     assert "not ready" not in error.message

@@ -101,7 +101,7 @@ def test_the_models_are_named_where_none_is_chosen(
         client.predict(green, timeout=20)
 
     if (server.name, protocol) == ("kserve", "grpc"):
-        assert "does not tell which ones it serves" in caught.value.message
+        assert "does not list the models it serves" in caught.value.message
     else:
         assert re.search("serves [45] models: broken, label, ", caught.value.message)
 

@@ -81,7 +81,7 @@ def test_a_container_of_an_engine_that_is_away_is_kept(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--foreground", "--launcher", "docker"), "runs a server in the background only"),
+        (("--foreground", "--launcher", "docker"), "only runs servers in the background"),
         (("--image", "x"), "--image and --docker-option are for containers"),
     ],
 )

@@ -170,8 +170,8 @@ def test_another_makers_image_gets_the_folder_and_the_flags(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"settings": ServerSettings(max_queue=1)}, "takes no --max-queue"),
-        ({"threads": 2}, "takes no --threads"),
+        ({"settings": ServerSettings(max_queue=1)}, "does not take --max-queue"),
+        ({"threads": 2}, "does not take --threads"),
         ({"versions": Versions(are_all=True)}, "cannot follow all versions"),
     ],
 )

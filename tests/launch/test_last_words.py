@@ -20,7 +20,7 @@ JSON = """\
 {"ts": "2026-01-02T03:04:05.6
 """
 BUG = """\
-2026-01-02T03:04:05.680Z CRITICAL an error that nobody took
+2026-01-02T03:04:05.680Z CRITICAL an unhandled error
 Traceback (most recent call last):
   File "x.py", line 1, in <module>
 KeyError: 'x'

@@ -144,7 +144,7 @@ def test_a_backend_without_one_says_so(cli, export) -> None:
     started = cli("up", "--backend", "echo", "--launcher", "native")
 
     assert started.returncode == 2
-    assert "the backend 'echo' knows no server of another maker" in started.stderr
+    assert "the backend 'echo' has no third-party server" in started.stderr
 
 
 def test_one_that_cannot_be_run_is_named(cli, base: Path, seen: Path, tmp_path: Path) -> None:

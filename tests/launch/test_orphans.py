@@ -27,7 +27,7 @@ def test_ps_finds_out_that_a_server_got_ready_without_its_up(
 ) -> None:
     export(load_delay=4)
     entry = orphan(cli, until)
-    assert "the `mlserve up` that started it is gone; asked now, " in entry["why"]
+    assert "the `mlserve up` that started it is gone; now " in entry["why"]
     until(lambda: cli.ps()[0]["status"] == "ready")
     (entry,) = cli.ps()
     assert (entry["is_ready"], entry["why"]) == (True, None)

@@ -59,5 +59,5 @@ def test_a_certificate_that_the_server_refuses_is_what_the_hint_is_about(
     up = cli.up(*guarded[:-1], f"--tls-client-ca={other}", "--wait", "20")
 
     assert up.returncode == 2, up.stderr
-    assert "hint: the server wants a certificate of this command too: " in up.stderr
+    assert "hint: the server requires a client certificate of this command too: " in up.stderr
     assert "MLSERVE_TLS_CERT and MLSERVE_TLS_KEY" in up.stderr

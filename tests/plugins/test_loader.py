@@ -78,7 +78,7 @@ def test_a_module_that_the_plugin_itself_needs_is_missing(site, parts) -> None:
         ),
         (
             "from mlserve.plugins import hookimpl\n@hookimpl\ndef mlserve_backend(): return 1",
-            "gives 1 as its backend, which is no class of Backend",
+            "gives 1 as its backend, which is not a subclass of Backend",
         ),
         (
             "from mlserve.plugins import hookimpl\n@hookimpl\ndef mlserve_backend(): 1 / 0",
@@ -86,11 +86,11 @@ def test_a_module_that_the_plugin_itself_needs_is_missing(site, parts) -> None:
         ),
         (
             "from mlserve.plugins import hookimpl as h\n@h\ndef mlserve_model_sources(): yield 1",
-            "gives 1 as a model source, which is none",
+            "gives 1 as a model source, which is not a ModelSource",
         ),
         (
             HALF,
-            "gives a backend that cannot be made: TypeError: ",
+            "provides a backend that cannot be created: TypeError: ",
         ),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_name_of_two_distributions_names_both_and_hurts_nobody_else(site, part
     found = parts()
 
     assert found["toy"]["status"] == "broken"
-    assert "given by two distributions: toy-other and toy-plugin" in found["toy"]["error"]
+    assert "used by two distributions: toy-other and toy-plugin" in found["toy"]["error"]
     assert found["toy"]["fix"] == "uninstall one of the two"
     assert found["good"]["status"] == "installed"
 
@@ -151,7 +151,7 @@ def test_asking_for_a_broken_plugin_is_exit_code_3(site, tmp_path, source, code,
     ("backend", "error"),
     [
         ("nope", "error: there is no backend 'nope' (installed: "),
-        ("models", "error: the plugin 'models' of mlserve-models gives no backend"),
+        ("models", "error: the plugin 'models' of mlserve-models provides no backend"),
     ],
 )
 def test_an_unknown_backend_is_a_usage_error(site, tmp_path, backend: str, error: str) -> None:

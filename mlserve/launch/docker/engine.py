@@ -70,7 +70,7 @@ def docker(*args: str, timeout: float = _TIMEOUT) -> str:
     except subprocess.TimeoutExpired as error:
         raise EngineRefused(
             f"the container engine did not answer within {timeout:g} s (docker {args[0]})",
-            hint="look at it: docker info",
+            hint="check it with docker info",
         ) from error
     if done.returncode != 0:
         raise refusal(args, done.stderr)

@@ -54,20 +54,20 @@ def require_regarded(backend: Backend, serving: Serving) -> None:
         if serving.versions.are_all or len(serving.versions.numbers) > 1:
             raise UsageError(
                 "an image holds one version of a model",
-                hint="choose it with --version N, or take --launcher embedded",
+                hint="choose it with --version N, or use --launcher embedded",
             )
         return
     given = [name for name in ("threads", "provider", "instances") if getattr(serving, name)]
     given += serving.settings.changed
     if given:
         raise UsageError(
-            f"the server in the image takes no {flag_of(given[0])}",
-            hint="take --launcher embedded, or leave it out",
+            f"the server in the image does not take {flag_of(given[0])}",
+            hint="use --launcher embedded, or leave it out",
         )
     if serving.versions.are_all:
         raise UsageError(
             "the server in the image cannot follow all versions",
-            hint="name them (--version 1 --version 2), or take --launcher embedded",
+            hint="name them (--version 1 --version 2), or use --launcher embedded",
         )
 
 
@@ -103,7 +103,7 @@ def require_there(image: str, tell: Tell) -> None:
         reason = error.message.removeprefix("docker pull failed: ")
         raise BuildFailed(
             f"the image {image} is not there and cannot be pulled: {reason}",
-            hint="look at the name and the network; `docker load` brings an image from a file, and "
+            hint="check the name and the network; `docker load` brings an image from a file, and "
             "--image (of up) or --base-image (of build) names another",
         ) from error
 
@@ -164,8 +164,8 @@ class BuildRequest:
         spec = next((spec for spec in specs if spec.image is not None), None)
         if spec is None and self.kind is ServerKind.NATIVE:
             raise UsageError(
-                f"the backend {self.backend.name!r} knows no image of another maker",
-                hint="take --server embedded",
+                f"the backend {self.backend.name!r} has no third-party image",
+                hint="use --server embedded",
             )
         return spec
 
@@ -243,7 +243,7 @@ def write_context(request: BuildRequest, into: Path, progress: Progress = no_pro
     except OSError as error:
         raise UsageError(
             f"{error.filename or into} cannot be read or written: {error.strerror or error}",
-            hint="make room or set the rights",
+            hint="make room or fix the permissions",
         ) from error
 
 

@@ -137,7 +137,7 @@ def _write_wheel(found: Distribution, into: Path) -> None:
         said = f"it took longer than {_TIMEOUT:g} s"
     if said:
         raise BuildFailed(
-            f"the wheel of {found.name} cannot be made of {source}: {said}",
+            f"the wheel of {found.name} cannot be made from {source}: {said}",
             hint="make the wheels yourself, and give their folder with --wheel-dir",
         )
 

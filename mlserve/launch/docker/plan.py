@@ -113,7 +113,7 @@ def require_mountable(plan: ContainerPlan) -> None:
     """Raises UsageError for a path that is not there, or that the engine cannot mount."""
     for path in plan.mounts:
         if not Path(path).exists():
-            raise UsageError(f"there is no {path}", hint="give a file or folder that is there")
+            raise UsageError(f"there is no {path}", hint="give a file or folder that exists")
         if "," in path or '"' in path:
             raise UsageError(
                 f"{path} cannot be mounted: a comma or a quote is in its name",

@@ -84,5 +84,5 @@ def _not_started(error: EngineRefused, draft: ServerRecord) -> Unavailable | Usa
     return Unavailable(
         f"the container of {draft.name} does not start: {reason}",
         hint=f"is the image {draft.image} the right one? `docker image inspect` shows it; "
-        "mlserve doctor looks at the engine",
+        "mlserve doctor checks the engine",
     )

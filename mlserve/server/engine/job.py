@@ -233,7 +233,7 @@ def as_error(verdict: Verdict, deadline: Deadline, *, running: int, waiting: int
             )
         case Refusal.TOO_SLOW:
             return DeadlineExceeded(
-                f"no answer within {timeout}: the model needs about {seconds}, also when nothing "
+                f"no answer within {timeout}: the model needs about {seconds}, even when nothing "
                 "else runs",
                 hint=_MORE_TIME,
             )

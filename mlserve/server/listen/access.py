@@ -76,7 +76,7 @@ def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
     Of several, a proxy in front may have checked another one than this server would.
     """
     if not authorizations:
-        raise AccessDenied("this server wants a token, and the request has none", hint=_HINT)
+        raise AccessDenied("this server requires a token, and the request has none", hint=_HINT)
     if len(authorizations) > 1:
         raise AccessDenied(
             f"the request has {len(authorizations)} Authorization headers", hint="send one"
@@ -85,9 +85,9 @@ def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
     text = authorization if isinstance(authorization, bytes) else authorization.encode()
     scheme, _, given = text.partition(b" ")
     if scheme.decode("ascii", "replace").lower() != _SCHEME:
-        raise AccessDenied("the authorization is no bearer token", hint=_HINT)
+        raise AccessDenied("the authorization is not a bearer token", hint=_HINT)
     if not hmac.compare_digest(given.strip(), token):
-        raise AccessDenied("the token is not the one that this server wants", hint=_HINT)
+        raise AccessDenied("the token does not match this server's", hint=_HINT)
 
 
 _HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"
@@ -102,7 +102,7 @@ def require_control(settings: ServerSettings, host: str, *, is_from_browser: boo
     flag = flag_of("model_control")
     if not settings.lets_models_be_controlled(host):
         raise NotAllowed(
-            f"this server lets nobody load or unload its models ({flag} "
+            f"this server does not let anyone load or unload its models ({flag} "
             f"{settings.model_control.value})",
             hint=f"start it with {flag_of('token_file')}, or with {flag} on",
         )

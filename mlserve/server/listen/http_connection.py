@@ -44,7 +44,7 @@ class Fault(Exception):
 
 def not_http() -> Fault:
     """The fault of what is no request."""
-    return Fault(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1, or its target is no path")
+    return Fault(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1, or its target is not a path")
 
 
 def too_long() -> Fault:

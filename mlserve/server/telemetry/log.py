@@ -236,9 +236,7 @@ def _writer_to_stderr(log_format: LogFormat) -> logging.Handler:
 def _log_unexpected(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    logging.getLogger("mlserve").critical(
-        "an error that nobody took", exc_info=(kind, error, traceback)
-    )
+    logging.getLogger("mlserve").critical("an unhandled error", exc_info=(kind, error, traceback))
 
 
 def _log_of_thread(failure: threading.ExceptHookArgs) -> None:

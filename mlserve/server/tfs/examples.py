@@ -143,4 +143,4 @@ def _too_many(settings: ServerSettings) -> InputTooLarge:
 
 
 def _not_a_message() -> InvalidInput:
-    return InvalidInput("the input is not a message of examples: it ends early, or is no protobuf")
+    return InvalidInput("the input is not a message of examples: it ends early, or is not protobuf")

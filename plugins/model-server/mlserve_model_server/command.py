@@ -151,7 +151,7 @@ def _batching(given: Given) -> Batching | None:
     if path is not None and not given.is_on("enable_batching"):
         raise UsageError(
             "--batching_parameters_file is given without --enable_batching",
-            hint="add --enable_batching, or leave the file away",
+            hint="add --enable_batching, or leave the file out",
         )
     if not given.is_on("enable_batching"):
         return None

@@ -60,10 +60,8 @@ def _ignored(name: str, default: Value, why: str, same: Value | None = None) -> 
 
 
 def _own_help(setting: Description) -> str:
-    told = setting.help.removesuffix(".")
-    if setting.name in _OTHER_DEFAULTS:
-        return f"{told.partition('; default')[0]}; default: {_OTHER_DEFAULTS[setting.name]}."
-    return f"{told}." if setting.default is None else f"{told}; default: {setting.default}."
+    default = _OTHER_DEFAULTS.get(setting.name) or setting.chosen or setting.default
+    return setting.text if default is None else f"{setting.text} Default: {default}."
 
 
 _OTHER_DEFAULTS = {
@@ -93,8 +91,8 @@ FLAGS = (
     Flag("port", 8500, "Port for gRPC; 0: any free one."),
     Flag("grpc_socket_path", "", "UNIX socket for gRPC, beside the port."),
     Flag("rest_api_port", 0, "Port for REST; 0: no REST."),
-    Flag("rest_api_timeout_in_ms", 30000, "Deadline of a request that brings none."),
-    Flag("rest_api_enable_cors_support", False, "Lets pages of every origin ask over REST."),
+    Flag("rest_api_timeout_in_ms", 30000, "Deadline of a request that does not set one."),
+    Flag("rest_api_enable_cors_support", False, "Lets web pages of any origin call the REST API."),
     Flag("model_name", "default", "Name of the model, without --model_config_file."),
     Flag("model_base_path", "", "Absolute path of the folder that holds its version folders."),
     Flag("model_config_file", "", "ModelServerConfig as text: several models, policies, labels."),
@@ -102,7 +100,7 @@ FLAGS = (
     Flag(
         "allow_version_labels_for_unavailable_models",
         False,
-        "Takes new labels for versions that are not served yet.",
+        "Accepts new labels for versions that are not served yet.",
     ),
     Flag("file_system_poll_wait_seconds", 1, "Seconds between looks for versions; 0: one look."),
     Flag("max_num_load_retries", 5, "Attempts after the first one to load a version."),
@@ -120,8 +118,8 @@ FLAGS = (
         "such flag, and serves them.",
     ),
     *(Flag(setting.name, "", f"mlserve's own. {_own_help(setting)}") for setting in OWN),
-    Flag("version", False, "Prints the versions and ends."),
-    Flag("help", False, "Prints this text and ends."),
+    Flag("version", False, "Prints the versions and exits."),
+    Flag("help", False, "Prints this text and exits."),
     _ignored(
         "tensorflow_inter_op_parallelism", 0, "--tensorflow_intra_op_parallelism holds for both"
     ),

@@ -127,7 +127,7 @@ def unreachable(url: str, reason: str) -> ExportError:
 
 def no_module(url: str, reason: str) -> ExportError:
     """The error for a hub whose answer is not a whole module; its hint lists the alternatives."""
-    return ExportError(f"TF-Hub gives no module for {url} ({reason})", hint=WAYS_ON)
+    return ExportError(f"TF-Hub has no module for {url} ({reason})", hint=WAYS_ON)
 
 
 def _first_hop(url: str) -> tuple[str, int]:

@@ -34,7 +34,7 @@ def load(path: Path) -> Any:
             return keras.saving.load_model(path, compile=False)
     except Exception as error:  # a damaged or foreign file makes Keras fail in many ways
         raise ExportError(
-            f"{path} is no Keras model that can be opened: {reason_of(error)}",
+            f"{path} is not a Keras model that can be opened: {reason_of(error)}",
             hint=_way_to_open(path, str(error)),
         ) from error
 

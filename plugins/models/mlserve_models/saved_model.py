@@ -96,7 +96,7 @@ def _require_savedmodel(folder: Path, path: Path) -> None:
     if not any((folder / name).is_file() for name in _FILES):
         names = sorted(entry.name for entry in folder.iterdir())
         raise ExportError(
-            f"{path} is no SavedModel: it has no saved_model.pb (found: "
+            f"{path} is not a SavedModel: it has no saved_model.pb (found: "
             f"{', '.join(names[:8]) or 'nothing'})",
             hint=_HINT,
         )

@@ -122,7 +122,9 @@ def _network_of_path(path: Path, request: ModelRequest) -> Network:
             from mlserve_models import inception
         return inception.network_of_file(path, request, model)
     if not is_savedmodel(path):
-        raise ExportError(f"{path} is of no kind of weights that {request.model} has", hint=_KINDS)
+        raise ExportError(
+            f"{path} is not a kind of weights that {request.model} takes", hint=_KINDS
+        )
     with framework_imports():
         from mlserve_models import saved_model
     network = saved_model.network_of_path(path, request, model.known_scale)

@@ -101,7 +101,7 @@ def test_a_cache_of_the_users_own_is_used(
 
 def test_a_module_that_is_not_there(fails: Callable[[str], None], hub: Any) -> None:
     hub.serve(b"gone", status=404)
-    fails(r"TF-Hub gives no module .*HTTP 404 Not Found")
+    fails(r"TF-Hub has no module .*HTTP 404 Not Found")
 
 
 def test_a_hub_that_hangs_up(fails: Callable[[str], None], hub: Any) -> None:
@@ -201,7 +201,7 @@ def test_a_module_that_would_write_outside_its_folder_leaves_nothing_there(
         archive.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
     hub.serve(made.getvalue())
 
-    with pytest.raises(ExportError, match="TF-Hub gives no module"):
+    with pytest.raises(ExportError, match="TF-Hub has no module"):
         open_model("inception_v3")
 
     assert not list(home.parent.rglob("slipped"))

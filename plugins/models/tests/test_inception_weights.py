@@ -87,7 +87,11 @@ def test_a_model_of_another_interface_wants_a_name_of_its_own(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("none.h5", "no file or folder"), ("a.pth", "no kind of weights"), ("b.h5", "read as HDF5")],
+    [
+        ("none.h5", "no file or folder"),
+        ("a.pth", "not a kind of weights"),
+        ("b.h5", "read as HDF5"),
+    ],
 )
 def test_a_file_of_another_kind_is_an_error(
     open_model: Callable[..., Classifier], tmp_path: Path, name: str, message: str

@@ -226,7 +226,7 @@ def test_a_file_of_keras_2_gets_a_short_error_and_the_way_on_works(
     with pytest.raises(ExportError) as caught:
         open_model("m", weights=str(path), labels=labels_file(3))
     message, hint = caught.value.message, str(caught.value.hint)
-    assert message.startswith(f"{path} is no Keras model that can be opened: TypeError: ")
+    assert message.startswith(f"{path} is not a Keras model that can be opened: TypeError: ")
     assert "Unrecognized keyword arguments passed to DepthwiseConv2D: {'groups': 1}" in message
     assert len(message) < 1000
     call = re.search(r"tf_keras\.models\.load_model\('old\.h5', .*\)\.export\('DIR'\)", hint)
@@ -241,7 +241,7 @@ def test_a_file_of_keras_2_gets_a_short_error_and_the_way_on_works(
 def test_a_model_with_code_in_it_is_refused(open_model: Open, keras: Any, tmp_path: Path) -> None:
     layers = [keras.layers.Lambda(lambda images: images[:, 0, 0])]
     keras.Sequential([keras.Input((8, 8, 3)), *layers]).save(tmp_path / "own.keras")
-    with pytest.raises(ExportError, match="no Keras model that can be opened") as caught:
+    with pytest.raises(ExportError, match="not a Keras model that can be opened") as caught:
         open_model("m", weights=str(tmp_path / "own.keras"))
     assert "without Lambda layers" in str(caught.value.hint)
 
@@ -249,7 +249,7 @@ def test_a_model_with_code_in_it_is_refused(open_model: Open, keras: Any, tmp_pa
 @pytest.mark.parametrize("name", ["own.keras", "own.h5"])
 def test_a_file_that_is_no_model_is_an_error(open_model: Open, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"no model")
-    with pytest.raises(ExportError, match="no Keras model that can be opened"):
+    with pytest.raises(ExportError, match="not a Keras model that can be opened"):
         open_model("m", weights=str(tmp_path / name))
 
 

@@ -346,7 +346,7 @@ def test_a_tar_file_that_would_write_outside_its_folder_is_refused(
             archive.addfile(member, io.BytesIO(b""))
     before = set(tmp_path.iterdir())
 
-    with pytest.raises(ExportError, match=r"cannot be unpacked|is no SavedModel"):
+    with pytest.raises(ExportError, match=r"cannot be unpacked|is not a SavedModel"):
         open_model("m", weights=str(path))
 
     assert set(tmp_path.iterdir()) == before

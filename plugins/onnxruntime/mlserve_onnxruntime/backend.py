@@ -85,7 +85,7 @@ def _model_file(folder: Path) -> Path:
     if files:
         there = f"it has several ONNX files: {', '.join(file.name for file in files)}"
     raise ModelLoadFailed(
-        f"{folder} is no ONNX model: {there}",
+        f"{folder} is not an ONNX model: {there}",
         hint=f"a model's folder holds <version>/{MODEL_FILE}; `mlserve export --backend "
         "onnxruntime` writes one",
     )

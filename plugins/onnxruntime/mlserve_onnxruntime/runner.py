@@ -92,7 +92,7 @@ def to_runtime(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         texts = [value.decode() for value in array.flat]
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"input '{name}' has bytes that are no UTF-8 text, which ONNX Runtime cannot take",
+            f"input '{name}' has bytes that are not UTF-8 text, which ONNX Runtime cannot take",
             hint="send text, or give the model a uint8 input",
         ) from error
     return _objects(texts, array.shape)

@@ -121,7 +121,7 @@ def test_a_refusal_is_one_plain_line(tmp_path: Path) -> None:
 
 def test_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     runner = loaded(write(tmp_path, identity(TensorProto.STRING)))
-    with pytest.raises(InvalidInput, match="no UTF-8 text"):
+    with pytest.raises(InvalidInput, match="not UTF-8 text"):
         runner.run("serving_default", {"x": np.array([b"\xff"], dtype=object)})
 
 

@@ -70,7 +70,7 @@ def _require_saved_model(folder: Path) -> None:
         return
     there = "there is no such folder" if not folder.exists() else "it has no saved_model.pb"
     raise ModelLoadFailed(
-        f"{folder} is no SavedModel: {there}",
+        f"{folder} is not a SavedModel: {there}",
         hint="a model's folder holds <version>/saved_model.pb; `mlserve export` writes one",
     )
 

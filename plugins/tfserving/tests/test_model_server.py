@@ -170,7 +170,7 @@ def test_nobody_changes_the_models_of_an_open_server(
     }
     ((code, said),) = answers
     assert code == "PERMISSION_DENIED"
-    assert said.startswith("this server lets nobody load or unload its models")
+    assert said.startswith("this server does not let anyone load or unload its models")
     assert server.label("a") == "a/1"
 
 

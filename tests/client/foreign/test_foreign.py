@@ -117,7 +117,7 @@ def test_a_model_of_pixels_says_what_it_takes(serve: Any, foreign_model: Any) ->
         client.predict(b"1", timeout=20)
 
     assert caught.value.message == (
-        "the model stranger takes no image file; "
+        "the model stranger does not take image files; "
         "it takes serving_default(input_1: float32[?,299,299,3])"
     )
     assert "predict sends image files" in str(caught.value.hint)
@@ -138,7 +138,7 @@ def test_a_model_of_examples_says_which_calls_it_wants(serve: Any, foreign_model
         client.predict(b"1", timeout=20)
 
     assert caught.value.message == (
-        "the model stranger takes no image file; it takes classify(inputs: bytes[?]) by "
+        "the model stranger does not take image files; it takes classify(inputs: bytes[?]) by "
         "Classify, as tf.Examples; regress(inputs: bytes[?]) by Regress, as tf.Examples"
     )
     assert "for :classify and :regress over REST" in str(caught.value.hint)
@@ -209,7 +209,7 @@ def test_tensorflow_serving_does_not_tell_its_models(serve: Any, foreign_model: 
     with Client(serve(foreign_model((TEXT_IN,)))) as client, pytest.raises(UsageError) as caught:
         client.predict(b"1", timeout=20)
 
-    assert caught.match("does not tell which ones it serves")
+    assert caught.match("does not list the models it serves")
     assert "model=NAME" in str(caught.value.hint)
 
 
@@ -258,8 +258,8 @@ def test_status_of_a_version_that_is_not_available(
         ("INVALID_ARGUMENT", 400, "bad pixels", 2, "refused the request: bad pixels"),
         ("NOT_FOUND", 404, "no version 3", 2, "does not have what was asked for: no version 3"),
         ("UNIMPLEMENTED", 501, "never heard", 2, "does not allow the request: never heard"),
-        ("PERMISSION_DENIED", 403, "go away", 2, "does not let this client in: go away"),
-        ("UNAUTHENTICATED", 401, "who?", 2, "does not let this client in: who?"),
+        ("PERMISSION_DENIED", 403, "go away", 2, "denied access: go away"),
+        ("UNAUTHENTICATED", 401, "who?", 2, "denied access: who?"),
         ("UNAVAILABLE", 503, "draining", 5, "is not ready: draining"),
         ("INTERNAL", 500, "out of luck", 6, "failed: out of luck"),
         ("UNKNOWN", 500, "", 6, "failed: "),

@@ -88,7 +88,8 @@ def test_a_model_of_pixels_says_what_it_takes(serve: Any, oip: Any) -> None:
         client.predict(IMAGE, timeout=20)
 
     assert caught.value.message == (
-        "the model stranger takes no image file; it takes infer(input_1: float32[?,299,299,3])"
+        "the model stranger does not take image files; "
+        "it takes infer(input_1: float32[?,299,299,3])"
     )
     assert model.asked == []
 

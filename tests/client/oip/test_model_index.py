@@ -70,7 +70,7 @@ def test_the_asynchronous_client_asks_too(serve: Any, oip: Any) -> None:
         ([(f"m{n:02}", "READY") for n in range(12)], "12 models: m00, .*, m09 and 2 more"),
         ([("a\n\x1b[31m", "READY"), ("b", "READY")], r"serves 2 models: a \\x1b\[31m, b"),
         ([], "serves no model"),
-        (None, "does not tell which ones it serves"),
+        (None, "does not list the models it serves"),
     ],
 )
 def test_a_server_without_one_model_leaves_the_choice_to_the_caller(

@@ -242,7 +242,7 @@ def test_what_another_makers_server_has_no_flag_for_is_refused(cli, tmp_path: Pa
     done = cli.up("--backend", "tfserving", "--path", str(tmp_path / "m"), "--max-queue", "3")
 
     assert done.returncode == 2
-    assert "error: the server in the image takes no --max-queue" in done.stderr
+    assert "error: the server in the image does not take --max-queue" in done.stderr
 
 
 def _is_available(url: str) -> bool:

@@ -81,7 +81,7 @@ class TestRest:
         refused = http.get(path)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == "Bearer"
-        assert refused.json() == {"error": "this server wants a token, and the request has none"}
+        assert refused.json() == {"error": "this server requires a token, and the request has none"}
         assert http.get(path, headers=bearer()).status_code != 401
 
     @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)

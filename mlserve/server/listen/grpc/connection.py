@@ -397,7 +397,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def _widen(self, stream: int, size: int) -> None:
         if not size:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by zero")
         outbox = self._outbox
         if not stream:
             outbox.window += size
