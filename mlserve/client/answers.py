@@ -38,7 +38,7 @@ class Timings:
     start of the interpreter and its imports; in Python next to nothing. `queue`, `decode`, `run`
     and `encode` are the server's word, None when it says nothing of them. `receive` is the rest of
     the exchange: both ways over the network, what the server does not tell of, and looks at its
-    metadata. `wait` are attempts in vain and the pauses after them. `total` counts from the start
+    metadata. `wait` are failed attempts and the pauses after them. `total` counts from the start
     of the deadline, so in a command from the start of the process.
     """
 
@@ -65,7 +65,7 @@ class Prediction:
     is None when the server does not say which version answered. `api` is what was spoken: tfs
     (TensorFlow Serving, version 1) or oip (Open Inference Protocol, version 2).
     `has_random_weights` is True when the server says that its answers mean nothing. `retries` are
-    the attempts in vain before this answer. `request_id` and `trace_id` are in the server's log.
+    the failed attempts before this answer. `request_id` and `trace_id` are in the server's log.
     `shortfall` says why there are fewer scores than were asked for; None when there are not.
     """
 

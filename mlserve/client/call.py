@@ -59,7 +59,7 @@ class Retries:
             )
 
     def pause(self, failed: int, error: Transient) -> float:
-        """Seconds to wait after the `failed`-th attempt in vain; infinity: do not ask again."""
+        """Seconds to wait after the `failed`-th failed attempt; infinity: do not ask again."""
         if failed >= self.max_attempts:
             return float("inf")
         longest = min(self.cap, self.base * 2.0 ** min(failed - 1, _MOST_DOUBLINGS))
@@ -132,7 +132,7 @@ class CallState:
 
     `began` is the moment on the monotonic clock that its deadline counts from. `spent` is in
     milliseconds by part: start (before the call began), read, connect, request (an exchange with
-    the server), and wait (attempts in vain, and the pauses after them). At every moment from
+    the server), and wait (failed attempts, and the pauses after them). At every moment from
     `began` on one part runs, so that they add up. `ids` go along with every request.
     """
 
@@ -153,7 +153,7 @@ class CallState:
 
     @property
     def attempts(self) -> int:
-        """How often the server was asked for the same thing: once more than it was in vain."""
+        """How often the server was asked for the same thing: once more than it failed."""
         return len(self.retries) + 1
 
     def enter(self, part: str, doing: str) -> None:
@@ -178,7 +178,7 @@ class CallState:
         return self.allowed.pause(self.attempts, error)
 
     def begin_again(self, error: Transient, pause: float, before: Mapping[str, float]) -> None:
-        """Notes that an attempt was in vain. `before` is what was spent before it."""
+        """Notes that an attempt failed. `before` is what was spent before it."""
         self.enter("wait", f"waiting to ask again after: {error.message}")
         for part in ("connect", "request"):
             self.spent["wait"] += self.spent[part] - before[part]

@@ -105,8 +105,8 @@ def shortfall(answer: Answer, question: Question) -> str | None:
     if answer.has_all_classes:
         return f"the model has {classes} classes"
     return (
-        f"the server gives its best {classes} only (a model that this version of mlserve exports "
-        "gives as many as there are)"
+        f"the server gives only its best {classes} (models exported with this version of mlserve "
+        "give all)"
     )
 
 

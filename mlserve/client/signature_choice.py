@@ -127,7 +127,7 @@ def _one_element(signature: Signature) -> tuple[int, ...] | None:
 def _no_image_input(metadata: ModelMetadata) -> UsageError:
     if not any(signature.inputs for signature in metadata.signatures):
         return UsageError(
-            f"the server shows no input of the model {metadata.model} that a request can carry",
+            f"the server lists no input of the model {metadata.model} that predict can send",
             hint="declare its inputs there (MLServer: in model-settings.json); predict needs one "
             "input of type BYTES for the image file",
         )
@@ -135,8 +135,8 @@ def _no_image_input(metadata: ModelMetadata) -> UsageError:
     takes_examples = any(signature.method != PREDICT for signature in metadata.signatures)
     return UsageError(
         f"the model {metadata.model} does not take image files; it takes {offers or 'nothing'}",
-        hint="predict sends image files as they are: serve a model that decodes them in its graph, "
-        "as those of mlserve export do" + (_EXAMPLES if takes_examples else ""),
+        hint="predict sends image files as they are: serve a model that decodes them itself, as "
+        "models from mlserve export do" + (_EXAMPLES if takes_examples else ""),
     )
 
 

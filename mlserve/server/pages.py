@@ -261,13 +261,14 @@ DOCUMENT: Json = {
         **_on_model(
             "/v2/models/{model}/stats",
             _get(
-                "What was asked of a model, and how long it took",
+                "How many requests a model has had, and how long they took",
                 _answer("the statistics", ref("ModelStatistics")),
                 404,
             ),
         ),
         "/v2/models/stats": _get(
-            "What was asked of all models", _answer("the statistics", ref("ModelStatistics"))
+            "How many requests all models have had",
+            _answer("the statistics", ref("ModelStatistics")),
         ),
         "/v2/repository/index": _repository(
             "The models, their versions and the states of these",
@@ -317,7 +318,7 @@ DOCUMENT: Json = {
         **_on_model(
             "/v1/models/{model}:regress",
             _post(
-                "Give a number for each example, with a signature that takes them",
+                "Regress examples, with a signature that takes them",
                 {"application/json": {"schema": ref("ExamplesRequest")}},
                 _answer("the number of each example", ref("RegressResponse")),
             ),

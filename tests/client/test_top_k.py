@@ -122,7 +122,7 @@ def test_an_export_of_before_there_was_a_ranking_gives_what_it_has_and_it_is_sai
         for _ in range(2):
             found = client.predict(b"fine", timeout=20, top_k=wanted)
             assert len(found.scores) == given
-            assert "its best 3 only" in str(found.shortfall)
+            assert "only its best 3" in str(found.shortfall)
         assert client.predict(b"fine", timeout=20, top_k=3).shortfall is None
 
 

@@ -323,8 +323,8 @@ def _docker_build(request: BuildRequest, base: str, context: Path, progress: Pro
         end = "\n".join(f"  {line}" for line in deque(lines, _TAIL))
         raise BuildLogged(
             f"the image {request.image_tag} could not be built; the end of the log:\n{end}",
-            hint="--build-option=--network=host helps where the builder's own network reaches no "
-            "index; --file-only DIR writes what is built, to be looked at and built by hand",
+            hint="try --build-option=--network=host if the builder's own network cannot reach a "
+            "package index; --file-only DIR writes the files, to inspect and build by hand",
             log=log,
         )
     return Built(request.image_tag, id_file.read_text().strip(), base, log)

@@ -174,7 +174,9 @@ class Model:
             try:
                 await self._update()
             except Exception:  # noqa: BLE001 - the model that is served must not stop
-                _log.exception("following %s failed; the next look may not", self.model)
+                _log.exception(
+                    "looking for versions of %s failed; the next look may succeed", self.model
+                )
 
     async def change(self, source: ModelSpec) -> None:
         """Serves the versions and knows the labels of `source`, which is the same model.

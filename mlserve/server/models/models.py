@@ -112,7 +112,7 @@ class Models:
         nobody waits for it any more.
         """
         repository = self._find(model)
-        _log.info("%s is to be loaded, as a client asks", model)
+        _log.info("loading %s, as a client asked", model)
         await asyncio.shield(self._start(repository.load_now()))
 
     async def unload(self, model: str) -> None:
@@ -121,7 +121,7 @@ class Models:
         Raises NotFound. The work goes on where nobody waits for it any more.
         """
         repository = self._find(model)
-        _log.info("%s is to be unloaded, as a client asks", model)
+        _log.info("unloading %s, as a client asked", model)
         await asyncio.shield(self._start(repository.unload()))
 
     async def close(self) -> None:

@@ -98,7 +98,7 @@ def _way_to_open(path: Path, text: str) -> str:
         )
     as_savedmodel = "or write a SavedModel with model.export('DIR') and give --weights DIR"
     if "lambda" in text.lower():
-        return f"save the model without Lambda layers and code of your own, {as_savedmodel}"
+        return f"save the model without Lambda layers and custom code, {as_savedmodel}"
     return f"save the whole model again with model.save('FILE.keras'), {as_savedmodel}"
 
 

@@ -121,7 +121,7 @@ def _rebuild_tensor(
 
 def _read(file: BufferedReader) -> dict[str, Array]:
     if (_Unpickler(file).load(), _Unpickler(file).load()) != (_MAGIC, _PROTOCOL):
-        raise ValueError("the magic number or the protocol number is another")
+        raise ValueError("the magic number or the protocol number is wrong")
     _Unpickler(file).load()
     views = _Unpickler(file).load()
     types = {view.storage.key: view.storage.dtype for view in views.values()}

@@ -201,7 +201,7 @@ class ImageClassifierRunner:
         except MemoryError as error:
             raise Overloaded(
                 "not enough memory to decode the images",
-                hint="send less at once, or give the server more memory",
+                hint="send smaller requests, or give the server more memory",
             ) from error
         if signature == DEFAULT:
             return {"output_0": self._labels[scores.argmax(axis=1)]}
@@ -226,6 +226,6 @@ def _checked_signatures(artifact: Artifact, manifest: Manifest) -> dict[str, Sig
     signatures = image_signatures(manifest.pipeline)
     if not set(manifest.signatures) <= set(signatures):
         raise ModelLoadFailed(
-            f"{artifact.path} holds another model than its manifest says", hint=EXPORT_AGAIN
+            f"{artifact.path} holds a different model than its manifest says", hint=EXPORT_AGAIN
         )
     return {signature.name: signature for signature in signatures}

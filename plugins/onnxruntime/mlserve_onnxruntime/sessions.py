@@ -191,7 +191,7 @@ def _explained(error: Exception) -> MlserveError:
     if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
         return Overloaded(
             f"not enough memory to run the request: {plain(error)}",
-            hint="send less at once, or give the server more memory",
+            hint="send smaller requests, or give the server more memory",
         )
     return InferenceFailed(f"ONNX Runtime failed: {plain(error)}", hint="see the server's log")
 

@@ -211,11 +211,11 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions
         (only_input,), (only_output,) = inputs, outputs
         image = ImageInput.from_tensor(only_input)
         if not _fits(image, only_output, pipeline):
-            raise ValueError("its sizes are others")
+            raise ValueError("its sizes differ")
     except ValueError as error:
         found = ", ".join(described(tensor) for tensor in (*inputs, *outputs))
         raise ModelLoadFailed(
-            f"{artifact.path} holds another model than its manifest says: {found}",
+            f"{artifact.path} holds a different model than its manifest says: {found}",
             hint=EXPORT_AGAIN,
         ) from error
     return image

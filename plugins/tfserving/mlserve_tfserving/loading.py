@@ -258,7 +258,7 @@ def _session_signature(session: Any, name: str, definition: Any) -> tuple[Signat
     try:
         call = session._make_callable_from_options(options)  # noqa: SLF001
     except (tf.errors.OpError, KeyError, TypeError) as error:
-        raise ValueError(f"its graph has not all of its tensors: {plain(str(error))}") from error
+        raise ValueError(f"its graph lacks some of its tensors: {plain(str(error))}") from error
 
     def run(inputs: Tensors) -> Tensors:
         values = call(*(_typed(inputs[spec.name], dtypes[spec.name]) for spec in signature.inputs))

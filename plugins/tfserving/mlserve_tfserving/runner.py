@@ -110,7 +110,7 @@ class TensorFlowRunner:
         if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
             return Overloaded(
                 f"not enough memory to run the request: {message}",
-                hint="send less at once, or give the server more memory",
+                hint="send smaller requests, or give the server more memory",
             )
         return InferenceFailed(f"TensorFlow failed: {message}", hint="see the server's log")
 
@@ -175,7 +175,7 @@ def _check_manifest(artifact: Artifact, signatures: Mapping[str, Signature]) -> 
     promised = {signature.name: signature for signature in artifact.manifest.signatures}
     if promised != dict(signatures):
         raise ModelLoadFailed(
-            f"{artifact.path} holds another model than its manifest says", hint=EXPORT_AGAIN
+            f"{artifact.path} holds a different model than its manifest says", hint=EXPORT_AGAIN
         )
 
 

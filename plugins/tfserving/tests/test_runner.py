@@ -181,7 +181,7 @@ def test_changed_labels_fail_to_load(copied: Path) -> None:
 def test_a_manifest_of_another_model_fails_to_load(copied: Path) -> None:
     manifest = copied / MANIFEST_NAME
     manifest.write_text(manifest.read_text().replace('"output_0"', '"label"'))
-    with pytest.raises(ModelLoadFailed, match="another model than its manifest says"):
+    with pytest.raises(ModelLoadFailed, match="a different model than its manifest says"):
         load(copied.parent)
 
 

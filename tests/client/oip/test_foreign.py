@@ -97,7 +97,7 @@ def test_a_model_of_pixels_says_what_it_takes(serve: Any, oip: Any) -> None:
 def test_a_model_that_declares_nothing(serve: Any, oip: Any) -> None:
     with (
         Client(serve(oip.Model(inputs=[])), model="stranger") as client,
-        pytest.raises(UsageError, match="shows no input of the model stranger") as caught,
+        pytest.raises(UsageError, match="lists no input of the model stranger") as caught,
     ):
         client.predict(IMAGE, timeout=20)
 

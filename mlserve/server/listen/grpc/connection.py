@@ -284,7 +284,7 @@ class GrpcConnection(asyncio.Protocol):
         elif kind == frames.RST_STREAM:
             self._on_reset(stream)
         elif kind == frames.PUSH_PROMISE:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client pushes nothing")
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client must not push")
 
     def _check_order(self, *, is_settings: bool = False) -> None:
         if self._headers.is_within or not (self._has_settings or is_settings):
@@ -521,7 +521,7 @@ class GrpcConnection(asyncio.Protocol):
             self._timer = None
 
     def _on_timeout(self) -> None:
-        self._close_with(frames.NO_ERROR, "the client's words took too long (--header-timeout)")
+        self._close_with(frames.NO_ERROR, "the client took too long (--header-timeout)")
 
 
 _NOBODY = Head("", None, b"identity", ())

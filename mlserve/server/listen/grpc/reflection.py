@@ -58,12 +58,12 @@ class Reflection:
             "all_extension_numbers_of_type": lambda: self._number_extensions(request, answer),
         }
         if asked not in find:
-            _refuse(answer, "INVALID_ARGUMENT", "the request asks for nothing that is known")
+            _refuse(answer, "INVALID_ARGUMENT", "the request is not of a known kind")
             return answer
         try:
             find[asked]()
         except KeyError:
-            _refuse(answer, "NOT_FOUND", "there is nothing of that name")
+            _refuse(answer, "NOT_FOUND", "nothing has that name")
         return answer
 
     def _list(self, answer: _Response) -> None:

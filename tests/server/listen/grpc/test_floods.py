@@ -229,13 +229,13 @@ def test_watches_that_nobody_reads(raw: Any) -> None:
 def test_a_greeting_that_does_not_end(raw: Any, said: bytes) -> None:
     client = raw(says_hello=False)
     client.say(said)
-    assert client.end() == (0, "the client's words took too long (--header-timeout)")
+    assert client.end() == (0, "the client took too long (--header-timeout)")
 
 
 def test_headers_that_do_not_go_on(raw: Any) -> None:
     client = raw()
     client.say(frame(HEADERS, 0, 1, client.block(STATUS)[:3]))
-    assert client.end() == (0, "the client's words took too long (--header-timeout)")
+    assert client.end() == (0, "the client took too long (--header-timeout)")
 
 
 def test_open_calls_are_counted(raw: Any, server: Any, wait: Any) -> None:
