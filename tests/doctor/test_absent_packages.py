@@ -96,7 +96,7 @@ def test_every_plugin_of_this_project_is_known() -> None:
     found = {}
     for file in folder.glob("*/pyproject.toml"):
         project = tomllib.loads(file.read_text())["project"]
-        for name in project["entry-points"]["mlserve"]:
+        for name in project.get("entry-points", {}).get("mlserve", ()):
             found[name] = (project["name"], project["optional-dependencies"])
     assert set(plugins.KNOWN) == set(found)
     for name, wanted in plugins.KNOWN.items():
