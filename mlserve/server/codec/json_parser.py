@@ -40,7 +40,7 @@ _SHORT = MAX_RANK
 """Items of a list that is left as it is: a shape of the Open Inference Protocol, for one."""
 _LONGEST_NUMBER = 64 * 2**10
 _LONGEST_NAME = 64 * 2**10
-_VALUE, _STRING, _OBJECT = 16, 120, 240
+_VALUE, _STRING, _OBJECT = 17, 120, 240
 """Bytes that a number, a string and an object take at most while they are read, as objects and as
 elements of an array (CPython 3.11 to 3.14, 64 bits), beside a string's characters."""
 _PARTS = 2
@@ -285,12 +285,8 @@ def _pack_values(rows: list[Any]) -> None:
 
 
 def _compact(found: PackedList) -> PackedList | list[Any]:
-    """The list as it is, or as Python's own where there are objects in it, or few values.
-
-    Integers beside numbers with a fraction have been turned into such: they stay packed.
-    """
-    is_short = len(found) <= _SHORT and all(len(part.types) == 1 for part in found.parts)
-    if is_short or any(dict in part.types for part in found.parts):
+    """The list as it is, or as Python's own where there are objects in it, or few values."""
+    if len(found) <= _SHORT or any(dict in part.types for part in found.parts):
         items = found.items()
         if items is not None:
             return list(items)

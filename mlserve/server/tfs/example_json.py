@@ -84,8 +84,6 @@ def _values(name: str, content: Any) -> list[Any]:
     items = content.items()
     if items is None:
         raise InvalidInput(f"Feature: {name} has element with unexpected JSON type: Array")
-    if {int, float} <= {kind for part in content.parts for kind in part.types}:
-        raise InvalidInput(f"Unexpected element type in feature: {name}: integers and decimals")
     return list(items)
 
 

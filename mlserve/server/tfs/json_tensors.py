@@ -344,11 +344,7 @@ def _is_in_parts(flat: list[Any]) -> bool:
 
 def _first_of(kind: type, flat: list[Any]) -> Any:
     """The first value of that type, which is among them."""
-    if not _is_in_parts(flat):
-        return next(item for item in flat if type(item) is kind)
-    values = next(part.values for part in flat if kind in part.types)
-    if isinstance(values, np.ndarray):  # of several types, each value is as good
-        return kind(values[0])
+    values = flat if not _is_in_parts(flat) else next(part for part in flat if kind in part.types)
     return next(item for item in values if type(item) is kind)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlserve.errors import InputTooLarge, InvalidInput
@@ -133,6 +133,8 @@ def _as_arrays(value: Any) -> list[str]:
 
 
 @settings(deadline=None)
+@example('{"00":[0,0.0,{}]}', 7)
+@example('{"00":[9007199254740993,0.5,{}]}', 13)
 @given(texts(), BLOCKS)
 def test_values_are_those_of_the_parser_at_once(text: str, block: int) -> None:
     assert same(in_pieces(text, block), at_once(text))
