@@ -57,7 +57,7 @@ class GrpcGate:
         self._telemetry = telemetry
 
     def check(self, context: Context) -> None:
-        """Raises Status unless the call may be served."""
+        """Raises GrpcStatus unless the call may be served."""
         if context.path in HEALTH_METHODS:
             return
         given = [value for key, value in context.invocation_metadata() if key == "authorization"]

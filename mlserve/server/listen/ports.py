@@ -30,9 +30,9 @@ from mlserve.server.listen import drain
 from mlserve.server.listen.access import GrpcGate
 from mlserve.server.listen.grpc import health
 from mlserve.server.listen.grpc.connection import GrpcConnection
-from mlserve.server.listen.grpc.connections import GrpcConnections, Method
 from mlserve.server.listen.grpc.health import HEALTH_SERVICES, Health
 from mlserve.server.listen.grpc.reflection import Reflection
+from mlserve.server.listen.grpc.server import GrpcServer, Method
 from mlserve.server.listen.http_connection import HttpConnection, HttpConnections
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
@@ -162,7 +162,7 @@ class GrpcPort:
         self._tls = tls_context(settings, "h2") if settings.speaks_tls else None
         token = settings.token_file
         check = None if token is None else GrpcGate(read_token(token), telemetry).check
-        self._connections = GrpcConnections(settings, memory, check)
+        self._connections = GrpcServer(settings, memory, check)
         self._health = Health()
         self._settings = settings
         self._listeners = [_listener("gRPC", host, port)]

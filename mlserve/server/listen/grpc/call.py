@@ -159,7 +159,7 @@ class GrpcCall:
         self._wake()
 
     async def receive(self) -> bytes | None:
-        """The next message; None when there are no more. Raises Status and Overloaded."""
+        """The next message; None when there are no more. Raises GrpcStatus and Overloaded."""
         reader = self._reader
         assert reader is not None, "nobody said what it takes"
         while not reader.ready and not self.has_ended and self._error is None:
@@ -177,7 +177,7 @@ class GrpcCall:
         return message
 
     async def only_message(self) -> bytes:
-        """The one message of a call that has one. Raises Status and Overloaded."""
+        """The one message of a call that has one. Raises GrpcStatus and Overloaded."""
         message = await self.receive()
         if message is None:
             raise GrpcStatus("UNIMPLEMENTED", "the call has no message; this method takes one")

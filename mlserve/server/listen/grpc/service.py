@@ -55,7 +55,7 @@ class UnaryMethod:
     most_bytes: int | None
 
     def begin(self, call: GrpcCall) -> None:
-        """Lets the call in. Raises Status."""
+        """Lets the call in. Raises GrpcStatus."""
         record = self.telemetry.begin(self.route, header_of(call.context))
         taken = self.in_flight.take()
 

@@ -1,8 +1,8 @@
-"""What the connections of the gRPC port share: places, limits, methods, and how they end.
+"""The gRPC server behind the port's connections: their places, their limits, and the methods.
 
 As on the HTTP port, the connection that has been idle longest gives way to a new one. Where all are
-at work, a few places more are there for health checks, which have to get in when the server is busy
-most of all; any other call is told there why it cannot be served.
+at work, there are a few more places for health checks, which must get in when the server is busiest
+of all; any other call is told there why it cannot be served.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Method(Protocol):
         """Bytes of a message, for one that is so small that it is not counted."""
 
     def begin(self, call: GrpcCall) -> None:
-        """Begins to serve a call that is let in. Raises Status; the call's data is not taken."""
+        """Begins to serve a call that is let in. Raises GrpcStatus; the call's data is not taken."""
 
 
-class GrpcConnections:
-    """The connections of one port."""
+class GrpcServer:
+    """The methods of one port, and its connections: it is their `Port`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class GrpcConnections:
         self._look_after_all()
 
     def begin(self, connection: GrpcConnection, call: GrpcCall) -> None:
-        """Lets a call in by its headers alone. Raises Status, and Overloaded for lack of room."""
+        """Lets a call in by its headers alone. Raises GrpcStatus, and Overloaded for lack of room."""
         path = call.context.path
         method = self._methods.get(path)
         if self._check is not None:
