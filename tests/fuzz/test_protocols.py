@@ -17,6 +17,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import ExitCode, InputTooLarge, InvalidInput, MlserveError
 from mlserve.server.codec.proto_reader import parse
 from mlserve.server.codec.proto_scan import estimate
+from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import content_of, text_of
 from mlserve.server.oip import grpc as oip_grpc
 from mlserve.server.oip import json_body as oip_json
@@ -86,7 +87,7 @@ def read_oip_grpc(data: bytes) -> None:
 def read_tfs_rest(sent: tuple[bytes, dict[str, str]]) -> None:
     body, headers = sent
     text = text_of(content_of(body, Headers(headers), SETTINGS.max_request_bytes))
-    content = json_tensors.parse_body(text, max_depth=SETTINGS.max_json_depth)
+    content = parse_body(text, max_depth=SETTINGS.max_json_depth)
     name = content.get("signature_name", "")
     signature = find_signature(SIGNATURES, name if isinstance(name, str) else "")
     inputs = json_tensors.read_inputs(signature, content, SETTINGS)

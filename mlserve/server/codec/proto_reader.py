@@ -105,6 +105,14 @@ def numbers(message: Message, field: str, dtype: np.dtype[Any]) -> Array:
     return np.frombuffer(data, packed, count, start).astype(dtype, copy=False)
 
 
+def narrow(name: str, wide: Array, target: np.dtype[Any]) -> Array:
+    """The integers as an array of the `target` type. Raises InvalidInput for one outside it."""
+    limits = np.iinfo(target)
+    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
+        raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")
+    return wide.astype(target)
+
+
 def _in_pieces(values: Any, dtype: np.dtype[Any]) -> Array:
     array = np.empty(len(values), dtype)
     for start in range(0, len(values), _PIECE):

@@ -18,6 +18,7 @@ from mlserve.server.models.versions import State, VersionStatus
 from mlserve.server.oip.metadata import model_config, platform_of
 from mlserve.server.oip.request import default_signature
 from mlserve.server.telemetry.statistics import Statistics, Total, VersionStatistics
+from mlserve.settings import ServerSettings
 
 _STATES = {
     State.START: "LOADING",
@@ -40,6 +41,11 @@ class OipExtensions:
         self._catalog = catalog
         self._statistics = statistics
         self._host = host
+
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings of the server."""
+        return self._engine.settings
 
     def config(self, model: str, version: int | None) -> dict[str, Any]:
         """The configuration of a loaded version. Raises NotFound, Unavailable."""

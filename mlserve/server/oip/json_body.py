@@ -20,7 +20,16 @@ from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.server.body_memory import UNBOUNDED, Room
 from mlserve.server.codec import json_writer
 from mlserve.server.codec.images import is_image_body, read_image_body
+from mlserve.server.codec.json_values import (
+    flatten,
+    from_numbers,
+    misplaced_text,
+    misplaced_type,
+    to_flat_array,
+    types_of,
+)
 from mlserve.server.codec.proto_scan import MOST_TEXT
+from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.oip import request as oip_parameters
@@ -34,8 +43,7 @@ from mlserve.server.oip.request import (
 )
 from mlserve.server.oip.tensors import RAW_ONLY
 from mlserve.server.tensors import Array
-from mlserve.server.tfs import json_tensors
-from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, TensorSpec
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -56,7 +64,7 @@ def is_small(body: Content, headers: Headers) -> bool:
 def read_request(
     body: Content,
     headers: Headers,
-    settings: ServerSettings = DEFAULT_SETTINGS,
+    settings: ServerSettings,
     room: Room = UNBOUNDED,
 ) -> InferRequest:
     """The request that a body holds, its tensors not read yet. Raises InvalidInput."""
@@ -70,9 +78,7 @@ def read_request(
         return InferRequest("", named, (), (), files=found.files)
     sent = memoryview(content)
     text = text_of(sent[:length], room)
-    head = json_tensors.parse_body(
-        text, ignores_rest=False, max_depth=settings.max_json_depth, room=room
-    )
+    head = parse_body(text, ignores_rest=False, max_depth=settings.max_json_depth, room=room)
     tail = sent[len(content) if length is None else length :]
     request_id = _id_of(head)
     parameters = oip_parameters.of_json(head.get("parameters"), "the request")
@@ -206,15 +212,17 @@ def from_json(spec: TensorSpec, count: int, *, shape: tuple[int, ...], data: Any
             f"input '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON: send it "
             "binary, with the parameter binary_data_size"
         )
-    nested, flat = json_tensors.flatten(spec.name, data)
+    nested, flat = flatten(spec.name, data)
     if nested not in (shape, (count,)) and not (count == 0 and not flat and nested):
         raise InvalidInput(
             f"the data of input '{spec.name}' is {_described(nested)}; its shape {list(shape)} "
             f"takes a list of {count} values, or lists of that shape"
         )
-    if spec.dtype is DType.BYTES and json_tensors.types_of(flat) - {str}:
+    if spec.dtype is DType.BYTES and types_of(flat) - {str}:
         raise InvalidInput(f"the data of input '{spec.name}' must be strings, as it is BYTES")
-    return json_tensors.to_flat_array(spec, flat)
+    if kind := misplaced_type(spec, flat):
+        raise InvalidInput(misplaced_text(spec, kind))
+    return to_flat_array(spec, flat, overflows=False)
 
 
 def to_json(spec: TensorSpec, value: Array) -> list[Any]:
@@ -229,7 +237,7 @@ def to_json(spec: TensorSpec, value: Array) -> list[Any]:
             f"output '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON",
             hint="ask for it with the parameter binary_data",
         )
-    numbers: list[Any] = json_tensors.from_numbers(spec, value.reshape(-1))
+    numbers: list[Any] = from_numbers(spec, value.reshape(-1))
     return numbers
 
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.body_memory import BodyMemory
+from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
@@ -42,7 +43,6 @@ from mlserve.server.oip.metadata import (
     version_of,
 )
 from mlserve.server.oip.request import InferRequest, write_outputs
-from mlserve.server.tfs import json_tensors
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 
@@ -216,10 +216,11 @@ class OipRestExtensions:
         require_unnamed(unquote(match["repository"] or ""))
         deadline = deadline_of(request, PATIENCE)
         async with received(request, deadline, _MOST_BYTES, self._memory) as body:
-            asked = _object(content_of(body.content, request.headers, _MOST_BYTES))
+            content = content_of(body.content, request.headers, _MOST_BYTES)
+            options = _object(content, self._extensions.settings.max_json_depth)
         if not match["verb"]:
-            return _extension_json(self._extensions.index(only_ready=_is_true(asked, "ready")))
-        parameters = asked.get("parameters", {})
+            return _extension_json(self._extensions.index(only_ready=_is_true(options, "ready")))
+        parameters = options.get("parameters", {})
         if not isinstance(parameters, dict):
             raise InvalidInput("'parameters' must be an object")
         require_no_override(list(parameters))
@@ -228,14 +229,14 @@ class OipRestExtensions:
         return Response()
 
 
-def _object(body: Content) -> dict[str, Any]:
+def _object(body: Content, max_depth: int) -> dict[str, Any]:
     """The JSON object of a body; an empty body is an empty one. Raises InvalidInput."""
     text = text_of(body)
-    return json_tensors.parse_body(text, ignores_rest=False) if text.strip() else {}
+    return parse_body(text, max_depth=max_depth, ignores_rest=False) if text.strip() else {}
 
 
-def _is_true(asked: dict[str, Any], name: str) -> bool:
-    value = asked.get(name, False)
+def _is_true(options: dict[str, Any], name: str) -> bool:
+    value = options.get(name, False)
     if not isinstance(value, bool):
         raise InvalidInput(f"{name!r} must be a boolean")
     return value

@@ -14,9 +14,8 @@ import numpy as np
 
 from mlserve.errors import InvalidInput
 from mlserve.server.body_memory import UNBOUNDED, Room
-from mlserve.server.codec.proto_reader import numbers
+from mlserve.server.codec.proto_reader import narrow, numbers
 from mlserve.server.tensors import NUMPY, Array
-from mlserve.server.tfs.tensor_proto import narrow
 from mlserve.tensors import DType, TensorSpec
 from mlserve.wire.proto.inference_pb2 import InferTensorContents
 

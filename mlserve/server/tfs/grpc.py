@@ -39,7 +39,7 @@ from mlserve.server.tfs.model_spec import (
     telling_of_servables,
     telling_of_versions,
 )
-from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature, TensorSpec
 from mlserve.wire.errors import grpc_status
 from mlserve.wire.proto.framework_pb2 import SignatureDef, TensorInfo
@@ -234,9 +234,7 @@ class TfsGrpcService:
         return self._repository.latest_for_zero(spec.name, spec.version.value)
 
 
-def read_inputs(
-    signature: Signature, request: PredictRequest, settings: ServerSettings = DEFAULT_SETTINGS
-) -> Tensors:
+def read_inputs(signature: Signature, request: PredictRequest, settings: ServerSettings) -> Tensors:
     """The arrays of the request, checked against the signature and the server's limits.
 
     Raises InvalidInput.

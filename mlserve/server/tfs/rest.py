@@ -21,6 +21,7 @@ from mlserve.server.body_memory import BodyMemory
 from mlserve.server.codec import json_writer
 from mlserve.server.codec.images import input_of, is_image_body, read_image_body
 from mlserve.server.codec.json_writer import dumps
+from mlserve.server.codec.rapidjson import parse_body, shown
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
@@ -37,7 +38,7 @@ from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice, VersionStatus
 from mlserve.server.tensors import most_rows
-from mlserve.server.tfs import example_json, json_tensors
+from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.classify import (
     CLASSIFY,
     INPUT,
@@ -45,8 +46,8 @@ from mlserve.server.tfs.classify import (
     ExampleMethod,
     check_takes_examples,
 )
+from mlserve.server.tfs.examples import read_json_examples, signature_of
 from mlserve.server.tfs.grpc import signature_def_map
-from mlserve.server.tfs.json_words import shown
 from mlserve.server.tfs.model_spec import (
     signature_over_rest,
     telling_of_servables,
@@ -102,8 +103,8 @@ def _examples_call(
         nonlocal count
         with body.reading():
             content = _read_content(body, request, settings)
-            name = example_json.signature_of(content)
-            examples = example_json.read_examples(content, settings, body.deadline)
+            name = signature_of(content)
+            examples = read_json_examples(content, settings, body.deadline)
         signature = method.find(signatures, name)
         check_takes_examples(signature)
         count = len(examples)
@@ -122,7 +123,7 @@ def _read_content(body: Body, request: Request, settings: ServerSettings) -> Map
     sent = content_of(body.content, request.headers, settings.max_request_bytes, body.room)
     text = text_of(sent, body.room)
     body.forget(sent)
-    return json_tensors.parse_body(text, max_depth=settings.max_json_depth, room=body.room)
+    return parse_body(text, max_depth=settings.max_json_depth, room=body.room)
 
 
 _VERBS = ("predict", "classify", "regress")
@@ -257,7 +258,7 @@ def _read_predict(
     text = text_of(sent, body.room)
     body.forget(sent)
     del sent
-    content = json_tensors.parse_body(
+    content = parse_body(
         text,
         max_depth=settings.max_json_depth,
         most_rows=most_rows(signatures.values(), settings.max_batch_length),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlserve.errors import InvalidInput
-from mlserve.server.codec.proto_reader import numbers
+from mlserve.server.codec.proto_reader import narrow, numbers
 from mlserve.server.tensors import NUMPY, Array
 from mlserve.settings import DEFAULT_SETTINGS, flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -120,14 +120,6 @@ def from_array(array: Array, dtype: DType) -> TensorProto:
         proto.tensor_shape.dim.add().size = size
     getattr(proto, _field(dtype)).extend(_values(array, dtype))
     return proto
-
-
-def narrow(name: str, wide: Array, target: np.dtype[Any]) -> Array:
-    """The integers as an array of the `target` type. Raises InvalidInput for one outside it."""
-    limits = np.iinfo(target)
-    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
-        raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")
-    return wide.astype(target)
 
 
 def _field(dtype: DType) -> str:

@@ -37,7 +37,7 @@ class Method(Protocol):
         """Bytes of a message, for one that is so small that it is not counted."""
 
     def begin(self, call: GrpcCall) -> None:
-        """Begins to serve a call that is let in. Raises GrpcStatus; the call's data is not taken."""
+        """Begins to serve a call that is let in. Raises GrpcStatus before its data is taken."""
 
 
 class GrpcServer:
@@ -75,7 +75,7 @@ class GrpcServer:
         self._look_after_all()
 
     def begin(self, connection: GrpcConnection, call: GrpcCall) -> None:
-        """Lets a call in by its headers alone. Raises GrpcStatus, and Overloaded for lack of room."""
+        """Lets a call in by its headers alone. Raises GrpcStatus and MlserveError."""
         path = call.context.path
         method = self._methods.get(path)
         if self._check is not None:
