@@ -24,12 +24,12 @@ from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import OipGrpcService
-from mlserve.server.oip.rest import OipRestExtensions, OipRestService
+from mlserve.server.oip.rest import OPEN_PATHS, OipRestExtensions, OipRestService
 from mlserve.server.pages import MetricsPage, OpenApi
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.server.tfs.grpc import ModelReload, TfsGrpcService
+from mlserve.server.tfs.grpc import SHORT_NAMES, ModelReload, TfsGrpcService
 from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
 from mlserve.system import give_back_large_blocks, usable_cpus
@@ -138,11 +138,11 @@ class Server:
         extensions = OipExtensions(*parts, self.telemetry.statistics, host=host)
         oip = OipGrpcService(*parts, extensions)
         seen = self.telemetry, self.in_flight
-        await self.grpc.start({**tfs.methods(*seen), **oip.methods(*seen)})
+        await self.grpc.start({**tfs.methods(*seen), **oip.methods(*seen)}, SHORT_NAMES)
         rest = "off"
         if self.rest is not None:
             pages = OpenApi(), MetricsPage(self.metrics, self._options.metrics_path)
-            gate = RestGate.of(self._options.settings)
+            gate = RestGate.from_settings(self._options.settings, OPEN_PATHS)
             v2 = OipRestExtensions(extensions, self.memory), OipRestService(*parts, self.memory)
             app = RestApp(
                 [gate, TfsRestService(*parts, self.memory), *v2, *pages],

@@ -24,7 +24,8 @@ STALLED = 1.0
 """Seconds without progress after which an unfinished upload gives way to others."""
 PROGRESS = 16 * 2**10
 """Bytes that are progress: an upload that sends a byte now and then has stalled too."""
-_RETRY_AFTER = 1.0
+RETRY_AFTER = STALLED
+"""Seconds after which it may be worth to come back: what stalls now has given way by then."""
 
 
 class BodyMemory:
@@ -133,7 +134,7 @@ class BodyMemory:
         return Overloaded(
             f"no room for {size} bytes of a request: the requests in flight hold {self._held} of "
             f"{self.most} bytes ({flag_of('max_body_memory')})",
-            retry_after=_RETRY_AFTER,
+            retry_after=RETRY_AFTER,
             hint="try again, or send a smaller request",
         )
 

@@ -21,7 +21,6 @@ from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import content_of, text_of
 from mlserve.server.oip import grpc as oip_grpc
 from mlserve.server.oip import json_body as oip_json
-from mlserve.server.oip import request as oip_parameters
 from mlserve.server.tensors import find_signature
 from mlserve.server.tfs import grpc as tfs_grpc
 from mlserve.server.tfs import json_tensors
@@ -79,8 +78,8 @@ def read_tfs_grpc(data: bytes) -> None:
 
 def read_oip_grpc(data: bytes) -> None:
     asked = oip_grpc.read_request(read_message(ModelInferRequest, data))
-    oip_parameters.sooner(Deadline.after(1), asked.parameters)
-    asked.told()
+    asked.sooner(Deadline.after(1))
+    asked.hints()
     check_arrays(*asked.decode(SIGNATURES, SETTINGS))
 
 
@@ -98,8 +97,8 @@ def read_oip_rest(sent: tuple[bytes, dict[str, str]]) -> None:
     body, headers = sent
     oip_json.is_small(body, Headers(headers))
     asked = oip_json.read_request(body, Headers(headers), SETTINGS)
-    oip_parameters.sooner(Deadline.after(1), asked.parameters)
-    asked.told()
+    asked.sooner(Deadline.after(1))
+    asked.hints()
     check_arrays(*asked.decode(SIGNATURES, SETTINGS))
 
 

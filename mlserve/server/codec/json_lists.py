@@ -160,15 +160,15 @@ class PackedList:
 
 def packed(items: list[Any]) -> PackedList:
     """The list, of which some items may be packed already."""
-    found = PackedList()
+    result = PackedList()
     for start in range(0, len(items), _AT_ONCE):
         some = items[start : start + _AT_ONCE]
         if PackedList in set(map(type, some)):
             for item in some:
-                found.append(item)
+                result.append(item)
         else:
-            found.extend(some)
-    return found
+            result.extend(some)
+    return result
 
 
 def both_lists_and_values(name: str, level: int) -> InvalidInput:

@@ -129,10 +129,10 @@ class _Parser:
             raise self._fault("Expecting value", stop.value) from None
 
     def _object(self, start: int) -> tuple[Any, int]:
-        found: list[tuple[str, Any]] = []
+        pairs: list[tuple[str, Any]] = []
         place = self._blanks(start + 1)
         if self._text[place : place + 1] == "}":
-            return self._to_object(found), place + 1
+            return self._to_object(pairs), place + 1
         while True:
             if self._text[place : place + 1] != '"':
                 raise self._fault("Expecting property name enclosed in double quotes", place)
@@ -145,14 +145,14 @@ class _Parser:
                 value, place = self._list(place, self._most_rows)
             else:
                 value, place = self.value(place)
-            found.append((name, value))
+            pairs.append((name, value))
             place = self._blanks(place)
             mark = self._text[place : place + 1]
             if mark == "}":
-                return self._to_object(found), place + 1
+                return self._to_object(pairs), place + 1
             if mark != ",":
                 raise self._fault("Expecting ',' delimiter", place)
-            if len(found) > _MOST_NAMES:
+            if len(pairs) > _MOST_NAMES:
                 raise ValueError(f"an object of more than {_MOST_NAMES} names")
             self._room.require_time()
             place = self._blanks(place + 1)
@@ -170,24 +170,24 @@ class _Parser:
         return place in self._cuts and self._text[place] == "["
 
     def _list(self, start: int, most: int | None = None) -> tuple[Any, int]:
-        found, cuts, next_cut = PackedList(), self._cuts[start], 0
+        items, cuts, next_cut = PackedList(), self._cuts[start], 0
         place = self._blanks(start + 1)
         if self._text[place : place + 1] == "]":
             return [], place + 1
         while True:
             while next_cut < len(cuts) and cuts[next_cut] <= place:
                 next_cut += 1
-            if next_cut < len(cuts) and self._take_piece(found, place, cuts[next_cut]):
+            if next_cut < len(cuts) and self._take_piece(items, place, cuts[next_cut]):
                 place = cuts[next_cut]
             else:
                 item, place = self.value(place)
-                found.append(item)
-            if most is not None and len(found) > most:
+                items.append(item)
+            if most is not None and len(items) > most:
                 raise too_many_rows(most)
             place = self._blanks(place)
             mark = self._text[place : place + 1]
             if mark == "]":
-                return _compact(found), place + 1
+                return _compact(items), place + 1
             if mark != ",":
                 raise self._fault("Expecting ',' delimiter", place)
             self._room.require_time()
@@ -254,9 +254,9 @@ class _Parser:
 
 def _end_of(pattern: re.Pattern[str], text: str, start: int, end: int) -> int:
     """Where the longest match at `start` ends, up to `end`; the pattern matches nothing too."""
-    found = pattern.match(text, start, end)
-    assert found is not None
-    return found.end()
+    match = pattern.match(text, start, end)
+    assert match is not None
+    return match.end()
 
 
 def _joined(high: str, low: str) -> str:
@@ -284,13 +284,13 @@ def _pack_values(rows: list[Any]) -> None:
                     row[name] = packed(value)
 
 
-def _compact(found: PackedList) -> PackedList | list[Any]:
+def _compact(items: PackedList) -> PackedList | list[Any]:
     """The list as it is, or as Python's own where there are objects in it, or few values."""
-    if len(found) <= _SHORT or any(dict in part.types for part in found.parts):
-        items = found.items()
-        if items is not None:
-            return list(items)
-    return found
+    if len(items) <= _SHORT or any(dict in part.types for part in items.parts):
+        unpacked = items.items()
+        if unpacked is not None:
+            return list(unpacked)
+    return items
 
 
 _LARGE = re.compile(r"\+?[0-9]{3}")

@@ -255,8 +255,8 @@ class _Walk:
             raise InvalidInput(
                 f"the request is not a valid {kind.DESCRIPTOR.full_name}: {why}"
             ) from None
-        known = sum(rule.width * count for rule, count in self._counts.items())
-        return len(self._data) + known + self._unknown * _UNKNOWN_BYTES
+        counted = sum(rule.width * count for rule, count in self._counts.items())
+        return len(self._data) + counted + self._unknown * _UNKNOWN_BYTES
 
     def _walk(self, rules: dict[int, Rule]) -> None:
         place, end = 0, len(self._data)
@@ -312,17 +312,17 @@ class _Walk:
 
     def _past_strings(self, rule: Rule, tag: int, stop: int, end: int) -> int:
         """Counts the string that ends at `stop`, and those of the same field right behind it."""
-        data, found = self._data, 1
+        data, count = self._data, 1
         most = min(rule.room(self._named[rule.name]), self._left * _STRINGS_A_FIELD)
-        while stop < end and data[stop] == tag and found <= most:
+        while stop < end and data[stop] == tag and count <= most:
             length, start = data[stop + 1], stop + 2
             if length >= _CONTINUES:
                 length, start = self.varint(stop + 1)
             if start + length > end:
                 raise _Broken(start, "a field runs over the end")
-            stop, found = start + length, found + 1
-        self._spend(found // _STRINGS_A_FIELD)
-        self._count(rule, found)
+            stop, count = start + length, count + 1
+        self._spend(count // _STRINGS_A_FIELD)
+        self._count(rule, count)
         return stop
 
     def past_number(self, rule: Rule | None, tag: int, place: int) -> int:

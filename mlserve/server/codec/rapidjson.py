@@ -131,8 +131,8 @@ class Decoder(json.JSONDecoder):
 def _end_of_value(text: str, place: int) -> int:
     """Where the list, object or other value ends that begins there."""
     if text[place] not in "[{":
-        found = _STRING_OR_SHORT.match(text, place + text.startswith("-Inf", place))
-        return len(text) if found is None else found.end()
+        match = _STRING_OR_SHORT.match(text, place + text.startswith("-Inf", place))
+        return len(text) if match is None else match.end()
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(text, place):
         depth += _STEPS.get(token[0], 0)
@@ -143,17 +143,17 @@ def _end_of_value(text: str, place: int) -> int:
 
 def _before_spelling(written: str, place: int) -> int:
     """Where in the text is what stands at that place once it is spelled out."""
-    for found in _STRING_OR_SHORT.finditer(written):
-        if found.start() >= place:
+    for match in _STRING_OR_SHORT.finditer(written):
+        if match.start() >= place:
             break
-        place -= len(_written_out(found)) - len(found[0])
+        place -= len(_written_out(match)) - len(match[0])
     return place
 
 
-def _written_out(found: re.Match[str]) -> str:
-    if found["inf"]:
+def _written_out(match: re.Match[str]) -> str:
+    if match["inf"]:
         return "Infinity"
-    return "NaN" if found["nan"] else found[0]
+    return "NaN" if match["nan"] else match[0]
 
 
 _DECODER = Decoder()

@@ -1,12 +1,14 @@
 """Who may ask: a bearer token on REST and in gRPC's metadata, compared in constant time.
 
-Health needs no token, so that a probe without secrets works; everything else does.
+Everything needs it but what a protocol names as open: the paths of its `open_paths` over REST, the
+methods without `needs_token` over gRPC. These tell of the server's health, so that a probe without
+secrets works.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,48 +20,44 @@ from mlserve.server.listen.grpc.service import header_of, status_of
 from mlserve.server.telemetry.telemetry import Telemetry, grpc_route
 from mlserve.settings import ServerSettings, flag_of
 
-HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
-HEALTH_METHODS = (
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-    "/inference.GRPCInferenceService/ServerLive",
-    "/inference.GRPCInferenceService/ServerReady",
-)
 _SCHEME = "bearer"
+_HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"
 
 
 class RestGate:
     """Stands before the protocols of the REST port; answers nothing itself."""
 
-    def __init__(self, token: bytes | None) -> None:
+    def __init__(self, token: bytes | None, open_paths: Collection[str]) -> None:
         self._token = token
+        self._open_paths = open_paths
 
     @classmethod
-    def of(cls, settings: ServerSettings) -> RestGate:
-        """The gate for the token file of the settings, open where there is none."""
+    def from_settings(cls, settings: ServerSettings, open_paths: Collection[str]) -> RestGate:
+        """The gate for the token file of the settings, open where there is none.
+
+        The `open_paths` need no token, with a slash at their end or without.
+        """
         path = settings.token_file
-        return cls(None if path is None else read_token(path))
+        return cls(None if path is None else read_token(path), open_paths)
 
     async def respond(self, request: Request) -> Response | None:
-        """None, for the next protocol to answer. Raises AccessDenied."""
+        """Returns None, for the next protocol to answer. Raises AccessDenied."""
         # Not request.url, which older versions of Starlette make with the Host header, as it is.
         path = request.scope["raw_path"].decode("ascii", "replace")
-        if self._token is not None and path.rstrip("/") not in HEALTH_PATHS:
+        if self._token is not None and path.rstrip("/") not in self._open_paths:
             check_token(request.headers.getlist("authorization"), self._token)
         return None
 
 
 class GrpcGate:
-    """Refuses every call without the token by its headers, whatever the service."""
+    """Refuses calls without the token by their headers, whatever the service."""
 
     def __init__(self, token: bytes, telemetry: Telemetry) -> None:
         self._token = token
         self._telemetry = telemetry
 
     def check(self, context: Context) -> None:
-        """Raises GrpcStatus unless the call may be served."""
-        if context.path in HEALTH_METHODS:
-            return
+        """Raises GrpcStatus unless the call has the token."""
         given = [value for key, value in context.invocation_metadata() if key == "authorization"]
         try:
             check_token(given, self._token)
@@ -90,14 +88,11 @@ def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
         raise AccessDenied("the token does not match this server's", hint=_HINT)
 
 
-_HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"
-
-
 def require_control(settings: ServerSettings, host: str, *, is_from_browser: bool = False) -> None:
     """Raises NotAllowed unless a caller of a server at that address may change its models.
 
-    A page in a browser can send a POST to any server of the user's own machine: without a token
-    to prove that it may, it is not heard.
+    A page in a browser can send a POST to any server on the user's own machine, so its requests
+    are refused where no token proves that it may.
     """
     flag = flag_of("model_control")
     if not settings.lets_models_be_controlled(host):

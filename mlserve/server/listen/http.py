@@ -1,4 +1,4 @@
-"""The REST port: hands each request to the protocol it belongs to, and gives errors one shape."""
+"""The routing of the REST port, and what its protocols share: deadline, body, answers, errors."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from mlserve.errors import (
 )
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.errors import as_known_error, error_text
-from mlserve.server.listen.drain import respond_and_close
-from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom
+from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom, respond_and_close
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.request import RequestRecord, current
 from mlserve.server.telemetry.telemetry import Telemetry, rest_route
@@ -57,14 +56,18 @@ class MethodNotAllowed(UsageError):
 
 
 class RestProtocol(Protocol):
-    """One protocol of the REST port."""
+    """One protocol of the REST port: it knows its paths, and what is behind them."""
 
     async def respond(self, request: Request) -> Response | None:
-        """The response, or None for a path of some other protocol. Raises MlserveError."""
+        """Returns the response, or None for a path of another protocol. Raises MlserveError."""
 
 
 class RestApp:
-    """The ASGI application of the REST port."""
+    """The ASGI application of the REST port: asks one protocol after the other.
+
+    Every request gets a record, and every answer its headers; whatever a protocol raises becomes an
+    error in one form (`error_response`).
+    """
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class RestApp:
         telemetry: Telemetry,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """`headers` go with every answer."""
+        """Makes one of these protocols, in this order; `headers` go with every answer."""
         self._protocols = protocols
         self._telemetry = telemetry
         self._headers = headers
@@ -83,8 +86,8 @@ class RestApp:
         record = self._telemetry.begin(route, request.headers.get)
         try:
             response = await self._answer(request, record)
-            told = (*self._headers, *record.headers())
-            response.raw_headers += [(k.encode(), v.encode()) for k, v in told]
+            headers = (*self._headers, *record.headers())
+            response.raw_headers += [(k.encode(), v.encode()) for k, v in headers]
             if response.headers.get("connection") == "close":
                 await respond_and_close(response, scope, receive, send)
             else:
@@ -98,9 +101,9 @@ class RestApp:
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
-            known = as_known_error(error)
-            record.failed(known)
-            return error_response(known)
+            failure = as_known_error(error)
+            record.failed(failure)
+            return error_response(failure)
         record.answered()
         return response
 
@@ -131,19 +134,21 @@ def contract_headers(contract: str) -> dict[str, str]:
 
 
 def error_response(error: MlserveError) -> Response:
-    """`{"error": "<message>"}` with the status code and headers that go with the error."""
+    """Returns `{"error": "<message>"}` with the status code and headers that go with the error.
+
+    `Retry-After`, in whole seconds, and `Retry-After-Ms` say when whoever refused the request, the
+    engine most of all, expects to have room (`Overloaded.retry_after`).
+    """
     body = json.dumps({"error": error_text(error)}).encode()
     status, headers = http_status(error), {}
     if isinstance(error, MethodNotAllowed):
         status, headers["Allow"] = 405, error.allowed
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
         headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
-    elif isinstance(error, BodyTooLarge):
-        headers["Connection"] = "close"
     elif isinstance(error, Overloaded) and error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
         headers["Retry-After-Ms"] = str(math.ceil(error.retry_after * 1000))
-    if isinstance(error, NoRoom):
+    if isinstance(error, BodyTooLarge | NoRoom):  # the rest of the body has not been read
         headers["Connection"] = "close"
     return Response(body, status, headers, "application/json")
 
@@ -158,9 +163,8 @@ def check_method(request: Request, allowed: str) -> None:
 
 def deadline_of(request: Request, default: float) -> Deadline:
     """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
-    given = [sent for name in TIMEOUT_HEADERS for sent in request.headers.getlist(name)]
-    timeout = min(map(_seconds, given), default=default)
-    return Deadline.at_most(timeout)
+    values = [value for name in TIMEOUT_HEADERS for value in request.headers.getlist(name)]
+    return Deadline.at_most(min(map(_seconds, values), default=default))
 
 
 @asynccontextmanager

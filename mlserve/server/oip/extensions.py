@@ -111,8 +111,8 @@ class OipExtensions:
     def _counted(self, model: str) -> Iterator[dict[str, Any]]:
         for status in self._statuses(model):
             if status.state is State.AVAILABLE:
-                found = self._statistics.of(model, status.version)
-                yield _statistics_json(model, status.version, found)
+                statistics = self._statistics.of(model, status.version)
+                yield _statistics_json(model, status.version, statistics)
 
     def _entries(self, model: str) -> Iterator[dict[str, str]]:
         statuses = self._statuses(model)
@@ -141,20 +141,20 @@ def _reason(status: VersionStatus, is_unloaded: bool) -> str:
     return "unloaded" if status.state is State.END or is_unloaded else ""
 
 
-def _statistics_json(model: str, version: int, found: VersionStatistics) -> dict[str, Any]:
+def _statistics_json(model: str, version: int, statistics: VersionStatistics) -> dict[str, Any]:
     return {
         "name": model,
         "version": str(version),
-        "last_inference": round(found.last_request * 1000),
-        "inference_count": found.inferences,
-        "execution_count": found.executions,
+        "last_inference": round(statistics.last_request * 1000),
+        "inference_count": statistics.inferences,
+        "execution_count": statistics.executions,
         "inference_stats": {
-            "success": _duration(found.success),
-            "fail": _duration(found.fail),
-            "queue": _duration(found.queue),
-            "compute_input": _duration(found.decode),
-            "compute_infer": _duration(found.run),
-            "compute_output": _duration(found.encode),
+            "success": _duration(statistics.success),
+            "fail": _duration(statistics.fail),
+            "queue": _duration(statistics.queue),
+            "compute_input": _duration(statistics.decode),
+            "compute_infer": _duration(statistics.run),
+            "compute_output": _duration(statistics.encode),
             "cache_hit": _duration(_NONE),
             "cache_miss": _duration(_NONE),
         },
@@ -165,7 +165,7 @@ def _statistics_json(model: str, version: int, found: VersionStatistics) -> dict
                 "compute_infer": _duration(totals.run),
                 "compute_output": _duration(totals.encode),
             }
-            for rows, totals in sorted(found.batches.items())
+            for rows, totals in sorted(statistics.batches.items())
         ],
     }
 

@@ -18,7 +18,7 @@ from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
-    Respond,
+    BytesMethod,
     UnaryMethod,
     admission,
     deadline_of,
@@ -26,8 +26,6 @@ from mlserve.server.listen.grpc.service import (
 )
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.oip import request as oip_parameters
-from mlserve.server.oip import tensors as oip_binary
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.metadata import (
     EXTENSIONS,
@@ -37,6 +35,7 @@ from mlserve.server.oip.metadata import (
     TensorMetadata,
     version_of,
 )
+from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import (
     AnswerTensor,
     InferRequest,
@@ -45,7 +44,7 @@ from mlserve.server.oip.request import (
     datatype_of,
     write_outputs,
 )
-from mlserve.server.oip.tensors import RAW_ONLY, from_contents, to_contents
+from mlserve.server.oip.tensors import RAW_ONLY, from_bytes, from_contents, to_bytes, to_contents
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.tensors import Signature
 from mlserve.wire.proto.inference_extensions_pb2 import (
@@ -90,7 +89,7 @@ class OipGrpcExtensions:
     def __init__(self, extensions: OipExtensions) -> None:
         self._extensions = extensions
 
-    def methods(self) -> dict[str, Respond]:
+    def methods(self) -> dict[str, BytesMethod]:
         """The methods by name."""
         return {
             "ModelConfig": self.config,
@@ -103,22 +102,22 @@ class OipGrpcExtensions:
     async def config(self, data: bytes, context: Context) -> bytes:
         """ModelConfig: how a loaded version is configured."""
         request = await read_message(ModelConfigRequest, data, deadline_of(context, PATIENCE))
-        found = self._extensions.config(request.name, version_of(request.version, request.name))
-        return _written({"config": found}, ModelConfigResponse())
+        config = self._extensions.config(request.name, version_of(request.version, request.name))
+        return _written({"config": config}, ModelConfigResponse())
 
     async def statistics(self, data: bytes, context: Context) -> bytes:
         """ModelStatistics: of one version, of the versions of a model, or of all models."""
         request = await read_message(ModelStatisticsRequest, data, deadline_of(context, PATIENCE))
         version = version_of(request.version, request.name)
-        found = self._extensions.statistics(request.name, version)
-        return _written({"model_stats": found}, ModelStatisticsResponse())
+        statistics = self._extensions.statistics(request.name, version)
+        return _written({"model_stats": statistics}, ModelStatisticsResponse())
 
     async def index(self, data: bytes, context: Context) -> bytes:
         """RepositoryIndex: every version of every model, with its state."""
         request = await read_message(RepositoryIndexRequest, data, deadline_of(context, PATIENCE))
         require_unnamed(request.repository_name)
-        found = self._extensions.index(only_ready=request.ready)
-        return _written({"models": found}, RepositoryIndexResponse())
+        entries = self._extensions.index(only_ready=request.ready)
+        return _written({"models": entries}, RepositoryIndexResponse())
 
     async def load(self, data: bytes, context: Context) -> bytes:
         """RepositoryModelLoad: looks for new versions, loads what was unloaded."""
@@ -159,8 +158,8 @@ def require_no_override(parameters: list[str]) -> None:
         )
 
 
-def _written(found: dict[str, Any], message: Message) -> bytes:
-    return json_format.ParseDict(found, message).SerializeToString()
+def _written(fields: dict[str, Any], message: Message) -> bytes:
+    return json_format.ParseDict(fields, message).SerializeToString()
 
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
@@ -194,8 +193,8 @@ class OipGrpcService:
             **self._extensions.methods(),
         }
         admit = {"ModelInfer": admission(self._engine.admit, self._engine.default_timeout)}
-        small = ("ServerLive", "ServerReady")
-        return service(INFERENCE_SERVICE, methods, telemetry, in_flight, admit=admit, small=small)
+        health = ("ServerLive", "ServerReady")
+        return service(INFERENCE_SERVICE, methods, telemetry, in_flight, admit=admit, health=health)
 
     async def live(self, data: bytes, context: Context) -> bytes:
         """ServerLive: true, as there is an answer."""
@@ -263,8 +262,8 @@ class OipGrpcService:
 
         version = version_of(request.model_version, request.model_name)
         decode = partial(asked.decode, settings=self._engine.settings)
-        call = InferenceCall(request.model_name, version, decode, encode, len(data), *asked.told())
-        deadline = oip_parameters.sooner(deadline, asked.parameters)
+        call = InferenceCall(request.model_name, version, decode, encode, len(data), *asked.hints())
+        deadline = asked.sooner(deadline)
         is_random, response = await self._engine.submit(call, deadline)
         if is_random:
             await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
@@ -278,12 +277,12 @@ class OipGrpcService:
 def read_request(request: ModelInferRequest) -> InferRequest:
     """What the message asks for, its tensors not read yet. Raises InvalidInput."""
     wanted = [
-        WantedOutput.of(
-            item.name, oip_parameters.of_messages(item.parameters, f"output '{item.name}'")
+        WantedOutput.from_parameters(
+            item.name, Parameters.from_messages(item.parameters, f"output '{item.name}'")
         )
         for item in request.outputs
     ]
-    parameters = oip_parameters.of_messages(request.parameters, "the request")
+    parameters = Parameters.from_messages(request.parameters, "the request")
     return InferRequest(request.id, parameters, _inputs(request), wanted)
 
 
@@ -299,7 +298,7 @@ def write_response(
         spec, value = answer.spec, answer.value
         output = response.outputs.add(name=spec.name, datatype=datatype_of(spec), shape=value.shape)
         if is_raw:
-            response.raw_output_contents.append(oip_binary.to_bytes(spec, value))
+            response.raw_output_contents.append(to_bytes(spec, value))
         else:
             output.contents.CopyFrom(to_contents(spec, value))
     return response
@@ -308,7 +307,7 @@ def write_response(
 def _inputs(request: ModelInferRequest) -> list[SentTensor]:
     raw = request.raw_input_contents
     for item in request.inputs:
-        oip_parameters.of_messages(item.parameters, f"input '{item.name}'")
+        Parameters.from_messages(item.parameters, f"input '{item.name}'")
     if not raw:
         return [
             SentTensor(
@@ -321,9 +320,7 @@ def _inputs(request: ModelInferRequest) -> list[SentTensor]:
         ]
     _check_raw(request)
     return [
-        SentTensor(
-            item.name, item.datatype, tuple(item.shape), partial(oip_binary.from_bytes, data=data)
-        )
+        SentTensor(item.name, item.datatype, tuple(item.shape), partial(from_bytes, data=data))
         for item, data in zip(request.inputs, raw, strict=True)
     ]
 

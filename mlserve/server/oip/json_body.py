@@ -32,8 +32,7 @@ from mlserve.server.codec.proto_scan import MOST_TEXT
 from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.oip import request as oip_parameters
-from mlserve.server.oip import tensors as oip_binary
+from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import (
     AnswerTensor,
     InferRequest,
@@ -41,7 +40,7 @@ from mlserve.server.oip.request import (
     WantedOutput,
     datatype_of,
 )
-from mlserve.server.oip.tensors import RAW_ONLY
+from mlserve.server.oip.tensors import RAW_ONLY, byte_strings, from_bytes, to_bytes
 from mlserve.server.tensors import Array
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, TensorSpec
@@ -71,23 +70,23 @@ def read_request(
     content = content_of(body, headers, settings.max_request_bytes, room)
     length = _json_length(content, headers)
     if length == 0:
-        return InferRequest("", {}, (), (), is_binary=True, raw_body=content)
+        return InferRequest("", Parameters(), (), (), is_binary=True, raw_body=content)
     if length is None and is_image_body(content, headers):
-        found = read_image_body(content, headers, settings, room)
-        named = {"signature": found.signature} if found.signature else {}
-        return InferRequest("", named, (), (), files=found.files)
+        image_body = read_image_body(content, headers, settings, room)
+        named = {"signature": image_body.signature} if image_body.signature else {}
+        return InferRequest("", Parameters(named), (), (), files=image_body.files)
     sent = memoryview(content)
     text = text_of(sent[:length], room)
     head = parse_body(text, ignores_rest=False, max_depth=settings.max_json_depth, room=room)
     tail = sent[len(content) if length is None else length :]
     request_id = _id_of(head)
-    parameters = oip_parameters.of_json(head.get("parameters"), "the request")
+    parameters = Parameters.from_json(head.get("parameters"), "the request")
     return InferRequest(
         request_id,
         parameters,
         _inputs(_objects(head, "inputs"), tail, room),
         [_wanted(item) for item in _objects(head, "outputs")] if head.get("outputs") else (),
-        is_binary=bool(oip_parameters.flag(parameters, "binary_data_output")),
+        is_binary=bool(parameters.flag("binary_data_output")),
     )
 
 
@@ -162,14 +161,16 @@ def _objects(head: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 def _wanted(item: Mapping[str, Any]) -> WantedOutput:
     name = item["name"]
-    return WantedOutput.of(name, oip_parameters.of_json(item.get("parameters"), f"output '{name}'"))
+    return WantedOutput.from_parameters(
+        name, Parameters.from_json(item.get("parameters"), f"output '{name}'")
+    )
 
 
 def _inputs(items: Sequence[Mapping[str, Any]], tail: memoryview, room: Room) -> list[SentTensor]:
     tensors, start = [], 0
     for item in items:
-        parameters = oip_parameters.of_json(item.get("parameters"), f"input '{item['name']}'")
-        size = oip_parameters.count(parameters, "binary_data_size")
+        parameters = Parameters.from_json(item.get("parameters"), f"input '{item['name']}'")
+        size = parameters.count("binary_data_size")
         end = start + (size or 0)
         if end > len(tail):
             raise InvalidInput(
@@ -198,7 +199,7 @@ def _tensor(item: Mapping[str, Any], data: memoryview | None, room: Room) -> Sen
     if data is None:
         read = partial(from_json, shape=sizes, data=item["data"])
     else:
-        read = partial(oip_binary.from_bytes, data=data, room=room)
+        read = partial(from_bytes, data=data, room=room)
     return SentTensor(name, datatype, sizes, read)
 
 
@@ -231,7 +232,7 @@ def to_json(spec: TensorSpec, value: Array) -> list[Any]:
     NaN and the infinities are written as the bare words that TensorFlow Serving writes too.
     """
     if spec.dtype is DType.BYTES:
-        return [_text(spec, item) for item in oip_binary.byte_strings(value)]
+        return [_text(spec, item) for item in byte_strings(value)]
     if spec.dtype in RAW_ONLY:
         raise InvalidInput(
             f"output '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON",
@@ -267,7 +268,7 @@ def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writer.Text:
         "shape": list(value.shape),
     }
     if tail is not None:
-        tail.append(oip_binary.to_bytes(spec, value))
+        tail.append(to_bytes(spec, value))
         described["parameters"] = {"binary_data_size": len(tail[-1])}
     members: dict[str, json_writer.Text] = {
         name: [json_writer.dumps(what)] for name, what in described.items()

@@ -31,7 +31,6 @@ from mlserve.server.listen.http import (
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.oip import request as oip_parameters
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import PATIENCE, require_no_override, require_unnamed
 from mlserve.server.oip.json_body import LENGTH_HEADER, is_small, read_request, write_response
@@ -42,6 +41,7 @@ from mlserve.server.oip.metadata import (
     OipModels,
     version_of,
 )
+from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import InferRequest, write_outputs
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 _Answer = tuple[LoadedVersion, bytes, bytes | None]
 
 _SERVER = re.compile(r"/v2(?:/health/(?P<health>live|ready))?/?")
+OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+"""The paths that need no token."""
 _MODEL = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?/?"
 )
@@ -97,8 +99,8 @@ class OipRestService:
         return _json({"live": True, "ready": True})
 
     def _server_metadata(self) -> Response:
-        known = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
-        return _json({**known, "parameters": self._models.limits() | self._models.load()})
+        described = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
+        return _json({**described, "parameters": self._models.limits() | self._models.load()})
 
     def _model_ready(self, model: str, version: int | None) -> Response:
         _raise(self._models.why_not_ready(model, version))
@@ -117,7 +119,7 @@ class OipRestService:
         self._repository.lease(model, version).release()
         settings = self._engine.settings
         async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
-            asked = _Asked(body, request.headers, settings)
+            asked = _Inference(body, request.headers, settings)
             deadline = asked.sooner(deadline)
             job = self._engine.enter(asked.call(model, version), deadline)
             loaded, head, tail = await while_connected(request, self._engine.answer(job))
@@ -128,7 +130,7 @@ class OipRestService:
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 
-class _Asked:
+class _Inference:
     """A request for an inference. One of long JSON is read on the worker, once admitted."""
 
     def __init__(self, body: Body, headers: Headers, settings: ServerSettings) -> None:
@@ -136,7 +138,7 @@ class _Asked:
         self._headers = headers
         self._settings = settings
         self._is_read = is_small(body.content, headers)
-        self._asked = self._read() if self._is_read else InferRequest("", {}, (), ())
+        self._request = self._read() if self._is_read else InferRequest("", Parameters(), (), ())
 
     def call(self, model: str, version: int | None) -> InferenceCall[_Answer]:
         size = len(self._body.content)
@@ -144,23 +146,25 @@ class _Asked:
             return InferenceCall(
                 model, version, self._decode, self._encode, size, sooner=self.sooner
             )
-        return InferenceCall(model, version, self._decode, self._encode, size, *self._asked.told())
+        return InferenceCall(
+            model, version, self._decode, self._encode, size, *self._request.hints()
+        )
 
     def sooner(self, deadline: Deadline) -> Deadline:
-        return oip_parameters.sooner(deadline, self._asked.parameters)
+        return self._request.sooner(deadline)
 
     def _read(self) -> InferRequest:
         return read_request(self._body.content, self._headers, self._settings, self._body.room)
 
     def _decode(self, signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
         with self._body.reading():
-            asked = self._asked if self._is_read else self._read()
-            self._asked = replace(asked, inputs=(), raw_body=None, files=())
-            return asked.decode(signatures, self._settings)
+            request = self._request if self._is_read else self._read()
+            self._request = replace(request, inputs=(), raw_body=None, files=())
+            return request.decode(signatures, self._settings)
 
     def _encode(self, loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
-        answers = write_outputs(signature, outputs, self._asked.outputs)
-        return loaded, *write_response(loaded, self._asked, answers)
+        answers = write_outputs(signature, outputs, self._request.outputs)
+        return loaded, *write_response(loaded, self._request, answers)
 
 
 def _raise(error: Exception | None) -> None:

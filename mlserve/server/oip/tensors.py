@@ -67,15 +67,15 @@ def _strings(spec: TensorSpec, count: int, data: Data, room: Room) -> Array:
     if count * _LENGTH.size > len(data):
         raise _wrong_count(spec, count, f"only {len(data)} bytes of data")
     room.take(len(data) + count * _STRING)
-    strings, found = np.empty(count, object), 0
+    strings, read = np.empty(count, object), 0
     for item in _split(spec, data):
-        if found % _AT_ONCE == 0:
+        if read % _AT_ONCE == 0:
             room.require_time()
-        if found < count:
-            strings[found] = item
-        found += 1
-    if found != count:
-        raise _wrong_count(spec, count, f"{found} strings in its data")
+        if read < count:
+            strings[read] = item
+        read += 1
+    if read != count:
+        raise _wrong_count(spec, count, f"{read} strings in its data")
     return strings
 
 
@@ -92,8 +92,8 @@ def _split(spec: TensorSpec, data: Data) -> Iterator[bytes]:
         start += length
 
 
-def _wrong_count(spec: TensorSpec, count: int, found: str) -> InvalidInput:
-    return InvalidInput(f"input '{spec.name}' has {found}; its shape takes {count} strings")
+def _wrong_count(spec: TensorSpec, count: int, contents: str) -> InvalidInput:
+    return InvalidInput(f"input '{spec.name}' has {contents}; its shape takes {count} strings")
 
 
 def _cut(spec: TensorSpec, start: int, expected: str) -> InvalidInput:

@@ -30,7 +30,7 @@ from mlserve.server.codec.proto_reader import read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.grpc.call import Context
-from mlserve.server.listen.grpc.service import RANDOM_WEIGHTS_KEY, Respond, deadline_of
+from mlserve.server.listen.grpc.service import RANDOM_WEIGHTS_KEY, BytesMethod, deadline_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
@@ -252,7 +252,7 @@ def _shown(signature: Signature) -> str:
 
 
 def _tf_name(array: Array) -> str:
-    return next((t.tf_name for t, known in NUMPY.items() if known == array.dtype), "DT_INVALID")
+    return next((t.tf_name for t, dtype in NUMPY.items() if dtype == array.dtype), "DT_INVALID")
 
 
 def _sizes(array: Array) -> str:
@@ -281,7 +281,7 @@ class InferenceGrpc:
         self._repository = repository
         self._version_of = version_of
 
-    def methods(self) -> Mapping[str, Respond]:
+    def methods(self) -> Mapping[str, BytesMethod]:
         """The methods by their names in the service."""
         return {
             "Classify": partial(self._infer, CLASSIFY),

@@ -112,7 +112,7 @@ def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[b
     None where it has more than `most` fields of any kind: no more are looked at. Raises
     InvalidInput for what is not a message, and DeadlineExceeded.
     """
-    found: dict[int, list[bytes]] = {}
+    fields: dict[int, list[bytes]] = {}
     place = 0
     for index in range(most):
         if place == len(message):
@@ -127,8 +127,8 @@ def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[b
         if place > len(message):
             raise _not_a_message()
         if tag & 7 == _BYTES:
-            found.setdefault(tag >> 3, []).append(message[start:place])
-    return found if place == len(message) else None
+            fields.setdefault(tag >> 3, []).append(message[start:place])
+    return fields if place == len(message) else None
 
 
 def _to_array(examples: Sequence[bytes], context: bytes, settings: ServerSettings) -> Array:

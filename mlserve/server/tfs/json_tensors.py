@@ -64,8 +64,8 @@ def signature_asked(body: bytes | bytearray) -> str:
     """
     ends = (body[:_LOOKED_AT], body[-_LOOKED_AT:]) if len(body) > 2 * _LOOKED_AT else (body,)
     for end in ends:
-        if found := _SIGNATURE_NAME.search(end):
-            return found[1].decode("utf-8", "replace")
+        if match := _SIGNATURE_NAME.search(end):
+            return match[1].decode("utf-8", "replace")
     return "" if len(ends) > 1 else DEFAULT_SIGNATURE
 
 
@@ -198,16 +198,16 @@ def _columns(signature: Signature, value: Any) -> Mapping[str, Any]:
             "required as per tensorinfo_map",
         )
         return {name: value}
-    known = {spec.name: value[spec.name] for spec in signature.inputs if spec.name in value}
+    columns = {spec.name: value[spec.name] for spec in signature.inputs if spec.name in value}
     try:
-        check_names(signature, known)
+        check_names(signature, columns)
     except InvalidInput as error:
         missing = next(spec.name for spec in signature.required if spec.name not in value)
         error.message = f"Missing named input: {missing} in 'inputs' object" + misspelt(
-            value.keys() - known.keys(), [missing]
+            value.keys() - columns.keys(), [missing]
         )
         raise
-    return known
+    return columns
 
 
 def _only_input(signature: Signature, otherwise: str) -> str:

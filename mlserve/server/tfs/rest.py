@@ -252,9 +252,9 @@ def _read_predict(
     """The signature that a body asks for, its inputs, and whether it is in row form."""
     sent = content_of(body.content, headers, settings.max_request_bytes, body.room)
     if is_image_body(sent, headers):
-        found = read_image_body(sent, headers, settings, body.room)
-        signature = signature_over_rest(signatures, found.signature)
-        return signature, input_of(signature, found.files, settings), True
+        image_body = read_image_body(sent, headers, settings, body.room)
+        signature = signature_over_rest(signatures, image_body.signature)
+        return signature, input_of(signature, image_body.files, settings), True
     text = text_of(sent, body.room)
     body.forget(sent)
     del sent

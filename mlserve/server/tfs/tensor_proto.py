@@ -206,9 +206,9 @@ def _strings(name: str, count: int, content: bytes) -> Array:
             "strings, each with its length in front of them all"
         )
     ends = list(accumulate(lengths, initial=place))
-    found = np.empty(count, dtype=object)
-    found[:] = [content[start:end] for start, end in pairwise(ends)]
-    return found
+    strings = np.empty(count, dtype=object)
+    strings[:] = [content[start:end] for start, end in pairwise(ends)]
+    return strings
 
 
 def _from_values(

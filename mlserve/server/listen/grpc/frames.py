@@ -98,15 +98,15 @@ def read_settings(payload: bytes) -> list[tuple[int, int]]:
 
     Raises ConnectionFault for a value that its setting cannot have (section 6.5.2).
     """
-    found: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
-    for name, value in found:
+    values: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
+    for name, value in values:
         if name == SETTING_INITIAL_WINDOW and value > LARGEST_WINDOW:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "a window of 2^31 or more")
         if name == SETTING_MAX_FRAME and not DEFAULT_MAX_FRAME <= value < 2**24:
             raise ConnectionFault(PROTOCOL_ERROR, f"frames of {value} bytes")
         if name == _SETTING_PUSH and value > 1:
             raise ConnectionFault(PROTOCOL_ERROR, f"a setting of push of {value}")
-    return found
+    return values
 
 
 def window_update(stream: int, size: int) -> bytes:

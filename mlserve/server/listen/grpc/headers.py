@@ -194,11 +194,11 @@ def _check_request(sent: dict[bytes, bytes]) -> None:
 def _timeout(value: bytes | None) -> float | None:
     if value is None:
         return None
-    found = _TIMEOUT.fullmatch(value)
-    if found is None:
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
         shown = value[:40].decode("ascii", "replace")
         raise GrpcStatus("INVALID_ARGUMENT", f"{shown!r} is not a valid grpc-timeout")
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 def _decoded_value(name: bytes, value: bytes) -> str | bytes:

@@ -30,11 +30,15 @@ _USUAL_CALL = 8 * 2**10
 
 
 class Method(Protocol):
-    """A method of a service. `most_bytes` of a message, where that is less than the server's."""
+    """A method of a service."""
 
     @property
     def most_bytes(self) -> int | None:
-        """Bytes of a message, for one that is so small that it is not counted."""
+        """Bytes of a message that is so small that it is not counted; None for any other."""
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether a call needs the server's token, where there is one."""
 
     def begin(self, call: GrpcCall) -> None:
         """Begins to serve a call that is let in. Raises GrpcStatus before its data is taken."""
@@ -78,7 +82,7 @@ class GrpcServer:
         """Lets a call in by its headers alone. Raises GrpcStatus and MlserveError."""
         path = call.context.path
         method = self._methods.get(path)
-        if self._check is not None:
+        if self._check is not None and (method is None or method.needs_token):
             self._check(call.context)
         is_small = method is not None and method.most_bytes is not None
         if connection.is_extra and not is_small and not self._has_room_for(connection):

@@ -7,7 +7,7 @@ and large responses are written on the worker's thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from mlserve.deadline import Deadline
@@ -28,7 +28,8 @@ FEW_BYTES = 1024
 _CLIENT_FIRST = 0.05
 """Seconds by which a client may see the deadline pass before the server does."""
 
-Respond = Callable[[bytes, Context], Awaitable[bytes]]
+BytesMethod = Callable[[bytes, Context], Awaitable[bytes]]
+"""Takes the bytes of a call's message, and gives those of its answer. Raises MlserveError."""
 Admit = Callable[[Deadline], None]
 """What refuses a call by its headers alone. Raises MlserveError."""
 
@@ -47,12 +48,13 @@ class UnaryMethod:
     `admit` refuses a call before a byte of its message is taken.
     """
 
-    respond: Respond
+    respond: BytesMethod
     route: Route
     telemetry: Telemetry
     in_flight: InFlight
     admit: Callable[[Context], None] | None
     most_bytes: int | None
+    needs_token: bool
 
     def begin(self, call: GrpcCall) -> None:
         """Lets the call in. Raises GrpcStatus."""
@@ -96,16 +98,17 @@ class UnaryMethod:
 
 def service(
     name: str,
-    methods: Mapping[str, Respond],
+    methods: Mapping[str, BytesMethod],
     telemetry: Telemetry,
     in_flight: InFlight,
     *,
     admit: Mapping[str, Callable[[Context], None]] | None = None,
-    small: tuple[str, ...] = (),
+    health: Collection[str] = (),
 ) -> dict[str, UnaryMethod]:
     """The methods of the service of that full name, by their own full names.
 
-    `admit` looks at the calls of some by their headers, `small` are those of small messages.
+    `admit` looks at the calls of some by their headers. Those of `health` need no token, and take
+    messages that are so small that nobody counts them.
     """
     return {
         f"/{name}/{method}": UnaryMethod(
@@ -114,7 +117,8 @@ def service(
             telemetry,
             in_flight,
             (admit or {}).get(method),
-            FEW_BYTES if method in small else None,
+            FEW_BYTES if method in health else None,
+            method not in health,
         )
         for method, respond in methods.items()
     }
@@ -159,7 +163,7 @@ def _is_over(context: Context) -> bool:
 
 
 def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:
-    """The retry hint of gRPC itself, in milliseconds (the key of its proposal A6)."""
+    """What `Retry-After` is over REST: gRPC's own hint, in milliseconds (its proposal A6)."""
     if isinstance(error, Overloaded) and error.retry_after is not None:
         return (("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))),)
     return ()

@@ -266,8 +266,8 @@ class Streams:
         except GrpcStatus as status:
             call.end(status.code, status.text, status.trailing)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
-            known = as_known_error(error)
-            call.end(grpc_status(known), error_text(known))
+            failure = as_known_error(error)
+            call.end(grpc_status(failure), error_text(failure))
 
     def _refuse_malformed(self, stream: int, fault: Malformed, *, ends: bool) -> None:
         self._patience.spend()
