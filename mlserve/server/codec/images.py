@@ -1,10 +1,11 @@
-"""REST bodies that are image files and nothing else: what `curl --data-binary @` and `-F` send.
-
-An image is told by its Content-Type (`image/*`), or by its first bytes, whatever the type says:
-curl calls what it posts a form. No JSON begins as a JPEG or PNG does.
+"""Images in requests: what they cost to decode, and bodies that are image files and nothing else.
 
 A file of some kilobytes can hold an image of gigabytes (a decompression bomb). Every BYTES input is
-looked at, whatever the model does with it: a model of another maker may decode images too.
+looked at, whatever the model does with it, as any model may decode images (`check_images`).
+
+A REST body may be image files without JSON, as `curl --data-binary @` and `-F` send them. It is
+told by its Content-Type (`image/*`), or by its first bytes, whatever the type says: curl calls what
+it posts a form, and no JSON begins as a JPEG or PNG does (`is_image_body`, `read_image_body`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ _BLANKS = 64 * 2**10
 """Blanks before base64 that are skipped at once: a pattern skips them with the lock held."""
 _NOT_BASE64 = bytes(set(range(256)) - set((string.ascii_letters + string.digits + "+/-_").encode()))
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+
+_MULTIPART = b"multipart/form-data"
+_SIGNATURE = "signature_name"
+_LONGEST_FIELD = 1000
 
 
 def check_images(
@@ -194,11 +200,6 @@ def _too_many(settings: ServerSettings) -> InputTooLarge:
         f"which is the {flag_of('max_request_pixels')} of this server",
         hint="send several smaller requests",
     )
-
-
-_MULTIPART = b"multipart/form-data"
-_SIGNATURE = "signature_name"
-_LONGEST_FIELD = 1000
 
 
 @dataclass(slots=True)

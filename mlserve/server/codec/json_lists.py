@@ -22,6 +22,15 @@ _AT_ONCE = 256
 """Items that are packed at once; in long JSON a few of them are as large as a piece at the most."""
 _MOST_LENGTHS = 10
 """Different lengths of one level that are kept; an error names them."""
+_NUMBERS = frozenset({int, float})
+_EXACT: dict[frozenset[type], Any] = {
+    frozenset({int}): np.int64,
+    frozenset({float}): np.float64,
+    _NUMBERS: np.float64,
+    frozenset({bool}): np.bool_,
+}
+_FIRST_INEXACT = 2**53
+"""The smallest integer that a float64 may stand for beside its neighbour."""
 
 
 @dataclass(slots=True)
@@ -65,17 +74,6 @@ class Values:
             return iter(self.values.tolist())
         pairs = zip(self.values.tolist(), self.integers.tolist(), strict=True)
         return (int(value) if is_integer else value for value, is_integer in pairs)
-
-
-_NUMBERS = frozenset({int, float})
-_EXACT: dict[frozenset[type], Any] = {
-    frozenset({int}): np.int64,
-    frozenset({float}): np.float64,
-    _NUMBERS: np.float64,
-    frozenset({bool}): np.bool_,
-}
-_FIRST_INEXACT = 2**53
-"""The smallest integer that a float64 may stand for beside its neighbour."""
 
 
 @dataclass(slots=True)

@@ -4,8 +4,6 @@
 answer nobody, and makes objects of twenty times its size. Here the same parser gets one piece after
 another, a list of numbers becomes an array piece by piece (`PackedList`), and what the objects can
 take is counted before there are any. Values and errors are those of `json.loads`.
-
-Python's own reads it as infinity, which JSON has a word of its own for.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from mlserve.server.tensors import too_many_rows
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _DIGITS = re.compile(r"[-+.0-9eE]*")
+_LARGE = re.compile(r"\+?[0-9]{3}")
 _CHARACTERS = re.compile(r'(?:[^"\\]+|\\(?:u[0-9a-fA-F]{4}|[^u]))*')
 """What a string is made of, no escape cut in two."""
 _HIGH, _LOW, _LAST = "\ud800\udc00\udfff"
@@ -293,9 +292,6 @@ def _compact(items: PackedList) -> PackedList | list[Any]:
     return items
 
 
-_LARGE = re.compile(r"\+?[0-9]{3}")
-
-
 def has_large_exponent(text: str) -> bool:
     """Whether a number in the text may have an exponent above 99; it may be a part of a string.
 
@@ -305,7 +301,7 @@ def has_large_exponent(text: str) -> bool:
 
 
 def finite(text: str) -> float:
-    """The number. Raises ValueError for one that is too large."""
+    """The number. Raises ValueError for one that is too large, which Python reads as infinity."""
     value = float(text)
     if math.isinf(value):
         raise ValueError("Number too big to be stored in double.")

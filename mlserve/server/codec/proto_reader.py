@@ -1,4 +1,8 @@
-"""From the bytes of a gRPC request to its message: looked at first, and elsewhere if it is much."""
+"""From the bytes of a gRPC request to its message, and from its lists of numbers to arrays.
+
+The bytes are looked at before anything is made of them (`proto_scan`); what takes long is done on
+a thread.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,15 @@ _READERS = ThreadPoolExecutor(2, thread_name_prefix="mlserve-read")
 """Two: protobuf lets one work at a time, and a long walk is not to hold up a short one."""
 
 _DOING = "reading the request"
+
+_AS_THEY_ARE: dict[int, np.dtype[Any]] = {
+    FieldDescriptor.TYPE_FLOAT: np.dtype("<f4"),
+    FieldDescriptor.TYPE_DOUBLE: np.dtype("<f8"),
+    FieldDescriptor.TYPE_BOOL: np.dtype("?"),
+}
+"""Types whose packed form on the wire is that of an array in memory."""
+_PIECE = 2**16
+"""Numbers that are objects at the same time."""
 
 Request = TypeVar("Request", bound=Message)
 Result = TypeVar("Result")
@@ -76,16 +89,6 @@ async def on_thread(work: Callable[[], Result], deadline: Deadline) -> Result:
             return await loop.run_in_executor(_READERS, work_and_count)
     except TimeoutError:
         raise deadline.exceeded(_DOING) from None
-
-
-_AS_THEY_ARE: dict[int, np.dtype[Any]] = {
-    FieldDescriptor.TYPE_FLOAT: np.dtype("<f4"),
-    FieldDescriptor.TYPE_DOUBLE: np.dtype("<f8"),
-    FieldDescriptor.TYPE_BOOL: np.dtype("?"),
-}
-"""Types whose packed form on the wire is that of an array in memory."""
-_PIECE = 2**16
-"""Numbers that are objects at the same time."""
 
 
 def numbers(message: Message, field: str, dtype: np.dtype[Any]) -> Array:

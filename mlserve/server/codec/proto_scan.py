@@ -72,6 +72,33 @@ _NARROW = {
     **dict.fromkeys((_F.TYPE_INT32, _F.TYPE_UINT32, _F.TYPE_SINT32, _F.TYPE_ENUM), 4),
 }
 
+MOST_FIELDS = 2**20
+"""Fields of one request, of all kinds, strings in a row as a quarter of them."""
+_DELIMITED = 2
+_FIXED = {1: 8, 5: 4}
+"""Bytes of the wire types of a fixed length."""
+_LONGEST_VARINT = 10
+_LARGEST_TAG = 2**32 - 1
+"""A reader that cut a larger one would see another field than this walk."""
+_DEEPEST = 32
+"""Levels of messages in each other; ours have six."""
+_UNKNOWN_BYTES = 48
+"""protobuf keeps a field that it does not know."""
+_PIECE = 2**20
+_CONTINUES = 0x80
+"""The bit of a varint's byte that another one follows."""
+_CONTINUED = bytes(range(_CONTINUES, 0x100))
+"""Every byte of a varint but its last."""
+_LOOK_AT_CLOCK = 2**14
+"""Fields between two looks at the deadline: some 10 ms."""
+_BYTES_A_FIELD = 256
+"""So many bytes of packed varints are counted in the time of one field."""
+_STRINGS_A_FIELD = 4
+"""So many strings in a row are counted in the time of one field."""
+
+_SMALLER = "send several smaller requests"
+_AS_BYTES = "send large tensors as bytes: tensor_content, raw_input_contents"
+
 
 class Content(Enum):
     """What stands in a field that has a length."""
@@ -156,34 +183,6 @@ def _most_of(item: FieldDescriptor) -> int:
     assert item.containing_type is not None
     is_of_tensor = item.containing_type.full_name in _TENSORS
     return _OTHER_COUNTS.get(item.full_name, MOST_VALUES if is_of_tensor else MOST_NAMED)
-
-
-MOST_FIELDS = 2**20
-"""Fields of one request, of all kinds, strings in a row as a quarter of them."""
-_DELIMITED = 2
-_FIXED = {1: 8, 5: 4}
-"""Bytes of the wire types of a fixed length."""
-_LONGEST_VARINT = 10
-_LARGEST_TAG = 2**32 - 1
-"""A reader that cut a larger one would see another field than this walk."""
-_DEEPEST = 32
-"""Levels of messages in each other; ours have six."""
-_UNKNOWN_BYTES = 48
-"""protobuf keeps a field that it does not know."""
-_PIECE = 2**20
-_CONTINUES = 0x80
-"""The bit of a varint's byte that another one follows."""
-_CONTINUED = bytes(range(_CONTINUES, 0x100))
-"""Every byte of a varint but its last."""
-_LOOK_AT_CLOCK = 2**14
-"""Fields between two looks at the deadline: some 10 ms."""
-_BYTES_A_FIELD = 256
-"""So many bytes of packed varints are counted in the time of one field."""
-_STRINGS_A_FIELD = 4
-"""So many strings in a row are counted in the time of one field."""
-
-_SMALLER = "send several smaller requests"
-_AS_BYTES = "send large tensors as bytes: tensor_content, raw_input_contents"
 
 
 class Unfinished(Exception):

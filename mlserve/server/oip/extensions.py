@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, NotFound, Unavailable
+from mlserve.errors import InvalidInput, MlserveError, NotFound, Unavailable
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.access import require_control
 from mlserve.server.models.models import Models
@@ -20,6 +20,10 @@ from mlserve.server.oip.request import default_signature
 from mlserve.server.telemetry.statistics import Statistics, Total, VersionStatistics
 from mlserve.settings import ServerSettings
 
+PATIENCE = 600.0
+"""Seconds that a call to load or unload has when it brings no deadline."""
+_IGNORED = ("unload_dependents",)
+"""Parameters without a meaning here: no model depends on another."""
 _STATES = {
     State.START: "LOADING",
     State.LOADING: "LOADING",
@@ -128,6 +132,24 @@ class OipExtensions:
             return self._catalog.statuses(model)[::-1]
         except NotFound:
             return []
+
+
+def require_unnamed(repository: str) -> None:
+    """Raises NotFound for a repository's name: a server has one, without a name."""
+    if repository:
+        raise NotFound(
+            f"there is no model repository {repository!r}: this server has one, without a name"
+        )
+
+
+def require_no_override(parameters: list[str]) -> None:
+    """Raises InvalidInput for a parameter that would bring another configuration or files."""
+    unknown = [name for name in parameters if name not in _IGNORED]
+    if unknown:
+        raise InvalidInput(
+            f"the parameter {unknown[0]!r} is not supported: a model is loaded as the server was "
+            "started to serve it"
+        )
 
 
 def _entry(model: str, version: str, state: State, reason: str) -> dict[str, str]:

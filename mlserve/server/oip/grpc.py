@@ -26,7 +26,12 @@ from mlserve.server.listen.grpc.service import (
 )
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.oip.extensions import OipExtensions
+from mlserve.server.oip.extensions import (
+    PATIENCE,
+    OipExtensions,
+    require_no_override,
+    require_unnamed,
+)
 from mlserve.server.oip.metadata import (
     EXTENSIONS,
     SERVER_NAME,
@@ -76,15 +81,19 @@ if TYPE_CHECKING:
 
     from mlserve.backend import Tensors
 
-
-PATIENCE = 600.0
-"""Seconds that a call to load or unload has when it brings no deadline."""
-_IGNORED = ("unload_dependents",)
-"""Parameters without a meaning here: no model depends on another."""
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+SIGNATURE_KEY = "mlserve-signature"
+"""Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
+SIGNATURES_KEY = "mlserve-signatures"
+"""Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
+LIMITS_KEY = "mlserve-limits"
+"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
+LOAD_KEY = "mlserve-load"
+"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
 
 
 class OipGrpcExtensions:
-    """The methods; each takes a request's bytes and returns a response's."""
+    """The methods of Triton's extensions; each takes a request's bytes, returns a response's."""
 
     def __init__(self, extensions: OipExtensions) -> None:
         self._extensions = extensions
@@ -140,37 +149,8 @@ class OipGrpcExtensions:
         return RepositoryModelUnloadResponse().SerializeToString()
 
 
-def require_unnamed(repository: str) -> None:
-    """Raises NotFound for a repository's name: a server has one, without a name."""
-    if repository:
-        raise NotFound(
-            f"there is no model repository {repository!r}: this server has one, without a name"
-        )
-
-
-def require_no_override(parameters: list[str]) -> None:
-    """Raises InvalidInput for a parameter that would bring another configuration or files."""
-    unknown = [name for name in parameters if name not in _IGNORED]
-    if unknown:
-        raise InvalidInput(
-            f"the parameter {unknown[0]!r} is not supported: a model is loaded as the server was "
-            "started to serve it"
-        )
-
-
 def _written(fields: dict[str, Any], message: Message) -> bytes:
     return json_format.ParseDict(fields, message).SerializeToString()
-
-
-INFERENCE_SERVICE = "inference.GRPCInferenceService"
-SIGNATURE_KEY = "mlserve-signature"
-"""Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
-SIGNATURES_KEY = "mlserve-signatures"
-"""Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
-LIMITS_KEY = "mlserve-limits"
-"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
-LOAD_KEY = "mlserve-load"
-"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
 
 
 class OipGrpcService:

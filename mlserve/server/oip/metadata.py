@@ -1,9 +1,7 @@
-"""What the server and its model are, as the Open Inference Protocol describes them.
+"""What the server and its models are, as the protocol and Triton's `config` describe them.
 
 The protocol knows one set of inputs and outputs for a model: that of the default signature. A
-client asks for the metadata of another signature by its name, and is told all names beside it.
-
-What mlserve has no word for there is left out: no instance groups, no optimisations.
+client asks for the metadata of another signature by its name, and gets all names beside it.
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ EXTENSIONS = (
     "statistics",
 )
 """Triton's names for what mlserve has beyond the protocol itself."""
+_MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +165,6 @@ def _is_expressible(signature: Signature) -> bool:
     return all(spec.dtype.oip_name for spec in (*signature.inputs, *signature.outputs))
 
 
-_MICROSECONDS = 1_000_000
-
-
 def model_config(
     model: str,
     backend: str,
@@ -178,6 +174,8 @@ def model_config(
     settings: ServerSettings,
 ) -> dict[str, Any]:
     """The message ModelConfig as JSON has it, of that signature of a model.
+
+    What mlserve has no word for is left out: instance groups, optimisations.
 
     `max_batch_size` is what one request may have, and 0 for a signature without a batch dimension;
     above 0 the `dims` are without that dimension. Raises InvalidInput for a type without a name.

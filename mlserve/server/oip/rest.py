@@ -1,4 +1,4 @@
-"""The REST API of the Open Inference Protocol over the engine: health, metadata and infer."""
+"""The REST API of the Open Inference Protocol: health, metadata, infer, and the extensions."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ from mlserve.server.listen.http import (
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.oip.extensions import OipExtensions
-from mlserve.server.oip.grpc import PATIENCE, require_no_override, require_unnamed
+from mlserve.server.oip.extensions import (
+    PATIENCE,
+    OipExtensions,
+    require_no_override,
+    require_unnamed,
+)
 from mlserve.server.oip.json_body import LENGTH_HEADER, is_small, read_request, write_response
 from mlserve.server.oip.metadata import (
     EXTENSIONS,
@@ -58,6 +62,15 @@ OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 _MODEL = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?/?"
 )
+_ABOUT = re.compile(
+    r"/v2/models(?:/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?)?/(?P<what>config|stats)/?"
+)
+_REPOSITORY = re.compile(
+    r"/v2/repository(?:/(?P<repository>[^/]+))??"
+    r"/(?:index|models/(?P<model>[^/]+)/(?P<verb>load|unload))/?"
+)
+_MOST_BYTES = 64 * 2**10
+"""The largest body of a request about the repository; it holds a few words."""
 
 
 class OipRestService:
@@ -176,19 +189,8 @@ def _json(data: dict[str, Any], headers: dict[str, str] | None = None) -> Respon
     return json_response(json.dumps(data, ensure_ascii=False).encode(), headers)
 
 
-_ABOUT = re.compile(
-    r"/v2/models(?:/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?)?/(?P<what>config|stats)/?"
-)
-_REPOSITORY = re.compile(
-    r"/v2/repository(?:/(?P<repository>[^/]+))??"
-    r"/(?:index|models/(?P<model>[^/]+)/(?P<verb>load|unload))/?"
-)
-_MOST_BYTES = 64 * 2**10
-"""The largest body of a request about the repository; it holds a few words."""
-
-
 class OipRestExtensions:
-    """Stands before `OipRest`, whose paths for models its own look like."""
+    """Triton's extensions; asked before `OipRestService`, whose paths of models look like its own."""
 
     def __init__(self, extensions: OipExtensions, memory: BodyMemory) -> None:
         self._extensions = extensions

@@ -1,7 +1,7 @@
-"""Tensors as bytes, as the binary tensor extension and the raw contents of gRPC have them.
+"""Tensors of the Open Inference Protocol to numpy and back: raw bytes, and gRPC's typed contents.
 
-Little-endian, row-major, no padding. A BOOL is one byte, 0 or 1; an element of BYTES is its length
-as a uint32 and then itself.
+Raw bytes, of the binary tensor extension and of gRPC, are little-endian and row-major, without
+padding. A BOOL is one byte, 0 or 1; an element of BYTES is its length as a uint32 and then itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,24 @@ _STRING = 48
 """Bytes that a string takes beside its characters, in an array."""
 _AT_ONCE = 4096
 """Strings that are read before it is asked whether there is time for more."""
+RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
+"""The types without typed contents, and without a form in JSON: raw bytes are the only way."""
+
+_FIELDS = {
+    DType.BOOL: "bool_contents",
+    DType.INT8: "int_contents",
+    DType.INT16: "int_contents",
+    DType.INT32: "int_contents",
+    DType.INT64: "int64_contents",
+    DType.UINT8: "uint_contents",
+    DType.UINT16: "uint_contents",
+    DType.UINT32: "uint_contents",
+    DType.UINT64: "uint64_contents",
+    DType.FLOAT32: "fp32_contents",
+    DType.FLOAT64: "fp64_contents",
+    DType.BYTES: "bytes_contents",
+}
+_NARROWED = ("int_contents", "uint_contents")
 
 
 def from_bytes(spec: TensorSpec, count: int, data: Data, room: Room = UNBOUNDED) -> Array:
@@ -101,26 +119,6 @@ def _cut(spec: TensorSpec, start: int, expected: str) -> InvalidInput:
         f"the data of input '{spec.name}' ends early: at byte {start}, {expected} (each element of "
         "BYTES is its length as a little-endian uint32, then itself)"
     )
-
-
-RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
-"""The types without a field, and without a form in JSON: raw bytes are the only way."""
-
-_FIELDS = {
-    DType.BOOL: "bool_contents",
-    DType.INT8: "int_contents",
-    DType.INT16: "int_contents",
-    DType.INT32: "int_contents",
-    DType.INT64: "int64_contents",
-    DType.UINT8: "uint_contents",
-    DType.UINT16: "uint_contents",
-    DType.UINT32: "uint_contents",
-    DType.UINT64: "uint64_contents",
-    DType.FLOAT32: "fp32_contents",
-    DType.FLOAT64: "fp64_contents",
-    DType.BYTES: "bytes_contents",
-}
-_NARROWED = ("int_contents", "uint_contents")
 
 
 def from_contents(spec: TensorSpec, count: int, contents: InferTensorContents) -> Array:

@@ -1,4 +1,7 @@
-"""What Classify and Regress make of a signature: which ones they take, and what their results are.
+"""Classify, Regress and MultiInference: the methods of TensorFlow Serving that take tf.Examples.
+
+`ExampleMethod` says which signatures each takes, and what their results are; REST shares that.
+`InferenceGrpc` answers the calls over gRPC.
 
 The names of inputs and outputs are those of TensorFlow's signature_constants.h; the checks, their
 words and their order are those of TensorFlow Serving's classifier.cc and regressor.cc. As there, a
@@ -67,6 +70,9 @@ _LABEL = TensorSpec(_CLASSES, DType.BYTES, None)
 _NUMBER = TensorSpec(_SCORES, DType.FLOAT32, None)
 _PREDICT = "Predict runs any signature; GetModelMetadata shows what each takes and gives"
 _RANK = 2
+_TASKS, _INPUT = 1, 2
+"""The fields of MultiInferenceRequest."""
+_MOST_TASKS = 1000
 
 
 class ExampleMethod(ABC):
@@ -261,11 +267,6 @@ def _sizes(array: Array) -> str:
 
 def _refused(message: str) -> InvalidInput:
     return InvalidInput(message, hint=_PREDICT)
-
-
-_TASKS, _INPUT = 1, 2
-"""The fields of MultiInferenceRequest."""
-_MOST_TASKS = 1000
 
 
 class InferenceGrpc:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from mlserve.backend import HasDefinitions, Runner
 from mlserve.errors import InvalidInput, shortened
 from mlserve.server.codec.images import check_images
 from mlserve.server.codec.proto_reader import Request, read_message
@@ -16,7 +15,6 @@ from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.access import require_control
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context
-from mlserve.server.listen.grpc.headers import CODES
 from mlserve.server.listen.grpc.service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
@@ -25,6 +23,7 @@ from mlserve.server.listen.grpc.service import (
     deadline_of,
     service,
 )
+from mlserve.server.listen.grpc.status import CODES
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
@@ -39,10 +38,10 @@ from mlserve.server.tfs.model_spec import (
     telling_of_servables,
     telling_of_versions,
 )
+from mlserve.server.tfs.signature_defs import signature_def_map
 from mlserve.settings import ServerSettings
-from mlserve.tensors import Signature, TensorSpec
+from mlserve.tensors import Signature
 from mlserve.wire.errors import grpc_status
-from mlserve.wire.proto.framework_pb2 import SignatureDef, TensorInfo
 from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
 from mlserve.wire.proto.serving_pb2 import (
     GetModelMetadataRequest,
@@ -54,14 +53,16 @@ from mlserve.wire.proto.serving_pb2 import (
     PredictResponse,
     ReloadConfigRequest,
     ReloadConfigResponse,
-    SignatureDefMap,
 )
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 
-PREDICT = "tensorflow/serving/predict"
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+MODEL_SERVICE = "tensorflow.serving.ModelService"
+SHORT_NAMES = ("PredictionService", "ModelService")
+"""What TensorFlow Serving's own health service calls them."""
 
 
 class ModelReload(Protocol):
@@ -76,46 +77,6 @@ class ModelReload(Protocol):
 
     async def follow(self, models: Models, /) -> None:
         """Applies each change of a configuration file; returns at once where there is none."""
-
-
-def signature_def_map(runner: Runner) -> SignatureDefMap:
-    """All signatures, by name: as the model's own file has them, else made of the Runner's."""
-    defs = SignatureDefMap()
-    if isinstance(runner, HasDefinitions):
-        for name, definition in runner.definitions.items():
-            defs.signature_def[name].MergeFromString(definition)
-        return defs
-    for name, signature in runner.signatures.items():
-        defs.signature_def[name].CopyFrom(_definition(signature))
-    return defs
-
-
-def _definition(signature: Signature) -> SignatureDef:
-    """The message for that signature. The name of a tensor is its alias: there is no other."""
-    definition = SignatureDef(method_name=PREDICT)
-    for spec, info in _infos(signature.inputs):
-        definition.inputs[spec.name].CopyFrom(info)
-    for spec, info in _infos(signature.outputs):
-        definition.outputs[spec.name].CopyFrom(info)
-    return definition
-
-
-def _infos(specs: Iterable[TensorSpec]) -> Iterable[tuple[TensorSpec, TensorInfo]]:
-    for spec in specs:
-        info = TensorInfo(name=spec.name, dtype=spec.dtype.tf_name)
-        if spec.shape is None:
-            info.tensor_shape.unknown_rank = True
-        else:
-            info.tensor_shape.SetInParent()
-            for size in spec.shape:
-                info.tensor_shape.dim.add(size=-1 if size is None else size)
-        yield spec, info
-
-
-PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
-MODEL_SERVICE = "tensorflow.serving.ModelService"
-SHORT_NAMES = ("PredictionService", "ModelService")
-"""What TensorFlow Serving's own health service calls them."""
 
 
 class TfsGrpcService:

@@ -47,13 +47,13 @@ from mlserve.server.tfs.classify import (
     check_takes_examples,
 )
 from mlserve.server.tfs.examples import read_json_examples, signature_of
-from mlserve.server.tfs.grpc import signature_def_map
 from mlserve.server.tfs.model_spec import (
     signature_over_rest,
     telling_of_servables,
     telling_of_versions,
     version_number,
 )
+from mlserve.server.tfs.signature_defs import signature_def_map
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 from mlserve.wire.errors import grpc_status

@@ -16,9 +16,19 @@ from mlserve.server.body_memory import BodyMemory, HeldBody, hold
 from mlserve.server.errors import error_text
 from mlserve.server.listen.grpc import headers
 from mlserve.server.listen.grpc.frames import DEFAULT_WINDOW
-from mlserve.server.listen.grpc.headers import GrpcStatus, Head, Metadata
+from mlserve.server.listen.grpc.headers import Head
 from mlserve.server.listen.grpc.messages import MessageReader
+from mlserve.server.listen.grpc.status import GrpcStatus, Metadata
 from mlserve.wire.errors import grpc_status
+
+NO_CONTEXT = contextvars.Context()
+"""Of timers: asyncio keeps a cancelled one until its time, and with it the context it was made in,
+where the request's body is."""
+_WIDEST = 2**30
+"""Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
+_BARE_CALL = 4 * 2**10
+"""Bytes that a call takes without its headers, about."""
+_log = logging.getLogger(__name__)
 
 
 class Context:
@@ -49,15 +59,6 @@ class Context:
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """What the answer ends with."""
         self.trailing = metadata
-
-
-NO_CONTEXT = contextvars.Context()
-"""Of timers: asyncio keeps a cancelled one until its time, and with it the context it was made in,
-where the request's body is."""
-_WIDEST = 2**30
-"""Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
-_BARE_CALL = 4 * 2**10
-_log = logging.getLogger(__name__)
 
 
 class Link(Protocol):

@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2
 from mlserve.errors import shortened
 from mlserve.server.codec.proto_reader import parse
 from mlserve.server.listen.grpc.call import GrpcCall, PlainMethod
-from mlserve.server.listen.grpc.headers import GrpcStatus
 from mlserve.server.listen.grpc.service import FEW_BYTES
+from mlserve.server.listen.grpc.status import GrpcStatus
 
 SERVICE = "grpc.health.v1.Health"
 WHOLE_SERVER = ""

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from io import BytesIO
 
 from mlserve.server.body_memory import HeldBody
-from mlserve.server.listen.grpc.headers import GrpcStatus
+from mlserve.server.listen.grpc.status import GrpcStatus
 
 PREFIX = struct.Struct(">BI")
 _WBITS = {b"gzip": 31, b"deflate": 15}

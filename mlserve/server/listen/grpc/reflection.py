@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from mlserve.server.codec.proto_reader import parse
 from mlserve.server.listen.grpc.call import GrpcCall, PlainMethod
-from mlserve.server.listen.grpc.headers import CODES
+from mlserve.server.listen.grpc.status import CODES
 
 _PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 SERVICES = tuple(f"{package}.ServerReflection" for package in _PACKAGES)

@@ -14,8 +14,8 @@ from typing import Protocol
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.listen.grpc.call import Context, GrpcCall
 from mlserve.server.listen.grpc.connection import GrpcConnection
-from mlserve.server.listen.grpc.headers import GrpcStatus
 from mlserve.server.listen.grpc.messages import check_encoding
+from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.settings import ServerSettings, flag_of
 
 _RESERVE = 16

@@ -15,7 +15,7 @@ from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput, Mlserv
 from mlserve.server.errors import as_known_error, error_text
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context, GrpcCall
-from mlserve.server.listen.grpc.headers import GrpcStatus
+from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import RequestRecord, Route
 from mlserve.server.telemetry.telemetry import Telemetry, grpc_route
 from mlserve.wire.errors import grpc_status

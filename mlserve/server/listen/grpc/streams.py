@@ -17,13 +17,13 @@ from mlserve.server.listen.grpc.call import GrpcCall
 from mlserve.server.listen.grpc.frames import ConnectionFault, Patience
 from mlserve.server.listen.grpc.headers import (
     MOST_METADATA,
-    GrpcStatus,
     Head,
     HeaderReader,
     Malformed,
     read_head,
 )
 from mlserve.server.listen.grpc.outbox import Outbox
+from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.wire.errors import grpc_status
 
 MOST_STREAMS = 1024
