@@ -147,7 +147,7 @@ class _Reader:
         codes = np.frombuffer(block, np.uint8)
         numbers = np.arange(len(codes), dtype=np.int32)
         is_other = codes != _BACKSLASH
-        # The last character that is no backslash, at or before each; one before the block if none.
+        # The last other character, at or before each; one before the block if there is none.
         last = np.maximum.accumulate(np.where(is_other, numbers, -1 - self._is_escaped))
         before = np.concatenate(([-1 - self._is_escaped], last[:-1]))
         run = numbers - 1 - before

@@ -72,7 +72,7 @@ def raw_decode(
 
 
 def after_blanks(text: str, start: int) -> int:
-    """Where the next character is that is no blank; in pieces, as there may be many."""
+    """The place of the next character that is not blank; in pieces, as there may be many blanks."""
     while (end := _end_of(_BLANKS, text, start, start + PIECE)) == start + PIECE:
         start = end
     return end

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput
 from mlserve.server.body_memory import held_body
-from mlserve.server.codec.proto_scan import Unfinished, delimited, estimate, quick_estimate
+from mlserve.server.codec.proto_scan import TooManyFields, delimited, estimate, quick_estimate
 from mlserve.server.tensors import Array
 
 _INLINE_FIELDS = 2000
@@ -52,7 +52,7 @@ async def read_message(kind: type[Request], data: bytes, deadline: Deadline) -> 
     """
     try:
         size = quick_estimate(data, kind, _INLINE_FIELDS)
-    except Unfinished:
+    except TooManyFields:
         size = await on_thread(partial(estimate, data, kind, deadline), deadline)
     deadline.require(_DOING)
     if (body := held_body()) is not None:

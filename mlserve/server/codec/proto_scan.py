@@ -185,7 +185,7 @@ def _most_of(item: FieldDescriptor) -> int:
     return _OTHER_COUNTS.get(item.full_name, MOST_VALUES if is_of_tensor else MOST_NAMED)
 
 
-class Unfinished(Exception):
+class TooManyFields(Exception):
     """The message has more fields than were to be walked now."""
 
 
@@ -204,14 +204,14 @@ def estimate(data: bytes, kind: type[Message], deadline: Deadline | None = None)
     """
     try:
         return _Walk(data, MOST_FIELDS, deadline).walk(kind)
-    except Unfinished:
+    except TooManyFields:
         raise InputTooLarge(
             f"the request has more than {MOST_FIELDS} fields", hint=_SMALLER
         ) from None
 
 
 def quick_estimate(data: bytes, kind: type[Message], fields: int) -> int:
-    """`estimate` of a message of few fields. Raises Unfinished once so many were walked."""
+    """`estimate` of a message of few fields. Raises TooManyFields once so many were walked."""
     return _Walk(data, fields).walk(kind)
 
 
@@ -362,7 +362,7 @@ class _Walk:
     def _spend(self, fields: int) -> None:
         self._left -= fields
         if self._left < 0:
-            raise Unfinished
+            raise TooManyFields
         if self._left < self._look_at:
             self._look_at = self._left - _LOOK_AT_CLOCK
             if self._deadline is not None:

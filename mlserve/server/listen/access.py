@@ -1,7 +1,7 @@
 """Who may ask: a bearer token on REST and in gRPC's metadata, compared in constant time.
 
 Everything needs it but what a protocol names as open: the paths of its `open_paths` over REST, the
-methods without `needs_token` over gRPC. These tell of the server's health, so that a probe without
+methods without `needs_token` over gRPC. Those report the server's health, so that a probe without
 secrets works.
 """
 

@@ -42,7 +42,7 @@ class BodyTooLarge(InputTooLarge):
 
 
 class NoRoom(Overloaded):
-    """There is no memory for a body, or none any more; the rest of it has not been read."""
+    """No memory is left for a body; the rest of it has not been read."""
 
 
 class Body:

@@ -33,98 +33,8 @@ MOST_HEAD_BYTES = 64 * 2**10
 _MARKS = len(": \r\n")
 _VERSIONS = ("1.0", "1.1")
 _FRAMING = (b"content-length", b"transfer-encoding")
-
-
-class Fault(Exception):
-    """What was sent is not served, and nothing that follows it on its connection."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-def not_http() -> Fault:
-    """The fault of what is no request."""
-    return Fault(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1, or its target is not a path")
-
-
-def too_long() -> Fault:
-    """The fault of a head that does not end, or a line of a chunked body that does not."""
-    most = f"this server takes at most {MOST_HEAD_BYTES} bytes"
-    return Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is too long: {most}")
-
-
-def framing_of(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A head with nothing but what says how the body ends; empty without a body.
-
-    Raises Fault where two readers of the head may not agree on what it says (RFC 9112, sections
-    3.2 and 6.1), and for one that is too long.
-    """
-    size, hosts, framing = len(url), 0, []
-    for name, value in headers:
-        size += len(name) + len(value) + _MARKS
-        if name == b"host":
-            hosts += 1
-        elif name in _FRAMING:
-            framing.append(name + b": " + value + b"\r\n")
-            if name == b"transfer-encoding" and (value.lower(), version) != (b"chunked", "1.1"):
-                raise Fault(HTTPStatus.NOT_IMPLEMENTED, "a body may be chunked, and nothing else")
-    if size > MOST_HEAD_BYTES:
-        raise too_long()
-    if version not in _VERSIONS or hosts > 1 or (hosts == 0 and version == "1.1"):
-        raise not_http()
-    return b"POST * HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" if framing else b""
-
-
-_MOST_JOINED = 64 * 2**10
-"""Bytes of a body above which joining them costs more than a write of their own."""
-
-
-class JoinedWrites:
-    """The transport of one cycle, which writes a response's head together with its body.
-
-    uvicorn makes two system calls of them. Of 5,000 refusals over one connection each costs 138 us
-    of CPU in place of 162 with two, and arrives after 175 us in place of 233 (medians of ten
-    alternating runs of either). It has what uvicorn's cycles use of a transport, and no more.
-    """
-
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        self._transport = transport
-        self._cycle = cycle
-        self._head = b""
-        self._is_head_written = False
-
-    def write(self, data: bytes) -> None:
-        """Writes it, the response's head with what follows it."""
-        if self._cycle.response_started and not self._is_head_written:
-            self._is_head_written = True
-            self._head = data
-        elif self._head and len(data) <= _MOST_JOINED:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
-        else:
-            self.flush()
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Writes a head that nothing follows."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
-
-    def close(self) -> None:
-        """Closes the transport, once all is written."""
-        self.flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """Whether the transport is closed or about to be."""
-        return self._transport.is_closing()
-
-
 _SILENCED = logging.getLogger(f"{__name__}.uvicorn")
-_SILENCED.setLevel(logging.ERROR)  # what strangers send is no warning; what fails in us is an error
+_SILENCED.setLevel(logging.ERROR)  # anyone may send nonsense: only a failure of ours is logged
 _LINGER = 1.0
 """Seconds in which a refused client may read why: closed at once, it might see a reset only."""
 _MOST_LINGERING = 100
@@ -137,6 +47,8 @@ connection holds at most 192 KiB which `BodyMemory` does not count.
 """
 _MOST_AHEAD = 16
 """Requests that may be sent on one connection before the answer to the first."""
+_MOST_JOINED = 64 * 2**10
+"""Bytes of a body above which joining them costs more than a write of their own."""
 
 
 class _Part(Enum):
@@ -395,3 +307,87 @@ class HttpConnection(HttpToolsProtocol):
             # Nothing is known of the request, so no time is computed: the least in whole seconds.
             head += "Retry-After: 1\r\n"
         self.transport.write(head.encode() + b"\r\n" + body)
+
+
+class JoinedWrites:
+    """The transport of one cycle, which writes a response's head together with its body.
+
+    uvicorn makes two system calls of them. Of 5,000 refusals over one connection each costs 138 us
+    of CPU in place of 162 with two, and arrives after 175 us in place of 233 (medians of ten
+    alternating runs of either). It has what uvicorn's cycles use of a transport, and no more.
+    """
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._head = b""
+        self._is_head_written = False
+
+    def write(self, data: bytes) -> None:
+        """Writes it, the response's head with what follows it."""
+        if self._cycle.response_started and not self._is_head_written:
+            self._is_head_written = True
+            self._head = data
+        elif self._head and len(data) <= _MOST_JOINED:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self.flush()
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Writes a head that nothing follows."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Closes the transport, once all is written."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the transport is closed or about to be."""
+        return self._transport.is_closing()
+
+
+class Fault(Exception):
+    """What was sent is not served, and nothing that follows it on its connection."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def not_http() -> Fault:
+    """The fault of what is not a request."""
+    return Fault(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1, or its target is not a path")
+
+
+def too_long() -> Fault:
+    """The fault of a head that does not end, or a line of a chunked body that does not."""
+    most = f"this server takes at most {MOST_HEAD_BYTES} bytes"
+    return Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is too long: {most}")
+
+
+def framing_of(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A head with nothing but what says how the body ends; empty without a body.
+
+    Raises Fault where two readers of the head may not agree on what it says (RFC 9112, sections
+    3.2 and 6.1), and for one that is too long.
+    """
+    size, hosts, framing = len(url), 0, []
+    for name, value in headers:
+        size += len(name) + len(value) + _MARKS
+        if name == b"host":
+            hosts += 1
+        elif name in _FRAMING:
+            framing.append(name + b": " + value + b"\r\n")
+            if name == b"transfer-encoding" and (value.lower(), version) != (b"chunked", "1.1"):
+                raise Fault(HTTPStatus.NOT_IMPLEMENTED, "a body may be chunked, and nothing else")
+    if size > MOST_HEAD_BYTES:
+        raise too_long()
+    if version not in _VERSIONS or hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise not_http()
+    return b"POST * HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" if framing else b""

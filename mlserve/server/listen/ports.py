@@ -267,7 +267,7 @@ class Acceptor:
                 ssl=self._tls,
                 ssl_handshake_timeout=self._handshake_timeout,
             )
-        except OSError as error:  # a handshake that failed or took too long, as with any stranger
+        except OSError as error:  # a handshake that failed or took too long
             _log.debug("a connection was not made: %s", error)
 
     def _note_opened(self, task: asyncio.Task[None]) -> None:
@@ -279,7 +279,7 @@ class Acceptor:
             _log.error("a connection could not be served", exc_info=error)
 
     def _pause(self, seconds: float | None) -> None:
-        """Takes no connection for so long, or for ever; they wait in the kernel's queue."""
+        """Takes no connection for so long, or forever; they wait in the kernel's queue."""
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
             self._timer.cancel()
@@ -307,7 +307,7 @@ def _reflection_pool() -> descriptor_pool.DescriptorPool:
 def _listener(kind: str, host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises Unavailable.
 
-    Without SO_REUSEPORT, by which two servers would share a port without a word.
+    Without SO_REUSEPORT, with which two servers would silently share a port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's delay off only where the protocol is named: 40 ms a response.

@@ -50,7 +50,7 @@ class TensorMetadata:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelMetadata:
+class ModelDescription:
     """A model: the versions that can be asked for, and one of its signatures out of all names.
 
     `platform` is `mlserve_` and the name of the backend, after the protocol's `<project>_<format>`.
@@ -107,7 +107,7 @@ class OipModels:
         """How many calls run and wait now."""
         return {"running": self._engine.running, "waiting": self._engine.waiting}
 
-    def metadata(self, model: str, version: int | None, signature: str) -> ModelMetadata:
+    def metadata(self, model: str, version: int | None, signature: str) -> ModelDescription:
         """The metadata of a loaded version; the empty signature is the default one.
 
         Raises NotFound, Unavailable while it is loading, and InvalidInput for a signature that the
@@ -121,7 +121,7 @@ class OipModels:
         chosen = (
             find_signature(signatures, signature) if signature else default_signature(signatures)
         )
-        return ModelMetadata(
+        return ModelDescription(
             model,
             self._versions(model, version),
             platform_of(self._repository.backend_of(model)),

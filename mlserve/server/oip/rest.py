@@ -190,7 +190,7 @@ def _json(data: dict[str, Any], headers: dict[str, str] | None = None) -> Respon
 
 
 class OipRestExtensions:
-    """Triton's extensions; asked before `OipRestService`, whose paths of models look like its own."""
+    """Triton's extensions; asked before `OipRestService`, whose paths look like theirs."""
 
     def __init__(self, extensions: OipExtensions, memory: BodyMemory) -> None:
         self._extensions = extensions

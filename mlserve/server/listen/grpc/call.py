@@ -227,7 +227,7 @@ class GrpcCall:
         self._cancel()
 
     def abandon(self) -> None:
-        """Ends it without a word, as nobody would hear it."""
+        """Ends it silently, as nobody would hear it."""
         self._settle()
         self._cancel()
 

@@ -122,7 +122,7 @@ def _without_padding(flags: int, payload: bytes) -> bytes:
 class Head:
     """The headers of a call: the method's full name, how long the caller waits, the metadata.
 
-    `timeout` is in seconds, None where the caller would wait for ever. `encoding` is the coding of
+    `timeout` is in seconds, None where the caller would wait forever. `encoding` is the coding of
     compressed messages. `size` is the headers' own, in bytes, as HTTP/2 counts them.
     """
 
@@ -134,7 +134,7 @@ class Head:
 
 
 def read_head(fields: Fields) -> Head:
-    """Reads the headers. Raises Malformed for what is no call, Status for one that is refused."""
+    """Reads the headers. Raises Malformed where it is not a call, GrpcStatus to refuse it."""
     sent: dict[bytes, bytes] = {}
     own: list[tuple[bytes, bytes]] = []
     size = 0

@@ -137,7 +137,7 @@ def status_of(error: MlserveError, record: RequestRecord) -> GrpcStatus:
 
 
 def header_of(context: Context) -> Callable[[str], str | None]:
-    """What looks up a key of the call's metadata; bytes are no header.
+    """Returns what looks up a key of the call's metadata, among the values that are text.
 
     Of a key that comes twice the first value counts, as over REST.
     """

@@ -36,13 +36,13 @@ _SMALL = 16
 _USEFUL = 2**10
 """Bytes of a DATA frame that make up for a frame without use."""
 _LAST_CALLS = b"mlserve!"
-"""What the PING carries whose answer says that the client has heard of the coming end."""
+"""Carried by the PING whose answer says that the client knows of the coming end."""
 _REFUSED = Head("", None, b"identity", ())
 """Stands for the headers of a call that is refused because of them."""
 _OF_THE_CONNECTION = (frames.SETTINGS, frames.PING, frames.GOAWAY)
 
 
-class Connection(Protocol):
+class Owner(Protocol):
     """What streams need of their connection."""
 
     def begin(self, call: GrpcCall) -> None:
@@ -64,9 +64,7 @@ class Connection(Protocol):
 class Streams:
     """The calls of one connection, as `frames.Receiver` hears of them; each call's `Link`."""
 
-    def __init__(
-        self, connection: Connection, transport: asyncio.Transport, memory: BodyMemory
-    ) -> None:
+    def __init__(self, connection: Owner, transport: asyncio.Transport, memory: BodyMemory) -> None:
         self._connection = connection
         self._patience = Patience(asyncio.get_running_loop().time)
         self._headers = HeaderReader(self._patience)
@@ -120,7 +118,7 @@ class Streams:
             call.cut_short(code, text)
 
     def abandon_all(self) -> None:
-        """Ends each call without a word."""
+        """Ends each call silently."""
         for call in list(self._calls.values()):
             self._forget(call)
             call.abandon()
@@ -390,7 +388,7 @@ class Streams:
         self.outbox.drop(call)
 
     def _note_dropped(self, stream: int, *, ends: bool) -> None:
-        """Makes sure that what still comes on that stream is dropped without a word."""
+        """Makes sure that what still comes on that stream is dropped silently."""
         self._require_opened(stream, "DATA")
         if ends:
             self._dropped.pop(stream, None)
