@@ -26,6 +26,8 @@ PROGRESS = 16 * 2**10
 """Bytes that are progress: an upload that sends a byte now and then has stalled too."""
 RETRY_AFTER = STALLED
 """Seconds after which it may be worth to come back: what stalls now has given way by then."""
+PIECE = 64 * 2**10
+"""Bytes or characters that are parsed, unpacked or copied at once: a few milliseconds at most."""
 
 
 class BodyMemory:
@@ -196,10 +198,6 @@ def held_body() -> HeldBody | None:
     """The body of the running task, to count what is made of it; None outside of a request."""
     held = _HELD.get()
     return None if held is None else held()
-
-
-PIECE = 64 * 2**10
-"""Bytes or characters that are parsed, unpacked or copied at once: a few milliseconds at most."""
 
 
 class Room:

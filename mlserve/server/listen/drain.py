@@ -18,9 +18,9 @@
    of the race is the client that has been still for that long, and sends in the very moment of the
    close.
 
-`benchmarks/soak.py` stops servers at work. A filter on the listener that drops new handshakes was
-measured and taken out: with it, and with the listener closed at once, none of 50,000 connections in
-45 stops under load was reset.
+No connection was reset in 45 stops of a port under load, of 50,000 that clients opened meanwhile.
+A filter on the listener that dropped new handshakes did no better, and was taken out.
+`benchmarks/soak.py` stops servers at work.
 """
 
 from __future__ import annotations
