@@ -220,7 +220,7 @@ class GrpcConnection(asyncio.Protocol):
     # How it ends.
 
     def _on_timeout(self) -> None:
-        self._close_with(frames.NO_ERROR, "the client's words took too long (--header-timeout)")
+        self._close_with(frames.NO_ERROR, "the client took too long (--header-timeout)")
 
     def _close_with(self, code: int, why: str) -> None:
         """Ends all calls, says why, and hangs up."""

@@ -295,7 +295,7 @@ class Streams:
         elif kind == frames.RST_STREAM:
             self._on_reset(stream)
         elif kind == frames.PUSH_PROMISE:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client pushes nothing")
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client must not push")
 
     def _on_settings(self, flags: int, payload: bytes) -> None:
         if flags & frames.ACK:
@@ -334,7 +334,7 @@ class Streams:
 
     def _widen(self, stream: int, size: int) -> None:
         if not size:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by zero")
         outbox = self.outbox
         if not stream:
             outbox.window += size
