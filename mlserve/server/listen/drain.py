@@ -18,9 +18,9 @@
    of the race is the client that has been still for that long, and sends in the very moment of the
    close.
 
-No connection was reset in 45 stops of a port under load, of 50,000 that clients opened meanwhile.
-A filter on the listener that dropped new handshakes did no better, and was taken out.
-`benchmarks/soak.py` stops servers at work.
+Of 30,000 connections that clients opened during 45 stops of the REST port under load, none was
+reset; 20,000 later ones were refused. A filter on the listener that dropped new handshakes did no
+better, and was taken out.
 """
 
 from __future__ import annotations
