@@ -35,15 +35,17 @@ WITH_COMMANDS = [page for page in pages() if any(kind in RUNNABLE for kind, _ in
 SORRELS = {"README.md": 6, "docs/ask.md": 6}
 """How often a page's commands must at least print the label of the horse."""
 
-_PORTS = """\
+_MLSERVE = """\
 mlserve() {{
-    if [ "$1" = up ] && [[ "$*" != *-port* ]]; then
-        command mlserve "$@" --grpc-port {grpc} --rest-port {rest}
-    else
-        command mlserve "$@"
-    fi
+    case "$*" in
+        up*-port*) command mlserve "$@" ;;
+        up*) command mlserve "$@" --grpc-port {grpc} --rest-port {rest} ;;
+        doctor) command mlserve doctor || (( $? == 3 )) ;;
+        *) command mlserve "$@" ;;
+    esac
 }}
 """
+"""`mlserve` of the scripts. What `doctor` finds, as that a hub cannot be reached, is the machine's."""
 
 
 def _script(page: Path, grpc: int, rest: int) -> str:
@@ -54,7 +56,7 @@ def _script(page: Path, grpc: int, rest: int) -> str:
         if language in RUNNABLE
     ]
     ported = "\n".join(steps).replace("8500", str(grpc)).replace("8501", str(rest))
-    return "set -euxo pipefail\n" + _PORTS.format(grpc=grpc, rest=rest) + ported
+    return "set -euxo pipefail\n" + _MLSERVE.format(grpc=grpc, rest=rest) + ported
 
 
 def _free_ports() -> tuple[int, int]:
@@ -67,11 +69,12 @@ def _free_ports() -> tuple[int, int]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that holds what the checkout holds, so that what a page writes is not left there."""
+    """A folder that holds what a clone holds, so that what a page writes is not left in this one."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for entry in ROOT.iterdir():
-        (folder / entry.name).symlink_to(entry)
+        if entry.name != "build":
+            (folder / entry.name).symlink_to(entry)
     return folder
 
 
@@ -128,15 +131,9 @@ def _commands(page: Path) -> list[list[str]]:
     """The words after `mlserve` of each command that a page shows, wherever it does."""
     lines = code(page).replace("\\\n", " ").splitlines()
     lines += re.findall(r"`(mlserve [a-z][^`]*)`", prose(page).replace("\n", " "))
-    found = []
-    for line in lines:
-        if command := re.search(r"^[^#]*?(?<![\w-])mlserve ([a-z]+(?: .*)?)$", line):
-            lexer = shlex.shlex(command[1], posix=True, punctuation_chars="();<>|&")
-            lexer.whitespace_split = True
-            words = list(lexer)
-            ends = [index for index, word in enumerate(words) if set(word) <= set("();<>|&")]
-            found.append(words[: min(ends, default=len(words))])
-    return found
+    parts = [part for line in lines for part in re.split(r"&&|[;|<>]| #", line)]
+    found = [re.search(r"^.*(?<![\w-])mlserve ([a-z]+\b.*)$", part) for part in parts]
+    return [shlex.split(command[1]) for command in found if command]
 
 
 @pytest.mark.parametrize("page", dict.fromkeys(LINKED), ids=name)
