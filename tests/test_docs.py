@@ -45,7 +45,7 @@ mlserve() {{
     esac
 }}
 """
-"""`mlserve` of the scripts. What `doctor` finds, as that a hub cannot be reached, is the machine's."""
+"""`mlserve` in the scripts. `doctor` may find that the machine lacks something, as a model hub."""
 
 
 def _script(page: Path, grpc: int, rest: int) -> str:
@@ -69,7 +69,7 @@ def _free_ports() -> tuple[int, int]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that holds what a clone holds, so that what a page writes is not left in this one."""
+    """A folder that holds what a clone holds, so that this one keeps nothing that a page writes."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for entry in ROOT.iterdir():
@@ -113,6 +113,7 @@ def _expected(page: Path) -> list[str]:
 
 
 def test_both_forms_of_an_answer_are_shown_and_so_expected() -> None:
+    assert set(SORRELS) <= set(map(name, WITH_COMMANDS))
     shown = "".join(pattern for page in WITH_COMMANDS for pattern in _expected(page))
     assert '"outputs"' in shown
     assert '"predictions"' in shown

@@ -24,6 +24,10 @@ def test_it_is_short_and_wrapped() -> None:
     assert not [line for line in lines if len(line) > 100]
 
 
+def test_its_commands_are_run() -> None:
+    assert [language for language, _ in blocks(README)] == ["bash", "bash", "python", "bash"]
+
+
 def test_every_command_is_in_the_readme() -> None:
     from mlserve.cli.app import app
 
