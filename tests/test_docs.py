@@ -1,8 +1,9 @@
 """The README and the pages of `docs/`: their commands work, and their links lead somewhere.
 
-Blocks in `bash` and `python` are run, in order, as one script a page, in an empty home. Only the
-ports are replaced by free ones: 8500 and 8501 may be in use on the machine. What is shown in any
-other way (`sh`, indented, in a line of text) is not run, but its options must exist.
+On a page with a `bash` block, all blocks in `bash` and `python` are run, in order, as one script in
+an empty home. Only the ports are replaced by free ones: 8500 and 8501 may be in use on the machine.
+What is shown in any other way (`sh`, indented, in a line of text) is not run, but its options must
+exist. A page that shows Python only shows files: `conformance/test_third_party.py` makes them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LINKED = [
     *sorted(ROOT.glob("examples/**/*.md")),
     *sorted(ROOT.glob("plugins/*/README.md")),
 ]
-WITH_COMMANDS = [page for page in pages() if any(kind in RUNNABLE for kind, _ in blocks(page))]
+WITH_COMMANDS = [page for page in pages() if any(kind == "bash" for kind, _ in blocks(page))]
 SORRELS = {"README.md": 6, "docs/ask.md": 6}
 """How often a page's commands must at least print the label of the horse."""
 
