@@ -13,7 +13,8 @@ import pytest
 from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.server.models.model import Model
-from mlserve.server.models.versions import ModelSpec, State, VersionPolicy, unfinished_versions
+from mlserve.server.models.versions import ModelSpec, State, unfinished_versions
+from mlserve.store import VersionPolicy
 
 
 def label(server: Any) -> Any:
