@@ -233,9 +233,9 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> L
     if request.launcher is Launcher.EMBEDDED:
         for risk in serving.settings.exposure(listen.host):
             tell(f"warning: {risk}")
+    record = _record(request, listen, log)  # first: it can fail, and no process must be lost
     process = spawn(planned, serving.name, log)
     since = created(process.pid)
-    record = _record(request, listen, log)
     return LaunchedServer(replace(record, pid=process.pid, pid_created=since), process)
 
 
@@ -249,7 +249,7 @@ def _start_container(request: UpRequest, listen: Listen, log: Path | None) -> La
 
 def _record(request: UpRequest, listen: Listen, log: Path | None) -> ServerRecord:
     """The record of a server that is about to start: without what it is on its machine."""
-    return ServerRecord(
+    record = ServerRecord(
         name=request.serving.name,
         serving=request.serving,
         launcher=request.launcher,
@@ -261,8 +261,9 @@ def _record(request: UpRequest, listen: Listen, log: Path | None) -> ServerRecor
         is_ready=False,
         up_pid=os.getpid(),
         up_created=created(os.getpid()),
-        tls_server_name=name_to_expect(request.serving.settings, listen.host),
     )
+    name = name_to_expect(request.serving.settings, record.reachable_host)
+    return replace(record, tls_server_name=name)
 
 
 def _require_same_settings(request: UpRequest, running: ServerRecord) -> None:
