@@ -16,7 +16,7 @@ from mlserve.client.answers import Retry, Timings
 from mlserve.deadline import is_number
 from mlserve.errors import Transient, UsageError
 from mlserve.threads import on_daemon_thread
-from mlserve.trace import TRACEPARENT, read_traceparent, traceparent
+from mlserve.wire.headers import REQUEST_ID, TRACEPARENT, read_traceparent, write_traceparent
 
 if TYPE_CHECKING:
     from random import Random
@@ -77,7 +77,6 @@ ONCE = Retries(max_attempts=1)
 """For callers who measure, or who ask again themselves."""
 
 
-REQUEST_ID = "x-request-id"
 _VARIABLE = "TRACEPARENT"
 _SAMPLED = "01"
 
@@ -117,7 +116,7 @@ class CallIds:
 
     def headers(self) -> dict[str, str]:
         """The headers, or gRPC metadata, of one attempt: each has a span of its own."""
-        span = traceparent(self.trace.id, _hexadecimal(8), self.trace.flags)
+        span = write_traceparent(self.trace.id, _hexadecimal(8), self.trace.flags)
         return {REQUEST_ID: self.request_id, TRACEPARENT: span}
 
 

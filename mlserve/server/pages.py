@@ -10,9 +10,15 @@ from starlette.responses import Response
 from mlserve import __version__
 from mlserve.server.listen.http import check_method, json_response
 from mlserve.server.openapi_schemas import SCHEMAS, TEXT, Json, list_of, object_of, ref
-from mlserve.server.request import REQUEST_ID, SERVER_TIMING, TRACEPARENT
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.telemetry import METRICS_PATHS
+from mlserve.wire.headers import (
+    JSON_LENGTH,
+    REQUEST_ID,
+    REQUEST_TIMEOUT_MS,
+    SERVER_TIMING,
+    TRACEPARENT,
+)
 
 PATH = "/openapi.json"
 
@@ -122,7 +128,7 @@ _VERSION: Json = {
     "required": True,
     "schema": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
 }
-_TIMEOUT = _header("X-Request-Timeout-Ms", "how long the caller waits, in milliseconds")
+_TIMEOUT = _header(REQUEST_TIMEOUT_MS.title(), "how long the caller waits, in milliseconds")
 _NAMED: tuple[Json, ...] = (
     {
         "name": REQUEST_ID,
@@ -157,7 +163,7 @@ _TIMED: Json = {
     },
 }
 _JSON_LENGTH = _header(
-    "Inference-Header-Content-Length",
+    JSON_LENGTH.title(),
     "the length of the JSON in a body that goes on with binary tensors; 0: the body is the value "
     "of the only input, and the outputs come back in binary form",
 )

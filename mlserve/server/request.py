@@ -14,9 +14,17 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
-from mlserve import trace
 from mlserve.errors import MlserveError
 from mlserve.server.errors import error_text
+from mlserve.wire.headers import (
+    REQUEST_ID,
+    SERVER_TIMING,
+    STAGES,
+    TRACEPARENT,
+    read_traceparent,
+    write_server_timing,
+    write_traceparent,
+)
 
 _NOT_SAMPLED = "00"
 
@@ -36,12 +44,12 @@ class Trace:
     @property
     def traceparent(self) -> str:
         """The header that names this span."""
-        return trace.traceparent(self.trace_id, self.span_id, self.flags)
+        return write_traceparent(self.trace_id, self.span_id, self.flags)
 
 
 def trace_of(traceparent: str | None) -> Trace:
     """A new span in the caller's trace; in a new trace when there is none."""
-    parent = trace.read_traceparent(traceparent) if traceparent else None
+    parent = read_traceparent(traceparent) if traceparent else None
     fresh = secrets.token_hex(24)  # both ids at once: each draw is a system call
     span_id = fresh[:16]
     if parent is None:
@@ -50,12 +58,6 @@ def trace_of(traceparent: str | None) -> Trace:
     return Trace(trace_id, span_id, parent_id, flags)
 
 
-REQUEST_ID = "x-request-id"
-"""The header, or key of gRPC's metadata, with the request's id: the client's, or one of ours."""
-TRACEPARENT = "traceparent"
-"""W3C's header with the caller's span in the request, and with the server's in the answer."""
-SERVER_TIMING = "server-timing"
-"""W3C's header of the answer with the times of the stages, in milliseconds."""
 OK = "ok"
 CANCELLED = "cancelled"
 _REFUSALS = ("overloaded", "access_denied")
@@ -114,7 +116,6 @@ class StageTimes:
         return next((name for name in STAGES if name not in ended), STAGES[-1])
 
 
-STAGES = ("queue", "decode", "run", "encode")
 _NOWHERE = Route("", "", Purpose.OTHER, "")
 _NO_TRACE = Trace("", "", "", "")
 
@@ -188,8 +189,7 @@ class RequestRecord:
         reached = dict(self.times.reached())
         if reached and self.code == OK:
             reached = asdict(self.times)
-        timing = ", ".join(f"{name};dur={s * 1000:.3f}" for name, s in reached.items())
-        return (*told, (SERVER_TIMING, timing)) if timing else told
+        return (*told, (SERVER_TIMING, write_server_timing(reached))) if reached else told
 
 
 def _code_of(kind: type[MlserveError]) -> str:

@@ -31,14 +31,19 @@ from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.request import RequestRecord, current
 from mlserve.server.telemetry.telemetry import Telemetry, rest_route
 from mlserve.wire.errors import http_status
+from mlserve.wire.headers import (
+    CONTRACT,
+    ENVOY_TIMEOUT_MS,
+    MODEL_VERSION,
+    RANDOM_WEIGHTS,
+    REQUEST_TIMEOUT_MS,
+    RETRY_AFTER,
+    RETRY_AFTER_MS,
+    over_http,
+)
 
-TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
+_TIMEOUTS = (REQUEST_TIMEOUT_MS, ENVOY_TIMEOUT_MS)
 """Milliseconds that the client waits; the smallest holds where several are given."""
-VERSION_HEADER = "X-Mlserve-Model-Version"
-"""The header with the version that answered."""
-CONTRACT_HEADER = "X-Mlserve-Contract"
-RANDOM_WEIGHTS_HEADER = "X-Mlserve-Random-Weights"
-"""`1` on an answer that means nothing, as the model's weights are random."""
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _MOST_SHOWN = 40
 """Characters of a header that an error repeats."""
@@ -122,15 +127,15 @@ def json_response(body: bytes, headers: dict[str, str] | None = None) -> Respons
 
 def answer_headers(loaded: LoadedVersion) -> dict[str, str]:
     """The headers that say which version answered, and whether its weights are random."""
-    headers = {VERSION_HEADER: str(loaded.version)}
+    headers = {over_http(MODEL_VERSION): str(loaded.version)}
     if loaded.has_random_weights:
-        headers[RANDOM_WEIGHTS_HEADER] = "1"
+        headers[over_http(RANDOM_WEIGHTS)] = "1"
     return headers
 
 
 def contract_headers(contract: str) -> dict[str, str]:
     """The header that says what the model wants and gives, where that is known."""
-    return {CONTRACT_HEADER: contract} if contract else {}
+    return {over_http(CONTRACT): contract} if contract else {}
 
 
 def error_response(error: MlserveError) -> Response:
@@ -201,7 +206,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
 def _seconds(milliseconds: str) -> float:
     if not _MILLISECONDS.fullmatch(milliseconds):
         raise InvalidInput(
-            f"{TIMEOUT_HEADERS[0]} must be a whole number of milliseconds of at most 15 digits, "
+            f"{REQUEST_TIMEOUT_MS} must be a whole number of milliseconds of at most 15 digits, "
             f"not {milliseconds[:_MOST_SHOWN]!r}"
         )
     return int(milliseconds) / 1000

@@ -27,6 +27,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mlserve.server.listen.drain import is_readable
+from mlserve.wire.headers import RETRY_AFTER
 
 MOST_HEAD_BYTES = 64 * 2**10
 """Bytes of a request's head, and of what stands between two parts of its body."""

@@ -52,6 +52,7 @@ from mlserve.server.oip.request import (
 from mlserve.server.oip.tensors import RAW_ONLY, from_bytes, from_contents, to_bytes, to_contents
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.tensors import Signature
+from mlserve.wire.headers import CONTRACT, LIMITS, LOAD, RANDOM_WEIGHTS, SIGNATURE, SIGNATURES
 from mlserve.wire.proto.inference_extensions_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -198,7 +199,7 @@ class OipGrpcService:
     async def server_metadata(self, data: bytes, context: Context) -> bytes:
         """ServerMetadata: name, version and extensions."""
         limits, load = json.dumps(self._models.limits()), json.dumps(self._models.load())
-        await context.send_initial_metadata(((LIMITS_KEY, limits), (LOAD_KEY, load)))
+        await context.send_initial_metadata(((LIMITS, limits), (LOAD, load)))
         response = ServerMetadataResponse(
             name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS
         )
@@ -207,14 +208,14 @@ class OipGrpcService:
     async def model_metadata(self, data: bytes, context: Context) -> bytes:
         """ModelMetadata: the inputs and outputs of one signature."""
         request = await self._read(ModelMetadataRequest, data, context)
-        asked = dict(context.invocation_metadata() or ()).get(SIGNATURE_KEY, "")
+        asked = dict(context.invocation_metadata() or ()).get(SIGNATURE, "")
         version = version_of(request.version, request.name)
         found = self._models.metadata(request.name, version, str(asked))
         about = {
-            SIGNATURE_KEY: found.signature,
-            SIGNATURES_KEY: ",".join(found.signatures),
-            LIMITS_KEY: json.dumps(self._models.limits()),
-            CONTRACT_KEY: found.contract,
+            SIGNATURE: found.signature,
+            SIGNATURES: ",".join(found.signatures),
+            LIMITS: json.dumps(self._models.limits()),
+            CONTRACT: found.contract,
         }
         await context.send_initial_metadata(tuple(item for item in about.items() if item[1]))
         return ModelMetadataResponse(
@@ -246,7 +247,7 @@ class OipGrpcService:
         deadline = asked.sooner(deadline)
         is_random, response = await self._engine.submit(call, deadline)
         if is_random:
-            await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+            await context.send_initial_metadata(((RANDOM_WEIGHTS, "1"),))
         return response
 
     async def _read(self, kind: type[Request], data: bytes, context: Context) -> Request:

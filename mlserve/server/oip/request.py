@@ -220,7 +220,7 @@ def _raw_input(signature: Signature, body: bytes | bytearray) -> SentTensor:
     if len(signature.required) != 1:
         raise InvalidInput(
             f"signature '{signature.name}' has {len(signature.required)} inputs; a raw binary "
-            "request (Inference-Header-Content-Length: 0) is for a model with one"
+            f"request ({JSON_LENGTH.title()}: 0) is for a model with one"
         )
     (spec,) = signature.required
     datatype = datatype_of(spec)

@@ -49,6 +49,7 @@ from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import InferRequest, write_outputs
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
+from mlserve.wire.headers import JSON_LENGTH
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -139,7 +140,7 @@ class OipRestService:
         headers = answer_headers(loaded)
         if tail is None:
             return json_response(head, headers)
-        headers[LENGTH_HEADER] = str(len(head))
+        headers[JSON_LENGTH] = str(len(head))
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 

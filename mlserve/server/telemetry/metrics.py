@@ -30,8 +30,9 @@ from mlserve.server.engine.admission import Ended, Outcome, Refusal
 from mlserve.server.engine.engine import Engine
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State, VersionStatus
-from mlserve.server.request import STAGES, Purpose, RequestRecord
+from mlserve.server.request import Purpose, RequestRecord
 from mlserve.server.telemetry.log import lost_lines
+from mlserve.wire.headers import STAGES
 
 Kept = TypeVar("Kept", Counter, Histogram)
 

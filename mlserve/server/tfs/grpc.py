@@ -16,8 +16,6 @@ from mlserve.server.listen.access import require_control
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
-    CONTRACT_KEY,
-    RANDOM_WEIGHTS_KEY,
     UnaryMethod,
     admission,
     deadline_of,
@@ -133,7 +131,7 @@ class TfsGrpcService:
         with telling_of_servables():
             is_random, response = await self._engine.submit(call, deadline)
         if is_random:
-            await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+            await context.send_initial_metadata(((RANDOM_WEIGHTS, "1"),))
         return response
 
     async def metadata(self, data: bytes, context: Context) -> bytes:
@@ -149,7 +147,7 @@ class TfsGrpcService:
             signatures = signature_def_map(loaded.runner)
             response.metadata["signature_def"].Pack(signatures)
             if loaded.contract:
-                await context.send_initial_metadata(((CONTRACT_KEY, loaded.contract),))
+                await context.send_initial_metadata(((CONTRACT, loaded.contract),))
             return response.SerializeToString()
         finally:
             loaded.release()
