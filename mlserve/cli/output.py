@@ -1,7 +1,7 @@
 """What commands print: data on stdout, everything else on stderr.
 
-It is cleared before anything else is printed, so that it never mixes with data on the same
-terminal; and it costs no import.
+Names of models, signatures and labels, and messages of servers, are a stranger's words: whatever a
+terminal would obey, or show in another order, is printed as an escape.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from mlserve.errors import MlserveError, UsageError, escaped
+from mlserve.errors import MlserveError, UsageError, escaped, readable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -31,9 +31,9 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
-OutputOption = Annotated[
-    OutputFormat, typer.Option("--output", help="The format of what the command prints.")
-]
+_KEPT = "\n\t"
+"""Characters that are printed as they are, though they are not printable."""
+OutputOption = Annotated[OutputFormat, typer.Option("--output", help="How to print the data.")]
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:
@@ -51,20 +51,12 @@ def json_text(data: Any, *, indent: int | None = None) -> str:
 
 def say(text: str = "", *, end: str = "\n") -> None:
     """Prints a text of the command's data on stdout, made printable."""
-    typer.echo(printable(text) + end, nl=False)
+    typer.echo(escaped(text, _KEPT) + end, nl=False)
 
 
 def note(message: str) -> None:
     """Tells the user something that is not the command's data, on stderr, made printable."""
-    typer.echo(printable(message), err=True)
-
-
-def printable(text: str) -> str:
-    """The text with escapes for what a terminal would obey, or would show in another order.
-
-    Names of models, signatures and labels, and messages of servers, are a stranger's words.
-    """
-    return escaped(text, "\n\t")
+    typer.echo(escaped(message, _KEPT), err=True)
 
 
 def print_error(error: MlserveError, *, as_json: bool) -> None:
@@ -118,7 +110,10 @@ def print_table(
     where there is none) is wrapped: the last column in its place, or below its row where it has no
     room. Nothing is cut, so a long name can still make a line longer.
     """
-    lines = [[name.upper() for name in header], *[list(map(printable, row)) for row in rows]]
+    lines = [
+        [name.upper() for name in header],
+        *[[escaped(cell, _KEPT) for cell in row] for row in rows],
+    ]
     under: list[list[str]] = [[], *[list(texts) for texts in below or [()] * len(rows)]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     room = _columns() - sum(width + len(_GAP) for width in widths[:-1])
@@ -250,7 +245,10 @@ _CLEAR = "\r\x1b[K"
 
 
 class StatusLine:
-    """A line that the next one takes the place of."""
+    """A line on a terminal that the next one replaces.
+
+    It is cleared before anything else is printed, so that it never mixes with the data.
+    """
 
     def __init__(self) -> None:
         self._is_shown = is_interactive()
@@ -260,7 +258,7 @@ class StatusLine:
         self._write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
 
     def clear(self) -> None:
-        """Takes the line away."""
+        """Clears the line."""
         self._write(_CLEAR)
 
     def _write(self, text: str) -> None:
@@ -281,6 +279,4 @@ class ProgressLine(StatusLine):
         """Shows that `done` are done and `name` runs."""
         filled = _WIDTH * done // self._total if self._total else 0
         bar = "#" * filled + "." * (_WIDTH - filled)
-        from mlserve.client.refusals import readable  # commands that ask nobody show no names
-
         self.show(f"[{bar}] {done}/{self._total} {readable(name)}")

@@ -12,102 +12,174 @@ from typing import Annotated, Any, BinaryIO, Protocol
 import typer
 
 from mlserve.cli import clock
-from mlserve.cli.options import (
-    AccessOptions,
-    ApiOption,
-    BackendOption,
-    EndpointOption,
-    ModelOption,
-    ProtocolOption,
-    ServerOption,
-    Target,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TokenFileOption,
-    VersionOption,
-)
+from mlserve.cli.options import ServerChoice, with_server_choice
 from mlserve.cli.output import ProgressLine, error_json, note, print_json, require_input, say
-from mlserve.client import Client, Prediction
+from mlserve.client import Client, Prediction, Retries
+from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.answers import Score
-from mlserve.client.call import unreadable
-from mlserve.client.refusals import readable
+from mlserve.client.call import DEFAULT_RETRIES, unreadable
+from mlserve.client.client import DEFAULT_TIMEOUT
+from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, UsageError
+from mlserve.errors import MlserveError, UsageError, as_utf8, readable
 from mlserve.threads import run_within
 
 STDIN = "-"
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_MEANINGLESS = (
+    "warning: the model has random weights, its answers mean nothing "
+    "(mlserve export without --weights random gives it real ones)"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """The names of the images in order; `is_batch` is False for one file, given as such."""
+class PredictFormat(StrEnum):
+    """How the answers are printed."""
 
-    names: tuple[str, ...]
-    is_batch: bool
+    TEXT = "text"
+    JSON = "json"
+    JSONL = "jsonl"
 
 
-def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
-    """The images that the arguments stand for, folders walked.
+@with_server_choice
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Image files; a folder stands for its *.jpg, *.jpeg and *.png, sorted; - is "
+            "standard input.",
+            show_default=False,
+        ),
+    ],
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="The whole time allowed: from the start of the command to the answer. With "
+            "several files each has this time, the first one's counts from the start.",
+        ),
+    ] = DEFAULT_TIMEOUT,
+    *,
+    choice: ServerChoice,
+    max_attempts: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How often to ask a server that is not ready, has no room or goes away, all "
+            "within the timeout; 1: never again.",
+        ),
+    ] = DEFAULT_RETRIES.max_attempts,
+    max_answer_bytes: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="The largest answer that is read, in bytes."),
+    ] = DEFAULT_MAX_ANSWER_BYTES,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help=f"Print the K best labels with scores. Default: text prints the label alone, "
+            f"json the best {USUAL_TOP_K}.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        PredictFormat,
+        typer.Option(
+            "--output",
+            help="text: the label, for several files `file<TAB>label` a line (with "
+            "--top-k `file<TAB>score<TAB>index<TAB>label`); json: one object, "
+            'for several files {"predictions": [...]}; jsonl: one object a line, as answers come.',
+        ),
+    ] = PredictFormat.TEXT,
+) -> None:
+    """Ask a server what is in an image, and print the label.
 
-    Raises UsageError for a folder without images, two uses of standard input or a closed one, or a
-    single file that is not there, and DeadlineExceeded when the file system does not answer.
+    One bad file does not stop the others: it is named, and the exit code is
+    that of the first error.
+
+    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready,
+    6 the server failed, 7 overloaded, 124 no answer in time.
+
+    Example: label=$(mlserve predict horse.jpg --timeout 5)
     """
-    if arguments.count(STDIN) > 1:
-        raise UsageError("standard input (-) can be read only once", hint="give - once")
-    if STDIN in arguments:
-        require_input()
-    found = run_within(deadline, "looking for the files", lambda: _expand(arguments))
-    is_batch = len(arguments) > 1 or found != list(arguments)
-    if not is_batch and found != [STDIN]:
-        run_within(deadline, f"looking for {found[0]}", lambda: _require(found[0]))
-    return Inputs(tuple(found), is_batch)
+    deadline = Deadline.after(timeout, since=clock.command_start())
+    inputs = gather(files, deadline)
+    server = choice.find(deadline)
+    show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
+    retries = Retries(max_attempts)
+    with server.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
+        predictor = Predictor(client, show, top_k=top_k, is_random=server.has_random_weights)
+        exit_code = predictor.run(inputs, deadline)
+    if exit_code:
+        raise typer.Exit(exit_code)
 
 
-def open_input(name: str) -> str | BinaryIO:
-    """What to hand to the client for that name.
+class Predictor:
+    """Asks one client about each image in turn, and hands the answers to a printer.
 
-    Standard input is read without a buffer: a buffer that a stalled reader holds would abort the
-    process at its end.
+    `is_random` says that the server is known to serve random weights, whatever its answers say.
     """
-    return open(0, "rb", buffering=0, closefd=False) if name == STDIN else name
 
+    def __init__(
+        self, client: Client, show: Printer, *, top_k: int | None, is_random: bool
+    ) -> None:
+        self._client = client
+        self._show = show
+        self._top_k = top_k
+        self._is_random = is_random
+        self._is_warned = False
+        self._shortfalls: set[str] = set()
+        self._exit_code = 0
 
-def _expand(arguments: Sequence[str]) -> list[str]:
-    names: list[str] = []
-    for argument in arguments:
-        if argument != STDIN and Path(argument).is_dir():
-            inside = sorted(_images(argument))
-            if not inside:
-                endings = ", ".join(_SUFFIXES)
-                raise UsageError(
-                    f"there is no image in the folder {argument}",
-                    hint=f"a folder gives its files that end in {endings}; give others by name",
-                )
-            names += inside
-        else:
-            names.append(argument)
-    return names
+    def run(self, inputs: Inputs, deadline: Deadline) -> int:
+        """The exit code of the first error; one that the printer does not take is raised.
 
+        `deadline` is that of the first image; each of the others has one as long, counted from its
+        turn.
+        """
+        progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
+        try:
+            for done, name in enumerate(inputs.names):
+                progress.draw(done, name)
+                due = Deadline.after(deadline.timeout) if done else deadline
+                outcome = self._ask(name, due)
+                progress.clear()
+                self._report(name, outcome)
+        finally:
+            progress.clear()
+        self._show.finish()
+        return self._exit_code
 
-def _require(name: str) -> None:
-    """Raises UsageError for a file that is not there, before anything is said of servers."""
-    try:
-        Path(name).stat()
-    except OSError as error:
-        raise unreadable(name, error) from error
+    def _ask(self, name: str, due: Deadline) -> Prediction | MlserveError:
+        try:
+            return self._client.predict(open_input(name), timeout=due, top_k=self._top_k)
+        except MlserveError as error:
+            return error
 
+    def _report(self, name: str, outcome: Prediction | MlserveError) -> None:
+        if isinstance(outcome, MlserveError):
+            self._exit_code = self._exit_code or int(outcome.exit_code)
+            self._show.error(name, outcome)
+            return
+        if self._is_random or outcome.has_random_weights:
+            outcome = replace(outcome, has_random_weights=True)
+            self._warn()
+        if outcome.shortfall:
+            self._tell(len(outcome.scores), outcome.shortfall)
+        self._show.prediction(name, outcome)
 
-def _images(folder: str) -> Iterator[str]:
-    for parent, _, files in os.walk(folder, onerror=_unreadable):
-        for name in files:
-            if name.lower().endswith(_SUFFIXES):
-                yield str(Path(parent) / name)
+    def _tell(self, count: int, shortfall: str) -> None:
+        """Says once for each reason that there are fewer scores than were asked for."""
+        if shortfall not in self._shortfalls:
+            note(f"note: {count} of the {self._top_k} best labels, as {shortfall}")
+        self._shortfalls.add(shortfall)
 
-
-def _unreadable(error: OSError) -> None:
-    raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+    def _warn(self) -> None:
+        if not self._is_warned:
+            note(_MEANINGLESS)
+        self._is_warned = True
 
 
 class Printer(Protocol):
@@ -212,16 +284,11 @@ class JsonLines(_Unfinished):
 
 
 def _row(name: str, found: Prediction) -> dict[str, Any]:
-    return {"file": _printable(name), **found.to_json()}
+    return {"file": as_utf8(name), **found.to_json()}
 
 
 def _error_row(name: str, error: MlserveError) -> dict[str, Any]:
-    return {"file": _printable(name), "error": error_json(error)}
-
-
-def _printable(name: str) -> str:
-    """A file name as UTF-8 can carry it: bytes that are none become escapes."""
-    return name.encode(errors="backslashreplace").decode()
+    return {"file": as_utf8(name), "error": error_json(error)}
 
 
 def _score_line(row: Score) -> str:
@@ -229,176 +296,70 @@ def _score_line(row: Score) -> str:
     return f"{row.score:.4f}\t{'' if row.index is None else row.index}\t{readable(row.label)}"
 
 
-_MEANINGLESS = (
-    "warning: the model has random weights, its answers mean nothing "
-    "(mlserve export without --weights random gives it real ones)"
-)
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The names of the images in order; `is_batch` is False for one file, given as such."""
+
+    names: tuple[str, ...]
+    is_batch: bool
 
 
-class Questioner:
-    """Asks one client about several images in turn; `exit_code` is that of the first error.
+def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
+    """The images that the arguments stand for, folders walked.
 
-    `is_random` says that the server is known to serve random weights, whatever its answers say.
+    Raises UsageError for a folder without images, two uses of standard input or a closed one, or a
+    single file that is not there, and DeadlineExceeded when the file system does not answer.
     """
-
-    def __init__(
-        self, client: Client, show: Printer, *, top_k: int | None, is_random: bool
-    ) -> None:
-        self._client = client
-        self._show = show
-        self._top_k = top_k
-        self._is_random = is_random
-        self._is_warned = False
-        self._shortfalls: set[str] = set()
-        self.exit_code = 0
-
-    def ask_all(self, inputs: Inputs, deadline: Deadline) -> None:
-        """Asks about every image; an error that the printer does not take is raised.
-
-        `deadline` is that of the first image; each of the others has one as long, counted from its
-        turn.
-        """
-        progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
-        try:
-            for done, name in enumerate(inputs.names):
-                progress.draw(done, name)
-                due = Deadline.after(deadline.timeout) if done else deadline
-                outcome = self._ask(name, due)
-                progress.clear()
-                self._report(name, outcome)
-        finally:
-            progress.clear()
-        self._show.finish()
-
-    def _ask(self, name: str, due: Deadline) -> Prediction | MlserveError:
-        try:
-            return self._client.predict(open_input(name), timeout=due, top_k=self._top_k)
-        except MlserveError as error:
-            return error
-
-    def _report(self, name: str, outcome: Prediction | MlserveError) -> None:
-        if isinstance(outcome, MlserveError):
-            self.exit_code = self.exit_code or int(outcome.exit_code)
-            self._show.error(name, outcome)
-            return
-        if self._is_random or outcome.has_random_weights:
-            outcome = replace(outcome, has_random_weights=True)
-            self._warn()
-        if outcome.shortfall:
-            self._tell(len(outcome.scores), outcome.shortfall)
-        self._show.prediction(name, outcome)
-
-    def _tell(self, count: int, shortfall: str) -> None:
-        """Says once for each reason that there are fewer scores than were asked for."""
-        if shortfall not in self._shortfalls:
-            note(f"note: {count} of the {self._top_k} best labels: {shortfall}")
-        self._shortfalls.add(shortfall)
-
-    def _warn(self) -> None:
-        if not self._is_warned:
-            note(_MEANINGLESS)
-        self._is_warned = True
+    if arguments.count(STDIN) > 1:
+        raise UsageError("standard input (-) can be read only once", hint="give - once")
+    if STDIN in arguments:
+        require_input()
+    found = run_within(deadline, "looking for the files", lambda: _expand(arguments))
+    is_batch = len(arguments) > 1 or found != list(arguments)
+    if not is_batch and found != [STDIN]:
+        run_within(deadline, f"looking for {found[0]}", lambda: _require(found[0]))
+    return Inputs(tuple(found), is_batch)
 
 
-_DEFAULT_TOP_K = 5
+def open_input(name: str) -> str | BinaryIO:
+    """What to hand to the client for that name.
 
-
-class PredictFormat(StrEnum):
-    """How the answers are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-    JSONL = "jsonl"
-
-
-def predict(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...",
-            help="Image files. A folder stands for the *.jpg, *.jpeg and *.png files in it, "
-            "sorted; - is standard input.",
-            show_default=False,
-        ),
-    ],
-    timeout: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="The total time allowed, in seconds, from the start of the command to the answer. "
-            "With several files, each one after the first has this time from when its turn comes.",
-        ),
-    ] = 5.0,
-    endpoint: EndpointOption = None,
-    server: ServerOption = None,
-    backend: BackendOption = None,
-    model: ModelOption = None,
-    version: VersionOption = None,
-    protocol: ProtocolOption = None,
-    api: ApiOption = None,
-    token_file: TokenFileOption = None,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    max_attempts: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The most times to ask a server that is not ready, is overloaded or goes away, "
-            "all within the timeout. 1 asks once.",
-        ),
-    ] = 5,
-    max_answer_bytes: Annotated[
-        int,
-        typer.Option(min=1, metavar="BYTES", help="The largest answer to read, in bytes."),
-    ] = 64 * 2**20,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="K",
-            help="Print the K best labels with their scores. Default: text prints the best label "
-            f"alone, json the best {_DEFAULT_TOP_K} with scores.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        PredictFormat,
-        typer.Option(
-            "--output",
-            help="text: the label; for several files, one line `file<TAB>label` for each (with "
-            "--top-k, `file<TAB>score<TAB>index<TAB>label`). json: one object; for several files, "
-            '{"predictions": [...]}. jsonl: one object a line, as the answers arrive.',
-        ),
-    ] = PredictFormat.TEXT,
-) -> None:
-    """Ask a server what is in an image, and print the label.
-
-    A bad file does not stop the others: its error names it, and the exit code is that of the first
-    error.
-
-    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready, 6 the server failed,
-    7 overloaded, 124 no answer in time.
-
-    For example:
-
-    label=$(mlserve predict horse.jpg --timeout 5)
-
-    mlserve predict photos/ --top-k 3 --output jsonl
+    Standard input is read without a buffer: a buffer that a stalled reader holds would abort the
+    process at its end.
     """
-    from mlserve.client import Retries
-    from mlserve.deadline import Deadline
+    return open(0, "rb", buffering=0, closefd=False) if name == STDIN else name
 
-    deadline = Deadline.after(timeout, since=clock.command_start())
-    inputs = gather(files, deadline)
-    access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
-    target = Target(endpoint, backend, model, version, protocol, api, access, server)
-    asked = target.find(deadline)
-    show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
-    retries = Retries(max_attempts)
-    with asked.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
-        questioner = Questioner(client, show, top_k=top_k, is_random=asked.has_random_weights)
-        questioner.ask_all(inputs, deadline)
-    if questioner.exit_code:
-        raise typer.Exit(questioner.exit_code)
+
+def _expand(arguments: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    for argument in arguments:
+        if argument != STDIN and Path(argument).is_dir():
+            inside = sorted(_images(argument))
+            if not inside:
+                raise UsageError(
+                    f"there is no image in the folder {argument}",
+                    hint=f"files must end in {', '.join(_SUFFIXES)}; others are given by name",
+                )
+            names += inside
+        else:
+            names.append(argument)
+    return names
+
+
+def _require(name: str) -> None:
+    """Raises UsageError for a file that is not there, before anything is said of servers."""
+    try:
+        Path(name).stat()
+    except OSError as error:
+        raise unreadable(name, error) from error
+
+
+def _images(folder: str) -> Iterator[str]:
+    for parent, _, files in os.walk(folder, onerror=_unreadable):
+        for name in files:
+            if name.lower().endswith(_SUFFIXES):
+                yield str(Path(parent) / name)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error

@@ -1,12 +1,24 @@
-"""What the client gives back: predictions, the metadata of a model, the states of its versions."""
+"""What the client gives back: predictions, the metadata of a model, the states of its versions.
+
+The last part says how the label of a prediction is chosen among a model's outputs.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mlserve.errors import InferenceFailed, readable
 from mlserve.tensors import Signature
+
+Value = str | float | int | bool
+"""One element of an output."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands for a byte that is not UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +184,137 @@ class ServerLoad:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One output of a model: its shape and its values in row-major order."""
+
+    shape: tuple[int, ...]
+    values: tuple[Value, ...]
+
+
+Outputs = Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outputs of one request by name, and what the server says of them.
+
+    REST drops the name of a single output, which then is the empty string. `version` is the one
+    that answered, None when the server does not say. `has_random_weights` and `server_ms`, where
+    the time went in the server by stage, are what mlserve's servers tell in headers; `server_ms` is
+    empty from any other. `has_all_classes`: the model is known to have no more classes than the
+    answer.
+    """
+
+    outputs: Outputs
+    version: int | None
+    has_random_weights: bool = False
+    server_ms: Mapping[str, float] = field(default_factory=dict)
+    has_all_classes: bool = False
+
+    @property
+    def classes(self) -> int:
+        """How many classes with scores it has; 0 for an answer in another form."""
+        labels = self.outputs.get("labels")
+        return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
+
+
+def read_contract(text: str) -> Mapping[str, Any] | None:
+    """What a server tells of a model beside its metadata; None for anything but a JSON object."""
+    try:
+        contract = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    return contract if isinstance(contract, dict) else None
+
+
+def choose_label(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
+    """The best label and the `top_k` best scores, best first; none for a label only.
+
+    Taken are `labels` and `scores` (and `indices`) of shape [1, k], or else one output with one
+    string in it. Raises InferenceFailed, naming the outputs, for anything else, and for a label
+    that is not UTF-8.
+    """
+    if {"labels", "scores"} <= outputs.keys():
+        scores = _scores(outputs)
+        return scores[0].label, scores[:top_k]
+    label = _only_label(outputs)
+    if label is None:
+        raise _not_labels(outputs, "there is no single label and no labels with scores in it")
+    _require_utf8(label)
+    return label, ()
+
+
+def shortfall(answer: Answer, top_k: int | None) -> str | None:
+    """Why the answer has fewer classes than the caller asked for; None when it does not."""
+    classes = answer.classes
+    if top_k is None or classes >= top_k:
+        return None
+    if not classes:
+        return "the server gives a label without scores"
+    if answer.has_all_classes:
+        return f"the model has {classes} classes"
+    return (
+        f"the server gives its best {classes} only (a model that this version of mlserve exports "
+        "gives as many as there are)"
+    )
+
+
+def _scores(outputs: Outputs) -> tuple[Score, ...]:
+    labels, scores = outputs["labels"], outputs["scores"]
+    indices = outputs.get("indices")
+    columns = [labels, scores] if indices is None else [labels, scores, indices]
+    size = len(labels.values)
+    if not size or any(column.shape != (1, size) for column in columns):
+        raise _not_labels(outputs, "they are not of one shape [1,k]")
+    numbers = indices.values if indices else (None,) * size
+    rows = [
+        _score(outputs, *row) for row in zip(labels.values, scores.values, numbers, strict=True)
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.score))
+
+
+def _score(outputs: Outputs, label: object, score: object, index: object) -> Score:
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    if not isinstance(label, str) or not is_number or not isinstance(index, int | None):
+        raise _not_labels(outputs, f"{label!r}, {score!r}, {index!r} is no label, score and index")
+    _require_utf8(label)
+    value = float(str(score))
+    if not math.isfinite(value):
+        raise _not_labels(outputs, f"the score of {label} is {value}")
+    return Score(label, value, index)
+
+
+def _only_label(outputs: Outputs) -> str | None:
+    candidates = [column for column in outputs.values() if _holds_one_string(column)]
+    if "output_0" in outputs and _holds_one_string(outputs["output_0"]):
+        candidates = [outputs["output_0"]]
+    return str(candidates[0].values[0]) if len(candidates) == 1 else None
+
+
+def _holds_one_string(column: Column) -> bool:
+    return len(column.values) == 1 and isinstance(column.values[0], str)
+
+
+def _require_utf8(label: str) -> None:
+    """Raises InferenceFailed, naming the bytes, for a label whose bytes are not UTF-8."""
+    try:
+        label.encode()
+    except UnicodeEncodeError as error:
+        raw = _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", label)
+        raise InferenceFailed(
+            f"the server's label '{readable(raw)}' is not UTF-8 text",
+            hint="write the model's labels as UTF-8, and serve it again",
+        ) from error
+
+
+def _not_labels(outputs: Outputs, why: str) -> InferenceFailed:
+    shapes = ", ".join(
+        f"{name or 'one output'}{list(column.shape)}" for name, column in sorted(outputs.items())
+    )
+    return InferenceFailed(
+        f"the model's outputs are not labels: {why} (outputs: {shapes or 'none'})",
+        hint="see them with mlserve metadata; mlserve export builds signatures that give labels",
+    )

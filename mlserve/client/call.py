@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlserve.client.answers import Retry, Timings
-from mlserve.deadline import is_number
+from mlserve.deadline import Deadline, is_number
 from mlserve.errors import Transient, UsageError
 from mlserve.threads import on_daemon_thread
 from mlserve.wire.headers import REQUEST_ID, TRACEPARENT, read_traceparent, write_traceparent
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from random import Random
 
 
-DEFAULT_MAX_ATTEMPTS = 5
-_BASE = 0.05
-_CAP = 1.0
 _MOST_DOUBLINGS = 64
 """No base is doubled more often: 2.0**1024 is no float."""
 
@@ -39,9 +36,9 @@ class Retries:
     `cap` that is not a number of seconds.
     """
 
-    max_attempts: int = DEFAULT_MAX_ATTEMPTS
-    base: float = _BASE
-    cap: float = _CAP
+    max_attempts: int = 5
+    base: float = 0.05
+    cap: float = 1.0
     random: Random | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +70,7 @@ class Retries:
         return SystemRandom()
 
 
+DEFAULT_RETRIES = Retries()
 ONCE = Retries(max_attempts=1)
 """For callers who measure, or who ask again themselves."""
 
@@ -101,7 +99,7 @@ class Trace:
             return cls(trace_id, flags)
         if parent is not None:
             raise UsageError(
-                f"{parent!r} is not a traceparent",
+                f"{parent!r} is not a valid traceparent",
                 hint="W3C's form is 00-<32 hex digits>-<16 hex digits>-01",
             )
         return cls(_hexadecimal(16))
@@ -127,16 +125,16 @@ def _hexadecimal(size: int) -> str:
 
 @dataclass(slots=True)
 class CallState:
-    """What a call is doing now, for the message when its deadline passes, and the time it took.
+    """One call to a server: its deadline, what it is doing now, and the time that it took.
 
-    `began` is the moment on the monotonic clock that its deadline counts from. `spent` is in
+    `deadline` is that of the whole call; `ids` go along with every request. `spent` is in
     milliseconds by part: start (before the call began), read, connect, request (an exchange with
-    the server), and wait (failed attempts, and the pauses after them). At every moment from
-    `began` on one part runs, so that they add up. `ids` go along with every request.
+    the server), and wait (failed attempts, and the pauses after them). From the start of the
+    deadline on exactly one part runs at any moment, so that they add up.
     """
 
+    deadline: Deadline
     ids: CallIds
-    began: float
     allowed: Retries = ONCE
     doing: str = "starting"
     spent: dict[str, float] = field(
@@ -148,12 +146,16 @@ class CallState:
     _since: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._since = self.began
+        self._since = self.deadline.began_at
 
     @property
     def attempts(self) -> int:
         """How often the server was asked for the same thing: once more than it failed."""
         return len(self.retries) + 1
+
+    def require(self) -> float:
+        """Seconds left; raises DeadlineExceeded, saying what was being done, when none are."""
+        return self.deadline.require(self.doing)
 
     def enter(self, part: str, doing: str) -> None:
         """Ends the part that ran and begins another one."""
@@ -173,11 +175,11 @@ class CallState:
         return dict(self.spent)
 
     def pause(self, error: Transient) -> float:
-        """Seconds to wait before the next attempt; infinity: there is to be none."""
+        """Seconds to wait before the next attempt; infinity: there must be none."""
         return self.allowed.pause(self.attempts, error)
 
     def begin_again(self, error: Transient, pause: float, before: Mapping[str, float]) -> None:
-        """Notes that an attempt failed. `before` is what was spent before it."""
+        """Notes a failed attempt. `before` is what was spent before it."""
         self.enter("wait", f"waiting to ask again after: {error.message}")
         for part in ("connect", "request"):
             self.spent["wait"] += self.spent[part] - before[part]
@@ -185,12 +187,12 @@ class CallState:
         self.retries.append(Retry(error.kind, error.message, pause * 1000))
 
     def timings(self, server_ms: Mapping[str, float]) -> Timings:
-        """Where the time went until now; `server_ms` is the server's word, taken if it can be."""
+        """Where the time went until now; `server_ms` is the server's part, if possible."""
         self._count()
         exchange = self.spent["request"]
-        told = sum(server_ms.values())
-        if told > exchange:
-            server_ms, told = {}, 0.0
+        in_server = sum(server_ms.values())
+        if in_server > exchange:
+            server_ms, in_server = {}, 0.0
         return Timings(
             start=self.spent["start"],
             read=self.spent["read"],
@@ -199,12 +201,12 @@ class CallState:
             decode=server_ms.get("decode"),
             run=server_ms.get("run"),
             encode=server_ms.get("encode"),
-            receive=exchange - told,
+            receive=exchange - in_server,
             wait=self.spent["wait"],
             total=sum(self.spent.values()),
         )
 
-    def retold(self, message: str) -> str:
+    def with_attempts(self, message: str) -> str:
         """The last error's message, with what came before it."""
         if not self.retries:
             return message

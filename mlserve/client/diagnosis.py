@@ -12,12 +12,11 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
-from mlserve.client.endpoint import Access, Endpoint, Tls
+from mlserve.client.endpoint import Connection, Endpoint, Tls
 from mlserve.client.proxies import proxy_to
-from mlserve.client.refusals import readable
 from mlserve.client.tls import certificate_refused, handshake_failure
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, NotFound, UsageError
+from mlserve.errors import MlserveError, NotFound, UsageError, readable
 from mlserve.threads import on_daemon_thread
 
 _PATIENCE = 1.0
@@ -50,16 +49,14 @@ def told_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
     return handshake_failure(endpoint, why)
 
 
-async def told_by_looking(
-    endpoint: Endpoint, access: Access, deadline: Deadline
-) -> MlserveError | None:
+async def told_by_looking(connection: Connection, deadline: Deadline) -> MlserveError | None:
     """The error that the server's first bytes stand for; None when they say nothing new.
 
     Takes at most half of the time that is left. Behind a proxy nothing is looked at.
     """
+    endpoint, tls = connection.endpoint, connection.tls_files
     if proxy_to(endpoint) is not None:
         return None
-    tls = access.tls or Tls()
     handshake: set[int] = set()
     said = b""
     try:

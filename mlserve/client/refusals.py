@@ -9,9 +9,9 @@ from mlserve import errors
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.proxies import of_a_proxy
 from mlserve.deadline import Deadline, in_words
+from mlserve.errors import readable
 from mlserve.images import SCORE_PROBLEM
 
-_LONGEST = 1000
 _QUEUE_EXPIRY = re.compile(
     r"timeout exceeded while waiting in batching queue|^request timeout expired$", re.IGNORECASE
 )
@@ -29,7 +29,7 @@ _NOT_YET = re.compile(
 )
 """How Triton (while a model loads, or it drains), MLServer and KServe say it, in any status."""
 _TOO_LARGE = re.compile(r"(received|sent) message larger than max", re.IGNORECASE)
-_PLAN = re.compile(
+_SIGNATURE = re.compile(
     r"signature|named input|input tensor|input alias|unknown input|no input|expected type"
     r"|expects arg|but string is provided|expecting an object",
     re.IGNORECASE,
@@ -41,11 +41,6 @@ _RAISE_REQUEST_LIMIT = (
 _NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IGNORECASE)
 _TRACEBACK = re.compile(r"^[ \t]*Traceback \(most recent call last\):$", re.MULTILINE)
 _EXCEPTION = re.compile(r"^[\w.]*\w(?:: .*)?$", re.MULTILINE)
-
-
-def readable(text: str) -> str:
-    """`text` of a stranger on one line of about 1000 characters, without control characters."""
-    return errors.bounded(text, _LONGEST)
 
 
 def refusal(
@@ -178,10 +173,10 @@ def not_an_answer(endpoint: Endpoint, error: Unreadable) -> errors.InferenceFail
     )
 
 
-def refuses_plan(error: errors.MlserveError) -> bool:
+def refuses_signature(error: errors.MlserveError) -> bool:
     """Whether a server refused the signature or the input name rather than the image."""
     is_refusal = type(error) in (errors.InvalidInput, errors.NotFound)
-    return is_refusal and _PLAN.search(error.message) is not None
+    return is_refusal and _SIGNATURE.search(error.message) is not None
 
 
 def tells_not_ready(error: errors.MlserveError) -> bool:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlserve.client.endpoint import Endpoint, Tls
-from mlserve.client.refusals import readable
 from mlserve.credentials import read_file
-from mlserve.errors import AccessDenied, UsageError
+from mlserve.errors import AccessDenied, UsageError, readable
 
 if TYPE_CHECKING:
     import grpc

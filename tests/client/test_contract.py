@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlserve.cli.contract import contract_lines_told
-from mlserve.client.adapter import read_contract
+from mlserve.client.answers import read_contract
 from mlserve.export import export
 from mlserve.pipeline import Activation, Exif, ImagePipeline
 from mlserve.sources import ModelRequest

@@ -238,6 +238,6 @@ def _parse(name: str, dtype: DType, proto: TensorProto) -> Array:
         return narrow(name, wide, np.dtype(np.uint16)).view(target)
     if dtype in _COMPLEX:
         return numbers(proto, field, target.type(0).real.dtype).view(target)
-    if field == "int_val":
+    if field == TENSOR_PROTO_FIELDS[DType.INT32]:
         return narrow(name, numbers(proto, field, np.dtype(np.int64)), target)
     return numbers(proto, field, target)
