@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlserve.cli import clock
-from mlserve.cli.contract import contract_lines_told
+from mlserve.cli.contract import contract_lines_from_json
 from mlserve.cli.options import ServerChoice, TimeoutOption, address_json, with_server_choice
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table, say
 from mlserve.client.client import DEFAULT_TIMEOUT
@@ -33,7 +33,7 @@ def metadata(
     shown = "?" if model.version is None else model.version
     say(f"{model.model}, version {shown}, at {client.endpoint}")
     if model.contract is not None:
-        for line in contract_lines_told(model.contract):
+        for line in contract_lines_from_json(model.contract):
             say(line)
     print_table(["signature", "inputs", "outputs"], [_row(item) for item in model.signatures])
 

@@ -21,54 +21,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 """What stands for a byte that is not UTF-8."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """A failed attempt: the error that it met, and the wait before the next one."""
-
-    kind: str
-    message: str
-    waited_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "message": self.message, "waited_ms": round(self.waited_ms, 3)}
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One class of an answer. `index` is the class's number, None when the server gives none."""
-
-    label: str
-    score: float
-    index: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the time of one prediction went, in milliseconds: parts that add up to `total`.
-
-    `start` is what passed between the start of the deadline and that of the call: in a command, the
-    start of the interpreter and its imports; in Python next to nothing. `queue`, `decode`, `run`
-    and `encode` are the server's word, None when it says nothing of them. `receive` is the rest of
-    the exchange: both ways over the network, what the server does not tell of, and looks at its
-    metadata. `wait` are failed attempts and the pauses after them. `total` counts from the start
-    of the deadline, so in a command from the start of the process.
-    """
-
-    start: float
-    read: float
-    connect: float
-    queue: float | None
-    decode: float | None
-    run: float | None
-    encode: float | None
-    receive: float
-    wait: float
-    total: float
-
-    def to_json(self) -> dict[str, float | None]:
-        return {part: None if ms is None else round(ms, 3) for part, ms in asdict(self).items()}
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """The answer to one image.
@@ -115,6 +67,54 @@ class Prediction:
             "retries": [retry.to_json() for retry in self.retries],
             "timings_ms": self.timings.to_json(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One class of an answer. `index` is the class's number, None when the server gives none."""
+
+    label: str
+    score: float
+    index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one prediction went, in milliseconds: parts that add up to `total`.
+
+    `start` is what passed between the start of the deadline and that of the call: in a command, the
+    start of the interpreter and its imports; in Python next to nothing. `queue`, `decode`, `run`
+    and `encode` are the server's word, None when it says nothing of them. `receive` is the rest of
+    the exchange: both ways over the network, what the server does not tell of, and looks at its
+    metadata. `wait` are failed attempts and the pauses after them. `total` counts from the start
+    of the deadline, so in a command from the start of the process.
+    """
+
+    start: float
+    read: float
+    connect: float
+    queue: float | None
+    decode: float | None
+    run: float | None
+    encode: float | None
+    receive: float
+    wait: float
+    total: float
+
+    def to_json(self) -> dict[str, float | None]:
+        return {part: None if ms is None else round(ms, 3) for part, ms in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A failed attempt: the error that it met, and the wait before the next one."""
+
+    kind: str
+    message: str
+    waited_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "message": self.message, "waited_ms": round(self.waited_ms, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,15 @@ class ServerLoad:
         return asdict(self)
 
 
+def read_contract(text: str) -> Mapping[str, Any] | None:
+    """What a server tells of a model beside its metadata; None for anything but a JSON object."""
+    try:
+        contract = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    return contract if isinstance(contract, dict) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One output of a model: its shape and its values in row-major order."""
@@ -219,15 +228,6 @@ class Answer:
         """How many classes with scores it has; 0 for an answer in another form."""
         labels = self.outputs.get("labels")
         return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
-
-
-def read_contract(text: str) -> Mapping[str, Any] | None:
-    """What a server tells of a model beside its metadata; None for anything but a JSON object."""
-    try:
-        contract = json.loads(text) if text else None
-    except (ValueError, RecursionError):
-        return None
-    return contract if isinstance(contract, dict) else None
 
 
 def choose_label(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
@@ -279,7 +279,9 @@ def _scores(outputs: Outputs) -> tuple[Score, ...]:
 def _score(outputs: Outputs, label: object, score: object, index: object) -> Score:
     is_number = isinstance(score, int | float) and not isinstance(score, bool)
     if not isinstance(label, str) or not is_number or not isinstance(index, int | None):
-        raise _not_labels(outputs, f"{label!r}, {score!r}, {index!r} is no label, score and index")
+        raise _not_labels(
+            outputs, f"{label!r}, {score!r}, {index!r} are not a label, a score and an index"
+        )
     _require_utf8(label)
     value = float(str(score))
     if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""One call from its beginning to its end: what it is doing, what that took, what failed."""
+"""One call from its beginning to its end: its deadline, its ids, its retries, and its image."""
 
 from __future__ import annotations
 
@@ -21,121 +21,32 @@ from mlserve.wire.headers import REQUEST_ID, TRACEPARENT, read_traceparent, writ
 if TYPE_CHECKING:
     from random import Random
 
-
-_MOST_DOUBLINGS = 64
-"""No base is doubled more often: 2.0**1024 is no float."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """How a call that met a `Transient` error is repeated, always inside its one deadline.
-
-    The n-th wait is a random part of `min(cap, base * 2**n)` seconds, after what the server asked
-    for, if it did. `max_attempts` 1 asks once. `random` is the source of chance, for tests that
-    need the same waits each time. Raises UsageError for no attempt at all, and for a `base` or
-    `cap` that is not a number of seconds.
-    """
-
-    max_attempts: int = 5
-    base: float = 0.05
-    cap: float = 1.0
-    random: Random | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("base", "cap"):
-            value = getattr(self, name)
-            if not (is_number(value) and math.isfinite(value) and value >= 0):
-                raise UsageError(
-                    f"{name} must be a number of seconds, at least 0, not {value!r}",
-                    hint=f"the default is {self.__dataclass_fields__[name].default}",
-                )
-        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
-            raise UsageError(
-                f"max_attempts must be at least 1, not {self.max_attempts!r}",
-                hint="1 asks once and never again",
-            )
-
-    def pause(self, failed: int, error: Transient) -> float:
-        """Seconds to wait after the `failed`-th failed attempt; infinity: do not ask again."""
-        if failed >= self.max_attempts:
-            return float("inf")
-        longest = min(self.cap, self.base * 2.0 ** min(failed - 1, _MOST_DOUBLINGS))
-        return (error.retry_after or 0.0) + self._chance().uniform(0, longest)
-
-    def _chance(self) -> Random:
-        if self.random is not None:
-            return self.random
-        from random import SystemRandom  # most calls need no chance
-
-        return SystemRandom()
-
-
-DEFAULT_RETRIES = Retries()
-ONCE = Retries(max_attempts=1)
-"""For callers who measure, or who ask again themselves."""
-
-
-_VARIABLE = "TRACEPARENT"
+_VARIABLE = TRACEPARENT.upper()
 _SAMPLED = "01"
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """A trace of calls. `id` is 32 hexadecimal digits, `flags` is W3C's two."""
-
-    id: str
-    flags: str = _SAMPLED
-
-    @classmethod
-    def following(cls, parent: str | None) -> Trace:
-        """The trace of that traceparent; None takes the environment's, or else begins a new one.
-
-        A malformed one of the environment is passed over, as W3C says. Raises UsageError for a
-        malformed `parent`.
-        """
-        text = os.environ.get(_VARIABLE, "") if parent is None else parent
-        if text and (found := read_traceparent(text.strip())):
-            trace_id, _, flags = found
-            return cls(trace_id, flags)
-        if parent is not None:
-            raise UsageError(
-                f"{parent!r} is not a valid traceparent",
-                hint="W3C's form is 00-<32 hex digits>-<16 hex digits>-01",
-            )
-        return cls(_hexadecimal(16))
-
-
-@dataclass(frozen=True, slots=True)
-class CallIds:
-    """What a call is known by: its trace and a request id of its own, kept when it is repeated."""
-
-    trace: Trace
-    request_id: str = field(default_factory=lambda: _hexadecimal(16))
-
-    def headers(self) -> dict[str, str]:
-        """The headers, or gRPC metadata, of one attempt: each has a span of its own."""
-        span = write_traceparent(self.trace.id, _hexadecimal(8), self.trace.flags)
-        return {REQUEST_ID: self.request_id, TRACEPARENT: span}
-
-
-def _hexadecimal(size: int) -> str:
-    """That many random bytes as text; all zeros, which W3C forbids, does not come up."""
-    return os.urandom(size).hex()
+_MOST_DOUBLINGS = 64
+"""No base is doubled more often: 2.0**1024 is not a float."""
+_ENCODE = (
+    "encode pixels as a file first: buffer = io.BytesIO(); "
+    'PIL.Image.fromarray(pixels).save(buffer, "PNG"); then give buffer.getvalue()'
+)
+Image = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""An image file: its path, its bytes, or an open binary file that is read to its end."""
 
 
 @dataclass(slots=True)
 class CallState:
     """One call to a server: its deadline, what it is doing now, and the time that it took.
 
-    `deadline` is that of the whole call; `ids` go along with every request. `spent` is in
-    milliseconds by part: start (before the call began), read, connect, request (an exchange with
-    the server), and wait (failed attempts, and the pauses after them). From the start of the
-    deadline on exactly one part runs at any moment, so that they add up.
+    `deadline` is that of the whole call; `ids` go along with every request; `allowed` says how
+    often the server may be asked, `retries` what has failed so far. `spent` is in milliseconds by
+    part: start (before the call began), read, connect, request (an exchange with the server), and
+    wait (failed attempts, and the pauses after them). From the start of the deadline on exactly one
+    part runs at any moment, so that they add up.
     """
 
     deadline: Deadline
     ids: CallIds
-    allowed: Retries = ONCE
+    allowed: Retries
     doing: str = "starting"
     spent: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("start", "read", "connect", "request", "wait"), 0.0)
@@ -164,7 +75,7 @@ class CallState:
         self.has_asked = self.has_asked or part == "connect"
 
     def _count(self) -> None:
-        """Counts the part that runs up to now."""
+        """Adds up the running part until now."""
         now = time.monotonic()
         self.spent[self._part] += (now - self._since) * 1000
         self._since = now
@@ -226,18 +137,103 @@ class CallState:
         }
 
 
-Image = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-"""An image file: its path, its bytes, or an open binary file that is read to its end."""
-_ENCODE = (
-    "encode pixels as a file first: buffer = io.BytesIO(); "
-    'PIL.Image.fromarray(pixels).save(buffer, "PNG"); then give buffer.getvalue()'
-)
+@dataclass(frozen=True, slots=True)
+class CallIds:
+    """The ids of a call: its trace and a request id of its own, kept when it is repeated."""
+
+    trace: Trace
+    request_id: str = field(default_factory=lambda: _hexadecimal(16))
+
+    def headers(self) -> dict[str, str]:
+        """The headers, or gRPC metadata, of one attempt: each has a span of its own."""
+        span = write_traceparent(self.trace.id, _hexadecimal(8), self.trace.flags)
+        return {REQUEST_ID: self.request_id, TRACEPARENT: span}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A trace of calls. `id` is 32 hexadecimal digits, `flags` is W3C's two."""
+
+    id: str
+    flags: str = _SAMPLED
+
+    @classmethod
+    def following(cls, parent: str | None) -> Trace:
+        """The trace of that traceparent; None takes the environment's, or else begins a new one.
+
+        A malformed one in the environment is ignored, as W3C says. Raises UsageError for a
+        malformed `parent`.
+        """
+        text = os.environ.get(_VARIABLE, "") if parent is None else parent
+        if text and (found := read_traceparent(text.strip())):
+            trace_id, _, flags = found
+            return cls(trace_id, flags)
+        if parent is not None:
+            raise UsageError(
+                f"{parent!r} is not a valid traceparent",
+                hint="W3C's form is 00-<32 hex digits>-<16 hex digits>-01",
+            )
+        return cls(_hexadecimal(16))
+
+
+def _hexadecimal(size: int) -> str:
+    """Random bytes as text; all zeros, which W3C forbids, does not come up."""
+    return os.urandom(size).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How a call that met a `Transient` error is repeated, always inside its one deadline.
+
+    The n-th wait is a random part of `min(cap, base * 2**n)` seconds, after what the server asked
+    for, if it did. `max_attempts` 1 asks once. `random` is the source of chance, for tests that
+    need the same waits each time. Raises UsageError for no attempt at all, and for a `base` or
+    `cap` that is not a number of seconds.
+    """
+
+    max_attempts: int = 5
+    base: float = 0.05
+    cap: float = 1.0
+    random: Random | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("base", "cap"):
+            value = getattr(self, name)
+            if not (is_number(value) and math.isfinite(value) and value >= 0):
+                raise UsageError(
+                    f"{name} must be a number of seconds, at least 0, not {value!r}",
+                    hint=f"the default is {self.__dataclass_fields__[name].default}",
+                )
+        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+            raise UsageError(
+                f"max_attempts must be at least 1, not {self.max_attempts!r}",
+                hint="1 asks once and never again",
+            )
+
+    def pause(self, failed: int, error: Transient) -> float:
+        """Seconds to wait after the `failed`-th failed attempt; infinity: do not ask again."""
+        if failed >= self.max_attempts:
+            return float("inf")
+        longest = min(self.cap, self.base * 2.0 ** min(failed - 1, _MOST_DOUBLINGS))
+        return (error.retry_after or 0.0) + self._chance().uniform(0, longest)
+
+    def _chance(self) -> Random:
+        if self.random is not None:
+            return self.random
+        from random import SystemRandom  # most calls need no chance
+
+        return SystemRandom()
+
+
+DEFAULT_RETRIES = Retries()
+ONCE = Retries(max_attempts=1)
+"""For callers that measure, or that ask again themselves."""
 
 
 async def read_image(image: Image) -> bytes:
-    """The bytes of the file. Raises UsageError, naming it, when it cannot be read or is no file.
+    """The bytes of the file. Raises UsageError, naming it, when it cannot be read.
 
-    When the caller is cancelled the read goes on by itself and is forgotten.
+    When the caller is cancelled, the read goes on by itself and is forgotten.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)

@@ -1,6 +1,6 @@
 """Why a connection fails whose end says nothing: one look at what the other side speaks.
 
-gRPC's library and httpx are told "closed" where a server of the other protocol hangs up, or one
+gRPC's library and httpx see only "closed" where a server of the other protocol hangs up, or one
 that wants a certificate. The first bytes of a connection of our own say which it is.
 """
 
@@ -37,7 +37,7 @@ _NO_SUCH_HOST = re.compile(
 _HTTP1 = re.compile(r"http1\.x server|missing selected ALPN|b'HTTP/1\.", re.IGNORECASE)
 
 
-def told_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
+def failure_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
     """The error that a library's words stand for; None when they do not say enough."""
     if _NO_SUCH_HOST.search(why) and proxy_to(endpoint) is None:
         return NotFound(
@@ -49,7 +49,7 @@ def told_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
     return handshake_failure(endpoint, why)
 
 
-async def told_by_looking(connection: Connection, deadline: Deadline) -> MlserveError | None:
+async def failure_by_looking(connection: Connection, deadline: Deadline) -> MlserveError | None:
     """The error that the server's first bytes stand for; None when they say nothing new.
 
     Takes at most half of the time that is left. Behind a proxy nothing is looked at.

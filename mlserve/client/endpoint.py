@@ -49,7 +49,7 @@ class Endpoint:
         `text`, for anything that is not an endpoint, or for one without TLS.
         """
         if protocol not in (None, "grpc", "rest"):
-            raise UsageError(f"there is no protocol {protocol!r}", hint="choose grpc or rest")
+            raise UsageError(f"{protocol!r} is not a protocol", hint="choose grpc or rest")
         scheme, parts = _split(text, protocol, is_secure=is_secure)
         if is_secure and scheme in _SECURE:
             raise _bad(text, f"with TLS files it must be {_SECURE[scheme]}://")
@@ -168,18 +168,6 @@ class ConnectionOptions(TypedDict, total=False):
     traceparent: str | None
 
 
-_KINDS = {
-    "endpoint": str,
-    "model": str,
-    "version": int,
-    "token": str,
-    "tls": Tls,
-    "retries": Retries,
-    "max_answer_bytes": int,
-}
-_KIND_NAMES = {int: "a whole number", str: "text", Retries: "mlserve.Retries", Tls: "mlserve.Tls"}
-
-
 @dataclass(frozen=True, slots=True)
 class Connection:
     """A server, the model asked there, and how the two sides speak to each other.
@@ -215,13 +203,13 @@ class Connection:
 
     def __post_init__(self) -> None:
         if self.api is not None and self.api not in APIS:
-            raise UsageError(f"there is no API {self.api!r}", hint=f"choose {' or '.join(APIS)}")
+            raise UsageError(f"{self.api!r} is not an API", hint=f"choose {' or '.join(APIS)}")
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise UsageError(
                 "the token is empty or has characters other than visible ASCII",
                 hint="give the token alone, without white space around it",
             )
-        Trace.following(self.traceparent)  # a malformed one is told now, not at the first call
+        Trace.following(self.traceparent)  # raises for a malformed one now, not at the first call
 
     @property
     def tls_files(self) -> Tls:
@@ -244,8 +232,35 @@ class Connection:
             return None
         secure = "grpcs" if endpoint.protocol == "grpc" else "https"
         return (
-            f"the token is sent to {endpoint} unencrypted, and anyone on the network can read it: "
+            f"the token goes to {endpoint} unencrypted, and anyone on the network can read it: "
             f"serve with --tls-cert and --tls-key, and ask {secure}://{endpoint.address}"
+        )
+
+
+_KINDS = {
+    "endpoint": str,
+    "model": str,
+    "version": int,
+    "token": str,
+    "tls": Tls,
+    "retries": Retries,
+    "max_answer_bytes": int,
+}
+_KIND_NAMES = {int: "a whole number", str: "text", Retries: "mlserve.Retries", Tls: "mlserve.Tls"}
+
+
+def _check_kinds(values: dict[str, Any]) -> None:
+    """Raises UsageError for a value that is neither None nor of its type."""
+    for name, value in values.items():
+        kind = _KINDS.get(name)
+        if kind is None or value is None:
+            continue
+        if isinstance(value, kind) and not isinstance(value, bool):
+            continue
+        shown = type(value).__name__ if name == "token" else repr(value)
+        raise UsageError(
+            f"{name} must be {_KIND_NAMES[kind]}, not {shown}",
+            hint="see help(mlserve.Client)",
         )
 
 
@@ -271,18 +286,3 @@ def _parameter(option: Any) -> inspect.Parameter:
         default=option.default,
         annotation=option.type,
     )
-
-
-def _check_kinds(values: dict[str, Any]) -> None:
-    """Raises UsageError for a value that is neither None nor of its type."""
-    for name, value in values.items():
-        kind = _KINDS.get(name)
-        if kind is None or value is None:
-            continue
-        if isinstance(value, kind) and not isinstance(value, bool):
-            continue
-        shown = type(value).__name__ if name == "token" else repr(value)
-        raise UsageError(
-            f"{name} must be {_KIND_NAMES[kind]}, not {shown}",
-            hint="see help(mlserve.Client)",
-        )

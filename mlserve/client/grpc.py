@@ -162,16 +162,16 @@ async def unreached(
     connection: Connection, proxy: Proxy | None, why: str, deadline: Deadline
 ) -> MlserveError:
     """The error for an endpoint to which no connection could be made."""
-    from mlserve.client.diagnosis import told_by_looking, told_by_words
+    from mlserve.client.diagnosis import failure_by_looking, failure_by_words
     from mlserve.client.tls import closing_hint
 
     endpoint = connection.endpoint
-    failure = told_by_words(endpoint, why)
+    failure = failure_by_words(endpoint, why)
     if failure is None and proxy is not None:
         tell = refused_by_proxy if _PROXY_REFUSED.search(why) else no_proxy_answers
         return tell(readable(why), proxy, endpoint)
     if failure is None and _LOST.search(why):
-        failure = await told_by_looking(connection, deadline)
+        failure = await failure_by_looking(connection, deadline)
     hint = closing_hint(endpoint, has_certificate=connection.has_certificate)
     return failure or no_server(endpoint, why, hint if _LOST.search(why) else "")
 

@@ -169,12 +169,12 @@ class RestTransport:
         return trace
 
     async def _lost(self, error: httpx.HTTPError, why: str, deadline: Deadline) -> MlserveError:
-        from mlserve.client.diagnosis import told_by_looking, told_by_words
+        from mlserve.client.diagnosis import failure_by_looking, failure_by_words
         from mlserve.client.tls import closing_hint
 
-        failure = told_by_words(self.endpoint, why)
+        failure = failure_by_words(self.endpoint, why)
         if failure is None and isinstance(error, _PUZZLING):
-            failure = await told_by_looking(self._connection, deadline)
+            failure = await failure_by_looking(self._connection, deadline)
         if failure is not None:
             return failure
         if isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):

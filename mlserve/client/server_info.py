@@ -63,7 +63,7 @@ async def find_model(session: Session, state: CallState) -> str:
         else:
             return _only(endpoint, listed)
     if all(isinstance(refusal, InferenceFailed) for refusal in refusals):
-        raise refusals[0]  # whatever it is, it is no model server
+        raise refusals[0]  # whatever it is, it is not a model server
     raise UsageError(
         f"no model is named, and the server at {endpoint} does not list the models it serves",
         hint=_NAME_IT,

@@ -145,7 +145,7 @@ def test_a_token_that_no_header_can_carry(token: str) -> None:
 
 
 def test_a_token_in_the_clear_is_warned_of() -> None:
-    with pytest.warns(UserWarning, match=r"the token is sent to 10\.0\.0\.1:1 unencrypted"):
+    with pytest.warns(UserWarning, match=r"the token goes to 10\.0\.0\.1:1 unencrypted"):
         Client("10.0.0.1:1", token="secret")
     Client("127.0.0.1:1", token="secret")
     Client("grpcs://10.0.0.1:1", token="secret")
