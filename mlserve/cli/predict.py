@@ -134,10 +134,10 @@ class Predictor:
         self._exit_code = 0
 
     def run(self, inputs: Inputs, deadline: Deadline) -> int:
-        """The exit code of the first error; one that the printer does not take is raised.
+        """Asks about every image, and returns the exit code of the first error, else 0.
 
         `deadline` is that of the first image; each of the others has one as long, counted from its
-        turn.
+        turn. An error that the printer does not take is raised.
         """
         progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
         try:
@@ -185,7 +185,7 @@ class Predictor:
 class Printer(Protocol):
     """Where answers and errors go, in the order of the images. `finish` comes after the last."""
 
-    def prediction(self, name: str, found: Prediction) -> None: ...
+    def prediction(self, name: str, answer: Prediction) -> None: ...
     def error(self, name: str, error: MlserveError) -> None: ...
     def finish(self) -> None: ...
 
@@ -196,50 +196,50 @@ def printer(output: str, *, is_batch: bool, has_scores: bool) -> Printer:
     `is_batch`: several images were given. `has_scores`: text shows the scores too.
     """
     if output == "jsonl":
-        return JsonLines()
+        return JsonlPrinter()
     if output == "json":
-        return JsonBatch() if is_batch else JsonObject()
-    return TextLines(has_scores=has_scores) if is_batch else TextLabel(has_scores=has_scores)
+        return BatchPrinter() if is_batch else ObjectPrinter()
+    return LinesPrinter(has_scores=has_scores) if is_batch else LabelPrinter(has_scores=has_scores)
 
 
-class _Unfinished:
-    """A printer that has nothing left to do after the last answer."""
+class _Immediate:
+    """A printer that has nothing left to print after the last answer."""
 
     def finish(self) -> None:
         return
 
 
-class _OneImage(_Unfinished):
+class _OneImage(_Immediate):
     """A printer for one image: its error is the command's error."""
 
     def error(self, name: str, error: MlserveError) -> None:
         raise error
 
 
-class TextLabel(_OneImage):
+class LabelPrinter(_OneImage):
     """The label on the first line; then, when asked for, `score<TAB>index<TAB>label` a line."""
 
     def __init__(self, *, has_scores: bool) -> None:
         self._has_scores = has_scores
 
-    def prediction(self, name: str, found: Prediction) -> None:
-        say(readable(found.label))
-        for row in found.scores if self._has_scores else ():
+    def prediction(self, name: str, answer: Prediction) -> None:
+        say(readable(answer.label))
+        for row in answer.scores if self._has_scores else ():
             say(_score_line(row))
 
 
-class TextLines(_Unfinished):
+class LinesPrinter(_Immediate):
     """`file<TAB>label` a line; with scores K a file: `file<TAB>score<TAB>index<TAB>label`."""
 
     def __init__(self, *, has_scores: bool) -> None:
         self._has_scores = has_scores
 
-    def prediction(self, name: str, found: Prediction) -> None:
+    def prediction(self, name: str, answer: Prediction) -> None:
         file = readable(name)
-        if not (self._has_scores and found.scores):
-            say(f"{file}\t{readable(found.label)}")
+        if not (self._has_scores and answer.scores):
+            say(f"{file}\t{readable(answer.label)}")
             return
-        for row in found.scores:
+        for row in answer.scores:
             say(f"{file}\t{_score_line(row)}")
 
     def error(self, name: str, error: MlserveError) -> None:
@@ -250,21 +250,21 @@ class TextLines(_Unfinished):
             note(f"hint: {error.hint}")
 
 
-class JsonObject(_OneImage):
+class ObjectPrinter(_OneImage):
     """One indented object."""
 
-    def prediction(self, name: str, found: Prediction) -> None:
-        print_json(_row(name, found))
+    def prediction(self, name: str, answer: Prediction) -> None:
+        print_json(_row(name, answer))
 
 
-class JsonBatch:
+class BatchPrinter:
     """One indented object `{"predictions": [...]}`; a row of a failed image has `error`."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
 
-    def prediction(self, name: str, found: Prediction) -> None:
-        self._rows.append(_row(name, found))
+    def prediction(self, name: str, answer: Prediction) -> None:
+        self._rows.append(_row(name, answer))
 
     def error(self, name: str, error: MlserveError) -> None:
         self._rows.append(_error_row(name, error))
@@ -273,18 +273,18 @@ class JsonBatch:
         print_json({"predictions": self._rows})
 
 
-class JsonLines(_Unfinished):
+class JsonlPrinter(_Immediate):
     """One object a line, at once; a row of a failed image has `error`."""
 
-    def prediction(self, name: str, found: Prediction) -> None:
-        print_json(_row(name, found), indent=None)
+    def prediction(self, name: str, answer: Prediction) -> None:
+        print_json(_row(name, answer), indent=None)
 
     def error(self, name: str, error: MlserveError) -> None:
         print_json(_error_row(name, error), indent=None)
 
 
-def _row(name: str, found: Prediction) -> dict[str, Any]:
-    return {"file": as_utf8(name), **found.to_json()}
+def _row(name: str, answer: Prediction) -> dict[str, Any]:
+    return {"file": as_utf8(name), **answer.to_json()}
 
 
 def _error_row(name: str, error: MlserveError) -> dict[str, Any]:

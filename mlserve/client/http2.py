@@ -165,7 +165,7 @@ class Http2Transport:
             *own.items(),
         ]
 
-    def _read(self, answer: _Answer, deadline: Deadline) -> Reply:
+    def _read(self, answer: _Response, deadline: Deadline) -> Reply:
         code, text = answer.status()
         if code != "OK":
             raise status_error(code, text, answer.headers.items(), self.endpoint, deadline)
@@ -216,7 +216,7 @@ async def _open_tunnel(stream: socket.socket, target: str, proxy: Proxy) -> None
         raise OSError(f"HTTP proxy returned response code {status}")
 
 
-class _Answer:
+class _Response:
     """What came on the stream of a call: the headers, with the trailers among them, and data."""
 
     def __init__(self) -> None:
@@ -254,7 +254,7 @@ class _Http2Connection(asyncio.Protocol):
         self._first = b""
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._has_room = asyncio.Event()
-        self._answer = _Answer()
+        self._answer = _Response()
         self._done: asyncio.Future[None] | None = None
         self._noise = 0
 
@@ -267,10 +267,10 @@ class _Http2Connection(asyncio.Protocol):
         """Returns when the server has spoken HTTP/2. Raises OSError when it does not."""
         await self._greeted
 
-    async def ask(self, headers: list[tuple[str, str]], message: bytes) -> _Answer:
+    async def ask(self, headers: list[tuple[str, str]], message: bytes) -> _Response:
         """The answer to a call. Raises ConnectionLost and InferenceFailed."""
         self._noise = 0
-        self._answer, self._done = _Answer(), asyncio.get_running_loop().create_future()
+        self._answer, self._done = _Response(), asyncio.get_running_loop().create_future()
         try:
             stream = self._h2.get_next_available_stream_id()
             self._h2.send_headers(stream, headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 from mlserve.client import signature_choice
 from mlserve.client.adapter import (
@@ -16,7 +15,6 @@ from mlserve.client.adapter import (
 )
 from mlserve.client.answers import Answer, VersionStatus
 from mlserve.client.call import CallState
-from mlserve.client.endpoint import Api
 from mlserve.client.oip_rest import BINARY
 from mlserve.client.refusals import NotSpoken, refuses_binary, tells_not_ready
 from mlserve.client.session import ModelSession
@@ -37,7 +35,6 @@ _NOT_READY = (InvalidInput, NotFound, Unavailable)
 class OipSession(ModelSession):
     """The Open Inference Protocol. The first request of all costs one look at the metadata."""
 
-    api: ClassVar[Api] = "oip"
     _adapter: OipAdapter
 
     def __init__(self, adapter: OipAdapter, model: ModelRef, transport: Transport) -> None:

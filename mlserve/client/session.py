@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from mlserve.client import signature_choice
 from mlserve.client.adapter import (
@@ -26,7 +26,6 @@ from mlserve.client.adapter import (
 )
 from mlserve.client.answers import Answer, ModelMetadata, VersionStatus, read_contract
 from mlserve.client.call import CallState
-from mlserve.client.endpoint import Api
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, Transient
 from mlserve.wire.headers import (
@@ -42,7 +41,7 @@ T = TypeVar("T")
 
 
 class Session:
-    """A server that is asked in one API. `is_spoken`: it is known to speak it."""
+    """One server, asked over one transport. `is_spoken`: it is known to speak the API asked in."""
 
     def __init__(self, transport: Transport) -> None:
         self.endpoint = transport.endpoint
@@ -80,13 +79,11 @@ class Session:
 
 
 class ModelSession(Session, ABC):
-    """A model that is asked about in one API, and what was learnt of it on the way.
+    """One API spoken about one model, and what was learnt of the model on the way.
 
-    Each question raises `NotSpoken` when the server does not speak the API, or answers with
-    something else.
+    Each call raises `NotSpoken` when the server does not speak the API, or answers with something
+    else.
     """
-
-    api: ClassVar[Api]
 
     def __init__(self, adapter: Adapter, model: ModelRef, transport: Transport) -> None:
         super().__init__(transport)
@@ -102,7 +99,7 @@ class ModelSession(Session, ABC):
         """The versions of the model and their states, latest first."""
 
     async def metadata(self, state: CallState) -> ModelMetadata:
-        """The signatures of the model, with what mlserve's own servers tell beside them."""
+        """The signatures of the model, with the contract that mlserve's own servers add."""
         call = self._adapter.metadata_call(self._model)
         return await self.ask_with_retries(call, self._read_metadata, state)
 
@@ -136,7 +133,6 @@ class ModelSession(Session, ABC):
 class TfsSession(ModelSession):
     """TensorFlow Serving's API, version 1: mlserve's own signature is asked before any metadata."""
 
-    api: ClassVar[Api] = "tfs"
     _adapter: TfsAdapter
 
     def __init__(self, adapter: TfsAdapter, model: ModelRef, transport: Transport) -> None:
