@@ -17,7 +17,7 @@ _PREDICTION = "/tensorflow.serving.PredictionService/"
 _MODEL = "/tensorflow.serving.ModelService/"
 _SIGNATURES = "signature_def"
 _READ = (DType.BYTES, DType.FLOAT32, DType.FLOAT64, DType.INT32, DType.INT64)
-"""The types of labels, scores and indices; outputs of other types are not read."""
+"""The types of labels, scores and indices; of outputs of other types, the shape is all we take."""
 
 
 class TfsGrpc:
@@ -101,8 +101,11 @@ def _tensor_spec(name: str, info: framework_pb2.TensorInfo) -> TensorSpec:
 
 def _column(name: str, tensor: framework_pb2.TensorProto) -> Column:
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    dtype = next((dtype for dtype in _READ if dtype.tf_number == tensor.dtype), None)
-    if dtype is None:
+    try:
+        dtype = DType.from_tf_number(tensor.dtype)
+    except ValueError:
+        return Column(shape, ())
+    if dtype not in _READ:
         return Column(shape, ())
     return column(name, shape, _values(tensor, dtype, element_count(name, shape)))
 
