@@ -65,21 +65,23 @@ class ServerChoice:
         str | None,
         typer.Option(
             metavar="HOST:PORT|URL",
-            help="The server to ask: host:port (gRPC) or http://host:port (REST), with TLS "
-            "grpcs:// or https://. Default: the running server of `mlserve up`.",
+            help="The server to ask: host:port (gRPC) or http://host:port (REST); with TLS, "
+            "grpcs:// or https://. Default: the running server that `mlserve up` started.",
         ),
     ] = None
     server: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Ask the running server of this name, as `mlserve ps` shows it (without "
-            "--endpoint).",
+            help="Ask the running server of this name, as `mlserve ps` lists it. Not with "
+            "--endpoint.",
         ),
     ] = None
     backend: Annotated[
         str | None,
-        typer.Option(help="Ask the running server of this backend (without --endpoint)."),
+        typer.Option(
+            metavar="NAME", help="Ask the running server of this backend. Not with --endpoint."
+        ),
     ] = None
     model: Annotated[
         str | None,
@@ -94,13 +96,14 @@ class ServerChoice:
     ] = None
     protocol: Annotated[
         ProtocolName | None,
-        typer.Option(help="Default: gRPC, or what the endpoint's URL says."),
+        typer.Option(help="The transport. Default: what the endpoint's URL says, else gRPC."),
     ] = None
     api: Annotated[
         Api | None,
         typer.Option(
-            help="tfs: TensorFlow Serving, version 1; oip: Open Inference Protocol, version 2 "
-            "(Triton, KServe, MLServer). Default: found out by asking.",
+            help="The API: tfs is TensorFlow Serving's, version 1; oip is the Open Inference "
+            "Protocol, version 2 (Triton, KServe, MLServer). Default: what the server turns out to "
+            "speak.",
         ),
     ] = None
     token_file: Annotated[
@@ -109,8 +112,8 @@ class ServerChoice:
             metavar="FILE",
             envvar="MLSERVE_TOKEN_FILE",
             rich_help_panel=_ACCESS,
-            help="File with the server's token. Default: that of the running server, else the "
-            f"token in {TOKEN_VARIABLE}.",
+            help="File with the server's token. Default: the running server's own, else the token "
+            f"in {TOKEN_VARIABLE}.",
         ),
     ] = None
     tls_ca: Annotated[
@@ -119,8 +122,9 @@ class ServerChoice:
             metavar="FILE",
             envvar="MLSERVE_TLS_CA",
             rich_help_panel=_ACCESS,
-            help="PEM file with the authority that signed the server's certificate, or with that "
-            "certificate. Default: the running server's, else whom the system trusts.",
+            help="PEM file with the authority (CA) that signed the server's certificate, or with "
+            "the certificate itself. Default: the running server's own, else those the system "
+            "trusts.",
         ),
     ] = None
     tls_cert: Annotated[
@@ -129,7 +133,7 @@ class ServerChoice:
             metavar="FILE",
             envvar="MLSERVE_TLS_CERT",
             rich_help_panel=_ACCESS,
-            help="PEM file with the certificate to show to a server that asks for one.",
+            help="PEM file with the client certificate, for a server that asks for one.",
         ),
     ] = None
     tls_key: Annotated[
@@ -138,7 +142,7 @@ class ServerChoice:
             metavar="FILE",
             envvar="MLSERVE_TLS_KEY",
             rich_help_panel=_ACCESS,
-            help="PEM file with the key of that certificate.",
+            help="PEM file with the private key of the client certificate.",
         ),
     ] = None
 

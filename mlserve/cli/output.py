@@ -33,7 +33,9 @@ class OutputFormat(StrEnum):
 
 _KEPT = "\n\t"
 """Characters that are printed as they are, though they are not printable."""
-OutputOption = Annotated[OutputFormat, typer.Option("--output", help="How to print the data.")]
+OutputOption = Annotated[
+    OutputFormat, typer.Option("--output", help="The format of what the command prints.")
+]
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:

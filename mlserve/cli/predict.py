@@ -46,8 +46,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Image files; a folder stands for its *.jpg, *.jpeg and *.png, sorted; - is "
-            "standard input.",
+            help="Image files. A folder stands for the *.jpg, *.jpeg and *.png files in it, "
+            "sorted; - is standard input.",
             show_default=False,
         ),
     ],
@@ -55,8 +55,8 @@ def predict(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="The whole time allowed: from the start of the command to the answer. With "
-            "several files each has this time, the first one's counts from the start.",
+            help="The total time allowed, in seconds, from the start of the command to the answer. "
+            "With several files, each one after the first has this time from when its turn comes.",
         ),
     ] = DEFAULT_TIMEOUT,
     *,
@@ -66,21 +66,21 @@ def predict(
         typer.Option(
             min=1,
             metavar="N",
-            help="How often to ask a server that is not ready, has no room or goes away, all "
-            "within the timeout; 1: never again.",
+            help="The most times to ask a server that is not ready, is overloaded or goes away, "
+            "all within the timeout. 1 asks once.",
         ),
     ] = DEFAULT_RETRIES.max_attempts,
     max_answer_bytes: Annotated[
         int,
-        typer.Option(min=1, metavar="N", help="The largest answer that is read, in bytes."),
+        typer.Option(min=1, metavar="BYTES", help="The largest answer to read, in bytes."),
     ] = DEFAULT_MAX_ANSWER_BYTES,
     top_k: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="K",
-            help=f"Print the K best labels with scores. Default: text prints the label alone, "
-            f"json the best {USUAL_TOP_K}.",
+            help="Print the K best labels with their scores. Default: text prints the best label "
+            f"alone, json the best {USUAL_TOP_K} with scores.",
             show_default=False,
         ),
     ] = None,
@@ -88,21 +88,25 @@ def predict(
         PredictFormat,
         typer.Option(
             "--output",
-            help="text: the label, for several files `file<TAB>label` a line (with "
-            "--top-k `file<TAB>score<TAB>index<TAB>label`); json: one object, "
-            'for several files {"predictions": [...]}; jsonl: one object a line, as answers come.',
+            help="text: the label; for several files, one line `file<TAB>label` for each (with "
+            "--top-k, `file<TAB>score<TAB>index<TAB>label`). json: one object; for several files, "
+            '{"predictions": [...]}. jsonl: one object a line, as the answers arrive.',
         ),
     ] = PredictFormat.TEXT,
 ) -> None:
     """Ask a server what is in an image, and print the label.
 
-    One bad file does not stop the others: it is named, and the exit code is
-    that of the first error.
+    A bad file does not stop the others: its error names it, and the exit code is that of the first
+    error.
 
-    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready,
-    6 the server failed, 7 overloaded, 124 no answer in time.
+    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready, 6 the server failed,
+    7 overloaded, 124 no answer in time.
 
-    Example: label=$(mlserve predict horse.jpg --timeout 5)
+    For example:
+
+    label=$(mlserve predict horse.jpg --timeout 5)
+
+    mlserve predict photos/ --top-k 3 --output jsonl
     """
     deadline = Deadline.after(timeout, since=clock.command_start())
     inputs = gather(files, deadline)
@@ -173,7 +177,7 @@ class Predictor:
     def _tell(self, count: int, shortfall: str) -> None:
         """Says once for each reason that there are fewer scores than were asked for."""
         if shortfall not in self._shortfalls:
-            note(f"note: {count} of the {self._top_k} best labels, as {shortfall}")
+            note(f"note: {count} of the {self._top_k} best labels: {shortfall}")
         self._shortfalls.add(shortfall)
 
     def _warn(self) -> None:
@@ -336,9 +340,10 @@ def _expand(arguments: Sequence[str]) -> list[str]:
         if argument != STDIN and Path(argument).is_dir():
             inside = sorted(_images(argument))
             if not inside:
+                endings = ", ".join(_SUFFIXES)
                 raise UsageError(
                     f"there is no image in the folder {argument}",
-                    hint=f"files must end in {', '.join(_SUFFIXES)}; others are given by name",
+                    hint=f"a folder gives its files that end in {endings}; give others by name",
                 )
             names += inside
         else:

@@ -242,7 +242,7 @@ def choose_label(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
         return scores[0].label, scores[:top_k]
     label = _only_label(outputs)
     if label is None:
-        raise _not_labels(outputs, "there is no single label and no labels with scores in it")
+        raise _not_labels(outputs, "they have neither a single label nor labels with scores")
     _require_utf8(label)
     return label, ()
 
@@ -257,8 +257,8 @@ def shortfall(answer: Answer, top_k: int | None) -> str | None:
     if answer.has_all_classes:
         return f"the model has {classes} classes"
     return (
-        f"the server gives its best {classes} only (a model that this version of mlserve exports "
-        "gives as many as there are)"
+        f"the server gives only its best {classes} (models exported with this version of mlserve "
+        "give all)"
     )
 
 
@@ -280,7 +280,7 @@ def _score(outputs: Outputs, label: object, score: object, index: object) -> Sco
     is_number = isinstance(score, int | float) and not isinstance(score, bool)
     if not isinstance(label, str) or not is_number or not isinstance(index, int | None):
         raise _not_labels(
-            outputs, f"{label!r}, {score!r}, {index!r} are not a label, a score and an index"
+            outputs, f"{label!r}, {score!r}, {index!r} is not a label, a score and an index"
         )
     _require_utf8(label)
     value = float(str(score))

@@ -170,7 +170,7 @@ class Trace:
             return cls(trace_id, flags)
         if parent is not None:
             raise UsageError(
-                f"{parent!r} is not a valid traceparent",
+                f"{parent!r} is not a traceparent",
                 hint="W3C's form is 00-<32 hex digits>-<16 hex digits>-01",
             )
         return cls(_hexadecimal(16))

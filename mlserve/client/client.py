@@ -262,7 +262,7 @@ class AsyncClient:
         wanted = self._connection.version
         if None not in (wanted, answered) and wanted != answered:
             raise NotFound(
-                f"version {wanted} of {self.model} was asked for, and version {answered} "
+                f"version {wanted} of {self.model} was asked for, but version {answered} "
                 f"answered at {self.endpoint}",
                 hint="see the versions there with mlserve status; leave {version} out to take the "
                 "server's choice",

@@ -232,7 +232,7 @@ class Connection:
             return None
         secure = "grpcs" if endpoint.protocol == "grpc" else "https"
         return (
-            f"the token goes to {endpoint} unencrypted, and anyone on the network can read it: "
+            f"the token is sent to {endpoint} unencrypted, and anyone on the network can read it: "
             f"serve with --tls-cert and --tls-key, and ask {secure}://{endpoint.address}"
         )
 

@@ -44,7 +44,7 @@ _NOTHING_BEHIND = re.compile(
     re.IGNORECASE,
 )
 _SEE_PROXY = (
-    "see that {variable} names the right proxy, or list {host} in no_proxy to ask it directly"
+    "check that {variable} names the right proxy, or list {host} in no_proxy to ask it directly"
 )
 
 
@@ -168,7 +168,7 @@ def no_proxy_answers(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unava
 def refused_by_proxy(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unavailable:
     """The error for a proxy of the environment that opens no way to the server."""
     return errors.Unavailable(
-        f"{proxy} opens no connection to {endpoint}: {why}",
+        f"{proxy} cannot connect to {endpoint}: {why}",
         hint=_SEE_PROXY.format(variable=proxy.variable, host=endpoint.host),
     )
 

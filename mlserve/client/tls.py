@@ -21,7 +21,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"wrong.version.number|http.request|record.layer.failure", re.I),
         "the server at {endpoint} does not speak TLS: {why}",
-        "ask {plain}://{address}, without the files of TLS",
+        "ask {plain}://{address}, without TLS files",
     ),
     (
         re.compile(r"host ?name|(ip.address|domain).mismatch|not valid for", re.I),
@@ -31,7 +31,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"expired|not.yet.valid", re.I),
         "the certificate of the server at {endpoint} is out of date: {why}",
-        "renew the server's certificate, and look at the clock of this machine",
+        "renew the server's certificate, and check this machine's clock",
     ),
     (
         re.compile(r"certificate.verify.failed|self.signed|local issuer", re.I),

@@ -244,6 +244,6 @@ def test_a_token_in_the_clear_is_warned_of(mlserve: Any, files: Files, photo: Pa
     outcome = mlserve("predict", photo, *target, "--token-file", files.token)
 
     first = outcome.stderr.splitlines()[0]
-    assert first.startswith("warning: the token goes to no-such-host.invalid:8500 unencrypted")
+    assert first.startswith("warning: the token is sent to no-such-host.invalid:8500 unencrypted")
     assert "grpcs://no-such-host.invalid:8500" in first
     assert TOKEN not in outcome.stderr
