@@ -36,6 +36,23 @@ _KEPT = "\n\t"
 OutputOption = Annotated[
     OutputFormat, typer.Option("--output", help="The format of what the command prints.")
 ]
+_GAP = "  "
+_BELOW = " " * 4
+_COMMANDS = ("pip ", "mlserve ")
+_NARROWEST = 24
+"""A column that is narrower is not worth wrapping text into."""
+_WIDTH = 20
+_CLEAR = "\r\x1b[K"
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """Prints a text of the command's data on stdout, made printable."""
+    typer.echo(escaped(text, _KEPT) + end, nl=False)
+
+
+def note(message: str) -> None:
+    """Tells the user something that is not the command's data, on stderr, made printable."""
+    typer.echo(escaped(message, _KEPT), err=True)
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:
@@ -49,16 +66,6 @@ def json_text(data: Any, *, indent: int | None = None) -> str:
     return "".join(
         char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
     )
-
-
-def say(text: str = "", *, end: str = "\n") -> None:
-    """Prints a text of the command's data on stdout, made printable."""
-    typer.echo(escaped(text, _KEPT) + end, nl=False)
-
-
-def note(message: str) -> None:
-    """Tells the user something that is not the command's data, on stderr, made printable."""
-    typer.echo(escaped(message, _KEPT), err=True)
 
 
 def print_error(error: MlserveError, *, as_json: bool) -> None:
@@ -92,13 +99,6 @@ def error_json(error: MlserveError) -> dict[str, Any]:
 def is_interactive() -> bool:
     """Whether stderr is a terminal: progress is shown only there."""
     return sys.stderr.isatty()
-
-
-_GAP = "  "
-_BELOW = " " * 4
-_COMMANDS = ("pip ", "mlserve ")
-_NARROWEST = 24
-"""A column that is narrower is not worth wrapping text into."""
 
 
 def print_table(
@@ -156,6 +156,44 @@ def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
 
 def _columns() -> int:
     return shutil.get_terminal_size((80, 24)).columns
+
+
+class StatusLine:
+    """A line on a terminal that the next one replaces.
+
+    It is cleared before anything else is printed, so that it never mixes with the data.
+    """
+
+    def __init__(self) -> None:
+        self._is_shown = is_interactive()
+
+    def show(self, text: str) -> None:
+        """Shows that text, cut to the width of the terminal."""
+        self._write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
+
+    def clear(self) -> None:
+        """Clears the line."""
+        self._write(_CLEAR)
+
+    def _write(self, text: str) -> None:
+        if self._is_shown:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+class ProgressLine(StatusLine):
+    """How many of `total` are done, and which one runs; nothing is shown for a total of 0."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self._total = total
+        self._is_shown = self._is_shown and total > 0
+
+    def draw(self, done: int, name: str) -> None:
+        """Shows that `done` are done and `name` runs."""
+        filled = _WIDTH * done // self._total if self._total else 0
+        bar = "#" * filled + "." * (_WIDTH - filled)
+        self.show(f"[{bar}] {done}/{self._total} {readable(name)}")
 
 
 class OutputLost(UsageError):
@@ -240,45 +278,3 @@ def _text_over(raw: io.FileIO, old: TextIO | None) -> TextIO:
         errors="backslashreplace" if old is None else old.errors,
         line_buffering=True,
     )
-
-
-_WIDTH = 20
-_CLEAR = "\r\x1b[K"
-
-
-class StatusLine:
-    """A line on a terminal that the next one replaces.
-
-    It is cleared before anything else is printed, so that it never mixes with the data.
-    """
-
-    def __init__(self) -> None:
-        self._is_shown = is_interactive()
-
-    def show(self, text: str) -> None:
-        """Shows that text, cut to the width of the terminal."""
-        self._write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
-
-    def clear(self) -> None:
-        """Clears the line."""
-        self._write(_CLEAR)
-
-    def _write(self, text: str) -> None:
-        if self._is_shown:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-
-
-class ProgressLine(StatusLine):
-    """How many of `total` are done, and which one runs; nothing is shown for a total of 0."""
-
-    def __init__(self, total: int) -> None:
-        super().__init__()
-        self._total = total
-        self._is_shown = self._is_shown and total > 0
-
-    def draw(self, done: int, name: str) -> None:
-        """Shows that `done` are done and `name` runs."""
-        filled = _WIDTH * done // self._total if self._total else 0
-        bar = "#" * filled + "." * (_WIDTH - filled)
-        self.show(f"[{bar}] {done}/{self._total} {readable(name)}")

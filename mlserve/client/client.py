@@ -47,6 +47,8 @@ from mlserve.threads import run_on_loop
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0
 """Seconds that a call may take in all."""
+_CLOSING = 0.1
+"""Seconds that closing a connection may take before it is left to the end of the process."""
 
 
 class AsyncClient:
@@ -269,50 +271,6 @@ class AsyncClient:
             )
 
 
-def _open_session(api: Api, model: ModelRef, connections: Connections) -> ModelSession:
-    """The API spoken about a model. What an API and a protocol need is imported here, unasked none.
-
-    Sends nothing yet.
-    """
-    is_grpc = connections.endpoint.protocol == "grpc"
-    if api == "tfs" and is_grpc:
-        from mlserve.client.tfs_grpc import TfsGrpc
-
-        return TfsSession(TfsGrpc(), model, connections)
-    if api == "tfs":
-        from mlserve.client.tfs_rest import TfsRest
-
-        return TfsSession(TfsRest(), model, connections)
-    from mlserve.client.oip_session import OipSession
-
-    if is_grpc:
-        from mlserve.client.oip_grpc import OipGrpc
-
-        return OipSession(OipGrpc(), model, connections)
-    from mlserve.client.oip_rest import OipRest
-
-    return OipSession(OipRest(), model, connections)
-
-
-def as_deadline(timeout: float | Deadline) -> Deadline:
-    """The deadline itself, or the one `timeout` seconds from now. Raises UsageError."""
-    return timeout if isinstance(timeout, Deadline) else Deadline.after(timeout)
-
-
-@asynccontextmanager
-async def _bounded(state: CallState) -> AsyncIterator[None]:
-    """Ends the body at the deadline; the error says what was being done."""
-    try:
-        async with asyncio.timeout(state.require()):
-            yield
-    except TimeoutError:
-        raise state.deadline.exceeded(state.doing) from None
-
-
-_CLOSING = 0.1
-"""Seconds that closing a connection may take before it is left to the end of the process."""
-
-
 class Client:
     """A client of one model on one server, for code without an event loop, or beside one.
 
@@ -410,3 +368,43 @@ class Client:
 
     def _run(self, deadline: Deadline, work: Coroutine[Any, Any, T]) -> T:
         return run_on_loop(deadline, f"waiting for {self.endpoint}", work)
+
+
+def as_deadline(timeout: float | Deadline) -> Deadline:
+    """The deadline itself, or the one `timeout` seconds from now. Raises UsageError."""
+    return timeout if isinstance(timeout, Deadline) else Deadline.after(timeout)
+
+
+@asynccontextmanager
+async def _bounded(state: CallState) -> AsyncIterator[None]:
+    """Ends the body at the deadline; the error says what was being done."""
+    try:
+        async with asyncio.timeout(state.require()):
+            yield
+    except TimeoutError:
+        raise state.deadline.exceeded(state.doing) from None
+
+
+def _open_session(api: Api, model: ModelRef, connections: Connections) -> ModelSession:
+    """The API spoken about a model. What an API and a protocol need is imported here, unasked none.
+
+    Sends nothing yet.
+    """
+    is_grpc = connections.endpoint.protocol == "grpc"
+    if api == "tfs" and is_grpc:
+        from mlserve.client.tfs_grpc import TfsGrpc
+
+        return TfsSession(TfsGrpc(), model, connections)
+    if api == "tfs":
+        from mlserve.client.tfs_rest import TfsRest
+
+        return TfsSession(TfsRest(), model, connections)
+    from mlserve.client.oip_session import OipSession
+
+    if is_grpc:
+        from mlserve.client.oip_grpc import OipGrpc
+
+        return OipSession(OipGrpc(), model, connections)
+    from mlserve.client.oip_rest import OipRest
+
+    return OipSession(OipRest(), model, connections)
