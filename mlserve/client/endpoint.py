@@ -46,7 +46,7 @@ class Endpoint:
         """The endpoint that `text` names; `host:port` alone is gRPC unless `protocol` says REST.
 
         `is_secure`: it speaks TLS, also where `text` does not say so. Raises UsageError, naming
-        `text`, for anything that is not an endpoint, or for one without TLS.
+        `text`, for anything that is not an endpoint, and for one without TLS where it must have it.
         """
         if protocol not in (None, "grpc", "rest"):
             raise UsageError(f"{protocol!r} is not a protocol", hint="choose grpc or rest")
