@@ -151,8 +151,8 @@ def error_response(error: MlserveError) -> Response:
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
         headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
     elif isinstance(error, Overloaded) and error.retry_after is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
-        headers["Retry-After-Ms"] = str(math.ceil(error.retry_after * 1000))
+        headers[RETRY_AFTER] = str(math.ceil(error.retry_after))
+        headers[RETRY_AFTER_MS] = str(math.ceil(error.retry_after * 1000))
     if isinstance(error, BodyTooLarge | NoRoom):  # the rest of the body has not been read
         headers["Connection"] = "close"
     return Response(body, status, headers, "application/json")
@@ -168,7 +168,7 @@ def check_method(request: Request, allowed: str) -> None:
 
 def deadline_of(request: Request, default: float) -> Deadline:
     """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
-    values = [value for name in TIMEOUT_HEADERS for value in request.headers.getlist(name)]
+    values = [value for name in _TIMEOUTS for value in request.headers.getlist(name)]
     return Deadline.at_most(min(map(_seconds, values), default=default))
 
 

@@ -306,7 +306,7 @@ class HttpConnection(HttpToolsProtocol):
         )
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             # Nothing is known of the request, so no time is computed: the least in whole seconds.
-            head += "Retry-After: 1\r\n"
+            head += f"{RETRY_AFTER.title()}: 1\r\n"
         self.transport.write(head.encode() + b"\r\n" + body)
 
 

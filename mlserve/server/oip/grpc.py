@@ -16,8 +16,6 @@ from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
-    CONTRACT_KEY,
-    RANDOM_WEIGHTS_KEY,
     BytesMethod,
     UnaryMethod,
     admission,
@@ -83,14 +81,6 @@ if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
-SIGNATURE_KEY = "mlserve-signature"
-"""Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
-SIGNATURES_KEY = "mlserve-signatures"
-"""Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
-LIMITS_KEY = "mlserve-limits"
-"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
-LOAD_KEY = "mlserve-load"
-"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
 
 
 class OipGrpcExtensions:

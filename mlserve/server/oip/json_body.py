@@ -46,7 +46,6 @@ from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, TensorSpec
 from mlserve.wire.headers import JSON_LENGTH
 
-"""The length in bytes of the JSON at the start of a body that goes on with binary tensors."""
 _INLINE_BYTES = 64 * 2**10
 _SHOWN = 100
 _INLINE_DIGITS = len(str(_INLINE_BYTES))

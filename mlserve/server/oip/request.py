@@ -32,6 +32,7 @@ from mlserve.server.tensors import (
 )
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.headers import JSON_LENGTH
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors

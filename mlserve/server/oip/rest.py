@@ -37,7 +37,7 @@ from mlserve.server.oip.extensions import (
     require_no_override,
     require_unnamed,
 )
-from mlserve.server.oip.json_body import LENGTH_HEADER, is_small, read_request, write_response
+from mlserve.server.oip.json_body import is_small, read_request, write_response
 from mlserve.server.oip.metadata import (
     EXTENSIONS,
     SERVER_NAME,

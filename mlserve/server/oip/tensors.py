@@ -26,21 +26,6 @@ _AT_ONCE = 4096
 """Strings that are read before it is asked whether there is time for more."""
 RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
 """The types without typed contents, and without a form in JSON: raw bytes are the only way."""
-
-_FIELDS = {
-    DType.BOOL: "bool_contents",
-    DType.INT8: "int_contents",
-    DType.INT16: "int_contents",
-    DType.INT32: "int_contents",
-    DType.INT64: "int64_contents",
-    DType.UINT8: "uint_contents",
-    DType.UINT16: "uint_contents",
-    DType.UINT32: "uint_contents",
-    DType.UINT64: "uint64_contents",
-    DType.FLOAT32: "fp32_contents",
-    DType.FLOAT64: "fp64_contents",
-    DType.BYTES: "bytes_contents",
-}
 _NARROWED = ("int_contents", "uint_contents")
 
 

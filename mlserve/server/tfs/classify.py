@@ -33,7 +33,7 @@ from mlserve.server.codec.proto_reader import read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.grpc.call import Context
-from mlserve.server.listen.grpc.service import RANDOM_WEIGHTS_KEY, BytesMethod, deadline_of
+from mlserve.server.listen.grpc.service import BytesMethod, deadline_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice

@@ -110,10 +110,6 @@ def from_array(array: Array, dtype: DType) -> TensorProto:
     return proto
 
 
-def _field(dtype: DType) -> str:
-    return _FIELDS.get(dtype, "int_val")
-
-
 def _values(array: Array, dtype: DType) -> Iterable[Any]:
     flat = np.ascontiguousarray(array).reshape(-1)
     if dtype is DType.BYTES:

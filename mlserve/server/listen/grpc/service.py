@@ -21,7 +21,6 @@ from mlserve.server.telemetry.telemetry import Telemetry, grpc_route
 from mlserve.wire.errors import grpc_status
 from mlserve.wire.headers import RETRY_PUSHBACK_MS
 
-"""The initial metadata of an answer that means nothing, as the model's weights are random."""
 FEW_BYTES = 1024
 """Of a message that names something, at most."""
 _CLIENT_FIRST = 0.05
