@@ -1,8 +1,8 @@
 """Groups of options that several commands share, each declared once.
 
-`ServerChoice` is the server to ask, for `predict`, `status` and `metadata`; the settings of a
-server, for `up`, come from `mlserve.settings`. Typer reads a command's options from its signature,
-so `with_server_choice` and `with_settings` put them there.
+`ServerChoice` is the server to ask, for `predict`, `status` and `metadata`. The options of `up` are
+the fields of classes elsewhere (`mlserve.settings.Options`). Typer reads a command's options from
+its signature, so `with_server_choice` and `with_options` put them there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlserve.client import Client, Tls
 from mlserve.client.endpoint import Api, ConnectionOptions, ProtocolName
 from mlserve.credentials import TOKEN_VARIABLE, read_token
 from mlserve.errors import UsageError
-from mlserve.settings import Description, described
+from mlserve.settings import Description, Options, described
 from mlserve.threads import run_within
 
 if TYPE_CHECKING:
@@ -171,9 +171,9 @@ class ServerChoice:
         record = select(records, backend=self.backend, model=self.model, name=self.server)
         record.require_staying()
         endpoint = record.rest_endpoint if self.protocol == "rest" else record.grpc_endpoint
-        token = self._token(record.settings.token_file, deadline)
-        options = self._options(record.model, token, self._tls_beside(record, deadline))
-        return FoundServer(endpoint, self.protocol, options, record.has_random_weights)
+        token = self._token(record.serving.settings.token_file, deadline)
+        options = self._options(record.serving.model, token, self._tls_beside(record, deadline))
+        return FoundServer(endpoint, self.protocol, options, record.serving.has_random_weights)
 
     def _options(self, model: str | None, token: str | None, tls: Tls | None) -> ConnectionOptions:
         return {
@@ -206,12 +206,12 @@ class ServerChoice:
 
 
 def _recorded_tls(record: ServerRecord, deadline: Deadline) -> Tls | None:
-    if not record.settings.speaks_tls:
+    if not record.serving.settings.speaks_tls:
         return None
-    from mlserve.launch.ready import tls_of
+    from mlserve.launch.access import tls_of
     from mlserve.threads import run_within
 
-    doing = f"reading {record.settings.tls_cert}"
+    doing = f"reading {record.serving.settings.tls_cert}"
     return run_within(deadline, doing, lambda: tls_of(record))
 
 
@@ -249,7 +249,7 @@ def with_server_choice(command: Command) -> Command:
     """Decorates a command that takes a `choice`, in whose place the options of it stand."""
 
     @wraps(command)
-    def with_options(**values: Any) -> None:
+    def with_choice(**values: Any) -> None:
         choice = ServerChoice(**{option.name: values.pop(option.name) for option in _choices()})
         command(choice=choice, **values)
 
@@ -257,10 +257,10 @@ def with_server_choice(command: Command) -> Command:
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         parameters += _choices() if parameter.name == "choice" else [parameter]
-    with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
+    with_choice.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=parameters
     )
-    return with_options  # type: ignore[return-value]
+    return with_choice  # type: ignore[return-value]
 
 
 @cache
@@ -269,13 +269,20 @@ def _choices() -> list[inspect.Parameter]:
     return [field.replace(kind=field.KEYWORD_ONLY) for field in fields]
 
 
-def with_settings(command: Command) -> Command:
-    """Decorates a command that takes `**settings`: with an option for each setting of a server."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    parameters = [*own, *map(_parameter, described())]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
+def with_options(*groups: type[Options]) -> Callable[[Command], Command]:
+    """Gives a command an option for each field of these classes; it gets them by keyword.
+
+    Typer reads the options from the signature, where they stand in the place of `**options`.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters += [_parameter(item) for group in groups for item in described(group)]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def _parameter(setting: Description) -> inspect.Parameter:
