@@ -39,6 +39,14 @@ TimeoutOption = Annotated[
         help="The total time allowed, in seconds, from the start of the command.",
     ),
 ]
+NameArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="The server's name, as `mlserve ps` lists it. Default: the only one.",
+        show_default=False,
+    ),
+]
 ExportedBackendOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The backend. Default: the one that has an exported model."),
