@@ -4,7 +4,7 @@
 #   requirements.txt  their third-party requirements
 #   exporting/        the code that exports, and no more of it
 #   exporting.txt     the third-party requirements of an export
-# A builder compares the contents of what is copied: a change of the server or the client leaves
+# A builder compares the contents of what is copied: a change of the server or the launchers leaves
 # exporting/ as it was, and the exported model with it.
 set -eu
 backend=$1
@@ -17,8 +17,8 @@ pip install --quiet --no-deps --no-build-isolation --no-compile --target /built/
 python docker/common/requirements.py "mlserve-${backend}[export]" > /built/exporting.txt
 cd /built/exporting
 # What `mlserve export` never imports. Of the launchers it needs one module: their names, for the
-# command line.
-rm -rf mlserve/client mlserve/compare mlserve/server mlserve/testing
+# command line, which takes the defaults of `predict` from the client.
+rm -rf mlserve/compare mlserve/server mlserve/testing
 find mlserve/launch -type f ! -name __init__.py ! -name serving.py -delete
 # RECORD and direct_url.json have digests of what is gone from here, METADATA the README.
 rm -rf bin ./*.dist-info/RECORD ./*.dist-info/direct_url.json
