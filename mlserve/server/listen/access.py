@@ -9,13 +9,13 @@ import hmac
 from collections.abc import Sequence
 
 from starlette.requests import Request
-from starlette.responses import Response
 
 from mlserve.credentials import read_token
 from mlserve.errors import AccessDenied, NotAllowed
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import header_of, status_of
-from mlserve.server.telemetry.telemetry import Telemetry, grpc_route
+from mlserve.server.request import LONGEST_PATH, Purpose, Route
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings, flag_of
 
 HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
@@ -29,24 +29,23 @@ _SCHEME = "bearer"
 
 
 class RestGate:
-    """Stands before the protocols of the REST port; answers nothing itself."""
+    """Refuses every request of the REST port without the token, but for health."""
 
     def __init__(self, token: bytes | None) -> None:
         self._token = token
 
     @classmethod
-    def of(cls, settings: ServerSettings) -> RestGate:
+    def from_settings(cls, settings: ServerSettings) -> RestGate:
         """The gate for the token file of the settings, open where there is none."""
         path = settings.token_file
         return cls(None if path is None else read_token(path))
 
-    async def respond(self, request: Request) -> Response | None:
-        """None, for the next protocol to answer. Raises AccessDenied."""
+    def check(self, request: Request) -> None:
+        """Raises AccessDenied unless the request may be served."""
         # Not request.url, which older versions of Starlette make with the Host header, as it is.
         path = request.scope["raw_path"].decode("ascii", "replace")
         if self._token is not None and path.rstrip("/") not in HEALTH_PATHS:
             check_token(request.headers.getlist("authorization"), self._token)
-        return None
 
 
 class GrpcGate:
@@ -56,15 +55,17 @@ class GrpcGate:
         self._token = token
         self._telemetry = telemetry
 
-    def check(self, context: Context) -> None:
-        """Raises Status unless the call may be served."""
+    def check(self, context: Context, route: Route | None) -> None:
+        """Raises Status unless the call may be served; `route` is that of a method of ours."""
         if context.path in HEALTH_METHODS:
             return
         given = [value for key, value in context.invocation_metadata() if key == "authorization"]
         try:
             check_token(given, self._token)
         except AccessDenied as error:
-            record = self._telemetry.begin(grpc_route(context.path), header_of(context))
+            path = context.path[:LONGEST_PATH]
+            route = route or Route("grpc", "", Purpose.OTHER, path)
+            record = self._telemetry.begin(route, header_of(context))
             refusal = status_of(error, record)
             self._telemetry.end(record)
             raise refusal from None

@@ -13,16 +13,14 @@ from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.codec.proto_reader import Request, read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
-from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
+    Methods,
     Respond,
-    UnaryMethod,
-    admission,
+    Service,
     deadline_of,
-    service,
 )
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
@@ -46,7 +44,7 @@ from mlserve.server.oip.request import (
     write_outputs,
 )
 from mlserve.server.oip.tensors import RAW_ONLY, from_contents, to_contents
-from mlserve.server.telemetry.telemetry import Telemetry
+from mlserve.server.request import Purpose
 from mlserve.tensors import Signature
 from mlserve.wire.proto.inference_extensions_pb2 import (
     ModelConfigRequest,
@@ -78,6 +76,8 @@ if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 
+API = "oip"
+"""The protocol's name in the log and in metrics."""
 PATIENCE = 600.0
 """Seconds that a call to load or unload has when it brings no deadline."""
 _IGNORED = ("unload_dependents",)
@@ -177,25 +177,24 @@ LOAD_KEY = "mlserve-load"
 class OipGrpcService:
     """The methods of the service; each takes a request's bytes and returns a response's."""
 
-    def __init__(self, engine: Engine, repository: Models, extensions: OipExtensions) -> None:
+    def __init__(self, engine: Engine, models: Models, extensions: OipExtensions) -> None:
         self._engine = engine
         self._extensions = OipGrpcExtensions(extensions)
-        self._models = OipModels(engine, repository)
+        self._models = OipModels(engine, models)
 
-    def methods(self, telemetry: Telemetry, in_flight: InFlight) -> dict[str, UnaryMethod]:
-        """What to add to the gRPC server: the methods by their full names."""
-        methods = {
-            "ServerLive": self.live,
-            "ServerReady": self.ready,
-            "ModelReady": self.model_ready,
-            "ServerMetadata": self.server_metadata,
-            "ModelMetadata": self.model_metadata,
-            "ModelInfer": self.infer,
-            **self._extensions.methods(),
+    def services(self) -> tuple[Service]:
+        """What to add to the gRPC server."""
+        health: dict[str, Respond] = {"ServerLive": self.live, "ServerReady": self.ready}
+        methods: Methods = {
+            Purpose.PREDICT: {"ModelInfer": self.infer},
+            Purpose.PROBE: {**health, "ModelReady": self.model_ready},
+            Purpose.METADATA: {
+                "ServerMetadata": self.server_metadata,
+                "ModelMetadata": self.model_metadata,
+                **self._extensions.methods(),
+            },
         }
-        admit = {"ModelInfer": admission(self._engine.admit, self._engine.default_timeout)}
-        small = ("ServerLive", "ServerReady")
-        return service(INFERENCE_SERVICE, methods, telemetry, in_flight, admit=admit, small=small)
+        return (Service(INFERENCE_SERVICE, API, methods, small=tuple(health)),)
 
     async def live(self, data: bytes, context: Context) -> bytes:
         """ServerLive: true, as there is an answer."""
@@ -249,7 +248,6 @@ class OipGrpcService:
     async def infer(self, data: bytes, context: Context) -> bytes:
         """ModelInfer: runs a signature; the response has the outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the message is read
         request = await read_message(ModelInferRequest, data, deadline)
         asked = read_request(request)
         is_raw = bool(request.raw_input_contents)
@@ -263,9 +261,17 @@ class OipGrpcService:
 
         version = version_of(request.model_version, request.model_name)
         decode = partial(asked.decode, settings=self._engine.settings)
-        call = InferenceCall(request.model_name, version, decode, encode, len(data), *asked.told())
         deadline = oip_parameters.sooner(deadline, asked.parameters)
-        is_random, response = await self._engine.submit(call, deadline)
+        call = InferenceCall(
+            request.model_name,
+            version,
+            deadline,
+            decode,
+            encode,
+            len(data),
+            *asked.signature_and_rows(),
+        )
+        is_random, response = await self._engine.serve(call)
         if is_random:
             await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
         return response

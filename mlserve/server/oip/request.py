@@ -171,7 +171,7 @@ class InferRequest:
     raw_body: bytes | bytearray | None = None
     files: Sequence[bytes] = ()
 
-    def told(self) -> tuple[str, int]:
+    def signature_and_rows(self) -> tuple[str, int]:
         """The signature that it names and its rows, as far as that is seen before `decode`."""
         name = text(self.parameters, "signature")
         rows = max((sent.shape[0] for sent in self.inputs if sent.shape), default=1)

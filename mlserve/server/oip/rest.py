@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -19,20 +20,21 @@ from mlserve.server.body_memory import BodyMemory
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
+    Endpoint,
+    RestInference,
     answer_headers,
     check_method,
     contract_headers,
     deadline_of,
     json_response,
     received,
-    while_connected,
 )
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.oip import request as oip_parameters
 from mlserve.server.oip.extensions import OipExtensions
-from mlserve.server.oip.grpc import PATIENCE, require_no_override, require_unnamed
+from mlserve.server.oip.grpc import API, PATIENCE, require_no_override, require_unnamed
 from mlserve.server.oip.json_body import LENGTH_HEADER, is_small, read_request, write_response
 from mlserve.server.oip.metadata import (
     EXTENSIONS,
@@ -42,6 +44,7 @@ from mlserve.server.oip.metadata import (
     version_of,
 )
 from mlserve.server.oip.request import InferRequest, write_outputs
+from mlserve.server.request import Purpose
 from mlserve.server.tfs import json_tensors
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
@@ -61,21 +64,28 @@ _MODEL = re.compile(
 class OipRestService:
     """The REST protocol of the Open Inference Protocol, version 2."""
 
-    def __init__(self, engine: Engine, repository: Models, memory: BodyMemory) -> None:
-        self._engine = engine
-        self._repository = repository
-        self._memory = memory
-        self._models = OipModels(engine, repository)
+    def __init__(self, engine: Engine, models: Models, memory: BodyMemory) -> None:
+        self._settings = engine.settings
+        self._models = OipModels(engine, models)
+        self._inference = RestInference(engine, models, memory)
 
-    async def respond(self, request: Request) -> Response | None:
-        """The response to a request under `/v2`; None for any other path."""
-        path = request.scope["raw_path"].decode("ascii", "replace")
+    def match(self, method: str, path: str) -> Endpoint | None:
+        """What serves a path under `/v2`; None for any other."""
         if match := _SERVER.fullmatch(path):
-            check_method(request, "GET")
-            return self._health(match["health"]) if match["health"] else self._server_metadata()
-        match = _MODEL.fullmatch(path)
-        if match is None:
-            return None
+            purpose = Purpose.PROBE if match["health"] else Purpose.METADATA
+            return Endpoint(API, _if_read(method, purpose), partial(self._about_server, match))
+        if match := _MODEL.fullmatch(path):
+            if match["verb"] == "infer":
+                return Endpoint(API, Purpose.PREDICT, partial(self._about_model, match))
+            purpose = Purpose.PROBE if match["verb"] else Purpose.METADATA
+            return Endpoint(API, _if_read(method, purpose), partial(self._about_model, match))
+        return None
+
+    async def _about_server(self, match: re.Match[str], request: Request) -> Response:
+        check_method(request, "GET")
+        return self._health(match["health"]) if match["health"] else self._server_metadata()
+
+    async def _about_model(self, match: re.Match[str], request: Request) -> Response:
         model = unquote(match["model"])
         if request.method == "POST" and model.endswith("/infer"):
             raise NotFound(
@@ -112,15 +122,10 @@ class OipRestService:
         return _json({**described, "parameters": parameters | self._models.limits()}, headers)
 
     async def _infer(self, request: Request, model: str, version: int | None) -> Response:
-        deadline = deadline_of(request, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the body is read
-        self._repository.lease(model, version).release()
-        settings = self._engine.settings
-        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
-            asked = _Asked(body, request.headers, settings)
-            deadline = asked.sooner(deadline)
-            job = self._engine.enter(asked.call(model, version), deadline)
-            loaded, head, tail = await while_connected(request, self._engine.answer(job))
+        def read(body: Body) -> InferenceCall[_Answer]:
+            return _InferBody(body, request.headers, self._settings).call(model, version)
+
+        loaded, head, tail = await self._inference.answer(request, model, version, read)
         headers = answer_headers(loaded)
         if tail is None:
             return json_response(head, headers)
@@ -128,8 +133,13 @@ class OipRestService:
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 
-class _Asked:
-    """A request for an inference. One of long JSON is read on the worker, once admitted."""
+def _if_read(method: str, purpose: Purpose) -> Purpose:
+    """That purpose for a request that reads something; any other method is not served there."""
+    return purpose if method in ("GET", "HEAD") else Purpose.OTHER
+
+
+class _InferBody:
+    """The body of a request for an inference. Long JSON is read on the worker, once admitted."""
 
     def __init__(self, body: Body, headers: Headers, settings: ServerSettings) -> None:
         self._body = body
@@ -139,14 +149,13 @@ class _Asked:
         self._asked = self._read() if self._is_read else InferRequest("", {}, (), ())
 
     def call(self, model: str, version: int | None) -> InferenceCall[_Answer]:
-        size = len(self._body.content)
-        if not self._is_read:
-            return InferenceCall(
-                model, version, self._decode, self._encode, size, sooner=self.sooner
-            )
-        return InferenceCall(model, version, self._decode, self._encode, size, *self._asked.told())
+        deadline, size = self._sooner(self._body.deadline), len(self._body.content)
+        parts = model, version, deadline, self._decode, self._encode, size
+        if self._is_read:
+            return InferenceCall(*parts, *self._asked.signature_and_rows())
+        return InferenceCall(*parts, sooner=self._sooner)
 
-    def sooner(self, deadline: Deadline) -> Deadline:
+    def _sooner(self, deadline: Deadline) -> Deadline:
         return oip_parameters.sooner(deadline, self._asked.parameters)
 
     def _read(self) -> InferRequest:
@@ -184,32 +193,32 @@ _MOST_BYTES = 64 * 2**10
 
 
 class OipRestExtensions:
-    """Stands before `OipRest`, whose paths for models its own look like."""
+    """Stands before `OipRestService`, whose paths for models its own look like."""
 
     def __init__(self, extensions: OipExtensions, memory: BodyMemory) -> None:
         self._extensions = extensions
         self._memory = memory
 
-    async def respond(self, request: Request) -> Response | None:
-        """The response to a request for one of the extensions; None for any other path."""
-        path = request.scope["raw_path"].decode("ascii", "replace")
+    def match(self, method: str, path: str) -> Endpoint | None:
+        """What serves the path of one of the extensions; None for any other path."""
         if match := _ABOUT.fullmatch(path):
-            return self._about(request, match)
-        match = _REPOSITORY.fullmatch(path)
-        return None if match is None else await self._repository(request, match)
+            if match["what"] == "config" and match["model"] is None:
+                return None  # the metadata of a model that is called so
+            purpose = _if_read(method, Purpose.METADATA)
+            return Endpoint(API, purpose, partial(self._about, match))
+        if match := _REPOSITORY.fullmatch(path):
+            return Endpoint(API, Purpose.OTHER, partial(self._repository, match))
+        return None
 
-    def _about(self, request: Request, match: re.Match[str]) -> Response | None:
-        is_config = match["what"] == "config"
-        if is_config and match["model"] is None:
-            return None  # the metadata of a model that is called so
+    async def _about(self, match: re.Match[str], request: Request) -> Response:
         check_method(request, "GET")
         model = unquote(match["model"] or "")
         version = version_of(unquote(match["version"] or ""), model)
-        if is_config:
+        if match["what"] == "config":
             return _extension_json(self._extensions.config(model, version))
         return _extension_json({"model_stats": self._extensions.statistics(model, version)})
 
-    async def _repository(self, request: Request, match: re.Match[str]) -> Response:
+    async def _repository(self, match: re.Match[str], request: Request) -> Response:
         check_method(request, "POST")
         if match["verb"]:
             self._extensions.require_control(is_from_browser="origin" in request.headers)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from mlserve.server.engine.admission import Admission, Refusal, Slot, Ticket
+from mlserve.server.engine.admission import Admission, Slot, Ticket
 from mlserve.server.engine.estimates import CostKey, Estimates, Meter
+from mlserve.server.request import Refusal
 
 KIND = CostKey.known("m", 1, "serving_default", 1)
 SLOTS, QUEUE = 2, 32

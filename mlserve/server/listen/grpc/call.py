@@ -306,6 +306,7 @@ class PlainMethod:
 
     serve: Callable[[GrpcCall], Coroutine[Any, Any, None]]
     most_bytes: int
+    route: None = None
 
     def begin(self, call: GrpcCall) -> None:
         """Runs the coroutine."""

@@ -16,6 +16,7 @@ from mlserve.server.listen.grpc.call import Context, GrpcCall
 from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.headers import GrpcStatus
 from mlserve.server.listen.grpc.messages import check_encoding
+from mlserve.server.request import Route
 from mlserve.settings import ServerSettings, flag_of
 
 _RESERVE = 16
@@ -30,7 +31,11 @@ _USUAL_CALL = 8 * 2**10
 
 
 class Method(Protocol):
-    """A method of a service. `most_bytes` of a message, where that is less than the server's."""
+    """A method of a service."""
+
+    @property
+    def route(self) -> Route | None:
+        """What its calls are counted as; None where nobody counts them."""
 
     @property
     def most_bytes(self) -> int | None:
@@ -47,7 +52,7 @@ class GrpcConnections:
         self,
         settings: ServerSettings,
         memory: BodyMemory,
-        check: Callable[[Context], None] | None,
+        check: Callable[[Context, Route | None], None] | None,
     ) -> None:
         self.memory = memory
         self.head_timeout = settings.header_timeout
@@ -79,7 +84,7 @@ class GrpcConnections:
         path = call.context.path
         method = self._methods.get(path)
         if self._check is not None:
-            self._check(call.context)
+            self._check(call.context, None if method is None else method.route)
         is_small = method is not None and method.most_bytes is not None
         if connection.is_extra and not is_small and not self._has_room_for(connection):
             raise GrpcStatus("UNAVAILABLE", f"{self.full}, all at work")
