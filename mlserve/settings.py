@@ -11,7 +11,8 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from mlserve.deadline import check_seconds
 from mlserve.errors import UsageError, bounded
@@ -299,7 +300,7 @@ class ServerSettings:
         least = item.metadata["least"]
         if least is None or value is None:
             return
-        kind, flag = _KINDS[str(item.type)], flag_of(item.name)
+        kind, flag = _KINDS[item.name], flag_of(item.name)
         is_number = isinstance(value, int if kind is int else Real) and not isinstance(value, bool)
         if not is_number or (isinstance(value, float) and not math.isfinite(value)):
             raise _not_a_value(flag, value, kind)
@@ -423,7 +424,7 @@ class Description:
 def described() -> Iterator[Description]:
     """Every setting, in the order of the panels."""
     for item in fields(ServerSettings):
-        yield Description(item.name, _KINDS[str(item.type)], item.default, **item.metadata)
+        yield Description(item.name, _KINDS[item.name], item.default, **item.metadata)
 
 
 def is_loopback(host: str) -> bool:
@@ -461,14 +462,9 @@ _MOST = 2**63 - 1
 _NEEDS = (("tls_key", "tls_cert"), ("tls_cert", "tls_key"), ("tls_client_ca", "tls_cert"))
 """Settings that mean something only with another one."""
 _KINDS: dict[str, type] = {
-    "int": int,
-    "int | None": int,
-    "float": float,
-    "bool": bool,
-    "Path | None": Path,
-    "ModelControl": ModelControl,
-    "LogFormat": LogFormat,
-    "LogRequests | None": LogRequests,
+    name: next(kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
+    for name, hint in get_type_hints(ServerSettings).items()
 }
+"""The type of each setting, without its None."""
 DEFAULT_SETTINGS = ServerSettings()
 _DEFAULTS = asdict(DEFAULT_SETTINGS)

@@ -145,7 +145,7 @@ class Server:
         if self.rest is not None:
             protocols = (
                 TfsRestService(*parts, self.memory),
-                OipRestExtensions(extensions, self.memory),
+                OipRestExtensions(extensions, self.memory, self._options.settings),
                 OipRestService(*parts, self.memory),
                 OpenApiPage(),
                 MetricsPage(self.metrics, self._options.metrics_path),

@@ -73,6 +73,10 @@ class Endpoint:
     purpose: Purpose
     respond: Callable[[Request], Awaitable[Response]]
 
+    def route(self, method: str, path: str) -> Route:
+        """What a request with that method and path is counted as."""
+        return Route("rest", self.api, self.purpose, f"{method} {path[:LONGEST_PATH]}")
+
 
 class RestProtocol(Protocol):
     """One protocol of the REST port."""
@@ -102,9 +106,8 @@ class RestApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         path = scope["raw_path"].decode("ascii", "replace")
-        endpoint = self._endpoint(request.method, path)
-        where = f"{request.method} {path[:LONGEST_PATH]}"
-        route = Route("rest", endpoint.api, endpoint.purpose, where)
+        endpoint = self.endpoint(request.method, path)
+        route = endpoint.route(request.method, path)
         record = self._telemetry.begin(route, request.headers.get)
         self._in_flight.take(record)
         is_late = self._in_flight.is_draining  # it will be refused, and its body is not read
@@ -124,7 +127,8 @@ class RestApp:
             self._telemetry.end(record)
             self._in_flight.answered(record)
 
-    def _endpoint(self, method: str, path: str) -> Endpoint:
+    def endpoint(self, method: str, path: str) -> Endpoint:
+        """What serves that path, as it was sent: at least the answer that there is no such path."""
         for protocol in self._protocols:
             if (endpoint := protocol.match(method, path)) is not None:
                 return endpoint

@@ -35,7 +35,7 @@ from mlserve.server.listen.grpc.health import HEALTH_SERVICES, Health
 from mlserve.server.listen.grpc.reflection import Reflection
 from mlserve.server.listen.http_connection import HttpConnection, HttpConnections
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.settings import ServerSettings
 from mlserve.wire.proto._pool import POOL
 
 _log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class GrpcPort:
         port: int,
         telemetry: Telemetry,
         memory: BodyMemory,
-        settings: ServerSettings = DEFAULT_SETTINGS,
+        settings: ServerSettings,
     ) -> None:
         self._tls = tls_context(settings, "h2") if settings.speaks_tls else None
         token = settings.token_file
@@ -218,7 +218,7 @@ class GrpcPort:
 class RestPort:
     """An HTTP/1.1 server."""
 
-    def __init__(self, host: str, port: int, settings: ServerSettings = DEFAULT_SETTINGS) -> None:
+    def __init__(self, host: str, port: int, settings: ServerSettings) -> None:
         self._tls = tls_context(settings) if settings.speaks_tls else None
         self._connections = HttpConnections(settings.max_connections, settings.header_timeout)
         self._socket = _listener("REST", host, port)

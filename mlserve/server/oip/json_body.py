@@ -35,7 +35,7 @@ from mlserve.server.oip.request import (
 from mlserve.server.oip.tensors import RAW_ONLY
 from mlserve.server.tensors import Array
 from mlserve.server.tfs import json_tensors
-from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, TensorSpec
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -56,7 +56,7 @@ def is_small(body: Content, headers: Headers) -> bool:
 def read_request(
     body: Content,
     headers: Headers,
-    settings: ServerSettings = DEFAULT_SETTINGS,
+    settings: ServerSettings,
     room: Room = UNBOUNDED,
 ) -> InferRequest:
     """The request that a body holds, its tensors not read yet. Raises InvalidInput."""

@@ -33,7 +33,7 @@ from mlserve.server.tensors import (
     check_shape,
     find_signature,
 )
-from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.wire.proto.inference_pb2 import InferParameter
 
@@ -179,7 +179,7 @@ class InferRequest:
         return name or DEFAULT_SIGNATURE, rows
 
     def decode(
-        self, signatures: Mapping[str, Signature], settings: ServerSettings = DEFAULT_SETTINGS
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
     ) -> tuple[Signature, Tensors]:
         """The signature to run and its inputs. Raises NotFound, InvalidInput."""
         name = text(self.parameters, "signature")
@@ -231,7 +231,7 @@ def choose_signature(
 def read_inputs(
     signature: Signature,
     sent: Sequence[SentTensor],
-    settings: ServerSettings = DEFAULT_SETTINGS,
+    settings: ServerSettings,
 ) -> Tensors:
     """The arrays of the request, checked against the signature and the server's limits.
 

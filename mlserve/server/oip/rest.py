@@ -195,9 +195,12 @@ _MOST_BYTES = 64 * 2**10
 class OipRestExtensions:
     """Stands before `OipRestService`, whose paths for models its own look like."""
 
-    def __init__(self, extensions: OipExtensions, memory: BodyMemory) -> None:
+    def __init__(
+        self, extensions: OipExtensions, memory: BodyMemory, settings: ServerSettings
+    ) -> None:
         self._extensions = extensions
         self._memory = memory
+        self._settings = settings
 
     def match(self, method: str, path: str) -> Endpoint | None:
         """What serves the path of one of the extensions; None for any other path."""
@@ -225,7 +228,8 @@ class OipRestExtensions:
         require_unnamed(unquote(match["repository"] or ""))
         deadline = deadline_of(request, PATIENCE)
         async with received(request, deadline, _MOST_BYTES, self._memory) as body:
-            asked = _object(content_of(body.content, request.headers, _MOST_BYTES))
+            content = content_of(body.content, request.headers, _MOST_BYTES)
+            asked = _object(content, self._settings.max_json_depth)
         if not match["verb"]:
             return _extension_json(self._extensions.index(only_ready=_is_true(asked, "ready")))
         parameters = asked.get("parameters", {})
@@ -237,10 +241,12 @@ class OipRestExtensions:
         return Response()
 
 
-def _object(body: Content) -> dict[str, Any]:
+def _object(body: Content, max_depth: int) -> dict[str, Any]:
     """The JSON object of a body; an empty body is an empty one. Raises InvalidInput."""
     text = text_of(body)
-    return json_tensors.parse_body(text, ignores_rest=False) if text.strip() else {}
+    if not text.strip():
+        return {}
+    return json_tensors.parse_body(text, max_depth=max_depth, ignores_rest=False)
 
 
 def _is_true(asked: dict[str, Any], name: str) -> bool:

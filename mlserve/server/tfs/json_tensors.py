@@ -49,7 +49,7 @@ from mlserve.server.tfs.json_words import (
     type_of_value,
 )
 from mlserve.server.tfs.tensor_proto import type_name
-from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def signature_asked(body: bytes | bytearray) -> str:
 def parse_body(
     text: str,
     *,
+    max_depth: int,
     ignores_rest: bool = True,
-    max_depth: int = DEFAULT_SETTINGS.max_json_depth,
     most_rows: int | None = None,
     room: Room = UNBOUNDED,
 ) -> dict[str, Any]:
@@ -150,9 +150,7 @@ def is_row_form(body: Mapping[str, Any]) -> bool:
     return has_rows
 
 
-def read_inputs(
-    signature: Signature, body: Mapping[str, Any], settings: ServerSettings = DEFAULT_SETTINGS
-) -> Tensors:
+def read_inputs(signature: Signature, body: Mapping[str, Any], settings: ServerSettings) -> Tensors:
     """The arrays of the request, checked against the signature and the server's limits.
 
     Raises InvalidInput.

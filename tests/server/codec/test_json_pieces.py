@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mlserve.server.listen.http_body import text_of
 from mlserve.server.tensors import most_rows
 from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.json_words import Decoder
+from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType, Signature, TensorSpec
 
 TEXTS = st.text(max_size=12) | st.text(alphabet='\\"[]{},:\n😀é', max_size=12)
@@ -90,8 +92,11 @@ def at_once(text: str) -> Any:
         return f"JSON Parse error: {error}"
 
 
+parse_body = partial(json_tensors.parse_body, max_depth=DEFAULT_SETTINGS.max_json_depth)
+
+
 def read_object(content: bytes, room: Room = UNBOUNDED, **options: Any) -> Any:
-    return json_tensors.parse_body(text_of(content, room), room=room, **options)
+    return parse_body(text_of(content, room), room=room, **options)
 
 
 def said(value: Any) -> str:
@@ -162,7 +167,7 @@ def test_the_spellings_of_tensorflow_serving_in_long_lists(
     written: str, value: float, form: str, count: int
 ) -> None:
     items = form.format("1.5," * count, written, f"{written}," * count)
-    body = json_tensors.parse_body(f'{{"inputs": {items}}}')
+    body = parse_body(f'{{"inputs": {items}}}')
     array = json_tensors.to_array(TensorSpec("x", DType.FLOAT64, (None,)), body["inputs"])
     expected = [1.5 if item == "1.5" else value for item in items[1:-1].split(",")]
     np.testing.assert_array_equal(array, expected)
@@ -182,7 +187,7 @@ def test_those_spellings_in_rows_wherever_they_are_cut(row: str) -> None:
 def test_a_fault_behind_those_spellings_is_told_where_it_is() -> None:
     for text, place in (('{"x": [Inf, -Inf, "Inf", ?]}', 25), ('{"x": [-Inf, [NaN Inf]]}', 18)):
         with pytest.raises(InvalidInput, match=f"at offset: {place} "):
-            json_tensors.parse_body(text)
+            parse_body(text)
 
 
 def test_a_short_list_stays_one_wherever_it_is_cut() -> None:
@@ -197,13 +202,13 @@ def test_a_short_list_stays_one_wherever_it_is_cut() -> None:
 def test_a_number_that_no_float_holds_is_no_infinity(number: str, count: int) -> None:
     text = f'{{"inputs": [{",".join(["1.5"] * count)}, {number}]}}'
     with pytest.raises(InvalidInput, match="JSON Parse error: Number too big to be stored"):
-        json_tensors.parse_body(text)
+        parse_body(text)
     fine = text.replace(number, "Infinity, -Infinity, 1e308, 1e-400")
     assert len(to_floats(fine)) == count + 4
 
 
 def to_floats(text: str) -> list[float]:
-    value = json_tensors.parse_body(text)["inputs"]
+    value = parse_body(text)["inputs"]
     floats: list[float] = json_tensors.to_array(
         TensorSpec("x", DType.FLOAT64, None), value
     ).tolist()
@@ -276,10 +281,10 @@ def test_rows_are_counted_while_they_are_read() -> None:
     """What follows is not looked at: it would be a fault."""
     text = '{"instances": [' + "[1.5, 2.5]," * 100_000 + "?"
     with pytest.raises(InputTooLarge, match=r"more than 1024 rows; .* \(--max-batch-length\)"):
-        json_tensors.parse_body(text, most_rows=1024)
+        parse_body(text, most_rows=1024)
     other = text.replace("instances", "inputs")
     with pytest.raises(InvalidInput, match="Expecting value"):
-        json_tensors.parse_body(other, most_rows=1024)
+        parse_body(other, most_rows=1024)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.oip.request import InferRequest, default_signature
+from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType, Signature, TensorSpec
 
 
@@ -39,7 +40,7 @@ def raw(body: bytes) -> InferRequest:
     ],
 )
 def test_a_raw_body_is_the_only_input(dtype: DType, shape: Any, body: bytes, value: Any) -> None:
-    _, inputs = raw(body).decode(model(spec(dtype, shape)))
+    _, inputs = raw(body).decode(model(spec(dtype, shape)), DEFAULT_SETTINGS)
     assert inputs["x"].shape == value.shape
     assert inputs["x"].dtype == value.dtype
     assert inputs["x"].tolist() == value.tolist()
@@ -60,7 +61,7 @@ def test_a_raw_body_is_the_only_input(dtype: DType, shape: Any, body: bytes, val
 )
 def test_a_raw_body_that_is_refused(inputs: Any, body: bytes, message: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        raw(body).decode(model(*inputs))
+        raw(body).decode(model(*inputs), DEFAULT_SETTINGS)
     assert message in raised.value.message
 
 

@@ -104,7 +104,9 @@ def test_numbers_of_json_are_whole_or_decimal() -> None:
 
 def test_long_features_are_as_short_ones() -> None:
     def read(row: dict[str, Any]) -> list[bytes]:
-        body = json_tensors.parse_body(json.dumps({"examples": [row, {}]}))
+        body = json_tensors.parse_body(
+            json.dumps({"examples": [row, {}]}), max_depth=DEFAULT_SETTINGS.max_json_depth
+        )
         messages: list[bytes] = example_json.read_examples(body, DEFAULT_SETTINGS, PATIENT).tolist()
         return messages
 
@@ -121,7 +123,9 @@ def test_long_features_are_as_short_ones() -> None:
         with pytest.raises(InvalidInput, match=words):
             read({"x": wrong})
     for rows in ("[" + "1," * 99_999 + "1]", '"' + "x" * 200_000 + '"'):
-        body = json_tensors.parse_body(f'{{"examples": {rows}}}')
+        body = json_tensors.parse_body(
+            f'{{"examples": {rows}}}', max_depth=DEFAULT_SETTINGS.max_json_depth
+        )
         with pytest.raises(InvalidInput, match=r"list") as caught:
             example_json.read_examples(body, DEFAULT_SETTINGS, PATIENT)
         assert len(caught.value.message) < 1000

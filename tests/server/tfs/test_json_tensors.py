@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from hypothesis.extra import numpy as hnp
 from mlserve.errors import InvalidInput
 from mlserve.server.tensors import NUMPY
 from mlserve.server.tfs import json_tensors
+from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType, Signature, TensorSpec
+
+parse_body = partial(json_tensors.parse_body, max_depth=DEFAULT_SETTINGS.max_json_depth)
 
 JSON_DTYPES = [d for d in DType if d not in (DType.COMPLEX64, DType.COMPLEX128)]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=1, max_side=4)
@@ -72,7 +76,8 @@ def test_any_value_is_read_or_refused(dtype: DType, value: Any) -> None:
 
 def read(signature: Signature, body: Any) -> dict[str, Any]:
     return {
-        name: array.tolist() for name, array in json_tensors.read_inputs(signature, body).items()
+        name: array.tolist()
+        for name, array in json_tensors.read_inputs(signature, body, DEFAULT_SETTINGS).items()
     }
 
 
@@ -126,18 +131,20 @@ def test_several_inputs_by_name(body: Any) -> None:
 )
 def test_what_does_not_fit_is_refused(body: Any, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        json_tensors.read_inputs(ONE, body)
+        json_tensors.read_inputs(ONE, body, DEFAULT_SETTINGS)
     assert message in caught.value.message
 
 
 def test_several_inputs_need_names() -> None:
     with pytest.raises(InvalidInput, match="has 2 inputs: give an object of the names"):
-        json_tensors.read_inputs(TWO, {"inputs": [1]})
+        json_tensors.read_inputs(TWO, {"inputs": [1]}, DEFAULT_SETTINGS)
 
 
 def test_a_misspelt_name_is_guessed() -> None:
     with pytest.raises(InvalidInput, match="did you mean 'threshold' for 'treshold'"):
-        json_tensors.read_inputs(TWO, {"inputs": {"image": ["a"], "treshold": [1]}})
+        json_tensors.read_inputs(
+            TWO, {"inputs": {"image": ["a"], "treshold": [1]}}, DEFAULT_SETTINGS
+        )
 
 
 @pytest.mark.parametrize("item", [{"b64": "a"}, {"b64": "-_-_"}, {"b64": "aGk=", "x": 1}, {}])
@@ -218,8 +225,8 @@ def test_rows_need_a_common_first_dimension(scores: Any) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[1]", "nul", '{"inputs": 1,}', "[" * 100_000])
 def test_a_body_that_is_not_a_json_object(text: str) -> None:
     with pytest.raises(InvalidInput, match="JSON"):
-        json_tensors.parse_body(text)
+        parse_body(text)
 
 
 def test_what_follows_the_object_is_ignored() -> None:
-    assert json_tensors.parse_body(' \n{"inputs": 1} and more') == {"inputs": 1}
+    assert parse_body(' \n{"inputs": 1} and more') == {"inputs": 1}
