@@ -84,7 +84,7 @@ class ServerState(Collector):
         about = GaugeMetricFamily(
             "mlserve_build_info", "1, with what is running.", labels=("version", "backend")
         )
-        for backend in sorted({models.backend_of(model) for model in models.models}):
+        for backend in sorted({models.backend_of(model) for model in models.names}):
             about.add_metric((__version__, backend), 1)
         yield about
         yield CounterMetricFamily(
@@ -98,7 +98,7 @@ class ServerState(Collector):
             "1, with the state of each version of the model.",
             labels=("model", "version", "state"),
         )
-        for model in self._models.models:
+        for model in self._models.names:
             for status in self._statuses(model):
                 if status.state is not State.END or status.error is not None:
                     family.add_metric((model, str(status.version), status.state.name), 1)
