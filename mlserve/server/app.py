@@ -122,14 +122,14 @@ class Server:
 
         Raises NotFound.
         """
-        found = asyncio.create_task(self.models.begin(self._options.models))
+        search = asyncio.create_task(self.models.begin(self._options.models))
         stop = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((found, stop), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((search, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        if not found.done():
-            found.cancel()
+        if not search.done():
+            search.cancel()
             return False
-        await found
+        await search
         return True
 
     async def _open_ports(self) -> None:

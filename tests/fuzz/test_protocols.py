@@ -79,7 +79,7 @@ def read_tfs_grpc(data: bytes) -> None:
 def read_oip_grpc(data: bytes) -> None:
     asked = oip_grpc.read_request(read_message(ModelInferRequest, data))
     oip_parameters.sooner(Deadline.after(1), asked.parameters)
-    asked.told()
+    asked.signature_and_rows()
     check_arrays(*asked.decode(SIGNATURES, SETTINGS))
 
 
@@ -98,7 +98,7 @@ def read_oip_rest(sent: tuple[bytes, dict[str, str]]) -> None:
     oip_json.is_small(body, Headers(headers))
     asked = oip_json.read_request(body, Headers(headers), SETTINGS)
     oip_parameters.sooner(Deadline.after(1), asked.parameters)
-    asked.told()
+    asked.signature_and_rows()
     check_arrays(*asked.decode(SIGNATURES, SETTINGS))
 
 

@@ -89,10 +89,11 @@ class Engine:
     def admit(self, deadline: Deadline) -> None:
         """Raises Unavailable, DeadlineExceeded or Overloaded when any call would be refused now.
 
-        For a port, once and as soon as it has the head of a request: what a full server would
-        refuse anyway is not to take memory for its body first. A request that gets past this is
-        served, also when a drain begins while its body is on its way.
+        For a port, once, as soon as it has the head of a request: what would be refused anyway is
+        not to take memory for its body first. `serve` looks again, at what the call itself takes.
         """
+        # Whether the server drains is asked here only. A port does so in the very moment that it
+        # counts the request as in flight, and a request in flight is served to its end.
         if self._is_draining:
             self._note_refused(Refusal.DRAINING, request.current())
             raise Unavailable("the server is shutting down", hint="ask another server")
@@ -152,10 +153,10 @@ class Engine:
         """The call as a job in the queue. Raises Overloaded, DeadlineExceeded."""
         served = loaded.model, loaded.version
         if call.signature and call.rows is not None:
-            kind = CostKey.known(*served, call.signature, call.rows)
+            kind = CostKey.from_rows(*served, call.signature, call.rows)
         else:
             is_known = call.signature in loaded.runner.signatures
-            kind = CostKey.unread(*served, call.signature if is_known else "", call.body)
+            kind = CostKey.from_length(*served, call.signature if is_known else "", call.body)
         record = request.current()
         job = Job(call, loaded, kind, record, self._find_fault)
         verdict = self._admission.check(time.monotonic(), job)

@@ -99,7 +99,7 @@ class Job(Ticket, Generic[Answer]):
             if not judges_shapes(loaded.runner):
                 check_shapes(self.signature, self.inputs)
             name, work = self.signature.name, work_of(self.inputs)
-            self.read_as = CostKey.known(loaded.model, loaded.version, name, self.rows, work)
+            self.read_as = CostKey.from_rows(loaded.model, loaded.version, name, self.rows, work)
             if self.call.sooner is not None:
                 self._bring_forward(self.call.sooner(self.deadline))
 

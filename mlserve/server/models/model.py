@@ -216,8 +216,8 @@ class Model:
         if not isinstance(choice, str):
             return choice
         if choice not in self._source.labels:
-            known = ", ".join(sorted(self._source.labels)) or "none"
-            raise unknown_label(choice, hint=f"labels of {self.name}: {known}")
+            labels = ", ".join(sorted(self._source.labels)) or "none"
+            raise unknown_label(choice, hint=f"labels of {self.name}: {labels}")
         return self._source.labels[choice]
 
     def _pause(self) -> float | None:

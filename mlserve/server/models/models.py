@@ -111,18 +111,18 @@ class Models:
         Raises NotFound, and the error of a version that cannot be loaded. The work goes on where
         nobody waits for it any more.
         """
-        found = self._find(model)
+        load = self._find(model).load_now
         _log.info("loading %s, as a client asked", model)
-        await asyncio.shield(self._start(found.load_now()))
+        await asyncio.shield(self._start(load()))
 
     async def unload(self, model: str) -> None:
         """Unloads the versions of a model, each after its last request; polls load none again.
 
         Raises NotFound. The work goes on where nobody waits for it any more.
         """
-        found = self._find(model)
+        unload = self._find(model).unload
         _log.info("unloading %s, as a client asked", model)
-        await asyncio.shield(self._start(found.unload()))
+        await asyncio.shield(self._start(unload()))
 
     async def close(self) -> None:
         """Unloads everything once nothing uses it."""
@@ -149,9 +149,9 @@ class Models:
         The clients of OpenVINO Model Server speak TensorFlow Serving's API, and send version 0 for
         the latest one. A version that is called 0 is served all the same.
         """
-        found = self._models.get(model)
-        is_for_latest = version == 0 and found is not None and not found.knows(0)
-        return None if is_for_latest else version
+        if version == 0 and model in self._models and not self._models[model].knows(0):
+            return None
+        return version
 
     def statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
         """The states of all versions of a model, or of one, the newest first. Raises NotFound."""
@@ -188,11 +188,11 @@ class Models:
         if model not in self._models:
             if isinstance(version, str):
                 raise unknown_label(version)
-            known = ", ".join(repr(name) for name in self.names) or "no model"
+            names = ", ".join(repr(name) for name in self.names) or "no model"
             raise NotServed(
                 model,
                 version,
-                f"Could not find any versions of model {shortened(model)}; this server has {known}",
+                f"Could not find any versions of model {shortened(model)}; this server has {names}",
                 hint="name the model with --model",
             )
         return self._models[model]

@@ -105,8 +105,8 @@ class OipExtensions:
     def _counted(self, model: str) -> Iterator[dict[str, Any]]:
         for status in self._statuses(model):
             if status.state is State.AVAILABLE:
-                found = self._statistics.of(model, status.version)
-                yield _statistics_json(model, status.version, found)
+                counts = self._statistics.of(model, status.version)
+                yield _statistics_json(model, status.version, counts)
 
     def _entries(self, model: str) -> Iterator[dict[str, str]]:
         statuses = self._statuses(model)
@@ -135,20 +135,20 @@ def _reason(status: VersionStatus, is_unloaded: bool) -> str:
     return "unloaded" if status.state is State.END or is_unloaded else ""
 
 
-def _statistics_json(model: str, version: int, found: VersionStatistics) -> dict[str, Any]:
+def _statistics_json(model: str, version: int, counts: VersionStatistics) -> dict[str, Any]:
     return {
         "name": model,
         "version": str(version),
-        "last_inference": round(found.last_request * 1000),
-        "inference_count": found.inferences,
-        "execution_count": found.executions,
+        "last_inference": round(counts.last_request * 1000),
+        "inference_count": counts.inferences,
+        "execution_count": counts.executions,
         "inference_stats": {
-            "success": _duration(found.success),
-            "fail": _duration(found.fail),
-            "queue": _duration(found.queue),
-            "compute_input": _duration(found.decode),
-            "compute_infer": _duration(found.run),
-            "compute_output": _duration(found.encode),
+            "success": _duration(counts.success),
+            "fail": _duration(counts.fail),
+            "queue": _duration(counts.queue),
+            "compute_input": _duration(counts.decode),
+            "compute_infer": _duration(counts.run),
+            "compute_output": _duration(counts.encode),
             "cache_hit": _duration(_NONE),
             "cache_miss": _duration(_NONE),
         },
@@ -159,7 +159,7 @@ def _statistics_json(model: str, version: int, found: VersionStatistics) -> dict
                 "compute_infer": _duration(totals.run),
                 "compute_output": _duration(totals.encode),
             }
-            for rows, totals in sorted(found.batches.items())
+            for rows, totals in sorted(counts.batches.items())
         ],
     }
 

@@ -103,22 +103,22 @@ class OipGrpcExtensions:
     async def config(self, data: bytes, context: Context) -> bytes:
         """ModelConfig: how a loaded version is configured."""
         request = await read_message(ModelConfigRequest, data, deadline_of(context, PATIENCE))
-        found = self._extensions.config(request.name, version_of(request.version, request.name))
-        return _written({"config": found}, ModelConfigResponse())
+        config = self._extensions.config(request.name, version_of(request.version, request.name))
+        return _written({"config": config}, ModelConfigResponse())
 
     async def statistics(self, data: bytes, context: Context) -> bytes:
         """ModelStatistics: of one version, of the versions of a model, or of all models."""
         request = await read_message(ModelStatisticsRequest, data, deadline_of(context, PATIENCE))
         version = version_of(request.version, request.name)
-        found = self._extensions.statistics(request.name, version)
-        return _written({"model_stats": found}, ModelStatisticsResponse())
+        statistics = self._extensions.statistics(request.name, version)
+        return _written({"model_stats": statistics}, ModelStatisticsResponse())
 
     async def index(self, data: bytes, context: Context) -> bytes:
         """RepositoryIndex: every version of every model, with its state."""
         request = await read_message(RepositoryIndexRequest, data, deadline_of(context, PATIENCE))
         require_unnamed(request.repository_name)
-        found = self._extensions.index(only_ready=request.ready)
-        return _written({"models": found}, RepositoryIndexResponse())
+        models = self._extensions.index(only_ready=request.ready)
+        return _written({"models": models}, RepositoryIndexResponse())
 
     async def load(self, data: bytes, context: Context) -> bytes:
         """RepositoryModelLoad: looks for new versions, loads what was unloaded."""
@@ -159,8 +159,8 @@ def require_no_override(parameters: list[str]) -> None:
         )
 
 
-def _written(found: dict[str, Any], message: Message) -> bytes:
-    return json_format.ParseDict(found, message).SerializeToString()
+def _written(content: dict[str, Any], message: Message) -> bytes:
+    return json_format.ParseDict(content, message).SerializeToString()
 
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
@@ -229,20 +229,20 @@ class OipGrpcService:
         request = await self._read(ModelMetadataRequest, data, context)
         asked = dict(context.invocation_metadata() or ()).get(SIGNATURE_KEY, "")
         version = version_of(request.version, request.name)
-        found = self._models.metadata(request.name, version, str(asked))
+        metadata = self._models.metadata(request.name, version, str(asked))
         about = {
-            SIGNATURE_KEY: found.signature,
-            SIGNATURES_KEY: ",".join(found.signatures),
+            SIGNATURE_KEY: metadata.signature,
+            SIGNATURES_KEY: ",".join(metadata.signatures),
             LIMITS_KEY: json.dumps(self._models.limits()),
-            CONTRACT_KEY: found.contract,
+            CONTRACT_KEY: metadata.contract,
         }
         await context.send_initial_metadata(tuple(item for item in about.items() if item[1]))
         return ModelMetadataResponse(
-            name=found.name,
-            versions=found.versions,
-            platform=found.platform,
-            inputs=_described(found.inputs),
-            outputs=_described(found.outputs),
+            name=metadata.name,
+            versions=metadata.versions,
+            platform=metadata.platform,
+            inputs=_described(metadata.inputs),
+            outputs=_described(metadata.outputs),
         ).SerializeToString()
 
     async def infer(self, data: bytes, context: Context) -> bytes:
@@ -284,7 +284,7 @@ class OipGrpcService:
 def read_request(request: ModelInferRequest) -> InferRequest:
     """What the message asks for, its tensors not read yet. Raises InvalidInput."""
     wanted = [
-        WantedOutput.of(
+        WantedOutput.from_parameters(
             item.name, oip_parameters.of_messages(item.parameters, f"output '{item.name}'")
         )
         for item in request.outputs

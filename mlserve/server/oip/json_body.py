@@ -156,7 +156,9 @@ def _objects(head: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 def _wanted(item: Mapping[str, Any]) -> WantedOutput:
     name = item["name"]
-    return WantedOutput.of(name, oip_parameters.of_json(item.get("parameters"), f"output '{name}'"))
+    return WantedOutput.from_parameters(
+        name, oip_parameters.of_json(item.get("parameters"), f"output '{name}'")
+    )
 
 
 def _inputs(items: Sequence[Mapping[str, Any]], tail: memoryview, room: Room) -> list[SentTensor]:

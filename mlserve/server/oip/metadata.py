@@ -45,7 +45,7 @@ class TensorMetadata:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, specs: Iterable[TensorSpec]) -> tuple[TensorMetadata, ...]:
+    def from_specs(cls, specs: Iterable[TensorSpec]) -> tuple[TensorMetadata, ...]:
         """The metadata of these tensors. Raises InvalidInput for a type without a name."""
         return tuple(cls(spec.name, datatype_of(spec), _shape(spec)) for spec in specs)
 
@@ -119,16 +119,16 @@ class OipModels:
             signatures = loaded.runner.signatures
         finally:
             loaded.release()
-        found = (
+        described = (
             find_signature(signatures, signature) if signature else default_signature(signatures)
         )
         return ModelMetadata(
             model,
             self._versions(model, version),
             platform_of(self._models.backend_of(model)),
-            TensorMetadata.of(found.inputs),
-            TensorMetadata.of(found.outputs),
-            found.name,
+            TensorMetadata.from_specs(described.inputs),
+            TensorMetadata.from_specs(described.outputs),
+            described.name,
             tuple(sorted(name for name, item in signatures.items() if _is_expressible(item))),
             loaded.contract,
         )

@@ -140,7 +140,7 @@ class WantedOutput:
     is_binary: bool | None = None
 
     @classmethod
-    def of(cls, name: str, parameters: Parameters) -> WantedOutput:
+    def from_parameters(cls, name: str, parameters: Parameters) -> WantedOutput:
         """The output of that name, with what its parameters ask for. Raises InvalidInput."""
         classes = count(parameters, "classification") or 0
         return cls(name, classes, flag(parameters, "binary_data"))

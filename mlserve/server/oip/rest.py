@@ -107,8 +107,8 @@ class OipRestService:
         return _json({"live": True, "ready": True})
 
     def _server_metadata(self) -> Response:
-        known = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
-        return _json({**known, "parameters": self._models.limits() | self._models.load()})
+        server = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
+        return _json({**server, "parameters": self._models.limits() | self._models.load()})
 
     def _model_ready(self, model: str, version: int | None) -> Response:
         _raise(self._models.why_not_ready(model, version))

@@ -1,6 +1,6 @@
 """The metrics of one server, in Prometheus's text format and in OpenMetrics.
 
-Names and labels are told in docs/observability.md. No label takes a value from a client: models,
+docs/observability.md describes names and labels. No label takes a value from a client: models,
 versions and signatures are those that are served, and everything else is one of a few words.
 """
 

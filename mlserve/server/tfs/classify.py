@@ -252,7 +252,7 @@ def _shown(signature: Signature) -> str:
 
 
 def _tf_name(array: Array) -> str:
-    return next((t.tf_name for t, known in NUMPY.items() if known == array.dtype), "DT_INVALID")
+    return next((t.tf_name for t, dtype in NUMPY.items() if dtype == array.dtype), "DT_INVALID")
 
 
 def _sizes(array: Array) -> str:

@@ -268,12 +268,12 @@ def read_inputs(signature: Signature, request: PredictRequest, settings: ServerS
 
 def check_outputs(signature: Signature, wanted: Collection[str]) -> None:
     """Raises InvalidInput for an output filter that names no output, or one of them twice."""
-    known = {spec.name for spec in signature.outputs}
+    names = {spec.name for spec in signature.outputs}
     for name in wanted:
-        if name not in known:
+        if name not in names:
             raise InvalidInput(
                 f"output tensor alias not found in signature: {shortened(name)} Outputs expected "
-                f"to be in the set {{{','.join(sorted(known))}}}."
+                f"to be in the set {{{','.join(sorted(names))}}}."
             )
     for name, times in Counter(wanted).items():
         if times > 1:
