@@ -106,7 +106,7 @@ def test_a_call_that_is_no_method_of_ours(method: str) -> None:
     telemetry = Telemetry(Metrics(), RequestLog(DEFAULT_SETTINGS))
     telemetry.end = ended.append  # type: ignore[method-assign]
     path = f"/no.such.Service/{method}"
-    with pytest.raises(GrpcStatus, match="wants a token"):
+    with pytest.raises(GrpcStatus, match="requires a token"):
         GrpcGate(b"secret", telemetry).check(Context(Head(path, None, b"", ())), None)
     [record] = ended
     assert record.route == Route("grpc", "", Purpose.OTHER, path[:LONGEST_PATH])
