@@ -30,7 +30,7 @@ from mlserve.server.pages import MetricsPage, OpenApiPage, ServerState
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.server.tfs.grpc import ModelReload, TfsGrpcService
+from mlserve.server.tfs.grpc import SHORT_NAMES, ModelReload, TfsGrpcService
 from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
 from mlserve.system import give_back_large_blocks, usable_cpus
@@ -139,13 +139,13 @@ class Server:
         extensions = OipExtensions(*parts, self.telemetry.statistics, host=host)
         oip = OipGrpcService(*parts, extensions)
         seen_by = self.telemetry, self.in_flight
-        services = (*tfs.services(), *oip.services())
-        await self.grpc.start(unary_methods(services, self.engine, *seen_by))
+        methods = unary_methods((*tfs.services(), *oip.services()), self.engine, *seen_by)
+        await self.grpc.start(methods, SHORT_NAMES)
         rest = "off"
         if self.rest is not None:
             protocols = (
                 TfsRestService(*parts, self.memory),
-                OipRestExtensions(extensions, self.memory, self._options.settings),
+                OipRestExtensions(extensions, self.memory),
                 OipRestService(*parts, self.memory),
                 OpenApiPage(),
                 MetricsPage(self.metrics, self._options.metrics_path),

@@ -24,7 +24,10 @@ STALLED = 1.0
 """Seconds without progress after which an unfinished upload gives way to others."""
 PROGRESS = 16 * 2**10
 """Bytes that are progress: an upload that sends a byte now and then has stalled too."""
-_RETRY_AFTER = 1.0
+RETRY_AFTER = STALLED
+"""Seconds after which it may be worth to come back: what stalls now has given way by then."""
+PIECE = 64 * 2**10
+"""Bytes or characters that are parsed, unpacked or copied at once: a few milliseconds at most."""
 
 
 class BodyMemory:
@@ -133,7 +136,7 @@ class BodyMemory:
         return Overloaded(
             f"no room for {size} bytes of a request: the requests in flight hold {self._held} of "
             f"{self.most} bytes ({flag_of('max_body_memory')})",
-            retry_after=_RETRY_AFTER,
+            retry_after=RETRY_AFTER,
             hint="try again, or send a smaller request",
         )
 
@@ -195,10 +198,6 @@ def held_body() -> HeldBody | None:
     """The body of the running task, to count what is made of it; None outside of a request."""
     held = _HELD.get()
     return None if held is None else held()
-
-
-PIECE = 64 * 2**10
-"""Bytes or characters that are parsed, unpacked or copied at once: a few milliseconds at most."""
 
 
 class Room:

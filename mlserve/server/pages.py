@@ -27,12 +27,11 @@ from mlserve.server.telemetry.metrics import Metrics
 class OpenApiPage:
     """The page with the OpenAPI document."""
 
-    def match(self, method: str, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Endpoint | None:
         """The page's endpoint; None for any other path."""
         if path != DOCUMENT_PATH:
             return None
-        purpose = Purpose.METADATA if method in ("GET", "HEAD") else Purpose.OTHER
-        return Endpoint("", purpose, self._respond)
+        return Endpoint("", Purpose.METADATA, self._respond)
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
@@ -46,12 +45,11 @@ class MetricsPage:
         self._metrics = metrics
         self._paths = (*METRICS_PATHS, also_at)
 
-    def match(self, method: str, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Endpoint | None:
         """The page's endpoint; None for any other path."""
         if path not in self._paths:
             return None
-        purpose = Purpose.PROBE if method in ("GET", "HEAD") else Purpose.OTHER
-        return Endpoint("", purpose, self._respond)
+        return Endpoint("", Purpose.PROBE, self._respond)
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")

@@ -17,10 +17,10 @@ from mlserve.deadline import Deadline
 from mlserve.errors import ExitCode, InputTooLarge, InvalidInput, MlserveError
 from mlserve.server.codec.proto_reader import parse
 from mlserve.server.codec.proto_scan import estimate
+from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import content_of, text_of
 from mlserve.server.oip import grpc as oip_grpc
 from mlserve.server.oip import json_body as oip_json
-from mlserve.server.oip import request as oip_parameters
 from mlserve.server.tensors import find_signature
 from mlserve.server.tfs import grpc as tfs_grpc
 from mlserve.server.tfs import json_tensors
@@ -78,15 +78,15 @@ def read_tfs_grpc(data: bytes) -> None:
 
 def read_oip_grpc(data: bytes) -> None:
     asked = oip_grpc.read_request(read_message(ModelInferRequest, data))
-    oip_parameters.sooner(Deadline.after(1), asked.parameters)
-    asked.signature_and_rows()
+    asked.sooner(Deadline.after(1))
+    asked.hints()
     check_arrays(*asked.decode(SIGNATURES, SETTINGS))
 
 
 def read_tfs_rest(sent: tuple[bytes, dict[str, str]]) -> None:
     body, headers = sent
     text = text_of(content_of(body, Headers(headers), SETTINGS.max_request_bytes))
-    content = json_tensors.parse_body(text, max_depth=SETTINGS.max_json_depth)
+    content = parse_body(text, max_depth=SETTINGS.max_json_depth)
     name = content.get("signature_name", "")
     signature = find_signature(SIGNATURES, name if isinstance(name, str) else "")
     inputs = json_tensors.read_inputs(signature, content, SETTINGS)
@@ -97,8 +97,8 @@ def read_oip_rest(sent: tuple[bytes, dict[str, str]]) -> None:
     body, headers = sent
     oip_json.is_small(body, Headers(headers))
     asked = oip_json.read_request(body, Headers(headers), SETTINGS)
-    oip_parameters.sooner(Deadline.after(1), asked.parameters)
-    asked.signature_and_rows()
+    asked.sooner(Deadline.after(1))
+    asked.hints()
     check_arrays(*asked.decode(SIGNATURES, SETTINGS))
 
 

@@ -1,10 +1,11 @@
-"""REST bodies that are image files and nothing else: what `curl --data-binary @` and `-F` send.
-
-An image is told by its Content-Type (`image/*`), or by its first bytes, whatever the type says:
-curl calls what it posts a form. No JSON begins as a JPEG or PNG does.
+"""Images in requests: what they cost to decode, and bodies that are image files and nothing else.
 
 A file of some kilobytes can hold an image of gigabytes (a decompression bomb). Every BYTES input is
-looked at, whatever the model does with it: a model of another maker may decode images too.
+looked at, whatever the model does with it, as any model may decode images (`check_images`).
+
+A REST body may be image files without JSON, as `curl --data-binary @` and `-F` send them. It is
+told by its Content-Type (`image/*`), or by its first bytes, whatever the type says: curl calls what
+it posts a form, and no JSON begins as a JPEG or PNG does (`is_image_body`, `read_image_body`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ _BLANKS = 64 * 2**10
 """Blanks before base64 that are skipped at once: a pattern skips them with the lock held."""
 _NOT_BASE64 = bytes(set(range(256)) - set((string.ascii_letters + string.digits + "+/-_").encode()))
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+
+_MULTIPART = b"multipart/form-data"
+_SIGNATURE = "signature_name"
+_LONGEST_FIELD = 1000
 
 
 def check_images(
@@ -130,11 +136,11 @@ def _pixels(array: Array, settings: ServerSettings, enough: int) -> int:
 
 def _costs(array: Array) -> Iterator[ImageCost | None]:
     """The cost of each; one that stands in several places is looked at once."""
-    known: dict[int, ImageCost | None] = {}
+    costs: dict[int, ImageCost | None] = {}
     for item in array.flat:
-        if id(item) not in known:
-            known[id(item)] = cost_of(item)
-        yield known[id(item)]
+        if id(item) not in costs:
+            costs[id(item)] = cost_of(item)
+        yield costs[id(item)]
 
 
 def _decoded(text: bytes) -> bytes:
@@ -162,11 +168,11 @@ def _jpeg_cost(data: bytes) -> ImageCost | None:
     """None where there is no frame. Raises ValueError for too many markers before the last scan."""
     frame, place, marker = b"", len(_SOI), _MARKER
     for _ in range(_MAX_MARKERS):
-        found = marker.search(data, place)
-        kind = _END if found is None else found[1][0]
-        if found is None or kind == _END or (kind == _SCAN and not frame):
+        match = marker.search(data, place)
+        kind = _END if match is None else match[1][0]
+        if match is None or kind == _END or (kind == _SCAN and not frame):
             break
-        place = found.end()
+        place = match.end()
         if kind in _FRAMES and not frame:
             frame = data[place : place + _FRAME_BYTES + 1]
         if kind not in _WITHOUT_LENGTH:
@@ -194,11 +200,6 @@ def _too_many(settings: ServerSettings) -> InputTooLarge:
         f"which is the {flag_of('max_request_pixels')} of this server",
         hint="send several smaller requests",
     )
-
-
-_MULTIPART = b"multipart/form-data"
-_SIGNATURE = "signature_name"
-_LONGEST_FIELD = 1000
 
 
 @dataclass(slots=True)
@@ -241,11 +242,11 @@ def read_image_body(
         raise InvalidInput(f"the body is not multipart/form-data: {error}") from error
     if not form.is_whole:
         raise InvalidInput("the body is not multipart/form-data: it ends early")
-    if not form.found.files:
+    if not form.body.files:
         raise InvalidInput(
             "the form has no file", hint="send one: curl -F image=@horse.jpg, with the @"
         )
-    return form.found
+    return form.body
 
 
 def input_of(
@@ -280,7 +281,7 @@ class _Form:
     """What a parser of multipart/form-data finds."""
 
     def __init__(self, most_files: int) -> None:
-        self.found = ImageBody()
+        self.body = ImageBody()
         self.is_whole = False
         self._most_files = most_files
         self._header = self._value = b""
@@ -321,7 +322,7 @@ class _Form:
         if b"filename" in options:
             self._add(bytes(self._part))
         elif name == _SIGNATURE and len(self._part) <= _LONGEST_FIELD:
-            self.found.signature = self._part.decode(errors="replace")
+            self.body.signature = self._part.decode(errors="replace")
         else:
             raise InvalidInput(
                 f"the form's field {name!r} is not a file",
@@ -330,13 +331,13 @@ class _Form:
             )
 
     def _add(self, file: bytes) -> None:
-        if len(self.found.files) == self._most_files:
+        if len(self.body.files) == self._most_files:
             raise InputTooLarge(
                 f"the form has more than {self._most_files} files, the most that this server takes "
                 f"({flag_of('max_batch_length')})",
                 hint="send several smaller requests",
             )
-        self.found.files.append(file)
+        self.body.files.append(file)
 
     def _finish(self) -> None:
         self.is_whole = True

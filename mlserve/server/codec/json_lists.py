@@ -22,37 +22,58 @@ _AT_ONCE = 256
 """Items that are packed at once; in long JSON a few of them are as large as a piece at the most."""
 _MOST_LENGTHS = 10
 """Different lengths of one level that are kept; an error names them."""
+_NUMBERS = frozenset({int, float})
+_EXACT: dict[frozenset[type], Any] = {
+    frozenset({int}): np.int64,
+    frozenset({float}): np.float64,
+    _NUMBERS: np.float64,
+    frozenset({bool}): np.bool_,
+}
+_FIRST_INEXACT = 2**53
+"""The smallest integer that a float64 may stand for beside its neighbour."""
 
 
 @dataclass(slots=True)
 class Values:
-    """JSON values that are not lists, and their types."""
+    """JSON values that are not lists, and their types; numbers as an array where one is exact.
+
+    `integers` says of each number of an array of both kinds whether it was written as an integer.
+    """
 
     types: frozenset[type]
     values: Sequence[Any] | Array
+    integers: Array | None = None
 
     @classmethod
-    def of(cls, values: Sequence[Any]) -> Values:
-        """Those values, numbers and truth values as an array where one holds them exactly."""
-        types = frozenset(map(type, values))
+    def from_list(cls, values: Sequence[Any]) -> Values:
+        """Packs those values, if an array holds them exactly."""
+        kinds = list(map(type, values))
+        types = frozenset(kinds)
         dtype = _EXACT.get(types)
-        if dtype is not None:
-            try:
-                return cls(types, np.array(values, dtype))
-            except OverflowError:  # an integer of more than 64 bits
-                pass
-        return cls(types, values)
+        if dtype is None:
+            return cls(types, values)
+        try:
+            array = np.array(values, dtype)
+        except OverflowError:  # an integer of more than 64 bits
+            return cls(types, values)
+        if types != _NUMBERS:
+            return cls(types, array)
+        integers = np.fromiter(map({int}.__contains__, kinds), np.bool_, len(kinds))
+        if np.abs(array[integers]).max() >= _FIRST_INEXACT:
+            return cls(types, values)
+        return cls(types, array, integers)
 
     def __len__(self) -> int:
         return len(self.values)
 
-
-_EXACT: dict[frozenset[type], Any] = {
-    frozenset({int}): np.int64,
-    frozenset({float}): np.float64,
-    frozenset({int, float}): np.float64,  # only ever asked for as floats
-    frozenset({bool}): np.bool_,
-}
+    def __iter__(self) -> Iterator[Any]:
+        """Iterates over the values as Python's own, each of the type that it was parsed as."""
+        if not isinstance(self.values, np.ndarray):
+            return iter(self.values)
+        if self.integers is None:
+            return iter(self.values.tolist())
+        pairs = zip(self.values.tolist(), self.integers.tolist(), strict=True)
+        return (int(value) if is_integer else value for value, is_integer in pairs)
 
 
 @dataclass(slots=True)
@@ -94,7 +115,7 @@ class PackedList:
         levels, flat = _levels_of(items)
         self._join(levels)
         if flat and self._is_regular:
-            self.parts.append(Values.of(flat))
+            self.parts.append(Values.from_list(flat))
 
     def append(self, item: Any) -> None:
         """Adds an item, which may be a PackedList."""
@@ -123,10 +144,7 @@ class PackedList:
         """The items, if none is a list; else None."""
         if any(level.lengths for level in self.levels):
             return None
-        return chain.from_iterable(
-            part.values.tolist() if isinstance(part.values, np.ndarray) else part.values
-            for part in self.parts
-        )
+        return chain.from_iterable(self.parts)
 
     def _join(self, levels: list[Level]) -> None:
         while len(self.levels) < len(levels):
@@ -140,15 +158,15 @@ class PackedList:
 
 def packed(items: list[Any]) -> PackedList:
     """The list, of which some items may be packed already."""
-    found = PackedList()
+    result = PackedList()
     for start in range(0, len(items), _AT_ONCE):
         some = items[start : start + _AT_ONCE]
         if PackedList in set(map(type, some)):
             for item in some:
-                found.append(item)
+                result.append(item)
         else:
-            found.extend(some)
-    return found
+            result.extend(some)
+    return result
 
 
 def both_lists_and_values(name: str, level: int) -> InvalidInput:

@@ -1,4 +1,6 @@
-"""An outline of a long JSON text: where it can be cut into pieces that are parsed one by one.
+"""What can be told of a JSON text without parsing it: how deep it is, and where it can be cut.
+
+An outline of a long text says where to cut it into pieces that are parsed one by one.
 
 The text is looked at in blocks. A list, object or string that ends in another block than it begins
 in is large; all others are smaller than a block, and the parser of the standard library, which
@@ -25,6 +27,15 @@ _DROPPED = bytes(set(range(256)) - set(_KEPT))
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _BETWEEN = 0x5C
 """The number between those of `[` and `]`: what is left of it after a bracket is 1 or -1."""
+_QUOTE, _BACKSLASH, _COMMA = b'"\\,'
+_OPENING_BRACE = b"{"[0]
+_OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
+_IS_KEPT = np.zeros(256, np.bool_)
+_IS_KEPT[list(b'"\\,[]{}')] = True
+_STEP = np.zeros(256, np.int8)
+_STEP[list(_OPENING)] = 1
+_STEP[list(_CLOSING)] = -1
+_PLAIN = bytes(set(range(256)) - set(b'"\\[]{}'))
 
 
 def check_depth(text: str, limit: int) -> None:
@@ -59,16 +70,6 @@ def depth_of(text: str) -> int:
         return 0
     steps = np.subtract(_BETWEEN, np.frombuffer(data, np.int8), dtype=np.int8)
     return int(np.cumsum(steps, dtype=np.int32).max())
-
-
-_QUOTE, _BACKSLASH, _COMMA = b'"\\,'
-_OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
-_IS_KEPT = np.zeros(256, np.bool_)
-_IS_KEPT[list(b'"\\,[]{}')] = True
-_STEP = np.zeros(256, np.int8)
-_STEP[list(_OPENING)] = 1
-_STEP[list(_CLOSING)] = -1
-_PLAIN = bytes(set(range(256)) - set(b'"\\[]{}'))
 
 
 @dataclass(slots=True)
@@ -146,7 +147,7 @@ class _Reader:
         codes = np.frombuffer(block, np.uint8)
         numbers = np.arange(len(codes), dtype=np.int32)
         is_other = codes != _BACKSLASH
-        # The last character that is no backslash, at or before each; one before the block if none.
+        # The last other character, at or before each; one before the block if there is none.
         last = np.maximum.accumulate(np.where(is_other, numbers, -1 - self._is_escaped))
         before = np.concatenate(([-1 - self._is_escaped], last[:-1]))
         run = numbers - 1 - before
@@ -194,6 +195,3 @@ class _Reader:
     def _cut(self, opening: int, place: int, start: int) -> None:
         if place >= max(start, opening):
             self.outline.cuts.setdefault(opening, []).append(place)
-
-
-_OPENING_BRACE = b"{"[0]

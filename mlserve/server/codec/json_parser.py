@@ -4,8 +4,6 @@
 answer nobody, and makes objects of twenty times its size. Here the same parser gets one piece after
 another, a list of numbers becomes an array piece by piece (`PackedList`), and what the objects can
 take is counted before there are any. Values and errors are those of `json.loads`.
-
-Python's own reads it as infinity, which JSON has a word of its own for.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from mlserve.server.tensors import too_many_rows
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _DIGITS = re.compile(r"[-+.0-9eE]*")
+_LARGE = re.compile(r"\+?[0-9]{3}")
 _CHARACTERS = re.compile(r'(?:[^"\\]+|\\(?:u[0-9a-fA-F]{4}|[^u]))*')
 """What a string is made of, no escape cut in two."""
 _HIGH, _LOW, _LAST = "\ud800\udc00\udfff"
@@ -40,7 +39,7 @@ _SHORT = MAX_RANK
 """Items of a list that is left as it is: a shape of the Open Inference Protocol, for one."""
 _LONGEST_NUMBER = 64 * 2**10
 _LONGEST_NAME = 64 * 2**10
-_VALUE, _STRING, _OBJECT = 16, 120, 240
+_VALUE, _STRING, _OBJECT = 17, 120, 240
 """Bytes that a number, a string and an object take at most while they are read, as objects and as
 elements of an array (CPython 3.11 to 3.14, 64 bits), beside a string's characters."""
 _PARTS = 2
@@ -73,7 +72,7 @@ def raw_decode(
 
 
 def after_blanks(text: str, start: int) -> int:
-    """Where the next character is that is no blank; in pieces, as there may be many."""
+    """The place of the next character that is not blank; in pieces, as there may be many blanks."""
     while (end := _end_of(_BLANKS, text, start, start + PIECE)) == start + PIECE:
         start = end
     return end
@@ -129,10 +128,10 @@ class _Parser:
             raise self._fault("Expecting value", stop.value) from None
 
     def _object(self, start: int) -> tuple[Any, int]:
-        found: list[tuple[str, Any]] = []
+        pairs: list[tuple[str, Any]] = []
         place = self._blanks(start + 1)
         if self._text[place : place + 1] == "}":
-            return self._to_object(found), place + 1
+            return self._to_object(pairs), place + 1
         while True:
             if self._text[place : place + 1] != '"':
                 raise self._fault("Expecting property name enclosed in double quotes", place)
@@ -145,14 +144,14 @@ class _Parser:
                 value, place = self._list(place, self._most_rows)
             else:
                 value, place = self.value(place)
-            found.append((name, value))
+            pairs.append((name, value))
             place = self._blanks(place)
             mark = self._text[place : place + 1]
             if mark == "}":
-                return self._to_object(found), place + 1
+                return self._to_object(pairs), place + 1
             if mark != ",":
                 raise self._fault("Expecting ',' delimiter", place)
-            if len(found) > _MOST_NAMES:
+            if len(pairs) > _MOST_NAMES:
                 raise ValueError(f"an object of more than {_MOST_NAMES} names")
             self._room.require_time()
             place = self._blanks(place + 1)
@@ -170,24 +169,24 @@ class _Parser:
         return place in self._cuts and self._text[place] == "["
 
     def _list(self, start: int, most: int | None = None) -> tuple[Any, int]:
-        found, cuts, next_cut = PackedList(), self._cuts[start], 0
+        items, cuts, next_cut = PackedList(), self._cuts[start], 0
         place = self._blanks(start + 1)
         if self._text[place : place + 1] == "]":
             return [], place + 1
         while True:
             while next_cut < len(cuts) and cuts[next_cut] <= place:
                 next_cut += 1
-            if next_cut < len(cuts) and self._take_piece(found, place, cuts[next_cut]):
+            if next_cut < len(cuts) and self._take_piece(items, place, cuts[next_cut]):
                 place = cuts[next_cut]
             else:
                 item, place = self.value(place)
-                found.append(item)
-            if most is not None and len(found) > most:
+                items.append(item)
+            if most is not None and len(items) > most:
                 raise too_many_rows(most)
             place = self._blanks(place)
             mark = self._text[place : place + 1]
             if mark == "]":
-                return _compact(found), place + 1
+                return _compact(items), place + 1
             if mark != ",":
                 raise self._fault("Expecting ',' delimiter", place)
             self._room.require_time()
@@ -254,9 +253,9 @@ class _Parser:
 
 def _end_of(pattern: re.Pattern[str], text: str, start: int, end: int) -> int:
     """Where the longest match at `start` ends, up to `end`; the pattern matches nothing too."""
-    found = pattern.match(text, start, end)
-    assert found is not None
-    return found.end()
+    match = pattern.match(text, start, end)
+    assert match is not None
+    return match.end()
 
 
 def _joined(high: str, low: str) -> str:
@@ -284,20 +283,13 @@ def _pack_values(rows: list[Any]) -> None:
                     row[name] = packed(value)
 
 
-def _compact(found: PackedList) -> PackedList | list[Any]:
-    """The list as it is, or as Python's own where there are objects in it, or few values.
-
-    Integers beside numbers with a fraction have been turned into such: they stay packed.
-    """
-    is_short = len(found) <= _SHORT and all(len(part.types) == 1 for part in found.parts)
-    if is_short or any(dict in part.types for part in found.parts):
-        items = found.items()
-        if items is not None:
-            return list(items)
-    return found
-
-
-_LARGE = re.compile(r"\+?[0-9]{3}")
+def _compact(items: PackedList) -> PackedList | list[Any]:
+    """The list as it is, or as Python's own where there are objects in it, or few values."""
+    if len(items) <= _SHORT or any(dict in part.types for part in items.parts):
+        unpacked = items.items()
+        if unpacked is not None:
+            return list(unpacked)
+    return items
 
 
 def has_large_exponent(text: str) -> bool:
@@ -309,7 +301,7 @@ def has_large_exponent(text: str) -> bool:
 
 
 def finite(text: str) -> float:
-    """The number. Raises ValueError for one that is too large."""
+    """The number. Raises ValueError for one that is too large, which Python reads as infinity."""
     value = float(text)
     if math.isinf(value):
         raise ValueError("Number too big to be stored in double.")

@@ -1,4 +1,8 @@
-"""From the bytes of a gRPC request to its message: looked at first, and elsewhere if it is much."""
+"""From the bytes of a gRPC request to its message, and from its lists of numbers to arrays.
+
+The bytes are looked at before anything is made of them (`proto_scan`); what takes long is done on
+a thread.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput
 from mlserve.server.body_memory import held_body
-from mlserve.server.codec.proto_scan import Unfinished, delimited, estimate, quick_estimate
+from mlserve.server.codec.proto_scan import TooManyFields, delimited, estimate, quick_estimate
 from mlserve.server.tensors import Array
 
 _INLINE_FIELDS = 2000
@@ -27,6 +31,15 @@ _READERS = ThreadPoolExecutor(2, thread_name_prefix="mlserve-read")
 """Two: protobuf lets one work at a time, and a long walk is not to hold up a short one."""
 
 _DOING = "reading the request"
+
+_AS_THEY_ARE: dict[int, np.dtype[Any]] = {
+    FieldDescriptor.TYPE_FLOAT: np.dtype("<f4"),
+    FieldDescriptor.TYPE_DOUBLE: np.dtype("<f8"),
+    FieldDescriptor.TYPE_BOOL: np.dtype("?"),
+}
+"""Types whose packed form on the wire is that of an array in memory."""
+_PIECE = 2**16
+"""Numbers that are objects at the same time."""
 
 Request = TypeVar("Request", bound=Message)
 Result = TypeVar("Result")
@@ -39,7 +52,7 @@ async def read_message(kind: type[Request], data: bytes, deadline: Deadline) -> 
     """
     try:
         size = quick_estimate(data, kind, _INLINE_FIELDS)
-    except Unfinished:
+    except TooManyFields:
         size = await on_thread(partial(estimate, data, kind, deadline), deadline)
     deadline.require(_DOING)
     if (body := held_body()) is not None:
@@ -78,16 +91,6 @@ async def on_thread(work: Callable[[], Result], deadline: Deadline) -> Result:
         raise deadline.exceeded(_DOING) from None
 
 
-_AS_THEY_ARE: dict[int, np.dtype[Any]] = {
-    FieldDescriptor.TYPE_FLOAT: np.dtype("<f4"),
-    FieldDescriptor.TYPE_DOUBLE: np.dtype("<f8"),
-    FieldDescriptor.TYPE_BOOL: np.dtype("?"),
-}
-"""Types whose packed form on the wire is that of an array in memory."""
-_PIECE = 2**16
-"""Numbers that are objects at the same time."""
-
-
 def numbers(message: Message, field: str, dtype: np.dtype[Any]) -> Array:
     """The numbers in that repeated field, flat, of the dtype; the array may be read-only.
 
@@ -103,6 +106,14 @@ def numbers(message: Message, field: str, dtype: np.dtype[Any]) -> Array:
     start, stop = delimited(data, about.number)
     count = (stop - start) // packed.itemsize
     return np.frombuffer(data, packed, count, start).astype(dtype, copy=False)
+
+
+def narrow(name: str, wide: Array, target: np.dtype[Any]) -> Array:
+    """The integers as an array of the `target` type. Raises InvalidInput for one outside it."""
+    limits = np.iinfo(target)
+    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
+        raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")
+    return wide.astype(target)
 
 
 def _in_pieces(values: Any, dtype: np.dtype[Any]) -> Array:

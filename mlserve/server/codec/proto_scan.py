@@ -72,6 +72,33 @@ _NARROW = {
     **dict.fromkeys((_F.TYPE_INT32, _F.TYPE_UINT32, _F.TYPE_SINT32, _F.TYPE_ENUM), 4),
 }
 
+MOST_FIELDS = 2**20
+"""Fields of one request, of all kinds, strings in a row as a quarter of them."""
+_DELIMITED = 2
+_FIXED = {1: 8, 5: 4}
+"""Bytes of the wire types of a fixed length."""
+_LONGEST_VARINT = 10
+_LARGEST_TAG = 2**32 - 1
+"""A reader that cut a larger one would see another field than this walk."""
+_DEEPEST = 32
+"""Levels of messages in each other; ours have six."""
+_UNKNOWN_BYTES = 48
+"""protobuf keeps a field that it does not know."""
+_PIECE = 2**20
+_CONTINUES = 0x80
+"""The bit of a varint's byte that another one follows."""
+_CONTINUED = bytes(range(_CONTINUES, 0x100))
+"""Every byte of a varint but its last."""
+_LOOK_AT_CLOCK = 2**14
+"""Fields between two looks at the deadline: some 10 ms."""
+_BYTES_A_FIELD = 256
+"""So many bytes of packed varints are counted in the time of one field."""
+_STRINGS_A_FIELD = 4
+"""So many strings in a row are counted in the time of one field."""
+
+_SMALLER = "send several smaller requests"
+_AS_BYTES = "send large tensors as bytes: tensor_content, raw_input_contents"
+
 
 class Content(Enum):
     """What stands in a field that has a length."""
@@ -158,35 +185,7 @@ def _most_of(item: FieldDescriptor) -> int:
     return _OTHER_COUNTS.get(item.full_name, MOST_VALUES if is_of_tensor else MOST_NAMED)
 
 
-MOST_FIELDS = 2**20
-"""Fields of one request, of all kinds, strings in a row as a quarter of them."""
-_DELIMITED = 2
-_FIXED = {1: 8, 5: 4}
-"""Bytes of the wire types of a fixed length."""
-_LONGEST_VARINT = 10
-_LARGEST_TAG = 2**32 - 1
-"""A reader that cut a larger one would see another field than this walk."""
-_DEEPEST = 32
-"""Levels of messages in each other; ours have six."""
-_UNKNOWN_BYTES = 48
-"""protobuf keeps a field that it does not know."""
-_PIECE = 2**20
-_CONTINUES = 0x80
-"""The bit of a varint's byte that another one follows."""
-_CONTINUED = bytes(range(_CONTINUES, 0x100))
-"""Every byte of a varint but its last."""
-_LOOK_AT_CLOCK = 2**14
-"""Fields between two looks at the deadline: some 10 ms."""
-_BYTES_A_FIELD = 256
-"""So many bytes of packed varints are counted in the time of one field."""
-_STRINGS_A_FIELD = 4
-"""So many strings in a row are counted in the time of one field."""
-
-_SMALLER = "send several smaller requests"
-_AS_BYTES = "send large tensors as bytes: tensor_content, raw_input_contents"
-
-
-class Unfinished(Exception):
+class TooManyFields(Exception):
     """The message has more fields than were to be walked now."""
 
 
@@ -205,14 +204,14 @@ def estimate(data: bytes, kind: type[Message], deadline: Deadline | None = None)
     """
     try:
         return _Walk(data, MOST_FIELDS, deadline).walk(kind)
-    except Unfinished:
+    except TooManyFields:
         raise InputTooLarge(
             f"the request has more than {MOST_FIELDS} fields", hint=_SMALLER
         ) from None
 
 
 def quick_estimate(data: bytes, kind: type[Message], fields: int) -> int:
-    """`estimate` of a message of few fields. Raises Unfinished once so many were walked."""
+    """`estimate` of a message of few fields. Raises TooManyFields once so many were walked."""
     return _Walk(data, fields).walk(kind)
 
 
@@ -255,8 +254,8 @@ class _Walk:
             raise InvalidInput(
                 f"the request is not a valid {kind.DESCRIPTOR.full_name}: {why}"
             ) from None
-        known = sum(rule.width * count for rule, count in self._counts.items())
-        return len(self._data) + known + self._unknown * _UNKNOWN_BYTES
+        counted = sum(rule.width * count for rule, count in self._counts.items())
+        return len(self._data) + counted + self._unknown * _UNKNOWN_BYTES
 
     def _walk(self, rules: dict[int, Rule]) -> None:
         place, end = 0, len(self._data)
@@ -312,17 +311,17 @@ class _Walk:
 
     def _past_strings(self, rule: Rule, tag: int, stop: int, end: int) -> int:
         """Counts the string that ends at `stop`, and those of the same field right behind it."""
-        data, found = self._data, 1
+        data, count = self._data, 1
         most = min(rule.room(self._named[rule.name]), self._left * _STRINGS_A_FIELD)
-        while stop < end and data[stop] == tag and found <= most:
+        while stop < end and data[stop] == tag and count <= most:
             length, start = data[stop + 1], stop + 2
             if length >= _CONTINUES:
                 length, start = self.varint(stop + 1)
             if start + length > end:
                 raise _Broken(start, "a field runs over the end")
-            stop, found = start + length, found + 1
-        self._spend(found // _STRINGS_A_FIELD)
-        self._count(rule, found)
+            stop, count = start + length, count + 1
+        self._spend(count // _STRINGS_A_FIELD)
+        self._count(rule, count)
         return stop
 
     def past_number(self, rule: Rule | None, tag: int, place: int) -> int:
@@ -363,7 +362,7 @@ class _Walk:
     def _spend(self, fields: int) -> None:
         self._left -= fields
         if self._left < 0:
-            raise Unfinished
+            raise TooManyFields
         if self._left < self._look_at:
             self._look_at = self._left - _LOOK_AT_CLOCK
             if self._deadline is not None:

@@ -1,6 +1,7 @@
 """Who may ask: a bearer token on REST and in gRPC's metadata, compared in constant time.
 
-Health needs no token, so that a probe without secrets works; everything else does.
+Everything needs it but what a protocol opens to all: the endpoints (REST) and the methods (gRPC)
+without `needs_token`. Those report the server's health, so that a probe without secrets works.
 """
 
 from __future__ import annotations
@@ -18,18 +19,12 @@ from mlserve.server.request import LONGEST_PATH, Purpose, Route
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings, flag_of
 
-HEALTH_PATHS = ("/v2/health/live", "/v2/health/ready")
-HEALTH_METHODS = (
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-    "/inference.GRPCInferenceService/ServerLive",
-    "/inference.GRPCInferenceService/ServerReady",
-)
 _SCHEME = "bearer"
+_HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"
 
 
 class RestGate:
-    """Refuses every request of the REST port without the token, but for health."""
+    """Refuses requests without the token by their headers."""
 
     def __init__(self, token: bytes | None) -> None:
         self._token = token
@@ -41,24 +36,20 @@ class RestGate:
         return cls(None if path is None else read_token(path))
 
     def check(self, request: Request) -> None:
-        """Raises AccessDenied unless the request may be served."""
-        # Not request.url, which older versions of Starlette make with the Host header, as it is.
-        path = request.scope["raw_path"].decode("ascii", "replace")
-        if self._token is not None and path.rstrip("/") not in HEALTH_PATHS:
+        """Raises AccessDenied unless the request has the token."""
+        if self._token is not None:
             check_token(request.headers.getlist("authorization"), self._token)
 
 
 class GrpcGate:
-    """Refuses every call without the token by its headers, whatever the service."""
+    """Refuses calls without the token by their headers, whatever the service."""
 
     def __init__(self, token: bytes, telemetry: Telemetry) -> None:
         self._token = token
         self._telemetry = telemetry
 
     def check(self, context: Context, route: Route | None) -> None:
-        """Raises Status unless the call may be served; `route` is that of a method of ours."""
-        if context.path in HEALTH_METHODS:
-            return
+        """Raises GrpcStatus unless the call has the token; `route` is that of a method of ours."""
         given = [value for key, value in context.invocation_metadata() if key == "authorization"]
         try:
             check_token(given, self._token)
@@ -91,14 +82,11 @@ def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
         raise AccessDenied("the token does not match this server's", hint=_HINT)
 
 
-_HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"
-
-
 def require_control(settings: ServerSettings, host: str, *, is_from_browser: bool = False) -> None:
     """Raises NotAllowed unless a caller of a server at that address may change its models.
 
-    A page in a browser can send a POST to any server of the user's own machine: without a token
-    to prove that it may, it is not heard.
+    A page in a browser can send a POST to any server on the user's own machine, so its requests
+    are refused where no token proves that it may.
     """
     flag = flag_of("model_control")
     if not settings.lets_models_be_controlled(host):

@@ -1,4 +1,4 @@
-"""The REST port: hands each request to the protocol it belongs to, and gives errors one shape."""
+"""The routing of the REST port, and what its protocols share: deadline, body, answers, errors."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.errors import as_known_error, error_text
 from mlserve.server.listen.access import RestGate
-from mlserve.server.listen.drain import InFlight, respond_and_close
-from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom
+from mlserve.server.listen.drain import InFlight
+from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom, respond_and_close
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
@@ -72,21 +72,28 @@ class Endpoint:
     api: str
     purpose: Purpose
     respond: Callable[[Request], Awaitable[Response]]
+    needs_token: bool = True
 
     def route(self, method: str, path: str) -> Route:
         """What a request with that method and path is counted as."""
-        return Route("rest", self.api, self.purpose, f"{method} {path[:LONGEST_PATH]}")
+        is_served = self.purpose is Purpose.PREDICT or method in ("GET", "HEAD")
+        purpose = self.purpose if is_served else Purpose.OTHER
+        return Route("rest", self.api, purpose, f"{method} {path[:LONGEST_PATH]}")
 
 
 class RestProtocol(Protocol):
-    """One protocol of the REST port."""
+    """One protocol of the REST port: it knows its paths, and what is behind them."""
 
-    def match(self, method: str, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Endpoint | None:
         """What serves that path, as it was sent; None where it is that of some other protocol."""
 
 
 class RestApp:
-    """The ASGI application of the REST port."""
+    """The ASGI application of the REST port: asks one protocol after the other.
+
+    Every request gets a record, and every answer its headers; whatever a protocol raises becomes an
+    error in one form (`error_response`).
+    """
 
     def __init__(
         self,
@@ -96,7 +103,7 @@ class RestApp:
         in_flight: InFlight,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """`headers` go with every answer."""
+        """Asks these protocols in this order; `headers` go with every answer."""
         self._gate = gate
         self._protocols = protocols
         self._telemetry = telemetry
@@ -106,7 +113,7 @@ class RestApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         path = scope["raw_path"].decode("ascii", "replace")
-        endpoint = self.endpoint(request.method, path)
+        endpoint = self.endpoint(path)
         route = endpoint.route(request.method, path)
         record = self._telemetry.begin(route, request.headers.get)
         self._in_flight.take(record)
@@ -127,10 +134,10 @@ class RestApp:
             self._telemetry.end(record)
             self._in_flight.answered(record)
 
-    def endpoint(self, method: str, path: str) -> Endpoint:
+    def endpoint(self, path: str) -> Endpoint:
         """What serves that path, as it was sent: at least the answer that there is no such path."""
         for protocol in self._protocols:
-            if (endpoint := protocol.match(method, path)) is not None:
+            if (endpoint := protocol.match(path)) is not None:
                 return endpoint
         return Endpoint("", Purpose.OTHER, _no_such_path)
 
@@ -138,14 +145,15 @@ class RestApp:
         self, request: Request, endpoint: Endpoint, record: RequestRecord
     ) -> Response:
         try:
-            self._gate.check(request)
+            if endpoint.needs_token:
+                self._gate.check(request)
             response = await endpoint.respond(request)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
-            known = as_known_error(error)
-            record.failed(known)
-            return error_response(known)
+            failure = as_known_error(error)
+            record.failed(failure)
+            return error_response(failure)
         record.answered()
         return response
 
@@ -202,19 +210,21 @@ def contract_headers(contract: str) -> dict[str, str]:
 
 
 def error_response(error: MlserveError) -> Response:
-    """`{"error": "<message>"}` with the status code and headers that go with the error."""
+    """Returns `{"error": "<message>"}` with the status code and headers that go with the error.
+
+    `Retry-After`, in whole seconds, and `Retry-After-Ms` say when whoever refused the request, the
+    engine most of all, expects to have room (`Overloaded.retry_after`).
+    """
     body = json.dumps({"error": error_text(error)}).encode()
     status, headers = http_status(error), {}
     if isinstance(error, MethodNotAllowed):
         status, headers["Allow"] = 405, error.allowed
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
         headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
-    elif isinstance(error, BodyTooLarge):
-        headers["Connection"] = "close"
     elif isinstance(error, Overloaded) and error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
         headers["Retry-After-Ms"] = str(math.ceil(error.retry_after * 1000))
-    if isinstance(error, NoRoom):
+    if isinstance(error, BodyTooLarge | NoRoom):  # the rest of the body has not been read
         headers["Connection"] = "close"
     return Response(body, status, headers, "application/json")
 
@@ -229,9 +239,8 @@ def check_method(request: Request, allowed: str) -> None:
 
 def deadline_of(request: Request, default: float) -> Deadline:
     """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
-    given = [sent for name in TIMEOUT_HEADERS for sent in request.headers.getlist(name)]
-    timeout = min(map(_seconds, given), default=default)
-    return Deadline.at_most(timeout)
+    values = [value for name in TIMEOUT_HEADERS for value in request.headers.getlist(name)]
+    return Deadline.at_most(min(map(_seconds, values), default=default))
 
 
 @asynccontextmanager

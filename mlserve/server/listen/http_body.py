@@ -1,4 +1,7 @@
-"""The body of a REST request: counted as it comes in, and unpacked within the same limit."""
+"""The body of a REST request: counted as it comes in, unpacked within the same limit, or dropped.
+
+A compressed body is unpacked, and text is decoded, in pieces on the thread that reads the request.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,30 @@ import asyncio
 import codecs
 import zlib
 from collections.abc import AsyncIterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
 import numpy as np
 from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput, Overloaded, Unavailable
-from mlserve.server.body_memory import PIECE, UNBOUNDED, BodyMemory, Room
+from mlserve.server.body_memory import PIECE, RETRY_AFTER, UNBOUNDED, BodyMemory, Room
 from mlserve.settings import flag_of
 
 _GZIP = 31  # zlib's wbits for a gzip stream
 _ZLIB_HEAD, _ZLIB_CHECK = 2, 31  # RFC 1950: its two bytes are a multiple of 31
-_RETRY_AFTER = 1.0
 _MAX_DIGITS = 20
 _MAX_MEMBERS = 4096
-_PIECE = 64 * 2**10  # bytes of a compressed body that are looked at at once
 _GROWS = 2**20
 """The most that is unpacked at once."""
 _TWO_BYTES, _FOUR_BYTES = 0xC4, 0xF0
 """The first bytes of characters that Python keeps all of a text in 2 bytes for, and in 4."""
+
+_LINGER = 1.0
+"""Seconds in which what still comes in is dropped: closed at once, the client may see a reset in
+place of the response (RFC 9112, section 9.6)."""
 
 Content = bytes | bytearray
 
@@ -36,7 +42,7 @@ class BodyTooLarge(InputTooLarge):
 
 
 class NoRoom(Overloaded):
-    """There is no memory for a body, or none any more; the rest of it has not been read."""
+    """No memory is left for a body; the rest of it has not been read."""
 
 
 class Body:
@@ -124,7 +130,7 @@ class Body:
         if self.held.has_given_way:
             raise NoRoom(
                 "the body came too slowly: its room was given to other requests",
-                retry_after=_RETRY_AFTER,
+                retry_after=RETRY_AFTER,
                 hint="try again, or send a smaller request",
             )
 
@@ -150,6 +156,26 @@ class _BodyRoom(Room):
         self._body.deadline.require("reading the request")
         if self._body.is_left:
             raise Unavailable("the client has gone")
+
+
+async def respond_and_close(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends the response, which says `Connection: close`, lets the client read it, and closes."""
+
+    async def send_all_but_the_end(message: Message) -> None:
+        is_body = message["type"] == "http.response.body"
+        await send({**message, "more_body": True} if is_body else message)
+
+    await response(scope, receive, send_all_but_the_end)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER):
+            await _drop_body(receive)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drop_body(receive: Receive) -> None:
+    message = await receive()
+    while message["type"] == "http.request" and message.get("more_body", False):
+        message = await receive()
 
 
 def check_length(headers: Headers, limit: int) -> None:
@@ -250,7 +276,7 @@ class _Unpacked:
         In pieces: what follows a stream is copied, and a whole body each time is quadratic.
         """
         while place < len(data) and not stream.eof:
-            piece = data[place : place + _PIECE]
+            piece = data[place : place + PIECE]
             place += len(piece)
             self._grow(stream, piece)
             while stream.unconsumed_tail and not stream.eof:

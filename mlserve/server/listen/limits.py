@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 _PORTS = 2
 _OTHER_FILES = 256
 """Descriptors for everything but connections: the model's files, pipes, the log, and connections
-that are told that there is no room for them."""
+that are closed because there is no room for them."""
 _LEAST_OTHER_FILES = 16
 
 

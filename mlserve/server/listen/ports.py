@@ -1,9 +1,4 @@
-"""The two ports of a server: gRPC and HTTP, in one event loop. Each is bound when it is made.
-
-asyncio's own loop takes 2,048 at once before it makes the first one known, so that a limit on
-connections comes too late where the system allows few open files. Then it logs an error for each
-that it cannot take, without end.
-"""
+"""The two ports of a server: gRPC and HTTP, in one event loop. Each is bound when it is made."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,9 +25,9 @@ from mlserve.server.listen import drain
 from mlserve.server.listen.access import GrpcGate
 from mlserve.server.listen.grpc import health
 from mlserve.server.listen.grpc.connection import GrpcConnection
-from mlserve.server.listen.grpc.connections import GrpcConnections, Method
-from mlserve.server.listen.grpc.health import HEALTH_SERVICES, Health
+from mlserve.server.listen.grpc.health import Health
 from mlserve.server.listen.grpc.reflection import Reflection
+from mlserve.server.listen.grpc.server import GrpcServer, Method
 from mlserve.server.listen.http_connection import HttpConnection, HttpConnections
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
@@ -40,6 +35,11 @@ from mlserve.wire.proto._pool import POOL
 
 _log = logging.getLogger(__name__)
 
+_BACKLOG = 2048
+_KEEP_ALIVE = 75
+"""Seconds that an idle HTTP connection is kept: longer than clients keep theirs."""
+LAST_WORDS = 2.0
+"""Seconds at least for the responses of finished requests to leave the process."""
 BATCH = 16
 """Connections that are taken in before the event loop does something else."""
 _PAUSE = 0.1
@@ -48,8 +48,158 @@ _PATIENCE = 1.0
 """Seconds that a TLS handshake may last while others wait to begin theirs."""
 
 
+class GrpcPort:
+    """The gRPC server, with health and reflection beside the methods that it is started with."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        telemetry: Telemetry,
+        memory: BodyMemory,
+        settings: ServerSettings,
+    ) -> None:
+        self._tls = tls_context(settings, "h2") if settings.speaks_tls else None
+        token = settings.token_file
+        check = None if token is None else GrpcGate(read_token(token), telemetry).check
+        self._server = GrpcServer(settings, memory, check)
+        self._health = Health()
+        self._settings = settings
+        self._listeners = [_listener("gRPC", host, port)]
+        self._acceptors: list[Acceptor] = []
+        self.address = _join(host, self._listeners[0].getsockname()[1])
+
+    def listen_on(self, path: Path) -> None:
+        """Listens on a UNIX socket too, without TLS. Raises Unavailable."""
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            if _is_left_over(path):
+                path.unlink()
+            listener.bind(str(path))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise Unavailable(
+                f"cannot listen on the UNIX socket {path}: {error}",
+                hint="give a path of at most 107 bytes in a folder that can be written",
+            ) from error
+        self._listeners.append(listener)
+
+    async def start(self, methods: Mapping[str, Method], short_names: Iterable[str] = ()) -> None:
+        """Starts to serve, not ready yet; connections made since the port was bound are served.
+
+        The `methods` go by their full names, `/<service>/<method>`. The health service knows their
+        services, and the `short_names` beside.
+        """
+        services = {path.split("/")[1] for path in methods}
+        health_methods = self._health.methods((*services, *short_names))
+        reflection = Reflection((*services, health.SERVICE), _reflection_pool())
+        self._server.start({**methods, **health_methods, **reflection.methods()})
+        most, timeout = self._settings.max_connections, self._settings.header_timeout
+        make = partial(GrpcConnection, self._server)
+        for listener in self._listeners:
+            tls = None if listener.family == socket.AF_UNIX else self._tls
+            self._acceptors.append(Acceptor(listener, make, most, tls, timeout))
+
+    def show_ready(self, is_ready: bool) -> None:
+        """Makes the health service say whether the model would be served."""
+        self._health.show_ready(is_ready)
+
+    async def stop(self, seconds: float = LAST_WORDS) -> None:
+        """Stops taking requests and gives the finished ones that long to answer."""
+        give_up = asyncio.get_running_loop().time() + seconds
+        self._health.end()
+        if not self._acceptors:  # it was never started
+            for listener in self._listeners:
+                _close(listener)
+        await asyncio.gather(*(acceptor.finish(give_up) for acceptor in self._acceptors))
+        await self._server.stop(give_up)
+
+
+class RestPort:
+    """The HTTP/1.1 server of an ASGI application."""
+
+    def __init__(self, host: str, port: int, settings: ServerSettings) -> None:
+        self._tls = tls_context(settings) if settings.speaks_tls else None
+        self._connections = HttpConnections(settings.max_connections, settings.header_timeout)
+        self._socket = _listener("REST", host, port)
+        self.address = _join(host, self._socket.getsockname()[1])
+        self._task: asyncio.Task[None] | None = None
+        self._server: _Uvicorn | None = None
+
+    async def start(self, app: ASGIApp) -> None:
+        """Starts to serve; connections made since the port was bound are answered now."""
+        config = uvicorn.Config(
+            app,
+            http=partial(HttpConnection, port=self._connections),  # type: ignore[arg-type]
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            proxy_headers=False,
+            timeout_graceful_shutdown=1,  # `stop` has waited before
+        )
+        self._server = _Uvicorn(config, self._tls, self._connections)
+        self._task = asyncio.create_task(self._server.serve([self._socket]))
+
+    async def stop(self, seconds: float = LAST_WORDS) -> None:
+        """Stops taking requests and gives the finished ones that long to answer."""
+        if self._server is not None and self._task is not None:
+            if self._server.started:
+                await self._server.finish(seconds)
+            self._server.should_exit = True
+            await self._task
+        self._socket.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn with our own `Acceptor`, signals and end: it overrides internals, see `pyproject`."""
+
+    def __init__(
+        self, config: uvicorn.Config, tls: ssl.SSLContext | None, connections: HttpConnections
+    ) -> None:
+        super().__init__(config)
+        self._tls = tls
+        self._connections = connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens as uvicorn does, with limits of number and time for TLS handshakes."""
+        await self.lifespan.startup()
+        make: Callable[[], asyncio.Protocol] = partial(
+            self.config.http_protocol_class,  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        most, timeout = self._connections.most, self._connections.head_timeout
+        self.servers = [
+            cast("asyncio.Server", Acceptor(listener, make, most, self._tls, timeout))
+            for listener in sockets or ()
+        ]
+        self.started = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals to the process, which drains both ports together."""
+        yield
+
+    async def finish(self, seconds: float) -> None:
+        """Answers what has reached the port, and closes every connection that gets idle."""
+        give_up = asyncio.get_running_loop().time() + seconds
+        acceptors = cast("list[Acceptor]", self.servers)
+        await asyncio.gather(*(acceptor.finish(give_up) for acceptor in acceptors))
+        connections = cast("set[HttpConnection]", self.server_state.connections)
+        await drain.close_idle(lambda: connections, give_up)
+
+
 class Acceptor:
     """Gives each connection of a listener a protocol that `make` makes.
+
+    asyncio's own server takes 2,048 connections at once before it makes the first one known, so
+    that a limit on connections comes too late where the system allows few open files; then it logs
+    an error for each that it cannot take, without end. This one takes a few at a time.
 
     At most `most` TLS handshakes run at a time; where that many do, those that have lasted longest
     give way. It stands in for the `asyncio.Server` that uvicorn closes at the end.
@@ -75,10 +225,17 @@ class Acceptor:
         listener.setblocking(False)
         self._resume()
 
+    async def finish(self, give_up: float) -> None:
+        """Takes in what the kernel has, until that time of the loop's clock, and closes."""
+        await drain.take_last(self._listener, give_up)
+        self.close()
+
     def close(self) -> None:
-        """Takes no more connections; those that were taken stay."""
-        self._is_closed = True
-        self._pause(None)
+        """Closes the listener; the connections that were taken stay."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._pause(None)
+            _close(self._listener)
 
     async def wait_closed(self) -> None:
         """Returns once every connection that was taken has been made known."""
@@ -110,7 +267,7 @@ class Acceptor:
                 ssl=self._tls,
                 ssl_handshake_timeout=self._handshake_timeout,
             )
-        except OSError as error:  # a handshake that failed or took too long, as with any stranger
+        except OSError as error:  # a handshake that failed or took too long
             _log.debug("a connection was not made: %s", error)
 
     def _note_opened(self, task: asyncio.Task[None]) -> None:
@@ -122,7 +279,7 @@ class Acceptor:
             _log.error("a connection could not be served", exc_info=error)
 
     def _pause(self, seconds: float | None) -> None:
-        """Takes no connection for so long, or for ever; they wait in the kernel's queue."""
+        """Takes no connection for so long, or forever; they wait in the kernel's queue."""
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
             self._timer.cancel()
@@ -141,156 +298,6 @@ class Acceptor:
         self._loop.add_reader(self._listener, self._accept)
 
 
-_BACKLOG = 2048
-_KEEP_ALIVE = 75
-"""Seconds that an idle HTTP connection is kept: longer than clients keep theirs."""
-LAST_WORDS = 2.0
-"""Seconds at least for the responses of finished requests to leave the process."""
-
-
-class GrpcPort:
-    """A gRPC server with health and reflection beside the methods it is started with."""
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        telemetry: Telemetry,
-        memory: BodyMemory,
-        settings: ServerSettings,
-    ) -> None:
-        self._tls = tls_context(settings, "h2") if settings.speaks_tls else None
-        token = settings.token_file
-        check = None if token is None else GrpcGate(read_token(token), telemetry).check
-        self._connections = GrpcConnections(settings, memory, check)
-        self._health = Health()
-        self._settings = settings
-        self._listeners = [_listener("gRPC", host, port)]
-        self._acceptors: list[Acceptor] = []
-        self.address = _join(host, self._listeners[0].getsockname()[1])
-
-    def listen_on(self, path: Path) -> None:
-        """Listens on a UNIX socket too, without TLS. Raises Unavailable."""
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            if _is_left_over(path):
-                path.unlink()
-            listener.bind(str(path))
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise Unavailable(
-                f"cannot listen on the UNIX socket {path}: {error}",
-                hint="give a path of at most 107 bytes in a folder that can be written",
-            ) from error
-        self._listeners.append(listener)
-
-    async def start(self, methods: Mapping[str, Method]) -> None:
-        """Starts to serve, not ready yet; connections made since the port was bound are served."""
-        names = (*(name for name in HEALTH_SERVICES if "." in name), health.SERVICE)
-        reflection = Reflection(names, _reflection_pool())
-        self._connections.start({**methods, **self._health.methods(), **reflection.methods()})
-        most, timeout = self._settings.max_connections, self._settings.header_timeout
-        make = partial(GrpcConnection, self._connections)
-        for listener in self._listeners:
-            tls = None if listener.family == socket.AF_UNIX else self._tls
-            self._acceptors.append(Acceptor(listener, make, most, tls, timeout))
-
-    def show_ready(self, is_ready: bool) -> None:
-        """Makes the health service say whether the model would be served."""
-        self._health.show_ready(is_ready)
-
-    async def stop(self, seconds: float = LAST_WORDS) -> None:
-        """Stops taking requests and gives the finished ones that long to answer."""
-        give_up = asyncio.get_running_loop().time() + seconds
-        self._health.end()
-        if self._acceptors:
-            await asyncio.gather(
-                *(drain.take_last(listener, give_up) for listener in self._listeners)
-            )
-        for acceptor in self._acceptors:
-            acceptor.close()
-        await self._connections.stop(give_up)
-        for listener in self._listeners:
-            _close(listener)
-
-
-class RestPort:
-    """An HTTP/1.1 server."""
-
-    def __init__(self, host: str, port: int, settings: ServerSettings) -> None:
-        self._tls = tls_context(settings) if settings.speaks_tls else None
-        self._connections = HttpConnections(settings.max_connections, settings.header_timeout)
-        self._socket = _listener("REST", host, port)
-        self.address = _join(host, self._socket.getsockname()[1])
-        self._task: asyncio.Task[None] | None = None
-        self._server: _Uvicorn | None = None
-
-    async def start(self, app: ASGIApp) -> None:
-        """Starts to serve; connections made since the port was bound are answered now."""
-        config = uvicorn.Config(
-            app,
-            http=partial(HttpConnection, port=self._connections),  # type: ignore[arg-type]
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE,
-            proxy_headers=False,
-            timeout_graceful_shutdown=1,  # `stop` has waited before
-        )
-        self._server = _Uvicorn(config, self._tls, self._connections)
-        self._task = asyncio.create_task(self._server.serve([self._socket]))
-
-    async def stop(self, seconds: float = LAST_WORDS) -> None:
-        """Stops taking requests and gives the finished ones that long to answer."""
-        if self._server is not None and self._task is not None:
-            if self._server.started:
-                await self._server.finish(self._socket, seconds)
-            self._server.should_exit = True
-            await self._task
-        self._socket.close()
-
-
-class _Uvicorn(uvicorn.Server):
-    def __init__(
-        self, config: uvicorn.Config, tls: ssl.SSLContext | None, connections: HttpConnections
-    ) -> None:
-        super().__init__(config)
-        self._tls = tls
-        self._connections = connections
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens as uvicorn does, with limits of number and time for TLS handshakes."""
-        await self.lifespan.startup()
-        make: Callable[[], asyncio.Protocol] = partial(
-            self.config.http_protocol_class,  # type: ignore[call-arg]
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
-        most, timeout = self._connections.most, self._connections.head_timeout
-        self.servers = [
-            cast("asyncio.Server", Acceptor(listener, make, most, self._tls, timeout))
-            for listener in sockets or ()
-        ]
-        self.started = True
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals to the process, which drains both ports together."""
-        yield
-
-    async def finish(self, listener: socket.socket, seconds: float) -> None:
-        """Answers what has reached the port, and closes every connection that gets idle."""
-        give_up = asyncio.get_running_loop().time() + seconds
-        await drain.take_last(listener, give_up)
-        for server in self.servers:
-            server.close()
-        await drain.close_idle(lambda: self.server_state.connections, give_up)
-
-
 def _reflection_pool() -> descriptor_pool.DescriptorPool:
     """Our private pool with the file of gRPC's health service."""
     POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
@@ -300,7 +307,7 @@ def _reflection_pool() -> descriptor_pool.DescriptorPool:
 def _listener(kind: str, host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises Unavailable.
 
-    Without SO_REUSEPORT, by which two servers would share a port without a word.
+    Without SO_REUSEPORT, with which two servers would silently share a port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's delay off only where the protocol is named: 40 ms a response.
@@ -311,7 +318,7 @@ def _listener(kind: str, host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise _taken(kind, host, port, f": {error}") from error
+        raise _taken(kind, host, port, error) from error
     return listener
 
 
@@ -334,8 +341,9 @@ def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _taken(kind: str, host: str, port: int, why: str = "") -> Unavailable:
+def _taken(kind: str, host: str, port: int, error: Exception) -> Unavailable:
     return Unavailable(
-        f"cannot listen on {_join(host, port)} for {kind}, the port is taken or not allowed{why}",
+        f"cannot listen on {_join(host, port)} for {kind}, the port is taken or not allowed: "
+        f"{error}",
         hint=f"choose another one with --{kind.lower()}-port",
     )

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, NotFound, Unavailable
+from mlserve.errors import InvalidInput, MlserveError, NotFound, Unavailable
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.access import require_control
 from mlserve.server.models.models import Models
@@ -18,7 +18,12 @@ from mlserve.server.models.versions import State, VersionStatus
 from mlserve.server.oip.metadata import model_config, platform_of
 from mlserve.server.oip.request import default_signature
 from mlserve.server.telemetry.statistics import Statistics, Total, VersionStatistics
+from mlserve.settings import ServerSettings
 
+PATIENCE = 600.0
+"""Seconds that a call to load or unload has when it brings no deadline."""
+_IGNORED = ("unload_dependents",)
+"""Parameters without a meaning here: no model depends on another."""
 _STATES = {
     State.START: "LOADING",
     State.LOADING: "LOADING",
@@ -40,6 +45,11 @@ class OipExtensions:
         self._models = models
         self._statistics = statistics
         self._host = host
+
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings of the server."""
+        return self._engine.settings
 
     def config(self, model: str, version: int | None) -> dict[str, Any]:
         """The configuration of a loaded version. Raises NotFound, Unavailable."""
@@ -105,8 +115,8 @@ class OipExtensions:
     def _counted(self, model: str) -> Iterator[dict[str, Any]]:
         for status in self._statuses(model):
             if status.state is State.AVAILABLE:
-                counts = self._statistics.of(model, status.version)
-                yield _statistics_json(model, status.version, counts)
+                statistics = self._statistics.of(model, status.version)
+                yield _statistics_json(model, status.version, statistics)
 
     def _entries(self, model: str) -> Iterator[dict[str, str]]:
         statuses = self._statuses(model)
@@ -124,6 +134,24 @@ class OipExtensions:
             return []
 
 
+def require_unnamed(repository: str) -> None:
+    """Raises NotFound for a repository's name: a server has one, without a name."""
+    if repository:
+        raise NotFound(
+            f"there is no model repository {repository!r}: this server has one, without a name"
+        )
+
+
+def require_no_override(parameters: list[str]) -> None:
+    """Raises InvalidInput for a parameter that would bring another configuration or files."""
+    unknown = [name for name in parameters if name not in _IGNORED]
+    if unknown:
+        raise InvalidInput(
+            f"the parameter {unknown[0]!r} is not supported: a model is loaded as the server was "
+            "started to serve it"
+        )
+
+
 def _entry(model: str, version: str, state: State, reason: str) -> dict[str, str]:
     return {"name": model, "version": version, "state": _STATES[state], "reason": reason}
 
@@ -135,20 +163,20 @@ def _reason(status: VersionStatus, is_unloaded: bool) -> str:
     return "unloaded" if status.state is State.END or is_unloaded else ""
 
 
-def _statistics_json(model: str, version: int, counts: VersionStatistics) -> dict[str, Any]:
+def _statistics_json(model: str, version: int, statistics: VersionStatistics) -> dict[str, Any]:
     return {
         "name": model,
         "version": str(version),
-        "last_inference": round(counts.last_request * 1000),
-        "inference_count": counts.inferences,
-        "execution_count": counts.executions,
+        "last_inference": round(statistics.last_request * 1000),
+        "inference_count": statistics.inferences,
+        "execution_count": statistics.executions,
         "inference_stats": {
-            "success": _duration(counts.success),
-            "fail": _duration(counts.fail),
-            "queue": _duration(counts.queue),
-            "compute_input": _duration(counts.decode),
-            "compute_infer": _duration(counts.run),
-            "compute_output": _duration(counts.encode),
+            "success": _duration(statistics.success),
+            "fail": _duration(statistics.fail),
+            "queue": _duration(statistics.queue),
+            "compute_input": _duration(statistics.decode),
+            "compute_infer": _duration(statistics.run),
+            "compute_output": _duration(statistics.encode),
             "cache_hit": _duration(_NONE),
             "cache_miss": _duration(_NONE),
         },
@@ -159,7 +187,7 @@ def _statistics_json(model: str, version: int, counts: VersionStatistics) -> dic
                 "compute_infer": _duration(totals.run),
                 "compute_output": _duration(totals.encode),
             }
-            for rows, totals in sorted(counts.batches.items())
+            for rows, totals in sorted(statistics.batches.items())
         ],
     }
 

@@ -17,17 +17,21 @@ from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
+    BytesMethod,
     Methods,
-    Respond,
     Service,
     deadline_of,
 )
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.oip import request as oip_parameters
-from mlserve.server.oip import tensors as oip_binary
-from mlserve.server.oip.extensions import OipExtensions
+from mlserve.server.oip.extensions import (
+    PATIENCE,
+    OipExtensions,
+    require_no_override,
+    require_unnamed,
+)
 from mlserve.server.oip.metadata import (
+    API,
     EXTENSIONS,
     SERVER_NAME,
     SERVER_VERSION,
@@ -35,6 +39,7 @@ from mlserve.server.oip.metadata import (
     TensorMetadata,
     version_of,
 )
+from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import (
     AnswerTensor,
     InferRequest,
@@ -43,7 +48,7 @@ from mlserve.server.oip.request import (
     datatype_of,
     write_outputs,
 )
-from mlserve.server.oip.tensors import RAW_ONLY, from_contents, to_contents
+from mlserve.server.oip.tensors import RAW_ONLY, from_bytes, from_contents, to_bytes, to_contents
 from mlserve.server.request import Purpose
 from mlserve.tensors import Signature
 from mlserve.wire.proto.inference_extensions_pb2 import (
@@ -75,22 +80,24 @@ if TYPE_CHECKING:
 
     from mlserve.backend import Tensors
 
-
-API = "oip"
-"""The protocol's name in the log and in metrics."""
-PATIENCE = 600.0
-"""Seconds that a call to load or unload has when it brings no deadline."""
-_IGNORED = ("unload_dependents",)
-"""Parameters without a meaning here: no model depends on another."""
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+SIGNATURE_KEY = "mlserve-signature"
+"""Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
+SIGNATURES_KEY = "mlserve-signatures"
+"""Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
+LIMITS_KEY = "mlserve-limits"
+"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
+LOAD_KEY = "mlserve-load"
+"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
 
 
 class OipGrpcExtensions:
-    """The methods; each takes a request's bytes and returns a response's."""
+    """The methods of Triton's extensions; each takes a request's bytes, returns a response's."""
 
     def __init__(self, extensions: OipExtensions) -> None:
         self._extensions = extensions
 
-    def methods(self) -> dict[str, Respond]:
+    def methods(self) -> dict[str, BytesMethod]:
         """The methods by name."""
         return {
             "ModelConfig": self.config,
@@ -117,8 +124,8 @@ class OipGrpcExtensions:
         """RepositoryIndex: every version of every model, with its state."""
         request = await read_message(RepositoryIndexRequest, data, deadline_of(context, PATIENCE))
         require_unnamed(request.repository_name)
-        models = self._extensions.index(only_ready=request.ready)
-        return _written({"models": models}, RepositoryIndexResponse())
+        entries = self._extensions.index(only_ready=request.ready)
+        return _written({"models": entries}, RepositoryIndexResponse())
 
     async def load(self, data: bytes, context: Context) -> bytes:
         """RepositoryModelLoad: looks for new versions, loads what was unloaded."""
@@ -141,37 +148,8 @@ class OipGrpcExtensions:
         return RepositoryModelUnloadResponse().SerializeToString()
 
 
-def require_unnamed(repository: str) -> None:
-    """Raises NotFound for a repository's name: a server has one, without a name."""
-    if repository:
-        raise NotFound(
-            f"there is no model repository {repository!r}: this server has one, without a name"
-        )
-
-
-def require_no_override(parameters: list[str]) -> None:
-    """Raises InvalidInput for a parameter that would bring another configuration or files."""
-    unknown = [name for name in parameters if name not in _IGNORED]
-    if unknown:
-        raise InvalidInput(
-            f"the parameter {unknown[0]!r} is not supported: a model is loaded as the server was "
-            "started to serve it"
-        )
-
-
-def _written(content: dict[str, Any], message: Message) -> bytes:
-    return json_format.ParseDict(content, message).SerializeToString()
-
-
-INFERENCE_SERVICE = "inference.GRPCInferenceService"
-SIGNATURE_KEY = "mlserve-signature"
-"""Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
-SIGNATURES_KEY = "mlserve-signatures"
-"""Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
-LIMITS_KEY = "mlserve-limits"
-"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
-LOAD_KEY = "mlserve-load"
-"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
+def _written(fields: dict[str, Any], message: Message) -> bytes:
+    return json_format.ParseDict(fields, message).SerializeToString()
 
 
 class OipGrpcService:
@@ -184,7 +162,7 @@ class OipGrpcService:
 
     def services(self) -> tuple[Service]:
         """What to add to the gRPC server."""
-        health: dict[str, Respond] = {"ServerLive": self.live, "ServerReady": self.ready}
+        health: dict[str, BytesMethod] = {"ServerLive": self.live, "ServerReady": self.ready}
         methods: Methods = {
             Purpose.PREDICT: {"ModelInfer": self.infer},
             Purpose.PROBE: {**health, "ModelReady": self.model_ready},
@@ -194,7 +172,7 @@ class OipGrpcService:
                 **self._extensions.methods(),
             },
         }
-        return (Service(INFERENCE_SERVICE, API, methods, small=tuple(health)),)
+        return (Service(INFERENCE_SERVICE, API, methods, tuple(health)),)
 
     async def live(self, data: bytes, context: Context) -> bytes:
         """ServerLive: true, as there is an answer."""
@@ -261,15 +239,14 @@ class OipGrpcService:
 
         version = version_of(request.model_version, request.model_name)
         decode = partial(asked.decode, settings=self._engine.settings)
-        deadline = oip_parameters.sooner(deadline, asked.parameters)
         call = InferenceCall(
             request.model_name,
             version,
-            deadline,
+            asked.sooner(deadline),
             decode,
             encode,
             len(data),
-            *asked.signature_and_rows(),
+            *asked.hints(),
         )
         is_random, response = await self._engine.serve(call)
         if is_random:
@@ -285,11 +262,11 @@ def read_request(request: ModelInferRequest) -> InferRequest:
     """What the message asks for, its tensors not read yet. Raises InvalidInput."""
     wanted = [
         WantedOutput.from_parameters(
-            item.name, oip_parameters.of_messages(item.parameters, f"output '{item.name}'")
+            item.name, Parameters.from_messages(item.parameters, f"output '{item.name}'")
         )
         for item in request.outputs
     ]
-    parameters = oip_parameters.of_messages(request.parameters, "the request")
+    parameters = Parameters.from_messages(request.parameters, "the request")
     return InferRequest(request.id, parameters, _inputs(request), wanted)
 
 
@@ -305,7 +282,7 @@ def write_response(
         spec, value = answer.spec, answer.value
         output = response.outputs.add(name=spec.name, datatype=datatype_of(spec), shape=value.shape)
         if is_raw:
-            response.raw_output_contents.append(oip_binary.to_bytes(spec, value))
+            response.raw_output_contents.append(to_bytes(spec, value))
         else:
             output.contents.CopyFrom(to_contents(spec, value))
     return response
@@ -314,7 +291,7 @@ def write_response(
 def _inputs(request: ModelInferRequest) -> list[SentTensor]:
     raw = request.raw_input_contents
     for item in request.inputs:
-        oip_parameters.of_messages(item.parameters, f"input '{item.name}'")
+        Parameters.from_messages(item.parameters, f"input '{item.name}'")
     if not raw:
         return [
             SentTensor(
@@ -327,9 +304,7 @@ def _inputs(request: ModelInferRequest) -> list[SentTensor]:
         ]
     _check_raw(request)
     return [
-        SentTensor(
-            item.name, item.datatype, tuple(item.shape), partial(oip_binary.from_bytes, data=data)
-        )
+        SentTensor(item.name, item.datatype, tuple(item.shape), partial(from_bytes, data=data))
         for item, data in zip(request.inputs, raw, strict=True)
     ]
 

@@ -20,11 +20,19 @@ from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.server.body_memory import UNBOUNDED, Room
 from mlserve.server.codec import json_writer
 from mlserve.server.codec.images import is_image_body, read_image_body
+from mlserve.server.codec.json_values import (
+    flatten,
+    from_numbers,
+    misplaced_text,
+    misplaced_type,
+    to_flat_array,
+    types_of,
+)
 from mlserve.server.codec.proto_scan import MOST_TEXT
+from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.oip import request as oip_parameters
-from mlserve.server.oip import tensors as oip_binary
+from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import (
     AnswerTensor,
     InferRequest,
@@ -32,9 +40,8 @@ from mlserve.server.oip.request import (
     WantedOutput,
     datatype_of,
 )
-from mlserve.server.oip.tensors import RAW_ONLY
+from mlserve.server.oip.tensors import RAW_ONLY, byte_strings, from_bytes, to_bytes
 from mlserve.server.tensors import Array
-from mlserve.server.tfs import json_tensors
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, TensorSpec
 
@@ -63,25 +70,23 @@ def read_request(
     content = content_of(body, headers, settings.max_request_bytes, room)
     length = _json_length(content, headers)
     if length == 0:
-        return InferRequest("", {}, (), (), is_binary=True, raw_body=content)
+        return InferRequest("", Parameters(), (), (), is_binary=True, raw_body=content)
     if length is None and is_image_body(content, headers):
-        found = read_image_body(content, headers, settings, room)
-        named = {"signature": found.signature} if found.signature else {}
-        return InferRequest("", named, (), (), files=found.files)
+        image_body = read_image_body(content, headers, settings, room)
+        named = {"signature": image_body.signature} if image_body.signature else {}
+        return InferRequest("", Parameters(named), (), (), files=image_body.files)
     sent = memoryview(content)
     text = text_of(sent[:length], room)
-    head = json_tensors.parse_body(
-        text, ignores_rest=False, max_depth=settings.max_json_depth, room=room
-    )
+    head = parse_body(text, ignores_rest=False, max_depth=settings.max_json_depth, room=room)
     tail = sent[len(content) if length is None else length :]
     request_id = _id_of(head)
-    parameters = oip_parameters.of_json(head.get("parameters"), "the request")
+    parameters = Parameters.from_json(head.get("parameters"), "the request")
     return InferRequest(
         request_id,
         parameters,
         _inputs(_objects(head, "inputs"), tail, room),
         [_wanted(item) for item in _objects(head, "outputs")] if head.get("outputs") else (),
-        is_binary=bool(oip_parameters.flag(parameters, "binary_data_output")),
+        is_binary=bool(parameters.flag("binary_data_output")),
     )
 
 
@@ -157,15 +162,15 @@ def _objects(head: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 def _wanted(item: Mapping[str, Any]) -> WantedOutput:
     name = item["name"]
     return WantedOutput.from_parameters(
-        name, oip_parameters.of_json(item.get("parameters"), f"output '{name}'")
+        name, Parameters.from_json(item.get("parameters"), f"output '{name}'")
     )
 
 
 def _inputs(items: Sequence[Mapping[str, Any]], tail: memoryview, room: Room) -> list[SentTensor]:
     tensors, start = [], 0
     for item in items:
-        parameters = oip_parameters.of_json(item.get("parameters"), f"input '{item['name']}'")
-        size = oip_parameters.count(parameters, "binary_data_size")
+        parameters = Parameters.from_json(item.get("parameters"), f"input '{item['name']}'")
+        size = parameters.count("binary_data_size")
         end = start + (size or 0)
         if end > len(tail):
             raise InvalidInput(
@@ -194,7 +199,7 @@ def _tensor(item: Mapping[str, Any], data: memoryview | None, room: Room) -> Sen
     if data is None:
         read = partial(from_json, shape=sizes, data=item["data"])
     else:
-        read = partial(oip_binary.from_bytes, data=data, room=room)
+        read = partial(from_bytes, data=data, room=room)
     return SentTensor(name, datatype, sizes, read)
 
 
@@ -208,15 +213,17 @@ def from_json(spec: TensorSpec, count: int, *, shape: tuple[int, ...], data: Any
             f"input '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON: send it "
             "binary, with the parameter binary_data_size"
         )
-    nested, flat = json_tensors.flatten(spec.name, data)
+    nested, flat = flatten(spec.name, data)
     if nested not in (shape, (count,)) and not (count == 0 and not flat and nested):
         raise InvalidInput(
             f"the data of input '{spec.name}' is {_described(nested)}; its shape {list(shape)} "
             f"takes a list of {count} values, or lists of that shape"
         )
-    if spec.dtype is DType.BYTES and json_tensors.types_of(flat) - {str}:
+    if spec.dtype is DType.BYTES and types_of(flat) - {str}:
         raise InvalidInput(f"the data of input '{spec.name}' must be strings, as it is BYTES")
-    return json_tensors.to_flat_array(spec, flat)
+    if kind := misplaced_type(spec, flat):
+        raise InvalidInput(misplaced_text(spec, kind))
+    return to_flat_array(spec, flat, overflows=False)
 
 
 def to_json(spec: TensorSpec, value: Array) -> list[Any]:
@@ -225,13 +232,13 @@ def to_json(spec: TensorSpec, value: Array) -> list[Any]:
     NaN and the infinities are written as the bare words that TensorFlow Serving writes too.
     """
     if spec.dtype is DType.BYTES:
-        return [_text(spec, item) for item in oip_binary.byte_strings(value)]
+        return [_text(spec, item) for item in byte_strings(value)]
     if spec.dtype in RAW_ONLY:
         raise InvalidInput(
             f"output '{spec.name}' is {spec.dtype.oip_name}, which has no form in JSON",
             hint="ask for it with the parameter binary_data",
         )
-    numbers: list[Any] = json_tensors.from_numbers(spec, value.reshape(-1))
+    numbers: list[Any] = from_numbers(spec, value.reshape(-1))
     return numbers
 
 
@@ -261,7 +268,7 @@ def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writer.Text:
         "shape": list(value.shape),
     }
     if tail is not None:
-        tail.append(oip_binary.to_bytes(spec, value))
+        tail.append(to_bytes(spec, value))
         described["parameters"] = {"binary_data_size": len(tail[-1])}
     members: dict[str, json_writer.Text] = {
         name: [json_writer.dumps(what)] for name, what in described.items()

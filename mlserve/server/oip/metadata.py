@@ -1,9 +1,7 @@
-"""What the server and its model are, as the Open Inference Protocol describes them.
+"""What the server and its models are, as the protocol and Triton's `config` describe them.
 
 The protocol knows one set of inputs and outputs for a model: that of the default signature. A
-client asks for the metadata of another signature by its name, and is told all names beside it.
-
-What mlserve has no word for there is left out: no instance groups, no optimisations.
+client asks for the metadata of another signature by its name, and gets all names beside it.
 """
 
 from __future__ import annotations
@@ -24,6 +22,8 @@ from mlserve.server.tensors import find_signature
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature, TensorSpec
 
+API = "oip"
+"""The protocol's name in the log and in metrics."""
 SERVER_NAME = "mlserve"
 SERVER_VERSION = __version__
 EXTENSIONS = (
@@ -34,6 +34,7 @@ EXTENSIONS = (
     "statistics",
 )
 """Triton's names for what mlserve has beyond the protocol itself."""
+_MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class TensorMetadata:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelMetadata:
+class ModelDescription:
     """A model: the versions that can be asked for, and one of its signatures out of all names.
 
     `platform` is `mlserve_` and the name of the backend, after the protocol's `<project>_<format>`.
@@ -108,7 +109,7 @@ class OipModels:
         """How many calls run and wait now."""
         return {"running": self._engine.running, "waiting": self._engine.waiting}
 
-    def metadata(self, model: str, version: int | None, signature: str) -> ModelMetadata:
+    def metadata(self, model: str, version: int | None, signature: str) -> ModelDescription:
         """The metadata of a loaded version; the empty signature is the default one.
 
         Raises NotFound, Unavailable while it is loading, and InvalidInput for a signature that the
@@ -119,16 +120,16 @@ class OipModels:
             signatures = loaded.runner.signatures
         finally:
             loaded.release()
-        described = (
+        chosen = (
             find_signature(signatures, signature) if signature else default_signature(signatures)
         )
-        return ModelMetadata(
+        return ModelDescription(
             model,
             self._versions(model, version),
             platform_of(self._models.backend_of(model)),
-            TensorMetadata.from_specs(described.inputs),
-            TensorMetadata.from_specs(described.outputs),
-            described.name,
+            TensorMetadata.from_specs(chosen.inputs),
+            TensorMetadata.from_specs(chosen.outputs),
+            chosen.name,
             tuple(sorted(name for name, item in signatures.items() if _is_expressible(item))),
             loaded.contract,
         )
@@ -166,9 +167,6 @@ def _is_expressible(signature: Signature) -> bool:
     return all(spec.dtype.oip_name for spec in (*signature.inputs, *signature.outputs))
 
 
-_MICROSECONDS = 1_000_000
-
-
 def model_config(
     model: str,
     backend: str,
@@ -178,6 +176,8 @@ def model_config(
     settings: ServerSettings,
 ) -> dict[str, Any]:
     """The message ModelConfig as JSON has it, of that signature of a model.
+
+    What mlserve has no word for is left out: instance groups, optimisations.
 
     `max_batch_size` is what one request may have, and 0 for a signature without a batch dimension;
     above 0 the `dims` are without that dimension. Raises InvalidInput for a type without a name.

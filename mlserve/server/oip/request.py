@@ -3,10 +3,6 @@
 The protocol has no signatures: a request runs the default one, or the one that its parameter
 `signature` names. An output with the parameter `classification` is not the tensor itself but its
 k best classes, strings of the form `score:index:label` (Triton's classification extension).
-
-- of a request: `signature`, `timeout`, `binary_data_output`
-- of an input: `binary_data_size`
-- of a requested output: `classification`, `binary_data`
 """
 
 from __future__ import annotations
@@ -23,7 +19,8 @@ from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.images import NAN, score_problem_text, scores_failed
 from mlserve.server.codec.images import check_images, input_of
-from mlserve.server.oip import tensors as oip_binary
+from mlserve.server.oip.parameters import Parameters
+from mlserve.server.oip.tensors import from_bytes
 from mlserve.server.tensors import (
     DEFAULT_SIGNATURE,
     NUMPY,
@@ -35,83 +32,12 @@ from mlserve.server.tensors import (
 )
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
-from mlserve.wire.proto.inference_pb2 import InferParameter
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 
-Parameters = Mapping[str, bool | int | float | str]
-
 _MICROSECONDS = 1_000_000
-_SHARED_MEMORY = "shared_memory_region"
-
-
-def of_json(value: Any, where: str) -> Parameters:
-    """The parameters of a JSON request. Raises InvalidInput naming `where` they stand."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InvalidInput(f"the parameters of {where} must be an object")
-    return _checked(value, where)
-
-
-def of_messages(values: Mapping[str, InferParameter], where: str) -> Parameters:
-    """The parameters of a gRPC request; one without a value is left out. Raises InvalidInput."""
-    kinds = {name: value.WhichOneof("parameter_choice") for name, value in values.items()}
-    given = {name: getattr(values[name], kind) for name, kind in kinds.items() if kind}
-    return _checked(given, where)
-
-
-def text(parameters: Parameters, name: str) -> str:
-    """A string parameter; empty when it is not given. Raises InvalidInput."""
-    value = parameters.get(name, "")
-    if not isinstance(value, str):
-        raise _wrong(name, "a string", value)
-    return value
-
-
-def flag(parameters: Parameters, name: str) -> bool | None:
-    """A boolean parameter; None when it is not given. Raises InvalidInput."""
-    value = parameters.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise _wrong(name, "a boolean", value)
-    return value
-
-
-def count(parameters: Parameters, name: str) -> int | None:
-    """A parameter that is an integer of at least 0; None when it is not given."""
-    value = parameters.get(name)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise _wrong(name, "a whole number of at least 0", value)
-    return value
-
-
-def sooner(deadline: Deadline, parameters: Parameters) -> Deadline:
-    """The deadline, or the one of the parameter `timeout` (microseconds) where that is sooner.
-
-    It runs from the request's arrival; 0 is no timeout, as for Triton. Raises InvalidInput.
-    """
-    microseconds = count(parameters, "timeout")
-    if not microseconds or microseconds >= deadline.timeout * _MICROSECONDS:
-        return deadline
-    timeout = microseconds / _MICROSECONDS
-    return Deadline(deadline.expires_at - deadline.timeout + timeout, timeout)
-
-
-def _checked(parameters: Mapping[str, Any], where: str) -> Parameters:
-    if _SHARED_MEMORY in parameters:
-        raise InvalidInput(
-            f"{where} has the parameter {_SHARED_MEMORY!r}: shared memory is not supported; "
-            "send the data in the request"
-        )
-    return parameters
-
-
-def _wrong(name: str, expected: str, value: object) -> InvalidInput:
-    return InvalidInput(f"the parameter {name!r} must be {expected}, not {value!r}")
-
-
 _CLASSIFICATION = ("scores", "indices", "labels")
 _MAX_RANK = 32
 _MAX_SIZE = 2**63 - 1
@@ -142,8 +68,8 @@ class WantedOutput:
     @classmethod
     def from_parameters(cls, name: str, parameters: Parameters) -> WantedOutput:
         """The output of that name, with what its parameters ask for. Raises InvalidInput."""
-        classes = count(parameters, "classification") or 0
-        return cls(name, classes, flag(parameters, "binary_data"))
+        classes = parameters.count("classification") or 0
+        return cls(name, classes, parameters.flag("binary_data"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +97,20 @@ class InferRequest:
     raw_body: bytes | bytearray | None = None
     files: Sequence[bytes] = ()
 
-    def signature_and_rows(self) -> tuple[str, int]:
+    def sooner(self, deadline: Deadline) -> Deadline:
+        """The deadline, or that of the parameter `timeout` (microseconds) where it is sooner.
+
+        It runs from the request's arrival; 0 is no timeout, as for Triton. Raises InvalidInput.
+        """
+        microseconds = self.parameters.count("timeout")
+        if not microseconds or microseconds >= deadline.timeout * _MICROSECONDS:
+            return deadline
+        timeout = microseconds / _MICROSECONDS
+        return Deadline(deadline.expires_at - deadline.timeout + timeout, timeout)
+
+    def hints(self) -> tuple[str, int]:
         """The signature that it names and its rows, as far as that is seen before `decode`."""
-        name = text(self.parameters, "signature")
+        name = self.parameters.text("signature")
         rows = max((sent.shape[0] for sent in self.inputs if sent.shape), default=1)
         rows = max(rows, len(self.files))
         return name or DEFAULT_SIGNATURE, rows
@@ -182,7 +119,7 @@ class InferRequest:
         self, signatures: Mapping[str, Signature], settings: ServerSettings
     ) -> tuple[Signature, Tensors]:
         """The signature to run and its inputs. Raises NotFound, InvalidInput."""
-        name = text(self.parameters, "signature")
+        name = self.parameters.text("signature")
         signature = choose_signature(signatures, name, self.outputs)
         sent = self.inputs
         if self.files:
@@ -214,13 +151,13 @@ def choose_signature(
     most = max((output.classes for output in wanted), default=0)
     if most:
         runs = _classifying(signatures, asked, most)
-    known = {spec.name for spec in runs.outputs}
-    allowed = known | {spec.name for spec in asked.outputs}
+    names = {spec.name for spec in runs.outputs}
+    allowed = names | {spec.name for spec in asked.outputs}
     for output in wanted:
-        if output.name not in (allowed if output.classes else known):
+        if output.name not in (allowed if output.classes else names):
             raise InvalidInput(
                 f"signature '{runs.name}' has no output '{output.name}'; there are: "
-                f"{', '.join(sorted(known))}",
+                f"{', '.join(sorted(names))}",
                 hint="the parameter 'signature' selects another signature",
             )
     if len({output.name for output in wanted}) != len(wanted):
@@ -293,19 +230,19 @@ def _raw_input(signature: Signature, body: bytes | bytearray) -> SentTensor:
             spec.name, datatype, one, lambda *_: np.array([bytes(body), None], dtype=object)[:-1]
         )
     shape = _shape_of(spec, len(body) // NUMPY[spec.dtype].itemsize)
-    read = partial(oip_binary.from_bytes, data=body)
+    read = partial(from_bytes, data=body)
     return SentTensor(spec.name, datatype, shape, read)
 
 
 def _shape_of(spec: TensorSpec, count: int) -> tuple[int, ...]:
     """The shape of that many values, of which at most one size is not in the spec."""
     sizes = (None,) if spec.shape is None else spec.shape
-    known = math.prod(size for size in sizes if size is not None)
+    fixed = math.prod(size for size in sizes if size is not None)
     if sizes.count(None) > 1:
         raise InvalidInput(
             f"a raw binary request cannot say the shape of {spec}: send the tensor with its shape"
         )
-    return tuple(count // max(known, 1) if size is None else size for size in sizes)
+    return tuple(count // max(fixed, 1) if size is None else size for size in sizes)
 
 
 def _read(spec: TensorSpec, sent: SentTensor, max_batch_length: int) -> Array:
@@ -360,9 +297,9 @@ def _classifying(signatures: Mapping[str, Signature], asked: Signature, classes:
         and {spec.name for spec in signature.outputs}.issuperset(_CLASSIFICATION)
     ]
     enough = (signature for signature in fits if _classes_of(signature) >= classes)
-    found = next(enough, None) or max(fits, key=_classes_of, default=None)
-    if found is not None:
-        return found
+    best = next(enough, None) or max(fits, key=_classes_of, default=None)
+    if best is not None:
+        return best
     raise NotFound(
         f"the parameter 'classification' needs a signature with the outputs "
         f"{', '.join(_CLASSIFICATION)}, and the model has none for the inputs of '{asked.name}'"

@@ -1,4 +1,4 @@
-"""The REST API of the Open Inference Protocol over the engine: health, metadata and infer."""
+"""The REST API of the Open Inference Protocol: health, metadata, infer, and the extensions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.body_memory import BodyMemory
+from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
@@ -32,20 +33,24 @@ from mlserve.server.listen.http import (
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.oip import request as oip_parameters
-from mlserve.server.oip.extensions import OipExtensions
-from mlserve.server.oip.grpc import API, PATIENCE, require_no_override, require_unnamed
+from mlserve.server.oip.extensions import (
+    PATIENCE,
+    OipExtensions,
+    require_no_override,
+    require_unnamed,
+)
 from mlserve.server.oip.json_body import LENGTH_HEADER, is_small, read_request, write_response
 from mlserve.server.oip.metadata import (
+    API,
     EXTENSIONS,
     SERVER_NAME,
     SERVER_VERSION,
     OipModels,
     version_of,
 )
+from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import InferRequest, write_outputs
 from mlserve.server.request import Purpose
-from mlserve.server.tfs import json_tensors
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 
@@ -59,6 +64,16 @@ _SERVER = re.compile(r"/v2(?:/health/(?P<health>live|ready))?/?")
 _MODEL = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?/?"
 )
+_PURPOSES = {"infer": Purpose.PREDICT, "ready": Purpose.PROBE, None: Purpose.METADATA}
+_ABOUT = re.compile(
+    r"/v2/models(?:/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?)?/(?P<what>config|stats)/?"
+)
+_REPOSITORY = re.compile(
+    r"/v2/repository(?:/(?P<repository>[^/]+))??"
+    r"/(?:index|models/(?P<model>[^/]+)/(?P<verb>load|unload))/?"
+)
+_MOST_BYTES = 64 * 2**10
+"""The largest body of a request about the repository; it holds a few words."""
 
 
 class OipRestService:
@@ -69,21 +84,16 @@ class OipRestService:
         self._models = OipModels(engine, models)
         self._inference = RestInference(engine, models, memory)
 
-    def match(self, method: str, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Endpoint | None:
         """What serves a path under `/v2`; None for any other."""
         if match := _SERVER.fullmatch(path):
-            purpose = Purpose.PROBE if match["health"] else Purpose.METADATA
-            return Endpoint(API, _if_read(method, purpose), partial(self._about_server, match))
+            if match["health"]:
+                respond = partial(self._health, match["health"])
+                return Endpoint(API, Purpose.PROBE, respond, needs_token=False)
+            return Endpoint(API, Purpose.METADATA, self._server_metadata)
         if match := _MODEL.fullmatch(path):
-            if match["verb"] == "infer":
-                return Endpoint(API, Purpose.PREDICT, partial(self._about_model, match))
-            purpose = Purpose.PROBE if match["verb"] else Purpose.METADATA
-            return Endpoint(API, _if_read(method, purpose), partial(self._about_model, match))
+            return Endpoint(API, _PURPOSES[match["verb"]], partial(self._about_model, match))
         return None
-
-    async def _about_server(self, match: re.Match[str], request: Request) -> Response:
-        check_method(request, "GET")
-        return self._health(match["health"]) if match["health"] else self._server_metadata()
 
     async def _about_model(self, match: re.Match[str], request: Request) -> Response:
         model = unquote(match["model"])
@@ -100,15 +110,17 @@ class OipRestService:
             return self._model_ready(model, version)
         return self._metadata(model, version, request.query_params.get("signature", ""))
 
-    def _health(self, kind: str) -> Response:
+    async def _health(self, kind: str, request: Request) -> Response:
+        check_method(request, "GET")
         if kind == "live":
             return _json({"live": True})
         _raise(self._models.why_server_not_ready())
         return _json({"live": True, "ready": True})
 
-    def _server_metadata(self) -> Response:
-        server = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
-        return _json({**server, "parameters": self._models.limits() | self._models.load()})
+    async def _server_metadata(self, request: Request) -> Response:
+        check_method(request, "GET")
+        described = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
+        return _json({**described, "parameters": self._models.limits() | self._models.load()})
 
     def _model_ready(self, model: str, version: int | None) -> Response:
         _raise(self._models.why_not_ready(model, version))
@@ -123,7 +135,7 @@ class OipRestService:
 
     async def _infer(self, request: Request, model: str, version: int | None) -> Response:
         def read(body: Body) -> InferenceCall[_Answer]:
-            return _InferBody(body, request.headers, self._settings).call(model, version)
+            return _Inference(body, request.headers, self._settings).call(model, version)
 
         loaded, head, tail = await self._inference.answer(request, model, version, read)
         headers = answer_headers(loaded)
@@ -133,43 +145,38 @@ class OipRestService:
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 
-def _if_read(method: str, purpose: Purpose) -> Purpose:
-    """That purpose for a request that reads something; any other method is not served there."""
-    return purpose if method in ("GET", "HEAD") else Purpose.OTHER
-
-
-class _InferBody:
-    """The body of a request for an inference. Long JSON is read on the worker, once admitted."""
+class _Inference:
+    """A request for an inference. One of long JSON is read on the worker, once admitted."""
 
     def __init__(self, body: Body, headers: Headers, settings: ServerSettings) -> None:
         self._body = body
         self._headers = headers
         self._settings = settings
         self._is_read = is_small(body.content, headers)
-        self._asked = self._read() if self._is_read else InferRequest("", {}, (), ())
+        self._request = self._read() if self._is_read else InferRequest("", Parameters(), (), ())
 
     def call(self, model: str, version: int | None) -> InferenceCall[_Answer]:
         deadline, size = self._sooner(self._body.deadline), len(self._body.content)
         parts = model, version, deadline, self._decode, self._encode, size
         if self._is_read:
-            return InferenceCall(*parts, *self._asked.signature_and_rows())
+            return InferenceCall(*parts, *self._request.hints())
         return InferenceCall(*parts, sooner=self._sooner)
 
     def _sooner(self, deadline: Deadline) -> Deadline:
-        return oip_parameters.sooner(deadline, self._asked.parameters)
+        return self._request.sooner(deadline)
 
     def _read(self) -> InferRequest:
         return read_request(self._body.content, self._headers, self._settings, self._body.room)
 
     def _decode(self, signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
         with self._body.reading():
-            asked = self._asked if self._is_read else self._read()
-            self._asked = replace(asked, inputs=(), raw_body=None, files=())
-            return asked.decode(signatures, self._settings)
+            request = self._request if self._is_read else self._read()
+            self._request = replace(request, inputs=(), raw_body=None, files=())
+            return request.decode(signatures, self._settings)
 
     def _encode(self, loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
-        answers = write_outputs(signature, outputs, self._asked.outputs)
-        return loaded, *write_response(loaded, self._asked, answers)
+        answers = write_outputs(signature, outputs, self._request.outputs)
+        return loaded, *write_response(loaded, self._request, answers)
 
 
 def _raise(error: Exception | None) -> None:
@@ -181,34 +188,19 @@ def _json(data: dict[str, Any], headers: dict[str, str] | None = None) -> Respon
     return json_response(json.dumps(data, ensure_ascii=False).encode(), headers)
 
 
-_ABOUT = re.compile(
-    r"/v2/models(?:/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?)?/(?P<what>config|stats)/?"
-)
-_REPOSITORY = re.compile(
-    r"/v2/repository(?:/(?P<repository>[^/]+))??"
-    r"/(?:index|models/(?P<model>[^/]+)/(?P<verb>load|unload))/?"
-)
-_MOST_BYTES = 64 * 2**10
-"""The largest body of a request about the repository; it holds a few words."""
-
-
 class OipRestExtensions:
-    """Stands before `OipRestService`, whose paths for models its own look like."""
+    """Triton's extensions; asked before `OipRestService`, whose paths look like theirs."""
 
-    def __init__(
-        self, extensions: OipExtensions, memory: BodyMemory, settings: ServerSettings
-    ) -> None:
+    def __init__(self, extensions: OipExtensions, memory: BodyMemory) -> None:
         self._extensions = extensions
         self._memory = memory
-        self._settings = settings
 
-    def match(self, method: str, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Endpoint | None:
         """What serves the path of one of the extensions; None for any other path."""
         if match := _ABOUT.fullmatch(path):
             if match["what"] == "config" and match["model"] is None:
                 return None  # the metadata of a model that is called so
-            purpose = _if_read(method, Purpose.METADATA)
-            return Endpoint(API, purpose, partial(self._about, match))
+            return Endpoint(API, Purpose.METADATA, partial(self._about, match))
         if match := _REPOSITORY.fullmatch(path):
             return Endpoint(API, Purpose.OTHER, partial(self._repository, match))
         return None
@@ -229,10 +221,10 @@ class OipRestExtensions:
         deadline = deadline_of(request, PATIENCE)
         async with received(request, deadline, _MOST_BYTES, self._memory) as body:
             content = content_of(body.content, request.headers, _MOST_BYTES)
-            asked = _object(content, self._settings.max_json_depth)
+            options = _object(content, self._extensions.settings.max_json_depth)
         if not match["verb"]:
-            return _extension_json(self._extensions.index(only_ready=_is_true(asked, "ready")))
-        parameters = asked.get("parameters", {})
+            return _extension_json(self._extensions.index(only_ready=_is_true(options, "ready")))
+        parameters = options.get("parameters", {})
         if not isinstance(parameters, dict):
             raise InvalidInput("'parameters' must be an object")
         require_no_override(list(parameters))
@@ -244,13 +236,11 @@ class OipRestExtensions:
 def _object(body: Content, max_depth: int) -> dict[str, Any]:
     """The JSON object of a body; an empty body is an empty one. Raises InvalidInput."""
     text = text_of(body)
-    if not text.strip():
-        return {}
-    return json_tensors.parse_body(text, max_depth=max_depth, ignores_rest=False)
+    return parse_body(text, max_depth=max_depth, ignores_rest=False) if text.strip() else {}
 
 
-def _is_true(asked: dict[str, Any], name: str) -> bool:
-    value = asked.get(name, False)
+def _is_true(options: dict[str, Any], name: str) -> bool:
+    value = options.get(name, False)
     if not isinstance(value, bool):
         raise InvalidInput(f"{name!r} must be a boolean")
     return value

@@ -1,7 +1,7 @@
-"""Tensors as bytes, as the binary tensor extension and the raw contents of gRPC have them.
+"""Tensors of the Open Inference Protocol to numpy and back: raw bytes, and gRPC's typed contents.
 
-Little-endian, row-major, no padding. A BOOL is one byte, 0 or 1; an element of BYTES is its length
-as a uint32 and then itself.
+Raw bytes, of the binary tensor extension and of gRPC, are little-endian and row-major, without
+padding. A BOOL is one byte, 0 or 1; an element of BYTES is its length as a uint32 and then itself.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 
 from mlserve.errors import InvalidInput
 from mlserve.server.body_memory import UNBOUNDED, Room
-from mlserve.server.codec.proto_reader import numbers
+from mlserve.server.codec.proto_reader import narrow, numbers
 from mlserve.server.tensors import NUMPY, Array
-from mlserve.server.tfs.tensor_proto import narrow
 from mlserve.tensors import DType, TensorSpec
 from mlserve.wire.proto.inference_pb2 import InferTensorContents
 
@@ -26,6 +25,24 @@ _STRING = 48
 """Bytes that a string takes beside its characters, in an array."""
 _AT_ONCE = 4096
 """Strings that are read before it is asked whether there is time for more."""
+RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
+"""The types without typed contents, and without a form in JSON: raw bytes are the only way."""
+
+_FIELDS = {
+    DType.BOOL: "bool_contents",
+    DType.INT8: "int_contents",
+    DType.INT16: "int_contents",
+    DType.INT32: "int_contents",
+    DType.INT64: "int64_contents",
+    DType.UINT8: "uint_contents",
+    DType.UINT16: "uint_contents",
+    DType.UINT32: "uint_contents",
+    DType.UINT64: "uint64_contents",
+    DType.FLOAT32: "fp32_contents",
+    DType.FLOAT64: "fp64_contents",
+    DType.BYTES: "bytes_contents",
+}
+_NARROWED = ("int_contents", "uint_contents")
 
 
 def from_bytes(spec: TensorSpec, count: int, data: Data, room: Room = UNBOUNDED) -> Array:
@@ -68,15 +85,15 @@ def _strings(spec: TensorSpec, count: int, data: Data, room: Room) -> Array:
     if count * _LENGTH.size > len(data):
         raise _wrong_count(spec, count, f"only {len(data)} bytes of data")
     room.take(len(data) + count * _STRING)
-    strings, found = np.empty(count, object), 0
+    strings, read = np.empty(count, object), 0
     for item in _split(spec, data):
-        if found % _AT_ONCE == 0:
+        if read % _AT_ONCE == 0:
             room.require_time()
-        if found < count:
-            strings[found] = item
-        found += 1
-    if found != count:
-        raise _wrong_count(spec, count, f"{found} strings in its data")
+        if read < count:
+            strings[read] = item
+        read += 1
+    if read != count:
+        raise _wrong_count(spec, count, f"{read} strings in its data")
     return strings
 
 
@@ -93,8 +110,8 @@ def _split(spec: TensorSpec, data: Data) -> Iterator[bytes]:
         start += length
 
 
-def _wrong_count(spec: TensorSpec, count: int, found: str) -> InvalidInput:
-    return InvalidInput(f"input '{spec.name}' has {found}; its shape takes {count} strings")
+def _wrong_count(spec: TensorSpec, count: int, contents: str) -> InvalidInput:
+    return InvalidInput(f"input '{spec.name}' has {contents}; its shape takes {count} strings")
 
 
 def _cut(spec: TensorSpec, start: int, expected: str) -> InvalidInput:
@@ -102,26 +119,6 @@ def _cut(spec: TensorSpec, start: int, expected: str) -> InvalidInput:
         f"the data of input '{spec.name}' ends early: at byte {start}, {expected} (each element of "
         "BYTES is its length as a little-endian uint32, then itself)"
     )
-
-
-RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
-"""The types without a field, and without a form in JSON: raw bytes are the only way."""
-
-_FIELDS = {
-    DType.BOOL: "bool_contents",
-    DType.INT8: "int_contents",
-    DType.INT16: "int_contents",
-    DType.INT32: "int_contents",
-    DType.INT64: "int64_contents",
-    DType.UINT8: "uint_contents",
-    DType.UINT16: "uint_contents",
-    DType.UINT32: "uint_contents",
-    DType.UINT64: "uint64_contents",
-    DType.FLOAT32: "fp32_contents",
-    DType.FLOAT64: "fp64_contents",
-    DType.BYTES: "bytes_contents",
-}
-_NARROWED = ("int_contents", "uint_contents")
 
 
 def from_contents(spec: TensorSpec, count: int, contents: InferTensorContents) -> Array:

@@ -1,4 +1,7 @@
-"""What Classify and Regress make of a signature: which ones they take, and what their results are.
+"""Classify, Regress and MultiInference: the methods of TensorFlow Serving that take tf.Examples.
+
+`ExampleMethod` says which signatures each takes, and what their results are; REST shares that.
+`InferenceGrpc` answers the calls over gRPC.
 
 The names of inputs and outputs are those of TensorFlow's signature_constants.h; the checks, their
 words and their order are those of TensorFlow Serving's classifier.cc and regressor.cc. As there, a
@@ -30,7 +33,7 @@ from mlserve.server.codec.proto_reader import read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.grpc.call import Context
-from mlserve.server.listen.grpc.service import RANDOM_WEIGHTS_KEY, Respond, deadline_of
+from mlserve.server.listen.grpc.service import RANDOM_WEIGHTS_KEY, BytesMethod, deadline_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
@@ -67,6 +70,9 @@ _LABEL = TensorSpec(_CLASSES, DType.BYTES, None)
 _NUMBER = TensorSpec(_SCORES, DType.FLOAT32, None)
 _PREDICT = "Predict runs any signature; GetModelMetadata shows what each takes and gives"
 _RANK = 2
+_TASKS, _INPUT = 1, 2
+"""The fields of MultiInferenceRequest."""
+_MOST_TASKS = 1000
 
 
 class ExampleMethod(ABC):
@@ -263,11 +269,6 @@ def _refused(message: str) -> InvalidInput:
     return InvalidInput(message, hint=_PREDICT)
 
 
-_TASKS, _INPUT = 1, 2
-"""The fields of MultiInferenceRequest."""
-_MOST_TASKS = 1000
-
-
 class InferenceGrpc:
     """The three methods that take examples; each takes a request's bytes and gives a response's."""
 
@@ -281,7 +282,7 @@ class InferenceGrpc:
         self._models = models
         self._version_of = version_of
 
-    def methods(self) -> Mapping[str, Respond]:
+    def methods(self) -> Mapping[str, BytesMethod]:
         """The methods by their names in the service."""
         return {
             "Classify": partial(self._infer, CLASSIFY),

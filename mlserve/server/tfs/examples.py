@@ -1,20 +1,33 @@
 """tf.Examples, which Classify, Regress and MultiInference take in place of tensors.
 
-The model parses them itself: here they stay the serialized messages that its input of strings
-takes. What a message claims to hold is counted before anything is made of it.
+The model parses them itself: here they stay, or become, the serialized messages that its input of
+strings takes. Over gRPC they are such already; what a message claims to hold is counted before
+anything is made of it. Over REST each is a JSON object of its features, beside one for them all:
+
+    {"examples": [{"x": 1.5, "tags": ["a", {"b64": "..."}]}, ...], "context": {...}}
+
+What a feature may hold, and the words of the refusals, are those of json_tensor.cc. Its messages
+repeat whole values; here they are cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import binascii
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from mlserve.deadline import Deadline
-from mlserve.errors import InputTooLarge, InvalidInput
+from mlserve.errors import InputTooLarge, InvalidInput, bounded
+from mlserve.server.codec.json_lists import PackedList
+from mlserve.server.codec.json_values import from_base64
 from mlserve.server.tensors import Array
 from mlserve.settings import ServerSettings, flag_of
+from mlserve.wire.proto.example_pb2 import Example, Feature
 from mlserve.wire.proto.unread_input_pb2 import UnreadInput
 
 _EXAMPLES, _CONTEXT = 1, 2
@@ -28,6 +41,10 @@ _LOOKS_UP = 2**14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BITS = 63
 _TAGS = 2**32
+_MOST_SHOWN = 200
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_INT64, _UINT64 = 2**63, 2**64
+_TYPES = {type(None): "Null", str: "String", dict: "Object", list: "Array"}
 
 
 def read_examples(data: bytes, settings: ServerSettings, deadline: Deadline) -> Array:
@@ -49,33 +66,44 @@ def read_examples(data: bytes, settings: ServerSettings, deadline: Deadline) -> 
         raise _too_many(settings)
     has_context = kind == "example_list_with_context"
     context = b"".join(fields.get(_CONTEXT, ())) if has_context else b""
-    return to_array(fields.get(_EXAMPLES, ()), context, settings)
+    return _to_array(fields.get(_EXAMPLES, ()), context, settings)
 
 
-def to_array(examples: Sequence[bytes], context: bytes, settings: ServerSettings) -> Array:
-    """These serialized examples as object[N], each with the context in front.
+def read_json_examples(
+    body: Mapping[str, Any], settings: ServerSettings, deadline: Deadline
+) -> Array:
+    """The examples of a request's JSON, serialized: object[N] of bytes.
 
-    Raises InvalidInput when there are none, and InputTooLarge for more than a batch may have, and
-    where a context in each of them makes too many bytes.
+    Raises InvalidInput, and DeadlineExceeded.
     """
-    if not examples:
-        raise InvalidInput("Input is empty.")
-    check_count(len(examples), settings)
-    size = sum(map(len, examples)) + len(context) * len(examples)
-    if size > settings.max_request_bytes:
-        raise InputTooLarge(
-            f"{len(examples)} examples with a context of {len(context)} bytes in each are {size} "
-            f"bytes; this server takes at most {settings.max_request_bytes} "
-            f"({flag_of('max_request_bytes')})",
-            hint="send several smaller requests",
+    context = _serialized(body["context"]) if "context" in body else b""
+    if "examples" not in body:
+        raise _malformed(
+            body, "When method is classify, key 'examples' is expected and was not found"
         )
-    return np.array([*(context + example for example in examples), None], dtype=object)[:-1]
+    rows = body["examples"]
+    if isinstance(rows, PackedList):  # long, and without an object in it
+        raise InvalidInput("Example must be JSON object but got a list of other JSON values")
+    if not isinstance(rows, list):
+        raise _malformed(body, "Expecting 'examples' value to be an list/array")
+    if not rows:
+        raise _malformed(body, "'examples' value is an empty array")
+    _check_count(len(rows), settings)
+    messages = []
+    for row in rows:
+        deadline.require("reading the examples")
+        messages.append(_serialized(row))
+    return _to_array(messages, context, settings)
 
 
-def check_count(count: int, settings: ServerSettings) -> None:
-    """Raises InputTooLarge for more examples than a batch may have."""
-    if count > _most_examples(settings):
-        raise _too_many(settings)
+def signature_of(body: Mapping[str, Any]) -> str:
+    """The signature that the request's JSON names, or the empty string. Raises InvalidInput."""
+    name = body.get("signature_name", "")
+    if not isinstance(name, str):
+        raise _malformed(
+            body, "not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return name
 
 
 def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[bytes]] | None:
@@ -84,7 +112,7 @@ def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[b
     None where it has more than `most` fields of any kind: no more are looked at. Raises
     InvalidInput for what is not a message, and DeadlineExceeded.
     """
-    found: dict[int, list[bytes]] = {}
+    fields: dict[int, list[bytes]] = {}
     place = 0
     for index in range(most):
         if place == len(message):
@@ -99,8 +127,144 @@ def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[b
         if place > len(message):
             raise _not_a_message()
         if tag & 7 == _BYTES:
-            found.setdefault(tag >> 3, []).append(message[start:place])
-    return found if place == len(message) else None
+            fields.setdefault(tag >> 3, []).append(message[start:place])
+    return fields if place == len(message) else None
+
+
+def _to_array(examples: Sequence[bytes], context: bytes, settings: ServerSettings) -> Array:
+    """These serialized examples as object[N], each with the context in front.
+
+    Raises InvalidInput when there are none, and InputTooLarge for more than a batch may have, and
+    where a context in each of them makes too many bytes.
+    """
+    if not examples:
+        raise InvalidInput("Input is empty.")
+    _check_count(len(examples), settings)
+    size = sum(map(len, examples)) + len(context) * len(examples)
+    if size > settings.max_request_bytes:
+        raise InputTooLarge(
+            f"{len(examples)} examples with a context of {len(context)} bytes in each are {size} "
+            f"bytes; this server takes at most {settings.max_request_bytes} "
+            f"({flag_of('max_request_bytes')})",
+            hint="send several smaller requests",
+        )
+    return np.array([*(context + example for example in examples), None], dtype=object)[:-1]
+
+
+def _check_count(count: int, settings: ServerSettings) -> None:
+    """Raises InputTooLarge for more examples than a batch may have."""
+    if count > _most_examples(settings):
+        raise _too_many(settings)
+
+
+def _most_examples(settings: ServerSettings) -> int:
+    """As many as a batch may have, and as their objects have room for in the largest request."""
+    return min(settings.max_batch_length, settings.max_request_bytes // _OBJECT_BYTES)
+
+
+def _too_many(settings: ServerSettings) -> InputTooLarge:
+    most = _most_examples(settings)
+    setting = "max_batch_length" if most == settings.max_batch_length else "max_request_bytes"
+    return InputTooLarge(
+        f"the input has more than {most} examples, the most that this server takes "
+        f"({flag_of(setting)})",
+        hint="send several smaller requests",
+    )
+
+
+def _serialized(value: Any) -> bytes:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"Example must be JSON object but got JSON {_type_of(value)}")
+    example = Example()
+    for name, content in value.items():
+        shown = bounded(name[:_MOST_SHOWN])
+        feature = _feature(shown, _values(shown, content))
+        example.features.feature[_utf8(name).decode()].CopyFrom(feature)
+    data: bytes = example.SerializeToString()
+    return data
+
+
+def _values(name: str, content: Any) -> list[Any]:
+    if not isinstance(content, PackedList):
+        return content if isinstance(content, list) else [content]
+    items = content.items()
+    if items is None:
+        raise InvalidInput(f"Feature: {name} has element with unexpected JSON type: Array")
+    return list(items)
+
+
+def _feature(name: str, values: list[Any]) -> Feature:
+    """The values as a list of the one type that all of them have; without values, of none."""
+    items = [_item(name, value) for value in values]
+    kind = items[0][0] if items else ""
+    if any(other != kind for other, _ in items):
+        raise InvalidInput(f"Unexpected element type in feature: {name} expecting type: {kind}")
+    feature = Feature()
+    if kind:
+        getattr(feature, f"{kind}_list").value.extend(item for _, item in items)
+    return feature
+
+
+def _item(name: str, value: Any) -> tuple[str, bytes | int | float]:
+    """The type of list that a value goes into, and the value in it."""
+    if isinstance(value, str):
+        return "bytes", _utf8(value)
+    if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
+        return "bytes", _unescaped(value["b64"])
+    if isinstance(value, int) and -_INT64 <= value < _UINT64:
+        if value >= _INT64:
+            raise InvalidInput(f"Feature: {name} has uint64 element. Only int64 is supported.")
+        return "int64", int(value)
+    if isinstance(value, int | float):  # JSON's numbers without a type of integers are decimals
+        return "float", _float(value)
+    raise InvalidInput(f"Feature: {name} has element with unexpected JSON type: {_type_of(value)}")
+
+
+def _float(value: float) -> float:
+    """The number, if a float32 can be near it; infinity and NaN are what they are."""
+    if math.isfinite(value) and abs(value) > _LARGEST_FLOAT:
+        raise InvalidInput(
+            f"Cannot convert JSON value: {_shown(value)} to float without loss of precision."
+        )
+    return float(value)
+
+
+def _unescaped(text: str) -> bytes:
+    try:
+        return from_base64(text)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput("Unable to base64 decode") from error
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{_shown(text)} has half a character") from error
+
+
+def _malformed(body: Mapping[str, Any], problem: str) -> InvalidInput:
+    return InvalidInput(f"JSON Value: {_shown(body)} {problem}")
+
+
+def _shown(value: Any) -> str:
+    """The start of the value's JSON; no more of it is written than is shown."""
+    text = ""
+    for part in json.JSONEncoder(default=_unshown).iterencode(value):
+        text += part[:_MOST_SHOWN]
+        if len(text) > _MOST_SHOWN:
+            return bounded(text[:_MOST_SHOWN]) + "..."
+    return bounded(text)
+
+
+def _unshown(_: PackedList) -> str:
+    return "a long list"
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    return _TYPES.get(type(value), "Number")
 
 
 def _length(message: bytes, kind: int, place: int) -> tuple[int, int]:
@@ -125,21 +289,6 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
             return value, place
         shift += 7
     raise _not_a_message()
-
-
-def _most_examples(settings: ServerSettings) -> int:
-    """As many as a batch may have, and as their objects have room for in the largest request."""
-    return min(settings.max_batch_length, settings.max_request_bytes // _OBJECT_BYTES)
-
-
-def _too_many(settings: ServerSettings) -> InputTooLarge:
-    most = _most_examples(settings)
-    setting = "max_batch_length" if most == settings.max_batch_length else "max_request_bytes"
-    return InputTooLarge(
-        f"the input has more than {most} examples, the most that this server takes "
-        f"({flag_of(setting)})",
-        hint="send several smaller requests",
-    )
 
 
 def _not_a_message() -> InvalidInput:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from mlserve.backend import HasDefinitions, Runner
 from mlserve.errors import InvalidInput, shortened
 from mlserve.server.codec.images import check_images
 from mlserve.server.codec.proto_reader import Request, read_message
@@ -15,15 +14,15 @@ from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.access import require_control
 from mlserve.server.listen.grpc.call import Context
-from mlserve.server.listen.grpc.headers import CODES
 from mlserve.server.listen.grpc.service import (
     CONTRACT_KEY,
     RANDOM_WEIGHTS_KEY,
+    BytesMethod,
     Methods,
-    Respond,
     Service,
     deadline_of,
 )
+from mlserve.server.listen.grpc.status import CODES
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
@@ -38,10 +37,10 @@ from mlserve.server.tfs.model_spec import (
     telling_of_servables,
     telling_of_versions,
 )
+from mlserve.server.tfs.signature_defs import signature_def_map
 from mlserve.settings import ServerSettings
-from mlserve.tensors import Signature, TensorSpec
+from mlserve.tensors import Signature
 from mlserve.wire.errors import grpc_status
-from mlserve.wire.proto.framework_pb2 import SignatureDef, TensorInfo
 from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
 from mlserve.wire.proto.serving_pb2 import (
     GetModelMetadataRequest,
@@ -53,7 +52,6 @@ from mlserve.wire.proto.serving_pb2 import (
     PredictResponse,
     ReloadConfigRequest,
     ReloadConfigResponse,
-    SignatureDefMap,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +60,10 @@ if TYPE_CHECKING:
 
 API = "tfs"
 """The protocol's name in the log and in metrics."""
-PREDICT = "tensorflow/serving/predict"
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+MODEL_SERVICE = "tensorflow.serving.ModelService"
+SHORT_NAMES = ("PredictionService", "ModelService")
+"""What TensorFlow Serving's own health service calls them."""
 
 
 class ModelReload(Protocol):
@@ -77,44 +78,6 @@ class ModelReload(Protocol):
 
     async def follow(self, models: Models, /) -> None:
         """Applies each change of a configuration file; returns at once where there is none."""
-
-
-def signature_def_map(runner: Runner) -> SignatureDefMap:
-    """All signatures, by name: as the model's own file has them, else made of the Runner's."""
-    defs = SignatureDefMap()
-    if isinstance(runner, HasDefinitions):
-        for name, definition in runner.definitions.items():
-            defs.signature_def[name].MergeFromString(definition)
-        return defs
-    for name, signature in runner.signatures.items():
-        defs.signature_def[name].CopyFrom(_definition(signature))
-    return defs
-
-
-def _definition(signature: Signature) -> SignatureDef:
-    """The message for that signature. The name of a tensor is its alias: there is no other."""
-    definition = SignatureDef(method_name=PREDICT)
-    for spec, info in _infos(signature.inputs):
-        definition.inputs[spec.name].CopyFrom(info)
-    for spec, info in _infos(signature.outputs):
-        definition.outputs[spec.name].CopyFrom(info)
-    return definition
-
-
-def _infos(specs: Iterable[TensorSpec]) -> Iterable[tuple[TensorSpec, TensorInfo]]:
-    for spec in specs:
-        info = TensorInfo(name=spec.name, dtype=spec.dtype.tf_name)
-        if spec.shape is None:
-            info.tensor_shape.unknown_rank = True
-        else:
-            info.tensor_shape.SetInParent()
-            for size in spec.shape:
-                info.tensor_shape.dim.add(size=-1 if size is None else size)
-        yield spec, info
-
-
-PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
-MODEL_SERVICE = "tensorflow.serving.ModelService"
 
 
 class TfsGrpcService:
@@ -140,7 +103,7 @@ class TfsGrpcService:
             Purpose.PREDICT: {"Predict": self.predict, **inference},
             Purpose.METADATA: {"GetModelMetadata": self.metadata},
         }
-        control: dict[str, Respond] = {}
+        control: dict[str, BytesMethod] = {}
         if self._reload is not None:
             control["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)
         model: Methods = {

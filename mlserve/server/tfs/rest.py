@@ -22,6 +22,7 @@ from mlserve.server.body_memory import BodyMemory
 from mlserve.server.codec import json_writer
 from mlserve.server.codec.images import input_of, is_image_body, read_image_body
 from mlserve.server.codec.json_writer import dumps
+from mlserve.server.codec.rapidjson import parse_body, shown
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
@@ -38,7 +39,7 @@ from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice, VersionStatus
 from mlserve.server.request import Purpose
 from mlserve.server.tensors import most_rows
-from mlserve.server.tfs import example_json, json_tensors
+from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.classify import (
     CLASSIFY,
     INPUT,
@@ -46,14 +47,15 @@ from mlserve.server.tfs.classify import (
     ExampleMethod,
     check_takes_examples,
 )
-from mlserve.server.tfs.grpc import API, signature_def_map
-from mlserve.server.tfs.json_words import shown
+from mlserve.server.tfs.examples import read_json_examples, signature_of
+from mlserve.server.tfs.grpc import API
 from mlserve.server.tfs.model_spec import (
     signature_over_rest,
     telling_of_servables,
     telling_of_versions,
     version_number,
 )
+from mlserve.server.tfs.signature_defs import signature_def_map
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 from mlserve.wire.errors import grpc_status
@@ -81,8 +83,8 @@ def _examples_call(
         nonlocal count
         with body.reading():
             content = _read_content(body, request, settings)
-            name = example_json.signature_of(content)
-            examples = example_json.read_examples(content, settings, body.deadline)
+            name = signature_of(content)
+            examples = read_json_examples(content, settings, body.deadline)
         signature = method.find(signatures, name)
         check_takes_examples(signature)
         count = len(examples)
@@ -101,7 +103,7 @@ def _read_content(body: Body, request: Request, settings: ServerSettings) -> Map
     sent = content_of(body.content, request.headers, settings.max_request_bytes, body.room)
     text = text_of(sent, body.room)
     body.forget(sent)
-    return json_tensors.parse_body(text, max_depth=settings.max_json_depth, room=body.room)
+    return parse_body(text, max_depth=settings.max_json_depth, room=body.room)
 
 
 _VERBS = ("predict", "classify", "regress")
@@ -130,12 +132,12 @@ class TfsRestService:
         self._models = models
         self._inference = RestInference(engine, models, memory)
 
-    def match(self, method: str, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Endpoint | None:
         """What serves a path under `/v1/models`; None for any other."""
         match = _PATH.fullmatch(path)
         if match is None:
             return None
-        return Endpoint(API, _purpose(method, match), partial(self._respond, match))
+        return Endpoint(API, _purpose(match), partial(self._respond, match))
 
     async def _respond(self, match: re.Match[str], request: Request) -> Response:
         if request.method == "OPTIONS" and "origin" in request.headers:
@@ -189,10 +191,10 @@ class TfsRestService:
         return _indented(body, contract_headers(loaded.contract))
 
 
-def _purpose(method: str, match: re.Match[str]) -> Purpose:
+def _purpose(match: re.Match[str]) -> Purpose:
     if match["verb"]:
         return Purpose.PREDICT
-    if match["model"] is None or method not in ("GET", "HEAD"):
+    if match["model"] is None:
         return Purpose.OTHER
     return Purpose.METADATA if match["metadata"] else Purpose.PROBE
 
@@ -235,13 +237,13 @@ def _read_predict(
     """The signature that a body asks for, its inputs, and whether it is in row form."""
     sent = content_of(body.content, headers, settings.max_request_bytes, body.room)
     if is_image_body(sent, headers):
-        images = read_image_body(sent, headers, settings, body.room)
-        signature = signature_over_rest(signatures, images.signature)
-        return signature, input_of(signature, images.files, settings), True
+        image_body = read_image_body(sent, headers, settings, body.room)
+        signature = signature_over_rest(signatures, image_body.signature)
+        return signature, input_of(signature, image_body.files, settings), True
     text = text_of(sent, body.room)
     body.forget(sent)
     del sent
-    content = json_tensors.parse_body(
+    content = parse_body(
         text,
         max_depth=settings.max_json_depth,
         most_rows=most_rows(signatures.values(), settings.max_batch_length),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlserve.errors import InvalidInput
-from mlserve.server.codec.proto_reader import numbers
+from mlserve.server.codec.proto_reader import narrow, numbers
 from mlserve.server.tensors import NUMPY, Array
 from mlserve.settings import flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -122,14 +122,6 @@ def from_array(array: Array, dtype: DType) -> TensorProto:
     return proto
 
 
-def narrow(name: str, wide: Array, target: np.dtype[Any]) -> Array:
-    """The integers as an array of the `target` type. Raises InvalidInput for one outside it."""
-    limits = np.iinfo(target)
-    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
-        raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")
-    return wide.astype(target)
-
-
 def _field(dtype: DType) -> str:
     return _FIELDS.get(dtype, "int_val")
 
@@ -214,9 +206,9 @@ def _strings(name: str, count: int, content: bytes) -> Array:
             "strings, each with its length in front of them all"
         )
     ends = list(accumulate(lengths, initial=place))
-    found = np.empty(count, dtype=object)
-    found[:] = [content[start:end] for start, end in pairwise(ends)]
-    return found
+    strings = np.empty(count, dtype=object)
+    strings[:] = [content[start:end] for start, end in pairwise(ends)]
+    return strings
 
 
 def _from_values(

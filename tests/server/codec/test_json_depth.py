@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from mlserve.errors import InvalidInput
 from mlserve.server.codec.json_outline import check_depth, depth_of
-from mlserve.server.tfs.json_tensors import parse_body
-from mlserve.settings import DEFAULT_SETTINGS
+from mlserve.server.codec.rapidjson import parse_body
 
 LEAVES = st.none() | st.integers() | st.text('[]{}"\\a,é', max_size=5)
 VALUES = st.recursive(
@@ -36,7 +35,7 @@ def test_the_depth_of_any_json(value: Any, is_ascii: bool) -> None:
 @pytest.mark.parametrize("text", ["[" * 65, '{"a":' * 65, '[{"a":' * 33, '["]",' * 65])
 def test_too_deep_names_the_flag(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"deeper than 64 levels.*--max-json-depth"):
-        parse_body(text, max_depth=DEFAULT_SETTINGS.max_json_depth)
+        parse_body(text, max_depth=64)
 
 
 @pytest.mark.parametrize("text", ["[]" * 1000, '"' + "[" * 1000 + '"', '"\\"' + "{" * 99 + '"', ""])

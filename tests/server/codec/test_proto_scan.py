@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput
 from mlserve.server.codec import proto_scan
-from mlserve.server.codec.proto_scan import Unfinished, estimate, quick_estimate
+from mlserve.server.codec.proto_scan import TooManyFields, estimate, quick_estimate
 from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from mlserve.wire.proto.serving_pb2 import PredictRequest, ReloadConfigRequest
@@ -120,7 +120,7 @@ def test_numbers_one_by_one_are_counted_too() -> None:
 def test_a_walk_of_few_fields_ends_when_they_are_spent() -> None:
     assert quick_estimate(infer(), ModelInferRequest, 1)
     for data in (b"\x1a\0" * 3, b"\x3a\0" * 10_000, b"\x2a\0" * 3):
-        with pytest.raises(Unfinished):
+        with pytest.raises(TooManyFields):
             quick_estimate(data, ModelInferRequest, 2)
 
 

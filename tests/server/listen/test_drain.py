@@ -6,7 +6,6 @@ witness: a request that was run and whose client has no answer is lost, whatever
 
 from __future__ import annotations
 
-import asyncio
 import json
 import select
 import signal
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from mlserve.server.listen.drain import take_last
 from mlserve.tensors import DType
 from mlserve.testing.load import Load
 
@@ -158,20 +156,6 @@ def test_a_client_that_is_held_up_before_it_sends_gets_an_answer(
             connection.sendall(head(len(BODY)) + BODY)
             assert read_to_end(connection).startswith(b"HTTP/1.1 503 ")
     assert server.exit_code() == 0
-
-
-def test_the_port_closes_where_no_filter_may_be_attached() -> None:
-    """A kernel may let only root do so."""
-    locked = 44  # SO_LOCK_FILTER
-
-    async def close() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, locked, 1)
-            with pytest.raises(PermissionError):
-                listener.setsockopt(socket.SOL_SOCKET, 26, b"\0" * 16)
-            await take_last(listener, asyncio.get_running_loop().time() + 10)
-
-    asyncio.run(close())
 
 
 def test_what_is_idle_does_not_hold_it_up(

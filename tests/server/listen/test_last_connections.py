@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
-import time
+from contextlib import ExitStack
 
 import pytest
 
 from mlserve.server.listen.drain import take_last
+from mlserve.server.listen.ports import BATCH, Acceptor
 
-_SO_LOCK_FILTER = 44
+MANY = 3 * BATCH
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="sockets have filters on Linux")
-def test_a_system_that_lets_nobody_filter_packets_does_not_keep_a_port_from_closing() -> None:
-    """As in a container without root, on some kernels: here the socket itself refuses."""
+class Noted(asyncio.Protocol):
+    made = 0
 
-    async def take() -> None:
-        await take_last(listener, time.monotonic() + 5)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Noted.made += 1
+        transport.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
-        asyncio.run(take())
+
+def test_what_waits_at_the_port_is_taken_and_what_comes_later_is_refused() -> None:
+    async def close() -> None:
+        acceptor = Acceptor(listener, Noted, MANY, None, None)
+        clients = [stack.enter_context(socket.create_connection(address)) for _ in range(MANY)]
+        await acceptor.finish(asyncio.get_running_loop().time() + 10)
+        await acceptor.wait_closed()
+        assert Noted.made == len(clients)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=MANY))
+        address = listener.getsockname()
+        asyncio.run(close())
+
+
+def test_what_nobody_takes_is_not_waited_for_beyond_the_time() -> None:
+    async def close() -> None:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + 0.2
+        await take_last(listener, give_up)
+        assert loop.time() >= give_up
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        asyncio.run(close())

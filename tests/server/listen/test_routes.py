@@ -29,7 +29,7 @@ REST = RestApp(
     NOTHING,
     (
         TfsRestService(ENGINE, NOTHING, NOTHING),
-        OipRestExtensions(NOTHING, NOTHING, DEFAULT_SETTINGS),
+        OipRestExtensions(NOTHING, NOTHING),
         OipRestService(ENGINE, NOTHING, NOTHING),
         OpenApiPage(),
         MetricsPage(NOTHING),
@@ -74,12 +74,12 @@ METHODS = unary_methods(
 )
 def test_an_http_request(method: str, path: str, api: str, purpose: str) -> None:
     route = Route("rest", api, Purpose(purpose), f"{method} {path}")
-    assert REST.endpoint(method, path).route(method, path) == route
+    assert REST.endpoint(path).route(method, path) == route
 
 
 def test_a_long_path_is_cut() -> None:
     path = "/" + "x" * 1000
-    assert REST.endpoint("GET", path).route("GET", path).path == f"GET {path[:LONGEST_PATH]}"
+    assert REST.endpoint(path).route("GET", path).path == f"GET {path[:LONGEST_PATH]}"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlserve.errors import InvalidInput, NotFound
+from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import InferRequest, default_signature
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -22,7 +23,7 @@ def spec(dtype: DType, shape: Any, name: str = "x") -> TensorSpec:
 
 
 def raw(body: bytes) -> InferRequest:
-    return InferRequest("", {}, (), (), is_binary=True, raw_body=body)
+    return InferRequest("", Parameters(), (), (), is_binary=True, raw_body=body)
 
 
 @pytest.mark.parametrize(

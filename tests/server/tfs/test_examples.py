@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput
-from mlserve.server.tfs import example_json, json_tensors
-from mlserve.server.tfs.examples import fields_of, read_examples
+from mlserve.server.codec.rapidjson import parse_body
+from mlserve.server.tfs.examples import fields_of, read_examples, read_json_examples
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.wire.proto.example_pb2 import Example
 from mlserve.wire.proto.serving_pb2 import Input
@@ -87,9 +87,7 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
 
 
 def read_json(body: Any, settings: Any = DEFAULT_SETTINGS) -> list[Example]:
-    return [
-        Example.FromString(item) for item in example_json.read_examples(body, settings, PATIENT)
-    ]
+    return [Example.FromString(item) for item in read_json_examples(body, settings, PATIENT)]
 
 
 def test_numbers_of_json_are_whole_or_decimal() -> None:
@@ -104,10 +102,8 @@ def test_numbers_of_json_are_whole_or_decimal() -> None:
 
 def test_long_features_are_as_short_ones() -> None:
     def read(row: dict[str, Any]) -> list[bytes]:
-        body = json_tensors.parse_body(
-            json.dumps({"examples": [row, {}]}), max_depth=DEFAULT_SETTINGS.max_json_depth
-        )
-        messages: list[bytes] = example_json.read_examples(body, DEFAULT_SETTINGS, PATIENT).tolist()
+        body = parse_body(json.dumps({"examples": [row, {}]}), max_depth=64)
+        messages: list[bytes] = read_json_examples(body, DEFAULT_SETTINGS, PATIENT).tolist()
         return messages
 
     values = {"i": [2**63 - 1] * 50_000, "f": [1.5] * 50_000, "b": ["x"] * 50_000}
@@ -123,17 +119,15 @@ def test_long_features_are_as_short_ones() -> None:
         with pytest.raises(InvalidInput, match=words):
             read({"x": wrong})
     for rows in ("[" + "1," * 99_999 + "1]", '"' + "x" * 200_000 + '"'):
-        body = json_tensors.parse_body(
-            f'{{"examples": {rows}}}', max_depth=DEFAULT_SETTINGS.max_json_depth
-        )
+        body = parse_body(f'{{"examples": {rows}}}', max_depth=64)
         with pytest.raises(InvalidInput, match=r"list") as caught:
-            example_json.read_examples(body, DEFAULT_SETTINGS, PATIENT)
+            read_json_examples(body, DEFAULT_SETTINGS, PATIENT)
         assert len(caught.value.message) < 1000
 
 
 def test_a_value_in_a_message_of_ours_is_cut() -> None:
     with pytest.raises(InvalidInput) as refused:
-        example_json.read_examples({"x": "y" * 10_000_000}, DEFAULT_SETTINGS, PATIENT)
+        read_json_examples({"x": "y" * 10_000_000}, DEFAULT_SETTINGS, PATIENT)
     assert refused.value.message.startswith('JSON Value: {"x": "yyy')
     assert len(refused.value.message) < 400
 
@@ -141,14 +135,14 @@ def test_a_value_in_a_message_of_ours_is_cut() -> None:
 @pytest.mark.parametrize("body", [{"\ud800": 1}, {"x": "\ud800"}])
 def test_half_a_character_is_refused(body: Any) -> None:
     with pytest.raises(InvalidInput, match="half a character"):
-        example_json.read_examples({"examples": [body]}, DEFAULT_SETTINGS, PATIENT)
+        read_json_examples({"examples": [body]}, DEFAULT_SETTINGS, PATIENT)
 
 
 def test_a_context_counts_for_each_example_before_anything_is_copied() -> None:
     small = replace(DEFAULT_SETTINGS, max_request_bytes=10_000)
     body = {"examples": [{}] * 100, "context": {"x": "y" * 200}}
     with pytest.raises(InputTooLarge, match="100 examples with a context of"):
-        example_json.read_examples(body, small, PATIENT)
+        read_json_examples(body, small, PATIENT)
 
 
 def test_examples_are_no_longer_read_when_the_deadline_has_passed() -> None:
@@ -156,7 +150,7 @@ def test_examples_are_no_longer_read_when_the_deadline_has_passed() -> None:
     field = b"\x0a\x00"
     for read in (
         lambda: fields_of(field * 10, 100, over),
-        lambda: example_json.read_examples({"examples": [{}]}, DEFAULT_SETTINGS, over),
+        lambda: read_json_examples({"examples": [{}]}, DEFAULT_SETTINGS, over),
     ):
         with pytest.raises(DeadlineExceeded):
             read()

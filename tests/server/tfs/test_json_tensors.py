@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlserve.errors import InvalidInput
+from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.tensors import NUMPY
 from mlserve.server.tfs import json_tensors
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType, Signature, TensorSpec
-
-parse_body = partial(json_tensors.parse_body, max_depth=DEFAULT_SETTINGS.max_json_depth)
 
 JSON_DTYPES = [d for d in DType if d not in (DType.COMPLEX64, DType.COMPLEX128)]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=1, max_side=4)
@@ -225,8 +223,8 @@ def test_rows_need_a_common_first_dimension(scores: Any) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[1]", "nul", '{"inputs": 1,}', "[" * 100_000])
 def test_a_body_that_is_not_a_json_object(text: str) -> None:
     with pytest.raises(InvalidInput, match="JSON"):
-        parse_body(text)
+        parse_body(text, max_depth=64)
 
 
 def test_what_follows_the_object_is_ignored() -> None:
-    assert parse_body(' \n{"inputs": 1} and more') == {"inputs": 1}
+    assert parse_body(' \n{"inputs": 1} and more', max_depth=64) == {"inputs": 1}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
 from typing import Any
 
 import httpx
@@ -13,11 +12,10 @@ import pytest
 import rapidjson
 
 from mlserve.errors import InvalidInput
+from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.tfs import json_tensors
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType, Signature, TensorSpec
-
-parse_body = partial(json_tensors.parse_body, max_depth=DEFAULT_SETTINGS.max_json_depth)
 
 PREDICT = "/v1/models/m:predict"
 FLOATS = "identity_float32"
@@ -30,7 +28,7 @@ def taking(**dtypes: DType) -> Signature:
 
 
 def read(signature: Signature, text: str) -> dict[str, Any]:
-    arrays = json_tensors.read_inputs(signature, parse_body(text), DEFAULT_SETTINGS)
+    arrays = json_tensors.read_inputs(signature, parse_body(text, max_depth=64), DEFAULT_SETTINGS)
     return {name: array.tolist() for name, array in arrays.items()}
 
 
@@ -192,14 +190,14 @@ def test_numbers_are_spelled_as_rapidjson_takes_them(spelling: str) -> None:
         expected = rapidjson.loads(text, number_mode=rapidjson.NM_NAN | rapidjson.NM_NATIVE)
     except rapidjson.JSONDecodeError:
         with pytest.raises(InvalidInput, match="JSON Parse error: "):
-            parse_body(text)
+            parse_body(text, max_depth=64)
     else:
-        assert repr(parse_body(text)) == repr(expected)
+        assert repr(parse_body(text, max_depth=64)) == repr(expected)
 
 
 def test_a_string_is_never_taken_for_a_number() -> None:
     text = r'{"inputs": ["Inf", "a\"Inf, -NaN", "-Inf\\", "\\\"Inf"], "x": [Inf, -NaN, "é Inf"]}'
-    parsed = parse_body(text)
+    parsed = parse_body(text, max_depth=64)
     assert parsed["inputs"] == ["Inf", 'a"Inf, -NaN', "-Inf\\", '\\"Inf']
     assert repr(parsed["x"]) == "[inf, nan, 'é Inf']"
 

@@ -1,6 +1,8 @@
-"""The gRPC port's own speech: HTTP/2 (RFC 9113) and gRPC's protocol on top (PROTOCOL-HTTP2.md).
+"""The gRPC port's protocols: HTTP/2 (RFC 9113), and gRPC's own (PROTOCOL-HTTP2.md) on top.
 
-A connection (`connection`) reads frames (`frames`) and opens calls; a call (`call`) is judged by
-its headers (`head`) before a byte of its message (`messages`) is taken, and its answer waits in the
-connection's `outbox` for the caller's windows. `connections` has what all connections share.
+From the socket inwards: a `connection` cuts what comes in into `frames`; its `streams` say what the
+frames mean; each stream is a `call`, judged by its `headers` before a byte of its `messages` is
+taken. What goes out waits in the `outbox` for the caller's windows. `server` finds the method and
+has what all connections share; `service` makes methods of functions from bytes to bytes, which is
+what a protocol gives it. `health` and `reflection` are services of our own.
 """

@@ -16,9 +16,19 @@ from mlserve.server.body_memory import BodyMemory, HeldBody, hold
 from mlserve.server.errors import error_text
 from mlserve.server.listen.grpc import headers
 from mlserve.server.listen.grpc.frames import DEFAULT_WINDOW
-from mlserve.server.listen.grpc.headers import GrpcStatus, Head, Metadata
+from mlserve.server.listen.grpc.headers import Head
 from mlserve.server.listen.grpc.messages import MessageReader
+from mlserve.server.listen.grpc.status import GrpcStatus, Metadata
 from mlserve.wire.errors import grpc_status
+
+NO_CONTEXT = contextvars.Context()
+"""Of timers: asyncio keeps a cancelled one until its time, and with it the context it was made in,
+where the request's body is."""
+_WIDEST = 2**30
+"""Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
+_BARE_CALL = 4 * 2**10
+"""Bytes that a call takes without its headers, about."""
+_log = logging.getLogger(__name__)
 
 
 class Context:
@@ -49,15 +59,6 @@ class Context:
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """What the answer ends with."""
         self.trailing = metadata
-
-
-NO_CONTEXT = contextvars.Context()
-"""Of timers: asyncio keeps a cancelled one until its time, and with it the context it was made in,
-where the request's body is."""
-_WIDEST = 2**30
-"""Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
-_BARE_CALL = 4 * 2**10
-_log = logging.getLogger(__name__)
 
 
 class Link(Protocol):
@@ -159,7 +160,7 @@ class GrpcCall:
         self._wake()
 
     async def receive(self) -> bytes | None:
-        """The next message; None when there are no more. Raises Status and Overloaded."""
+        """The next message; None when there are no more. Raises GrpcStatus and Overloaded."""
         reader = self._reader
         assert reader is not None, "nobody said what it takes"
         while not reader.ready and not self.has_ended and self._error is None:
@@ -177,7 +178,7 @@ class GrpcCall:
         return message
 
     async def only_message(self) -> bytes:
-        """The one message of a call that has one. Raises Status and Overloaded."""
+        """The one message of a call that has one. Raises GrpcStatus and Overloaded."""
         message = await self.receive()
         if message is None:
             raise GrpcStatus("UNIMPLEMENTED", "the call has no message; this method takes one")
@@ -226,7 +227,7 @@ class GrpcCall:
         self._cancel()
 
     def abandon(self) -> None:
-        """Ends it without a word, as nobody would hear it."""
+        """Ends it silently, as nobody would hear it."""
         self._settle()
         self._cancel()
 
@@ -306,6 +307,7 @@ class PlainMethod:
 
     serve: Callable[[GrpcCall], Coroutine[Any, Any, None]]
     most_bytes: int
+    needs_token: bool
     route: None = None
 
     def begin(self, call: GrpcCall) -> None:

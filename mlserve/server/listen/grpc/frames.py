@@ -1,7 +1,6 @@
 """HTTP/2's frames (RFC 9113, section 4): what goes out, and what comes in cut into frames.
 
-PING, SETTINGS, RESET, empty frames and the like cost the server about as much as their sender, and
-more where each is answered. Calls that are answered and data that moves earn some of them.
+`Patience` is how many frames without use a client may send before its connection ends.
 """
 
 from __future__ import annotations
@@ -34,6 +33,9 @@ LARGEST_HEADERS = 2**15
 _AT_ONCE = 256
 """Frames that are taken before the event loop does something else: some 20 ms of calls."""
 
+_MOST_USELESS = 2000.0
+"""Frames without use that a connection may send at once."""
+_USELESS_PER_SECOND = 100.0
 _HEAD = struct.Struct(">HBBBI")
 _NUMBER = struct.Struct(">I")
 _SETTING = struct.Struct(">HI")
@@ -98,15 +100,15 @@ def read_settings(payload: bytes) -> list[tuple[int, int]]:
 
     Raises ConnectionFault for a value that its setting cannot have (section 6.5.2).
     """
-    found: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
-    for name, value in found:
+    values: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
+    for name, value in values:
         if name == SETTING_INITIAL_WINDOW and value > LARGEST_WINDOW:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "a window of 2^31 or more")
         if name == SETTING_MAX_FRAME and not DEFAULT_MAX_FRAME <= value < 2**24:
             raise ConnectionFault(PROTOCOL_ERROR, f"frames of {value} bytes")
         if name == _SETTING_PUSH and value > 1:
             raise ConnectionFault(PROTOCOL_ERROR, f"a setting of push of {value}")
-    return found
+    return values
 
 
 def window_update(stream: int, size: int) -> bytes:
@@ -259,28 +261,28 @@ class FrameReader:
         return at + taken
 
 
-_MOST = 2000.0
-_PER_SECOND = 100.0
-
-
 class Patience:
-    """The frames without use that a connection may still send."""
+    """The frames without use that a connection may still send.
+
+    PING, SETTINGS, RESET, empty frames and the like cost the server about as much as their sender,
+    and more where each is answered. Calls that are answered and data that moves earn some of them.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._left = _MOST
+        self._left = _MOST_USELESS
         self._at = clock()
 
     def earn(self, frames: float) -> None:
         """Takes note of something useful."""
-        self._left = min(_MOST, self._left + frames)
+        self._left = min(_MOST_USELESS, self._left + frames)
 
     def spend(self, frames: float = 1) -> None:
         """Takes note of something without use. Raises ConnectionFault when that was too much."""
         self._left -= frames
         if self._left < 0:
             now = self._clock()
-            self._left = min(_MOST, self._left + (now - self._at) * _PER_SECOND)
+            self._left = min(_MOST_USELESS, self._left + (now - self._at) * _USELESS_PER_SECOND)
             self._at = now
             if self._left < 0:
                 raise ConnectionFault(ENHANCE_YOUR_CALM, "too many frames that ask for nothing")

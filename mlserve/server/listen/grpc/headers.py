@@ -1,11 +1,15 @@
-"""The headers of calls and answers: HPACK (RFC 7541), and what gRPC says in them."""
+"""The headers of calls and answers: HPACK (RFC 7541), and what gRPC says in them.
+
+First what comes in: blocks become fields (`HeaderReader`), fields the `Head` of a call. Then what
+goes out: `initial` and `trailing`, the blocks around an answer.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -15,12 +19,42 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from mlserve.server.listen.grpc import frames
 from mlserve.server.listen.grpc.frames import ConnectionFault, Patience
+from mlserve.server.listen.grpc.status import CODES, GrpcStatus, Metadata
 
 _USUAL_BLOCK = 2**10
 """Bytes of compressed headers above which they cost too much to come often."""
 _MOST_BLOCK = 32 * 2**10
 _MOST_LIST = 64 * 2**10
 """Bytes of headers, before and after their compression, above which the connection ends."""
+MOST_METADATA = 16 * 2**10
+"""Bytes of a call's metadata, as HTTP/2 counts them: 32 for each field beside name and value."""
+_FIELD = 32
+_CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.DOTALL)
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_BAD_IN_VALUE = re.compile(rb"[\0\r\n]")
+_HOP = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+"""What HTTP/2 forbids (RFC 9113, section 8.2.2)."""
+_PSEUDO = (b":method", b":scheme", b":path", b":authority")
+_OWN = (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
+"""What belongs to the protocol and not to the caller's metadata."""
+EMPTY_TABLE = b"\x20"
+"""What the first block of a connection begins with: the server uses no table (section 6.3)."""
+_PRINTABLE = bytes(range(0x20, 0x7F))
+_UNCHANGED = frozenset(_PRINTABLE) - {ord("%")}
+_ESCAPES = [chr(byte) if byte in _UNCHANGED else f"%{byte:02X}" for byte in range(256)]
+_IN_A_FIELD = bytes(byte if byte in _PRINTABLE else ord("?") for byte in range(256))
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+
+class Malformed(Exception):
+    """A request that is not one of gRPC's at all: its stream is reset, or told an HTTP status."""
+
+    def __init__(self, why: str, http_status: int | None = None) -> None:
+        super().__init__(why)
+        self.http_status = http_status
 
 
 class HeaderReader:
@@ -84,62 +118,11 @@ def _without_padding(flags: int, payload: bytes) -> bytes:
     return payload[begin:end]
 
 
-CODES = {
-    name: number
-    for number, name in enumerate(
-        (
-            *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND"),
-            *("ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"),
-            *("ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"),
-            "UNAUTHENTICATED",
-        )
-    )
-}
-"""gRPC's status codes by name (statuscodes.md of grpc/grpc)."""
-
-Metadata = Sequence[tuple[str, str | bytes]]
-
-
-class GrpcStatus(Exception):
-    """What a call ends with in place of an answer: a code by name, a text, trailing metadata."""
-
-    def __init__(self, code: str, text: str, trailing: Metadata = ()) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
-        self.trailing = trailing
-
-
-class Malformed(Exception):
-    """A request that is not one of gRPC's at all: its stream is reset, or told an HTTP status."""
-
-    def __init__(self, why: str, http_status: int | None = None) -> None:
-        super().__init__(why)
-        self.http_status = http_status
-
-
-MOST_METADATA = 16 * 2**10
-"""Bytes of a call's metadata, as HTTP/2 counts them: 32 for each field beside name and value."""
-_FIELD = 32
-_CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.DOTALL)
-_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
-_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_BAD_IN_VALUE = re.compile(rb"[\0\r\n]")
-_HOP = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
-"""What HTTP/2 forbids (RFC 9113, section 8.2.2)."""
-_PSEUDO = (b":method", b":scheme", b":path", b":authority")
-_OWN = (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
-"""What belongs to the protocol and not to the caller's metadata."""
-
-Fields = Iterable[tuple[bytes, bytes]]
-
-
 @dataclass(frozen=True, slots=True)
 class Head:
     """The headers of a call: the method's full name, how long the caller waits, the metadata.
 
-    `timeout` is in seconds, None where the caller would wait for ever. `encoding` is the coding of
+    `timeout` is in seconds, None where the caller would wait forever. `encoding` is the coding of
     compressed messages. `size` is the headers' own, in bytes, as HTTP/2 counts them.
     """
 
@@ -151,7 +134,7 @@ class Head:
 
 
 def read_head(fields: Fields) -> Head:
-    """Reads the headers. Raises Malformed for what is no call, Status for one that is refused."""
+    """Reads the headers. Raises Malformed where it is not a call, GrpcStatus to refuse it."""
     sent: dict[bytes, bytes] = {}
     own: list[tuple[bytes, bytes]] = []
     size = 0
@@ -194,11 +177,11 @@ def _check_request(sent: dict[bytes, bytes]) -> None:
 def _timeout(value: bytes | None) -> float | None:
     if value is None:
         return None
-    found = _TIMEOUT.fullmatch(value)
-    if found is None:
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
         shown = value[:40].decode("ascii", "replace")
         raise GrpcStatus("INVALID_ARGUMENT", f"{shown!r} is not a valid grpc-timeout")
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 def _decoded_value(name: bytes, value: bytes) -> str | bytes:
@@ -212,14 +195,6 @@ def _decoded_value(name: bytes, value: bytes) -> str | bytes:
     except binascii.Error:
         key = name[:40].decode()
         raise GrpcStatus("INVALID_ARGUMENT", f"the metadata {key!r} is not base64") from None
-
-
-EMPTY_TABLE = b"\x20"
-"""What the first block of a connection begins with: the server uses no table (section 6.3)."""
-_PRINTABLE = bytes(range(0x20, 0x7F))
-_UNCHANGED = frozenset(_PRINTABLE) - {ord("%")}
-_ESCAPES = [chr(byte) if byte in _UNCHANGED else f"%{byte:02X}" for byte in range(256)]
-_IN_A_FIELD = bytes(byte if byte in _PRINTABLE else ord("?") for byte in range(256))
 
 
 def field(name: str, value: bytes) -> bytes:

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from io import BytesIO
 
 from mlserve.server.body_memory import HeldBody
-from mlserve.server.listen.grpc.headers import GrpcStatus
+from mlserve.server.listen.grpc.status import GrpcStatus
 
 PREFIX = struct.Struct(">BI")
 _WBITS = {b"gzip": 31, b"deflate": 15}
@@ -55,7 +55,7 @@ class MessageReader:
         return not self.missing and not self._prefix
 
     def feed(self, data: memoryview) -> None:
-        """Takes a part of the data. Raises Status, and Overloaded where there is no room."""
+        """Takes a part of the data. Raises GrpcStatus, and Overloaded where there is no room."""
         if self._body is not None:
             self._body.take(len(data))
         at, end = 0, len(data)
@@ -86,7 +86,7 @@ class MessageReader:
         self._buffer = BytesIO()
 
     async def take(self) -> bytes:
-        """The next message, without its compression. Raises Status, and Overloaded."""
+        """The next message, without its compression. Raises GrpcStatus, and Overloaded."""
         is_compressed, message = self._ready.popleft()
         if not is_compressed:
             return message
@@ -142,7 +142,7 @@ class MessageReader:
 
 
 def check_encoding(encoding: bytes) -> None:
-    """Raises Status for a coding of messages that the server cannot undo."""
+    """Raises GrpcStatus for a coding of messages that the server cannot undo."""
     if encoding != b"identity" and encoding not in _WBITS:
         shown = encoding[:40].decode("ascii", "replace")
         raise GrpcStatus(

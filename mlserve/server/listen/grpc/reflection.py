@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from mlserve.server.codec.proto_reader import parse
 from mlserve.server.listen.grpc.call import GrpcCall, PlainMethod
-from mlserve.server.listen.grpc.headers import CODES
+from mlserve.server.listen.grpc.status import CODES
 
 _PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 SERVICES = tuple(f"{package}.ServerReflection" for package in _PACKAGES)
@@ -36,7 +36,7 @@ class Reflection:
 
     def methods(self) -> dict[str, PlainMethod]:
         """The method of both versions, by its full names."""
-        method = PlainMethod(self._serve, _MOST_BYTES)
+        method = PlainMethod(self._serve, _MOST_BYTES, needs_token=True)
         return {f"/{service}/ServerReflectionInfo": method for service in SERVICES}
 
     async def _serve(self, call: GrpcCall) -> None:
@@ -73,15 +73,15 @@ class Reflection:
     def _find_extension(self, request: _Request, answer: _Response) -> None:
         wanted = request.file_containing_extension
         message = self._pool.FindMessageTypeByName(wanted.containing_type)
-        found = self._pool.FindExtensionByNumber(message, wanted.extension_number)
-        _add(answer, self._pool.FindFileContainingSymbol(found.full_name))
+        extension = self._pool.FindExtensionByNumber(message, wanted.extension_number)
+        _add(answer, self._pool.FindFileContainingSymbol(extension.full_name))
 
     def _number_extensions(self, request: _Request, answer: _Response) -> None:
         name = request.all_extension_numbers_of_type
-        found = self._pool.FindAllExtensions(self._pool.FindMessageTypeByName(name))
+        extensions = self._pool.FindAllExtensions(self._pool.FindMessageTypeByName(name))
         numbers = answer.all_extension_numbers_response
         numbers.base_type_name = name
-        numbers.extension_number.extend(extension.number for extension in found)
+        numbers.extension_number.extend(extension.number for extension in extensions)
 
 
 def _add(answer: _Response, file: FileDescriptor) -> None:

@@ -16,7 +16,7 @@ from mlserve.server.engine.engine import Engine
 from mlserve.server.errors import as_known_error, error_text
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context, GrpcCall
-from mlserve.server.listen.grpc.headers import GrpcStatus
+from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.wire.errors import grpc_status
@@ -29,8 +29,9 @@ FEW_BYTES = 1024
 _CLIENT_FIRST = 0.05
 """Seconds by which a client may see the deadline pass before the server does."""
 
-Respond = Callable[[bytes, Context], Awaitable[bytes]]
-Methods = Mapping[Purpose, Mapping[str, Respond]]
+BytesMethod = Callable[[bytes, Context], Awaitable[bytes]]
+"""Takes the bytes of a call's message, and gives those of its answer. Raises MlserveError."""
+Methods = Mapping[Purpose, Mapping[str, BytesMethod]]
 """The methods of a service by their names, under what they are for."""
 
 
@@ -38,13 +39,14 @@ Methods = Mapping[Purpose, Mapping[str, Respond]]
 class Service:
     """A gRPC service of the protocol `api`.
 
-    `small` are the methods whose messages hold a few bytes at most.
+    Those of its methods that are `health` need no token, and take messages that are so small that
+    nobody counts them.
     """
 
     name: str
     api: str
     methods: Methods
-    small: Collection[str] = ()
+    health: Collection[str] = ()
 
 
 def deadline_of(context: Context, default: float) -> Deadline:
@@ -58,15 +60,19 @@ def deadline_of(context: Context, default: float) -> Deadline:
 class UnaryMethod:
     """A method of one message each way, with its errors turned into status codes."""
 
-    respond: Respond
+    respond: BytesMethod
     route: Route
     engine: Engine
     telemetry: Telemetry
     in_flight: InFlight
     most_bytes: int | None
+    needs_token: bool
 
     def begin(self, call: GrpcCall) -> None:
-        """Lets the call in, or refuses it before a byte of its message is taken. Raises Status."""
+        """Lets the call in, or refuses it before a byte of its message is taken.
+
+        Raises GrpcStatus.
+        """
         record = self.telemetry.begin(self.route, header_of(call.context))
         self.in_flight.take(record)
 
@@ -114,10 +120,15 @@ def unary_methods(
         for purpose, responds in service.methods.items():
             for name, respond in responds.items():
                 path = f"/{service.name}/{name}"
-                route = Route("grpc", service.api, purpose, path)
-                most_bytes = FEW_BYTES if name in service.small else None
+                is_health = name in service.health
                 methods[path] = UnaryMethod(
-                    respond, route, engine, telemetry, in_flight, most_bytes
+                    respond,
+                    Route("grpc", service.api, purpose, path),
+                    engine,
+                    telemetry,
+                    in_flight,
+                    FEW_BYTES if is_health else None,
+                    not is_health,
                 )
     return methods
 
@@ -130,7 +141,7 @@ def status_of(error: MlserveError, record: RequestRecord) -> GrpcStatus:
 
 
 def header_of(context: Context) -> Callable[[str], str | None]:
-    """What looks up a key of the call's metadata; bytes are no header.
+    """Returns what looks up a key of the call's metadata, among the values that are text.
 
     Of a key that comes twice the first value counts, as over REST.
     """
@@ -156,7 +167,7 @@ def _is_over(context: Context) -> bool:
 
 
 def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:
-    """The retry hint of gRPC itself, in milliseconds (the key of its proposal A6)."""
+    """What `Retry-After` is over REST: gRPC's own hint, in milliseconds (its proposal A6)."""
     if isinstance(error, Overloaded) and error.retry_after is not None:
         return (("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))),)
     return ()

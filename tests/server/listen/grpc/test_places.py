@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.listen.grpc.connection import GrpcConnection
-from mlserve.server.listen.grpc.connections import GrpcConnections
+from mlserve.server.listen.grpc.server import GrpcServer
 from mlserve.server.listen.ports import GrpcPort
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
@@ -303,7 +303,7 @@ class TestLife:
         made: list[GrpcConnection] = []
 
         async def check() -> None:
-            shared = GrpcConnections(DEFAULT_SETTINGS, BodyMemory(MB), None)
+            shared = GrpcServer(DEFAULT_SETTINGS, BodyMemory(MB), None)
 
             def make() -> GrpcConnection:
                 made.append(GrpcConnection(shared))

@@ -1,22 +1,22 @@
-"""What TensorFlow Serving's readers of JSON and base64 take and say, where Python's differ.
+"""The JSON of a request's body, read as RapidJSON does, which TensorFlow Serving and Triton use.
 
-RapidJSON is told to read numbers that are not finite (`kParseNanAndInfFlag`): `NaN`, `Infinity` and
-also `Inf`, each with a minus in front or without. Of a key that an object has twice, its lookups
-find the first one. Its base64 may have line ends and other blanks in it, as most programs write
-them, and no padding (`Base64Unescape` of Abseil).
+Where it differs from Python's reader: numbers may be infinite or NaN (`kParseNanAndInfFlag`), also
+spelled `Inf` and `-NaN`, and of a key that an object has twice, lookups find the first one. Errors
+begin with TensorFlow Serving's words.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Callable
 from typing import Any
 
-from mlserve.server.body_memory import PIECE
+from mlserve.errors import InvalidInput
+from mlserve.server.body_memory import PIECE, UNBOUNDED, Room
 from mlserve.server.codec.json_lists import PackedList
+from mlserve.server.codec.json_outline import check_depth
+from mlserve.server.codec.json_parser import after_blanks, finite, has_large_exponent, raw_decode
 
 Scan = Callable[[str, int], tuple[Any, int]]
 
@@ -38,21 +38,71 @@ _REASONS = {
     "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
     "Extra data": "The document root must not be followed by other values.",
 }
-_LONGEST = 100
-_BLANKS = " \t\n\v\f\r"
+_LONGEST_SHOWN = 100
+_PARSED_AT_ONCE = 2 * PIECE
+"""Characters up to which a text is parsed at once: an image of 96 kB in base64, for one."""
+JSON_NAMES = {
+    str: "a string",
+    int: "an integer",
+    float: "a number with a fraction or an exponent",
+    bool: "a boolean",
+    type(None): "null",
+    dict: "an object",
+}
+"""What an error calls values of each type but lists."""
 
 
-def first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def parse_body(
+    text: str,
+    *,
+    max_depth: int,
+    ignores_rest: bool = True,
+    most_rows: int | None = None,
+    room: Room = UNBOUNDED,
+) -> dict[str, Any]:
+    """The JSON object at the start of a request's body; what follows it is ignored, or a fault.
+
+    Long lists in a long text are PackedLists. Raises InvalidInput that says where the fault is,
+    and for more than `max_depth` levels, InputTooLarge for a long text of more than `most_rows`
+    instances, and what `room` raises.
+    """
+    try:
+        body, end = _parsed(text, max_depth=max_depth, most_rows=most_rows, room=room)
+        if not ignores_rest and after_blanks(text, end) < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(_parse_problem(error)) from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
+        raise InvalidInput(f"JSON Parse error: {error}") from error
+    if not isinstance(body, dict):
+        raise InvalidInput(
+            f"JSON Value: {shown(body)} Is not object: it is "
+            f"{JSON_NAMES.get(type(body), 'a list')}, not an object"
+        )
+    return body
+
+
+def _parsed(text: str, *, max_depth: int, most_rows: int | None, room: Room) -> tuple[Any, int]:
+    """The value that the text begins with, and where it ends. Raises what `parse_body` raises."""
+    start = after_blanks(text, 0)
+    decoder = _FINITE if has_large_exponent(text) else _DECODER
+    if len(text) - start > _PARSED_AT_ONCE:
+        return raw_decode(decoder, text, start, room, max_depth=max_depth, most_rows=most_rows)
+    check_depth(text, max_depth)
+    return decoder.raw_decode(text, start)
+
+
+def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these pairs; of a name that comes twice the first value counts."""
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else dict(reversed(pairs))
+    last = dict(pairs)
+    return last if len(last) == len(pairs) else dict(reversed(pairs))
 
 
 class Decoder(json.JSONDecoder):
-    """Python's decoder with those spellings and `first_wins`, for text that is read in pieces."""
+    """Python's decoder with those spellings, and the first of equal keys; `raw_decode` takes it."""
 
     def __init__(self, *, parse_float: Callable[[str], Any] | None = None) -> None:
-        super().__init__(object_pairs_hook=first_wins, parse_float=parse_float)
+        super().__init__(object_pairs_hook=_first_wins, parse_float=parse_float)
         self._scan: Scan = self.scan_once
         self.scan_once: Scan = self._scan_value
 
@@ -81,8 +131,8 @@ class Decoder(json.JSONDecoder):
 def _end_of_value(text: str, place: int) -> int:
     """Where the list, object or other value ends that begins there."""
     if text[place] not in "[{":
-        found = _STRING_OR_SHORT.match(text, place + text.startswith("-Inf", place))
-        return len(text) if found is None else found.end()
+        match = _STRING_OR_SHORT.match(text, place + text.startswith("-Inf", place))
+        return len(text) if match is None else match.end()
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(text, place):
         depth += _STEPS.get(token[0], 0)
@@ -93,38 +143,28 @@ def _end_of_value(text: str, place: int) -> int:
 
 def _before_spelling(written: str, place: int) -> int:
     """Where in the text is what stands at that place once it is spelled out."""
-    for found in _STRING_OR_SHORT.finditer(written):
-        if found.start() >= place:
+    for match in _STRING_OR_SHORT.finditer(written):
+        if match.start() >= place:
             break
-        place -= len(_written_out(found)) - len(found[0])
+        place -= len(_written_out(match)) - len(match[0])
     return place
 
 
-def _written_out(found: re.Match[str]) -> str:
-    if found["inf"]:
+def _written_out(match: re.Match[str]) -> str:
+    if match["inf"]:
         return "Infinity"
-    return "NaN" if found["nan"] else found[0]
+    return "NaN" if match["nan"] else match[0]
 
 
-def from_base64(text: str) -> bytes:
-    """The bytes of base64 text, in pieces. Raises binascii.Error, ValueError."""
-    for blank in _BLANKS:
-        text = text.replace(blank, "")
-    parts = []
-    for start in range(0, len(text), PIECE):
-        part, is_last = text[start : start + PIECE], start + PIECE >= len(text)
-        if not is_last and "=" in part:
-            raise binascii.Error("Excess data after padding")
-        padding = "=" * (-len(part) % 4)
-        parts.append(base64.b64decode(part + padding, validate=True))
-    return b"".join(parts)
+_DECODER = Decoder()
+_FINITE = Decoder(parse_float=finite)
 
 
-def parse_problem(error: json.JSONDecodeError) -> str:
+def _parse_problem(error: json.JSONDecodeError) -> str:
     """What TensorFlow Serving says of text that is not JSON, with Python's own words behind it."""
     if not error.doc.strip():
         return "JSON Parse error: The document is empty"
-    reason = next((ours for said, ours in _REASONS.items() if error.msg.startswith(said)), None)
+    reason = next((ours for theirs, ours in _REASONS.items() if error.msg.startswith(theirs)), None)
     return f"JSON Parse error: {reason or 'Invalid value.'} at offset: {error.pos} ({error})"
 
 
@@ -142,8 +182,8 @@ def shown(value: Any) -> str:
         return "{...}" if value else "{}"
     if isinstance(value, list | PackedList):
         return "[...]" if len(value) else "[]"
-    if isinstance(value, str) and len(value) > _LONGEST:
-        return f"{json.dumps(value[:_LONGEST], ensure_ascii=False)}..."
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _LONGEST:
+    if isinstance(value, str) and len(value) > _LONGEST_SHOWN:
+        return f"{json.dumps(value[:_LONGEST_SHOWN], ensure_ascii=False)}..."
+    if type(value) is int and value.bit_length() > _LONGEST_SHOWN:
         return "a number of many digits"  # longer ones than Python writes
     return json.dumps(value, ensure_ascii=False)

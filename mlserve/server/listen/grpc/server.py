@@ -1,8 +1,8 @@
-"""What the connections of the gRPC port share: places, limits, methods, and how they end.
+"""The gRPC server behind the port's connections: their places, their limits, and the methods.
 
 As on the HTTP port, the connection that has been idle longest gives way to a new one. Where all are
-at work, a few places more are there for health checks, which have to get in when the server is busy
-most of all; any other call is told there why it cannot be served.
+at work, there are a few more places for health checks, which must get in when the server is busiest
+of all; any other call is told there why it cannot be served.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Protocol
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.listen.grpc.call import Context, GrpcCall
 from mlserve.server.listen.grpc.connection import GrpcConnection
-from mlserve.server.listen.grpc.headers import GrpcStatus
 from mlserve.server.listen.grpc.messages import check_encoding
+from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import Route
 from mlserve.settings import ServerSettings, flag_of
 
@@ -39,14 +39,18 @@ class Method(Protocol):
 
     @property
     def most_bytes(self) -> int | None:
-        """Bytes of a message, for one that is so small that it is not counted."""
+        """Bytes of a message that is so small that it is not counted; None for any other."""
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether a call needs the server's token, where there is one."""
 
     def begin(self, call: GrpcCall) -> None:
-        """Begins to serve a call that is let in. Raises Status; the call's data is not taken."""
+        """Begins to serve a call that is let in. Raises GrpcStatus before its data is taken."""
 
 
-class GrpcConnections:
-    """The connections of one port."""
+class GrpcServer:
+    """The methods of one port, and its connections: it is their `Port`."""
 
     def __init__(
         self,
@@ -80,10 +84,10 @@ class GrpcConnections:
         self._look_after_all()
 
     def begin(self, connection: GrpcConnection, call: GrpcCall) -> None:
-        """Lets a call in by its headers alone. Raises Status, and Overloaded for lack of room."""
+        """Lets a call in by its headers alone. Raises GrpcStatus and MlserveError."""
         path = call.context.path
         method = self._methods.get(path)
-        if self._check is not None:
+        if self._check is not None and (method is None or method.needs_token):
             self._check(call.context, None if method is None else method.route)
         is_small = method is not None and method.most_bytes is not None
         if connection.is_extra and not is_small and not self._has_room_for(connection):

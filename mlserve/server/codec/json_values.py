@@ -1,0 +1,197 @@
+"""JSON values to numpy arrays and back, for the REST bodies of both protocols.
+
+A request's list may have become a `PackedList`, which holds numbers as arrays already; everything
+here takes long lists a part at a time, so that no step takes long.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence, Set
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from mlserve.errors import InvalidInput
+from mlserve.server.body_memory import PIECE
+from mlserve.server.codec.json_lists import (
+    MAX_RANK,
+    PackedList,
+    Values,
+    both_lists_and_values,
+    irregular,
+    packed,
+)
+from mlserve.server.codec.rapidjson import JSON_NAMES
+from mlserve.server.tensors import NUMPY, Array
+from mlserve.tensors import DType, TensorSpec
+
+_PACKED = 1024
+"""Items of a list from which on it is read in parts."""
+_FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
+_BASE64_BLANKS = " \t\n\v\f\r"
+
+
+def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
+    """The shape of nested lists, and their values: JSON values, or parts of them as `Values`.
+
+    Raises InvalidInput that names the input.
+    """
+    if type(value) is list and (len(value) > _PACKED or PackedList in set(map(type, value))):
+        value = packed(value)
+    if type(value) is PackedList:
+        return value.flat(name)
+    shape: list[int] = []
+    level = [value]
+    while level and all(type(item) is list for item in level):
+        lengths = {len(item) for item in level}
+        if len(lengths) > 1 or len(shape) >= MAX_RANK:
+            raise irregular(name, lengths, len(shape) + 1)
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    if any(type(item) is list for item in level):
+        raise both_lists_and_values(name, len(shape) + 1)
+    return tuple(shape), level
+
+
+def misplaced_type(spec: TensorSpec, flat: list[Any]) -> type | None:
+    """A type among the values of `flatten` that the tensor cannot have; None where all fit."""
+    wrong = types_of(flat) - _allowed_types(spec.dtype)
+    return min(wrong, key=JSON_NAMES.__getitem__, default=None)
+
+
+def misplaced_text(spec: TensorSpec, kind: type) -> str:
+    """The error of a value of that type in the input."""
+    return f"input '{spec.name}' has {JSON_NAMES[kind]} where {spec.dtype.label} is expected"
+
+
+def types_of(flat: list[Any]) -> Set[type]:
+    """The types of the values of `flatten`."""
+    if _is_in_parts(flat):
+        return frozenset().union(*(part.types for part in flat))
+    return set(map(type, flat))
+
+
+def first_of(kind: type, flat: list[Any]) -> Any:
+    """The first of the values of `flatten` that has that type, as one has."""
+    values: Iterable[Any] = flat
+    if _is_in_parts(flat):
+        values = next(part for part in flat if kind in part.types)
+    return next(value for value in values if type(value) is kind)
+
+
+def to_flat_array(spec: TensorSpec, flat: list[Any], *, overflows: bool) -> Array:
+    """The array, of one dimension, of the values of `flatten`, whose types fit the tensor.
+
+    What is too large for a float is infinite where it `overflows`, as in C. Raises InvalidInput
+    that names the input for a value out of range, and for bytes that are not text or base64.
+    """
+    if not _is_in_parts(flat):
+        return _to_array(spec, flat, overflows=overflows)
+    array = np.empty(sum(map(len, flat)), NUMPY[spec.dtype])
+    start = 0
+    for part in flat:
+        array[start : start + len(part)] = _to_array(spec, part.values, overflows=overflows)
+        start += len(part)
+    return array
+
+
+def from_numbers(spec: TensorSpec, array: Array) -> Any:
+    """The array of numbers or booleans as nested lists of JSON values; a scalar as one value."""
+    if spec.dtype in _FLOATS and spec.dtype is not DType.FLOAT64:
+        # The shortest decimal of a float32 is what a reader expects: 0.1, not 0.10000000149011612.
+        array = array.astype(np.float32).astype(np.str_).astype(np.float64)
+    return array.tolist()
+
+
+def is_base64(value: dict[str, Any]) -> bool:
+    """Whether the object is `{"b64": "..."}`, which stands for bytes."""
+    return len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def from_base64(text: str) -> bytes:
+    """The bytes of base64 text, in pieces. Raises binascii.Error, ValueError.
+
+    It may have line ends and other blanks in it, as most programs write them, and no padding:
+    TensorFlow Serving takes both (`Base64Unescape` of Abseil).
+    """
+    for blank in _BASE64_BLANKS:
+        text = text.replace(blank, "")
+    parts = []
+    for start in range(0, len(text), PIECE):
+        part, is_last = text[start : start + PIECE], start + PIECE >= len(text)
+        if not is_last and "=" in part:
+            raise binascii.Error("Excess data after padding")
+        padding = "=" * (-len(part) % 4)
+        parts.append(base64.b64decode(part + padding, validate=True))
+    return b"".join(parts)
+
+
+def to_base64(data: bytes) -> str:
+    """The base64 text of the bytes, made in pieces."""
+    size = PIECE // 3 * 3
+    pieces = (data[start : start + size] for start in range(0, len(data), size))
+    return "".join(base64.b64encode(piece).decode() for piece in pieces)
+
+
+def _is_in_parts(flat: list[Any]) -> bool:
+    return bool(flat) and type(flat[0]) is Values
+
+
+def _allowed_types(dtype: DType) -> set[type]:
+    if dtype is DType.BYTES:
+        return {str, dict}
+    if dtype is DType.BOOL:
+        return {bool}
+    return {int, float} if dtype in _FLOATS else {int}
+
+
+def _to_array(spec: TensorSpec, values: Sequence[Any] | Array, *, overflows: bool) -> Array:
+    dtype = NUMPY[spec.dtype]
+    if spec.dtype is DType.BYTES:
+        items = (_to_bytes(spec.name, item) for item in values)
+        return np.array([*items, None], dtype=object)[:-1]  # never an array of the bytes' items
+    if spec.dtype in _FLOATS:
+        return _to_floats(spec, values, overflows=overflows)
+    if spec.dtype is not DType.BOOL and len(values):
+        limits = np.iinfo(dtype)
+        if isinstance(values, np.ndarray):
+            smallest, largest = values.min(), values.max()
+        else:
+            smallest, largest = min(values), max(values)
+        if smallest < limits.min or largest > limits.max:
+            raise InvalidInput(f"input '{spec.name}' has a value out of range of {dtype}")
+    return np.array(values, dtype)
+
+
+def _to_floats(spec: TensorSpec, values: Sequence[Any] | Array, *, overflows: bool) -> Array:
+    try:
+        wide = np.array(values, np.float64)
+    except OverflowError as error:
+        raise _out_of_range(spec) from error
+    with np.errstate(over="ignore"):
+        floats = wide.astype(NUMPY[spec.dtype])
+    if not overflows and np.any(np.isinf(floats) != np.isinf(wide)):
+        raise _out_of_range(spec)
+    return floats
+
+
+def _out_of_range(spec: TensorSpec) -> InvalidInput:
+    return InvalidInput(f"input '{spec.name}' has a value out of range of {spec.dtype.label}")
+
+
+def _to_bytes(name: str, item: str | dict[str, Any]) -> bytes:
+    if isinstance(item, str):
+        try:
+            return item.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"input '{name}' has half a character: {error}") from error
+    if not is_base64(item):
+        raise InvalidInput(f'input \'{name}\' has an object that is not {{"b64": "..."}}')
+    text: str = item["b64"]
+    try:
+        return from_base64(text)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"input '{name}' has a b64 that is not base64: {error}") from error

@@ -1,0 +1,31 @@
+"""gRPC's status: what a call ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+CODES = {
+    name: number
+    for number, name in enumerate(
+        (
+            *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND"),
+            *("ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"),
+            *("ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"),
+            "UNAUTHENTICATED",
+        )
+    )
+}
+"""gRPC's status codes by name (statuscodes.md of grpc/grpc)."""
+
+Metadata = Sequence[tuple[str, str | bytes]]
+"""Keys and values that go with a call or an answer; values of `-bin` keys are bytes."""
+
+
+class GrpcStatus(Exception):
+    """What a call ends with in place of an answer: a code by name, a text, trailing metadata."""
+
+    def __init__(self, code: str, text: str, trailing: Metadata = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.trailing = trailing

@@ -1,0 +1,403 @@
+"""The streams of one HTTP/2 connection: what its frames mean to the calls on them (RFC 9113).
+
+A stream is a call. What is not as it should be raises ConnectionFault, which ends the connection
+with a GOAWAY that says why; so does a flood of frames that ask for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import Protocol
+
+from mlserve.server.body_memory import BodyMemory
+from mlserve.server.errors import as_known_error, error_text
+from mlserve.server.listen.grpc import frames, headers
+from mlserve.server.listen.grpc.call import GrpcCall
+from mlserve.server.listen.grpc.frames import ConnectionFault, Patience
+from mlserve.server.listen.grpc.headers import (
+    MOST_METADATA,
+    Head,
+    HeaderReader,
+    Malformed,
+    read_head,
+)
+from mlserve.server.listen.grpc.outbox import Outbox
+from mlserve.server.listen.grpc.status import GrpcStatus
+from mlserve.wire.errors import grpc_status
+
+MOST_STREAMS = 1024
+"""Calls on one connection. Refusing is the queue's business: more would wait at the client."""
+_WINDOW = 8 * 2**20
+"""Bytes on their way on one connection. What arrives is taken or dropped at once."""
+_MOST_DROPPED = 2 * MOST_STREAMS
+_SMALL = 16
+"""Bytes of a DATA frame below which it is one of a flood, if there are many."""
+_USEFUL = 2**10
+"""Bytes of a DATA frame that make up for a frame without use."""
+_LAST_CALLS = b"mlserve!"
+"""Carried by the PING whose answer says that the client knows of the coming end."""
+_REFUSED = Head("", None, b"identity", ())
+"""Stands for the headers of a call that is refused because of them."""
+_OF_THE_CONNECTION = (frames.SETTINGS, frames.PING, frames.GOAWAY)
+
+
+class Owner(Protocol):
+    """What streams need of their connection."""
+
+    def begin(self, call: GrpcCall) -> None:
+        """Lets a call in by its headers alone. Raises GrpcStatus and MlserveError."""
+
+    def note_use(self) -> None:
+        """Hears that something has moved, or that a method begins or ends to run."""
+
+    def start_timer(self) -> None:
+        """Gives the client its time for the rest of a header block."""
+
+    def stop_timer(self) -> None:
+        """Hears that what it waited for has come."""
+
+    def close_if_done(self) -> None:
+        """Closes it if no call is left and none may begin."""
+
+
+class Streams:
+    """The calls of one connection, as `frames.Receiver` hears of them; each call's `Link`."""
+
+    def __init__(self, connection: Owner, transport: asyncio.Transport, memory: BodyMemory) -> None:
+        self._connection = connection
+        self._patience = Patience(asyncio.get_running_loop().time)
+        self._headers = HeaderReader(self._patience)
+        self.outbox = Outbox(transport, memory, self._patience, self._on_sent, self._reset)
+        self.has_settings = False
+        """Whether the client's greeting, its SETTINGS, has come."""
+        self._calls: dict[int, GrpcCall] = {}
+        self._dropped: dict[int, None] = {}
+        """Streams that have ended here before the caller knows."""
+        self._working = 0
+        self._last_stream = 0
+        self._received = 0
+        self._is_told_last = False
+        self._is_closed = False
+
+    @property
+    def are_at_work(self) -> bool:
+        """Whether a method runs for one of them."""
+        return self._working > 0
+
+    @property
+    def are_done(self) -> bool:
+        """Whether no call is left, and the client knows that none may begin."""
+        return self._is_told_last and not self._calls
+
+    # What the connection asks for.
+
+    def greet(self) -> None:
+        """Sends the server's SETTINGS."""
+        self.outbox.write(
+            frames.settings(MOST_STREAMS, MOST_METADATA)
+            + frames.window_update(0, _WINDOW - frames.DEFAULT_WINDOW)
+        )
+
+    def announce_end(self, why: str) -> None:
+        """Tells the client to begin no more calls; once it has heard that, `tell_last` follows."""
+        self.outbox.write(frames.goaway(frames.LARGEST_WINDOW, frames.NO_ERROR, why))
+        self.outbox.write(frames.frame(frames.PING, 0, 0, _LAST_CALLS))
+
+    def tell_last(self) -> None:
+        """Tells the client which call was the last one that was looked at."""
+        if self._is_told_last or self._is_closed:
+            return
+        self._is_told_last = True
+        self.outbox.write(frames.goaway(self._last_stream, frames.NO_ERROR))
+        self._connection.close_if_done()
+
+    def cut_short(self, code: str, text: str) -> None:
+        """Ends each call with that status."""
+        for call in list(self._calls.values()):
+            call.cut_short(code, text)
+
+    def abandon_all(self) -> None:
+        """Ends each call silently."""
+        for call in list(self._calls.values()):
+            self._forget(call)
+            call.abandon()
+
+    def end_with(self, code: int, why: str) -> None:
+        """Says why the connection ends, and abandons the calls."""
+        self.outbox.write(frames.goaway(self._last_stream, code, why))
+        self.abandon_all()
+
+    def close(self) -> None:
+        """Takes and sends nothing more."""
+        self._is_closed = True
+        self.outbox.close()
+
+    # What calls ask for: see `Link`.
+
+    def send(
+        self, call: GrpcCall, head: bytes | None, message: bytes | None, tail: bytes | None
+    ) -> None:
+        if call.stream in self._calls:
+            self.outbox.send(call, head, message, tail)
+
+    async def sent(self, call: GrpcCall) -> None:
+        await self.outbox.sent(call)
+
+    def grant(self, call: GrpcCall, size: int) -> None:
+        if call.stream in self._calls and not call.has_ended:
+            call.window += size
+            self.outbox.write(frames.window_update(call.stream, size))
+
+    def note_work(self, call: GrpcCall, *, has_begun: bool) -> None:
+        self._working += 1 if has_begun else -1
+        self._connection.note_use()
+
+    # What the frames say: see `Receiver`.
+
+    def on_data(self, stream: int, data: memoryview, counted: int, *, ends: bool) -> None:
+        """Gives it to its call; what belongs to none is dropped."""
+        if self._is_closed:
+            return
+        self._check_order()
+        if not stream:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA on no stream")
+        size = len(data)
+        if size < _SMALL and not ends:
+            self._patience.spend()
+        elif size >= _USEFUL:
+            self._patience.earn(1)
+        self._take_from_window(counted)
+        call = self._calls.get(stream)
+        if call is None:
+            self._note_dropped(stream, ends=ends)
+            return
+        call.window -= counted
+        if call.window < 0:
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more data than the window allows")
+        if call.has_ended:
+            raise ConnectionFault(frames.STREAM_CLOSED, f"DATA after the end of stream {stream}")
+        call.feed(data)
+        if ends:
+            call.end_of_messages()
+        self._connection.note_use()
+
+    def on_skipped(self, size: int) -> None:
+        """Ignores a frame of an unknown kind (section 4.1)."""
+        self._check_order()
+        self._patience.spend(1 + size / 1024)
+
+    def on_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        """Takes any frame but DATA."""
+        if self._is_closed:
+            return
+        if not self.has_settings and (kind != frames.SETTINGS or flags & frames.ACK):
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if kind in (frames.HEADERS, frames.CONTINUATION):
+            self._on_headers(flags, stream, payload, kind)
+        else:
+            self._check_order(is_settings=kind == frames.SETTINGS)
+            self._on_control(kind, flags, stream, payload)
+
+    def _check_order(self, *, is_settings: bool = False) -> None:
+        if self._headers.is_within or not (self.has_settings or is_settings):
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a frame where another one is due")
+
+    # Headers: a call begins, or its trailers end it.
+
+    def _on_headers(self, flags: int, stream: int, payload: bytes, kind: int) -> None:
+        whole = self._headers.take(kind, flags, stream, payload)
+        if whole is None:
+            self._connection.start_timer()
+            return
+        self._connection.stop_timer()
+        fields, ends = whole
+        if stream > self._last_stream:
+            self._open(stream, fields, ends=ends)
+        else:
+            self._on_trailers(stream, fields, ends=ends)
+
+    def _on_trailers(self, stream: int, fields: headers.Fields, *, ends: bool) -> None:
+        """Ends what the caller sends; trailers say nothing in gRPC."""
+        self._patience.spend()
+        call = self._calls.get(stream)
+        if call is None:
+            if stream not in self._dropped:
+                raise ConnectionFault(
+                    frames.STREAM_CLOSED, f"HEADERS on stream {stream}, which ended"
+                )
+            self._note_dropped(stream, ends=ends)
+        elif not ends or call.has_ended or any(name[:1] == b":" for name, _ in fields):
+            self._abandon(call, frames.PROTOCOL_ERROR)
+        else:
+            call.end_of_messages()
+
+    def _open(self, stream: int, fields: headers.Fields, *, ends: bool) -> None:
+        """Begins a call, or refuses it before a byte of its data is taken."""
+        if self._is_told_last:
+            return  # the client knows that it was not looked at
+        self._last_stream = stream
+        if len(self._calls) >= MOST_STREAMS:
+            self._patience.spend()
+            self.outbox.write(frames.rst_stream(stream, frames.REFUSED_STREAM))
+            self._note_dropped(stream, ends=ends)
+            return
+        refusal = None
+        try:
+            head = read_head(fields)
+        except Malformed as fault:
+            self._refuse_malformed(stream, fault, ends=ends)
+            return
+        except GrpcStatus as status:
+            head, refusal = _REFUSED, status
+        call = GrpcCall(stream, head, self)
+        self._calls[stream] = call
+        call.has_ended = ends
+        self._begin(call, refusal)
+        self._connection.note_use()
+
+    def _begin(self, call: GrpcCall, refusal: GrpcStatus | None) -> None:
+        try:
+            if refusal is not None:
+                raise refusal
+            contextvars.copy_context().run(self._connection.begin, call)
+        except GrpcStatus as status:
+            call.end(status.code, status.text, status.trailing)
+        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
+            failure = as_known_error(error)
+            call.end(grpc_status(failure), error_text(failure))
+
+    def _refuse_malformed(self, stream: int, fault: Malformed, *, ends: bool) -> None:
+        self._patience.spend()
+        if fault.http_status is None:
+            self.outbox.write(frames.rst_stream(stream, frames.PROTOCOL_ERROR))
+        else:
+            block = headers.EMPTY_TABLE + headers.http_only(fault.http_status)
+            self.outbox.write(frames.headers(stream, block, ends=True))
+            if not ends:
+                self.outbox.write(frames.rst_stream(stream, frames.NO_ERROR))
+        self._note_dropped(stream, ends=ends)
+
+    # Frames of control: settings, windows, resets.
+
+    def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if (kind in _OF_THE_CONNECTION) != (stream == 0) and kind != frames.WINDOW_UPDATE:
+            raise ConnectionFault(
+                frames.PROTOCOL_ERROR, f"a frame of type {kind} on a wrong stream"
+            )
+        self._patience.spend()
+        if kind == frames.WINDOW_UPDATE:
+            self._widen(stream, frames.number(payload))
+        elif kind == frames.PING:
+            self._on_ping(flags, payload)
+        elif kind == frames.SETTINGS:
+            self._on_settings(flags, payload)
+        elif kind == frames.RST_STREAM:
+            self._on_reset(stream)
+        elif kind == frames.PUSH_PROMISE:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client must not push")
+
+    def _on_settings(self, flags: int, payload: bytes) -> None:
+        if flags & frames.ACK:
+            if payload:
+                raise ConnectionFault(frames.FRAME_SIZE_ERROR, "an acknowledgement with settings")
+            return
+        if not self.has_settings:
+            self.has_settings = True
+            self._connection.stop_timer()
+        for name, value in frames.read_settings(payload):
+            self._patience.spend(0.1)
+            if name == frames.SETTING_INITIAL_WINDOW:
+                self.outbox.stream_window = value
+            elif name == frames.SETTING_MAX_FRAME:
+                self.outbox.max_frame = value
+        most = frames.LARGEST_WINDOW - self.outbox.stream_window
+        if any(call.credit > most for call in self._calls.values()):
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window of 2^31 or more")
+        self.outbox.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self.outbox.pump()
+
+    def _on_ping(self, flags: int, payload: bytes) -> None:
+        if not flags & frames.ACK:
+            self.outbox.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif payload == _LAST_CALLS:
+            self.tell_last()
+
+    def _on_reset(self, stream: int) -> None:
+        self._require_opened(stream, "RST_STREAM")
+        call = self._calls.get(stream)
+        self._dropped.pop(stream, None)
+        if call is not None:
+            self._forget(call)
+            call.abandon()
+            self._connection.close_if_done()
+
+    def _widen(self, stream: int, size: int) -> None:
+        if not size:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by zero")
+        outbox = self.outbox
+        if not stream:
+            outbox.window += size
+            if outbox.window > frames.LARGEST_WINDOW:
+                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window of 2^31 or more")
+            if outbox.pump():
+                self._connection.note_use()
+            return
+        self._require_opened(stream, "WINDOW_UPDATE")
+        call = self._calls.get(stream)
+        if call is None:
+            return
+        call.credit += size
+        if outbox.stream_window + call.credit > frames.LARGEST_WINDOW:
+            self._abandon(call, frames.FLOW_CONTROL_ERROR)
+        elif outbox.pump_one(call):
+            self._connection.note_use()
+
+    def _take_from_window(self, counted: int) -> None:
+        """Opens the window again: what has arrived is taken or dropped at once."""
+        self._received += counted
+        if self._received >= _WINDOW // 2:
+            self.outbox.write(frames.window_update(0, self._received))
+            self._received = 0
+
+    # How streams end.
+
+    def _on_sent(self, call: GrpcCall) -> None:
+        """Takes note that the last frame of an answer has been written."""
+        if not call.has_ended:
+            self.outbox.write(frames.rst_stream(call.stream, frames.NO_ERROR))
+            self._note_dropped(call.stream, ends=False)
+        self._calls.pop(call.stream, None)
+        self._patience.earn(4)
+        self._connection.close_if_done()
+
+    def _reset(self, call: GrpcCall) -> None:
+        """Gives up a call whose answer nobody reads."""
+        self._abandon(call, frames.ENHANCE_YOUR_CALM)
+
+    def _abandon(self, call: GrpcCall, code: int) -> None:
+        if call.stream in self._calls:
+            self.outbox.write(frames.rst_stream(call.stream, code))
+            self._note_dropped(call.stream, ends=call.has_ended)
+            self._forget(call)
+            call.abandon()
+            self._connection.close_if_done()
+
+    def _forget(self, call: GrpcCall) -> None:
+        self._calls.pop(call.stream, None)
+        self.outbox.drop(call)
+
+    def _note_dropped(self, stream: int, *, ends: bool) -> None:
+        """Makes sure that what still comes on that stream is dropped silently."""
+        self._require_opened(stream, "DATA")
+        if ends:
+            self._dropped.pop(stream, None)
+            return
+        self._dropped[stream] = None
+        if len(self._dropped) > _MOST_DROPPED:
+            del self._dropped[next(iter(self._dropped))]
+
+    def _require_opened(self, stream: int, kind: str) -> None:
+        """Raises ConnectionFault for a frame on a stream that was never opened."""
+        if stream > self._last_stream and not self._is_told_last:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, f"{kind} on stream {stream}, not open")

@@ -1,0 +1,46 @@
+"""The signatures of a model as SignatureDefs, TensorFlow Serving's metadata of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mlserve.backend import HasDefinitions, Runner
+from mlserve.tensors import Signature, TensorSpec
+from mlserve.wire.proto.framework_pb2 import SignatureDef, TensorInfo
+from mlserve.wire.proto.serving_pb2 import SignatureDefMap
+
+PREDICT = "tensorflow/serving/predict"
+
+
+def signature_def_map(runner: Runner) -> SignatureDefMap:
+    """All signatures, by name: as the model's own file has them, else made of the Runner's."""
+    defs = SignatureDefMap()
+    if isinstance(runner, HasDefinitions):
+        for name, definition in runner.definitions.items():
+            defs.signature_def[name].MergeFromString(definition)
+        return defs
+    for name, signature in runner.signatures.items():
+        defs.signature_def[name].CopyFrom(_definition(signature))
+    return defs
+
+
+def _definition(signature: Signature) -> SignatureDef:
+    """The message for that signature. The name of a tensor is its alias: there is no other."""
+    definition = SignatureDef(method_name=PREDICT)
+    for spec, info in _infos(signature.inputs):
+        definition.inputs[spec.name].CopyFrom(info)
+    for spec, info in _infos(signature.outputs):
+        definition.outputs[spec.name].CopyFrom(info)
+    return definition
+
+
+def _infos(specs: Iterable[TensorSpec]) -> Iterable[tuple[TensorSpec, TensorInfo]]:
+    for spec in specs:
+        info = TensorInfo(name=spec.name, dtype=spec.dtype.tf_name)
+        if spec.shape is None:
+            info.tensor_shape.unknown_rank = True
+        else:
+            info.tensor_shape.SetInParent()
+            for size in spec.shape:
+                info.tensor_shape.dim.add(size=-1 if size is None else size)
+        yield spec, info
