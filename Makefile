@@ -16,7 +16,7 @@ RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo foreign test test-docker test-fast fuzz lint format bench parity \
-	reference protos changelog clean
+	reference terminal protos changelog clean
 
 # A line that begins with `##@` is a heading of the help.
 help: ## List the targets
@@ -92,6 +92,9 @@ parity: $(VENV)/installed-dev ## Compare both backends on the parity images and 
 
 reference: $(VENV)/installed-dev ## Write docs/reference from the commands, settings and errors
 	$(BIN)/python docs/reference/generate.py
+
+terminal: $(VENV)/installed-runtime ## Record the README's first commands as docs/images/terminal.svg
+	$(BIN)/python docs/record_terminal.py
 
 protos: $(VENV)/installed-dev ## Write the descriptors and type stubs of the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --include_imports --pyi_out=. \

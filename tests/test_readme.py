@@ -1,70 +1,63 @@
-"""The README's commands, run in order as they stand there, against real servers.
-
-Only the ports are replaced by free ones: 8500 and 8501 may be in use on the machine.
-"""
+"""The README: its size, its picture, and the demo. `test_docs.py` runs its commands."""
 
 from __future__ import annotations
 
+import html
 import os
 import re
-import socket
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.documents import ROOT, blocks
+
+README = ROOT / "README.md"
+DEMO = ROOT / "build" / "demo"
 
 
-def _script() -> str:
-    """Every bash and python block of the README, in order, as one script."""
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```(bash|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert [language for language, _ in blocks] == [*["bash"] * 3, "python", *["bash"] * 2]
-    steps = [
-        code if language == "bash" else f"python - <<'PYTHON'\n{code}PYTHON\n"
-        for language, code in blocks
-    ]
-    return "set -euxo pipefail\n" + "\n".join(steps)
+def test_it_is_short_and_wrapped() -> None:
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 130
+    assert not [line for line in lines if len(line) > 100]
 
 
-def _free_ports() -> tuple[int, int]:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
-        return one.getsockname()[1], two.getsockname()[1]
+def test_its_commands_are_run() -> None:
+    assert [language for language, _ in blocks(README)] == ["bash", "bash", "python", "bash"]
 
 
-@pytest.fixture
-def ports() -> tuple[int, int]:
-    return _free_ports()
+def test_every_command_is_in_the_readme() -> None:
+    from mlserve.cli.app import app
+
+    text = README.read_text()
+    names = [command.name for command in app.registered_commands]
+    assert names
+    for name in names:
+        assert f"mlserve {name}" in text or f"`{name}`" in text, name
 
 
-@pytest.mark.slow
-def test_every_command_of_the_readme_works(home: Path, ports: tuple[int, int]) -> None:
-    script = _script().replace("8500", str(ports[0])).replace("8501", str(ports[1]))
-    up = "mlserve up --backend tfserving"
-    assert up in script
-    script = script.replace(up, f"{up} --grpc-port {ports[0]} --rest-port {ports[1]}")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    try:
-        done = subprocess.run(
-            ["bash", "-c", script],
-            cwd=ROOT,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-    finally:
-        subprocess.run([sys.executable, "-m", "mlserve", "down", "--all"], check=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("sorrel") >= 6, done.stdout
-    assert re.search(r'\{\s*"outputs":\s*\[\s*"sorrel"\s*\]\s*\}', done.stdout), done.stdout
-    assert not list((home / "state").rglob("*.json"))
+def test_the_picture_shows_the_first_commands_and_what_they_print() -> None:
+    picture = (ROOT / "docs" / "images" / "terminal.svg").read_text()
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+    shown = [html.unescape(text).replace("\xa0", " ").strip() for text in texts]
+    commands = next(code for language, code in blocks(README) if language == "bash").splitlines()
+    assert len(commands) == 4
+    assert [line for line in shown if line in commands] == commands, "make terminal"
+    assert "sorrel" in shown
+    assert str(Path.home()) not in picture
+
+
+def test_a_recording_has_what_stays_on_the_screen() -> None:
+    recorder = runpy.run_path(str(ROOT / "docs" / "record_terminal.py"))
+    written = "\x1b[?25lstarting 1\r\x1b[2Kstarting 2\n\r\x1b[1A\x1b[2Kready\r\nnext\r\n"
+    assert recorder["screen"](written) == "ready\nnext\n"
+
+
+def _environment(*, path: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key != "MLSERVE_HOME"}
+    return {**inherited, "PATH": path}
 
 
 @pytest.mark.slow
@@ -72,7 +65,7 @@ def test_the_demo_prints_sorrel_from_real_weights() -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [ROOT / "examples" / "demo.sh"],
-        env={**os.environ, "PATH": path},
+        env=_environment(path=path),
         capture_output=True,
         text=True,
         timeout=290,
@@ -85,20 +78,28 @@ def test_the_demo_prints_sorrel_from_real_weights() -> None:
     assert top[2] == "sorrel"
     assert 0.6 < float(top[0]) < 1
     assert "random" not in done.stdout + done.stderr
+    _require_it_works_as_the_next_command(lines[-1])
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
-def test_links_between_documents_lead_somewhere(name: str) -> None:
-    text = (ROOT / name).read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / name).parent.joinpath(target).exists(), target
-
-
-def test_every_command_is_in_the_readme() -> None:
-    from mlserve.cli.app import app
-
-    text = (ROOT / "README.md").read_text()
-    names = [command.name for command in app.registered_commands]
-    assert names
-    for name in names:
-        assert f"mlserve {name}" in text or f"`{name}`" in text, name
+def _require_it_works_as_the_next_command(command: str) -> None:
+    """Where the demo ends: in a shell that knows nothing of it, a question can be asked."""
+    script = f"set -eu\n{command}\nmlserve predict examples/horse.jpg --timeout 5\n"
+    try:
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=ROOT,
+            env=_environment(path=os.defpath),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "mlserve", "down", "--all"],
+            env={**os.environ, "MLSERVE_HOME": str(DEMO)},
+            check=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "sorrel"
