@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from mlserve.artifact import Artifact
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, ModelLoadFailed
+from mlserve.settings import HelpPanel, Options, option
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 
@@ -84,19 +85,60 @@ class ImageStages(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """How to load a model.
+class LoadOptions(Options):
+    """How to load a model; None leaves the choice to the backend.
 
-    `threads` is the number of CPU threads; None takes the cgroup's CPUs. The rest is for backends
-    that name it in `load_options`: `provider` is the execution provider, `instances` the number of
-    sessions that run at the same time and share the threads; None leaves it to the backend.
-    `allow_unsafe_ops` loads models that can do more than compute (`mlserve.unsafe_ops`).
+    A new option is one field here: `mlserve up`, the server process, containers and the record of a
+    running server take it from this class. A backend that regards it names it in `load_options`.
+    `threads` None takes the CPUs of the cgroup. `instances` are sessions that run at the same time
+    and share the threads. `allow_unsafe_ops` loads models that can do more than compute
+    (`mlserve.unsafe_ops`). Raises UsageError for a number below 1.
     """
 
-    threads: int | None = None
-    provider: str | None = None
-    instances: int | None = None
-    allow_unsafe_ops: bool = False
+    threads: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "CPU threads that run the model.",
+            unit="n",
+            least=1,
+            chosen="one for each CPU that may be used",
+        ),
+    )
+    provider: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "What ONNX Runtime runs the model on: auto, cpu, cuda, ...",
+            unit="name",
+            chosen="auto",
+        ),
+    )
+    instances: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Sessions of ONNX Runtime, which share the threads.",
+            unit="n",
+            least=1,
+            chosen="1",
+        ),
+    )
+    allow_unsafe_ops: bool = field(
+        default=False,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Serve SavedModels whose graph can read and write files, or run Python: only if you "
+            "trust whoever made them.",
+        ),
+    )
+
+
+DEFAULT_LOAD_OPTIONS = LoadOptions()
+DEFAULT_BACKEND = "tfserving"
+GRPC_PORT = 8500
+REST_PORT = 8501
+"""The ports of a server where none are asked for, and inside every container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +152,9 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class ContainerImage:
-    """A published image of another maker's server, as pure data: what `--launcher docker` runs.
+    """A published image of a third-party server, as pure data: what `--launcher docker` runs.
 
-    The server listens on 8500 (gRPC) and 8501 (REST) inside, and finds the version folders in
+    The server listens on GRPC_PORT and REST_PORT inside, and finds the version folders in
     `base_path`. `architectures` are those that the image is published for, in Docker's words.
     `drains` says that it finishes its requests when SIGTERM comes.
     """
@@ -125,7 +167,7 @@ class ContainerImage:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """A server of another maker, as pure data: what `--launcher native` or `docker` runs.
+    """A third-party server, as pure data: what `--launcher native` or `docker` runs.
 
     `executable` is looked up on PATH, or in the `image`; `env` is added to the environment. `files`
     are texts by file name: the launcher writes them into a folder of the server's state before it
@@ -142,6 +184,10 @@ class ServerSpec:
     files: Mapping[str, str] = field(default_factory=dict)
     listens_everywhere: bool = False
     image: ContainerImage | None = None
+
+
+_EVERY_BACKEND = ("threads", "allow_unsafe_ops")
+"""The fields of LoadOptions that every backend takes: what has no unsafe operation allows them."""
 
 
 class Backend(ABC):
@@ -163,10 +209,16 @@ class Backend(ABC):
     frameworks: ClassVar[tuple[str, ...]] = ("tensorflow",)
     """The values of `Classifier.framework` whose models `export` takes."""
     load_options: ClassVar[tuple[str, ...]] = ()
-    """The fields of LoadOptions beside `threads` that `load` regards; `up` refuses the others."""
+    """The fields of LoadOptions that `load` regards beside those that every backend takes; `up`
+    refuses the others."""
 
     no_exif: ClassVar[str | None] = "its pipeline has no step for it"
     """Why its pipeline cannot apply the EXIF orientation of an image; None where it can."""
+
+    @classmethod
+    def regards(cls, load_option: str) -> bool:
+        """Whether it takes that field of LoadOptions."""
+        return load_option in (*_EVERY_BACKEND, *cls.load_options)
 
     def prepare(self) -> None:
         """Imports what `export` needs; called before a model is opened, which can be a download.
@@ -213,7 +265,7 @@ class Backend(ABC):
     def external_servers(
         self, base_path: Path, model: str, versions: Sequence[int], listen: Listen
     ) -> Sequence[ServerSpec]:
-        """Servers of other makers that can serve `base_path` (`<base_path>/<version>/`).
+        """Third-party servers that can serve `base_path` (`<base_path>/<version>/`).
 
         `versions` are the versions to serve; empty means the latest, followed as it changes.
         """

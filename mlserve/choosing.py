@@ -11,13 +11,10 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend
+from mlserve.backend import DEFAULT_BACKEND, Backend
 from mlserve.errors import NotFound, PluginError, UsageError
 from mlserve.hints import did_you_mean
-from mlserve.sources import ModelRequest, ModelSource
-
-DEFAULT_BACKEND = "tfserving"
-DEFAULT_MODEL = "inception_v3"
+from mlserve.sources import DEFAULT_MODEL, ModelRequest, ModelSource
 
 
 def backend_of_files(model: Artifact, asked: str | None) -> str:

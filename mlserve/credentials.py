@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import ssl
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mlserve.errors import UsageError
 from mlserve.settings import ServerSettings, flag_of
@@ -86,6 +88,33 @@ def tls_context(settings: ServerSettings, protocol: str = "http/1.1") -> ssl.SSL
     if ca is not None:
         _trust(context, ca)
     return context
+
+
+def names_in_certificate(settings: ServerSettings) -> list[str]:
+    """The host names and addresses that the server's certificate is for; none where nobody can say.
+
+    The standard library decodes a certificate only for a peer that has shown it. So both ends of a
+    handshake are held here, in memory.
+    """
+    server, client = tls_context(settings), ssl.create_default_context(cafile=settings.tls_cert)
+    server.verify_mode = ssl.CERT_NONE
+    client.check_hostname = False
+    client.verify_flags = ssl.VERIFY_X509_PARTIAL_CHAIN  # the file need not hold its authority
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.wrap_bio(to_client, to_server)
+    answering = server.wrap_bio(to_server, to_client, server_side=True)
+    for end in (asking, answering, asking):
+        with suppress(ssl.SSLError):  # it waits for the other end; or the certificate has expired
+            end.do_handshake()
+    try:
+        facts: dict[str, Any] = asking.getpeercert() or {}
+    except ValueError:
+        return []  # the handshake came to no end: whoever asks the server is told why
+    return [name for kind, name in facts.get("subjectAltName", ()) if kind in _HOST_KINDS]
+
+
+_HOST_KINDS = ("DNS", "IP Address")
+"""The kinds of names in a certificate that a host can have."""
 
 
 def _trust(context: ssl.SSLContext, ca: Path) -> None:

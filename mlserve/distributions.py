@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -72,7 +72,6 @@ def _checkout() -> Path | None:
 def _wheels() -> Path:
     """The folder that the wheel of mlserve was installed from, as pip has noted it."""
     import json  # as above
-    from importlib.metadata import PackageNotFoundError, distribution
     from urllib.parse import unquote, urlsplit
 
     try:
@@ -97,24 +96,29 @@ def absent_packages(owner: str, extra: str) -> list[str]:
     A package is there, too, when another distribution brings the module of its name:
     `onnxruntime-gpu` is as good as `onnxruntime`. Raises PackageNotFoundError for the owner.
     """
-    found = {requirement.name: None for requirement in _needed(owner, frozenset((extra,)), set())}
-    return sorted(name for name in found if not _is_there(name))
+    names = {requirement.name for requirement in _needed(owner, frozenset((extra,)), set())}
+    return sorted(name for name in names if not _is_there(name))
+
+
+def requirements_of(found: Distribution, extras: Collection[str] = ()) -> Iterator[Requirement]:
+    """What a distribution needs here, with these extras: from its metadata."""
+    for text in found.requires or ():
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield requirement
 
 
 def _needed(owner: str, extras: frozenset[str], seen: set[str]) -> Iterator[Requirement]:
     """What it needs, and what the extras need that it asks other distributions for."""
     seen.add(canonicalize_name(owner))
-    for text in distribution(owner).requires or ():
-        requirement = Requirement(text)
-        marker = requirement.marker
-        if marker is not None and not any(marker.evaluate({"extra": x}) for x in ("", *extras)):
-            continue
+    for requirement in requirements_of(distribution(owner), extras):
         yield requirement
         if requirement.extras and canonicalize_name(requirement.name) not in seen:
             try:
                 yield from _needed(requirement.name, frozenset(requirement.extras), seen)
             except PackageNotFoundError:
-                continue  # it was told of itself
+                continue  # it has been yielded as absent itself
 
 
 def _is_there(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +25,14 @@ from mlserve.errors import (
 from mlserve.hints import did_you_mean
 from mlserve.pipeline import Exif
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
-from mlserve.store import Incoming, Store, VersionExists, check_name, version_numbers, version_taken
+from mlserve.store import (
+    Incoming,
+    Store,
+    VersionExists,
+    check_name,
+    present_versions,
+    version_taken,
+)
 from mlserve.tensors import Signature
 
 
@@ -85,11 +91,11 @@ def _write(
 def _publish(incoming: Incoming, version: int | None) -> Path:
     while True:
         base_path = incoming.path.parent
-        number = max(version_numbers(base_path), default=0) + 1 if version is None else version
+        number = max(present_versions(base_path), default=0) + 1 if version is None else version
         try:
             return incoming.publish(number)
         except VersionExists as error:
-            # Another export took the number in the meantime; without an own wish, take the next.
+            # Another export took this number meanwhile. Unless it was asked for, try the next one.
             if version is not None:
                 raise version_taken(base_path / str(version)) from error
 
@@ -166,18 +172,9 @@ def _known_or_own(request: ModelRequest, sources: Sequence[ModelSource]) -> str:
 
 
 def _require_installed(what: str, part: Backend | ModelSource) -> None:
-    absent = [name for name in part.requires if not _is_installed(name)]
+    absent = plugins.absent_modules(part.requires)
     if absent:
         raise _absent(what, ", ".join(absent), part)
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False  # the parent of a dotted name is absent
-    except ValueError:
-        return True  # already imported by something that gave it no spec
 
 
 @contextmanager

@@ -70,7 +70,14 @@ class DependencyMissing(PluginError):
 
 def absent_modules(modules: Sequence[str]) -> list[str]:
     """Those of these modules whose package is not installed; none of them is imported."""
-    return [name for name in modules if importlib.util.find_spec(name.partition(".")[0]) is None]
+    return [name for name in modules if not _is_installed(name.partition(".")[0])]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:
+        return True  # already imported, by something that gave it no spec
 
 
 def absent_to_serve(kind: type[Backend]) -> list[str]:

@@ -1,18 +1,22 @@
-"""How a server of ours serves: each setting once, with its default, its limits and its help.
+"""The settings of mlserve's own server: each stands once, with its default, limits and help text.
 
-`mlserve up` has an option for each, the server process a flag, and its metadata shows them.
+A setting is a field of a dataclass that inherits `Options`. From that field come the option of
+`mlserve up`, the flag of the server process, the argument of a container, the entry in the record
+of a running server, and the checks. `ServerSettings` says how to serve, and `LoadOptions` (in
+`mlserve.backend`) how to load a model.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cache
 from numbers import Real
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Self, get_args, get_type_hints
 
 from mlserve.deadline import check_seconds
 from mlserve.errors import UsageError, bounded
@@ -22,6 +26,7 @@ from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, Im
 class HelpPanel(StrEnum):
     """What a setting is about: a heading in `mlserve up --help`."""
 
+    MODEL = "The model"
     LOAD = "Under load"
     LIMITS = "Limits"
     ACCESS = "Access"
@@ -54,10 +59,10 @@ class ModelControl(StrEnum):
     OFF = "off"
 
 
-def _about(
+def option(
     panel: HelpPanel, text: str, *, unit: str = "", least: float | None = None, chosen: str = ""
 ) -> dict[str, Any]:
-    """What is known of a setting beside its name and type.
+    """The metadata of a field that is an option: all that its name, type and default do not say.
 
     `chosen` puts into words what the server chooses where the default is None.
     """
@@ -65,324 +70,8 @@ def _about(
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """The settings of one server. Times are seconds; None leaves the choice to the server.
-
-    Raises UsageError for a value below its least.
-    """
-
-    max_queue: int | None = field(
-        default=None,
-        metadata=_about(
-            HelpPanel.LOAD,
-            "The most requests that may wait.",
-            unit="requests",
-            least=0,
-            chosen="16 for each thread",
-        ),
-    )
-    default_timeout: float = field(
-        default=30.0,
-        metadata=_about(
-            HelpPanel.LOAD,
-            "Deadline of a request that does not set one, in seconds.",
-            unit="seconds",
-            least=0.001,
-        ),
-    )
-    drain_timeout: float = field(
-        default=10.0,
-        metadata=_about(
-            HelpPanel.LOAD,
-            "Seconds that the requests in flight have to finish when the server is told to stop.",
-            unit="seconds",
-            least=0,
-        ),
-    )
-    max_batch_size: int = field(
-        default=1,
-        metadata=_about(
-            HelpPanel.LOAD,
-            "The most requests to run together as one batch. 1 turns batching off.",
-            unit="requests",
-            least=1,
-        ),
-    )
-    max_batch_delay: float = field(
-        default=0.005,
-        metadata=_about(
-            HelpPanel.LOAD, "Seconds that a batch waits for more requests.", unit="seconds", least=0
-        ),
-    )
-    max_request_bytes: int = field(
-        default=64 * 2**20,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The largest request, in bytes, on gRPC and REST.",
-            unit="bytes",
-            least=1,
-        ),
-    )
-    max_body_memory: int | None = field(
-        default=None,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The most bytes that all requests together may hold while they arrive, are "
-            "decompressed and are parsed.",
-            unit="bytes",
-            least=1,
-            chosen="8 times --max-request-bytes",
-        ),
-    )
-    max_pixels: int = field(
-        default=MAX_PIXELS,
-        metadata=_about(
-            HelpPanel.LIMITS, "The most pixels of one image, by its header.", unit="pixels", least=1
-        ),
-    )
-    max_request_pixels: int = field(
-        default=400_000_000,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The most pixels of all images of one request; never less than --max-pixels.",
-            unit="pixels",
-            least=1,
-        ),
-    )
-    max_side: int = field(
-        default=MAX_SIDE,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The largest width and the largest height of an image, in pixels.",
-            unit="pixels",
-            least=1,
-        ),
-    )
-    max_scans: int = field(
-        default=MAX_SCANS,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The most scans of one JPEG. A progressive one has 6 to 25.",
-            unit="scans",
-            least=1,
-        ),
-    )
-    max_decode_bytes: int = field(
-        default=MAX_DECODE_BYTES,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The most bytes that the decoder of one image works on: what the file decompresses "
-            "to, and three for each pixel.",
-            unit="bytes",
-            least=1,
-        ),
-    )
-    max_batch_length: int = field(
-        default=1024,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The most elements of a request's inputs along the batch dimension.",
-            unit="elements",
-            least=1,
-        ),
-    )
-    max_json_depth: int = field(
-        default=64,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The most levels of nesting in a request's JSON.",
-            unit="levels",
-            least=1,
-        ),
-    )
-    header_timeout: float = field(
-        default=10.0,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "Seconds within which the headers of a request must arrive.",
-            unit="seconds",
-            least=0.001,
-        ),
-    )
-    max_connections: int = field(
-        default=1000,
-        metadata=_about(
-            HelpPanel.LIMITS,
-            "The most connections to one port at the same time.",
-            unit="connections",
-            least=1,
-        ),
-    )
-    token_file: Path | None = field(
-        default=None,
-        metadata=_about(HelpPanel.ACCESS, "File with the token that every request must send."),
-    )
-    tls_cert: Path | None = field(
-        default=None,
-        metadata=_about(
-            HelpPanel.ACCESS, "PEM file with the server's certificate. Both ports then speak TLS."
-        ),
-    )
-    tls_key: Path | None = field(
-        default=None,
-        metadata=_about(HelpPanel.ACCESS, "PEM file with the private key of that certificate."),
-    )
-    tls_client_ca: Path | None = field(
-        default=None,
-        metadata=_about(
-            HelpPanel.ACCESS,
-            "PEM file with the authority (CA) that must have signed each client's certificate.",
-        ),
-    )
-    model_control: ModelControl = field(
-        default=ModelControl.AUTO,
-        metadata=_about(
-            HelpPanel.ACCESS,
-            "Whether requests may load and unload models: on, off, or auto: where a token or "
-            "client certificate is required, else on loopback only.",
-        ),
-    )
-    allow_unsafe_ops: bool = field(
-        default=False,
-        metadata=_about(
-            HelpPanel.ACCESS,
-            "Serve SavedModels whose graph can read and write files, or run Python: only if you "
-            "trust whoever made them.",
-        ),
-    )
-    log_format: LogFormat = field(
-        default=LogFormat.TEXT,
-        metadata=_about(HelpPanel.LOGS, "Format of the server's log: text or json."),
-    )
-    log_requests: LogRequests | None = field(
-        default=None,
-        metadata=_about(
-            HelpPanel.LOGS,
-            "Which requests the log shows: all, errors or none.",
-            chosen="errors in a text log, all in a JSON log",
-        ),
-    )
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            self._check(item, getattr(self, item.name))
-        for name, needed in _NEEDS:
-            if getattr(self, name) is not None and getattr(self, needed) is None:
-                raise UsageError(
-                    f"{flag_of(name)} needs {flag_of(needed)}", hint="give both, or neither"
-                )
-
-    def exposure(self, host: str) -> Iterator[str]:
-        """What is risky in listening on that address with these settings: sentences."""
-        if is_loopback(host):
-            return
-        if self.token_file is None and self.tls_client_ca is None:
-            yield (
-                f"the server listens on {host} and answers anyone who can reach it: "
-                f"{flag_of('token_file')} admits only callers with the token"
-            )
-            if self.model_control is ModelControl.ON:
-                yield f"and anyone may unload its models: see {flag_of('model_control')}"
-        elif self.token_file is not None and not self.speaks_tls:
-            yield (
-                f"the token is sent unencrypted to {host}: {flag_of('tls_cert')} and "
-                f"{flag_of('tls_key')} encrypt it"
-            )
-
-    def lets_models_be_controlled(self, host: str) -> bool:
-        """Whether callers of a server at that address may load and unload its models."""
-        if self.model_control is not ModelControl.AUTO:
-            return self.model_control is ModelControl.ON
-        has_key = self.token_file is not None or self.tls_client_ca is not None
-        return has_key or is_loopback(host)
-
-    def _check(self, item: Field[Any], value: Any) -> None:
-        least = item.metadata["least"]
-        if least is None or value is None:
-            return
-        kind, flag = _KINDS[item.name], flag_of(item.name)
-        is_number = isinstance(value, int if kind is int else Real) and not isinstance(value, bool)
-        if not is_number or (isinstance(value, float) and not math.isfinite(value)):
-            raise _not_a_value(flag, value, kind)
-        if value < least:
-            raise UsageError(
-                f"{flag} must be at least {least:g}, not {bounded(f'{value}')}",
-                hint="leave it out to take the default: "
-                + ("chosen by the server" if item.default is None else str(item.default)),
-            )
-        if kind is float:
-            check_seconds(flag, value)
-        elif value > _MOST:
-            raise UsageError(
-                f"{flag} must be at most {_MOST}, not {bounded(str(value))}",
-                hint="give a smaller number",
-            )
-
-    @property
-    def request_pixels(self) -> int:
-        """Pixels that all images of a request may have: never less than one image's most."""
-        return max(self.max_request_pixels, self.max_pixels)
-
-    @property
-    def body_memory(self) -> int:
-        """Bytes that the bodies of all requests may hold: never less than one request's most.
-
-        A call over gRPC counts with its headers.
-        """
-        if self.max_body_memory is None:
-            return max(_LARGEST_BODIES * self.max_request_bytes, _CALL_BYTES)
-        return max(self.max_body_memory, self.max_request_bytes + _CALL_BYTES)
-
-    @property
-    def image_limits(self) -> ImageLimits:
-        """What one image may be and cost."""
-        return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
-
-    @property
-    def expanded_bytes(self) -> int:
-        """Bytes that one tensor may have whose values were not all sent, but are the same."""
-        return self.body_memory // _LARGEST_BODIES
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """The settings that are not the default ones."""
-        return {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
-
-    @property
-    def speaks_tls(self) -> bool:
-        """Whether both ports speak TLS."""
-        return self.tls_cert is not None
-
-    def absolute(self) -> ServerSettings:
-        """The same settings with paths that hold in every folder."""
-        paths: dict[str, Any] = {
-            name: value.expanduser().absolute()
-            for name, value in asdict(self).items()
-            if isinstance(value, Path)
-        }
-        return replace(self, **paths)
-
-    def argv(self) -> list[str]:
-        """The flags of the server process that make these settings."""
-        return [f"{flag_of(name)}={value}" for name, value in self.changed.items()]
-
-    def to_json(self) -> dict[str, Any]:
-        """All settings as data; `from_json` reads them."""
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self).items()
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ServerSettings:
-        """The settings that `to_json` wrote; one that it does not name has its default."""
-        named = {item.name: item for item in described()}
-        return cls(**{k: named[k].read(v) for k, v in data.items() if k in named})
-
-
-@dataclass(frozen=True, slots=True)
 class Description:
-    """A setting as an option: what a flag or a column is made from."""
+    """An option as data: what a flag, an option of a command or a column is made from."""
 
     name: str
     kind: type
@@ -420,11 +109,352 @@ class Description:
         except (ValueError, TypeError, OverflowError, KeyError) as error:
             raise _not_a_value(self.flag, value, self.kind) from error
 
+    def check(self, value: Any) -> None:
+        """Raises UsageError for a number that is too small or too large, or is not a number."""
+        if self.least is None or value is None:
+            return
+        takes = int if self.kind is int else Real
+        is_number = isinstance(value, takes) and not isinstance(value, bool)
+        if not is_number or (isinstance(value, float) and not math.isfinite(value)):
+            raise _not_a_value(self.flag, value, self.kind)
+        if value < self.least:
+            raise UsageError(
+                f"{self.flag} must be at least {self.least:g}, not {bounded(f'{value}')}",
+                hint="leave it out to take the default: "
+                + ("chosen by the server" if self.default is None else str(self.default)),
+            )
+        if self.kind is float:
+            check_seconds(self.flag, value)
+        elif value > _MOST:
+            raise UsageError(
+                f"{self.flag} must be at most {_MOST}, not {bounded(str(value))}",
+                hint="give a smaller number",
+            )
 
-def described() -> Iterator[Description]:
-    """Every setting, in the order of the panels."""
-    for item in fields(ServerSettings):
-        yield Description(item.name, _KINDS[item.name], item.default, **item.metadata)
+
+class Options:
+    """The base of a dataclass whose fields are options, each with a default and `option` metadata.
+
+    Raises UsageError for a value below its least.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for item in described(type(self)):
+            item.check(getattr(self, item.name))
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options that do not have their default value."""
+        return {
+            item.name: value
+            for item in described(type(self))
+            if (value := getattr(self, item.name)) != item.default
+        }
+
+    def argv(self) -> list[str]:
+        """The flags of the server process that set these options."""
+        return [f"{flag_of(name)}={value}" for name, value in self.changed.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all options as data; `from_json` reads them."""
+        values = {item.name: getattr(self, item.name) for item in described(type(self))}
+        return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Reads what `to_json` wrote. An option that is missing has its default."""
+        return cls(**{i.name: i.read(data[i.name]) for i in described(cls) if i.name in data})
+
+    @classmethod
+    def taken_from(cls, values: dict[str, Any]) -> Self:
+        """These options, taken out of the values of a whole command line."""
+        return cls(**{item.name: values.pop(item.name) for item in described(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings(Options):
+    """The settings of one server. Times are seconds; None leaves the choice to the server.
+
+    Raises UsageError for a value below its least.
+    """
+
+    max_queue: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.LOAD,
+            "The most requests that may wait.",
+            unit="requests",
+            least=0,
+            chosen="16 for each thread",
+        ),
+    )
+    default_timeout: float = field(
+        default=30.0,
+        metadata=option(
+            HelpPanel.LOAD,
+            "Deadline of a request that does not set one, in seconds.",
+            unit="seconds",
+            least=0.001,
+        ),
+    )
+    drain_timeout: float = field(
+        default=10.0,
+        metadata=option(
+            HelpPanel.LOAD,
+            "Seconds that the requests in flight have to finish when the server is told to stop.",
+            unit="seconds",
+            least=0,
+        ),
+    )
+    max_batch_size: int = field(
+        default=1,
+        metadata=option(
+            HelpPanel.LOAD,
+            "The most requests to run together as one batch. 1 turns batching off.",
+            unit="requests",
+            least=1,
+        ),
+    )
+    max_batch_delay: float = field(
+        default=0.005,
+        metadata=option(
+            HelpPanel.LOAD, "Seconds that a batch waits for more requests.", unit="seconds", least=0
+        ),
+    )
+    max_request_bytes: int = field(
+        default=64 * 2**20,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The largest request, in bytes, on gRPC and REST.",
+            unit="bytes",
+            least=1,
+        ),
+    )
+    max_body_memory: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The most bytes that all requests together may hold while they arrive, are "
+            "decompressed and are parsed.",
+            unit="bytes",
+            least=1,
+            chosen="8 times --max-request-bytes",
+        ),
+    )
+    max_pixels: int = field(
+        default=MAX_PIXELS,
+        metadata=option(
+            HelpPanel.LIMITS, "The most pixels of one image, by its header.", unit="pixels", least=1
+        ),
+    )
+    max_request_pixels: int = field(
+        default=400_000_000,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The most pixels of all images of one request; never less than --max-pixels.",
+            unit="pixels",
+            least=1,
+        ),
+    )
+    max_side: int = field(
+        default=MAX_SIDE,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The largest width and the largest height of an image, in pixels.",
+            unit="pixels",
+            least=1,
+        ),
+    )
+    max_scans: int = field(
+        default=MAX_SCANS,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The most scans of one JPEG. A progressive one has 6 to 25.",
+            unit="scans",
+            least=1,
+        ),
+    )
+    max_decode_bytes: int = field(
+        default=MAX_DECODE_BYTES,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The most bytes that the decoder of one image works on: what the file decompresses "
+            "to, and three for each pixel.",
+            unit="bytes",
+            least=1,
+        ),
+    )
+    max_batch_length: int = field(
+        default=1024,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The most elements of a request's inputs along the batch dimension.",
+            unit="elements",
+            least=1,
+        ),
+    )
+    max_json_depth: int = field(
+        default=64,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The most levels of nesting in a request's JSON.",
+            unit="levels",
+            least=1,
+        ),
+    )
+    header_timeout: float = field(
+        default=10.0,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "Seconds within which the headers of a request must arrive.",
+            unit="seconds",
+            least=0.001,
+        ),
+    )
+    max_connections: int = field(
+        default=1000,
+        metadata=option(
+            HelpPanel.LIMITS,
+            "The most connections to one port at the same time.",
+            unit="connections",
+            least=1,
+        ),
+    )
+    token_file: Path | None = field(
+        default=None,
+        metadata=option(HelpPanel.ACCESS, "File with the token that every request must send."),
+    )
+    tls_cert: Path | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.ACCESS, "PEM file with the server's certificate. Both ports then speak TLS."
+        ),
+    )
+    tls_key: Path | None = field(
+        default=None,
+        metadata=option(HelpPanel.ACCESS, "PEM file with the private key of that certificate."),
+    )
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "PEM file with the authority (CA) that must have signed each client's certificate.",
+        ),
+    )
+    model_control: ModelControl = field(
+        default=ModelControl.AUTO,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Whether requests may load and unload models: on, off, or auto: where a token or "
+            "client certificate is required, else on loopback only.",
+        ),
+    )
+    log_format: LogFormat = field(
+        default=LogFormat.TEXT,
+        metadata=option(HelpPanel.LOGS, "Format of the server's log: text or json."),
+    )
+    log_requests: LogRequests | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.LOGS,
+            "Which requests the log shows: all, errors or none.",
+            chosen="errors in a text log, all in a JSON log",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        for name, needed in _NEEDS:
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise UsageError(
+                    f"{flag_of(name)} needs {flag_of(needed)}", hint="give both, or neither"
+                )
+
+    def exposure(self, host: str) -> Iterator[str]:
+        """What is risky in listening on that address with these settings: sentences."""
+        if is_loopback(host):
+            return
+        if self.token_file is None and self.tls_client_ca is None:
+            yield (
+                f"the server listens on {host} and answers anyone who can reach it: "
+                f"{flag_of('token_file')} admits only callers with the token"
+            )
+            if self.model_control is ModelControl.ON:
+                yield f"and anyone may unload its models: see {flag_of('model_control')}"
+        elif self.token_file is not None and not self.speaks_tls:
+            yield (
+                f"the token is sent unencrypted to {host}: {flag_of('tls_cert')} and "
+                f"{flag_of('tls_key')} encrypt it"
+            )
+
+    def lets_models_be_controlled(self, host: str) -> bool:
+        """Whether callers of a server at that address may load and unload its models."""
+        if self.model_control is not ModelControl.AUTO:
+            return self.model_control is ModelControl.ON
+        has_key = self.token_file is not None or self.tls_client_ca is not None
+        return has_key or is_loopback(host)
+
+    @property
+    def request_pixels(self) -> int:
+        """Pixels that all images of a request may have: never less than one image's most."""
+        return max(self.max_request_pixels, self.max_pixels)
+
+    @property
+    def body_memory(self) -> int:
+        """Bytes that the bodies of all requests may hold: never less than one request's most.
+
+        A call over gRPC counts with its headers.
+        """
+        if self.max_body_memory is None:
+            return max(_LARGEST_BODIES * self.max_request_bytes, _CALL_BYTES)
+        return max(self.max_body_memory, self.max_request_bytes + _CALL_BYTES)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What one image may be and cost."""
+        return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
+
+    @property
+    def expanded_bytes(self) -> int:
+        """Bytes that one tensor may have whose values were not all sent, but are the same."""
+        return self.body_memory // _LARGEST_BODIES
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether both ports speak TLS."""
+        return self.tls_cert is not None
+
+    def absolute(self) -> ServerSettings:
+        """The same settings with paths that hold in every folder."""
+        paths: dict[str, Any] = {
+            name: value.expanduser().absolute()
+            for name, value in asdict(self).items()
+            if isinstance(value, Path)
+        }
+        return replace(self, **paths)
+
+
+def described(options: type[Options] = ServerSettings) -> tuple[Description, ...]:
+    """Describes every option of such a class, in the order of its fields."""
+    return _described(options)  # type: ignore[arg-type]  # mypy takes no class for hashable
+
+
+@cache
+def _described(options: Any) -> tuple[Description, ...]:
+    kinds = get_type_hints(options)
+    return tuple(
+        Description(item.name, _kind(kinds[item.name]), item.default, **item.metadata)
+        for item in fields(options)
+    )
+
+
+def _kind(hint: Any) -> type:
+    """The type of an option's values, when it has one: `int` for `int | None`."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] or [hint]
+    kind: type = kinds[0]
+    return kind
 
 
 def is_loopback(host: str) -> bool:
@@ -461,10 +491,4 @@ _MOST = 2**63 - 1
 """The largest number that a setting can be: what fits a signed number of 64 bits."""
 _NEEDS = (("tls_key", "tls_cert"), ("tls_cert", "tls_key"), ("tls_client_ca", "tls_cert"))
 """Settings that mean something only with another one."""
-_KINDS: dict[str, type] = {
-    name: next(kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
-    for name, hint in get_type_hints(ServerSettings).items()
-}
-"""The type of each setting, without its None."""
 DEFAULT_SETTINGS = ServerSettings()
-_DEFAULTS = asdict(DEFAULT_SETTINGS)

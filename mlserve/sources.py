@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from mlserve.labels import read_labels
 from mlserve.pipeline import Exif, ImagePipeline
 
+DEFAULT_MODEL = "inception_v3"
+
 
 class How(StrEnum):
     """How something about a model is known."""

@@ -20,14 +20,15 @@ import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from mlserve import paths
-from mlserve.artifact import Artifact, version_folder, version_of
+from mlserve.artifact import Artifact, folders_by_version, version_folder
 from mlserve.errors import ExportError, NotFound, UsageError
 
 PREFIX = ".incoming-"
@@ -188,8 +189,17 @@ class Store:
         return [name for name in folders if self.versions(backend, name)]
 
     def versions(self, backend: str, model: str) -> list[int]:
-        """The versions of a model, ascending; empty when there is none."""
-        return version_numbers(self.base_path(backend, model))
+        """The versions of a model, ascending; empty when there is none.
+
+        Raises UsageError (unreadable).
+        """
+        base_path = self.base_path(backend, model)
+        try:
+            return list(present_versions(base_path))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unreadable(base_path, error) from error
 
     def find(self, backend: str, model: str, version: int | None = None) -> Artifact:
         """The artifact of that version, or of the highest one.
@@ -267,10 +277,50 @@ def check_version(version: int) -> int:
     return version
 
 
-def version_numbers(base_path: Path) -> list[int]:
-    """The numbers of the version folders in `base_path`, ascending. Raises UsageError."""
-    found = map(version_of, _folders(base_path))
-    return sorted({version for version in found if version is not None})
+def present_versions(base_path: Path) -> tuple[int, ...]:
+    """The numbers that folders of `base_path` are named after, ascending. Raises OSError.
+
+    Every other entry is ignored.
+    """
+    return tuple(folders_by_version(base_path))
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions to serve: the given ones, all, or (neither) the `latest` ones.
+
+    The latest and all are followed as version folders come and go.
+    """
+
+    versions: tuple[int, ...] = ()
+    serves_all: bool = False
+    latest: int = 1
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> VersionPolicy:
+        """Reads the values of `--version`: numbers, or `all` alone. Raises UsageError."""
+        if list(texts) == ["all"]:
+            return cls(serves_all=True)
+        for text in texts:
+            if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+                raise UsageError(
+                    f"{text[:_SHOWN]!r} is not a version",
+                    hint="give a number (several: --version 1 --version 2), or --version all",
+                )
+        return cls(tuple(sorted({check_version(int(text)) for text in texts})))
+
+    def wanted(self, present: Sequence[int]) -> tuple[int, ...]:
+        """The versions to serve of those that are present, in ascending order."""
+        if self.serves_all:
+            return tuple(sorted(present))
+        if self.versions:
+            return tuple(sorted(set(self.versions) & set(present)))
+        return tuple(sorted(present)[-self.latest :])
+
+
+LATEST_VERSION = VersionPolicy()
+_MOST_DIGITS, _SHOWN = 400, 40
+"""Of a text that should be a version: beyond that many digits `int` is slow, or refuses."""
 
 
 def version_taken(folder: Path) -> ExportError:
@@ -288,10 +338,14 @@ def _folders(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(
-            f"the store cannot be read: {folder}: {error.strerror}",
-            hint="make the folder readable, or choose another with MLSERVE_HOME or --store",
-        ) from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"the store cannot be read: {folder}: {error.strerror}",
+        hint="make the folder readable, or choose another with MLSERVE_HOME or --store",
+    )
 
 
 def _no_version(backend: str, model: str, version: int, there: list[int]) -> NotFound:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
-from mlserve.credentials import check_files, other_readers, read_token
+from mlserve.credentials import check_files, names_in_certificate, other_readers, read_token
 from mlserve.errors import UsageError
+from mlserve.launch.access import name_to_expect
 from mlserve.settings import ServerSettings
 
 LOCKED_KEY = (
@@ -134,3 +136,28 @@ def test_any_other_address_is(host: str, files: dict[str, Path]) -> None:
     assert "--token-file" in next(ServerSettings(**tls).exposure(host))
     assert list(ServerSettings(**tls, token_file=token).exposure(host)) == []
     assert list(ServerSettings(**tls, tls_client_ca=files["ca"]).exposure(host)) == []
+
+
+def certificate(tmp_path: Path, *names: str, **how: Any) -> ServerSettings:
+    """Settings with a certificate for these names, without that of its authority."""
+    issued = trustme.CA().issue_cert(*names, **how)
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(str(cert))
+    issued.private_key_pem.write_to_path(str(key))
+    return ServerSettings(tls_cert=cert, tls_key=key)
+
+
+def test_the_names_in_a_certificate_are_read(tmp_path: Path) -> None:
+    settings = certificate(tmp_path, "*.line7.example", "127.0.0.1")
+
+    assert names_in_certificate(settings) == ["*.line7.example", "127.0.0.1"]
+    assert name_to_expect(settings, "127.0.0.1") is None
+    assert name_to_expect(settings, "::1") == "mlserve.line7.example"
+
+
+def test_a_certificate_that_has_expired_names_nobody(tmp_path: Path) -> None:
+    """Whoever asks that server is told that it has expired."""
+    settings = certificate(tmp_path, "line7.example", not_after=datetime(2020, 1, 1, tzinfo=UTC))
+
+    assert names_in_certificate(settings) == []
+    assert name_to_expect(settings, "127.0.0.1") is None

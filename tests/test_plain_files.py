@@ -16,8 +16,8 @@ from mlserve.labels import read_labels
 from mlserve.launch.logs import last_words
 from mlserve.launch.private_files import private_folder, state_folder
 from mlserve.launch.records import read_records
-from mlserve.launch.serving import Versions
 from mlserve.pipeline import ImagePipeline
+from mlserve.store import VersionPolicy
 from mlserve.testing.colours import PIPELINE
 
 DEEP = "[" * 200_000
@@ -78,7 +78,7 @@ def test_the_pipeline_of_a_manifest_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize("digits", [401, 10_000])
 def test_a_version_without_end_is_a_usage_error(digits: int) -> None:
     with pytest.raises(UsageError, match="is not a version") as refused:
-        Versions.parse(["9" * digits])
+        VersionPolicy.parse(["9" * digits])
     assert len(refused.value.message) < 100
 
 

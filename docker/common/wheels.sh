@@ -16,11 +16,10 @@ pip install --quiet --no-deps --no-build-isolation --no-compile --target /built/
     /built/wheels/*.whl ./plugins/models
 python docker/common/requirements.py "mlserve-${backend}[export]" > /built/exporting.txt
 cd /built/exporting
-# What `mlserve export` never imports. Of two parts it needs one module each: the launchers' names
-# for the command line, the number of CPUs for the runtimes.
-rm -rf mlserve/client mlserve/compare mlserve/testing
-find mlserve/launch -type f ! -name __init__.py ! -name launcher.py -delete
-find mlserve/server -type f ! -name __init__.py ! -name cpus.py -delete
+# What `mlserve export` never imports. Of the launchers it needs one module: their names, for the
+# command line.
+rm -rf mlserve/client mlserve/compare mlserve/server mlserve/testing
+find mlserve/launch -type f ! -name __init__.py ! -name serving.py -delete
 # RECORD and direct_url.json have digests of what is gone from here, METADATA the README.
 rm -rf bin ./*.dist-info/RECORD ./*.dist-info/direct_url.json
 sed -i '/^$/,$d' ./*.dist-info/METADATA

@@ -69,7 +69,6 @@ DETAILS = {
     "tls_key": "Needs `--tls-cert`.",
     "tls_client_ca": "Needs `--tls-cert`.",
     "model_control": "The requests are in [open-inference.md](../open-inference.md#extensions).",
-    "allow_unsafe_ops": "Why: [security.md](../security.md#what-a-model-may-do).",
     "log_format": "`json` writes one object a line; [observability.md](../observability.md#log) "
     "lists its fields.",
     "log_requests": "Health checks and scrapes are never shown.",

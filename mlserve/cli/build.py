@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mlserve.backend import GRPC_PORT
 from mlserve.cli.options import ExportedBackendOption, ExportedModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
-from mlserve.launch.serving import ServerKind
+from mlserve.launch.serving import Launcher
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.images import BuildRequest
@@ -40,12 +41,12 @@ def build(
         ),
     ] = None,
     server: Annotated[
-        ServerKind,
+        Literal["auto", "native", "embedded"],
         typer.Option(
             help="The server in the image: the runtime's own (native), mlserve's (embedded), or "
             "the runtime's own if it has one, else mlserve's (auto)."
         ),
-    ] = ServerKind.AUTO,
+    ] = "auto",
     base_image: Annotated[
         str | None,
         typer.Option(
@@ -87,15 +88,16 @@ def build(
     from mlserve import plugins
     from mlserve.artifact import Artifact
     from mlserve.launch.docker.images import BuildRequest
-    from mlserve.launch.serving import Versions, choose
+    from mlserve.launch.model_choice import choose
+    from mlserve.store import VersionPolicy
 
-    versions = Versions(() if version is None else (version,))
+    versions = VersionPolicy(() if version is None else (version,))
     serving = choose(backend, model, None, versions, store)
     request = BuildRequest(
         plugins.backend(serving.backend),
         Artifact.open(serving.base_path, serving.model, serving.expected[-1]),
         tag=tag,
-        kind=server,
+        kind=Launcher(server),
         base_image=base_image,
         options=tuple(build_option or ()),
         wheel_dir=wheel_dir,
@@ -143,8 +145,9 @@ def _build_image(request: BuildRequest, output: OutputFormat) -> None:
     typer.echo(f"{built.tag}  {built.id}")
     if artifact.manifest is not None and artifact.manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
+    publish = f"127.0.0.1:{GRPC_PORT}:{GRPC_PORT}"
     init = "" if request.spec is None else " --init"
-    note(f"next     docker run --rm{init} --publish 127.0.0.1:8500:8500 {built.tag}")
+    note(f"next     docker run --rm{init} --publish {publish} {built.tag}")
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from mlserve.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from mlserve.cli.output import ProgressLine
     from mlserve.compare.result import Comparison
-    from mlserve.compare.run import Options
-    from mlserve.compare.targets import Target
+    from mlserve.compare.run import CompareOptions
+    from mlserve.compare.targets import ComparedTarget
 
 _LISTED = 10
 """How many differences are printed as text."""
@@ -87,10 +87,10 @@ def compare(
 
     mlserve compare 127.0.0.1:8500 gpu-host:8500 --model m --model m_fp16 photos/
     """
-    from mlserve.compare.run import Options
+    from mlserve.compare.run import CompareOptions
     from mlserve.compare.targets import resolve, split
 
-    options = Options(tolerance, runs, timeout)
+    options = CompareOptions(tolerance, runs, timeout)
     words, files = split(arguments)
     if report is not None:
         _require_writable(report)
@@ -106,9 +106,9 @@ def compare(
 
 
 def _compare(
-    targets: list[Target],
+    targets: list[ComparedTarget],
     files: list[str],
-    options: Options,
+    options: CompareOptions,
 ) -> Comparison:
     from mlserve.cli.predict import gather
     from mlserve.compare.run import compare as run
@@ -140,7 +140,7 @@ class _Progress:
             self._line.clear()
 
 
-def _tell_of_orientation(targets: list[Target]) -> None:
+def _tell_of_orientation(targets: list[ComparedTarget]) -> None:
     """Says which exported models turn images by EXIF, where not all do."""
     from mlserve.pipeline import Exif
 
@@ -174,7 +174,7 @@ def _print(found: Comparison, output: OutputFormat) -> None:
     print_wrapped(report.verdict(found), "")
 
 
-def _warn_of_random_weights(targets: list[Target]) -> None:
+def _warn_of_random_weights(targets: list[ComparedTarget]) -> None:
     for target in targets:
         if target.serving and target.serving.has_random_weights:
             note(f"warning: {target.name} has random weights: its answers mean nothing")

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.backend import DEFAULT_BACKEND
 from mlserve.cli.options import StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
 from mlserve.pipeline import Exif
+from mlserve.sources import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from mlserve.artifact import Artifact
@@ -22,14 +24,14 @@ if TYPE_CHECKING:
     from mlserve.sources import Progress
 
 
-class Layout(StrEnum):
+class LayoutChoice(StrEnum):
     """The values of `--layout`."""
 
     NCHW = "nchw"
     NHWC = "nhwc"
 
 
-class AppliedActivation(StrEnum):
+class ActivationChoice(StrEnum):
     """The values of `--activation`."""
 
     SOFTMAX = "softmax"
@@ -43,7 +45,7 @@ def export(
         typer.Option(
             metavar="NAME",
             help="The runtime to export for; `mlserve plugins` lists them. Default: the one that "
-            "takes the file in --weights, or tfserving if several do.",
+            f"takes the file in --weights, or {DEFAULT_BACKEND} if several do.",
         ),
     ] = None,
     model: Annotated[
@@ -51,7 +53,7 @@ def export(
         typer.Option(
             metavar="NAME", help="The model to export, and the name it will be served under."
         ),
-    ] = "inception_v3",
+    ] = DEFAULT_MODEL,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -95,7 +97,7 @@ def export(
         ),
     ] = None,
     layout: Annotated[
-        Layout | None,
+        LayoutChoice | None,
         typer.Option(
             help="The order of the axes of an ONNX model that does not fix them: nchw is "
             "[N,3,height,width], nhwc is [N,height,width,3]. Default: found in the model; required "
@@ -103,7 +105,7 @@ def export(
         ),
     ] = None,
     activation: Annotated[
-        AppliedActivation | None,
+        ActivationChoice | None,
         typer.Option(
             help="What to apply to the model's outputs: softmax or sigmoid to logits, none to "
             "scores. Default: found in the model; required if the model does not tell."

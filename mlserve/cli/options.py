@@ -15,7 +15,7 @@ import typer
 
 from mlserve.cli.output import note
 from mlserve.credentials import TOKEN_VARIABLE
-from mlserve.settings import Description, described
+from mlserve.settings import Description, Options, described
 
 if TYPE_CHECKING:
     from mlserve.client import Client, Retries, Tls
@@ -90,7 +90,7 @@ class AccessOptions:
 
         Raises as `to_endpoint`.
         """
-        token = self._token(record.settings.token_file, deadline)
+        token = self._token(record.serving.settings.token_file, deadline)
         recorded, given = _recorded_tls(record, deadline), self._tls()
         if recorded is None or given is None:
             return token, recorded
@@ -116,12 +116,12 @@ class AccessOptions:
 
 
 def _recorded_tls(record: ServerRecord, deadline: Deadline) -> Tls | None:
-    if not record.settings.speaks_tls:
+    if not record.serving.settings.speaks_tls:
         return None
-    from mlserve.launch.ready import tls_of
+    from mlserve.launch.access import tls_of
     from mlserve.threads import run_within
 
-    doing = f"reading {record.settings.tls_cert}"
+    doing = f"reading {record.serving.settings.tls_cert}"
     return run_within(deadline, doing, lambda: tls_of(record))
 
 
@@ -291,11 +291,11 @@ class Target:
         token, tls = self.access.to_recorded(record, deadline)
         return Server(
             endpoint,
-            record.model,
+            record.serving.model,
             self.version,
             self.protocol,
             self.api,
-            record.has_random_weights,
+            record.serving.has_random_weights,
             token,
             tls,
         )
@@ -322,16 +322,20 @@ StoreOption = Annotated[
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def with_settings(command: Command) -> Command:
-    """The command with an option for each setting; it gets them as keyword arguments.
+def with_options(*groups: type[Options]) -> Callable[[Command], Command]:
+    """Gives a command an option for each field of these classes; it gets them by keyword.
 
-    Typer reads the options from the signature, where they stand in the place of `**settings`.
+    Typer reads the options from the signature, where they stand in the place of `**options`.
     """
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    parameters = [*own, *map(_parameter, described())]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters += [_parameter(item) for group in groups for item in described(group)]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def _parameter(setting: Description) -> inspect.Parameter:

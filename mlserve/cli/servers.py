@@ -14,8 +14,8 @@ from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, pri
 from mlserve.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from mlserve.launch.ready import Seen
     from mlserve.launch.records import ServerRecord
-    from mlserve.launch.up import Seen
 
 _HEADER = ("name", "status", "versions", "uptime", "launcher")
 NameArgument = Annotated[
@@ -52,8 +52,8 @@ def down(
     """Stop a server after it has answered the requests that it accepted.
 
     If no server is running, that is not an error. A third-party server would drop the requests it
-    is working on, so it is stopped once it is idle; until then `mlserve predict` sends it no new
-    ones.
+    is working on, so it is stopped once no client is connected to it; where that cannot be seen, as
+    in a container, after 10 seconds. Until then `mlserve predict` sends it no new ones.
 
     For example:
 
@@ -63,12 +63,12 @@ def down(
     """
     from mlserve.cli.output import StatusLine
     from mlserve.deadline import check_seconds
-    from mlserve.launch.down import running, stop_all
-    from mlserve.launch.process import reconcile
+    from mlserve.launch.down import chosen, stop_all
+    from mlserve.launch.running import reconcile
 
     if timeout is not None:
         check_seconds("--timeout", timeout)
-    records = reconcile()[0] if every else running(name=name, backend=backend, model=model)
+    records = reconcile()[0] if every else chosen(name=name, backend=backend, model=model)
     if not records:
         note("no server is running")
     line, done = StatusLine(), []
@@ -96,8 +96,8 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
 
     mlserve ps --output json
     """
-    from mlserve.launch.process import reconcile
-    from mlserve.launch.up import Seen, see
+    from mlserve.launch.ready import Seen, see
+    from mlserve.launch.running import reconcile
 
     alive, dead = reconcile()
     seen = [see(record) for record in alive] + [Seen(record, "dead") for record in dead]
@@ -134,16 +134,14 @@ def logs(
     mlserve logs --follow --tail 20
     """
     from mlserve.launch.logs import follow as read_log
-    from mlserve.launch.process import is_running
+    from mlserve.launch.running import server_of
 
     record, path = _log_of(name)
-    if record is not None and record.container is not None:
-        from mlserve.launch.docker.container import log
-
-        _write(log(record.container, tail, follows=follow))
-        return
     try:
-        _write(read_log(path, tail, lambda: follow and record is not None and is_running(record)))
+        if record is None:
+            _write(read_log(path, tail, lambda: False))
+        else:
+            _write(server_of(record).log(tail, follows=follow))
     except OSError as error:
         raise NotFound(
             f"the log {path} cannot be read: {error.strerror}", hint="`mlserve ps` lists servers"
@@ -164,8 +162,8 @@ def _write(chunks: Iterable[bytes]) -> None:
 def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
     """The log to show, with the record of the server that still writes to it."""
     from mlserve.launch.logs import log_path, newest
-    from mlserve.launch.process import reconcile
     from mlserve.launch.records import select
+    from mlserve.launch.running import reconcile
 
     alive, _ = reconcile()
     try:
@@ -185,26 +183,29 @@ def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
 
 
 def _versions(record: ServerRecord) -> str:
-    if record.all_versions:
+    versions = record.serving.versions
+    if versions.serves_all:
         return "all"
-    return ",".join(str(version) for version in record.versions) or "latest"
+    return ",".join(map(str, versions.versions)) or "latest"
 
 
 def _row(record: ServerRecord, status: str) -> list[str]:
-    from mlserve.launch.process import uptime
+    from mlserve.launch.running import server_of
 
-    since = "-" if status == "dead" else _duration(uptime(record))
+    since = "-" if status == "dead" else _duration(server_of(record).uptime())
     return [record.name, status, _versions(record), since, record.launcher]
 
 
 def _below(record: ServerRecord) -> list[str]:
     where = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}  {record.identity}"
-    meaning = "random weights: its answers mean nothing" if record.has_random_weights else ""
+    meaning = (
+        "random weights: its answers mean nothing" if record.serving.has_random_weights else ""
+    )
     return [where, meaning]
 
 
 def _as_json(seen: Seen) -> dict[str, Any]:
-    from mlserve.launch.process import uptime
+    from mlserve.launch.running import server_of
 
     record, status = seen.record, seen.status
     return record.to_json() | {
@@ -212,7 +213,7 @@ def _as_json(seen: Seen) -> dict[str, Any]:
         "why": seen.why or None,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,
-        "uptime_s": None if status == "dead" else round(uptime(record)),
+        "uptime_s": None if status == "dead" else round(server_of(record).uptime()),
     }
 
 

@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlserve.backend import GRPC_PORT, REST_PORT, LoadOptions
 from mlserve.cli.options import (
     ExportedBackendOption,
     ExportedModelOption,
     StoreOption,
-    with_settings,
+    with_options,
 )
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.errors import UsageError
 from mlserve.launch.serving import Launcher
+from mlserve.settings import ServerSettings
 
 if TYPE_CHECKING:
     from mlserve.launch.records import ServerRecord
     from mlserve.launch.up import UpRequest
 
 
-@with_settings
+@with_options(LoadOptions, ServerSettings)
 def up(
     backend: ExportedBackendOption = None,
     model: ExportedModelOption = None,
@@ -52,7 +54,7 @@ def up(
             min=0,
             max=65535,
             metavar="PORT",
-            help="The gRPC port; 0 takes any free one. Default: 8500, or the next free one.",
+            help=f"The gRPC port; 0 takes any free one. Default: {GRPC_PORT} or the next free one.",
         ),
     ] = None,
     rest_port: Annotated[
@@ -61,7 +63,7 @@ def up(
             min=0,
             max=65535,
             metavar="PORT",
-            help="The REST port; 0 takes any free one. Default: 8501, or the next free one.",
+            help=f"The REST port; 0 takes any free one. Default: {REST_PORT} or the next free one.",
         ),
     ] = None,
     host: Annotated[
@@ -104,31 +106,8 @@ def up(
             min=0.001, metavar="SECONDS", help="Seconds within which the server must be ready."
         ),
     ] = 120.0,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="CPU threads that run the model. Default: one for each CPU that may be used.",
-        ),
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What ONNX Runtime runs the model on: auto, cpu, cuda, ... Default: auto.",
-        ),
-    ] = None,
-    instances: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Sessions of ONNX Runtime, which share the threads. Default: 1.",
-        ),
-    ] = None,
     output: OutputOption = OutputFormat.TEXT,
-    **settings: Any,
+    **options: Any,
 ) -> None:
     """Start a server and return when it answers a real request.
 
@@ -141,27 +120,26 @@ def up(
     mlserve up --launcher docker --docker-option=--memory=2g
     """
     from mlserve.credentials import check_files
+    from mlserve.launch.model_choice import choose
     from mlserve.launch.ports import PortRequest
-    from mlserve.launch.serving import Versions, choose
-    from mlserve.launch.up import UpRequest
-    from mlserve.settings import ServerSettings
+    from mlserve.launch.up import request_up
+    from mlserve.store import VersionPolicy
 
     if launcher is not Launcher.DOCKER and (image or docker_option):
         raise UsageError(
             "--image and --docker-option are for containers", hint="add --launcher docker"
         )
-    checked = ServerSettings(**settings).absolute()
-    check_files(checked)
+    load_options = LoadOptions.taken_from(options)
+    settings = ServerSettings.taken_from(options).absolute()
+    check_files(settings)
     serving = replace(
-        choose(backend, model, path, Versions.parse(version or []), store),
+        choose(backend, model, path, VersionPolicy.parse(version or []), store),
+        options=load_options,
+        settings=settings,
         image=image,
         docker_options=tuple(docker_option or ()),
-        threads=threads,
-        provider=provider,
-        instances=instances,
-        settings=checked,
     )
-    request = UpRequest(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
+    request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
     if foreground:
         _run_in_foreground(request, output)
     else:
@@ -199,8 +177,9 @@ def _print_ready(record: ServerRecord, request: UpRequest) -> None:
     numbers = request.serving.expected
     listed = ", ".join(str(number) for number in numbers)
     what = f"version {listed} is" if len(numbers) == 1 else f"versions {listed} are"
-    say(f"{record.model} {what} ready  grpc {record.grpc_endpoint}  rest {record.rest_endpoint}")
-    if record.has_random_weights:
+    endpoints = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}"
+    say(f"{record.serving.model} {what} ready  {endpoints}")
+    if record.serving.has_random_weights:
         note("warning: this model has random weights: its answers mean nothing")
 
 

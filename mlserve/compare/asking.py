@@ -1,4 +1,4 @@
-"""Asks every target about the same images, in turn, and compares the answers."""
+"""Starts a server for each target, asks all about the same images in turn, compares the answers."""
 
 from __future__ import annotations
 
@@ -17,25 +17,32 @@ from mlserve.client import Client, Prediction
 from mlserve.client.answers import Score
 from mlserve.client.call import ONCE
 from mlserve.compare.result import BAD_IMAGE, Row
-from mlserve.compare.targets import Target
+from mlserve.compare.targets import ComparedTarget
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, UsageError
 from mlserve.launch import ports
 from mlserve.launch.logs import log_path
 from mlserve.launch.ready import wait_until_ready
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Launcher
 from mlserve.launch.signals import Interrupts
-from mlserve.launch.up import Server, UpRequest, start, with_log
+from mlserve.launch.up import LaunchedServer, UpRequest, request_up, start, with_log
+
+Tell = Callable[[str], None]
+"""Called with what is being started."""
+Progress = Callable[[int, str], None]
+"""Called with how many images are done, and the name of the next."""
 
 _HOST = "127.0.0.1"
-Tell = Callable[[str], None]
+_WARM_UPS = 3
+_ANY_BAD_IMAGE = "invalid_input"
+"""The kind that an API says which has no finer ones, such as gRPC's INVALID_ARGUMENT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """A target that answers at `endpoint`. What is None is not known of a foreign endpoint."""
 
-    target: Target
+    target: ComparedTarget
     endpoint: str
     pid: int | None = None
     ready_seconds: float | None = None
@@ -50,45 +57,63 @@ class Served:
             return None
 
 
+def requests_for(targets: Sequence[ComparedTarget]) -> list[UpRequest | None]:
+    """The servers to start for the targets; None for an endpoint, which runs already.
+
+    Each is mlserve's own, so that what differs is the runtime. Raises PluginError for a runtime
+    that is not installed.
+    """
+    where = ports.PortRequest(_HOST, 0, 0)
+    return [
+        request_up(target.serving, where, Launcher.EMBEDDED) if target.serving else None
+        for target in targets
+    ]
+
+
 @contextmanager
-def served(targets: Sequence[Target], interrupts: Interrupts, tell: Tell) -> Iterator[list[Served]]:
+def served(
+    targets: Sequence[ComparedTarget],
+    requests: Sequence[UpRequest | None],
+    interrupts: Interrupts,
+    tell: Tell,
+) -> Iterator[list[Served]]:
     """The targets, all answering; the servers that were started for it are stopped at the end.
 
-    Each server is mlserve's own, so that what differs is the runtime. They start one after the
-    other, so that none is in the way of another's time to ready. Raises as `mlserve up` does.
+    They start one after the other, so that none is in the way of another's time to ready. Raises
+    as `mlserve up` does.
     """
     # It takes a while to import, which is no part of a server's time to ready.
     import_module("mlserve.client")
     with ExitStack() as stack:
         found = []
-        for index, target in enumerate(targets):
-            if target.serving:
+        for index, (target, request) in enumerate(zip(targets, requests, strict=True)):
+            if request:
                 tell(f"starting {target.name}")
-                name = f"compare-{index + 1}-{target.serving.name}"
-                found.append(_start(target, target.serving, name, interrupts, stack))
+                name = f"compare-{index + 1}-{request.serving.name}"
+                found.append(_start(target, request, name, interrupts, stack))
             else:
                 found.append(Served(target, target.endpoint or ""))
         yield found
 
 
 def _start(
-    target: Target, serving: Serving, name: str, interrupts: Interrupts, stack: ExitStack
+    target: ComparedTarget, request: UpRequest, name: str, interrupts: Interrupts, stack: ExitStack
 ) -> Served:
-    request = UpRequest(serving, ports.PortRequest(_HOST, 0, 0), Launcher.EMBEDDED)
     began = time.monotonic()
     with interrupts.held():
         started = start(request, ports.choose(request.ports), log_path(name), _say_nothing)
-        server = Server(replace(started.record, name=name), started.process)
+        server = LaunchedServer(replace(started.record, name=name), started.process)
         stack.callback(partial(_stop, server, interrupts))
     try:
-        wait_until_ready(server.record, serving, began + request.wait, server.require_alive)
+        give_up = began + request.wait
+        wait_until_ready(server.record, request.serving, give_up, server.require_alive)
     except MlserveError as error:
         raise error if server.has_ended else with_log(error, server.record) from error
     seconds = time.monotonic() - began
     return Served(target, server.record.grpc_endpoint, server.record.pid, seconds)
 
 
-def _stop(server: Server, interrupts: Interrupts) -> None:
+def _stop(server: LaunchedServer, interrupts: Interrupts) -> None:
     with interrupts.held():
         server.abandon()
 
@@ -97,15 +122,8 @@ def _say_nothing(_line: str) -> None:
     """Nothing is said of ports that the system chose."""
 
 
-Progress = Callable[[int, str], None]
-"""Called with how many images are done, and the name of the next."""
-_WARM_UPS = 3
-_ANY_BAD_IMAGE = "invalid_input"
-"""The kind that an API says which has no finer ones, such as gRPC's INVALID_ARGUMENT."""
-
-
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _TimedAnswer:
     """What a target said of an image, and how long it took; one of the two is None."""
 
     prediction: Prediction | None
@@ -148,7 +166,7 @@ class ImagePanel:
                 if answered == _WARM_UPS:
                     break
 
-    def _ask(self, image: bytes, first: int) -> list[_Answer]:
+    def _ask(self, image: bytes, first: int) -> list[_TimedAnswer]:
         """The answer of each target, in the targets' order, the one of that number asked first."""
         count = len(self.clients)
         order = [(first + step) % count for step in range(count)]
@@ -203,17 +221,17 @@ def _unlisted(
     return [max(0.0, score - least) for key, score in ours.items() if key not in theirs]
 
 
-def _answer(client: Client, image: bytes, timeout: float) -> _Answer:
+def _answer(client: Client, image: bytes, timeout: float) -> _TimedAnswer:
     began = time.perf_counter()
     prediction = error = None
     try:
         prediction = client.predict(image, timeout=Deadline.after(timeout))
     except MlserveError as refused:
         error = refused
-    return _Answer(prediction, error, (time.perf_counter() - began) * 1000)
+    return _TimedAnswer(prediction, error, (time.perf_counter() - began) * 1000)
 
 
-def _add(row: Row, reference: _Answer, answer: _Answer) -> None:
+def _add(row: Row, reference: _TimedAnswer, answer: _TimedAnswer) -> None:
     """Enters one more answer into the row; what was worst before stays."""
     if answer.prediction:
         row.label = answer.prediction.label
@@ -227,7 +245,7 @@ def _add(row: Row, reference: _Answer, answer: _Answer) -> None:
             row.score_difference = max(apart, row.score_difference or 0.0)
 
 
-def _disagreement(reference: _Answer, answer: _Answer) -> str | None:
+def _disagreement(reference: _TimedAnswer, answer: _TimedAnswer) -> str | None:
     if answer.error and answer.error.kind not in BAD_IMAGE:
         return f"no answer: {answer.error.message}"
     said, expected = _said(answer), _said(reference)
@@ -235,7 +253,7 @@ def _disagreement(reference: _Answer, answer: _Answer) -> str | None:
     return None if said == expected or is_vague else f"{said}, the reference {expected}"
 
 
-def _said(answer: _Answer) -> str:
+def _said(answer: _TimedAnswer) -> str:
     if answer.prediction:
         return repr(answer.prediction.label)
     return answer.error.kind if answer.error else "nothing"

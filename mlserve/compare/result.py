@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from mlserve import errors
-from mlserve.compare.targets import Target
+from mlserve.compare.targets import ComparedTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Percentiles:
     p99: float
 
     @classmethod
-    def of(cls, milliseconds: Sequence[float]) -> Self | None:
-        """Those of these values, interpolated between neighbours; None of no values."""
+    def from_values(cls, milliseconds: Sequence[float]) -> Self | None:
+        """Reads them from these values, interpolated between neighbours; None of no values."""
         if not milliseconds:
             return None
         ordered = sorted(milliseconds)
@@ -132,7 +132,7 @@ class TargetResult:
     None for an endpoint.
     """
 
-    target: Target
+    target: ComparedTarget
     rows: list[Row]
     rss: int | None = None
     ready_seconds: float | None = None
@@ -167,7 +167,7 @@ class TargetResult:
         return Difference(max(difference.largest for difference in found), mean)
 
     def to_json(self) -> dict[str, Any]:
-        times = Percentiles.of(self.milliseconds)
+        times = Percentiles.from_values(self.milliseconds)
         return {
             "name": self.target.name,
             "model": self.target.model,

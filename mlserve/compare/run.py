@@ -7,20 +7,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from mlserve import plugins
-from mlserve.compare.asking import panel, served
+from mlserve.compare.asking import panel, requests_for, served
 from mlserve.compare.result import Comparison, TargetResult
 from mlserve.compare.stages import compare_stage_by_stage
-from mlserve.compare.targets import Target
+from mlserve.compare.targets import ComparedTarget
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
-from mlserve.launch.command import launcher_for
-from mlserve.launch.serving import Launcher
 from mlserve.launch.signals import Interrupts
+from mlserve.launch.up import UpRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CompareOptions:
     """How to compare.
 
     `tolerance` is the largest difference that counts as the same; each image is asked `runs` times,
@@ -32,7 +30,7 @@ class Options:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a timeout or a tolerance that is no number to count with."""
+        """Raises UsageError for a timeout or a tolerance that is not a finite number."""
         Deadline.after(self.timeout)
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise UsageError(
@@ -46,7 +44,10 @@ Progress = Callable[[str, int, int, str], None]
 
 
 def compare(
-    targets: Sequence[Target], images: Sequence[str], options: Options, progress: Progress
+    targets: Sequence[ComparedTarget],
+    images: Sequence[str],
+    options: CompareOptions,
+    progress: Progress,
 ) -> Comparison:
     """What differs between the targets on these image files; the first target is the reference.
 
@@ -54,9 +55,7 @@ def compare(
     raises for a server that does not start, and what `mlserve predict` raises for an endpoint that
     does not answer, and PluginError for a runtime that is not installed.
     """
-    for target in targets:
-        if target.serving:  # what is missing is told before anything starts
-            launcher_for(plugins.backend(target.serving.backend), target.serving, Launcher.EMBEDDED)
+    requests = requests_for(targets)  # what is missing is told before anything starts
     count = len(images)
     with Interrupts.watched() as interrupts:
         stages = compare_stage_by_stage(
@@ -66,7 +65,7 @@ def compare(
             interrupts,
             lambda done, name: progress("stages", done, count, name),
         )
-        results = _ask(targets, images, options, interrupts, progress)
+        results = _ask(targets, requests, images, options, interrupts, progress)
     for result in results:
         for row, found in zip(result.rows, stages.get(result.target.name, ()), strict=False):
             row.stages = found
@@ -74,9 +73,10 @@ def compare(
 
 
 def _ask(
-    targets: Sequence[Target],
+    targets: Sequence[ComparedTarget],
+    requests: Sequence[UpRequest | None],
     images: Sequence[str],
-    options: Options,
+    options: CompareOptions,
     interrupts: Interrupts,
     progress: Progress,
 ) -> list[TargetResult]:
@@ -84,7 +84,7 @@ def _ask(
         progress("servers", 0, len(targets), what)
 
     total = options.runs * len(images)
-    with served(targets, interrupts, tell) as servers, ExitStack() as stack:
+    with served(targets, requests, interrupts, tell) as servers, ExitStack() as stack:
         asked = panel(servers, options.timeout, stack)
         rows = asked.ask_all(
             images, options.runs, lambda done, name: progress("answers", done, total, name)

@@ -18,28 +18,95 @@ import numpy as np  # noqa: TID253
 from mlserve import errors
 from mlserve.artifact import Artifact
 from mlserve.compare.result import STAGES, Difference, Stages
-from mlserve.compare.targets import Target
+from mlserve.compare.targets import ComparedTarget
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError
 from mlserve.launch.logs import last_lines
 from mlserve.launch.signals import Interrupts
 from mlserve.threads import run_within
 
+Progress = Callable[[int, str], None]
+"""Called with how many images are done, and the name of the next."""
+
+Array = np.ndarray[Any, Any]
+_CHUNK = 1 << 22
+"""Elements at a time: a photo of 24 megapixels is never turned into floats as a whole."""
+_TOP_K = 5
 _LOAD_TIMEOUT = 120.0
 _LAST_WORDS = 10  # lines
 _LOG = "log"
+
+
+def compare_stage_by_stage(
+    targets: Sequence[ComparedTarget],
+    images: Sequence[str],
+    timeout: float,
+    interrupts: Interrupts,
+    progress: Progress,
+) -> dict[str, list[Stages]]:
+    """By target's name a result for each image, against the first exported model.
+
+    Endpoints, and the first exported model itself, have none. `timeout` is that of one image in one
+    model. Raises what loading raises, and InferenceFailed for a process that ends.
+    """
+    exported = [target for target in targets if target.serving]
+    if len(exported) < 2:  # noqa: PLR2004  a comparison has two sides
+        return {}
+    found: dict[str, list[Stages]] = {target.name: [] for target in exported[1:]}
+    with _started(exported, interrupts) as processes:
+        for done, image in enumerate(images):
+            progress(done, image)
+            for name, stages in _compare(processes, image, timeout):
+                found[name].append(stages)
+    return found
+
+
+def _compare(
+    processes: Sequence[StageProcess], image: str, timeout: float
+) -> Iterator[tuple[str, Stages]]:
+
+    for process in processes:
+        process.ask(image)
+    refusals = [process.finish(timeout) for process in processes]
+    reference, *others = zip(processes, refusals, strict=True)
+    for other, refusal in others:
+        both = (reference[1], refusal)
+        if both == (None, None):
+            yield other.target.name, compare_stages(reference[0].folder, other.folder)
+        else:
+            yield other.target.name, Stages({}, refusals=both)
+
+
+@contextmanager
+def _started(
+    targets: Sequence[ComparedTarget], interrupts: Interrupts
+) -> Iterator[list[StageProcess]]:
+    """A loaded process for each target; all are gone at the end, and so are their files."""
+    processes: list[StageProcess] = []
+    with tempfile.TemporaryDirectory(prefix="mlserve-compare-") as folder:
+        try:
+            for index, target in enumerate(targets):
+                with interrupts.held():
+                    processes.append(StageProcess.start(target, Path(folder) / str(index)))
+            for process in processes:
+                process.wait_until_loaded()
+            yield processes
+        finally:
+            with interrupts.held():
+                for process in processes:
+                    process.close()
 
 
 @dataclass(frozen=True, slots=True)
 class StageProcess:
     """The process, and the folder that it writes its arrays into."""
 
-    target: Target
+    target: ComparedTarget
     process: subprocess.Popen[bytes]
     folder: Path
 
     @classmethod
-    def start(cls, target: Target, folder: Path) -> StageProcess:
+    def start(cls, target: ComparedTarget, folder: Path) -> StageProcess:
         """Starts the process for an exported model; `folder` is made."""
         folder.mkdir()
         with (folder / _LOG).open("wb") as log:
@@ -101,7 +168,7 @@ class StageProcess:
         )
 
 
-def _command(target: Target) -> list[str]:
+def _command(target: ComparedTarget) -> list[str]:
     serving, artifact = target.serving, cast(Artifact, target.artifact)
     if serving is None:
         raise ValueError(f"{target.name} has no files")
@@ -113,12 +180,6 @@ def _command(target: Target) -> list[str]:
 
 def _class_name(kind: str) -> str:
     return "".join(part.capitalize() for part in kind.split("_"))
-
-
-Array = np.ndarray[Any, Any]
-_CHUNK = 1 << 22
-"""Elements at a time: a photo of 24 megapixels is never turned into floats as a whole."""
-_TOP_K = 5
 
 
 def difference(reference: Array, other: Array) -> Difference:
@@ -162,65 +223,3 @@ def _best(scores: Array) -> list[int]:
     """The best classes, best first; of equal scores the first class wins."""
     best: list[int] = np.argsort(-scores.reshape(-1), kind="stable")[:_TOP_K].tolist()
     return best
-
-
-Progress = Callable[[int, str], None]
-"""Called with how many images are done, and the name of the next."""
-
-
-def compare_stage_by_stage(
-    targets: Sequence[Target],
-    images: Sequence[str],
-    timeout: float,
-    interrupts: Interrupts,
-    progress: Progress,
-) -> dict[str, list[Stages]]:
-    """By target's name a result for each image, against the first exported model.
-
-    Endpoints, and the first exported model itself, have none. `timeout` is that of one image in one
-    model. Raises what loading raises, and InferenceFailed for a process that ends.
-    """
-    exported = [target for target in targets if target.serving]
-    if len(exported) < 2:  # noqa: PLR2004  a comparison has two sides
-        return {}
-    found: dict[str, list[Stages]] = {target.name: [] for target in exported[1:]}
-    with _started(exported, interrupts) as processes:
-        for done, image in enumerate(images):
-            progress(done, image)
-            for name, stages in _compare(processes, image, timeout):
-                found[name].append(stages)
-    return found
-
-
-def _compare(
-    processes: Sequence[StageProcess], image: str, timeout: float
-) -> Iterator[tuple[str, Stages]]:
-
-    for process in processes:
-        process.ask(image)
-    refusals = [process.finish(timeout) for process in processes]
-    reference, *others = zip(processes, refusals, strict=True)
-    for other, refusal in others:
-        both = (reference[1], refusal)
-        if both == (None, None):
-            yield other.target.name, compare_stages(reference[0].folder, other.folder)
-        else:
-            yield other.target.name, Stages({}, refusals=both)
-
-
-@contextmanager
-def _started(targets: Sequence[Target], interrupts: Interrupts) -> Iterator[list[StageProcess]]:
-    """A loaded process for each target; all are gone at the end, and so are their files."""
-    processes: list[StageProcess] = []
-    with tempfile.TemporaryDirectory(prefix="mlserve-compare-") as folder:
-        try:
-            for index, target in enumerate(targets):
-                with interrupts.held():
-                    processes.append(StageProcess.start(target, Path(folder) / str(index)))
-            for process in processes:
-                process.wait_until_loaded()
-            yield processes
-        finally:
-            with interrupts.held():
-                for process in processes:
-                    process.close()

@@ -11,14 +11,15 @@ from mlserve.artifact import Artifact
 from mlserve.client.endpoint import Endpoint
 from mlserve.errors import UsageError
 from mlserve.hints import did_you_mean
-from mlserve.launch.serving import Serving, Versions, choose
-from mlserve.store import check_version
+from mlserve.launch.model_choice import choose
+from mlserve.launch.serving import Serving
+from mlserve.store import VersionPolicy, check_version
 
 _USAGE = "mlserve compare tfserving onnxruntime photos/"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ComparedTarget:
     """One thing to compare, by its `name`: an exported model, or (`serving` None) an endpoint.
 
     `endpoint` is None for an exported model, whose server is still to be started. `model` None is
@@ -67,7 +68,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def resolve(
     words: Sequence[str], models: Sequence[str] = (), store: Path | None = None
-) -> list[Target]:
+) -> list[ComparedTarget]:
     """The targets that the words name, each with a name of its own; the first is the reference.
 
     `models` are none, one for all targets, or one for each. Without one an exported target is the
@@ -106,19 +107,19 @@ def _is_endpoint(word: str) -> bool:
     return ":" in word
 
 
-def _endpoint(word: str, model: str | None) -> Target:
+def _endpoint(word: str, model: str | None) -> ComparedTarget:
     Endpoint.parse(word)
-    return Target(word, model, endpoint=word)
+    return ComparedTarget(word, model, endpoint=word)
 
 
-def _exported(word: str, model: str | None, store: Path | None) -> Target:
+def _exported(word: str, model: str | None, store: Path | None) -> ComparedTarget:
     backend, _, version = word.partition("@")
     plugins.backend(backend)
-    versions = Versions((_number(word, version),)) if "@" in word else Versions()
+    versions = VersionPolicy((_number(word, version),)) if "@" in word else VersionPolicy()
     serving = choose(backend, model, None, versions, store)
     # The version stays the same, whatever is exported meanwhile.
-    pinned = replace(serving, versions=Versions(serving.expected))
-    return Target(f"{backend}@{serving.expected[0]}", serving.model, pinned)
+    pinned = replace(serving, versions=VersionPolicy(serving.expected))
+    return ComparedTarget(f"{backend}@{serving.expected[0]}", serving.model, pinned)
 
 
 def _number(word: str, version: str) -> int:
@@ -130,7 +131,7 @@ def _number(word: str, version: str) -> int:
     return check_version(int(version))
 
 
-def _numbered(target: Target, before: Sequence[Target]) -> Target:
+def _numbered(target: ComparedTarget, before: Sequence[ComparedTarget]) -> ComparedTarget:
     """The target, with a number in its name when one of that name came before."""
     times = sum(other.name == target.name for other in before)
     return replace(target, name=f"{target.name} ({times + 1})") if times else target

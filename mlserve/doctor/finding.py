@@ -1,4 +1,4 @@
-"""One thing that was looked at: what was found, and the way out where it is wrong."""
+"""One thing that `mlserve doctor` looked at: what was found, and the fix if something is wrong."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from enum import StrEnum
 from typing import Any
 
 
+class Area(StrEnum):
+    """What a finding is about: a heading of the report."""
+
+    SOFTWARE = "software"
+    LAUNCHERS = "launchers"
+    MACHINE = "machine"
+    FILES = "files"
+    NETWORK = "network"
+
+
 class Status(StrEnum):
-    """How a finding stands to the default path: export, up, predict.
+    """What a finding means for the default path: export, up, predict.
 
     FAIL keeps it from working; WARN may hurt, or closes another way.
     """
@@ -21,9 +31,9 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found. `data` is the same for programs; `fix` the next step where there is one."""
+    """What was found. `data` says the same to programs; `fix` is the next step, if there is one."""
 
-    area: str
+    area: Area
     name: str
     status: Status
     text: str

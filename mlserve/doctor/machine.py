@@ -1,4 +1,4 @@
-"""What the machine, or the container that this runs in, has: ports, CPUs, memory."""
+"""The machine, or the container that this runs in: launchers, ports, memory, files, network."""
 
 from __future__ import annotations
 
@@ -12,28 +12,92 @@ import httpx  # noqa: TID253
 import psutil
 
 from mlserve import paths, plugins
-from mlserve.backend import Listen, ServerSpec
-from mlserve.choosing import DEFAULT_MODEL
+from mlserve.backend import GRPC_PORT, REST_PORT, Listen, ServerSpec
 from mlserve.deadline import Deadline
 from mlserve.distributions import SERVER, SERVER_HINT, absent_packages
-from mlserve.doctor.finding import Finding, Status
+from mlserve.doctor.finding import Area, Finding, Status
 from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.launch import ports
 from mlserve.launch.docker import engine
+from mlserve.launch.model_choice import exported
 from mlserve.launch.records import read_records
-from mlserve.launch.serving import exported
+from mlserve.launch.serving import Launcher
+from mlserve.sources import DEFAULT_MODEL
 from mlserve.system import memory_limit, usable_cpus
 from mlserve.threads import run_within
 
-AREA = "machine"
+_ENGINE_TIMEOUT = 2.0
 _ENOUGH_MEMORY = 2 * 2**30
 """Bytes that exporting with TensorFlow takes."""
+_ROOM = 2 * 2**30
+"""Bytes that a download, its export and a build of an image need, with some to spare."""
+_LEAST_ROOM = 200 * 2**20
+_COUNT_SECONDS = 1.0
+_ELSEWHERE = "fix the permissions, or put mlserve's files elsewhere with MLSERVE_HOME"
+_HUB = "TF-Hub"
+_HUB_TIMEOUT = 2.0
+_HUB_FIX = (
+    "set HTTPS_PROXY if there is a proxy, or name a mirror with MLSERVE_TFHUB_URL; without TF-Hub, "
+    "export a model whose weights come from a package (mlserve export --model efficientnet_lite0) "
+    "or your own (--weights FILE)"
+)
 
 
-def look() -> Iterator[Finding]:
+def look_at_launchers() -> Iterator[Finding]:
+    """Findings on the embedded, the native and the docker launcher."""
+    specs = list(_specs())
+    yield _embedded()
+    yield from _native([spec for spec in specs if spec.launcher == Launcher.NATIVE])
+    yield from _docker([spec for spec in specs if spec.image is not None])
+
+
+def _specs() -> Iterator[ServerSpec]:
+    for report in plugins.survey():
+        if report.backend is not None:
+            listen = Listen("127.0.0.1", GRPC_PORT, REST_PORT)
+            yield from report.backend().external_servers(Path("m"), "m", (), listen)
+
+
+def _embedded() -> Finding:
+    absent = absent_packages(*SERVER)
+    if absent:
+        text = f"cannot start: {', '.join(absent)} not installed"
+        return Finding(Area.LAUNCHERS, "embedded", Status.FAIL, text, SERVER_HINT)
+    return Finding(Area.LAUNCHERS, "embedded", Status.OK, "mlserve's own server can start")
+
+
+def _native(specs: list[ServerSpec]) -> Iterator[Finding]:
+    for spec in specs:
+        found = shutil.which(spec.executable)
+        if found is None:
+            text = f"{spec.executable} is not on PATH; the embedded server is used"
+            yield Finding(Area.LAUNCHERS, "native", Status.WARN, text, spec.install_hint)
+        else:
+            yield Finding(Area.LAUNCHERS, "native", Status.OK, found)
+
+
+def _docker(specs: list[ServerSpec]) -> Iterator[Finding]:
+    try:
+        found = engine.engine_info(_ENGINE_TIMEOUT)
+    except MlserveError as error:
+        yield Finding(Area.LAUNCHERS, "docker", Status.WARN, error.message, error.hint)
+        return
+    memory = _in_words(found.memory)
+    rootless = ", rootless" if found.is_rootless else ""
+    text = f"engine {found.version}, {found.architecture}, {found.cpus} CPUs, {memory}{rootless}"
+    yield Finding(
+        Area.LAUNCHERS, "docker", Status.OK, text, data={"architecture": found.architecture}
+    )
+    for spec in specs:
+        if spec.image is not None and found.architecture not in spec.image.architectures:
+            text = f"{spec.image.name} is not published for {found.architecture}"
+            yield Finding(Area.LAUNCHERS, "docker", Status.WARN, text, spec.install_hint)
+
+
+def look_at_resources() -> Iterator[Finding]:
     """Findings on the default ports, the CPUs and the memory."""
-    yield port_finding("port gRPC", ports.GRPC_PORT)
-    yield port_finding("port REST", ports.REST_PORT)
+    yield port_finding("port gRPC", GRPC_PORT)
+    yield port_finding("port REST", REST_PORT)
     yield _cpus()
     yield _memory()
 
@@ -42,48 +106,36 @@ def port_finding(name: str, port: int) -> Finding:
     """Whether a server could listen on that port, and who does otherwise."""
     data = {"port": port}
     if ports.is_free("127.0.0.1", port):
-        return Finding(AREA, name, Status.OK, f"{port} is free", data=data)
+        return Finding(Area.MACHINE, name, Status.OK, f"{port} is free", data=data)
     for record in read_records(lambda _: None):
-        if port in (record.grpc_port, record.rest_port):
+        if port in (record.listen.grpc_port, record.listen.rest_port):
             text = f"{port} is {record.name}'s, a server of mlserve up"
-            return Finding(AREA, name, Status.OK, text, data=data)
+            return Finding(Area.MACHINE, name, Status.OK, text, data=data)
     holder = ports.owner(port)
     text = f"{port} is taken" + (f" by {holder}" if holder else "")
     fix = "nothing to do: mlserve up takes the next free pair, and predict finds it"
-    return Finding(AREA, name, Status.WARN, text, fix, data)
+    return Finding(Area.MACHINE, name, Status.WARN, text, fix, data)
 
 
 def _cpus() -> Finding:
     usable, there = usable_cpus(), os.cpu_count() or 1
     text = f"{usable} of {there} CPUs may be used" if usable < there else f"{usable} CPUs"
-    return Finding(AREA, "cpus", Status.OK, text, data={"usable": usable, "machine": there})
+    return Finding(Area.MACHINE, "cpus", Status.OK, text, data={"usable": usable, "machine": there})
 
 
 def _memory() -> Finding:
     machine, limit = psutil.virtual_memory(), memory_limit()
     available = machine.available if limit is None else min(limit, machine.available)
-    text = f"{_gib(available)} available of {_gib(machine.total)}"
-    text += "" if limit is None else f", limited to {_gib(limit)} by the cgroup"
+    text = f"{_in_words(available)} available of {_in_words(machine.total)}"
+    text += "" if limit is None else f", limited to {_in_words(limit)} by the cgroup"
     data = {"available": available, "total": machine.total, "limit": limit}
     if available >= _ENOUGH_MEMORY:
-        return Finding(AREA, "memory", Status.OK, text, data=data)
+        return Finding(Area.MACHINE, "memory", Status.OK, text, data=data)
     fix = "make room: an export with TensorFlow takes about 2 GiB; serving with ONNX Runtime less"
-    return Finding(AREA, "memory", Status.WARN, text, fix, data)
+    return Finding(Area.MACHINE, "memory", Status.WARN, text, fix, data)
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
-
-
-PLACES = "files"
-_ROOM = 2 * 2**30
-"""Bytes that a download, its export and a build of an image need, with some to spare."""
-_LEAST_ROOM = 200 * 2**20
-_COUNT_SECONDS = 1.0
-_ELSEWHERE = "fix the permissions, or put mlserve's files elsewhere with MLSERVE_HOME"
-
-
-def look_at_places() -> Iterator[Finding]:
+def look_at_files() -> Iterator[Finding]:
     """Findings on the store, the downloads and the records."""
     for name, path in (
         ("store", paths.store_dir()),
@@ -98,25 +150,29 @@ def _folder(name: str, path: Path) -> Finding:
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     size, is_whole = _size(path)
-    counted = f"{'' if is_whole else 'over '}{_mib(size)}" if path.exists() else "not there yet"
-    text = f"{path}: {counted}, {_mib(free)} free"
+    counted = (
+        f"{'' if is_whole else 'over '}{_in_words(size)}" if path.exists() else "not there yet"
+    )
+    text = f"{path}: {counted}, {_in_words(free)} free"
     data = {"path": str(path), "bytes": size, "free": free}
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Finding(PLACES, name, Status.FAIL, f"{text}, cannot be written", _ELSEWHERE, data)
+        return Finding(
+            Area.FILES, name, Status.FAIL, f"{text}, cannot be written", _ELSEWHERE, data
+        )
     if free < _ROOM:
         status = Status.FAIL if free < _LEAST_ROOM else Status.WARN
         fix = "make room there, or put mlserve's files on another disk with MLSERVE_HOME"
-        return Finding(PLACES, name, status, text, fix, data)
-    return Finding(PLACES, name, Status.OK, text, data=data)
+        return Finding(Area.FILES, name, status, text, fix, data)
+    return Finding(Area.FILES, name, Status.OK, text, data=data)
 
 
 def _exported() -> Finding:
     try:
         models = [f"{model} ({backend})" for backend, model in exported()]
     except MlserveError as error:
-        return Finding(PLACES, "models", Status.FAIL, error.message, error.hint)
+        return Finding(Area.FILES, "models", Status.FAIL, error.message, error.hint)
     text = ", ".join(models) or "none has been exported yet"
-    return Finding(PLACES, "models", Status.OK, text, None if models else "mlserve export")
+    return Finding(Area.FILES, "models", Status.OK, text, None if models else "mlserve export")
 
 
 def _size(folder: Path) -> tuple[int, bool]:
@@ -134,20 +190,6 @@ def _size(folder: Path) -> tuple[int, bool]:
     return total, True
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
-NETWORK = "network"
-NAME = "TF-Hub"
-_TIMEOUT = 2.0
-_FIX = (
-    "set HTTPS_PROXY if there is a proxy, or name a mirror with MLSERVE_TFHUB_URL; without TF-Hub, "
-    "export a model whose weights come from a package (mlserve export --model efficientnet_lite0) "
-    "or your own (--weights FILE)"
-)
-
-
 def look_at_network() -> Iterator[Finding]:
     """The finding on TF-Hub, or the mirror of it, where the default model is to be fetched.
 
@@ -160,23 +202,23 @@ def look_at_network() -> Iterator[Finding]:
     url = known.download(DEFAULT_MODEL)
     if url is None:
         text = f"{DEFAULT_MODEL} is here already: nothing needs to be downloaded"
-        yield Finding(NETWORK, NAME, Status.OK, text)
+        yield Finding(Area.NETWORK, _HUB, Status.OK, text)
     else:
         yield reach(url, Status.WARN if _has_models() else Status.FAIL)
 
 
-def reach(url: str, otherwise: Status, timeout: float = _TIMEOUT) -> Finding:
+def reach(url: str, otherwise: Status, timeout: float = _HUB_TIMEOUT) -> Finding:
     """Whether the server of that URL answers, within `timeout` seconds; if not, `otherwise`."""
     place = httpx.URL(url).copy_with(path="/")
     try:
-        run_within(Deadline.after(timeout), f"reaching {NAME}", lambda: _ask(place, timeout))
+        run_within(Deadline.after(timeout), f"reaching {_HUB}", lambda: _ask(place, timeout))
     except DeadlineExceeded:
         text = f"{place} did not answer within {timeout:g} s"
-        return Finding(NETWORK, NAME, otherwise, text, _FIX)
+        return Finding(Area.NETWORK, _HUB, otherwise, text, _HUB_FIX)
     except httpx.HTTPError as error:
         text = f"{place} cannot be reached: {str(error) or type(error).__name__}"
-        return Finding(NETWORK, NAME, otherwise, text, _FIX)
-    return Finding(NETWORK, NAME, Status.OK, f"{place} answers")
+        return Finding(Area.NETWORK, _HUB, otherwise, text, _HUB_FIX)
+    return Finding(Area.NETWORK, _HUB, Status.OK, f"{place} answers")
 
 
 def _ask(place: httpx.URL, timeout: float) -> int:
@@ -191,54 +233,5 @@ def _has_models() -> bool:
         return False
 
 
-LAUNCHERS = "launchers"
-_ENGINE_TIMEOUT = 2.0
-
-
-def look_at_launchers() -> Iterator[Finding]:
-    """Findings on the embedded, the native and the docker launcher."""
-    specs = list(_specs())
-    yield _embedded()
-    yield from _native([spec for spec in specs if spec.launcher == "native"])
-    yield from _docker([spec for spec in specs if spec.image is not None])
-
-
-def _specs() -> Iterator[ServerSpec]:
-    for report in plugins.survey():
-        if report.backend is not None:
-            listen = Listen("127.0.0.1", 8500, 8501)
-            yield from report.backend().external_servers(Path("m"), "m", (), listen)
-
-
-def _embedded() -> Finding:
-    absent = absent_packages(*SERVER)
-    if absent:
-        text = f"cannot start: {', '.join(absent)} not installed"
-        return Finding(LAUNCHERS, "embedded", Status.FAIL, text, SERVER_HINT)
-    return Finding(LAUNCHERS, "embedded", Status.OK, "mlserve's own server can start")
-
-
-def _native(specs: list[ServerSpec]) -> Iterator[Finding]:
-    for spec in specs:
-        found = shutil.which(spec.executable)
-        if found is None:
-            text = f"{spec.executable} is not on PATH; the embedded server is used"
-            yield Finding(LAUNCHERS, "native", Status.WARN, text, spec.install_hint)
-        else:
-            yield Finding(LAUNCHERS, "native", Status.OK, found)
-
-
-def _docker(specs: list[ServerSpec]) -> Iterator[Finding]:
-    try:
-        found = engine.engine_info(_ENGINE_TIMEOUT)
-    except MlserveError as error:
-        yield Finding(LAUNCHERS, "docker", Status.WARN, error.message, error.hint)
-        return
-    memory = f"{found.memory / 2**30:.1f} GiB"
-    rootless = ", rootless" if found.is_rootless else ""
-    text = f"engine {found.version}, {found.architecture}, {found.cpus} CPUs, {memory}{rootless}"
-    yield Finding(LAUNCHERS, "docker", Status.OK, text, data={"architecture": found.architecture})
-    for spec in specs:
-        if spec.image is not None and found.architecture not in spec.image.architectures:
-            text = f"{spec.image.name} is not published for {found.architecture}"
-            yield Finding(LAUNCHERS, "docker", Status.WARN, text, spec.install_hint)
+def _in_words(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -1,4 +1,4 @@
-"""All findings, in the order of the areas; what waits for others runs beside the rest."""
+"""Everything that `mlserve doctor` looks at, in the order of its report, at the same time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Look = Callable[[], Iterable[Finding]]
 
 
 def examine(*, is_deep: bool = False) -> list[Finding]:
-    """Everything that was found. `is_deep` imports the runtimes too, in other processes."""
-    looks: list[Look] = [software.look, software.look_at_plugins]
-    looks += [software.import_each] if is_deep else []
+    """Returns all findings. `is_deep` also starts other processes: imports, and `pip check`."""
+    looks: list[Look] = [software.look_at_packages, software.look_at_plugins]
+    looks += [software.look_deeper] if is_deep else []
     looks += [
         machine.look_at_launchers,
-        machine.look,
-        machine.look_at_places,
+        machine.look_at_resources,
+        machine.look_at_files,
         machine.look_at_network,
     ]
     with ThreadPoolExecutor(max_workers=len(looks)) as pool:

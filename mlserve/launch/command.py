@@ -1,4 +1,4 @@
-"""The server process as data: its arguments, environment and files, and which launcher runs it."""
+"""The server process: as data (arguments, environment, files), its launcher, and its start."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from mlserve.launch.serving import Launcher, Serving
 from mlserve.plugins import absent_to_serve
 from mlserve.settings import flag_of
 
-_LOAD_OPTIONS = ("provider", "instances")
-"""Options of `up` that only some backends regard, and the native launcher never."""
+Process = subprocess.Popen[bytes]
+_NOWHERE = Listen("127.0.0.1", 0, 0)
+"""For a look at which servers there are, before their ports are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +55,15 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
     Raises PluginError when what the launcher needs is not installed, UsageError when the backend
     or the versions do not go with it.
     """
-    given = [name for name in _LOAD_OPTIONS if getattr(serving, name) is not None]
-    _require_regarded(backend, given)
-    given += serving.settings.changed
-    if wanted is Launcher.DOCKER:
-        return Launcher.DOCKER  # what it regards is told by mlserve.launch.docker
-    if given and wanted is Launcher.NATIVE:
-        raise UsageError(
-            f"the native launcher does not take {flag_of(given[0])}", hint="use --launcher embedded"
-        )
-    if not given and wanted is not Launcher.EMBEDDED and not serving.versions.are_all:
-        specs = _native_specs(backend, serving, Listen("127.0.0.1", 0, 0))
-        if any(shutil.which(spec.executable) for spec in specs):
-            return Launcher.NATIVE
-        if wanted is Launcher.NATIVE:
-            raise _no_native(backend, specs)
+    require_regarded(backend, serving)
     if wanted is Launcher.NATIVE:
-        raise UsageError(
-            "the native launcher cannot follow all versions",
-            hint="name them (--version 1 --version 2), or use --launcher embedded",
-        )
+        _require_native(backend, serving)
+        return wanted
+    if wanted is Launcher.DOCKER:
+        return wanted  # what that needs is told by mlserve.launch.docker
+    fits = not serving.changed and not serving.versions.serves_all
+    if wanted is Launcher.AUTO and fits and _is_on_path(_native_specs(backend, serving)):
+        return Launcher.NATIVE
     _require_runtime(backend)
     return Launcher.EMBEDDED
 
@@ -100,34 +90,55 @@ def _embedded(serving: Serving, listen: Listen) -> ServerCommand:
     argv += ["--backend", serving.backend, f"--model={serving.model}"]
     argv += ["--base-path", str(serving.base_path), "--host", listen.host]
     argv += ["--grpc-port", str(listen.grpc_port), "--rest-port", str(listen.rest_port)]
-    if serving.versions.numbers:
-        argv += ["--version", *map(str, serving.versions.numbers)]
-    if serving.versions.are_all:
+    if serving.versions.versions:
+        argv += ["--version", *map(str, serving.versions.versions)]
+    if serving.versions.serves_all:
         argv.append("--all-versions")
-    for name in ("threads", *_LOAD_OPTIONS):
-        value = getattr(serving, name)
-        if value is not None:
-            argv += [f"--{name}", str(value)]
-    argv += serving.settings.argv()
+    argv += serving.argv()
     return ServerCommand(Launcher.EMBEDDED, tuple(argv), {"PYTHONUNBUFFERED": "1"}, {})
 
 
-def _native_specs(backend: Backend, serving: Serving, listen: Listen) -> list[ServerSpec]:
+def _native_specs(
+    backend: Backend, serving: Serving, listen: Listen = _NOWHERE
+) -> list[ServerSpec]:
     specs = backend.external_servers(
-        serving.base_path, serving.model, serving.versions.numbers, listen
+        serving.base_path, serving.model, serving.versions.versions, listen
     )
     return [spec for spec in specs if spec.launcher == Launcher.NATIVE]
 
 
-def _require_regarded(backend: Backend, given: Sequence[str]) -> None:
-    for name in given:
-        if name not in backend.load_options:
+def _is_on_path(specs: Sequence[ServerSpec]) -> bool:
+    return any(shutil.which(spec.executable) for spec in specs)
+
+
+def _require_native(backend: Backend, serving: Serving) -> None:
+    """Raises UsageError for what a third-party server cannot do, PluginError where it is absent."""
+    if serving.changed:
+        raise UsageError(
+            f"the native launcher does not take {flag_of(serving.changed[0])}",
+            hint="use --launcher embedded",
+        )
+    if serving.versions.serves_all:
+        raise UsageError(
+            "the native launcher cannot follow all versions",
+            hint="name them (--version 1 --version 2), or use --launcher embedded",
+        )
+    specs = _native_specs(backend, serving)
+    if not _is_on_path(specs):
+        raise _no_native(backend, specs)
+
+
+def require_regarded(backend: Backend, serving: Serving) -> None:
+    """Raises UsageError for a load option that the backend does not take."""
+    for name in serving.options.changed:
+        if not backend.regards(name):
+            flag = flag_of(name)
             raise UsageError(
-                f"the backend {backend.name!r} has no --{name}", hint=f"leave --{name} out"
+                f"the backend {backend.name!r} has no {flag}", hint=f"leave {flag} out"
             )
 
 
-def _no_native(backend: Backend, specs: list[ServerSpec]) -> PluginError | UsageError:
+def _no_native(backend: Backend, specs: Sequence[ServerSpec]) -> PluginError | UsageError:
     if not specs:
         return UsageError(
             f"the backend {backend.name!r} has no third-party server",
@@ -147,9 +158,6 @@ def _require_runtime(backend: Backend) -> None:
                 f"the backend {backend.name!r} cannot serve: {', '.join(absent)} not installed",
                 hint=hint,
             )
-
-
-Process = subprocess.Popen[bytes]
 
 
 def spawn(command: ServerCommand, name: str, log: Path | None) -> Process:

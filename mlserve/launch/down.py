@@ -1,4 +1,11 @@
-"""Which servers to stop, and stopping them."""
+"""Which servers to stop, and stopping them without cutting an answer short.
+
+A server that drains is told to end, and finishes its requests first. A third-party server dies of
+that signal with its requests unanswered, and nobody counts them. So it gets a grace period: it is
+marked as stopping, so that nothing new is sent to it from here, and goes on serving until no client
+is connected to its ports, or the period is over. Where connections cannot be seen, as in a
+container, it gets the whole period.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from mlserve.errors import MlserveError, UsageError
-from mlserve.launch.docker import container
-from mlserve.launch.docker.engine import EngineRefused, NoEngine
-from mlserve.launch.process import NotTold, is_idle_within, reconcile, stop
+from mlserve.launch.process import OnWait, StillRunning
 from mlserve.launch.records import (
     ServerRecord,
     read_records,
@@ -19,7 +24,7 @@ from mlserve.launch.records import (
     state_lock,
     write_record,
 )
-from mlserve.launch.serving import Launcher
+from mlserve.launch.running import RunningServer, reconcile, server_of
 from mlserve.launch.signals import Interrupts
 
 Show = Callable[[str], None]
@@ -27,9 +32,11 @@ Show = Callable[[str], None]
 
 _MARGIN = 5.0
 """Seconds for a server that has drained to unload its model and end."""
-
 _END = 1.0
-"""Seconds at least between a SIGTERM, which ends such a server at once, and SIGKILL."""
+"""Seconds at least between SIGTERM, which ends a third-party server at once, and SIGKILL."""
+_LOOK_PAUSE = 0.1
+_LOOKS = 4
+"""Looks in a row that must find no client: one may just be on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class Stopped:
     allowed: float
 
 
-def running(
+def chosen(
     *, name: str | None = None, backend: str | None = None, model: str | None = None
 ) -> list[ServerRecord]:
     """The one running server that fits; none when nothing runs at all.
@@ -59,48 +66,60 @@ def running(
 
 
 def stop_all(records: list[ServerRecord], timeout: float | None, show: Show) -> Iterator[Stopped]:
-    """Stops each of these servers, and drops its record once the process is gone.
+    """Stops each of these servers, and drops its record once it is gone.
 
-    SIGKILL follows when `timeout` seconds (of each) have passed; None is what the server needs for
-    its own drain. One that does not drain by itself is ended when it is idle; `was_killed` says
-    that it was not, too. SIGTERM interrupts it as Ctrl-C does: a server that was not told to end
-    yet serves on, and is recorded so.
+    SIGKILL follows when `timeout` seconds (of each) have passed; None is its `drain_timeout`, and a
+    little more for its end. SIGTERM interrupts it as Ctrl-C does: a server that was not told to
+    end yet serves on, and is recorded so.
     """
     for record in records:
-        allowed = record.settings.drain_timeout + _MARGIN if timeout is None else timeout
         with Interrupts.watched():
-            was_killed = _stop_drained(record, allowed, show)
+            stopped = _stop(record, timeout, show)
         with state_lock():
             remove_record(record)
-        yield Stopped(record, was_killed, allowed)
+        yield stopped
 
 
-def _stop_drained(record: ServerRecord, allowed: float, show: Show) -> bool:
-    give_up = time.monotonic() + allowed
-
+def _stop(record: ServerRecord, timeout: float | None, show: Show) -> Stopped:
     def on_wait(left: float) -> None:
         show(f"{record.name} finishes its requests, for {left:.0f} s at most")
 
+    server, drain_timeout = server_of(record), record.serving.settings.drain_timeout
     _mark(record, is_stopping=True)
     try:
-        drains = _may_be_told(record)
-        is_idle = drains or is_idle_within(record, give_up, on_wait)
+        drains = server.drains
+        allowed = drain_timeout + (_MARGIN if drains else 0.0) if timeout is None else timeout
+        give_up = time.monotonic() + allowed
+        has_clients = None if drains else _has_clients_until(give_up, server, on_wait)
     except BaseException:  # it was not told to end, and serves on
         _mark(record, is_stopping=False)
         raise
-    left = allowed if drains else max(_END, give_up - time.monotonic())
+    end_within = max(0.0 if drains else _END, give_up - time.monotonic())
     try:
-        return stop(record, left, on_wait) or not is_idle
-    except (NotTold, NoEngine, EngineRefused):
+        was_killed = server.stop(end_within, on_wait)
+    except StillRunning:
+        raise
+    except MlserveError:
         _mark(record, is_stopping=False)
         raise
+    return Stopped(record, was_killed or has_clients is True, allowed)
 
 
-def _may_be_told(record: ServerRecord) -> bool:
-    """Whether it loses no request by being told to end: it drains by itself, or has none yet."""
-    if record.container is None:
-        return record.launcher == Launcher.EMBEDDED
-    return not record.is_ready or container.drains(record.container)
+def _has_clients_until(give_up: float, server: RunningServer, on_wait: OnWait) -> bool | None:
+    """Waits until nobody is connected to the server, and it may be told to end: False.
+
+    At `give_up` (a `time.monotonic()` value), True, or None where nobody can see that.
+    """
+    has_clients: bool | None = True
+    looks = 0
+    while (left := give_up - time.monotonic()) > 0:
+        has_clients = server.has_clients()
+        looks = looks + 1 if has_clients is False else 0
+        if looks >= _LOOKS or not server.is_running():
+            return False
+        on_wait(left)
+        time.sleep(min(_LOOK_PAUSE, left))
+    return has_clients
 
 
 def _mark(record: ServerRecord, *, is_stopping: bool) -> None:

@@ -9,13 +9,12 @@ from contextlib import ExitStack, contextmanager
 from subprocess import Popen
 from types import FrameType
 
-from mlserve import plugins
 from mlserve.errors import MlserveError, UsageError
-from mlserve.launch.command import Process, launcher_for
-from mlserve.launch.ready import wait_until_ready
+from mlserve.launch.command import Process
+from mlserve.launch.ready import mark_ready, wait_until_ready
 from mlserve.launch.records import ServerRecord, state_lock
 from mlserve.launch.serving import Launcher
-from mlserve.launch.up import Server, Tell, UpRequest, mark_ready, start_or_join
+from mlserve.launch.up import LaunchedServer, Tell, UpRequest, start_or_join
 
 _PAUSE = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -34,7 +33,6 @@ def run_in_foreground(
             "the docker launcher only runs servers in the background",
             hint="leave --foreground out, or run the image yourself: mlserve build, docker run",
         )
-    launcher_for(plugins.backend(request.serving.backend), request.serving, request.launcher)
     forwarding = _Forwarding()
     with ExitStack() as signals:
         with state_lock(request.wait):  # until it is held, a signal ends this command at once
@@ -51,7 +49,10 @@ def run_in_foreground(
 
 
 def _serve(
-    server: Server, process: Process, request: UpRequest, on_ready: Callable[[ServerRecord], None]
+    server: LaunchedServer,
+    process: Process,
+    request: UpRequest,
+    on_ready: Callable[[ServerRecord], None],
 ) -> int:
     give_up = time.monotonic() + request.wait
     try:

@@ -1,4 +1,4 @@
-"""The log files of detached servers: rotated at a start, shown in part, followed."""
+"""The log files of background servers: rotated, shown, followed, and the last error in one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ from mlserve.launch.private_files import open_own, private_folder
 
 _PAUSE = 0.1
 _CHUNK = 1 << 16
+_OURS = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ([A-Z]+) (.*)")
+"""A line of mlserve's own server in a text log: time, level, message."""
+_GLOG = re.compile(r".*: [EF] \S+\] (.*)")
+"""A line of TensorFlow's with the level error or fatal: `<time>: E file.cc:37] message`."""
+_HINT = "hint: "
+_WRONG = ("ERROR", "CRITICAL")
+_OTHER_ERROR = re.compile(r"\b\w*error\b", re.IGNORECASE)
 
 
 def log_path(name: str) -> Path:
@@ -105,15 +112,6 @@ def _seek_last_lines(file: IO[bytes], count: int) -> None:
         tail = file.read(end - position)
     lines = tail.splitlines(keepends=True)
     file.seek(end - sum(len(line) for line in lines[len(lines) - count :] if count))
-
-
-_OURS = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ([A-Z]+) (.*)")
-"""A line of mlserve's server in words: time, level, message."""
-_GLOG = re.compile(r".*: [EF] \S+\] (.*)")
-"""A line of TensorFlow's with the level error or fatal: `<time>: E file.cc:37] message`."""
-_HINT = "hint: "
-_WRONG = ("ERROR", "CRITICAL")
-_OTHER_ERROR = re.compile(r"\b\w*error\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

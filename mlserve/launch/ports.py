@@ -7,11 +7,9 @@ import socket
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from mlserve.backend import Listen
+from mlserve.backend import GRPC_PORT, REST_PORT, Listen
 from mlserve.errors import UsageError
 
-GRPC_PORT = 8500
-REST_PORT = 8501
 _PAIRS = 100
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import _ssl
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlserve.artifact import Artifact
-from mlserve.client.endpoint import Tls
-from mlserve.credentials import read_token
 from mlserve.errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -22,64 +19,14 @@ from mlserve.errors import (
     Unavailable,
 )
 from mlserve.images import tiny_png
-from mlserve.launch.records import ServerRecord
+from mlserve.launch.access import CERT_VARIABLE, KEY_VARIABLE, tls_of, token_of
+from mlserve.launch.process import is_process
+from mlserve.launch.records import ServerRecord, read_records, state_lock, write_record
+from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
 
 if TYPE_CHECKING:
     from mlserve.client import Client
-
-
-CERT_VARIABLE = "MLSERVE_TLS_CERT"
-KEY_VARIABLE = "MLSERVE_TLS_KEY"
-"""The environment's names for the files that show a server who its client is."""
-_NAMES = ("DNS", "IP Address")
-"""The kinds of names in a certificate that a host can have."""
-
-
-def token_of(record: ServerRecord) -> str | None:
-    """The token of that server. Raises UsageError for a file that cannot be read."""
-    path = record.settings.token_file
-    return None if path is None else read_token(path).decode()
-
-
-def tls_of(record: ServerRecord) -> Tls | None:
-    """How to speak TLS to that server; None when it does not.
-
-    The certificate that it was started with is the one that is trusted, whoever signed it: nobody
-    else has its key.
-    """
-    certificate = record.settings.tls_cert
-    if certificate is None:
-        return None
-    cert, key = _client_certificate(record)
-    name = _server_name(certificate, record.reachable_host)
-    return Tls(ca=certificate, cert=cert, key=key, server_name=name)
-
-
-def _client_certificate(record: ServerRecord) -> tuple[Path | None, Path | None]:
-    """The client's own, of the environment; else the server's, which its authority may know too."""
-    cert, key = os.environ.get(CERT_VARIABLE), os.environ.get(KEY_VARIABLE)
-    if cert and key:
-        return Path(cert), Path(key)
-    settings = record.settings
-    if settings.tls_client_ca is None:
-        return None, None
-    return settings.tls_cert, settings.tls_key
-
-
-def _server_name(certificate: Path, host: str) -> str | None:
-    """A name in the certificate to expect instead of the host; None when the host is in it.
-
-    A certificate for the machine's public name is asked for at a loopback address here.
-    """
-    try:
-        # The one reader of certificates in the standard library has no public name.
-        facts = _ssl._test_decode_cert(str(certificate))  # type: ignore[attr-defined]  # noqa: SLF001
-    except (OSError, AttributeError):
-        return None  # who speaks TLS with it says what is wrong
-    names = [name for kind, name in facts.get("subjectAltName", ()) if kind in _NAMES]
-    return None if host in names or not names else names[0].replace("*", "mlserve")
-
 
 _PAUSE = 0.05
 _PROBE_TIMEOUT = 1.0
@@ -87,8 +34,9 @@ _NOT_YET = (Unavailable, DeadlineExceeded, NotFound, Overloaded)
 _NO_ATTEMPT = Unavailable("no attempt was made")
 _NAME_A_CERTIFICATE = (
     "the server requires a client certificate of this command too: name one that the authority of "
-    "--tls-client-ca has signed, with MLSERVE_TLS_CERT and MLSERVE_TLS_KEY"
+    f"--tls-client-ca has signed, with {CERT_VARIABLE} and {KEY_VARIABLE}"
 )
+_ANSWER_SECONDS = 2.0
 
 
 def wait_until_ready(
@@ -110,7 +58,7 @@ def wait_until_ready(
                     _ask_each(record, serving, min(left, patience))
                     return
             except AccessDenied as error:  # no wait mends that
-                if record.settings.tls_client_ca is None:
+                if record.serving.settings.tls_client_ca is None:
                     raise
                 raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
             except _NOT_YET as error:
@@ -127,12 +75,65 @@ def wait_until_ready(
 
 def _hint(record: ServerRecord) -> str:
     hint = "--wait gives a slow start more time"
-    if record.settings.tls_client_ca is None:
+    if record.serving.settings.tls_client_ca is None:
         return hint
     return f"{_NAME_A_CERTIFICATE}; {hint}"
 
 
-def answers(record: ServerRecord, timeout: float) -> bool:
+def mark_ready(record: ServerRecord) -> ServerRecord:
+    """The record, now ready, also on disk if it still is the one of this process."""
+    ready = replace(record, is_ready=True)
+    with state_lock():
+        if any(r.is_of_same_start(record) for r in read_records()):
+            write_record(ready)
+    server_of(ready).let_restart()
+    return ready
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a server was seen to do. `why` says how that is known; empty for the usual.
+
+    `status` is ready, starting, stopping or "not answering".
+    """
+
+    record: ServerRecord
+    status: str
+    why: str = ""
+
+
+def see(record: ServerRecord) -> Seen:
+    """What a server that runs does: as it is recorded, or asked where nobody records it any more.
+
+    One that turns out to be ready is recorded as such.
+    """
+    if record.is_stopping:
+        return Seen(record, "stopping")
+    if record.is_ready:
+        return Seen(record, "ready")
+    if record.up_pid is not None and is_process(record.up_pid, record.up_created):
+        return Seen(record, "starting")
+    status, told = _ask(record)
+    if status == "ready":
+        with suppress(MlserveError):  # the state cannot be written: it is asked again next time
+            record = mark_ready(record)
+    return Seen(record, status, f"the `mlserve up` that started it is gone; now {told}")
+
+
+def _ask(record: ServerRecord) -> tuple[str, str]:
+    try:
+        if _answers(record, _ANSWER_SECONDS):
+            return "ready", "it answers"
+    except NotFound:
+        return "starting", "it has no version yet"
+    except (Unavailable, DeadlineExceeded) as error:
+        return "not answering", error.message
+    except MlserveError as error:
+        return "not answering", f"it fails: {error.message}"
+    return "starting", "it is loading"
+
+
+def _answers(record: ServerRecord, timeout: float) -> bool:
     """Whether a version is available, and answers an image if it takes any.
 
     `timeout` is for each question. Raises what the client raises.
@@ -140,8 +141,11 @@ def answers(record: ServerRecord, timeout: float) -> bool:
     with _client(record) as client:
         available = [s for s in client.status(timeout=timeout) if s.is_available]
     for version in [status.version for status in available if status.version is not None]:
-        if Artifact.open(record.base_path, record.model, version).manifest is not None:
-            _ask(record, version, timeout)
+        if (
+            Artifact.open(record.serving.base_path, record.serving.model, version).manifest
+            is not None
+        ):
+            _predict(record, version, timeout)
     return bool(available)
 
 
@@ -161,10 +165,10 @@ def _are_available(client: Client, serving: Serving, timeout: float) -> bool:
 def _ask_each(record: ServerRecord, serving: Serving, timeout: float) -> None:
     """Asks each expected version about an image, if it takes images."""
     for version in serving.expected if serving.takes_images else ():
-        _ask(record, version, timeout)
+        _predict(record, version, timeout)
 
 
-def _ask(record: ServerRecord, version: int, timeout: float) -> None:
+def _predict(record: ServerRecord, version: int, timeout: float) -> None:
     with _client(record, version) as client:
         client.predict(tiny_png(), timeout=timeout)
 
@@ -176,7 +180,7 @@ def _client(record: ServerRecord, version: int | None = None) -> Client:
 
     return Client(
         record.grpc_endpoint,
-        model=record.model,
+        model=record.serving.model,
         version=version,
         token=token_of(record),
         tls=tls_of(record),

@@ -1,7 +1,7 @@
-"""The record of running servers: one JSON file for each, written whole or not at all.
+"""The records of running servers: one JSON file for each, written whole or not at all.
 
-Reading them is cheap, so that `predict` can find its server: no process is looked at here. Whether
-a recorded process really runs is told by `mlserve.launch.process`.
+Reading them is cheap, so that `predict` finds its server at once: no process is looked at here.
+Whether a recorded server really runs is told by `mlserve.launch.running`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
 from mlserve import paths
 from mlserve.artifact import LARGEST_PLAIN_FILE, json_of
+from mlserve.backend import Listen
 from mlserve.errors import MlserveError, Unavailable, UsageError, reason_of
 from mlserve.hints import did_you_mean
 from mlserve.launch.private_files import (
@@ -29,58 +30,44 @@ from mlserve.launch.private_files import (
     require_own,
     state_folder,
 )
-from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
+from mlserve.launch.serving import Launcher, Serving
 
 _FORMAT = 1
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 """Names of servers become names of files."""
 _MOST_PID = 2**31 - 1
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
-"""What a record of another shape raises when it is read."""
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading a record of another shape raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
     """One server that `mlserve up` started: what it serves, where it listens, which process it is.
 
-    `versions` is empty when it follows the latest version, or all (`all_versions`). `launcher` is
-    `embedded`, `native` or `docker`. `pid_created`, the start of the process in seconds since the
-    machine booted, tells it from a later process with the same pid. A server in a container has
-    the id of it in `container`, its `image`, and the `docker_options` that were given; its `pid` is
-    the engine's, and must not be signalled. `log` is None for a server in the
-    foreground. `started` is UTC, ISO 8601. `is_ready` is True once the version has answered a real
-    request; until then `up_pid` and `up_created` tell the command that started it and waits for it,
-    as `pid` and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so
-    that it gets no new work.
-    `threads`, `provider`, `instances` and `settings` are what the options gave.
+    `pid_created`, the start of the process in seconds since the machine booted, tells it from a
+    later process with the same pid. A server in a container has the id of that in `container`; its
+    `pid` is the engine's, and must not be signalled. `log` is None for a server in the foreground.
+    `started` is UTC, ISO 8601. `is_ready` is True once each version has answered a real request;
+    until then `up_pid` and `up_created` tell the command that started it and waits for it, as `pid`
+    and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so that it
+    gets no new work. `tls_server_name` is the name in its certificate to expect in place of the
+    host, where the certificate does not have the host.
     """
 
     name: str
-    backend: str
-    model: str
-    versions: tuple[int, ...]
-    base_path: Path
-    launcher: str
+    serving: Serving
+    launcher: Launcher
+    listen: Listen
     pid: int
     pid_created: float
-    host: str
-    grpc_port: int
-    rest_port: int
     log: Path | None
     started: str
-    has_random_weights: bool
     is_ready: bool
-    all_versions: bool = False
-    threads: int | None = None
-    provider: str | None = None
-    instances: int | None = None
-    settings: ServerSettings = DEFAULT_SETTINGS
     is_stopping: bool = False
     up_pid: int | None = None
     up_created: float = 0.0
     container: str | None = None
-    image: str | None = None
-    docker_options: tuple[str, ...] = ()
+    tls_server_name: str | None = None
 
     @property
     def identity(self) -> str:
@@ -103,46 +90,47 @@ class ServerRecord:
     @property
     def grpc_endpoint(self) -> str:
         """`host:port`, or `grpcs://host:port`, to connect to; also when it listens everywhere."""
-        scheme = "grpcs://" if self.settings.speaks_tls else ""
-        return f"{scheme}{self._at(self.grpc_port)}"
+        scheme = "grpcs://" if self.serving.settings.speaks_tls else ""
+        return f"{scheme}{self._at(self.listen.grpc_port)}"
 
     @property
     def rest_endpoint(self) -> str:
         """`http[s]://host:port` to connect to; also when the server listens everywhere."""
-        scheme = "https" if self.settings.speaks_tls else "http"
-        return f"{scheme}://{self._at(self.rest_port)}"
+        scheme = "https" if self.serving.settings.speaks_tls else "http"
+        return f"{scheme}://{self._at(self.listen.rest_port)}"
 
     @property
     def reachable_host(self) -> str:
         """The host to connect to: this machine for a server that listens on every address."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        host = self.listen.host
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
     def _at(self, port: int) -> str:
         host = self.reachable_host
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def to_json(self) -> dict[str, Any]:
+        """Returns it as flat data, as `mlserve ps --output json` prints it."""
+        own = {name: getattr(self, name) for name in _OWN_FIELDS}
         log = None if self.log is None else str(self.log)
-        data = asdict(self) | {"base_path": str(self.base_path), "log": log}
-        lists = {"versions": list(self.versions), "docker_options": list(self.docker_options)}
-        return data | lists | {"settings": self.settings.to_json()}
+        return own | {"log": log} | asdict(self.listen) | self.serving.to_json()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServerRecord:
-        """Reads what `to_json` wrote. Raises KeyError, TypeError or ValueError for other data."""
+        """Reads what `to_json` wrote, also in an older version of mlserve.
+
+        Raises KeyError, TypeError or ValueError for other data.
+        """
         if not _SAFE_NAME.fullmatch(data["name"]):
             raise ValueError(f"{data['name']!r} is not a valid server name")
-        values = {name: data[name] for name in cls.__slots__ if name in data}
-        values["versions"] = tuple(int(version) for version in data["versions"])
-        values["docker_options"] = tuple(map(str, data.get("docker_options", ())))
-        values["base_path"] = Path(data["base_path"])
-        values["log"] = None if data["log"] is None else Path(data["log"])
+        values = {name: data[name] for name in _OWN_FIELDS if name in data}
         try:
-            values["settings"] = ServerSettings.from_json(data.get("settings", {}))
-        except UsageError as error:
+            values["serving"] = Serving.from_json(data)
+        except UsageError as error:  # a value that the options of `up` would refuse, too
             raise ValueError(error.message) from error
-        for name in ("grpc_port", "rest_port"):
-            values[name] = int(data[name])
+        values["launcher"] = Launcher(data["launcher"])
+        values["listen"] = Listen(data["host"], int(data["grpc_port"]), int(data["rest_port"]))
+        values["log"] = None if data["log"] is None else Path(data["log"])
         values["pid"] = _pid(data["pid"])
         values["pid_created"] = float(data["pid_created"])
         if data.get("up_pid") is not None:
@@ -151,9 +139,7 @@ class ServerRecord:
         return cls(**values)
 
 
-def server_name(backend: str, model: str) -> str:
-    """The name of the server of that backend and model: `<backend>-<model>`."""
-    return f"{backend}-{model}"
+_OWN_FIELDS = [item.name for item in fields(ServerRecord) if item.name not in ("serving", "listen")]
 
 
 def read_records(report: Callable[[str], None] | None = None) -> list[ServerRecord]:
@@ -170,7 +156,7 @@ def read_records(report: Callable[[str], None] | None = None) -> list[ServerReco
             continue  # the server was stopped between listing and reading
         except UsageError as error:
             (report or _warn)(error.message)
-        except (OSError, *_UNREADABLE) as error:
+        except (OSError, *UNREADABLE) as error:
             (report or _warn)(
                 f"the server record {path} cannot be read ({reason_of(error)}); "
                 "stop that server by its pid if it runs, and remove the file"
@@ -194,7 +180,7 @@ def select(
     known = list(records)
     wanted = {"name": name, "backend": backend, "model": model}
     given = {key: value for key, value in wanted.items() if value is not None}
-    fits = [r for r in known if all(getattr(r, key) == value for key, value in given.items())]
+    fits = [record for record in known if given.items() <= _keys(record).items()]
     if len(fits) == 1:
         return fits[0]
     if fits:
@@ -204,6 +190,12 @@ def select(
             hint=f"choose one by its name, for example: {choose} {fits[0].name}",
         )
     raise _none_running(given, known)
+
+
+def _keys(record: ServerRecord) -> dict[str, str]:
+    """What a server can be chosen by."""
+    serving = record.serving
+    return {"name": record.name, "backend": serving.backend, "model": serving.model}
 
 
 def write_record(record: ServerRecord) -> None:
@@ -227,7 +219,7 @@ def remove_record(record: ServerRecord) -> None:
     try:
         if _read(path).is_of_same_start(record):
             path.unlink()
-    except (FileNotFoundError, UsageError, *_UNREADABLE):
+    except (FileNotFoundError, UsageError, *UNREADABLE):
         return
     except OSError as error:
         raise unwritable(path.parent, error) from error
@@ -296,7 +288,7 @@ def _none_running(given: dict[str, str], known: list[ServerRecord]) -> Unavailab
         return Unavailable("no server is running", hint="start one: mlserve up")
     asked = " and ".join(f"{key} {value!r}" for key, value in given.items())
     names = ", ".join(record.name for record in known)
-    meant = (did_you_mean(value, {getattr(r, key) for r in known}) for key, value in given.items())
+    meant = (did_you_mean(value, {_keys(r)[key] for r in known}) for key, value in given.items())
     return Unavailable(
         f"no server with {asked} is running (running: {names})",
         hint=next(filter(None, meant), "")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a server is being started: held back where a process could be lost."""
+"""Ctrl-C and SIGTERM while a server starts or stops: held back where a process could be lost."""
 
 from __future__ import annotations
 

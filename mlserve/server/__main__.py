@@ -9,62 +9,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlserve import plugins
-from mlserve.backend import LoadOptions
+from mlserve.backend import GRPC_PORT, REST_PORT, LoadOptions
 from mlserve.errors import MlserveError
 from mlserve.server.app import ServerOptions, log_error, serve
-from mlserve.server.models.versions import ModelSpec, VersionPolicy
+from mlserve.server.models.versions import ModelSpec
 from mlserve.server.telemetry.log import log_to_stderr
 from mlserve.settings import LogFormat, ServerSettings, described
+from mlserve.store import VersionPolicy
 
 
 def parse(argv: Sequence[str]) -> ServerOptions:
-    """The options of that command line. Raises PluginError, and UsageError for a setting."""
+    """The options of that command line. Raises PluginError, and UsageError for a bad value."""
     parser = argparse.ArgumentParser(prog="python -m mlserve.server", allow_abbrev=False)
     parser.add_argument("--backend", required=True, help="the plugin that loads the model")
     parser.add_argument("--model", required=True, help="the name to serve it under")
     parser.add_argument("--base-path", required=True, type=Path, help="holds <version>/ folders")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--grpc-port", type=int, default=8500, help="0: any free port")
-    parser.add_argument("--rest-port", type=int, default=8501, help="0: any free port")
+    parser.add_argument("--grpc-port", type=int, default=GRPC_PORT, help="0: any free port")
+    parser.add_argument("--rest-port", type=int, default=REST_PORT, help="0: any free port")
     parser.add_argument("--version", type=int, nargs="+", default=(), help="default: the latest")
     parser.add_argument("--all-versions", action="store_true")
     parser.add_argument("--poll-seconds", type=float, default=1.0, help="0: never look again")
-    parser.add_argument("--threads", type=_positive, help="default: the CPUs that may be used")
-    parser.add_argument("--provider", help="ONNX Runtime's execution provider; default: auto")
-    parser.add_argument("--instances", type=_positive, help="sessions that run at the same time")
-    for setting in described():
+    for item in (*described(LoadOptions), *described(ServerSettings)):
+        is_switch = item.kind is bool
         parser.add_argument(
-            setting.flag,
-            type=setting.read,
-            default=setting.default,
-            help=setting.help,
-            nargs="?" if setting.kind is bool else None,
-            const=True if setting.kind is bool else None,
+            item.flag,
+            type=item.read,
+            default=item.default,
+            help=item.help,
+            nargs="?" if is_switch else None,
+            const=True if is_switch else None,
         )
-    options = vars(parser.parse_args(argv))
-    policy = VersionPolicy(tuple(options.pop("version")), options.pop("all_versions"))
-    settings = ServerSettings(**{item.name: options.pop(item.name) for item in described()})
-    how = LoadOptions(
-        options["threads"],
-        options.pop("provider"),
-        options.pop("instances"),
-        settings.allow_unsafe_ops,
-    )
+    values = vars(parser.parse_args(argv))
+    options = LoadOptions.taken_from(values)
+    settings = ServerSettings.taken_from(values)
     model = ModelSpec(
-        plugins.backend(options.pop("backend")),
-        options.pop("model"),
-        options.pop("base_path"),
-        policy,
-        how,
-        options.pop("poll_seconds"),
+        plugins.backend(values.pop("backend")),
+        values.pop("model"),
+        values.pop("base_path"),
+        VersionPolicy(tuple(values.pop("version")), values.pop("all_versions")),
+        options,
+        values.pop("poll_seconds"),
     )
-    return ServerOptions(models=(model,), settings=settings, **options)
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return int(text)
+    return ServerOptions(models=(model,), threads=options.threads, settings=settings, **values)
 
 
 def main() -> None:

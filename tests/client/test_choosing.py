@@ -23,20 +23,20 @@ def record(echo: Any, tmp_path: Path) -> Any:
             "name": f"echo-{model}",
             "backend": "echo",
             "model": model,
-            "versions": (),
-            "base_path": tmp_path,
+            "versions": [],
+            "base_path": str(tmp_path),
             "launcher": "embedded",
             "pid": echo.process.pid,
             "pid_created": created(echo.process.pid),
             "host": "127.0.0.1",
             "grpc_port": int(echo.grpc.rpartition(":")[2]),
             "rest_port": int(echo.rest.rpartition(":")[2]),
-            "log": tmp_path / "log",
+            "log": str(tmp_path / "log"),
             "started": "2026-01-01T00:00:00Z",
             "has_random_weights": False,
             "is_ready": True,
         }
-        write_record(ServerRecord(**{**values, **changes}))
+        write_record(ServerRecord.from_json({**values, **changes}))
 
     return write
 

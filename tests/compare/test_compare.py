@@ -166,7 +166,8 @@ def test_endpoints_and_models_are_compared_together(
     assert [bool(target["stages"]) for target in found["targets"]] == [False] * 3 + [True]
     assert [target["rss_bytes"] is None for target in found["targets"]] == [True] * 2 + [False] * 2
     assert {problem["target"] for problem in found["problems"]} == {"echo@2"}
-    assert [record.backend for record in read_records()] == ["echo"], "the user's server stays"
+    backends = [record.serving.backend for record in read_records()]
+    assert backends == ["echo"], "the user's server stays"
 
 
 def test_endpoints_alone_are_asked_for_their_only_models(

@@ -15,7 +15,7 @@ from mlserve.compare.asking import Served, score_difference
 from mlserve.compare.report import _ticks
 from mlserve.compare.result import Difference, Percentiles
 from mlserve.compare.stages import compare_stages, difference
-from mlserve.compare.targets import Target, split
+from mlserve.compare.targets import ComparedTarget, split
 
 
 def test_unsigned_pixels_are_subtracted_as_numbers() -> None:
@@ -80,9 +80,9 @@ def test_labels_alone_have_no_score_difference() -> None:
 
 
 def test_percentiles_lie_between_the_values() -> None:
-    assert Percentiles.of(range(101)) == Percentiles(50.0, 95.0, 99.0)
-    assert Percentiles.of([2.0, 1.0]) == Percentiles(1.5, 1.95, 1.99)
-    assert Percentiles.of([]) is None
+    assert Percentiles.from_values(range(101)) == Percentiles(50.0, 95.0, 99.0)
+    assert Percentiles.from_values([2.0, 1.0]) == Percentiles(1.5, 1.95, 1.99)
+    assert Percentiles.from_values([]) is None
 
 
 def test_a_backend_s_name_is_a_target_and_a_path_is_a_file(
@@ -99,7 +99,7 @@ def test_a_server_that_is_gone_has_no_memory() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
 
-    assert Served(Target("gone", None), "127.0.0.1:1", process.pid).rss() is None
+    assert Served(ComparedTarget("gone", None), "127.0.0.1:1", process.pid).rss() is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 from mlserve import plugins
 from mlserve.doctor import machine, software
 from mlserve.doctor.finding import Finding, Status
-from mlserve.doctor.software import declared_conflicts, known_conflicts
+from mlserve.doctor.software import known_conflicts
 from mlserve.system import memory_limit
 
 Installed = Callable[..., None]
@@ -123,34 +123,14 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 @pytest.mark.slow
-def test_a_package_below_what_is_needed_is_a_conflict(installed: Installed) -> None:
-    installed("toy-plugin", "1", "protobuf>=99", "pluggy<1", "toy-absent", plugin="toy = json")
+def test_a_package_that_does_not_get_what_it_declares_is_told_by_pip(installed: Installed) -> None:
+    installed("toy", "1", "protobuf>=99", "toy-absent")
 
-    found = {conflict.package: conflict for conflict in declared_conflicts()}
+    [found] = [each for each in software.look_deeper() if each.name == "pip check"]
 
-    assert found["protobuf"].is_too_old
-    assert found["protobuf"].text.startswith("toy-plugin needs protobuf>=99, and protobuf ")
-    assert found["protobuf"].fix == "pip install 'protobuf>=99'"
-    assert not found["pluggy"].is_too_old
-    assert found["toy-absent"].text == "toy-plugin needs toy-absent, and it is not installed"
-    statuses = {
-        finding.text.split(" needs ")[1].split(",")[0]: finding.status
-        for finding in software.look()
-        if finding.name == "conflict"
-    }
-    assert statuses == {
-        "protobuf>=99": Status.FAIL,
-        "pluggy<1": Status.WARN,
-        "toy-absent": Status.FAIL,
-    }
-
-
-@pytest.mark.slow
-def test_what_only_an_extra_of_ours_wants_may_be_absent(installed: Installed) -> None:
-    installed("toy-core", "1", "toy-absent; extra == 'serve'", plugin="toy = json")
-    installed("toy-plugin", "1", "toy-core[serve]; extra == 'all'", plugin="other = json")
-
-    assert declared_conflicts() == []
+    assert found.status is Status.WARN
+    assert "toy 1 requires toy-absent, which is not installed" in found.text
+    assert "toy 1 has requirement protobuf>=99, but you have protobuf" in found.text
 
 
 def test_conflicts_that_nobody_declares_are_known(installed: Installed) -> None:
@@ -196,7 +176,7 @@ def test_folders_that_cannot_be_made_fail(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLSERVE_HOME", str(tmp_path / "file" / "home"))
 
-    found = named(list(machine.look_at_places()), "store")
+    found = named(list(machine.look_at_files()), "store")
 
     assert found.status is Status.FAIL
     assert "cannot be written" in found.text
@@ -206,7 +186,7 @@ def test_folders_that_cannot_be_made_fail(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_store_is_counted(export, home: Path) -> None:
     export()
 
-    findings = list(machine.look_at_places())
+    findings = list(machine.look_at_files())
 
     assert named(findings, "store").data["bytes"] > 100
     assert named(findings, "models").text == "m (echo)"
@@ -274,7 +254,7 @@ def test_a_deep_look_imports_in_other_processes(installed: Installed, tmp_path: 
     (tmp_path / "site" / "onnxruntime.py").write_text("raise ImportError('libcuda is absent')\n")
     (tmp_path / "site" / "tensorflow.py").write_text("")
 
-    findings = software.import_each()
+    findings = software.look_deeper()
 
     assert named(findings, "import tensorflow").status is Status.OK
     broken = named(findings, "import onnxruntime")

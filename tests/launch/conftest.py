@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from mlserve.launch.process import is_running
 from mlserve.launch.records import read_records
+from mlserve.launch.running import server_of
 
 FREE_PORTS = ("--grpc-port", "0", "--rest-port", "0")
 
@@ -74,7 +74,7 @@ def cli(home: Path) -> Iterator[Cli]:
         process.kill()
     # Before their output is read to its end: a server holds the pipe of a command open.
     for record in read_records(lambda _: None):
-        if is_running(record):
+        if server_of(record).is_running():
             os.killpg(record.pid, signal.SIGKILL)
     for process in command.started:
         process.communicate()

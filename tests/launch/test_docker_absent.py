@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,27 @@ def test_other_launchers_do_not_mind(cli, export, no_engine: str) -> None:
     assert cli.up().returncode == 0
     assert [server["launcher"] for server in cli.ps()] == ["embedded"]
     assert cli("down").stdout == "echo-m is stopped\n"
+
+
+@pytest.mark.parametrize("has_docker", [False, True])
+def test_what_knows_containers_is_loaded_only_where_there_is_a_docker_command(
+    cli, tmp_path: Path, *, has_docker: bool
+) -> None:
+    stand_in(cli, tmp_path / "bin", "exit 1\n")
+    code = (
+        "import sys; from mlserve.launch.running import reconcile; reconcile(); "
+        "print('mlserve.launch.docker' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PATH": str(tmp_path / "bin") if has_docker else "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout == f"{has_docker}\n", done.stderr
 
 
 def test_a_container_of_an_engine_that_is_away_is_kept(

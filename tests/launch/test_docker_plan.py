@@ -13,39 +13,42 @@ import pytest
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
+from mlserve.backend import REST_PORT, Listen, LoadOptions
 from mlserve.errors import PluginError, UsageError
 from mlserve.launch.docker import engine, images
-from mlserve.launch.docker.container import Container
+from mlserve.launch.docker.container import ContainerState
+from mlserve.launch.docker.dockerfile import HEALTHCHECK
 from mlserve.launch.docker.images import BuildRequest, write_context
 from mlserve.launch.docker.plan import (
-    of_ours,
+    plan_of_built,
     require_mountable,
     run_options,
 )
 from mlserve.launch.docker.run import plan_of
-from mlserve.launch.process import uptime
+from mlserve.launch.model_choice import choose
 from mlserve.launch.records import ServerRecord
-from mlserve.launch.serving import Serving, Versions, choose
+from mlserve.launch.running import server_of
+from mlserve.launch.serving import Launcher, Serving
 from mlserve.settings import ServerSettings
+from mlserve.store import VersionPolicy
 
-LATEST = Versions()
+LATEST = VersionPolicy()
 RECORD = ServerRecord(
     name="echo-m",
-    backend="echo",
-    model="m",
-    versions=(1,),
-    base_path=Path("/store/echo/m"),
-    launcher="docker",
+    serving=Serving(
+        "echo",
+        "m",
+        Path("/store/echo/m"),
+        VersionPolicy((1,)),
+        docker_options=("--memory=2g",),
+    ),
+    launcher=Launcher.DOCKER,
+    listen=Listen("127.0.0.1", 18500, 18501),
     pid=0,
     pid_created=0.0,
-    host="127.0.0.1",
-    grpc_port=18500,
-    rest_port=18501,
     log=None,
     started="2026-01-01T00:00:00+00:00",
-    has_random_weights=False,
     is_ready=False,
-    docker_options=("--memory=2g",),
 )
 
 
@@ -59,22 +62,27 @@ def after(arguments: list[str], flag: str) -> list[str]:
 
 
 def test_a_container_listens_on_the_host_that_was_asked_for_only() -> None:
-    plan = of_ours("image", replace(_serving(), threads=2))
+    plan = plan_of_built("image", replace(_serving(), options=LoadOptions(threads=2)))
 
-    arguments = run_options(plan, RECORD, ("--memory=2g",), "7:7")
+    arguments = run_options(plan, RECORD, "7:7")
 
     assert after(arguments, "--publish") == ["127.0.0.1:18500:8500", "127.0.0.1:18501:8501"]
     assert {"--read-only", "--cap-drop", "no-new-privileges"} <= set(arguments)
-    assert arguments[-4:] == ["--memory=2g", "image", "--threads", "2"]
+    assert arguments[-3:] == ["--memory=2g", "image", "--threads=2"]
     assert "--user" not in arguments  # nothing of the user's has to be read: the image's own
-    everywhere = run_options(plan, replace(RECORD, host="::1"), (), None)
+    everywhere = run_options(plan, replace(RECORD, listen=Listen("::1", 18500, 18501)), None)
     assert after(everywhere, "--publish")[0] == "[::1]:18500:8500"
+
+
+def test_the_health_check_asks_the_port_that_a_container_listens_on() -> None:
+    """It is a file on its own, which imports nothing of mlserve's."""
+    assert f'"REST_API_PORT", "{REST_PORT}"' in HEALTHCHECK.read_text()
 
 
 def test_the_label_gives_the_record_back() -> None:
     labels = dict(
         label.split("=", 1)
-        for label in after(run_options(of_ours("i", _serving()), RECORD, (), None), "--label")
+        for label in after(run_options(plan_of_built("i", _serving()), RECORD, None), "--label")
     )
     told = {
         "Id": "0123456789abcdef",
@@ -83,14 +91,14 @@ def test_the_label_gives_the_record_back() -> None:
         "Config": {"Labels": labels},
     }
 
-    found = Container.of(told).record
+    found = ContainerState.from_inspect(told).record
 
     assert found == replace(RECORD, container="0123456789abcdef", pid=42, is_ready=True)
     assert found is not None
     assert found.identity == "container 0123456789ab"
     assert ServerRecord.from_json(json.loads(json.dumps(found.to_json()))) == found
     foreign = told | {"Config": {"Labels": {"mlserve.record": "{}"}}}
-    assert Container.of(foreign).record is None
+    assert ContainerState.from_inspect(foreign).record is None
 
 
 @pytest.mark.parametrize(
@@ -98,7 +106,7 @@ def test_the_label_gives_the_record_back() -> None:
 )
 def test_a_label_that_somebody_else_wrote_is_no_record(forged: dict[str, object]) -> None:
     """An image can carry any label: a record in it would name files to write and to send."""
-    arguments = run_options(of_ours("i", _serving()), RECORD, (), None)
+    arguments = run_options(plan_of_built("i", _serving()), RECORD, None)
     labels = dict(label.split("=", 1) for label in after(arguments, "--label"))
     text = json.dumps(json.loads(labels["mlserve.record"]) | forged)
     for seal_ in (labels["mlserve.seal"], ""):
@@ -107,16 +115,17 @@ def test_a_label_that_somebody_else_wrote_is_no_record(forged: dict[str, object]
             "State": {"Running": True},
             "Config": {"Labels": labels | {"mlserve.record": text, "mlserve.seal": seal_}},
         }
-        assert Container.of(told).record is None
+        assert ContainerState.from_inspect(told).record is None
     del labels["mlserve.seal"]
     told = {"Id": "0123456789abcdef", "State": {}, "Config": {"Labels": labels}}
-    assert Container.of(told).record is None
+    assert ContainerState.from_inspect(told).record is None
 
 
 def test_the_uptime_of_a_container_counts_from_its_start() -> None:
     an_hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
 
-    assert 3600 <= uptime(replace(RECORD, container="0123", started=an_hour_ago)) < 3660
+    record = replace(RECORD, container="0123", started=an_hour_ago)
+    assert 3600 <= server_of(record).uptime() < 3660
 
 
 def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> None:
@@ -127,7 +136,7 @@ def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> N
         file.write_text("")
     settings = ServerSettings(token_file=token, tls_cert=cert, tls_key=key, max_queue=3)
 
-    plan = of_ours("image", replace(_serving(), settings=settings))
+    plan = plan_of_built("image", replace(_serving(), settings=settings))
 
     require_mountable(plan)
     assert plan.mounts == {
@@ -141,11 +150,13 @@ def test_files_of_settings_are_mounted_and_read_as_the_user(tmp_path: Path) -> N
         "--tls-cert=/run/mlserve/tls_cert",
         "--tls-key=/run/mlserve/tls_key",
     )
-    arguments = run_options(plan, RECORD, (), "7:7")
+    arguments = run_options(plan, RECORD, "7:7")
     assert after(arguments, "--user") == ["7:7"]
     assert "--no-healthcheck" not in arguments  # the health check of the image speaks TLS
-    mutual = of_ours("image", replace(_serving(), settings=replace(settings, tls_client_ca=cert)))
-    assert "--no-healthcheck" in run_options(mutual, RECORD, (), None)  # it has no certificate
+    mutual = plan_of_built(
+        "image", replace(_serving(), settings=replace(settings, tls_client_ca=cert))
+    )
+    assert "--no-healthcheck" in run_options(mutual, RECORD, None)  # it has no certificate
     token.unlink()
     with pytest.raises(UsageError, match="there is no"):
         require_mountable(plan)
@@ -160,7 +171,7 @@ def test_another_makers_image_gets_the_folder_and_the_flags(tmp_path: Path) -> N
     assert plan.entrypoint == "tensorflow_model_server"
     assert plan.mounts == {str(tmp_path / "m"): "/models/m"}
     assert "--model_base_path=/models/m" in plan.argv
-    named = replace(serving, versions=Versions((1,)), image="mirror/serving:1")
+    named = replace(serving, versions=VersionPolicy((1,)), image="mirror/serving:1")
     plan = plan_of(plugins.backend("tfserving"), named)
     assert plan.image == "mirror/serving:1"
     assert "--model_config_file=/run/mlserve/models.config" in plan.argv
@@ -171,8 +182,8 @@ def test_another_makers_image_gets_the_folder_and_the_flags(tmp_path: Path) -> N
     ("changes", "told"),
     [
         ({"settings": ServerSettings(max_queue=1)}, "does not take --max-queue"),
-        ({"threads": 2}, "does not take --threads"),
-        ({"versions": Versions(are_all=True)}, "cannot follow all versions"),
+        ({"options": LoadOptions(threads=2)}, "does not take --threads"),
+        ({"versions": VersionPolicy(serves_all=True)}, "cannot follow all versions"),
     ],
 )
 def test_what_another_makers_server_cannot_do_is_refused(
@@ -191,8 +202,8 @@ def test_an_image_of_ours_holds_one_version(export) -> None:
     echo = plugins.backend("echo")
 
     with pytest.raises(UsageError, match="an image holds one version"):
-        images.require_regarded(echo, choose("echo", "m", None, Versions(are_all=True)))
-    assert images.pinned(echo, choose("echo", "m", None, LATEST)).versions == Versions((2,))
+        images.require_regarded(echo, choose("echo", "m", None, VersionPolicy(serves_all=True)))
+    assert images.pinned(echo, choose("echo", "m", None, LATEST)).versions == VersionPolicy((2,))
 
 
 @pytest.mark.parametrize(
@@ -276,4 +287,4 @@ def test_a_digest_is_of_names_and_bytes(tmp_path: Path) -> None:
 
 
 def _serving() -> Serving:
-    return Serving("echo", "m", Path("/store/m"), LATEST, (1,), False, True)
+    return Serving("echo", "m", Path("/store/m"), expected=(1,), takes_images=True)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from mlserve import plugins
-from mlserve.backend import Listen
+from mlserve.backend import Listen, LoadOptions
+from mlserve.launch.command import launcher_for
+from mlserve.launch.serving import Launcher, Serving
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +132,24 @@ def test_it_cannot_follow_all_versions(cli, base: Path, seen: Path) -> None:
     assert not seen.exists()
 
 
+def test_a_load_option_is_not_dropped_but_takes_the_embedded_server(
+    cli, base: Path, seen: Path
+) -> None:
+    refused = up(cli, base, "--launcher", "native", "--threads", "2")
+
+    assert refused.returncode == 2
+    assert "error: the native launcher does not take --threads\n" in refused.stderr
+    serving = Serving("tfserving", "m", base, options=LoadOptions(threads=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", cli.env["PATH"])
+        chosen = launcher_for(plugins.backend("tfserving"), serving, Launcher.AUTO)
+        plain = launcher_for(
+            plugins.backend("tfserving"), Serving("tfserving", "m", base), Launcher.AUTO
+        )
+    assert (chosen, plain) == (Launcher.EMBEDDED, Launcher.NATIVE)
+    assert not seen.exists()
+
+
 def test_it_is_named_when_it_is_not_on_path(cli, base: Path, tmp_path: Path) -> None:
     cli.env["PATH"] = str(tmp_path)
 
@@ -177,20 +198,25 @@ def test_a_default_port_that_is_lost_while_it_starts_moves(
 def test_down_waits_for_the_requests_that_it_has_begun(
     cli, base: Path, seen: Path, tmp_path: Path, until
 ) -> None:
-    """It takes no new ones meanwhile, and then it is told to end: it does not drain by itself."""
+    """It takes no new ones meanwhile, and then it is told to end: it does not drain by itself.
+
+    The server stands still for a while: what keeps `down` waiting is the client, not the CPU.
+    """
     journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff a photo")
-    config = {"burn": 5, "journal": str(journal), "label": "answered"}
+    config = {"delay": 1, "journal": str(journal), "label": "answered"}
     (base / "2" / "echo.json").write_text(json.dumps(config))
     assert up(cli, base).returncode == 0
-    warm_up = journal.read_text()
+    warm_up, pid = journal.read_text(), cli.ps()[0]["pid"]
 
-    asking = cli.start("predict", str(photo), "--timeout", "30")
+    asking = cli.start("predict", str(photo), "--timeout", "60")
     until(lambda: journal.read_text() != warm_up)
-    stopping = cli.start("down")
+    os.kill(pid, signal.SIGSTOP)
+    stopping = cli.start("down", "--timeout", "60")
     until(lambda: cli.ps()[0]["status"] == "stopping")
     refused = cli("predict", str(photo))
     again = up(cli, base)
+    os.kill(pid, signal.SIGCONT)
 
     assert (refused.returncode, again.returncode) == (5, 5)
     assert refused.stderr.startswith("error: tfserving-m is stopping: it takes no new work\nhint: ")
@@ -200,17 +226,32 @@ def test_down_waits_for_the_requests_that_it_has_begun(
     assert (asking.returncode, stopping.returncode) == (0, 0)
 
 
+def test_a_client_that_stays_holds_it_up_for_the_grace_period_only(
+    cli, base: Path, seen: Path
+) -> None:
+    assert up(cli, base).returncode == 0
+    address = "127.0.0.1", cli.ps()[0]["rest_port"]
+
+    with socket.create_connection(address):
+        stopped = cli("down", "--timeout", "0.5")
+
+    assert (stopped.returncode, stopped.stdout) == (0, "tfserving-m is stopped\n")
+    assert "tfserving-m did not end within 0.5 s: it was killed" in stopped.stderr
+    assert cli.ps() == []
+
+
 def test_down_that_is_interrupted_leaves_it_serving_and_time_ends_it(
     cli, base: Path, seen: Path, tmp_path: Path, until
 ) -> None:
     journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff a photo")
-    config = {"burn": 5, "journal": str(journal)}
+    config = {"delay": 1, "journal": str(journal)}
     (base / "2" / "echo.json").write_text(json.dumps(config))
     assert up(cli, base).returncode == 0
-    warm_up = journal.read_text()
+    warm_up, pid = journal.read_text(), cli.ps()[0]["pid"]
     asking = cli.start("predict", str(photo), "--timeout", "60")
     until(lambda: journal.read_text() != warm_up)
+    os.kill(pid, signal.SIGSTOP)  # the request stays in flight, however slow this machine is
 
     stopping = cli.start("down", "--timeout", "60")
     until(lambda: cli.ps()[0]["status"] == "stopping")

@@ -12,34 +12,36 @@ from pathlib import Path
 import pytest
 
 from mlserve import plugins
-from mlserve.backend import Listen
+from mlserve.backend import Listen, LoadOptions
 from mlserve.errors import NotFound, UsageError
 from mlserve.images import tiny_png
 from mlserve.launch.command import command, launcher_for
+from mlserve.launch.model_choice import choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
-from mlserve.launch.serving import Launcher, Versions, choose
+from mlserve.launch.serving import Launcher
+from mlserve.store import VersionPolicy
 
-LATEST = Versions()
+LATEST = VersionPolicy()
 
 
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        ((), Versions()),
-        (("all",), Versions(are_all=True)),
-        (("3", "1", "3"), Versions((1, 3))),
-        (("1", "0"), Versions((0, 1))),
+        ((), VersionPolicy()),
+        (("all",), VersionPolicy(serves_all=True)),
+        (("3", "1", "3"), VersionPolicy((1, 3))),
+        (("1", "0"), VersionPolicy((0, 1))),
     ],
 )
-def test_versions_are_read(texts: tuple[str, ...], expected: Versions) -> None:
-    assert Versions.parse(texts) == expected
+def test_versions_are_read(texts: tuple[str, ...], expected: VersionPolicy) -> None:
+    assert VersionPolicy.parse(texts) == expected
 
 
 @pytest.mark.parametrize("texts", [("x",), ("-1",), ("1.5",), ("all", "1"), ("²",)])
 def test_what_is_no_version_is_refused(texts: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match=r"is not a version|is not a version number"):
-        Versions.parse(texts)
+        VersionPolicy.parse(texts)
 
 
 def test_the_only_exported_model_is_the_default(export) -> None:
@@ -72,7 +74,7 @@ def test_a_version_that_is_not_there_is_named_with_those_that_are(export) -> Non
     export()
 
     with pytest.raises(NotFound, match=r"m has no version 7 \(there: 1\)"):
-        choose(None, None, None, Versions((7,)))
+        choose(None, None, None, VersionPolicy((7,)))
 
 
 def test_weights_count_as_random_when_those_of_a_served_version_are(export) -> None:
@@ -80,7 +82,7 @@ def test_weights_count_as_random_when_those_of_a_served_version_are(export) -> N
     export(version=2)
 
     assert not choose(None, None, None, LATEST).has_random_weights
-    assert choose(None, None, None, Versions((1,))).has_random_weights
+    assert choose(None, None, None, VersionPolicy((1,))).has_random_weights
 
 
 def test_a_folder_without_versions_gets_the_fix_told(tmp_path: Path) -> None:
@@ -217,7 +219,9 @@ def test_a_folder_whose_name_is_no_model_name_needs_one(tmp_path: Path) -> None:
 def test_the_embedded_server_is_plain_data(export) -> None:
     base = export(version=1)
     export(version=2)
-    serving = replace(choose(None, None, None, Versions((1, 2))), threads=3)
+    serving = replace(
+        choose(None, None, None, VersionPolicy((1, 2))), options=LoadOptions(threads=3)
+    )
     backend = plugins.backend("echo")
 
     assert launcher_for(backend, serving, Launcher.AUTO) is Launcher.EMBEDDED
@@ -226,7 +230,7 @@ def test_the_embedded_server_is_plain_data(export) -> None:
     assert started.argv == (
         *(sys.executable, "-P", "-m", "mlserve.server", "--backend", "echo", "--model=m"),
         *("--base-path", str(base), "--host", "0.0.0.0", "--grpc-port", "1", "--rest-port", "2"),
-        *("--version", "1", "2", "--threads", "3"),
+        *("--version", "1", "2", "--threads=3"),
     )
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from mlserve.launch.down import stop_all
-from mlserve.launch.process import created, is_idle_within, stop
+from mlserve.launch.process import created
+from mlserve.launch.ready import mark_ready
 from mlserve.launch.records import ServerRecord, read_records, remove_record, write_record
-from mlserve.launch.up import mark_ready
+from mlserve.launch.running import server_of
+from mlserve.launch.serving import Launcher
 from tests.launch.test_state import RECORD
 
 
@@ -34,15 +36,14 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
 def old(stranger: subprocess.Popen[bytes]) -> ServerRecord:
     """The record of a server that ended, and whose pid the stranger has got."""
     since = created(stranger.pid)
-    return replace(RECORD, pid=stranger.pid, pid_created=since - 5, launcher="native")
+    return replace(RECORD, pid=stranger.pid, pid_created=since - 5, launcher=Launcher.NATIVE)
 
 
 def test_a_stranger_is_neither_signalled_nor_waited_for(
     old: ServerRecord, stranger: subprocess.Popen[bytes]
 ) -> None:
     began = time.monotonic()
-    assert stop(old, 20) is False
-    assert is_idle_within(old, time.monotonic() + 20, lambda _: None)
+    assert server_of(old).stop(20) is False
     assert [item.was_killed for item in stop_all([old], 20, lambda _: None)] == [False]
     assert time.monotonic() - began < 10
     assert stranger.poll() is None

@@ -6,50 +6,131 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from mlserve.backend import Listen, LoadOptions
 from mlserve.errors import Unavailable, UsageError
-from mlserve.launch.process import created, is_running, reconcile
+from mlserve.launch.process import created
 from mlserve.launch.records import (
     ServerRecord,
     read_records,
     remove_record,
     select,
-    server_name,
     write_record,
 )
+from mlserve.launch.running import reconcile, server_of
+from mlserve.launch.serving import Launcher, Serving
+from mlserve.settings import ServerSettings
+from mlserve.store import VersionPolicy
 
 RECORD = ServerRecord(
     name="echo-m",
-    backend="echo",
-    model="m",
-    versions=(1, 2),
-    base_path=Path("/models/m"),
-    launcher="embedded",
+    serving=Serving("echo", "m", Path("/models/m"), VersionPolicy((1, 2))),
+    launcher=Launcher.EMBEDDED,
+    listen=Listen("127.0.0.1", 8500, 8501),
     pid=1,
     pid_created=2.5,
-    host="127.0.0.1",
-    grpc_port=8500,
-    rest_port=8501,
     log=Path("/logs/echo-m.log"),
     started="2026-01-02T03:04:05+00:00",
-    has_random_weights=False,
     is_ready=True,
 )
 
 
 def other(name: str, **values: object) -> ServerRecord:
-    return replace(RECORD, name=name, **values)
+    return replace(RECORD, name=name, serving=replace(RECORD.serving, **values))
 
 
-@pytest.mark.parametrize("record", [RECORD, replace(RECORD, log=None, threads=2)])
+def is_running(record: ServerRecord) -> bool:
+    return server_of(record).is_running()
+
+
+EVERYTHING = Serving(
+    "echo",
+    "m",
+    Path("/models/m"),
+    VersionPolicy(serves_all=True),
+    options=LoadOptions(threads=2, provider="cpu", instances=3, allow_unsafe_ops=True),
+    settings=ServerSettings(max_queue=4, token_file=Path("/token")),
+    image="image:1",
+    docker_options=("--memory=2g",),
+    expected=(1, 2),
+    has_random_weights=True,
+    takes_images=True,
+)
+"""A model to serve with a value of its own in each field."""
+
+
+@pytest.mark.parametrize(
+    "record", [RECORD, replace(RECORD, log=None), replace(RECORD, serving=EVERYTHING)]
+)
 def test_a_record_is_read_as_it_was_written(record: ServerRecord) -> None:
     write_record(record)
 
     assert read_records() == [record]
+
+
+def test_what_a_record_was_found_to_hold_is_read_too() -> None:
+    """It does not count when two are compared, so the test above does not see it."""
+    read = ServerRecord.from_json(replace(RECORD, serving=EVERYTHING).to_json()).serving
+
+    assert (read.expected, read.has_random_weights, read.takes_images) == ((1, 2), True, True)
+    assert all(getattr(EVERYTHING, f.name) != f.default for f in fields(Serving)), "none is missed"
+
+
+def test_a_record_of_the_version_before_is_read(home: Path) -> None:
+    """As mlserve 0.1 wrote it on 2026-11-25: its server runs on, whatever is installed since."""
+    folder = home / "state" / "servers"
+    folder.mkdir(parents=True)
+    (folder / "echo-m.json").write_text(json.dumps(WRITTEN_BEFORE))
+
+    [record] = read_records()
+
+    assert record == replace(
+        RECORD,
+        serving=Serving(
+            "echo",
+            "m",
+            Path("/models/m"),
+            VersionPolicy((1, 2)),
+            options=LoadOptions(threads=2, allow_unsafe_ops=True),
+            settings=ServerSettings(max_queue=4),
+        ),
+    )
+    assert record.grpc_endpoint == "127.0.0.1:8500"
+
+
+WRITTEN_BEFORE = {
+    "format": 1,
+    "name": "echo-m",
+    "backend": "echo",
+    "model": "m",
+    "versions": [1, 2],
+    "base_path": "/models/m",
+    "launcher": "embedded",
+    "pid": 1,
+    "pid_created": 2.5,
+    "host": "127.0.0.1",
+    "grpc_port": 8500,
+    "rest_port": 8501,
+    "log": "/logs/echo-m.log",
+    "started": "2026-01-02T03:04:05+00:00",
+    "has_random_weights": False,
+    "is_ready": True,
+    "all_versions": False,
+    "threads": 2,
+    "provider": None,
+    "instances": None,
+    "settings": {"max_queue": 4, "allow_unsafe_ops": True, "token_file": None},
+    "is_stopping": False,
+    "up_pid": None,
+    "up_created": 0.0,
+    "container": None,
+    "image": None,
+    "docker_options": [],
+}
 
 
 def test_a_record_replaces_the_one_before_and_leaves_nothing_else(home: Path) -> None:
@@ -141,7 +222,7 @@ def test_no_server_is_unavailable() -> None:
     ],
 )
 def test_endpoints_can_be_connected_to(host: str, grpc: str) -> None:
-    record = replace(RECORD, host=host)
+    record = replace(RECORD, listen=replace(RECORD.listen, host=host))
 
     assert record.grpc_endpoint == grpc
     assert record.rest_endpoint == "http://" + grpc.replace("8500", "8501")
@@ -179,4 +260,4 @@ def test_reading_records_imports_no_process_library() -> None:
 
 
 def test_a_name_says_backend_and_model() -> None:
-    assert server_name("tfserving", "inception_v3") == "tfserving-inception_v3"
+    assert Serving("tfserving", "inception_v3", Path()).name == "tfserving-inception_v3"

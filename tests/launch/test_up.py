@@ -13,8 +13,8 @@ import pytest
 
 from mlserve import Client
 from mlserve.images import tiny_png
-from mlserve.launch.process import is_running
 from mlserve.launch.records import read_records
+from mlserve.launch.running import server_of
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_up_serves_ps_lists_logs_show_and_down_stops(cli, export) -> None:
     [gone] = read_records()
     down = cli("down")
     assert (down.returncode, down.stdout) == (0, "echo-m is stopped\n")
-    assert not is_running(gone)
+    assert not server_of(gone).is_running()
     assert cli.ps() == []
 
 

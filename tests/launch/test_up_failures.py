@@ -258,11 +258,11 @@ def test_predict_ends_when_its_server_is_killed_in_the_middle(cli, until, tmp_pa
     image = tmp_path / "horse.png"
     image.write_bytes(tiny_png())
     assert cli.up("--path", str(tmp_path / "m")).returncode == 0
-    runs = len(journal.read_text().splitlines())
+    runs, pid = len(journal.read_text().splitlines()), cli.ps()[0]["pid"]
     predict = cli.start("predict", str(image), "--timeout", "4")
     until(lambda: len(journal.read_text().splitlines()) > runs)
 
-    os.kill(cli.ps()[0]["pid"], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     _, stderr = predict.communicate(timeout=30)
 
     assert predict.returncode == 5, stderr

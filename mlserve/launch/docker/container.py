@@ -1,7 +1,7 @@
-"""The containers behind the records: which of them run, and how they are stopped and found again.
+"""A server that is a container: whether it runs, what it logs, how it is stopped and found again.
 
 Each carries its record as a label, sealed, so that it is found when the record is lost. Its log is
-the engine's as long as it is there; what it leaves is kept as a log file when it is removed.
+the engine's as long as it is there; when it is removed, the end of that becomes the log file.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import math
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from mlserve import paths
 from mlserve.artifact import json_of
@@ -28,11 +27,11 @@ from mlserve.launch.docker.engine import (
     argv,
     docker,
     inspect,
-    is_installed,
 )
 from mlserve.launch.logs import log_path, rotate
 from mlserve.launch.private_files import create_private, is_sealed
-from mlserve.launch.records import ServerRecord
+from mlserve.launch.process import OnWait
+from mlserve.launch.records import UNREADABLE, ServerRecord
 
 NAME_LABEL = "mlserve.name"
 HOME_LABEL = "mlserve.home"
@@ -46,11 +45,10 @@ _LOOK_TIMEOUT = 5.0
 _PAUSE = 0.05
 _KEPT_LINES = 10_000
 _KILLED = 128 + signal.SIGKILL
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
-class Container:
+class ContainerState:
     """A container as the engine sees it now. `pid` is its first process on the engine's machine."""
 
     id: str
@@ -62,8 +60,8 @@ class Container:
     labels: dict[str, str]
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> Container:
-        """What `docker inspect` tells of it."""
+    def from_inspect(cls, told: dict[str, Any]) -> ContainerState:
+        """Reads what `docker inspect` tells of it."""
         state = told["State"]
         restart = told.get("HostConfig", {}).get("RestartPolicy") or {}
         return cls(
@@ -93,9 +91,117 @@ class Container:
             if not is_sealed(text, self.labels[SEAL_LABEL]):
                 return None
             record = ServerRecord.from_json(json_of(text))
-        except (OSError, UsageError, *_UNREADABLE):
+        except (OSError, UsageError, *UNREADABLE):
             return None
         return replace(record, container=self.id, pid=self.pid, is_ready=self.was_ready)
+
+
+class RunningContainer:
+    """The container of a recorded server; `mlserve.launch.running` says what its methods mean."""
+
+    def __init__(self, record: ServerRecord) -> None:
+        assert record.container is not None
+        self._record = record
+        self._id = record.container
+
+    def is_running(self) -> bool:
+        try:
+            found = look(self._id, _LOOK_TIMEOUT)
+        except (NoEngine, EngineRefused):
+            return True
+        return found is not None and found.is_running
+
+    def uptime(self) -> float:
+        """Seconds since it was first started, by the wall clock."""
+        since = datetime.fromisoformat(self._record.started)
+        return max(0.0, (datetime.now(UTC) - since).total_seconds())
+
+    @property
+    def log_file(self) -> Path | None:
+        """None: the engine has it."""
+        return None
+
+    def log(self, tail: int | None = None, *, follows: bool = False) -> Iterator[bytes]:
+        """Both of its outputs in one."""
+        options = ["--follow"] if follows else []
+        options += [] if tail is None else ["--tail", str(tail)]
+        command = argv("logs", *options, self._id)
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdout is not None
+            try:
+                while chunk := process.stdout.read1():  # type: ignore[attr-defined]
+                    yield chunk
+            finally:
+                process.kill()
+
+    def last_lines(self, count: int) -> list[str]:
+        with suppress(MlserveError):
+            return b"".join(self.log(count)).decode(errors="replace").splitlines()
+        return []
+
+    @property
+    def drains(self) -> bool:
+        """Whether its server finishes its requests on SIGTERM, or has none yet."""
+        if not self._record.is_ready:
+            return True
+        found = look(self._id)
+        return found is None or found.drains
+
+    def has_clients(self) -> bool | None:
+        """None: its connections are in a network of its own, or the engine's proxy has them."""
+        return None
+
+    def stop(self, timeout: float, on_wait: OnWait | None = None) -> bool:
+        """Ends the container, keeps its log, and removes it.
+
+        One that does not drain is killed at once.
+        """
+        container = look(self._id)
+        if container is None:
+            return False
+        was_killed = False
+        if container.is_running and self._record.is_ready and container.drains:
+            was_killed = _end(container, timeout, on_wait)
+        elif container.is_running:
+            # It has no requests, and a first process that has not asked for SIGTERM ignores it.
+            docker("kill", container.id)
+        self.discard()
+        return was_killed
+
+    def why_killed(self) -> str:
+        with suppress(NoEngine, EngineRefused):
+            found = look(self._id, _LOOK_TIMEOUT)
+            if found is not None and found.ran_out_of_memory:
+                return "it ran out of memory: give the container more (--docker-option=--memory=4g)"
+        return "was it killed because memory ran out, or by hand?"
+
+    def let_restart(self) -> None:
+        """Lets the engine start it again after a crash or a reboot.
+
+        Not where the user has said what to do then.
+        """
+        options = self._record.serving.docker_options
+        if not any(option.startswith(("--restart", "--rm")) for option in options):
+            docker("update", "--restart", RESTART, self._id)
+
+    def discard(self) -> None:
+        """Keeps the end of its log as the server's log file, and removes the container.
+
+        An engine that cannot be asked changes nothing: the container is found again by its label.
+        """
+        with suppress(OSError, NoEngine):
+            self._keep_log()
+        with suppress(EngineRefused, NoEngine):
+            docker("rm", "--force", "--volumes", self._id)
+
+    def _keep_log(self) -> None:
+        path = log_path(self._record.name)
+        rotate(path)
+        with create_private(path) as file:
+            for chunk in self.log(_KEPT_LINES):
+                file.write(chunk)
 
 
 class ContainerProcess:
@@ -120,157 +226,25 @@ class ContainerProcess:
         return self.poll()
 
 
-def look(container: str, timeout: float = 30.0) -> Container | None:
+def look(container: str, timeout: float = 30.0) -> ContainerState | None:
     """The container of that id now; None when it is gone. Raises NoEngine, EngineRefused."""
     found = inspect("container", [container], timeout=timeout)
-    return Container.of(found[0]) if found else None
-
-
-def is_running(container: str) -> bool:
-    """Whether it runs. One whose engine cannot be asked counts as running."""
-    try:
-        found = look(container, _LOOK_TIMEOUT)
-    except (NoEngine, EngineRefused):
-        return True
-    return found is not None and found.is_running
-
-
-def ran_out_of_memory(container: str) -> bool:
-    """Whether the system killed it for want of memory, as far as the engine can be asked."""
-    with suppress(NoEngine, EngineRefused):
-        found = look(container, _LOOK_TIMEOUT)
-        return found is not None and found.ran_out_of_memory
-    return False
+    return ContainerState.from_inspect(found[0]) if found else None
 
 
 def unrecorded(known: Sequence[ServerRecord]) -> list[ServerRecord]:
     """The records of the containers of this home that are not among the `known` ones.
 
-    None when no engine can be asked.
+    None when the engine cannot be asked.
     """
-    if not is_installed():
-        return []
     recorded = {record.container for record in known}
     try:
         ids = _ids(f"{HOME_LABEL}={paths.state_dir().absolute()}")
         told = inspect("container", [i for i in ids if i not in recorded], timeout=_LOOK_TIMEOUT)
     except (NoEngine, EngineRefused):
         return []
-    return [record for item in told if (record := Container.of(item).record) is not None]
-
-
-def drains(container: str) -> bool:
-    """Whether its server finishes its requests on SIGTERM. Raises NoEngine, EngineRefused."""
-    found = look(container)
-    return found is None or found.drains
-
-
-def local_pid(container: str) -> int | None:
-    """The first process of a container as one of this machine; None when it cannot be seen here.
-
-    An engine elsewhere, or in a virtual machine, has process ids of its own. Raises
-    psutil.NoSuchProcess when the container runs no more, NoEngine and EngineRefused.
-    """
-    found = look(container)
-    if found is None or not found.pid:
-        raise psutil.NoSuchProcess(0)
-    try:
-        cgroups = Path(f"/proc/{found.pid}/cgroup").read_text()
-    except OSError:
-        return None
-    return found.pid if found.id in cgroups else None
-
-
-class EngineClock:
-    """The seconds of CPU time that a container has used since this was made, told by its engine.
-
-    The engine gives the share of a CPU over the last second or two, which one call takes.
-    """
-
-    def __init__(self, container: str) -> None:
-        self._container = container
-        self._used = 0.0
-        self._last = time.monotonic()
-
-    def __call__(self) -> float:
-        """Raises NoEngine, EngineRefused, and psutil.NoSuchProcess when it runs no more."""
-        told = docker("stats", "--no-stream", "--format", "{{.CPUPerc}}", self._container)
-        share = told.strip().rstrip("%")
-        if not share.replace(".", "", 1).isdigit():
-            raise psutil.NoSuchProcess(0)
-        last, self._last = self._last, time.monotonic()
-        self._used += float(share) / 100 * (self._last - last)
-        return self._used
-
-
-def stop(
-    record: ServerRecord, timeout: float, on_wait: Callable[[float], None] | None = None
-) -> bool:
-    """Ends a container, keeps its log, and removes it: True when it had to be killed.
-
-    One that drains gets `timeout` seconds for the requests that it has begun, and `on_wait` is
-    called with those that are left; any other is killed at once. Raises NoEngine, EngineRefused.
-    """
-    container = look(record.container or "")
-    if container is None:
-        return False
-    was_killed = False
-    if container.is_running and record.is_ready and container.drains:
-        was_killed = _end(container, timeout, on_wait)
-    elif container.is_running:
-        # It has no requests, and a first process that has not asked for SIGTERM ignores it.
-        docker("kill", container.id)
-    collect(record)
-    return was_killed
-
-
-def collect(record: ServerRecord) -> None:
-    """Keeps the end of a container's log as the server's log file, and removes the container.
-
-    An engine that cannot be asked changes nothing: the container is found again by its label.
-    """
-    if record.container is None:
-        return
-    with suppress(OSError, NoEngine):
-        _keep_log(record.container, record.name)
-    with suppress(EngineRefused, NoEngine):
-        docker("rm", "--force", "--volumes", record.container)
-
-
-def let_restart(record: ServerRecord) -> None:
-    """Lets the engine start a ready server again after a crash or a reboot.
-
-    Not where the user has said what to do then. Raises NoEngine, EngineRefused.
-    """
-    is_settled = any(option.startswith(("--restart", "--rm")) for option in record.docker_options)
-    if record.container is not None and not is_settled:
-        docker("update", "--restart", RESTART, record.container)
-
-
-def last_lines(container: str, count: int) -> list[str]:
-    """The last lines of a container's log; none when it cannot be read."""
-    with suppress(MlserveError):
-        return b"".join(log(container, count)).decode(errors="replace").splitlines()
-    return []
-
-
-def log(container: str, tail: int | None = None, *, follows: bool = False) -> Iterator[bytes]:
-    """A container's log, both its outputs in one, from its last `tail` lines on.
-
-    With `follows` it goes on until the container ends. Raises NoEngine.
-    """
-    options = ["--follow"] if follows else []
-    options += [] if tail is None else ["--tail", str(tail)]
-    command = argv("logs", *options, container)
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        assert process.stdout is not None
-        try:
-            while chunk := process.stdout.read1():  # type: ignore[attr-defined]
-                yield chunk
-        finally:
-            process.kill()
+    found = map(ContainerState.from_inspect, told)
+    return [record for state in found if (record := state.record) is not None]
 
 
 def _ids(label: str) -> list[str]:
@@ -280,9 +254,7 @@ def _ids(label: str) -> list[str]:
     return listed.split()
 
 
-def _end(
-    container: Container, timeout: float, on_wait: Callable[[float], None] | None = None
-) -> bool:
+def _end(container: ContainerState, timeout: float, on_wait: OnWait | None = None) -> bool:
     """Ends a running container by SIGTERM. True when its time was over before its work was."""
     give_up = time.monotonic() + timeout
     seconds = str(math.ceil(timeout))
@@ -294,14 +266,6 @@ def _end(
         told.result()
     after = look(container.id)
     return after is not None and after.exit_code == _KILLED
-
-
-def _keep_log(container: str, name: str) -> None:
-    path = log_path(name)
-    rotate(path)
-    with create_private(path) as file:
-        for chunk in log(container, _KEPT_LINES):
-            file.write(chunk)
 
 
 def _as_of_process(exit_code: int) -> int:

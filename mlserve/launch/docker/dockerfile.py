@@ -1,4 +1,4 @@
-"""The Dockerfile of an artifact's image as text: mlserve's own server, or another maker's.
+"""The Dockerfile of an artifact's image as text: of mlserve's own server, or a third-party one.
 
 Neither uses what only BuildKit knows, so that every builder can build it.
 """
@@ -10,11 +10,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlserve.backend import ServerSpec
-from mlserve.launch.docker.plan import GRPC_PORT, REST_PORT
+from mlserve.backend import GRPC_PORT, REST_PORT, ServerSpec
 
 USER = "10001:10001"
-"""Who the server runs as: nobody that the base image knows of."""
+"""The user and group that the server runs as: none that the base image has."""
 PYTHON_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
 """The same Python as here: the constraints are the versions that work with it."""
 
@@ -24,7 +23,7 @@ ARG BASE_IMAGE={base}
 FROM ${{BASE_IMAGE}}
 ENV HOME=/tmp PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
-# What others make comes first: neither new code nor a new model installs it again.
+# Third-party packages come first: neither new code nor a new model installs them again.
 COPY install/constraints.txt install/dependencies.txt /install/
 RUN pip install --no-cache-dir -c /install/constraints.txt -r /install/dependencies.txt
 COPY install/own.txt /install/
@@ -57,7 +56,7 @@ HEALTHCHECK = Path(__file__).with_name("healthcheck.py")
 """What the image of mlserve's own server runs to see whether it is ready."""
 
 
-def of_ours(backend: str, model: str, version: int, base: str, labels: Mapping[str, str]) -> str:
+def of_built(backend: str, model: str, version: int, base: str, labels: Mapping[str, str]) -> str:
     """The Dockerfile of mlserve's own server. Its settings are arguments of `docker run`."""
     base_path = f"/models/{model}"
     entrypoint = [*("python", "-P", "-m", "mlserve.server"), "--backend", backend]
@@ -73,8 +72,8 @@ def of_ours(backend: str, model: str, version: int, base: str, labels: Mapping[s
     )
 
 
-def of_other_maker(spec: ServerSpec, version: int, base: str, labels: Mapping[str, str]) -> str:
-    """The Dockerfile of another maker's server. Further flags are arguments of `docker run`."""
+def of_published(spec: ServerSpec, version: int, base: str, labels: Mapping[str, str]) -> str:
+    """The Dockerfile of a third-party server. Further flags are arguments of `docker run`."""
     assert spec.image is not None
     return _OTHERS.format(
         base=base,

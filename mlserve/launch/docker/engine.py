@@ -40,7 +40,7 @@ class EngineRefused(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineInfo:
     """What the engine says of itself: its version, its machine, and how it runs containers."""
 
     version: str
@@ -48,11 +48,6 @@ class Engine:
     cpus: int
     memory: int
     is_rootless: bool
-
-
-def is_installed() -> bool:
-    """Whether there is a `docker` on PATH."""
-    return shutil.which("docker") is not None
 
 
 def docker(*args: str, timeout: float = _TIMEOUT) -> str:
@@ -105,7 +100,7 @@ def inspect(kind: str, names: Sequence[str], *, timeout: float = _TIMEOUT) -> li
     return [item for item in found if isinstance(item, dict)]
 
 
-def engine_info(timeout: float = 10.0) -> Engine:
+def engine_info(timeout: float = 10.0) -> EngineInfo:
     """What the engine is. Raises NoEngine and EngineRefused."""
     told = json.loads(docker("info", "--format", "{{json .}}", timeout=timeout))
     if told.get("ServerErrors"):
@@ -113,14 +108,14 @@ def engine_info(timeout: float = 10.0) -> Engine:
     if "Architecture" not in told:  # podman says the same in other places
         host = told.get("host", {})
         security = host.get("security", {})
-        return Engine(
+        return EngineInfo(
             str(told.get("version", {}).get("Version", "?")),
             str(host.get("arch", "")),
             int(host.get("cpus", 0)),
             int(host.get("memTotal", 0)),
             bool(security.get("rootless")),
         )
-    return Engine(
+    return EngineInfo(
         str(told.get("ServerVersion", "?")),
         _ARCHITECTURES.get(told["Architecture"], told["Architecture"]),
         int(told.get("NCPU", 0)),

@@ -15,16 +15,17 @@ from pathlib import Path
 
 from mlserve import __version__
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, Listen, ServerSpec
+from mlserve.backend import Backend, ServerSpec
 from mlserve.errors import BuildFailed, PluginError, UsageError
 from mlserve.export import no_progress
 from mlserve.launch.docker import dockerfile, engine
 from mlserve.launch.docker.engine import EngineRefused, docker, engine_info, inspect
 from mlserve.launch.docker.packages import packages_of, roots_of, write_wheels
-from mlserve.launch.docker.plan import server_spec
-from mlserve.launch.serving import ServerKind, Serving, Versions
+from mlserve.launch.docker.plan import published, server_spec
+from mlserve.launch.serving import Launcher, Serving
 from mlserve.settings import flag_of
 from mlserve.sources import Progress
+from mlserve.store import VersionPolicy
 
 BACKEND_LABEL = "mlserve.backend"
 MODEL_LABEL = "mlserve.model"
@@ -32,96 +33,10 @@ VERSION_LABEL = "mlserve.version"
 DIGEST_LABEL = "mlserve.digest"
 MLSERVE_LABEL = "mlserve.mlserve"
 
-_PULL_TIMEOUT = 1800.0
 Tell = Callable[[str], None]
+"""Called with a line that the user should read."""
 
-
-def image_tag(backend: str, model: str, version: int) -> str:
-    """`mlserve-<backend>-<model>:<version>`, in the letters that an image's name may have."""
-    name = re.sub(r"[^a-z0-9_.-]", "-", f"mlserve-{backend}-{model}".lower())
-    name = re.sub(r"([_.-])[_.-]+", r"\1", name).strip("_.-")
-    return f"{name}:{version}"
-
-
-def artifact_tag(serving: Serving) -> str:
-    """The tag of the image of the one version that is served."""
-    return image_tag(serving.backend, serving.model, serving.expected[-1])
-
-
-def require_regarded(backend: Backend, serving: Serving) -> None:
-    """Raises UsageError for what the container of this backend cannot do."""
-    if server_spec(backend, serving) is None:
-        if serving.versions.are_all or len(serving.versions.numbers) > 1:
-            raise UsageError(
-                "an image holds one version of a model",
-                hint="choose it with --version N, or use --launcher embedded",
-            )
-        return
-    given = [name for name in ("threads", "provider", "instances") if getattr(serving, name)]
-    given += serving.settings.changed
-    if given:
-        raise UsageError(
-            f"the server in the image does not take {flag_of(given[0])}",
-            hint="use --launcher embedded, or leave it out",
-        )
-    if serving.versions.are_all:
-        raise UsageError(
-            "the server in the image cannot follow all versions",
-            hint="name them (--version 1 --version 2), or use --launcher embedded",
-        )
-
-
-def pinned(backend: Backend, serving: Serving) -> Serving:
-    """What an image can serve of this: an image of ours holds the version that it was built of."""
-    if server_spec(backend, serving) is not None:
-        return serving
-    return replace(serving, versions=Versions(serving.expected[-1:]))
-
-
-def require_published(spec: ServerSpec, tell: Tell) -> None:
-    """Returns when another maker's image is there. Raises PluginError, BuildFailed."""
-    assert spec.image is not None
-    if not _is_there(spec.image.name):
-        architecture = engine_info().architecture
-        if architecture not in spec.image.architectures:
-            raise PluginError(
-                f"{spec.image.name} is published for {', '.join(spec.image.architectures)} and "
-                f"this engine runs {architecture}",
-                hint=spec.install_hint,
-            )
-    require_there(spec.image.name, tell)
-
-
-def require_there(image: str, tell: Tell) -> None:
-    """Returns when the image is there; one that is not is pulled. Raises BuildFailed."""
-    if _is_there(image):
-        return
-    tell(f"pulling {image}")
-    try:
-        docker("pull", "--quiet", image, timeout=_PULL_TIMEOUT)
-    except EngineRefused as error:
-        reason = error.message.removeprefix("docker pull failed: ")
-        raise BuildFailed(
-            f"the image {image} is not there and cannot be pulled: {reason}",
-            hint="check the name and the network; `docker load` brings an image from a file, and "
-            "--image (of up) or --base-image (of build) names another",
-        ) from error
-
-
-def folder_digest(folder: Path) -> str:
-    """`sha256:<hex>` of the names and bytes of every file in a version's folder."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            inner = hashlib.file_digest(file, "sha256").digest()
-        total.update(path.relative_to(folder).as_posix().encode() + b"\0" + inner)
-    return "sha256:" + total.hexdigest()
-
-
-def _is_there(image: str) -> bool:
-    return bool(inspect("image", [image]))
-
-
+_PULL_TIMEOUT = 1800.0
 _TAIL = 15
 _STEP = re.compile(
     r"^(?:Step (?P<n>\d+)/(?P<m>\d+) : |#\d+ \[(?:\S+ +)?(?P<i>\d+)/(?P<k>\d+)\] )(?P<what>.*)"
@@ -139,7 +54,7 @@ class BuildRequest:
     backend: Backend
     artifact: Artifact
     tag: str | None = None
-    kind: ServerKind = ServerKind.AUTO
+    kind: Launcher = Launcher.AUTO
     base_image: str | None = None
     options: tuple[str, ...] = ()
     wheel_dir: Path | None = None
@@ -152,17 +67,14 @@ class BuildRequest:
 
     @property
     def spec(self) -> ServerSpec | None:
-        """The server of another maker to put into the image; None for ours.
+        """The third-party server to put into the image; None for mlserve's own.
 
-        Raises UsageError when another maker's is asked for and none is known.
+        Raises UsageError when a third-party server is asked for and none is known.
         """
-        if self.kind is ServerKind.EMBEDDED:
+        if self.kind is Launcher.EMBEDDED:
             return None
-        specs = self.backend.external_servers(
-            self.artifact.path.parent, self.artifact.model, (), Listen("0.0.0.0", 8500, 8501)
-        )
-        spec = next((spec for spec in specs if spec.image is not None), None)
-        if spec is None and self.kind is ServerKind.NATIVE:
+        spec = published(self.backend, self.artifact.path.parent, self.artifact.model)
+        if spec is None and self.kind is Launcher.NATIVE:
             raise UsageError(
                 f"the backend {self.backend.name!r} has no third-party image",
                 hint="use --server embedded",
@@ -177,7 +89,6 @@ class Built:
     tag: str
     id: str
     base_image: str
-    log: str
 
 
 class BuildLogged(BuildFailed):
@@ -188,6 +99,46 @@ class BuildLogged(BuildFailed):
         self.log = log
 
 
+def image_tag(backend: str, model: str, version: int) -> str:
+    """`mlserve-<backend>-<model>:<version>`, in the letters that an image's name may have."""
+    name = re.sub(r"[^a-z0-9_.-]", "-", f"mlserve-{backend}-{model}".lower())
+    name = re.sub(r"([_.-])[_.-]+", r"\1", name).strip("_.-")
+    return f"{name}:{version}"
+
+
+def artifact_tag(serving: Serving) -> str:
+    """The tag of the image of the one version that is served."""
+    return image_tag(serving.backend, serving.model, serving.expected[-1])
+
+
+def require_regarded(backend: Backend, serving: Serving) -> None:
+    """Raises UsageError for what the container of this backend cannot do."""
+    if server_spec(backend, serving) is None:
+        if serving.versions.serves_all or len(serving.versions.versions) > 1:
+            raise UsageError(
+                "an image holds one version of a model",
+                hint="choose it with --version N, or use --launcher embedded",
+            )
+        return
+    if serving.changed:
+        raise UsageError(
+            f"the server in the image does not take {flag_of(serving.changed[0])}",
+            hint="use --launcher embedded, or leave it out",
+        )
+    if serving.versions.serves_all:
+        raise UsageError(
+            "the server in the image cannot follow all versions",
+            hint="name them (--version 1 --version 2), or use --launcher embedded",
+        )
+
+
+def pinned(backend: Backend, serving: Serving) -> Serving:
+    """What an image can serve of this: an image of ours holds the version that it was built of."""
+    if server_spec(backend, serving) is not None:
+        return serving
+    return replace(serving, versions=VersionPolicy(serving.expected[-1:]))
+
+
 def ensure_image(backend: Backend, serving: Serving, tell: Tell) -> None:
     """Returns when the image of that (pinned) serving is there: pulls or builds it if it must.
 
@@ -195,9 +146,9 @@ def ensure_image(backend: Backend, serving: Serving, tell: Tell) -> None:
     """
     spec = server_spec(backend, serving)
     if serving.image is not None:
-        require_there(serving.image, tell)
+        _require_there(serving.image, tell)
     elif spec is not None:
-        require_published(spec, tell)
+        _require_published(spec, tell)
     else:
         _ensure_built(backend, serving, tell)
 
@@ -209,9 +160,9 @@ def build(request: BuildRequest, progress: Progress = no_progress) -> Built:
     """
     base, spec = base_image(request), request.spec
     if spec is not None and request.base_image is None:
-        require_published(spec, lambda line: progress(line, 0, None))
+        _require_published(spec, lambda line: progress(line, 0, None))
     else:
-        require_there(base, lambda line: progress(line, 0, None))
+        _require_there(base, lambda line: progress(line, 0, None))
     with tempfile.TemporaryDirectory(prefix="mlserve-build-") as folder:
         context = Path(folder) / "context"
         write_context(request, context, progress)
@@ -247,6 +198,50 @@ def write_context(request: BuildRequest, into: Path, progress: Progress = no_pro
         ) from error
 
 
+def _require_published(spec: ServerSpec, tell: Tell) -> None:
+    """Returns when the image of a third-party server is there. Raises PluginError, BuildFailed."""
+    assert spec.image is not None
+    if not _is_there(spec.image.name):
+        architecture = engine_info().architecture
+        if architecture not in spec.image.architectures:
+            raise PluginError(
+                f"{spec.image.name} is published for {', '.join(spec.image.architectures)} and "
+                f"this engine runs {architecture}",
+                hint=spec.install_hint,
+            )
+    _require_there(spec.image.name, tell)
+
+
+def _require_there(image: str, tell: Tell) -> None:
+    """Returns when the image is there; one that is not is pulled. Raises BuildFailed."""
+    if _is_there(image):
+        return
+    tell(f"pulling {image}")
+    try:
+        docker("pull", "--quiet", image, timeout=_PULL_TIMEOUT)
+    except EngineRefused as error:
+        reason = error.message.removeprefix("docker pull failed: ")
+        raise BuildFailed(
+            f"the image {image} is not there and cannot be pulled: {reason}",
+            hint="check the name and the network; `docker load` brings an image from a file, and "
+            "--image (of up) or --base-image (of build) names another",
+        ) from error
+
+
+def folder_digest(folder: Path) -> str:
+    """`sha256:<hex>` of the names and bytes of every file in a version's folder."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            inner = hashlib.file_digest(file, "sha256").digest()
+        total.update(path.relative_to(folder).as_posix().encode() + b"\0" + inner)
+    return "sha256:" + total.hexdigest()
+
+
+def _is_there(image: str) -> bool:
+    return bool(inspect("image", [image]))
+
+
 def _ensure_built(backend: Backend, serving: Serving, tell: Tell) -> None:
     tag = artifact_tag(serving)
     artifact = Artifact.open(serving.base_path, serving.model, serving.expected[-1])
@@ -264,8 +259,8 @@ def _dockerfile(request: BuildRequest) -> str:
     artifact, spec, base = request.artifact, request.spec, base_image(request)
     labels = _labels(request)
     if spec is not None:
-        return dockerfile.of_other_maker(spec, artifact.version, base, labels)
-    return dockerfile.of_ours(request.backend.name, artifact.model, artifact.version, base, labels)
+        return dockerfile.of_published(spec, artifact.version, base, labels)
+    return dockerfile.of_built(request.backend.name, artifact.model, artifact.version, base, labels)
 
 
 def _labels(request: BuildRequest) -> dict[str, str]:
@@ -327,7 +322,7 @@ def _docker_build(request: BuildRequest, base: str, context: Path, progress: Pro
             "package index; --file-only DIR writes the files, to inspect and build by hand",
             log=log,
         )
-    return Built(request.image_tag, id_file.read_text().strip(), base, log)
+    return Built(request.image_tag, id_file.read_text().strip(), base)
 
 
 def _run(command: list[str], on_line: Callable[[str], None]) -> int:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import (
     Distribution,
@@ -30,7 +29,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlserve import plugins
-from mlserve.distributions import CORE
+from mlserve.distributions import CORE, requirements_of
 from mlserve.errors import BuildFailed
 
 _SERVE = ("serve", "server")
@@ -70,10 +69,10 @@ def packages_of(roots: list[Root], wheels: Path, inside: str = "/install/wheels"
     """What to install, where `inside` is the place of the folder `wheels` when pip reads it.
 
     What a wheel says of itself counts, not what was true when its checkout was installed. By its
-    path, a wheel cannot be taken for another maker's package of the same name.
+    path, a wheel cannot be taken for a third-party package of the same name.
     """
-    there = {_name(found): (found, file) for file, found in _read_wheels(wheels)}
-    extras = {_name(found): wanted for found, wanted in roots}
+    there = {canonicalize_name(found.name): (found, file) for file, found in _read_wheels(wheels)}
+    extras = {canonicalize_name(found.name): wanted for found, wanted in roots}
     own = [
         f"{inside}/{file}{_in_brackets(extras.get(name, frozenset()))}"
         for name, (_, file) in there.items()
@@ -81,13 +80,13 @@ def packages_of(roots: list[Root], wheels: Path, inside: str = "/install/wheels"
     own += [
         f"{found.name}{_in_brackets(wanted)}=={found.version}"
         for found, wanted in roots
-        if _name(found) not in there
+        if canonicalize_name(found.name) not in there
     ]
     ours = {*there, *extras}
     foreign = {
         str(_plain(requirement))
         for name in ours
-        for requirement in _requirements(
+        for requirement in requirements_of(
             there[name][0] if name in there else distribution(name), extras.get(name, frozenset())
         )
         if canonicalize_name(requirement.name) not in ours
@@ -112,7 +111,7 @@ def write_wheels(roots: list[Root], into: Path, extra: Path | None) -> None:
         shutil.copy(wheel, into)
     there = {canonicalize_name(wheel.name.partition("-")[0]) for wheel in given}
     for found in _local(roots):
-        if _name(found) not in there:
+        if canonicalize_name(found.name) not in there:
             _write_wheel(found, into)
 
 
@@ -148,11 +147,11 @@ def _local(roots: list[Root]) -> Iterator[Distribution]:
     open_ends = list(roots)
     while open_ends:
         found, extras = open_ends.pop()
-        if _name(found) in seen or not _origin(found):
+        if canonicalize_name(found.name) in seen or not _origin(found):
             continue
-        seen.add(_name(found))
+        seen.add(canonicalize_name(found.name))
         yield found
-        for requirement in _requirements(found, extras):
+        for requirement in requirements_of(found, extras):
             try:
                 needed = distribution(requirement.name)
             except PackageNotFoundError:
@@ -169,25 +168,17 @@ def _in_brackets(extras: frozenset[str]) -> str:
     return f"[{','.join(sorted(extras))}]" if extras else ""
 
 
-def _requirements(found: Distribution, extras: frozenset[str]) -> Iterator[Requirement]:
-    for text in found.requires or ():
-        requirement = Requirement(text)
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-            yield requirement
-
-
 def _plain(requirement: Requirement) -> Requirement:
     requirement.marker = None
     return requirement
 
 
-def _constraints(ours: set[str]) -> Iterator[str]:
+def _constraints(ours: Collection[str]) -> Iterator[str]:
     """The versions that are installed here; one that is on no index cannot be asked for."""
     lines = {
         f"{found.name}=={found.version}"
         for found in distributions()
-        if found.name and _name(found) not in ours and not _origin(found)
+        if found.name and canonicalize_name(found.name) not in ours and not _origin(found)
     }
     yield from sorted(line for line in lines if "+" not in line)
 
@@ -203,7 +194,3 @@ def _source(found: Distribution) -> str:
     origin = _origin(found)
     parts = urlsplit(origin)
     return url2pathname(unquote(parts.path)) if parts.scheme == "file" else origin
-
-
-def _name(found: Distribution) -> str:
-    return re.sub(r"[-_.]+", "-", found.name).lower()

@@ -8,13 +8,13 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mlserve import paths
-from mlserve.backend import Backend, Listen, ServerSpec
+from mlserve.backend import GRPC_PORT, REST_PORT, Backend, Listen, ServerSpec
 from mlserve.errors import UsageError
 from mlserve.launch.docker.container import (
     DRAINS_LABEL,
@@ -26,13 +26,9 @@ from mlserve.launch.docker.container import (
 from mlserve.launch.private_files import seal
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.serving import Serving
-from mlserve.settings import flag_of
 
-GRPC_PORT = 8500
-REST_PORT = 8501
 _FILES = "/run/mlserve"
 """Where files of the user's and of the launcher's lie inside."""
-_OPTIONS = ("threads", "provider", "instances")
 HARDENING = (
     "--read-only",
     *("--tmpfs", "/tmp"),  # noqa: S108 - in the container
@@ -61,16 +57,21 @@ class ContainerPlan:
 
 
 def server_spec(backend: Backend, serving: Serving) -> ServerSpec | None:
-    """The image of another maker's server for this; None when it is served by ours."""
+    """The image of a third-party server for this; None when mlserve's own serves it."""
+    return published(backend, serving.base_path, serving.model, serving.versions.versions)
+
+
+def published(
+    backend: Backend, base_path: Path, model: str, versions: Sequence[int] = ()
+) -> ServerSpec | None:
+    """The published image of a third-party server that can serve that folder; None without one."""
     listen = Listen("0.0.0.0", GRPC_PORT, REST_PORT)
-    specs = backend.external_servers(
-        serving.base_path, serving.model, serving.versions.numbers, listen
-    )
-    return next((spec for spec in specs if spec.launcher == "docker" and spec.image), None)
+    specs = backend.external_servers(base_path, model, versions, listen)
+    return next((spec for spec in specs if spec.image is not None), None)
 
 
-def of_other_maker(spec: ServerSpec, serving: Serving) -> ContainerPlan:
-    """The published image of another maker, the model's folder mounted into it.
+def plan_of_published(spec: ServerSpec, serving: Serving) -> ContainerPlan:
+    """The published image of a third-party server, with the model's folder mounted into it.
 
     Nothing has to be built, and the server sees new versions as they are exported.
     """
@@ -90,20 +91,14 @@ def of_other_maker(spec: ServerSpec, serving: Serving) -> ContainerPlan:
     )
 
 
-def of_ours(image: str, serving: Serving) -> ContainerPlan:
+def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
     """An image that `mlserve build` made: the model is in it, the settings are its arguments."""
     files = {k: v for k, v in serving.settings.changed.items() if isinstance(v, Path)}
     inside: dict[str, Any] = {name: Path(_FILES) / name for name in files}
     settings = replace(serving.settings, **inside)
-    argv = [
-        part
-        for name in _OPTIONS
-        if (value := getattr(serving, name)) is not None
-        for part in (flag_of(name), str(value))
-    ]
     return ContainerPlan(
         image=image,
-        argv=(*argv, *settings.argv()),
+        argv=tuple(replace(serving, settings=settings).argv()),
         mounts={str(path): str(inside[name]) for name, path in files.items()},
         has_healthcheck=settings.tls_client_ca is None,
     )
@@ -121,9 +116,7 @@ def require_mountable(plan: ContainerPlan) -> None:
             )
 
 
-def run_options(
-    plan: ContainerPlan, record: ServerRecord, options: tuple[str, ...], user: str | None
-) -> list[str]:
+def run_options(plan: ContainerPlan, record: ServerRecord, user: str | None = None) -> list[str]:
     """The arguments of `docker run` for that server; `user` is who reads the mounts inside."""
     text = json.dumps(record.to_json())
     labels = {
@@ -133,9 +126,10 @@ def run_options(
         SEAL_LABEL: seal(text),
         DRAINS_LABEL: "true" if plan.drains else "false",
     }
+    listen = record.listen
     arguments = ["--detach", "--name", _container_name(record.name), *HARDENING]
-    address = _bind_address(record.host)
-    for port, inside in ((record.grpc_port, GRPC_PORT), (record.rest_port, REST_PORT)):
+    address = _bind_address(listen.host)
+    for port, inside in ((listen.grpc_port, GRPC_PORT), (listen.rest_port, REST_PORT)):
         arguments += ["--publish", f"{address}:{port}:{inside}"]
     for key, value in labels.items():
         arguments += ["--label", f"{key}={value}"]
@@ -150,7 +144,7 @@ def run_options(
     if plan.entrypoint is not None:
         arguments += ["--entrypoint", plan.entrypoint]
     # Last, so that the user's word counts where an option is given twice.
-    return [*arguments, *options, plan.image, *plan.argv]
+    return [*arguments, *record.serving.docker_options, plan.image, *plan.argv]
 
 
 def mount_user(*, is_rootless: bool) -> str | None:

@@ -16,8 +16,8 @@ from mlserve.launch.docker.images import artifact_tag
 from mlserve.launch.docker.plan import (
     ContainerPlan,
     mount_user,
-    of_other_maker,
-    of_ours,
+    plan_of_built,
+    plan_of_published,
     require_mountable,
     run_options,
     server_spec,
@@ -29,18 +29,19 @@ _RUN_TIMEOUT = 120.0
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 
 
-def run_container(backend: Backend, serving: Serving, draft: ServerRecord) -> ServerRecord:
+def run_container(backend: Backend, draft: ServerRecord) -> ServerRecord:
     """The record of the container that was started for the draft of one.
 
     A container that was created and does not start is removed again. Raises NoEngine, UsageError
     for a taken port or a folder that cannot be mounted, Unavailable when it does not start.
     """
+    serving = draft.serving
     plan = plan_of(backend, serving)
     _write_files(plan, serving.name)
     require_mountable(plan)
-    draft = replace(draft, image=plan.image)
+    draft = replace(draft, serving=replace(serving, image=plan.image))
     user = mount_user(is_rootless=engine_info().is_rootless)
-    arguments = run_options(plan, draft, serving.docker_options, user)
+    arguments = run_options(plan, draft, user)
     try:
         identity = docker("run", *arguments, timeout=_RUN_TIMEOUT).split()[-1]
     except EngineRefused as error:
@@ -54,11 +55,11 @@ def run_container(backend: Backend, serving: Serving, draft: ServerRecord) -> Se
 
 
 def plan_of(backend: Backend, serving: Serving) -> ContainerPlan:
-    """The container that serves this: another maker's image, or the one of the artifact."""
+    """The container that serves this: of a third-party server's image, or of the artifact's own."""
     spec = server_spec(backend, serving)
     if spec is not None:
-        return of_other_maker(spec, serving)
-    return of_ours(serving.image or artifact_tag(serving), serving)
+        return plan_of_published(spec, serving)
+    return plan_of_built(serving.image or artifact_tag(serving), serving)
 
 
 def _write_files(plan: ContainerPlan, name: str) -> None:
@@ -76,13 +77,14 @@ def _remove(arguments: list[str]) -> None:
 
 def _not_started(error: EngineRefused, draft: ServerRecord) -> Unavailable | UsageError:
     if _PORT_TAKEN.search(error.output):
+        listen = draft.listen
         return UsageError(
-            f"port {draft.grpc_port} or {draft.rest_port} was taken while the container started",
+            f"port {listen.grpc_port} or {listen.rest_port} was taken while the container started",
             hint="try again, or give free ports with --grpc-port and --rest-port",
         )
     reason = error.message.removeprefix("docker run failed: ")
     return Unavailable(
         f"the container of {draft.name} does not start: {reason}",
-        hint=f"is the image {draft.image} the right one? `docker image inspect` shows it; "
+        hint=f"is the image {draft.serving.image} the right one? `docker image inspect` shows it; "
         "mlserve doctor checks the engine",
     )

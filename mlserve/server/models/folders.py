@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlserve.artifact import MANIFEST_NAME, folders_by_version, version_folder, without_manifest
 from mlserve.errors import NotFound, Unavailable
-from mlserve.server.models.versions import VersionPolicy
+from mlserve.store import VersionPolicy, present_versions
 
 Fingerprint = frozenset[tuple[str, int, int]]
 """What a version folder holds: each path in it, its size, and the time of its last change."""
@@ -95,14 +95,6 @@ class VersionFolders:
                     *(self.model, version, counts, ", ".join(others)),
                 )
         self._doubles = frozenset(doubles)
-
-
-def present_versions(base_path: Path) -> tuple[int, ...]:
-    """The numbers that folders of `base_path` are named after, ascending. Raises OSError.
-
-    Every other entry is ignored.
-    """
-    return tuple(folders_by_version(base_path))
 
 
 def unfinished_versions(

@@ -21,10 +21,10 @@ from mlserve.server.models.versions import (
     NotServed,
     State,
     VersionChoice,
-    VersionPolicy,
     VersionStatus,
     unknown_label,
 )
+from mlserve.store import VersionPolicy
 
 _log = logging.getLogger(__name__)
 

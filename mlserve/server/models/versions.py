@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
+from mlserve.store import VersionPolicy
 
 VersionChoice = int | str | None
 """The version a request asks for: its number, its label, or None for the latest."""
@@ -48,23 +49,6 @@ class VersionStatus:
     version: int
     state: State
     error: MlserveError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VersionPolicy:
-    """Which versions to serve: the latest ones (by default one), all, or the given ones."""
-
-    versions: tuple[int, ...] = ()
-    serves_all: bool = False
-    latest: int = 1
-
-    def wanted(self, present: Sequence[int]) -> tuple[int, ...]:
-        """The versions to serve of those that are present, in ascending order."""
-        if self.serves_all:
-            return tuple(sorted(present))
-        if self.versions:
-            return tuple(sorted(set(self.versions) & set(present)))
-        return tuple(sorted(present)[-self.latest :])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,11 @@ from mlserve.server.engine.batching import is_batchable
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.limits import limits_of
 from mlserve.server.models.models import Models
-from mlserve.server.models.versions import State, VersionPolicy
+from mlserve.server.models.versions import State
 from mlserve.server.oip.request import datatype_of, default_signature
 from mlserve.server.tensors import find_signature
 from mlserve.settings import ServerSettings
+from mlserve.store import VersionPolicy
 from mlserve.tensors import Signature, TensorSpec
 
 API = "oip"

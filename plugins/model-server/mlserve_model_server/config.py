@@ -18,7 +18,8 @@ from google.protobuf.message import Message
 from mlserve.backend import Backend, LoadOptions
 from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError, shortened
 from mlserve.server.models.models import Models
-from mlserve.server.models.versions import LoadRetries, ModelSpec, VersionPolicy
+from mlserve.server.models.versions import LoadRetries, ModelSpec
+from mlserve.store import VersionPolicy
 from mlserve.threads import in_daemon_thread
 from mlserve.wire.proto._pool import POOL
 from mlserve.wire.proto.model_config_pb2 import (

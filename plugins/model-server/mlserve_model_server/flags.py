@@ -81,7 +81,6 @@ OWN = tuple(
         "default_timeout",  # --rest_api_timeout_in_ms
         *("max_batch_size", "max_batch_delay"),  # --batching_parameters_file
         *("tls_cert", "tls_key", "tls_client_ca"),  # --ssl_config_file
-        "allow_unsafe_ops",  # on or off, so it needs no value here
     }
 )
 """The settings of mlserve's own server that have a flag here too, with underscores in its name.

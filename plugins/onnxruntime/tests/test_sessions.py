@@ -22,7 +22,7 @@ from mlserve.backend import LoadOptions, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError, UsageError
 from mlserve.launch.command import launcher_for
-from mlserve.launch.serving import Launcher, Serving, Versions
+from mlserve.launch.serving import Launcher, Serving
 from mlserve.testing.image_files import plain
 
 Save = Callable[..., Runner]
@@ -181,9 +181,7 @@ def test_up_refuses_an_option_that_the_backend_does_not_have(tmp_path: Path) -> 
         name = "plain"
         load_options = ()
 
-    serving = Serving(
-        "plain", "m", tmp_path, Versions(), (1,), False, takes_images=True, instances=2
-    )
+    serving = Serving("plain", "m", tmp_path, options=LoadOptions(instances=2), expected=(1,))
     with pytest.raises(UsageError, match="'plain' has no --instances"):
         launcher_for(Plain(), serving, Launcher.AUTO)
     assert launcher_for(OnnxRuntimeBackend(), serving, Launcher.AUTO) is Launcher.EMBEDDED

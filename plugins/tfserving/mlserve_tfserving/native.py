@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlserve.backend import ContainerImage, Listen, ServerSpec
+from mlserve.backend import GRPC_PORT, REST_PORT, ContainerImage, Listen, ServerSpec
 
 _CONFIG = "models.config"
 IMAGE = "tensorflow/serving:2.20.0"
@@ -56,7 +56,7 @@ def _container(base_path: str, model: str, versions: Sequence[int]) -> ServerSpe
     return ServerSpec(
         launcher="docker",
         executable=_EXECUTABLE,
-        argv=(*_listen_flags(Listen("0.0.0.0", 8500, 8501)), *argv, *_FLAGS),
+        argv=(*_listen_flags(Listen("0.0.0.0", GRPC_PORT, REST_PORT)), *argv, *_FLAGS),
         env={},
         install_hint=_ELSEWHERE,
         files=files,

@@ -13,8 +13,8 @@ from mlserve_tfserving.backend import TFServingBackend
 from mlserve.backend import Listen
 from mlserve.errors import MlserveError, NotYet
 from mlserve.server.app import ServerOptions
-from mlserve.server.models.versions import VersionPolicy
 from mlserve.settings import ModelControl
+from mlserve.store import VersionPolicy
 from mlserve.system import usable_memory
 
 BACKEND = TFServingBackend()

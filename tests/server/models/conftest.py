@@ -17,7 +17,8 @@ from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.models.versions import ModelSpec, VersionPolicy
+from mlserve.server.models.versions import ModelSpec
+from mlserve.store import VersionPolicy
 
 
 class EchoModels:

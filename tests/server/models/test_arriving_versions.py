@@ -14,7 +14,8 @@ from mlserve import plugins
 from mlserve.backend import LoadOptions
 from mlserve.server.models.folders import unfinished_versions
 from mlserve.server.models.model import Model
-from mlserve.server.models.versions import ModelSpec, State, VersionPolicy
+from mlserve.server.models.versions import ModelSpec, State
+from mlserve.store import VersionPolicy
 
 
 def label(server: Any) -> Any:

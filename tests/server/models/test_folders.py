@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlserve.artifact import version_folder
-from mlserve.server.models.folders import fingerprint, present_versions
-from mlserve.server.models.versions import VersionPolicy
+from mlserve.server.models.folders import fingerprint
+from mlserve.store import VersionPolicy, present_versions
 from mlserve.system import usable_cpus
 
 ALLOWED = len(os.sched_getaffinity(0))

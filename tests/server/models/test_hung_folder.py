@@ -24,6 +24,7 @@ _SERVER = """
 import sys
 from pathlib import Path
 import mlserve_echo_runner
+from mlserve import store
 from mlserve.server.models import folders
 
 def hangs_once_there_is(pipe, real):
@@ -34,8 +35,8 @@ def hangs_once_there_is(pipe, real):
     return call
 
 folder = Path(sys.argv[1])
-look = hangs_once_there_is(folder / "look", folders.folders_by_version)
-folders.folders_by_version = look
+look = hangs_once_there_is(folder / "look", store.folders_by_version)
+store.folders_by_version = folders.folders_by_version = look
 runner = mlserve_echo_runner.EchoRunner
 runner.close = hangs_once_there_is(folder / "close", runner.close)
 

@@ -18,7 +18,8 @@ from mlserve.errors import (
 )
 from mlserve.server.models import model
 from mlserve.server.models.models import Models
-from mlserve.server.models.versions import ModelSpec, State, VersionPolicy
+from mlserve.server.models.versions import ModelSpec, State
+from mlserve.store import VersionPolicy
 
 
 def test_each_model_has_its_folder_its_policy_and_its_labels(models: Any) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mlserve.errors import ModelLoadFailed, NotFound, Unavailable
-from mlserve.server.models.versions import State, VersionPolicy
+from mlserve.server.models.versions import State
+from mlserve.store import VersionPolicy
 
 
 def states(served: Any, model: str) -> dict[int, State]:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from mlserve.server.models.versions import VersionPolicy
 from mlserve.server.oip.metadata import model_config
 from mlserve.settings import ServerSettings
+from mlserve.store import VersionPolicy
 from mlserve.tensors import DType, Signature, TensorSpec
 
 BOTH = pytest.mark.parametrize("protocol", ["http", "grpc"])

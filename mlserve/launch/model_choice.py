@@ -1,0 +1,157 @@
+"""Chooses what to serve: a folder of version folders, or an exported model that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlserve import plugins
+from mlserve.artifact import Artifact, without_manifest
+from mlserve.backend import DEFAULT_BACKEND
+from mlserve.choosing import backend_of_files, way_to_export
+from mlserve.errors import MlserveError, NotFound, UsageError
+from mlserve.hints import nearest
+from mlserve.launch.serving import Serving
+from mlserve.store import Store, VersionPolicy, check_name, present_versions
+
+
+def choose(
+    backend: str | None,
+    model: str | None,
+    path: Path | None,
+    versions: VersionPolicy,
+    store: Path | None = None,
+) -> Serving:
+    """The model to serve: the folder `path`, or the one exported model in `store` that fits.
+
+    The files in `path` say which backend they are for. `store` None is the user's own. Raises
+    NotFound when there is none and UsageError when there are several, or for the wrong backend.
+    """
+    if path is not None and store is not None:
+        raise UsageError(
+            "--path names a model's folder and --store a folder of exported models",
+            hint="give only one of the two",
+        )
+    if path is not None:
+        base = path.expanduser().absolute()
+        expected = _expected(base, versions)
+        newest = Artifact.open(base, model or base.name, expected[-1])
+        chosen = backend_of_files(newest, backend)
+        return _serving(chosen, model or base.name, base, versions)
+    there = Store(store)
+    backend, model = _exported_choice(backend, model, there)
+    return _serving(backend, model, there.base_path(backend, model), versions)
+
+
+def exported(store: Store | None = None) -> list[tuple[str, str]]:
+    """The backend and model of each exported model in the store, by name."""
+    store = store or Store()
+    return [(backend, model) for backend in store.backends() for model in store.models(backend)]
+
+
+def _exported_choice(backend: str | None, model: str | None, store: Store) -> tuple[str, str]:
+    known = exported(store)
+    fits = [(b, m) for b, m in known if backend in (None, b) and model in (None, m)]
+    if backend is None and len(fits) > 1:
+        fits = [pair for pair in fits if pair[0] == DEFAULT_BACKEND] or fits
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise UsageError(
+            f"{len(fits)} exported models fit: {_listed(fits)}",
+            hint="choose one with --model" + (" and --backend" if backend is None else ""),
+        )
+    raise _not_exported(backend, model, known)
+
+
+def _not_exported(
+    backend: str | None, model: str | None, known: list[tuple[str, str]]
+) -> MlserveError:
+    if backend is not None:
+        try:
+            plugins.backend(backend)
+        except MlserveError as error:
+            return error  # that is what is wrong, and no export would help
+    what = f"no model {model!r}" if model else "no model"
+    where = f" for the backend {backend!r}" if backend else ""
+    there = f" (exported: {_listed(known)})" if known else ""
+    return NotFound(
+        f"{what} has been exported{where}{there}",
+        hint=_exported_instead(model, known)
+        + way_to_export(backend, model)
+        + "; or serve a folder of your own: mlserve up --path DIR",
+    )
+
+
+def _exported_instead(model: str | None, known: list[tuple[str, str]]) -> str:
+    """The model that was exported and probably meant, for a hint."""
+    names = {name: backend for backend, name in known}
+    meant = nearest(model, names) if model else None
+    if meant is None:
+        return ""
+    return f"did you mean --backend {names[meant]} --model {meant}? else "
+
+
+def _serving(backend: str, model: str, base: Path, versions: VersionPolicy) -> Serving:
+    expected = _expected(base, versions)
+    manifests = [Artifact.open(base, model, version).manifest for version in expected]
+    for manifest in filter(None, manifests):
+        manifest.pipeline.require_known_background()
+    return Serving(
+        check_name("backend", backend),
+        check_name("model", model),
+        base,
+        versions,
+        expected=expected,
+        has_random_weights=any(m is not None and m.has_random_weights for m in manifests),
+        takes_images=all(m is not None for m in manifests),
+    )
+
+
+def _expected(base: Path, versions: VersionPolicy) -> tuple[int, ...]:
+    """The versions that must answer, all there. Raises NotFound for one that is not."""
+    present = _present(base)
+    missing = sorted(set(versions.versions) - set(present))
+    if missing:
+        raise NotFound(
+            f"{base.name} has no version {missing[0]} (there: {', '.join(map(str, present))})",
+            hint=f"the versions are the numbered folders in {base}",
+        )
+    unfinished = () if versions.versions else without_manifest(base, present)
+    return versions.wanted([version for version in present if version not in unfinished])
+
+
+def _present(base: Path) -> tuple[int, ...]:
+    try:
+        present = present_versions(base) if base.is_dir() else ()
+    except OSError as error:
+        raise UsageError(
+            f"{base} cannot be read: {error.strerror or error}",
+            hint="make the folder readable for this user",
+        ) from error
+    if not present:
+        raise _no_versions(base)
+    return present
+
+
+def _no_versions(base: Path) -> NotFound:
+    if base.is_file():
+        return NotFound(
+            f"{base} is a file, not a folder of version folders",
+            hint=f"export it: mlserve export --model NAME --weights {base} --labels FILE; or give "
+            "the folder that holds DIR/1/",
+        )
+    if not base.is_dir():
+        return NotFound(f"there is no folder {base}", hint="give the folder that holds DIR/1/")
+    if base.name.isdigit():
+        return NotFound(
+            f"{base} has no version folders in it",
+            hint=f"it looks like a version itself: --path {base.parent} --version {base.name}",
+        )
+    return NotFound(
+        f"{base} has no version folder such as {base / '1'}",
+        hint=f"put the model's files into {base / '1'}: a server takes the numbered folders",
+    )
+
+
+def _listed(pairs: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{model} ({backend})" for backend, model in pairs)
