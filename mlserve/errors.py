@@ -35,6 +35,7 @@ from mlserve.hints import said
 LONGEST_NAME = 200
 """Characters of a caller's text that a message repeats: far more than any real name has."""
 _QUOTED = 600
+_LONGEST_ANSWER = 1000
 _LONGEST = 4000
 _MOST_LOOKED_AT = 2**16
 """Characters of each end of a text in which its first and its last line are looked for."""
@@ -56,6 +57,11 @@ def bounded(text: str, longest: int = _QUOTED) -> str:
     return escaped(whole)
 
 
+def readable(text: str) -> str:
+    """The words of a server, or a name, on one line of about 1000 characters."""
+    return bounded(text, _LONGEST_ANSWER)
+
+
 def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     """A caller's text for a message of ours: its beginning, on one line."""
     return escaped(text if len(text) <= longest else f"{text[:longest]}...")
@@ -72,6 +78,11 @@ def escaped(text: str, keeping: str = "") -> str:
         char if char.isprintable() or char in keeping else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def as_utf8(name: str) -> str:
+    """A file name as UTF-8 can carry it: bytes that are not UTF-8 become escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def reason_of(error: BaseException) -> str:

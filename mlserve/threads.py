@@ -127,5 +127,5 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
         if not loop.is_closed():
             loop.call_soon_threadsafe(finish, *outcome)
 
-    Thread(target=run, name="mlserve-load", daemon=True).start()
+    Thread(target=run, name="mlserve-model-load", daemon=True).start()
     return await done

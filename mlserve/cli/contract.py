@@ -22,10 +22,10 @@ def contract_lines(manifest: Manifest) -> Iterator[str]:
     return _lines(manifest.pipeline, manifest.facts)
 
 
-def contract_lines_told(told: Mapping[str, Any]) -> list[str]:
-    """The same, of what a server tells of its model; none when it tells it in other words."""
+def contract_lines_from_json(data: Mapping[str, Any]) -> list[str]:
+    """The same from what a server says of its model; none when it is in another form."""
     try:
-        lines = _lines(ImagePipeline.from_json(told["pipeline"]), facts_from_json(told["facts"]))
+        lines = _lines(ImagePipeline.from_json(data["pipeline"]), facts_from_json(data["facts"]))
         return list(lines)
     except (ValueError, KeyError, TypeError, AttributeError):  # another version of mlserve
         return []

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from mlserve.cli import clock
-from mlserve.cli.options import (
-    AccessOptions,
-    ApiOption,
-    BackendOption,
-    EndpointOption,
-    ModelOption,
-    ProtocolOption,
-    ServerOption,
-    Target,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TokenFileOption,
-    VersionOption,
-    address_json,
-)
+from mlserve.cli.contract import contract_lines_from_json
+from mlserve.cli.options import ServerChoice, TimeoutOption, address_json, with_server_choice
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table, say
+from mlserve.client.client import DEFAULT_TIMEOUT
+from mlserve.deadline import Deadline
+from mlserve.tensors import Signature
 
 
+@with_server_choice
 def metadata(
-    endpoint: EndpointOption = None,
-    server: ServerOption = None,
-    backend: BackendOption = None,
-    model: ModelOption = None,
-    version: VersionOption = None,
-    protocol: ProtocolOption = None,
-    api: ApiOption = None,
-    token_file: TokenFileOption = None,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    timeout: TimeoutOption = 5.0,
+    *,
+    choice: ServerChoice,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Show the signatures of a served model, its image pipeline, and how each fact is known.
@@ -44,32 +24,23 @@ def metadata(
 
     mlserve metadata --endpoint 127.0.0.1:8500 --model inception_v3
     """
-    from mlserve.cli.contract import contract_lines_told
-    from mlserve.deadline import Deadline
-
     deadline = Deadline.after(timeout, since=clock.command_start())
-    access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
-    target = Target(endpoint, backend, model, version, protocol, api, access, server)
-    asked = target.find(deadline)
-    with asked.connect() as client:
-        found = client.metadata(timeout=deadline)
+    with choice.find(deadline).connect() as client:
+        model = client.metadata(timeout=deadline)
     if output is OutputFormat.JSON:
-        print_json(found.to_json() | address_json(client))
+        print_json(model.to_json() | address_json(client))
         return
-    shown = "?" if found.version is None else found.version
-    say(f"{found.model}, version {shown}, at {client.endpoint}")
-    if found.contract is not None:
-        for line in contract_lines_told(found.contract):
+    shown = "?" if model.version is None else model.version
+    say(f"{model.model}, version {shown}, at {client.endpoint}")
+    if model.contract is not None:
+        for line in contract_lines_from_json(model.contract):
             say(line)
-    rows = [
-        [
-            signature.name,
-            ", ".join(
-                f"{s}, optional" if s.name in signature.optional else str(s)
-                for s in signature.inputs
-            ),
-            ", ".join(map(str, signature.outputs)),
-        ]
-        for signature in found.signatures
+    print_table(["signature", "inputs", "outputs"], [_row(item) for item in model.signatures])
+
+
+def _row(signature: Signature) -> list[str]:
+    inputs = [
+        f"{spec}, optional" if spec.name in signature.optional else str(spec)
+        for spec in signature.inputs
     ]
-    print_table(["signature", "inputs", "outputs"], rows)
+    return [signature.name, ", ".join(inputs), ", ".join(map(str, signature.outputs))]

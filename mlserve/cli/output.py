@@ -1,7 +1,7 @@
 """What commands print: data on stdout, everything else on stderr.
 
-It is cleared before anything else is printed, so that it never mixes with data on the same
-terminal; and it costs no import.
+Names of models, signatures and labels, and messages of servers, are a stranger's words: whatever a
+terminal would obey, or show in another order, is printed as an escape.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from mlserve.errors import MlserveError, UsageError, escaped
+from mlserve.errors import MlserveError, UsageError, escaped, readable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -31,9 +31,28 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
+_KEPT = "\n\t"
+"""Characters that are printed as they are, though they are not printable."""
 OutputOption = Annotated[
     OutputFormat, typer.Option("--output", help="The format of what the command prints.")
 ]
+_GAP = "  "
+_BELOW = " " * 4
+_COMMANDS = ("pip ", "mlserve ")
+_NARROWEST = 24
+"""A column that is narrower is not worth wrapping text into."""
+_WIDTH = 20
+_CLEAR = "\r\x1b[K"
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """Prints a text of the command's data on stdout, made printable."""
+    typer.echo(escaped(text, _KEPT) + end, nl=False)
+
+
+def note(message: str) -> None:
+    """Tells the user something that is not the command's data, on stderr, made printable."""
+    typer.echo(escaped(message, _KEPT), err=True)
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:
@@ -47,24 +66,6 @@ def json_text(data: Any, *, indent: int | None = None) -> str:
     return "".join(
         char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
     )
-
-
-def say(text: str = "", *, end: str = "\n") -> None:
-    """Prints a text of the command's data on stdout, made printable."""
-    typer.echo(printable(text) + end, nl=False)
-
-
-def note(message: str) -> None:
-    """Tells the user something that is not the command's data, on stderr, made printable."""
-    typer.echo(printable(message), err=True)
-
-
-def printable(text: str) -> str:
-    """The text with escapes for what a terminal would obey, or would show in another order.
-
-    Names of models, signatures and labels, and messages of servers, are a stranger's words.
-    """
-    return escaped(text, "\n\t")
 
 
 def print_error(error: MlserveError, *, as_json: bool) -> None:
@@ -100,13 +101,6 @@ def is_interactive() -> bool:
     return sys.stderr.isatty()
 
 
-_GAP = "  "
-_BELOW = " " * 4
-_COMMANDS = ("pip ", "mlserve ")
-_NARROWEST = 24
-"""A column that is narrower is not worth wrapping text into."""
-
-
 def print_table(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -118,7 +112,10 @@ def print_table(
     where there is none) is wrapped: the last column in its place, or below its row where it has no
     room. Nothing is cut, so a long name can still make a line longer.
     """
-    lines = [[name.upper() for name in header], *[list(map(printable, row)) for row in rows]]
+    lines = [
+        [name.upper() for name in header],
+        *[[escaped(cell, _KEPT) for cell in row] for row in rows],
+    ]
     under: list[list[str]] = [[], *[list(texts) for texts in below or [()] * len(rows)]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     room = _columns() - sum(width + len(_GAP) for width in widths[:-1])
@@ -159,6 +156,44 @@ def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
 
 def _columns() -> int:
     return shutil.get_terminal_size((80, 24)).columns
+
+
+class StatusLine:
+    """A line on a terminal that the next one replaces.
+
+    It is cleared before anything else is printed, so that it never mixes with the data.
+    """
+
+    def __init__(self) -> None:
+        self._is_shown = is_interactive()
+
+    def show(self, text: str) -> None:
+        """Shows that text, cut to the width of the terminal."""
+        self._write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
+
+    def clear(self) -> None:
+        """Clears the line."""
+        self._write(_CLEAR)
+
+    def _write(self, text: str) -> None:
+        if self._is_shown:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+class ProgressLine(StatusLine):
+    """How many of `total` are done, and which one runs; nothing is shown for a total of 0."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self._total = total
+        self._is_shown = self._is_shown and total > 0
+
+    def draw(self, done: int, name: str) -> None:
+        """Shows that `done` are done and `name` runs."""
+        filled = _WIDTH * done // self._total if self._total else 0
+        bar = "#" * filled + "." * (_WIDTH - filled)
+        self.show(f"[{bar}] {done}/{self._total} {readable(name)}")
 
 
 class OutputLost(UsageError):
@@ -243,44 +278,3 @@ def _text_over(raw: io.FileIO, old: TextIO | None) -> TextIO:
         errors="backslashreplace" if old is None else old.errors,
         line_buffering=True,
     )
-
-
-_WIDTH = 20
-_CLEAR = "\r\x1b[K"
-
-
-class StatusLine:
-    """A line that the next one takes the place of."""
-
-    def __init__(self) -> None:
-        self._is_shown = is_interactive()
-
-    def show(self, text: str) -> None:
-        """Shows that text, cut to the width of the terminal."""
-        self._write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
-
-    def clear(self) -> None:
-        """Takes the line away."""
-        self._write(_CLEAR)
-
-    def _write(self, text: str) -> None:
-        if self._is_shown:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-
-
-class ProgressLine(StatusLine):
-    """How many of `total` are done, and which one runs; nothing is shown for a total of 0."""
-
-    def __init__(self, total: int) -> None:
-        super().__init__()
-        self._total = total
-        self._is_shown = self._is_shown and total > 0
-
-    def draw(self, done: int, name: str) -> None:
-        """Shows that `done` are done and `name` runs."""
-        filled = _WIDTH * done // self._total if self._total else 0
-        bar = "#" * filled + "." * (_WIDTH - filled)
-        from mlserve.client.refusals import readable  # commands that ask nobody show no names
-
-        self.show(f"[{bar}] {done}/{self._total} {readable(name)}")

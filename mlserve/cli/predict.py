@@ -12,32 +12,292 @@ from typing import Annotated, Any, BinaryIO, Protocol
 import typer
 
 from mlserve.cli import clock
-from mlserve.cli.options import (
-    AccessOptions,
-    ApiOption,
-    BackendOption,
-    EndpointOption,
-    ModelOption,
-    ProtocolOption,
-    ServerOption,
-    Target,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TokenFileOption,
-    VersionOption,
-)
+from mlserve.cli.options import ServerChoice, with_server_choice
 from mlserve.cli.output import ProgressLine, error_json, note, print_json, require_input, say
-from mlserve.client import Client, Prediction
+from mlserve.client import Client, Prediction, Retries
+from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.answers import Score
-from mlserve.client.call import unreadable
-from mlserve.client.refusals import readable
+from mlserve.client.call import DEFAULT_RETRIES, unreadable
+from mlserve.client.client import DEFAULT_TIMEOUT
+from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, UsageError
+from mlserve.errors import MlserveError, UsageError, as_utf8, readable
 from mlserve.threads import run_within
 
 STDIN = "-"
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_MEANINGLESS = (
+    "warning: the model has random weights, its answers mean nothing "
+    "(mlserve export without --weights random gives it real ones)"
+)
+
+
+class PredictFormat(StrEnum):
+    """How the answers are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+@with_server_choice
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Image files. A folder stands for the *.jpg, *.jpeg and *.png files in it, "
+            "sorted; - is standard input.",
+            show_default=False,
+        ),
+    ],
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="The total time allowed, in seconds, from the start of the command to the answer. "
+            "With several files, each one after the first has this time from when its turn comes.",
+        ),
+    ] = DEFAULT_TIMEOUT,
+    *,
+    choice: ServerChoice,
+    max_attempts: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The most times to ask a server that is not ready, is overloaded or goes away, "
+            "all within the timeout. 1 asks once.",
+        ),
+    ] = DEFAULT_RETRIES.max_attempts,
+    max_answer_bytes: Annotated[
+        int,
+        typer.Option(min=1, metavar="BYTES", help="The largest answer to read, in bytes."),
+    ] = DEFAULT_MAX_ANSWER_BYTES,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Print the K best labels with their scores. Default: text prints the best label "
+            f"alone, json the best {USUAL_TOP_K} with scores.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        PredictFormat,
+        typer.Option(
+            "--output",
+            help="text: the label; for several files, one line `file<TAB>label` for each (with "
+            "--top-k, `file<TAB>score<TAB>index<TAB>label`). json: one object; for several files, "
+            '{"predictions": [...]}. jsonl: one object a line, as the answers arrive.',
+        ),
+    ] = PredictFormat.TEXT,
+) -> None:
+    """Ask a server what is in an image, and print the label.
+
+    A bad file does not stop the others: its error names it, and the exit code is that of the first
+    error.
+
+    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready, 6 the server failed,
+    7 overloaded, 124 no answer in time.
+
+    For example:
+
+    label=$(mlserve predict horse.jpg --timeout 5)
+
+    mlserve predict photos/ --top-k 3 --output jsonl
+    """
+    deadline = Deadline.after(timeout, since=clock.command_start())
+    inputs = gather(files, deadline)
+    server = choice.find(deadline)
+    show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
+    retries = Retries(max_attempts)
+    with server.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
+        predictor = Predictor(client, show, top_k=top_k, is_random=server.has_random_weights)
+        exit_code = predictor.run(inputs, deadline)
+    if exit_code:
+        raise typer.Exit(exit_code)
+
+
+class Predictor:
+    """Asks one client about each image in turn, and hands the answers to a printer.
+
+    `is_random` says that the server is known to serve random weights, whatever its answers say.
+    """
+
+    def __init__(
+        self, client: Client, show: Printer, *, top_k: int | None, is_random: bool
+    ) -> None:
+        self._client = client
+        self._show = show
+        self._top_k = top_k
+        self._is_random = is_random
+        self._is_warned = False
+        self._shortfalls: set[str] = set()
+        self._exit_code = 0
+
+    def run(self, inputs: Inputs, deadline: Deadline) -> int:
+        """Asks about every image, and returns the exit code of the first error, else 0.
+
+        `deadline` is that of the first image; each of the others has one as long, counted from its
+        turn. An error that the printer does not take is raised.
+        """
+        progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
+        try:
+            for done, name in enumerate(inputs.names):
+                progress.draw(done, name)
+                due = Deadline.after(deadline.timeout) if done else deadline
+                outcome = self._ask(name, due)
+                progress.clear()
+                self._report(name, outcome)
+        finally:
+            progress.clear()
+        self._show.finish()
+        return self._exit_code
+
+    def _ask(self, name: str, due: Deadline) -> Prediction | MlserveError:
+        try:
+            return self._client.predict(open_input(name), timeout=due, top_k=self._top_k)
+        except MlserveError as error:
+            return error
+
+    def _report(self, name: str, outcome: Prediction | MlserveError) -> None:
+        if isinstance(outcome, MlserveError):
+            self._exit_code = self._exit_code or int(outcome.exit_code)
+            self._show.error(name, outcome)
+            return
+        if self._is_random or outcome.has_random_weights:
+            outcome = replace(outcome, has_random_weights=True)
+            self._warn()
+        if outcome.shortfall:
+            self._tell(len(outcome.scores), outcome.shortfall)
+        self._show.prediction(name, outcome)
+
+    def _tell(self, count: int, shortfall: str) -> None:
+        """Says once for each reason that there are fewer scores than were asked for."""
+        if shortfall not in self._shortfalls:
+            note(f"note: {count} of the {self._top_k} best labels: {shortfall}")
+        self._shortfalls.add(shortfall)
+
+    def _warn(self) -> None:
+        if not self._is_warned:
+            note(_MEANINGLESS)
+        self._is_warned = True
+
+
+class Printer(Protocol):
+    """Where answers and errors go, in the order of the images. `finish` comes after the last."""
+
+    def prediction(self, name: str, answer: Prediction) -> None: ...
+    def error(self, name: str, error: MlserveError) -> None: ...
+    def finish(self) -> None: ...
+
+
+def printer(output: str, *, is_batch: bool, has_scores: bool) -> Printer:
+    """The printer for an output format (text, json, jsonl).
+
+    `is_batch`: several images were given. `has_scores`: text shows the scores too.
+    """
+    if output == "jsonl":
+        return JsonlPrinter()
+    if output == "json":
+        return BatchPrinter() if is_batch else ObjectPrinter()
+    return LinesPrinter(has_scores=has_scores) if is_batch else LabelPrinter(has_scores=has_scores)
+
+
+class _Immediate:
+    """A printer that has nothing left to print after the last answer."""
+
+    def finish(self) -> None:
+        return
+
+
+class _OneImage(_Immediate):
+    """A printer for one image: its error is the command's error."""
+
+    def error(self, name: str, error: MlserveError) -> None:
+        raise error
+
+
+class LabelPrinter(_OneImage):
+    """The label on the first line; then, when asked for, `score<TAB>index<TAB>label` a line."""
+
+    def __init__(self, *, has_scores: bool) -> None:
+        self._has_scores = has_scores
+
+    def prediction(self, name: str, answer: Prediction) -> None:
+        say(readable(answer.label))
+        for row in answer.scores if self._has_scores else ():
+            say(_score_line(row))
+
+
+class LinesPrinter(_Immediate):
+    """`file<TAB>label` a line; with scores K a file: `file<TAB>score<TAB>index<TAB>label`."""
+
+    def __init__(self, *, has_scores: bool) -> None:
+        self._has_scores = has_scores
+
+    def prediction(self, name: str, answer: Prediction) -> None:
+        file = readable(name)
+        if not (self._has_scores and answer.scores):
+            say(f"{file}\t{readable(answer.label)}")
+            return
+        for row in answer.scores:
+            say(f"{file}\t{_score_line(row)}")
+
+    def error(self, name: str, error: MlserveError) -> None:
+        # Not wherever the name occurs in it: a file can be called `image`.
+        is_named = error.message.startswith(f"{name} cannot be read")
+        note(f"error: {error.message}" if is_named else f"error: {readable(name)}: {error.message}")
+        if error.hint:
+            note(f"hint: {error.hint}")
+
+
+class ObjectPrinter(_OneImage):
+    """One indented object."""
+
+    def prediction(self, name: str, answer: Prediction) -> None:
+        print_json(_row(name, answer))
+
+
+class BatchPrinter:
+    """One indented object `{"predictions": [...]}`; a row of a failed image has `error`."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def prediction(self, name: str, answer: Prediction) -> None:
+        self._rows.append(_row(name, answer))
+
+    def error(self, name: str, error: MlserveError) -> None:
+        self._rows.append(_error_row(name, error))
+
+    def finish(self) -> None:
+        print_json({"predictions": self._rows})
+
+
+class JsonlPrinter(_Immediate):
+    """One object a line, at once; a row of a failed image has `error`."""
+
+    def prediction(self, name: str, answer: Prediction) -> None:
+        print_json(_row(name, answer), indent=None)
+
+    def error(self, name: str, error: MlserveError) -> None:
+        print_json(_error_row(name, error), indent=None)
+
+
+def _row(name: str, answer: Prediction) -> dict[str, Any]:
+    return {"file": as_utf8(name), **answer.to_json()}
+
+
+def _error_row(name: str, error: MlserveError) -> dict[str, Any]:
+    return {"file": as_utf8(name), "error": error_json(error)}
+
+
+def _score_line(row: Score) -> str:
+    """`score<TAB>index<TAB>label`: the label is last, whatever is in it."""
+    return f"{row.score:.4f}\t{'' if row.index is None else row.index}\t{readable(row.label)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,297 +368,3 @@ def _images(folder: str) -> Iterator[str]:
 
 def _unreadable(error: OSError) -> None:
     raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-class Printer(Protocol):
-    """Where answers and errors go, in the order of the images. `finish` comes after the last."""
-
-    def prediction(self, name: str, found: Prediction) -> None: ...
-    def error(self, name: str, error: MlserveError) -> None: ...
-    def finish(self) -> None: ...
-
-
-def printer(output: str, *, is_batch: bool, has_scores: bool) -> Printer:
-    """The printer for an output format (text, json, jsonl).
-
-    `is_batch`: several images were given. `has_scores`: text shows the scores too.
-    """
-    if output == "jsonl":
-        return JsonLines()
-    if output == "json":
-        return JsonBatch() if is_batch else JsonObject()
-    return TextLines(has_scores=has_scores) if is_batch else TextLabel(has_scores=has_scores)
-
-
-class _Unfinished:
-    """A printer that has nothing left to do after the last answer."""
-
-    def finish(self) -> None:
-        return
-
-
-class _OneImage(_Unfinished):
-    """A printer for one image: its error is the command's error."""
-
-    def error(self, name: str, error: MlserveError) -> None:
-        raise error
-
-
-class TextLabel(_OneImage):
-    """The label on the first line; then, when asked for, `score<TAB>index<TAB>label` a line."""
-
-    def __init__(self, *, has_scores: bool) -> None:
-        self._has_scores = has_scores
-
-    def prediction(self, name: str, found: Prediction) -> None:
-        say(readable(found.label))
-        for row in found.scores if self._has_scores else ():
-            say(_score_line(row))
-
-
-class TextLines(_Unfinished):
-    """`file<TAB>label` a line; with scores K a file: `file<TAB>score<TAB>index<TAB>label`."""
-
-    def __init__(self, *, has_scores: bool) -> None:
-        self._has_scores = has_scores
-
-    def prediction(self, name: str, found: Prediction) -> None:
-        file = readable(name)
-        if not (self._has_scores and found.scores):
-            say(f"{file}\t{readable(found.label)}")
-            return
-        for row in found.scores:
-            say(f"{file}\t{_score_line(row)}")
-
-    def error(self, name: str, error: MlserveError) -> None:
-        # Not wherever the name occurs in it: a file can be called `image`.
-        is_named = error.message.startswith(f"{name} cannot be read")
-        note(f"error: {error.message}" if is_named else f"error: {readable(name)}: {error.message}")
-        if error.hint:
-            note(f"hint: {error.hint}")
-
-
-class JsonObject(_OneImage):
-    """One indented object."""
-
-    def prediction(self, name: str, found: Prediction) -> None:
-        print_json(_row(name, found))
-
-
-class JsonBatch:
-    """One indented object `{"predictions": [...]}`; a row of a failed image has `error`."""
-
-    def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
-
-    def prediction(self, name: str, found: Prediction) -> None:
-        self._rows.append(_row(name, found))
-
-    def error(self, name: str, error: MlserveError) -> None:
-        self._rows.append(_error_row(name, error))
-
-    def finish(self) -> None:
-        print_json({"predictions": self._rows})
-
-
-class JsonLines(_Unfinished):
-    """One object a line, at once; a row of a failed image has `error`."""
-
-    def prediction(self, name: str, found: Prediction) -> None:
-        print_json(_row(name, found), indent=None)
-
-    def error(self, name: str, error: MlserveError) -> None:
-        print_json(_error_row(name, error), indent=None)
-
-
-def _row(name: str, found: Prediction) -> dict[str, Any]:
-    return {"file": _printable(name), **found.to_json()}
-
-
-def _error_row(name: str, error: MlserveError) -> dict[str, Any]:
-    return {"file": _printable(name), "error": error_json(error)}
-
-
-def _printable(name: str) -> str:
-    """A file name as UTF-8 can carry it: bytes that are none become escapes."""
-    return name.encode(errors="backslashreplace").decode()
-
-
-def _score_line(row: Score) -> str:
-    """`score<TAB>index<TAB>label`: the label is last, whatever is in it."""
-    return f"{row.score:.4f}\t{'' if row.index is None else row.index}\t{readable(row.label)}"
-
-
-_MEANINGLESS = (
-    "warning: the model has random weights, its answers mean nothing "
-    "(mlserve export without --weights random gives it real ones)"
-)
-
-
-class Questioner:
-    """Asks one client about several images in turn; `exit_code` is that of the first error.
-
-    `is_random` says that the server is known to serve random weights, whatever its answers say.
-    """
-
-    def __init__(
-        self, client: Client, show: Printer, *, top_k: int | None, is_random: bool
-    ) -> None:
-        self._client = client
-        self._show = show
-        self._top_k = top_k
-        self._is_random = is_random
-        self._is_warned = False
-        self._shortfalls: set[str] = set()
-        self.exit_code = 0
-
-    def ask_all(self, inputs: Inputs, deadline: Deadline) -> None:
-        """Asks about every image; an error that the printer does not take is raised.
-
-        `deadline` is that of the first image; each of the others has one as long, counted from its
-        turn.
-        """
-        progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
-        try:
-            for done, name in enumerate(inputs.names):
-                progress.draw(done, name)
-                due = Deadline.after(deadline.timeout) if done else deadline
-                outcome = self._ask(name, due)
-                progress.clear()
-                self._report(name, outcome)
-        finally:
-            progress.clear()
-        self._show.finish()
-
-    def _ask(self, name: str, due: Deadline) -> Prediction | MlserveError:
-        try:
-            return self._client.predict(open_input(name), timeout=due, top_k=self._top_k)
-        except MlserveError as error:
-            return error
-
-    def _report(self, name: str, outcome: Prediction | MlserveError) -> None:
-        if isinstance(outcome, MlserveError):
-            self.exit_code = self.exit_code or int(outcome.exit_code)
-            self._show.error(name, outcome)
-            return
-        if self._is_random or outcome.has_random_weights:
-            outcome = replace(outcome, has_random_weights=True)
-            self._warn()
-        if outcome.shortfall:
-            self._tell(len(outcome.scores), outcome.shortfall)
-        self._show.prediction(name, outcome)
-
-    def _tell(self, count: int, shortfall: str) -> None:
-        """Says once for each reason that there are fewer scores than were asked for."""
-        if shortfall not in self._shortfalls:
-            note(f"note: {count} of the {self._top_k} best labels: {shortfall}")
-        self._shortfalls.add(shortfall)
-
-    def _warn(self) -> None:
-        if not self._is_warned:
-            note(_MEANINGLESS)
-        self._is_warned = True
-
-
-_DEFAULT_TOP_K = 5
-
-
-class PredictFormat(StrEnum):
-    """How the answers are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-    JSONL = "jsonl"
-
-
-def predict(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...",
-            help="Image files. A folder stands for the *.jpg, *.jpeg and *.png files in it, "
-            "sorted; - is standard input.",
-            show_default=False,
-        ),
-    ],
-    timeout: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="The total time allowed, in seconds, from the start of the command to the answer. "
-            "With several files, each one after the first has this time from when its turn comes.",
-        ),
-    ] = 5.0,
-    endpoint: EndpointOption = None,
-    server: ServerOption = None,
-    backend: BackendOption = None,
-    model: ModelOption = None,
-    version: VersionOption = None,
-    protocol: ProtocolOption = None,
-    api: ApiOption = None,
-    token_file: TokenFileOption = None,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    max_attempts: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The most times to ask a server that is not ready, is overloaded or goes away, "
-            "all within the timeout. 1 asks once.",
-        ),
-    ] = 5,
-    max_answer_bytes: Annotated[
-        int,
-        typer.Option(min=1, metavar="BYTES", help="The largest answer to read, in bytes."),
-    ] = 64 * 2**20,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="K",
-            help="Print the K best labels with their scores. Default: text prints the best label "
-            f"alone, json the best {_DEFAULT_TOP_K} with scores.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        PredictFormat,
-        typer.Option(
-            "--output",
-            help="text: the label; for several files, one line `file<TAB>label` for each (with "
-            "--top-k, `file<TAB>score<TAB>index<TAB>label`). json: one object; for several files, "
-            '{"predictions": [...]}. jsonl: one object a line, as the answers arrive.',
-        ),
-    ] = PredictFormat.TEXT,
-) -> None:
-    """Ask a server what is in an image, and print the label.
-
-    A bad file does not stop the others: its error names it, and the exit code is that of the first
-    error.
-
-    Exit codes: 0 answered, 2 bad call or image, 5 no server or not ready, 6 the server failed,
-    7 overloaded, 124 no answer in time.
-
-    For example:
-
-    label=$(mlserve predict horse.jpg --timeout 5)
-
-    mlserve predict photos/ --top-k 3 --output jsonl
-    """
-    from mlserve.client import Retries
-    from mlserve.deadline import Deadline
-
-    deadline = Deadline.after(timeout, since=clock.command_start())
-    inputs = gather(files, deadline)
-    access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
-    target = Target(endpoint, backend, model, version, protocol, api, access, server)
-    asked = target.find(deadline)
-    show = printer(output.value, is_batch=inputs.is_batch, has_scores=top_k is not None)
-    retries = Retries(max_attempts)
-    with asked.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
-        questioner = Questioner(client, show, top_k=top_k, is_random=asked.has_random_weights)
-        questioner.ask_all(inputs, deadline)
-    if questioner.exit_code:
-        raise typer.Exit(questioner.exit_code)

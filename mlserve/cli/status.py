@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mlserve.cli import clock
-from mlserve.cli.options import (
-    AccessOptions,
-    ApiOption,
-    BackendOption,
-    EndpointOption,
-    ModelOption,
-    ProtocolOption,
-    ServerOption,
-    Target,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TokenFileOption,
-    VersionOption,
-    address_json,
-)
+from mlserve.cli.options import ServerChoice, TimeoutOption, address_json, with_server_choice
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table, say
+from mlserve.client import Client, ServerLoad
+from mlserve.client.client import DEFAULT_TIMEOUT
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError, Unavailable, readable
 
-if TYPE_CHECKING:
-    from mlserve.client import Client, ServerLoad
-    from mlserve.deadline import Deadline
 
-
+@with_server_choice
 def status(
-    endpoint: EndpointOption = None,
-    server: ServerOption = None,
-    backend: BackendOption = None,
-    model: ModelOption = None,
-    version: VersionOption = None,
-    protocol: ProtocolOption = None,
-    api: ApiOption = None,
-    token_file: TokenFileOption = None,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    timeout: TimeoutOption = 5.0,
+    *,
+    choice: ServerChoice,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Show the versions of a served model, whether they are ready, and the load of the server.
@@ -52,27 +26,25 @@ def status(
 
     mlserve status --endpoint http://127.0.0.1:8501 --model inception_v3
     """
-    from mlserve.client.refusals import readable
-    from mlserve.deadline import Deadline
-    from mlserve.errors import Unavailable
-
     deadline = Deadline.after(timeout, since=clock.command_start())
-    access = AccessOptions(token_file, tls_ca, tls_cert, tls_key)
-    target = Target(endpoint, backend, model, version, protocol, api, access, server)
-    asked = target.find(deadline)
-    with asked.connect() as client:
-        found = client.status(timeout=deadline)
+    with choice.find(deadline).connect() as client:
+        versions = client.status(timeout=deadline)
         load = _load(client, deadline)
     if output is OutputFormat.JSON:
-        rows = [row.to_json() for row in found]
-        said = {"versions": rows, "load": None if load is None else load.to_json()}
-        print_json({"model": client.model} | said | address_json(client))
+        print_json(
+            {
+                "model": client.model,
+                "versions": [row.to_json() for row in versions],
+                "load": None if load is None else load.to_json(),
+                **address_json(client),
+            }
+        )
     else:
-        table = [[_shown(row.version), row.state, readable(row.error)] for row in found]
+        table = [[_shown(row.version), row.state, readable(row.error)] for row in versions]
         print_table(["version", "state", "error"], table)
         if load is not None:
             say(f"load: {load}")
-    if not any(row.is_available for row in found):
+    if not any(row.is_available for row in versions):
         raise Unavailable(
             f"no version of {client.model} is available at {client.endpoint}",
             hint="see why with mlserve logs (or the log of that server)",
@@ -80,9 +52,7 @@ def status(
 
 
 def _load(client: Client, deadline: Deadline) -> ServerLoad | None:
-    """The server's load, if it tells it: the states are the answer, also without."""
-    from mlserve.errors import MlserveError
-
+    """The server's load; None when it does not say: the states are the answer all the same."""
     try:
         return client.load(timeout=deadline)
     except MlserveError:

@@ -8,8 +8,8 @@ It speaks TensorFlow Serving's API and the Open Inference Protocol, and finds ou
 the server knows. It imports no ML framework; grpc is imported when a gRPC endpoint is asked, httpx
 for a REST one.
 
-    client -> dialogue (which calls, in one API) -> adapter (what to say; no I/O)
-                                                 -> transport (how to send it)
+    client -> session (which calls, in one API) -> adapter (what to say; no I/O)
+                                                -> transport (how to send it; no vendor)
 """
 
 from mlserve.client.answers import ModelMetadata as ModelMetadata

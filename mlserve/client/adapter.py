@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
 from mlserve.client.call import CallState
-from mlserve.deadline import Deadline
+from mlserve.client.endpoint import Endpoint
 
-Api = Literal["tfs", "oip"]
-"""TensorFlow Serving's API, version 1, or the Open Inference Protocol, version 2."""
-Value = str | float | int | bool
 USUAL_TOP_K = 5
 """How many of its best classes a model is asked for when the caller does not say."""
 _MOST_DIGITS = 19
@@ -45,13 +41,13 @@ class SignatureChoice:
     is_binary: bool = True
     classes: int | None = None
 
-    def is_same_question(self, other: SignatureChoice) -> bool:
+    def is_same_request(self, other: SignatureChoice) -> bool:
         """Whether the server is asked for the same in the same way."""
         return replace(self, classes=None) == replace(other, classes=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ImageRequest:
     """An image file's bytes, and how many of its best classes are wanted; None: the usual ones."""
 
     image: bytes
@@ -74,65 +70,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The body of a successful answer; `has_random_weights` is what the server says in a header.
-
-    `json_size` is the number of bytes of JSON at its beginning when tensors in binary form follow.
-    `signatures` are the names that one of mlserve's servers tells in a header. `server_ms` is where
-    the time went in the server, by part, and `about_server` its limits and load, as one of
-    mlserve's tells them in headers; empty when it does not say. `version` is the one that answered,
-    where a header says so. `contract` is what one of mlserve's tells of a model in a header.
-    """
+    """A successful answer: its body, and its HTTP headers or gRPC metadata, in lower case."""
 
     body: bytes
-    has_random_weights: bool
-    json_size: int | None = None
-    signatures: tuple[str, ...] = ()
-    server_ms: Mapping[str, float] = field(default_factory=dict)
-    about_server: Mapping[str, Any] = field(default_factory=dict)
-    version: int | None = None
-    contract: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One output: its shape and its values in row-major order."""
-
-    shape: tuple[int, ...]
-    values: tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The outputs of one request by name, and the version that gave them when the server says so.
-
-    REST drops the name of a single output, which then is the empty string. `has_all_classes` says
-    that the model is known to have no more classes than the answer.
-    """
-
-    outputs: Mapping[str, Column]
-    version: int | None
-    has_all_classes: bool = False
-
-    @property
-    def classes(self) -> int:
-        """How many classes with scores it has; 0 for an answer in another form."""
-        labels = self.outputs.get("labels")
-        return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def number_of(text: str) -> int | None:
     """A version or a length as a number; None for anything else, and for what nobody counts to."""
     is_number = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
     return int(text) if is_number else None
-
-
-def read_contract(text: str) -> Mapping[str, Any] | None:
-    """What a server tells of a model beside its answer; None for anything but a JSON object."""
-    try:
-        told = json.loads(text) if text else None
-    except (ValueError, RecursionError):
-        return None
-    return told if isinstance(told, dict) else None
 
 
 class Adapter(Protocol):
@@ -143,7 +90,7 @@ class Adapter(Protocol):
     """
 
     def predict_call(
-        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
     ) -> Call: ...
     def read_answer(self, reply: Reply) -> Answer: ...
     def metadata_call(self, model: ModelRef) -> Call: ...
@@ -173,12 +120,14 @@ class OipAdapter(Adapter, Protocol):
 
 
 class Transport(Protocol):
-    """A connection to one server. Raises the errors of `mlserve.client.refusals`.
+    """A connection to one server. Raises the errors of `mlserve.client.refusals`."""
 
-    A server that does not know the API of a call makes it raise `NotSpoken`.
-    """
+    @property
+    def endpoint(self) -> Endpoint: ...
+    async def send(self, call: Call, state: CallState) -> Reply:
+        """The reply to `call`, never sent after the deadline; `state` is told what is being done.
 
-    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
-        """The reply to `call`; `state` is told what is being done. Never sent too late."""
+        Raises `NotSpoken` when the server does not know the API of the call.
+        """
 
     async def close(self) -> None: ...

@@ -1,60 +1,24 @@
-"""What the client gives back: predictions, the metadata of a model, the states of its versions."""
+"""What the client gives back: predictions, the metadata of a model, the states of its versions.
+
+The last part says how the label of a prediction is chosen among a model's outputs.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mlserve.errors import InferenceFailed, readable
 from mlserve.tensors import Signature
 
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """A failed attempt: the error that it met, and the wait before the next one."""
-
-    kind: str
-    message: str
-    waited_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "message": self.message, "waited_ms": round(self.waited_ms, 3)}
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One class of an answer. `index` is the class's number, None when the server gives none."""
-
-    label: str
-    score: float
-    index: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the time of one prediction went, in milliseconds: parts that add up to `total`.
-
-    `start` is what passed between the start of the deadline and that of the call: in a command, the
-    start of the interpreter and its imports; in Python next to nothing. `queue`, `decode`, `run`
-    and `encode` are the server's word, None when it says nothing of them. `receive` is the rest of
-    the exchange: both ways over the network, what the server does not tell of, and looks at its
-    metadata. `wait` are failed attempts and the pauses after them. `total` counts from the start
-    of the deadline, so in a command from the start of the process.
-    """
-
-    start: float
-    read: float
-    connect: float
-    queue: float | None
-    decode: float | None
-    run: float | None
-    encode: float | None
-    receive: float
-    wait: float
-    total: float
-
-    def to_json(self) -> dict[str, float | None]:
-        return {part: None if ms is None else round(ms, 3) for part, ms in asdict(self).items()}
+Value = str | float | int | bool
+"""One element of an output."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands for a byte that is not UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -103,6 +67,54 @@ class Prediction:
             "retries": [retry.to_json() for retry in self.retries],
             "timings_ms": self.timings.to_json(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One class of an answer. `index` is the class's number, None when the server gives none."""
+
+    label: str
+    score: float
+    index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one prediction went, in milliseconds: parts that add up to `total`.
+
+    `start` is what passed between the start of the deadline and that of the call: in a command, the
+    start of the interpreter and its imports; in Python next to nothing. `queue`, `decode`, `run`
+    and `encode` are the server's word, None when it says nothing of them. `receive` is the rest of
+    the exchange: both ways over the network, what the server does not tell of, and looks at its
+    metadata. `wait` are failed attempts and the pauses after them. `total` counts from the start
+    of the deadline, so in a command from the start of the process.
+    """
+
+    start: float
+    read: float
+    connect: float
+    queue: float | None
+    decode: float | None
+    run: float | None
+    encode: float | None
+    receive: float
+    wait: float
+    total: float
+
+    def to_json(self) -> dict[str, float | None]:
+        return {part: None if ms is None else round(ms, 3) for part, ms in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A failed attempt: the error that it met, and the wait before the next one."""
+
+    kind: str
+    message: str
+    waited_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "message": self.message, "waited_ms": round(self.waited_ms, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +184,139 @@ class ServerLoad:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def read_contract(text: str) -> Mapping[str, Any] | None:
+    """What a server tells of a model beside its metadata; None for anything but a JSON object."""
+    try:
+        contract = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    return contract if isinstance(contract, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One output of a model: its shape and its values in row-major order."""
+
+    shape: tuple[int, ...]
+    values: tuple[Value, ...]
+
+
+Outputs = Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outputs of one request by name, and what the server says of them.
+
+    REST drops the name of a single output, which then is the empty string. `version` is the one
+    that answered, None when the server does not say. `has_random_weights` and `server_ms`, where
+    the time went in the server by stage, are what mlserve's servers tell in headers; `server_ms` is
+    empty from any other. `has_all_classes`: the model is known to have no more classes than the
+    answer.
+    """
+
+    outputs: Outputs
+    version: int | None
+    has_random_weights: bool = False
+    server_ms: Mapping[str, float] = field(default_factory=dict)
+    has_all_classes: bool = False
+
+    @property
+    def classes(self) -> int:
+        """How many classes with scores it has; 0 for an answer in another form."""
+        labels = self.outputs.get("labels")
+        return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
+
+
+def choose_label(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
+    """The best label and the `top_k` best scores, best first; none for a label only.
+
+    Taken are `labels` and `scores` (and `indices`) of shape [1, k], or else one output with one
+    string in it. Raises InferenceFailed, naming the outputs, for anything else, and for a label
+    that is not UTF-8.
+    """
+    if {"labels", "scores"} <= outputs.keys():
+        scores = _scores(outputs)
+        return scores[0].label, scores[:top_k]
+    label = _only_label(outputs)
+    if label is None:
+        raise _not_labels(outputs, "they have neither a single label nor labels with scores")
+    _require_utf8(label)
+    return label, ()
+
+
+def shortfall(answer: Answer, top_k: int | None) -> str | None:
+    """Why the answer has fewer classes than the caller asked for; None when it does not."""
+    classes = answer.classes
+    if top_k is None or classes >= top_k:
+        return None
+    if not classes:
+        return "the server gives a label without scores"
+    if answer.has_all_classes:
+        return f"the model has {classes} classes"
+    return (
+        f"the server gives only its best {classes} (models exported with this version of mlserve "
+        "give all)"
+    )
+
+
+def _scores(outputs: Outputs) -> tuple[Score, ...]:
+    labels, scores = outputs["labels"], outputs["scores"]
+    indices = outputs.get("indices")
+    columns = [labels, scores] if indices is None else [labels, scores, indices]
+    size = len(labels.values)
+    if not size or any(column.shape != (1, size) for column in columns):
+        raise _not_labels(outputs, "they are not of one shape [1,k]")
+    numbers = indices.values if indices else (None,) * size
+    rows = [
+        _score(outputs, *row) for row in zip(labels.values, scores.values, numbers, strict=True)
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.score))
+
+
+def _score(outputs: Outputs, label: object, score: object, index: object) -> Score:
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    if not isinstance(label, str) or not is_number or not isinstance(index, int | None):
+        raise _not_labels(
+            outputs, f"{label!r}, {score!r}, {index!r} is not a label, a score and an index"
+        )
+    _require_utf8(label)
+    value = float(str(score))
+    if not math.isfinite(value):
+        raise _not_labels(outputs, f"the score of {label} is {value}")
+    return Score(label, value, index)
+
+
+def _only_label(outputs: Outputs) -> str | None:
+    candidates = [column for column in outputs.values() if _holds_one_string(column)]
+    if "output_0" in outputs and _holds_one_string(outputs["output_0"]):
+        candidates = [outputs["output_0"]]
+    return str(candidates[0].values[0]) if len(candidates) == 1 else None
+
+
+def _holds_one_string(column: Column) -> bool:
+    return len(column.values) == 1 and isinstance(column.values[0], str)
+
+
+def _require_utf8(label: str) -> None:
+    """Raises InferenceFailed, naming the bytes, for a label whose bytes are not UTF-8."""
+    try:
+        label.encode()
+    except UnicodeEncodeError as error:
+        raw = _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", label)
+        raise InferenceFailed(
+            f"the server's label '{readable(raw)}' is not UTF-8 text",
+            hint="write the model's labels as UTF-8, and serve it again",
+        ) from error
+
+
+def _not_labels(outputs: Outputs, why: str) -> InferenceFailed:
+    shapes = ", ".join(
+        f"{name or 'one output'}{list(column.shape)}" for name, column in sorted(outputs.items())
+    )
+    return InferenceFailed(
+        f"the model's outputs are not labels: {why} (outputs: {shapes or 'none'})",
+        hint="see them with mlserve metadata; mlserve export builds signatures that give labels",
+    )

@@ -1,4 +1,4 @@
-"""One call from its beginning to its end: what it is doing, what that took, what failed."""
+"""One call from its beginning to its end: its deadline, its ids, its retries, and its image."""
 
 from __future__ import annotations
 
@@ -13,20 +13,172 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlserve.client.answers import Retry, Timings
-from mlserve.deadline import is_number
+from mlserve.deadline import Deadline, is_number
 from mlserve.errors import Transient, UsageError
 from mlserve.threads import on_daemon_thread
-from mlserve.trace import TRACEPARENT, read_traceparent, traceparent
+from mlserve.wire.headers import REQUEST_ID, TRACEPARENT, read_traceparent, write_traceparent
 
 if TYPE_CHECKING:
     from random import Random
 
-
-DEFAULT_MAX_ATTEMPTS = 5
-_BASE = 0.05
-_CAP = 1.0
+_VARIABLE = TRACEPARENT.upper()
+_SAMPLED = "01"
 _MOST_DOUBLINGS = 64
-"""No base is doubled more often: 2.0**1024 is no float."""
+"""No base is doubled more often: 2.0**1024 is not a float."""
+_ENCODE = (
+    "encode pixels as a file first: buffer = io.BytesIO(); "
+    'PIL.Image.fromarray(pixels).save(buffer, "PNG"); then give buffer.getvalue()'
+)
+Image = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""An image file: its path, its bytes, or an open binary file that is read to its end."""
+
+
+@dataclass(slots=True)
+class CallState:
+    """One call to a server: its deadline, what it is doing now, and the time that it took.
+
+    `deadline` is that of the whole call; `ids` go along with every request; `allowed` says how
+    often the server may be asked, `retries` what has failed so far. `spent` is in milliseconds by
+    part: start (before the call began), read, connect, request (an exchange with the server), and
+    wait (failed attempts, and the pauses after them). From the start of the deadline on exactly one
+    part runs at any moment, so that they add up.
+    """
+
+    deadline: Deadline
+    ids: CallIds
+    allowed: Retries
+    doing: str = "starting"
+    spent: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("start", "read", "connect", "request", "wait"), 0.0)
+    )
+    retries: list[Retry] = field(default_factory=list)
+    has_asked: bool = False
+    _part: str = "start"
+    _since: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._since = self.deadline.began_at
+
+    @property
+    def attempts(self) -> int:
+        """How often the server was asked for the same thing: once more than it failed."""
+        return len(self.retries) + 1
+
+    def require(self) -> float:
+        """Seconds left; raises DeadlineExceeded, saying what was being done, when none are."""
+        return self.deadline.require(self.doing)
+
+    def enter(self, part: str, doing: str) -> None:
+        """Ends the part that ran and begins another one."""
+        self._count()
+        self._part, self.doing = part, doing
+        self.has_asked = self.has_asked or part == "connect"
+
+    def _count(self) -> None:
+        """Adds up the running part until now."""
+        now = time.monotonic()
+        self.spent[self._part] += (now - self._since) * 1000
+        self._since = now
+
+    def spent_so_far(self) -> dict[str, float]:
+        """A copy of `spent`, with what the running part took until now."""
+        self._count()
+        return dict(self.spent)
+
+    def pause(self, error: Transient) -> float:
+        """Seconds to wait before the next attempt; infinity: there must be none."""
+        return self.allowed.pause(self.attempts, error)
+
+    def begin_again(self, error: Transient, pause: float, before: Mapping[str, float]) -> None:
+        """Notes a failed attempt. `before` is what was spent before it."""
+        self.enter("wait", f"waiting to ask again after: {error.message}")
+        for part in ("connect", "request"):
+            self.spent["wait"] += self.spent[part] - before[part]
+            self.spent[part] = before[part]
+        self.retries.append(Retry(error.kind, error.message, pause * 1000))
+
+    def timings(self, server_ms: Mapping[str, float]) -> Timings:
+        """Where the time went until now; `server_ms` is the server's part, if possible."""
+        self._count()
+        exchange = self.spent["request"]
+        in_server = sum(server_ms.values())
+        if in_server > exchange:
+            server_ms, in_server = {}, 0.0
+        return Timings(
+            start=self.spent["start"],
+            read=self.spent["read"],
+            connect=self.spent["connect"],
+            queue=server_ms.get("queue"),
+            decode=server_ms.get("decode"),
+            run=server_ms.get("run"),
+            encode=server_ms.get("encode"),
+            receive=exchange - in_server,
+            wait=self.spent["wait"],
+            total=sum(self.spent.values()),
+        )
+
+    def with_attempts(self, message: str) -> str:
+        """The last error's message, with what came before it."""
+        if not self.retries:
+            return message
+        first = self.retries[0].message
+        before = "" if first == message else f"; at first: {first}"
+        return f"{message} (after {self.attempts} attempts{before})"
+
+    def details(self) -> dict[str, Any]:
+        """The call as data, for an error that ends it; nothing before the server was asked."""
+        if not self.has_asked:
+            return {}
+        return {
+            "attempts": self.attempts,
+            "retries": [retry.to_json() for retry in self.retries],
+            "request_id": self.ids.request_id,
+            "trace_id": self.ids.trace.id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CallIds:
+    """The ids of a call: its trace and a request id of its own, kept when it is repeated."""
+
+    trace: Trace
+    request_id: str = field(default_factory=lambda: _hexadecimal(16))
+
+    def headers(self) -> dict[str, str]:
+        """The headers, or gRPC metadata, of one attempt: each has a span of its own."""
+        span = write_traceparent(self.trace.id, _hexadecimal(8), self.trace.flags)
+        return {REQUEST_ID: self.request_id, TRACEPARENT: span}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A trace of calls. `id` is 32 hexadecimal digits, `flags` is W3C's two."""
+
+    id: str
+    flags: str = _SAMPLED
+
+    @classmethod
+    def following(cls, parent: str | None) -> Trace:
+        """The trace of that traceparent; None takes the environment's, or else begins a new one.
+
+        A malformed one in the environment is ignored, as W3C says. Raises UsageError for a
+        malformed `parent`.
+        """
+        text = os.environ.get(_VARIABLE, "") if parent is None else parent
+        if text and (found := read_traceparent(text.strip())):
+            trace_id, _, flags = found
+            return cls(trace_id, flags)
+        if parent is not None:
+            raise UsageError(
+                f"{parent!r} is not a traceparent",
+                hint="W3C's form is 00-<32 hex digits>-<16 hex digits>-01",
+            )
+        return cls(_hexadecimal(16))
+
+
+def _hexadecimal(size: int) -> str:
+    """Random bytes as text; all zeros, which W3C forbids, does not come up."""
+    return os.urandom(size).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +191,9 @@ class Retries:
     `cap` that is not a number of seconds.
     """
 
-    max_attempts: int = DEFAULT_MAX_ATTEMPTS
-    base: float = _BASE
-    cap: float = _CAP
+    max_attempts: int = 5
+    base: float = 0.05
+    cap: float = 1.0
     random: Random | None = None
 
     def __post_init__(self) -> None:
@@ -73,170 +225,15 @@ class Retries:
         return SystemRandom()
 
 
+DEFAULT_RETRIES = Retries()
 ONCE = Retries(max_attempts=1)
-"""For callers who measure, or who ask again themselves."""
-
-
-REQUEST_ID = "x-request-id"
-_VARIABLE = "TRACEPARENT"
-_SAMPLED = "01"
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """A trace of calls. `id` is 32 hexadecimal digits, `flags` is W3C's two."""
-
-    id: str
-    flags: str = _SAMPLED
-
-    @classmethod
-    def following(cls, parent: str | None) -> Trace:
-        """The trace of that traceparent; None takes the environment's, or else begins a new one.
-
-        A malformed one of the environment is passed over, as W3C says. Raises UsageError for a
-        malformed `parent`.
-        """
-        text = os.environ.get(_VARIABLE, "") if parent is None else parent
-        if text and (found := read_traceparent(text.strip())):
-            trace_id, _, flags = found
-            return cls(trace_id, flags)
-        if parent is not None:
-            raise UsageError(
-                f"{parent!r} is not a traceparent",
-                hint="W3C's form is 00-<32 hex digits>-<16 hex digits>-01",
-            )
-        return cls(_hexadecimal(16))
-
-
-@dataclass(frozen=True, slots=True)
-class CallIds:
-    """What a call is known by: its trace and a request id of its own, kept when it is repeated."""
-
-    trace: Trace
-    request_id: str = field(default_factory=lambda: _hexadecimal(16))
-
-    def headers(self) -> dict[str, str]:
-        """The headers, or gRPC metadata, of one attempt: each has a span of its own."""
-        span = traceparent(self.trace.id, _hexadecimal(8), self.trace.flags)
-        return {REQUEST_ID: self.request_id, TRACEPARENT: span}
-
-
-def _hexadecimal(size: int) -> str:
-    """That many random bytes as text; all zeros, which W3C forbids, does not come up."""
-    return os.urandom(size).hex()
-
-
-@dataclass(slots=True)
-class CallState:
-    """What a call is doing now, for the message when its deadline passes, and the time it took.
-
-    `began` is the moment on the monotonic clock that its deadline counts from. `spent` is in
-    milliseconds by part: start (before the call began), read, connect, request (an exchange with
-    the server), and wait (failed attempts, and the pauses after them). At every moment from
-    `began` on one part runs, so that they add up. `ids` go along with every request.
-    """
-
-    ids: CallIds
-    began: float
-    allowed: Retries = ONCE
-    doing: str = "starting"
-    spent: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("start", "read", "connect", "request", "wait"), 0.0)
-    )
-    retries: list[Retry] = field(default_factory=list)
-    has_asked: bool = False
-    _part: str = "start"
-    _since: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._since = self.began
-
-    @property
-    def attempts(self) -> int:
-        """How often the server was asked for the same thing: once more than it failed."""
-        return len(self.retries) + 1
-
-    def enter(self, part: str, doing: str) -> None:
-        """Ends the part that ran and begins another one."""
-        self._count()
-        self._part, self.doing = part, doing
-        self.has_asked = self.has_asked or part == "connect"
-
-    def _count(self) -> None:
-        """Counts the part that runs up to now."""
-        now = time.monotonic()
-        self.spent[self._part] += (now - self._since) * 1000
-        self._since = now
-
-    def spent_so_far(self) -> dict[str, float]:
-        """A copy of `spent`, with what the running part took until now."""
-        self._count()
-        return dict(self.spent)
-
-    def pause(self, error: Transient) -> float:
-        """Seconds to wait before the next attempt; infinity: there is to be none."""
-        return self.allowed.pause(self.attempts, error)
-
-    def begin_again(self, error: Transient, pause: float, before: Mapping[str, float]) -> None:
-        """Notes that an attempt failed. `before` is what was spent before it."""
-        self.enter("wait", f"waiting to ask again after: {error.message}")
-        for part in ("connect", "request"):
-            self.spent["wait"] += self.spent[part] - before[part]
-            self.spent[part] = before[part]
-        self.retries.append(Retry(error.kind, error.message, pause * 1000))
-
-    def timings(self, server_ms: Mapping[str, float]) -> Timings:
-        """Where the time went until now; `server_ms` is the server's word, taken if it can be."""
-        self._count()
-        exchange = self.spent["request"]
-        told = sum(server_ms.values())
-        if told > exchange:
-            server_ms, told = {}, 0.0
-        return Timings(
-            start=self.spent["start"],
-            read=self.spent["read"],
-            connect=self.spent["connect"],
-            queue=server_ms.get("queue"),
-            decode=server_ms.get("decode"),
-            run=server_ms.get("run"),
-            encode=server_ms.get("encode"),
-            receive=exchange - told,
-            wait=self.spent["wait"],
-            total=sum(self.spent.values()),
-        )
-
-    def retold(self, message: str) -> str:
-        """The last error's message, with what came before it."""
-        if not self.retries:
-            return message
-        first = self.retries[0].message
-        before = "" if first == message else f"; at first: {first}"
-        return f"{message} (after {self.attempts} attempts{before})"
-
-    def details(self) -> dict[str, Any]:
-        """The call as data, for an error that ends it; nothing before the server was asked."""
-        if not self.has_asked:
-            return {}
-        return {
-            "attempts": self.attempts,
-            "retries": [retry.to_json() for retry in self.retries],
-            "request_id": self.ids.request_id,
-            "trace_id": self.ids.trace.id,
-        }
-
-
-Image = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-"""An image file: its path, its bytes, or an open binary file that is read to its end."""
-_ENCODE = (
-    "encode pixels as a file first: buffer = io.BytesIO(); "
-    'PIL.Image.fromarray(pixels).save(buffer, "PNG"); then give buffer.getvalue()'
-)
+"""For callers that measure, or that ask again themselves."""
 
 
 async def read_image(image: Image) -> bytes:
-    """The bytes of the file. Raises UsageError, naming it, when it cannot be read or is no file.
+    """The bytes of the file. Raises UsageError, naming it, when it cannot be read.
 
-    When the caller is cancelled the read goes on by itself and is forgotten.
+    When the caller is cancelled, the read goes on by itself and is forgotten.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)

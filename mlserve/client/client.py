@@ -1,4 +1,4 @@
-"""The asynchronous client: finds out what the server speaks; each call has one total deadline."""
+"""The two clients: each finds out what the server speaks; each call has one total deadline."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar, Unpack
 
-from mlserve.client.adapter import Answer, Api, ModelRef, Question, Reply
-from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, VersionStatus
+from mlserve.client.adapter import ImageRequest, ModelRef
+from mlserve.client.answers import (
+    Answer,
+    ModelMetadata,
+    Prediction,
+    ServerLoad,
+    VersionStatus,
+    choose_label,
+    shortfall,
+)
 from mlserve.client.call import ONCE, CallIds, CallState, Image, Retries, Trace, name_of, read_image
-from mlserve.client.codecs import labelled, shortfall
-from mlserve.client.connections import Connections, open_dialogue, open_transport
-from mlserve.client.endpoint import Access, Endpoint, ProtocolName, Tls
+from mlserve.client.connections import Connections
+from mlserve.client.endpoint import (
+    APIS,
+    Api,
+    Connection,
+    ConnectionOptions,
+    Endpoint,
+    ProtocolName,
+    shows_options,
+)
 from mlserve.client.proxies import proxy_to
 from mlserve.client.refusals import ConnectionLost, NotSpoken
-from mlserve.client.session import Dialogue, Line
+from mlserve.client.session import ModelSession, Session, TfsSession
 from mlserve.deadline import Deadline
 from mlserve.errors import (
     DeadlineExceeded,
@@ -33,8 +47,8 @@ from mlserve.threads import run_on_loop
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0
 """Seconds that a call may take in all."""
-DEFAULT_RETRIES = Retries()
-DEFAULT_MAX_ANSWER_BYTES = 64 * 2**20
+_CLOSING = 0.1
+"""Seconds that closing a connection may take before it is left to the end of the process."""
 
 
 class AsyncClient:
@@ -57,59 +71,38 @@ class AsyncClient:
 
     Nothing is connected until the first call; calls may run at the same time. Each event loop and
     each forked process gets connections of its own; after `close` no call can be made. Raises
-    UsageError for an argument that is not what it must be.
+    UsageError for an invalid argument.
     """
 
+    @shows_options
     def __init__(
         self,
         endpoint: str,
         *,
         protocol: ProtocolName | None = None,
-        model: str | None = None,
-        version: int | None = None,
-        api: Api | None = None,
-        token: str | None = None,
-        tls: Tls | None = None,
-        retries: Retries = DEFAULT_RETRIES,
-        max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES,
-        traceparent: str | None = None,
+        **options: Unpack[ConnectionOptions],
     ) -> None:
-        _check_kinds(
-            endpoint=(endpoint, str),
-            model=(model, str),
-            version=(version, int),
-            token=(token, str),
-            tls=(tls, Tls),
-            retries=(retries, Retries),
-            max_answer_bytes=(max_answer_bytes, int),
-        )
-        known: tuple[Api, ...] = get_args(Api)
-        if api is not None and api not in known:
-            raise UsageError(f"there is no API {api!r}", hint=f"choose {' or '.join(known)}")
-        self.endpoint = Endpoint.parse(endpoint, protocol, is_secure=tls is not None)
-        access = Access(token, tls)
-        exposure = access.exposure(self.endpoint)
-        if exposure:
+        self._connection = Connection.to(endpoint, protocol, **options)
+        if exposure := self._connection.exposure():
             warnings.warn(exposure, stacklevel=2)
-        self._model = None if model is None else ModelRef(model, version)
-        self._version = version
-        proxy_to(self.endpoint)  # one that cannot be used is told now, not at the first call
-        self._transport = Connections(
-            partial(open_transport, self.endpoint, access, max_answer_bytes)
-        )
-        self._retries = retries
-        self._traceparent = traceparent
-        Trace.following(traceparent)
-        self._apis = known if api is None else (api,)
-        self._dialogues: dict[Api, Dialogue] = {}
+        proxy_to(self.endpoint)  # one that cannot be used is reported now, not at the first call
+        self._connections = Connections(self._connection)
+        self._model = self._connection.model
+        self._apis = APIS if self._connection.api is None else (self._connection.api,)
+        self._sessions: dict[Api, ModelSession] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.endpoint)!r}, model={self.model!r})"
 
     @property
+    def endpoint(self) -> Endpoint:
+        """Where the server is."""
+        return self._connection.endpoint
+
+    @property
     def model(self) -> str | None:
         """The name of the model that is asked; None until that has been found out."""
-        return None if self._model is None else self._model.name
+        return self._model
 
     @property
     def api(self) -> Api | None:
@@ -135,19 +128,11 @@ class AsyncClient:
             raise UsageError(
                 f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
             )
-        deadline = as_deadline(timeout)
-        async with self._within(deadline) as state:
+        async with self._call(timeout, self._connection.retries) as state:
             state.enter("read", f"reading {name_of(image)}")
-            data = await read_image(image)
-            question = Question(data, top_k)
-
-            async def ask(dialogue: Dialogue) -> tuple[Answer, Reply]:
-                if self.api is None:
-                    await dialogue.recognise(deadline, state)
-                return await dialogue.predict(question, deadline, state)
-
-            answer, reply = await self._converse(ask, deadline, state)
-            return self._prediction(answer, reply, question, state)
+            request = ImageRequest(await read_image(image), top_k)
+            answer = await self._ask(lambda session: session.predict(request, state), state)
+            return self._prediction(answer, request, state)
 
     async def metadata(
         self,
@@ -155,13 +140,10 @@ class AsyncClient:
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> ModelMetadata:
         """The signatures of the model. Raises as `predict` does."""
-        deadline = as_deadline(timeout)
-        async with self._within(deadline) as state:
-            found = await self._converse(
-                lambda dialogue: dialogue.metadata(deadline, state), deadline, state
-            )
-            self._require_asked(found.version)
-            return found
+        async with self._call(timeout, self._connection.retries) as state:
+            metadata = await self._ask(lambda session: session.metadata(state), state)
+            self._require_version(metadata.version)
+            return metadata
 
     async def status(
         self,
@@ -169,34 +151,30 @@ class AsyncClient:
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> tuple[VersionStatus, ...]:
         """The versions of the model and their states, latest first. Raises as `predict` does."""
-        deadline = as_deadline(timeout)
-        async with self._within(deadline, ONCE) as state:
-            return await self._converse(
-                lambda dialogue: dialogue.status(deadline, state), deadline, state
-            )
+        async with self._call(timeout, ONCE) as state:
+            return await self._ask(lambda session: session.status(state), state)
 
     async def load(
         self,
         *,
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> ServerLoad | None:
-        """What the server does now; None from a server of another maker, which does not say.
+        """What the server does now; None from a third-party server, which does not say.
 
         Raises DeadlineExceeded and Unavailable.
         """
-        from mlserve.client.session import load_call, read_load
+        from mlserve.client.server_info import load_call, read_load
 
-        deadline, protocol = as_deadline(timeout), self.endpoint.protocol
-        async with self._within(deadline, ONCE) as state:
+        protocol = self.endpoint.protocol
+        async with self._call(timeout, ONCE) as state:
             try:
-                reply = await self._transport.send(load_call(protocol), deadline, state)
+                return read_load(protocol, await self._connections.send(load_call(protocol), state))
             except (NotSpoken, UsageError, InferenceFailed):
                 return None
-            return read_load(protocol, reply)
 
     async def close(self) -> None:
-        """Closes the connections; calls that still run fail, and no other can be made."""
-        await self._transport.close()
+        """Closes the connections; calls that still run fail, and no more can be made."""
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -210,127 +188,87 @@ class AsyncClient:
         await self.close()
 
     @asynccontextmanager
-    async def _within(
-        self, deadline: Deadline, retries: Retries | None = None
-    ) -> AsyncIterator[CallState]:
+    async def _call(self, timeout: float | Deadline, retries: Retries) -> AsyncIterator[CallState]:  # noqa: ASYNC109
         """Bounds the body by the deadline, whatever it awaits; errors say what it was doing."""
-        self._transport.require_open()
-        ids = CallIds(Trace.following(self._traceparent))
-        state = CallState(ids, deadline.began_at, self._retries if retries is None else retries)
+        deadline = as_deadline(timeout)
+        self._connections.require_open()
+        ids = CallIds(Trace.following(self._connection.traceparent))
+        state = CallState(deadline, ids, retries)
         try:
-            async with _bounded(deadline, state):
+            async with _bounded(state):
                 yield state
         except MlserveError as error:
             error.details |= state.details()
             if isinstance(error, Transient):
-                error.message = state.retold(error.message)
+                error.message = state.with_attempts(error.message)
             raise
 
-    async def _converse(
-        self, ask: Callable[[Dialogue], Awaitable[T]], deadline: Deadline, state: CallState
-    ) -> T:
-        """The answer in the server's API. It is found out by trying, and then remembered."""
-        model = self._model or await self._only_model(deadline, state)
+    async def _ask(self, ask: Callable[[ModelSession], Awaitable[T]], state: CallState) -> T:
+        """The answer in the server's API, which is found out by trying, and then remembered."""
+        model = self._model or await self._find_model(state)
         first: NotSpoken | None = None
         for api in self._apis:
-            dialogue = self._dialogue(api, model)
+            session = self._session(api, model)
             try:
-                found = await ask(dialogue)
+                answer = await ask(session)
             except NotSpoken as error:
                 first = first or error
                 continue
             except ConnectionLost as error:
-                if first is None or dialogue.is_spoken:
+                if first is None or session.is_spoken:
                     raise
-                # It answered the first question and hangs up on the next: the answer says more.
+                # It answered the first request and hangs up on the next: the answer says more.
                 raise first.refusal from error
             self._apis = (api,)
-            return found
+            return answer
         assert first is not None  # there is always an API to try
         raise first.refusal from first
 
-    async def _only_model(self, deadline: Deadline, state: CallState) -> ModelRef:
+    async def _find_model(self, state: CallState) -> str:
         """The one model of the server, from now on that of this client."""
-        from mlserve.client.model_index import find_model
+        from mlserve.client.server_info import find_model
 
-        line = Line(self.endpoint, self._transport)
-        name = await find_model(self.endpoint, line, deadline, state)
-        self._model = ModelRef(name, self._version)
+        self._model = await find_model(Session(self._connections), state)
         return self._model
 
-    def _dialogue(self, api: Api, model: ModelRef) -> Dialogue:
-        found = self._dialogues.get(api)
-        if found is None:
-            found = open_dialogue(api, self.endpoint, self._transport, model)
-            self._dialogues[api] = found
-        return found
+    def _session(self, api: Api, model: str) -> ModelSession:
+        if api not in self._sessions:
+            reference = ModelRef(model, self._connection.version)
+            session = _open_session(api, reference, self._connections)
+            session.is_spoken = api == self._connection.api  # the user says so
+            self._sessions[api] = session
+        return self._sessions[api]
 
-    def _prediction(
-        self, answer: Answer, reply: Reply, question: Question, state: CallState
-    ) -> Prediction:
-        label, scores = labelled(answer.outputs, question.count)
-        version = reply.version if answer.version is None else answer.version
-        self._require_asked(version)
+    def _prediction(self, answer: Answer, request: ImageRequest, state: CallState) -> Prediction:
+        label, scores = choose_label(answer.outputs, request.count)
+        self._require_version(answer.version)
+        wanted = self._connection.version
         return Prediction(
             label=label,
             scores=scores,
             model=self.model or "",
-            version=self._version if version is None else version,
+            version=wanted if answer.version is None else answer.version,
             endpoint=str(self.endpoint),
             protocol=self.endpoint.protocol,
             api=self._apis[0],
-            timings=state.timings(reply.server_ms),
-            has_random_weights=reply.has_random_weights,
+            timings=state.timings(answer.server_ms),
+            has_random_weights=answer.has_random_weights,
             request_id=state.ids.request_id,
             trace_id=state.ids.trace.id,
             retries=tuple(state.retries),
-            shortfall=shortfall(answer, question),
+            shortfall=shortfall(answer, request.top_k),
         )
 
-    def _require_asked(self, version: int | None) -> None:
+    def _require_version(self, answered: int | None) -> None:
         """Raises NotFound when another version answered than was asked for."""
-        asked = self._version
-        if None not in (asked, version) and asked != version:
+        wanted = self._connection.version
+        if None not in (wanted, answered) and wanted != answered:
             raise NotFound(
-                f"version {asked} of {self.model} was asked for, but version {version} "
+                f"version {wanted} of {self.model} was asked for, but version {answered} "
                 f"answered at {self.endpoint}",
                 hint="see the versions there with mlserve status; leave {version} out to take the "
                 "server's choice",
             )
-
-
-def as_deadline(timeout: float | Deadline) -> Deadline:
-    """The deadline itself, or the one `timeout` seconds from now. Raises UsageError."""
-    return timeout if isinstance(timeout, Deadline) else Deadline.after(timeout)
-
-
-def _check_kinds(**given: tuple[object, type]) -> None:
-    """Raises UsageError for an argument that is neither None nor of its type."""
-    for name, (value, kind) in given.items():
-        if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
-            continue
-        shown = type(value).__name__ if name == "token" else repr(value)
-        raise UsageError(
-            f"{name} must be {_AS_WORDS.get(kind, kind.__name__)}, not {shown}",
-            hint="see help(mlserve.Client)",
-        )
-
-
-_AS_WORDS = {int: "a whole number", str: "text", Retries: "mlserve.Retries", Tls: "mlserve.Tls"}
-
-
-@asynccontextmanager
-async def _bounded(deadline: Deadline, state: CallState) -> AsyncIterator[None]:
-    """Ends the body at the deadline; the error says what the state was told of it."""
-    try:
-        async with asyncio.timeout(deadline.require(state.doing)):
-            yield
-    except TimeoutError:
-        raise deadline.exceeded(state.doing) from None
-
-
-_CLOSING = 0.1
-"""Seconds that closing a connection may take before it is left to the end of the process."""
 
 
 class Client:
@@ -353,32 +291,15 @@ class Client:
     no call can be made.
     """
 
+    @shows_options
     def __init__(
         self,
         endpoint: str,
         *,
         protocol: ProtocolName | None = None,
-        model: str | None = None,
-        version: int | None = None,
-        api: Api | None = None,
-        token: str | None = None,
-        tls: Tls | None = None,
-        retries: Retries = DEFAULT_RETRIES,
-        max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES,
-        traceparent: str | None = None,
+        **options: Unpack[ConnectionOptions],
     ) -> None:
-        self._client = AsyncClient(
-            endpoint,
-            protocol=protocol,
-            model=model,
-            version=version,
-            api=api,
-            token=token,
-            tls=tls,
-            retries=retries,
-            max_answer_bytes=max_answer_bytes,
-            traceparent=traceparent,
-        )
+        self._client = AsyncClient(endpoint, protocol=protocol, **options)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.endpoint)!r}, model={self.model!r})"
@@ -422,7 +343,7 @@ class Client:
         return self._run(deadline, self._client.status(timeout=deadline))
 
     def load(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> ServerLoad | None:
-        """What the server does now; None from a server of another maker, which does not say."""
+        """What the server does now; None from a third-party server, which does not say."""
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.load(timeout=deadline))
 
@@ -447,3 +368,43 @@ class Client:
 
     def _run(self, deadline: Deadline, work: Coroutine[Any, Any, T]) -> T:
         return run_on_loop(deadline, f"waiting for {self.endpoint}", work)
+
+
+def as_deadline(timeout: float | Deadline) -> Deadline:
+    """The deadline itself, or the one `timeout` seconds from now. Raises UsageError."""
+    return timeout if isinstance(timeout, Deadline) else Deadline.after(timeout)
+
+
+@asynccontextmanager
+async def _bounded(state: CallState) -> AsyncIterator[None]:
+    """Ends the body at the deadline; the error says what was being done."""
+    try:
+        async with asyncio.timeout(state.require()):
+            yield
+    except TimeoutError:
+        raise state.deadline.exceeded(state.doing) from None
+
+
+def _open_session(api: Api, model: ModelRef, connections: Connections) -> ModelSession:
+    """The API spoken about a model. What an API and a protocol need is imported here, unasked none.
+
+    Sends nothing yet.
+    """
+    is_grpc = connections.endpoint.protocol == "grpc"
+    if api == "tfs" and is_grpc:
+        from mlserve.client.tfs_grpc import TfsGrpc
+
+        return TfsSession(TfsGrpc(), model, connections)
+    if api == "tfs":
+        from mlserve.client.tfs_rest import TfsRest
+
+        return TfsSession(TfsRest(), model, connections)
+    from mlserve.client.oip_session import OipSession
+
+    if is_grpc:
+        from mlserve.client.oip_grpc import OipGrpc
+
+        return OipSession(OipGrpc(), model, connections)
+    from mlserve.client.oip_rest import OipRest
+
+    return OipSession(OipRest(), model, connections)

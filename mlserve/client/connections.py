@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from weakref import WeakSet
 
-from mlserve.client.adapter import Api, Call, ModelRef, OipAdapter, Reply, TfsAdapter, Transport
+from mlserve.client.adapter import Call, Reply, Transport
 from mlserve.client.call import CallState
-from mlserve.client.endpoint import Access, Endpoint
+from mlserve.client.endpoint import Connection, Endpoint
 from mlserve.client.forks import has_inherited_grpc
-from mlserve.client.session import Dialogue, Line, TfsDialogue
-from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
 
 _Place = tuple[int, asyncio.AbstractEventLoop]
@@ -24,17 +22,21 @@ class Connections:
     Neither a forked process nor a second event loop may use the sockets of the first.
     """
 
-    def __init__(self, open_transport: Callable[[], Transport]) -> None:
-        self._open_transport = open_transport
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._transports: dict[_Place, Transport] = {}
         self._guards: dict[_Place, AsyncGenerator[None]] = {}
         self._is_closed = False
         _everyone.add(self)
 
-    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._connection.endpoint
+
+    async def send(self, call: Call, state: CallState) -> Reply:
         """The reply to `call`, on a connection of this process and loop."""
         transport = await self._here()
-        return await transport.send(call, deadline, state)
+        return await transport.send(call, state)
 
     def require_open(self) -> None:
         """Raises UsageError once the client has been closed."""
@@ -63,7 +65,7 @@ class Connections:
         place = os.getpid(), asyncio.get_running_loop()
         if place not in self._transports:
             self._forget_ended_loops()
-            self._transports[place] = self._open_transport()
+            self._transports[place] = open_transport(self._connection)
             self._guards[place] = _closing_with_the_loop(self._transports[place])
             await anext(self._guards[place])
         return self._transports[place]
@@ -105,49 +107,16 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def open_transport(endpoint: Endpoint, access: Access, limit: int) -> Transport:
-    """A connection to the endpoint; `limit` is the bytes of the largest answer.
-
-    Sends nothing yet.
-    """
-    if endpoint.protocol == "grpc" and has_inherited_grpc():
+def open_transport(connection: Connection) -> Transport:
+    """The transport of an endpoint's protocol. Sends nothing yet."""
+    if connection.endpoint.protocol == "grpc" and has_inherited_grpc():
         from mlserve.client.http2 import Http2Transport
 
-        return Http2Transport(endpoint, access, limit)
-    if endpoint.protocol == "grpc":
+        return Http2Transport(connection)
+    if connection.endpoint.protocol == "grpc":
         from mlserve.client.grpc import GrpcTransport
 
-        return GrpcTransport(endpoint, access, limit)
+        return GrpcTransport(connection)
     from mlserve.client.http import RestTransport
 
-    return RestTransport(endpoint, access, limit)
-
-
-def open_dialogue(api: Api, endpoint: Endpoint, transport: Transport, model: ModelRef) -> Dialogue:
-    """The API spoken over the transport. Sends nothing yet."""
-    line = Line(endpoint, transport)
-    if api == "tfs":
-        return TfsDialogue(_tfs_adapter(endpoint), line, model)
-    from mlserve.client.oip_session import OipDialogue
-
-    return OipDialogue(_oip_adapter(endpoint), line, model)
-
-
-def _tfs_adapter(endpoint: Endpoint) -> TfsAdapter:
-    if endpoint.protocol == "grpc":
-        from mlserve.client.tfs_grpc import TfsGrpc
-
-        return TfsGrpc()
-    from mlserve.client.tfs_rest import TfsRest
-
-    return TfsRest()
-
-
-def _oip_adapter(endpoint: Endpoint) -> OipAdapter:
-    if endpoint.protocol == "grpc":
-        from mlserve.client.oip_grpc import OipGrpc
-
-        return OipGrpc()
-    from mlserve.client.oip_rest import OipRest
-
-    return OipRest()
+    return RestTransport(connection)

@@ -1,6 +1,6 @@
 """Why a connection fails whose end says nothing: one look at what the other side speaks.
 
-gRPC's library and httpx are told "closed" where a server of the other protocol hangs up, or one
+gRPC's library and httpx see only "closed" where a server of the other protocol hangs up, or one
 that wants a certificate. The first bytes of a connection of our own say which it is.
 """
 
@@ -12,12 +12,11 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
-from mlserve.client.endpoint import Access, Endpoint, Tls
+from mlserve.client.endpoint import Connection, Endpoint, Tls
 from mlserve.client.proxies import proxy_to
-from mlserve.client.refusals import readable
 from mlserve.client.tls import certificate_refused, handshake_failure
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, NotFound, UsageError
+from mlserve.errors import MlserveError, NotFound, UsageError, readable
 from mlserve.threads import on_daemon_thread
 
 _PATIENCE = 1.0
@@ -38,7 +37,7 @@ _NO_SUCH_HOST = re.compile(
 _HTTP1 = re.compile(r"http1\.x server|missing selected ALPN|b'HTTP/1\.", re.IGNORECASE)
 
 
-def told_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
+def failure_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
     """The error that a library's words stand for; None when they do not say enough."""
     if _NO_SUCH_HOST.search(why) and proxy_to(endpoint) is None:
         return NotFound(
@@ -50,16 +49,14 @@ def told_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
     return handshake_failure(endpoint, why)
 
 
-async def told_by_looking(
-    endpoint: Endpoint, access: Access, deadline: Deadline
-) -> MlserveError | None:
+async def failure_by_looking(connection: Connection, deadline: Deadline) -> MlserveError | None:
     """The error that the server's first bytes stand for; None when they say nothing new.
 
     Takes at most half of the time that is left. Behind a proxy nothing is looked at.
     """
+    endpoint, tls = connection.endpoint, connection.tls_files
     if proxy_to(endpoint) is not None:
         return None
-    tls = access.tls or Tls()
     handshake: set[int] = set()
     said = b""
     try:

@@ -1,16 +1,23 @@
-"""Where a server is: `host:port`, `grpc://`, `grpcs://`, `http://` or `https://host:port`."""
+"""Where a server is and how it is spoken to: what a client knows before it asks."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
+from mlserve.client.call import DEFAULT_RETRIES, Retries, Trace
 from mlserve.errors import UsageError
 
 ProtocolName = Literal["grpc", "rest"]
+Api = Literal["tfs", "oip"]
+"""TensorFlow Serving's API, version 1, or the Open Inference Protocol, version 2."""
+APIS: tuple[Api, ...] = get_args(Api)
+DEFAULT_MAX_ANSWER_BYTES = 64 * 2**20
 _PROTOCOLS: dict[str, ProtocolName] = {
     "grpc": "grpc",
     "grpcs": "grpc",
@@ -39,10 +46,10 @@ class Endpoint:
         """The endpoint that `text` names; `host:port` alone is gRPC unless `protocol` says REST.
 
         `is_secure`: it speaks TLS, also where `text` does not say so. Raises UsageError, naming
-        `text`, for anything that is no endpoint, or one that does not speak TLS.
+        `text`, for anything that is not an endpoint, and for one without TLS where it must have it.
         """
         if protocol not in (None, "grpc", "rest"):
-            raise UsageError(f"there is no protocol {protocol!r}", hint="choose grpc or rest")
+            raise UsageError(f"{protocol!r} is not a protocol", hint="choose grpc or rest")
         scheme, parts = _split(text, protocol, is_secure=is_secure)
         if is_secure and scheme in _SECURE:
             raise _bad(text, f"with TLS files it must be {_SECURE[scheme]}://")
@@ -65,7 +72,7 @@ class Endpoint:
 
     @property
     def is_secure(self) -> bool:
-        """Whether it is spoken to in TLS."""
+        """Whether TLS is spoken to it."""
         return self.scheme in _SECURE.values()
 
     @property
@@ -148,26 +155,79 @@ class Tls:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """The token and the TLS files of a client; neither by default."""
+class ConnectionOptions(TypedDict, total=False):
+    """The options of a client beside the endpoint; `Connection` says what each is."""
 
+    model: str | None
+    version: int | None
+    api: Api | None
+    token: str | None
+    tls: Tls | None
+    retries: Retries
+    max_answer_bytes: int
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A server, the model asked there, and how the two sides speak to each other.
+
+    `model` None is the only one that the server serves; `version` None leaves the choice to the
+    server. `api` None is found out by asking. `token` is sent with each request. `tls` are the
+    files of TLS, None without any. `retries` are those of `predict` and `metadata`.
+    `max_answer_bytes` bounds what is read of an answer. `traceparent` is the W3C trace that the
+    calls belong to; None takes the environment's TRACEPARENT, else each call begins a trace.
+    """
+
+    endpoint: Endpoint
+    model: str | None = None
+    version: int | None = None
+    api: Api | None = None
     token: str | None = field(default=None, repr=False)
     tls: Tls | None = None
+    retries: Retries = DEFAULT_RETRIES
+    max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES
+    traceparent: str | None = None
+
+    @classmethod
+    def to(
+        cls,
+        endpoint: str,
+        protocol: ProtocolName | None = None,
+        **options: Unpack[ConnectionOptions],
+    ) -> Connection:
+        """The connection to an endpoint as users write it. Raises UsageError for a bad value."""
+        _check_kinds({"endpoint": endpoint, **options})
+        has_tls = options.get("tls") is not None
+        return cls(Endpoint.parse(endpoint, protocol, is_secure=has_tls), **options)
 
     def __post_init__(self) -> None:
+        if self.api is not None and self.api not in APIS:
+            raise UsageError(f"{self.api!r} is not an API", hint=f"choose {' or '.join(APIS)}")
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise UsageError(
                 "the token is empty or has characters other than visible ASCII",
                 hint="give the token alone, without white space around it",
             )
+        Trace.following(self.traceparent)  # raises for a malformed one now, not at the first call
 
-    def headers(self) -> dict[str, str]:
+    @property
+    def tls_files(self) -> Tls:
+        """The files of TLS; without any, those that the system trusts."""
+        return self.tls or Tls()
+
+    @property
+    def has_certificate(self) -> bool:
+        """Whether the client has a certificate to show."""
+        return self.tls_files.cert is not None
+
+    def access_headers(self) -> dict[str, str]:
         """The headers, or gRPC metadata, that carry the token."""
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
-    def exposure(self, endpoint: Endpoint) -> str | None:
+    def exposure(self) -> str | None:
         """The warning to give when the token would cross a network unencrypted; else None."""
+        endpoint = self.endpoint
         if self.token is None or endpoint.is_secure or endpoint.is_loopback:
             return None
         secure = "grpcs" if endpoint.protocol == "grpc" else "https"
@@ -175,3 +235,54 @@ class Access:
             f"the token is sent to {endpoint} unencrypted, and anyone on the network can read it: "
             f"serve with --tls-cert and --tls-key, and ask {secure}://{endpoint.address}"
         )
+
+
+_KINDS = {
+    "endpoint": str,
+    "model": str,
+    "version": int,
+    "token": str,
+    "tls": Tls,
+    "retries": Retries,
+    "max_answer_bytes": int,
+}
+_KIND_NAMES = {int: "a whole number", str: "text", Retries: "mlserve.Retries", Tls: "mlserve.Tls"}
+
+
+def _check_kinds(values: dict[str, Any]) -> None:
+    """Raises UsageError for a value that is neither None nor of its type."""
+    for name, value in values.items():
+        kind = _KINDS.get(name)
+        if kind is None or value is None:
+            continue
+        if isinstance(value, kind) and not isinstance(value, bool):
+            continue
+        shown = type(value).__name__ if name == "token" else repr(value)
+        raise UsageError(
+            f"{name} must be {_KIND_NAMES[kind]}, not {shown}",
+            hint="see help(mlserve.Client)",
+        )
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def shows_options(init: Method) -> Method:
+    """Decorates an `__init__` that takes ConnectionOptions: `help` shows them one by one."""
+    signature = inspect.signature(init)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [_parameter(option) for option in fields(Connection) if option.name != "endpoint"]
+    init.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *options]
+    )
+    return init
+
+
+def _parameter(option: Any) -> inspect.Parameter:
+    assert option.default is not MISSING
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=option.default,
+        annotation=option.type,
+    )

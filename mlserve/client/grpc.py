@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from mlserve.client.adapter import Call, Reply, read_contract
+from mlserve.client.adapter import Call, Reply
 from mlserve.client.call import CallState
-from mlserve.client.endpoint import Access, Endpoint, Tls
+from mlserve.client.endpoint import Connection, Endpoint
 from mlserve.client.forks import without_fork_support
 from mlserve.client.proxies import Proxy, no_proxy_answers, proxy_to, refused_by_proxy
 from mlserve.client.refusals import (
     NotSpoken,
     answer_too_large,
     no_server,
-    readable,
     refusal,
     seconds,
     went_away,
 )
-from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError
+from mlserve.errors import MlserveError, readable
 from mlserve.threads import on_daemon_thread
 from mlserve.wire.errors import error_from_grpc
+from mlserve.wire.headers import RETRY_AFTER, RETRY_PUSHBACK_MS
 
 with without_fork_support():
     import grpc
     import grpc.aio
 
-RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
-_SIGNATURES_KEY = "mlserve-signatures"
-_CONTRACT_KEY = "mlserve-contract"
-_LIMITS_KEY = "mlserve-limits"
-_LOAD_KEY = "mlserve-load"
-_PUSHBACK_KEY = "grpc-retry-pushback-ms"
-_RETRY_KEY = "retry-after"
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", -1),
-    # A call that failed is repeated by `Line`, which tells of it, never behind its back.
+    # A failed call is repeated by `Session.ask_with_retries`, which reports it.
     ("grpc.enable_retries", 0),
     # A server that has just come up is found at once, whatever other channels have seen.
     ("grpc.use_local_subchannel_pool", 1),
@@ -65,25 +55,24 @@ _GARBAGE = "Stream removed"
 
 
 class GrpcTransport:
-    """A gRPC channel, opened by the first call; `limit` is the bytes of the largest answer."""
+    """A gRPC channel, opened by the first call."""
 
-    def __init__(self, endpoint: Endpoint, access: Access, limit: int) -> None:
-        self._endpoint = endpoint
-        self._access = access
-        self._limit = limit
-        self._proxy = proxy_to(endpoint)
+    def __init__(self, connection: Connection) -> None:
+        self.endpoint = connection.endpoint
+        self._connection = connection
+        self._proxy = proxy_to(connection.endpoint)
         self._channel: grpc.aio.Channel | None = None
 
-    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
+    async def send(self, call: Call, state: CallState) -> Reply:
         through = f" through {self._proxy}" if self._proxy else ""
-        state.enter("connect", f"connecting to {self._endpoint}{through}")
+        state.enter("connect", f"connecting to {self.endpoint}{through}")
         channel = await self._open()
         is_connected = await _reaches_a_server(channel)
-        state.enter("request", f"waiting for the answer of {self._endpoint}")
-        left = deadline.require(state.doing)
+        state.enter("request", f"waiting for the answer of {self.endpoint}")
+        left = state.require()
         method: grpc.aio.UnaryUnaryMultiCallable[bytes | None, bytes]
         method = channel.unary_unary(call.path)
-        headers = state.ids.headers() | self._access.headers()
+        headers = state.ids.headers() | self._connection.access_headers()
         pending = method(call.body, timeout=left, metadata=tuple(headers.items()))
         try:
             body = await pending
@@ -91,7 +80,7 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             if not is_connected:
                 self._forget(channel)
-            raise await self._error(error, deadline, is_connected=is_connected) from error
+            raise await self._error(error, state.deadline, is_connected=is_connected) from error
         return reply_of(body, metadata)
 
     async def close(self) -> None:
@@ -107,27 +96,27 @@ class GrpcTransport:
 
     async def _credentials(self) -> grpc.ChannelCredentials | None:
         """None without TLS. The files are read where a stalled mount holds nobody."""
-        if not self._endpoint.is_secure:
+        if not self.endpoint.is_secure:
             return None
         from mlserve.client.tls import channel_credentials
 
-        tls = self._access.tls or Tls()
-        return await asyncio.wrap_future(on_daemon_thread(channel_credentials, tls))
+        files = self._connection.tls_files
+        return await asyncio.wrap_future(on_daemon_thread(channel_credentials, files))
 
     def _new_channel(self, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
         options: list[tuple[str, int | str]] = [
             *_OPTIONS,
-            ("grpc.max_receive_message_length", self._limit),
+            ("grpc.max_receive_message_length", self._connection.max_answer_bytes),
             ("grpc.enable_http_proxy", 0),  # its own reading of the environment
         ]
-        target = self._endpoint.address
+        target = self.endpoint.address
         if self._proxy is not None:
-            options += _through(self._proxy, self._endpoint)
+            options += _through(self._proxy, self.endpoint)
             target = self._proxy.address
         if credentials is None:
             return grpc.aio.insecure_channel(target, options=options)
-        if self._access.tls and self._access.tls.server_name:
-            options.append(("grpc.ssl_target_name_override", self._access.tls.server_name))
+        if name := self._connection.tls_files.server_name:
+            options.append(("grpc.ssl_target_name_override", name))
         return grpc.aio.secure_channel(target, credentials, options=options)
 
     def _forget(self, channel: grpc.aio.Channel) -> None:
@@ -141,23 +130,15 @@ class GrpcTransport:
         code, text = error.code().name, error.details() or ""
         if code == "UNAVAILABLE" and not is_connected:
             why = _CAUSE.sub("", text)
-            return await unreached(self._endpoint, self._access, self._proxy, why, deadline)
+            return await unreached(self._connection, self._proxy, why, deadline)
         if any(words in text for words in _OUR_LIMITS):
-            return answer_too_large(self._endpoint, self._limit)
-        return status_error(code, text, _metadata(error), self._endpoint, deadline)
+            return answer_too_large(self.endpoint, self._connection.max_answer_bytes)
+        return status_error(code, text, _metadata(error), self.endpoint, deadline)
 
 
 def reply_of(body: bytes, metadata: Iterable[tuple[str, str | bytes]]) -> Reply:
-    """The reply that a message and the metadata around it make."""
-    told = {key: value for key, value in metadata if isinstance(value, str)}
-    return Reply(
-        body,
-        told.get(RANDOM_WEIGHTS_KEY) == "1",
-        signatures=tuple(filter(None, told.get(_SIGNATURES_KEY, "").split(","))),
-        server_ms=read_server_timing(told.get(SERVER_TIMING, "")),
-        about_server=_about_server(told),
-        contract=read_contract(told.get(_CONTRACT_KEY, "")),
-    )
+    """The reply that a message and the metadata around it make; binary metadata is left out."""
+    return Reply(body, {key: value for key, value in metadata if isinstance(value, str)})
 
 
 def status_error(
@@ -171,27 +152,27 @@ def status_error(
     if (code == "UNAVAILABLE" and _LOST.search(text)) or text.startswith(_GARBAGE):
         return went_away(endpoint, text)
     kind = error_from_grpc(code)
-    told = list(metadata)
-    sender = next((str(value) for key, value in told if key == "server"), "")
-    refused = refusal(kind, text, endpoint, deadline, retry_after=_retry_after(told), sender=sender)
+    headers = dict(iter(metadata))  # not its keys(): with grpcio 1.66 they are pairs
+    sender, pause = str(headers.get("server", "")), _retry_after(headers)
+    refused = refusal(kind, text, endpoint, deadline, retry_after=pause, sender=sender)
     return NotSpoken(refused) if code == "UNIMPLEMENTED" else refused
 
 
 async def unreached(
-    endpoint: Endpoint, access: Access, proxy: Proxy | None, why: str, deadline: Deadline
+    connection: Connection, proxy: Proxy | None, why: str, deadline: Deadline
 ) -> MlserveError:
     """The error for an endpoint to which no connection could be made."""
-    from mlserve.client.diagnosis import told_by_looking, told_by_words
+    from mlserve.client.diagnosis import failure_by_looking, failure_by_words
     from mlserve.client.tls import closing_hint
 
-    failure = told_by_words(endpoint, why)
+    endpoint = connection.endpoint
+    failure = failure_by_words(endpoint, why)
     if failure is None and proxy is not None:
         tell = refused_by_proxy if _PROXY_REFUSED.search(why) else no_proxy_answers
         return tell(readable(why), proxy, endpoint)
     if failure is None and _LOST.search(why):
-        failure = await told_by_looking(endpoint, access, deadline)
-    has_certificate = access.tls is not None and access.tls.cert is not None
-    hint = closing_hint(endpoint, has_certificate=has_certificate)
+        failure = await failure_by_looking(connection, deadline)
+    hint = closing_hint(endpoint, has_certificate=connection.has_certificate)
     return failure or no_server(endpoint, why, hint if _LOST.search(why) else "")
 
 
@@ -219,21 +200,10 @@ def _metadata(error: grpc.aio.AioRpcError) -> list[tuple[str, str | bytes]]:
     return [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
 
 
-def _retry_after(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
+def _retry_after(headers: Mapping[str, str | bytes]) -> float | None:
     """Seconds; infinity for a pushback that is negative or no number, as gRPC (A6) says."""
-    told = dict(iter(metadata))  # not its keys(): with grpcio 1.66 they are pairs
-    pushback = told.get(_PUSHBACK_KEY)
+    pushback = headers.get(RETRY_PUSHBACK_MS)
     if pushback is None:
-        return seconds(told.get(_RETRY_KEY))
+        return seconds(headers.get(RETRY_AFTER))
     milliseconds = seconds(pushback)
     return math.inf if milliseconds is None else milliseconds / 1000
-
-
-def _about_server(told: Mapping[str, str]) -> Mapping[str, Any]:
-    """The limits and the load, JSON objects in the answers of mlserve's ServerMetadata."""
-    if _LOAD_KEY not in told:
-        return {}
-    try:
-        return {**json.loads(told.get(_LIMITS_KEY, "")), **json.loads(told[_LOAD_KEY])}
-    except (TypeError, ValueError, RecursionError):
-        return {}

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx  # noqa: TID253  this module is imported when a REST endpoint is asked
 
-from mlserve.client.adapter import Call, Reply, number_of, read_contract
+from mlserve.client.adapter import Call, Reply
 from mlserve.client.call import CallState
 from mlserve.client.codecs import parse_json, shown
-from mlserve.client.endpoint import Access, Endpoint, Tls
+from mlserve.client.endpoint import Connection
 from mlserve.client.proxies import no_proxy_answers, of_this_proxy, proxy_to, refused_by_proxy
 from mlserve.client.refusals import (
     NotSpoken,
@@ -23,25 +23,19 @@ from mlserve.client.refusals import (
     answer_too_large,
     no_server,
     not_an_answer,
-    readable,
     refusal,
     seconds,
     went_away,
     without_traceback,
 )
-from mlserve.client.server_timing import SERVER_TIMING, read_server_timing
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError
+from mlserve.errors import MlserveError, readable
 from mlserve.threads import on_daemon_thread
 from mlserve.wire.errors import error_from_http
+from mlserve.wire.headers import REQUEST_TIMEOUT_MS, RETRY_AFTER, RETRY_AFTER_MS
 
-_CONTRACT_HEADER = "x-mlserve-contract"
-RANDOM_WEIGHTS_HEADER = "x-mlserve-random-weights"
-_VERSION_HEADER = "x-mlserve-model-version"
-_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _OK = 200
 _GZIP = 31  # zlib's wbits for a gzip stream
-_JSON_SIZE_HEADER = "Inference-Header-Content-Length"
 _NO_SUCH_PATH = {404: "not found", 405: "method not allowed"}
 """What web frameworks say of a path that they do not have, in whatever shape."""
 _BAD_REQUEST = 400
@@ -64,34 +58,26 @@ class _Received:
 
 
 class RestTransport:
-    """An HTTP connection pool, opened by the first call; `limit` bounds the bytes of an answer."""
+    """An HTTP connection pool, opened by the first call."""
 
-    def __init__(self, endpoint: Endpoint, access: Access, limit: int) -> None:
-        self._endpoint = endpoint
-        self._access = access
-        self._limit = limit
-        self._proxy = proxy_to(endpoint)
+    def __init__(self, connection: Connection) -> None:
+        self.endpoint = connection.endpoint
+        self._connection = connection
+        self._proxy = proxy_to(connection.endpoint)
         self._client: httpx.AsyncClient | None = None
 
-    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
+    async def send(self, call: Call, state: CallState) -> Reply:
         state.enter("connect", self._connecting)
         client = await self._open()
-        request = self._request(call, deadline, state)
+        request = self._request(call, state)
         handled = sys.exception()
         try:
-            answer = await self._exchange(client, request, deadline, state)
+            answer = await self._exchange(client, request, state)
         except httpx.HTTPError as error:
-            raise await self._lost(error, _first_words(error, handled), deadline) from error
+            raise await self._lost(error, _first_words(error, handled), state.deadline) from error
         if answer.status != _OK:
-            raise self._error(answer, deadline)
-        return Reply(
-            answer.body,
-            answer.headers.get(RANDOM_WEIGHTS_HEADER) == "1",
-            self._json_size(answer),
-            server_ms=read_server_timing(answer.headers.get(SERVER_TIMING, "")),
-            version=number_of(answer.headers.get(_VERSION_HEADER, "")),
-            contract=read_contract(answer.headers.get(_CONTRACT_HEADER, "")),
-        )
+            raise self._error(answer, state.deadline)
+        return Reply(answer.body, dict(answer.headers))
 
     async def close(self) -> None:
         if self._client is not None:
@@ -101,7 +87,7 @@ class RestTransport:
     @property
     def _connecting(self) -> str:
         through = f" through {self._proxy}" if self._proxy else ""
-        return f"connecting to {self._endpoint}{through}"
+        return f"connecting to {self.endpoint}{through}"
 
     async def _open(self) -> httpx.AsyncClient:
         if self._client is None:
@@ -121,45 +107,41 @@ class RestTransport:
 
     async def _ssl_context(self) -> ssl.SSLContext | bool:
         """False without TLS. The files are read where a stalled mount holds nobody."""
-        if not self._endpoint.is_secure:
+        if not self.endpoint.is_secure:
             return False
         from mlserve.client.tls import ssl_context
 
-        return await asyncio.wrap_future(on_daemon_thread(ssl_context, self._access.tls or Tls()))
+        return await asyncio.wrap_future(on_daemon_thread(ssl_context, self._connection.tls_files))
 
     async def _exchange(
-        self,
-        client: httpx.AsyncClient,
-        request: httpx.Request,
-        deadline: Deadline,
-        state: CallState,
+        self, client: httpx.AsyncClient, request: httpx.Request, state: CallState
     ) -> _Received:
         response = await client.send(request, stream=True)
         try:
             unpack = _unpacking(response.headers)
             body = bytearray()
             async for piece in response.aiter_raw():
-                deadline.require(state.doing)  # small pieces come without a pause in between
-                body += unpack(piece, self._limit + 1 - len(body))
-                if len(body) > self._limit:
-                    raise answer_too_large(self._endpoint, self._limit)
+                state.require()  # small pieces come without a pause in between
+                body += unpack(piece, self._connection.max_answer_bytes + 1 - len(body))
+                if len(body) > self._connection.max_answer_bytes:
+                    raise answer_too_large(self.endpoint, self._connection.max_answer_bytes)
         finally:
             await response.aclose()
         return _Received(response.status_code, response.headers, bytes(body))
 
-    def _request(self, call: Call, deadline: Deadline, state: CallState) -> httpx.Request:
-        left_ms = max(1, int(deadline.require(state.doing) * 1000))
-        headers = {_TIMEOUT_HEADER: str(left_ms), "Accept-Encoding": "identity"}
+    def _request(self, call: Call, state: CallState) -> httpx.Request:
+        left_ms = max(1, int(state.require() * 1000))
+        headers = {REQUEST_TIMEOUT_MS: str(left_ms), "accept-encoding": "identity"}
         if call.body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["content-type"] = "application/json"
         headers |= call.headers
-        headers |= state.ids.headers() | self._access.headers()
+        headers |= state.ids.headers() | self._connection.access_headers()
         extensions: dict[str, Any] = {"trace": self._trace(state), "timeout": {}}
-        if self._access.tls and self._access.tls.server_name:
-            extensions["sni_hostname"] = self._access.tls.server_name
+        if name := self._connection.tls_files.server_name:
+            extensions["sni_hostname"] = name
         return httpx.Request(
             "GET" if call.body is None else "POST",
-            self._endpoint.base_url + call.path,
+            self.endpoint.base_url + call.path,
             headers=headers,
             content=call.body,
             extensions=extensions,
@@ -170,13 +152,13 @@ class RestTransport:
         parts = {
             "connection.connect_tcp.started": ("connect", self._connecting),
             "http11.send_request_headers.started": (
-                *("request", f"sending the request to {self._endpoint}"),
+                *("request", f"sending the request to {self.endpoint}"),
             ),
             "http11.receive_response_headers.started": (
-                *("request", f"waiting for the answer of {self._endpoint}"),
+                *("request", f"waiting for the answer of {self.endpoint}"),
             ),
             "http11.receive_response_body.started": (
-                *("request", f"receiving the answer of {self._endpoint}"),
+                *("request", f"receiving the answer of {self.endpoint}"),
             ),
         }
 
@@ -187,40 +169,28 @@ class RestTransport:
         return trace
 
     async def _lost(self, error: httpx.HTTPError, why: str, deadline: Deadline) -> MlserveError:
-        from mlserve.client.diagnosis import told_by_looking, told_by_words
+        from mlserve.client.diagnosis import failure_by_looking, failure_by_words
         from mlserve.client.tls import closing_hint
 
-        failure = told_by_words(self._endpoint, why)
+        failure = failure_by_words(self.endpoint, why)
         if failure is None and isinstance(error, _PUZZLING):
-            failure = await told_by_looking(self._endpoint, self._access, deadline)
+            failure = await failure_by_looking(self._connection, deadline)
         if failure is not None:
             return failure
         if isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
             return self._unreached(error, why)
         if isinstance(error, httpx.RemoteProtocolError) and any(w in why for w in _GARBAGE):
-            return not_an_answer(self._endpoint, Unreadable("HTTP", why))
+            return not_an_answer(self.endpoint, Unreadable("HTTP", why))
         if isinstance(error, httpx.DecodingError):
-            return not_an_answer(self._endpoint, Unreadable("HTTP in a known encoding", why))
-        tls = self._access.tls
-        has_certificate = tls is not None and tls.cert is not None
-        hint = closing_hint(self._endpoint, has_certificate=has_certificate)
-        return went_away(self._endpoint, why, hint)
+            return not_an_answer(self.endpoint, Unreadable("HTTP in a known encoding", why))
+        hint = closing_hint(self.endpoint, has_certificate=self._connection.has_certificate)
+        return went_away(self.endpoint, why, hint)
 
     def _unreached(self, error: httpx.HTTPError, why: str) -> MlserveError:
         if self._proxy is None:
-            return no_server(self._endpoint, why)
+            return no_server(self.endpoint, why)
         tell = refused_by_proxy if isinstance(error, httpx.ProxyError) else no_proxy_answers
-        return tell(readable(why), self._proxy, self._endpoint)
-
-    def _json_size(self, answer: _Received) -> int | None:
-        text = answer.headers.get(_JSON_SIZE_HEADER)
-        if text is None:
-            return None
-        size = number_of(text)
-        if size is None or size > len(answer.body):
-            what = f"as its {_JSON_SIZE_HEADER} says"
-            raise NotSpoken(not_an_answer(self._endpoint, Unreadable(what, repr(text[:100]))))
-        return size
+        return tell(readable(why), self._proxy, self.endpoint)
 
     def _error(self, answer: _Received, deadline: Deadline) -> MlserveError | NotSpoken:
         reason = _reason(answer)
@@ -228,11 +198,11 @@ class RestTransport:
         body = without_traceback(body)[:200]
         if self._proxy and reason is None and answer.status in _OF_PROXIES:
             said = f"HTTP {answer.status} {readable(body)}"
-            return of_this_proxy(answer.status, said, self._proxy, self._endpoint, deadline)
+            return of_this_proxy(answer.status, said, self._proxy, self.endpoint, deadline)
         refused = refusal(
             error_from_http(answer.status),
             f"HTTP {answer.status} {body}" if reason is None else reason,
-            self._endpoint,
+            self.endpoint,
             deadline,
             retry_after=_retry_after(answer.headers),
             sender=answer.headers.get("Server", ""),
@@ -297,5 +267,5 @@ def _is_unknown_path(answer: _Received, reason: str | None) -> bool:
 
 def _retry_after(headers: httpx.Headers) -> float | None:
     """Seconds; a date says nothing within a deadline, and counts as none."""
-    milliseconds = seconds(headers.get("Retry-After-Ms"))
-    return seconds(headers.get("Retry-After")) if milliseconds is None else milliseconds / 1000
+    milliseconds = seconds(headers.get(RETRY_AFTER_MS))
+    return seconds(headers.get(RETRY_AFTER)) if milliseconds is None else milliseconds / 1000

@@ -33,7 +33,7 @@ from h2.exceptions import ProtocolError
 
 from mlserve.client.adapter import Call, Reply
 from mlserve.client.call import CallState
-from mlserve.client.endpoint import Access, Endpoint, Tls
+from mlserve.client.endpoint import Connection
 from mlserve.client.grpc import reply_of, status_error, unreached
 from mlserve.client.proxies import Proxy, proxy_to
 from mlserve.client.refusals import (
@@ -73,23 +73,19 @@ _MOST_MILLISECONDS = 99_999_999
 
 
 class Http2Transport:
-    """HTTP/2 connections to one gRPC port, one call at a time on each.
+    """HTTP/2 connections to one gRPC port, one call at a time on each."""
 
-    `limit` is the bytes of the largest answer.
-    """
+    def __init__(self, connection: Connection) -> None:
+        self.endpoint = connection.endpoint
+        self._connection = connection
+        self._proxy = proxy_to(connection.endpoint)
+        self._idle: list[_Http2Connection] = []
 
-    def __init__(self, endpoint: Endpoint, access: Access, limit: int) -> None:
-        self._endpoint = endpoint
-        self._access = access
-        self._limit = limit
-        self._proxy = proxy_to(endpoint)
-        self._idle: list[_Connection] = []
-
-    async def send(self, call: Call, deadline: Deadline, state: CallState) -> Reply:
-        state.enter("connect", f"connecting to {self._endpoint}")
-        connection = await self._connection(deadline)
-        state.enter("request", f"waiting for the answer of {self._endpoint}")
-        headers = self._headers(call, deadline.require(state.doing), state)
+    async def send(self, call: Call, state: CallState) -> Reply:
+        state.enter("connect", f"connecting to {self.endpoint}")
+        connection = await self._open(state.deadline)
+        state.enter("request", f"waiting for the answer of {self.endpoint}")
+        headers = self._headers(call, state.require(), state)
         try:
             answer = await connection.ask(headers, call.body or b"")
         except BaseException:
@@ -97,26 +93,26 @@ class Http2Transport:
             raise
         if connection.is_usable:
             self._idle.append(connection)
-        return self._read(answer, deadline)
+        return self._read(answer, state.deadline)
 
     async def close(self) -> None:
         while self._idle:
             self._idle.pop().drop()
 
-    async def _connection(self, deadline: Deadline) -> _Connection:
+    async def _open(self, deadline: Deadline) -> _Http2Connection:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable:
                 return connection
         context = await self._ssl_context()
-        name = None if self._access.tls is None else self._access.tls.server_name
+        name = self._connection.tls_files.server_name or self.endpoint.host
         try:
             stream = await self._socket()
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._endpoint, self._limit),
+                lambda: _Http2Connection(self._connection),
                 sock=stream,
                 ssl=context,
-                server_hostname=None if context is None else name or self._endpoint.host,
+                server_hostname=None if context is None else name,
             )
         except OSError as error:  # an SSLError is one too
             raise await self._unreached(str(error), deadline) from error
@@ -132,51 +128,51 @@ class Http2Transport:
     async def _socket(self) -> socket.socket:
         """A connected socket to the server, or to the tunnel that the proxy opens to it."""
         if self._proxy is None:
-            return await _connected(self._endpoint.host, self._endpoint.port)
+            return await _connected(self.endpoint.host, self.endpoint.port)
         host, _, port = self._proxy.address.rpartition(":")
         stream = await _connected(host.strip("[]"), int(port))
         try:
-            await _open_tunnel(stream, self._endpoint.address, self._proxy)
+            await _open_tunnel(stream, self.endpoint.address, self._proxy)
         except BaseException:
             stream.close()
             raise
         return stream
 
     async def _unreached(self, why: str, deadline: Deadline) -> MlserveError:
-        return await unreached(self._endpoint, self._access, self._proxy, why, deadline)
+        return await unreached(self._connection, self._proxy, why, deadline)
 
     async def _ssl_context(self) -> ssl.SSLContext | None:
         """None without TLS. The files are read where a stalled mount holds nobody."""
-        if not self._endpoint.is_secure:
+        if not self.endpoint.is_secure:
             return None
         from mlserve.client.tls import ssl_context
 
-        tls = self._access.tls or Tls()
-        context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
+        files = self._connection.tls_files
+        context = await asyncio.wrap_future(on_daemon_thread(ssl_context, files))
         context.set_alpn_protocols(["h2"])
         return context
 
     def _headers(self, call: Call, seconds: float, state: CallState) -> list[tuple[str, str]]:
-        own = state.ids.headers() | self._access.headers()
+        own = state.ids.headers() | self._connection.access_headers()
         return [
             (":method", "POST"),
-            (":scheme", "https" if self._endpoint.is_secure else "http"),
+            (":scheme", "https" if self.endpoint.is_secure else "http"),
             (":path", call.path),
-            (":authority", self._endpoint.address),
+            (":authority", self.endpoint.address),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("grpc-timeout", _timeout(seconds)),
             *own.items(),
         ]
 
-    def _read(self, answer: _Answer, deadline: Deadline) -> Reply:
+    def _read(self, answer: _Response, deadline: Deadline) -> Reply:
         code, text = answer.status()
         if code != "OK":
-            raise status_error(code, text, answer.headers.items(), self._endpoint, deadline)
+            raise status_error(code, text, answer.headers.items(), self.endpoint, deadline)
         message = answer.message()
         if message is None:
             what = Unreadable("one message of gRPC", repr(bytes(answer.body[:40])))
-            raise NotSpoken(not_an_answer(self._endpoint, what))
+            raise NotSpoken(not_an_answer(self.endpoint, what))
         return reply_of(message, answer.headers.items())
 
 
@@ -220,7 +216,7 @@ async def _open_tunnel(stream: socket.socket, target: str, proxy: Proxy) -> None
         raise OSError(f"HTTP proxy returned response code {status}")
 
 
-class _Answer:
+class _Response:
     """What came on the stream of a call: the headers, with the trailers among them, and data."""
 
     def __init__(self) -> None:
@@ -246,19 +242,19 @@ class _Answer:
         return None if is_compressed or size != len(message) else message
 
 
-class _Connection(asyncio.Protocol):
+class _Http2Connection(asyncio.Protocol):
     """One HTTP/2 connection, with at most one call on it."""
 
-    def __init__(self, endpoint: Endpoint, limit: int) -> None:
-        self._endpoint = endpoint
-        self._limit = limit
+    def __init__(self, connection: Connection) -> None:
+        self._endpoint = connection.endpoint
+        self._limit = connection.max_answer_bytes
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._transport: asyncio.Transport | None = None
         self._is_lost = False
         self._first = b""
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._has_room = asyncio.Event()
-        self._answer = _Answer()
+        self._answer = _Response()
         self._done: asyncio.Future[None] | None = None
         self._noise = 0
 
@@ -271,10 +267,10 @@ class _Connection(asyncio.Protocol):
         """Returns when the server has spoken HTTP/2. Raises OSError when it does not."""
         await self._greeted
 
-    async def ask(self, headers: list[tuple[str, str]], message: bytes) -> _Answer:
+    async def ask(self, headers: list[tuple[str, str]], message: bytes) -> _Response:
         """The answer to a call. Raises ConnectionLost and InferenceFailed."""
         self._noise = 0
-        self._answer, self._done = _Answer(), asyncio.get_running_loop().create_future()
+        self._answer, self._done = _Response(), asyncio.get_running_loop().create_future()
         try:
             stream = self._h2.get_next_available_stream_id()
             self._h2.send_headers(stream, headers)

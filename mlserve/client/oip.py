@@ -1,46 +1,68 @@
-"""Tensors of the Open Inference Protocol: raw little-endian bytes, names, shapes, class strings.
-
-A raw string tensor is, for each element, its length as uint32 and then its bytes.
-"""
+"""What gRPC and REST share of the Open Inference Protocol: raw tensors, metadata, class strings."""
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from mlserve.client.adapter import Column, ModelRef, Value, number_of
-from mlserve.client.answers import ModelMetadata
-from mlserve.client.codecs import column, element_count, text
+from mlserve.client.adapter import ModelRef, number_of
+from mlserve.client.answers import Column, ModelMetadata
+from mlserve.client.codecs import STRUCT_CODES, column, element_count, text
 from mlserve.client.refusals import Unreadable
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.tensors import CutOff, unpack_strings
 
-_LENGTH = struct.Struct("<I")
-_CODES = {
-    "BOOL": "?",
-    "UINT8": "B",
-    "UINT16": "H",
-    "UINT32": "I",
-    "UINT64": "Q",
-    "INT8": "b",
-    "INT16": "h",
-    "INT32": "i",
-    "INT64": "q",
-    "FP16": "e",
-    "FP32": "f",
-    "FP64": "d",
-}
-"""The struct code of an element of each type but BYTES; BF16 has none."""
+SERVICE = "/inference.GRPCInferenceService/"
+"""What the paths of all gRPC methods begin with."""
+FUNCTION = "infer"
+"""What the one nameless function of a model is called; it is never sent."""
+DTYPES = {dtype.oip_name: dtype for dtype in DType if dtype.oip_name}
+"""The types by their names in the protocol."""
+Declared = tuple[str, str, Iterable[int]]
+"""The name, the datatype and the shape of a tensor; -1 is an unknown size."""
+_LONGEST = 2**63 - 1
 _CLASS = re.compile(
     r"([-+]?(?:\d[-+.\de]*|nan|inf|infinity)):(\d{1,18})(?::(.*))?", re.DOTALL | re.IGNORECASE
 )
-_DTYPES = {dtype.oip_name: dtype for dtype in DType if dtype.oip_name}
 
 
-def packed(value: bytes) -> bytes:
-    """A string tensor with one element."""
-    return _LENGTH.pack(len(value)) + value
+def described(
+    model: ModelRef,
+    versions: tuple[str, ...],
+    selectable: tuple[str, ...],
+    inputs: Iterable[Declared],
+    outputs: Iterable[Declared],
+) -> ModelMetadata:
+    """The metadata of a model, whose one signature is `infer`.
+
+    The version is the one that was asked for, else the highest of those that are listed.
+    """
+    numbers = [number for number in map(number_of, versions) if number is not None]
+    version = max(numbers, default=None) if model.version is None else model.version
+    takes, gives = _specs(inputs), _specs(outputs)
+    signatures = () if takes is None else (Signature(FUNCTION, takes, gives or ()),)
+    return ModelMetadata(model.name, version, signatures, selectable)
+
+
+def _specs(declared: Iterable[Declared]) -> tuple[TensorSpec, ...] | None:
+    """The specs; None when one of them is of a type that no request can carry."""
+    specs = [tensor_spec(*item) for item in declared]
+    known = tuple(spec for spec in specs if spec is not None)
+    return known if len(known) == len(specs) else None
+
+
+def tensor_spec(name: str, datatype: str, shape: Iterable[int]) -> TensorSpec | None:
+    """The spec of an input or output; None for a type that we cannot name."""
+    dtype = DTYPES.get(datatype)
+    sizes = tuple(None if size < 0 else size for size in shape)
+    return None if dtype is None else TensorSpec(name, dtype, sizes)
+
+
+def microseconds(seconds: float) -> int:
+    """The time left as the parameter `timeout` takes it; Triton's own unit."""
+    return min(int(seconds * 1_000_000), _LONGEST)
 
 
 def raw_column(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Column:
@@ -49,9 +71,10 @@ def raw_column(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> 
     if datatype == "BYTES":
         # One more than there may be tells that there are too many.
         return column(name, shape, tuple(islice(_strings(name, raw), size + 1)))
-    if datatype not in _CODES:
+    code = STRUCT_CODES.get(DTYPES[datatype]) if datatype in DTYPES else None
+    if code is None:
         return Column(shape, ())
-    form = struct.Struct(f"<{size}{_CODES[datatype]}")
+    form = struct.Struct(f"<{size}{code}")
     if form.size != len(raw):
         raise Unreadable(
             f"an output {name!r} of {datatype}{list(shape)}, {form.size} bytes", f"{len(raw)} bytes"
@@ -59,11 +82,11 @@ def raw_column(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> 
     return column(name, shape, form.unpack(raw))
 
 
-def tensor_spec(name: str, datatype: str, shape: Iterable[int]) -> TensorSpec | None:
-    """The spec of an input or output; None for a type that we cannot name."""
-    dtype = _DTYPES.get(datatype)
-    sizes = tuple(None if size < 0 else size for size in shape)
-    return None if dtype is None else TensorSpec(name, dtype, sizes)
+def _strings(name: str, raw: bytes) -> Iterator[str]:
+    try:
+        yield from map(text, unpack_strings(raw))
+    except CutOff as error:
+        raise Unreadable(f"an output {name!r} of strings", f"{len(raw)} bytes, cut off") from error
 
 
 def with_classes(outputs: Mapping[str, Column], scores: str) -> Mapping[str, Column]:
@@ -94,49 +117,3 @@ def _number(value: str) -> float:
         return float(value)
     except ValueError as error:
         raise Unreadable("a class `score:index:label`", repr(value)) from error
-
-
-def _strings(name: str, raw: bytes) -> Iterable[Value]:
-    at = 0
-    while at < len(raw):
-        start = at + _LENGTH.size
-        if start > len(raw) or (at := start + _LENGTH.unpack_from(raw, start - 4)[0]) > len(raw):
-            raise Unreadable(f"an output {name!r} of strings", f"{len(raw)} bytes, cut off")
-        yield text(raw[start:at])
-
-
-FUNCTION = "infer"
-"""What the one nameless function of a model is called; it is never sent."""
-_LONGEST = 2**63 - 1
-Declared = tuple[str, str, Iterable[int]]
-"""The name, the datatype and the shape of a tensor; -1 is an unknown size."""
-
-
-def described(
-    model: ModelRef,
-    versions: tuple[str, ...],
-    selectable: tuple[str, ...],
-    inputs: Iterable[Declared],
-    outputs: Iterable[Declared],
-) -> ModelMetadata:
-    """The metadata of a model, whose one signature is `infer`.
-
-    The version is the one that was asked for, else the highest of those that are listed.
-    """
-    numbers = [number for number in map(number_of, versions) if number is not None]
-    version = max(numbers, default=None) if model.version is None else model.version
-    takes, gives = _specs(inputs), _specs(outputs)
-    signatures = () if takes is None else (Signature(FUNCTION, takes, gives or ()),)
-    return ModelMetadata(model.name, version, signatures, selectable)
-
-
-def microseconds(seconds: float) -> int:
-    """The time left as the parameter `timeout` takes it; Triton's own unit."""
-    return min(int(seconds * 1_000_000), _LONGEST)
-
-
-def _specs(declared: Iterable[Declared]) -> tuple[TensorSpec, ...] | None:
-    """The specs; None when one of them is of a type that no request can carry."""
-    specs = [tensor_spec(*item) for item in declared]
-    known = tuple(spec for spec in specs if spec is not None)
-    return known if len(known) == len(specs) else None

@@ -2,59 +2,36 @@
 
 from __future__ import annotations
 
-from mlserve.client.adapter import (
-    Answer,
-    Call,
-    Column,
-    ModelRef,
-    Question,
-    Reply,
-    SignatureChoice,
-    number_of,
-)
-from mlserve.client.answers import ModelMetadata
+from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice, number_of
+from mlserve.client.answers import Answer, Column, ModelMetadata
 from mlserve.client.codecs import column, element_count, text
-from mlserve.client.oip import described, microseconds, packed, raw_column
+from mlserve.client.oip import DTYPES, SERVICE, described, microseconds, raw_column
 from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
+from mlserve.wire.headers import SIGNATURES, own_header
 from mlserve.wire.proto import inference_pb2
-
-_SERVICE = "/inference.GRPCInferenceService/"
-_FIELDS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
+from mlserve.wire.tensors import OIP_FIELDS, pack_string
 
 
 class OipGrpc:
     """The adapter for `inference.GRPCInferenceService`."""
 
     def predict_call(
-        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
     ) -> Call:
-        request = inference_pb2.ModelInferRequest(
+        message = inference_pb2.ModelInferRequest(
             model_name=model.name,
             model_version=_version(model),
-            raw_input_contents=[packed(question.image)],
+            raw_input_contents=[pack_string(request.image)],
         )
-        request.inputs.add(name=plan.input, datatype="BYTES", shape=plan.shape)
-        request.parameters["timeout"].int64_param = microseconds(seconds)
-        if plan.signature:
-            request.parameters["signature"].string_param = plan.signature
-        if plan.scores:
-            wanted = request.outputs.add(name=plan.scores)
-            wanted.parameters["classification"].int64_param = question.count
-        return Call(_SERVICE + "ModelInfer", request.SerializeToString())
+        message.inputs.add(name=choice.input, datatype="BYTES", shape=choice.shape)
+        message.parameters["timeout"].int64_param = microseconds(seconds)
+        if choice.signature:
+            message.parameters["signature"].string_param = choice.signature
+        if choice.scores:
+            wanted = message.outputs.add(name=choice.scores)
+            wanted.parameters["classification"].int64_param = request.count
+        return Call(SERVICE + "ModelInfer", message.SerializeToString())
 
     def read_answer(self, reply: Reply) -> Answer:
         response = parse_message(inference_pb2.ModelInferResponse, reply.body)
@@ -69,13 +46,14 @@ class OipGrpc:
 
     def metadata_call(self, model: ModelRef) -> Call:
         request = inference_pb2.ModelMetadataRequest(name=model.name, version=_version(model))
-        return Call(_SERVICE + "ModelMetadata", request.SerializeToString())
+        return Call(SERVICE + "ModelMetadata", request.SerializeToString())
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
-        said = parse_message(inference_pb2.ModelMetadataResponse, reply.body)
-        inputs = [(spec.name, spec.datatype, spec.shape) for spec in said.inputs]
-        outputs = [(spec.name, spec.datatype, spec.shape) for spec in said.outputs]
-        return described(model, tuple(said.versions), reply.signatures, inputs, outputs)
+        message = parse_message(inference_pb2.ModelMetadataResponse, reply.body)
+        inputs = [(spec.name, spec.datatype, spec.shape) for spec in message.inputs]
+        outputs = [(spec.name, spec.datatype, spec.shape) for spec in message.outputs]
+        selectable = tuple(filter(None, own_header(reply.headers, SIGNATURES).split(",")))
+        return described(model, tuple(message.versions), selectable, inputs, outputs)
 
     def read_versions(self, reply: Reply) -> tuple[str, ...]:
         return tuple(parse_message(inference_pb2.ModelMetadataResponse, reply.body).versions)
@@ -88,7 +66,7 @@ class OipGrpc:
 
     def ready_call(self, model: ModelRef, version: str) -> Call:
         request = inference_pb2.ModelReadyRequest(name=model.name, version=version)
-        return Call(_SERVICE + "ModelReady", request.SerializeToString())
+        return Call(SERVICE + "ModelReady", request.SerializeToString())
 
     def read_ready(self, reply: Reply) -> bool:
         return parse_message(inference_pb2.ModelReadyResponse, reply.body).ready
@@ -104,10 +82,10 @@ def _raw(output: inference_pb2.ModelInferResponse.InferOutputTensor, raw: bytes)
 
 def _typed(output: inference_pb2.ModelInferResponse.InferOutputTensor) -> Column:
     shape = tuple(output.shape)
-    field = _FIELDS.get(output.datatype)
-    if field is None:
+    dtype = DTYPES.get(output.datatype)
+    if dtype is None or dtype not in OIP_FIELDS:
         return Column(shape, ())
-    values = getattr(output.contents, field)
+    values = getattr(output.contents, OIP_FIELDS[dtype])
     if len(values) != element_count(output.name, shape):
         raise Unreadable(
             f"an output {output.name!r} of shape {list(shape)}", f"{len(values)} values"

@@ -12,23 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from mlserve.client.adapter import (
-    Answer,
-    Call,
-    Column,
-    ModelRef,
-    Question,
-    Reply,
-    SignatureChoice,
-    Value,
-    number_of,
-)
-from mlserve.client.answers import ModelMetadata
+from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice, number_of
+from mlserve.client.answers import Answer, Column, ModelMetadata, Value
 from mlserve.client.codecs import column, excerpt, parse_json, shown
-from mlserve.client.oip import Declared, described, microseconds, packed, raw_column
+from mlserve.client.oip import Declared, described, microseconds, raw_column
 from mlserve.client.refusals import Unreadable
+from mlserve.wire.headers import JSON_LENGTH
+from mlserve.wire.tensors import pack_string
 
-JSON_SIZE_HEADER = "Inference-Header-Content-Length"
 BINARY = "binary_tensor_data"
 """The extension that lets tensors follow the JSON of a request."""
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
@@ -39,22 +30,22 @@ class OipRest:
     """The adapter for `/v2/models/...`: infer, metadata and ready."""
 
     def predict_call(
-        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
     ) -> Call:
-        tensor: dict[str, Any] = {"name": plan.input, "shape": plan.shape, "datatype": "BYTES"}
+        tensor: dict[str, Any] = {"name": choice.input, "shape": choice.shape, "datatype": "BYTES"}
         path = _path(model) + "/infer"
-        if not plan.is_binary:
+        if not choice.is_binary:
             tensor["parameters"] = {"content_type": "base64"}
-            tensor["data"] = [base64.b64encode(question.image).decode("ascii")]
-            return Call(path, json.dumps(_request(plan, question, seconds, tensor)).encode())
-        binary = packed(question.image)
+            tensor["data"] = [base64.b64encode(request.image).decode("ascii")]
+            return Call(path, json.dumps(_body(choice, request, seconds, tensor)).encode())
+        binary = pack_string(request.image)
         tensor["parameters"] = {"binary_data_size": len(binary)}
-        head = json.dumps(_request(plan, question, seconds, tensor)).encode()
-        size = {JSON_SIZE_HEADER: str(len(head)), "Content-Type": "application/octet-stream"}
-        return Call(path, head + binary, size)
+        head = json.dumps(_body(choice, request, seconds, tensor)).encode()
+        headers = {JSON_LENGTH: str(len(head)), "content-type": "application/octet-stream"}
+        return Call(path, head + binary, headers)
 
     def read_answer(self, reply: Reply) -> Answer:
-        size = len(reply.body) if reply.json_size is None else reply.json_size
+        size = _json_size(reply)
         head, binary = reply.body[:size], reply.body[size:]
         data = parse_json(head)
         try:
@@ -109,20 +100,31 @@ def _path(model: ModelRef) -> str:
     return f"/v2/models/{quote(model.name, safe='')}{version}"
 
 
-def _request(
-    plan: SignatureChoice, question: Question, seconds: float, tensor: dict[str, Any]
+def _json_size(reply: Reply) -> int:
+    """Bytes of JSON at the beginning of the body. Raises Unreadable for a wrong header."""
+    text = reply.headers.get(JSON_LENGTH)
+    if text is None:
+        return len(reply.body)
+    size = number_of(text)
+    if size is None or size > len(reply.body):
+        raise Unreadable(f"as its {JSON_LENGTH.title()} says", repr(text[:100]))
+    return size
+
+
+def _body(
+    choice: SignatureChoice, request: ImageRequest, seconds: float, tensor: dict[str, Any]
 ) -> dict[str, Any]:
     parameters: dict[str, Any] = {
         "timeout": microseconds(seconds),
         "binary_data_output": False,
     }
-    if plan.signature:
-        parameters["signature"] = plan.signature
-    request: dict[str, Any] = {"parameters": parameters, "inputs": [tensor]}
-    if plan.scores:
-        wanted = {"classification": question.count, "binary_data": False}
-        request["outputs"] = [{"name": plan.scores, "parameters": wanted}]
-    return request
+    if choice.signature:
+        parameters["signature"] = choice.signature
+    body: dict[str, Any] = {"parameters": parameters, "inputs": [tensor]}
+    if choice.scores:
+        wanted = {"classification": request.count, "binary_data": False}
+        body["outputs"] = [{"name": choice.scores, "parameters": wanted}]
+    return body
 
 
 def _versions(data: dict[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""Which proxy a call goes through: the environment's variables, read alike for gRPC and REST.
+"""Proxies: which one a call goes through, and what one means that answers in a server's place.
+
+The environment's variables are read alike for gRPC and REST.
 
 An endpoint with TLS takes `https_proxy`, one without takes `http_proxy`, and either `all_proxy`
 where its own is not set. Each is looked up in lower case first; one that is set and empty is no
@@ -6,11 +8,12 @@ proxy. `no_proxy` lists what is asked directly, with commas or spaces between: `
 all that is below them (`.example.com` and `*.example.com` are the same), addresses, networks
 (`10.0.0.0/8`), each with a port (`:8500`) or without. This machine is always asked directly.
 
-httpx and gRPC read these variables too, each in its own way and neither of them all, so they are
-told the outcome.
+httpx and gRPC read these variables too, each in its own way and neither all of them, so they are
+given the outcome.
 
-The words are those of Envoy (`upstream request timeout`), of nginx, HAProxy and the cloud's load
-balancers (`504 Gateway Time-out`), and gRPC's for an answer that is not gRPC.
+The answers of proxies in front of a server are known by their words: those of Envoy (`upstream
+request timeout`), of nginx, HAProxy and the cloud's load balancers (`504 Gateway Time-out`), and
+gRPC's for an answer that is not gRPC.
 """
 
 from __future__ import annotations
@@ -29,6 +32,20 @@ from mlserve.errors import UsageError
 
 _PORTS = {"http": 80, "https": 443}
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^]]+)\]|(?P<host>[^:]*))(?::(?P<port>\d+))?")
+_UNSET = ("", "")
+_GATEWAY_TIMEOUT = 504
+_GAVE_UP = re.compile(
+    r"upstream request timeout|http2 header with status: 504|gateway time-?out", re.IGNORECASE
+)
+_FULL = re.compile(r"reset reason: overflow|http2 header with status: 429", re.IGNORECASE)
+_NOTHING_BEHIND = re.compile(
+    r"upstream connect error|no healthy upstream|http2 header with status: 50[23]|bad gateway"
+    r"|service temporarily unavailable|no server is available to handle|no available server",
+    re.IGNORECASE,
+)
+_SEE_PROXY = (
+    "check that {variable} names the right proxy, or list {host} in no_proxy to ask it directly"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +64,7 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the proxy wants to be told of who is asking."""
+        """The headers that say who is asking, for a proxy that wants to know."""
         if not self.credentials:
             return {}
         basic = base64.b64encode(self.credentials.encode()).decode("ascii")
@@ -72,9 +89,6 @@ def proxy_to(endpoint: Endpoint, environ: Mapping[str, str] = os.environ) -> Pro
     if not text or any(_covers(entry, endpoint) for entry in re.split(r"[\s,]+", direct) if entry):
         return None
     return _parsed(text, variable, endpoint)
-
-
-_UNSET = ("", "")
 
 
 def _found(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
@@ -143,16 +157,29 @@ def _unusable(text: str, variable: str, why: str) -> UsageError:
     )
 
 
-_GATEWAY_TIMEOUT = 504
-_GAVE_UP = re.compile(
-    r"upstream request timeout|http2 header with status: 504|gateway time-?out", re.IGNORECASE
-)
-_FULL = re.compile(r"reset reason: overflow|http2 header with status: 429", re.IGNORECASE)
-_NOTHING_BEHIND = re.compile(
-    r"upstream connect error|no healthy upstream|http2 header with status: 50[23]|bad gateway"
-    r"|service temporarily unavailable|no server is available to handle|no available server",
-    re.IGNORECASE,
-)
+def no_proxy_answers(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unavailable:
+    """The error for a proxy of the environment that cannot be reached."""
+    return errors.Unavailable(
+        f"{proxy}, on the way to {endpoint}, does not answer ({why})",
+        hint=_SEE_PROXY.format(variable=proxy.variable, host=endpoint.host),
+    )
+
+
+def refused_by_proxy(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unavailable:
+    """The error for a proxy of the environment that opens no way to the server."""
+    return errors.Unavailable(
+        f"{proxy} cannot connect to {endpoint}: {why}",
+        hint=_SEE_PROXY.format(variable=proxy.variable, host=endpoint.host),
+    )
+
+
+def of_this_proxy(
+    status: int, text: str, proxy: Proxy, endpoint: Endpoint, deadline: Deadline
+) -> errors.MlserveError:
+    """The error for an answer that a proxy of the environment gives in the server's place."""
+    if status == _GATEWAY_TIMEOUT:
+        return gave_up(text, f"{proxy}, on the way to {endpoint},", endpoint, deadline)
+    return refused_by_proxy(text, proxy, endpoint)
 
 
 def of_a_proxy(
@@ -195,33 +222,3 @@ def no_way_through(text: str, proxy: str) -> errors.Unavailable:
         hint="see whether that server runs and whether the proxy can reach it; the proxy's log "
         "says more",
     )
-
-
-_SEE_PROXY = (
-    "check that {variable} names the right proxy, or list {host} in no_proxy to ask it directly"
-)
-
-
-def no_proxy_answers(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unavailable:
-    """The error for a proxy of the environment to which there is no connection."""
-    return errors.Unavailable(
-        f"{proxy}, on the way to {endpoint}, does not answer ({why})",
-        hint=_SEE_PROXY.format(variable=proxy.variable, host=endpoint.host),
-    )
-
-
-def refused_by_proxy(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unavailable:
-    """The error for a proxy of the environment that opens no way to the server."""
-    return errors.Unavailable(
-        f"{proxy} cannot connect to {endpoint}: {why}",
-        hint=_SEE_PROXY.format(variable=proxy.variable, host=endpoint.host),
-    )
-
-
-def of_this_proxy(
-    status: int, text: str, proxy: Proxy, endpoint: Endpoint, deadline: Deadline
-) -> errors.MlserveError:
-    """The error for an answer that a proxy of the environment gives in the server's place."""
-    if status == _GATEWAY_TIMEOUT:
-        return gave_up(text, f"{proxy}, on the way to {endpoint},", endpoint, deadline)
-    return refused_by_proxy(text, proxy, endpoint)

@@ -1,4 +1,4 @@
-"""What a server's refusal or silence means: one place that words every remote error."""
+"""What a server's refusal or silence means: every remote error is worded here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mlserve import errors
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.proxies import of_a_proxy
 from mlserve.deadline import Deadline, in_words
+from mlserve.errors import readable
 from mlserve.images import SCORE_PROBLEM
 
-_LONGEST = 1000
 _QUEUE_EXPIRY = re.compile(
     r"timeout exceeded while waiting in batching queue|^request timeout expired$", re.IGNORECASE
 )
@@ -29,23 +29,44 @@ _NOT_YET = re.compile(
 )
 """How Triton (while a model loads, or it drains), MLServer and KServe say it, in any status."""
 _TOO_LARGE = re.compile(r"(received|sent) message larger than max", re.IGNORECASE)
-_PLAN = re.compile(
+_SIGNATURE = re.compile(
     r"signature|named input|input tensor|input alias|unknown input|no input|expected type"
     r"|expects arg|but string is provided|expecting an object",
     re.IGNORECASE,
 )
+_NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IGNORECASE)
+_TRACEBACK = re.compile(r"^[ \t]*Traceback \(most recent call last\):$", re.MULTILINE)
+_EXCEPTION = re.compile(r"^[\w.]*\w(?:: .*)?$", re.MULTILINE)
 _RAISE_REQUEST_LIMIT = (
     "send a smaller file, or raise the server's limit for received messages "
     "(mlserve up: --max-request-bytes; MLServer: grpc_max_message_length)"
 )
-_NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IGNORECASE)
-_TRACEBACK = re.compile(r"^[ \t]*Traceback \(most recent call last\):$", re.MULTILINE)
-_EXCEPTION = re.compile(r"^[\w.]*\w(?:: .*)?$", re.MULTILINE)
 
 
-def readable(text: str) -> str:
-    """`text` of a stranger on one line of about 1000 characters, without control characters."""
-    return errors.bounded(text, _LONGEST)
+class NotSpoken(Exception):
+    """Raised for an answer of a server that does not speak the API it was asked in.
+
+    `refusal` is the error to give the user when there is no other API left to try.
+    """
+
+    def __init__(self, refusal: errors.MlserveError) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class Unreadable(ValueError):
+    """Raised by an adapter for an answer that is not `what` it must be; `came` came instead."""
+
+    def __init__(self, what: str, came: str) -> None:
+        super().__init__(f"not {what}: {readable(came)}")
+
+
+class ConnectionLost(errors.Unavailable):
+    """The connection was lost while the request was under way; in JSON it is `unavailable`."""
+
+    @property
+    def kind(self) -> str:
+        return "unavailable"
 
 
 def refusal(
@@ -93,111 +114,6 @@ def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.Ml
     if _QUEUE_FULL.search(text):
         return errors.Overloaded
     return errors.NotFound if _NO_MODEL.search(text) else kind
-
-
-def without_traceback(text: str) -> str:
-    """The text, with a traceback in it cut down to the exception, which is named at its end."""
-    found = _TRACEBACK.search(text)
-    if found is None:
-        return text
-    exceptions = _EXCEPTION.findall(text, found.end())
-    return text[: found.start()] + (exceptions[-1] if exceptions else text[found.end() :])
-
-
-def no_server(endpoint: Endpoint, why: str, or_else: str = "") -> errors.Unavailable:
-    """The error for an endpoint where nothing answers; `or_else` is one more thing to try."""
-    other = "rest" if endpoint.protocol == "grpc" else "grpc"
-    hints = [
-        "see what runs with mlserve ps, start a server with mlserve up",
-        f"for a server's other port: {{protocol {other}}}",
-        or_else,
-    ]
-    return errors.Unavailable(
-        f"no server answers at {endpoint} ({readable(why)})", hint="; ".join(filter(None, hints))
-    )
-
-
-class ConnectionLost(errors.Unavailable):
-    """The connection was lost while the request was under way; in JSON it is `unavailable`."""
-
-    @property
-    def kind(self) -> str:
-        return "unavailable"
-
-
-def went_away(endpoint: Endpoint, why: str, or_else: str = "") -> ConnectionLost:
-    """The error for a connection that was lost; `or_else` is one more thing to try."""
-    hints = ["see whether it still runs with mlserve ps, and why not with mlserve logs", or_else]
-    return ConnectionLost(
-        f"the server at {endpoint} went away during the request ({readable(why)})",
-        hint="; ".join(filter(None, hints)),
-    )
-
-
-def answer_too_large(endpoint: Endpoint, limit: int) -> errors.InferenceFailed:
-    """The error for an answer that the client does not read to its end."""
-    return errors.InferenceFailed(
-        f"the answer of {endpoint} has more than the {limit} bytes that this client reads",
-        hint="raise the limit with {max_answer_bytes}",
-    )
-
-
-def seconds(text: str | bytes | None) -> float | None:
-    """A time that a server tells; None for none, a negative one, or a date."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
-class NotSpoken(Exception):
-    """What is raised for an answer of a server that does not speak the API it was asked in.
-
-    `refusal` is the error to give the user when there is no other API left to try.
-    """
-
-    def __init__(self, refusal: errors.MlserveError) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
-class Unreadable(ValueError):
-    """What an adapter raises for an answer that is not `what` it must be; `came` came instead."""
-
-    def __init__(self, what: str, came: str) -> None:
-        super().__init__(f"not {what}: {readable(came)}")
-
-
-def not_an_answer(endpoint: Endpoint, error: Unreadable) -> errors.InferenceFailed:
-    """The error for an answer that is not what the protocol says."""
-    return errors.InferenceFailed(
-        f"the answer of {endpoint} is {error}",
-        hint="is this a model server? it must speak TensorFlow Serving's API, version 1, or the "
-        "Open Inference Protocol, version 2",
-    )
-
-
-def refuses_plan(error: errors.MlserveError) -> bool:
-    """Whether a server refused the signature or the input name rather than the image."""
-    is_refusal = type(error) in (errors.InvalidInput, errors.NotFound)
-    return is_refusal and _PLAN.search(error.message) is not None
-
-
-def tells_not_ready(error: errors.MlserveError) -> bool:
-    """Whether a server that answers says of one model that it is not ready."""
-    return type(error) is errors.Unavailable and _NOT_YET.search(error.message) is not None
-
-
-def refuses_binary(error: errors.MlserveError, *, is_declared: bool) -> bool:
-    """Whether a server could not read a request with binary data after its JSON.
-
-    `is_declared`: it says that it can. One that does not say may simply fail on it.
-    """
-    if type(error) is errors.InferenceFailed and not is_declared:
-        return True
-    is_refusal = type(error) in (errors.InvalidInput, errors.InferenceFailed)
-    return is_refusal and _NO_BINARY.search(error.message) is not None
 
 
 def _no_room(text: str, endpoint: Endpoint, retry_after: float | None) -> errors.MlserveError:
@@ -275,3 +191,82 @@ _WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
         "see why with mlserve logs (or the log of that server)",
     ),
 }
+
+
+def without_traceback(text: str) -> str:
+    """The text, with a traceback in it cut down to the exception, which is named at its end."""
+    found = _TRACEBACK.search(text)
+    if found is None:
+        return text
+    exceptions = _EXCEPTION.findall(text, found.end())
+    return text[: found.start()] + (exceptions[-1] if exceptions else text[found.end() :])
+
+
+def seconds(text: str | bytes | None) -> float | None:
+    """Seconds as a server writes them; None for none, a negative number, or a date."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def no_server(endpoint: Endpoint, why: str, or_else: str = "") -> errors.Unavailable:
+    """The error for an endpoint where nothing answers; `or_else` is one more thing to try."""
+    other = "rest" if endpoint.protocol == "grpc" else "grpc"
+    hints = [
+        "see what runs with mlserve ps, start a server with mlserve up",
+        f"for a server's other port: {{protocol {other}}}",
+        or_else,
+    ]
+    return errors.Unavailable(
+        f"no server answers at {endpoint} ({readable(why)})", hint="; ".join(filter(None, hints))
+    )
+
+
+def went_away(endpoint: Endpoint, why: str, or_else: str = "") -> ConnectionLost:
+    """The error for a connection that was lost; `or_else` is one more thing to try."""
+    hints = ["see whether it still runs with mlserve ps, and why not with mlserve logs", or_else]
+    return ConnectionLost(
+        f"the server at {endpoint} went away during the request ({readable(why)})",
+        hint="; ".join(filter(None, hints)),
+    )
+
+
+def answer_too_large(endpoint: Endpoint, limit: int) -> errors.InferenceFailed:
+    """The error for an answer that the client does not read to its end."""
+    return errors.InferenceFailed(
+        f"the answer of {endpoint} has more than the {limit} bytes that this client reads",
+        hint="raise the limit with {max_answer_bytes}",
+    )
+
+
+def not_an_answer(endpoint: Endpoint, error: Unreadable) -> errors.InferenceFailed:
+    """The error for an answer that is not what the protocol says."""
+    return errors.InferenceFailed(
+        f"the answer of {endpoint} is {error}",
+        hint="is this a model server? it must speak TensorFlow Serving's API, version 1, or the "
+        "Open Inference Protocol, version 2",
+    )
+
+
+def refuses_signature(error: errors.MlserveError) -> bool:
+    """Whether a server refused the signature or the input name rather than the image."""
+    is_refusal = type(error) in (errors.InvalidInput, errors.NotFound)
+    return is_refusal and _SIGNATURE.search(error.message) is not None
+
+
+def tells_not_ready(error: errors.MlserveError) -> bool:
+    """Whether a server that answers says of one model that it is not ready."""
+    return type(error) is errors.Unavailable and _NOT_YET.search(error.message) is not None
+
+
+def refuses_binary(error: errors.MlserveError, *, is_declared: bool) -> bool:
+    """Whether a server could not read a request with binary data after its JSON.
+
+    `is_declared`: it says that it can. One that does not say may simply fail on it.
+    """
+    if type(error) is errors.InferenceFailed and not is_declared:
+        return True
+    is_refusal = type(error) in (errors.InvalidInput, errors.InferenceFailed)
+    return is_refusal and _NO_BINARY.search(error.message) is not None

@@ -1,250 +1,210 @@
-"""One API spoken to one server about one model, and what was learnt of the model on the way."""
+"""One API spoken to one server about one model: which signature to ask, and asking again.
+
+ModelSession.predict -> ask_with_retries -> Transport.send
+"""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Protocol, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from mlserve.client import signature_choice
 from mlserve.client.adapter import (
     Adapter,
-    Answer,
-    Api,
     Call,
+    ImageRequest,
     ModelRef,
-    Question,
     Reply,
     SignatureChoice,
     TfsAdapter,
     Transport,
+    number_of,
 )
-from mlserve.client.answers import ModelMetadata, ServerLoad, VersionStatus
+from mlserve.client.answers import Answer, ModelMetadata, VersionStatus, read_contract
 from mlserve.client.call import CallState
-from mlserve.client.codecs import parse_json
-from mlserve.client.endpoint import Endpoint, ProtocolName
-from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_plan
-from mlserve.deadline import Deadline
+from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, Transient
+from mlserve.wire.headers import (
+    CONTRACT,
+    MODEL_VERSION,
+    RANDOM_WEIGHTS,
+    SERVER_TIMING,
+    own_header,
+    read_server_timing,
+)
 
 T = TypeVar("T")
 
 
-class Dialogue(Protocol):
-    """The three questions in one API.
+class Session:
+    """One server, asked over one transport. `is_spoken`: it is known to speak the API asked in."""
 
-    All raise `NotSpoken` when the server does not speak it, or answers with something else.
-    """
-
-    api: ClassVar[Api]
-
-    @property
-    def is_spoken(self) -> bool:
-        """Whether the server has given an answer in this API."""
-
-    async def recognise(self, deadline: Deadline, state: CallState) -> None:
-        """Finds out whether the server speaks the API where a question would do more than ask."""
-
-    async def predict(
-        self, question: Question, deadline: Deadline, state: CallState
-    ) -> tuple[Answer, Reply]: ...
-    async def metadata(self, deadline: Deadline, state: CallState) -> ModelMetadata: ...
-    async def status(self, deadline: Deadline, state: CallState) -> tuple[VersionStatus, ...]: ...
-
-
-class Line:
-    """A transport to an endpoint, whose replies are read: what is no answer is `NotSpoken`."""
-
-    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
-        self._endpoint = endpoint
+    def __init__(self, transport: Transport) -> None:
+        self.endpoint = transport.endpoint
+        self.is_spoken = False
         self._transport = transport
-        self.has_answered = False
 
-    @property
-    def protocol(self) -> str:
-        return self._endpoint.protocol
+    async def ask_with_retries(
+        self, call: Call | Callable[[float], Call], read: Callable[[Reply], T], state: CallState
+    ) -> T:
+        """What `read` makes of the reply to a call; asked again after a transient error.
 
-    async def ask(
-        self, call: Call, read: Callable[[Reply], T], deadline: Deadline, state: CallState
-    ) -> tuple[T, Reply]:
-        """What `read` makes of the reply to the call, and the reply; asked again if it may be."""
-        return await self._persist(lambda: call, read, deadline, state)
-
-    async def _persist(
-        self,
-        call: Callable[[], Call],
-        read: Callable[[Reply], T],
-        deadline: Deadline,
-        state: CallState,
-    ) -> tuple[T, Reply]:
-        """Asks, and after a transient error again: `call` is made anew for the time that is left.
-
-        The last error is raised at once when the next attempt would come after the deadline.
+        A call that tells the server its time is a function of the seconds left. The last error is
+        raised at once when the next attempt would come after the deadline. Raises NotSpoken for a
+        reply that cannot be read.
         """
         while True:
             before = state.spent_so_far()
             try:
-                return await self._once(call(), read, deadline, state)
+                request = call if isinstance(call, Call) else call(state.require())
+                return self._read(await self._transport.send(request, state), read)
             except Transient as error:
                 pause = state.pause(error)
-                if pause >= deadline.remaining():
+                if pause >= state.deadline.remaining():
                     raise
                 state.begin_again(error, pause, before)
             await asyncio.sleep(pause)
 
-    async def _once(
-        self, call: Call, read: Callable[[Reply], T], deadline: Deadline, state: CallState
-    ) -> tuple[T, Reply]:
-        reply = await self._transport.send(call, deadline, state)
+    def _read(self, reply: Reply, read: Callable[[Reply], T]) -> T:
         try:
-            found = read(reply)
+            answer = read(reply)
         except Unreadable as error:
-            raise NotSpoken(not_an_answer(self._endpoint, error)) from error
-        self.has_answered = True
-        return found, reply
+            raise NotSpoken(not_an_answer(self.endpoint, error)) from error
+        self.is_spoken = True
+        return answer
+
+
+class ModelSession(Session, ABC):
+    """One API spoken about one model, and what was learnt of the model on the way.
+
+    Each call raises `NotSpoken` when the server does not speak the API, or answers with something
+    else.
+    """
+
+    def __init__(self, adapter: Adapter, model: ModelRef, transport: Transport) -> None:
+        super().__init__(transport)
+        self._adapter: Adapter = adapter
+        self._model = model
+
+    @abstractmethod
+    async def predict(self, request: ImageRequest, state: CallState) -> Answer:
+        """The answer about an image, in labels and scores where the server can give them."""
+
+    @abstractmethod
+    async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
+        """The versions of the model and their states, latest first."""
+
+    async def metadata(self, state: CallState) -> ModelMetadata:
+        """The signatures of the model, with the contract that mlserve's own servers add."""
+        call = self._adapter.metadata_call(self._model)
+        return await self.ask_with_retries(call, self._read_metadata, state)
 
     async def infer(
-        self,
-        adapter: Adapter,
-        model: ModelRef,
-        plan: SignatureChoice,
-        question: Question,
-        deadline: Deadline,
-        state: CallState,
-    ) -> tuple[Answer, Reply]:
-        """The answer to the question, which takes the time left along."""
+        self, choice: SignatureChoice, request: ImageRequest, state: CallState
+    ) -> Answer:
+        """The answer of one signature."""
+        call = partial(self._adapter.predict_call, self._model, choice, request)
+        return await self.ask_with_retries(call, partial(self._read_answer, choice), state)
 
-        def call() -> Call:
-            left = deadline.require(state.doing)
-            return adapter.predict_call(model, plan, question, left)
+    def _read_metadata(self, reply: Reply) -> ModelMetadata:
+        metadata = self._adapter.read_metadata(self._model, reply)
+        return replace(metadata, contract=read_contract(own_header(reply.headers, CONTRACT)))
 
-        def read(reply: Reply) -> Answer:
-            answer = adapter.read_answer(reply)
-            if plan.scores is None:
-                return answer
-            from mlserve.client.oip import with_classes  # the other API costs nothing
+    def _read_answer(self, choice: SignatureChoice, reply: Reply) -> Answer:
+        answer, headers = self._adapter.read_answer(reply), reply.headers
+        answer = replace(
+            answer,
+            has_random_weights=own_header(headers, RANDOM_WEIGHTS) == "1",
+            server_ms=read_server_timing(headers.get(SERVER_TIMING, "")),
+        )
+        if answer.version is None:
+            answer = replace(answer, version=number_of(own_header(headers, MODEL_VERSION)))
+        if choice.scores is None:
+            return answer
+        from mlserve.client.oip import with_classes  # nothing of the other API is loaded unasked
 
-            return replace(answer, outputs=with_classes(answer.outputs, plan.scores))
-
-        return await self._persist(call, read, deadline, state)
+        return replace(answer, outputs=with_classes(answer.outputs, choice.scores))
 
 
-class TfsDialogue:
+class TfsSession(ModelSession):
     """TensorFlow Serving's API, version 1: mlserve's own signature is asked before any metadata."""
 
-    api: ClassVar[Api] = "tfs"
+    _adapter: TfsAdapter
 
-    def __init__(self, adapter: TfsAdapter, line: Line, model: ModelRef) -> None:
-        self._adapter, self._line, self._model = adapter, line, model
-        self._plans = signature_choice.FIRST
+    def __init__(self, adapter: TfsAdapter, model: ModelRef, transport: Transport) -> None:
+        super().__init__(adapter, model, transport)
+        self._choices = signature_choice.FIRST
         self._are_declared = False
         self._answered: set[str] = set()
 
-    @property
-    def is_spoken(self) -> bool:
-        return self._line.has_answered
+    async def predict(self, request: ImageRequest, state: CallState) -> Answer:
+        """The answer; a first refusal of the signature costs one look at the metadata.
 
-    async def recognise(self, deadline: Deadline, state: CallState) -> None:
-        """Asks over REST for the status, which no other server has in this form.
+        So does a first answer with fewer classes than are wanted, and one more request where the
+        model has more of them.
+        """
+        await self._recognise(state)
+        choice = self._choices.choice_for(request)
+        try:
+            answer = await self._infer(choice, request, state)
+        except MlserveError as error:
+            choice = await self._another(choice, request, error, state)
+            answer = await self._infer(choice, request, state)
+        if self._choices.choice_for_more(request, choice, answer) and not self._are_declared:
+            await self._look(state)
+        more = self._choices.choice_for_more(request, choice, answer)
+        if more:
+            choice = more
+            answer = await self._infer(choice, request, state)
+        return replace(answer, has_all_classes=self._choices.has_all_classes(choice, answer))
+
+    async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
+        call = self._adapter.status_call(self._model)
+        return await self.ask_with_retries(call, self._adapter.read_status, state)
+
+    async def _recognise(self, state: CallState) -> None:
+        """Asks over REST for the status first, which no other server has in this form.
 
         KServe has an API of its own at the same paths, and runs its model on whatever JSON comes.
         """
-        if self._line.protocol != "rest":
+        if self.is_spoken or self.endpoint.protocol != "rest":
             return
         try:
-            await self.status(deadline, state)
+            await self.status(state)
         except (InvalidInput, InferenceFailed) as error:
             raise NotSpoken(error) from error
 
-    async def predict(
-        self, question: Question, deadline: Deadline, state: CallState
-    ) -> tuple[Answer, Reply]:
-        """The answer; a first refusal of the signature costs one look at the metadata.
-
-        So does a first answer with fewer classes than are wanted, and one more question where the
-        model has more of them.
-        """
-        plan = self._plans.plan_for(question)
-        try:
-            answer, reply = await self._infer(plan, question, deadline, state)
-        except MlserveError as error:
-            plan = await self._another(plan, question, error, deadline, state)
-            answer, reply = await self._infer(plan, question, deadline, state)
-        if self._plans.plan_for_more(question, plan, answer) and not self._are_declared:
-            await self._look(deadline, state)
-        more = self._plans.plan_for_more(question, plan, answer)
-        if more:
-            plan = more
-            answer, reply = await self._infer(plan, question, deadline, state)
-        is_whole = self._plans.has_all_classes(plan, answer)
-        return replace(answer, has_all_classes=is_whole), reply
-
     async def _another(
-        self,
-        plan: SignatureChoice,
-        question: Question,
-        error: MlserveError,
-        deadline: Deadline,
-        state: CallState,
+        self, choice: SignatureChoice, request: ImageRequest, error: MlserveError, state: CallState
     ) -> SignatureChoice:
-        """The plan that the metadata show when that one was refused; else raises the error.
+        """The signature that the metadata show when that one was refused; else raises the error.
 
         A ranking may be gone after it has answered: another version is served now.
         """
-        has_answered = plan.signature in self._answered
-        if not refuses_plan(error):
+        has_answered = choice.signature in self._answered
+        if not refuses_signature(error):
             raise error
-        if has_answered and plan.signature != signature_choice.RANKING.signature:
+        if has_answered and choice.signature != signature_choice.RANKING.signature:
             raise error
-        await self._look(deadline, state)
-        other = self._plans.plan_for(question)
-        if other.is_same_question(plan):
+        await self._look(state)
+        other = self._choices.choice_for(request)
+        if other.is_same_request(choice):
             raise error  # the server does have it: the refusal was about something else
         return other
 
-    async def _look(self, deadline: Deadline, state: CallState) -> None:
-        """Takes the plans from the metadata."""
-        self._plans = signature_choice.choose(await self.metadata(deadline, state))
+    async def _look(self, state: CallState) -> None:
+        """Takes the signatures to ask from the metadata."""
+        self._choices = signature_choice.choose(await self.metadata(state))
         self._are_declared = True
 
-    async def metadata(self, deadline: Deadline, state: CallState) -> ModelMetadata:
-        call = self._adapter.metadata_call(self._model)
-        found, reply = await self._line.ask(
-            call, lambda reply: self._adapter.read_metadata(self._model, reply), deadline, state
-        )
-        return replace(found, contract=reply.contract)
-
-    async def status(self, deadline: Deadline, state: CallState) -> tuple[VersionStatus, ...]:
-        call = self._adapter.status_call(self._model)
-        found, _ = await self._line.ask(call, self._adapter.read_status, deadline, state)
-        return found
-
     async def _infer(
-        self, plan: SignatureChoice, question: Question, deadline: Deadline, state: CallState
-    ) -> tuple[Answer, Reply]:
-        found = await self._line.infer(self._adapter, self._model, plan, question, deadline, state)
-        self._answered.add(plan.signature)
-        self._plans = self._plans.learnt(plan, found[0])
-        return found
-
-
-def load_call(protocol: ProtocolName) -> Call:
-    """The Open Inference Protocol's question for the server's metadata."""
-    if protocol == "grpc":
-        return Call("/inference.GRPCInferenceService/ServerMetadata", b"")
-    return Call("/v2", None)
-
-
-def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
-    """The load; None when the answer does not say all of it."""
-    try:
-        said = reply.about_server if protocol == "grpc" else parse_json(reply.body)["parameters"]
-        return ServerLoad(
-            running=int(said["running"]),
-            waiting=int(said["waiting"]),
-            max_queue=int(said["max_queue"]),
-            default_timeout=float(said["default_timeout"]),
-        )
-    except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
-        return None  # another maker's server, or another version of ours
+        self, choice: SignatureChoice, request: ImageRequest, state: CallState
+    ) -> Answer:
+        answer = await self.infer(choice, request, state)
+        self._answered.add(choice.signature)
+        self._choices = self._choices.learnt(choice, answer)
+        return answer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mlserve.client.adapter import USUAL_TOP_K, Answer, Question, SignatureChoice
-from mlserve.client.answers import ModelMetadata
+from mlserve.client.adapter import USUAL_TOP_K, ImageRequest, SignatureChoice
+from mlserve.client.answers import Answer, ModelMetadata
 from mlserve.errors import UsageError
 from mlserve.tensors import PREDICT, DType, Signature
 
@@ -20,46 +20,46 @@ _FLOATS = (DType.FLOAT16, DType.FLOAT32, DType.FLOAT64)
 
 
 @dataclass(frozen=True, slots=True)
-class Plans:
+class SignatureChoices:
     """How to ask a model: for its best classes, and for all of them; None where it cannot tell."""
 
     best: SignatureChoice
     ranking: SignatureChoice | None = None
 
-    def plan_for(self, question: Question) -> SignatureChoice:
-        """The plan that brings as many classes as are wanted, or as many as there are."""
+    def choice_for(self, request: ImageRequest) -> SignatureChoice:
+        """The signature that brings as many classes as are wanted, or as many as there are."""
         held = self.best.classes or USUAL_TOP_K
-        if question.top_k is None or question.top_k <= held or self.ranking is None:
+        if request.top_k is None or request.top_k <= held or self.ranking is None:
             return self.best
         return self.best if self.ranking.classes == held else self.ranking
 
-    def learnt(self, plan: SignatureChoice, answer: Answer) -> Plans:
-        """The plans, with the number of classes that an answer to one of them has."""
-        seen = replace(plan, classes=answer.classes or None)
-        if self.ranking and plan.signature == self.ranking.signature:
+    def learnt(self, choice: SignatureChoice, answer: Answer) -> SignatureChoices:
+        """The choices, with the number of classes that an answer to one of them has."""
+        seen = replace(choice, classes=answer.classes or None)
+        if self.ranking and choice.signature == self.ranking.signature:
             return replace(self, ranking=seen)
         return replace(self, best=seen)
 
-    def has_all_classes(self, plan: SignatureChoice, answer: Answer) -> bool:
-        """Whether an answer to one of the plans has all classes of the model."""
+    def has_all_classes(self, choice: SignatureChoice, answer: Answer) -> bool:
+        """Whether an answer to one of the choices has all classes of the model."""
         if self.ranking is None or not answer.classes:
             return False
-        return plan.signature == self.ranking.signature or answer.classes == self.ranking.classes
+        return choice.signature == self.ranking.signature or answer.classes == self.ranking.classes
 
-    def plan_for_more(
-        self, question: Question, plan: SignatureChoice, answer: Answer
+    def choice_for_more(
+        self, request: ImageRequest, choice: SignatureChoice, answer: Answer
     ) -> SignatureChoice | None:
-        """The plan to ask again with when that answer is short; None when there is no more."""
-        is_enough = question.top_k is None or not 0 < answer.classes < question.top_k
-        return None if is_enough or self.has_all_classes(plan, answer) else self.ranking
+        """The signature to ask next when that answer is short; None when there is no more."""
+        is_enough = request.top_k is None or not 0 < answer.classes < request.top_k
+        return None if is_enough or self.has_all_classes(choice, answer) else self.ranking
 
 
-FIRST = Plans(BEST, RANKING)
+FIRST = SignatureChoices(BEST, RANKING)
 """What mlserve's own models offer; asked first, so that no metadata has to be fetched."""
 
 
-def choose(metadata: ModelMetadata) -> Plans:
-    """The plans for this model: labels with scores, else the default signature, else the only one.
+def choose(metadata: ModelMetadata) -> SignatureChoices:
+    """How to ask this model: labels with scores, else the default signature, else the only one.
 
     Raises UsageError, saying what the model takes, when no signature takes one string.
     """
@@ -84,25 +84,25 @@ def choose(metadata: ModelMetadata) -> Plans:
             hint=f"export the model with a signature {_DEFAULT_SIGNATURE}",
         )
     ranking = next((s for s in scored if s.name == RANKING.signature), None)
-    return Plans(_plan(chosen), _plan(ranking) if ranking else None)
+    return SignatureChoices(_choice(chosen), _choice(ranking) if ranking else None)
 
 
-def choose_nameless(metadata: ModelMetadata) -> Plans:
-    """The plans for a model of the Open Inference Protocol, which is one nameless function.
+def choose_nameless(metadata: ModelMetadata) -> SignatureChoices:
+    """How to ask a model of the Open Inference Protocol, which is one nameless function.
 
     On mlserve's own servers they are the signatures with labels and scores. A model that gives
     nothing but scores is asked for their classes. Raises UsageError as `choose`.
     """
     if BEST.signature in metadata.selectable:
-        return Plans(BEST, RANKING if RANKING.signature in metadata.selectable else None)
-    plan = replace(choose(metadata).best, signature="")
+        return SignatureChoices(BEST, RANKING if RANKING.signature in metadata.selectable else None)
+    choice = replace(choose(metadata).best, signature="")
     outputs = metadata.signatures[0].outputs
     if len(outputs) == 1 and outputs[0].dtype in _FLOATS:
-        return Plans(replace(plan, scores=outputs[0].name))
-    return Plans(plan)
+        return SignatureChoices(replace(choice, scores=outputs[0].name))
+    return SignatureChoices(choice)
 
 
-def _plan(signature: Signature) -> SignatureChoice:
+def _choice(signature: Signature) -> SignatureChoice:
     sizes = next((spec.shape for spec in signature.outputs if spec.name == "scores"), None)
     classes = sizes[-1] if sizes else None
     return SignatureChoice(

@@ -4,50 +4,36 @@ from __future__ import annotations
 
 import struct
 
-from mlserve.client.adapter import (
-    Answer,
-    Call,
-    Column,
-    ModelRef,
-    Question,
-    Reply,
-    SignatureChoice,
-    Value,
-)
-from mlserve.client.answers import ModelMetadata, VersionStatus
-from mlserve.client.codecs import column, element_count, text
+from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice
+from mlserve.client.answers import Answer, Column, ModelMetadata, Value, VersionStatus
+from mlserve.client.codecs import STRUCT_CODES, column, element_count, text
 from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
 from mlserve.wire.proto import framework_pb2, serving_pb2
+from mlserve.wire.tensors import TENSOR_PROTO_FIELDS
 
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 _MODEL = "/tensorflow.serving.ModelService/"
 _SIGNATURES = "signature_def"
-_FIELDS = {
-    # dtype: (its *_val field, the struct code of an element in tensor_content)
-    DType.BYTES: ("string_val", ""),
-    DType.FLOAT32: ("float_val", "f"),
-    DType.FLOAT64: ("double_val", "d"),
-    DType.INT32: ("int_val", "i"),
-    DType.INT64: ("int64_val", "q"),
-}
+_READ = (DType.BYTES, DType.FLOAT32, DType.FLOAT64, DType.INT32, DType.INT64)
+"""The types of labels, scores and indices; of outputs of other types, the shape is all we take."""
 
 
 class TfsGrpc:
     """The adapter for `tensorflow.serving.PredictionService` and `ModelService`."""
 
     def predict_call(
-        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
     ) -> Call:
-        request = serving_pb2.PredictRequest(model_spec=_spec(model))
-        request.model_spec.signature_name = plan.signature
-        tensor = request.inputs[plan.input]
+        message = serving_pb2.PredictRequest(model_spec=_spec(model))
+        message.model_spec.signature_name = choice.signature
+        tensor = message.inputs[choice.input]
         tensor.dtype = DType.BYTES.tf_number  # type: ignore[assignment]
-        tensor.string_val.append(question.image)
-        for size in plan.shape:
+        tensor.string_val.append(request.image)
+        for size in choice.shape:
             tensor.tensor_shape.dim.add(size=size)
-        return Call(_PREDICTION + "Predict", request.SerializeToString())
+        return Call(_PREDICTION + "Predict", message.SerializeToString())
 
     def read_answer(self, reply: Reply) -> Answer:
         response = parse_message(serving_pb2.PredictResponse, reply.body)
@@ -116,24 +102,24 @@ def _tensor_spec(name: str, info: framework_pb2.TensorInfo) -> TensorSpec:
 def _column(name: str, tensor: framework_pb2.TensorProto) -> Column:
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     try:
-        field, code = _FIELDS[DType.from_tf_number(tensor.dtype)]
-    except (ValueError, KeyError):
-        return Column(shape, ())  # an output of another type is named by its shape, never read
-    return column(name, shape, _values(tensor, field, code, element_count(name, shape)))
+        dtype = DType.from_tf_number(tensor.dtype)
+    except ValueError:
+        return Column(shape, ())
+    if dtype not in _READ:
+        return Column(shape, ())
+    return column(name, shape, _values(tensor, dtype, element_count(name, shape)))
 
 
-def _values(
-    tensor: framework_pb2.TensorProto, field: str, code: str, size: int
-) -> tuple[Value, ...]:
-    if tensor.tensor_content and code:
-        form = struct.Struct(f"<{size}{code}")
+def _values(tensor: framework_pb2.TensorProto, dtype: DType, size: int) -> tuple[Value, ...]:
+    if tensor.tensor_content and dtype in STRUCT_CODES:
+        form = struct.Struct(f"<{size}{STRUCT_CODES[dtype]}")
         if form.size != len(tensor.tensor_content):
-            told = f"{len(tensor.tensor_content)} bytes"
-            raise Unreadable(f"{size} values in {form.size} bytes", told)
+            held = f"{len(tensor.tensor_content)} bytes"
+            raise Unreadable(f"{size} values in {form.size} bytes", held)
         return form.unpack(tensor.tensor_content)
-    found = getattr(tensor, field)
-    if len(found) > size:
-        raise Unreadable(f"{size} values", f"{len(found)} values")
-    values: list[Value] = [text(v) if isinstance(v, bytes) else v for v in found]
+    sent = getattr(tensor, TENSOR_PROTO_FIELDS[dtype])
+    if len(sent) > size:
+        raise Unreadable(f"{size} values", f"{len(sent)} values")
+    values: list[Value] = [text(v) if isinstance(v, bytes) else v for v in sent]
     # The wire format lets a sender leave out repetitions of the last value.
     return tuple(values + values[-1:] * (size - len(values)))

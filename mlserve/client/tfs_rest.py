@@ -9,17 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from mlserve.client.adapter import (
-    Answer,
-    Call,
-    Column,
-    ModelRef,
-    Question,
-    Reply,
-    SignatureChoice,
-    Value,
-)
-from mlserve.client.answers import ModelMetadata, VersionStatus
+from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice
+from mlserve.client.answers import Answer, Column, ModelMetadata, Value, VersionStatus
 from mlserve.client.codecs import excerpt, parse_json, shown, text
 from mlserve.client.refusals import Unreadable
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
@@ -32,12 +23,12 @@ class TfsRest:
     """The adapter for `/v1/models/...`: predict in the columnar form, metadata and status."""
 
     def predict_call(
-        self, model: ModelRef, plan: SignatureChoice, question: Question, seconds: float
+        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
     ) -> Call:
-        value: Any = {"b64": base64.b64encode(question.image).decode("ascii")}
-        for _ in plan.shape:
+        value: Any = {"b64": base64.b64encode(request.image).decode("ascii")}
+        for _ in choice.shape:
             value = [value]
-        body = {"signature_name": plan.signature, "inputs": {plan.input: value}}
+        body = {"signature_name": choice.signature, "inputs": {choice.input: value}}
         return Call(_path(model) + ":predict", json.dumps(body).encode())
 
     def read_answer(self, reply: Reply) -> Answer:

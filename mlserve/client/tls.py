@@ -1,4 +1,4 @@
-"""TLS for the two libraries, made from the same files."""
+"""TLS for both libraries from the same files, and what a failed handshake means."""
 
 from __future__ import annotations
 
@@ -8,12 +8,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlserve.client.endpoint import Endpoint, Tls
-from mlserve.client.refusals import readable
 from mlserve.credentials import read_file
-from mlserve.errors import AccessDenied, UsageError
+from mlserve.errors import AccessDenied, UsageError, readable
 
 if TYPE_CHECKING:
     import grpc
+
+_ASKS_FOR_A_CERTIFICATE = re.compile(
+    r"alert.{0,5}(certificate|bad.certificate|unknown.ca|handshake)|certificate.required", re.I
+)
+_FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(r"wrong.version.number|http.request|record.layer.failure", re.I),
+        "the server at {endpoint} does not speak TLS: {why}",
+        "ask {plain}://{address}, without TLS files",
+    ),
+    (
+        re.compile(r"host ?name|(ip.address|domain).mismatch|not valid for", re.I),
+        "the certificate of the server at {endpoint} is for another host: {why}",
+        "ask the server by a name that is in its certificate",
+    ),
+    (
+        re.compile(r"expired|not.yet.valid", re.I),
+        "the certificate of the server at {endpoint} is out of date: {why}",
+        "renew the server's certificate, and check this machine's clock",
+    ),
+    (
+        re.compile(r"certificate.verify.failed|self.signed|local issuer", re.I),
+        "the certificate of the server at {endpoint} is not trusted: {why}",
+        "name the authority that signed it (or the certificate itself) with {{tls_ca FILE}}",
+    ),
+)
 
 
 def ssl_context(tls: Tls) -> ssl.SSLContext:
@@ -49,33 +74,6 @@ def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
 
 def _contents(option: str, path: Path | None) -> bytes | None:
     return None if path is None else read_file(option, path)
-
-
-_ASKS_FOR_A_CERTIFICATE = re.compile(
-    r"alert.{0,5}(certificate|bad.certificate|unknown.ca|handshake)|certificate.required", re.I
-)
-_FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
-    (
-        re.compile(r"wrong.version.number|http.request|record.layer.failure", re.I),
-        "the server at {endpoint} does not speak TLS: {why}",
-        "ask {plain}://{address}, without TLS files",
-    ),
-    (
-        re.compile(r"host ?name|(ip.address|domain).mismatch|not valid for", re.I),
-        "the certificate of the server at {endpoint} is for another host: {why}",
-        "ask the server by a name that is in its certificate",
-    ),
-    (
-        re.compile(r"expired|not.yet.valid", re.I),
-        "the certificate of the server at {endpoint} is out of date: {why}",
-        "renew the server's certificate, and check this machine's clock",
-    ),
-    (
-        re.compile(r"certificate.verify.failed|self.signed|local issuer", re.I),
-        "the certificate of the server at {endpoint} is not trusted: {why}",
-        "name the authority that signed it (or the certificate itself) with {{tls_ca FILE}}",
-    ),
-)
 
 
 def handshake_failure(endpoint: Endpoint, why: str) -> UsageError | None:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from html import escape
 
 from mlserve import __version__
-from mlserve.client.refusals import readable
 from mlserve.compare.result import (
     STAGES,
     Comparison,
@@ -19,6 +18,7 @@ from mlserve.compare.result import (
     TargetResult,
     badness,
 )
+from mlserve.errors import readable
 
 DIFFERENCE_HEADER = ("target", "labels", *STAGES, "end to end", "mean")
 COST_HEADER = ("target", "p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s")

@@ -191,7 +191,7 @@ class TargetProblem:
     what: str
 
     def to_json(self) -> dict[str, str]:
-        return {"image": _printable(self.image), "target": self.target, "what": self.what}
+        return {"image": errors.as_utf8(self.image), "target": self.target, "what": self.what}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ class Comparison:
             "targets": [result.to_json() for result in self.targets],
             "images": [
                 {
-                    "file": _printable(image),
+                    "file": errors.as_utf8(image),
                     "targets": {
                         name: row.to_json() for name, row in zip(names, of_image, strict=True)
                     },
@@ -265,11 +265,6 @@ def _stage_problems(stages: Stages, tolerance: float) -> Iterator[str]:
             yield f"stage {stage} differs by {found.largest:.2g}"
     if not stages.has_same_top_1:
         yield "stage scores has another best class"
-
-
-def _printable(name: str) -> str:
-    """A file name as UTF-8 can carry it: bytes that are none become escapes."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _finite(value: float) -> float | None:

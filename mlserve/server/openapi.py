@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from mlserve import __version__
 from mlserve.server.openapi_schemas import SCHEMAS, TEXT, Json, list_of, object_of, ref
-from mlserve.server.request import REQUEST_ID, SERVER_TIMING, TRACEPARENT
+from mlserve.wire.headers import (
+    JSON_LENGTH,
+    REQUEST_ID,
+    REQUEST_TIMEOUT_MS,
+    SERVER_TIMING,
+    TRACEPARENT,
+)
 
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 """The page of the metrics; the second one is where TensorFlow Serving has its own by custom."""
@@ -105,7 +111,7 @@ _VERSION: Json = {
     "required": True,
     "schema": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
 }
-_TIMEOUT = _header("X-Request-Timeout-Ms", "how long the caller waits, in milliseconds")
+_TIMEOUT = _header(REQUEST_TIMEOUT_MS.title(), "how long the caller waits, in milliseconds")
 _NAMED: tuple[Json, ...] = (
     {
         "name": REQUEST_ID,
@@ -140,7 +146,7 @@ _TIMED: Json = {
     },
 }
 _JSON_LENGTH = _header(
-    "Inference-Header-Content-Length",
+    JSON_LENGTH.title(),
     "the length of the JSON in a body that goes on with binary tensors; 0: the body is the value "
     "of the only input, and the outputs come back in binary form",
 )

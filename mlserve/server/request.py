@@ -15,16 +15,18 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
-from mlserve import trace
 from mlserve.errors import MlserveError
 from mlserve.server.errors import error_text
+from mlserve.wire.headers import (
+    REQUEST_ID,
+    SERVER_TIMING,
+    STAGES,
+    TRACEPARENT,
+    read_traceparent,
+    write_server_timing,
+    write_traceparent,
+)
 
-REQUEST_ID = "x-request-id"
-"""The header, or key of gRPC's metadata, with the request's id: the client's, or one of ours."""
-TRACEPARENT = "traceparent"
-"""W3C's header with the caller's span in the request, and with the server's in the answer."""
-SERVER_TIMING = "server-timing"
-"""W3C's header of the answer with the times of the stages, in milliseconds."""
 OK = "ok"
 CANCELLED = "cancelled"
 _REFUSALS = ("overloaded", "access_denied")
@@ -116,9 +118,6 @@ class StageTimes:
         return next((name for name in STAGES if name not in ended), STAGES[-1])
 
 
-STAGES = ("queue", "decode", "run", "encode")
-
-
 @dataclass(frozen=True, slots=True)
 class Trace:
     """The server's own span of a trace: ids in lower-case hex, of 32 and 16 digits.
@@ -138,7 +137,7 @@ class Trace:
         A request without that header, or with one that is not well-formed, begins a trace of its
         own, as the recommendation asks (https://www.w3.org/TR/trace-context/).
         """
-        parent = trace.read_traceparent(traceparent) if traceparent else None
+        parent = read_traceparent(traceparent) if traceparent else None
         fresh = secrets.token_hex(24)  # both ids at once: each draw is a system call
         span_id = fresh[:16]
         if parent is None:
@@ -149,7 +148,7 @@ class Trace:
     @property
     def traceparent(self) -> str:
         """The header that names this span."""
-        return trace.traceparent(self.trace_id, self.span_id, self.flags)
+        return write_traceparent(self.trace_id, self.span_id, self.flags)
 
 
 _NOWHERE = Route("", "", Purpose.OTHER, "")
@@ -225,8 +224,7 @@ class RequestRecord:
         reached = dict(self.times.reached())
         if reached and self.code == OK:
             reached = asdict(self.times)
-        timing = ", ".join(f"{name};dur={s * 1000:.3f}" for name, s in reached.items())
-        return (*ids, (SERVER_TIMING, timing)) if timing else ids
+        return (*ids, (SERVER_TIMING, write_server_timing(reached))) if reached else ids
 
 
 def _code_of(error: type[MlserveError]) -> str:

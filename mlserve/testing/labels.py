@@ -12,7 +12,7 @@ import pytest
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, LoadOptions
-from mlserve.client.adapter import Api
+from mlserve.client.endpoint import Api
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import LABELS

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mlserve.artifact import Artifact
 from mlserve.client import Client
-from mlserve.client.adapter import Api
+from mlserve.client.endpoint import Api
 from mlserve.errors import Unavailable
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ import pytest
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
 from mlserve.backend import Runner
 from mlserve.client import Client
-from mlserve.client.adapter import Api
+from mlserve.client.endpoint import Api
 from mlserve.errors import DeadlineExceeded, InvalidInput, MlserveError, NotFound, Unavailable
 from mlserve.testing.given import GivenServer
 from mlserve.testing.image_files import noise, saved

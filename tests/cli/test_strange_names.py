@@ -8,16 +8,21 @@ import pytest
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
-from mlserve.cli.output import json_text, print_table, printable
+from mlserve.cli.output import json_text, note, print_table, say
 
 EVIL = "m\x1b]0;title\x07\x1b[31m\x9b2J\u202egnp.exe\u2066\r\x00"
 ESCAPED = r"m\x1b]0;title\x07\x1b[31m\x9b2J\u202egnp.exe\u2066\r\x00"
 KEPT = "Müller 測試 🐎\tnext\nline"
 
 
-def test_what_a_terminal_would_obey_is_escaped_and_text_is_kept() -> None:
-    assert printable(EVIL) == ESCAPED
-    assert printable(KEPT) == KEPT
+@pytest.mark.parametrize(("text", "shown"), [(EVIL, ESCAPED), (KEPT, KEPT)])
+def test_what_a_terminal_would_obey_is_escaped_and_text_is_kept(
+    capsys: pytest.CaptureFixture[str], text: str, shown: str
+) -> None:
+    say(text)
+    note(text)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"{shown}\n", f"{shown}\n")
 
 
 @pytest.mark.parametrize("indent", [None, 2])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlserve.cli.contract import contract_lines_told
-from mlserve.client.adapter import read_contract
+from mlserve.cli.contract import contract_lines_from_json
+from mlserve.client.answers import read_contract
 from mlserve.export import export
 from mlserve.pipeline import Activation, Exif, ImagePipeline
 from mlserve.sources import ModelRequest
@@ -53,12 +53,12 @@ def test_what_another_server_tells_in_its_place_is_left_out() -> None:
     for text in ("", "no JSON", "[1]", "[" * 100_000, '"text"'):
         assert read_contract(text) is None
     for told in ({}, {"pipeline": 1, "facts": {}}, {"pipeline": {"version": 99}, "facts": {}}):
-        assert contract_lines_told(told) == []
+        assert contract_lines_from_json(told) == []
 
 
 def test_images_that_are_turned_are_said_to_be() -> None:
     turned = ImagePipeline(8, 8, 1.0, 0.0, Activation.IDENTITY, 2, exif=Exif.APPLY)
     as_stored = replace(turned, exif=Exif.IGNORE)
     line = "exif     images are turned upright by their EXIF orientation"
-    assert line in contract_lines_told({"pipeline": turned.to_json(), "facts": {}})
-    assert line not in contract_lines_told({"pipeline": as_stored.to_json(), "facts": {}})
+    assert line in contract_lines_from_json({"pipeline": turned.to_json(), "facts": {}})
+    assert line not in contract_lines_from_json({"pipeline": as_stored.to_json(), "facts": {}})

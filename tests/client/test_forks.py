@@ -105,7 +105,7 @@ class TestGrpcWithoutItsLibrary:
     def test_it_is_what_a_client_takes(self, echo: Any) -> None:
         with Client(echo.grpc) as client:
             assert client.predict(b"fine", timeout=20).label == "sorrel"
-            (transport,) = client._client._transport._transports.values()
+            (transport,) = client._client._connections._transports.values()
         assert isinstance(transport, Http2Transport)
 
     @pytest.mark.parametrize("size", [0, 16_000, 70_000, 3_000_000])

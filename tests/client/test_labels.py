@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlserve.client.adapter import Answer, Column, Reply
-from mlserve.client.codecs import labelled
+from mlserve.client.adapter import Reply
+from mlserve.client.answers import Answer, Column, choose_label
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.oip import with_classes
 from mlserve.client.oip_grpc import OipGrpc
@@ -20,6 +20,7 @@ from mlserve.client.tfs_rest import TfsRest
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput
 from mlserve.tensors import DType
+from mlserve.wire.headers import JSON_LENGTH
 from mlserve.wire.proto.inference_pb2 import ModelInferResponse
 from mlserve.wire.proto.serving_pb2 import PredictResponse
 
@@ -30,7 +31,7 @@ def over_oip_grpc(label: bytes) -> Answer:
     response = ModelInferResponse()
     response.outputs.add(name="label", datatype="BYTES", shape=[1])
     response.raw_output_contents.append(struct.pack("<I", len(label)) + label)
-    return OipGrpc().read_answer(Reply(response.SerializeToString(), has_random_weights=False))
+    return OipGrpc().read_answer(Reply(response.SerializeToString()))
 
 
 def over_oip_rest(label: bytes) -> Answer:
@@ -38,7 +39,7 @@ def over_oip_rest(label: bytes) -> Answer:
     parameters = {"binary_data_size": len(tail)}
     output = {"name": "label", "datatype": "BYTES", "shape": [1], "parameters": parameters}
     head = json.dumps({"outputs": [output]}).encode()
-    return OipRest().read_answer(Reply(head + tail, has_random_weights=False, json_size=len(head)))
+    return OipRest().read_answer(Reply(head + tail, {JSON_LENGTH: str(len(head))}))
 
 
 def over_tfs_grpc(label: bytes) -> Answer:
@@ -47,40 +48,38 @@ def over_tfs_grpc(label: bytes) -> Answer:
     tensor.dtype = DType.BYTES.tf_number  # type: ignore[assignment]
     tensor.tensor_shape.dim.add(size=1)
     tensor.string_val.append(label)
-    return TfsGrpc().read_answer(Reply(response.SerializeToString(), has_random_weights=False))
+    return TfsGrpc().read_answer(Reply(response.SerializeToString()))
 
 
 def over_tfs_rest(label: bytes) -> Answer:
-    return TfsRest().read_answer(
-        Reply(b'{"outputs":[{"b64":"Y2Fm6Q=="}]}', has_random_weights=False)
-    )
+    return TfsRest().read_answer(Reply(b'{"outputs":[{"b64":"Y2Fm6Q=="}]}'))
 
 
 @pytest.mark.parametrize("read", [over_oip_grpc, over_oip_rest, over_tfs_grpc, over_tfs_rest])
 def test_a_label_that_is_not_utf8_is_named(read: Any) -> None:
     with pytest.raises(InferenceFailed, match=r"the server's label 'caf\\xe9' is not UTF-8 text"):
-        labelled(read(LATIN_1).outputs, 5)
+        choose_label(read(LATIN_1).outputs, 5)
 
 
 def test_a_label_among_scores_that_is_not_utf8_is_an_error_too() -> None:
     labels = over_oip_grpc(LATIN_1).outputs["label"].values
     outputs = {"labels": Column((1, 1), labels), "scores": Column((1, 1), (0.5,))}
     with pytest.raises(InferenceFailed, match=r"label 'caf\\xe9' is not UTF-8"):
-        labelled(outputs, 5)
+        choose_label(outputs, 5)
 
 
 @pytest.mark.parametrize("score", ["nan", "-nan", "inf", "-inf", "NaN"])
 def test_a_class_whose_score_is_not_a_number_is_named(score: str) -> None:
     classes = Column((1, 2), (f"{score}:1:zebra", "0.5:0:ox"))
     with pytest.raises(InferenceFailed, match=r"the score of zebra is -?(nan|inf)"):
-        labelled(with_classes({"probs": classes}, "probs"), 5)
+        choose_label(with_classes({"probs": classes}, "probs"), 5)
 
 
 @pytest.mark.parametrize("label", ["4:3", "16:9", "1:1", "0.5:7:a class", "nan:1"])
 def test_a_label_like_a_class_is_a_label_unless_classes_were_asked_for(label: str) -> None:
     for answer in (over_oip_grpc(label.encode()), over_oip_rest(label.encode())):
-        assert labelled(answer.outputs, 5) == (label, ())
-        assert labelled(with_classes(answer.outputs, "scores"), 5) == (label, ())
+        assert choose_label(answer.outputs, 5) == (label, ())
+        assert choose_label(with_classes(answer.outputs, "scores"), 5) == (label, ())
 
 
 def test_a_graph_whose_scores_are_nan_has_failed_though_its_check_says_invalid_argument() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mlserve.client import Client
-from mlserve.client.adapter import Column, ModelRef, Reply, number_of
+from mlserve.client.adapter import ModelRef, Reply, number_of
+from mlserve.client.answers import Column
 from mlserve.client.codecs import MOST_VALUES, parse_json
 from mlserve.client.oip import raw_column, with_classes
 from mlserve.client.oip_grpc import OipGrpc
@@ -59,7 +60,7 @@ def test_json_of_any_shape_is_read_or_named() -> None:
         body = json.dumps({"outputs": value(chance, 2), **value_object(chance)}).encode()
         for read in READ:
             try:
-                read(Reply(body, has_random_weights=False))
+                read(Reply(body))
             except Unreadable as error:
                 assert len(str(error)) < 3000  # noqa: PT017
 
@@ -78,7 +79,7 @@ def value_object(chance: random.Random) -> dict[str, Any]:
 )
 def test_a_version_that_no_number_holds_is_named(body: dict[str, Any]) -> None:
     with pytest.raises(Unreadable, match="not the status of a model"):
-        TfsRest().read_status(Reply(json.dumps(body).encode(), has_random_weights=False))
+        TfsRest().read_status(Reply(json.dumps(body).encode()))
 
 
 @pytest.mark.parametrize("text", ["9" * 20, "9" * 10_000, "-1", "١", "", "1.0", "x"])
@@ -150,12 +151,12 @@ def test_an_answer_with_other_values_than_its_shape_says_is_named_before_they_ar
     answer = serving_pb2.PredictResponse(outputs={"a": tensor})
     for changed in (answer, _as_content(answer)):
         with pytest.raises(Unreadable):
-            TfsGrpc().read_answer(Reply(changed.SerializeToString(), has_random_weights=False))
+            TfsGrpc().read_answer(Reply(changed.SerializeToString()))
     oip = inference_pb2.ModelInferResponse()
     output = oip.outputs.add(name="a", datatype="INT64", shape=[1])
     output.contents.int64_contents.extend([1] * 100_000)
     with pytest.raises(Unreadable):
-        OipGrpc().read_answer(Reply(oip.SerializeToString(), has_random_weights=False))
+        OipGrpc().read_answer(Reply(oip.SerializeToString()))
     with pytest.raises(Unreadable, match="2 values"):
         raw_column("a", "BYTES", (1,), bytes(4_000_000))
 
@@ -172,7 +173,7 @@ def test_lists_in_lists_are_read_in_time_linear_in_them() -> None:
     for _ in range(400):
         deep = [*deep[:1], deep]
     data = {"outputs": [{"name": "a", "datatype": "INT64", "shape": [401], "data": deep}]}
-    answer = OipRest().read_answer(Reply(json.dumps(data).encode(), has_random_weights=False))
+    answer = OipRest().read_answer(Reply(json.dumps(data).encode()))
     assert len(answer.outputs["a"].values) == 401
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
+from dataclasses import fields
 from random import Random
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from mlserve.cli.predict import predict
-from mlserve.client import Client, Retries, Tls
-from mlserve.client.call import DEFAULT_MAX_ATTEMPTS, CallIds, Trace
-from mlserve.client.client import DEFAULT_MAX_ANSWER_BYTES
-from mlserve.client.endpoint import Endpoint
+from mlserve.client import AsyncClient, Client, Retries, Tls
+from mlserve.client.call import CallIds, Trace
+from mlserve.client.endpoint import Connection, ConnectionOptions, Endpoint
 from mlserve.client.refusals import refusal
 from mlserve.client.tls import handshake_failure
 from mlserve.deadline import Deadline
@@ -73,11 +73,20 @@ def test_a_client_asks_at_least_once() -> None:
         Retries(max_attempts=0)
 
 
-def test_the_options_have_the_defaults_of_the_client() -> None:
-    defaults: Any = predict.__defaults__
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_help_shows_every_option_of_a_connection(kind: type) -> None:
+    shown = inspect.signature(kind).parameters
+    options = get_type_hints(ConnectionOptions)
 
-    assert DEFAULT_MAX_ATTEMPTS in defaults
-    assert DEFAULT_MAX_ANSWER_BYTES in defaults
+    assert list(shown) == ["endpoint", "protocol", *options]
+    assert {field.name for field in fields(Connection)} == {"endpoint", *options}
+    assert all(shown[name].kind is inspect.Parameter.KEYWORD_ONLY for name in list(shown)[1:])
+    assert shown["retries"].default == Retries()
+
+
+def test_an_option_that_no_client_has() -> None:
+    with pytest.raises(TypeError, match="modle"):
+        Client("127.0.0.1:1", modle="m")  # type: ignore[call-arg]
 
 
 def test_a_trace_is_followed_into_new_spans() -> None:

@@ -27,6 +27,7 @@ from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature
+from mlserve.wire.headers import JSON_LENGTH
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from mlserve.wire.proto.serving_pb2 import PredictRequest
 
@@ -36,7 +37,7 @@ PROFILE = settings.get_profile("fuzz")
 SETTINGS = ServerSettings(max_request_bytes=100_000, max_batch_length=100, max_pixels=10_000)
 SIGNATURES = {signature.name: signature for signature in signatures()}
 NAMES = tuple(SIGNATURES)
-LENGTH = oip_json.LENGTH_HEADER
+LENGTH = JSON_LENGTH.title()
 
 
 def fuzz(reads: Callable[[Any], None], values: st.SearchStrategy[Any]) -> None:

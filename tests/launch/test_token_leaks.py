@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from mlserve.client import Client
-from mlserve.client.endpoint import Access
+from mlserve.client.endpoint import Connection
 from mlserve.errors import MlserveError
 
 TOKEN = "s3cret-of-line-7"
@@ -100,7 +100,7 @@ def test_a_redirect_is_not_followed_so_no_token_goes_along(
 
 
 def test_what_is_shown_of_an_access_has_no_token() -> None:
-    assert TOKEN not in repr(Access(TOKEN))
+    assert TOKEN not in repr(Connection.to("127.0.0.1:1", token=TOKEN))
 
 
 def test_the_environment_of_this_process_keeps_the_variable(

@@ -38,14 +38,19 @@ from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import LONGEST_PATH, Purpose, RequestRecord, Route, current
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.wire.errors import http_status
+from mlserve.wire.headers import (
+    CONTRACT,
+    ENVOY_TIMEOUT_MS,
+    MODEL_VERSION,
+    RANDOM_WEIGHTS,
+    REQUEST_TIMEOUT_MS,
+    RETRY_AFTER,
+    RETRY_AFTER_MS,
+    over_http,
+)
 
-TIMEOUT_HEADERS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
+_TIMEOUTS = (REQUEST_TIMEOUT_MS, ENVOY_TIMEOUT_MS)
 """Milliseconds that the client waits; the smallest holds where several are given."""
-VERSION_HEADER = "X-Mlserve-Model-Version"
-"""The header with the version that answered."""
-CONTRACT_HEADER = "X-Mlserve-Contract"
-RANDOM_WEIGHTS_HEADER = "X-Mlserve-Random-Weights"
-"""`1` on an answer that means nothing, as the model's weights are random."""
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _MOST_SHOWN = 40
 """Characters of a header that an error repeats."""
@@ -198,15 +203,15 @@ def json_response(body: bytes, headers: dict[str, str] | None = None) -> Respons
 
 def answer_headers(loaded: LoadedVersion) -> dict[str, str]:
     """The headers that say which version answered, and whether its weights are random."""
-    headers = {VERSION_HEADER: str(loaded.version)}
+    headers = {over_http(MODEL_VERSION): str(loaded.version)}
     if loaded.has_random_weights:
-        headers[RANDOM_WEIGHTS_HEADER] = "1"
+        headers[over_http(RANDOM_WEIGHTS)] = "1"
     return headers
 
 
 def contract_headers(contract: str) -> dict[str, str]:
     """The header that says what the model wants and gives, where that is known."""
-    return {CONTRACT_HEADER: contract} if contract else {}
+    return {over_http(CONTRACT): contract} if contract else {}
 
 
 def error_response(error: MlserveError) -> Response:
@@ -222,8 +227,8 @@ def error_response(error: MlserveError) -> Response:
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
         headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
     elif isinstance(error, Overloaded) and error.retry_after is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
-        headers["Retry-After-Ms"] = str(math.ceil(error.retry_after * 1000))
+        headers[RETRY_AFTER] = str(math.ceil(error.retry_after))
+        headers[RETRY_AFTER_MS] = str(math.ceil(error.retry_after * 1000))
     if isinstance(error, BodyTooLarge | NoRoom):  # the rest of the body has not been read
         headers["Connection"] = "close"
     return Response(body, status, headers, "application/json")
@@ -239,7 +244,7 @@ def check_method(request: Request, allowed: str) -> None:
 
 def deadline_of(request: Request, default: float) -> Deadline:
     """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
-    values = [value for name in TIMEOUT_HEADERS for value in request.headers.getlist(name)]
+    values = [value for name in _TIMEOUTS for value in request.headers.getlist(name)]
     return Deadline.at_most(min(map(_seconds, values), default=default))
 
 
@@ -277,7 +282,7 @@ async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
 def _seconds(milliseconds: str) -> float:
     if not _MILLISECONDS.fullmatch(milliseconds):
         raise InvalidInput(
-            f"{TIMEOUT_HEADERS[0]} must be a whole number of milliseconds of at most 15 digits, "
+            f"{REQUEST_TIMEOUT_MS} must be a whole number of milliseconds of at most 15 digits, "
             f"not {milliseconds[:_MOST_SHOWN]!r}"
         )
     return int(milliseconds) / 1000

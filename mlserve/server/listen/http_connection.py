@@ -27,6 +27,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mlserve.server.listen.drain import is_readable
+from mlserve.wire.headers import RETRY_AFTER
 
 MOST_HEAD_BYTES = 64 * 2**10
 """Bytes of a request's head, and of what stands between two parts of its body."""
@@ -305,7 +306,7 @@ class HttpConnection(HttpToolsProtocol):
         )
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             # Nothing is known of the request, so no time is computed: the least in whole seconds.
-            head += "Retry-After: 1\r\n"
+            head += f"{RETRY_AFTER.title()}: 1\r\n"
         self.transport.write(head.encode() + b"\r\n" + body)
 
 

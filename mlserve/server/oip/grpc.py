@@ -15,8 +15,6 @@ from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
-    CONTRACT_KEY,
-    RANDOM_WEIGHTS_KEY,
     BytesMethod,
     Methods,
     Service,
@@ -51,6 +49,7 @@ from mlserve.server.oip.request import (
 from mlserve.server.oip.tensors import RAW_ONLY, from_bytes, from_contents, to_bytes, to_contents
 from mlserve.server.request import Purpose
 from mlserve.tensors import Signature
+from mlserve.wire.headers import CONTRACT, LIMITS, LOAD, RANDOM_WEIGHTS, SIGNATURE, SIGNATURES
 from mlserve.wire.proto.inference_extensions_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -81,14 +80,6 @@ if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
-SIGNATURE_KEY = "mlserve-signature"
-"""Metadata of ModelMetadata: the signature to describe, and in the answer the described one."""
-SIGNATURES_KEY = "mlserve-signatures"
-"""Metadata of the answer of ModelMetadata: the names of all signatures, between commas."""
-LIMITS_KEY = "mlserve-limits"
-"""Metadata of the answers of ServerMetadata and ModelMetadata: the limits, a JSON object."""
-LOAD_KEY = "mlserve-load"
-"""Metadata of the answer of ServerMetadata: the calls that run and wait now, a JSON object."""
 
 
 class OipGrpcExtensions:
@@ -196,7 +187,7 @@ class OipGrpcService:
     async def server_metadata(self, data: bytes, context: Context) -> bytes:
         """ServerMetadata: name, version and extensions."""
         limits, load = json.dumps(self._models.limits()), json.dumps(self._models.load())
-        await context.send_initial_metadata(((LIMITS_KEY, limits), (LOAD_KEY, load)))
+        await context.send_initial_metadata(((LIMITS, limits), (LOAD, load)))
         response = ServerMetadataResponse(
             name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS
         )
@@ -205,14 +196,14 @@ class OipGrpcService:
     async def model_metadata(self, data: bytes, context: Context) -> bytes:
         """ModelMetadata: the inputs and outputs of one signature."""
         request = await self._read(ModelMetadataRequest, data, context)
-        asked = dict(context.invocation_metadata() or ()).get(SIGNATURE_KEY, "")
+        asked = dict(context.invocation_metadata() or ()).get(SIGNATURE, "")
         version = version_of(request.version, request.name)
         metadata = self._models.metadata(request.name, version, str(asked))
         about = {
-            SIGNATURE_KEY: metadata.signature,
-            SIGNATURES_KEY: ",".join(metadata.signatures),
-            LIMITS_KEY: json.dumps(self._models.limits()),
-            CONTRACT_KEY: metadata.contract,
+            SIGNATURE: metadata.signature,
+            SIGNATURES: ",".join(metadata.signatures),
+            LIMITS: json.dumps(self._models.limits()),
+            CONTRACT: metadata.contract,
         }
         await context.send_initial_metadata(tuple(item for item in about.items() if item[1]))
         return ModelMetadataResponse(
@@ -250,7 +241,7 @@ class OipGrpcService:
         )
         is_random, response = await self._engine.serve(call)
         if is_random:
-            await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+            await context.send_initial_metadata(((RANDOM_WEIGHTS, "1"),))
         return response
 
     async def _read(self, kind: type[Request], data: bytes, context: Context) -> Request:

@@ -44,9 +44,8 @@ from mlserve.server.oip.tensors import RAW_ONLY, byte_strings, from_bytes, to_by
 from mlserve.server.tensors import Array
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, TensorSpec
+from mlserve.wire.headers import JSON_LENGTH
 
-LENGTH_HEADER = "Inference-Header-Content-Length"
-"""The length in bytes of the JSON at the start of a body that goes on with binary tensors."""
 _INLINE_BYTES = 64 * 2**10
 _SHOWN = 100
 _INLINE_DIGITS = len(str(_INLINE_BYTES))
@@ -56,7 +55,7 @@ def is_small(body: Content, headers: Headers) -> bool:
     """Whether `read_request` is done at once: its JSON is short, and nothing is compressed."""
     if "content-encoding" in headers:
         return False
-    length = headers.get(LENGTH_HEADER, "")
+    length = headers.get(JSON_LENGTH, "")
     return len(body) <= _INLINE_BYTES or (length.isdecimal() and len(length) < _INLINE_DIGITS)
 
 
@@ -132,7 +131,7 @@ def write_response(
 
 def _json_length(content: Content, headers: Headers) -> int | None:
     """The length of the JSON at the start of the body; None where the body is nothing else."""
-    length = headers.get(LENGTH_HEADER)
+    length = headers.get(JSON_LENGTH)
     if length is None:
         return None
     if not (length.isascii() and length.isdigit()) or len(length) > len(str(len(content))):
@@ -144,8 +143,8 @@ def _json_length(content: Content, headers: Headers) -> int | None:
 
 def _wrong_length(length: str, content: Content) -> InvalidInput:
     return InvalidInput(
-        f"{LENGTH_HEADER} must be the length of the JSON, at most the {len(content)} bytes of the "
-        f"body, not {length[:_SHOWN]!r}"
+        f"{JSON_LENGTH.title()} must be the length of the JSON, at most the {len(content)} bytes "
+        f"of the body, not {length[:_SHOWN]!r}"
     )
 
 
@@ -175,7 +174,7 @@ def _inputs(items: Sequence[Mapping[str, Any]], tail: memoryview, room: Room) ->
         if end > len(tail):
             raise InvalidInput(
                 f"input '{item['name']}' has binary_data_size {size}, and {len(tail) - start} "
-                f"bytes are left behind the JSON (its length is the header {LENGTH_HEADER})"
+                f"bytes are left behind the JSON (its length is the header {JSON_LENGTH.title()})"
             )
         tensors.append(_tensor(item, None if size is None else tail[start:end], room))
         start = end

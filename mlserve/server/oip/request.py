@@ -32,6 +32,7 @@ from mlserve.server.tensors import (
 )
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.headers import JSON_LENGTH
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -220,7 +221,7 @@ def _raw_input(signature: Signature, body: bytes | bytearray) -> SentTensor:
     if len(signature.required) != 1:
         raise InvalidInput(
             f"signature '{signature.name}' has {len(signature.required)} inputs; a raw binary "
-            "request (Inference-Header-Content-Length: 0) is for a model with one"
+            f"request ({JSON_LENGTH.title()}: 0) is for a model with one"
         )
     (spec,) = signature.required
     datatype = datatype_of(spec)

@@ -39,7 +39,7 @@ from mlserve.server.oip.extensions import (
     require_no_override,
     require_unnamed,
 )
-from mlserve.server.oip.json_body import LENGTH_HEADER, is_small, read_request, write_response
+from mlserve.server.oip.json_body import is_small, read_request, write_response
 from mlserve.server.oip.metadata import (
     API,
     EXTENSIONS,
@@ -53,6 +53,7 @@ from mlserve.server.oip.request import InferRequest, write_outputs
 from mlserve.server.request import Purpose
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
+from mlserve.wire.headers import JSON_LENGTH
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -141,7 +142,7 @@ class OipRestService:
         headers = answer_headers(loaded)
         if tail is None:
             return json_response(head, headers)
-        headers[LENGTH_HEADER] = str(len(head))
+        headers[JSON_LENGTH] = str(len(head))
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 

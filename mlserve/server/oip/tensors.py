@@ -6,7 +6,6 @@ padding. A BOOL is one byte, 0 or 1; an element of BYTES is its length as a uint
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,30 +17,15 @@ from mlserve.server.codec.proto_reader import narrow, numbers
 from mlserve.server.tensors import NUMPY, Array
 from mlserve.tensors import DType, TensorSpec
 from mlserve.wire.proto.inference_pb2 import InferTensorContents
+from mlserve.wire.tensors import LENGTH, OIP_FIELDS, CutOff, pack_string, unpack_strings
 
 Data = bytes | bytearray | memoryview
-_LENGTH = struct.Struct("<I")
 _STRING = 48
 """Bytes that a string takes beside its characters, in an array."""
 _AT_ONCE = 4096
 """Strings that are read before it is asked whether there is time for more."""
 RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
 """The types without typed contents, and without a form in JSON: raw bytes are the only way."""
-
-_FIELDS = {
-    DType.BOOL: "bool_contents",
-    DType.INT8: "int_contents",
-    DType.INT16: "int_contents",
-    DType.INT32: "int_contents",
-    DType.INT64: "int64_contents",
-    DType.UINT8: "uint_contents",
-    DType.UINT16: "uint_contents",
-    DType.UINT32: "uint_contents",
-    DType.UINT64: "uint64_contents",
-    DType.FLOAT32: "fp32_contents",
-    DType.FLOAT64: "fp64_contents",
-    DType.BYTES: "bytes_contents",
-}
 _NARROWED = ("int_contents", "uint_contents")
 
 
@@ -66,7 +50,7 @@ def from_bytes(spec: TensorSpec, count: int, data: Data, room: Room = UNBOUNDED)
 def to_bytes(spec: TensorSpec, value: Array) -> bytes:
     """The values of the array as bytes."""
     if spec.dtype is DType.BYTES:
-        return b"".join(_with_length(item) for item in byte_strings(value))
+        return b"".join(pack_string(item) for item in byte_strings(value))
     dtype = NUMPY[spec.dtype]
     return value.astype(dtype.newbyteorder("<"), copy=False).tobytes()
 
@@ -77,12 +61,8 @@ def byte_strings(value: Array) -> list[bytes]:
     return [item if isinstance(item, bytes) else str(item).encode() for item in flat]
 
 
-def _with_length(item: bytes) -> bytes:
-    return _LENGTH.pack(len(item)) + item
-
-
 def _strings(spec: TensorSpec, count: int, data: Data, room: Room) -> Array:
-    if count * _LENGTH.size > len(data):
+    if count * LENGTH.size > len(data):
         raise _wrong_count(spec, count, f"only {len(data)} bytes of data")
     room.take(len(data) + count * _STRING)
     strings, read = np.empty(count, object), 0
@@ -98,16 +78,13 @@ def _strings(spec: TensorSpec, count: int, data: Data, room: Room) -> Array:
 
 
 def _split(spec: TensorSpec, data: Data) -> Iterator[bytes]:
-    start, end = 0, len(data)
-    while start < end:
-        if end - start < _LENGTH.size:
-            raise _cut(spec, start, "4 bytes of a length are expected")
-        (length,) = _LENGTH.unpack_from(data, start)
-        start += _LENGTH.size
-        if length > end - start:
-            raise _cut(spec, start, f"a string of {length} bytes is expected")
-        yield bytes(data[start : start + length])
-        start += length
+    try:
+        yield from unpack_strings(data)
+    except CutOff as error:
+        raise InvalidInput(
+            f"the data of input '{spec.name}' ends early: {error} (each element of BYTES is its "
+            "length as a little-endian uint32, then itself)"
+        ) from error
 
 
 def _wrong_count(spec: TensorSpec, count: int, contents: str) -> InvalidInput:
@@ -130,7 +107,7 @@ def from_contents(spec: TensorSpec, count: int, contents: InferTensorContents) -
         raise InvalidInput(
             f"input '{spec.name}' is {spec.dtype.oip_name}, which goes into raw_input_contents only"
         )
-    field = _FIELDS[spec.dtype]
+    field = OIP_FIELDS[spec.dtype]
     others = [other.name for other, _ in contents.ListFields() if other.name != field]
     if others:
         raise InvalidInput(
@@ -149,7 +126,7 @@ def to_contents(spec: TensorSpec, value: Array) -> InferTensorContents:
     """The values of the array in the field of the spec's dtype, which is not one of RAW_ONLY."""
     values: Any
     values = byte_strings(value) if spec.dtype is DType.BYTES else value.reshape(-1).tolist()
-    return InferTensorContents(**{_FIELDS[spec.dtype]: values})
+    return InferTensorContents(**{OIP_FIELDS[spec.dtype]: values})
 
 
 def _parse(spec: TensorSpec, field: str, contents: InferTensorContents) -> Array:

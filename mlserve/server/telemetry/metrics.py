@@ -19,7 +19,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from mlserve.server.request import STAGES, Outcome, Purpose, Refusal, RequestRecord
+from mlserve.server.request import Outcome, Purpose, Refusal, RequestRecord
+from mlserve.wire.headers import STAGES
 
 Kept = TypeVar("Kept", Counter, Histogram)
 

@@ -33,7 +33,7 @@ from mlserve.server.codec.proto_reader import read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.grpc.call import Context
-from mlserve.server.listen.grpc.service import RANDOM_WEIGHTS_KEY, BytesMethod, deadline_of
+from mlserve.server.listen.grpc.service import BytesMethod, deadline_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
@@ -43,6 +43,7 @@ from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.examples import fields_of, read_examples
 from mlserve.server.tfs.model_spec import named_spec_of, telling_of_servables
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.headers import RANDOM_WEIGHTS
 from mlserve.wire.proto.framework_pb2 import SignatureDef
 from mlserve.wire.proto.serving_pb2 import (
     ClassificationResponse,
@@ -441,4 +442,4 @@ def _as_result(method: ExampleMethod, served: ModelSpec, result: Any) -> Inferen
 
 async def _tell_of_random_weights(loaded: LoadedVersion, context: Context) -> None:
     if loaded.has_random_weights:
-        await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+        await context.send_initial_metadata(((RANDOM_WEIGHTS, "1"),))

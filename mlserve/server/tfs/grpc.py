@@ -15,8 +15,6 @@ from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.access import require_control
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
-    CONTRACT_KEY,
-    RANDOM_WEIGHTS_KEY,
     BytesMethod,
     Methods,
     Service,
@@ -41,6 +39,7 @@ from mlserve.server.tfs.signature_defs import signature_def_map
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 from mlserve.wire.errors import grpc_status
+from mlserve.wire.headers import CONTRACT, RANDOM_WEIGHTS
 from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
 from mlserve.wire.proto.serving_pb2 import (
     GetModelMetadataRequest,
@@ -143,7 +142,7 @@ class TfsGrpcService:
         with telling_of_servables():
             is_random, response = await self._engine.serve(call)
         if is_random:
-            await context.send_initial_metadata(((RANDOM_WEIGHTS_KEY, "1"),))
+            await context.send_initial_metadata(((RANDOM_WEIGHTS, "1"),))
         return response
 
     async def metadata(self, data: bytes, context: Context) -> bytes:
@@ -159,7 +158,7 @@ class TfsGrpcService:
             signatures = signature_def_map(loaded.runner)
             response.metadata["signature_def"].Pack(signatures)
             if loaded.contract:
-                await context.send_initial_metadata(((CONTRACT_KEY, loaded.contract),))
+                await context.send_initial_metadata(((CONTRACT, loaded.contract),))
             return response.SerializeToString()
         finally:
             loaded.release()

@@ -22,6 +22,7 @@ from mlserve.server.tensors import NUMPY, Array
 from mlserve.settings import flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.wire.proto.framework_pb2 import TensorProto
+from mlserve.wire.tensors import TENSOR_PROTO_FIELDS
 
 _MOST_DIMENSIONS = 254
 """What TensorFlow's own shapes have at most."""
@@ -36,20 +37,7 @@ _TYPE_NAMES = {
 """TensorFlow's names of types where they are not numpy's."""
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
-_FIELDS = {
-    DType.FLOAT32: "float_val",
-    DType.FLOAT64: "double_val",
-    DType.BYTES: "string_val",
-    DType.COMPLEX64: "scomplex_val",
-    DType.COMPLEX128: "dcomplex_val",
-    DType.INT64: "int64_val",
-    DType.BOOL: "bool_val",
-    DType.FLOAT16: "half_val",
-    DType.BFLOAT16: "half_val",
-    DType.UINT32: "uint32_val",
-    DType.UINT64: "uint64_val",
-}
-_VALUE_FIELDS = {*_FIELDS.values(), "int_val"}
+_VALUE_FIELDS = set(TENSOR_PROTO_FIELDS.values())
 _CONTINUES, _LONGEST_VARINT = 0x80, 63
 _BY_NUMBER = {dtype.tf_number: dtype for dtype in DType}
 
@@ -118,12 +106,8 @@ def from_array(array: Array, dtype: DType) -> TensorProto:
     proto = TensorProto(dtype=dtype.tf_name)
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
-    getattr(proto, _field(dtype)).extend(_values(array, dtype))
+    getattr(proto, TENSOR_PROTO_FIELDS[dtype]).extend(_values(array, dtype))
     return proto
-
-
-def _field(dtype: DType) -> str:
-    return _FIELDS.get(dtype, "int_val")
 
 
 def _values(array: Array, dtype: DType) -> Iterable[Any]:
@@ -162,7 +146,7 @@ def _shape(name: str, proto: TensorProto) -> tuple[int, ...]:
 
 def _check_fields(name: str, dtype: DType, proto: TensorProto) -> None:
     """Raises InvalidInput for values in a field that is not read."""
-    read = "tensor_content" if proto.tensor_content else _field(dtype)
+    read = "tensor_content" if proto.tensor_content else TENSOR_PROTO_FIELDS[dtype]
     others = [
         item.name
         for item, _ in proto.ListFields()
@@ -214,7 +198,7 @@ def _strings(name: str, count: int, content: bytes) -> Array:
 def _from_values(
     name: str, dtype: DType, shape: tuple[int, ...], proto: TensorProto, room: Expansion
 ) -> Array:
-    field = _field(dtype)
+    field = TENSOR_PROTO_FIELDS[dtype]
     values = getattr(proto, field)
     count, per_value = math.prod(shape), 2 if dtype in _COMPLEX else 1
     sent, rest = divmod(len(values), per_value)
@@ -241,7 +225,7 @@ def _from_values(
 
 
 def _parse(name: str, dtype: DType, proto: TensorProto) -> Array:
-    target, field = NUMPY[dtype], _field(dtype)
+    target, field = NUMPY[dtype], TENSOR_PROTO_FIELDS[dtype]
     if dtype is DType.BYTES:
         strings = getattr(proto, field)
         return np.array([*strings, None], dtype=object)[:-1]  # never an array of the bytes' items
@@ -250,6 +234,6 @@ def _parse(name: str, dtype: DType, proto: TensorProto) -> Array:
         return narrow(name, wide, np.dtype(np.uint16)).view(target)
     if dtype in _COMPLEX:
         return numbers(proto, field, target.type(0).real.dtype).view(target)
-    if field == "int_val":
+    if field == TENSOR_PROTO_FIELDS[DType.INT32]:
         return narrow(name, numbers(proto, field, np.dtype(np.int64)), target)
     return numbers(proto, field, target)

@@ -32,7 +32,7 @@ PATIENCE = 30.0
 _ASKING = """
 import json, sys, time
 from pathlib import Path
-from mlserve.client import Client, connecting
+from mlserve.client import Client, connections
 from mlserve.errors import MlserveError
 
 def mib(of):
@@ -41,7 +41,7 @@ def mib(of):
 
 for line in sys.stdin:
     endpoint, api, question, is_forked, timeout = json.loads(line)
-    connecting.has_inherited_grpc = lambda: is_forked
+    connections.has_inherited_grpc = lambda: is_forked
     with Client(endpoint, model="m", api=api) as client:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before, began = mib("VmRSS"), time.monotonic()

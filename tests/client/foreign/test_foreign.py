@@ -74,7 +74,7 @@ def test_a_ranking_that_goes_with_its_version_is_looked_for_again(
         found = client.predict(b"1", timeout=20, top_k=7)
 
     assert len(found.scores) == 2
-    assert "its best 2 only" in str(found.shortfall)
+    assert "only its best 2" in str(found.shortfall)
     assert model.asked == ["ranking", "ranking", "top_k"]
 
 

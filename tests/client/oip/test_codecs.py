@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlserve.client.adapter import Column, ModelRef, Question, Reply, SignatureChoice
-from mlserve.client.oip import packed, raw_column, with_classes
+from mlserve.client.adapter import ImageRequest, ModelRef, Reply, SignatureChoice
+from mlserve.client.answers import Column
+from mlserve.client.oip import raw_column, with_classes
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
 from mlserve.client.refusals import Unreadable
+from mlserve.wire.headers import JSON_LENGTH
+from mlserve.wire.tensors import pack_string
 
 MODEL = ModelRef("m", None)
 NUMBERS = {
@@ -45,7 +48,7 @@ JSON = st.recursive(
 
 @given(st.lists(st.binary(), max_size=5))
 def test_strings_of_any_bytes(values: list[bytes]) -> None:
-    raw = b"".join(packed(value) for value in values)
+    raw = b"".join(pack_string(value) for value in values)
     found = raw_column("x", "BYTES", (len(values),), raw)
 
     assert found.values == tuple(value.decode(errors="surrogateescape") for value in values)
@@ -85,14 +88,14 @@ def test_any_raw_tensor(datatype: str, shape: list[int], raw: bytes) -> None:
 def test_any_message(body: bytes) -> None:
     for read in (OipGrpc().read_answer, OipGrpc().read_versions, OipRest().read_answer):
         with suppress(Unreadable):
-            read(Reply(body, has_random_weights=False))
+            read(Reply(body))
 
 
 @given(JSON, st.none() | st.integers(0, 50), st.binary(max_size=8))
 def test_any_json(outputs: Any, size: int | None, tail: bytes) -> None:
     for name in ("outputs", "inputs", "versions", "parameters"):
         body = json.dumps({"name": "m", name: outputs}).encode() + tail
-        reply = Reply(body, has_random_weights=False, json_size=size)
+        reply = Reply(body, {} if size is None else {JSON_LENGTH: str(size)})
         for read in (OipRest().read_answer, OipRest().read_versions):
             with suppress(Unreadable):
                 read(reply)
@@ -113,7 +116,7 @@ def test_any_json(outputs: Any, size: int | None, tail: bytes) -> None:
 def test_outputs_that_are_none(output: str) -> None:
     body = f'{{"outputs": [{output}]}}'.encode()
     with pytest.raises(Unreadable):
-        OipRest().read_answer(Reply(body, has_random_weights=False))
+        OipRest().read_answer(Reply(body))
 
 
 @pytest.mark.parametrize(
@@ -126,13 +129,13 @@ def test_outputs_that_are_none(output: str) -> None:
     ],
 )
 def test_ready_by_status_or_by_body(body: bytes, *, is_ready: bool) -> None:
-    assert OipRest().read_ready(Reply(body, has_random_weights=False)) is is_ready
+    assert OipRest().read_ready(Reply(body)) is is_ready
 
 
 def test_a_timeout_longer_than_its_field() -> None:
     plan = SignatureChoice("", "data", (1,))
     for adapter in (OipGrpc(), OipRest()):
-        assert adapter.predict_call(MODEL, plan, Question(b"", 1), 1e30).body
+        assert adapter.predict_call(MODEL, plan, ImageRequest(b"", 1), 1e30).body
 
 
 @given(st.lists(st.text(max_size=12) | st.floats(), max_size=4))
@@ -144,13 +147,13 @@ def test_any_strings_for_classes(values: list[str | float]) -> None:
 @given(st.binary(max_size=300), st.sampled_from(["", "top_k"]))
 def test_both_forms_ask_the_same(image: bytes, signature: str) -> None:
     plan = SignatureChoice(signature, "data", (1, 1), scores="probs")
-    call = OipRest().predict_call(MODEL, plan, Question(image, 3), 1.5)
-    size = int(call.headers["Inference-Header-Content-Length"])
+    call = OipRest().predict_call(MODEL, plan, ImageRequest(image, 3), 1.5)
+    size = int(call.headers["inference-header-content-length"])
     body = call.body or b""
     head = json.loads(body[:size])
 
-    assert body[size:] == packed(image)
-    assert head["inputs"][0]["parameters"]["binary_data_size"] == len(packed(image))
+    assert body[size:] == pack_string(image)
+    assert head["inputs"][0]["parameters"]["binary_data_size"] == len(pack_string(image))
     assert head["inputs"][0]["shape"] == [1, 1]
     assert head["parameters"]["timeout"] == 1_500_000
     assert head["parameters"].get("signature", "") == signature

@@ -36,7 +36,7 @@ def test_an_api_that_is_given_is_the_only_one(serve: Any, oip: Any) -> None:
 
 
 def test_an_api_that_is_none() -> None:
-    with pytest.raises(UsageError, match="there is no API 'v3'"):
+    with pytest.raises(UsageError, match="'v3' is not an API"):
         Client("127.0.0.1:1", api="v3")  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlserve.client import Client
-from mlserve.client.adapter import Api
+from mlserve.client.endpoint import Api
 from mlserve.deadline import MOST_SECONDS, Deadline
 from mlserve.errors import UsageError
 from mlserve.settings import ServerSettings

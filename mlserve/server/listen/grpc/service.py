@@ -20,10 +20,8 @@ from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.wire.errors import grpc_status
+from mlserve.wire.headers import RETRY_PUSHBACK_MS
 
-CONTRACT_KEY = "mlserve-contract"
-RANDOM_WEIGHTS_KEY = "mlserve-random-weights"
-"""The initial metadata of an answer that means nothing, as the model's weights are random."""
 FEW_BYTES = 1024
 """Of a message that names something, at most."""
 _CLIENT_FIRST = 0.05
@@ -169,5 +167,5 @@ def _is_over(context: Context) -> bool:
 def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:
     """What `Retry-After` is over REST: gRPC's own hint, in milliseconds (its proposal A6)."""
     if isinstance(error, Overloaded) and error.retry_after is not None:
-        return (("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))),)
+        return ((RETRY_PUSHBACK_MS, str(round(error.retry_after * 1000))),)
     return ()

@@ -1,23 +1,34 @@
-"""Which model a server serves, asked where the caller names none.
+"""What a server says of itself: which models it serves, and what it does now.
 
-The Open Inference Protocol's model repository extension has an index of models; mlserve's servers,
-Triton and MLServer have it. KServe lists its models over REST. TensorFlow Serving lists nothing.
+The first is asked where the caller names no model. The model repository extension of the Open
+Inference Protocol has an index of models; mlserve's servers, Triton and MLServer have it. KServe
+lists its models over REST. TensorFlow Serving lists nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlserve.client.adapter import Call, Reply
+from mlserve.client.answers import ServerLoad
 from mlserve.client.call import CallState
-from mlserve.client.codecs import excerpt, parse_any_json
-from mlserve.client.endpoint import Endpoint
-from mlserve.client.protobuf import parse_message
-from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable, readable
-from mlserve.client.session import Line
-from mlserve.deadline import Deadline
-from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, NotFound, UsageError
+from mlserve.client.codecs import excerpt, parse_any_json, parse_json
+from mlserve.client.endpoint import Endpoint, ProtocolName
+from mlserve.client.oip import SERVICE
+from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable
+from mlserve.client.session import Session
+from mlserve.errors import (
+    InferenceFailed,
+    InvalidInput,
+    MlserveError,
+    NotFound,
+    UsageError,
+    readable,
+)
+from mlserve.wire.headers import LIMITS, LOAD, own_header
 
 _READY = "READY"
 _MOST_NAMES = 10
@@ -32,15 +43,15 @@ class IndexedModel:
     is_ready: bool = True
 
 
-async def find_model(endpoint: Endpoint, line: Line, deadline: Deadline, state: CallState) -> str:
+async def find_model(session: Session, state: CallState) -> str:
     """The name of the one model that the server serves.
 
     Raises UsageError when it serves none or several, or does not tell, and what any call raises.
     """
-    refusals: list[MlserveError] = []
-    for call, read in _questions(endpoint):
+    endpoint, refusals = session.endpoint, list[MlserveError]()
+    for call, read in _requests(endpoint):
         try:
-            listed, _ = await line.ask(call, read, deadline, state)
+            listed = await session.ask_with_retries(call, read, state)
         except NotSpoken as error:
             refusals.append(error.refusal)
         except (InvalidInput, NotFound) as error:
@@ -52,7 +63,7 @@ async def find_model(endpoint: Endpoint, line: Line, deadline: Deadline, state: 
         else:
             return _only(endpoint, listed)
     if all(isinstance(refusal, InferenceFailed) for refusal in refusals):
-        raise refusals[0]  # whatever it is, it is no model server
+        raise refusals[0]  # whatever it is, it is not a model server
     raise UsageError(
         f"no model is named, and the server at {endpoint} does not list the models it serves",
         hint=_NAME_IT,
@@ -62,9 +73,9 @@ async def find_model(endpoint: Endpoint, line: Line, deadline: Deadline, state: 
 _Read = Callable[[Reply], tuple[IndexedModel, ...]]
 
 
-def _questions(endpoint: Endpoint) -> tuple[tuple[Call, _Read], ...]:
+def _requests(endpoint: Endpoint) -> tuple[tuple[Call, _Read], ...]:
     if endpoint.protocol == "grpc":
-        return ((Call("/inference.GRPCInferenceService/RepositoryIndex", b""), _read_message),)
+        return ((Call(f"{SERVICE}RepositoryIndex", b""), _read_message),)
     return (
         (Call("/v2/repository/index", b"{}"), _read_index),
         (Call("/v1/models", None), _read_names),
@@ -72,6 +83,7 @@ def _questions(endpoint: Endpoint) -> tuple[tuple[Call, _Read], ...]:
 
 
 def _read_message(reply: Reply) -> tuple[IndexedModel, ...]:
+    from mlserve.client.protobuf import parse_message  # REST needs no protobuf
     from mlserve.wire.proto.inference_extensions_pb2 import RepositoryIndexResponse
 
     index = parse_message(RepositoryIndexResponse, reply.body)
@@ -115,3 +127,27 @@ def _only(endpoint: Endpoint, listed: Sequence[IndexedModel]) -> str:
     raise UsageError(
         f"the server at {endpoint} serves {len(names)} models: {shown}{more}", hint=_NAME_IT
     )
+
+
+def load_call(protocol: ProtocolName) -> Call:
+    """The request for the server's metadata."""
+    return Call(f"{SERVICE}ServerMetadata", b"") if protocol == "grpc" else Call("/v2", None)
+
+
+def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
+    """The load; None when the answer does not say all of it."""
+    try:
+        load = _in_metadata(reply) if protocol == "grpc" else parse_json(reply.body)["parameters"]
+        return ServerLoad(
+            running=int(load["running"]),
+            waiting=int(load["waiting"]),
+            max_queue=int(load["max_queue"]),
+            default_timeout=float(load["default_timeout"]),
+        )
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
+        return None  # a third-party server, or another version of ours
+
+
+def _in_metadata(reply: Reply) -> Mapping[str, Any]:
+    limits, load = own_header(reply.headers, LIMITS), own_header(reply.headers, LOAD)
+    return {**json.loads(limits), **json.loads(load)}
