@@ -16,7 +16,8 @@ from mlserve.errors import ExitCode, MlserveError
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.access import RestGate
-from mlserve.server.listen.drain import CountedApp, InFlight
+from mlserve.server.listen.drain import InFlight
+from mlserve.server.listen.grpc.service import unary_methods
 from mlserve.server.listen.http import RestApp
 from mlserve.server.listen.limits import log_limits, within_file_limit
 from mlserve.server.listen.ports import LAST_WORDS, GrpcPort, RestPort
@@ -24,8 +25,8 @@ from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import OipGrpcService
-from mlserve.server.oip.rest import OPEN_PATHS, OipRestExtensions, OipRestService
-from mlserve.server.pages import MetricsPage, OpenApi
+from mlserve.server.oip.rest import OipRestExtensions, OipRestService
+from mlserve.server.pages import MetricsPage, OpenApiPage, ServerState
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
@@ -90,14 +91,14 @@ class Server:
             if options.rest_port is None
             else RestPort(options.host, options.rest_port, options.settings)
         )
-        self.repository = Models(self._note_change)
+        self.models = Models(self._note_change)
         self.engine = Engine(
-            self.repository,
+            self.models,
+            self.telemetry,
             threads=options.threads or usable_cpus(),
             settings=options.settings,
-            observer=self.telemetry,
         )
-        self.metrics.show(self.engine, self.repository, self.memory)
+        self.metrics.registry.register(ServerState(self.engine, self.models, self.memory))
 
     async def run(self) -> bool:
         """Serves until a signal. True when nothing runs any more, so that the process may end.
@@ -121,35 +122,37 @@ class Server:
 
         Raises NotFound.
         """
-        found = asyncio.create_task(self.repository.begin(self._options.models))
+        search = asyncio.create_task(self.models.begin(self._options.models))
         stop = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((found, stop), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((search, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        if not found.done():
-            found.cancel()
+        if not search.done():
+            search.cancel()
             return False
-        await found
+        await search
         return True
 
     async def _open_ports(self) -> None:
-        parts = self.engine, self.repository
+        parts = self.engine, self.models
         host = self._options.host
         tfs = TfsGrpcService(*parts, host=host, reload=self._options.reload)
         extensions = OipExtensions(*parts, self.telemetry.statistics, host=host)
         oip = OipGrpcService(*parts, extensions)
-        seen = self.telemetry, self.in_flight
-        await self.grpc.start({**tfs.methods(*seen), **oip.methods(*seen)}, SHORT_NAMES)
+        seen_by = self.telemetry, self.in_flight
+        methods = unary_methods((*tfs.services(), *oip.services()), self.engine, *seen_by)
+        await self.grpc.start(methods, SHORT_NAMES)
         rest = "off"
         if self.rest is not None:
-            pages = OpenApi(), MetricsPage(self.metrics, self._options.metrics_path)
-            gate = RestGate.from_settings(self._options.settings, OPEN_PATHS)
-            v2 = OipRestExtensions(extensions, self.memory), OipRestService(*parts, self.memory)
-            app = RestApp(
-                [gate, TfsRestService(*parts, self.memory), *v2, *pages],
-                self.telemetry,
-                CORS if self._options.cors else (),
+            protocols = (
+                TfsRestService(*parts, self.memory),
+                OipRestExtensions(extensions, self.memory),
+                OipRestService(*parts, self.memory),
+                OpenApiPage(),
+                MetricsPage(self.metrics, self._options.metrics_path),
             )
-            await self.rest.start(CountedApp(app, self.in_flight))
+            gate = RestGate.from_settings(self._options.settings)
+            headers = CORS if self._options.cors else ()
+            await self.rest.start(RestApp(gate, protocols, *seen_by, headers))
             rest = self.rest.address
         log_limits(self._options.settings, self.engine.max_queue, host)
         _log.info("listening grpc=%s rest=%s", self.grpc.address, rest)
@@ -161,12 +164,12 @@ class Server:
         if model.done():
             await model
         model.cancel()
-        return await self._drain() and not self.repository.is_loading
+        return await self._drain() and not self.models.is_loading
 
     async def _load_and_follow(self) -> None:
         reload = self._options.reload
-        changes = [] if reload is None else [reload.follow(self.repository)]
-        await asyncio.gather(self.repository.run(), *changes)
+        changes = [] if reload is None else [reload.follow(self.models)]
+        await asyncio.gather(self.models.run(), *changes)
 
     async def _drain(self) -> bool:
         """Turns readiness off, refuses what is new, and finishes what had arrived before."""
@@ -188,14 +191,14 @@ class Server:
         """Whether every model was unloaded in that time."""
         try:
             async with asyncio.timeout(seconds):
-                await self.repository.close()
+                await self.models.close()
         except TimeoutError:
             _log.warning("stopping with a model that was not unloaded within %g s", seconds)
             return False
         return True
 
     def _note_change(self) -> None:
-        self.grpc.show_ready(self.repository.is_ready and not self.in_flight.is_draining)
+        self.grpc.show_ready(self.models.is_ready and not self.in_flight.is_draining)
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()

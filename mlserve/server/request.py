@@ -1,7 +1,8 @@
-"""One request as the server sees it: what its log, its metrics and its answer tell of it.
+"""One request on the server: the record that its log line, its metrics and its answer are made of.
 
-A request without one, or with one that is not well-formed, begins a trace of its own, as the
-recommendation asks (https://www.w3.org/TR/trace-context/).
+A port makes a `RequestRecord` when the head of a request is there. Whoever serves the request fills
+it in, and the port hands it to the telemetry once the answer is out. `current` gives the record of
+the running task.
 """
 
 from __future__ import annotations
@@ -26,42 +27,12 @@ from mlserve.wire.headers import (
     write_traceparent,
 )
 
-_NOT_SAMPLED = "00"
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """The server's own span of a trace: ids in lower-case hex, of 32 and 16 digits.
-
-    `parent_id` is the caller's span, empty when the trace begins here. `flags` are the caller's.
-    """
-
-    trace_id: str
-    span_id: str
-    parent_id: str
-    flags: str
-
-    @property
-    def traceparent(self) -> str:
-        """The header that names this span."""
-        return write_traceparent(self.trace_id, self.span_id, self.flags)
-
-
-def trace_of(traceparent: str | None) -> Trace:
-    """A new span in the caller's trace; in a new trace when there is none."""
-    parent = read_traceparent(traceparent) if traceparent else None
-    fresh = secrets.token_hex(24)  # both ids at once: each draw is a system call
-    span_id = fresh[:16]
-    if parent is None:
-        return Trace(fresh[16:], span_id, "", _NOT_SAMPLED)
-    trace_id, parent_id, flags = parent
-    return Trace(trace_id, span_id, parent_id, flags)
-
-
 OK = "ok"
 CANCELLED = "cancelled"
 _REFUSALS = ("overloaded", "access_denied")
 _SANE_ID = re.compile(r"[!-~]{1,128}")
+_NOT_SAMPLED = "00"
+LONGEST_PATH = 256
 
 
 class Purpose(StrEnum):
@@ -73,16 +44,47 @@ class Purpose(StrEnum):
     OTHER = "other"
 
 
+class Refusal(StrEnum):
+    """Why the engine did not start a call."""
+
+    QUEUE_FULL = "queue_full"
+    """No place to wait in."""
+    DEADLINE = "deadline"
+    """By the estimates it could not end in time; told on arrival."""
+    TOO_SLOW = "too_slow"
+    """By the estimates not even an idle server would end it in time; told on arrival."""
+    DISPLACED = "displaced"
+    """It was admitted, and work that took longer than estimated left it too little time."""
+    EXPIRED = "expired"
+    """Its deadline passed before it was started."""
+    DRAINING = "draining"
+    """The server is about to stop."""
+    GONE = "gone"
+    """Its client left before it was started."""
+
+
+class Outcome(StrEnum):
+    """How a call that the engine started has ended."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    LATE = "late"
+    """Its deadline passed while it was worked on."""
+    GONE = "gone"
+    """Its client left while it was worked on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a request came in: `transport` is grpc or rest, `api` tfs, oip or empty.
 
-    `path` is the path of an HTTP request after its method, or the name of a gRPC method.
+    `path` is the path of an HTTP request after its method, or the name of a gRPC method, cut to
+    `LONGEST_PATH` characters.
     """
 
     transport: str
     api: str
-    kind: Purpose
+    purpose: Purpose
     path: str
 
 
@@ -116,11 +118,44 @@ class StageTimes:
         return next((name for name in STAGES if name not in ended), STAGES[-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The server's own span of a trace: ids in lower-case hex, of 32 and 16 digits.
+
+    `parent_id` is the caller's span, empty when the trace begins here. `flags` are the caller's.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    flags: str
+
+    @classmethod
+    def from_header(cls, traceparent: str | None) -> Trace:
+        """A new span in the caller's trace.
+
+        A request without that header, or with one that is not well-formed, begins a trace of its
+        own, as the recommendation asks (https://www.w3.org/TR/trace-context/).
+        """
+        parent = read_traceparent(traceparent) if traceparent else None
+        fresh = secrets.token_hex(24)  # both ids at once: each draw is a system call
+        span_id = fresh[:16]
+        if parent is None:
+            return cls(fresh[16:], span_id, "", _NOT_SAMPLED)
+        trace_id, parent_id, flags = parent
+        return cls(trace_id, span_id, parent_id, flags)
+
+    @property
+    def traceparent(self) -> str:
+        """The header that names this span."""
+        return write_traceparent(self.trace_id, self.span_id, self.flags)
+
+
 _NOWHERE = Route("", "", Purpose.OTHER, "")
 _NO_TRACE = Trace("", "", "", "")
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class RequestRecord:
     """A request from its arrival to its answer; filled in as it goes on.
 
@@ -149,7 +184,7 @@ class RequestRecord:
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
-        return cls(request_id, trace_of(header(TRACEPARENT)), route)
+        return cls(request_id, Trace.from_header(header(TRACEPARENT)), route)
 
     def answered(self) -> None:
         """Notes that it ended well."""
@@ -185,21 +220,21 @@ class RequestRecord:
 
         An answer that is an error has the times of the stages that were reached.
         """
-        told = ((REQUEST_ID, self.request_id), (TRACEPARENT, self.trace.traceparent))
+        ids = ((REQUEST_ID, self.request_id), (TRACEPARENT, self.trace.traceparent))
         reached = dict(self.times.reached())
         if reached and self.code == OK:
             reached = asdict(self.times)
-        return (*told, (SERVER_TIMING, write_server_timing(reached))) if reached else told
+        return (*ids, (SERVER_TIMING, write_server_timing(reached))) if reached else ids
 
 
-def _code_of(kind: type[MlserveError]) -> str:
+def _code_of(error: type[MlserveError]) -> str:
     """The kind of the nearest error in `mlserve.errors`: a few words, whatever is raised."""
-    known = next(k for k in kind.__mro__ if k.__module__ == MlserveError.__module__)
-    code: str = known("").kind
+    public = next(k for k in error.__mro__ if k.__module__ == MlserveError.__module__)
+    code: str = public("").kind
     return code
 
 
-_CURRENT: ContextVar[RequestRecord | None] = ContextVar("mlserve_exchange", default=None)
+_CURRENT: ContextVar[RequestRecord | None] = ContextVar("mlserve_request", default=None)
 
 
 def begin(record: RequestRecord) -> None:

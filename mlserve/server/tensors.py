@@ -1,4 +1,4 @@
-"""Checks of a request against the signature that it asks for."""
+"""Tensors of a request: numpy's dtypes, and checks against the signature that it asks for."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ def check_names(signature: Signature, sent: Collection[str]) -> None:
         return
     names = ",".join(sorted(required))
     if len(sent) == len(required):
-        told = (
+        fault = (
             f"input tensor alias not found in signature: {shortened(extra[0])}. Inputs expected "
             f"to be in the set {{{names}}}."
         )
     else:
-        told = (
+        fault = (
             f"input size does not match signature: {len(sent)}!={len(required)} "
             f"len({{{_listed(sorted(sent))}}}) != len({{{names}}})."
         )
     raise InvalidInput(
-        f"{told} Sent extra: {{{_listed(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        f"{fault} Sent extra: {{{_listed(extra)}}}. Missing but required: {{{','.join(missing)}}}."
         + misspelt(extra, missing),
         hint="mlserve metadata shows the inputs of each signature",
     )

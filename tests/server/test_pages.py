@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from mlserve.server.pages import DOCUMENT
+from mlserve.server.openapi import DOCUMENT
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,10 @@ The queue is in the order of the deadlines. A call is let in when, by the estima
 behind everything that runs and everything that is due before it, and makes nobody late who is due
 after it. So short deadlines get past long ones as far as those can spare the time.
 
-    check -> enter -> next -> start -> end          leave: a client that has gone
+    check -> enter -> judge -> start -> end          leave: a client that has gone
+
+Overloaded is for what a later try can mend. Where none can, as the model needs longer than the
+client waits or the time is gone, it is DeadlineExceeded, which no client asks again after.
 
 Nothing here looks at a clock or knows of asyncio: the caller gives the time, in seconds.
 """
@@ -15,104 +18,13 @@ import math
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from heapq import heapify, heapreplace
-from typing import Protocol
+from typing import Generic, TypeVar
 
+from mlserve.deadline import Deadline, in_words
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
 from mlserve.server.engine.estimates import CostKey, Estimates, Meter
-from mlserve.server.request import StageTimes
-
-
-class Refusal(StrEnum):
-    """Why a call was not started."""
-
-    QUEUE_FULL = "queue_full"
-    """No place to wait in."""
-    DEADLINE = "deadline"
-    """By the estimates it could not end in time; told on arrival."""
-    TOO_SLOW = "too_slow"
-    """By the estimates not even an idle server would end it in time; told on arrival."""
-    DISPLACED = "displaced"
-    """It was admitted, and work that took longer than estimated left it too little time."""
-    EXPIRED = "expired"
-    """Its deadline passed before it was started."""
-    DRAINING = "draining"
-    """The server is about to stop."""
-    GONE = "gone"
-    """Its client left before it was started."""
-
-
-class Outcome(StrEnum):
-    """How a call that was started ended."""
-
-    ANSWERED = "answered"
-    FAILED = "failed"
-    LATE = "late"
-    """Its deadline passed while it was worked on."""
-    GONE = "gone"
-    """Its client left while it was worked on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A call whose work has ended. `signature` is empty when decoding did not get that far."""
-
-    model: str
-    version: int
-    signature: str
-    outcome: Outcome
-    times: StageTimes
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """A run of the model that gave outputs, for one call or for several as a batch.
-
-    `rows` are those of all its calls together; the times are seconds, of decoding and encoding all
-    calls, and of the run.
-    """
-
-    model: str
-    version: int
-    rows: int
-    decode: float
-    run: float
-    encode: float
-
-
-class Observer(Protocol):
-    """Told on the event loop's thread; must return at once and not raise."""
-
-    def refused(self, why: Refusal) -> None:
-        """A call was not started."""
-
-    def ended(self, call: Ended) -> None:
-        """The work of a call has ended, its slot is free again."""
-
-    def batch(self, size: int) -> None:
-        """That many calls were run as one; told where batching is on."""
-
-    def executed(self, run: Execution) -> None:
-        """The model was run and gave outputs."""
-
-
-class _Unobserved:
-    def refused(self, why: Refusal) -> None:
-        return
-
-    def ended(self, call: Ended) -> None:
-        return
-
-    def batch(self, size: int) -> None:
-        return
-
-    def executed(self, run: Execution) -> None:
-        return
-
-
-UNOBSERVED: Observer = _Unobserved()
-"""The observer that keeps nothing."""
-
+from mlserve.server.request import Refusal
 
 _MARGIN = 3.0
 """Mean deviations that a call must have to spare to be let in: about 99 of 100 then end in time."""
@@ -125,6 +37,9 @@ _WAY_BACK = 0.005
 _UNKNOWN_WAIT = 1.0
 """When to come back, in seconds, as long as nothing has been measured."""
 _SHORTEST_WAIT = 0.001
+IN_QUEUE = "waiting in the server's queue"
+_MORE_TIME = "give the call more time with --timeout, or serve the model on a faster machine"
+_OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another server"
 
 
 @dataclass(eq=False, slots=True)
@@ -135,19 +50,22 @@ class Ticket:
     expires_at: float
 
 
-@dataclass(eq=False, slots=True)
-class Slot:
-    """Work that has been started together, and what the meter showed then."""
+Queued = TypeVar("Queued", bound=Ticket)
 
-    works: Sequence[Ticket]
+
+@dataclass(eq=False, slots=True)
+class Slot(Generic[Queued]):
+    """Calls that have been started together, and what the meter showed then."""
+
+    tickets: Sequence[Queued]
     shown: float
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why work is not let in or not started.
+    """Why a call is not let in or not started.
 
-    `seconds` is when to come back for QUEUE_FULL and DEADLINE, and how long such work takes for
+    `seconds` is when to come back for QUEUE_FULL and DEADLINE, and how long such a call takes for
     TOO_SLOW and DISPLACED.
     """
 
@@ -156,7 +74,7 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Admission:
+class Admission(Generic[Queued]):
     """The queue and the slots of a server: at most `slots` run at once, `max_waiting` wait.
 
     Up to `max_batch` of those that wait may run as one, in one slot.
@@ -166,53 +84,58 @@ class Admission:
     max_waiting: int
     max_batch: int = 1
     estimates: Estimates = field(default_factory=Estimates)
-    waiting: list[Ticket] = field(default_factory=list)
-    running: list[Slot] = field(default_factory=list)
+    waiting: list[Queued] = field(default_factory=list)
+    running: list[Slot[Queued]] = field(default_factory=list)
     _meter: Meter = field(default_factory=Meter)
 
-    def check(self, now: float, work: Ticket) -> Verdict | None:
-        """Why that work is not to be let in; None when it is."""
-        verdict = self.check_room(now) or self.check_kind(now, work.kind, work.expires_at)
+    @property
+    def started(self) -> int:
+        """The calls that hold a slot."""
+        return sum(len(slot.tickets) for slot in self.running)
+
+    def check(self, now: float, ticket: Queued) -> Verdict | None:
+        """Why that call is not to be let in; None when it is."""
+        verdict = self.check_room(now) or self.check_kind(now, ticket.kind, ticket.expires_at)
         if verdict is not None or not (self.running or self.waiting):
             return verdict
-        over = self._overrun(now, work)
+        over = self._overrun(now, ticket)
         return None if over <= 0 else Verdict(Refusal.DEADLINE, max(over, _SHORTEST_WAIT))
 
     def check_room(self, now: float) -> Verdict | None:
-        """Why no work at all is to be let in; None when there is a place for it."""
+        """Why no call at all is to be let in; None when there is a place for one."""
         if len(self.running) < self.slots or len(self.waiting) < self.max_waiting:
             return None
         return Verdict(Refusal.QUEUE_FULL, self._next_end(now))
 
     def check_kind(self, now: float, kind: CostKey, expires_at: float) -> Verdict | None:
-        """Why work of that kind cannot end in time even if nothing else runs; None when it can."""
+        """Why a call of that kind would be late even if nothing else ran; None when in time."""
         estimate = self.estimates.of(kind, now)
         if estimate is None or not estimate.is_sure or estimate.least <= expires_at - now:
             return None
         # What has not been read may turn out to be fast, however slow those of its length were.
         return Verdict(Refusal.TOO_SLOW, estimate.mean) if kind.is_read else None
 
-    def enter(self, work: Ticket) -> None:
+    def enter(self, ticket: Queued) -> None:
         """Puts it into the queue."""
-        insort(self.waiting, work, key=_due)
+        insort(self.waiting, ticket, key=_due)
 
-    def leave(self, work: Ticket) -> bool:
+    def leave(self, ticket: Queued) -> bool:
         """Takes it out of the queue; False when it was not in it."""
-        if work not in self.waiting:
+        if ticket not in self.waiting:
             return False
-        self.waiting.remove(work)
+        self.waiting.remove(ticket)
         return True
 
     def has_slot(self) -> bool:
         """Whether a slot is free."""
         return len(self.running) < self.slots
 
-    def judge(self, now: float, work: Ticket) -> Verdict | None:
-        """Why the work at the head of the queue is not to be started; None when it is."""
-        left = work.expires_at - now
+    def judge(self, now: float, ticket: Queued) -> Verdict | None:
+        """Why the call at the head of the queue is not to be started; None when it is."""
+        left = ticket.expires_at - now
         if left <= 0:
             return Verdict(Refusal.EXPIRED, 0.0)
-        estimate = self.estimates.of(work.kind, now)
+        estimate = self.estimates.of(ticket.kind, now)
         if estimate is None or not estimate.is_sure:
             return None
         others = len(self.running) + len(self.waiting) - 1
@@ -222,47 +145,79 @@ class Admission:
             needed = at_once * (estimate.mean + _LAST_MARGIN * estimate.spread) + _WAY_BACK
         return None if needed <= left else Verdict(Refusal.DISPLACED, at_once * estimate.mean)
 
-    def latest_start(self, now: float, works: Sequence[Ticket]) -> float:
-        """When those works must start, as one, for all to end in time; now where none can tell."""
-        if any(self.estimates.of(work.kind, now) is None for work in works):
+    def latest_start(self, now: float, tickets: Sequence[Queued]) -> float:
+        """When these calls must start, as one, for all to end in time; now where none can tell."""
+        if any(self.estimates.of(ticket.kind, now) is None for ticket in tickets):
             return now
-        guesses = [self.estimates.guess(work.kind) for work in works]
+        guesses = [self.estimates.guess(ticket.kind) for ticket in tickets]
         need = sum(guess.mean + _MARGIN * guess.spread for guess in guesses)
-        return min(work.expires_at for work in works) - self.slots * need - _WAY_BACK
+        return min(ticket.expires_at for ticket in tickets) - self.slots * need - _WAY_BACK
 
-    def start(self, now: float, works: Sequence[Ticket]) -> Slot:
-        """Takes those works from the queue into one slot."""
-        for work in works:
-            self.waiting.remove(work)
-        run = Slot(works, self._meter.change(now, len(self.running) + 1))
-        self.running.append(run)
-        return run
+    def start(self, now: float, tickets: Sequence[Queued]) -> Slot[Queued]:
+        """Takes these calls from the queue into one slot."""
+        for ticket in tickets:
+            self.waiting.remove(ticket)
+        slot = Slot(tickets, self._meter.change(now, len(self.running) + 1))
+        self.running.append(slot)
+        return slot
 
-    def end(self, now: float, run: Slot) -> float:
-        """Gives the slot free; the demand of each of its works, in seconds."""
-        self.running.remove(run)
-        return (self._meter.change(now, len(self.running)) - run.shown) / len(run.works)
+    def end(self, now: float, slot: Slot[Queued]) -> float:
+        """Frees the slot; the demand of each of its calls, in seconds."""
+        self.running.remove(slot)
+        return (self._meter.change(now, len(self.running)) - slot.shown) / len(slot.tickets)
 
-    def _overrun(self, now: float, work: Ticket) -> float:
-        """Seconds by which the work, or one that it makes late, would miss its deadline.
+    def error(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
+        """The error of a call with that verdict, by what runs and waits now."""
+        seconds, timeout = in_words(verdict.seconds), in_words(deadline.timeout)
+        busy = f"{self.started} requests run and {len(self.waiting)} wait"
+        match verdict.why:
+            case Refusal.QUEUE_FULL:
+                return Overloaded(
+                    f"{busy}: the queue is full",
+                    hint="send fewer requests at once, or start another server",
+                    retry_after=verdict.seconds,
+                )
+            case Refusal.DEADLINE:
+                return Overloaded(
+                    f"{busy}: the answer would come about {seconds} after the deadline of "
+                    f"{timeout}, or make another one late",
+                    hint=_OR_ANOTHER_SERVER,
+                    retry_after=verdict.seconds,
+                )
+            case Refusal.TOO_SLOW:
+                return DeadlineExceeded(
+                    f"no answer within {timeout}: the model needs about {seconds}, even when "
+                    "nothing else runs",
+                    hint=_MORE_TIME,
+                )
+            case Refusal.DISPLACED:
+                return DeadlineExceeded(
+                    f"no answer within {timeout}: it was {IN_QUEUE} until too little was left of "
+                    f"it for the model, which needs about {seconds} now",
+                    hint=_OR_ANOTHER_SERVER,
+                )
+        return deadline.exceeded(IN_QUEUE)
 
-        Of work that has not been measured yet only the start must be in time.
+    def _overrun(self, now: float, ticket: Queued) -> float:
+        """Seconds by which the call, or one that it makes late, would miss its deadline.
+
+        Of a call that has not been measured yet only the start must be in time.
         """
-        place = bisect_right(self.waiting, _due(work), key=_due)
-        order = [*self.waiting[:place], work, *self.waiting[place:]]
-        mean = self.estimates.guess(work.kind).mean
-        is_known = self.estimates.of(work.kind, now) is not None
+        place = bisect_right(self.waiting, _due(ticket), key=_due)
+        order = [*self.waiting[:place], ticket, *self.waiting[place:]]
+        mean = self.estimates.guess(ticket.kind).mean
+        is_known = self.estimates.of(ticket.kind, now) is not None
         spared = 0.0 if is_known else self.slots * mean + _WAY_BACK
         worst = -math.inf
         for index, end in enumerate(self._ends(now, order)):
             over = now + end - order[index].expires_at
             if index == place:
                 worst = over - spared
-            elif index > place and 0 < over <= mean:  # not late without this work
+            elif index > place and 0 < over <= mean:  # not late without this one
                 worst = max(worst, over)
         return worst
 
-    def _ends(self, now: float, order: Sequence[Ticket]) -> Iterator[float]:
+    def _ends(self, now: float, order: Sequence[Queued]) -> Iterator[float]:
         """When each of them ends, in seconds from now, with a margin.
 
         Each takes the first slot that gets free; all slots that are taken share the time.
@@ -271,12 +226,12 @@ class Admission:
         at_once = min(self.slots, len(self.running) + len(order))
         for first in range(0, len(order), self.max_batch):
             together = order[first : first + self.max_batch]
-            estimates = [self.estimates.guess(work.kind) for work in together]
+            estimates = [self.estimates.guess(ticket.kind) for ticket in together]
             demand = free[0] + sum(estimate.mean for estimate in estimates)
             heapreplace(free, demand)
             own = sum(estimate.spread for estimate in estimates)
-            wait, work = _MARGIN * math.sqrt(variance), _LAST_MARGIN * at_once * own
-            margin = math.hypot(wait, work) + _DRIFT * at_once * demand + _WAY_BACK
+            behind, alone = _MARGIN * math.sqrt(variance), _LAST_MARGIN * at_once * own
+            margin = math.hypot(behind, alone) + _DRIFT * at_once * demand + _WAY_BACK
             variance += own * own
             for _ in together:
                 yield at_once * demand + margin
@@ -285,10 +240,10 @@ class Admission:
         """The demand that is left in each slot, as a heap, and the variance of their sum."""
         shown = self._meter.show(now)
         left, variance = [0.0] * (self.slots - len(self.running)), 0.0
-        for run in self.running:
-            estimates = [self.estimates.guess(work.kind) for work in run.works]
+        for slot in self.running:
+            estimates = [self.estimates.guess(ticket.kind) for ticket in slot.tickets]
             mean = sum(estimate.mean for estimate in estimates)
-            done = shown - run.shown
+            done = shown - slot.shown
             # What has taken longer than the mean is taken to need as long again.
             left.append(mean - done if done < mean else min(done - mean, mean))
             variance += sum(estimate.spread**2 for estimate in estimates)
@@ -297,14 +252,14 @@ class Admission:
 
     def _next_end(self, now: float) -> float:
         """Seconds until a slot is free."""
-        if not any(self.estimates.guess(work.kind).samples for work in self._started()):
+        if not any(self.estimates.guess(ticket.kind).samples for ticket in self._started()):
             return _UNKNOWN_WAIT
         return max(self._slots(now)[0][0] * len(self.running), _SHORTEST_WAIT)
 
-    def _started(self) -> Iterator[Ticket]:
-        for run in self.running:
-            yield from run.works
+    def _started(self) -> Iterator[Queued]:
+        for slot in self.running:
+            yield from slot.tickets
 
 
-def _due(work: Ticket) -> float:
-    return work.expires_at
+def _due(ticket: Ticket) -> float:
+    return ticket.expires_at

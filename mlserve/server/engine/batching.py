@@ -11,7 +11,7 @@ Everything here runs on a worker's thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ import numpy as np
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed
-from mlserve.server.engine.admission import Execution
-from mlserve.server.engine.job import Job, Ran
+from mlserve.server.engine.job import Job
+from mlserve.server.telemetry.statistics import Execution
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
@@ -39,20 +39,6 @@ def run_jobs(jobs: Sequence[Job[Any]]) -> list[int]:
     for job in jobs:
         job.encode()
     return [size for size in sizes if size]
-
-
-def executions(jobs: Sequence[Job[Any]]) -> Iterator[Execution]:
-    """The runs of the model that gave outputs to these jobs, which are done."""
-    sharing: dict[Ran, list[Job[Any]]] = {}
-    for job in jobs:
-        if job.ran is not None:
-            sharing.setdefault(job.ran, []).append(job)
-    for ran, members in sharing.items():
-        first = members[0]
-        decode = sum(job.times.decode for job in members)
-        encode = sum(job.times.encode for job in members)
-        served = first.loaded.model, first.loaded.version
-        yield Execution(*served, ran.rows, decode, first.times.run, encode)
 
 
 def is_batchable(signature: Signature) -> bool:
@@ -114,9 +100,10 @@ def _run_as_one(jobs: Sequence[Job[Any]]) -> bool:
     finally:
         for job in jobs:
             job.times.run = time.monotonic() - started
-    ran = Ran(sum(rows))
+    loaded, times = jobs[0].loaded, tuple(job.times for job in jobs)
+    execution = Execution(loaded.model, loaded.version, sum(rows), times)
     for job, part in zip(jobs, parts, strict=True):
-        job.outputs, job.ran = part, ran
+        job.outputs, job.execution = part, execution
     return True
 
 

@@ -46,7 +46,7 @@ class CostKey(NamedTuple):
     decoding: int = 0
 
     @classmethod
-    def known(
+    def from_rows(
         cls, model: str, version: int, signature: str, rows: int, decode_work: int = 0
     ) -> Self:
         """A call whose signature and rows are known; beyond 16, rows count in powers of two.
@@ -57,7 +57,7 @@ class CostKey(NamedTuple):
         return cls(model, version, signature, size, (decode_work // _USUAL_WORK).bit_length())
 
     @classmethod
-    def unread(cls, model: str, version: int, signature: str, body: int) -> Self:
+    def from_length(cls, model: str, version: int, signature: str, body: int) -> Self:
         """A call of which only the body's length, in bytes, is known: it counts in powers of four.
 
         `signature` is the one that it seems to ask for, or empty.
@@ -112,8 +112,8 @@ class Estimates:
 
     def of(self, kind: CostKey, now: float) -> Estimate | None:
         """The estimate of that kind; None when there is none, or none that still holds."""
-        found = self._kinds.get(kind)
-        return found if found is not None and found.holds(now) else None
+        estimate = self._kinds.get(kind)
+        return estimate if estimate is not None and estimate.holds(now) else None
 
     def guess(self, kind: CostKey) -> Estimate:
         """The latest estimate of that kind, else that of all calls, else nothing at all."""
@@ -125,9 +125,8 @@ class Estimates:
             self._any = Estimate(seconds, now)
         else:
             self._any.learn(seconds, now)
-        found = self._kinds.get(kind)
-        if found is not None and found.holds(now):
-            found.learn(seconds, now)
+        if (estimate := self.of(kind, now)) is not None:
+            estimate.learn(seconds, now)
             return
         self._kinds[kind] = Estimate(seconds, now)
         if len(self._kinds) > _MOST_KINDS:

@@ -1,8 +1,4 @@
-"""One call on its way through the engine: what was asked, what it waits for, what came of it.
-
-Overloaded is for what a later try can mend. Where none can, as the model needs longer than the
-client waits or the time is gone, it is DeadlineExceeded, which no client asks again after.
-"""
+"""One call on its way through the engine: what was asked, what it waits for, what came of it."""
 
 from __future__ import annotations
 
@@ -13,15 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from mlserve.backend import judges_shapes
-from mlserve.deadline import Deadline, in_words
-from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
+from mlserve.deadline import Deadline
+from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server.codec.images import work_of
-from mlserve.server.engine.admission import Outcome, Refusal, Ticket, Verdict
+from mlserve.server.engine.admission import IN_QUEUE, Ticket
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.errors import as_exception, as_known_error
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.request import RequestRecord
+from mlserve.server.request import Outcome, RequestRecord
+from mlserve.server.telemetry.statistics import Execution
 from mlserve.server.tensors import check_shapes
 from mlserve.tensors import Signature
 
@@ -32,12 +29,11 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 FindFault = Callable[[CostKey, Deadline], MlserveError | None]
 """Says why a call of that kind is not worth running with that deadline; None when it is."""
-IN_QUEUE = "waiting in the server's queue"
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceCall(Generic[Answer]):
-    """One request, as a protocol adapter hands it over. `version` None means the latest.
+    """What a protocol adapter asks of the engine. `version` None means the latest.
 
     `decode` reads the request into the signature it asks for and its inputs, `encode` writes the
     answer; both run on a worker's thread, next to the model. `body` is the request's length in
@@ -48,6 +44,7 @@ class InferenceCall(Generic[Answer]):
 
     model: str
     version: VersionChoice
+    deadline: Deadline
     decode: Callable[[Mapping[str, Signature]], tuple[Signature, Tensors]]
     encode: Callable[[LoadedVersion, Signature, Tensors], Answer]
     body: int = 0
@@ -56,29 +53,26 @@ class InferenceCall(Generic[Answer]):
     sooner: Callable[[Deadline], Deadline] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ran:
-    """One run of the model that gave outputs: that many rows, of all the calls in it."""
+class Job(Ticket, Generic[Answer]):
+    """A call that was let in, and its place in the queue.
 
-    rows: int
-
-
-class Job(Generic[Answer]):
-    """A call that was admitted. Its stages run on a worker's thread and never raise."""
+    Its stages run on a worker's thread and never raise. `kind` is what it was let in as, `read_as`
+    what it turned out to be when it was read; `deadline` may come before `expires_at`, by which the
+    queue is in order, where the request itself brings one.
+    """
 
     def __init__(
         self,
         call: InferenceCall[Answer],
-        deadline: Deadline,
         loaded: LoadedVersion,
-        work: Ticket,
+        kind: CostKey,
         record: RequestRecord,
         find_fault: FindFault,
     ) -> None:
+        super().__init__(kind, call.deadline.expires_at)
         self.call = call
-        self.deadline = deadline
+        self.deadline = call.deadline
         self.loaded = loaded
-        self.work = work
         self.record = record
         self.times = record.times
         self.find_fault = find_fault
@@ -86,12 +80,11 @@ class Job(Generic[Answer]):
         self.doing = IN_QUEUE
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Answer] = self._loop.create_future()
-        self.kind = work.kind
-        """What it turned out to be when it was read."""
+        self.read_as = kind
         self.signature: Signature | None = None
         self.inputs: Tensors = {}
         self.outputs: Tensors = {}
-        self.ran: Ran | None = None
+        self.execution: Execution | None = None
         """The run that gave the outputs, which others may have shared."""
         self.result: Answer | None = None
         self.error: Exception | None = None
@@ -106,7 +99,7 @@ class Job(Generic[Answer]):
             if not judges_shapes(loaded.runner):
                 check_shapes(self.signature, self.inputs)
             name, work = self.signature.name, work_of(self.inputs)
-            self.kind = CostKey.known(loaded.model, loaded.version, name, self.rows, work)
+            self.read_as = CostKey.from_rows(loaded.model, loaded.version, name, self.rows, work)
             if self.call.sooner is not None:
                 self._bring_forward(self.call.sooner(self.deadline))
 
@@ -117,9 +110,9 @@ class Job(Generic[Answer]):
 
         def run() -> None:
             assert self.signature is not None
-            runner = self.loaded.runner
-            self.outputs = runner.run(self.signature.name, self.inputs, self.deadline)
-            self.ran = Ran(self.rows)
+            loaded = self.loaded
+            self.outputs = loaded.runner.run(self.signature.name, self.inputs, self.deadline)
+            self.execution = Execution(loaded.model, loaded.version, self.rows, (self.times,))
 
         self.attempt("run", "running the model", run)
 
@@ -156,7 +149,7 @@ class Job(Generic[Answer]):
     def require_time(self) -> None:
         """Makes it fail when the time left is too short for what the request turned out to be."""
         if self.error is None:
-            self.error = self.find_fault(self.kind, self.deadline)
+            self.error = self.find_fault(self.read_as, self.deadline)
 
     def is_wanted(self) -> bool:
         """Whether it is to be run: it has not failed, and somebody waits for the answer."""
@@ -209,38 +202,3 @@ class Job(Generic[Answer]):
     def rows(self) -> int:
         """The first size of its inputs; 1 where they have none."""
         return max((a.shape[0] for a in self.inputs.values() if a.ndim), default=1)
-
-
-_MORE_TIME = "give the call more time with --timeout, or serve the model on a faster machine"
-
-
-def as_error(verdict: Verdict, deadline: Deadline, *, running: int, waiting: int) -> MlserveError:
-    """The error of a call with that verdict, by what runs and waits now."""
-    seconds, timeout = in_words(verdict.seconds), in_words(deadline.timeout)
-    match verdict.why:
-        case Refusal.QUEUE_FULL:
-            return Overloaded(
-                f"{running} requests run and {waiting} wait: the queue is full",
-                hint="send fewer requests at once, or start another server",
-                retry_after=verdict.seconds,
-            )
-        case Refusal.DEADLINE:
-            return Overloaded(
-                f"{running} requests run and {waiting} wait: the answer would come about {seconds} "
-                f"after the deadline of {timeout}, or make another one late",
-                hint="give the call more time with --timeout, or start another server",
-                retry_after=verdict.seconds,
-            )
-        case Refusal.TOO_SLOW:
-            return DeadlineExceeded(
-                f"no answer within {timeout}: the model needs about {seconds}, even when nothing "
-                "else runs",
-                hint=_MORE_TIME,
-            )
-        case Refusal.DISPLACED:
-            return DeadlineExceeded(
-                f"no answer within {timeout}: it was {IN_QUEUE} until too little was left of it "
-                f"for the model, which needs about {seconds} now",
-                hint="give the call more time with --timeout, or start another server",
-            )
-    return deadline.exceeded(IN_QUEUE)

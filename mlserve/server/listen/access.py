@@ -1,23 +1,22 @@
 """Who may ask: a bearer token on REST and in gRPC's metadata, compared in constant time.
 
-Everything needs it but what a protocol names as open: the paths of its `open_paths` over REST, the
-methods without `needs_token` over gRPC. Those report the server's health, so that a probe without
-secrets works.
+Everything needs it but what a protocol opens to all: the endpoints (REST) and the methods (gRPC)
+without `needs_token`. Those report the server's health, so that a probe without secrets works.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from starlette.requests import Request
-from starlette.responses import Response
 
 from mlserve.credentials import read_token
 from mlserve.errors import AccessDenied, NotAllowed
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import header_of, status_of
-from mlserve.server.telemetry.telemetry import Telemetry, grpc_route
+from mlserve.server.request import LONGEST_PATH, Purpose, Route
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings, flag_of
 
 _SCHEME = "bearer"
@@ -25,28 +24,21 @@ _HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"
 
 
 class RestGate:
-    """Stands before the protocols of the REST port; answers nothing itself."""
+    """Refuses requests without the token by their headers."""
 
-    def __init__(self, token: bytes | None, open_paths: Collection[str]) -> None:
+    def __init__(self, token: bytes | None) -> None:
         self._token = token
-        self._open_paths = open_paths
 
     @classmethod
-    def from_settings(cls, settings: ServerSettings, open_paths: Collection[str]) -> RestGate:
-        """The gate for the token file of the settings, open where there is none.
-
-        The `open_paths` need no token, with a slash at their end or without.
-        """
+    def from_settings(cls, settings: ServerSettings) -> RestGate:
+        """The gate for the token file of the settings, open where there is none."""
         path = settings.token_file
-        return cls(None if path is None else read_token(path), open_paths)
+        return cls(None if path is None else read_token(path))
 
-    async def respond(self, request: Request) -> Response | None:
-        """Returns None, for the next protocol to answer. Raises AccessDenied."""
-        # Not request.url, which older versions of Starlette make with the Host header, as it is.
-        path = request.scope["raw_path"].decode("ascii", "replace")
-        if self._token is not None and path.rstrip("/") not in self._open_paths:
+    def check(self, request: Request) -> None:
+        """Raises AccessDenied unless the request has the token."""
+        if self._token is not None:
             check_token(request.headers.getlist("authorization"), self._token)
-        return None
 
 
 class GrpcGate:
@@ -56,13 +48,15 @@ class GrpcGate:
         self._token = token
         self._telemetry = telemetry
 
-    def check(self, context: Context) -> None:
-        """Raises GrpcStatus unless the call has the token."""
+    def check(self, context: Context, route: Route | None) -> None:
+        """Raises GrpcStatus unless the call has the token; `route` is that of a method of ours."""
         given = [value for key, value in context.invocation_metadata() if key == "authorization"]
         try:
             check_token(given, self._token)
         except AccessDenied as error:
-            record = self._telemetry.begin(grpc_route(context.path), header_of(context))
+            path = context.path[:LONGEST_PATH]
+            route = route or Route("grpc", "", Purpose.OTHER, path)
+            record = self._telemetry.begin(route, header_of(context))
             refusal = status_of(error, record)
             self._telemetry.end(record)
             raise refusal from None

@@ -3,9 +3,9 @@
 1. What is in flight is kept (`InFlight.begin_drain`). A request is in flight from the moment its
    head has been read until its answer was handed to the port; one that is kept is answered as if
    nothing had happened, also when its body is still on its way. Both protocols say that the server
-   is not ready, and a request that comes later is refused with Unavailable; over HTTP its
-   connection is closed, so that the client, or the balancer before it, turns to another server
-   (`CountedApp`).
+   is not ready, and a request that comes later is refused with Unavailable (`Engine.admit`, which
+   the ports ask in the moment that they take a request); over HTTP its connection is closed, so
+   that the client, or the balancer before it, turns to another server (`RestApp`).
 2. The server waits for the kept requests (`InFlight.wait_done`), for work whose client has gone,
    and unloads the models: `app.Server` does that within `--drain-timeout`.
 3. Each port closes. The kernel takes connections in before the event loop hears of them, also when
@@ -28,14 +28,10 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection
 from typing import Protocol
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from mlserve.server.listen.http_body import respond_and_close
+from mlserve.server.request import RequestRecord
 
 _PAUSE = 0.005
 _HANDSHAKE = 0.1
@@ -94,31 +90,12 @@ def _time() -> float:
     return asyncio.get_running_loop().time()
 
 
-_CLOSE = (b"connection", b"close")
-
-
-class Taken:
-    """A request that has arrived. `is_kept` is True when it came before the drain began."""
-
-    def __init__(self) -> None:
-        self.is_kept = False
-
-
-_CURRENT: ContextVar[Taken | None] = ContextVar("mlserve_request_in_flight", default=None)
-
-
-def is_kept() -> bool:
-    """Whether the running task's request was in flight when the drain began."""
-    taken = _CURRENT.get()
-    return taken is not None and taken.is_kept
-
-
 class InFlight:
     """Counts the requests of both ports; used on the event loop's thread only."""
 
     def __init__(self) -> None:
-        self._taken: set[Taken] = set()
-        self._kept: set[Taken] = set()
+        self._taken: set[RequestRecord] = set()
+        self._kept: set[RequestRecord] = set()
         self._is_done = asyncio.Event()
         self.is_draining = False
 
@@ -127,34 +104,20 @@ class InFlight:
         """The kept requests that have no answer yet; before the drain, all that have none."""
         return len(self._kept if self.is_draining else self._taken)
 
-    def take(self) -> Taken:
-        """Counts a request, which is the running context's from here on."""
-        taken = Taken()
-        _CURRENT.set(taken)
-        self._taken.add(taken)
-        return taken
+    def take(self, request: RequestRecord) -> None:
+        """Counts a request that has arrived."""
+        self._taken.add(request)
 
-    def answered(self, taken: Taken) -> None:
+    def answered(self, request: RequestRecord) -> None:
         """Counts it no more."""
-        self._taken.discard(taken)
-        self._kept.discard(taken)
+        self._taken.discard(request)
+        self._kept.discard(request)
         self._note_done()
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Counts the running task's request for as long as the block runs."""
-        taken = self.take()
-        try:
-            yield
-        finally:
-            self.answered(taken)
 
     def begin_drain(self) -> None:
         """Keeps the requests in flight now; the others are none of the drain's business."""
         self.is_draining = True
         self._kept = set(self._taken)
-        for taken in self._kept:
-            taken.is_kept = True
         self._note_done()
 
     async def wait_done(self, seconds: float) -> bool:
@@ -169,28 +132,3 @@ class InFlight:
     def _note_done(self) -> None:
         if self.is_draining and not self._kept:
             self._is_done.set()
-
-
-class CountedApp:
-    """An ASGI application whose requests are counted.
-
-    During the drain its connections are closed after each answer, so that a client, or the balancer
-    before it, turns to another server.
-    """
-
-    def __init__(self, app: ASGIApp, in_flight: InFlight) -> None:
-        self._app = app
-        self._in_flight = in_flight
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def answer(message: Message) -> None:
-            if self._in_flight.is_draining and message["type"] == "http.response.start":
-                headers = [pair for pair in message.get("headers", ()) if pair[0] != _CLOSE[0]]
-                message = {**message, "headers": [*headers, _CLOSE]}
-            await send(message)
-
-        with self._in_flight.request():
-            if self._in_flight.is_draining:  # it is refused, and its body is not read
-                await respond_and_close(self._app, scope, receive, answer)
-            else:
-                await self._app(scope, receive, answer)

@@ -6,8 +6,9 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -25,11 +26,17 @@ from mlserve.errors import (
     UsageError,
 )
 from mlserve.server.body_memory import BodyMemory
+from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.job import InferenceCall
 from mlserve.server.errors import as_known_error, error_text
+from mlserve.server.listen.access import RestGate
+from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom, respond_and_close
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.request import RequestRecord, current
-from mlserve.server.telemetry.telemetry import Telemetry, rest_route
+from mlserve.server.models.models import Models
+from mlserve.server.models.versions import VersionChoice
+from mlserve.server.request import LONGEST_PATH, Purpose, RequestRecord, Route, current
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.wire.errors import http_status
 from mlserve.wire.headers import (
     CONTRACT,
@@ -60,11 +67,30 @@ class MethodNotAllowed(UsageError):
         self.allowed = allowed
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What answers a request of the protocol `api`, and what such requests are for.
+
+    `respond` raises MlserveError.
+    """
+
+    api: str
+    purpose: Purpose
+    respond: Callable[[Request], Awaitable[Response]]
+    needs_token: bool = True
+
+    def route(self, method: str, path: str) -> Route:
+        """What a request with that method and path is counted as."""
+        is_served = self.purpose is Purpose.PREDICT or method in ("GET", "HEAD")
+        purpose = self.purpose if is_served else Purpose.OTHER
+        return Route("rest", self.api, purpose, f"{method} {path[:LONGEST_PATH]}")
+
+
 class RestProtocol(Protocol):
     """One protocol of the REST port: it knows its paths, and what is behind them."""
 
-    async def respond(self, request: Request) -> Response | None:
-        """Returns the response, or None for a path of another protocol. Raises MlserveError."""
+    def match(self, path: str) -> Endpoint | None:
+        """What serves that path, as it was sent; None where it is that of some other protocol."""
 
 
 class RestApp:
@@ -76,33 +102,57 @@ class RestApp:
 
     def __init__(
         self,
+        gate: RestGate,
         protocols: Sequence[RestProtocol],
         telemetry: Telemetry,
+        in_flight: InFlight,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Makes one of these protocols, in this order; `headers` go with every answer."""
+        """Asks these protocols in this order; `headers` go with every answer."""
+        self._gate = gate
         self._protocols = protocols
         self._telemetry = telemetry
+        self._in_flight = in_flight
         self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        route = rest_route(request.method, scope["raw_path"].decode("ascii", "replace"))
+        path = scope["raw_path"].decode("ascii", "replace")
+        endpoint = self.endpoint(path)
+        route = endpoint.route(request.method, path)
         record = self._telemetry.begin(route, request.headers.get)
+        self._in_flight.take(record)
+        is_late = self._in_flight.is_draining  # it will be refused, and its body is not read
         try:
-            response = await self._answer(request, record)
+            response = await self._answer(request, endpoint, record)
             headers = (*self._headers, *record.headers())
             response.raw_headers += [(k.encode(), v.encode()) for k, v in headers]
-            if response.headers.get("connection") == "close":
+            must_linger = is_late or response.headers.get("connection") == "close"
+            if self._in_flight.is_draining:
+                # So that a client, or the balancer before it, turns to another server.
+                response.headers["connection"] = "close"
+            if must_linger:
                 await respond_and_close(response, scope, receive, send)
             else:
                 await response(scope, receive, send)
         finally:
             self._telemetry.end(record)
+            self._in_flight.answered(record)
 
-    async def _answer(self, request: Request, record: RequestRecord) -> Response:
+    def endpoint(self, path: str) -> Endpoint:
+        """What serves that path, as it was sent: at least the answer that there is no such path."""
+        for protocol in self._protocols:
+            if (endpoint := protocol.match(path)) is not None:
+                return endpoint
+        return Endpoint("", Purpose.OTHER, _no_such_path)
+
+    async def _answer(
+        self, request: Request, endpoint: Endpoint, record: RequestRecord
+    ) -> Response:
         try:
-            response = await self._respond(request)
+            if endpoint.needs_token:
+                self._gate.check(request)
+            response = await endpoint.respond(request)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
@@ -112,12 +162,38 @@ class RestApp:
         record.answered()
         return response
 
-    async def _respond(self, request: Request) -> Response:
-        for protocol in self._protocols:
-            response = await protocol.respond(request)
-            if response is not None:
-                return response
-        raise NotFound(f"Malformed request: {request.method} {request.url.path}")
+
+async def _no_such_path(request: Request) -> Response:
+    raise NotFound(f"Malformed request: {request.method} {request.url.path}")
+
+
+class RestInference:
+    """Answers the requests that run a model, whatever the protocol."""
+
+    def __init__(self, engine: Engine, models: Models, memory: BodyMemory) -> None:
+        self._engine = engine
+        self._models = models
+        self._memory = memory
+
+    async def answer(
+        self,
+        request: Request,
+        model: str,
+        version: VersionChoice,
+        read: Callable[[Body], InferenceCall[Result]],
+    ) -> Result:
+        """The answer to the call that `read` makes of the request's body.
+
+        The head alone is looked at first: a full server takes no body, nor does it one for a model
+        that it has not. Raises MlserveError, and ClientDisconnect once the client has gone.
+        """
+        engine = self._engine
+        deadline = deadline_of(request, engine.default_timeout)
+        engine.admit(deadline)
+        self._models.lease(model, version).release()
+        most_bytes = engine.settings.max_request_bytes
+        async with received(request, deadline, most_bytes, self._memory) as body:
+            return await _while_connected(request, engine.serve(read(body)))
 
 
 def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:
@@ -186,7 +262,7 @@ async def received(
         yield body
 
 
-async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """The result of `work`, which is cancelled with ClientDisconnect when the client goes away.
 
     For use after the body was read: from then on a request receives nothing but the disconnect.

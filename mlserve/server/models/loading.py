@@ -1,10 +1,13 @@
-"""Opens a version of a model: its files, its Runner, and the Runner's first request."""
+"""Loads a version of a model: its files, its Runner, the first request, and what if that fails."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,11 +23,14 @@ from mlserve.errors import (
 )
 from mlserve.images import tiny_png
 from mlserve.server.errors import without_frames
-from mlserve.server.models.versions import ModelSpec
+from mlserve.server.models.folders import Fingerprint
+from mlserve.server.models.versions import LoadRetries, ModelSpec
 from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
 from mlserve.sources import facts_to_json
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.threads import in_daemon_thread
+
+_log = logging.getLogger(__name__)
 
 
 class LoadedVersion:
@@ -87,7 +93,43 @@ class LoadedVersion:
         await in_daemon_thread(self.runner.close)
 
 
-_log = logging.getLogger(__name__)
+def open_version(source: ModelSpec, version: int) -> LoadedVersion:
+    """The version, loaded and warmed. Can take minutes, and raises nothing but MlserveError.
+
+    A version that fails its first request is closed. The error has no traceback and no cause, whose
+    frames would keep the model in memory for as long as the error is shown.
+    """
+    try:
+        return _open(source, version)
+    except MlserveError as error:
+        raise without_frames(error) from None
+
+
+def _open(source: ModelSpec, version: int) -> LoadedVersion:
+    try:
+        artifact = Artifact.open(source.base_path, source.model, version)
+        runner = source.backend.load(artifact, source.options)
+        try:
+            warm_up(artifact, runner)
+        except BaseException:
+            runner.close()
+            raise
+    except UsageError as error:  # a manifest that cannot be read
+        raise ModelLoadFailed(error.message, hint=error.hint) from error
+    except MlserveError:
+        raise
+    except ImportError as error:
+        raise PluginError(
+            f"the backend {source.backend.name!r} cannot be used: {reason_of(error)}",
+            hint=source.backend.install_hint,
+        ) from error
+    except BaseException as error:  # a panic in a runtime written in Rust is no Exception
+        _log.exception("version %d of %s failed to load", version, source.model)
+        raise ModelLoadFailed(
+            f"version {version} failed to load: {reason_of(error)}",
+            hint="the server's log has the traceback",
+        ) from error
+    return LoadedVersion(artifact, runner)
 
 
 def warm_up(artifact: Artifact, runner: Runner) -> None:
@@ -132,40 +174,59 @@ def _filler(spec: TensorSpec, text: bytes) -> Array:
     return np.zeros(shape, NUMPY[spec.dtype])
 
 
-def open_version(source: ModelSpec, version: int) -> LoadedVersion:
-    """The version, loaded and warmed. Can take minutes, and raises nothing but MlserveError.
+@dataclass(slots=True)
+class _Failure:
+    """A version that failed to load: what its folder was like, and when to try again."""
 
-    A version that fails its first request is closed. The error has no traceback and no cause, whose
-    frames would keep the model in memory for as long as the error is shown.
-    """
-    try:
-        return _open(source, version)
-    except MlserveError as error:
-        raise without_frames(error) from None
+    fingerprint: Fingerprint
+    attempts: int
+    retry_at: float
 
 
-def _open(source: ModelSpec, version: int) -> LoadedVersion:
-    try:
-        artifact = Artifact.open(source.base_path, source.model, version)
-        runner = source.backend.load(artifact, source.options)
-        try:
-            warm_up(artifact, runner)
-        except BaseException:
-            runner.close()
-            raise
-    except UsageError as error:  # a manifest that cannot be read
-        raise ModelLoadFailed(error.message, hint=error.hint) from error
-    except MlserveError:
-        raise
-    except ImportError as error:
-        raise PluginError(
-            f"the backend {source.backend.name!r} cannot be used: {reason_of(error)}",
-            hint=source.backend.install_hint,
-        ) from error
-    except BaseException as error:  # a panic in a runtime written in Rust is no Exception
-        _log.exception("version %d of %s failed to load", version, source.model)
-        raise ModelLoadFailed(
-            f"version {version} failed to load: {reason_of(error)}",
-            hint="the server's log has the traceback",
-        ) from error
-    return LoadedVersion(artifact, runner)
+class FailedVersions:
+    """The versions that failed to load, and which of them are tried again."""
+
+    def __init__(self, retries: LoadRetries) -> None:
+        self._retries = retries
+        self._failures: dict[int, _Failure] = {}
+
+    def __contains__(self, version: int) -> bool:
+        return version in self._failures
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether versions failed, and none of them is tried again."""
+        failures = self._failures.values()
+        return bool(failures) and not any(map(self._is_tried_again, failures))
+
+    def times(self) -> list[float]:
+        """When versions are tried again, on the monotonic clock."""
+        return [f.retry_at for f in self._failures.values() if self._is_tried_again(f)]
+
+    def note(self, version: int, fingerprint: Fingerprint, error: MlserveError) -> None:
+        """Takes in that a version failed, its folder being like that."""
+        before = self._failures.get(version)
+        attempts = 1 if before is None or before.fingerprint != fingerprint else before.attempts + 1
+        if isinstance(error, PluginError):  # what is not installed does not come by itself
+            attempts = self._retries.times + 1
+        retry_at = time.monotonic() + self._retries.seconds
+        self._failures[version] = failure = _Failure(fingerprint, attempts, retry_at)
+        if self._is_tried_again(failure):
+            _log.info("version %d is tried again in %g s", version, self._retries.seconds)
+
+    def is_due(self, version: int, fingerprint: Fingerprint) -> bool:
+        """Whether one that failed is tried again now: it is time to, or its folder has changed."""
+        failure = self._failures[version]
+        is_time = self._is_tried_again(failure) and failure.retry_at <= time.monotonic()
+        return is_time or failure.fingerprint != fingerprint
+
+    def forget(self, version: int) -> None:
+        """Forgets that it failed, as it was loaded."""
+        self._failures.pop(version, None)
+
+    def keep(self, versions: Collection[int]) -> None:
+        """Forgets all but those."""
+        self._failures = {v: f for v, f in self._failures.items() if v in versions}
+
+    def _is_tried_again(self, failure: _Failure) -> bool:
+        return failure.attempts <= self._retries.times

@@ -33,7 +33,7 @@ _MOST_DEPARTED = 1000
 
 
 class Models:
-    """The repositories of a server's models. All methods are for the event loop's thread."""
+    """The models of a server by name. All methods are for the event loop's thread."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
@@ -48,7 +48,7 @@ class Models:
         self._broken: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
 
     @property
-    def models(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The names of the models that are served, or are to be."""
         return tuple(sorted(self._models))
 
@@ -71,7 +71,7 @@ class Models:
     def is_loading(self) -> bool:
         """Whether a thread is loading a version, which cannot be interrupted."""
         everything = (*self._models.values(), *self._successors.values(), *self._leaving)
-        return any(repository.is_loading for repository in everything)
+        return any(model.is_loading for model in everything)
 
     async def begin(self, sources: Sequence[ModelSpec]) -> None:
         """Makes these the first models; `run` loads them.
@@ -79,9 +79,9 @@ class Models:
         Raises NotFound for one that has no version and does not await any.
         """
         for source in sources:
-            repository = self._models[source.model] = Model(source, self._note_change)
+            model = self._models[source.model] = Model(source, self._note_change)
             self._awaited.add(source.model)
-            await repository.find()
+            await model.find()
         self._has_started = not sources
 
     async def run(self) -> NoReturn:
@@ -89,8 +89,8 @@ class Models:
 
         Raises the error of a first model when none of its versions can be loaded.
         """
-        for repository in self._models.values():
-            self._start(self._load_first(repository))
+        for model in self._models.values():
+            self._start(self._load_first(model))
         try:
             await self._broken
         finally:
@@ -111,23 +111,23 @@ class Models:
         Raises NotFound, and the error of a version that cannot be loaded. The work goes on where
         nobody waits for it any more.
         """
-        repository = self._find(model)
+        load = self._find(model).load_now
         _log.info("loading %s, as a client asked", model)
-        await asyncio.shield(self._start(repository.load_now()))
+        await asyncio.shield(self._start(load()))
 
     async def unload(self, model: str) -> None:
         """Unloads the versions of a model, each after its last request; polls load none again.
 
         Raises NotFound. The work goes on where nobody waits for it any more.
         """
-        repository = self._find(model)
+        unload = self._find(model).unload
         _log.info("unloading %s, as a client asked", model)
-        await asyncio.shield(self._start(repository.unload()))
+        await asyncio.shield(self._start(unload()))
 
     async def close(self) -> None:
         """Unloads everything once nothing uses it."""
         everything = (*self._models.values(), *self._successors.values(), *self._leaving)
-        await asyncio.gather(*(repository.close() for repository in everything))
+        await asyncio.gather(*(model.close() for model in everything))
 
     def lease(self, model: str, version: VersionChoice) -> LoadedVersion:
         """The version to answer a request with, to be released.
@@ -149,9 +149,9 @@ class Models:
         The clients of OpenVINO Model Server speak TensorFlow Serving's API, and send version 0 for
         the latest one. A version that is called 0 is served all the same.
         """
-        found = self._models.get(model)
-        is_for_latest = version == 0 and found is not None and not found.knows(0)
-        return None if is_for_latest else version
+        if version == 0 and model in self._models and not self._models[model].knows(0):
+            return None
+        return version
 
     def statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
         """The states of all versions of a model, or of one, the newest first. Raises NotFound."""
@@ -188,11 +188,11 @@ class Models:
         if model not in self._models:
             if isinstance(version, str):
                 raise unknown_label(version)
-            known = ", ".join(repr(name) for name in self.models) or "no model"
+            names = ", ".join(repr(name) for name in self.names) or "no model"
             raise NotServed(
                 model,
                 version,
-                f"Could not find any versions of model {shortened(model)}; this server has {known}",
+                f"Could not find any versions of model {shortened(model)}; this server has {names}",
                 hint="name the model with --model",
             )
         return self._models[model]
@@ -202,17 +202,17 @@ class Models:
             wanted = {source.model: source for source in sources}
             fresh = [source for source in sources if not self._keeps(source)]
             started = [self._add(source) for source in fresh]
-            for model in set(self._successors) - {source.model for source in fresh}:
-                self._leave(self._successors.pop(model))
+            for name in set(self._successors) - {source.model for source in fresh}:
+                self._leave(self._successors.pop(name))
             kept = [self._models[source.model] for source in sources if source not in fresh]
-            changed = [found for found in kept if found.source != wanted[found.model]]
+            changed = [model for model in kept if model.source != wanted[model.name]]
             await asyncio.gather(
-                *(repository.change(wanted[repository.model]) for repository in changed),
-                *(repository.was_tried.wait() for repository in started),
+                *(model.change(wanted[model.name]) for model in changed),
+                *(model.was_tried.wait() for model in started),
             )
-            for model in set(self._models) - set(wanted):
-                self._awaited.discard(model)
-                self._depart(self._models.pop(model))
+            for name in set(self._models) - set(wanted):
+                self._awaited.discard(name)
+                self._depart(self._models.pop(name))
             self._note_change()
             _require_ready([*started, *changed])
 
@@ -222,61 +222,61 @@ class Models:
         return now is not None and source.differs_in_choice_only(now.source)
 
     def _add(self, source: ModelSpec) -> Model:
-        """A repository that is loading now; it takes the place of the one of the same name."""
-        repository = self._successors.get(source.model)
-        if repository is not None and repository.source == source:
-            return repository
-        if repository is not None:
-            self._leave(repository)
-        repository = Model(source, self._note_change)
+        """A model that is loading now; it takes the place of the one of the same name."""
+        model = self._successors.get(source.model)
+        if model is not None and model.source == source:
+            return model
+        if model is not None:
+            self._leave(model)
+        model = Model(source, self._note_change)
         place = self._successors if source.model in self._models else self._models
-        place[source.model] = repository
-        self._start(self._load_later(repository))
-        return repository
+        place[source.model] = model
+        self._start(self._load_later(model))
+        return model
 
-    async def _load_first(self, repository: Model) -> None:
+    async def _load_first(self, model: Model) -> None:
         try:
-            await repository.load()
+            await model.load()
         except Exception as error:  # noqa: BLE001 - `run` raises it
-            if not repository.is_closed and not self._broken.done():
+            if not model.is_closed and not self._broken.done():
                 self._broken.set_exception(error)
             return
-        await repository.follow()
+        await model.follow()
 
-    async def _load_later(self, repository: Model) -> None:
+    async def _load_later(self, model: Model) -> None:
         try:
-            await repository.find()
-            await repository.load()
+            await model.find()
+            await model.load()
         except MlserveError as error:
-            _log.error("%s is not served: %s", repository.model, error)
+            _log.error("%s is not served: %s", model.name, error)
         self._note_change()
-        await repository.follow()
+        await model.follow()
 
     def _note_change(self) -> None:
         """Puts what is ready into its place, then passes on that something has changed."""
-        for model, successor in list(self._successors.items()):
+        for name, successor in list(self._successors.items()):
             if successor.is_ready and successor.was_tried.is_set():
-                self._leave(self._models[model])
-                self._models[model] = self._successors.pop(model)
-        self._awaited |= {name for name, found in self._models.items() if found.is_ready}
+                self._leave(self._models[name])
+                self._models[name] = self._successors.pop(name)
+        self._awaited |= {name for name, model in self._models.items() if model.is_ready}
         self._has_started |= self.is_ready
         self._on_change()
 
-    def _depart(self, repository: Model) -> None:
-        """Lets a model go that is not to be served any more; its statuses are still told."""
-        self._departed.pop(repository.model, None)
-        self._departed[repository.model] = repository
-        for model in list(self._departed)[:-_MOST_DEPARTED]:
-            del self._departed[model]
-        self._leave(repository)
+    def _depart(self, model: Model) -> None:
+        """Lets a model go that is not to be served any more; its statuses are still known."""
+        self._departed.pop(model.name, None)
+        self._departed[model.name] = model
+        for name in list(self._departed)[:-_MOST_DEPARTED]:
+            del self._departed[name]
+        self._leave(model)
 
-    def _leave(self, repository: Model) -> None:
-        self._leaving.add(repository)
-        self._start(self._close(repository))
+    def _leave(self, model: Model) -> None:
+        self._leaving.add(model)
+        self._start(self._close(model))
 
-    async def _close(self, repository: Model) -> None:
-        await repository.close()
-        self._leaving.discard(repository)
+    async def _close(self, model: Model) -> None:
+        await model.close()
+        self._leaving.discard(model)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -291,10 +291,10 @@ class Models:
             _log.error("an unexpected error", exc_info=error)
 
 
-def _require_ready(repositories: Sequence[Model]) -> None:
-    missing = [found for found in repositories if not (found.is_ready or found.is_unloaded)]
+def _require_ready(models: Sequence[Model]) -> None:
+    missing = [model for model in models if not (model.is_ready or model.is_unloaded)]
     if missing:
-        what = "; ".join(f"{r.model}: {r.problem.message}" for r in missing)
+        what = "; ".join(f"{model.name}: {model.problem.message}" for model in missing)
         raise ModelLoadFailed(
             f"{len(missing)} model(s) did not become available: {what}",
             hint="they are served as soon as they can be loaded; the other models are served now",

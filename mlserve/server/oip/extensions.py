@@ -39,10 +39,10 @@ class OipExtensions:
     """The models of a server, described, counted, loaded and unloaded by Triton's extensions."""
 
     def __init__(
-        self, engine: Engine, catalog: Models, statistics: Statistics, *, host: str
+        self, engine: Engine, models: Models, statistics: Statistics, *, host: str
     ) -> None:
         self._engine = engine
-        self._catalog = catalog
+        self._models = models
         self._statistics = statistics
         self._host = host
 
@@ -53,12 +53,12 @@ class OipExtensions:
 
     def config(self, model: str, version: int | None) -> dict[str, Any]:
         """The configuration of a loaded version. Raises NotFound, Unavailable."""
-        loaded = self._catalog.lease(model, version)
+        loaded = self._models.lease(model, version)
         try:
             signature = default_signature(loaded.runner.signatures)
         finally:
             loaded.release()
-        backend, policy = self._catalog.backend_of(model), self._catalog.policy_of(model)
+        backend, policy = self._models.backend_of(model), self._models.policy_of(model)
         settings = self._engine.settings
         return model_config(model, backend, platform_of(backend), policy, signature, settings)
 
@@ -68,13 +68,13 @@ class OipExtensions:
         Raises NotFound for a model or a version that is not there.
         """
         if not model:
-            return [item for name in self._catalog.models for item in self._counted(name)]
-        self._catalog.statuses(model, version)
+            return [item for name in self._models.names for item in self._counted(name)]
+        self._models.statuses(model, version)
         return [item for item in self._counted(model) if version in (None, int(item["version"]))]
 
     def index(self, *, only_ready: bool) -> list[dict[str, str]]:
         """Each version of each model, with its state and why it is not ready."""
-        entries = (entry for model in self._catalog.models for entry in self._entries(model))
+        entries = (entry for model in self._models.names for entry in self._entries(model))
         return [entry for entry in entries if entry["state"] == "READY" or not only_ready]
 
     async def load(self, model: str, deadline: Deadline) -> None:
@@ -83,7 +83,7 @@ class OipExtensions:
         Raises NotFound, NotAllowed, the error of a version that cannot be loaded, and
         DeadlineExceeded, after which the load goes on.
         """
-        await self._control(self._catalog.load, model, deadline, f"{model} is being loaded")
+        await self._control(self._models.load, model, deadline, f"{model} is being loaded")
 
     async def unload(self, model: str, deadline: Deadline) -> None:
         """Unloads all versions of that model, each after its last request.
@@ -91,7 +91,7 @@ class OipExtensions:
         Raises NotFound, NotAllowed, and DeadlineExceeded, after which the unload goes on.
         """
         doing = f"{model} finishes its last requests"
-        await self._control(self._catalog.unload, model, deadline, doing)
+        await self._control(self._models.unload, model, deadline, doing)
 
     def require_control(self, *, is_from_browser: bool = False) -> None:
         """Raises NotAllowed unless this caller may load and unload models."""
@@ -120,7 +120,7 @@ class OipExtensions:
 
     def _entries(self, model: str) -> Iterator[dict[str, str]]:
         statuses = self._statuses(model)
-        is_unloaded = self._catalog.is_unloaded(model)
+        is_unloaded = self._models.is_unloaded(model)
         if not statuses:
             yield _entry(model, "", State.END, "there is no version")
         for status in statuses:
@@ -129,7 +129,7 @@ class OipExtensions:
     def _statuses(self, model: str) -> list[VersionStatus]:
         """The states of its versions, the oldest first; none where there is no version yet."""
         try:
-            return self._catalog.statuses(model)[::-1]
+            return self._models.statuses(model)[::-1]
         except NotFound:
             return []
 

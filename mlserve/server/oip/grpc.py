@@ -13,14 +13,12 @@ from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.codec.proto_reader import Request, read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
-from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
     BytesMethod,
-    UnaryMethod,
-    admission,
+    Methods,
+    Service,
     deadline_of,
-    service,
 )
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
@@ -31,6 +29,7 @@ from mlserve.server.oip.extensions import (
     require_unnamed,
 )
 from mlserve.server.oip.metadata import (
+    API,
     EXTENSIONS,
     SERVER_NAME,
     SERVER_VERSION,
@@ -48,7 +47,7 @@ from mlserve.server.oip.request import (
     write_outputs,
 )
 from mlserve.server.oip.tensors import RAW_ONLY, from_bytes, from_contents, to_bytes, to_contents
-from mlserve.server.telemetry.telemetry import Telemetry
+from mlserve.server.request import Purpose
 from mlserve.tensors import Signature
 from mlserve.wire.headers import CONTRACT, LIMITS, LOAD, RANDOM_WEIGHTS, SIGNATURE, SIGNATURES
 from mlserve.wire.proto.inference_extensions_pb2 import (
@@ -147,25 +146,24 @@ def _written(fields: dict[str, Any], message: Message) -> bytes:
 class OipGrpcService:
     """The methods of the service; each takes a request's bytes and returns a response's."""
 
-    def __init__(self, engine: Engine, repository: Models, extensions: OipExtensions) -> None:
+    def __init__(self, engine: Engine, models: Models, extensions: OipExtensions) -> None:
         self._engine = engine
         self._extensions = OipGrpcExtensions(extensions)
-        self._models = OipModels(engine, repository)
+        self._models = OipModels(engine, models)
 
-    def methods(self, telemetry: Telemetry, in_flight: InFlight) -> dict[str, UnaryMethod]:
-        """What to add to the gRPC server: the methods by their full names."""
-        methods = {
-            "ServerLive": self.live,
-            "ServerReady": self.ready,
-            "ModelReady": self.model_ready,
-            "ServerMetadata": self.server_metadata,
-            "ModelMetadata": self.model_metadata,
-            "ModelInfer": self.infer,
-            **self._extensions.methods(),
+    def services(self) -> tuple[Service]:
+        """What to add to the gRPC server."""
+        health: dict[str, BytesMethod] = {"ServerLive": self.live, "ServerReady": self.ready}
+        methods: Methods = {
+            Purpose.PREDICT: {"ModelInfer": self.infer},
+            Purpose.PROBE: {**health, "ModelReady": self.model_ready},
+            Purpose.METADATA: {
+                "ServerMetadata": self.server_metadata,
+                "ModelMetadata": self.model_metadata,
+                **self._extensions.methods(),
+            },
         }
-        admit = {"ModelInfer": admission(self._engine.admit, self._engine.default_timeout)}
-        health = ("ServerLive", "ServerReady")
-        return service(INFERENCE_SERVICE, methods, telemetry, in_flight, admit=admit, health=health)
+        return (Service(INFERENCE_SERVICE, API, methods, tuple(health)),)
 
     async def live(self, data: bytes, context: Context) -> bytes:
         """ServerLive: true, as there is an answer."""
@@ -200,26 +198,25 @@ class OipGrpcService:
         request = await self._read(ModelMetadataRequest, data, context)
         asked = dict(context.invocation_metadata() or ()).get(SIGNATURE, "")
         version = version_of(request.version, request.name)
-        found = self._models.metadata(request.name, version, str(asked))
+        metadata = self._models.metadata(request.name, version, str(asked))
         about = {
-            SIGNATURE: found.signature,
-            SIGNATURES: ",".join(found.signatures),
+            SIGNATURE: metadata.signature,
+            SIGNATURES: ",".join(metadata.signatures),
             LIMITS: json.dumps(self._models.limits()),
-            CONTRACT: found.contract,
+            CONTRACT: metadata.contract,
         }
         await context.send_initial_metadata(tuple(item for item in about.items() if item[1]))
         return ModelMetadataResponse(
-            name=found.name,
-            versions=found.versions,
-            platform=found.platform,
-            inputs=_described(found.inputs),
-            outputs=_described(found.outputs),
+            name=metadata.name,
+            versions=metadata.versions,
+            platform=metadata.platform,
+            inputs=_described(metadata.inputs),
+            outputs=_described(metadata.outputs),
         ).SerializeToString()
 
     async def infer(self, data: bytes, context: Context) -> bytes:
         """ModelInfer: runs a signature; the response has the outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the message is read
         request = await read_message(ModelInferRequest, data, deadline)
         asked = read_request(request)
         is_raw = bool(request.raw_input_contents)
@@ -233,9 +230,16 @@ class OipGrpcService:
 
         version = version_of(request.model_version, request.model_name)
         decode = partial(asked.decode, settings=self._engine.settings)
-        call = InferenceCall(request.model_name, version, decode, encode, len(data), *asked.hints())
-        deadline = asked.sooner(deadline)
-        is_random, response = await self._engine.submit(call, deadline)
+        call = InferenceCall(
+            request.model_name,
+            version,
+            asked.sooner(deadline),
+            decode,
+            encode,
+            len(data),
+            *asked.hints(),
+        )
+        is_random, response = await self._engine.serve(call)
         if is_random:
             await context.send_initial_metadata(((RANDOM_WEIGHTS, "1"),))
         return response

@@ -23,6 +23,8 @@ from mlserve.settings import ServerSettings
 from mlserve.store import VersionPolicy
 from mlserve.tensors import Signature, TensorSpec
 
+API = "oip"
+"""The protocol's name in the log and in metrics."""
 SERVER_NAME = "mlserve"
 SERVER_VERSION = __version__
 EXTENSIONS = (
@@ -71,15 +73,15 @@ class ModelDescription:
 class OipModels:
     """The models of a server, seen through the protocol."""
 
-    def __init__(self, engine: Engine, repository: Models) -> None:
+    def __init__(self, engine: Engine, models: Models) -> None:
         self._engine = engine
-        self._repository = repository
+        self._models = models
 
     def why_server_not_ready(self) -> MlserveError | None:
         """The reason why a request would not be served now; None when it would be."""
         if self._engine.is_draining:
             return _shutting_down()
-        reasons = (self.why_not_ready(model, None) for model in self._repository.awaited)
+        reasons = (self.why_not_ready(model, None) for model in self._models.awaited)
         return next((reason for reason in reasons if reason is not None), None)
 
     def why_not_ready(self, model: str, version: int | None) -> MlserveError | None:
@@ -87,13 +89,13 @@ class OipModels:
 
         Raises NotFound for a model or a version that the server does not know.
         """
-        self._repository.backend_of(model)
+        self._models.backend_of(model)
         if version is not None:
-            self._repository.statuses(model, version)
+            self._models.statuses(model, version)
         if self._engine.is_draining:
             return _shutting_down()
         try:
-            self._repository.lease(model, version).release()
+            self._models.lease(model, version).release()
         except NotFound as error:
             return Unavailable(error.message, hint=error.hint)
         except Unavailable as error:
@@ -114,7 +116,7 @@ class OipModels:
         Raises NotFound, Unavailable while it is loading, and InvalidInput for a signature that the
         protocol has no types for.
         """
-        loaded = self._repository.lease(model, version)
+        loaded = self._models.lease(model, version)
         try:
             signatures = loaded.runner.signatures
         finally:
@@ -125,7 +127,7 @@ class OipModels:
         return ModelDescription(
             model,
             self._versions(model, version),
-            platform_of(self._repository.backend_of(model)),
+            platform_of(self._models.backend_of(model)),
             TensorMetadata.from_specs(chosen.inputs),
             TensorMetadata.from_specs(chosen.outputs),
             chosen.name,
@@ -134,7 +136,7 @@ class OipModels:
         )
 
     def _versions(self, model: str, version: int | None) -> tuple[str, ...]:
-        statuses = self._repository.statuses(model, version)
+        statuses = self._models.statuses(model, version)
         return tuple(str(s.version) for s in reversed(statuses) if s.state is State.AVAILABLE)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -20,13 +21,14 @@ from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
+    Endpoint,
+    RestInference,
     answer_headers,
     check_method,
     contract_headers,
     deadline_of,
     json_response,
     received,
-    while_connected,
 )
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
 from mlserve.server.models.loading import LoadedVersion
@@ -39,6 +41,7 @@ from mlserve.server.oip.extensions import (
 )
 from mlserve.server.oip.json_body import is_small, read_request, write_response
 from mlserve.server.oip.metadata import (
+    API,
     EXTENSIONS,
     SERVER_NAME,
     SERVER_VERSION,
@@ -47,6 +50,7 @@ from mlserve.server.oip.metadata import (
 )
 from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import InferRequest, write_outputs
+from mlserve.server.request import Purpose
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 from mlserve.wire.headers import JSON_LENGTH
@@ -58,11 +62,10 @@ if TYPE_CHECKING:
 _Answer = tuple[LoadedVersion, bytes, bytes | None]
 
 _SERVER = re.compile(r"/v2(?:/health/(?P<health>live|ready))?/?")
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
-"""The paths that need no token."""
 _MODEL = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?/?"
 )
+_PURPOSES = {"infer": Purpose.PREDICT, "ready": Purpose.PROBE, None: Purpose.METADATA}
 _ABOUT = re.compile(
     r"/v2/models(?:/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?)?/(?P<what>config|stats)/?"
 )
@@ -77,21 +80,23 @@ _MOST_BYTES = 64 * 2**10
 class OipRestService:
     """The REST protocol of the Open Inference Protocol, version 2."""
 
-    def __init__(self, engine: Engine, repository: Models, memory: BodyMemory) -> None:
-        self._engine = engine
-        self._repository = repository
-        self._memory = memory
-        self._models = OipModels(engine, repository)
+    def __init__(self, engine: Engine, models: Models, memory: BodyMemory) -> None:
+        self._settings = engine.settings
+        self._models = OipModels(engine, models)
+        self._inference = RestInference(engine, models, memory)
 
-    async def respond(self, request: Request) -> Response | None:
-        """The response to a request under `/v2`; None for any other path."""
-        path = request.scope["raw_path"].decode("ascii", "replace")
+    def match(self, path: str) -> Endpoint | None:
+        """What serves a path under `/v2`; None for any other."""
         if match := _SERVER.fullmatch(path):
-            check_method(request, "GET")
-            return self._health(match["health"]) if match["health"] else self._server_metadata()
-        match = _MODEL.fullmatch(path)
-        if match is None:
-            return None
+            if match["health"]:
+                respond = partial(self._health, match["health"])
+                return Endpoint(API, Purpose.PROBE, respond, needs_token=False)
+            return Endpoint(API, Purpose.METADATA, self._server_metadata)
+        if match := _MODEL.fullmatch(path):
+            return Endpoint(API, _PURPOSES[match["verb"]], partial(self._about_model, match))
+        return None
+
+    async def _about_model(self, match: re.Match[str], request: Request) -> Response:
         model = unquote(match["model"])
         if request.method == "POST" and model.endswith("/infer"):
             raise NotFound(
@@ -106,13 +111,15 @@ class OipRestService:
             return self._model_ready(model, version)
         return self._metadata(model, version, request.query_params.get("signature", ""))
 
-    def _health(self, kind: str) -> Response:
+    async def _health(self, kind: str, request: Request) -> Response:
+        check_method(request, "GET")
         if kind == "live":
             return _json({"live": True})
         _raise(self._models.why_server_not_ready())
         return _json({"live": True, "ready": True})
 
-    def _server_metadata(self) -> Response:
+    async def _server_metadata(self, request: Request) -> Response:
+        check_method(request, "GET")
         described = {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS}
         return _json({**described, "parameters": self._models.limits() | self._models.load()})
 
@@ -128,15 +135,10 @@ class OipRestService:
         return _json({**described, "parameters": parameters | self._models.limits()}, headers)
 
     async def _infer(self, request: Request, model: str, version: int | None) -> Response:
-        deadline = deadline_of(request, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the body is read
-        self._repository.lease(model, version).release()
-        settings = self._engine.settings
-        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
-            asked = _Inference(body, request.headers, settings)
-            deadline = asked.sooner(deadline)
-            job = self._engine.enter(asked.call(model, version), deadline)
-            loaded, head, tail = await while_connected(request, self._engine.answer(job))
+        def read(body: Body) -> InferenceCall[_Answer]:
+            return _Inference(body, request.headers, self._settings).call(model, version)
+
+        loaded, head, tail = await self._inference.answer(request, model, version, read)
         headers = answer_headers(loaded)
         if tail is None:
             return json_response(head, headers)
@@ -155,16 +157,13 @@ class _Inference:
         self._request = self._read() if self._is_read else InferRequest("", Parameters(), (), ())
 
     def call(self, model: str, version: int | None) -> InferenceCall[_Answer]:
-        size = len(self._body.content)
-        if not self._is_read:
-            return InferenceCall(
-                model, version, self._decode, self._encode, size, sooner=self.sooner
-            )
-        return InferenceCall(
-            model, version, self._decode, self._encode, size, *self._request.hints()
-        )
+        deadline, size = self._sooner(self._body.deadline), len(self._body.content)
+        parts = model, version, deadline, self._decode, self._encode, size
+        if self._is_read:
+            return InferenceCall(*parts, *self._request.hints())
+        return InferenceCall(*parts, sooner=self._sooner)
 
-    def sooner(self, deadline: Deadline) -> Deadline:
+    def _sooner(self, deadline: Deadline) -> Deadline:
         return self._request.sooner(deadline)
 
     def _read(self) -> InferRequest:
@@ -197,26 +196,25 @@ class OipRestExtensions:
         self._extensions = extensions
         self._memory = memory
 
-    async def respond(self, request: Request) -> Response | None:
-        """The response to a request for one of the extensions; None for any other path."""
-        path = request.scope["raw_path"].decode("ascii", "replace")
+    def match(self, path: str) -> Endpoint | None:
+        """What serves the path of one of the extensions; None for any other path."""
         if match := _ABOUT.fullmatch(path):
-            return self._about(request, match)
-        match = _REPOSITORY.fullmatch(path)
-        return None if match is None else await self._repository(request, match)
+            if match["what"] == "config" and match["model"] is None:
+                return None  # the metadata of a model that is called so
+            return Endpoint(API, Purpose.METADATA, partial(self._about, match))
+        if match := _REPOSITORY.fullmatch(path):
+            return Endpoint(API, Purpose.OTHER, partial(self._repository, match))
+        return None
 
-    def _about(self, request: Request, match: re.Match[str]) -> Response | None:
-        is_config = match["what"] == "config"
-        if is_config and match["model"] is None:
-            return None  # the metadata of a model that is called so
+    async def _about(self, match: re.Match[str], request: Request) -> Response:
         check_method(request, "GET")
         model = unquote(match["model"] or "")
         version = version_of(unquote(match["version"] or ""), model)
-        if is_config:
+        if match["what"] == "config":
             return _extension_json(self._extensions.config(model, version))
         return _extension_json({"model_stats": self._extensions.statistics(model, version)})
 
-    async def _repository(self, request: Request, match: re.Match[str]) -> Response:
+    async def _repository(self, match: re.Match[str], request: Request) -> Response:
         check_method(request, "POST")
         if match["verb"]:
             self._extensions.require_control(is_from_browser="origin" in request.headers)

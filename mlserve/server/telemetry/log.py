@@ -1,11 +1,11 @@
-"""How a record of the log looks: a line of words, or one JSON object a line.
+"""The log of the process: how a line looks, which lines are held back, and who writes them.
 
-A record may carry `fields`, a dict of plain values; one that is logged while a request is served
-carries the request's ids without being asked.
+A record is a line of words, or one JSON object a line. It may carry `fields`, a dict of plain
+values; one that is logged while a request is served carries the request's ids without being asked.
 
 Nothing that serves a request ever waits for the log. A reader that does not read, a full disk and a
 pipe that nobody holds any more cost lines, which are counted, and never a request; the next line
-that can be written tells how many were lost. Lines that repeat are counted too: see `repeats`.
+that can be written says how many were lost. Lines that repeat are counted too: see `Repeats`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,30 @@ import select
 import sys
 import threading
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Any
 
 from mlserve.errors import escaped
 from mlserve.server.request import current
-from mlserve.server.telemetry.request_log import Repeats
 from mlserve.settings import LogFormat
 
+REQUEST_LOGGER = "mlserve.request"
+"""The logger of the lines about requests."""
+WINDOW = 10.0
+"""Seconds in which lines that are alike are held together."""
+LINES_ALIKE = 10
+"""How many lines with the same words are written in a window."""
+LINES_OF_A_PLACE = 100
+"""How many lines of one place in the code are written in a window, whatever their words."""
+MOST_LINES = 10_000
+"""How many lines wait for the writer before the next ones are lost."""
+_LAST_WORDS = 1.0
+"""Seconds that the end of the process waits for the lines that are left."""
 _LONGEST = 8000
 """Characters of a message; whatever got into it, a line is no longer."""
+_MOST_COMPARED = 200
+"""Characters of a line that are compared with those of others."""
 _BARE = re.compile(r"[!-<>-~]+")
 """A value that needs no quotes in a line of words: printable, no space and no equals sign."""
 
@@ -102,10 +116,72 @@ def _word(value: Any) -> str:
     return text if _BARE.fullmatch(text) else json.dumps(text)
 
 
-MOST_LINES = 10_000
-"""How many lines wait for the writer before the next ones are lost."""
-_LAST_WORDS = 1.0
-"""Seconds that the end of the process waits for the lines that are left."""
+Place = tuple[str, str, int]
+"""A logger's name, and the file and line that log."""
+
+
+class Repeats:
+    """Tells which records get a line of their own, and counts the others.
+
+    What a stranger does to a socket, or one fault of a model, can make the same line a thousand
+    times a second: that must not fill the disk. Not safe for threads: the caller has a lock.
+    """
+
+    def __init__(self, window: float = WINDOW) -> None:
+        self._window = window
+        self._ends_at = 0.0
+        self._alike: Counter[tuple[Place, str]] = Counter()
+        self._places: Counter[Place] = Counter()
+        self._held: dict[Place, tuple[int, logging.LogRecord]] = {}
+
+    def takes(self, record: logging.LogRecord) -> bool:
+        """Whether the record gets a line; it is counted if not."""
+        if record.name == REQUEST_LOGGER:  # `RequestLog` has limited those already
+            return True
+        if not self._places:
+            self._ends_at = time.monotonic() + self._window
+        place = (record.name, record.pathname, record.lineno)
+        words = (place, _words(record))
+        has_room = self._places[place] < LINES_OF_A_PLACE and self._alike[words] < LINES_ALIKE
+        if has_room:
+            self._places[place] += 1
+            self._alike[words] += 1
+        else:
+            self._held[place] = (self._held.get(place, (0, record))[0] + 1, record)
+        return has_room
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until `ended` has something to tell; None when nothing was held."""
+        return max(0.0, self._ends_at - time.monotonic()) if self._held else None
+
+    def ended(self) -> list[logging.LogRecord]:
+        """Once the window is over: a record for each place of which lines were held."""
+        if not self._places or time.monotonic() < self._ends_at:
+            return []
+        return self.close()
+
+    def close(self) -> list[logging.LogRecord]:
+        """What `ended` tells, at once."""
+        counts = [self._count(count, last) for count, last in self._held.values()]
+        self._alike.clear()
+        self._places.clear()
+        self._held.clear()
+        return counts
+
+    def _count(self, count: int, last: logging.LogRecord) -> logging.LogRecord:
+        message = f"{count} more lines like this in the last {self._window:g} s: {_words(last)}"
+        return logging.LogRecord(
+            last.name, last.levelno, last.pathname, last.lineno, message, None, None
+        )
+
+
+def _words(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except (TypeError, ValueError):  # its arguments do not fit; the line itself will say so
+        text = str(record.msg)
+    return text.partition("\n")[0][:_MOST_COMPARED]
 
 
 class LogWriter(logging.Handler):
@@ -127,7 +203,7 @@ class LogWriter(logging.Handler):
         self._repeats = repeats
         self._descriptor = descriptor
         self._most_lines = most_lines
-        self._told = 0
+        self._reported = 0
         self._is_torn = False
         self._lines: list[str] = []
         self._is_writing = False
@@ -137,7 +213,7 @@ class LogWriter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Puts the record's line where the writer finds it; it is made here, where it is known."""
         with self._changed:
-            records = self._told_now(record)
+            records = self._due_now(record)
         lines = [self._line(item) for item in records]
         with self._changed:
             self._add(lines)
@@ -155,7 +231,7 @@ class LogWriter(logging.Handler):
         except Exception as error:  # noqa: BLE001 - a bad record must not harm who logs it
             return f"a line of {record.name} cannot be written: {error!r}"
 
-    def _told_now(self, record: logging.LogRecord) -> list[logging.LogRecord]:
+    def _due_now(self, record: logging.LogRecord) -> list[logging.LogRecord]:
         """The records that get a line now: the counts of those held before, and this one."""
         if self._repeats is None:
             return [record]
@@ -186,7 +262,7 @@ class LogWriter(logging.Handler):
                 self._lines += [self._line(item) for item in self._repeats.ended()]
 
     def _write(self, lines: list[str]) -> None:
-        lost = self.lost - self._told
+        lost = self.lost - self._reported
         if lost:
             lines = [self._line(_loss(lost)), *lines]
         text = "".join(f"{line}\n" for line in lines)
@@ -197,7 +273,7 @@ class LogWriter(logging.Handler):
             with self._changed:
                 self.lost += len(lines) - bool(lost)
         else:
-            self._told += lost
+            self._reported += lost
             self._is_torn = False
 
     def _put(self, data: bytes) -> None:

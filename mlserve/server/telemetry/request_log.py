@@ -4,9 +4,6 @@ A refusal costs next to nothing, and its line in the log must not cost more: of 
 are written in each window of time, and the others are counted in a line at its end. Where failed
 requests alone are logged, that holds for all of them, as ten thousand damaged images are one fact.
 Where all requests are logged, it holds for what was refused, by the engine or at the door.
-
-What a stranger does to a socket, or one fault of a model, can make the same line a thousand times a
-second: that must not fill the disk. `request_log` does the same for requests, by their reason.
 """
 
 from __future__ import annotations
@@ -18,10 +15,9 @@ from collections import Counter
 from typing import Any
 
 from mlserve.server.request import CANCELLED, OK, Purpose, RequestRecord
+from mlserve.server.telemetry.log import REQUEST_LOGGER, WINDOW
 from mlserve.settings import LogFormat, LogRequests, ServerSettings
 
-WINDOW = 10.0
-"""Seconds in which failures of one reason are held together."""
 LINES_OF_A_REASON = 10
 """How many failures of one reason get a line of their own in a window."""
 _CALLERS_DOING = frozenset(
@@ -31,7 +27,7 @@ _CALLERS_DOING = frozenset(
     )
 )
 """Codes that tell nothing of the server's health: a line at INFO, the others at WARNING."""
-_log = logging.getLogger("mlserve.request")
+_log = logging.getLogger(REQUEST_LOGGER)
 
 
 class RequestLog:
@@ -48,7 +44,7 @@ class RequestLog:
 
     def note(self, ended: RequestRecord, seconds: float) -> None:
         """Logs a request that ended after so many seconds, if it is one that is logged."""
-        if self._which is LogRequests.NONE or ended.route.kind is Purpose.PROBE:
+        if self._which is LogRequests.NONE or ended.route.purpose is Purpose.PROBE:
             return
         if ended.code == OK:
             if self._which is LogRequests.ALL:
@@ -94,14 +90,14 @@ class RequestLog:
 
 
 def _write(level: int, ended: RequestRecord, seconds: float) -> None:
-    what = ended.route.kind.value if ended.code == OK else f"{ended.route.kind.value} failed"
+    what = ended.route.purpose.value if ended.code == OK else f"{ended.route.purpose.value} failed"
     _log.log(level, what, extra={"fields": _fields(ended, seconds)})
 
 
 def _fields(ended: RequestRecord, seconds: float) -> dict[str, Any]:
     """What is known of the request; what is not is left out."""
     route, trace = ended.route, ended.trace
-    known = {
+    fields = {
         "code": ended.code,
         "error": ended.error,
         "refused": ended.refused,
@@ -119,76 +115,4 @@ def _fields(ended: RequestRecord, seconds: float) -> dict[str, Any]:
         "span_id": trace.span_id,
         "parent_id": trace.parent_id,
     }
-    return {name: value for name, value in known.items() if value not in ("", None)}
-
-
-"""Seconds in which lines that are alike are held together."""
-LINES_ALIKE = 10
-"""How many lines with the same words are written in a window."""
-LINES_OF_A_PLACE = 100
-"""How many lines of one place in the code are written in a window, whatever their words."""
-_MOST_CHARACTERS = 200
-_LIMITED_ELSEWHERE = "mlserve.request"
-
-Place = tuple[str, str, int]
-"""A logger's name, and the file and line that log."""
-
-
-class Repeats:
-    """Tells which records get a line of their own. Not safe for threads: the caller has a lock."""
-
-    def __init__(self, window: float = WINDOW) -> None:
-        self._window = window
-        self._ends_at = 0.0
-        self._alike: Counter[tuple[Place, str]] = Counter()
-        self._places: Counter[Place] = Counter()
-        self._held: dict[Place, tuple[int, logging.LogRecord]] = {}
-
-    def takes(self, record: logging.LogRecord) -> bool:
-        """Whether the record gets a line; it is counted if not."""
-        if record.name == _LIMITED_ELSEWHERE:
-            return True
-        if not self._places:
-            self._ends_at = time.monotonic() + self._window
-        place = (record.name, record.pathname, record.lineno)
-        words = (place, _words(record))
-        has_room = self._places[place] < LINES_OF_A_PLACE and self._alike[words] < LINES_ALIKE
-        if has_room:
-            self._places[place] += 1
-            self._alike[words] += 1
-        else:
-            self._held[place] = (self._held.get(place, (0, record))[0] + 1, record)
-        return has_room
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Until `ended` has something to tell; None when nothing was held."""
-        return max(0.0, self._ends_at - time.monotonic()) if self._held else None
-
-    def ended(self) -> list[logging.LogRecord]:
-        """Once the window is over: a record for each place of which lines were held."""
-        if not self._places or time.monotonic() < self._ends_at:
-            return []
-        return self.close()
-
-    def close(self) -> list[logging.LogRecord]:
-        """What `ended` tells, at once."""
-        told = [self._count(count, last) for count, last in self._held.values()]
-        self._alike.clear()
-        self._places.clear()
-        self._held.clear()
-        return told
-
-    def _count(self, count: int, last: logging.LogRecord) -> logging.LogRecord:
-        message = f"{count} more lines like this in the last {self._window:g} s: {_words(last)}"
-        return logging.LogRecord(
-            last.name, last.levelno, last.pathname, last.lineno, message, None, None
-        )
-
-
-def _words(record: logging.LogRecord) -> str:
-    try:
-        text = record.getMessage()
-    except (TypeError, ValueError):  # its arguments do not fit; the line itself will say so
-        text = str(record.msg)
-    return text.partition("\n")[0][:_MOST_CHARACTERS]
+    return {name: value for name, value in fields.items() if value not in ("", None)}

@@ -8,13 +8,26 @@ inferences are the rows of the executions, whatever became of the requests aroun
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mlserve.server.engine.admission import Execution
-from mlserve.server.request import OK, Purpose, RequestRecord
+from mlserve.server.request import OK, Purpose, RequestRecord, StageTimes
 
 _MOST_SIZES = 4096
 """Batch sizes that are told apart for one version: callers choose them, so they are bounded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Execution:
+    """A run of the model that gave outputs, for one call or for several as a batch.
+
+    `rows` are those of all its calls together, `times` those of each call.
+    """
+
+    model: str
+    version: int
+    rows: int
+    times: Sequence[StageTimes]
 
 
 @dataclass(slots=True)
@@ -67,14 +80,14 @@ class VersionStatistics:
         self.encode.add(ended.times.encode)
 
     def execution(self, ended: Execution) -> None:
-        """Counts a run of the model."""
+        """Counts a run of the model, once its answers are written."""
         self.executions += 1
         self.inferences += ended.rows
         if ended.rows in self.batches or len(self.batches) < _MOST_SIZES:
             totals = self.batches.setdefault(ended.rows, BatchTotals())
-            totals.decode.add(ended.decode)
-            totals.run.add(ended.run)
-            totals.encode.add(ended.encode)
+            totals.decode.add(sum(times.decode for times in ended.times))
+            totals.run.add(ended.times[0].run)  # which they shared
+            totals.encode.add(sum(times.encode for times in ended.times))
 
 
 class Statistics:
@@ -89,7 +102,7 @@ class Statistics:
 
     def request(self, ended: RequestRecord, seconds: float) -> None:
         """Counts a request that ended, if it is one that a version was leased to."""
-        if ended.route.kind is Purpose.PREDICT and ended.version is not None:
+        if ended.route.purpose is Purpose.PREDICT and ended.version is not None:
             self._kept(ended.model, ended.version).request(ended, seconds)
 
     def execution(self, ended: Execution) -> None:

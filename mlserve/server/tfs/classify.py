@@ -276,11 +276,11 @@ class InferenceGrpc:
     def __init__(
         self,
         engine: Engine,
-        repository: Models,
+        models: Models,
         version_of: Callable[[ModelSpec], VersionChoice],
     ) -> None:
         self._engine = engine
-        self._repository = repository
+        self._models = models
         self._version_of = version_of
 
     def methods(self) -> Mapping[str, BytesMethod]:
@@ -294,13 +294,12 @@ class InferenceGrpc:
     async def _infer(self, method: ExampleMethod, data: bytes, context: Context) -> bytes:
         """Classify or Regress: runs one signature on the examples of the request."""
         deadline = deadline_of(context, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the message is read
         request = await read_message(UnreadRequest, data, deadline)
         spec = named_spec_of(request)
         read = partial(read_examples, request.input, self._engine.settings, deadline)
-        call = _call(spec, self._version_of(spec), method, read, len(data))
+        call = _call((spec, self._version_of(spec), deadline), method, read, len(data))
         with telling_of_servables():
-            loaded, served, result = await self._engine.submit(call, deadline)
+            loaded, served, result = await self._engine.serve(call)
         await _tell_of_random_weights(loaded, context)
         response: bytes = method.response(model_spec=served, result=result).SerializeToString()
         return response
@@ -311,22 +310,21 @@ class InferenceGrpc:
         Each is a call of its own to the engine, which has its time and its place in the queue.
         """
         deadline = deadline_of(context, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the message is read
         tasks, sent = await _read_tasks(data, deadline)
         spec = tasks[0].model_spec if tasks else ModelSpec()
         if not spec.name:
             raise InvalidInput("ModelSpec has no name specified.")
         with telling_of_servables():
-            loaded = self._repository.lease(spec.name, self._version_of(spec))
+            loaded = self._models.lease(spec.name, self._version_of(spec))
         try:
             methods = _methods_of(tasks, loaded.runner)
             # Once for all of them; two workers at once may both read it, to the same end.
             read = cache(partial(read_examples, sent, self._engine.settings, deadline))
             calls = [
-                _call(task.model_spec, loaded.version, method, read, len(data))
+                _call((task.model_spec, loaded.version, deadline), method, read, len(data))
                 for task, method in zip(tasks, methods, strict=True)
             ]
-            answers = await self._answer_all(calls, deadline)
+            answers = await self._answer_all(calls)
             await _tell_of_random_weights(loaded, context)
         finally:
             loaded.release()
@@ -338,14 +336,12 @@ class InferenceGrpc:
         )
         return response.SerializeToString()
 
-    async def _answer_all(
-        self, calls: Sequence[InferenceCall[Answer]], deadline: Deadline
-    ) -> list[Answer]:
+    async def _answer_all(self, calls: Sequence[InferenceCall[Answer]]) -> list[Answer]:
         """The answers to these calls, which are parts of one request. Raises the first error."""
         whole = current()
         parts = [whole.part() for _ in calls]
         running = [
-            asyncio.create_task(self._answer_part(part, call, deadline))
+            asyncio.create_task(self._answer_part(part, call))
             for part, call in zip(parts, calls, strict=True)
         ]
         try:
@@ -356,20 +352,19 @@ class InferenceGrpc:
             await asyncio.gather(*running, return_exceptions=True)
             whole.take_in(parts)
 
-    async def _answer_part(
-        self, part: RequestRecord, call: InferenceCall[Answer], deadline: Deadline
-    ) -> Answer:
+    async def _answer_part(self, part: RequestRecord, call: InferenceCall[Answer]) -> Answer:
         begin(part)
-        return await self._engine.submit(call, deadline)
+        return await self._engine.serve(call)
 
 
 def _call(
-    spec: ModelSpec,
-    version: VersionChoice,
+    asked: tuple[ModelSpec, VersionChoice, Deadline],
     method: ExampleMethod,
     read: Callable[[], Array],
     size: int,
 ) -> InferenceCall[Answer]:
+    spec, version, deadline = asked
+    signature_name = spec.signature_name or DEFAULT_SIGNATURE
     count = 0
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
@@ -385,9 +380,7 @@ def _call(
         served.version.value = loaded.version
         return loaded, served, method.result(outputs, count)
 
-    return InferenceCall(
-        spec.name, version, decode, encode, size, spec.signature_name or DEFAULT_SIGNATURE
-    )
+    return InferenceCall(spec.name, version, deadline, decode, encode, size, signature_name)
 
 
 async def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTask], bytes]:

@@ -13,19 +13,18 @@ from mlserve.server.codec.proto_reader import Request, read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.access import require_control
-from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
-    UnaryMethod,
-    admission,
+    BytesMethod,
+    Methods,
+    Service,
     deadline_of,
-    service,
 )
 from mlserve.server.listen.grpc.status import CODES
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.telemetry.telemetry import Telemetry
+from mlserve.server.request import Purpose
 from mlserve.server.tensors import DEFAULT_SIGNATURE, check_batch_length, check_names
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.classify import InferenceGrpc
@@ -58,6 +57,8 @@ if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 
+API = "tfs"
+"""The protocol's name in the log and in metrics."""
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
 SHORT_NAMES = ("PredictionService", "ModelService")
@@ -84,34 +85,35 @@ class TfsGrpcService:
     def __init__(
         self,
         engine: Engine,
-        repository: Models,
+        models: Models,
         *,
         host: str,
         reload: ModelReload | None = None,
     ) -> None:
         self._engine = engine
-        self._repository = repository
+        self._models = models
         self._host = host
         self._reload = reload
 
-    def methods(self, telemetry: Telemetry, in_flight: InFlight) -> dict[str, UnaryMethod]:
-        """What to add to the gRPC server: the methods by their full names."""
-        inference = InferenceGrpc(self._engine, self._repository, self._version_of).methods()
-        predict = {"Predict": self.predict, "GetModelMetadata": self.metadata, **inference}
-        status = {"GetModelStatus": self.status}
-        if self._reload is not None:
-            status["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)
-        first = admission(self._engine.admit, self._engine.default_timeout)
-        admit = dict.fromkeys(("Predict", *inference), first)
-        return {
-            **service(PREDICTION_SERVICE, predict, telemetry, in_flight, admit=admit),
-            **service(MODEL_SERVICE, status, telemetry, in_flight),
+    def services(self) -> tuple[Service, Service]:
+        """What to add to the gRPC server."""
+        inference = InferenceGrpc(self._engine, self._models, self._version_of).methods()
+        prediction: Methods = {
+            Purpose.PREDICT: {"Predict": self.predict, **inference},
+            Purpose.METADATA: {"GetModelMetadata": self.metadata},
         }
+        control: dict[str, BytesMethod] = {}
+        if self._reload is not None:
+            control["HandleReloadConfigRequest"] = partial(self.reload_config, self._reload)
+        model: Methods = {
+            Purpose.PROBE: {"GetModelStatus": self.status},
+            Purpose.METADATA: control,
+        }
+        return Service(PREDICTION_SERVICE, API, prediction), Service(MODEL_SERVICE, API, model)
 
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: runs a signature; the response has its outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the message is read
         request = await read_message(PredictRequest, data, deadline)
         spec = named_spec_of(request)
 
@@ -127,10 +129,18 @@ class TfsGrpcService:
             response.model_spec.CopyFrom(_served(loaded, signature.name))
             return loaded.has_random_weights, response.SerializeToString()
 
-        told = spec.signature_name or DEFAULT_SIGNATURE, _rows_told(request)
-        call = InferenceCall(spec.name, self._version_of(spec), decode, encode, len(data), *told)
+        call = InferenceCall(
+            spec.name,
+            self._version_of(spec),
+            deadline,
+            decode,
+            encode,
+            body=len(data),
+            signature=spec.signature_name or DEFAULT_SIGNATURE,
+            rows=_claimed_rows(request),
+        )
         with telling_of_servables():
-            is_random, response = await self._engine.submit(call, deadline)
+            is_random, response = await self._engine.serve(call)
         if is_random:
             await context.send_initial_metadata(((RANDOM_WEIGHTS, "1"),))
         return response
@@ -142,7 +152,7 @@ class TfsGrpcService:
         _check_metadata_fields(request.metadata_field)
         spec = named_spec_of(request)
         with telling_of_servables():
-            loaded = self._repository.lease(spec.name, self._version_of(spec))
+            loaded = self._models.lease(spec.name, self._version_of(spec))
         try:
             response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
             signatures = signature_def_map(loaded.runner)
@@ -158,7 +168,7 @@ class TfsGrpcService:
         spec = spec_of(await self._read(GetModelStatusRequest, data, context))
         response = GetModelStatusResponse()
         with telling_of_versions():
-            statuses = self._repository.known_statuses(spec.name, self._version_of(spec))
+            statuses = self._models.known_statuses(spec.name, self._version_of(spec))
         for status in statuses:
             entry = response.model_version_status.add(version=status.version, state=status.state)
             if status.error is not None:
@@ -178,7 +188,7 @@ class TfsGrpcService:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
                 "ModelConfigList is currently supported"
             )
-        await reload.apply(config, self._repository)
+        await reload.apply(config, self._models)
         response = ReloadConfigResponse()
         response.status.SetInParent()  # OK, which TensorFlow Serving says in so many words
         return response.SerializeToString()
@@ -193,7 +203,7 @@ class TfsGrpcService:
             return spec.version_label
         if not spec.HasField("version"):
             return None
-        return self._repository.latest_for_zero(spec.name, spec.version.value)
+        return self._models.latest_for_zero(spec.name, spec.version.value)
 
 
 def read_inputs(signature: Signature, request: PredictRequest, settings: ServerSettings) -> Tensors:
@@ -244,8 +254,8 @@ def write_outputs(
     return response
 
 
-def _rows_told(request: PredictRequest) -> int:
-    """The largest first size that the shapes of the inputs give, not checked yet; at least 1."""
+def _claimed_rows(request: PredictRequest) -> int:
+    """The largest first size that the shapes of the inputs claim to have; at least 1."""
     shapes = [tensor.tensor_shape.dim for tensor in request.inputs.values()]
     return max((shape[0].size for shape in shapes if shape), default=1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -25,18 +26,18 @@ from mlserve.server.codec.rapidjson import parse_body, shown
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
+    Endpoint,
+    RestInference,
     answer_headers,
     check_method,
     contract_headers,
-    deadline_of,
     json_response,
-    received,
-    while_connected,
 )
 from mlserve.server.listen.http_body import Body, content_of, is_encoded, text_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice, VersionStatus
+from mlserve.server.request import Purpose
 from mlserve.server.tensors import most_rows
 from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.classify import (
@@ -47,6 +48,7 @@ from mlserve.server.tfs.classify import (
     check_takes_examples,
 )
 from mlserve.server.tfs.examples import read_json_examples, signature_of
+from mlserve.server.tfs.grpc import API
 from mlserve.server.tfs.model_spec import (
     signature_over_rest,
     telling_of_servables,
@@ -65,28 +67,6 @@ if TYPE_CHECKING:
 
 
 _METHODS: Mapping[str, ExampleMethod] = {"classify": CLASSIFY, "regress": REGRESS}
-
-
-class InferenceRest:
-    """The two calls that take examples."""
-
-    def __init__(self, engine: Engine, memory: BodyMemory) -> None:
-        self._engine = engine
-        self._memory = memory
-
-    async def respond(
-        self, request: Request, model: str, version: VersionChoice, verb: str
-    ) -> Response:
-        """The response to a POST of `:classify` or `:regress`."""
-        deadline = deadline_of(request, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the body is read
-        settings = self._engine.settings
-        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
-            call = _examples_call(request, model, version, _METHODS[verb], body, settings)
-            with telling_of_servables():
-                job = self._engine.enter(call, deadline)
-            loaded, answer = await while_connected(request, self._engine.answer(job))
-        return json_response(answer, answer_headers(loaded))
 
 
 def _examples_call(
@@ -116,7 +96,7 @@ def _examples_call(
 
     sent = body.content
     signature = "" if is_encoded(request.headers) else json_tensors.signature_asked(sent)
-    return InferenceCall(model, version, decode, encode, len(sent), signature)
+    return InferenceCall(model, version, body.deadline, decode, encode, len(sent), signature)
 
 
 def _read_content(body: Body, request: Request, settings: ServerSettings) -> Mapping[str, Any]:
@@ -147,17 +127,19 @@ CORS = (
 class TfsRestService:
     """The REST protocol of TensorFlow Serving."""
 
-    def __init__(self, engine: Engine, repository: Models, memory: BodyMemory) -> None:
-        self._engine = engine
-        self._repository = repository
-        self._inference = InferenceRest(engine, memory)
-        self._memory = memory
+    def __init__(self, engine: Engine, models: Models, memory: BodyMemory) -> None:
+        self._settings = engine.settings
+        self._models = models
+        self._inference = RestInference(engine, models, memory)
 
-    async def respond(self, request: Request) -> Response | None:
-        """The response to a request under `/v1/models`; None for any other path."""
-        match = _PATH.fullmatch(request.scope["raw_path"].decode("ascii", "replace"))
+    def match(self, path: str) -> Endpoint | None:
+        """What serves a path under `/v1/models`; None for any other."""
+        match = _PATH.fullmatch(path)
         if match is None:
             return None
+        return Endpoint(API, _purpose(match), partial(self._respond, match))
+
+    async def _respond(self, match: re.Match[str], request: Request) -> Response:
         if request.method == "OPTIONS" and "origin" in request.headers:
             return Response()  # what a browser asks before it asks; the headers say what it may
         verb = (match["verb"] or "").lower()
@@ -168,37 +150,34 @@ class TfsRestService:
             raise InvalidInput("Missing model name in request.")
         model = unquote(match["model"])
         version: VersionChoice = version_number(match["version"]) if match["version"] else None
-        version = self._repository.latest_for_zero(model, version)
+        version = self._models.latest_for_zero(model, version)
         if match["label"]:
             version = unquote(match["label"])
-        if verb == "predict":
-            return await self._predict(request, model, version)
         if verb:
-            return await self._inference.respond(request, model, version, verb)
+            return await self._infer(request, model, version, verb)
         return self._metadata(model, version) if match["metadata"] else self._status(model, version)
 
-    async def _predict(self, request: Request, model: str, version: VersionChoice) -> Response:
-        deadline = deadline_of(request, self._engine.default_timeout)
-        self._engine.admit(deadline)  # before the body is read
+    async def _infer(
+        self, request: Request, model: str, version: VersionChoice, verb: str
+    ) -> Response:
+        def read(body: Body) -> InferenceCall[Answer]:
+            if verb == "predict":
+                return _predict_call(request, model, version, body, self._settings)
+            method = _METHODS[verb]
+            return _examples_call(request, model, version, method, body, self._settings)
+
         with telling_of_servables():
-            self._repository.lease(model, version).release()
-        settings = self._engine.settings
-        async with received(request, deadline, settings.max_request_bytes, self._memory) as body:
-            with telling_of_servables():
-                job = self._engine.enter(
-                    _predict_call(request, model, version, body, settings), deadline
-                )
-            loaded, answer = await while_connected(request, self._engine.answer(job))
+            loaded, answer = await self._inference.answer(request, model, version, read)
         return json_response(answer, answer_headers(loaded))
 
     def _status(self, model: str, version: VersionChoice) -> Response:
         with telling_of_versions():
-            statuses = self._repository.known_statuses(model, version)
+            statuses = self._models.known_statuses(model, version)
         return _indented({"model_version_status": [_status_json(item) for item in statuses]})
 
     def _metadata(self, model: str, version: VersionChoice) -> Response:
         with telling_of_servables():
-            loaded = self._repository.lease(model, version)
+            loaded = self._models.lease(model, version)
         try:
             signatures = json_format.MessageToDict(
                 signature_def_map(loaded.runner),
@@ -210,6 +189,14 @@ class TfsRestService:
         spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
         body = {"model_spec": spec, "metadata": {"signature_def": signatures}}
         return _indented(body, contract_headers(loaded.contract))
+
+
+def _purpose(match: re.Match[str]) -> Purpose:
+    if match["verb"]:
+        return Purpose.PREDICT
+    if match["model"] is None:
+        return Purpose.OTHER
+    return Purpose.METADATA if match["metadata"] else Purpose.PROBE
 
 
 def _check_colon(request: Request, model: str) -> None:
@@ -224,7 +211,7 @@ def _check_colon(request: Request, model: str) -> None:
 
 def _predict_call(
     request: Request, model: str, version: VersionChoice, body: Body, settings: ServerSettings
-) -> InferenceCall[tuple[LoadedVersion, bytes]]:
+) -> InferenceCall[Answer]:
     is_row_form = False
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
@@ -235,15 +222,13 @@ def _predict_call(
             )
         return signature, inputs
 
-    def encode(
-        loaded: LoadedVersion, signature: Signature, outputs: Tensors
-    ) -> tuple[LoadedVersion, bytes]:
+    def encode(loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> Answer:
         return loaded, json_tensors.write_outputs(signature, outputs, as_rows=is_row_form)
 
     sent = body.content
     is_unread = is_encoded(request.headers) or is_image_body(sent, request.headers)
     signature = "" if is_unread else json_tensors.signature_asked(sent)
-    return InferenceCall(model, version, decode, encode, len(sent), signature)
+    return InferenceCall(model, version, body.deadline, decode, encode, len(sent), signature)
 
 
 def _read_predict(

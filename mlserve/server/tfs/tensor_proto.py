@@ -19,7 +19,7 @@ import numpy as np
 from mlserve.errors import InvalidInput
 from mlserve.server.codec.proto_reader import narrow, numbers
 from mlserve.server.tensors import NUMPY, Array
-from mlserve.settings import DEFAULT_SETTINGS, flag_of
+from mlserve.settings import flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.tensors import TENSOR_PROTO_FIELDS
@@ -48,7 +48,7 @@ class Expansion:
     A string counts with its bytes: a runtime makes a copy of each.
     """
 
-    def __init__(self, most: int = DEFAULT_SETTINGS.expanded_bytes) -> None:
+    def __init__(self, most: int) -> None:
         self.most = most
         self._left = most
 
@@ -82,7 +82,7 @@ def type_name(dtype: DType) -> str:
     return _TYPE_NAMES.get(dtype, dtype.label)
 
 
-def to_array(name: str, proto: TensorProto, room: Expansion | None = None) -> Array:
+def to_array(name: str, proto: TensorProto, room: Expansion) -> Array:
     """The array that the proto holds; it may be read-only, as it may share the proto's bytes.
 
     `room` is that of the whole request. Raises InvalidInput naming the input when the proto does
@@ -94,7 +94,7 @@ def to_array(name: str, proto: TensorProto, room: Expansion | None = None) -> Ar
     if proto.tensor_content:
         flat = _from_content(name, dtype, shape, proto)
     else:
-        flat = _from_values(name, dtype, shape, proto, room or Expansion())
+        flat = _from_values(name, dtype, shape, proto, room)
     try:
         return flat.reshape(shape)
     except ValueError as error:  # too many dimensions, or sizes beside a zero that overflow

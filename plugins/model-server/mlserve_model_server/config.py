@@ -63,23 +63,23 @@ class ConfigReload:
 
     def first_models(self, config: ModelServerConfig) -> tuple[ModelSpec, ...]:
         """The models to start with. Raises InvalidInput, NotYet for a label."""
-        models = self._models(config)
-        for model in models:
-            self._check_labels(model, None)
-        return models
+        specs = self._specs(config)
+        for spec in specs:
+            self._check_labels(spec, None)
+        return specs
 
-    async def apply(self, config: ModelServerConfig, catalog: Models) -> None:
+    async def apply(self, config: ModelServerConfig, models: Models) -> None:
         """Serves the models of the configuration and no others.
 
         Raises InvalidInput and NotYet, which change nothing, and ModelLoadFailed for models that
         could not be loaded, when the others are served.
         """
-        models = self._models(config)
-        for model in models:
-            self._check_labels(model, catalog)
-        await catalog.serve(models)
+        specs = self._specs(config)
+        for spec in specs:
+            self._check_labels(spec, models)
+        await models.serve(specs)
 
-    async def follow(self, catalog: Models) -> None:
+    async def follow(self, models: Models) -> None:
         """Reads the file again and again and applies it; returns at once when polling is off."""
         path, problem = self.path, ""
         while path is not None and self.poll_seconds > 0:
@@ -87,27 +87,27 @@ class ConfigReload:
             try:
                 config = await in_daemon_thread(lambda: read_text(path, ModelServerConfig))
                 if config.WhichOneof("config") is not None:
-                    await self.apply(config, catalog)
+                    await self.apply(config, models)
                 problem = ""
             except MlserveError as error:
                 if error.message != problem:  # the same every second tells nothing new
                     _log.error("the model configuration is not in force: %s", error.message)
                 problem = error.message
 
-    def _models(self, config: ModelServerConfig) -> tuple[ModelSpec, ...]:
+    def _specs(self, config: ModelServerConfig) -> tuple[ModelSpec, ...]:
         if config.WhichOneof("config") == "custom_model_config":
             raise InvalidInput("custom_model_config is not supported; give a model_config_list")
-        models: dict[str, ModelSpec] = {}
+        specs: dict[str, ModelSpec] = {}
         for entry in config.model_config_list.config:
             _check_texts(entry)
-            if entry.name in models:
+            if entry.name in specs:
                 raise InvalidInput(
                     f"Illegal to list model {entry.name} multiple times in config list"
                 )
-            models[entry.name] = self._model(entry)
-        return tuple(models.values())
+            specs[entry.name] = self._spec(entry)
+        return tuple(specs.values())
 
-    def _model(self, entry: ModelConfig) -> ModelSpec:
+    def _spec(self, entry: ModelConfig) -> ModelSpec:
         _check_platform(entry)
         defaults = self.defaults
         return ModelSpec(
@@ -122,14 +122,14 @@ class ConfigReload:
             awaits_versions=True,
         )
 
-    def _check_labels(self, model: ModelSpec, catalog: Models | None) -> None:
-        for label, version in model.labels.items():
-            now = None if catalog is None else catalog.labels_of(model.model).get(label)
+    def _check_labels(self, spec: ModelSpec, models: Models | None) -> None:
+        for label, version in spec.labels.items():
+            now = None if models is None else models.labels_of(spec.model).get(label)
             if self.allows_early_labels and now in (None, version):
                 continue
-            if catalog is None or not catalog.is_available(model.model, version):
+            if models is None or not models.is_available(spec.model, version):
                 raise NotYet(
-                    f"Request to assign label to version {version} of model {model.model}, "
+                    f"Request to assign label to version {version} of model {spec.model}, "
                     "which is not currently available for inference",
                     hint="assign it once the version is served, or start the server with "
                     "--allow_version_labels_for_unavailable_models, which holds for new labels",

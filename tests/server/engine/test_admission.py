@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from mlserve.server.engine.admission import Admission, Refusal, Slot, Ticket
+from mlserve.server.engine.admission import Admission, Slot, Ticket
 from mlserve.server.engine.estimates import CostKey, Estimates, Meter
+from mlserve.server.request import Refusal
 
-KIND = CostKey.known("m", 1, "serving_default", 1)
+KIND = CostKey.from_rows("m", 1, "serving_default", 1)
 SLOTS, QUEUE = 2, 32
 
 
@@ -280,15 +281,15 @@ def test_a_call_that_was_ended_early_can_only_raise_an_estimate() -> None:
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (16, 16), (17, 32), (1024, 1024)])
 def test_large_batches_are_told_apart_by_powers_of_two(rows: int, size: int) -> None:
-    assert CostKey.known("m", 1, "s", rows).size == size
+    assert CostKey.from_rows("m", 1, "s", rows).size == size
 
 
 def test_the_table_of_estimates_stays_small() -> None:
     estimates = Estimates()
     for version in range(1100):
-        estimates.learn(CostKey.known("m", version, "s", 1), 1.0, float(version))
-    assert estimates.of(CostKey.known("m", 0, "s", 1), 0.0) is None
-    assert estimates.of(CostKey.known("m", 1099, "s", 1), 1099.0) is not None
+        estimates.learn(CostKey.from_rows("m", version, "s", 1), 1.0, float(version))
+    assert estimates.of(CostKey.from_rows("m", 0, "s", 1), 0.0) is None
+    assert estimates.of(CostKey.from_rows("m", 1099, "s", 1), 1099.0) is not None
 
 
 def test_the_meter_stands_still_while_nothing_runs() -> None:
@@ -299,8 +300,8 @@ def test_the_meter_stands_still_while_nothing_runs() -> None:
 
 
 def test_a_call_with_much_to_decode_is_of_another_kind() -> None:
-    photo, scan = (CostKey.known("m", 1, "s", 1, work) for work in (10_000_000, 300_000_000))
-    assert photo == CostKey.known("m", 1, "s", 1)
+    photo, scan = (CostKey.from_rows("m", 1, "s", 1, work) for work in (10_000_000, 300_000_000))
+    assert photo == CostKey.from_rows("m", 1, "s", 1)
     assert scan != photo
     estimates = Estimates()
     estimates.learn(scan, 2.0, 0.0)

@@ -61,8 +61,8 @@ class EchoModels:
         answer: bytes = loaded.runner.run("serving_default", images)["output_0"][0]
         return answer.decode()
 
-    def answer(self, catalog: Models, model: str, version: Any = None) -> str:
-        loaded = catalog.lease(model, version)
+    def answer(self, served: Models, model: str, version: Any = None) -> str:
+        loaded = served.lease(model, version)
         try:
             return self.label(loaded)
         finally:
@@ -76,24 +76,24 @@ class EchoModels:
 
     @asynccontextmanager
     async def serving(self, *sources: ModelSpec) -> AsyncIterator[Models]:
-        """A catalog of these first models, at once; it is closed at the end."""
-        catalog = Models(lambda: None)
-        await catalog.begin(sources)
-        running = asyncio.create_task(catalog.run())
+        """The models of a server with these first models, at once; it is closed at the end."""
+        served = Models(lambda: None)
+        await served.begin(sources)
+        running = asyncio.create_task(served.run())
         try:
-            yield catalog
+            yield served
         finally:
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
             async with asyncio.timeout(10):
-                await catalog.close()
+                await served.close()
 
     @asynccontextmanager
     async def ready(self, *sources: ModelSpec) -> AsyncIterator[Models]:
-        async with self.serving(*sources) as catalog:
-            await self.until(lambda: catalog.is_ready)
-            yield catalog
+        async with self.serving(*sources) as served:
+            await self.until(lambda: served.is_ready)
+            yield served
 
 
 @pytest.fixture

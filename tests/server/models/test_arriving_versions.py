@@ -12,8 +12,9 @@ import pytest
 
 from mlserve import plugins
 from mlserve.backend import LoadOptions
+from mlserve.server.models.folders import unfinished_versions
 from mlserve.server.models.model import Model
-from mlserve.server.models.versions import ModelSpec, State, unfinished_versions
+from mlserve.server.models.versions import ModelSpec, State
 from mlserve.store import VersionPolicy
 
 
@@ -89,25 +90,25 @@ def test_a_folder_is_loaded_once_two_looks_have_found_it_the_same(tmp_path: Path
     )
 
     async def check() -> None:
-        repository = Model(source, lambda: None)
-        await repository.find()
-        await repository.load()  # what is there at the start does not wait
-        assert states(repository) == {1: State.AVAILABLE}
+        model = Model(source, lambda: None)
+        await model.find()
+        await model.load()  # what is there at the start does not wait
+        assert states(model) == {1: State.AVAILABLE}
         for size in range(3):
             copied(tmp_path / "2", label="x" * size)
-            await repository._update()
-            assert states(repository) == {2: State.START, 1: State.AVAILABLE}
-        await repository._update()
-        assert states(repository)[2] is State.AVAILABLE
+            await model._update()
+            assert states(model) == {2: State.START, 1: State.AVAILABLE}
+        await model._update()
+        assert states(model)[2] is State.AVAILABLE
         (tmp_path / "3").mkdir()
-        await repository._update()
+        await model._update()
         (tmp_path / "3").rmdir()
-        await repository._update()
-        assert states(repository)[3] is State.END, "it went away before it was loaded"
+        await model._update()
+        assert states(model)[3] is State.END, "it went away before it was loaded"
         copied(tmp_path / "3", label="three")
-        await repository.change(source)
-        assert states(repository)[3] is State.AVAILABLE, "who asks for it has put it there"
-        await repository.close()
+        await model.change(source)
+        assert states(model)[3] is State.AVAILABLE, "who asks for it has put it there"
+        await model.close()
 
     asyncio.run(check())
 
@@ -121,21 +122,21 @@ def test_a_raw_version_that_is_served_stays_when_an_exported_one_comes_below_it(
     )
 
     async def check() -> None:
-        repository = Model(source, lambda: None)
-        await repository.find()
-        await repository.load()
+        model = Model(source, lambda: None)
+        await model.find()
+        await model.load()
         copied(tmp_path / "1", label="exported")
         manifest(has_random_weights=False).write(tmp_path / "1", ["sorrel"])
         for _ in range(3):
-            await repository._update()
-        assert states(repository) == {2: State.AVAILABLE}
-        await repository.close()
+            await model._update()
+        assert states(model) == {2: State.AVAILABLE}
+        await model.close()
 
     asyncio.run(check())
 
 
-def states(repository: Model) -> dict[int, State]:
-    return {status.version: status.state for status in repository.statuses()}
+def states(model: Model) -> dict[int, State]:
+    return {status.version: status.state for status in model.statuses()}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlserve.artifact import version_folder
-from mlserve.server.models.versions import fingerprint
+from mlserve.server.models.folders import fingerprint
 from mlserve.store import VersionPolicy, present_versions
 from mlserve.system import usable_cpus
 

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 import mlserve_echo_runner
 from mlserve import store
-from mlserve.server.models import model
+from mlserve.server.models import folders
 
 def hangs_once_there_is(pipe, real):
     def call(*args):
@@ -36,7 +36,7 @@ def hangs_once_there_is(pipe, real):
 
 folder = Path(sys.argv[1])
 look = hangs_once_there_is(folder / "look", store.folders_by_version)
-store.folders_by_version = model.folders_by_version = look
+store.folders_by_version = folders.folders_by_version = look
 runner = mlserve_echo_runner.EchoRunner
 runner.close = hangs_once_there_is(folder / "close", runner.close)
 

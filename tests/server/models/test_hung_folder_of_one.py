@@ -1,4 +1,4 @@
-"""A model whose folder does not answer is added to a catalog that serves others."""
+"""A model whose folder does not answer is added to a server that serves others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlserve.errors import Unavailable
-from mlserve.server.models import versions
+from mlserve.server.models import folders
 
 
 def test_a_model_that_is_added_is_looked_for_off_the_loop(
@@ -20,29 +20,29 @@ def test_a_model_that_is_added_is_looked_for_off_the_loop(
     models.put("a/1")
     models.put("b/1")
     os.mkfifo(tmp_path / "pipe")
-    real = versions.present_versions
+    real = folders.present_versions
 
     def present_versions(base_path: Path) -> tuple[int, ...]:
         if base_path.name == "b":
             (tmp_path / "pipe").read_bytes()
         return real(base_path)
 
-    monkeypatch.setattr(versions, "present_versions", present_versions)
+    monkeypatch.setattr(folders, "present_versions", present_versions)
 
     async def check() -> None:
         a, b = models.source("a"), models.source("b")
-        async with models.ready(a) as catalog:
-            adding = asyncio.create_task(catalog.serve([a, b]))
-            await models.until(lambda: "b" in catalog.models)
-            assert models.answer(catalog, "a") == "a/1"
+        async with models.ready(a) as served:
+            adding = asyncio.create_task(served.serve([a, b]))
+            await models.until(lambda: "b" in served.names)
+            assert models.answer(served, "a") == "a/1"
             with pytest.raises(Unavailable, match="b is loading"):
-                catalog.lease("b", None)
-            assert catalog.is_ready
+                served.lease("b", None)
+            assert served.is_ready
             writer = await asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY)
             os.close(writer)
             (tmp_path / "pipe").unlink()
             (tmp_path / "pipe").touch()
             await adding
-            assert models.answer(catalog, "b") == "b/1"
+            assert models.answer(served, "b") == "b/1"
 
     asyncio.run(check())

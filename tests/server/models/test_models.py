@@ -29,22 +29,22 @@ def test_each_model_has_its_folder_its_policy_and_its_labels(models: Any) -> Non
     async def check() -> None:
         two = models.source("a", policy=VersionPolicy(latest=2), labels={"old": 2, "gone": 1})
         one = models.source("b", policy=VersionPolicy(versions=(1,)))
-        async with models.ready(two, one) as catalog:
-            await models.until(lambda: catalog.is_available("a", 3))
-            assert catalog.models == ("a", "b")
-            assert models.answer(catalog, "a") == "a/3"
-            assert models.answer(catalog, "a", 2) == models.answer(catalog, "a", "old") == "a/2"
-            assert models.answer(catalog, "b") == "b/1"
+        async with models.ready(two, one) as served:
+            await models.until(lambda: served.is_available("a", 3))
+            assert served.names == ("a", "b")
+            assert models.answer(served, "a") == "a/3"
+            assert models.answer(served, "a", 2) == models.answer(served, "a", "old") == "a/2"
+            assert models.answer(served, "b") == "b/1"
             with pytest.raises(NotFound, match="version 1 of a"):
-                catalog.lease("a", "gone")
+                served.lease("a", "gone")
             with pytest.raises(InvalidInput, match="Unrecognized servable version label: new"):
-                catalog.lease("a", "new")
+                served.lease("a", "new")
             with pytest.raises(InvalidInput, match="Unrecognized servable version label: old"):
-                catalog.statuses("b", "old")
+                served.statuses("b", "old")
             with pytest.raises(NotFound, match="model c; this server has 'a', 'b'"):
-                catalog.lease("c", None)
+                served.lease("c", None)
             models.put("a/4")
-            await models.until(lambda: models.answer(catalog, "a") == "a/4")
+            await models.until(lambda: models.answer(served, "a") == "a/4")
             await models.until(lambda: models.is_closed("a/2"))
 
     asyncio.run(check())
@@ -54,13 +54,13 @@ def test_it_is_ready_when_every_first_model_is(models: Any) -> None:
     models.put("a/1")
 
     async def check() -> None:
-        async with models.serving(models.source("a"), models.source("b")) as catalog:
-            await models.until(lambda: catalog.is_available("a", 1))
-            assert not catalog.is_ready
+        async with models.serving(models.source("a"), models.source("b")) as served:
+            await models.until(lambda: served.is_available("a", 1))
+            assert not served.is_ready
             with pytest.raises(Unavailable, match="b has no version yet"):
-                catalog.lease("b", None)
+                served.lease("b", None)
             models.put("b/1")
-            await models.until(lambda: catalog.is_ready)
+            await models.until(lambda: served.is_ready)
 
     asyncio.run(check())
 
@@ -84,16 +84,16 @@ def test_a_change_keeps_what_is_the_same(models: Any) -> None:
         models.put(path)
 
     async def check() -> None:
-        async with models.ready(models.source("a"), models.source("b")) as catalog:
-            before = catalog.lease("a", None)
+        async with models.ready(models.source("a"), models.source("b")) as served:
+            before = served.lease("a", None)
             both = models.source("a", policy=VersionPolicy(serves_all=True), labels={"x": 1})
-            await catalog.serve([both, models.source("c")])
-            assert catalog.lease("a", 2) is before
-            assert [models.answer(catalog, "a", "x"), models.answer(catalog, "c")] == ["a/1", "c/1"]
-            assert catalog.models == catalog.awaited == ("a", "c")
+            await served.serve([both, models.source("c")])
+            assert served.lease("a", 2) is before
+            assert [models.answer(served, "a", "x"), models.answer(served, "c")] == ["a/1", "c/1"]
+            assert served.names == served.awaited == ("a", "c")
             await models.until(lambda: models.is_closed("b/1"))
-            await catalog.serve([models.source("a", policy=VersionPolicy(versions=(1,)))])
-            assert models.answer(catalog, "a") == "a/1"
+            await served.serve([models.source("a", policy=VersionPolicy(versions=(1,)))])
+            assert models.answer(served, "a") == "a/1"
             assert not models.is_closed("a/2"), "it is leased"
             before.release()
             before.release()
@@ -107,16 +107,16 @@ def test_another_folder_takes_over_once_it_is_loaded(models: Any) -> None:
     models.put("new/1", load_delay=0.1)
 
     async def check() -> None:
-        async with models.ready(models.source("a", "old")) as catalog:
-            change = asyncio.create_task(catalog.serve([models.source("a", "new")]))
+        async with models.ready(models.source("a", "old")) as served:
+            change = asyncio.create_task(served.serve([models.source("a", "new")]))
             answers = []
             while not change.done():
-                answers.append(models.answer(catalog, "a"))
-                assert catalog.is_ready
+                answers.append(models.answer(served, "a"))
+                assert served.is_ready
                 await asyncio.sleep(0.005)
             await change
             assert set(answers) >= {"old/1"}
-            assert models.answer(catalog, "a") == "new/1"
+            assert models.answer(served, "a") == "new/1"
             await models.until(lambda: models.is_closed("old/1"))
 
     asyncio.run(check())
@@ -129,13 +129,13 @@ def test_another_folder_takes_over_with_all_its_versions(models: Any) -> None:
     async def check() -> None:
         every = VersionPolicy(serves_all=True)
         old, new = (models.source("a", f, policy=every, labels={"x": 2}) for f in ("old", "new"))
-        async with models.ready(old) as catalog:
-            await models.until(lambda: catalog.is_available("a", 2))
-            change = asyncio.create_task(catalog.serve([new]))
+        async with models.ready(old) as served:
+            await models.until(lambda: served.is_available("a", 2))
+            change = asyncio.create_task(served.serve([new]))
             while not change.done():
-                assert models.answer(catalog, "a", "x") in ("old/2", "new/2")
+                assert models.answer(served, "a", "x") in ("old/2", "new/2")
                 await asyncio.sleep(0.001)
-            assert models.answer(catalog, "a", "x") == "new/2"
+            assert models.answer(served, "a", "x") == "new/2"
 
     asyncio.run(check())
 
@@ -146,22 +146,22 @@ def test_what_cannot_be_loaded_is_named_and_the_rest_is_served(models: Any) -> N
     models.put("bad/1", fail_load="damaged")
 
     async def check() -> None:
-        async with models.ready(models.source("a"), models.source("c", "a")) as catalog:
+        async with models.ready(models.source("a"), models.source("c", "a")) as served:
             new = [models.source("a", "bad"), models.source("b"), models.source("n")]
             with pytest.raises(ModelLoadFailed) as refused:
-                await catalog.serve(new)
+                await served.serve(new)
             assert "2 model(s) did not become available: a: damaged; n: the base" in str(refused)
-            assert [models.answer(catalog, "a"), models.answer(catalog, "b")] == ["a/1", "b/1"]
-            assert (catalog.models, catalog.awaited) == (("a", "b", "n"), ("a", "b"))
-            assert catalog.is_ready
+            assert [models.answer(served, "a"), models.answer(served, "b")] == ["a/1", "b/1"]
+            assert (served.names, served.awaited) == (("a", "b", "n"), ("a", "b"))
+            assert served.is_ready
             with suppress(MlserveError):
-                await catalog.serve(new)  # again: nothing is loaded twice
+                await served.serve(new)  # again: nothing is loaded twice
             models.put("bad/2")
             models.put("n/1")
-            await models.until(lambda: models.answer(catalog, "a") == "bad/2")
-            await models.until(lambda: catalog.awaited == ("a", "b", "n"))
-            await catalog.serve([])
-            assert catalog.models == ()
+            await models.until(lambda: models.answer(served, "a") == "bad/2")
+            await models.until(lambda: served.awaited == ("a", "b", "n"))
+            await served.serve([])
+            assert served.names == ()
 
     asyncio.run(check())
 
@@ -170,23 +170,23 @@ def test_a_change_that_is_taken_back(models: Any) -> None:
     models.put("a/1")
 
     async def check() -> None:
-        async with models.ready(models.source("a")) as catalog:
+        async with models.ready(models.source("a")) as served:
             with pytest.raises(ModelLoadFailed):
-                await catalog.serve([models.source("a", "missing")])
-            await catalog.serve([models.source("a")])
+                await served.serve([models.source("a", "missing")])
+            await served.serve([models.source("a")])
             models.put("missing/1")
             models.put("a/2")
-            await models.until(lambda: models.answer(catalog, "a") == "a/2")
+            await models.until(lambda: models.answer(served, "a") == "a/2")
 
     asyncio.run(check())
 
 
 def test_without_polling_a_model_must_be_there(models: Any) -> None:
     async def check() -> None:
-        catalog = Models(lambda: None)
-        await catalog.begin([models.source("a", poll_seconds=0.0)])
+        served = Models(lambda: None)
+        await served.begin([models.source("a", poll_seconds=0.0)])
         with pytest.raises(NotFound, match="cannot be read"):
-            await catalog.run()
+            await served.run()
 
     asyncio.run(check())
 
@@ -196,12 +196,12 @@ def test_a_removed_model_ends_with_its_load(models: Any) -> None:
     models.put("b/1", load_delay=0.3)
 
     async def check(sources: Sequence[ModelSpec]) -> None:
-        async with models.serving(*sources) as catalog:
-            await models.until(lambda: catalog.is_available("a", 1))
-            await models.until(lambda: catalog.statuses("b")[0].state is State.LOADING)
-            await catalog.serve(sources[:1])
-            assert (catalog.models, catalog.is_ready) == (("a",), True)
+        async with models.serving(*sources) as served:
+            await models.until(lambda: served.is_available("a", 1))
+            await models.until(lambda: served.statuses("b")[0].state is State.LOADING)
+            await served.serve(sources[:1])
+            assert (served.names, served.is_ready) == (("a",), True)
             await models.until(lambda: models.is_closed("b/1"))
-            assert not catalog.is_loading
+            assert not served.is_loading
 
     asyncio.run(check([models.source("a"), models.source("b")]))

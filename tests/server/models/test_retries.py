@@ -21,11 +21,11 @@ def test_a_version_that_fails_is_tried_again(models: Any) -> None:
     config = json.loads((folder / "echo.json").read_text())
 
     async def first_error(source: ModelSpec) -> MlserveError:
-        catalog = Models(lambda: None)
-        await catalog.begin([source])
+        served = Models(lambda: None)
+        await served.begin([source])
         with pytest.raises(MlserveError) as broken:
-            await catalog.run()
-        await catalog.close()
+            await served.run()
+        await served.close()
         return broken.value
 
     async def check() -> None:
@@ -37,10 +37,10 @@ def test_a_version_that_fails_is_tried_again(models: Any) -> None:
         again = models.source("a", retries=LoadRetries(2, 0.0), poll_seconds=0.0)
         assert (await first_error(again)).message == "busy"
         always = models.source("a", retries=LoadRetries(10**6, 0.001), poll_seconds=0.0)
-        async with models.serving(always) as catalog:
-            await models.until(lambda: catalog.statuses("a")[0].error is not None)
+        async with models.serving(always) as served:
+            await models.until(lambda: served.statuses("a")[0].error is not None)
             (folder / "echo.json").write_text(json.dumps({**config, "needs": None}))
-            await models.until(lambda: catalog.is_ready)
+            await models.until(lambda: served.is_ready)
 
     asyncio.run(check())
 
@@ -50,12 +50,12 @@ def test_a_version_that_is_not_wanted_any_more_is_not_tried_again(models: Any) -
 
     async def check() -> None:
         source = models.source("a", retries=LoadRetries(5, 0.05), poll_seconds=0.02)
-        async with models.serving(source) as catalog:
-            await models.until(lambda: catalog.statuses("a")[0].error is not None)
+        async with models.serving(source) as served:
+            await models.until(lambda: served.statuses("a")[0].error is not None)
             models.put("a/2")
-            await models.until(lambda: catalog.is_ready)
+            await models.until(lambda: served.is_ready)
             pauses = [
-                catalog._models["a"]._pause() for _ in range(20) if not await asyncio.sleep(0.01)
+                served._models["a"]._pause() for _ in range(20) if not await asyncio.sleep(0.01)
             ]
             assert set(pauses) == {0.02}, "or it would look again without a pause, for ever"
 

@@ -12,8 +12,8 @@ from mlserve.server.models.versions import State
 from mlserve.store import VersionPolicy
 
 
-def states(catalog: Any, model: str) -> dict[int, State]:
-    return {status.version: status.state for status in catalog.statuses(model)}
+def states(served: Any, model: str) -> dict[int, State]:
+    return {status.version: status.state for status in served.statuses(model)}
 
 
 def test_one_of_two_models_is_unloaded_and_the_server_stays_ready(models: Any) -> None:
@@ -21,20 +21,20 @@ def test_one_of_two_models_is_unloaded_and_the_server_stays_ready(models: Any) -
     models.put("b/1")
 
     async def check() -> None:
-        async with models.ready(models.source("a"), models.source("b")) as catalog:
-            await catalog.unload("a")
+        async with models.ready(models.source("a"), models.source("b")) as served:
+            await served.unload("a")
             assert models.is_closed("a/1")
-            assert (catalog.awaited, catalog.is_ready) == (("b",), True)
+            assert (served.awaited, served.is_ready) == (("b",), True)
             with pytest.raises(Unavailable, match="a is unloaded, as it was asked for"):
-                catalog.lease("a", None)
-            assert models.answer(catalog, "b") == "b/1"
-            await catalog.unload("b")
-            assert (catalog.awaited, catalog.is_ready) == (("a", "b"), False)
-            await catalog.load("b")
-            assert (catalog.awaited, catalog.is_ready) == (("b",), True)
-            await catalog.load("a")
-            assert (catalog.awaited, catalog.is_ready) == (("a", "b"), True)
-            assert models.answer(catalog, "a") == "a/1"
+                served.lease("a", None)
+            assert models.answer(served, "b") == "b/1"
+            await served.unload("b")
+            assert (served.awaited, served.is_ready) == (("a", "b"), False)
+            await served.load("b")
+            assert (served.awaited, served.is_ready) == (("b",), True)
+            await served.load("a")
+            assert (served.awaited, served.is_ready) == (("a", "b"), True)
+            assert models.answer(served, "a") == "a/1"
 
     asyncio.run(check())
 
@@ -45,16 +45,16 @@ def test_every_version_and_every_label_of_an_unloaded_model_is_gone(models: Any)
 
     async def check() -> None:
         source = models.source("a", policy=VersionPolicy(serves_all=True), labels={"old": 1})
-        async with models.ready(source) as catalog:
-            await models.until(lambda: catalog.is_available("a", 2))
-            await catalog.unload("a")
-            assert states(catalog, "a") == {1: State.END, 2: State.END}
+        async with models.ready(source) as served:
+            await models.until(lambda: served.is_available("a", 2))
+            await served.unload("a")
+            assert states(served, "a") == {1: State.END, 2: State.END}
             for choice in (None, 1, 2, "old"):
                 with pytest.raises(Unavailable, match="a is unloaded"):
-                    catalog.lease("a", choice)
-            await catalog.load("a")
-            assert models.answer(catalog, "a", "old") == "a/1"
-            assert states(catalog, "a") == {1: State.AVAILABLE, 2: State.AVAILABLE}
+                    served.lease("a", choice)
+            await served.load("a")
+            assert models.answer(served, "a", "old") == "a/1"
+            assert states(served, "a") == {1: State.AVAILABLE, 2: State.AVAILABLE}
 
     asyncio.run(check())
 
@@ -65,18 +65,18 @@ def test_a_new_configuration_does_not_load_an_unloaded_model(models: Any) -> Non
     models.put("b/1")
 
     async def check() -> None:
-        async with models.ready(models.source("a"), models.source("b")) as catalog:
-            await catalog.unload("a")
+        async with models.ready(models.source("a"), models.source("b")) as served:
+            await served.unload("a")
             both = models.source("a", policy=VersionPolicy(serves_all=True))
-            await catalog.serve([both, models.source("b")])
-            assert catalog.is_unloaded("a")
-            await catalog.load("a")
-            assert states(catalog, "a") == {1: State.AVAILABLE, 2: State.AVAILABLE}
-            await catalog.unload("a")
-            await catalog.serve([models.source("b")])
-            assert catalog.models == ("b",)
-            await catalog.serve([models.source("a"), models.source("b")])
-            assert models.answer(catalog, "a") == "a/2"
+            await served.serve([both, models.source("b")])
+            assert served.is_unloaded("a")
+            await served.load("a")
+            assert states(served, "a") == {1: State.AVAILABLE, 2: State.AVAILABLE}
+            await served.unload("a")
+            await served.serve([models.source("b")])
+            assert served.names == ("b",)
+            await served.serve([models.source("a"), models.source("b")])
+            assert models.answer(served, "a") == "a/2"
 
     asyncio.run(check())
 
@@ -85,13 +85,13 @@ def test_a_model_can_be_unloaded_while_it_is_loading(models: Any) -> None:
     models.put("a/1", load_delay=0.3)
 
     async def check() -> None:
-        async with models.serving(models.source("a", poll_seconds=0.0)) as catalog:
-            await models.until(lambda: catalog.is_loading)
-            await catalog.unload("a")
+        async with models.serving(models.source("a", poll_seconds=0.0)) as served:
+            await models.until(lambda: served.is_loading)
+            await served.unload("a")
             assert models.is_closed("a/1")
-            assert states(catalog, "a") == {1: State.END}
-            await catalog.load("a")
-            assert models.answer(catalog, "a") == "a/1"
+            assert states(served, "a") == {1: State.END}
+            await served.load("a")
+            assert models.answer(served, "a") == "a/1"
 
     asyncio.run(check())
 
@@ -100,16 +100,16 @@ def test_loading_tells_what_fails(models: Any) -> None:
     models.put("a/1")
 
     async def check() -> None:
-        async with models.ready(models.source("a")) as catalog:
+        async with models.ready(models.source("a")) as served:
             models.put("a/2", fail_load="no weights")
             with pytest.raises(ModelLoadFailed, match="no weights"):
-                await catalog.load("a")
-            assert models.answer(catalog, "a") == "a/1"
+                await served.load("a")
+            assert models.answer(served, "a") == "a/1"
             (models.folder / "a").rename(models.folder / "away")
-            await catalog.unload("a")
+            await served.unload("a")
             with pytest.raises(Unavailable, match="a has no version in"):
-                await catalog.load("a")
-            for change in (catalog.load, catalog.unload):
+                await served.load("a")
+            for change in (served.load, served.unload):
                 with pytest.raises(NotFound, match="this server has 'a'"):
                     await change("c")
 
@@ -120,10 +120,10 @@ def test_unloading_twice_and_loading_twice_change_nothing(models: Any) -> None:
     models.put("a/1")
 
     async def check() -> None:
-        async with models.ready(models.source("a")) as catalog:
-            await asyncio.gather(catalog.unload("a"), catalog.unload("a"))
-            assert states(catalog, "a") == {1: State.END}
-            await asyncio.gather(catalog.load("a"), catalog.load("a"))
-            assert models.answer(catalog, "a") == "a/1"
+        async with models.ready(models.source("a")) as served:
+            await asyncio.gather(served.unload("a"), served.unload("a"))
+            assert states(served, "a") == {1: State.END}
+            await asyncio.gather(served.load("a"), served.load("a"))
+            assert models.answer(served, "a") == "a/1"
 
     asyncio.run(check())

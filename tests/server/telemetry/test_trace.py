@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from mlserve.server.request import OK, Purpose, RequestRecord, Route, StageTimes, trace_of
-from mlserve.server.telemetry.telemetry import grpc_route, rest_route
+from mlserve.server.request import OK, Purpose, RequestRecord, Route, StageTimes, Trace
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ROUTE = Route("rest", "tfs", Purpose.PREDICT, "POST /v1/models/m:predict")
@@ -23,7 +22,7 @@ def arrived(**headers: str) -> RequestRecord:
     [f"00-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01-what-comes-later"],
 )
 def test_the_caller_s_trace_goes_on(header: str) -> None:
-    trace = trace_of(header)
+    trace = Trace.from_header(header)
     assert (trace.trace_id, trace.parent_id, trace.flags) == (TRACE, SPAN, "01")
     assert trace.span_id != SPAN
     assert trace.traceparent == f"00-{TRACE}-{trace.span_id}-01"
@@ -46,11 +45,11 @@ def test_the_caller_s_trace_goes_on(header: str) -> None:
     ],
 )
 def test_what_is_none_begins_a_trace(header: str | None) -> None:
-    trace = trace_of(header)
+    trace = Trace.from_header(header)
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", trace.traceparent)
     assert trace.trace_id not in (TRACE, "0" * 32)
     assert trace.parent_id == ""
-    assert trace_of(header).trace_id != trace.trace_id
+    assert Trace.from_header(header).trace_id != trace.trace_id
 
 
 def test_a_sane_id_is_kept() -> None:
@@ -71,42 +70,3 @@ def test_an_answer_has_all_times_and_an_error_those_that_were_reached() -> None:
     assert dict(record.headers())["server-timing"] == (
         "queue;dur=1.234, decode;dur=0.500, run;dur=0.000, encode;dur=0.000"
     )
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "api", "kind"),
-    [
-        ("POST", "/v1/models/m:predict", "tfs", "predict"),
-        ("POST", "/V1/models/m/versions/7:Predict", "tfs", "predict"),
-        ("POST", "/v2/models/m/infer", "oip", "predict"),
-        ("GET", "/v2/models/m/versions/7/infer", "oip", "predict"),
-        ("GET", "/v1/models/m", "tfs", "probe"),
-        ("GET", "/v1/models/m/versions/7", "tfs", "probe"),
-        ("GET", "/v1/models/m/metadata", "tfs", "metadata"),
-        ("HEAD", "/v2/health/ready", "oip", "probe"),
-        ("GET", "/v2/models/m/ready", "oip", "probe"),
-        ("GET", "/v2", "oip", "metadata"),
-        ("GET", "/v2/models/m", "oip", "metadata"),
-        ("GET", "/metrics", "", "probe"),
-        ("POST", "/metrics", "", "other"),
-        ("GET", "/wp-login.php", "", "other"),
-    ],
-)
-def test_where_an_http_request_belongs(method: str, path: str, api: str, kind: str) -> None:
-    assert rest_route(method, path) == Route("rest", api, Purpose(kind), f"{method} {path}")
-
-
-@pytest.mark.parametrize(
-    ("service", "method", "api", "kind"),
-    [
-        ("tensorflow.serving.PredictionService", "Predict", "tfs", "predict"),
-        ("tensorflow.serving.ModelService", "GetModelStatus", "tfs", "probe"),
-        ("inference.GRPCInferenceService", "ModelInfer", "oip", "predict"),
-        ("inference.GRPCInferenceService", "ServerReady", "oip", "probe"),
-        ("inference.GRPCInferenceService", "ModelMetadata", "oip", "metadata"),
-        ("no.such.Service", "Predict", "", "other"),
-    ],
-)
-def test_where_a_call_belongs(service: str, method: str, api: str, kind: str) -> None:
-    path = f"/{service}/{method}"
-    assert grpc_route(path) == Route("grpc", api, Purpose(kind), path)

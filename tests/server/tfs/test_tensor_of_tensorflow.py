@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mlserve.errors import InvalidInput
-from mlserve.server.tfs.tensor_proto import to_array
+from mlserve.server.tfs.tensor_proto import Expansion, to_array
+from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
 from mlserve.wire.proto.framework_pb2 import TensorProto
 
@@ -46,7 +47,7 @@ def test_what_both_read_is_the_same_and_we_refuse_only_what_would_be_lost() -> N
 
     def ours(proto: TensorProto) -> tuple[Any, str]:
         try:
-            return to_array("x", proto), ""
+            return to_array("x", proto, Expansion(DEFAULT_SETTINGS.expanded_bytes)), ""
         except InvalidInput as error:
             return None, error.message
 

@@ -12,9 +12,16 @@ from hypothesis.extra import numpy as hnp
 
 from mlserve.errors import InvalidInput
 from mlserve.server.tensors import NUMPY
-from mlserve.server.tfs.tensor_proto import Expansion, from_array, to_array
+from mlserve.server.tfs import tensor_proto
+from mlserve.server.tfs.tensor_proto import Expansion, from_array
+from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
 from mlserve.wire.proto.framework_pb2 import TensorProto
+
+
+def to_array(name: str, proto: TensorProto, room: Expansion | None = None) -> Any:
+    return tensor_proto.to_array(name, proto, room or Expansion(DEFAULT_SETTINGS.expanded_bytes))
+
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 DTYPES = st.sampled_from(list(DType))

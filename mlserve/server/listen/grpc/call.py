@@ -308,6 +308,7 @@ class PlainMethod:
     serve: Callable[[GrpcCall], Coroutine[Any, Any, None]]
     most_bytes: int
     needs_token: bool
+    route: None = None
 
     def begin(self, call: GrpcCall) -> None:
         """Runs the coroutine."""

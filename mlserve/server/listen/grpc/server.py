@@ -16,6 +16,7 @@ from mlserve.server.listen.grpc.call import Context, GrpcCall
 from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.messages import check_encoding
 from mlserve.server.listen.grpc.status import GrpcStatus
+from mlserve.server.request import Route
 from mlserve.settings import ServerSettings, flag_of
 
 _RESERVE = 16
@@ -31,6 +32,10 @@ _USUAL_CALL = 8 * 2**10
 
 class Method(Protocol):
     """A method of a service."""
+
+    @property
+    def route(self) -> Route | None:
+        """What its calls are counted as; None where nobody counts them."""
 
     @property
     def most_bytes(self) -> int | None:
@@ -51,7 +56,7 @@ class GrpcServer:
         self,
         settings: ServerSettings,
         memory: BodyMemory,
-        check: Callable[[Context], None] | None,
+        check: Callable[[Context, Route | None], None] | None,
     ) -> None:
         self.memory = memory
         self.head_timeout = settings.header_timeout
@@ -83,7 +88,7 @@ class GrpcServer:
         path = call.context.path
         method = self._methods.get(path)
         if self._check is not None and (method is None or method.needs_token):
-            self._check(call.context)
+            self._check(call.context, None if method is None else method.route)
         is_small = method is not None and method.most_bytes is not None
         if connection.is_extra and not is_small and not self._has_room_for(connection):
             raise GrpcStatus("UNAVAILABLE", f"{self.full}, all at work")

@@ -7,17 +7,18 @@ and large responses are written on the worker's thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput, MlserveError, Overloaded
+from mlserve.server.engine.engine import Engine
 from mlserve.server.errors import as_known_error, error_text
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.call import Context, GrpcCall
 from mlserve.server.listen.grpc.status import GrpcStatus
-from mlserve.server.request import RequestRecord, Route
-from mlserve.server.telemetry.telemetry import Telemetry, grpc_route
+from mlserve.server.request import Purpose, RequestRecord, Route
+from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.wire.errors import grpc_status
 from mlserve.wire.headers import RETRY_PUSHBACK_MS
 
@@ -28,8 +29,22 @@ _CLIENT_FIRST = 0.05
 
 BytesMethod = Callable[[bytes, Context], Awaitable[bytes]]
 """Takes the bytes of a call's message, and gives those of its answer. Raises MlserveError."""
-Admit = Callable[[Deadline], None]
-"""What refuses a call by its headers alone. Raises MlserveError."""
+Methods = Mapping[Purpose, Mapping[str, BytesMethod]]
+"""The methods of a service by their names, under what they are for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A gRPC service of the protocol `api`.
+
+    Those of its methods that are `health` need no token, and take messages that are so small that
+    nobody counts them.
+    """
+
+    name: str
+    api: str
+    methods: Methods
+    health: Collection[str] = ()
 
 
 def deadline_of(context: Context, default: float) -> Deadline:
@@ -41,31 +56,31 @@ def deadline_of(context: Context, default: float) -> Deadline:
 
 @dataclass(frozen=True, slots=True)
 class UnaryMethod:
-    """A method of one message each way, with its errors turned into status codes.
-
-    `admit` refuses a call before a byte of its message is taken.
-    """
+    """A method of one message each way, with its errors turned into status codes."""
 
     respond: BytesMethod
     route: Route
+    engine: Engine
     telemetry: Telemetry
     in_flight: InFlight
-    admit: Callable[[Context], None] | None
     most_bytes: int | None
     needs_token: bool
 
     def begin(self, call: GrpcCall) -> None:
-        """Lets the call in. Raises GrpcStatus."""
+        """Lets the call in, or refuses it before a byte of its message is taken.
+
+        Raises GrpcStatus.
+        """
         record = self.telemetry.begin(self.route, header_of(call.context))
-        taken = self.in_flight.take()
+        self.in_flight.take(record)
 
         def end() -> None:
-            self.in_flight.answered(taken)
+            self.in_flight.answered(record)
             self.telemetry.end(record)
 
         try:
-            if self.admit is not None:
-                self.admit(call.context)
+            if self.route.purpose is Purpose.PREDICT:
+                self.engine.admit(deadline_of(call.context, self.engine.default_timeout))
         except MlserveError as error:
             refusal = status_of(error, record)
             end()
@@ -94,37 +109,26 @@ class UnaryMethod:
             call.answer(response)
 
 
-def service(
-    name: str,
-    methods: Mapping[str, BytesMethod],
-    telemetry: Telemetry,
-    in_flight: InFlight,
-    *,
-    admit: Mapping[str, Callable[[Context], None]] | None = None,
-    health: Collection[str] = (),
+def unary_methods(
+    services: Iterable[Service], engine: Engine, telemetry: Telemetry, in_flight: InFlight
 ) -> dict[str, UnaryMethod]:
-    """The methods of the service of that full name, by their own full names.
-
-    `admit` looks at the calls of some by their headers. Those of `health` need no token, and take
-    messages that are so small that nobody counts them.
-    """
-    return {
-        f"/{name}/{method}": UnaryMethod(
-            respond,
-            grpc_route(f"/{name}/{method}"),
-            telemetry,
-            in_flight,
-            (admit or {}).get(method),
-            FEW_BYTES if method in health else None,
-            method not in health,
-        )
-        for method, respond in methods.items()
-    }
-
-
-def admission(admit: Admit, default_timeout: float) -> Callable[[Context], None]:
-    """What asks that of each call, with its deadline, before its message is taken."""
-    return lambda context: admit(deadline_of(context, default_timeout))
+    """The methods of these services by their full names."""
+    methods = {}
+    for service in services:
+        for purpose, responds in service.methods.items():
+            for name, respond in responds.items():
+                path = f"/{service.name}/{name}"
+                is_health = name in service.health
+                methods[path] = UnaryMethod(
+                    respond,
+                    Route("grpc", service.api, purpose, path),
+                    engine,
+                    telemetry,
+                    in_flight,
+                    FEW_BYTES if is_health else None,
+                    not is_health,
+                )
+    return methods
 
 
 def status_of(error: MlserveError, record: RequestRecord) -> GrpcStatus:

@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from mlserve.server.tensors import NUMPY
-from mlserve.server.tfs.tensor_proto import to_array
+from mlserve.server.tfs import tensor_proto
+from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
 from mlserve.wire.proto.serving_pb2 import (
     GetModelMetadataRequest,
@@ -27,6 +28,11 @@ from mlserve.wire.proto.serving_pb2 import (
 )
 
 IMAGES = np.array([b"one", b"two"], object), DType.BYTES
+
+
+def to_array(name: str, proto: Any) -> Any:
+    room = tensor_proto.Expansion(DEFAULT_SETTINGS.expanded_bytes)
+    return tensor_proto.to_array(name, proto, room)
 
 
 def failure(call: Any) -> tuple[grpc.StatusCode, str]:
