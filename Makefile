@@ -15,7 +15,7 @@ SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export]' -e plugins/model-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo foreign test test-docker test-fast fuzz lint format bench parity \
+.PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench parity \
 	reference terminal protos changelog clean
 
 # A line that begins with `##@` is a heading of the help.
@@ -47,15 +47,19 @@ demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, st
 foreign: $(VENV)/installed-dev ## Build the environments of the third-party servers of the tests
 	$(BIN)/python tests/foreign/build.py
 
-test: $(VENV)/installed-dev foreign ## Run the whole suite and print the coverage
+test: $(VENV)/installed-dev foreign ## Run the whole suite
+	$(PYTEST) $(SPREAD) -m 'not alone' $(ARGS)
+	$(PYTEST) -m alone $(ARGS)
+
+coverage: $(VENV)/installed-dev foreign ## Run the whole suite and print what it covers: half as long again
 	$(PYTEST) $(SPREAD) -m 'not alone' --cov --cov-report= $(ARGS)
 	$(PYTEST) -m alone --cov --cov-append --cov-report=term $(ARGS)
 
 test-docker: $(VENV)/installed-dev ## Run what needs a Docker engine: build the images, run them
 	$(PYTEST) -m docker $(ARGS)
 
-test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow and waits for nothing: under a minute
-	$(PYTEST) $(SPREAD) -m 'not slow' $(ARGS)
+test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow and starts no server: under a minute
+	$(PYTEST) $(SPREAD) -m 'not server and not tensorflow' $(ARGS)
 
 fuzz: $(VENV)/installed-dev ## Compare both decoders on 10,000 damaged images (ARGS='--seed 1')
 	$(BIN)/python tests/fuzz/compare_decoders.py $(ARGS)

@@ -1,11 +1,20 @@
-"""Which tests stay together when pytest-xdist spreads the suite over processes."""
+"""What all tests share: a home of their own, the command, and who stays together in a process."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+pytest.register_assert_rewrite("tests.harness")
+from tests.harness.command import Command  # noqa: E402
+
+STARTERS = frozenset(("cli", "command", "launch", "server", "servers", "start", "start_echo"))
+"""The fixtures that start processes."""
 
 
 class _ByFile(LoadScopeScheduling):
@@ -19,3 +28,36 @@ class _ByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
     """What spreads the tests. Not `--dist loadgroup`: pytest 9.2 does not show it the groups."""
     return _ByFile(config, log)
+
+
+def pytest_configure() -> None:
+    """Lets the commands that tests start be interrupted.
+
+    A shell starts what it runs in the background with SIGINT ignored, and every process below would
+    inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what asks for a fixture that starts a process, so that nobody has to think of it."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not STARTERS.isdisjoint(item.fixturenames):
+            item.add_marker("server")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that MLSERVE_HOME names, for this test and the processes it starts."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("MLSERVE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def cli(home: Path, tmp_path: Path) -> Iterator[Command]:  # noqa: ARG001 - its records
+    """The command line. Every process that it or its servers started is gone after the test."""
+    command = Command(tmp_path)
+    yield command
+    command.end()

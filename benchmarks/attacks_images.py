@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 
-from mlserve.testing.image_files import png_chunk
+from mlserve.testing.images import png_chunk
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MIB = 2**20

@@ -3,7 +3,7 @@
 ONNX Runtime with efficientnet_lite0 (random weights), two threads. 10,000 corrupt images, 100
 clients killed in mid-request, 200 idle and 50 dripping connections: memory within 10 % of before,
 the next good request answered, nothing in the log but what was meant. 20 stops under load: not one
-accepted request lost (`mlserve.testing.load` says what that means). And the attacks of
+accepted request lost (`tests.harness.load` says what that means). And the attacks of
 `attacks.py`, each with its peak of memory and the longest wait of a health check. About a quarter
 of an hour.
 
@@ -34,9 +34,9 @@ from attacks import outcomes
 from served_model import BACKEND, IMAGE, MODEL, exported
 
 from mlserve.artifact import Artifact
-from mlserve.testing.load import Load
 from mlserve.testing.processes import ServerProcess, launched, wait_until
 from mlserve.testing.questions import as_base64, predict_method, request_of
+from tests.harness.load import Load
 
 MOST_GROWTH = 1.10
 WARM_UP = 200

@@ -57,6 +57,7 @@ def test_a_hint_installs_all_of_ours_that_an_extra_needs(name: str) -> None:
                 assert f"-e '{CHECKOUT / FOLDERS[needed.name]}[{own}]'" in command
 
 
+@pytest.mark.server
 def test_a_hint_is_a_command_that_pip_takes(tmp_path: Path) -> None:
     command = install_command(f"{CORE}[server]").removeprefix("pip ")
     done = subprocess.run(
@@ -91,7 +92,7 @@ def _metadata(wheel: Path) -> Message:
         return message_from_bytes(archive.read(name))
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @NAMES
 def test_a_wheel_brings_its_readme_its_licence_and_what_it_runs_on(
     wheels: dict[str, Path], name: str
@@ -110,7 +111,7 @@ def test_a_wheel_brings_its_readme_its_licence_and_what_it_runs_on(
     assert "Programming Language :: Python :: 3.11" in metadata.get_all("Classifier", [])
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @NAMES
 def test_a_wheel_fits_this_version_of_the_others_and_no_later_line(
     wheels: dict[str, Path], name: str
@@ -121,7 +122,7 @@ def test_a_wheel_fits_this_version_of_the_others_and_no_later_line(
             assert "0.2.0" not in needed.specifier, needed
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_what_came_from_a_wheel_names_the_wheels_beside_it(
     wheels: dict[str, Path], tmp_path: Path
 ) -> None:

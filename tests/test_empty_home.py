@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 BACKENDS = ("tfserving", "onnxruntime")
 MODEL = """
 import keras

@@ -26,12 +26,12 @@ from mlserve.artifact import Artifact
 from mlserve.errors import MlserveError
 from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType
-from mlserve.testing.asked import APIS, PHOTO, Asked, ask_command, ask_grpc, ask_rest
 from mlserve.testing.processes import ServerProcess, launched, wait_until
 from mlserve.testing.questions import predict_method
 from mlserve.wire.proto.serving_pb2 import PredictRequest
+from tests.harness.requests import APIS, PHOTO, Asked, ask_command, ask_grpc, ask_rest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROTOCOLS = ("grpc", "rest")
 

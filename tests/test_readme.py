@@ -60,7 +60,8 @@ def _environment(*, path: str) -> dict[str, str]:
     return {**inherited, "PATH": path}
 
 
-@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.server
 def test_the_demo_prints_sorrel_from_real_weights() -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

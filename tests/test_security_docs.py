@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_NAMED = re.compile(r"`((?:tests|plugins)/[\w/]+\.py)?(?:::(test_\w+))?`")
+_NAMED = re.compile(r"`((?:tests|plugins)/[\w/-]+\.py)?(?:::(test_\w+))?`")
 
 
 def test_each_test_that_the_table_names_is_there() -> None:

@@ -24,6 +24,7 @@ WRONG = (
 EACH = pytest.mark.parametrize(("name", "value", "said"), WRONG, ids=[row[0] for row in WRONG])
 
 
+@pytest.mark.server
 @EACH
 def test_a_flag_of_the_server(name: str, value: Any, said: str) -> None:
     done = subprocess.run(
@@ -41,6 +42,7 @@ def test_a_flag_of_the_server(name: str, value: Any, said: str) -> None:
     assert "ERROR hint: " in done.stderr
 
 
+@pytest.mark.server
 @EACH
 def test_an_option_of_up(name: str, value: Any, said: str, home: Path) -> None:
     done = subprocess.run(

@@ -105,11 +105,17 @@ class ServesForeignClients(GivenServer):
         (image,), (label,) = about["inputs"], about["outputs"]
         assert (image["name"], image["datatype"]) == ("image", "BYTES")
         assert (label["name"], label["datatype"]) == ("output_0", "BYTES")
-        assert [int(size) for size in image["shape"]] == [-1]
+        assert [[int(size) for size in tensor["shape"]] for tensor in (image, label)] == [
+            [-1],
+            [-1],
+        ]
 
-    def test_triton_gets_the_label(self, infer: Ask, image: bytes, label: str) -> None:
-        answer = infer(image)
+    def test_triton_gets_the_label(self, triton: Any, infer: Ask, image: bytes, label: str) -> None:
+        module, _ = triton
+        answer = infer(image, request_id="42")
         assert answer.as_numpy("output_0").tolist() == [label.encode()]
+        response = answer.get_response()
+        assert (response.id if module.__name__.endswith("grpc") else response["id"]) == "42"
         assert infer(image, image).as_numpy("output_0").tolist() == [label.encode()] * 2
 
     def test_triton_gets_the_answer_of_another_signature(

@@ -11,7 +11,7 @@ from mlserve.artifact import Artifact
 from mlserve.backend import Backend, LoadOptions, Runner
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 from mlserve.testing.processes import ServerProcess, launched
 
 

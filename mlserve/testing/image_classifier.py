@@ -22,8 +22,7 @@ from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import LABELS, expected_input, expected_scores
 from mlserve.testing.given import GivenBackend
-from mlserve.testing.image_files import noise, plain, saved
-from mlserve.testing.images import BAD, ODD, Answered, Refused, decoded
+from mlserve.testing.images import BAD, ODD, Answered, Refused, decoded, noise, plain, saved
 
 Answer = dict[str, Any]
 TOLERANCE = 1e-4

@@ -18,7 +18,7 @@ from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import LABELS
 from mlserve.testing.given import GivenServer
 from mlserve.testing.image_classifier import ask
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 from mlserve.testing.processes import ServerProcess, launched
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,13 +33,26 @@ def wait_until(condition: Callable[[], T | None], timeout: float = START_SECONDS
 
 
 class ServerProcess:
-    """A running `python -m mlserve.server`. `grpc` and `rest` are its addresses, `host:port`."""
+    """A running `python -m mlserve.server`."""
 
     def __init__(self, process: subprocess.Popen[bytes], model: str, log_path: Path) -> None:
         self.process = process
         self.model = model
-        self._log_path = log_path
-        self.grpc, self.rest = wait_until(self._addresses)
+        self.log_path = log_path
+
+    @property
+    def grpc(self) -> str:
+        """The gRPC port as `host:port`; waits until the server listens."""
+        return self._addresses[0]
+
+    @property
+    def rest(self) -> str:
+        """The REST port as `host:port`; waits until the server listens."""
+        return self._addresses[1]
+
+    def wait_listening(self) -> None:
+        """Returns when both ports are open; an AssertionError when the server ends before."""
+        assert self._addresses
 
     def endpoint(self, protocol: str) -> str:
         """Where to point a client: `protocol` is "grpc" or "rest"."""
@@ -50,7 +64,7 @@ class ServerProcess:
 
     def log(self) -> str:
         """What the server has written to its log so far."""
-        return self._log_path.read_text()
+        return self.log_path.read_text()
 
     def state(self, version: int) -> str:
         """The state of that version; empty when the server does not know it."""
@@ -66,8 +80,12 @@ class ServerProcess:
         """Returns when that version is served."""
         wait_until(lambda: self.state(version) == "AVAILABLE")
 
-    def _addresses(self) -> tuple[str, str] | None:
-        found = re.search(r"listening grpc=(\S+) rest=(\S+)\n", self.log())
+    @cached_property
+    def _addresses(self) -> tuple[str, str]:
+        return wait_until(self._read_addresses)
+
+    def _read_addresses(self) -> tuple[str, str] | None:
+        found = re.search(r"listening grpc=(\S+) rest=([^\s\"]+)[\"\n]", self.log())
         assert found or self.process.poll() is None, self.log()
         return (found[1], found[2]) if found else None
 
@@ -83,16 +101,24 @@ def launched(
     argv = [python, "-m", "mlserve.server", *served, *base_path, *ports, *options]
     with tempfile.TemporaryDirectory(prefix="mlserve-test-") as folder:
         log_path = Path(folder) / "log"
-        with log_path.open("wb") as log, subprocess.Popen(argv, stderr=log, cwd=folder) as process:
-            try:
-                yield ServerProcess(process, artifact.model, log_path)
-            finally:
-                _stop(process)
+        with (
+            log_path.open("wb") as log,
+            subprocess.Popen(argv, stderr=log, cwd=folder) as process,
+            stopping(process),
+        ):
+            server = ServerProcess(process, artifact.model, log_path)
+            server.wait_listening()
+            yield server
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+@contextmanager
+def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stops the process at the end of the block; kills it when it does not drain in time."""
     try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()

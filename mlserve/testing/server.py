@@ -20,7 +20,7 @@ from mlserve.client import Client
 from mlserve.client.endpoint import Api
 from mlserve.errors import DeadlineExceeded, InvalidInput, MlserveError, NotFound, Unavailable
 from mlserve.testing.given import GivenServer
-from mlserve.testing.image_files import noise, saved
+from mlserve.testing.images import noise, saved
 from mlserve.testing.processes import ServerProcess, launched, wait_until
 from mlserve.testing.questions import as_base64, predict_method, request_of
 from mlserve.testing.relay import Pass, drip, relayed, stall

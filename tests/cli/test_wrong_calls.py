@@ -191,7 +191,7 @@ def test_each_command_prints_its_data_as_text_or_json() -> None:
             assert hint.startswith("choose text"), name
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize("words", [("serve",), ("predict",), ("ps", "--bogus"), ("up", "-x")])
 def test_a_real_process_says_it_on_stderr_and_ends_with_2(words: tuple[str, ...]) -> None:
     argv = [sys.executable, "-m", "mlserve", *words]

@@ -13,7 +13,7 @@ import trustme
 from mlserve.client import Client, Tls
 from mlserve.errors import AccessDenied, MlserveError, Unavailable, UsageError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 TOKEN = "s3cret"
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -84,7 +84,7 @@ def misnamed(start_echo: Any, files: Files) -> Any:
 
 
 def _endpoint(server: Any, protocol: str) -> str:
-    return f"grpcs://{server.grpc}" if protocol == "grpc" else str(server.rest)
+    return f"grpcs://{server.grpc}" if protocol == "grpc" else server.endpoint("rest")
 
 
 def _refusal(endpoint: str, **options: Any) -> MlserveError:
@@ -134,7 +134,7 @@ def test_the_certificate_itself_can_be_trusted(secure: Any, files: Files, protoc
 
 @PROTOCOLS
 def test_plain_words_to_a_tls_port(secure: Any, protocol: str) -> None:
-    endpoint = secure.grpc if protocol == "grpc" else secure.rest.replace("https", "http")
+    endpoint = secure.grpc if protocol == "grpc" else f"http://{secure.rest}"
     error = _refusal(endpoint, token=TOKEN)
 
     assert isinstance(error, Unavailable)
@@ -177,7 +177,7 @@ def test_a_certificate_for_another_host(mutual: Any, files: Files, protocol: str
 )
 def test_a_command_says_what_is_wrong_with_the_certificate(
     request: pytest.FixtureRequest,
-    mlserve: Any,
+    cli: Any,
     files: Files,
     photo: Path,
     protocol: str,
@@ -190,8 +190,8 @@ def test_a_command_says_what_is_wrong_with_the_certificate(
     # `compare` has no option for the authority: it trusts whom the system trusts.
     env = {"SSL_CERT_FILE": str(files.ca), "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(files.ca)}
     words = {"predict": [photo, "--endpoint", endpoint], "compare": [endpoint, endpoint, photo]}
-    outcome = mlserve(command, *words.get(command, ["--endpoint", endpoint]), **env)
-    assert outcome.code == 2, outcome.stderr
+    outcome = cli(command, *words.get(command, ["--endpoint", endpoint]), env=env)
+    assert outcome.returncode == 2, outcome.stderr
     error, *_, last = outcome.stderr.splitlines()
     assert error.startswith("error: the certificate of the server at ")
     assert told in error
@@ -225,23 +225,23 @@ def test_files_that_are_none(tmp_path: Path, files: Files, protocol: Any, wrong:
 
 @PROTOCOLS
 def test_the_options_of_the_commands(
-    mlserve: Any, secure: Any, files: Files, photo: Path, protocol: str
+    cli: Any, secure: Any, files: Files, photo: Path, protocol: str
 ) -> None:
     target = ["--endpoint", _endpoint(secure, protocol), "--timeout", 20]
     options = [*target, "--token-file", files.token, "--tls-ca", files.ca]
     variables = {"MLSERVE_TOKEN": TOKEN, "MLSERVE_TLS_CA": str(files.ca)}
-    assert mlserve("predict", photo, *options).stdout == "sorrel\n"
-    assert mlserve("metadata", *options).code == 0
-    assert mlserve("status", *target, **variables).code == 0
+    assert cli("predict", photo, *options).stdout == "sorrel\n"
+    assert cli("metadata", *options).returncode == 0
+    assert cli("status", *target, env=variables).returncode == 0
 
-    denied = mlserve("predict", photo, *target, "--tls-ca", files.ca)
-    assert denied.code == 2
+    denied = cli("predict", photo, *target, "--tls-ca", files.ca)
+    assert denied.returncode == 2
     assert "--token-file FILE" in denied.stderr
 
 
-def test_a_token_in_the_clear_is_warned_of(mlserve: Any, files: Files, photo: Path) -> None:
+def test_a_token_in_the_clear_is_warned_of(cli: Any, files: Files, photo: Path) -> None:
     target = ["--endpoint", "no-such-host.invalid:8500", "--timeout", 2]
-    outcome = mlserve("predict", photo, *target, "--token-file", files.token)
+    outcome = cli("predict", photo, *target, "--token-file", files.token)
 
     first = outcome.stderr.splitlines()[0]
     assert first.startswith("warning: the token is sent to no-such-host.invalid:8500 unencrypted")

@@ -12,7 +12,7 @@ import trustme
 from mlserve.client import Client, Tls, forks
 from mlserve.errors import AccessDenied, MlserveError, NotFound, UsageError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 
@@ -72,7 +72,7 @@ def test_grpc_at_the_rest_port(
     echo: Any, monkeypatch: pytest.MonkeyPatch, *, is_forked: bool
 ) -> None:
     monkeypatch.setattr(forks, "_has_inherited_grpc", is_forked)
-    address = echo.rest.removeprefix("http://")
+    address = echo.rest
     error = _refusal(address)
 
     assert type(error) is UsageError
@@ -82,7 +82,7 @@ def test_grpc_at_the_rest_port(
 
 def test_the_other_port_of_a_server_that_speaks_tls(secure: Any, folder: Path) -> None:
     tls = Tls(ca=folder / "ca.pem")
-    rest = secure.rest.removeprefix("https://")
+    rest = secure.rest
 
     at_rest = _refusal(f"grpcs://{rest}", tls=tls)
     at_grpc = _refusal(f"https://{secure.grpc}", tls=tls)
@@ -99,7 +99,7 @@ def test_a_server_that_asks_for_a_certificate(
     mutual: Any, folder: Path, protocol: str, monkeypatch: pytest.MonkeyPatch, *, is_forked: bool
 ) -> None:
     monkeypatch.setattr(forks, "_has_inherited_grpc", is_forked)
-    endpoint = f"grpcs://{mutual.grpc}" if protocol == "grpc" else mutual.rest
+    endpoint = f"grpcs://{mutual.grpc}" if protocol == "grpc" else mutual.endpoint("rest")
     error = _refusal(endpoint, tls=Tls(ca=folder / "ca.pem"))
 
     assert type(error) is AccessDenied
@@ -111,7 +111,7 @@ def test_a_server_that_asks_for_a_certificate(
 def test_a_server_that_does_not_accept_the_certificate(
     mutual: Any, folder: Path, protocol: str
 ) -> None:
-    endpoint = f"grpcs://{mutual.grpc}" if protocol == "grpc" else mutual.rest
+    endpoint = f"grpcs://{mutual.grpc}" if protocol == "grpc" else mutual.endpoint("rest")
     tls = Tls(folder / "ca.pem", folder / "stranger.pem", folder / "stranger_key.pem")
     error = _refusal(endpoint, tls=tls)
 
@@ -120,12 +120,12 @@ def test_a_server_that_does_not_accept_the_certificate(
 
 
 def test_the_flag_is_named_on_the_command_line(
-    mutual: Any, folder: Path, photo: Path, mlserve: Any
+    mutual: Any, folder: Path, photo: Path, cli: Any
 ) -> None:
     command = ("predict", photo, "--tls-ca", folder / "ca.pem", "--timeout", "20")
-    done = mlserve(*command, "--endpoint", mutual.rest, "--model", "inception_v3")
+    done = cli(*command, "--endpoint", mutual.endpoint("rest"), "--model", "inception_v3")
 
-    assert done.code == 2
+    assert done.returncode == 2
     assert "hint: give one that it trusts with --tls-cert FILE and --tls-key FILE" in done.stderr
 
 

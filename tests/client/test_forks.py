@@ -27,7 +27,7 @@ from mlserve.errors import (
     Unavailable,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 _SCRIPT = Path(__file__).with_name("forking.py")

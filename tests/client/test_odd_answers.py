@@ -23,6 +23,7 @@ from mlserve.client.tfs_rest import TfsRest
 from mlserve.errors import InferenceFailed, bounded
 from mlserve.tensors import DType
 from mlserve.wire.proto import framework_pb2, inference_pb2, serving_pb2
+from tests.harness.faulty import answering
 
 KEYS = (
     *("outputs", "name", "datatype", "shape", "data", "parameters", "binary_data_size", "b64"),
@@ -87,17 +88,17 @@ def test_what_is_no_version_is_none(text: str) -> None:
     assert number_of(text) is None
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize(
     "header", ["Inference-Header-Content-Length", "x-mlserve-model-version", "Retry-After"]
 )
 @pytest.mark.parametrize("status", ["200 OK", "503 Service Unavailable"])
-def test_a_header_of_10000_digits_is_no_traceback(
-    faulty_once: Any, header: str, status: str
-) -> None:
+def test_a_header_of_10000_digits_is_no_traceback(faulty: Any, header: str, status: str) -> None:
     body = b'{"outputs": ["sorrel"]}'
     head = f"HTTP/1.1 {status}\r\n{header}: {'9' * 10_000}\r\nContent-Length: {len(body)}\r\n\r\n"
-    with Client(f"http://{faulty_once(head.encode() + body)}", model="m", api="tfs") as client:
+    with Client(
+        f"http://{faulty(answering(head.encode() + body))}", model="m", api="tfs"
+    ) as client:
         try:
             assert client.predict(b"x", timeout=5).version is None
         except Exception as error:  # noqa: BLE001 - any error of ours is as good
@@ -183,11 +184,11 @@ def test_the_text_of_a_stranger_is_cut_before_it_is_looked_at() -> None:
     assert len(bounded("x" * 50_000_000)) < 700
 
 
-def test_scores_that_are_no_numbers_are_named(faulty_once: Any) -> None:
+def test_scores_that_are_no_numbers_are_named(faulty: Any) -> None:
     body = json.dumps({"outputs": {"labels": [["a"]], "scores": [[10**4000]]}}).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with (
-        Client(f"http://{faulty_once(head + body)}", model="m", api="tfs") as client,
+        Client(f"http://{faulty(answering(head + body))}", model="m", api="tfs") as client,
         pytest.raises(InferenceFailed) as failed,
     ):
         client.predict(b"x", timeout=5)

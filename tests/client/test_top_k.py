@@ -12,7 +12,7 @@ import pytest
 
 from mlserve.client import Client
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 APIS = pytest.mark.parametrize("api", ["tfs", "oip"])
@@ -127,12 +127,12 @@ def test_an_export_of_before_there_was_a_ranking_gives_what_it_has_and_it_is_sai
 
 
 def test_the_command_line_says_it_once_on_stderr_and_in_json(
-    mlserve: Any, start: Any, photo: Path
+    cli: Any, start: Any, photo: Path
 ) -> None:
     endpoint = start(classes=2).endpoint("grpc")
     options = ["predict", photo, photo, "--endpoint", endpoint, "--top-k", "7"]
-    text, jsonl = mlserve(*options), mlserve(*options, "--output", "json")
-    assert text.code == 0
+    text, jsonl = cli(*options), cli(*options, "--output", "json")
+    assert text.returncode == 0
     assert text.stdout.count("zebra") == 2
     assert text.stderr == "note: 2 of the 7 best labels: the model has 2 classes\n"
     rows = jsonl.json()["predictions"]
@@ -140,10 +140,8 @@ def test_the_command_line_says_it_once_on_stderr_and_in_json(
     assert jsonl.stderr == text.stderr
 
 
-def test_the_command_line_prints_as_many_as_are_wanted(
-    mlserve: Any, start: Any, photo: Path
-) -> None:
+def test_the_command_line_prints_as_many_as_are_wanted(cli: Any, start: Any, photo: Path) -> None:
     endpoint = start(classes=MANY).endpoint("grpc")
-    outcome = mlserve("predict", photo, "--endpoint", endpoint, "--top-k", MANY)
-    assert (outcome.code, outcome.stderr) == (0, "")
+    outcome = cli("predict", photo, "--endpoint", endpoint, "--top-k", MANY)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
     assert len(outcome.stdout.splitlines()) == 1 + MANY

@@ -17,8 +17,9 @@ import pytest
 
 from mlserve.errors import ExitCode
 from mlserve.launch.records import read_records, select
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 EXACT = {"largest": 0.0, "mean": 0.0}
 
@@ -57,7 +58,7 @@ def test_json_holds_everything(cli: Any, export: Any, photos: Path) -> None:
     export(1)
     export(2, score=0.2, pixel=130)
 
-    found = cli.json("echo@1", "echo@2", photos, "--runs", "2", code=8)
+    found = cli.json("compare", "echo@1", "echo@2", photos, "--runs", "2", code=8)
 
     assert (found["same"], found["reference"], found["runs"]) == (False, "echo@1", 2)
     assert [image["file"] for image in found["images"]] == [
@@ -90,8 +91,8 @@ def test_the_tolerance_decides(cli: Any, export: Any, photos: Path) -> None:
     export(1)
     export(2, score=0.50048828125)
 
-    assert not cli.json("echo@1", "echo@2", photos, code=8)["same"]
-    assert cli.json("echo@1", "echo@2", photos, "--tolerance", "0.001")["same"]
+    assert not cli.json("compare", "echo@1", "echo@2", photos, code=8)["same"]
+    assert cli.json("compare", "echo@1", "echo@2", photos, "--tolerance", "0.001")["same"]
 
 
 def test_a_file_that_all_refuse_agrees(cli: Any, export: Any, photos: Path) -> None:
@@ -99,7 +100,7 @@ def test_a_file_that_all_refuse_agrees(cli: Any, export: Any, photos: Path) -> N
     export(1)
     export(2)
 
-    found = cli.json("echo@1", "echo@2", photos)
+    found = cli.json("compare", "echo@1", "echo@2", photos)
 
     row = found["images"][2]["targets"]["echo@2"]
     assert (row["label"], row["disagreement"]) == (None, None)
@@ -159,7 +160,7 @@ def test_endpoints_and_models_are_compared_together(
     export(2, label="donkey")
     targets = [endpoint("grpc"), endpoint("rest"), "echo@1", "echo@2"]
 
-    found = cli.json(*targets, photos, code=8)
+    found = cli.json("compare", *targets, photos, code=8)
 
     assert [target["name"] for target in found["targets"]] == targets
     assert [target["same_labels"] for target in found["targets"]] == [3, 3, 3, 1]
@@ -179,7 +180,7 @@ def test_endpoints_alone_are_asked_for_their_only_models(
     both = (endpoint("rest"), json.loads(up.stdout)["grpc"])
 
     for models in ((), ("--model", "m", "--model", "other")):
-        found = cli.json(*both, photos, *models)
+        found = cli.json("compare", *both, photos, *models)
         assert found["same"]
         assert [target["model"] for target in found["targets"]] == ["m", "other"]
     one_for_both = cli("compare", *both, photos, "--model", "m")
@@ -194,7 +195,7 @@ def test_a_file_name_that_is_no_text_is_printed_as_escapes(
     export(1)
     export(2, label="donkey")
 
-    found = cli.json("echo@1", "echo@2", photos, "--report", tmp_path / "r.html", code=8)
+    found = cli.json("compare", "echo@1", "echo@2", photos, "--report", tmp_path / "r.html", code=8)
     shown = cli("compare", "echo@1", "echo@2", photos)
 
     assert found["images"][2]["file"] == str(photos / "\\udcff.jpg")
@@ -240,7 +241,6 @@ def test_an_interrupt_leaves_nothing_behind(
     cli: Any,
     export: Any,
     photos: Path,
-    until: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     module: str,
@@ -255,7 +255,7 @@ def test_an_interrupt_leaves_nothing_behind(
     process = cli.start("compare", "echo@1", "echo@2", photos)
     mine = psutil.Process(process.pid)
 
-    children = until(lambda: found if len(found := _running(mine, module)) == 2 else None)
+    children = wait_until(lambda: found if len(found := _running(mine, module)) == 2 else None)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
 
@@ -280,6 +280,6 @@ def test_the_same_target_twice_shows_whether_it_is_steady(
 ) -> None:
     export(1)
 
-    found = cli.json("echo", "echo", photos)
+    found = cli.json("compare", "echo", "echo", photos)
 
     assert [target["name"] for target in found["targets"]] == ["echo@1", "echo@1 (2)"]

@@ -33,7 +33,8 @@ def test_the_published_table_shows_parity_on_images_of_every_kind() -> None:
         assert is_same == "yes", name
 
 
-@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.server
 @pytest.mark.timeout(900)
 def test_the_published_table_is_what_a_run_gives(tmp_path: Path) -> None:
     pytest.importorskip("mlserve_onnxruntime")

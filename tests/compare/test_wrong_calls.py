@@ -13,7 +13,7 @@ import pytest
 from mlserve.artifact import MANIFEST_NAME
 from mlserve.errors import ExitCode
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 
 @pytest.mark.parametrize(

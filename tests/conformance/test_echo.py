@@ -8,7 +8,7 @@ from mlserve.sources import Classifier
 from mlserve.testing import ConformsAsBackend, ConformsAsServer, ServesForeignClients
 from mlserve.testing.colours import colour_classifier
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 
 class _Echo:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 _PAGE = Path(__file__).parents[2] / "docs" / "write-a-backend.md"
 _BLOCK = re.compile(r"([^\n]+\n)+\n```(toml|python)\n(?P<content>.*?)```\n", re.DOTALL)
 _NAME = re.compile(r"`([\w/]+\.(?:py|toml))`")

@@ -18,8 +18,14 @@ from typing import NoReturn
 
 import pytest
 
-from mlserve.testing.containers import Engine, Run, containers
-from mlserve.testing.private_engine import BASE_IMAGE, private_engine, why_no_private_engine
+from tests.harness.engine import (
+    BASE_IMAGE,
+    Engine,
+    Run,
+    containers,
+    private_engine,
+    why_no_private_engine,
+)
 
 TREE = Path(__file__).parents[2]
 MODEL = "efficientnet_lite0"

@@ -20,10 +20,10 @@ import pytest
 
 import mlserve
 from mlserve.client import Client
-from mlserve.testing.containers import HARDENED, Container, Engine, Run, containers
 from mlserve.testing.processes import wait_until
+from tests.harness.engine import HARDENED, Container, Engine, Run, containers
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.timeout(900)]
 
 TREE = Path(__file__).parents[2]
 HORSE = TREE / "examples" / "horse.jpg"

@@ -57,7 +57,7 @@ def finding(done: subprocess.CompletedProcess[str], name: str) -> dict[str, Any]
     return next(found for found in findings if found["name"] == name)
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("prefixes", "package"),
     [
@@ -81,7 +81,7 @@ def test_doctor_names_each_package_that_the_server_lacks(
     assert f"the backend 'echo' cannot serve: {package} not installed" in up.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_plugins_knows_those_that_are_not_installed(without: Without) -> None:
     own = ("mlserve_onnx", "_editable_impl_mlserve_onnx")
     done = without(*own)("plugins", "--output", "json")

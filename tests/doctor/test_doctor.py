@@ -73,7 +73,7 @@ def named(findings: list[Finding], name: str) -> Finding:
     return next(found for found in findings if found.name == name)
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_machine_with_everything_passes_and_every_warning_has_its_fix(
     home: Path, hub: None
 ) -> None:
@@ -93,7 +93,7 @@ def test_a_machine_with_everything_passes_and_every_warning_has_its_fix(
     assert not home.exists()  # looking changes nothing
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_default_backend_that_is_broken_fails_and_says_how_to_go_on(
     installed: Installed, hub: None
 ) -> None:
@@ -110,7 +110,7 @@ def test_a_default_backend_that_is_broken_fails_and_says_how_to_go_on(
     assert done.stderr == ("the default path (export, up, predict) does not work here: 1 to fix\n")
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_nothing_heavy_is_imported() -> None:
     script = (
         "from mlserve.doctor.run import examine; examine(); import sys; print("
@@ -122,7 +122,7 @@ def test_nothing_heavy_is_imported() -> None:
     assert done.stdout == "set()\n", done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_package_that_does_not_get_what_it_declares_is_told_by_pip(installed: Installed) -> None:
     installed("toy", "1", "protobuf>=99", "toy-absent")
 
@@ -217,7 +217,7 @@ def test_a_network_that_does_not_answer_is_told_in_time(is_listening: bool) -> N
     assert "--model efficientnet_lite0" in (found.fix or "")
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_without_the_hub_the_default_path_needs_a_model_that_is_here(
     monkeypatch: pytest.MonkeyPatch, export
 ) -> None:
@@ -228,7 +228,7 @@ def test_without_the_hub_the_default_path_needs_a_model_that_is_here(
     assert [found.status for found in machine.look_at_network()] == [Status.WARN]
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_default_model_that_is_in_the_cache_needs_no_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -249,7 +249,7 @@ def test_a_default_model_that_is_in_the_cache_needs_no_network(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_deep_look_imports_in_other_processes(installed: Installed, tmp_path: Path) -> None:
     (tmp_path / "site" / "onnxruntime.py").write_text("raise ImportError('libcuda is absent')\n")
     (tmp_path / "site" / "tensorflow.py").write_text("")

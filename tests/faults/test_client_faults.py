@@ -15,7 +15,7 @@ from mlserve.errors import InvalidInput
 from mlserve.testing.processes import ServerProcess, wait_until
 from mlserve.testing.questions import predict_method
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROTOCOLS = ("grpc", "rest")
 PHOTO = b"\xff\xd8\xff a photo"
@@ -40,21 +40,21 @@ def connect(address: str) -> socket.socket:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_client_that_is_killed_gives_its_place_back(
-    echo: Any, predicting: Any, slow_request: Any, protocol: str
+    servers: Any, predicting: Any, slow_request: Any, protocol: str
 ) -> None:
     """It waits in the only place of the queue, and is never run."""
-    server = echo("--threads", "1", "--max-queue", "1")
+    server = servers("--threads", "1", "--max-queue", "1")
     with grpc.insecure_channel(server.grpc) as channel:
         running = predict_method(channel).future(slow_request(3), timeout=30)
-        wait_until(lambda: "slow" in echo.runs())
+        wait_until(lambda: "slow" in servers.model.runs())
         asking = predicting(server.endpoint(protocol), "--timeout", "60")
         wait_until(lambda: _is_full(server))
         asking.kill()
         wait_until(lambda: not _is_full(server))
         running.result()
-    before = echo.runs()
+    before = servers.model.runs()
     answers(server)
-    assert len(echo.runs()) == len(before) + 2
+    assert len(servers.model.runs()) == len(before) + 2
     assert "Traceback" not in server.log()
 
 
@@ -73,8 +73,8 @@ def _is_full(server: ServerProcess) -> bool:
             return False
 
 
-def test_idle_and_dripping_connections_take_nothing_from_others(echo: Any) -> None:
-    server = echo("--header-timeout", "2")
+def test_idle_and_dripping_connections_take_nothing_from_others(servers: Any) -> None:
+    server = servers("--header-timeout", "2")
     answers(server)
     before = resident(server)
     with ExitStack() as held:
@@ -95,8 +95,8 @@ def test_idle_and_dripping_connections_take_nothing_from_others(echo: Any) -> No
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_many_bad_images_cost_nothing(echo: Any, protocol: str) -> None:
-    server = echo()
+def test_many_bad_images_cost_nothing(servers: Any, protocol: str) -> None:
+    server = servers()
     with server.client(protocol) as client:
         for _ in range(50):
             with pytest.raises(InvalidInput):

@@ -18,7 +18,7 @@ import trustme
 from mlserve.artifact import Artifact
 from mlserve.testing.processes import launched
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PHOTO = b"\xff\xd8\xff a photo"
 MOST_LOG = 4000
@@ -26,17 +26,17 @@ MOST_LOG = 4000
 
 
 @pytest.fixture
-def few_files(echo: Any, tmp_path: Path) -> Any:
+def few_files(servers: Any, tmp_path: Path) -> Any:
     """Starts a server that may have 128 open files and cannot raise that."""
     script = tmp_path / "python"
     script.write_text(f'#!/bin/sh\nulimit -n 128\nexec {sys.executable} "$@"\n')
     script.chmod(0o755)
-    echo.put(1)
+    servers.model.put(1)
 
     def start(*options: str) -> Any:
-        artifact = Artifact.open(echo.base_path, "m", 1)
+        artifact = Artifact.open(servers.model.base_path, "m", 1)
         server = launched("echo", artifact, *options, python=str(script))
-        return echo.stack.enter_context(server)
+        return servers.stack.enter_context(server)
 
     return start
 
@@ -90,9 +90,9 @@ def test_clients_that_never_finish_a_handshake_leave_room_for_others(
     assert len(server.log()) < MOST_LOG
 
 
-def test_a_line_that_repeats_is_counted(echo: Any) -> None:
+def test_a_line_that_repeats_is_counted(servers: Any) -> None:
     """Each of these calls logs the same traceback."""
-    server = echo()
+    server = servers()
     body = {"signature_name": "crash", "inputs": {"seconds": [1.0]}}
     with httpx.Client(timeout=20) as client:
         for _ in range(200):

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 PHOTO = b"\xff\xd8\xff a photo"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -98,8 +98,8 @@ def flooded(address: str, what: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", FLOODS)
-def test_others_are_served_beside_a_flood(echo: Any, what: str) -> None:
-    server = echo()
+def test_others_are_served_beside_a_flood(servers: Any, what: str) -> None:
+    server = servers()
     process = psutil.Process(server.process.pid)
     with server.client("grpc") as client:
         client.predict(PHOTO, timeout=10)

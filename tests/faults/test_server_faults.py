@@ -20,7 +20,7 @@ from mlserve.client import Client
 from mlserve.errors import DeadlineExceeded, Unavailable
 from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROTOCOLS = ("grpc", "rest")
 PHOTO = b"\xff\xd8\xff a photo"
@@ -30,13 +30,13 @@ LATENESS = 0.25
 @pytest.mark.parametrize("attempts", ["1", "5"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_server_that_is_killed_in_mid_request(
-    echo: Any, predicting: Any, protocol: str, attempts: str
+    servers: Any, predicting: Any, protocol: str, attempts: str
 ) -> None:
     """Nobody takes its place: asking again does not help, and the outcome is the same."""
-    server = echo(delay=4)
-    before = len(echo.runs())
+    server = servers(delay=4)
+    before = len(servers.model.runs())
     asking = predicting(server.endpoint(protocol), "--timeout", "40", "--max-attempts", attempts)
-    wait_until(lambda: len(echo.runs()) > before)
+    wait_until(lambda: len(servers.model.runs()) > before)
     server.process.kill()
     stdout, stderr = asking.communicate(timeout=30)
     assert (asking.returncode, stdout) == (5, "")
@@ -45,8 +45,8 @@ def test_a_server_that_is_killed_in_mid_request(
 
 @pytest.mark.alone
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_server_that_is_frozen_does_not_hold_its_client(echo: Any, protocol: str) -> None:
-    server = echo()
+def test_a_server_that_is_frozen_does_not_hold_its_client(servers: Any, protocol: str) -> None:
+    server = servers()
     with server.client(protocol) as client:
         client.predict(PHOTO, timeout=10)
         server.process.send_signal(signal.SIGSTOP)
@@ -61,10 +61,10 @@ def test_a_server_that_is_frozen_does_not_hold_its_client(echo: Any, protocol: s
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_log_on_a_full_disk_does_not_stop_it(echo: Any, log_format: str) -> None:
-    echo.put(1)
+def test_a_log_on_a_full_disk_does_not_stop_it(servers: Any, log_format: str) -> None:
+    servers.model.put(1)
     argv = [sys.executable, "-m", "mlserve.server", "--backend", "echo", "--model", "m"]
-    argv += ["--base-path", str(echo.base_path), "--log-format", log_format]
+    argv += ["--base-path", str(servers.model.base_path), "--log-format", log_format]
     with ExitStack() as stack:
         ports = [stack.enter_context(socket.socket()) for _ in range(2)]
         for port in ports:
@@ -91,21 +91,21 @@ def _label(client: Client, process: subprocess.Popen[bytes]) -> str:
         return ""
 
 
-def test_its_folder_is_removed_and_comes_back(echo: Any) -> None:
+def test_its_folder_is_removed_and_comes_back(servers: Any) -> None:
     """What is loaded is served on while the base path cannot be read."""
-    server = echo(label="one")
-    shutil.rmtree(echo.base_path)
+    server = servers(label="one")
+    shutil.rmtree(servers.model.base_path)
     wait_until(lambda: "cannot be read" in server.log() or "No such file" in server.log())
     with server.client() as client:
         assert client.predict(PHOTO, timeout=10).label == "one"
-        echo.put(2, label="two")
+        servers.model.put(2, label="two")
         wait_until(lambda: client.predict(PHOTO, timeout=10).label == "two")
 
 
-def test_it_lives_on_without_file_descriptors(echo: Any) -> None:
+def test_it_lives_on_without_file_descriptors(servers: Any) -> None:
     """Connections take all it may have; once some are given back, it answers again."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    server = echo("--max-connections", "10000")
+    server = servers("--max-connections", "10000")
     used = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used + 20, limits[1]))
     host, _, port = server.rest.rpartition(":")

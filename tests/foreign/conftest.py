@@ -1,229 +1,32 @@
-"""Real servers of other projects, each a process in the environment that `make foreign` built.
+"""Real servers of other projects, started once a session on ports of the system's choice.
 
 Tests marked `foreign` run against them; where an environment could not be built they are skipped,
-with the reason. Servers and proxies start once a session, on ports of the system's choice.
+with the reason.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import runpy
-import shutil
-import socket
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mlserve.client import Client, Retries
-from mlserve.errors import MlserveError
-from mlserve.testing.image_files import plain
-from mlserve.testing.processes import wait_until
-
-HERE = Path(__file__).parent
-ENVIRONMENTS = SimpleNamespace(**runpy.run_path(str(HERE / "build.py")))
-MODELS = ("label", "scores", "slow", "broken", "loading")
-LOADED = MODELS[:-1]
-LABELS = ("red", "green", "blue")
-ONCE = Retries(max_attempts=1)
-
-
-def free_port() -> int:
-    """A port that the system has just given, for servers that cannot say which one they got."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-class ForeignServer:
-    """A server of another project with the models of `colours.py`, on the same ports each time."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
-        self.folder = folder
-        self.python = ENVIRONMENTS.environment(name) / "bin" / "python"
-        self.grpc_port, self.rest_port = free_port(), free_port()
-        self.gates = folder / "gates"
-        self.gates.mkdir(parents=True)
-        self.process: subprocess.Popen[bytes] | None = None
-        self._argv, self._surroundings = _LAYOUTS[name](self)
-
-    def endpoint(self, protocol: str) -> str:
-        if protocol == "grpc":
-            return f"127.0.0.1:{self.grpc_port}"
-        return f"http://127.0.0.1:{self.rest_port}"
-
-    def client(self, protocol: str, model: str, **options: Any) -> Client:
-        return Client(self.endpoint(protocol), model=model, **options)
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def begin(self) -> None:
-        """Starts the process, and waits for nothing."""
-        surroundings = {**os.environ, "MLSERVE_TEST_GATES": str(self.gates), **self._surroundings}
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(part) for part in self._argv],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env=surroundings,
-            )
-
-    def start(self) -> None:
-        """Starts the process, and returns when both ports answer for a model."""
-        self.begin()
-        wait_until(lambda: all(self._is_ready(protocol) for protocol in ("rest", "grpc")))
-
-    def kill(self) -> None:
-        """Ends the process as a crash does."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(20)
-
-    def close_gate(self, model: str) -> None:
-        (self.gates / f"{model}.closed").touch()
-
-    def open_gates(self) -> None:
-        for gate in self.gates.glob("*.closed"):
-            gate.unlink()
-
-    def clear(self) -> None:
-        """Opens all gates, and returns when nobody is behind one."""
-        self.open_gates()
-        for model in MODELS:
-            wait_until(lambda model=model: self._lines(model, "left") == self.entered(model))
-
-    def entered(self, model: str) -> int:
-        """How often the model has been run."""
-        return self._lines(model, "entered")
-
-    def _lines(self, model: str, what: str) -> int:
-        path = self.gates / f"{model}.{what}"
-        return len(path.read_text().splitlines()) if path.exists() else 0
-
-    def _is_ready(self, protocol: str) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log()
-        with self.client(protocol, "label", api="oip", retries=ONCE) as client:
-            try:
-                return all(row.is_available for row in client.status(timeout=5))
-            except MlserveError:
-                return False
-
-
-Layout = tuple[list[str | Path], dict[str, str]]
-
-
-def _triton(server: ForeignServer) -> Layout:
-    """The server in the wheel of pytriton, with its Python backend and a model repository."""
-    environment = server.python.parents[1]
-    (package,) = environment.glob("lib/python*/site-packages/pytriton/tritonserver")
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    backend = server.folder / "backends" / "python"
-    backend.mkdir(parents=True)
-    for part in (
-        *(package / "backends" / "python").iterdir(),
-        package / "python_backend_stubs" / version / "triton_python_backend_stub",
-    ):
-        (backend / part.name).symlink_to(part)
-    repository = server.folder / "repository"
-    for model in MODELS:
-        code = repository / model / "1"
-        code.mkdir(parents=True)
-        for file in (HERE / "triton" / "model.py", HERE / "colours.py"):
-            shutil.copy(file, code)
-        config = HERE / "triton" / f"{model}.pbtxt"
-        shutil.copy(config, repository / model / "config.pbtxt")
-        (repository / model / "labels.txt").write_text("\n".join(LABELS) + "\n")
-    argv: list[str | Path] = [package / "bin" / "tritonserver", "--allow-metrics=false"]
-    argv += ["--model-repository", repository, "--backend-directory", server.folder / "backends"]
-    argv += ["--http-address", "127.0.0.1", "--http-port", str(server.rest_port)]
-    argv += ["--grpc-address", "127.0.0.1", "--grpc-port", str(server.grpc_port)]
-    argv += ["--model-control-mode=explicit", *(f"--load-model={model}" for model in LOADED)]
-    path = f"{server.python.parent}{os.pathsep}{os.environ['PATH']}"
-    libpython = str(sysconfig.get_config_var("LIBDIR"))
-    return argv, {"PATH": path, "LD_LIBRARY_PATH": libpython}
-
-
-def _mlserver(server: ForeignServer) -> Layout:
-    shutil.copy(HERE / "colours.py", server.folder)
-    shutil.copy(HERE / "mlserver" / "runtime.py", server.folder)
-    for model in MODELS:
-        output = {"name": "label", "datatype": "BYTES", "shape": [-1]}
-        if model == "scores":
-            output = {"name": "scores", "datatype": "FP32", "shape": [-1, 3]}
-        settings = {
-            "name": model,
-            "implementation": "runtime.Colours",
-            "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
-            "outputs": [output],
-        }
-        (server.folder / model).mkdir()
-        (server.folder / model / "model-settings.json").write_text(json.dumps(settings))
-    surroundings = {
-        "PYTHONPATH": str(server.folder),
-        "MLSERVER_HOST": "127.0.0.1",
-        "MLSERVER_HTTP_PORT": str(server.rest_port),
-        "MLSERVER_GRPC_PORT": str(server.grpc_port),
-        "MLSERVER_METRICS_PORT": str(free_port()),
-        "MLSERVER_PARALLEL_WORKERS": "0",
-        "MLSERVER_LOAD_MODELS_AT_STARTUP": "true",
-    }
-    argv = [server.python, "-c", "from mlserver.cli import main; main()", "start", server.folder]
-    return argv, surroundings
-
-
-def _kserve(server: ForeignServer) -> Layout:
-    ports = (str(server.rest_port), str(server.grpc_port))
-    return [server.python, HERE / "kserve" / "serve.py", *ports], {"PYTHONPATH": str(HERE)}
-
-
-_LAYOUTS: dict[str, Callable[[ForeignServer], Layout]] = {
-    "triton": _triton,
-    "mlserver": _mlserver,
-    "kserve": _kserve,
-}
-
-
-def _require(server: str) -> None:
-    if not ENVIRONMENTS.environment(server).exists():
-        pytest.skip(f"no environment for {server}: {ENVIRONMENTS.reason(server)}")
-
-
-@contextmanager
-def _running(name: str, folder: Path) -> Iterator[ForeignServer]:
-    _require(name)
-    server = ForeignServer(name, folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.open_gates()
-        if server.process is not None:
-            server.kill()
+from mlserve.testing.images import plain
+from tests.foreign.servers import ForeignServer, running
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ForeignServer]]:
     """`servers(name)` is the running server of that name, started when it is first wanted."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         found: dict[str, ForeignServer] = {}
 
         def get(name: str) -> ForeignServer:
             if name not in found:
                 folder = tmp_path_factory.mktemp(name)
-                found[name] = stack.enter_context(_running(name, folder))
+                found[name] = stack.enter_context(running(name, folder))
             return found[name]
 
         yield get
@@ -247,19 +50,8 @@ def triton(servers: Any) -> Iterator[ForeignServer]:
 @pytest.fixture
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ForeignServer]:
     """A server of the test's own, which it may kill."""
-    with _running(request.param, tmp_path / request.param) as found:
+    with running(request.param, tmp_path / request.param) as found:
         yield found
-
-
-@pytest.fixture(scope="session")
-def foreign() -> SimpleNamespace:
-    """Where the environment of a server or proxy is, and a port for what needs one."""
-
-    def environment(server: str) -> Path:
-        _require(server)
-        return Path(ENVIRONMENTS.environment(server))
-
-    return SimpleNamespace(environment=environment, free_port=free_port)
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,10 @@ import pytest
 from mlserve.client import Client, Retries
 from mlserve.errors import DeadlineExceeded, MlserveError, NotFound, Overloaded, Unavailable
 from mlserve.testing.processes import wait_until
+from tests.foreign.servers import environment
+from tests.harness.ports import free_ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.foreign]
+pytestmark = [pytest.mark.server, pytest.mark.foreign]
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 _TYPES = "type.googleapis.com/envoy.extensions"
@@ -102,8 +104,8 @@ def _cluster(name: str, port: int, *, is_http2: bool, **more: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def envoy(servers: Any, foreign: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
-    (binary,) = foreign.environment("envoy").glob("lib/python*/site-packages/envoy/_bin/envoy")
+def envoy(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
+    (binary,) = environment("envoy").glob("lib/python*/site-packages/envoy/_bin/envoy")
     triton = servers("triton")
     listeners, clusters = [], []
     one = {"thresholds": [{"max_connections": 1, "max_pending_requests": 1, "max_requests": 1}]}
@@ -129,7 +131,7 @@ def envoy(servers: Any, foreign: Any, tmp_path_factory: pytest.TempPathFactory) 
         _listener("forward", tunnel, _route("rest"), upgrade_configs=[connect]),
         _listener("closed", shut, refuse, upgrade_configs=[connect]),
     ]
-    clusters.append(_cluster("nowhere", foreign.free_port(), is_http2=False))
+    clusters.append(_cluster("nowhere", *free_ports(1), is_http2=False))
     found = Envoy(binary, tmp_path_factory.mktemp("envoy"), listeners, clusters)
     yield found
     found.process.kill()
@@ -226,10 +228,8 @@ def _refused(protocol: str, image: bytes) -> MlserveError:
 
 
 @PROTOCOLS
-def test_a_proxy_that_does_not_answer_is_named(
-    through: Any, foreign: Any, protocol: str, green: bytes
-) -> None:
-    address = f"127.0.0.1:{foreign.free_port()}"
+def test_a_proxy_that_does_not_answer_is_named(through: Any, protocol: str, green: bytes) -> None:
+    address = "127.0.0.1:{}".format(*free_ports(1))
     through(address)
     error = _refused(protocol, green)
 

@@ -22,7 +22,7 @@ from mlserve.errors import (
 from mlserve.tensors import DType
 from mlserve.testing.processes import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.foreign]
+pytestmark = [pytest.mark.server, pytest.mark.foreign]
 
 ALL = ["triton", "mlserver", "kserve"]
 SERVERS = pytest.mark.parametrize("server", ALL, indirect=True)
@@ -34,12 +34,12 @@ PATIENT = Retries(max_attempts=10_000, cap=0.1)
 
 @SERVERS
 @PROTOCOLS
-def test_the_label_of_an_image(mlserve: Any, server: Any, protocol: str, photo: Any) -> None:
+def test_the_label_of_an_image(cli: Any, server: Any, protocol: str, photo: Any) -> None:
     """The command, as a user types it: no --api, no --protocol."""
     endpoint = server.endpoint(protocol)
-    outcome = mlserve("predict", photo, "--endpoint", endpoint, "--model", "label", "--timeout", 20)
+    outcome = cli("predict", photo, "--endpoint", endpoint, "--model", "label", "--timeout", 20)
 
-    assert (outcome.stdout, outcome.code) == ("red\n", 0), outcome.stderr
+    assert (outcome.stdout, outcome.returncode) == ("red\n", 0), outcome.stderr
 
 
 @SERVERS
@@ -136,12 +136,12 @@ def test_a_model_that_fails_is_asked_once(server: Any, protocol: str, green: byt
 @pytest.mark.alone
 @SERVERS
 @PROTOCOLS
-def test_the_deadline_holds(mlserve: Any, server: Any, protocol: str, photo: Any) -> None:
+def test_the_deadline_holds(cli: Any, server: Any, protocol: str, photo: Any) -> None:
     server.close_gate("slow")
     options = ["--endpoint", server.endpoint(protocol), "--model", "slow", "--timeout", 2]
-    outcome = mlserve("predict", photo, *options)
+    outcome = cli.timed("predict", photo, *options)
 
-    assert outcome.code == 124, outcome.stderr
+    assert outcome.returncode == 124, outcome.stderr
     assert outcome.seconds < 3
     assert "no answer within 2 s" in outcome.stderr
 

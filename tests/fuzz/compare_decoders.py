@@ -25,7 +25,7 @@ from mlserve_tfserving.backend import import_tensorflow, quiet_logs
 
 from mlserve.images import JPEG_MAGIC
 from mlserve.testing.colours import PIPELINE
-from mlserve.testing.damaged import DamagedFile, damaged_files
+from tests.fuzz.damaged import DamagedFile, damaged_files
 
 SETTINGS = replace(PIPELINE, max_pixels=1_000_000)
 SAME, REFUSED, LACKS_SCANS, DIFFER = "both accept", "both refuse", "lacks scans", "differ"

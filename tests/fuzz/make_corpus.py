@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mlserve.testing.image_files import noise, png_of, saved
+from mlserve.testing.images import noise, png_of, saved
 
 CORPUS = Path(__file__).parent / "corpus"
 

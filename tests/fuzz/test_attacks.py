@@ -19,7 +19,7 @@ from mlserve.errors import DeadlineExceeded
 from mlserve.images import ImageLimits
 from mlserve.testing.colours import PIPELINE
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 FILES = runpy.run_path(str(FOLDER / "attacks_images.py"))
 ATTACKS: dict[str, Callable[[], bytes]] = FILES["ATTACKS"]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mlserve.testing.damaged import damaged_files
+from tests.fuzz.damaged import damaged_files
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 SCRIPT = Path(__file__).parent / "compare_decoders.py"
 FILES = 880
 

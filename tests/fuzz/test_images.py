@@ -18,7 +18,7 @@ from mlserve.server.codec.images import check_images
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 
 MAX_PIXELS = 1_000_000
 SETTINGS = ServerSettings(max_pixels=MAX_PIXELS)

@@ -31,7 +31,7 @@ from mlserve.wire.headers import JSON_LENGTH
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from mlserve.wire.proto.serving_pb2 import PredictRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROFILE = settings.get_profile("fuzz")
 SETTINGS = ServerSettings(max_request_bytes=100_000, max_batch_length=100, max_pixels=10_000)

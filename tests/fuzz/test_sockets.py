@@ -18,7 +18,7 @@ from mlserve.artifact import Artifact
 from mlserve.testing.processes import ServerProcess, launched
 from mlserve.testing.questions import request_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROFILE = settings.get_profile("fuzz-sockets")
 PHOTO = b"\xff\xd8\xff a photo"

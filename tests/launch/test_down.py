@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-pytestmark = pytest.mark.slow
+from mlserve.testing.processes import wait_until
+
+pytestmark = pytest.mark.server
 
 
 def begin_slow_request(address: str) -> None:
@@ -30,7 +30,7 @@ def begin_slow_request(address: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_down_that_is_interrupted_while_the_server_drains_leaves_it_stopping(
-    cli, until: Callable[[Callable[[], Any]], Any], tmp_path: Path, number: signal.Signals
+    cli, tmp_path: Path, number: signal.Signals
 ) -> None:
     """It was told to end, and nothing takes that back: it gets no new work."""
     journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
@@ -39,10 +39,10 @@ def test_down_that_is_interrupted_while_the_server_drains_leaves_it_stopping(
     (tmp_path / "m/1/echo.json").write_text(json.dumps({"journal": str(journal)}))
     assert cli.up("--path", str(tmp_path / "m")).returncode == 0
     begin_slow_request(cli.ps()[0]["rest"])
-    until(lambda: "slow" in journal.read_text().splitlines()[-1:])
+    wait_until(lambda: "slow" in journal.read_text().splitlines()[-1:])
     stopping = cli.start("down")
     log = Path(cli.ps()[0]["log"])
-    until(lambda: "stopping: 1 requests to finish" in log.read_text())
+    wait_until(lambda: "stopping: 1 requests to finish" in log.read_text())
 
     stopping.send_signal(number)
 

@@ -11,8 +11,9 @@ import pytest
 
 from mlserve import Client
 from mlserve.images import tiny_png
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 FREE = ("--grpc-port", "0", "--rest-port", "0")
 
@@ -53,16 +54,16 @@ def test_down_ends_it_from_another_terminal(cli, export) -> None:
     assert up.returncode == 0
 
 
-def test_a_second_signal_kills_it(cli, export, until) -> None:
+def test_a_second_signal_kills_it(cli, export) -> None:
     export()
     up = cli.start("up", "--backend", "echo", "--foreground", *FREE)
     ready_line(up)
     pid = cli.ps()[0]["pid"]
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
     up.send_signal(signal.SIGINT)
-    until(lambda: is_pending(pid, signal.SIGTERM))
+    wait_until(lambda: is_pending(pid, signal.SIGTERM))
     up.send_signal(signal.SIGINT)
     up.communicate(timeout=30)
 

@@ -19,7 +19,7 @@ TOKEN = "s3cret-of-line-7"
 SPAN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_the_token_of_a_server_is_in_nothing_that_is_kept_of_it(
     cli, export, home: Path, tmp_path: Path, log_format: str

@@ -15,8 +15,9 @@ from mlserve import Client
 from mlserve.images import tiny_png
 from mlserve.launch.records import read_records
 from mlserve.launch.running import server_of
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 
 def test_up_serves_ps_lists_logs_show_and_down_stops(cli, export) -> None:
@@ -184,7 +185,7 @@ def test_a_port_that_was_asked_for_and_is_taken_is_an_error(cli, export) -> None
     assert cli.ps() == []
 
 
-def test_logs_follow_ends_with_the_server(cli, export, until) -> None:
+def test_logs_follow_ends_with_the_server(cli, export) -> None:
     export()
     cli.up()
     follow = cli.start("logs", "-f")
@@ -211,12 +212,12 @@ def test_ctrl_c_in_logs_is_quiet(cli, export) -> None:
     assert cli.ps()[0]["status"] == "ready"
 
 
-def test_down_kills_a_server_that_does_not_end(cli, export, until) -> None:
+def test_down_kills_a_server_that_does_not_end(cli, export) -> None:
     export()
     cli.up()
     pid = cli.ps()[0]["pid"]
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
     down = cli("down", "--timeout", "0.2")
 
@@ -239,3 +240,30 @@ def test_what_is_not_running_cannot_be_stopped_by_name(cli, export) -> None:
 
     assert down.returncode == 5
     assert "no server with name 'echo-n' is running (running: echo-m)" in down.stderr
+
+
+# Version 0 from `up` to `predict`, through the commands that a user types.
+
+
+def test_version_0_is_served_asked_and_described(cli, export, tmp_path: Path) -> None:
+    export(version=0, label="zero")
+    export(version=1, label="one")
+    image = tmp_path / "image.png"
+    image.write_bytes(tiny_png())
+
+    up = cli.up("--version", "0")
+
+    assert up.stdout.startswith("m version 0 is ready"), up.stderr
+    [server] = cli.ps()
+    assert server["versions"] == [0]
+    for protocol in ("grpc", "rest"):
+        for options in ((), ("--version", "0")):
+            asked = cli("predict", str(image), "--protocol", protocol, *options)
+            assert (asked.stdout, asked.returncode) == ("zero\n", 0), asked.stderr
+        for command in ("status", "metadata"):
+            done = cli(command, "--protocol", protocol, "--version", "0", "--output", "json")
+            found = json.loads(done.stdout)
+            versions = [v["version"] for v in found.get("versions", [found])]
+            assert versions == [0], done.stdout
+    wrong = cli("predict", str(image), "--version", "1")
+    assert (wrong.returncode, wrong.stdout) == (2, "")

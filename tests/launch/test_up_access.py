@@ -10,7 +10,7 @@ import trustme
 
 from mlserve.images import tiny_png
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture

@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from mlserve.images import tiny_png
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 
 def record_of(home: Path) -> Path:
@@ -92,10 +94,10 @@ def test_nothing_exported_says_what_to_type(cli) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_stops_what_was_started(cli, export, home: Path, until, number) -> None:
+def test_an_interrupt_stops_what_was_started(cli, export, home: Path, number) -> None:
     export(load_delay=60)
     up = cli.start("up", "--backend", "echo")
-    until(record_of(home).exists)
+    wait_until(record_of(home).exists)
 
     up.send_signal(number)
     _, stderr = up.communicate(timeout=30)
@@ -106,12 +108,10 @@ def test_an_interrupt_stops_what_was_started(cli, export, home: Path, until, num
     assert servers_under(home) == []
 
 
-def test_interrupting_the_second_up_leaves_the_server_of_the_first(
-    cli, export, until, home
-) -> None:
+def test_interrupting_the_second_up_leaves_the_server_of_the_first(cli, export, home) -> None:
     export(load_delay=3)
     first = cli.start("up", "--backend", "echo")
-    until(record_of(home).exists)
+    wait_until(record_of(home).exists)
     second = cli.start("up", "--backend", "echo")
     assert second.poll() is None
 
@@ -123,10 +123,10 @@ def test_interrupting_the_second_up_leaves_the_server_of_the_first(
     assert "m version 1 is ready" in stdout
 
 
-def test_up_that_was_killed_is_taken_over_by_the_next(cli, export, until, home: Path) -> None:
+def test_up_that_was_killed_is_taken_over_by_the_next(cli, export, home: Path) -> None:
     export(load_delay=1)
     first = cli.start("up", "--backend", "echo")
-    until(record_of(home).exists)
+    wait_until(record_of(home).exists)
     first.kill()
     first.communicate()
 
@@ -250,7 +250,7 @@ def test_a_missing_runtime_is_told_before_anything_starts(cli, export, home: Pat
     assert not (home / "state").exists()
 
 
-def test_predict_ends_when_its_server_is_killed_in_the_middle(cli, until, tmp_path: Path) -> None:
+def test_predict_ends_when_its_server_is_killed_in_the_middle(cli, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     (tmp_path / "m" / "1").mkdir(parents=True)
     config = json.dumps({"delay": 1.5, "journal": str(journal)})
@@ -260,7 +260,7 @@ def test_predict_ends_when_its_server_is_killed_in_the_middle(cli, until, tmp_pa
     assert cli.up("--path", str(tmp_path / "m")).returncode == 0
     runs, pid = len(journal.read_text().splitlines()), cli.ps()[0]["pid"]
     predict = cli.start("predict", str(image), "--timeout", "4")
-    until(lambda: len(journal.read_text().splitlines()) > runs)
+    wait_until(lambda: len(journal.read_text().splitlines()) > runs)
 
     os.kill(pid, signal.SIGKILL)
     _, stderr = predict.communicate(timeout=30)
@@ -278,3 +278,39 @@ def servers_under(home: Path) -> list[int]:
         and "mlserve.server" in (process.info["cmdline"] or ())
         and process.info["status"] != psutil.STATUS_ZOMBIE
     ]
+
+
+# A server whose `mlserve up` was killed before it was ready: `ps` says what is, not what was.
+
+
+def orphan(cli: Any) -> dict[str, Any]:
+    """What `ps` says of a server that is starting, once its `up` has been killed."""
+    up = cli.start("up", "--backend", "echo", "--grpc-port", "0", "--rest-port", "0")
+    wait_until(lambda: [entry["status"] for entry in cli.ps()] == ["starting"])
+    assert cli.ps()[0]["why"] is None
+    up.kill()
+    up.wait()
+    (entry,) = cli.ps()
+    return dict(entry)
+
+
+def test_ps_finds_out_that_a_server_got_ready_without_its_up(cli: Any, export: Any) -> None:
+    export(load_delay=4)
+    entry = orphan(cli)
+    assert "the `mlserve up` that started it is gone; now " in entry["why"]
+    wait_until(lambda: cli.ps()[0]["status"] == "ready")
+    (entry,) = cli.ps()
+    assert (entry["is_ready"], entry["why"]) == (True, None)
+
+
+def test_ps_says_of_a_server_that_stands_still_that_it_does_not_answer(
+    cli: Any, export: Any
+) -> None:
+    export(load_delay=60)
+    pid = orphan(cli)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    (entry,) = cli.ps()
+    assert entry["status"] == "not answering"
+    table = cli("ps")
+    assert "not answering" in table.stdout
+    assert "echo-m is not answering: the `mlserve up` that started it is gone" in table.stderr

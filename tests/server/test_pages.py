@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from mlserve.server.openapi import DOCUMENT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 CHECKS = [
     status_code_conformance,
@@ -35,8 +35,6 @@ OPERATIONS = [
 WHERE = {"model": "m", "version": 7}
 few = settings(
     max_examples=5,
-    deadline=None,
-    database=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

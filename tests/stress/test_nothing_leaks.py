@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -37,11 +36,12 @@ from hypothesis.stateful import (
 
 from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType
-from mlserve.testing.processes import wait_until
+from mlserve.testing.processes import ServerProcess, stopping, wait_until
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mlserve.wire.proto.serving_pb2 import PredictRequest, PredictResponse
+from tests.harness.echo import put_version
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.server]
 
 MODEL = "m"
 FLAGS = (
@@ -70,32 +70,19 @@ MOST_GROWTH = 40
 """Megabytes: the allocator's own moods."""
 
 
-class CountedServer:
-    """A process of counted_server.py, with the addresses of both ports."""
-
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self.process = process
-        self._log = log
-        self.grpc, self.rest = wait_until(self._addresses)
+class CountedServer(ServerProcess):
+    """A process of counted_server.py."""
 
     def counts(self) -> dict[str, Any]:
         """What it holds now."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(b"\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         assert line, self.log()
         counted: dict[str, Any] = json.loads(line)
         return counted
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def _addresses(self) -> tuple[str, str] | None:
-        found = re.search(r"listening grpc=(\S+) rest=(\S+)\n", self.log())
-        assert found or self.process.poll() is None, self.log()
-        return (found[1], found[2]) if found else None
 
 
 class Models:
@@ -108,10 +95,7 @@ class Models:
 
     def put(self, **config: Any) -> int:
         self._last += 1
-        incoming = self.base_path / f".incoming-{self._last}"
-        incoming.mkdir()
-        (incoming / "echo.json").write_text(json.dumps(config))
-        incoming.rename(self.base_path / str(self._last))
+        put_version(self.base_path / str(self._last), **config)
         return self._last
 
     def there(self) -> list[int]:
@@ -351,19 +335,13 @@ def counted(folder: Path) -> Iterator[tuple[CountedServer, Models]]:
     ports = ("--grpc-port", "0", "--rest-port", "0")
     argv = [sys.executable, str(script), *source, *ports, *FLAGS]
     with (
-        (folder / "log").open("w") as log,
+        (folder / "log").open("wb") as log,
         subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
         ) as process,
+        stopping(process),
     ):
-        try:
-            yield CountedServer(process, folder / "log"), models
-        finally:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        yield CountedServer(process, MODEL, folder / "log"), models
 
 
 def test_a_server_holds_no_more_after_random_traffic_than_before(tmp_path: Path) -> None:

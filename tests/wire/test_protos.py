@@ -56,7 +56,7 @@ def wire_shape(field: Any) -> tuple[Any, ...]:
     return (field.name, field.number, kind, field.is_repeated, field.is_packed, named)
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_every_field_is_the_official_one() -> None:
     for name in OFFICIAL:
         importlib.import_module(name)
@@ -71,7 +71,7 @@ def test_every_field_is_the_official_one() -> None:
     assert compared > 60
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_every_enum_value_is_the_official_one() -> None:
     for name in OFFICIAL:
         importlib.import_module(name)
@@ -88,7 +88,7 @@ def test_every_enum_value_is_the_official_one() -> None:
             assert theirs.values_by_name[value.name].number == value.number
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_every_method_is_the_official_one() -> None:
     for name in OFFICIAL:
         importlib.import_module(name)

@@ -23,15 +23,13 @@ Reports = list[tuple[str, int, int | None]]
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An mlserve home of the test's own, and none of the user's hub settings."""
-    folder = tmp_path / "home"
-    monkeypatch.setenv("MLSERVE_HOME", str(folder))
     for name in list(os.environ):
         if name.startswith("TFHUB_") or name.lower() in ("mlserve_tfhub_url", "http_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("TFHUB_DOWNLOAD_PROGRESS", "1")  # the sources must keep it off stdout
-    return folder
+    return home
 
 
 @pytest.fixture(scope="session")

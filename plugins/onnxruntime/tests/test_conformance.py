@@ -21,8 +21,7 @@ from mlserve.testing import (
 )
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier, expected_scores
-from mlserve.testing.image_files import noise, saved
-from mlserve.testing.images import decoded
+from mlserve.testing.images import decoded, noise, saved
 
 
 class _OnnxRuntime:
@@ -54,6 +53,7 @@ class TestImageClassifier(_OnnxRuntime, ConformsAsImageClassifier):
         return divided_colours
 
 
+@pytest.mark.server
 class TestServer(_OnnxRuntime, ConformsAsServer, ServesForeignClients):
     pass
 
@@ -62,7 +62,7 @@ class TestLabels(_OnnxRuntime, KeepsLabels):
     pass
 
 
-@pytest.mark.slow
+@pytest.mark.tensorflow
 def test_the_same_model_of_tensorflow_gives_the_same_scores(tmp_path: Path) -> None:
     import tensorflow as tf
 

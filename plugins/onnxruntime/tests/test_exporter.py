@@ -19,9 +19,9 @@ from mlserve.pipeline import Activation
 from mlserve.sources import Classifier, ModelRequest
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier
-from mlserve.testing.image_files import noise, saved
+from mlserve.testing.images import noise, saved
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 
 
 def module(function: Callable[[Any], Any]) -> Any:

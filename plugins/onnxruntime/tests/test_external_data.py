@@ -124,7 +124,7 @@ def test_weights_behind_links_are_served_as_they_lie(plain: Path, laid: Laid) ->
     np.testing.assert_allclose(scores, [expected], rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_server_answers_with_weights_behind_links(plain: Path) -> None:
     artifact = served(with_a_link_to_the_weights(plain))
     with launched("onnxruntime", artifact, "--threads", "1") as server:
@@ -141,7 +141,7 @@ def test_a_path_out_of_the_folder_is_refused(plain: Path, location: str, tmp_pat
         OnnxRuntimeBackend().load(served(folder), LoadOptions(threads=1))
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_weights_that_are_cut_short_or_absent_are_an_error(plain: Path, tmp_path: Path) -> None:
     folder = with_a_link_to_the_weights(plain)
     command = [sys.executable, "-m", "mlserve", "export", "--backend=onnxruntime", "--model=c"]

@@ -21,7 +21,7 @@ from mlserve.errors import ExportError
 from mlserve.export import export, no_progress
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier, How, ModelRequest
-from mlserve.testing.image_files import saved
+from mlserve.testing.images import saved
 
 Build = Callable[..., ModelRequest]
 COLOURS = ("red", "green", "blue")

@@ -19,7 +19,7 @@ from mlserve.images import ImageLimits
 from mlserve.pipeline import Exif
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier, expected_input
-from mlserve.testing.image_files import noise, saved, turned, with_png_chunk
+from mlserve.testing.images import noise, saved, turned, with_png_chunk
 
 KINDS = ("JPEG", "PNG")
 

@@ -12,9 +12,9 @@ from mlserve_onnxruntime.jpeg import lacks_scans
 from mlserve_onnxruntime.steps import resized
 
 from mlserve.images import ImageLimits
-from mlserve.testing.image_files import noise, saved
+from mlserve.testing.images import noise, saved
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 ALTERED = 150
 JPEGS = [
     (mode, options)

@@ -11,7 +11,7 @@ from mlserve_onnxruntime import steps
 from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 
 
 def test_an_image_that_repeats_is_decoded_once(

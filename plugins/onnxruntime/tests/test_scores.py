@@ -23,7 +23,7 @@ from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier
 from mlserve.testing.image_classifier import ask
-from mlserve.testing.image_files import noise, plain, saved
+from mlserve.testing.images import noise, plain, saved
 from mlserve.testing.processes import launched
 
 NAN, INF = np.nan, np.inf
@@ -84,7 +84,7 @@ def test_a_model_that_divides_by_the_deviation_answers_its_first_request(
     runner.close()
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_caller_is_told_and_the_others_in_its_batch_are_answered(
     divided_colours: Classifier, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError, UsageError
 from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Launcher, Serving
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 
 Save = Callable[..., Runner]
 
@@ -222,6 +222,7 @@ print(*sys.modules)
 """
 
 
+@pytest.mark.server
 def test_serving_imports_no_tensorflow_and_no_onnx(
     colours_artifact: Artifact, tmp_path: Path
 ) -> None:

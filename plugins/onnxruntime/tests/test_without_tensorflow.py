@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mlserve.artifact import Artifact
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 from mlserve.testing.processes import ServerProcess, launched
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 ROOT = Path(__file__).parents[3]
 TRAINING = ("tensorflow", "keras", "onnx", "tf2onnx", "mlserve_tfserving", "mlserve_models")
 _WHICH_ARE_THERE = """

@@ -18,7 +18,7 @@ from mlserve.testing import (
 )
 from mlserve.testing.colours import colour_classifier
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 
 
 class _TFServing:

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from mlserve_tfserving.backend import LEVEL_VARIABLE, TFServingBackend
-from mlserve_tfserving.warmup import PLACE, read_requests
 
 from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions, Runner
 from mlserve.errors import ExportError
 from mlserve.pipeline import Activation
 from mlserve.sources import Classifier
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 
 MakeClassifier = Callable[..., Classifier]
 Export = Callable[[Classifier, Path], Artifact]
@@ -39,6 +38,7 @@ def top_k(runner: Runner, image: bytes) -> dict[str, Any]:
 
 def test_the_warm_up_file_is_read_by_the_official_messages(artifact: Artifact) -> None:
     import tensorflow as tf
+    from mlserve_tfserving.warmup import PLACE
     from tensorflow_serving.apis import prediction_log_pb2
 
     records = tf.data.TFRecordDataset(str(artifact.path / PLACE))
@@ -55,6 +55,8 @@ def test_the_warm_up_file_is_read_by_the_official_messages(artifact: Artifact) -
 
 
 def test_the_warm_up_file_is_read_by_the_runner(artifact: Artifact) -> None:
+    from mlserve_tfserving.warmup import read_requests
+
     names = [(name, inputs["image"].shape) for name, inputs in read_requests(artifact.path)]
     assert names == [("serving_default", (1,)), ("top_k", (1,)), ("ranking", (1,))]
 

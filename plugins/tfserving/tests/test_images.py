@@ -11,9 +11,9 @@ from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import Artifact
 from mlserve.backend import ImageStages, LoadOptions
-from mlserve.testing.image_files import noise, saved
+from mlserve.testing.images import noise, saved
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from mlserve.backend import LoadOptions, Runner
 from mlserve.errors import InvalidInput, ModelLoadFailed, Overloaded
 from mlserve.server.tensors import NUMPY
 from mlserve.tensors import DType, Signature, TensorSpec
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 
 Save = Callable[..., Runner]
 

@@ -6,21 +6,24 @@ half_plus_three, and models whose signatures say less than they take.
 
 from __future__ import annotations
 
+import base64
 import json
-import sys
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from mlserve_model_server.command import COMMAND
 
+from mlserve.artifact import Artifact
+from mlserve.testing.images import plain
 from mlserve.testing.processes import wait_until
+from tests.harness.model_server import INSTALLED, ModelServer, started
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 
-MODEL_SERVER = (str(Path(sys.executable).parent / COMMAND),)
 BATCHING = "max_batch_size { value: 128 } num_batch_threads { value: 8 }"
 LOADED = ("half_plus_two", "half_plus_two_v2", "half_plus_three", "one", "multiplied", "several")
 
@@ -81,8 +84,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., ModelServer]]:
+    """Starts a server of the test's own, by its flags."""
+    with ExitStack() as servers:
+        yield lambda *flags: servers.enter_context(started(INSTALLED, tmp_path / "log", *flags))
+
+
 @pytest.fixture(scope="module")
-def server(models: Path, module_launch: Callable[..., Any]) -> Any:
+def server(models: Path) -> Iterator[ModelServer]:
     """One server of them all."""
     entries = "".join(
         f'config {{ name: "{name}" base_path: "{models / name}" model_platform: "tensorflow" }} '
@@ -90,14 +100,11 @@ def server(models: Path, module_launch: Callable[..., Any]) -> Any:
     )
     config = models / "good_model_config.conf"
     config.write_text(f"model_config_list: {{ {entries} }}")
-    flags = "grpc.max_connection_age_ms=2000,grpc.lb_policy_name=grpclb"
-    server = module_launch(
-        f"--model_config_file={config}",
-        f"--grpc_channel_arguments={flags}",
-        command=MODEL_SERVER,
-    )
-    wait_until(server.is_ready, timeout=90)
-    return server
+    arguments = "grpc.max_connection_age_ms=2000,grpc.lb_policy_name=grpclb"
+    flags = (f"--model_config_file={config}", f"--grpc_channel_arguments={arguments}")
+    with started(INSTALLED, models / "log", *flags) as server:
+        wait_until(server.is_ready, timeout=90)
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +241,6 @@ def test_predict_in_batches_over_a_unix_socket(
         f"--batching_parameters_file={batching}",
         f"--monitoring_config_file={monitoring}",
         f"--grpc_socket_path={tmp_path / 'socket'}",
-        command=MODEL_SERVER,
     )
     wait_until(server.is_ready, timeout=90)
     with grpc.insecure_channel(f"unix:{tmp_path / 'socket'}") as channel:
@@ -243,3 +249,14 @@ def test_predict_in_batches_over_a_unix_socket(
         verify_predict(stub, "default", 3.0, shape=(1, 1))
     assert "# TYPE" in server.get("monitoring/prometheus/metrics").text
     assert json.loads(server.post("default", {"instances": [1.0]}).text) == {"predictions": [2.5]}
+
+
+def test_the_command_serves_a_saved_model(launch: Any, artifact: Artifact) -> None:
+    base = f"--model_base_path={artifact.path.parent}"
+    server = launch(base, "--model_name=colours")
+    wait_until(server.is_ready)
+    b64 = {"b64": base64.b64encode(plain("green")).decode()}
+    answer = server.post("colours", {"instances": [b64]})
+    assert answer.json() == {"predictions": ["green"]}
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(15) == 0

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +14,10 @@ from mlserve import Client
 from mlserve.artifact import Artifact
 from mlserve.backend import LoadOptions, Runner
 from mlserve.errors import InputTooLarge, InvalidInput, NotAnImage
-from mlserve.testing.image_files import plain
-from mlserve.testing.images import BAD, ODD, Answered, Refused
+from mlserve.testing.images import BAD, ODD, Answered, Refused, plain
+from tests.harness.command import FREE_PORTS, Command
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 
 # gRPC has one code for all three; HTTP tells them apart.
 KINDS = {
@@ -31,30 +27,21 @@ KINDS = {
 }
 
 
-def mlserve(home: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mlserve", *args],
-        env={**os.environ, "MLSERVE_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The command, with a home that the tests of this module share."""
+    folder = tmp_path_factory.mktemp("command")
+    return Command(folder, {"MLSERVE_HOME": str(folder / "home")})
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def server(artifact: Artifact, home: Path) -> Iterator[dict[str, Any]]:
+def server(artifact: Artifact, command: Command) -> Iterator[dict[str, Any]]:
     """The running server of the colour classifier, as `mlserve ps` describes it."""
-    flags = ("--launcher", "embedded", "--grpc-port", "0", "--rest-port", "0", "--wait", "150")
-    up = mlserve(home, "up", "--path", str(artifact.path.parent), "--model", "colours", *flags)
+    served = ("--path", artifact.path.parent, "--model", "colours")
+    up = command("up", *served, "--launcher", "embedded", *FREE_PORTS, "--wait", 150, timeout=200)
     assert up.returncode == 0, up.stderr
-    yield json.loads(mlserve(home, "ps", "--output", "json").stdout)[0]
-    down = mlserve(home, "down")
+    yield command.ps()[0]
+    down = command("down")
     assert down.returncode == 0, down.stderr
 
 
@@ -90,7 +77,7 @@ def test_a_bad_image_gets_its_error_and_the_server_lives_on(client: Client, imag
 
 
 def test_the_good_files_of_a_call_are_answered_and_the_bad_ones_named(
-    server: dict[str, Any], home: Path, tmp_path: Path
+    command: Command, server: dict[str, Any], tmp_path: Path
 ) -> None:
     files = {
         "1.jpg": plain("red"),
@@ -103,7 +90,7 @@ def test_the_good_files_of_a_call_are_answered_and_the_bad_ones_named(
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
 
-    done = mlserve(home, "predict", str(tmp_path), "--timeout", "30")
+    done = command("predict", tmp_path, "--timeout", 30)
 
     assert done.returncode == 2
     answers = dict(line.split("\t") for line in done.stdout.splitlines())
@@ -113,4 +100,4 @@ def test_the_good_files_of_a_call_are_answered_and_the_bad_ones_named(
         "6.jpg": "blue",
     }
     assert all(name in done.stderr for name in ("2.jpg", "4.png", "5.jpg"))
-    assert json.loads(mlserve(home, "ps", "--output", "json").stdout)[0]["pid"] == server["pid"]
+    assert command.ps()[0]["pid"] == server["pid"]

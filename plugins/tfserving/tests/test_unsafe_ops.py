@@ -16,7 +16,7 @@ from mlserve.backend import LoadOptions
 from mlserve.errors import ModelLoadFailed
 from mlserve.unsafe_ops import UNSAFE
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from mlserve import AsyncClient
 from mlserve.client import Client
 from mlserve.errors import AccessDenied, InferenceFailed, Unavailable, UsageError
+from tests.harness.foreign_oip import OipModel
 
 IMAGE = b"\xff\xd8\xff an image"
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -25,8 +26,8 @@ PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
         [("stranger", "UNAVAILABLE")],
     ],
 )
-def test_the_only_model_is_asked(serve: Any, oip: Any, index: list[tuple[str, str]]) -> None:
-    model = oip.Model(index=index)
+def test_the_only_model_is_asked(serve: Any, index: list[tuple[str, str]]) -> None:
+    model = OipModel(index=index)
     with Client(serve(model)) as client:
         before = client.model
         found = client.predict(IMAGE, timeout=20)
@@ -36,8 +37,8 @@ def test_the_only_model_is_asked(serve: Any, oip: Any, index: list[tuple[str, st
         )
 
 
-def test_the_index_is_asked_for_once(serve: Any, oip: Any) -> None:
-    model = oip.Model(index=[("stranger", "READY")])
+def test_the_index_is_asked_for_once(serve: Any) -> None:
+    model = OipModel(index=[("stranger", "READY")])
     with Client(serve(model)) as client:
         client.metadata(timeout=20)
         client.predict(IMAGE, timeout=20)
@@ -46,20 +47,20 @@ def test_the_index_is_asked_for_once(serve: Any, oip: Any) -> None:
     assert model.calls.count("RepositoryIndex") == 1
 
 
-def test_a_model_that_is_named_costs_no_look_at_the_index(serve: Any, oip: Any) -> None:
-    model = oip.Model(index=[("stranger", "READY")])
+def test_a_model_that_is_named_costs_no_look_at_the_index(serve: Any) -> None:
+    model = OipModel(index=[("stranger", "READY")])
     with Client(serve(model), model="stranger") as client:
         client.predict(IMAGE, timeout=20)
 
     assert "RepositoryIndex" not in model.calls
 
 
-def test_the_asynchronous_client_asks_too(serve: Any, oip: Any) -> None:
+def test_the_asynchronous_client_asks_too(serve: Any) -> None:
     async def ask(endpoint: str) -> str:
         async with AsyncClient(endpoint) as client:
             return (await client.predict(IMAGE, timeout=20)).model
 
-    assert asyncio.run(ask(serve(oip.Model(index=[("stranger", "READY")])))) == "stranger"
+    assert asyncio.run(ask(serve(OipModel(index=[("stranger", "READY")])))) == "stranger"
 
 
 @pytest.mark.parametrize(
@@ -74,17 +75,17 @@ def test_the_asynchronous_client_asks_too(serve: Any, oip: Any) -> None:
     ],
 )
 def test_a_server_without_one_model_leaves_the_choice_to_the_caller(
-    serve: Any, oip: Any, index: list[tuple[str, str]] | None, message: str
+    serve: Any, index: list[tuple[str, str]] | None, message: str
 ) -> None:
-    with Client(serve(oip.Model(index=index))) as client, pytest.raises(UsageError) as caught:
+    with Client(serve(OipModel(index=index))) as client, pytest.raises(UsageError) as caught:
         client.predict(IMAGE, timeout=20)
 
     assert caught.match(message)
     assert caught.value.hint == "name the model: model=NAME"
 
 
-def test_the_list_of_kserve_is_read(over_rest: Any, oip: Any) -> None:
-    model = oip.Model(v1=(200, b'{"models": ["stranger"]}'))
+def test_the_list_of_kserve_is_read(over_rest: Any) -> None:
+    model = OipModel(v1=(200, b'{"models": ["stranger"]}'))
     with Client(over_rest(model), api="oip") as client:
         assert client.predict(IMAGE, timeout=20).model == "stranger"
 
@@ -92,9 +93,9 @@ def test_the_list_of_kserve_is_read(over_rest: Any, oip: Any) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b"[1]", b'{"models": "stranger"}', b'{"models": [1]}', b"[" * 9000]
 )
-def test_what_is_not_a_model_server_is_told_as_such(over_rest: Any, oip: Any, body: bytes) -> None:
+def test_what_is_not_a_model_server_is_told_as_such(over_rest: Any, body: bytes) -> None:
     with (
-        Client(over_rest(oip.Model(v1=(200, body)))) as client,
+        Client(over_rest(OipModel(v1=(200, body)))) as client,
         pytest.raises(InferenceFailed) as caught,
     ):
         client.predict(IMAGE, timeout=20)

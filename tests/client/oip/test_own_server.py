@@ -10,18 +10,18 @@ import pytest
 from mlserve.client import Client
 from mlserve.errors import DeadlineExceeded, NotFound, UsageError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 
 
 @PROTOCOLS
 def test_the_answer_is_that_of_the_other_api(
-    mlserve: Any, echo: Any, photo: Path, protocol: str
+    cli: Any, echo: Any, photo: Path, protocol: str
 ) -> None:
     endpoint = echo.endpoint(protocol)
     options = ["--endpoint", endpoint, "--top-k", 2, "--output", "json"]
-    rows = [mlserve("predict", photo, *options, "--api", api).json() for api in ("tfs", "oip")]
+    rows = [cli("predict", photo, *options, "--api", api).json() for api in ("tfs", "oip")]
     for row in rows:
         del row["timings_ms"], row["request_id"], row["trace_id"]
 
@@ -38,9 +38,9 @@ def test_the_older_api_is_spoken_unless_told(echo: Any, protocol: str) -> None:
 
 
 @PROTOCOLS
-def test_metadata_and_status(mlserve: Any, echo: Any, protocol: str) -> None:
+def test_metadata_and_status(cli: Any, echo: Any, protocol: str) -> None:
     options = ["--endpoint", echo.endpoint(protocol), "--api", "oip", "--output", "json"]
-    metadata, status = (mlserve(name, *options).json() for name in ("metadata", "status"))
+    metadata, status = (cli(name, *options).json() for name in ("metadata", "status"))
 
     (signature,) = metadata["signatures"]
     assert signature["inputs"] == [{"name": "image", "dtype": "bytes", "shape": [None]}]

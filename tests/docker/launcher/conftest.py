@@ -2,78 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.harness.command import FREE_PORTS, Command, Outcome
+from tests.harness.engine import Engine
+
 NETWORK = "--build-option=--network=host"
 """A private engine without iptables has no other network for the steps of a build."""
-FREE_PORTS = ("--grpc-port", "0", "--rest-port", "0")
 
 
-class Cli:
-    """Runs `mlserve` as a process, and `docker`."""
+class DockerCommand(Command):
+    """Runs `mlserve` with the docker launcher, and `docker`."""
 
-    def __init__(self) -> None:
-        self.env: dict[str, str] = {}
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        super().__init__(folder)
+        self.docker = partial(engine, timeout=200)
 
-    def __call__(self, *args: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "mlserve", *args],
-            env={**os.environ, **self.env},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+    def __call__(self, *args: object, timeout: float = 200, **options: Any) -> Outcome:
+        return super().__call__(*args, timeout=timeout, **options)
 
-    def up(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def up(self, *args: object) -> Outcome:
         """`mlserve up --launcher docker` at free ports."""
         return self("up", "--launcher", "docker", *FREE_PORTS, "--wait", "60", *args)
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        """The running command, with both outputs as pipes."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "mlserve", *args],
-            env={**os.environ, **self.env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def ps(self) -> list[dict[str, Any]]:
-        """What `mlserve ps` lists."""
-        done = self("ps", "--output", "json")
-        assert done.returncode == 0, done.stderr
-        listed: list[dict[str, Any]] = json.loads(done.stdout)
-        return listed
-
-    @staticmethod
-    def docker(*args: str) -> str:
-        """What `docker ARGS` prints."""
-        done = subprocess.run(
-            ["docker", *args], capture_output=True, text=True, timeout=200, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
 
 @pytest.fixture
-def cli(engine: Any, home: Path) -> Iterator[Cli]:
+def cli(engine: Engine, home: Path, tmp_path: Path) -> Iterator[DockerCommand]:
     """The command line; the containers of this test's home are gone after it."""
-    command = Cli()
+    command = DockerCommand(tmp_path, engine)
     yield command
     label = f"label=mlserve.home={home / 'state'}"
-    ids = command.docker("ps", "--all", "--quiet", "--filter", label).split()
+    ids = engine("ps", "--all", "--quiet", "--filter", label).split()
     if ids:
-        command.docker("rm", "--force", "--volumes", *ids)
+        engine("rm", "--force", "--volumes", *ids)
+    command.end()
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +51,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def built(cli: Cli, home: Path, export: Callable[..., Path], template: Path) -> Path:
+def built(cli: DockerCommand, home: Path, export: Callable[..., Path], template: Path) -> Path:
     """The model `m` of the echo backend, exported here, and its image: built once.
 
     The folder holds `image`, all that it was built of, and `told.json`, what the command printed.

@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from mlserve.launch.records import ServerRecord, read_records, write_record
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Launcher, Serving
 from mlserve.store import VersionPolicy
+from mlserve.testing.processes import wait_until
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.server]
 
 RECORD = ServerRecord(
     name="echo-m",
@@ -51,7 +51,7 @@ def inspected(cli, container: str) -> dict[str, Any]:
     return json.loads(cli.docker("inspect", container))[0]
 
 
-def test_a_container_goes_its_whole_way(cli, built, until: Callable[..., Any]) -> None:
+def test_a_container_goes_its_whole_way(cli, built) -> None:
     options = ("--max-queue", "3", "--docker-option=--health-interval=1s")
     started = cli.up(*options)
     assert started.returncode == 0, started.stderr
@@ -71,7 +71,9 @@ def test_a_container_goes_its_whole_way(cli, built, until: Callable[..., Any]) -
     assert {b["HostIp"] for bs in told["HostConfig"]["PortBindings"].values() for b in bs} == {
         "127.0.0.1"
     }
-    until(lambda: inspected(cli, server["container"])["State"]["Health"]["Status"] == "healthy")
+    wait_until(
+        lambda: inspected(cli, server["container"])["State"]["Health"]["Status"] == "healthy"
+    )
 
     assert cli.up(*options).stdout == started.stdout
     other = cli.up("--max-queue", "4")
@@ -89,7 +91,7 @@ def test_a_container_goes_its_whole_way(cli, built, until: Callable[..., Any]) -
     assert after.stderr == "echo-m is not running; this is the log it left\n"
 
 
-def test_a_server_is_found_again_without_its_record(cli, built, home: Path, until) -> None:
+def test_a_server_is_found_again_without_its_record(cli, built, home: Path) -> None:
     assert cli.up().returncode == 0
     [server] = cli.ps()
     [record] = (home / "state" / "servers").iterdir()
@@ -101,7 +103,7 @@ def test_a_server_is_found_again_without_its_record(cli, built, home: Path, unti
     assert record.exists()
     # As after a reboot: the engine has started it again, with another process.
     cli.docker("restart", "--time", "10", server["container"])
-    until(lambda: cli("predict", __file__).returncode == 0)
+    wait_until(lambda: cli("predict", __file__).returncode == 0)
     assert cli.ps()[0]["status"] == "ready"
     assert cli("down").stdout == "echo-m is stopped\n"
 
@@ -168,13 +170,13 @@ def test_a_broken_model_is_told_by_its_log(cli, built, export) -> None:
     cli.docker("image", "rm", "mlserve-echo-broken:1")
 
 
-def test_an_interrupt_takes_the_container_along(cli, built, tmp_path: Path, until) -> None:
+def test_an_interrupt_takes_the_container_along(cli, built, tmp_path: Path) -> None:
     config = tmp_path / "echo.json"
     config.write_text('{"load_delay": 60}')
     config.chmod(0o644)
     slow = f"--docker-option=--volume={config}:/models/m/1/echo.json:ro"
     starting = cli.start("up", "--launcher", "docker", slow)
-    until(cli.ps)
+    wait_until(cli.ps)
 
     starting.send_signal(signal.SIGINT)
     _, said = starting.communicate(timeout=60)
@@ -212,7 +214,7 @@ def stand_in(cli, built, tmp_path: Path) -> str:
 
 
 def test_another_makers_image_serves_the_mounted_folder_and_follows_it(
-    cli, stand_in: str, tmp_path: Path, until
+    cli, stand_in: str, tmp_path: Path
 ) -> None:
     base = tmp_path / "private" / "m"
     (base / "1").mkdir(parents=True)
@@ -229,7 +231,7 @@ def test_another_makers_image_serves_the_mounted_folder_and_follows_it(
     (base / "2").mkdir()
     (base / "2" / "echo.json").write_text("{}")
     url = f"{server['rest']}/v1/models/m/versions/2"
-    until(lambda: _is_available(url))
+    wait_until(lambda: _is_available(url))
     assert cli("down").stdout == "tfserving-m is stopped\n"
 
 
@@ -250,9 +252,7 @@ def _is_available(url: str) -> bool:
         return False
 
 
-def test_a_server_that_ignores_sigterm_finishes_its_work_first(
-    cli, built, home: Path, until
-) -> None:
+def test_a_server_that_ignores_sigterm_finishes_its_work_first(cli, built, home: Path) -> None:
     # As tensorflow_model_server: no drain, and as the first process no reaction to SIGTERM.
     work = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -265,7 +265,7 @@ def test_a_server_that_ignores_sigterm_finishes_its_work_first(
     container = cli.docker("run", "--detach", *labels, *image).strip()
     record = replace(RECORD, container=container)
     write_record(record)
-    until(lambda: "begun" in cli.docker("logs", container))
+    wait_until(lambda: "begun" in cli.docker("logs", container))
     shown: list[str] = []
     marked: list[bool] = []
 

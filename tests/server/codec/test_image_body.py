@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from mlserve.artifact import Artifact
-from mlserve.testing.image_files import plain
+from mlserve.testing.images import plain
 from mlserve.testing.processes import ServerProcess, launched
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 JPEG = b"\xff\xd8\xff a photo"
 FORM = "application/x-www-form-urlencoded"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlserve.errors import InputTooLarge, InvalidInput
@@ -132,7 +132,6 @@ def _as_arrays(value: Any) -> list[str]:
     return found
 
 
-@settings(deadline=None)
 @example('{"00":[0,0.0,{}]}', 7)
 @example('{"00":[9007199254740993,0.5,{}]}', 13)
 @given(texts(), BLOCKS)
@@ -140,14 +139,12 @@ def test_values_are_those_of_the_parser_at_once(text: str, block: int) -> None:
     assert same(in_pieces(text, block), at_once(text))
 
 
-@settings(deadline=None)
 @given(broken_texts(), BLOCKS)
 def test_faults_are_told_as_by_the_parser_at_once(text: str, block: int) -> None:
     found, expected = in_pieces(text, block), at_once(text)
     assert found == expected if isinstance(expected, str) else same(found, expected)
 
 
-@settings(deadline=None)
 @given(NUMBERS, BLOCKS, st.sampled_from([DType.FLOAT32, DType.INT8, DType.FLOAT64]))
 def test_arrays_and_their_errors_are_the_same(value: Any, block: int, dtype: DType) -> None:
     text = json.dumps({"inputs": value})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -38,7 +38,6 @@ def spec_of(name: str, array: Any) -> TensorSpec:
     return TensorSpec(name, kinds[array.dtype.kind], None)
 
 
-@settings(deadline=None)
 @given(ARRAYS)
 def test_one_output(array: Any) -> None:
     spec = spec_of("y", array)
@@ -47,7 +46,6 @@ def test_one_output(array: Any) -> None:
     assert text.decode() == whole
 
 
-@settings(deadline=None)
 @given(st.integers(1, 20), st.data())
 def test_several_outputs_in_rows(rows: int, data: Any) -> None:
     arrays = {

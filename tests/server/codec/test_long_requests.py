@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from mlserve.server.tensors import NUMPY
 from mlserve.tensors import DType
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 LONG = 160_000
 """Characters of a body that is read in pieces, and more than two of them."""
@@ -148,8 +148,6 @@ def http(server: Any) -> Iterator[httpx.Client]:
 
 @settings(
     max_examples=80,
-    derandomize=True,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(sent=requests())

@@ -126,7 +126,7 @@ def simulate(service: Any, mean: float, timeout: Any, **options: Any) -> tuple[f
     return tally.in_time / (capacity * simulation.seconds), tally
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize("is_parallel", [False, True], ids=["shared", "parallel"])
 @pytest.mark.parametrize("timeout", ["fixed", "mixed"])
 @pytest.mark.parametrize("mean", [0.0057, 0.057, 0.17])

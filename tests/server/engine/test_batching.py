@@ -11,6 +11,7 @@ import pytest
 
 from mlserve.server.engine.batching import is_batchable
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.testing.processes import wait_until
 
 
 @pytest.fixture
@@ -28,13 +29,13 @@ def batching(model: Any, start: Any) -> Any:
 
 
 @pytest.fixture
-def occupy(model: Any, predict_on: Any, request_of: Any, wait: Any) -> Any:
+def occupy(model: Any, predict_on: Any, request_of: Any) -> Any:
     """Keeps the one worker of a server busy for a second, so that what comes then is queued."""
 
     def occupy(server: Any) -> Any:
         request = request_of("slow", seconds=(np.array([1.0], np.float32), DType.FLOAT32))
         call = predict_on(server, request)
-        wait(lambda: model.runs() == ["slow"])
+        wait_until(lambda: model.runs() == ["slow"])
         return call
 
     return occupy
@@ -48,7 +49,7 @@ def numbers(*values: float) -> tuple[Any, DType]:
     return np.array(values, np.float32), DType.FLOAT32
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_requests_that_wait_run_as_one_and_each_gets_its_own_answer(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
@@ -68,7 +69,7 @@ def test_requests_that_wait_run_as_one_and_each_gets_its_own_answer(
     assert model.runs() == ["slow", "two"]
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_bad_image_fails_alone_with_its_own_index(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_bad_image_fails_alone_with_its_own_index(
         assert list(call.result().outputs["output_0"].string_val) == [b"sorrel"] * rows
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_only_requests_of_one_signature_run_together(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
@@ -104,7 +105,7 @@ def test_only_requests_of_one_signature_run_together(
     assert sorted(runs) == ["identity_float32"] * 2 + ["serving_default", "top_k"]
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_client_that_has_left_is_not_part_of_the_batch(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
@@ -118,7 +119,7 @@ def test_a_client_that_has_left_is_not_part_of_the_batch(
     assert model.runs() == ["slow", "serving_default"]
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_rest_requests_whose_signature_is_told_by_the_body_are_batched(
     batching: Any, occupy: Any, model: Any
 ) -> None:
@@ -135,7 +136,7 @@ def test_rest_requests_whose_signature_is_told_by_the_body_are_batched(
     assert model.runs() == ["slow", "serving_default"]
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_batch_waits_for_more_until_it_is_full(
     batching: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
@@ -147,7 +148,7 @@ def test_a_batch_waits_for_more_until_it_is_full(
     assert model.runs() == ["serving_default"] * 2, "the first to be measured, then the two as one"
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_batch_never_waits_past_the_earliest_deadline(
     batching: Any, predict_on: Any, request_of: Any
 ) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 IMAGE = np.array([b"x"], object), DType.BYTES
 
@@ -26,13 +27,13 @@ def narrow(model: Any, start: Any) -> Any:
 
 
 @pytest.fixture
-def occupy(narrow: Any, model: Any, predict_on: Any, request_of: Any, wait: Any) -> Any:
+def occupy(narrow: Any, model: Any, predict_on: Any, request_of: Any) -> Any:
     """Keeps the one worker busy for that many seconds; returns when it is."""
 
     def occupy(seconds: float, timeout: float = 20) -> Any:
         request = request_of("slow", seconds=(np.array([seconds], np.float32), DType.FLOAT32))
         call = predict_on(narrow, request, timeout=timeout)
-        wait(lambda: model.runs() == ["slow"])
+        wait_until(lambda: model.runs() == ["slow"])
         return call
 
     return occupy
@@ -44,11 +45,11 @@ def code_of(call: Any) -> grpc.StatusCode:
 
 
 def test_a_full_queue_is_said_so(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, wait: Any
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     slow = occupy(1.5)
     first, second = (predict_on(narrow, request_of(image=IMAGE)) for _ in range(2))
-    wait(lambda: first.done() or second.done())
+    wait_until(lambda: first.done() or second.done())
     refused, waiting = (first, second) if first.done() else (second, first)
     assert code_of(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(refused.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
@@ -94,13 +95,13 @@ def probe(server: Any) -> int:
 
 
 def test_a_client_that_has_gone_frees_its_place(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, wait: Any
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     slow = occupy(2)
     call = predict_on(narrow, request_of("top_k", image=IMAGE))
-    wait(lambda: probe(narrow) == 429)
+    wait_until(lambda: probe(narrow) == 429)
     call.cancel()
-    wait(lambda: probe(narrow) == 504)
+    wait_until(lambda: probe(narrow) == 504)
     assert slow.result()
     assert predict_on(narrow, request_of(image=IMAGE)).result()
     assert model.runs() == ["slow", "serving_default"]
@@ -117,12 +118,12 @@ SENT = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["x"]}
     ],
 )
 def test_a_rest_client_that_has_gone_frees_its_place(
-    narrow: Any, occupy: Any, model: Any, wait: Any, path: str, body: Any
+    narrow: Any, occupy: Any, model: Any, path: str, body: Any
 ) -> None:
     slow = occupy(1.5)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"http://{narrow.rest}{path}", json=body, timeout=0.3)
-    wait(lambda: probe(narrow) == 504)
+    wait_until(lambda: probe(narrow) == 504)
     assert slow.result()
     assert narrow.post({"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}
     assert model.runs() == ["slow", "serving_default"]
@@ -146,10 +147,10 @@ def measured(model: Any, start: Any, predict_on: Any, request_of: Any) -> Any:
 
 
 def test_what_cannot_be_in_time_is_refused_on_arrival_with_when_to_come_back(
-    measured: Any, predict_on: Any, request_of: Any, wait: Any, model: Any
+    measured: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     call = predict_on(measured, request_of(image=IMAGE))
-    wait(lambda: model.runs() == ["serving_default"])
+    wait_until(lambda: model.runs() == ["serving_default"])
     refused = predict_on(measured, request_of(image=IMAGE), timeout=0.6)
     assert code_of(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "the answer would come about 0." in refused.exception().details()
@@ -160,11 +161,11 @@ def test_what_cannot_be_in_time_is_refused_on_arrival_with_when_to_come_back(
 
 
 def test_over_rest_the_client_is_told_in_seconds_and_in_milliseconds(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, wait: Any
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any
 ) -> None:
     slow = occupy(1)
     waiting = predict_on(narrow, request_of(image=IMAGE))
-    wait(lambda: probe(narrow) == 429)
+    wait_until(lambda: probe(narrow) == 429)
     answer = narrow.post({"inputs": ["x"]})
     assert answer.status_code == 429
     assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("1", "1000")

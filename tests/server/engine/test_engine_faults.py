@@ -16,8 +16,9 @@ import pytest
 
 from mlserve.server.codec.images import cost_of
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture
@@ -88,12 +89,12 @@ def test_a_panic_of_the_runtime_is_an_error_and_holds_nothing(
 
 
 def test_what_waits_for_its_batch_holds_up_nobody_else(
-    batching: Any, measure: Any, predict_on: Any, request_of: Any, model: Any, wait: Any
+    batching: Any, measure: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     server = batching(threads=2)
     measure(server)
     waiting = predict_on(server, request_of("fragile", a=numbers(1.0)), timeout=15)
-    wait(lambda: "mlserve_requests_waiting 1.0" in metrics(server))
+    wait_until(lambda: "mlserve_requests_waiting 1.0" in metrics(server))
     other = predict_on(server, request_of("identity_float32", x=numbers(2.0)), timeout=30)
     assert list(other.result().outputs["y"].float_val) == [2.0]
     assert model.runs() == ["identity_float32"]
@@ -104,16 +105,16 @@ def test_what_waits_for_its_batch_holds_up_nobody_else(
 
 
 def test_what_waits_starts_when_the_others_of_its_batch_have_left(
-    batching: Any, measure: Any, predict_on: Any, request_of: Any, wait: Any, model: Any
+    batching: Any, measure: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     """The one that left had put off the start of all: nobody may sleep until then."""
     server = batching(threads=1, delay=30)
     measure(server)
     head = predict_on(server, request_of("fragile", a=numbers(1.0)), timeout=50)
-    wait(lambda: "mlserve_requests_waiting 1.0" in metrics(server))
+    wait_until(lambda: "mlserve_requests_waiting 1.0" in metrics(server))
     predict_on(server, request_of("identity_float32", x=numbers(2.0))).result()
     head.cancel()
-    wait(lambda: "mlserve_requests_waiting 0.0" in metrics(server))
+    wait_until(lambda: "mlserve_requests_waiting 0.0" in metrics(server))
     pair = [predict_on(server, request_of("fragile", a=numbers(a))) for a in (2.0, 3.0)]
     for call in pair:
         assert call.result(timeout=10)
@@ -138,7 +139,7 @@ def test_slow_requests_of_a_signature_say_nothing_of_a_fast_one(server: Any) -> 
         assert answer.status_code == 200, answer.text
 
 
-def test_fast_requests_are_let_in_beside_a_slow_one(model: Any, start: Any, wait: Any) -> None:
+def test_fast_requests_are_let_in_beside_a_slow_one(model: Any, start: Any) -> None:
     model.put(1)
     server = start("--threads", "2")
     fast = {"signature_name": "two", "inputs": {"a": [1.0], "b": [2.0]}}
@@ -147,7 +148,7 @@ def test_fast_requests_are_let_in_beside_a_slow_one(model: Any, start: Any, wait
         assert server.post(fast).status_code == 200
     with ThreadPoolExecutor(1) as clients:
         slow = clients.submit(server.post, {"signature_name": "slow", "inputs": [3.0]})
-        wait(lambda: "mlserve_requests_running 1.0" in metrics(server))
+        wait_until(lambda: "mlserve_requests_running 1.0" in metrics(server))
         answers = [
             server.post(fast, headers={"X-Request-Timeout-Ms": "1000"}).status_code
             for _ in range(20)

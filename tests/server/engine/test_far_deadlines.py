@@ -42,7 +42,7 @@ def test_a_setting_that_no_clock_holds_is_named(name: str) -> None:
         ServerSettings(**{name: 1e300})  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize("api", ["tfs", "oip"])
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_the_longest_timeout_of_a_client_gets_an_answer(
@@ -53,7 +53,7 @@ def test_the_longest_timeout_of_a_client_gets_an_answer(
         assert client.predict(b"x", timeout=MOST_SECONDS).label == "sorrel"
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize("header", ["X-Request-Timeout-Ms", "x-envoy-expected-rq-timeout-ms"])
 @pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer"])
 def test_a_header_of_15_digits_is_as_good_as_none(
@@ -70,7 +70,7 @@ def test_a_header_of_15_digits_is_as_good_as_none(
     assert "CRITICAL" not in server.log()
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize("timeout", FAR)
 def test_a_far_deadline_over_grpc_gets_an_answer(
     server: Any, predict_on: Any, request_of: Any, timeout: float
@@ -80,7 +80,7 @@ def test_a_far_deadline_over_grpc_gets_an_answer(
     assert "CRITICAL" not in server.log()
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize("timeout", [b"99999999H", b"99999999M"])
 def test_the_largest_deadline_that_grpc_can_write_gets_an_answer(
     server: Any, request_of: Any, timeout: bytes
@@ -119,7 +119,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return length + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_limits_that_no_channel_argument_holds(start: Any, model: Any) -> None:
     model.put(1)
     flags = ("--max-request-bytes", "--max-connections")
@@ -127,7 +127,7 @@ def test_limits_that_no_channel_argument_holds(start: Any, model: Any) -> None:
     assert server.answers()
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("path", "right"),
     [

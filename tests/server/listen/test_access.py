@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlserve.tensors import DType
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
+from tests.harness.server import serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 TOKEN = "c0ffee-Zm9v_~!"
 PREDICT = "/v1/models/m:predict"
@@ -48,14 +49,12 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, serve_echo: Callable[..., Any]
-) -> Iterator[Any]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("access")
     path = folder / "token"
     path.write_text(f"{TOKEN}\n")
     path.chmod(0o600)
-    with serve_echo(folder, f"--token-file={path}", wait=is_ready) as server:
+    with serving(folder, f"--token-file={path}", wait=is_ready) as server:
         yield server
 
 
@@ -175,22 +174,22 @@ def test_a_file_without_a_token_ends_the_start(model: Any, launch: Any, tmp_path
 
 
 class TestWarnings:
-    def test_all_may_ask(self, model: Any, launch: Any, wait: Any) -> None:
+    def test_all_may_ask(self, model: Any, launch: Any) -> None:
         model.put(7)
         server = launch("--host=0.0.0.0")
-        wait(server.ports)
+        server.wait_listening()
         assert " WARNING the server listens on 0.0.0.0 and answers anyone" in server.log()
         assert "--token-file admits only callers with the token" in server.log()
 
     def test_a_token_in_clear_text_that_others_may_read(
-        self, model: Any, launch: Any, wait: Any, tmp_path: Path
+        self, model: Any, launch: Any, tmp_path: Path
     ) -> None:
         model.put(7)
         path = tmp_path / "token"
         path.write_text(TOKEN)
         path.chmod(0o644)
         server = launch("--host=0.0.0.0", f"--token-file={path}")
-        wait(server.ports)
+        server.wait_listening()
         assert " WARNING the token is sent unencrypted" in server.log()
         assert f" WARNING every user of this machine may read {path} (--token-file)" in server.log()
 

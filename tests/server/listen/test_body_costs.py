@@ -7,7 +7,7 @@ import json
 import re
 import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from mlserve.testing.raw_http import everything_from
+from mlserve.testing.processes import wait_until
+from tests.harness.raw_http import everything_from
+from tests.harness.server import serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 MB = 2**20
 LARGEST, BOUND = 16 * MB, 48 * MB
@@ -26,23 +28,21 @@ PATIENT = {"X-Request-Timeout-Ms": "600000"}
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, serve_echo: Callable[..., Any]
-) -> Iterator[Any]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     flags = f"--max-request-bytes={LARGEST}", f"--max-body-memory={BOUND}", "--threads=2"
-    with serve_echo(tmp_path_factory.mktemp("costs"), *flags) as server:
+    with serving(tmp_path_factory.mktemp("costs"), *flags) as server:
         yield server
 
 
 @pytest.fixture
-def within_bound(server: Any, wait: Any) -> Iterator[None]:
+def within_bound(server: Any) -> Iterator[None]:
     """Checks that the test has cost twice the bound at most, and that all is given back."""
     process = Path(f"/proc/{server.process.pid}")
     (process / "clear_refs").write_text("5")  # the peak so far is forgotten
     before = _memory(process, "VmRSS")
     yield
     assert _memory(process, "VmHWM") - before < 2 * BOUND
-    wait(lambda: held(server) == 0)
+    wait_until(lambda: held(server) == 0)
     assert server.answers()
 
 
@@ -149,24 +149,24 @@ class TestMemory:
         answer = post(server, file * 700 + b"--b--\r\n", **kind)
         assert answer.json() == {"predictions": ["sorrel"] * 700}
 
-    def test_of_uploads_that_lack_their_end(self, server: Any, wait: Any) -> None:
+    def test_of_uploads_that_lack_their_end(self, server: Any) -> None:
         """What has stalled gives way to others, who are answered, and its connection is closed."""
         with ExitStack() as stack:
             stalled = [Upload(server, 12 * MB, stack) for _ in range(3)]
-            wait(lambda: held(server) == 3 * 12 * MB)
+            wait_until(lambda: held(server) == 3 * 12 * MB)
             body = identity("bytes", filled(b'["', b"a", b'"]', 14 * MB))
-            answer = wait(lambda: _unless_refused(post(server, body[: 14 * MB] + b'"]}')))
+            answer = wait_until(lambda: _unless_refused(post(server, body[: 14 * MB] + b'"]}')))
             assert answer.status_code == 200
             heard = stalled[0].answer()
             assert heard.startswith(b"HTTP/1.1 429 ")
             assert b"the body came too slowly: its room was given to other requests" in heard
             assert b"\r\nconnection: close\r\n" in heard.lower()
 
-    def test_of_more_uploads_than_there_is_room_for(self, server: Any, wait: Any) -> None:
+    def test_of_more_uploads_than_there_is_room_for(self, server: Any) -> None:
         with ExitStack() as stack:
             uploads = [Upload(server, 15 * MB, stack).socket for _ in range(12)]
             assert held(server) <= BOUND
-            wait(lambda: len(select.select(uploads, [], [], 0)[0]) >= 12 - BOUND // (15 * MB))
+            wait_until(lambda: len(select.select(uploads, [], [], 0)[0]) >= 12 - BOUND // (15 * MB))
             for upload in select.select(uploads, [], [], 0)[0]:
                 with suppress(ConnectionResetError):
                     assert upload.recv(12) in (b"", b"HTTP/1.1 429")

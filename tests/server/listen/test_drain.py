@@ -1,6 +1,6 @@
 """A server that is told to stop while clients ask: what it has accepted it answers.
 
-What "accepted" and "lost" mean is defined in `mlserve.testing.load`. The model's own journal is the
+What "accepted" and "lost" mean is defined in `tests.harness.load`. The model's own journal is the
 witness: a request that was run and whose client has no answer is lost, whatever the client saw.
 """
 
@@ -19,9 +19,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from mlserve.tensors import DType
-from mlserve.testing.load import Load
+from mlserve.testing.processes import wait_until
+from tests.harness.load import Load
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 IMAGE = np.array([b"x"], object), DType.BYTES
 BODY = json.dumps({"inputs": ["x"]}).encode()
@@ -51,16 +52,14 @@ def slow(request_of: Any, seconds: float) -> Any:
 
 
 @pytest.mark.parametrize("round_", range(3))
-def test_a_drain_under_load_loses_no_accepted_request(
-    model: Any, start: Any, wait: Any, round_: int
-) -> None:
+def test_a_drain_under_load_loses_no_accepted_request(model: Any, start: Any, round_: int) -> None:
     model.put(1, delay=0.01)
     server = start("--threads", "2")
     load = Load(server.grpc, server.rest, "m")
     before = len(model.runs())
     load.start()
     try:
-        wait(lambda: load.answered > 100)
+        wait_until(lambda: load.answered > 100)
         server.process.send_signal(signal.SIGTERM)
         assert server.exit_code() == 0
     finally:
@@ -73,7 +72,7 @@ def test_a_drain_under_load_loses_no_accepted_request(
     assert "Traceback" not in server.log()
 
 
-def test_a_request_whose_body_is_on_its_way_is_answered(model: Any, start: Any, wait: Any) -> None:
+def test_a_request_whose_body_is_on_its_way_is_answered(model: Any, start: Any) -> None:
     """Requests behind it are refused meanwhile, and their connections are closed."""
     model.put(1)
     server = start()
@@ -84,7 +83,7 @@ def test_a_request_whose_body_is_on_its_way_is_answered(model: Any, start: Any, 
         # The server has read the head once it takes a later request of another connection.
         assert other.post(url, content=BODY).headers.get("connection") != "close"
         server.process.send_signal(signal.SIGTERM)
-        wait(lambda: "stopping: 1 requests to finish" in server.log())
+        wait_until(lambda: "stopping: 1 requests to finish" in server.log())
         refused = other.post(url, content=BODY)
         assert (refused.status_code, refused.headers["connection"]) == (503, "close")
         live = other.get(f"http://{server.rest}/v2/health/live")
@@ -98,7 +97,7 @@ def test_a_request_whose_body_is_on_its_way_is_answered(model: Any, start: Any, 
 
 
 def test_an_answer_that_is_on_its_way_arrives_whole(
-    model: Any, start: Any, wait: Any, request_of: Any, predict_on: Any
+    model: Any, start: Any, request_of: Any, predict_on: Any
 ) -> None:
     """The client reads on only when the server has begun to stop."""
     model.put(1)
@@ -110,9 +109,9 @@ def test_an_answer_that_is_on_its_way_arrives_whole(
     with connect(server) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         connection.sendall(head(len(body)) + body)
-        wait(lambda: select.select([connection], [], [], 0)[0])
+        wait_until(lambda: select.select([connection], [], [], 0)[0])
         server.process.send_signal(signal.SIGTERM)
-        wait(lambda: "stopping: " in server.log())
+        wait_until(lambda: "stopping: " in server.log())
         answer = read_to_end(connection)
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["outputs"] == [values]
     assert server.exit_code() == 0
@@ -138,9 +137,7 @@ def test_a_connection_that_the_loop_has_not_seen_gets_an_answer(model: Any, star
     assert server.exit_code() == 0
 
 
-def test_a_client_that_is_held_up_before_it_sends_gets_an_answer(
-    model: Any, start: Any, wait: Any
-) -> None:
+def test_a_client_that_is_held_up_before_it_sends_gets_an_answer(model: Any, start: Any) -> None:
     """One that has just connected, and one that has just been answered."""
     model.put(1)
     server = start()
@@ -150,7 +147,7 @@ def test_a_client_that_is_held_up_before_it_sends_gets_an_answer(
         while not answer.endswith(b"}"):
             answer += kept.recv(65536)
         server.process.send_signal(signal.SIGTERM)
-        wait(lambda: "stopping: " in server.log())
+        wait_until(lambda: "stopping: " in server.log())
         assert not select.select([new, kept], [], [], 0.4)[0], "it has hung up"
         for connection in (new, kept):
             connection.sendall(head(len(BODY)) + BODY)
@@ -159,7 +156,7 @@ def test_a_client_that_is_held_up_before_it_sends_gets_an_answer(
 
 
 def test_what_is_idle_does_not_hold_it_up(
-    model: Any, start: Any, wait: Any, channel_to: Any, predict_on: Any, request_of: Any
+    model: Any, start: Any, channel_to: Any, predict_on: Any, request_of: Any
 ) -> None:
     """Kept connections of both ports, and one that has sent half a head."""
     model.put(1)
@@ -174,13 +171,13 @@ def test_what_is_idle_does_not_hold_it_up(
 
 
 def test_a_client_that_left_does_not_hold_up_the_answer_of_others(
-    model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
+    model: Any, start: Any, predict_on: Any, request_of: Any
 ) -> None:
     """Its work runs on, as it cannot be interrupted, and the drain waits for it."""
     model.put(1)
     server = start("--threads", "1", "--drain-timeout", "60")
     left = predict_on(server, slow(request_of, 1))
-    wait(lambda: "slow" in model.runs())
+    wait_until(lambda: "slow" in model.runs())
     queued = predict_on(server, request_of("top_k", image=IMAGE))
     left.cancel()
     server.process.send_signal(signal.SIGTERM)
@@ -191,15 +188,15 @@ def test_a_client_that_left_does_not_hold_up_the_answer_of_others(
 
 
 def test_a_refused_client_that_is_still_sending_can_read_why(
-    model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
+    model: Any, start: Any, predict_on: Any, request_of: Any
 ) -> None:
     """Its connection is not reset under it."""
     model.put(1)
     server = start()
     running = predict_on(server, slow(request_of, 1))
-    wait(lambda: "slow" in model.runs())
+    wait_until(lambda: "slow" in model.runs())
     server.process.send_signal(signal.SIGTERM)
-    wait(lambda: "stopping: 1 requests to finish" in server.log())
+    wait_until(lambda: "stopping: 1 requests to finish" in server.log())
     body = b'{"inputs": ["' + b"x" * 10_000_000 + b'"]}'
     with connect(server) as connection:
         connection.sendall(head(len(body)) + body)

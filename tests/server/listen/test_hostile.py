@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 TOKEN = "a-token-of-the-tests"
 IMAGE = np.array([b"x"], object), DType.BYTES
 
 
 @pytest.fixture
-def guarded(model: Any, launch: Any, wait: Any, tmp_path: Any) -> Any:
+def guarded(model: Any, launch: Any, tmp_path: Any) -> Any:
     model.put(1)
     (tmp_path / "token").write_text(TOKEN)
     server = launch("--token-file", str(tmp_path / "token"))
-    wait(server.ports)
-    wait(lambda: httpx.get(f"http://{server.rest}/v2/health/ready").status_code == 200)
+    server.wait_listening()
+    wait_until(lambda: httpx.get(f"http://{server.rest}/v2/health/ready").status_code == 200)
     return server
 
 

@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -19,8 +19,9 @@ import pytest
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
+from tests.harness.server import serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PREDICT = "/v1/models/m:predict"
 INFER = "/v2/models/m/infer"
@@ -47,10 +48,8 @@ def tensor(*data: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, serve_echo: Callable[..., Any]
-) -> Iterator[Any]:
-    with serve_echo(tmp_path_factory.mktemp("limits"), *FLAGS) as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with serving(tmp_path_factory.mktemp("limits"), *FLAGS) as server:
         yield server
 
 

@@ -20,8 +20,10 @@ import trustme
 
 from mlserve.launch.docker.dockerfile import HEALTHCHECK
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
+from tests.harness.server import serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PREDICT = "/v1/models/m:predict"
 GOOD = {"inputs": ["x"]}
@@ -64,21 +66,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, serve_echo: Callable[..., Any], files: Files
-) -> Iterator[Any]:
+def server(tmp_path_factory: pytest.TempPathFactory, files: Files) -> Iterator[Any]:
     folder, flags = tmp_path_factory.mktemp("tls"), (*files.flags, "--header-timeout=1")
-    with serve_echo(folder, *flags, wait=ready_for(files.context())) as server:
+    with serving(folder, *flags, wait=ready_for(files.context())) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def mutual(
-    tmp_path_factory: pytest.TempPathFactory, serve_echo: Callable[..., Any], files: Files
-) -> Iterator[Any]:
+def mutual(tmp_path_factory: pytest.TempPathFactory, files: Files) -> Iterator[Any]:
     """A server that wants a certificate of its clients."""
     folder, flags = tmp_path_factory.mktemp("mutual"), (*files.flags, f"--tls-client-ca={files.ca}")
-    with serve_echo(folder, *flags, wait=ready_for(files.context(files.client))) as server:
+    with serving(folder, *flags, wait=ready_for(files.context(files.client))) as server:
         yield server
 
 
@@ -195,12 +193,12 @@ def test_handshakes_that_are_broken_off(server: Any, files: Files) -> None:
     assert is_well(server)
 
 
-def test_handshakes_count_as_connections(model: Any, launch: Any, wait: Any, files: Files) -> None:
+def test_handshakes_count_as_connections(model: Any, launch: Any, files: Files) -> None:
     """As many as --max-connections may be under way; those that last give way to the next."""
     model.put(7)
     server = launch(*files.flags, "--max-connections=8", "--header-timeout=30")
-    wait(server.ports)
-    wait(lambda: ready_for(files.context())(server))
+    server.wait_listening()
+    wait_until(lambda: ready_for(files.context())(server))
     process, port = psutil.Process(server.process.pid), int(server.rest.rpartition(":")[2])
 
     def held() -> int:
@@ -235,9 +233,7 @@ def test_the_grpc_port_speaks_http2_only(server: Any, files: Files, offered: lis
     assert is_well(server)
 
 
-def test_a_client_that_does_not_offer_http2_holds_nothing(
-    server: Any, files: Files, wait: Any
-) -> None:
+def test_a_client_that_does_not_offer_http2_holds_nothing(server: Any, files: Files) -> None:
     """It has no place among the connections, so that nothing else bounds their number."""
     process = psutil.Process(server.process.pid)
     before = process.num_fds()
@@ -245,7 +241,7 @@ def test_a_client_that_does_not_offer_http2_holds_nothing(
         for _ in range(30):
             raw = stack.enter_context(connection(server.grpc))
             stack.enter_context(files.context().wrap_socket(raw, server_hostname="127.0.0.1"))
-        wait(lambda: process.num_fds() <= before + 2, timeout=5)
+        wait_until(lambda: process.num_fds() <= before + 2, timeout=5)
 
 
 class TestMutual:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
 from mlserve.store import VersionPolicy
+from tests.harness.echo import put_version
 
 
 class EchoModels:
@@ -30,13 +30,8 @@ class EchoModels:
 
     def put(self, path: str, **config: Any) -> Path:
         """Writes `path`, `<model>/<version>`; its label is the path."""
-        folder = self.folder / path
-        incoming = folder.parent / f".{folder.name}"
-        incoming.mkdir(parents=True)
-        journal = str(folder.parent / f"{folder.name}.journal")
-        content = {"label": path, "journal": journal, **config}
-        (incoming / "echo.json").write_text(json.dumps(content))
-        return incoming.rename(folder)
+        journal = str(self.folder / f"{path}.journal")
+        return put_version(self.folder / path, **{"label": path, "journal": journal, **config})
 
     def is_closed(self, path: str) -> bool:
         journal = self.folder / f"{path}.journal"

@@ -16,6 +16,8 @@ from mlserve.server.models.folders import unfinished_versions
 from mlserve.server.models.model import Model
 from mlserve.server.models.versions import ModelSpec, State
 from mlserve.store import VersionPolicy
+from mlserve.testing.processes import wait_until
+from tests.harness.echo import LABELS, manifest
 
 
 def label(server: Any) -> Any:
@@ -35,52 +37,48 @@ def copied(folder: Path, **config: Any) -> None:
     (folder / "echo.json").write_text(json.dumps(config))
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_version_whose_manifest_arrives_last_takes_over_when_it_is_there(
-    model: Any, start: Any, wait: Any, manifest: Any
+    model: Any, start: Any
 ) -> None:
-    folder = model.put(1, label="one")
-    manifest(has_random_weights=False).write(folder, ["sorrel"])
+    model.put(1, manifest=manifest(), label="one")
     server = start()
     copied(model.base_path / "2", label="two")
-    wait(lambda: "has no mlserve.json yet" in message(server, 2))
+    wait_until(lambda: "has no mlserve.json yet" in message(server, 2))
     assert label(server) == "one"
     refused = server.post({"inputs": ["x"]}, "/v1/models/m/versions/2:predict")
     assert (refused.status_code, "no mlserve.json yet" in refused.text) == (503, True)
-    manifest(has_random_weights=False).write(model.base_path / "2", ["sorrel"])
-    wait(lambda: label(server) == "two")
-    wait(lambda: server.state(1) == "END")
+    manifest().write(model.base_path / "2", LABELS)
+    wait_until(lambda: label(server) == "two")
+    wait_until(lambda: server.state(1) == "END")
     assert server.log().count("loading version 2") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_half_copied_version_at_the_start_leaves_the_whole_one_serving(
-    model: Any, start: Any, wait: Any, manifest: Any
+    model: Any, start: Any
 ) -> None:
-    folder = model.put(1, label="one")
-    manifest(has_random_weights=False).write(folder, ["sorrel"])
+    model.put(1, manifest=manifest(), label="one")
     copied(model.base_path / "2", label="two")
     server = start()
     assert label(server) == "one"
-    manifest(has_random_weights=False).write(model.base_path / "2", ["sorrel"])
-    wait(lambda: label(server) == "two")
+    manifest().write(model.base_path / "2", LABELS)
+    wait_until(lambda: label(server) == "two")
 
 
-@pytest.mark.slow
-def test_a_served_version_whose_files_change_is_loaded_again(
-    model: Any, start: Any, wait: Any
-) -> None:
+@pytest.mark.server
+def test_a_served_version_whose_files_change_is_loaded_again(model: Any, start: Any) -> None:
     folder = model.put(1, label="one")
     server = start()
     copied(folder, label="changed", load_delay=0.2, journal=str(model.journal))
     while (answer := label(server)) != "changed":
         assert answer == "one"
-    wait(lambda: model.runs()[-1] == "close" or model.runs().count("close") == 1)
+    wait_until(lambda: model.runs()[-1] == "close" or model.runs().count("close") == 1)
     copied(folder, fail_load="this file is damaged")
-    wait(lambda: "this file is damaged" in server.log())
+    wait_until(lambda: "this file is damaged" in server.log())
     assert (label(server), server.state(1)) == ("changed", "AVAILABLE")
     copied(folder, label="mended")
-    wait(lambda: label(server) == "mended")
+    wait_until(lambda: label(server) == "mended")
 
 
 def test_a_folder_is_loaded_once_two_looks_have_found_it_the_same(tmp_path: Path) -> None:
@@ -114,7 +112,7 @@ def test_a_folder_is_loaded_once_two_looks_have_found_it_the_same(tmp_path: Path
 
 
 def test_a_raw_version_that_is_served_stays_when_an_exported_one_comes_below_it(
-    tmp_path: Path, manifest: Any
+    tmp_path: Path,
 ) -> None:
     copied(tmp_path / "2", label="raw")
     source = ModelSpec(
@@ -126,7 +124,7 @@ def test_a_raw_version_that_is_served_stays_when_an_exported_one_comes_below_it(
         await model.find()
         await model.load()
         copied(tmp_path / "1", label="exported")
-        manifest(has_random_weights=False).write(tmp_path / "1", ["sorrel"])
+        manifest().write(tmp_path / "1", LABELS)
         for _ in range(3):
             await model._update()
         assert states(model) == {2: State.AVAILABLE}

@@ -7,18 +7,17 @@ the close of a model, in the configuration of the models.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server.conftest import RunningServer
+from mlserve.testing.processes import wait_until
+from tests.harness.server import EchoServer, running
 
 _SERVER = """
 import sys
@@ -78,26 +77,20 @@ def pipes(tmp_path: Path) -> Iterator[Pipes]:
 
 
 @pytest.fixture
-def launch_hanging(
-    model: Any, pipes: Pipes, tmp_path: Path
-) -> Iterator[Callable[..., RunningServer]]:
-    started: list[subprocess.Popen[bytes]] = []
+def launch_hanging(model: Any, pipes: Pipes, tmp_path: Path) -> Iterator[Callable[..., EchoServer]]:
+    program = ("-c", _SERVER, str(pipes.folder))
+    with ExitStack() as stack:
 
-    def launch(*options: str) -> RunningServer:
-        served = ["--backend", "echo", "--model", "m", "--base-path", str(model.base_path)]
-        ports = ["--grpc-port", "0", "--rest-port", "0", "--poll-seconds", "0.05"]
-        argv = [sys.executable, "-c", _SERVER, str(pipes.folder), *served, *ports, *options]
-        with (tmp_path / "log").open("wb") as log:
-            started.append(subprocess.Popen(argv, stderr=log))
-        return RunningServer(started[-1], tmp_path / "log")
+        def launch(*options: str) -> EchoServer:
+            server = running(model, tmp_path / "log", *options, program=program)
+            launched = stack.enter_context(server)
+            stack.callback(launched.process.kill)
+            return launched
 
-    yield launch
-    for process in started:
-        process.kill()
-        process.wait()
+        yield launch
 
 
-def ends(server: RunningServer) -> None:
+def ends(server: EchoServer) -> None:
     """It ends at once and in order after SIGTERM, however much hangs."""
     began = time.monotonic()
     server.process.terminate()
@@ -106,53 +99,51 @@ def ends(server: RunningServer) -> None:
     assert "Traceback" not in server.log()
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_look_that_hangs_holds_neither_answers_nor_the_end(
-    model: Any, pipes: Pipes, launch_hanging: Callable[..., RunningServer], wait: Any
+    model: Any, pipes: Pipes, launch_hanging: Callable[..., EchoServer]
 ) -> None:
     model.put(1)
     server = launch_hanging()
-    wait(server.ports)
-    wait(server.is_available)
+    wait_until(server.is_available)
     pipes.make("look")
-    wait(lambda: pipes.is_read("look"))
+    wait_until(lambda: pipes.is_read("look"))
     assert server.post({"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}
     ends(server)
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_first_look_that_hangs_does_not_hold_the_end(
-    model: Any, pipes: Pipes, launch_hanging: Callable[..., RunningServer], wait: Any
+    model: Any, pipes: Pipes, launch_hanging: Callable[..., EchoServer]
 ) -> None:
     pipes.make("look")
     server = launch_hanging()
-    wait(lambda: pipes.is_read("look"))
+    wait_until(lambda: pipes.is_read("look"))
     ends(server)
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_model_whose_close_hangs_does_not_hold_the_end(
-    model: Any, pipes: Pipes, launch_hanging: Callable[..., RunningServer], wait: Any
+    model: Any, pipes: Pipes, launch_hanging: Callable[..., EchoServer]
 ) -> None:
     model.put(1)
     server = launch_hanging("--drain-timeout", "1")
-    wait(server.ports)
-    wait(server.is_available)
+    wait_until(server.is_available)
     pipes.make("close")
     ends(server)
     assert "stopping with a model that was not unloaded within" in server.log()
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_manifest_that_hangs_holds_neither_health_nor_the_end(
-    model: Any, launch_hanging: Callable[..., RunningServer], wait: Any
+    model: Any, launch_hanging: Callable[..., EchoServer]
 ) -> None:
     """A pipe in place of a file of the version folder: the load hangs in reading it."""
     folder = model.put(1)
     (folder / "echo.json").unlink()
     os.mkfifo(folder / "echo.json")
     server = launch_hanging()
-    wait(server.ports)
-    wait(lambda: server.state(1) == "LOADING")
+    server.wait_listening()
+    wait_until(lambda: server.state(1) == "LOADING")
     assert httpx.get(f"http://{server.rest}/v2/health/live", timeout=5).status_code == 200
     ends(server)

@@ -15,8 +15,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -33,12 +34,12 @@ def slow_request(request_of: Any, seconds: float) -> Any:
 
 
 def test_it_listens_before_it_has_loaded(
-    model: Any, launch: Any, wait: Any, channel_to: Any, predict_on: Any, request_of: Any
+    model: Any, launch: Any, channel_to: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(1, load_delay=2)
     server = launch()
-    wait(server.ports)
-    wait(lambda: server.state(1) == "LOADING")
+    server.wait_listening()
+    wait_until(lambda: server.state(1) == "LOADING")
     answer = server.post({"inputs": ["x"]})
     assert (answer.status_code, answer.json()) == (503, {"error": "m is loading"})
     call = predict_on(server, request_of(image=IMAGE))
@@ -47,8 +48,8 @@ def test_it_listens_before_it_has_loaded(
     metadata = httpx.get(f"http://{server.rest}/v1/models/m/metadata")
     assert metadata.status_code == 503
     assert health(channel_to(server)) == NOT_SERVING
-    wait(server.is_available)
-    wait(lambda: health(channel_to(server)) == SERVING)
+    wait_until(server.is_available)
+    wait_until(lambda: health(channel_to(server)) == SERVING)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -56,7 +57,6 @@ def test_a_signal_drains(
     number: int,
     model: Any,
     start: Any,
-    wait: Any,
     predict_on: Any,
     request_of: Any,
     channel_to: Any,
@@ -64,12 +64,12 @@ def test_a_signal_drains(
     model.put(1)
     server = start("--threads", "1")
     running = predict_on(server, slow_request(request_of, 1))
-    wait(lambda: "slow" in model.runs())
+    wait_until(lambda: "slow" in model.runs())
     queued = predict_on(server, request_of("top_k", image=IMAGE))
     channel = channel_to(server)
     assert health(channel) == SERVING
     server.process.send_signal(number)
-    wait(lambda: health(channel) == NOT_SERVING)
+    wait_until(lambda: health(channel) == NOT_SERVING)
     answer = server.post({"inputs": ["x"]})
     assert (answer.status_code, answer.json()) == (503, {"error": "the server is shutting down"})
     ready = httpx.get(f"http://{server.rest}/v2/health/ready")
@@ -83,14 +83,14 @@ def test_a_signal_drains(
 
 
 def test_what_does_not_end_in_time_is_left(
-    model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
+    model: Any, start: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(1)
     server = start("--threads", "1", "--drain-timeout", "0.2")
     running = predict_on(server, slow_request(request_of, 60))
-    wait(lambda: "slow" in model.runs())
+    wait_until(lambda: "slow" in model.runs())
     queued = predict_on(server, request_of("top_k", image=IMAGE))
-    wait(
+    wait_until(
         lambda: (
             not queued.done()
             and server.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "1"}).status_code
@@ -106,24 +106,24 @@ def test_what_does_not_end_in_time_is_left(
 
 
 def test_a_second_signal_ends_it_at_once(
-    model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
+    model: Any, start: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(1)
     server = start("--drain-timeout", "60")
     running = predict_on(server, slow_request(request_of, 60))
-    wait(lambda: "slow" in model.runs())
+    wait_until(lambda: "slow" in model.runs())
     server.process.terminate()
-    wait(lambda: "stopping: 1 requests to finish" in server.log())
+    wait_until(lambda: "stopping: 1 requests to finish" in server.log())
     server.process.terminate()
     assert server.exit_code() == 130
     assert running.exception().code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_signal_while_it_loads(model: Any, launch: Any, wait: Any) -> None:
+def test_a_signal_while_it_loads(model: Any, launch: Any) -> None:
     model.put(1, load_delay=60)
     server = launch()
-    wait(server.ports)
-    wait(lambda: server.state(1) == "LOADING")
+    server.wait_listening()
+    wait_until(lambda: server.state(1) == "LOADING")
     server.process.terminate()
     assert server.exit_code() == 0
 

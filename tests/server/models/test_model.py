@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,11 @@ import numpy as np
 import pytest
 
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
+from tests.harness.echo import manifest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 IMAGE = np.array([b"x"], object), DType.BYTES
 
@@ -31,7 +32,7 @@ def status(server: Any, version: int) -> Any:
     return answer["model_version_status"][0]
 
 
-def test_a_new_version_takes_over_and_no_request_is_lost(model: Any, start: Any, wait: Any) -> None:
+def test_a_new_version_takes_over_and_no_request_is_lost(model: Any, start: Any) -> None:
     model.put(1, label="one", delay=0.02)
     server, stop = start("--threads", "4"), threading.Event()
 
@@ -46,11 +47,11 @@ def test_a_new_version_takes_over_and_no_request_is_lost(model: Any, start: Any,
 
     with ThreadPoolExecutor(4) as clients:
         asked = [clients.submit(ask, sequence) for sequence in answers]
-        wait(lambda: everyone_got("one"))
+        wait_until(lambda: everyone_got("one"))
         for version, name in enumerate(("two", "three"), 2):
             model.put(version, label=name, delay=0.02, load_delay=0.2)
-            wait(lambda name=name: everyone_got(name))
-            wait(lambda version=version: server.state(version - 1) == "END")
+            wait_until(lambda name=name: everyone_got(name))
+            wait_until(lambda version=version: server.state(version - 1) == "END")
         stop.set()
         for call in asked:
             call.result()
@@ -62,28 +63,28 @@ def test_a_new_version_takes_over_and_no_request_is_lost(model: Any, start: Any,
 
 
 def test_an_old_version_is_unloaded_after_its_last_request(
-    model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
+    model: Any, start: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(1)
     server = start("--threads", "2")
     seconds = np.array([1.0], np.float32), DType.FLOAT32
     slow = predict_on(server, request_of("slow", seconds=seconds))
-    wait(lambda: "slow" in model.runs())
+    wait_until(lambda: "slow" in model.runs())
     model.put(2, label="two")
-    wait(lambda: server.state(1) == "UNLOADING")
+    wait_until(lambda: server.state(1) == "UNLOADING")
     assert label(server) == "two"
     assert label(server, 1) == 404
     assert "close" not in model.runs()
     assert slow.result().model_spec.version.value == 1
-    wait(lambda: server.state(1) == "END")
+    wait_until(lambda: server.state(1) == "END")
     assert model.runs()[-1] == "close"
 
 
-def test_a_broken_new_version_leaves_the_old_one_alone(model: Any, start: Any, wait: Any) -> None:
+def test_a_broken_new_version_leaves_the_old_one_alone(model: Any, start: Any) -> None:
     model.put(1, label="one")
     server = start()
     folder = model.put(2, fail_load="this file is damaged")
-    wait(lambda: server.state(2) == "END")
+    wait_until(lambda: server.state(2) == "END")
     assert status(server, 2)["status"] == {
         "error_code": "UNAVAILABLE",
         "error_message": "this file is damaged",
@@ -92,36 +93,34 @@ def test_a_broken_new_version_leaves_the_old_one_alone(model: Any, start: Any, w
     model.put(0)
     assert server.log().count("loading version 2") == 1, "it is not tried again"
     (folder / "echo.json").write_text('{"label": "mended"}')
-    wait(lambda: label(server) == "mended")
-    wait(lambda: server.state(1) == "END")
+    wait_until(lambda: label(server) == "mended")
+    wait_until(lambda: server.state(1) == "END")
 
 
-def test_a_version_that_is_no_json_at_all(model: Any, start: Any, wait: Any) -> None:
+def test_a_version_that_is_no_json_at_all(model: Any, start: Any) -> None:
     model.put(1)
     server = start()
     (model.base_path / "2").mkdir()
-    wait(lambda: server.state(2) == "END")
+    wait_until(lambda: server.state(2) == "END")
     assert "cannot be read" in status(server, 2)["status"]["error_message"]
     (model.base_path / "3").mkdir()
     (model.base_path / "3" / "mlserve.json").write_text("{")
-    wait(lambda: server.state(3) == "END")
+    wait_until(lambda: server.state(3) == "END")
     assert "mlserve.json cannot be read" in status(server, 3)["status"]["error_message"]
 
 
-def test_what_a_loader_may_raise(
-    model: Any, start: Any, wait: Any, manifest: Any, channel_to: Any
-) -> None:
+def test_what_a_loader_may_raise(model: Any, start: Any, channel_to: Any) -> None:
     model.put(1)
     server = start()
     model.put(2, needs="no_such_runtime")
-    wait(lambda: server.state(2) == "END")
+    wait_until(lambda: server.state(2) == "END")
     assert status(server, 2)["status"] == {
         "error_code": "INTERNAL",
         "error_message": "the backend 'echo' cannot be used: "
         "ModuleNotFoundError: No module named 'no_such_runtime'",
     }
     model.put(3, load_delay="soon")
-    wait(lambda: server.state(3) == "END")
+    wait_until(lambda: server.state(3) == "END")
     assert "version 3 failed to load: TypeError" in status(server, 3)["status"]["error_message"]
     assert "Traceback" in server.log()
     newest = grpc_status(channel_to(server))[0]
@@ -150,52 +149,52 @@ def test_a_foreign_model_need_not_take_zeros(
     assert (error.code().name, error.details()) == ("INTERNAL", "zeros are not for me")
 
 
-def test_the_folder_of_the_served_version_goes_away(model: Any, start: Any, wait: Any) -> None:
+def test_the_folder_of_the_served_version_goes_away(model: Any, start: Any) -> None:
     model.put(1, label="one")
     model.put(2, label="two")
     server = start()
     assert label(server) == "two"
     shutil.rmtree(model.base_path / "2")
-    wait(lambda: label(server) == "one")
+    wait_until(lambda: label(server) == "one")
     shutil.rmtree(model.base_path / "1")
-    wait(lambda: server.state(1) == "END")
+    wait_until(lambda: server.state(1) == "END")
     assert label(server) == 404
     model.put(3, label="three")
-    wait(lambda: label(server) == "three")
+    wait_until(lambda: label(server) == "three")
 
 
-def test_a_base_path_that_is_away_changes_nothing(model: Any, start: Any, wait: Any) -> None:
+def test_a_base_path_that_is_away_changes_nothing(model: Any, start: Any) -> None:
     model.put(1, label="one")
     server = start()
     away = model.base_path.rename(model.base_path.with_name("away"))
-    wait(lambda: "the versions stay as they are" in server.log())
+    wait_until(lambda: "the versions stay as they are" in server.log())
     assert label(server) == "one"
     away.rename(model.base_path)
     model.put(2, label="two")
-    wait(lambda: label(server) == "two")
+    wait_until(lambda: label(server) == "two")
 
 
-def test_all_versions(model: Any, start: Any, wait: Any) -> None:
+def test_all_versions(model: Any, start: Any) -> None:
     model.put(1, label="one")
     model.put(3, label="three")
     model.put(2, fail_load="broken")
     server = start("--all-versions")
-    wait(lambda: server.state(3) == "AVAILABLE")
+    wait_until(lambda: server.state(3) == "AVAILABLE")
     assert [label(server), label(server, 1), label(server, 3)] == ["three", "one", "three"]
     assert label(server, 2) == 404
     model.put(4, label="four")
-    wait(lambda: label(server) == "four")
+    wait_until(lambda: label(server) == "four")
     assert label(server, 1) == "one"
 
 
-def test_the_versions_that_were_asked_for(model: Any, start: Any, wait: Any) -> None:
+def test_the_versions_that_were_asked_for(model: Any, start: Any) -> None:
     for version in (1, 2, 3):
         model.put(version, label=str(version))
     server = start("--version", "1", "2", "4")
-    wait(lambda: server.state(2) == "AVAILABLE")
+    wait_until(lambda: server.state(2) == "AVAILABLE")
     assert [label(server), label(server, 1), label(server, 3)] == ["2", "1", 404]
     model.put(4, label="4")
-    wait(lambda: label(server) == "4")
+    wait_until(lambda: label(server) == "4")
 
 
 def test_what_is_no_version_is_ignored(model: Any, start: Any) -> None:
@@ -209,26 +208,25 @@ def test_what_is_no_version_is_ignored(model: Any, start: Any) -> None:
     assert [entry["version"] for entry in statuses] == ["1"]
 
 
-def test_a_folder_with_zeros_in_front_is_its_number(model: Any, start: Any, wait: Any) -> None:
+def test_a_folder_with_zeros_in_front_is_its_number(model: Any, start: Any) -> None:
     model.put(7, label="seven").rename(model.base_path / "007")
     model.put(123, label="more").rename(model.base_path / "00000123")
     server = start()
     assert server.state(123) == "AVAILABLE"
     assert label(server) == "more"
     model.put(124, label="next").rename(model.base_path / "0124")
-    wait(lambda: server.state(124) == "AVAILABLE")
+    wait_until(lambda: server.state(124) == "AVAILABLE")
     assert label(server) == "next"
     (model.base_path / "0124").rename(model.base_path / ".gone")
-    wait(lambda: label(server) == "more")
+    wait_until(lambda: label(server) == "more")
     model.put(123, label="other")
-    wait(lambda: "version 123 is loaded from 123, and 00000123 is ignored" in server.log())
+    wait_until(lambda: "version 123 is loaded from 123, and 00000123 is ignored" in server.log())
 
 
 def test_random_weights_are_said_with_every_answer(
-    model: Any, start: Any, predict_on: Any, request_of: Any, manifest: Any
+    model: Any, start: Any, predict_on: Any, request_of: Any
 ) -> None:
-    folder = model.put(1)
-    manifest(has_random_weights=True).write(folder, ["sorrel"])
+    model.put(1, manifest=manifest(has_random_weights=True))
     server = start()
     answer = server.post({"inputs": ["x"]})
     assert answer.headers["x-mlserve-random-weights"] == "1"
@@ -237,18 +235,11 @@ def test_random_weights_are_said_with_every_answer(
     assert call.result()
 
 
-def test_a_model_of_ours_must_answer_its_first_request(
-    model: Any, start: Any, wait: Any, manifest: Any
-) -> None:
+def test_a_model_of_ours_must_answer_its_first_request(model: Any, start: Any) -> None:
     model.put(1)
     server = start()
-    folder = model.base_path / ".incoming-2"
-    folder.mkdir()
-    config = {"fail_run": "no such operation", "journal": str(model.journal)}
-    (folder / "echo.json").write_text(json.dumps(config))
-    manifest(has_random_weights=False).write(folder, ["sorrel"])
-    folder.rename(model.base_path / "2")
-    wait(lambda: server.state(2) == "END")
+    model.put(2, manifest=manifest(), fail_run="no such operation")
+    wait_until(lambda: server.state(2) == "END")
     message = status(server, 2)["status"]["error_message"]
     assert message == "version 2 does not answer its first request: no such operation"
     assert model.runs().count("close") == 1  # nothing of it stays in memory

@@ -14,8 +14,9 @@ import tritonclient.http as over_http
 
 from mlserve.client import Client
 from mlserve.errors import NotFound
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 APIS = pytest.mark.parametrize("api", ["tfs", "oip"])
 
@@ -34,12 +35,12 @@ for client in clients:
 
 
 @pytest.fixture
-def zero_and_one(model: Any, start: Callable[..., Any], wait: Any) -> Any:
+def zero_and_one(model: Any, start: Callable[..., Any]) -> Any:
     """A server of version 0, labelled zero, and of version 1, labelled one."""
     model.put(0, label="zero")
     model.put(1, label="one")
     server = start("--all-versions")
-    wait(lambda: server.state(0) == server.state(1) == "AVAILABLE")
+    wait_until(lambda: server.state(0) == server.state(1) == "AVAILABLE")
     return server
 
 
@@ -89,13 +90,13 @@ def test_ovmsclient_gets_version_0_where_there_is_one(zero_and_one: Any) -> None
 
 
 def test_ovmsclient_gets_the_latest_version_for_0_where_there_is_none(
-    model: Any, start: Any, wait: Any
+    model: Any, start: Any
 ) -> None:
     pytest.importorskip("ovmsclient", exc_type=ImportError)
     model.put(3)
     model.put(7, label="seven")
     server = start("--all-versions")
-    wait(lambda: server.state(3) == server.state(7) == "AVAILABLE")
+    wait_until(lambda: server.state(3) == server.state(7) == "AVAILABLE")
     assert ovms(server, 0) == ["['seven']", "[3, 7]", "True"] * 2
 
 

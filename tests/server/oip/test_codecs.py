@@ -28,7 +28,7 @@ TYPED = [dtype for dtype in DTYPES if dtype not in HALVES]
 HUGE = [10**6, 2**40, 2**62, 2**63 * 2**63]
 
 # The first text that is drawn costs seconds on a busy machine.
-patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+patiently = settings(suppress_health_check=[HealthCheck.too_slow])
 shapes = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 strings = st.binary(max_size=30) | st.text(max_size=8).map(str.encode)
 

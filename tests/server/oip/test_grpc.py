@@ -10,6 +10,7 @@ import pytest
 
 from mlserve.wire.proto import inference_pb2
 from mlserve.wire.proto.inference_pb2 import InferTensorContents, ModelInferRequest
+from tests.harness.echo import manifest
 
 SERVICE = "/inference.GRPCInferenceService/"
 TYPED = {
@@ -236,11 +237,11 @@ def test_the_sooner_deadline_holds(server: Any, infer_on: Any) -> None:
 
 
 def test_not_ready_before_the_model_is_loaded(
-    launch: Any, model: Any, wait: Any, channel_to: Any, infer_on: Any
+    launch: Any, model: Any, channel_to: Any, infer_on: Any
 ) -> None:
     model.put(1, load_delay=30)
     server = launch()
-    wait(server.ports)
+    server.wait_listening()
     for method, fields in (("ServerReady", {}), ("ModelReady", {"name": "m"})):
         request = getattr(inference_pb2, f"{method}Request")(**fields)
         call = channel_to(server).unary_unary(SERVICE + method)
@@ -250,8 +251,8 @@ def test_not_ready_before_the_model_is_loaded(
     assert (code, "is loading" in details) == (grpc.StatusCode.UNAVAILABLE, True)
 
 
-def test_random_weights_are_said(start: Any, model: Any, infer_on: Any, manifest: Any) -> None:
-    manifest(has_random_weights=True).write(model.put(1), ["sorrel"])
+def test_random_weights_are_said(start: Any, model: Any, infer_on: Any) -> None:
+    model.put(1, manifest=manifest(has_random_weights=True))
     server = start()
     call = infer_on(server, request_of(inputs=[image(b"x")]))
     assert dict(call.initial_metadata())["mlserve-random-weights"] == "1"

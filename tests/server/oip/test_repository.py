@@ -14,8 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 BOTH = pytest.mark.parametrize("protocol", ["http", "grpc"])
 IMAGE = np.array([b"x"], object)
 
@@ -80,7 +81,7 @@ def test_unloaded_is_unloaded_everywhere_until_it_is_loaded(
 
 @BOTH
 def test_an_unloaded_model_stays_so_when_its_folder_is_looked_at(
-    model: Any, start: Any, triton_to: Any, wait: Any, protocol: str
+    model: Any, start: Any, triton_to: Any, protocol: str
 ) -> None:
     """The next poll would load the new version; load does."""
     model.put(1, label="one")
@@ -89,7 +90,7 @@ def test_an_unloaded_model_stays_so_when_its_folder_is_looked_at(
     client.unload_model("m")
     model.put(2, label="two")
     looked = time.monotonic() + 0.3
-    wait(lambda: time.monotonic() > looked)  # thirty polls; there is no event to wait for
+    wait_until(lambda: time.monotonic() > looked)  # thirty polls; there is no event to wait for
     assert server.state(2) == ""
     assert index(client, protocol) == [("m", "1", "UNAVAILABLE", "unloaded")]
     client.load_model("m")
@@ -122,34 +123,34 @@ def test_a_version_that_cannot_be_loaded_is_an_error_and_the_old_one_serves_on(
 
 
 def test_requests_that_run_are_answered_before_the_model_goes(
-    model: Any, start: Any, triton_to: Any, predict_on: Any, request_of: Any, wait: Any
+    model: Any, start: Any, triton_to: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(1)
     server = start("--threads", "1")
     model.journal.write_text("")
     seconds = np.array([0.7], np.float32)
     slow = predict_on(server, request_of("slow", seconds=(seconds, DType.FLOAT32)))
-    wait(lambda: model.runs() == ["slow"])
+    wait_until(lambda: model.runs() == ["slow"])
     triton_to(server, "http").unload_model("m")
     assert model.runs() == ["slow", "close"]
     assert list(slow.result().outputs["done"].float_val) == pytest.approx([0.7])
 
 
 def test_an_unload_that_outlasts_its_deadline_goes_on(
-    model: Any, start: Any, predict_on: Any, request_of: Any, wait: Any
+    model: Any, start: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(1)
     server = start("--threads", "1")
     model.journal.write_text("")
     seconds = np.array([1.0], np.float32)
     slow = predict_on(server, request_of("slow", seconds=(seconds, DType.FLOAT32)))
-    wait(lambda: model.runs() == ["slow"])
+    wait_until(lambda: model.runs() == ["slow"])
     url = f"http://{server.rest}/v2/repository/models/m/unload"
     answer = httpx.post(url, headers={"X-Request-Timeout-Ms": "100"})
     assert (answer.status_code, "m finishes its last requests" in answer.text) == (504, True)
     assert slow.result()
-    wait(lambda: model.runs() == ["slow", "close"])
-    wait(lambda: server.state(1) == "END")
+    wait_until(lambda: model.runs() == ["slow", "close"])
+    wait_until(lambda: server.state(1) == "END")
 
 
 @BOTH
@@ -185,11 +186,11 @@ def test_bodies_and_paths(http: httpx.Client, path: str, body: bytes, status: in
     assert ("error" in answer.json()) == (status != 200)
 
 
-def test_the_index_of_what_is_ready(model: Any, start: Any, wait: Any) -> None:
+def test_the_index_of_what_is_ready(model: Any, start: Any) -> None:
     model.put(1)
     model.put(2, fail_load="broken")
     server = start("--all-versions")
-    wait(lambda: server.state(2) == "END")
+    wait_until(lambda: server.state(2) == "END")
     url = f"http://{server.rest}/v2/repository/index"
     assert [entry["version"] for entry in httpx.post(url).json()] == ["1", "2"]
     ready = httpx.post(url, json={"ready": True}).json()
@@ -221,17 +222,15 @@ def test_on_another_host_it_takes_a_token_or_the_owner_s_word(model: Any, start:
     assert "anyone may unload its models: see --model-control" in asked.log()
 
 
-def test_with_a_token_it_may_be_any_host(
-    model: Any, launch: Any, tmp_path: Path, wait: Any
-) -> None:
+def test_with_a_token_it_may_be_any_host(model: Any, launch: Any, tmp_path: Path) -> None:
     model.put(1)
     token = tmp_path / "token"
     token.write_text("secret\n")
     token.chmod(0o600)
     server = launch("--host", "0.0.0.0", "--token-file", str(token))
-    wait(server.ports)
+    server.wait_listening()
     url = f"http://{server.rest}/v2"
-    wait(lambda: httpx.get(f"{url}/health/ready").status_code == 200)
+    wait_until(lambda: httpx.get(f"{url}/health/ready").status_code == 200)
     owner = {"Authorization": "Bearer secret"}
     unload = f"{url}/repository/models/m/unload"
     assert httpx.post(unload).status_code == 401
@@ -248,16 +247,16 @@ def test_a_page_in_a_browser_unloads_nothing(http: httpx.Client) -> None:
 
 
 def test_a_failed_version_of_an_unloaded_model_is_not_tried_over_and_over(
-    model: Any, start: Any, triton_to: Any, wait: Any
+    model: Any, start: Any, triton_to: Any
 ) -> None:
     model.put(1)
     server = start("--poll-seconds", "0.01")
     model.put(2, fail_load="broken")
-    wait(lambda: server.state(2) == "END")
+    wait_until(lambda: server.state(2) == "END")
     client = triton_to(server, "http")
     client.unload_model("m")
     before = server.log().count("loading version")
     looked = time.monotonic() + 0.3
-    wait(lambda: time.monotonic() > looked)
+    wait_until(lambda: time.monotonic() > looked)
     assert server.log().count("loading version") == before
     assert [entry[2] for entry in index(client, "http")] == ["UNAVAILABLE"] * 2

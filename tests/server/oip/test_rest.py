@@ -11,6 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
+from mlserve.testing.processes import wait_until
+
 V2 = "/v2/models/m"
 LENGTH = "Inference-Header-Content-Length"
 IMAGE = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["x"]}
@@ -228,7 +230,7 @@ def test_bad_images_and_failures(http: httpx.Client) -> None:
     ("microseconds", "header"), [(100_000, None), (100_000, "20000"), (20_000_000, "100")]
 )
 def test_the_sooner_deadline_holds(
-    http: httpx.Client, wait: Any, microseconds: int, header: str | None, length: int
+    http: httpx.Client, microseconds: int, header: str | None, length: int
 ) -> None:
     """Long JSON is read behind admission, and so is a deadline in it."""
 
@@ -243,7 +245,7 @@ def test_the_sooner_deadline_holds(
         "parameters": {"signature": "slow", "timeout": microseconds},
     }
     headers = {"X-Request-Timeout-Ms": header} if header else {}
-    assert "no answer within 0.1 s" in error_of(wait(response), 504)
+    assert "no answer within 0.1 s" in error_of(wait_until(response), 504)
 
 
 @pytest.mark.parametrize("microseconds", [0, 20_000_000])
@@ -263,10 +265,10 @@ def test_a_deadline_that_has_passed_starts_nothing(start: Any, model: Any) -> No
     assert model.runs() == ["serving_default"]  # the warm-up's
 
 
-def test_not_ready_before_the_model_is_loaded(launch: Any, model: Any, wait: Any) -> None:
+def test_not_ready_before_the_model_is_loaded(launch: Any, model: Any) -> None:
     model.put(1, load_delay=30)
     server = launch()
-    wait(server.ports)
+    server.wait_listening()
     base = f"http://{server.rest}"
     assert httpx.get(f"{base}/v2/health/live").json() == {"live": True}
     for path in ("/v2/health/ready", f"{V2}/ready", f"{V2}/versions/1/ready", V2):

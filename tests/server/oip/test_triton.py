@@ -1,4 +1,4 @@
-"""Triton's own clients, http and gRPC, against a real server of ours."""
+"""Triton's own clients, http and gRPC: what the conformance suite does not ask with them."""
 
 from __future__ import annotations
 
@@ -62,53 +62,9 @@ def triton(server: Any) -> Any:
         yield connect
 
 
-def as_dict(protocol: str, answer: Any) -> Any:
-    """The answer of the http client, or the same of the gRPC client's message."""
-    if protocol == "http":
-        return answer
-    described: Any = over_grpc.service_pb2.ModelMetadataResponse.FromString(
-        answer.SerializeToString()
-    )
-    inputs, outputs = (
-        [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in tensors]
-        for tensors in (described.inputs, described.outputs)
-    )
-    return {"name": described.name, "inputs": inputs, "outputs": outputs}
-
-
-@pytest.mark.parametrize("protocol", BOTH)
-def test_health(triton: Any, protocol: str) -> None:
-    client = triton(protocol).client
-    assert client.is_server_live()
-    assert client.is_server_ready()
-    assert client.is_model_ready("m")
-    assert client.is_model_ready("m", "7")
-
-
 def test_a_model_that_is_not_there_is_not_ready(triton: Any) -> None:
     assert not triton("http").client.is_model_ready("other")
     assert not triton("grpc").client.is_model_ready("other")
-
-
-@pytest.mark.parametrize("protocol", BOTH)
-def test_metadata(triton: Any, protocol: str) -> None:
-    client = triton(protocol).client
-    answer = as_dict(protocol, client.get_model_metadata("m"))
-    assert answer["name"] == "m"
-    assert answer["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
-    assert answer["outputs"] == [{"name": "output_0", "datatype": "BYTES", "shape": [-1]}]
-    server = client.get_server_metadata()
-    assert (server["name"] if protocol == "http" else server.name) == "mlserve"
-
-
-@pytest.mark.parametrize("protocol", BOTH)
-def test_bytes_in_and_out(triton: Any, protocol: str) -> None:
-    client = triton(protocol)
-    answer = client.infer(client.tensor("image", IMAGES, "BYTES"), request_id="42")
-    assert answer.as_numpy("output_0").tolist() == [b"sorrel", b"sorrel"]
-    response = answer.get_response()
-    said = response if protocol == "http" else {"id": response.id}
-    assert said["id"] == "42"
 
 
 @pytest.mark.parametrize("protocol", BOTH)
@@ -193,11 +149,3 @@ def test_the_parameter_timeout(triton: Any, protocol: str) -> None:
         client.infer(seconds, timeout=100_000, parameters=slow)
     assert raised.value.status() in ("504", "StatusCode.DEADLINE_EXCEEDED")
     assert client.infer(seconds, timeout=20_000_000, parameters=slow).as_numpy("done") == [0.5]
-
-
-def test_the_timeout_of_the_grpc_client(triton: Any) -> None:
-    client = triton("grpc")
-    seconds = client.tensor("seconds", np.array([0.5], np.float32), "FP32")
-    with pytest.raises(InferenceServerException) as raised:
-        client.infer(seconds, client_timeout=0.1, parameters={"signature": "slow"})
-    assert raised.value.status() == "StatusCode.DEADLINE_EXCEEDED"

@@ -18,9 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlserve import __version__
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 IMAGE = np.array([b"x"], object), DType.BYTES
 PREDICT = {"model": "m", "version": "7", "kind": "predict"}
@@ -43,13 +44,13 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 @pytest.fixture
-def counted(server: Any, wait: Any) -> Callable[..., None]:
+def counted(server: Any) -> Callable[..., None]:
     """Does something, and waits until a series has grown by one and no more."""
 
     def check(act: Callable[[], Any], name: str, **labels: str) -> None:
         before = value(scrape(server), name, **labels)
         act()
-        wait(lambda: value(scrape(server), name, **labels) > before)
+        wait_until(lambda: value(scrape(server), name, **labels) > before)
         assert value(scrape(server), name, **labels) == before + 1
 
     return check
@@ -126,7 +127,7 @@ def test_a_caller_that_makes_names_up_makes_no_series(server: Any) -> None:
 
 
 def test_a_deadline_that_passes_is_late(
-    server: Any, counted: Any, predict_on: Any, request_of: Any, wait: Any
+    server: Any, counted: Any, predict_on: Any, request_of: Any
 ) -> None:
     seconds = np.array([1.5], np.float32), DType.FLOAT32
 
@@ -135,39 +136,37 @@ def test_a_deadline_that_passes_is_late(
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
     counted(ask, "late_total", stage="run")
-    wait(lambda: value(scrape(server), "work_total", outcome="late") == 1)
+    wait_until(lambda: value(scrape(server), "work_total", outcome="late") == 1)
 
 
-def test_refusals_of_a_full_queue(
-    model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
-) -> None:
+def test_refusals_of_a_full_queue(model: Any, start: Any, predict_on: Any, request_of: Any) -> None:
     model.put(7)
     server = start("--threads", "1", "--max-queue", "1")
     slow = request_of("slow", seconds=(np.array([2], np.float32), DType.FLOAT32))
     calls = [predict_on(server, slow)]
-    wait(lambda: value(scrape(server), "requests_running") == 1)
+    wait_until(lambda: value(scrape(server), "requests_running") == 1)
     calls.append(predict_on(server, slow))
-    wait(lambda: value(scrape(server), "requests_waiting") == 1)
+    wait_until(lambda: value(scrape(server), "requests_waiting") == 1)
     assert value(scrape(server), "queue_limit") == 1
     assert server.post({"inputs": ["x"]}).status_code == 429
-    wait(lambda: value(scrape(server), "refused_total", reason="queue_full") == 1)
+    wait_until(lambda: value(scrape(server), "refused_total", reason="queue_full") == 1)
     assert value(scrape(server), "requests_total", code="overloaded", transport="rest") == 1
     assert [call.result() is not None for call in calls] == [True, True]
-    wait(lambda: value(scrape(server), "requests_running") == 0)
+    wait_until(lambda: value(scrape(server), "requests_running") == 0)
 
 
 def test_a_client_that_leaves_is_cancelled(
-    server: Any, counted: Any, predict_on: Any, request_of: Any, wait: Any
+    server: Any, counted: Any, predict_on: Any, request_of: Any
 ) -> None:
     slow = request_of("slow", seconds=(np.array([0.5], np.float32), DType.FLOAT32))
 
     def ask() -> None:
         call = predict_on(server, slow)
-        wait(lambda: value(scrape(server), "requests_running") == 1)
+        wait_until(lambda: value(scrape(server), "requests_running") == 1)
         call.cancel()
 
     counted(ask, "requests_total", code="cancelled", transport="grpc")
-    wait(lambda: value(scrape(server), "work_total", outcome="gone") == 1)
+    wait_until(lambda: value(scrape(server), "work_total", outcome="gone") == 1)
 
 
 def test_a_client_that_hangs_up_is_cancelled(server: Any, counted: Any) -> None:
@@ -180,31 +179,31 @@ def test_a_client_that_hangs_up_is_cancelled(server: Any, counted: Any) -> None:
     counted(ask, "requests_total", code="cancelled", transport="rest")
 
 
-def test_batches_are_counted(model: Any, start: Any, wait: Any) -> None:
+def test_batches_are_counted(model: Any, start: Any) -> None:
     model.put(7)
     server = start("--max-batch-size", "4")
     assert server.post({"inputs": ["x"]}).status_code == 200
-    wait(lambda: value(scrape(server), "batch_size_bucket", le="1.0") == 1)
+    wait_until(lambda: value(scrape(server), "batch_size_bucket", le="1.0") == 1)
 
 
-def test_versions_come_and_go(model: Any, start: Any, wait: Any) -> None:
+def test_versions_come_and_go(model: Any, start: Any) -> None:
     model.put(7)
     server = start()
     samples = scrape(server)
     assert value(samples, "model_version", model="m", version="7", state="AVAILABLE") == 1
     assert value(samples, "ready") == 1
     model.put(8, fail_load="damaged")
-    wait(lambda: value(scrape(server), "model_version", version="8", state="END") == 1)
+    wait_until(lambda: value(scrape(server), "model_version", version="8", state="END") == 1)
     model.put(9)
-    wait(lambda: value(scrape(server), "model_version", version="9", state="AVAILABLE") == 1)
-    wait(lambda: value(scrape(server), "model_version", version="7") == 0)
+    wait_until(lambda: value(scrape(server), "model_version", version="9", state="AVAILABLE") == 1)
+    wait_until(lambda: value(scrape(server), "model_version", version="7") == 0)
 
 
-def test_a_server_that_loads_is_not_ready(model: Any, launch: Any, wait: Any) -> None:
+def test_a_server_that_loads_is_not_ready(model: Any, launch: Any) -> None:
     model.put(1, load_delay=60)
     server = launch()
-    wait(server.ports)
-    wait(lambda: value(scrape(server), "model_version", state="LOADING") == 1)
+    server.wait_listening()
+    wait_until(lambda: value(scrape(server), "model_version", state="LOADING") == 1)
     assert value(scrape(server), "ready") == 0
 
 
@@ -229,13 +228,13 @@ def test_every_metric_is_in_the_document(server: Any) -> None:
 
 
 def test_who_has_no_token_is_counted(
-    model: Any, launch: Any, wait: Any, predict_on: Any, request_of: Any, tmp_path: Path
+    model: Any, launch: Any, predict_on: Any, request_of: Any, tmp_path: Path
 ) -> None:
     model.put(7)
     token = tmp_path / "token"
     token.write_text("c0ffee")
     server = launch("--token-file", str(token))
-    wait(server.ports)
+    server.wait_listening()
     error = predict_on(server, request_of(image=IMAGE)).exception()
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     assert "x-request-id" in dict(error.trailing_metadata())

@@ -12,8 +12,9 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 BOTH = pytest.mark.parametrize("protocol", ["http", "grpc"])
 
 
@@ -86,8 +87,7 @@ def test_what_was_asked_is_what_is_counted(
 
 @BOTH
 def test_a_batch_is_one_execution_of_all_its_rows(
-    model: Any, start: Any, triton_to: Any, predict_on: Any, request_of: Any, wait: Any,
-    protocol: str,
+    model: Any, start: Any, triton_to: Any, predict_on: Any, request_of: Any, protocol: str,
 ) -> None:  # fmt: skip
     model.put(7)
     server = start("--threads", "1", "--max-batch-size", "8", "--max-batch-delay", "0")
@@ -95,7 +95,7 @@ def test_a_batch_is_one_execution_of_all_its_rows(
     slow = predict_on(
         server, request_of("slow", seconds=(np.array([1.0], np.float32), DType.FLOAT32))
     )
-    wait(lambda: model.runs() == ["slow"])
+    wait_until(lambda: model.runs() == ["slow"])
     sent = [images(*[b"x"] * rows) for rows in (1, 2, 4)]
     calls = [predict_on(server, request_of(image=(rows, DType.BYTES))) for rows in sent]
     assert all(call.result() for call in (slow, *calls))
@@ -108,7 +108,7 @@ def test_a_batch_is_one_execution_of_all_its_rows(
 
 
 def test_a_batch_that_is_refused_is_run_one_by_one(
-    model: Any, start: Any, triton_to: Any, predict_on: Any, request_of: Any, wait: Any
+    model: Any, start: Any, triton_to: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(7)
     server = start("--threads", "1", "--max-batch-size", "8", "--max-batch-delay", "0")
@@ -116,7 +116,7 @@ def test_a_batch_that_is_refused_is_run_one_by_one(
     slow = predict_on(
         server, request_of("slow", seconds=(np.array([1.0], np.float32), DType.FLOAT32))
     )
-    wait(lambda: model.runs() == ["slow"])
+    wait_until(lambda: model.runs() == ["slow"])
     sent = [images(b"x"), images(b"bad"), images(b"y", b"z")]
     calls = [predict_on(server, request_of(image=(rows, DType.BYTES))) for rows in sent]
     codes = [slow.code(), *(call.code() for call in calls)]
@@ -128,14 +128,14 @@ def test_a_batch_that_is_refused_is_run_one_by_one(
 
 
 def test_a_request_that_ends_too_late_has_failed_though_the_model_ran(
-    model: Any, start: Any, triton_to: Any, wait: Any
+    model: Any, start: Any, triton_to: Any
 ) -> None:
     model.put(7, delay=0.5)
     server = start("--default-timeout", "20")
     client = triton_to(server, "http")
     with pytest.raises(InferenceServerException, match="no answer within"):
         client.infer("m", [client.tensor("image", images(b"x"))], timeout=100_000)
-    wait(lambda: statistics(client, "http", "m")[0]["execution_count"] == 1)
+    wait_until(lambda: statistics(client, "http", "m")[0]["execution_count"] == 1)
     [found] = statistics(client, "http", "m")
     assert counts(found) == {"fail": 1}
 

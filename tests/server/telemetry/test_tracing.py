@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from mlserve.wire.proto.serving_pb2 import PredictRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SENT = {"x-request-id": "part-7", "traceparent": f"00-{TRACE}-{SPAN}-01"}
@@ -56,14 +57,14 @@ def slow(request_of: Any, seconds: float) -> PredictRequest:
     return request
 
 
-def logged(server: Any, wait: Any, request_id: str) -> dict[str, Any]:
+def logged(server: Any, request_id: str) -> dict[str, Any]:
     """The only line of the log about that request."""
 
     def found() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in server.log().splitlines(keepends=True)]
         return [line for line in lines if line.get("request_id") == request_id]
 
-    (line,) = wait(found)
+    (line,) = wait_until(found)
     return line
 
 
@@ -74,14 +75,14 @@ def logged(server: Any, wait: Any, request_id: str) -> dict[str, Any]:
         ("/v2/models/m/infer", {"inputs": [TENSOR]}, "oip"),
     ],
 )
-def test_over_rest(json_server: Any, wait: Any, path: str, body: Any, api: str) -> None:
+def test_over_rest(json_server: Any, path: str, body: Any, api: str) -> None:
     answer = json_server.post(body, path, headers=SENT)
     assert answer.status_code == 200
     assert answer.headers["x-request-id"] == "part-7"
     span = SPANNED.fullmatch(answer.headers["traceparent"])
     assert span
     assert TIMING.fullmatch(answer.headers["server-timing"])
-    line = logged(json_server, wait, "part-7")
+    line = logged(json_server, "part-7")
     expected = {
         "level": "INFO",
         "message": "predict",
@@ -102,7 +103,7 @@ def test_over_rest(json_server: Any, wait: Any, path: str, body: Any, api: str) 
     assert 0 < sum(stages) < line["total_ms"]
 
 
-def test_over_grpc(json_server: Any, wait: Any, call: Any, request_of: Any) -> None:
+def test_over_grpc(json_server: Any, call: Any, request_of: Any) -> None:
     request = slow(request_of, 0.25).SerializeToString()
     method = "/tensorflow.serving.PredictionService/Predict"
     code, trailing = call(json_server, method, request)
@@ -112,19 +113,19 @@ def test_over_grpc(json_server: Any, wait: Any, call: Any, request_of: Any) -> N
     assert span
     assert timing
     assert 250 <= float(timing[1]) < 5000
-    line = logged(json_server, wait, "part-7")
+    line = logged(json_server, "part-7")
     assert (line["path"], line["signature"], line["span_id"]) == (method, "slow", span[1])
     assert (line["transport"], line["bytes_in"]) == ("grpc", len(request))
     assert line["run_ms"] == float(timing[1])
 
 
-def test_an_error_says_as_much(json_server: Any, wait: Any, call: Any) -> None:
+def test_an_error_says_as_much(json_server: Any, call: Any) -> None:
     answer = json_server.post({"inputs": ["bad"]}, headers=SENT)
     assert answer.status_code == 415
     assert answer.headers["x-request-id"] == "part-7"
     assert SPANNED.fullmatch(answer.headers["traceparent"])
     assert re.match(r"queue;dur=[\d.]+, decode;dur=", answer.headers["server-timing"])
-    line = logged(json_server, wait, "part-7")
+    line = logged(json_server, "part-7")
     assert (line["code"], line["message"]) == ("not_an_image", "predict failed")
     assert line["error"] == answer.json()["error"]
 
@@ -134,11 +135,11 @@ def test_an_error_says_as_much(json_server: Any, wait: Any, call: Any) -> None:
     code, trailing = call(json_server, method, request, other)
     assert (code, trailing["x-request-id"]) == (grpc.StatusCode.NOT_FOUND, "part-8")
     assert SPANNED.fullmatch(trailing["traceparent"])
-    assert logged(json_server, wait, "part-8")["code"] == "not_found"
+    assert logged(json_server, "part-8")["code"] == "not_found"
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_from_the_command_line_to_the_log(json_server: Any, wait: Any, transport: str) -> None:
+def test_from_the_command_line_to_the_log(json_server: Any, transport: str) -> None:
     endpoint = json_server.grpc if transport == "grpc" else f"http://{json_server.rest}"
     image = Path(__file__).parents[3] / "examples" / "horse.jpg"
     options = ["--endpoint", endpoint, "--model", "m", "--output", "json"]
@@ -149,7 +150,7 @@ def test_from_the_command_line_to_the_log(json_server: Any, wait: Any, transport
         check=True,
     )
     told = json.loads(asking.stdout)
-    line = logged(json_server, wait, told["request_id"])
+    line = logged(json_server, told["request_id"])
     assert (line["code"], line["transport"]) == ("ok", transport)
     assert line["trace_id"] == told["trace_id"] == TRACE
     assert line["parent_id"] not in ("", SPAN)  # a span of the client's own
@@ -163,11 +164,11 @@ def test_a_server_that_is_asked_without_ids_makes_them(server: Any, call: Any) -
     assert re.fullmatch("[0-9a-f]{32}", trailing["x-request-id"])
 
 
-def test_an_unexpected_error_names_its_request(json_server: Any, wait: Any) -> None:
+def test_an_unexpected_error_names_its_request(json_server: Any) -> None:
     body = {"inputs": [1.0], "signature_name": "crash"}
     answer = json_server.post(body, headers=SENT)
     assert answer.status_code == 500
-    wait(lambda: json_server.log().count("part-7") == 2)
+    wait_until(lambda: json_server.log().count("part-7") == 2)
     lines = [json.loads(line) for line in json_server.log().splitlines()]
     failure, request = (line for line in lines if line.get("request_id") == "part-7")
     assert failure["message"] == "an unexpected error"

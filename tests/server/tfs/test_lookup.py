@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.serving_pb2 import (
     ClassificationRequest,
     ClassificationResponse,
@@ -196,7 +197,7 @@ def test_a_label_of_10000_digits(http: httpx.Client, ask: Any, server: Any) -> N
 
 
 def test_loops_that_wait_for_a_dummy_model_wait_for_the_real_one(
-    model: Any, launch: Any, wait: Any, predict_on: Any, request_of: Any
+    model: Any, launch: Any, predict_on: Any, request_of: Any
 ) -> None:
     """TensorFlow Serving opens its ports when its models are loaded.
 
@@ -205,7 +206,7 @@ def test_loops_that_wait_for_a_dummy_model_wait_for_the_real_one(
     """
     model.put(1, load_delay=1.5)
     server = launch()
-    wait(server.ports)
+    server.wait_listening()
     request = request_of(image=IMAGE)
     request.model_spec.name = "intentionally_missing_model"
     said = []
@@ -215,7 +216,7 @@ def test_loops_that_wait_for_a_dummy_model_wait_for_the_real_one(
         said.append((call.code().name, call.details()))
         return "Servable" in call.details()
 
-    wait(is_ready)
+    wait_until(is_ready)
     assert server.is_available(), "it was ready when the loop ended"
     assert said[0][0] == "UNAVAILABLE"
     assert said[-1] == (
@@ -225,11 +226,11 @@ def test_loops_that_wait_for_a_dummy_model_wait_for_the_real_one(
 
 
 def test_loops_that_poll_the_state_or_predict_until_it_works(
-    model: Any, launch: Any, wait: Any, predict_on: Any, request_of: Any
+    model: Any, launch: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(1, load_delay=1.0)
     server = launch()
-    wait(server.ports)
+    server.wait_listening()
 
     def state() -> str:
         answer = httpx.get(f"http://{server.rest}/v1/models/m")

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 ALL_FIELDS = {"float32": "float_val", "int64": "int64_val", "bool": "bool_val", "int8": "int_val"}
 
 

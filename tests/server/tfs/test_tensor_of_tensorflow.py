@@ -14,7 +14,7 @@ from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
 from mlserve.wire.proto.framework_pb2 import TensorProto
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tensorflow
 FIELDS = (
     *("float_val", "double_val", "int_val", "int64_val", "bool_val", "string_val"),
     *("half_val", "uint32_val", "uint64_val"),

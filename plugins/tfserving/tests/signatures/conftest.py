@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-RUN = """
-import sys
-from mlserve import plugins
-from mlserve_model_server.command import run
-sys.exit(run(sys.argv[1:], plugins.backend("tfserving")))
-"""
+from mlserve.testing.processes import wait_until
+from tests.harness.model_server import INSTALLED, ModelServer, started
+
 HALF, ODD, NEW = "half_plus_two", "odd", "new"
 """Models of TensorFlow 1 and, the last one, of TensorFlow 2."""
 
@@ -192,7 +188,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(models: Path, start: Any) -> Iterator[Any]:
+def server(models: Path) -> Iterator[ModelServer]:
     """A running server of them all."""
     entries = "".join(
         f'config {{ name: "{name}" base_path: "{models / name}" model_platform: "tensorflow" }}'
@@ -200,8 +196,7 @@ def server(models: Path, start: Any) -> Iterator[Any]:
     )
     config = models / "models.config"
     config.write_text(f"model_config_list {{ {entries} }}")
-    command = (sys.executable, "-c", RUN)
-    with start(command, models / "log", f"--model_config_file={config}") as server:
+    with started(INSTALLED, models / "log", f"--model_config_file={config}") as server:
         yield server
 
 
@@ -231,8 +226,6 @@ def stub(apis: Any, server: Any, ready: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def ready(server: Any) -> None:
-    from mlserve.testing.processes import wait_until
-
     wait_until(server.is_ready, timeout=120)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 HALF = "half_plus_two"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 

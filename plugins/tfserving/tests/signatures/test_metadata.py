@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from mlserve.client import Client
 from mlserve.tensors import DType, TensorSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 OTHER_VALUES = ("resource_handle_val", "variant_val", "float8_val")
 """Fields of a TensorProto for values that no default has; ours does not know them."""
 MODELS = ("half_plus_two", "odd", "new")

@@ -19,7 +19,7 @@ from mlserve.errors import ModelLoadFailed
 from mlserve.tensors import DType, TensorSpec
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 
 
 @pytest.fixture

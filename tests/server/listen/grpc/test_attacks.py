@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlserve.tensors import DType
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 FILE = Path(__file__).parents[4] / "benchmarks" / "attacks_grpc.py"
 MOST_MEMORY = 700 * 2**20

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from mlserve.tensors import DType
-from mlserve.testing import raw_http2
-from mlserve.testing.raw_http import everything_from
-from mlserve.testing.raw_http2 import (
+from mlserve.testing.processes import wait_until
+from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
+from tests.harness import raw_http2
+from tests.harness.raw_http import everything_from
+from tests.harness.raw_http2 import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -30,9 +32,9 @@ from mlserve.testing.raw_http2 import (
     frame,
     message,
 )
-from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
+from tests.harness.server import serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -43,10 +45,8 @@ FLAGS = ("--header-timeout=1", "--max-request-bytes=5000000", "--max-body-memory
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, serve_echo: Callable[..., Any]
-) -> Iterator[Any]:
-    with serve_echo(tmp_path_factory.mktemp("floods"), *FLAGS) as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with serving(tmp_path_factory.mktemp("floods"), *FLAGS) as server:
         yield server
 
 
@@ -238,7 +238,7 @@ def test_headers_that_do_not_go_on(raw: Any) -> None:
     assert client.end() == (0, "the client took too long (--header-timeout)")
 
 
-def test_open_calls_are_counted(raw: Any, server: Any, wait: Any) -> None:
+def test_open_calls_are_counted(raw: Any, server: Any) -> None:
     """A header of 4 KB in HPACK's table makes a call of 16 KB out of four bytes."""
     client = raw()
     own = ((b"te", b"trailers"), (b"content-type", b"application/grpc"))
@@ -248,13 +248,13 @@ def test_open_calls_are_counted(raw: Any, server: Any, wait: Any) -> None:
     client.say(frame(HEADERS, END_HEADERS, 1, usual + entry))
     for number in range(1, 500):
         client.say(frame(HEADERS, END_HEADERS, 2 * number + 1, usual + b"\xbe" * 4))
-    wait(lambda: body_bytes(server) > 9_000_000)
+    wait_until(lambda: body_bytes(server) > 9_000_000)
     client.socket.close()
-    wait(lambda: body_bytes(server) == 0)
+    wait_until(lambda: body_bytes(server) == 0)
 
 
 def test_a_cancelled_call_that_is_being_unpacked_leaves_nothing(
-    raw: Any, server: Any, request_of: Any, wait: Any
+    raw: Any, server: Any, request_of: Any
 ) -> None:
     """The thread goes on after the call has ended, and what it counts has to be given back."""
     values = np.random.default_rng(1).integers(0, 2, 600_000).astype(np.float64)
@@ -267,12 +267,10 @@ def test_a_cancelled_call_that_is_being_unpacked_leaves_nothing(
         client.send_body(stream, message(packed, flag=1))
         time.sleep(number / 1000)  # it is in the midst of it sometime
         client.say(frame(RESET, 0, stream, struct.pack(">I", 8)))
-    wait(lambda: body_bytes(server) == 0)
+    wait_until(lambda: body_bytes(server) == 0)
 
 
-def test_answers_that_are_read_a_byte_at_a_time_have_stalled(
-    raw: Any, request_of: Any, wait: Any
-) -> None:
+def test_answers_that_are_read_a_byte_at_a_time_have_stalled(raw: Any, request_of: Any) -> None:
     """Those that found no room, too: the memory would hold any number of them."""
     request = request_of("identity_float64", x=(np.zeros(250_000), DType.FLOAT64))
     body = message(request.SerializeToString())
@@ -298,12 +296,12 @@ def test_answers_that_are_read_a_byte_at_a_time_have_stalled(
         answers = (client.streams[stream] for stream in streams)
         return sum(heard.reset is None and heard.status == -1 for heard in answers)
 
-    wait(lambda: held() <= 6)
+    wait_until(lambda: held() <= 6)
     assert not client.is_closed
 
 
 def test_answers_that_are_not_read_give_way(
-    raw: Any, server: Any, predict_on: Any, request_of: Any, wait: Any
+    raw: Any, server: Any, predict_on: Any, request_of: Any
 ) -> None:
     """The bound on the memory of bodies holds for them too."""
     values = np.zeros(250_000, np.float64), DType.FLOAT64
@@ -318,6 +316,6 @@ def test_answers_that_are_not_read_give_way(
         heard = client.streams[stream]
         client.listen(lambda heard=heard: bool(heard.headers))  # the rest waits for a window
         assert heard.status == -1
-    wait(lambda: predict_on(server, request).exception() is None)
+    wait_until(lambda: predict_on(server, request).exception() is None)
     client.listen(lambda: any(heard.reset == 11 for heard in client.streams.values()))
     assert not client.is_closed

@@ -23,8 +23,9 @@ from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import DEFAULT_SETTINGS
 from mlserve.tensors import DType
-from mlserve.testing.raw_http2 import DATA, PING, Heard, RawHttp2, frame, message
+from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
+from tests.harness.raw_http2 import DATA, PING, Heard, RawHttp2, frame, message
 
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -49,15 +50,15 @@ def health(channel: Any) -> Any:
     return stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status
 
 
-@pytest.mark.slow
+@pytest.mark.server
 class TestHeadersDecide:
     """Each of these calls sends headers only, and has its answer before a byte of its message."""
 
-    def test_without_a_token(self, model: Any, launch: Any, wait: Any, tmp_path: Any) -> None:
+    def test_without_a_token(self, model: Any, launch: Any, tmp_path: Any) -> None:
         model.put(1)
         (tmp_path / "token").write_text("secret")
         server = launch("--token-file", str(tmp_path / "token"))
-        wait(server.ports)
+        server.wait_listening()
         with RawHttp2(server.grpc) as client:
             for number, path in enumerate((PREDICT, STATUS, "/no/such")):
                 client.call(2 * number + 1, path)
@@ -76,7 +77,7 @@ class TestHeadersDecide:
             assert client.answer(1).status == UNIMPLEMENTED
 
     def test_while_the_server_stops(
-        self, model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
+        self, model: Any, start: Any, predict_on: Any, request_of: Any
     ) -> None:
         model.put(1)
         server = start()
@@ -84,21 +85,21 @@ class TestHeadersDecide:
         with RawHttp2(server.grpc) as client:
             client.call(1, CHECK, data=message(b""))
             assert client.answer(1).status == 0
-            wait(lambda: "slow" in model.runs())
+            wait_until(lambda: "slow" in model.runs())
             server.process.terminate()
-            wait(lambda: "stopping: 1 requests to finish" in server.log())
+            wait_until(lambda: "stopping: 1 requests to finish" in server.log())
             client.call(3, PREDICT)
             heard = client.answer(3)
         assert (heard.status, heard.message) == (UNAVAILABLE, "the server is shutting down")
         assert running.result()
 
     def test_when_the_queue_is_full(
-        self, model: Any, start: Any, wait: Any, predict_on: Any, request_of: Any
+        self, model: Any, start: Any, predict_on: Any, request_of: Any
     ) -> None:
         model.put(1)
         server = start("--threads", "1", "--max-queue", "0")
         running = predict_on(server, slow(request_of, 2))
-        wait(lambda: "slow" in model.runs())
+        wait_until(lambda: "slow" in model.runs())
         with RawHttp2(server.grpc) as client:
             client.call(1, PREDICT, [("grpc-timeout", "10S")])
             heard = client.answer(1)
@@ -119,7 +120,7 @@ class TestHeadersDecide:
             assert client.answer(101).status == 0
 
 
-@pytest.mark.slow
+@pytest.mark.server
 class TestBodies:
     @pytest.fixture
     def server(self, model: Any, start: Any) -> Any:
@@ -175,7 +176,7 @@ class TestBodies:
         assert memory_of(server) - before < 40
 
 
-@pytest.mark.slow
+@pytest.mark.server
 class TestConnections:
     def test_idle_ones_give_way_to_new_ones(
         self, model: Any, start: Any, predict_on: Any, request_of: Any
@@ -196,7 +197,7 @@ class TestConnections:
             assert idle[3].answer(3).status == 0
 
     def test_a_health_check_gets_in_when_all_are_at_work(
-        self, model: Any, start: Any, wait: Any, request_of: Any
+        self, model: Any, start: Any, request_of: Any
     ) -> None:
         model.put(7)
         server = start("--max-connections", "2", "--threads", "2")
@@ -205,7 +206,7 @@ class TestConnections:
             busy = [stack.enter_context(RawHttp2(server.grpc)) for _ in range(2)]
             for client in busy:
                 client.call(1, PREDICT, data=request)
-            wait(lambda: model.runs().count("slow") == 2)
+            wait_until(lambda: model.runs().count("slow") == 2)
             for _ in range(5):
                 late = stack.enter_context(RawHttp2(server.grpc))
                 late.call(1, CHECK, data=message(b""))
@@ -233,7 +234,7 @@ class TestConnections:
             assert (gone.status, "gives way" in gone.message) == (RESOURCE_EXHAUSTED, True)
 
 
-@pytest.mark.slow
+@pytest.mark.server
 class TestStop:
     def test_a_client_is_told_twice(self, model: Any, start: Any) -> None:
         """A call that it sends before it has heard the first word is answered."""
@@ -252,9 +253,7 @@ class TestStop:
             assert client.goaways[-1][:2] == (3, 0)
         assert server.exit_code() == 0
 
-    def test_a_call_that_is_on_its_way_ends(
-        self, model: Any, start: Any, wait: Any, request_of: Any
-    ) -> None:
+    def test_a_call_that_is_on_its_way_ends(self, model: Any, start: Any, request_of: Any) -> None:
         """Its headers came before the signal, its message comes after."""
         model.put(7)
         server = start()
@@ -264,7 +263,7 @@ class TestStop:
             client.call(3, STATUS, data=ASK)
             assert client.answer(3).status == 0
             server.process.terminate()
-            wait(lambda: "stopping: 1 requests to finish" in server.log())
+            wait_until(lambda: "stopping: 1 requests to finish" in server.log())
             client.say(frame(DATA, 1, 1, request))
             assert client.answer(1).status == 0
         assert server.exit_code() == 0

@@ -22,8 +22,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hpack import NeverIndexedHeaderTuple
 
 from mlserve.tensors import DType
-from mlserve.testing import raw_http2
-from mlserve.testing.raw_http2 import (
+from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
+from tests.harness import raw_http2
+from tests.harness.raw_http2 import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -36,9 +37,8 @@ from mlserve.testing.raw_http2 import (
     frame,
     message,
 )
-from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"

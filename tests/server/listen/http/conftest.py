@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from tests.harness.server import serving
+
 TIMEOUT = 0.5
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, serve_echo: Callable[..., Any]
-) -> Iterator[Any]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("connections")
     flags = f"--header-timeout={TIMEOUT}", "--max-connections=8", "--threads=8"
-    with serve_echo(folder, *flags) as server:
+    with serving(folder, *flags) as server:
         yield server
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mlserve.tensors import DType
-from mlserve.testing.raw_http import everything_from, is_good
+from mlserve.testing.processes import wait_until
+from tests.harness.raw_http import everything_from, is_good
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PATH = "/v1/models/m:predict"
 HEAD = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n"
@@ -51,7 +52,7 @@ def test_a_head_that_does_not_end(server: Any, connect: Any, text: str) -> None:
     assert server.is_quiet()
 
 
-def test_a_byte_now_and_then_does_not_help(server: Any, connect: Any, wait: Any) -> None:
+def test_a_byte_now_and_then_does_not_help(server: Any, connect: Any) -> None:
     client = connect(server.rest, HEAD)
 
     def was_refused() -> bool:
@@ -61,7 +62,7 @@ def test_a_byte_now_and_then_does_not_help(server: Any, connect: Any, wait: Any)
             return True
         return has_heard(client)
 
-    wait(was_refused)
+    wait_until(was_refused)
     assert server.answers()
 
 
@@ -76,9 +77,7 @@ def test_the_second_head_of_a_connection(server: Any, connect: Any) -> None:
     assert everything_from(client).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_connection_that_waits_after_its_request_is_kept(
-    server: Any, connect: Any, wait: Any
-) -> None:
+def test_a_connection_that_waits_after_its_request_is_kept(server: Any, connect: Any) -> None:
     """As long as a client's pool keeps it, that is; a connection beside it shows that time goes."""
     kept, silent = connect(server.rest, GOOD), connect(server.rest)
     assert is_good(kept)
@@ -87,7 +86,7 @@ def test_a_connection_that_waits_after_its_request_is_kept(
     assert is_good(kept)
 
 
-def test_two_requests_at_once(server: Any, connect: Any, wait: Any) -> None:
+def test_two_requests_at_once(server: Any, connect: Any) -> None:
     client = connect(server.rest, GOOD + GOOD)
     heard = b""
     while heard.count(b"sorrel") < 2:
@@ -158,9 +157,9 @@ def test_bodies_that_do_not_come_take_no_place_for_long(server: Any, connect: An
     assert server.is_quiet()
 
 
-def test_one_too_many_is_told_so_when_all_are_at_work(server: Any, connect: Any, wait: Any) -> None:
+def test_one_too_many_is_told_so_when_all_are_at_work(server: Any, connect: Any) -> None:
     busy = [connect(server.rest, slow_request(1.5)) for _ in range(8)]
-    refused = wait(lambda: _refusal(connect, server))
+    refused = wait_until(lambda: _refusal(connect, server))
     assert b"\r\nRetry-After: 1\r\n" in refused
     assert b"\r\nConnection: close\r\n" in refused
     assert b"8 connections (--max-connections), all at work" in refused
@@ -169,23 +168,22 @@ def test_one_too_many_is_told_so_when_all_are_at_work(server: Any, connect: Any,
 
 
 def test_grpc_lets_one_too_many_in_as_idle_ones_give_way(
-    server: Any, connect: Any, predict_on: Any, request_of: Any, wait: Any
+    server: Any, connect: Any, predict_on: Any, request_of: Any
 ) -> None:
     """A connection that never says anything ends after the same time as on the other port."""
     request = request_of(image=(np.array([b"x"], dtype=object), DType.BYTES))
     idle = [connect(server.grpc) for _ in range(8)]
     assert predict_on(server, request, timeout=5).exception() is None
-    assert wait(lambda: not any(is_closed_after_greeting(client) is False for client in idle))
+    assert wait_until(lambda: not any(is_closed_after_greeting(client) is False for client in idle))
     assert server.is_quiet()
 
 
 def test_idle_and_slow_connections_by_the_hundred(
-    launch: Any, model: Any, connect: Any, wait: Any, predict_on: Any, request_of: Any
+    launch: Any, model: Any, connect: Any, predict_on: Any, request_of: Any
 ) -> None:
     model.put(7)
     server = launch()
-    wait(server.ports)
-    wait(server.is_available)
+    wait_until(server.is_available)
     request = request_of(image=(np.array([b"x"], dtype=object), DType.BYTES))
     for _ in range(200):
         connect(server.rest)

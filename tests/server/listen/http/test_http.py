@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from mlserve.testing.processes import wait_until
+
 V1 = "/v1/models/m"
 
 
@@ -156,11 +158,11 @@ def test_bodies_that_are_refused(
     assert message in error_of(http.post(f"{V1}:predict", content=body), status)
 
 
-def test_what_nobody_expected_tells_nothing(http: httpx.Client, server: Any, wait: Any) -> None:
+def test_what_nobody_expected_tells_nothing(http: httpx.Client, server: Any) -> None:
     body = {"inputs": [1.0], "signature_name": "crash"}
     message = error_of(http.post(f"{V1}:predict", json=body), 500)
     assert message == "internal error; the server's log has the details"
-    wait(lambda: "a secret of the server" in server.log())  # a thread of its own writes it
+    wait_until(lambda: "a secret of the server" in server.log())  # a thread of its own writes it
 
 
 @pytest.mark.parametrize("has_head", [True, False], ids=["zlib", "raw"])

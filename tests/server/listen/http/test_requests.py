@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mlserve.testing.raw_http import everything_from, is_good, statuses
+from tests.harness.raw_http import everything_from, is_good, statuses
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 PATH = "/v1/models/m:predict"
 HEAD = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n"

@@ -1,0 +1,1 @@
+"""The tests of mlserve. They import what they share as `tests.harness`."""

@@ -1,0 +1,83 @@
+"""What a command loads, seen from inside of its process: the client stays light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.server
+
+HEAVY = {
+    *(
+        "numpy",
+        "tensorflow",
+        "tensorflow_serving",
+        "keras",
+        "onnx",
+        "onnxruntime",
+        "tensorflow_hub",
+    ),
+    *("uvicorn", "starlette", "mlserve_tfserving", "mlserve_models"),
+}
+_RUN = """
+import atexit, sys
+atexit.register(lambda: print("loaded:", *sorted(sys.modules), file=sys.stderr))
+from mlserve.__main__ import main
+main()
+"""
+
+
+def _loaded(*arguments: str) -> set[str]:
+    """The top-level modules that the command had loaded when it ended."""
+    return {name.partition(".")[0] for name in _modules(*arguments)}
+
+
+def _modules(*arguments: str) -> set[str]:
+    """The modules that the command had loaded when it ended."""
+    result = subprocess.run(
+        [sys.executable, "-c", _RUN, *arguments], capture_output=True, text=True, check=False
+    )
+    line = next(line for line in result.stderr.splitlines() if line.startswith("loaded:"))
+    assert result.returncode == 0, result.stderr
+    return set(line.split()[1:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    loaded = _loaded(*arguments)
+
+    assert not loaded & {*HEAVY, "grpc", "httpx", "google"}
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_question_loads_its_own_protocol_only(echo: Any, photo: Path, protocol: str) -> None:
+    for api in ([], ["--api", "oip"]):
+        loaded = _loaded("predict", str(photo), "--endpoint", echo.endpoint(protocol), *api)
+
+        mine, other = ("grpc", "httpx") if protocol == "grpc" else ("httpx", "grpc")
+        assert mine in loaded
+        assert not loaded & {*HEAVY, other}
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_other_api_costs_nothing_until_it_is_spoken(
+    echo: Any, photo: Path, protocol: str
+) -> None:
+    server = ("--endpoint", echo.endpoint(protocol), "--model", "inception_v3")
+    modules = _modules("predict", str(photo), *server)
+
+    assert not {name for name in modules if "oip" in name or "inference" in name}
+
+
+def test_the_package_loads_nothing_until_it_is_used() -> None:
+    code = "import sys, mlserve.client; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    loaded = {name.partition(".")[0] for name in result.stdout.split()}
+    assert not loaded & {*HEAVY, "grpc", "httpx", "google", "typer"}

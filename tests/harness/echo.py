@@ -1,0 +1,67 @@
+"""Versions of the backend `echo`, which answers what its `echo.json` says."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlserve.artifact import Manifest, digest_of, labels_text
+from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.tensors import DType, Signature, TensorSpec
+
+LABELS = ("sorrel", "zebra")
+PHOTO = b"\xff\xd8\xff a photo of a horse"
+"""What the echo backend takes for an image."""
+SIGNATURE = Signature(
+    "serving_default",
+    (TensorSpec("image", DType.BYTES, (None,)),),
+    (TensorSpec("output_0", DType.BYTES, (None,)),),
+)
+
+
+def put_version(folder: Path, *, manifest: Manifest | None = None, **config: Any) -> Path:
+    """Writes a version folder that appears whole; `config` is the content of its `echo.json`."""
+    incoming = folder.with_name(f".incoming-{folder.name}")
+    incoming.mkdir(parents=True)
+    (incoming / "echo.json").write_text(json.dumps(config))
+    if manifest is not None:
+        manifest.write(incoming, LABELS)
+    return incoming.rename(folder)
+
+
+def manifest(model: str = "m", *, has_random_weights: bool = False) -> Manifest:
+    """The manifest of a version with the labels LABELS and one signature."""
+    return Manifest(
+        mlserve="0",
+        backend="echo",
+        model=model,
+        source="test",
+        created=datetime.now(UTC).isoformat(),
+        weights_digest=digest_of(b""),
+        labels_digest=digest_of(labels_text(LABELS)),
+        has_random_weights=has_random_weights,
+        pipeline=ImagePipeline(8, 8, 1.0, 0.0, Activation.IDENTITY, classes=len(LABELS)),
+        signatures=(SIGNATURE,),
+    )
+
+
+class EchoModel:
+    """A model whose versions note in one journal what is run."""
+
+    def __init__(self, base_path: Path) -> None:
+        self.name = base_path.name
+        self.base_path = base_path
+        self.journal = base_path.with_name("journal")
+        self.journal.touch()
+        base_path.mkdir()
+
+    def put(self, version: int, *, manifest: Manifest | None = None, **config: Any) -> Path:
+        """Writes a version, which appears whole; returns its folder."""
+        config = {"journal": str(self.journal), **config}
+        return put_version(self.base_path / str(version), manifest=manifest, **config)
+
+    def runs(self) -> list[str]:
+        """The signatures that were run, and "close" for each Runner that was closed."""
+        return self.journal.read_text().splitlines()

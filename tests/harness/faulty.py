@@ -1,0 +1,127 @@
+"""Servers that misbehave on purpose, on bare sockets."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import chain, repeat
+
+Peer = Callable[["Line"], None]
+
+HTTP2_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+"""An empty SETTINGS frame, with which a gRPC client takes the connection for established."""
+
+
+class Line:
+    """One accepted connection of a faulty server."""
+
+    def __init__(self, connection: socket.socket, ended: threading.Event) -> None:
+        self._connection = connection
+        self._ended = ended
+
+    def send(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+    def drip(self, data: bytes) -> None:
+        """Sends a byte every 50 ms, and never ends."""
+        for byte in chain(data, repeat(ord("a"))):
+            self._connection.sendall(bytes([byte]))
+            if self._ended.wait(0.05):
+                return
+
+    def flood(self, piece: bytes) -> None:
+        """Sends it again and again, until the client takes no more of it for 2 s."""
+        self._connection.settimeout(2)
+        while not self._ended.is_set():
+            self._connection.sendall(piece)
+        raise ConnectionError("the test has ended")
+
+    def stall(self) -> None:
+        """Says nothing more, and never closes."""
+        self._ended.wait()
+
+    def await_bytes(self) -> None:
+        """Returns when the client has sent something."""
+        self._connection.recv(65536)
+
+    def await_request(self) -> None:
+        """Returns when the client has sent a whole HTTP request."""
+        head, body = b"", b""
+        while b"\r\n\r\n" not in head:
+            head += self._received()
+        head, _, body = head.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        while length and len(body) < int(length[1]):
+            body += self._received()
+
+    def _received(self) -> bytes:
+        data = self._connection.recv(65536)
+        if not data:
+            raise ConnectionError("the client has closed")
+        return data
+
+    def drop(self) -> None:
+        """Ends the connection with a reset, as the system does for a killed process."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._connection.close()
+
+
+def answering(data: bytes) -> Peer:
+    """A peer that answers the first bytes of a request, and ends the connection."""
+
+    def talk(line: Line) -> None:
+        line.await_bytes()
+        line.send(data)
+
+    return talk
+
+
+class FaultyServers:
+    """Listeners on ports of the system's choice, with a thread for each connection."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._listeners: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self, peer: Peer) -> str:
+        """The `host:port` of a server that treats each connection as `peer` says."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self._listeners.append(listener)
+        self._begin(self._listen, listener, peer)
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    def end(self) -> None:
+        """Closes the listeners, and returns when no thread is left."""
+        self._ended.set()
+        for listener in self._listeners:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for thread in self._threads:
+            thread.join(5)
+            assert not thread.is_alive()
+
+    def _begin(self, work: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def _listen(self, listener: socket.socket, peer: Peer) -> None:
+        with suppress(OSError):  # closed when the test ends
+            while not self._ended.is_set():
+                connection, _ = listener.accept()
+                self._begin(self._talk, connection, peer)
+
+    def _talk(self, connection: socket.socket, peer: Peer) -> None:
+        with connection, suppress(OSError):  # the client may close at any time
+            peer(Line(connection, self._ended))
+            # Closing with bytes of the request unread would be a reset, which can overtake the
+            # answer: the client is to see the answer and then the end.
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(5)
+            while connection.recv(65536):
+                continue
