@@ -104,7 +104,7 @@ def test_a_wheel_brings_its_readme_its_licence_and_what_it_runs_on(
         text = archive.read(licence)
 
     assert metadata["Version"] == __version__
-    assert str(metadata.get_payload()).strip() == readme.read_text().strip()
+    assert metadata.get_payload(decode=True).decode().strip() == readme.read_text().strip()
     assert metadata["License-Expression"] == "Apache-2.0"
     assert text == (CHECKOUT / "LICENSE").read_bytes()
     assert metadata["Requires-Python"] == ">=3.11"
