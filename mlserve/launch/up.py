@@ -174,8 +174,10 @@ class LaunchedServer:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process that we started was seen to end by itself."""
-        return self.process is not None and self.process.returncode is not None
+        """Whether it was seen to end by itself; another command's process is looked up."""
+        if self.process is None:
+            return not server_of(self.record).is_running()
+        return self.process.returncode is not None
 
     def abandon(self) -> None:
         """Stops the process and drops its record, unless another command started it."""

@@ -123,6 +123,7 @@ def test_up_again_with_other_settings_is_refused(cli, export, options) -> None:
     assert "hint: leave out what differs, or stop it first: mlserve down echo-m" in again.stderr
 
 
+@pytest.mark.alone
 def test_two_ups_at_once_share_one_server(cli, export) -> None:
     export(load_delay=0.5)
     command = ("up", "--backend", "echo", "--wait", "50")

@@ -196,6 +196,23 @@ def test_a_default_port_that_is_lost_while_it_starts_moves(
     assert cli.ps()[0]["grpc_port"] != int((tmp_path / "lost").read_text())
 
 
+def test_whoever_waits_for_a_server_that_loses_its_port_moves_along(
+    cli, base: Path, seen: Path, tmp_path: Path
+) -> None:
+    cli.env["LOSE_A_PORT"] = "1"
+    os.mkfifo(tmp_path / "held")
+    pipe = os.open(tmp_path / "held", os.O_RDWR)
+    command = ("up", "--backend", "tfserving", "--path", str(base), "--wait", "40")
+    try:
+        results = [up.communicate(timeout=60) for up in [cli.start(*command) for _ in range(3)]]
+    finally:
+        os.close(pipe)
+
+    assert [up.returncode for up in cli.started] == [0, 0, 0], results
+    assert len({stdout for stdout, _ in results}) == 1
+    assert len(cli.ps()) == 1
+
+
 def test_down_waits_for_the_requests_that_it_has_begun(
     cli, base: Path, seen: Path, tmp_path: Path
 ) -> None:
