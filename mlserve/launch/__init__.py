@@ -1,1 +1,1 @@
-"""Starting and stopping servers: what runs is described as data first, then run by a launcher."""
+"""Start and stop servers: each is described as data first, then run by a launcher."""

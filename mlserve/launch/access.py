@@ -1,4 +1,4 @@
-"""How the commands of this machine get into a server of `mlserve up`: its token, and TLS."""
+"""Token and TLS settings that local commands use to reach a server of `mlserve up`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mlserve.settings import ServerSettings
 
 CERT_VARIABLE = "MLSERVE_TLS_CERT"
 KEY_VARIABLE = "MLSERVE_TLS_KEY"
-"""The environment's names for the files that show a server who its client is."""
+"""Environment variables that name the client's certificate and key."""
 
 
 def token_of(record: ServerRecord) -> str | None:
-    """The token of that server. Raises UsageError for a file that cannot be read."""
+    """Return the server's token. Raises UsageError for a file that cannot be read."""
     path = record.serving.settings.token_file
     return None if path is None else read_token(path).decode()
 
 
 def tls_of(record: ServerRecord) -> Tls | None:
-    """How to speak TLS to that server; None when it does not.
+    """Return how to speak TLS to the server, or None if it does not use TLS.
 
-    The certificate that it was started with is the one that is trusted, whoever signed it: nobody
-    else has its key.
+    Trusts exactly the certificate that the server was started with, whoever signed it: no other
+    process has its key.
     """
     certificate = record.serving.settings.tls_cert
     if certificate is None:
@@ -35,16 +35,16 @@ def tls_of(record: ServerRecord) -> Tls | None:
 
 
 def name_to_expect(settings: ServerSettings, host: str) -> str | None:
-    """A name in the server's certificate to expect in place of the host; None if the host is in it.
+    """Return the certificate name to expect instead of the host; None if it covers the host.
 
-    A certificate for the machine's public name is asked for at a loopback address here.
+    Needed because a certificate for the machine's public name is checked at a loopback address.
     """
     names = names_in_certificate(settings) if settings.speaks_tls else []
     return None if host in names or not names else names[0].replace("*", "mlserve")
 
 
 def _client_certificate(settings: ServerSettings) -> tuple[Path | None, Path | None]:
-    """The client's own, of the environment; else the server's, which its authority may know too."""
+    """Return the environment's certificate, else the server's, which its own CA may accept too."""
     cert, key = os.environ.get(CERT_VARIABLE), os.environ.get(KEY_VARIABLE)
     if cert and key:
         return Path(cert), Path(key)

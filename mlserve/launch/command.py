@@ -1,4 +1,4 @@
-"""The server process: as data (arguments, environment, files), its launcher, and its start."""
+"""The server process: its description as data, the choice of its launcher, and its start."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from mlserve.settings import flag_of
 
 Process = subprocess.Popen[bytes]
 _NOWHERE = Listen("127.0.0.1", 0, 0)
-"""For a look at which servers there are, before their ports are known."""
+"""Placeholder for checks made before the ports are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
     """A server process to start. `env` is added to the environment.
 
-    `files` are the texts by name that are written into the server's own folder first; `{files}` in
-    an argument stands for that folder. `listens_everywhere` says that the host is not regarded.
+    `files` maps names to texts written into the server's own folder first; `{files}` in an argument
+    stands for that folder. `listens_everywhere`: the server ignores the host.
     """
 
     launcher: Launcher
@@ -45,15 +45,15 @@ class ServerCommand:
     listens_everywhere: bool = False
 
     def argv_in(self, folder: Path) -> list[str]:
-        """The arguments with the folder of the server's files filled in."""
+        """Return the arguments with the folder of the server's files filled in."""
         return [argument.replace("{files}", str(folder)) for argument in self.argv]
 
 
 def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launcher:
-    """The launcher to use: `auto` is native where its executable is on PATH, else embedded.
+    """Return the launcher to use; `auto` is native if its executable is on PATH, else embedded.
 
-    Raises PluginError when what the launcher needs is not installed, UsageError when the backend
-    or the versions do not go with it.
+    Raises PluginError if something the launcher needs is not installed, UsageError if the backend
+    or the versions are not supported by it.
     """
     require_regarded(backend, serving)
     if wanted is Launcher.NATIVE:
@@ -71,7 +71,7 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
 def command(
     backend: Backend, serving: Serving, launcher: Launcher, listen: Listen
 ) -> ServerCommand:
-    """The process that serves this at those ports with that launcher (not `auto`)."""
+    """Return the process that serves this on those ports with that launcher (not `auto`)."""
     if launcher is Launcher.EMBEDDED:
         return _embedded(serving, listen)
     specs = _native_specs(backend, serving, listen)
@@ -84,9 +84,9 @@ def command(
 
 
 def _embedded(serving: Serving, listen: Listen) -> ServerCommand:
-    # -P: a module of the user's in the current folder must not stand in for one of the server's.
+    # -P: a user's module in the current folder must not shadow one of the server's.
     argv = [sys.executable, "-P", "-m", "mlserve.server"]
-    # One argument: a model's name may begin with a dash.
+    # One argument, because a model's name may begin with a dash.
     argv += ["--backend", serving.backend, f"--model={serving.model}"]
     argv += ["--base-path", str(serving.base_path), "--host", listen.host]
     argv += ["--grpc-port", str(listen.grpc_port), "--rest-port", str(listen.rest_port)]
@@ -112,7 +112,7 @@ def _is_on_path(specs: Sequence[ServerSpec]) -> bool:
 
 
 def _require_native(backend: Backend, serving: Serving) -> None:
-    """Raises UsageError for what a third-party server cannot do, PluginError where it is absent."""
+    """Raise UsageError for what a third-party server cannot do, PluginError if it is missing."""
     if serving.changed:
         raise UsageError(
             f"the native launcher does not take {flag_of(serving.changed[0])}",
@@ -129,7 +129,7 @@ def _require_native(backend: Backend, serving: Serving) -> None:
 
 
 def require_regarded(backend: Backend, serving: Serving) -> None:
-    """Raises UsageError for a load option that the backend does not take."""
+    """Raise UsageError for a load option that the backend ignores."""
     for name in serving.options.changed:
         if not backend.regards(name):
             flag = flag_of(name)
@@ -161,10 +161,10 @@ def _require_runtime(backend: Backend) -> None:
 
 
 def spawn(command: ServerCommand, name: str, log: Path | None) -> Process:
-    """The started process of that server. Its output goes to `log`; None means to our stderr.
+    """Start the server's process. Its output goes to `log`, or to our stderr if that is None.
 
-    Raises UsageError when the state folder cannot be written, PluginError when the executable
-    cannot be run.
+    Raises UsageError if the state folder cannot be written, PluginError if the executable cannot be
+    run.
     """
     folder = paths.state_dir() / "files" / name
     argv = command.argv_in(folder.absolute())
@@ -194,7 +194,7 @@ def _start(argv: list[str], command: ServerCommand, output: IO[bytes]) -> Proces
 
 
 def _inherited() -> dict[str, str]:
-    """The environment, without what only a client needs to know."""
+    """Return the environment without the variables that only a client needs."""
     return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
 
 
@@ -205,13 +205,13 @@ def _output(log: Path | None, argv: list[str]) -> Iterator[IO[bytes]]:
         return
     rotate(log)
     with create_private(log, buffering=0) as file:
-        # Written by us and at once, so that a full disk is told of here and now.
+        # Written by us, immediately, so that a full disk is reported here.
         file.write(f"mlserve {__version__} runs: {shlex.join(argv)}\n".encode())
         yield file
 
 
 def write_files(files: Mapping[str, str], folder: Path) -> None:
-    """Writes a server's files, texts by name, into its folder. Raises OSError, UsageError."""
+    """Write a server's files, texts by name, into its folder. Raises OSError, UsageError."""
     if not files:
         return
     for each in (paths.state_dir(), folder.parent, folder):

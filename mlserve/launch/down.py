@@ -1,10 +1,10 @@
-"""Which servers to stop, and stopping them without cutting an answer short.
+"""Choose servers and stop them without cutting an answer short.
 
-A server that drains is told to end, and finishes its requests first. A third-party server dies of
-that signal with its requests unanswered, and nobody counts them. So it gets a grace period: it is
-marked as stopping, so that nothing new is sent to it from here, and goes on serving until no client
-is connected to its ports, or the period is over. Where connections cannot be seen, as in a
-container, it gets the whole period.
+A server that drains is sent SIGTERM and finishes its requests first. A third-party server dies of
+that signal with its requests unanswered, and does not report how many it has. So it gets a grace
+period: it is marked as stopping, so that local commands send it nothing new, and keeps serving
+until no client is connected to its ports, or the period is over. Where connections cannot be
+observed, as in a container, it gets the whole period.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ Show = Callable[[str], None]
 """Called with what is being waited for."""
 
 _MARGIN = 5.0
-"""Seconds for a server that has drained to unload its model and end."""
+"""Seconds for a drained server to unload its model and exit."""
 _END = 1.0
-"""Seconds at least between SIGTERM, which ends a third-party server at once, and SIGKILL."""
+"""Least seconds between SIGTERM, which ends a third-party server at once, and SIGKILL."""
 _LOOK_PAUSE = 0.1
 _LOOKS = 4
-"""Looks in a row that must find no client: one may just be on its way."""
+"""Consecutive looks that must find no client: one may just be connecting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A server that is gone. `was_killed` when it did not end by itself in `allowed` seconds."""
+    """A stopped server. `was_killed`: it did not end by itself in `allowed` seconds."""
 
     record: ServerRecord
     was_killed: bool
@@ -51,9 +51,9 @@ class Stopped:
 def chosen(
     *, name: str | None = None, backend: str | None = None, model: str | None = None
 ) -> list[ServerRecord]:
-    """The one running server that fits; none when nothing runs at all.
+    """Return the one running server that matches, or nothing if no server runs at all.
 
-    Raises Unavailable when others run and none of them fits, UsageError when several fit.
+    Raises Unavailable if servers run but none matches, UsageError if several match.
     """
     alive, _ = reconcile()
     if not alive:
@@ -66,11 +66,11 @@ def chosen(
 
 
 def stop_all(records: list[ServerRecord], timeout: float | None, show: Show) -> Iterator[Stopped]:
-    """Stops each of these servers, and drops its record once it is gone.
+    """Stop each of these servers, and remove its record once it is gone.
 
-    SIGKILL follows when `timeout` seconds (of each) have passed; None is its `drain_timeout`, and a
-    little more for its end. SIGTERM interrupts it as Ctrl-C does: a server that was not told to
-    end yet serves on, and is recorded so.
+    SIGKILL follows after `timeout` seconds (for each server); None means its `drain_timeout` plus a
+    little for its exit. SIGTERM interrupts this as Ctrl-C does: a server that was not yet told to
+    end keeps serving, and its record says so.
     """
     for record in records:
         with Interrupts.watched():
@@ -106,9 +106,10 @@ def _stop(record: ServerRecord, timeout: float | None, show: Show) -> Stopped:
 
 
 def _has_clients_until(give_up: float, server: RunningServer, on_wait: OnWait) -> bool | None:
-    """Waits until nobody is connected to the server, and it may be told to end: False.
+    """Wait until no client is connected and the server may be stopped; then return False.
 
-    At `give_up` (a `time.monotonic()` value), True, or None where nobody can see that.
+    At `give_up` (a `time.monotonic()` value), returns True, or None if connections cannot be
+    observed.
     """
     has_clients: bool | None = True
     looks = 0
@@ -123,9 +124,9 @@ def _has_clients_until(give_up: float, server: RunningServer, on_wait: OnWait) -
 
 
 def _mark(record: ServerRecord, *, is_stopping: bool) -> None:
-    """Notes it on disk, for the commands that look for a server to ask.
+    """Record on disk whether it is stopping, for commands that look for a server.
 
-    Where the state cannot be written, the server is stopped all the same.
+    If the state cannot be written, the server is stopped all the same.
     """
     with suppress(MlserveError), state_lock():
         if any(r.is_of_same_start(record) for r in read_records(_ignore)):
@@ -133,4 +134,4 @@ def _mark(record: ServerRecord, *, is_stopping: bool) -> None:
 
 
 def _ignore(_unreadable: str) -> None:
-    """A record that cannot be read has been told of before."""
+    """Ignore an unreadable record: it has been reported already."""

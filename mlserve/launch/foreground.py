@@ -1,4 +1,4 @@
-"""Runs a server in the foreground, as in a container: its log on stderr, its exit code ours."""
+"""Run a server in the foreground, as in a container: its log on stderr, its exit code ours."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def run_in_foreground(
     request: UpRequest, on_ready: Callable[[ServerRecord], None], tell: Tell
 ) -> int:
-    """Runs the server until it ends, and returns its exit code (128 + n when signal n ended it).
+    """Run the server until it ends, and return its exit code (128 + n if signal n ended it).
 
-    SIGTERM and SIGINT ask it to drain and stop; a second one kills it. `on_ready` is called when
-    it answers. Raises what `up` raises.
+    SIGTERM and SIGINT make it drain and stop; a second one kills it. `on_ready` is called once it
+    answers. Raises what `up` raises.
     """
     if request.launcher is Launcher.DOCKER:
         raise UsageError(
@@ -59,18 +59,18 @@ def _serve(
         wait_until_ready(server.record, request.serving, give_up, server.require_alive)
         on_ready(mark_ready(server.record))
     except MlserveError:
-        # A server that ended has told why on stderr; its exit code is the answer.
+        # A server that ended has explained itself on stderr; its exit code is the result.
         if not server.has_ended:
             raise
-    # Not process.wait(): the system may hand a signal to any thread, and Python runs its handler
-    # on the main one, which would not be woken out of that call.
+    # Not process.wait(): the system may deliver a signal to any thread, while Python runs the
+    # handler on the main thread, which would stay blocked in that call.
     while (code := process.poll()) is None:
         time.sleep(_PAUSE)
     return code if code >= 0 else 128 - code
 
 
 class _Forwarding:
-    """Hands SIGTERM and SIGINT on to a process, also those that came before it was there."""
+    """Forward SIGTERM and SIGINT to a process, including those received before it existed."""
 
     def __init__(self) -> None:
         self._process: Process | None = None

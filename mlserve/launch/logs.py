@@ -1,4 +1,4 @@
-"""The log files of background servers: rotated, shown, followed, and the last error in one."""
+"""Log files of background servers: rotate, show and follow them, and find their last error."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _CHUNK = 1 << 16
 _OURS = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ([A-Z]+) (.*)")
 """A line of mlserve's own server in a text log: time, level, message."""
 _GLOG = re.compile(r".*: [EF] \S+\] (.*)")
-"""A line of TensorFlow's with the level error or fatal: `<time>: E file.cc:37] message`."""
+"""A TensorFlow line of level error or fatal: `<time>: E file.cc:37] message`."""
 _HINT = "hint: "
 _WRONG = ("ERROR", "CRITICAL")
 _OTHER_ERROR = re.compile(r"\b\w*error\b", re.IGNORECASE)
 
 
 def log_path(name: str) -> Path:
-    """The log file of the server of that name."""
+    """Return the path of the named server's log file."""
     return paths.state_dir() / "logs" / f"{name}.log"
 
 
 def newest() -> Path | None:
-    """The log that was written to last, of a server that runs or not."""
+    """Return the log that was written to last, whether or not its server still runs."""
     with suppress(FileNotFoundError):
         logs = [path for path in (paths.state_dir() / "logs").iterdir() if path.suffix == ".log"]
         return max(logs, key=lambda path: path.stat().st_mtime, default=None)
@@ -42,9 +42,9 @@ def newest() -> Path | None:
 
 
 def rotate(path: Path) -> None:
-    """Makes room for a new log; the log before becomes `<name>.log.1`.
+    """Make room for a new log; the previous one becomes `<name>.log.1`.
 
-    Raises OSError, and UsageError for a folder of another user.
+    Raises OSError, and UsageError for another user's folder.
     """
     private_folder(path.parent)
     with suppress(FileNotFoundError):
@@ -52,7 +52,7 @@ def rotate(path: Path) -> None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log; none when it cannot be read."""
+    """Return the last lines of a log, or an empty list if it cannot be read."""
     try:
         with open_own(path) as file:
             return [line.decode(errors="replace").rstrip("\n") for line in deque(file, count)]
@@ -61,11 +61,11 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 
 def follow(path: Path, tail: int | None, is_alive: Callable[[], bool]) -> Iterator[bytes]:
-    """The log's bytes from its last `tail` lines on, until its writer is gone.
+    """Yield the log's bytes, starting at its last `tail` lines, until its writer is gone.
 
-    A `tail` of None begins at the start. A log that is cut off, or replaced by a new file of the
-    same name, is read on from its start. Raises OSError when the log cannot be read, and UsageError
-    for one that is a link or another user's.
+    `tail` None starts at the beginning. A log that is truncated, or replaced by a new file of the
+    same name, is read again from its start. Raises OSError if the log cannot be read, and
+    UsageError if it is a link or another user's.
     """
     with ExitStack() as stack:
         file: IO[bytes] = stack.enter_context(open_own(path))
@@ -91,7 +91,7 @@ def _rest(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _replacement(file: IO[bytes], path: Path) -> IO[bytes] | None:
-    """The file to go on with, when the open one was cut off or another took its name."""
+    """Return the file to continue with if the open one was truncated or replaced, else None."""
     opened = os.fstat(file.fileno())
     if opened.st_size < file.tell():
         file.seek(0)
@@ -105,7 +105,7 @@ def _replacement(file: IO[bytes], path: Path) -> IO[bytes] | None:
 def _seek_last_lines(file: IO[bytes], count: int) -> None:
     end = position = file.seek(0, os.SEEK_END)
     tail = b""
-    # One line end more than lines: the last line has its own.
+    # One more newline than lines: the last line ends with one too.
     while position > 0 and tail.count(b"\n") <= count:
         position = max(0, position - _CHUNK)
         file.seek(position)
@@ -116,7 +116,7 @@ def _seek_last_lines(file: IO[bytes], count: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LastWords:
-    """The last error in a log, and the hint that came with it."""
+    """The last error in a log, and its hint."""
 
     message: str
     hint: str | None
@@ -129,16 +129,16 @@ class _Entry:
 
     @property
     def text(self) -> str:
-        """The message; of one with a traceback, the exception that it ends with."""
+        """The message; for a traceback, the exception at its end."""
         has_traceback = any(line.startswith("Traceback (") for line in self.lines)
         return self.lines[-1] if has_traceback else " ".join(self.lines)
 
 
 def last_words(lines: Sequence[str]) -> LastWords | None:
-    """The last error that these lines of a log tell; None when none is told.
+    """Return the last error in these lines of a log, or None.
 
-    Lines of mlserve's server are known in both its formats; of another program's the last line
-    that is marked as an error counts.
+    Lines of mlserve's server are recognised in both its formats; in another program's log the last
+    line marked as an error counts.
     """
     entries = _entries(lines)
     for index in reversed(range(len(entries))):
@@ -151,9 +151,9 @@ def last_words(lines: Sequence[str]) -> LastWords | None:
 
 
 def _entries(lines: Sequence[str]) -> list[_Entry]:
-    """What mlserve's server logged; lines that follow an entry, as a traceback does, belong to it.
+    """Group the lines of mlserve's server into entries; a traceback belongs to the entry above.
 
-    In JSON an entry holds its traceback itself.
+    In JSON an entry already contains its traceback.
     """
     entries: list[_Entry] = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""Chooses what to serve: a folder of version folders, or an exported model that fits."""
+"""Choose what to serve: a folder of version folders, or a matching exported model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def choose(
     versions: VersionPolicy,
     store: Path | None = None,
 ) -> Serving:
-    """The model to serve: the folder `path`, or the one exported model in `store` that fits.
+    """Return the model to serve: the folder `path`, or the one matching model in `store`.
 
-    The files in `path` say which backend they are for. `store` None is the user's own. Raises
-    NotFound when there is none and UsageError when there are several, or for the wrong backend.
+    The files in `path` tell the backend. `store` None is the user's own. Raises NotFound if nothing
+    matches, UsageError if several models match or the backend is wrong.
     """
     if path is not None and store is not None:
         raise UsageError(
@@ -43,7 +43,7 @@ def choose(
 
 
 def exported(store: Store | None = None) -> list[tuple[str, str]]:
-    """The backend and model of each exported model in the store, by name."""
+    """Return the backend and model of each exported model in the store, by name."""
     store = store or Store()
     return [(backend, model) for backend in store.backends() for model in store.models(backend)]
 
@@ -83,7 +83,7 @@ def _not_exported(
 
 
 def _exported_instead(model: str | None, known: list[tuple[str, str]]) -> str:
-    """The model that was exported and probably meant, for a hint."""
+    """Return the exported model that was probably meant, for a hint."""
     names = {name: backend for backend, name in known}
     meant = nearest(model, names) if model else None
     if meant is None:
@@ -108,7 +108,7 @@ def _serving(backend: str, model: str, base: Path, versions: VersionPolicy) -> S
 
 
 def _expected(base: Path, versions: VersionPolicy) -> tuple[int, ...]:
-    """The versions that must answer, all there. Raises NotFound for one that is not."""
+    """Return the versions that must answer. Raises NotFound if one of them does not exist."""
     present = _present(base)
     missing = sorted(set(versions.versions) - set(present))
     if missing:

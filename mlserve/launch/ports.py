@@ -1,4 +1,4 @@
-"""Which ports a server gets: those that were asked for, or the next free pair."""
+"""Choose a server's ports: the requested ones, or the next free pair."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ class PortRequest:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether there is no other pair of ports to turn to."""
+        """Whether there is no other pair of ports to fall back to."""
         return bool(self.grpc) and bool(self.rest)
 
 
 def choose(request: PortRequest, reserved: Collection[int] = ()) -> Listen:
-    """The first pair of ports that is free on the host and not `reserved`.
+    """Return the first pair of ports that is free on the host and not `reserved`.
 
-    Raises UsageError for a port that was asked for and is taken, and for a host that is not this
-    machine's.
+    Raises UsageError if a requested port is taken or the host is not an address of this machine.
     """
     if request.grpc and request.grpc == request.rest:
         raise UsageError(
@@ -53,7 +52,7 @@ def choose(request: PortRequest, reserved: Collection[int] = ()) -> Listen:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now. Raises UsageError for a host that is not ours."""
+    """Return whether a server could listen there. Raises UsageError if the host is not ours."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -72,7 +71,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def owner(port: int) -> str | None:
-    """The process that listens on a port, as `name (pid N)`; None when it cannot be told."""
+    """Return the process listening on a port, as `name (pid N)`; None if it is not visible."""
     import psutil
 
     try:

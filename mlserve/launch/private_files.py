@@ -1,8 +1,8 @@
-"""Files of the state folder: for their user alone, whatever the umask, and by nobody else.
+"""Files of the state folder: created for this user alone, and refused if another user owns them.
 
-What stands in it is believed: which file holds a token, which process to end, which log to show.
-So a folder or a record that belongs to another user is refused, never read. The same goes for a
-link to another file. It is the opened file that is looked at: its name may lead elsewhere by then.
+Their content is trusted: which file holds a token, which process to end, which log to show. So a
+folder or a record that belongs to another user is refused, never read, and so is a link to another
+file. The check is made on the opened file, because its name may point elsewhere by then.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _OTHERS = 0o077
 _KEY_BYTES = 32
 _OTHERS_MAY_WRITE = 0o022
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""Through no link, and without waiting for the other end of a pipe."""
+"""Do not follow links, and do not wait for the other end of a pipe."""
 
 
 def private_folder(path: Path) -> Path:
-    """That folder, made where it is missing, closed to everybody else.
+    """Return the folder, created if missing, and closed to all other users.
 
-    What is made on the way to it can be changed by this user alone. Raises OSError, and UsageError
-    where it belongs to another user.
+    Parents created on the way are writable by this user alone. Raises OSError, and UsageError if it
+    belongs to another user.
     """
     _make_on_the_way(path.parent)
     path.mkdir(mode=_FOLDER, exist_ok=True)
@@ -44,7 +44,7 @@ def private_folder(path: Path) -> Path:
 
 
 def state_folder() -> Path:
-    """The state folder, as `private_folder` makes it."""
+    """Return the state folder, as `private_folder` makes it."""
     return private_folder(paths.state_dir())
 
 
@@ -56,9 +56,10 @@ def _make_on_the_way(folder: Path) -> None:
 
 
 def create_private(path: Path, *, buffering: int = -1) -> BinaryIO:
-    """A new file of that name, which this user alone can read, open for writing.
+    """Create a file that only this user can read, and open it for writing.
 
-    What has the name already, as a link that somebody put there, is removed first. Raises OSError.
+    Anything already there, such as a link planted by someone else, is removed first. Raises
+    OSError.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
@@ -66,9 +67,9 @@ def create_private(path: Path, *, buffering: int = -1) -> BinaryIO:
 
 
 def open_own(path: Path, flags: int = os.O_RDONLY) -> IO[bytes]:
-    """That file, open as `flags` say.
+    """Open this user's own file with `flags`.
 
-    Raises OSError, and UsageError for another user's file, a link, and what is not a plain file.
+    Raises OSError, and UsageError for another user's file, a link, or anything but a plain file.
     """
     mode = "rb" if flags == os.O_RDONLY else "r+b"
     return open(path, mode, opener=lambda _path, _flags: _open_plain(path, flags))
@@ -99,9 +100,9 @@ def _require_plain(path: Path, found: os.stat_result) -> None:
 
 
 def require_own(path: Path) -> None:
-    """Raises UsageError for a file or folder, or a link to one, that is another user's.
+    """Raise UsageError for another user's file or folder, or a link to one.
 
-    One that is not there, or cannot be looked at, is for whoever opens it to tell of.
+    A path that is missing or cannot be examined passes: opening it reports the error.
     """
     try:
         owners = {path.lstat().st_uid, path.stat().st_uid}
@@ -126,9 +127,9 @@ def _not_taken(what: str) -> UsageError:
 
 
 def seal(text: str) -> str:
-    """What proves that this user's mlserve wrote the text: its HMAC by a key of the state folder.
+    """Return proof that this user's mlserve wrote the text: an HMAC keyed by the state folder.
 
-    The key is made at the first call. Raises OSError, UsageError.
+    The key is created by the first call. Raises OSError, UsageError.
     """
     with open_own(state_folder() / "key", os.O_RDWR | os.O_CREAT) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # of two that make it, one does
@@ -141,5 +142,5 @@ def seal(text: str) -> str:
 
 
 def is_sealed(text: str, by: str) -> bool:
-    """Whether `seal` gave that for the text."""
+    """Return whether `seal` returned `by` for the text."""
     return hmac.compare_digest(seal(text), by)

@@ -1,4 +1,4 @@
-"""A server that is a process of this machine: whether it runs, what it logs, how it is stopped."""
+"""A server that is a local process: whether it runs, its log, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlserve.launch.records import ServerRecord
 from mlserve.launch.serving import Launcher
 
 OnWait = Callable[[float], None]
-"""Called again and again while a server ends, with the seconds that are left."""
+"""Called repeatedly while a server ends, with the seconds that are left."""
 
 _SAME_START = 0.05  # seconds; the kernel counts in hundredths
 _PAUSE = 0.05
@@ -25,17 +25,17 @@ _CLOSED = (psutil.CONN_LISTEN, psutil.CONN_TIME_WAIT, psutil.CONN_CLOSE)
 
 
 def created(pid: int) -> float:
-    """When that process started, in seconds since the machine booted.
+    """Return when the process started, in seconds since the machine booted.
 
-    Counted from the boot, it stays the same when the clock is set. Raises psutil.NoSuchProcess.
+    Counted from boot, it does not change when the clock is set. Raises psutil.NoSuchProcess.
     """
     return round(psutil.Process(pid).create_time() - psutil.boot_time(), 3)
 
 
 def is_process(pid: int, since: float) -> bool:
-    """Whether the process of that pid runs that started then (as `created` tells).
+    """Return whether `pid` is the running process that started at `since` (see `created`).
 
-    A zombie does not run; a process that may not be looked at does.
+    A zombie does not count as running; a process that we may not inspect does.
     """
     try:
         process = psutil.Process(pid)
@@ -57,7 +57,7 @@ class StillRunning(Unavailable):
 
 
 class RunningProcess:
-    """The process of a recorded server; `mlserve.launch.running` says what its methods mean."""
+    """The process of a recorded server; `mlserve.launch.running` documents the methods."""
 
     def __init__(self, record: ServerRecord) -> None:
         self._record = record
@@ -66,7 +66,7 @@ class RunningProcess:
         return is_process(self._record.pid, self._record.pid_created)
 
     def uptime(self) -> float:
-        """Seconds since it started, whatever the wall clock was set to meanwhile."""
+        """Return the seconds since it started, unaffected by changes of the wall clock."""
         clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
         return max(0.0, time.clock_gettime(clock) - self._record.pid_created)
 
@@ -75,7 +75,7 @@ class RunningProcess:
         return self._record.log
 
     def log(self, tail: int | None = None, *, follows: bool = False) -> Iterator[bytes]:
-        """Raises OSError, and UsageError for a log that is a link or another user's."""
+        """Yield the log. Raises OSError, and UsageError if it is a link or another user's."""
         assert self._record.log is not None
         return follow(self._record.log, tail, lambda: follows and self.is_running())
 
@@ -88,7 +88,7 @@ class RunningProcess:
         return self._record.launcher is Launcher.EMBEDDED
 
     def has_clients(self) -> bool | None:
-        """Whether a connection to one of its ports is open."""
+        """Return whether a connection to one of its ports is open."""
         listen = self._record.listen
         try:
             leader = psutil.Process(self._record.pid)
@@ -109,7 +109,7 @@ class RunningProcess:
         )
 
     def stop(self, timeout: float, on_wait: OnWait | None = None) -> bool:
-        """Raises NotTold, and StillRunning."""
+        """Stop the process group. Raises NotTold and StillRunning."""
         self._send(signal.SIGTERM)
         if self._is_gone_within(timeout, on_wait):
             return False
@@ -126,13 +126,13 @@ class RunningProcess:
         return "was it killed because memory ran out?"
 
     def let_restart(self) -> None:
-        """Does nothing: a process that ends stays down until the next `mlserve up`."""
+        """Do nothing: a process that ends stays down until the next `mlserve up`."""
 
     def discard(self) -> None:
-        """Does nothing: a process that has ended leaves only its log, which stays."""
+        """Do nothing: a process that has ended leaves only its log, which stays."""
 
     def _send(self, number: signal.Signals) -> None:
-        """Signals the server and what it started: it leads its own process group."""
+        """Signal the server and its children: it leads its own process group."""
         if not self.is_running():
             return
         pid = self._record.pid

@@ -1,4 +1,4 @@
-"""When a server counts as ready: its versions are available, and an image gets an answer."""
+"""Readiness of a server: its versions are available, and an image gets an answer."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _ANSWER_SECONDS = 2.0
 def wait_until_ready(
     record: ServerRecord, serving: Serving, give_up: float, require_alive: Callable[[], None]
 ) -> None:
-    """Returns once the server answers for each expected version.
+    """Wait until the server answers for each expected version.
 
-    Each round asks first whether the process is alive: `require_alive` raises when it is not.
-    `give_up` is a `time.monotonic()` value. Raises Unavailable once it has passed, ModelLoadFailed
-    for a version that does not load, and what a real request ends with when it fails.
+    Each round first calls `require_alive`, which raises if the process is gone. `give_up` is a
+    `time.monotonic()` value. Raises Unavailable once it has passed, ModelLoadFailed for a version
+    that does not load, and the error of a real request that fails.
     """
     patience = _PROBE_TIMEOUT
     last: MlserveError = _NO_ATTEMPT
@@ -63,7 +63,7 @@ def wait_until_ready(
                 raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
             except _NOT_YET as error:
                 last = error
-                # A first answer may take longer than any guess: the next one gets more time.
+                # A first answer may take longer than any guess, so the next attempt gets more time.
                 patience = patience * 2 if isinstance(error, DeadlineExceeded) else patience
             time.sleep(_PAUSE)
     require_alive()
@@ -81,7 +81,7 @@ def _hint(record: ServerRecord) -> str:
 
 
 def mark_ready(record: ServerRecord) -> ServerRecord:
-    """The record, now ready, also on disk if it still is the one of this process."""
+    """Return the record marked ready; also on disk, if the record there is of the same process."""
     ready = replace(record, is_ready=True)
     with state_lock():
         if any(r.is_of_same_start(record) for r in read_records()):
@@ -92,7 +92,7 @@ def mark_ready(record: ServerRecord) -> ServerRecord:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a server was seen to do. `why` says how that is known; empty for the usual.
+    """The observed state of a server. `why` says how it is known; empty in the usual case.
 
     `status` is ready, starting, stopping or "not answering".
     """
@@ -103,9 +103,9 @@ class Seen:
 
 
 def see(record: ServerRecord) -> Seen:
-    """What a server that runs does: as it is recorded, or asked where nobody records it any more.
+    """Return a running server's state, as recorded, or by asking it if its `up` is gone.
 
-    One that turns out to be ready is recorded as such.
+    A server that turns out to be ready is recorded as such.
     """
     if record.is_stopping:
         return Seen(record, "stopping")
@@ -134,9 +134,9 @@ def _ask(record: ServerRecord) -> tuple[str, str]:
 
 
 def _answers(record: ServerRecord, timeout: float) -> bool:
-    """Whether a version is available, and answers an image if it takes any.
+    """Return whether a version is available, and answers an image if it takes any.
 
-    `timeout` is for each question. Raises what the client raises.
+    `timeout` applies to each request. Raises what the client raises.
     """
     with _client(record) as client:
         available = [s for s in client.status(timeout=timeout) if s.is_available]
@@ -163,7 +163,7 @@ def _are_available(client: Client, serving: Serving, timeout: float) -> bool:
 
 
 def _ask_each(record: ServerRecord, serving: Serving, timeout: float) -> None:
-    """Asks each expected version about an image, if it takes images."""
+    """Send an image to each expected version, if it takes images."""
     for version in serving.expected if serving.takes_images else ():
         _predict(record, version, timeout)
 
@@ -174,7 +174,7 @@ def _predict(record: ServerRecord, version: int, timeout: float) -> None:
 
 
 def _client(record: ServerRecord, version: int | None = None) -> Client:
-    """A client that asks once: the rounds of waiting are its retries."""
+    """Return a client that does not retry: the waiting loop does."""
     from mlserve.client import Client
     from mlserve.client.call import ONCE
 

@@ -1,7 +1,7 @@
-"""The records of running servers: one JSON file for each, written whole or not at all.
+"""Records of running servers: one JSON file each, written atomically.
 
-Reading them is cheap, so that `predict` finds its server at once: no process is looked at here.
-Whether a recorded server really runs is told by `mlserve.launch.running`.
+Reading them inspects no process, so that `predict` finds its server at once.
+`mlserve.launch.running` tells whether a recorded server really runs.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from mlserve.launch.serving import Launcher, Serving
 
 _FORMAT = 1
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-"""Names of servers become names of files."""
+"""Names of servers become file names."""
 _MOST_PID = 2**31 - 1
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
-"""What reading a record of another shape raises."""
+"""Raised when a record of another shape is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """One server that `mlserve up` started: what it serves, where it listens, which process it is.
+    """One server of `mlserve up`: what it serves, where it listens, and its process or container.
 
-    `pid_created`, the start of the process in seconds since the machine booted, tells it from a
-    later process with the same pid. A server in a container has the id of that in `container`; its
+    `pid_created`, the start of the process in seconds since the machine booted, distinguishes it
+    from a later process with the same pid. A server in a container has its id in `container`; its
     `pid` is the engine's, and must not be signalled. `log` is None for a server in the foreground.
     `started` is UTC, ISO 8601. `is_ready` is True once each version has answered a real request;
-    until then `up_pid` and `up_created` tell the command that started it and waits for it, as `pid`
-    and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so that it
-    gets no new work. `tls_server_name` is the name in its certificate to expect in place of the
-    host, where the certificate does not have the host.
+    until then `up_pid` and `up_created` identify the command that started it and waits for it, as
+    `pid` and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so
+    that it gets no new work. `tls_server_name` is the name to expect in its certificate if that
+    does not cover the host.
     """
 
     name: str
@@ -71,16 +71,16 @@ class ServerRecord:
 
     @property
     def identity(self) -> str:
-        """What it is known by on its machine: `pid 123`, or `container 0123456789ab`."""
+        """Its identity on this machine: `pid 123`, or `container 0123456789ab`."""
         return f"container {self.container[:12]}" if self.container else f"pid {self.pid}"
 
     def is_of_same_start(self, other: ServerRecord) -> bool:
-        """Whether both are of one process, or one container: the next may have the same pid."""
+        """Return whether both are the same process or container, not just the same pid."""
         mine, its = ((r.name, r.container or (r.pid, r.pid_created)) for r in (self, other))
         return mine == its
 
     def require_staying(self) -> None:
-        """Raises Unavailable when the server is being stopped."""
+        """Raise Unavailable if the server is being stopped."""
         if self.is_stopping:
             raise Unavailable(
                 f"{self.name} is stopping: it takes no new work",
@@ -89,13 +89,13 @@ class ServerRecord:
 
     @property
     def grpc_endpoint(self) -> str:
-        """`host:port`, or `grpcs://host:port`, to connect to; also when it listens everywhere."""
+        """`host:port` or `grpcs://host:port` to connect to, even if it listens on every address."""
         scheme = "grpcs://" if self.serving.settings.speaks_tls else ""
         return f"{scheme}{self._at(self.listen.grpc_port)}"
 
     @property
     def rest_endpoint(self) -> str:
-        """`http[s]://host:port` to connect to; also when the server listens everywhere."""
+        """`http[s]://host:port` to connect to, even if it listens on every address."""
         scheme = "https" if self.serving.settings.speaks_tls else "http"
         return f"{scheme}://{self._at(self.listen.rest_port)}"
 
@@ -110,14 +110,14 @@ class ServerRecord:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as flat data, as `mlserve ps --output json` prints it."""
+        """Return flat data, as `mlserve ps --output json` prints it."""
         own = {name: getattr(self, name) for name in _OWN_FIELDS}
         log = None if self.log is None else str(self.log)
         return own | {"log": log} | asdict(self.listen) | self.serving.to_json()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServerRecord:
-        """Reads what `to_json` wrote, also in an older version of mlserve.
+        """Read what `to_json` wrote, also in an older version of mlserve.
 
         Raises KeyError, TypeError or ValueError for other data.
         """
@@ -143,10 +143,10 @@ _OWN_FIELDS = [item.name for item in fields(ServerRecord) if item.name not in ("
 
 
 def read_records(report: Callable[[str], None] | None = None) -> list[ServerRecord]:
-    """The recorded servers, by name; the processes are not looked at.
+    """Return the recorded servers, by name, without looking at their processes.
 
-    A record that cannot be read, or is another user's, is named through `report` (default: a line
-    on stderr) and left out. Raises UsageError for a state folder of another user.
+    A record that is unreadable or another user's is passed to `report` (default: a line on stderr)
+    and left out. Raises UsageError for another user's state folder.
     """
     found: list[ServerRecord] = []
     for path in _record_files(report or _warn):
@@ -172,10 +172,10 @@ def select(
     name: str | None = None,
     choose: str = "--server",
 ) -> ServerRecord:
-    """The one record that fits; None fits all.
+    """Return the one record that matches; None matches all.
 
-    `choose` is what stands before a server's name on the command line of the caller. Raises
-    Unavailable when no server fits, UsageError when several do.
+    `choose` is what precedes a server's name on the caller's command line. Raises Unavailable if no
+    server matches, UsageError if several do.
     """
     known = list(records)
     wanted = {"name": name, "backend": backend, "model": model}
@@ -193,15 +193,15 @@ def select(
 
 
 def _keys(record: ServerRecord) -> dict[str, str]:
-    """What a server can be chosen by."""
+    """Return the values that a server can be chosen by."""
     serving = record.serving
     return {"name": record.name, "backend": serving.backend, "model": serving.model}
 
 
 def write_record(record: ServerRecord) -> None:
-    """Writes the record in place of an older one of the same name, whole or not at all.
+    """Write the record atomically, replacing an older one of the same name.
 
-    Raises MlserveError when the state folder cannot be written.
+    Raises MlserveError if the state folder cannot be written.
     """
     path = _path(record.name)
     text = json.dumps({"format": _FORMAT, **record.to_json()}, indent=2) + "\n"
@@ -214,7 +214,7 @@ def write_record(record: ServerRecord) -> None:
 
 
 def remove_record(record: ServerRecord) -> None:
-    """Removes the record, unless another process has taken its place since it was read."""
+    """Remove the record, unless another process has replaced it since it was read."""
     path = _path(record.name)
     try:
         if _read(path).is_of_same_start(record):
@@ -226,7 +226,7 @@ def remove_record(record: ServerRecord) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> MlserveError:
-    """The error for a state folder or file that cannot be made or written."""
+    """Return the error for a state folder or file that cannot be created or written."""
     return UsageError(
         f"{path} cannot be written: {error.strerror or error}",
         hint="make room or fix the permissions; MLSERVE_HOME puts mlserve's files elsewhere",
@@ -262,7 +262,7 @@ def _read(path: Path) -> ServerRecord:
 
 
 def _pid(value: Any) -> int:
-    """The id of a process; 0 stands for none. Signals to a negative one go to many."""
+    """Return a process id; 0 means none. A negative one would signal a whole group."""
     pid = int(value)
     if not 0 <= pid <= _MOST_PID:
         raise ValueError(f"{value} is not a process id")
@@ -307,11 +307,11 @@ _PAUSE = 0.02
 
 @contextmanager
 def state_lock(within: float = _PATIENCE) -> Iterator[None]:
-    """Holds the lock of the state folder; the system lets go of it when the process ends.
+    """Hold the lock of the state folder; the system releases it when the process ends.
 
-    It is tried for `within` seconds. A signal interrupts that, as its handler says. Raises
-    Unavailable when another command keeps it, UsageError when the folder cannot be written or the
-    lock is another file's.
+    Tries for `within` seconds; a signal whose handler raises interrupts that. Raises Unavailable if
+    another command keeps the lock, UsageError if the folder cannot be written or the lock file is
+    not a plain file of this user.
     """
     path = paths.state_dir() / "lock"
     try:
@@ -324,7 +324,7 @@ def state_lock(within: float = _PATIENCE) -> Iterator[None]:
 
 
 def _take(file: IO[bytes], within: float) -> None:
-    """Tries again and again: a `flock` that waits knows no limit."""
+    """Poll for the lock: a blocking `flock` has no timeout."""
     give_up = time.monotonic() + within
     while True:
         try:

@@ -1,6 +1,6 @@
-"""The servers behind the records: each is a process or a container, behind one interface.
+"""Recorded servers as running processes or containers, behind one interface.
 
-Docker's part of mlserve is imported only where there is a container, or a `docker` on PATH.
+The docker modules are imported only if there is a container, or a `docker` on PATH.
 """
 
 from __future__ import annotations
@@ -25,50 +25,50 @@ from mlserve.launch.records import (
 class RunningServer(Protocol):
     """The process or the container of one recorded server.
 
-    What asks a container engine raises NoEngine and EngineRefused, where nothing else is said.
+    Methods that ask a container engine raise NoEngine and EngineRefused unless they say otherwise.
     """
 
     def is_running(self) -> bool:
-        """Whether it runs now. One that cannot be looked at counts as running."""
+        """Return whether it runs; a server that cannot be inspected counts as running."""
 
     def uptime(self) -> float:
-        """The seconds since it started."""
+        """Return the seconds since it started."""
 
     @property
     def log_file(self) -> Path | None:
-        """The file that it logs to while it runs; None where that is something else."""
+        """The file that it logs to while it runs; None if it logs elsewhere."""
 
     def log(self, tail: int | None = None, *, follows: bool = False) -> Iterator[bytes]:
-        """Its log, from the last `tail` lines on; with `follows`, on until it ends."""
+        """Yield its log from the last `tail` lines; with `follows`, until it ends."""
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines of its log; none when it cannot be read."""
+        """Return the last lines of its log, or an empty list if it cannot be read."""
 
     @property
     def drains(self) -> bool:
         """Whether it can be told to end without losing a request."""
 
     def has_clients(self) -> bool | None:
-        """Whether anybody is connected to it; None where that cannot be seen from here."""
+        """Return whether a client is connected to it; None if that cannot be observed."""
 
     def stop(self, timeout: float, on_wait: OnWait | None = None) -> bool:
-        """Tells it to end, and returns once it is gone: True when it had to be killed.
+        """Tell it to end, and wait until it is gone; True if it had to be killed.
 
-        That is done after `timeout` seconds. Meanwhile `on_wait` is called.
+        It is killed after `timeout` seconds. Meanwhile `on_wait` is called.
         """
 
     def why_killed(self) -> str:
-        """A hint on what may have killed it."""
+        """Return a hint about what may have killed it."""
 
     def let_restart(self) -> None:
-        """Lets whoever runs it start it again after a crash, now that it has been ready once."""
+        """Enable restarts after a crash, now that it has been ready once."""
 
     def discard(self) -> None:
-        """Removes what it leaves behind when it has ended, but keeps its log."""
+        """Remove what it leaves behind after its end, except its log."""
 
 
 def server_of(record: ServerRecord) -> RunningServer:
-    """The process or the container of that record."""
+    """Return the process or the container of the record."""
     if record.container is None:
         return RunningProcess(record)
     from mlserve.launch.docker.container import RunningContainer
@@ -77,7 +77,7 @@ def server_of(record: ServerRecord) -> RunningServer:
 
 
 def reconcile() -> tuple[list[ServerRecord], list[ServerRecord]]:
-    """The records whose server runs, and those whose server is gone, which are dropped here.
+    """Return the records of running servers and of those that are gone, which are dropped here.
 
     A container whose record was lost gets it back.
     """
@@ -85,14 +85,14 @@ def reconcile() -> tuple[list[ServerRecord], list[ServerRecord]]:
     lost = _unrecorded(known)
     alive, dead = _sorted(known + lost)
     if dead or lost:
-        # Where the state cannot be written they stay, and are left out again next time.
+        # If the state cannot be written they stay, and are left out again next time.
         with suppress(MlserveError), state_lock():
             _settle(dead, lost, alive)
     return alive, dead
 
 
 def drop_dead() -> list[ServerRecord]:
-    """The records whose server runs; the others are removed. For a caller that holds the lock."""
+    """Return the records of running servers, and remove the others; the caller holds the lock."""
     known = read_records()
     lost = _unrecorded(known)
     alive, dead = _sorted(known + lost)
@@ -121,6 +121,6 @@ def _settle(dead: list[ServerRecord], lost: list[ServerRecord], alive: list[Serv
         remove_record(record)
         server_of(record).discard()
     for record in lost:
-        # Unless a server of its name has taken its place.
+        # Unless another server of that name has taken its place.
         if record in alive and not any(there.name == record.name for there in read_records()):
             write_record(record)

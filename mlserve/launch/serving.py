@@ -1,4 +1,4 @@
-"""What `mlserve up` serves: one value, made from the options, that travels to the record."""
+"""What `mlserve up` serves: one value, from the options to the record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlserve.store import LATEST_VERSION, VersionPolicy
 
 
 class Launcher(StrEnum):
-    """What runs a server, here or in an image.
+    """The program that runs a server, here or in an image.
 
     Mlserve's own server, the runtime's own (third-party) server, a container, or (auto) whichever
     fits.
@@ -27,12 +27,12 @@ class Launcher(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A model to serve, and how. Two are equal when they ask for the same server.
+    """A model to serve, and how. Two are equal if they ask for the same server.
 
-    The version folders lie in `base_path`. `image` is the container image to run; None takes the
-    usual one. `docker_options` go to `docker run`. The rest was found when the model was chosen,
-    and does not count when two are compared: `expected` are the versions that must answer before
-    the server is ready, and the model `takes_images` where all of them were exported by mlserve.
+    The version folders are in `base_path`. `image` is the container image to run; None takes the
+    usual one. `docker_options` go to `docker run`. The rest is derived when the model is chosen,
+    and ignored in comparisons: `expected` are the versions that must answer before the server is
+    ready, and the model `takes_images` if mlserve exported all of them.
     """
 
     backend: str
@@ -49,24 +49,24 @@ class Serving:
 
     @property
     def name(self) -> str:
-        """The name of its server: `<backend>-<model>`."""
+        """The server's name: `<backend>-<model>`."""
         return f"{self.backend}-{self.model}"
 
     @property
     def changed(self) -> list[str]:
-        """The names of the load options and settings that do not have their default value."""
+        """Return the names of the load options and settings that differ from their defaults."""
         return [*self.options.changed, *self.settings.changed]
 
     def argv(self) -> list[str]:
-        """The flags of mlserve's own server that set the load options and the settings."""
+        """Return the flags of mlserve's own server for the load options and the settings."""
         return [*self.options.argv(), *self.settings.argv()]
 
     def is_served_by(self, running: Serving) -> bool:
-        """Whether a server that was started for `running` does. No `image` takes any."""
+        """Return whether a server started for `running` will do. `image` None accepts any."""
         return replace(self, image=self.image or running.image) == running
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as flat data, the way `mlserve ps` prints it; `from_json` reads that."""
+        """Return flat data, as `mlserve ps` prints it; `from_json` reads it."""
         return {
             "backend": self.backend,
             "model": self.model,
@@ -84,7 +84,7 @@ class Serving:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Serving:
-        """Reads what `to_json` wrote, also in an older version of mlserve.
+        """Read what `to_json` wrote, also in an older version of mlserve.
 
         Raises KeyError, TypeError, ValueError, or UsageError for data of another shape.
         """
@@ -96,7 +96,7 @@ class Serving:
             versions=VersionPolicy(
                 tuple(map(int, data["versions"])), bool(data.get("all_versions", False))
             ),
-            # `allow_unsafe_ops` was one of the settings before it was a load option.
+            # `allow_unsafe_ops` was a setting before it became a load option.
             options=LoadOptions.from_json({**settings, **data}),
             settings=ServerSettings.from_json(settings),
             image=data.get("image"),

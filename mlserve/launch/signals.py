@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a server starts or stops: held back where a process could be lost."""
+"""Ctrl-C and SIGTERM while a server starts or stops: deferred where a process could be lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """SIGINT and SIGTERM as KeyboardInterrupt; inside `held` they wait for its end."""
+    """SIGINT and SIGTERM as KeyboardInterrupt, deferred inside `held`."""
 
     def __init__(self) -> None:
         self._are_held = False
@@ -21,7 +21,7 @@ class Interrupts:
     @classmethod
     @contextmanager
     def watched(cls) -> Iterator[Interrupts]:
-        """Takes the two signals over, and gives them back at the end. Only the main thread can."""
+        """Take over the two signals, and restore them at the end. Main thread only."""
         interrupts = cls()
         if threading.current_thread() is not threading.main_thread():
             yield interrupts
@@ -35,7 +35,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Lets the block run to its end; a signal that came meanwhile is raised after it."""
+        """Let the block run to its end; a signal received meanwhile is raised afterwards."""
         self._are_held = True
         try:
             yield
@@ -44,7 +44,7 @@ class Interrupts:
         self.check()
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt if a signal came while they were held."""
+        """Raise KeyboardInterrupt if a signal arrived while they were held."""
         if self._came:
             self._came = False
             raise KeyboardInterrupt

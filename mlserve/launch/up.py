@@ -1,4 +1,4 @@
-"""Brings a server up: starts it or joins the one that runs, and returns when it is ready."""
+"""Bring a server up: start it or join the one that runs, and wait until it is ready."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _STOP_TIMEOUT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class UpRequest:
-    """What to bring up and how, checked to be possible here: `request_up` makes it.
+    """What to bring up and how, already checked by `request_up`.
 
-    `wanted` is the launcher that was asked for, `launcher` the one to use (not `auto`). `wait` is
-    the seconds until the server must be ready.
+    `wanted` is the requested launcher, `launcher` the one to use (not `auto`). `wait` is the
+    seconds until the server must be ready.
     """
 
     serving: Serving
@@ -67,10 +67,10 @@ def request_up(
     launcher: Launcher = Launcher.AUTO,
     wait: float = 120.0,
 ) -> UpRequest:
-    """The request to bring that up. What is missing is told here, before anything starts.
+    """Make a request, and report whatever is missing before anything starts.
 
     Raises PluginError for a missing runtime, and UsageError for what the backend or the launcher
-    does not take, and for a `wait` that is not a number of seconds.
+    does not support, and for a `wait` that is not a number of seconds.
     """
     check_seconds("--wait", wait)
     backend = plugins.backend(serving.backend)
@@ -80,18 +80,18 @@ def request_up(
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """A server that is ready. `was_running` when it had been started before."""
+    """A ready server. `was_running`: it had been started before."""
 
     record: ServerRecord
     was_running: bool
 
 
 def up(request: UpRequest, tell: Tell) -> Up:
-    """The server, ready to answer.
+    """Return a server that is ready to answer.
 
-    One that already runs with these settings is joined. One that does not get ready is stopped
-    again, as it is when the user interrupts. Raises UsageError for other settings or a taken port,
-    Unavailable when it does not get ready.
+    Joins one that already runs with these settings. One that does not get ready is stopped again,
+    also when the user interrupts. Raises UsageError for other settings or a taken port, Unavailable
+    if it does not get ready.
     """
     if request.launcher is Launcher.DOCKER:
         request = _with_image(request, tell)
@@ -101,7 +101,7 @@ def up(request: UpRequest, tell: Tell) -> Up:
 
 
 def _with_image(request: UpRequest, tell: Tell) -> UpRequest:
-    """The request as an image can serve it, once that image is there; it may take minutes."""
+    """Make sure the image exists, which may take minutes, and return the request it can serve."""
     from mlserve.launch.docker import images
 
     images.require_regarded(request.backend, request.serving)
@@ -118,8 +118,9 @@ def _bring_up(
         with state_lock(give_up - time.monotonic()), interrupts.held():
             server = start_or_join(request, log_path(request.serving.name), tell)
         with interrupts.held():
-            # The client takes a while to import, best while the server starts. An interrupt that
-            # breaks an import off can make Python die of SIGINT instead of ending with our code.
+            # The client takes a while to import, so import it while the server starts. An interrupt
+            # that breaks off an import can make Python die of SIGINT instead of exiting with our
+            # code.
             import_module("mlserve.client")
         return _wait(server, request, give_up)
     except BaseException as error:
@@ -143,7 +144,7 @@ def _wait(server: LaunchedServer, request: UpRequest, give_up: float) -> Up:
 
 
 def _lost_its_ports(server: LaunchedServer, request: UpRequest) -> bool:
-    """Whether the server ended because another process was faster to listen on a default port."""
+    """Return whether it ended because another process took one of its default ports first."""
     listen = server.record.listen
     return (
         server.has_ended
@@ -154,13 +155,13 @@ def _lost_its_ports(server: LaunchedServer, request: UpRequest) -> bool:
 
 @dataclass(slots=True)
 class LaunchedServer:
-    """A server that is starting or runs. `process` is None when another command started it."""
+    """A starting or running server. `process` is None if another command started it."""
 
     record: ServerRecord
     process: Process | ContainerProcess | None
 
     def require_alive(self) -> None:
-        """Raises Unavailable, with the last lines of the log, when the process is gone."""
+        """Raise Unavailable, with the last lines of the log, if the process is gone."""
         if self.process is None:
             if not server_of(self.record).is_running():
                 raise stopped(self.record, None)
@@ -169,18 +170,18 @@ class LaunchedServer:
 
     @property
     def is_joined(self) -> bool:
-        """Whether another command started it, so that it is not ours to stop."""
+        """Whether another command started it, so that we must not stop it."""
         return self.process is None
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was seen to end by itself; another command's process is looked up."""
+        """Whether it has ended by itself; another command's process is looked up."""
         if self.process is None:
             return not server_of(self.record).is_running()
         return self.process.returncode is not None
 
     def abandon(self) -> None:
-        """Stops the process and drops its record, unless another command started it."""
+        """Stop the process and drop its record, unless another command started it."""
         if self.process is None:
             return
         self.stop()
@@ -188,17 +189,17 @@ class LaunchedServer:
             remove_record(self.record)
 
     def stop(self) -> None:
-        """Stops the process that this command started."""
+        """Stop the process that this command started."""
         server_of(self.record).stop(_STOP_TIMEOUT)
         if self.process is not None:
             self.process.wait()
 
 
 def start_or_join(request: UpRequest, log: Path | None, tell: Tell) -> LaunchedServer:
-    """The server of that name: the one that runs with these settings, or a new one.
+    """Return the server of that name: one that runs with these settings, or a new one.
 
-    For a caller that holds the state lock. A new one is recorded as not ready. Raises UsageError
-    when one runs with other settings or a port is taken, PluginError when something is missing.
+    The caller holds the state lock. A new server is recorded as not ready. Raises UsageError if one
+    runs with other settings or a port is taken, PluginError if something is missing.
     """
     others = drop_dead()
     running = next((r for r in others if r.name == request.serving.name), None)
@@ -219,9 +220,9 @@ def start_or_join(request: UpRequest, log: Path | None, tell: Tell) -> LaunchedS
 
 
 def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> LaunchedServer:
-    """A new server process at those ports, not recorded: `mlserve ps` does not know it.
+    """Start a server process on those ports, without a record: `mlserve ps` does not list it.
 
-    Raises PluginError when something is missing.
+    Raises PluginError if something is missing.
     """
     if request.launcher is Launcher.DOCKER:
         return _start_container(request, listen, log)
@@ -250,7 +251,7 @@ def _start_container(request: UpRequest, listen: Listen, log: Path | None) -> La
 
 
 def _record(request: UpRequest, listen: Listen, log: Path | None) -> ServerRecord:
-    """The record of a server that is about to start: without what it is on its machine."""
+    """Return the record of a server about to start: its process or container is not known yet."""
     record = ServerRecord(
         name=request.serving.name,
         serving=request.serving,
@@ -269,7 +270,7 @@ def _record(request: UpRequest, listen: Listen, log: Path | None) -> ServerRecor
 
 
 def _require_same_settings(request: UpRequest, running: ServerRecord) -> None:
-    """Raises UsageError when that server does not serve what is asked for, as it is asked for."""
+    """Raise UsageError if the running server differs from what is requested."""
     asked, listen = request.ports, running.listen
     is_same = (
         request.serving.is_served_by(running.serving)
@@ -310,7 +311,7 @@ def _tell_of_moved_ports(asked: ports.PortRequest, listen: Listen, tell: Tell) -
 
 _SHOWN = 15
 _SEARCHED = 200
-"""How many lines are shown, and in how many the reason is looked for."""
+"""Log lines shown, and log lines searched for the reason."""
 _BY_EXIT_CODE: dict[int, type[MlserveError]] = {
     ExitCode.UNAVAILABLE: ModelLoadFailed,
     ExitCode.PLUGIN: PluginError,
@@ -318,9 +319,9 @@ _BY_EXIT_CODE: dict[int, type[MlserveError]] = {
 
 
 def stopped(record: ServerRecord, exit_code: int | None) -> MlserveError:
-    """The error for a process that ended while it was starting; None: its code is not known.
+    """Return the error for a process that ended during its start; None: exit code unknown.
 
-    The server's own last error, where its log tells one, is in the message, and its hint is ours.
+    The message includes the last error in the server's log, if any, and takes over its hint.
     """
     kind = Unavailable if exit_code is None else _BY_EXIT_CODE.get(exit_code, Unavailable)
     message = f"{record.name} stopped while it was starting{_how(exit_code)}"
@@ -341,7 +342,7 @@ def _how(exit_code: int | None) -> str:
 
 
 def with_log(error: MlserveError, record: ServerRecord) -> MlserveError:
-    """The same error, with the last lines of the server's log as its detail `log`."""
+    """Return the same error, with the last lines of the server's log as its detail `log`."""
     server = server_of(record)
     lines = server.last_lines(_SHOWN)
     if lines:

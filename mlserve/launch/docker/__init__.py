@@ -1,1 +1,1 @@
-"""Servers in containers, driven by the `docker` command: how images are built, run and stopped."""
+"""Run servers in containers through the `docker` command: build, run and stop."""

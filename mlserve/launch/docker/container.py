@@ -1,7 +1,8 @@
-"""A server that is a container: whether it runs, what it logs, how it is stopped and found again.
+"""A server in a container: its state, its log, how it is stopped, and how it is found again.
 
-Each carries its record as a label, sealed, so that it is found when the record is lost. Its log is
-the engine's as long as it is there; when it is removed, the end of that becomes the log file.
+Each container carries its record as a sealed label, so that it is found even if the record file is
+lost. The engine keeps the log while the container exists; on removal the end of it becomes the log
+file.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ RECORD_LABEL = "mlserve.record"
 SEAL_LABEL = "mlserve.seal"
 DRAINS_LABEL = "mlserve.drains"
 RESTART = "unless-stopped"
-"""What the engine does with a container that was ready once: it outlives a crash and a reboot."""
+"""Restart policy for a container that was ready once: it survives crashes and reboots."""
 
 _LOOK_TIMEOUT = 5.0
 _PAUSE = 0.05
@@ -49,7 +50,7 @@ _KILLED = 128 + signal.SIGKILL
 
 @dataclass(frozen=True, slots=True)
 class ContainerState:
-    """A container as the engine sees it now. `pid` is its first process on the engine's machine."""
+    """A container as the engine reports it. `pid` is its first process on the engine's machine."""
 
     id: str
     is_running: bool
@@ -61,7 +62,7 @@ class ContainerState:
 
     @classmethod
     def from_inspect(cls, told: dict[str, Any]) -> ContainerState:
-        """Reads what `docker inspect` tells of it."""
+        """Read one element of `docker inspect`'s output."""
         state = told["State"]
         restart = told.get("HostConfig", {}).get("RestartPolicy") or {}
         return cls(
@@ -76,15 +77,15 @@ class ContainerState:
 
     @property
     def drains(self) -> bool:
-        """Whether its server finishes its requests on SIGTERM."""
+        """Whether the server finishes its requests on SIGTERM."""
         return self.labels.get(DRAINS_LABEL) != "false"
 
     @property
     def record(self) -> ServerRecord | None:
-        """The record in its label; None when it has none that can be read, or one that is not ours.
+        """The record in its label; None if it is missing, unreadable, or not ours.
 
-        Anybody can put labels on an image. A record names files that are read and sent, so only one
-        with the seal of this state folder counts.
+        Anyone can label an image, and a record names files that are read and sent. So only a record
+        sealed by this state folder counts.
         """
         try:
             text = self.labels[RECORD_LABEL]
@@ -97,7 +98,7 @@ class ContainerState:
 
 
 class RunningContainer:
-    """The container of a recorded server; `mlserve.launch.running` says what its methods mean."""
+    """The container of a recorded server; `mlserve.launch.running` documents the methods."""
 
     def __init__(self, record: ServerRecord) -> None:
         assert record.container is not None
@@ -112,17 +113,17 @@ class RunningContainer:
         return found is not None and found.is_running
 
     def uptime(self) -> float:
-        """Seconds since it was first started, by the wall clock."""
+        """Return the seconds since its first start, by the wall clock."""
         since = datetime.fromisoformat(self._record.started)
         return max(0.0, (datetime.now(UTC) - since).total_seconds())
 
     @property
     def log_file(self) -> Path | None:
-        """None: the engine has it."""
+        """None: the engine keeps the log."""
         return None
 
     def log(self, tail: int | None = None, *, follows: bool = False) -> Iterator[bytes]:
-        """Both of its outputs in one."""
+        """Yield stdout and stderr, merged."""
         options = ["--follow"] if follows else []
         options += [] if tail is None else ["--tail", str(tail)]
         command = argv("logs", *options, self._id)
@@ -143,20 +144,20 @@ class RunningContainer:
 
     @property
     def drains(self) -> bool:
-        """Whether its server finishes its requests on SIGTERM, or has none yet."""
+        """Whether the server finishes its requests on SIGTERM, or has none yet."""
         if not self._record.is_ready:
             return True
         found = look(self._id)
         return found is None or found.drains
 
     def has_clients(self) -> bool | None:
-        """None: its connections are in a network of its own, or the engine's proxy has them."""
+        """Return None: connections are in the container's network or held by the engine's proxy."""
         return None
 
     def stop(self, timeout: float, on_wait: OnWait | None = None) -> bool:
-        """Ends the container, keeps its log, and removes it.
+        """End the container, keep its log, and remove it.
 
-        One that does not drain is killed at once.
+        A container that does not drain is killed at once.
         """
         container = look(self._id)
         if container is None:
@@ -165,7 +166,8 @@ class RunningContainer:
         if container.is_running and self._record.is_ready and container.drains:
             was_killed = _end(container, timeout, on_wait)
         elif container.is_running:
-            # It has no requests, and a first process that has not asked for SIGTERM ignores it.
+            # It has no requests to finish, and a first process without a SIGTERM handler ignores
+            # the signal.
             docker("kill", container.id)
         self.discard()
         return was_killed
@@ -178,18 +180,18 @@ class RunningContainer:
         return "was it killed because memory ran out, or by hand?"
 
     def let_restart(self) -> None:
-        """Lets the engine start it again after a crash or a reboot.
+        """Let the engine restart it after a crash or a reboot.
 
-        Not where the user has said what to do then.
+        A restart policy chosen by the user is left alone.
         """
         options = self._record.serving.docker_options
         if not any(option.startswith(("--restart", "--rm")) for option in options):
             docker("update", "--restart", RESTART, self._id)
 
     def discard(self) -> None:
-        """Keeps the end of its log as the server's log file, and removes the container.
+        """Save the end of its log as the server's log file, and remove the container.
 
-        An engine that cannot be asked changes nothing: the container is found again by its label.
+        Does nothing if the engine is unreachable: the container is found again by its label.
         """
         with suppress(OSError, NoEngine):
             self._keep_log()
@@ -205,14 +207,14 @@ class RunningContainer:
 
 
 class ContainerProcess:
-    """A container that this command started, as a process: polled, with an exit code at its end."""
+    """A container started by this command, with the interface of a process: poll and exit code."""
 
     def __init__(self, container: str) -> None:
         self._container = container
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """None while it runs; else its exit code, -n when signal n ended it. Raises NoEngine."""
+        """Return None while it runs, else its exit code (-n for signal n). Raises NoEngine."""
         if self.returncode is None:
             found = look(self._container)
             if found is None:
@@ -222,20 +224,20 @@ class ContainerProcess:
         return self.returncode
 
     def wait(self) -> int | None:
-        """Its exit code. It has ended: the engine has removed it."""
+        """Return its exit code. It has already ended: the engine has removed it."""
         return self.poll()
 
 
 def look(container: str, timeout: float = 30.0) -> ContainerState | None:
-    """The container of that id now; None when it is gone. Raises NoEngine, EngineRefused."""
+    """Return the container's state, or None if it is gone. Raises NoEngine, EngineRefused."""
     found = inspect("container", [container], timeout=timeout)
     return ContainerState.from_inspect(found[0]) if found else None
 
 
 def unrecorded(known: Sequence[ServerRecord]) -> list[ServerRecord]:
-    """The records of the containers of this home that are not among the `known` ones.
+    """Return the records of this home's containers that are not among the `known` ones.
 
-    None when the engine cannot be asked.
+    Returns an empty list if the engine cannot be asked.
     """
     recorded = {record.container for record in known}
     try:
@@ -255,7 +257,7 @@ def _ids(label: str) -> list[str]:
 
 
 def _end(container: ContainerState, timeout: float, on_wait: OnWait | None = None) -> bool:
-    """Ends a running container by SIGTERM. True when its time was over before its work was."""
+    """End a running container by SIGTERM. True if its time ran out before its work was done."""
     give_up = time.monotonic() + timeout
     seconds = str(math.ceil(timeout))
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -269,6 +271,6 @@ def _end(container: ContainerState, timeout: float, on_wait: OnWait | None = Non
 
 
 def _as_of_process(exit_code: int) -> int:
-    """The exit code as a process of ours has it: an engine says 128 + n for signal n."""
+    """Convert an exit code to a process's form: an engine reports 128 + n for signal n."""
     is_signal = exit_code > 128 and exit_code - 128 in set(signal.Signals)  # noqa: PLR2004
     return 128 - exit_code if is_signal else exit_code

@@ -1,6 +1,6 @@
-"""The Dockerfile of an artifact's image as text: of mlserve's own server, or a third-party one.
+"""Dockerfile texts for images of mlserve's own server and of third-party servers.
 
-Neither uses what only BuildKit knows, so that every builder can build it.
+They use no BuildKit-only features, so that every builder can build them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from mlserve.backend import GRPC_PORT, REST_PORT, ServerSpec
 
 USER = "10001:10001"
-"""The user and group that the server runs as: none that the base image has."""
+"""User and group of the server process: not used by the base image."""
 PYTHON_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
 """The same Python as here: the constraints are the versions that work with it."""
 
@@ -53,11 +53,11 @@ EXPOSE {grpc} {rest}
 ENTRYPOINT {entrypoint}
 """
 HEALTHCHECK = Path(__file__).with_name("healthcheck.py")
-"""What the image of mlserve's own server runs to see whether it is ready."""
+"""Readiness check in images of mlserve's own server."""
 
 
 def of_built(backend: str, model: str, version: int, base: str, labels: Mapping[str, str]) -> str:
-    """The Dockerfile of mlserve's own server. Its settings are arguments of `docker run`."""
+    """Return the Dockerfile of mlserve's own server; `docker run` arguments are its settings."""
     base_path = f"/models/{model}"
     entrypoint = [*("python", "-P", "-m", "mlserve.server"), "--backend", backend]
     entrypoint += [f"--model={model}", "--base-path", base_path, "--host", "0.0.0.0"]
@@ -73,7 +73,7 @@ def of_built(backend: str, model: str, version: int, base: str, labels: Mapping[
 
 
 def of_published(spec: ServerSpec, version: int, base: str, labels: Mapping[str, str]) -> str:
-    """The Dockerfile of a third-party server. Further flags are arguments of `docker run`."""
+    """Return the Dockerfile of a third-party server; `docker run` arguments are further flags."""
     assert spec.image is not None
     return _OTHERS.format(
         base=base,

@@ -1,7 +1,7 @@
-"""The `docker` command: how the engine is asked, and what its refusals mean.
+"""The `docker` command: how to call it, and what its failures mean.
 
-The command, not a library: it is what users have, it knows their contexts and DOCKER_HOST, and
-podman comes with one of the same name and options.
+The command rather than a library: users have it, it knows their contexts and DOCKER_HOST, and
+podman provides one with the same name and options.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EngineRefused(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the engine says of itself: its version, its machine, and how it runs containers."""
+    """The engine's version, its machine, and how it runs containers."""
 
     version: str
     architecture: str
@@ -51,7 +51,7 @@ class EngineInfo:
 
 
 def docker(*args: str, timeout: float = _TIMEOUT) -> str:
-    """What `docker ARGS` prints. Raises NoEngine, or EngineRefused when it fails."""
+    """Return what `docker ARGS` prints. Raises NoEngine, or EngineRefused if it fails."""
     try:
         done = subprocess.run(
             argv(*args),
@@ -73,7 +73,7 @@ def docker(*args: str, timeout: float = _TIMEOUT) -> str:
 
 
 def argv(*args: str) -> list[str]:
-    """The command line of `docker ARGS`. Raises NoEngine when there is no such command."""
+    """Return the command line of `docker ARGS`. Raises NoEngine if there is no such command."""
     executable = shutil.which("docker")
     if executable is None:
         raise NoEngine(
@@ -85,9 +85,9 @@ def argv(*args: str) -> list[str]:
 
 
 def inspect(kind: str, names: Sequence[str], *, timeout: float = _TIMEOUT) -> list[dict[str, Any]]:
-    """What the engine knows of the containers or images (`kind`) of these names or ids.
+    """Return the engine's data on the containers or images (`kind`) with these names or ids.
 
-    None of them is there: an empty list. Raises NoEngine and EngineRefused.
+    Returns an empty list if none exists. Raises NoEngine and EngineRefused.
     """
     if not names:
         return []
@@ -101,7 +101,7 @@ def inspect(kind: str, names: Sequence[str], *, timeout: float = _TIMEOUT) -> li
 
 
 def engine_info(timeout: float = 10.0) -> EngineInfo:
-    """What the engine is. Raises NoEngine and EngineRefused."""
+    """Ask the engine about itself. Raises NoEngine and EngineRefused."""
     told = json.loads(docker("info", "--format", "{{json .}}", timeout=timeout))
     if told.get("ServerErrors"):
         raise refusal(("info",), "\n".join(told["ServerErrors"]))
@@ -128,7 +128,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def refusal(args: Sequence[str], output: str) -> NoEngine | EngineRefused:
-    """The error for a `docker` command that failed and said `output`."""
+    """Return the error for a failed `docker` command that printed `output`."""
     said = output.lower()
     if _NO_PERMISSION in said and ("connect" in said or "dial" in said):
         return NoEngine(

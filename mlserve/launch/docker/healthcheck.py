@@ -1,8 +1,8 @@
-"""Exit code 0 when the server in this container is ready for requests.
+"""Health check of the container image: exit code 0 if the server is ready for requests.
 
-Run as `python -I -S`: sockets only, because a health check runs every few seconds and `http.client`
-would be most of its cost. A server that speaks TLS is asked over TLS; its certificate is not
-checked, since the question does not leave the container.
+Run as `python -I -S`, with sockets only: a health check runs every few seconds, and importing
+`http.client` would be most of its cost. The certificate of a TLS server is not checked, because the
+request never leaves the container.
 """
 
 import os
@@ -13,7 +13,7 @@ _REQUEST = b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: clo
 
 
 def status_line(*, over_tls: bool) -> bytes:
-    """The first bytes of the answer; empty when the server hung up. Raises OSError."""
+    """Return the first bytes of the answer, empty if the server hung up. Raises OSError."""
     port = int(os.environ.get("REST_API_PORT", "8501"))
     with socket.create_connection(("127.0.0.1", port), 2) as plain:
         connection = _in_tls(plain) if over_tls else plain
@@ -31,7 +31,7 @@ def _in_tls(plain: socket.socket) -> socket.socket:
 
 
 def is_ready() -> bool:
-    """Whether the server says that every model it has to serve is ready."""
+    """Return whether the server reports every model it has to serve as ready."""
     try:
         line = status_line(over_tls=False)
     except ConnectionResetError:

@@ -1,4 +1,4 @@
-"""The image that a server's container needs: there already, pulled, or built of the artifact."""
+"""Container images of servers: found, pulled, or built from the artifact."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _STEP = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """An image to build. None takes the default: the tag of the artifact, the usual base image.
+    """An image to build. None means the default: the artifact's tag, the usual base image.
 
-    `options` go to `docker build`; `wheel_dir` holds wheels of mlserve to install instead of those
-    that are made here.
+    `options` go to `docker build`; `wheel_dir` holds mlserve wheels to install instead of those
+    built here.
     """
 
     backend: Backend
@@ -61,7 +61,7 @@ class BuildRequest:
 
     @property
     def image_tag(self) -> str:
-        """The tag that was asked for, or the artifact's."""
+        """The requested tag, or the artifact's."""
         own = image_tag(self.backend.name, self.artifact.model, self.artifact.version)
         return self.tag or own
 
@@ -69,7 +69,7 @@ class BuildRequest:
     def spec(self) -> ServerSpec | None:
         """The third-party server to put into the image; None for mlserve's own.
 
-        Raises UsageError when a third-party server is asked for and none is known.
+        Raises UsageError if a third-party server is requested and none is known.
         """
         if self.kind is Launcher.EMBEDDED:
             return None
@@ -100,19 +100,19 @@ class BuildLogged(BuildFailed):
 
 
 def image_tag(backend: str, model: str, version: int) -> str:
-    """`mlserve-<backend>-<model>:<version>`, in the letters that an image's name may have."""
+    """Return `mlserve-<backend>-<model>:<version>`, in the characters that image names allow."""
     name = re.sub(r"[^a-z0-9_.-]", "-", f"mlserve-{backend}-{model}".lower())
     name = re.sub(r"([_.-])[_.-]+", r"\1", name).strip("_.-")
     return f"{name}:{version}"
 
 
 def artifact_tag(serving: Serving) -> str:
-    """The tag of the image of the one version that is served."""
+    """Return the tag of the image of the one version that is served."""
     return image_tag(serving.backend, serving.model, serving.expected[-1])
 
 
 def require_regarded(backend: Backend, serving: Serving) -> None:
-    """Raises UsageError for what the container of this backend cannot do."""
+    """Raise UsageError for options that this backend's container does not support."""
     if server_spec(backend, serving) is None:
         if serving.versions.serves_all or len(serving.versions.versions) > 1:
             raise UsageError(
@@ -133,14 +133,14 @@ def require_regarded(backend: Backend, serving: Serving) -> None:
 
 
 def pinned(backend: Backend, serving: Serving) -> Serving:
-    """What an image can serve of this: an image of ours holds the version that it was built of."""
+    """Return the serving an image supports: an image of ours holds one version."""
     if server_spec(backend, serving) is not None:
         return serving
     return replace(serving, versions=VersionPolicy(serving.expected[-1:]))
 
 
 def ensure_image(backend: Backend, serving: Serving, tell: Tell) -> None:
-    """Returns when the image of that (pinned) serving is there: pulls or builds it if it must.
+    """Make sure that the image of this (pinned) serving exists; pull or build it if needed.
 
     Raises NoEngine, BuildFailed, and PluginError for an architecture without an image.
     """
@@ -154,7 +154,7 @@ def ensure_image(backend: Backend, serving: Serving, tell: Tell) -> None:
 
 
 def build(request: BuildRequest, progress: Progress = no_progress) -> Built:
-    """The image of an artifact, built.
+    """Build the image of an artifact.
 
     Raises NoEngine, BuildFailed, and PluginError for an architecture without a base image.
     """
@@ -170,7 +170,7 @@ def build(request: BuildRequest, progress: Progress = no_progress) -> Built:
 
 
 def base_image(request: BuildRequest) -> str:
-    """The image that this one is built on."""
+    """Return the image that this one is built on."""
     if request.base_image is not None:
         return request.base_image
     spec = request.spec
@@ -178,7 +178,7 @@ def base_image(request: BuildRequest) -> str:
 
 
 def write_context(request: BuildRequest, into: Path, progress: Progress = no_progress) -> None:
-    """Writes the Dockerfile and all that it copies into the empty or absent folder `into`.
+    """Write the Dockerfile and everything it copies into `into`, an empty or absent folder.
 
     Raises UsageError for a folder that is not empty or cannot be written, and BuildFailed.
     """
@@ -199,7 +199,7 @@ def write_context(request: BuildRequest, into: Path, progress: Progress = no_pro
 
 
 def _require_published(spec: ServerSpec, tell: Tell) -> None:
-    """Returns when the image of a third-party server is there. Raises PluginError, BuildFailed."""
+    """Make sure that a third-party server's image exists. Raises PluginError, BuildFailed."""
     assert spec.image is not None
     if not _is_there(spec.image.name):
         architecture = engine_info().architecture
@@ -213,7 +213,7 @@ def _require_published(spec: ServerSpec, tell: Tell) -> None:
 
 
 def _require_there(image: str, tell: Tell) -> None:
-    """Returns when the image is there; one that is not is pulled. Raises BuildFailed."""
+    """Pull the image unless it exists. Raises BuildFailed."""
     if _is_there(image):
         return
     tell(f"pulling {image}")
@@ -229,7 +229,7 @@ def _require_there(image: str, tell: Tell) -> None:
 
 
 def folder_digest(folder: Path) -> str:
-    """`sha256:<hex>` of the names and bytes of every file in a version's folder."""
+    """Return `sha256:<hex>` over the names and bytes of every file in a version's folder."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
@@ -298,7 +298,7 @@ def _write_install(request: BuildRequest, into: Path) -> None:
 
 
 def _copy_readable(source: Path, target: Path) -> None:
-    """Copies a folder so that every user of the image can read it."""
+    """Copy a folder, readable for every user of the image."""
     shutil.copytree(source, target, copy_function=shutil.copyfile)
     for path in (target, *target.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -1,7 +1,7 @@
-"""What has to be installed in an image: our own distributions, and what they need.
+"""The Python packages to install in an image: our own distributions and their dependencies.
 
-A distribution that came from an index is asked for by name and version. One that was installed
-from a folder or a file (a checkout, a wheel) is on no index: its wheel is made or copied here.
+A distribution from an index is requested by name and version. One installed from a folder or a file
+(a checkout, a wheel) is on no index: its wheel is built or copied here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mlserve.distributions import CORE, requirements_of
 from mlserve.errors import BuildFailed
 
 _SERVE = ("serve", "server")
-"""The extras with what serving needs, in a plugin and in core."""
+"""The extras that serving needs, in a plugin and in core."""
 _TIMEOUT = 300.0
 
 
@@ -43,10 +43,10 @@ Root = tuple[Distribution, frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """What `pip install` gets in the image, as lines of requirement files.
+    """The input of `pip install` in the image, as lines of requirements files.
 
-    `own` are our distributions; `foreign` what they need, so that it can be installed first and
-    kept when only our code has changed; `constraints` the versions of all that is installed here.
+    `own` are our distributions; `foreign` are their dependencies, installed first so that the image
+    layer is reused when only our code has changed; `constraints` pin all versions installed here.
     """
 
     own: tuple[str, ...]
@@ -55,7 +55,7 @@ class Packages:
 
 
 def roots_of(backend: str) -> list[Root]:
-    """Our distributions that serve that backend. Raises BuildFailed for one without metadata."""
+    """Return our distributions that serve it. Raises BuildFailed for one without metadata."""
     point = plugins.installed()[backend]
     if point.dist is None:
         raise BuildFailed(
@@ -66,10 +66,11 @@ def roots_of(backend: str) -> list[Root]:
 
 
 def packages_of(roots: list[Root], wheels: Path, inside: str = "/install/wheels") -> Packages:
-    """What to install, where `inside` is the place of the folder `wheels` when pip reads it.
+    """Return what to install; pip sees the folder `wheels` at the path `inside`.
 
-    What a wheel says of itself counts, not what was true when its checkout was installed. By its
-    path, a wheel cannot be taken for a third-party package of the same name.
+    Requirements are read from the wheels, because the metadata of an installed checkout may be out
+    of date. Wheels are named by path, so that none is confused with a third-party package of that
+    name.
     """
     there = {canonicalize_name(found.name): (found, file) for file, found in _read_wheels(wheels)}
     extras = {canonicalize_name(found.name): wanted for found, wanted in roots}
@@ -101,7 +102,7 @@ def _read_wheels(folder: Path) -> Iterator[tuple[str, Distribution]]:
 
 
 def write_wheels(roots: list[Root], into: Path, extra: Path | None) -> None:
-    """Puts the wheels of what is on no index into a folder, and those of the folder `extra`.
+    """Copy or build the wheels of what is on no index, and add those of the folder `extra`.
 
     Raises BuildFailed.
     """
@@ -142,7 +143,7 @@ def _write_wheel(found: Distribution, into: Path) -> None:
 
 
 def _local(roots: list[Root]) -> Iterator[Distribution]:
-    """Those of ours that are on no index: the roots, and what they need of the same kind."""
+    """Yield our distributions that are on no index: the roots and their dependencies."""
     seen: set[str] = set()
     open_ends = list(roots)
     while open_ends:
@@ -174,7 +175,7 @@ def _plain(requirement: Requirement) -> Requirement:
 
 
 def _constraints(ours: Collection[str]) -> Iterator[str]:
-    """The versions that are installed here; one that is on no index cannot be asked for."""
+    """Pin the versions installed here, except those that are on no index."""
     lines = {
         f"{found.name}=={found.version}"
         for found in distributions()
@@ -184,13 +185,13 @@ def _constraints(ours: Collection[str]) -> Iterator[str]:
 
 
 def _origin(found: Distribution) -> str:
-    """Where it was installed from, as a URL; empty for one from an index."""
+    """Return the URL it was installed from; empty if it came from an index."""
     text = found.read_text("direct_url.json")
     return str(json.loads(text)["url"]) if text else ""
 
 
 def _source(found: Distribution) -> str:
-    """What pip makes the wheel of: a folder or a file here, else the URL as it is."""
+    """Return pip's source for the wheel: a local folder or file, else the URL as it is."""
     origin = _origin(found)
     parts = urlsplit(origin)
     return url2pathname(unquote(parts.path)) if parts.scheme == "file" else origin

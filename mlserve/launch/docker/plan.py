@@ -1,4 +1,4 @@
-"""The container of a server as data: its image, its arguments, and what is mounted into it."""
+"""The container of a server as data: its image, arguments and mounts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mlserve.launch.records import ServerRecord
 from mlserve.launch.serving import Serving
 
 _FILES = "/run/mlserve"
-"""Where files of the user's and of the launcher's lie inside."""
+"""Where the user's and the launcher's files are mounted."""
 HARDENING = (
     "--read-only",
     *("--tmpfs", "/tmp"),  # noqa: S108 - in the container
@@ -39,11 +39,11 @@ HARDENING = (
 
 @dataclass(frozen=True, slots=True)
 class ContainerPlan:
-    """A container to run. `mounts` are read-only: the path here by the path inside.
+    """A container to run. `mounts` are read-only: host path by path in the container.
 
-    `files` are texts by name, written to the server's folder and mounted first. With an
-    `entrypoint` of None the image's own is taken. The image's health check has no certificate: it
-    cannot ask a server that wants one.
+    `files` are texts by name, written to the server's folder first and mounted. `entrypoint` None
+    keeps the image's own. The image's health check has no client certificate, so it cannot ask a
+    server that requires one.
     """
 
     image: str
@@ -57,21 +57,21 @@ class ContainerPlan:
 
 
 def server_spec(backend: Backend, serving: Serving) -> ServerSpec | None:
-    """The image of a third-party server for this; None when mlserve's own serves it."""
+    """Return the third-party server's image for this; None if mlserve's own server serves it."""
     return published(backend, serving.base_path, serving.model, serving.versions.versions)
 
 
 def published(
     backend: Backend, base_path: Path, model: str, versions: Sequence[int] = ()
 ) -> ServerSpec | None:
-    """The published image of a third-party server that can serve that folder; None without one."""
+    """Return a third-party server's published image that can serve the folder, or None."""
     listen = Listen("0.0.0.0", GRPC_PORT, REST_PORT)
     specs = backend.external_servers(base_path, model, versions, listen)
     return next((spec for spec in specs if spec.image is not None), None)
 
 
 def plan_of_published(spec: ServerSpec, serving: Serving) -> ContainerPlan:
-    """The published image of a third-party server, with the model's folder mounted into it.
+    """Plan a third-party server's published image with the model's folder mounted.
 
     Nothing has to be built, and the server sees new versions as they are exported.
     """
@@ -92,7 +92,7 @@ def plan_of_published(spec: ServerSpec, serving: Serving) -> ContainerPlan:
 
 
 def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
-    """An image that `mlserve build` made: the model is in it, the settings are its arguments."""
+    """Plan an image of `mlserve build`: the model is inside, the settings are arguments."""
     files = {k: v for k, v in serving.settings.changed.items() if isinstance(v, Path)}
     inside: dict[str, Any] = {name: Path(_FILES) / name for name in files}
     settings = replace(serving.settings, **inside)
@@ -105,7 +105,7 @@ def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
 
 
 def require_mountable(plan: ContainerPlan) -> None:
-    """Raises UsageError for a path that is not there, or that the engine cannot mount."""
+    """Raise UsageError for a path that does not exist or that the engine cannot mount."""
     for path in plan.mounts:
         if not Path(path).exists():
             raise UsageError(f"there is no {path}", hint="give a file or folder that exists")
@@ -117,7 +117,7 @@ def require_mountable(plan: ContainerPlan) -> None:
 
 
 def run_options(plan: ContainerPlan, record: ServerRecord, user: str | None = None) -> list[str]:
-    """The arguments of `docker run` for that server; `user` is who reads the mounts inside."""
+    """Return the arguments of `docker run`; `user` is the user who reads the mounts inside."""
     text = json.dumps(record.to_json())
     labels = {
         NAME_LABEL: record.name,
@@ -143,23 +143,23 @@ def run_options(plan: ContainerPlan, record: ServerRecord, user: str | None = No
         arguments += ["--no-healthcheck"]
     if plan.entrypoint is not None:
         arguments += ["--entrypoint", plan.entrypoint]
-    # Last, so that the user's word counts where an option is given twice.
+    # The user's options come last, because the last one given wins.
     return [*arguments, *record.serving.docker_options, plan.image, *plan.argv]
 
 
 def mount_user(*, is_rootless: bool) -> str | None:
-    """Who reads mounted files inside: this user. A rootless engine maps its root to this user."""
+    """Return who reads the mounts: this user, whom a rootless engine calls root."""
     return "0:0" if is_rootless else f"{os.getuid()}:{os.getgid()}"
 
 
 def _container_name(name: str) -> str:
-    """A name that is free: other homes of this machine may run a server of the same name."""
+    """Return a unique name: other homes on this machine may run a server of the same name."""
     readable = re.sub(r"[^a-zA-Z0-9_.-]", "-", name)
     return f"mlserve-{readable}-{secrets.token_hex(3)}"
 
 
 def _bind_address(host: str) -> str:
-    """The host as `docker run --publish` takes it: an address, IPv6 in brackets."""
+    """Return the host as `docker run --publish` takes it: an address, IPv6 in brackets."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Runs the container of a server, and records it in its label."""
+"""Run a server's container, with its record in a label."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re
 
 
 def run_container(backend: Backend, draft: ServerRecord) -> ServerRecord:
-    """The record of the container that was started for the draft of one.
+    """Start the container of a draft record, and return the complete record.
 
-    A container that was created and does not start is removed again. Raises NoEngine, UsageError
-    for a taken port or a folder that cannot be mounted, Unavailable when it does not start.
+    A container that was created but does not start is removed. Raises NoEngine, UsageError for a
+    taken port or a folder that cannot be mounted, Unavailable if it does not start.
     """
     serving = draft.serving
     plan = plan_of(backend, serving)
@@ -55,7 +55,7 @@ def run_container(backend: Backend, draft: ServerRecord) -> ServerRecord:
 
 
 def plan_of(backend: Backend, serving: Serving) -> ContainerPlan:
-    """The container that serves this: of a third-party server's image, or of the artifact's own."""
+    """Return the container that serves this, from a third-party image or the artifact's own."""
     spec = server_spec(backend, serving)
     if spec is not None:
         return plan_of_published(spec, serving)
