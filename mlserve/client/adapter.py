@@ -1,4 +1,4 @@
-"""The seam between the client, its adapters (what to say) and its transports (how to send it)."""
+"""Interfaces between the client, its adapters (what to say) and its transports (how to send it)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mlserve.client.call import CallState
 from mlserve.client.endpoint import Endpoint
 
 USUAL_TOP_K = 5
-"""How many of its best classes a model is asked for when the caller does not say."""
+"""Classes requested if the caller does not say how many."""
 _MOST_DIGITS = 19
-"""Of a 64-bit number."""
+"""Enough for a 64-bit number."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """The model that is asked; `version` None leaves the choice to the server."""
+    """A model to ask; `version` None leaves the choice to the server."""
 
     name: str
     version: int | None
@@ -28,10 +28,10 @@ class ModelRef:
 class SignatureChoice:
     """How to ask a model about one image: the signature, its one input and that input's shape.
 
-    The shape has one element in all: (1,) for a batch of one, () for a scalar. `signature` is empty
-    where a model is one nameless function. `scores` names an output of scores that the server is
-    asked to turn into classes. `is_binary` is False for a server that takes the image as base64.
-    `classes` is how many classes an answer has; None: not known.
+    The shape has exactly one element: (1,) for a batch of one, () for a scalar. `signature` is
+    empty if the model is a single nameless function. `scores` names an output of scores that the
+    server is asked to turn into classes. `is_binary` is False for a server that takes the image as
+    base64. `classes` is the number of classes in an answer; None if unknown.
     """
 
     signature: str
@@ -42,20 +42,20 @@ class SignatureChoice:
     classes: int | None = None
 
     def is_same_request(self, other: SignatureChoice) -> bool:
-        """Whether the server is asked for the same in the same way."""
+        """Return whether both make the same request."""
         return replace(self, classes=None) == replace(other, classes=None)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """An image file's bytes, and how many of its best classes are wanted; None: the usual ones."""
+    """An image file's bytes, and how many of its best classes are wanted; None: the default."""
 
     image: bytes
     top_k: int | None
 
     @property
     def count(self) -> int:
-        """How many classes to take of an answer."""
+        """How many classes to take from an answer."""
         return self.top_k or USUAL_TOP_K
 
 
@@ -77,16 +77,16 @@ class Reply:
 
 
 def number_of(text: str) -> int | None:
-    """A version or a length as a number; None for anything else, and for what nobody counts to."""
+    """Return a version or a length as a number; None for anything else, or an absurdly long one."""
     is_number = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
     return int(text) if is_number else None
 
 
 class Adapter(Protocol):
-    """One serving protocol as data: it builds requests, reads answers, and does no I/O.
+    """One serving protocol without I/O: builds requests and reads answers.
 
-    `seconds` is the time that is left. Every `read_...` raises `Unreadable`, saying what came, for
-    a body that is not an answer.
+    `seconds` is the time left. Every `read_...` raises `Unreadable`, saying what came, for a body
+    that is not a valid answer.
     """
 
     def predict_call(
@@ -98,18 +98,18 @@ class Adapter(Protocol):
 
 
 class TfsAdapter(Adapter, Protocol):
-    """TensorFlow Serving's API, version 1: one call tells the states of all versions."""
+    """TensorFlow Serving's API, version 1: one call returns the states of all versions."""
 
     def status_call(self, model: ModelRef) -> Call: ...
     def read_status(self, reply: Reply) -> tuple[VersionStatus, ...]: ...
 
 
 class OipAdapter(Adapter, Protocol):
-    """The Open Inference Protocol: metadata lists the versions, each is asked whether it is ready.
+    """The Open Inference Protocol: metadata lists the versions; each is asked whether it is ready.
 
-    `read_versions` gives them as the server writes them; none when it does not list any.
-    `extensions_call` asks what the server can do beside the protocol; None where that says nothing
-    of what this client uses.
+    `read_versions` returns them as the server writes them, or nothing if it lists none.
+    `extensions_call` asks for the server's protocol extensions; None if the answer would not
+    contain any that this client uses.
     """
 
     def extensions_call(self) -> Call | None: ...
@@ -125,9 +125,9 @@ class Transport(Protocol):
     @property
     def endpoint(self) -> Endpoint: ...
     async def send(self, call: Call, state: CallState) -> Reply:
-        """The reply to `call`, never sent after the deadline; `state` is told what is being done.
+        """Return the reply to `call`, never sent after the deadline; `state` follows the progress.
 
-        Raises `NotSpoken` when the server does not know the API of the call.
+        Raises `NotSpoken` if the server does not know the API of the call.
         """
 
     async def close(self) -> None: ...

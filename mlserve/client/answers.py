@@ -1,6 +1,6 @@
-"""What the client gives back: predictions, the metadata of a model, the states of its versions.
+"""Results of the client: predictions, model metadata, version states.
 
-The last part says how the label of a prediction is chosen among a model's outputs.
+The last part chooses the label of a prediction among a model's outputs.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from mlserve.tensors import Signature
 Value = str | float | int | bool
 """One element of an output."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""What stands for a byte that is not UTF-8."""
+"""Stands for a byte that is not valid UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """The answer to one image.
 
-    `scores` are the best classes, best first; empty when the server offers a label only. `version`
-    is None when the server does not say which version answered. `api` is what was spoken: tfs
+    `scores` are the best classes, best first; empty if the server offers only a label. `version` is
+    None if the server does not say which version answered. `api` is what was spoken: tfs
     (TensorFlow Serving, version 1) or oip (Open Inference Protocol, version 2).
-    `has_random_weights` is True when the server says that its answers mean nothing. `retries` are
+    `has_random_weights` is True if the server says that its answers are meaningless. `retries` are
     the failed attempts before this answer. `request_id` and `trace_id` are in the server's log.
-    `shortfall` says why there are fewer scores than were asked for; None when there are not.
+    `shortfall` says why there are fewer scores than requested, else None.
     """
 
     label: str
@@ -71,7 +71,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One class of an answer. `index` is the class's number, None when the server gives none."""
+    """One class of an answer. `index` is the class's number, None if the server gives none."""
 
     label: str
     score: float
@@ -82,12 +82,12 @@ class Score:
 class Timings:
     """Where the time of one prediction went, in milliseconds: parts that add up to `total`.
 
-    `start` is what passed between the start of the deadline and that of the call: in a command, the
-    start of the interpreter and its imports; in Python next to nothing. `queue`, `decode`, `run`
-    and `encode` are the server's word, None when it says nothing of them. `receive` is the rest of
-    the exchange: both ways over the network, what the server does not tell of, and looks at its
-    metadata. `wait` are failed attempts and the pauses after them. `total` counts from the start
-    of the deadline, so in a command from the start of the process.
+    `start` is the time between the start of the deadline and that of the call: in a command,
+    starting the interpreter and its imports; in Python almost nothing. `queue`, `decode`, `run` and
+    `encode` are reported by the server, None if it does not report them. `receive` is the rest of
+    the exchange: the network in both directions, unreported server time, and requests for metadata.
+    `wait` is failed attempts and the pauses after them. `total` counts from the start of the
+    deadline, so in a command from the start of the process.
     """
 
     start: float
@@ -107,7 +107,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A failed attempt: the error that it met, and the wait before the next one."""
+    """A failed attempt: its error, and the wait before the next attempt."""
 
     kind: str
     message: str
@@ -119,12 +119,12 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What a server says of a model: the version it would ask and its signatures, by name.
+    """A model as the server describes it: the version it would ask and its signatures, by name.
 
     Signatures with element types that no request can carry are left out. The Open Inference
     Protocol has no signatures: its one nameless function is called `infer`. mlserve's own servers
-    take the name of a signature as a parameter there; `selectable` are those names. `contract` is
-    what mlserve's own servers tell of a model that mlserve exported: its `pipeline`, and the
+    accept the name of a signature as a parameter there; `selectable` are those names. `contract` is
+    what mlserve's own servers add for a model that mlserve exported: its `pipeline`, and the
     `facts` of how each part of it is known.
     """
 
@@ -165,10 +165,10 @@ class VersionStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServerLoad:
-    """What one of mlserve's servers does now: requests that run and wait, of all its models.
+    """The load of an mlserve server: running and waiting requests of all its models.
 
     `max_queue` is how many may wait; `default_timeout` is the deadline, in seconds, of a request
-    that brings none.
+    without one.
     """
 
     running: int
@@ -187,7 +187,7 @@ class ServerLoad:
 
 
 def read_contract(text: str) -> Mapping[str, Any] | None:
-    """What a server tells of a model beside its metadata; None for anything but a JSON object."""
+    """Return the contract in a server's JSON; None for anything but a JSON object."""
     try:
         contract = json.loads(text) if text else None
     except (ValueError, RecursionError):
@@ -208,13 +208,12 @@ Outputs = Mapping[str, Column]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outputs of one request by name, and what the server says of them.
+    """The outputs of one request by name, and what the server reports about them.
 
-    REST drops the name of a single output, which then is the empty string. `version` is the one
-    that answered, None when the server does not say. `has_random_weights` and `server_ms`, where
-    the time went in the server by stage, are what mlserve's servers tell in headers; `server_ms` is
-    empty from any other. `has_all_classes`: the model is known to have no more classes than the
-    answer.
+    REST drops the name of a single output, which is then the empty string. `version` is the one
+    that answered, None if the server does not say. `has_random_weights` and `server_ms`, the
+    server's time by stage, come from headers of mlserve's servers; `server_ms` is empty from any
+    other. `has_all_classes`: the model is known to have no more classes than the answer.
     """
 
     outputs: Outputs
@@ -225,17 +224,17 @@ class Answer:
 
     @property
     def classes(self) -> int:
-        """How many classes with scores it has; 0 for an answer in another form."""
+        """Number of classes with scores; 0 for an answer in another form."""
         labels = self.outputs.get("labels")
         return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
 
 
 def choose_label(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
-    """The best label and the `top_k` best scores, best first; none for a label only.
+    """Return the best label and the `top_k` best scores, best first; no scores for a label only.
 
-    Taken are `labels` and `scores` (and `indices`) of shape [1, k], or else one output with one
-    string in it. Raises InferenceFailed, naming the outputs, for anything else, and for a label
-    that is not UTF-8.
+    Reads `labels` and `scores` (and `indices`) of shape [1, k], or else one output with one string
+    in it. Raises InferenceFailed, naming the outputs, for anything else, and for a label that is
+    not UTF-8.
     """
     if {"labels", "scores"} <= outputs.keys():
         scores = _scores(outputs)
@@ -248,7 +247,7 @@ def choose_label(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
 
 
 def shortfall(answer: Answer, top_k: int | None) -> str | None:
-    """Why the answer has fewer classes than the caller asked for; None when it does not."""
+    """Return why the answer has fewer classes than the caller asked for, else None."""
     classes = answer.classes
     if top_k is None or classes >= top_k:
         return None
@@ -301,7 +300,7 @@ def _holds_one_string(column: Column) -> bool:
 
 
 def _require_utf8(label: str) -> None:
-    """Raises InferenceFailed, naming the bytes, for a label whose bytes are not UTF-8."""
+    """Raise InferenceFailed, naming the bytes, for a label that is not valid UTF-8."""
     try:
         label.encode()
     except UnicodeEncodeError as error:

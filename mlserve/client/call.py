@@ -1,4 +1,4 @@
-"""One call from its beginning to its end: its deadline, its ids, its retries, and its image."""
+"""One call from start to end: its deadline, ids, retries and image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _VARIABLE = TRACEPARENT.upper()
 _SAMPLED = "01"
 _MOST_DOUBLINGS = 64
-"""No base is doubled more often: 2.0**1024 is not a float."""
+"""More would overflow: 2.0**1024 is not a float."""
 _ENCODE = (
     "encode pixels as a file first: buffer = io.BytesIO(); "
     'PIL.Image.fromarray(pixels).save(buffer, "PNG"); then give buffer.getvalue()'
@@ -35,13 +35,13 @@ Image = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 @dataclass(slots=True)
 class CallState:
-    """One call to a server: its deadline, what it is doing now, and the time that it took.
+    """One call to a server: its deadline, its current activity, and the time it took.
 
-    `deadline` is that of the whole call; `ids` go along with every request; `allowed` says how
-    often the server may be asked, `retries` what has failed so far. `spent` is in milliseconds by
-    part: start (before the call began), read, connect, request (an exchange with the server), and
-    wait (failed attempts, and the pauses after them). From the start of the deadline on exactly one
-    part runs at any moment, so that they add up.
+    `deadline` is that of the whole call; `ids` are sent with every request; `allowed` limits the
+    attempts, and `retries` are those that failed. `spent` is in milliseconds by part: start (before
+    the call began), read, connect, request (an exchange with the server), and wait (failed attempts
+    and the pauses after them). From the start of the deadline on, exactly one part runs at any
+    moment, so that they add up.
     """
 
     deadline: Deadline
@@ -61,36 +61,35 @@ class CallState:
 
     @property
     def attempts(self) -> int:
-        """How often the server was asked for the same thing: once more than it failed."""
+        """How often this request was sent: one more than the failed attempts."""
         return len(self.retries) + 1
 
     def require(self) -> float:
-        """Seconds left; raises DeadlineExceeded, saying what was being done, when none are."""
+        """Return the seconds left; raise DeadlineExceeded, naming the activity, if none are."""
         return self.deadline.require(self.doing)
 
     def enter(self, part: str, doing: str) -> None:
-        """Ends the part that ran and begins another one."""
+        """End the running part and begin another."""
         self._count()
         self._part, self.doing = part, doing
         self.has_asked = self.has_asked or part == "connect"
 
     def _count(self) -> None:
-        """Adds up the running part until now."""
         now = time.monotonic()
         self.spent[self._part] += (now - self._since) * 1000
         self._since = now
 
     def spent_so_far(self) -> dict[str, float]:
-        """A copy of `spent`, with what the running part took until now."""
+        """Return a copy of `spent` that includes the running part until now."""
         self._count()
         return dict(self.spent)
 
     def pause(self, error: Transient) -> float:
-        """Seconds to wait before the next attempt; infinity: there must be none."""
+        """Return the seconds to wait before the next attempt; infinity: do not retry."""
         return self.allowed.pause(self.attempts, error)
 
     def begin_again(self, error: Transient, pause: float, before: Mapping[str, float]) -> None:
-        """Notes a failed attempt. `before` is what was spent before it."""
+        """Record a failed attempt. `before` is `spent` at its start."""
         self.enter("wait", f"waiting to ask again after: {error.message}")
         for part in ("connect", "request"):
             self.spent["wait"] += self.spent[part] - before[part]
@@ -98,7 +97,10 @@ class CallState:
         self.retries.append(Retry(error.kind, error.message, pause * 1000))
 
     def timings(self, server_ms: Mapping[str, float]) -> Timings:
-        """Where the time went until now; `server_ms` is the server's part, if possible."""
+        """Return where the time went until now.
+
+        `server_ms` is ignored if it exceeds the measured exchange.
+        """
         self._count()
         exchange = self.spent["request"]
         in_server = sum(server_ms.values())
@@ -118,7 +120,7 @@ class CallState:
         )
 
     def with_attempts(self, message: str) -> str:
-        """The last error's message, with what came before it."""
+        """Return the last error's message, with what came before it."""
         if not self.retries:
             return message
         first = self.retries[0].message
@@ -126,7 +128,7 @@ class CallState:
         return f"{message} (after {self.attempts} attempts{before})"
 
     def details(self) -> dict[str, Any]:
-        """The call as data, for an error that ends it; nothing before the server was asked."""
+        """Return data about the call for its final error; empty if the server was never asked."""
         if not self.has_asked:
             return {}
         return {
@@ -139,27 +141,27 @@ class CallState:
 
 @dataclass(frozen=True, slots=True)
 class CallIds:
-    """The ids of a call: its trace and a request id of its own, kept when it is repeated."""
+    """The ids of a call: its trace, and a request id that is kept across retries."""
 
     trace: Trace
     request_id: str = field(default_factory=lambda: _hexadecimal(16))
 
     def headers(self) -> dict[str, str]:
-        """The headers, or gRPC metadata, of one attempt: each has a span of its own."""
+        """Return the headers, or gRPC metadata, of one attempt; each attempt has its own span."""
         span = write_traceparent(self.trace.id, _hexadecimal(8), self.trace.flags)
         return {REQUEST_ID: self.request_id, TRACEPARENT: span}
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A trace of calls. `id` is 32 hexadecimal digits, `flags` is W3C's two."""
+    """A trace of calls. `id` is 32 hexadecimal digits; `flags` are W3C's two digits."""
 
     id: str
     flags: str = _SAMPLED
 
     @classmethod
     def following(cls, parent: str | None) -> Trace:
-        """The trace of that traceparent; None takes the environment's, or else begins a new one.
+        """Return the trace of that traceparent; None takes the environment's, or begins a new one.
 
         A malformed one in the environment is ignored, as W3C says. Raises UsageError for a
         malformed `parent`.
@@ -177,18 +179,18 @@ class Trace:
 
 
 def _hexadecimal(size: int) -> str:
-    """Random bytes as text; all zeros, which W3C forbids, does not come up."""
+    """Return random hexadecimal digits; all zeros, which W3C forbids, is too unlikely to check."""
     return os.urandom(size).hex()
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How a call that met a `Transient` error is repeated, always inside its one deadline.
+    """How a call that met a `Transient` error is retried, always within its one deadline.
 
-    The n-th wait is a random part of `min(cap, base * 2**n)` seconds, after what the server asked
-    for, if it did. `max_attempts` 1 asks once. `random` is the source of chance, for tests that
-    need the same waits each time. Raises UsageError for no attempt at all, and for a `base` or
-    `cap` that is not a number of seconds.
+    The n-th wait is a random part of `min(cap, base * 2**n)` seconds, added to the wait that the
+    server asked for, if it did. `max_attempts` 1 never retries. `random` is the source of
+    randomness, for tests that need the same waits each time. Raises UsageError if no attempt is
+    allowed, or if `base` or `cap` is not a valid number of seconds.
     """
 
     max_attempts: int = 5
@@ -211,7 +213,7 @@ class Retries:
             )
 
     def pause(self, failed: int, error: Transient) -> float:
-        """Seconds to wait after the `failed`-th failed attempt; infinity: do not ask again."""
+        """Return the seconds to wait after the `failed`-th failure; infinity: do not retry."""
         if failed >= self.max_attempts:
             return float("inf")
         longest = min(self.cap, self.base * 2.0 ** min(failed - 1, _MOST_DOUBLINGS))
@@ -227,13 +229,13 @@ class Retries:
 
 DEFAULT_RETRIES = Retries()
 ONCE = Retries(max_attempts=1)
-"""For callers that measure, or that ask again themselves."""
+"""For callers that measure, or that retry on their own."""
 
 
 async def read_image(image: Image) -> bytes:
-    """The bytes of the file. Raises UsageError, naming it, when it cannot be read.
+    """Return the bytes of the file. Raises UsageError, naming it, if it cannot be read.
 
-    When the caller is cancelled, the read goes on by itself and is forgotten.
+    If the caller is cancelled, the read continues in the background and its result is dropped.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
@@ -247,7 +249,7 @@ async def read_image(image: Image) -> bytes:
 
 
 def name_of(image: Image) -> str:
-    """What to call the image in a message."""
+    """Return a name for the image in messages."""
     if isinstance(image, bytes | bytearray | memoryview):
         return "the image"
     if isinstance(image, str | PathLike):
@@ -269,7 +271,7 @@ def _read(image: str | PathLike[str] | BinaryIO) -> bytes:
 
 
 def unreadable(image: Image, error: OSError | ValueError) -> UsageError:
-    """The error for an image that cannot be read."""
+    """Return the error for an image that cannot be read."""
     return UsageError(
         f"{name_of(image)} cannot be read: {getattr(error, 'strerror', None) or error}",
         hint="give the path of a JPEG or PNG file, or - for standard input",

@@ -1,4 +1,4 @@
-"""The two clients: each finds out what the server speaks; each call has one total deadline."""
+"""The synchronous and the asynchronous client; every call has one total deadline."""
 
 from __future__ import annotations
 
@@ -48,30 +48,30 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0
 """Seconds that a call may take in all."""
 _CLOSING = 0.1
-"""Seconds that closing a connection may take before it is left to the end of the process."""
+"""Seconds to wait for a connection to close before leaving it to the end of the process."""
 
 
 class AsyncClient:
     """A client of one model on one server, for use on an event loop.
 
     `endpoint` is `host:port` (gRPC), `grpc://host:port`, or `http://host:port` (REST), with TLS
-    `grpcs://` or `https://`; `protocol` overrides what `host:port` means, and `tls` makes it speak
-    TLS. `model` None asks the server, which must serve one model and tell its name, once.
-    `version` None leaves the choice to the server. `api` is tfs (TensorFlow Serving, version
-    1) or oip (Open Inference Protocol, version 2: Triton, KServe, MLServer); None tries the one
-    and, at a server that does not know it, the other.
+    `grpcs://` or `https://`; `protocol` overrides what `host:port` means, and `tls` makes it use
+    TLS. `model` None asks the server once for its model; it must serve exactly one. `version` None
+    leaves the choice to the server. `api` is tfs (TensorFlow Serving, version 1) or oip (Open
+    Inference Protocol, version 2: Triton, KServe, MLServer); None tries one, then the other if the
+    server does not know the first.
 
-    `token` is sent with each request; a UserWarning says so when that is over a network without
-    TLS. `retries` are those of `predict` and `metadata`. `max_answer_bytes` bounds what is read of
-    an answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
+    `token` is sent with each request; a UserWarning is given if that crosses a network without TLS.
+    `retries` apply to `predict` and `metadata`. `max_answer_bytes` limits the size of an answer.
+    `traceparent` is the W3C trace that the calls belong to; None takes the environment's
     TRACEPARENT, else each call begins a trace.
 
         async with AsyncClient("127.0.0.1:8500") as client:
             answers = await asyncio.gather(*(client.predict(path) for path in paths))
 
-    Nothing is connected until the first call; calls may run at the same time. Each event loop and
-    each forked process gets connections of its own; after `close` no call can be made. Raises
-    UsageError for an invalid argument.
+    Nothing is connected until the first call; calls may run concurrently. Each event loop and each
+    forked process gets its own connections; after `close` no call can be made. Raises UsageError
+    for an invalid argument.
     """
 
     @shows_options
@@ -96,17 +96,17 @@ class AsyncClient:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the server is."""
+        """The server's address."""
         return self._connection.endpoint
 
     @property
     def model(self) -> str | None:
-        """The name of the model that is asked; None until that has been found out."""
+        """The name of the model; None until it is known."""
         return self._model
 
     @property
     def api(self) -> Api | None:
-        """What is spoken to the server; None until that has been found out."""
+        """The API spoken to the server; None until it is known."""
         return self._apis[0] if len(self._apis) == 1 else None
 
     async def predict(
@@ -116,13 +116,13 @@ class AsyncClient:
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
         top_k: int | None = None,
     ) -> Prediction:
-        """The label of an image, with the `top_k` best scores when the server offers scores.
+        """Return the label of an image, with the `top_k` best scores if the server offers scores.
 
         `top_k` can be as large as the number of classes. None takes the best five, or as many as
-        the server gives of them. An answer with fewer than were asked for says why: `shortfall`.
-        `timeout` is total, in seconds: it covers reading the file, connecting, and the answer.
-        Raises the errors of `mlserve.errors`: DeadlineExceeded, Unavailable, Overloaded,
-        InferenceFailed, or UsageError and its kinds for what is wrong with the call.
+        the server offers. If an answer has fewer than requested, `shortfall` says why. `timeout` is
+        the total in seconds: reading the file, connecting, and the answer. Raises the errors of
+        `mlserve.errors`: DeadlineExceeded, Unavailable, Overloaded, InferenceFailed, or UsageError
+        and its kinds for an invalid call.
         """
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise UsageError(
@@ -139,7 +139,7 @@ class AsyncClient:
         *,
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> ModelMetadata:
-        """The signatures of the model. Raises as `predict` does."""
+        """Return the signatures of the model. Raises as `predict` does."""
         async with self._call(timeout, self._connection.retries) as state:
             metadata = await self._ask(lambda session: session.metadata(state), state)
             self._require_version(metadata.version)
@@ -150,7 +150,7 @@ class AsyncClient:
         *,
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> tuple[VersionStatus, ...]:
-        """The versions of the model and their states, latest first. Raises as `predict` does."""
+        """Return the model's versions and their states, latest first. Raises as `predict` does."""
         async with self._call(timeout, ONCE) as state:
             return await self._ask(lambda session: session.status(state), state)
 
@@ -159,7 +159,7 @@ class AsyncClient:
         *,
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> ServerLoad | None:
-        """What the server does now; None from a third-party server, which does not say.
+        """Return the server's load; None from a third-party server, which does not report it.
 
         Raises DeadlineExceeded and Unavailable.
         """
@@ -173,7 +173,7 @@ class AsyncClient:
                 return None
 
     async def close(self) -> None:
-        """Closes the connections; calls that still run fail, and no more can be made."""
+        """Close the connections; running calls fail, and no more can be made."""
         await self._connections.close()
 
     async def __aenter__(self) -> Self:
@@ -189,7 +189,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _call(self, timeout: float | Deadline, retries: Retries) -> AsyncIterator[CallState]:  # noqa: ASYNC109
-        """Bounds the body by the deadline, whatever it awaits; errors say what it was doing."""
+        """Bound the block by the deadline, whatever it awaits; errors say what it was doing."""
         deadline = as_deadline(timeout)
         self._connections.require_open()
         ids = CallIds(Trace.following(self._connection.traceparent))
@@ -204,7 +204,7 @@ class AsyncClient:
             raise
 
     async def _ask(self, ask: Callable[[ModelSession], Awaitable[T]], state: CallState) -> T:
-        """The answer in the server's API, which is found out by trying, and then remembered."""
+        """Return the answer in the server's API, which is found by trying and then remembered."""
         model = self._model or await self._find_model(state)
         first: NotSpoken | None = None
         for api in self._apis:
@@ -217,7 +217,8 @@ class AsyncClient:
             except ConnectionLost as error:
                 if first is None or session.is_spoken:
                     raise
-                # It answered the first request and hangs up on the next: the answer says more.
+                # It answered the first request and hangs up on the next, so the first answer says
+                # more.
                 raise first.refusal from error
             self._apis = (api,)
             return answer
@@ -225,7 +226,7 @@ class AsyncClient:
         raise first.refusal from first
 
     async def _find_model(self, state: CallState) -> str:
-        """The one model of the server, from now on that of this client."""
+        """Return the server's only model, and keep it as this client's."""
         from mlserve.client.server_info import find_model
 
         self._model = await find_model(Session(self._connections), state)
@@ -260,7 +261,7 @@ class AsyncClient:
         )
 
     def _require_version(self, answered: int | None) -> None:
-        """Raises NotFound when another version answered than was asked for."""
+        """Raise NotFound if another version answered than was requested."""
         wanted = self._connection.version
         if None not in (wanted, answered) and wanted != answered:
             raise NotFound(
@@ -282,9 +283,8 @@ class Client:
     `https://`. The other parameters are those of `AsyncClient`: `protocol`, `model`, `version`,
     `api`, `token`, `tls`, `retries`, `max_answer_bytes`, `traceparent`.
 
-    Every error is a `mlserve.MlserveError` with a `hint`: DeadlineExceeded when there is no answer
-    in time, Unavailable, Overloaded, InferenceFailed, or UsageError and its kinds for what is wrong
-    with the call.
+    Every error is a `mlserve.MlserveError` with a `hint`: DeadlineExceeded if there is no answer in
+    time, Unavailable, Overloaded, InferenceFailed, or UsageError and its kinds for an invalid call.
 
     It works inside a running event loop too (as in a notebook), from several threads at once, and
     in a process that was forked after it was used. After `close`, or the end of its `with` block,
@@ -306,49 +306,49 @@ class Client:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the server is."""
+        """The server's address."""
         return self._client.endpoint
 
     @property
     def model(self) -> str | None:
-        """The name of the model that is asked; None until that has been found out."""
+        """The name of the model; None until it is known."""
         return self._client.model
 
     @property
     def api(self) -> Api | None:
-        """What is spoken to the server; None until that has been found out."""
+        """The API spoken to the server; None until it is known."""
         return self._client.api
 
     def predict(
         self, image: Image, *, timeout: float | Deadline = DEFAULT_TIMEOUT, top_k: int | None = None
     ) -> Prediction:
-        """The label of an image, with the `top_k` best scores when the server offers scores.
+        """Return the label of an image, with the `top_k` best scores if the server offers scores.
 
         `image` is a path, the bytes of a JPEG or PNG file, or an open binary file. `timeout` is the
-        whole time in seconds: reading the file, connecting, the answer. `top_k` None takes the best
-        five, or as many as the server gives of them; `shortfall` says why there are fewer than were
-        asked for. Raises the errors that the class names.
+        total in seconds: reading the file, connecting, and the answer. `top_k` None takes the best
+        five, or as many as the server offers; `shortfall` says why there are fewer than requested.
+        Raises the errors listed in the class's documentation.
         """
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.predict(image, timeout=deadline, top_k=top_k))
 
     def metadata(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> ModelMetadata:
-        """The signatures of the model."""
+        """Return the signatures of the model."""
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.metadata(timeout=deadline))
 
     def status(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> tuple[VersionStatus, ...]:
-        """The versions of the model and their states, latest first."""
+        """Return the versions of the model and their states, latest first."""
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.status(timeout=deadline))
 
     def load(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> ServerLoad | None:
-        """What the server does now; None from a third-party server, which does not say."""
+        """Return the server's load; None from a third-party server, which does not report it."""
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.load(timeout=deadline))
 
     def close(self) -> None:
-        """Closes the connections; no call can be made after that."""
+        """Close the connections; no call can be made after that."""
         deadline = Deadline.after(_CLOSING)
         try:
             self._run(deadline, self._client.close())
@@ -371,13 +371,13 @@ class Client:
 
 
 def as_deadline(timeout: float | Deadline) -> Deadline:
-    """The deadline itself, or the one `timeout` seconds from now. Raises UsageError."""
+    """Return the deadline itself, or one `timeout` seconds from now. Raises UsageError."""
     return timeout if isinstance(timeout, Deadline) else Deadline.after(timeout)
 
 
 @asynccontextmanager
 async def _bounded(state: CallState) -> AsyncIterator[None]:
-    """Ends the body at the deadline; the error says what was being done."""
+    """End the block at the deadline; the error says what was being done."""
     try:
         async with asyncio.timeout(state.require()):
             yield
@@ -386,7 +386,7 @@ async def _bounded(state: CallState) -> AsyncIterator[None]:
 
 
 def _open_session(api: Api, model: ModelRef, connections: Connections) -> ModelSession:
-    """The API spoken about a model. What an API and a protocol need is imported here, unasked none.
+    """Return a session for the API, importing only what that API and protocol need.
 
     Sends nothing yet.
     """

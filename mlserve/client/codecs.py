@@ -1,4 +1,4 @@
-"""What all adapters share: columns of values and JSON, bounded before they take our memory."""
+"""Decoding shared by the adapters: columns of values and JSON, with limits on memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from mlserve.client.refusals import Unreadable
 from mlserve.tensors import DType
 
 MOST_VALUES = 1_000_000
-"""More values than an answer about one image or one model has. Each takes 60 to 230 bytes once it
-is parsed, and nothing else of the process runs until all are."""
+"""More values than any answer about one image or one model has.
+
+Parsing takes 60 to 230 bytes for each, and blocks the whole process meanwhile.
+"""
 STRUCT_CODES = {
     DType.BOOL: "?",
     DType.UINT8: "B",
@@ -28,14 +30,14 @@ STRUCT_CODES = {
     DType.FLOAT32: "f",
     DType.FLOAT64: "d",
 }
-"""How `struct` calls an element of each type of numbers; it has no bfloat16."""
+"""`struct` format of an element of each numeric type; there is none for bfloat16."""
 _BEFORE_A_VALUE = (b",", b"[", b"{")
 _EXCERPT = 200
 """Bytes of a body that a message shows."""
 
 
 def element_count(name: str, shape: tuple[int, ...]) -> int:
-    """How many values an output of that shape has. Raises Unreadable for an absurd shape."""
+    """Return the number of values in an output. Raises Unreadable for an absurd shape."""
     size = math.prod(shape)
     if min(shape, default=1) < 0 or size > MOST_VALUES:
         raise Unreadable(f"an output {name!r}", f"a tensor of shape {list(shape)}")
@@ -43,19 +45,19 @@ def element_count(name: str, shape: tuple[int, ...]) -> int:
 
 
 def column(name: str, shape: tuple[int, ...], values: tuple[Value, ...]) -> Column:
-    """The column. Raises Unreadable when the values are not as many as the shape says."""
+    """Return the column. Raises Unreadable if the number of values does not match the shape."""
     if len(values) != element_count(name, shape):
         raise Unreadable(f"an output {name!r} of shape {list(shape)}", f"{len(values)} values")
     return Column(shape, values)
 
 
 def text(value: bytes) -> str:
-    """A string element as text; bytes that are not UTF-8 are kept as lone surrogates."""
+    """Return a string element as text; bytes that are not UTF-8 are kept as lone surrogates."""
     return value.decode(errors="surrogateescape")
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises Unreadable."""
+    """Return the JSON object in `body`. Raises Unreadable."""
     data = parse_any_json(body)
     if not isinstance(data, dict):
         raise Unreadable("a JSON object", excerpt(body))
@@ -63,7 +65,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def parse_any_json(body: bytes) -> Any:
-    """The JSON value in `body`. Raises Unreadable, for more than `MOST_VALUES` values too."""
+    """Return the JSON value in `body`. Raises Unreadable, also above `MOST_VALUES` values."""
     if sum(map(body.count, _BEFORE_A_VALUE)) > MOST_VALUES:
         raise Unreadable(f"JSON of at most {MOST_VALUES} values", excerpt(body))
     try:
@@ -73,11 +75,11 @@ def parse_any_json(body: bytes) -> Any:
 
 
 def excerpt(body: bytes) -> str:
-    """The beginning of a body, for a message."""
+    """Return the beginning of a body, for a message."""
     text = body[:_EXCERPT].decode(errors="backslashreplace")
     return repr(text) + (f" ... ({len(body)} bytes)" if len(body) > len(text) else "")
 
 
 def shown(value: Any) -> str:
-    """A value of an answer for a message, however wide or deep it is."""
+    """Return a bounded representation of a value, for a message."""
     return reprlib.repr(value)

@@ -1,4 +1,4 @@
-"""The connections of one client: a transport of its own for each process and each event loop."""
+"""The connections of one client: one transport for each process and event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Place = tuple[int, asyncio.AbstractEventLoop]
 
 
 class Connections:
-    """A transport that opens another one wherever it is used, until it is closed.
+    """A transport that opens another one for each process and event loop, until it is closed.
 
     Neither a forked process nor a second event loop may use the sockets of the first.
     """
@@ -34,12 +34,12 @@ class Connections:
         return self._connection.endpoint
 
     async def send(self, call: Call, state: CallState) -> Reply:
-        """The reply to `call`, on a connection of this process and loop."""
+        """Send `call` on the transport of this process and loop."""
         transport = await self._here()
         return await transport.send(call, state)
 
     def require_open(self) -> None:
-        """Raises UsageError once the client has been closed."""
+        """Raise UsageError once the client has been closed."""
         if self._is_closed:
             raise UsageError(
                 "this client is closed",
@@ -47,7 +47,7 @@ class Connections:
             )
 
     async def close(self) -> None:
-        """Closes what this process has opened; no call can be made after that."""
+        """Close what this process has opened; no call can be made after that."""
         self._is_closed = True
         here = asyncio.get_running_loop()
         for place in list(self._transports):
@@ -71,9 +71,9 @@ class Connections:
         return self._transports[place]
 
     def keep_for_ever(self) -> None:
-        """Keeps what a fork has brought along from being freed, at the end of the process too.
+        """Keep inherited transports from ever being freed, even at the end of the process.
 
-        To free a channel of grpc.aio waits for a thread that only the parent has.
+        Freeing a channel of grpc.aio waits for a thread that only the parent has.
         """
         import ctypes  # only a forked process needs it
 
@@ -81,7 +81,7 @@ class Connections:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
     def _forget_ended_loops(self) -> None:
-        """Drops what can be neither used nor closed any more."""
+        """Drop transports of ended loops: they can be neither used nor closed."""
         for pid, loop in list(self._transports):
             if pid == os.getpid() and loop.is_closed():
                 self._transports.pop((pid, loop), None)
@@ -89,7 +89,7 @@ class Connections:
 
 
 async def _closing_with_the_loop(transport: Transport) -> AsyncGenerator[None]:
-    """Closes the transport when it is closed itself, as `asyncio.run` does at the loop's end."""
+    """Close the transport when the generator is closed, as `asyncio.run` does at the loop's end."""
     try:
         yield
     finally:
@@ -108,7 +108,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_transport(connection: Connection) -> Transport:
-    """The transport of an endpoint's protocol. Sends nothing yet."""
+    """Return the transport of an endpoint's protocol. Sends nothing yet."""
     if connection.endpoint.protocol == "grpc" and has_inherited_grpc():
         from mlserve.client.http2 import Http2Transport
 

@@ -1,7 +1,7 @@
-"""Why a connection fails whose end says nothing: one look at what the other side speaks.
+"""Diagnosis of connections that fail without a reason, by probing what the server speaks.
 
-gRPC's library and httpx see only "closed" where a server of the other protocol hangs up, or one
-that wants a certificate. The first bytes of a connection of our own say which it is.
+gRPC's library and httpx see only "closed" if a server of the other protocol hangs up, or one that
+requires a certificate. The first bytes on a connection of our own tell which it is.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mlserve.errors import MlserveError, NotFound, UsageError, readable
 from mlserve.threads import on_daemon_thread
 
 _PATIENCE = 1.0
-"""Seconds for the look, at most."""
+"""Seconds for the probe, at most."""
 _ALERT_PATIENCE = 0.3
-"""Seconds that a server has to refuse a TLS client, after the handshake."""
+"""Seconds for a server to reject a TLS client after the handshake."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
-"""How a client begins HTTP/2 (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
+"""A client's first bytes in HTTP/2 (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
 _CERTIFICATE_REQUEST = 13
-"""The type of a handshake message (RFC 8446, 4.3.2): the server asks for a certificate."""
+"""The handshake message type (RFC 8446, 4.3.2) by which a server requests a certificate."""
 _HANDSHAKE = 22
 _FRAME_HEADER = 9
 _SETTINGS = 4
@@ -38,7 +38,7 @@ _HTTP1 = re.compile(r"http1\.x server|missing selected ALPN|b'HTTP/1\.", re.IGNO
 
 
 def failure_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
-    """The error that a library's words stand for; None when they do not say enough."""
+    """Return the error that a library's message stands for; None if it is not specific enough."""
     if _NO_SUCH_HOST.search(why) and proxy_to(endpoint) is None:
         return NotFound(
             f"the host {endpoint.host} cannot be found ({readable(why)})",
@@ -50,9 +50,9 @@ def failure_by_words(endpoint: Endpoint, why: str) -> MlserveError | None:
 
 
 async def failure_by_looking(connection: Connection, deadline: Deadline) -> MlserveError | None:
-    """The error that the server's first bytes stand for; None when they say nothing new.
+    """Return the error that the server's first bytes stand for; None if they say nothing new.
 
-    Takes at most half of the time that is left. Behind a proxy nothing is looked at.
+    Takes at most half of the time left. Probes nothing behind a proxy.
     """
     endpoint, tls = connection.endpoint, connection.tls_files
     if proxy_to(endpoint) is not None:
@@ -75,7 +75,7 @@ async def failure_by_looking(connection: Connection, deadline: Deadline) -> Mlse
 
 
 def other_port(endpoint: Endpoint) -> UsageError:
-    """The error for a port that speaks the other one of the two protocols."""
+    """Return the error for a port that speaks the other of the two protocols."""
     secure = "s" if endpoint.is_secure else ""
     if endpoint.protocol == "grpc":
         return UsageError(
@@ -89,9 +89,9 @@ def other_port(endpoint: Endpoint) -> UsageError:
 
 
 async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> bytes:
-    """What the server says first to a client that begins to speak HTTP/2.
+    """Return the server's first bytes to a client that begins to speak HTTP/2.
 
-    The types of its TLS handshake messages are added to `handshake`.
+    Adds the types of its TLS handshake messages to `handshake`.
     """
     context = None
     if endpoint.is_secure:
@@ -99,7 +99,7 @@ async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> byt
 
         context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
         context.set_alpn_protocols(["h2", "http/1.1"])
-        # The module's debugging hook: nothing public tells of a request for a certificate.
+        # The module's debugging hook: no public API reports that a server requests a certificate.
         context._msg_callback = _noting(handshake)  # type: ignore[attr-defined] # noqa: SLF001
     name = None if context is None else tls.server_name or endpoint.host
     reader, writer = await asyncio.open_connection(
@@ -107,8 +107,8 @@ async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> byt
     )
     try:
         if context is not None:
-            # In TLS 1.3 a server refuses a client without a certificate after the handshake. Who
-            # writes before may get a reset, and never the server's alert.
+            # In TLS 1.3 a server rejects a client without a certificate after the handshake. A
+            # client that writes first may get a reset instead of the server's alert.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ALERT_PATIENCE):
                     return await reader.read(_FRAME_HEADER)

@@ -1,4 +1,4 @@
-"""Where a server is and how it is spoken to: what a client knows before it asks."""
+"""A server's address and how to speak to it: what a client knows before its first request."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _PROTOCOLS: dict[str, ProtocolName] = {
 }
 _MODEL_PATH = re.compile(r"/v[12]/models/([^/:]+).*")
 _SECURE = {"grpc": "grpcs", "http": "https"}
-"""The schemes that speak TLS, by those that do not."""
+"""The TLS scheme for each scheme without TLS."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The address of a server. `path` is what stands before `/v1/...` in a REST address."""
+    """The address of a server. `path` is what precedes `/v1/...` in a REST address."""
 
     scheme: str
     host: str
@@ -43,10 +43,10 @@ class Endpoint:
     def parse(
         cls, text: str, protocol: ProtocolName | None = None, *, is_secure: bool = False
     ) -> Endpoint:
-        """The endpoint that `text` names; `host:port` alone is gRPC unless `protocol` says REST.
+        """Parse an endpoint; `host:port` alone is gRPC unless `protocol` says REST.
 
-        `is_secure`: it speaks TLS, also where `text` does not say so. Raises UsageError, naming
-        `text`, for anything that is not an endpoint, and for one without TLS where it must have it.
+        `is_secure`: it uses TLS, even if `text` does not say so. Raises UsageError, naming `text`,
+        for an invalid endpoint, and for one without TLS where TLS is required.
         """
         if protocol not in (None, "grpc", "rest"):
             raise UsageError(f"{protocol!r} is not a protocol", hint="choose grpc or rest")
@@ -72,7 +72,7 @@ class Endpoint:
 
     @property
     def is_secure(self) -> bool:
-        """Whether TLS is spoken to it."""
+        """Whether it uses TLS."""
         return self.scheme in _SECURE.values()
 
     @property
@@ -83,12 +83,12 @@ class Endpoint:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the host is this machine, so that no proxy may stand between."""
+        """Whether the host is this machine, in which case no proxy is used."""
         return self.host in ("localhost", "::1", "0.0.0.0", "::") or self.host.startswith("127.")
 
     @property
     def base_url(self) -> str:
-        """The REST address without a slash at its end."""
+        """The REST address without a trailing slash."""
         return f"{self.scheme}://{self.address}{self.path}"
 
     def __str__(self) -> str:
@@ -135,11 +135,11 @@ def _bad(text: str, why: str) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to speak TLS: PEM files. `ca` None trusts whom the system trusts.
+    """TLS settings: PEM files. `ca` None trusts the system's certificate authorities.
 
-    `cert` and `key` are the client's own, for a server that asks for one. `server_name` is the name
-    that the server's certificate must have, when that is not the host of the endpoint. Raises
-    UsageError when only one of `cert` and `key` is given.
+    `cert` and `key` are the client's own, for a server that requests one. `server_name` is the name
+    that the server's certificate must have if it is not the host of the endpoint. Raises UsageError
+    if only one of `cert` and `key` is given.
     """
 
     ca: Path | None = None
@@ -156,7 +156,7 @@ class Tls:
 
 
 class ConnectionOptions(TypedDict, total=False):
-    """The options of a client beside the endpoint; `Connection` says what each is."""
+    """The options of a client beside the endpoint, as documented by `Connection`."""
 
     model: str | None
     version: int | None
@@ -170,13 +170,13 @@ class ConnectionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A server, the model asked there, and how the two sides speak to each other.
+    """A server, the model to ask there, and how to speak to it.
 
-    `model` None is the only one that the server serves; `version` None leaves the choice to the
-    server. `api` None is found out by asking. `token` is sent with each request. `tls` are the
-    files of TLS, None without any. `retries` are those of `predict` and `metadata`.
-    `max_answer_bytes` bounds what is read of an answer. `traceparent` is the W3C trace that the
-    calls belong to; None takes the environment's TRACEPARENT, else each call begins a trace.
+    `model` None is the server's only one; `version` None leaves the choice to the server. `api`
+    None is found by trying. `token` is sent with each request. `tls` are the TLS files, None
+    without any. `retries` apply to `predict` and `metadata`. `max_answer_bytes` limits the size of
+    an answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
+    TRACEPARENT, else each call begins a trace.
     """
 
     endpoint: Endpoint
@@ -196,7 +196,7 @@ class Connection:
         protocol: ProtocolName | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> Connection:
-        """The connection to an endpoint as users write it. Raises UsageError for a bad value."""
+        """Return the connection to an endpoint in text form. Raises UsageError for a bad value."""
         _check_kinds({"endpoint": endpoint, **options})
         has_tls = options.get("tls") is not None
         return cls(Endpoint.parse(endpoint, protocol, is_secure=has_tls), **options)
@@ -213,20 +213,20 @@ class Connection:
 
     @property
     def tls_files(self) -> Tls:
-        """The files of TLS; without any, those that the system trusts."""
+        """The TLS settings; by default, the system's certificate authorities."""
         return self.tls or Tls()
 
     @property
     def has_certificate(self) -> bool:
-        """Whether the client has a certificate to show."""
+        """Whether the client has a certificate to present."""
         return self.tls_files.cert is not None
 
     def access_headers(self) -> dict[str, str]:
-        """The headers, or gRPC metadata, that carry the token."""
+        """Return the headers, or gRPC metadata, that carry the token."""
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     def exposure(self) -> str | None:
-        """The warning to give when the token would cross a network unencrypted; else None."""
+        """Return the warning for a token that would cross a network unencrypted, else None."""
         endpoint = self.endpoint
         if self.token is None or endpoint.is_secure or endpoint.is_loopback:
             return None
@@ -250,7 +250,7 @@ _KIND_NAMES = {int: "a whole number", str: "text", Retries: "mlserve.Retries", T
 
 
 def _check_kinds(values: dict[str, Any]) -> None:
-    """Raises UsageError for a value that is neither None nor of its type."""
+    """Raise UsageError for a value that is neither None nor of its type."""
     for name, value in values.items():
         kind = _KINDS.get(name)
         if kind is None or value is None:
@@ -268,7 +268,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def shows_options(init: Method) -> Method:
-    """Decorates an `__init__` that takes ConnectionOptions: `help` shows them one by one."""
+    """Decorate an `__init__` that takes ConnectionOptions, so that `help` lists them one by one."""
     signature = inspect.signature(init)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = [_parameter(option) for option in fields(Connection) if option.name != "endpoint"]

@@ -1,11 +1,11 @@
-"""What a fork leaves of the client: nothing that both processes could use is used again.
+"""Support for `fork`: the child never uses a connection of its parent.
 
 A forked process has its parent's sockets and none of its threads. Writing to such a socket would
-mix two conversations. The library of gRPC is worse: it shares its `epoll` set with the parent, so
-that a call in the child hangs and can end the parent (grpcio 1.85.1: "Check failed:
-next_worker->state == KICKED"). Its own support for forks needs a moment in which no thread is
-inside the library, and `grpc.aio` always has one there; where a fork comes in the middle of calls,
-the threads that it starts again in the child end about one child in fifty (SIGSEGV).
+mix two conversations. The gRPC library is worse: it shares its `epoll` set with the parent, so that
+a call in the child hangs and can crash the parent (grpcio 1.85.1: "Check failed: next_worker->state
+== KICKED"). Its own fork support needs a moment in which no thread is inside the library, and
+`grpc.aio` always has one there; if a fork comes in the middle of calls, the threads that it
+restarts crash about one child in fifty (SIGSEGV).
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _AT_IMPORT = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
-"""What grpc reads of the environment when it is imported. Its log goes to stderr, raw, a line for
-each wrong header that a server sends; what a call met is in the call's error."""
+"""Environment variables that grpc reads at import.
+
+Its log would go to stderr, unformatted, one line for each malformed header; the error of a call
+reports what matters.
+"""
 _has_inherited_grpc = False
 
 
 def has_inherited_grpc() -> bool:
-    """Whether an ancestor of this process forked it after importing grpc."""
+    """Return whether an ancestor of this process forked it after importing grpc."""
     return _has_inherited_grpc
 
 
 @contextmanager
 def without_fork_support() -> Iterator[None]:
-    """For the import of grpc, which looks once at the environment: no fork handlers, no log.
+    """Import grpc in this block, without its fork handlers and its log.
 
-    A user's own choice in the environment stands, and so does an earlier import.
+    grpc reads the environment only once. A user's own settings there are kept.
     """
     ours = {name: value for name, value in _AT_IMPORT.items() if name not in os.environ}
     os.environ |= ours

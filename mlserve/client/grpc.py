@@ -1,4 +1,4 @@
-"""Calls over gRPC: bytes in, bytes out, and what each status code means."""
+"""The gRPC transport: bytes in, bytes out, and what each status code means."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ with without_fork_support():
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", -1),
-    # A failed call is repeated by `Session.ask_with_retries`, which reports it.
+    # `Session.ask_with_retries` repeats failed calls, and reports them.
     ("grpc.enable_retries", 0),
-    # A server that has just come up is found at once, whatever other channels have seen.
+    # A new server is found at once, regardless of what other channels have seen.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -49,9 +49,9 @@ _LOST = re.compile(
 )
 _PROXY_REFUSED = re.compile(r"HTTP proxy returned", re.IGNORECASE)
 _OUR_LIMITS = ("CLIENT: Received message larger", "Decompressed message larger than max")
-"""What gRPC says, in the name of the server, of an answer above this client's own limit."""
+"""gRPC's messages, as if from the server, for an answer above this client's own limit."""
 _GARBAGE = "Stream removed"
-"""What gRPC says, as UNKNOWN, of a peer that breaks HTTP/2 in the middle of an answer."""
+"""gRPC's message, as UNKNOWN, for a peer that breaks HTTP/2 in the middle of an answer."""
 
 
 class GrpcTransport:
@@ -95,7 +95,7 @@ class GrpcTransport:
         return self._channel
 
     async def _credentials(self) -> grpc.ChannelCredentials | None:
-        """None without TLS. The files are read where a stalled mount holds nobody."""
+        """Return None without TLS. Reads the files on a thread, because a mount may stall."""
         if not self.endpoint.is_secure:
             return None
         from mlserve.client.tls import channel_credentials
@@ -120,7 +120,7 @@ class GrpcTransport:
         return grpc.aio.secure_channel(target, credentials, options=options)
 
     def _forget(self, channel: grpc.aio.Channel) -> None:
-        """Lets the next attempt connect at once, where this channel would rest for a while."""
+        """Drop the channel, so that the next attempt connects at once instead of backing off."""
         if self._channel is channel:
             self._channel = None
 
@@ -137,7 +137,7 @@ class GrpcTransport:
 
 
 def reply_of(body: bytes, metadata: Iterable[tuple[str, str | bytes]]) -> Reply:
-    """The reply that a message and the metadata around it make; binary metadata is left out."""
+    """Return the reply for a message and its metadata; binary metadata is left out."""
     return Reply(body, {key: value for key, value in metadata if isinstance(value, str)})
 
 
@@ -148,7 +148,7 @@ def status_error(
     endpoint: Endpoint,
     deadline: Deadline,
 ) -> MlserveError | NotSpoken:
-    """The error for a status of that code and message, with the metadata that came along."""
+    """Return the error for a status with that code, message and metadata."""
     if (code == "UNAVAILABLE" and _LOST.search(text)) or text.startswith(_GARBAGE):
         return went_away(endpoint, text)
     kind = error_from_grpc(code)
@@ -161,7 +161,7 @@ def status_error(
 async def unreached(
     connection: Connection, proxy: Proxy | None, why: str, deadline: Deadline
 ) -> MlserveError:
-    """The error for an endpoint to which no connection could be made."""
+    """Return the error for an endpoint to which no connection could be made."""
     from mlserve.client.diagnosis import failure_by_looking, failure_by_words
     from mlserve.client.tls import closing_hint
 
@@ -177,7 +177,7 @@ async def unreached(
 
 
 async def _reaches_a_server(channel: grpc.aio.Channel) -> bool:
-    """Whether the channel gets a connection: UNAVAILABLE without one is not the server's word."""
+    """Return whether the channel connects; if not, UNAVAILABLE did not come from the server."""
     state = channel.get_state(try_to_connect=True)
     while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
         await channel.wait_for_state_change(state)
@@ -186,7 +186,7 @@ async def _reaches_a_server(channel: grpc.aio.Channel) -> bool:
 
 
 def _through(proxy: Proxy, endpoint: Endpoint) -> list[tuple[str, int | str]]:
-    """The options of a channel to the proxy that is to open a tunnel to the endpoint."""
+    """Return the options of a channel that tunnels through the proxy to the endpoint."""
     options: list[tuple[str, int | str]] = [
         ("grpc.http_connect_server", endpoint.address),
         ("grpc.default_authority", endpoint.address),
@@ -196,12 +196,12 @@ def _through(proxy: Proxy, endpoint: Endpoint) -> list[tuple[str, int | str]]:
 
 
 def _metadata(error: grpc.aio.AioRpcError) -> list[tuple[str, str | bytes]]:
-    """What came with the status, before it and after it."""
+    """Return the metadata that came with the status: initial and trailing."""
     return [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
 
 
 def _retry_after(headers: Mapping[str, str | bytes]) -> float | None:
-    """Seconds; infinity for a pushback that is negative or no number, as gRPC (A6) says."""
+    """Return seconds; infinity if the pushback is negative or not a number, as gRFC A6 says."""
     pushback = headers.get(RETRY_PUSHBACK_MS)
     if pushback is None:
         return seconds(headers.get(RETRY_AFTER))

@@ -1,4 +1,4 @@
-"""Calls over HTTP: bytes in, bytes out, and what each status code means."""
+"""The HTTP transport: bytes in, bytes out, and what each status code means."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from mlserve.wire.headers import REQUEST_TIMEOUT_MS, RETRY_AFTER, RETRY_AFTER_MS
 _OK = 200
 _GZIP = 31  # zlib's wbits for a gzip stream
 _NO_SUCH_PATH = {404: "not found", 405: "method not allowed"}
-"""What web frameworks say of a path that they do not have, in whatever shape."""
+"""Standard messages of web frameworks for a path that they do not have."""
 _BAD_REQUEST = 400
 _OF_PROXIES = (403, 407, 502, 503, 504)
-"""What the proxy on the way says of its own accord: without the JSON of a model server's error."""
+"""Statuses that a proxy sends on its own, without the JSON of a model server's error."""
 _MOST_OF_AN_ERROR = 2**18
-"""Bytes of an error's body that are looked at for the exception at the end of a traceback."""
+"""Bytes of an error's body searched for the exception at the end of a traceback."""
 _PUZZLING = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
-"""Ends of a connection that do not say what the server has against it."""
+"""Failures of a connection that do not say what the server objects to."""
 _GARBAGE = ("illegal", "malformed", "invalid")
 
 
@@ -106,7 +106,7 @@ class RestTransport:
         return httpx.Proxy(self._proxy.url, headers=self._proxy.headers)
 
     async def _ssl_context(self) -> ssl.SSLContext | bool:
-        """False without TLS. The files are read where a stalled mount holds nobody."""
+        """Return False without TLS. Reads the files on a thread, because a mount may stall."""
         if not self.endpoint.is_secure:
             return False
         from mlserve.client.tls import ssl_context
@@ -148,7 +148,7 @@ class RestTransport:
         )
 
     def _trace(self, state: CallState) -> Callable[[str, Any], Awaitable[None]]:
-        """Tells the state which part of the exchange runs."""
+        """Return a trace hook that tells `state` which part of the exchange runs."""
         parts = {
             "connection.connect_tcp.started": ("connect", self._connecting),
             "http11.send_request_headers.started": (
@@ -211,10 +211,10 @@ class RestTransport:
 
 
 def _unpacking(headers: httpx.Headers) -> Callable[[bytes, int], bytes]:
-    """What gives the content of the next piece of a body, up to so many bytes of it.
+    """Return a function that decodes a piece of the body to at most so many bytes.
 
-    The request asks for no coding; gzip is taken all the same. Not by httpx's decoders: they unpack
-    a whole piece, however often it is packed, before anybody counts. Raises httpx.DecodingError.
+    The request accepts no coding, but gzip is decoded all the same. httpx's decoders are not used:
+    they unpack a whole piece, whatever its size, before we can count. Raises httpx.DecodingError.
     """
     coding = headers.get("Content-Encoding", "identity").strip().lower()
     if coding == "identity":
@@ -233,10 +233,10 @@ def _unpacking(headers: httpx.Headers) -> Callable[[bytes, int], bytes]:
 
 
 def _first_words(error: BaseException, handled: BaseException | None) -> str:
-    """What the innermost library said: the outer ones may say nothing, or less.
+    """Return the message of the innermost exception: the outer ones may say nothing, or less.
 
-    `handled` is what was being handled already when the libraries were called, as an earlier
-    refusal: Python links it to theirs, and it is another matter.
+    `handled` is the exception already being handled when the library was called, such as an earlier
+    refusal: Python links it to the library's, but it is unrelated.
     """
     words = ""
     cause: BaseException | None = error
@@ -247,7 +247,7 @@ def _first_words(error: BaseException, handled: BaseException | None) -> str:
 
 
 def _reason(answer: _Received) -> str | None:
-    """The server's own words, of `{"error": "..."}`; None for a body of another shape."""
+    """Return the server's message from `{"error": "..."}`; None for a body of another shape."""
     if len(answer.body) > _MOST_OF_AN_ERROR:
         return None
     try:
@@ -258,14 +258,14 @@ def _reason(answer: _Received) -> str | None:
 
 
 def _is_unknown_path(answer: _Received, reason: str | None) -> bool:
-    """Whether the server has no such path at all; a model server words what it does not have."""
+    """Return whether the server has no such path; for a missing model it sends its own message."""
     if answer.status in _NO_SUCH_PATH:
         return reason is None or reason.lower() == _NO_SUCH_PATH[answer.status]
-    # Triton's whole answer to a path that it does not know.
+    # Triton sends an empty 400 for an unknown path.
     return answer.status == _BAD_REQUEST and not answer.body
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds; a date says nothing within a deadline, and counts as none."""
+    """Return seconds; a date is useless within a deadline, and counts as None."""
     milliseconds = seconds(headers.get(RETRY_AFTER_MS))
     return seconds(headers.get(RETRY_AFTER)) if milliseconds is None else milliseconds / 1000

@@ -1,8 +1,8 @@
-"""gRPC without its library, for a process that was forked after its parent had used that.
+"""gRPC without its library, for a process forked after its parent had used that library.
 
-`mlserve.client.forks` says why. A unary call of gRPC is one HTTP/2 stream
-(PROTOCOL-HTTP2.md of grpc/grpc): the headers of the request, one message behind five bytes that
-say how long it is, and a status in the trailers. h2 speaks HTTP/2; sockets and TLS are asyncio's.
+`mlserve.client.forks` explains why. A unary gRPC call is one HTTP/2 stream (PROTOCOL-HTTP2.md of
+grpc/grpc): the request headers, one message after a five-byte prefix with its length, and a status
+in the trailers. h2 implements HTTP/2; sockets and TLS are asyncio's.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from mlserve.errors import MlserveError
 from mlserve.threads import on_daemon_thread
 
 _PREFIX = struct.Struct("!BI")
-"""What stands before a message: whether it is compressed, and its length in bytes."""
+"""Prefix of a message: a compression flag, and its length in bytes."""
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-"""The names of gRPC's status codes, which are numbers on the wire."""
+"""Names of gRPC's status codes, which are numbers on the wire."""
 _BY_HTTP = {
     400: "INTERNAL",
     401: "UNAUTHENTICATED",
@@ -61,19 +61,20 @@ _BY_HTTP = {
     503: "UNAVAILABLE",
     504: "UNAVAILABLE",
 }
-"""What an answer without a status of gRPC means (http-grpc-status-mapping.md)."""
+"""Meaning of an HTTP status without a gRPC status (http-grpc-status-mapping.md)."""
 _SHOWN = 80
-"""Bytes of a server's first words that an error shows when they are not HTTP/2."""
+"""Bytes of a server's first data that an error shows if they are not HTTP/2."""
 _MOST_OF_A_HEAD = 2**14
 """Bytes of a proxy's answer that are read."""
 _MOST_NOISE = 10_000
-"""Frames of one call that bring nothing: PING, SETTINGS, empty DATA. Some have to be answered."""
+"""Limit on frames of one call that bring no data (PING, SETTINGS, empty DATA); some need a reply.
+"""
 _MOST_MILLISECONDS = 99_999_999
 """`grpc-timeout` has at most eight digits."""
 
 
 class Http2Transport:
-    """HTTP/2 connections to one gRPC port, one call at a time on each."""
+    """HTTP/2 connections to one gRPC port, with one call at a time on each."""
 
     def __init__(self, connection: Connection) -> None:
         self.endpoint = connection.endpoint
@@ -126,7 +127,7 @@ class Http2Transport:
         return connection
 
     async def _socket(self) -> socket.socket:
-        """A connected socket to the server, or to the tunnel that the proxy opens to it."""
+        """Return a socket connected to the server, or to the tunnel that the proxy opens to it."""
         if self._proxy is None:
             return await _connected(self.endpoint.host, self.endpoint.port)
         host, _, port = self._proxy.address.rpartition(":")
@@ -142,7 +143,7 @@ class Http2Transport:
         return await unreached(self._connection, self._proxy, why, deadline)
 
     async def _ssl_context(self) -> ssl.SSLContext | None:
-        """None without TLS. The files are read where a stalled mount holds nobody."""
+        """Return None without TLS. Reads the files on a thread, because a mount may stall."""
         if not self.endpoint.is_secure:
             return None
         from mlserve.client.tls import ssl_context
@@ -177,7 +178,7 @@ class Http2Transport:
 
 
 async def _connected(host: str, port: int) -> socket.socket:
-    """A socket that is connected to one of the host's addresses. Raises OSError."""
+    """Return a socket connected to one of the host's addresses. Raises OSError."""
     loop = asyncio.get_running_loop()
     error = OSError("no address")
     for family, kind, protocol, _, address in await loop.getaddrinfo(
@@ -199,14 +200,14 @@ async def _connected(host: str, port: int) -> socket.socket:
 
 
 async def _open_tunnel(stream: socket.socket, target: str, proxy: Proxy) -> None:
-    """Asks an HTTP proxy for a tunnel (RFC 9110, 9.3.6). Raises OSError when it refuses."""
+    """Ask an HTTP proxy for a tunnel (RFC 9110, 9.3.6). Raises OSError if it refuses."""
     loop = asyncio.get_running_loop()
     fields = {"Host": target, **proxy.headers}
     lines = [f"CONNECT {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     await loop.sock_sendall(stream, "\r\n".join([*lines, "", ""]).encode())
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        # Byte by byte: what comes after the head is the server's.
+        # Byte by byte, because everything after the head belongs to the server.
         byte = await loop.sock_recv(stream, 1)
         head += byte
         if not byte or len(head) > _MOST_OF_A_HEAD:
@@ -217,14 +218,14 @@ async def _open_tunnel(stream: socket.socket, target: str, proxy: Proxy) -> None
 
 
 class _Response:
-    """What came on the stream of a call: the headers, with the trailers among them, and data."""
+    """The response on a call's stream: headers (including trailers) and data."""
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
         self.body = bytearray()
 
     def status(self) -> tuple[str, str]:
-        """The name of the status, and its message."""
+        """Return the name of the status, and its message."""
         number = self.headers.get("grpc-status", "")
         text = unquote(self.headers.get("grpc-message", ""))
         if number.isdecimal():
@@ -234,7 +235,7 @@ class _Response:
         return code, f"Received http2 header with status: {http}"
 
     def message(self) -> bytes | None:
-        """The message; None unless it is one whole message without compression."""
+        """Return the message; None unless it is one whole, uncompressed message."""
         if len(self.body) < _PREFIX.size:
             return None
         is_compressed, size = _PREFIX.unpack_from(self.body)
@@ -264,11 +265,11 @@ class _Http2Connection(asyncio.Protocol):
         return not self._is_lost
 
     async def greet(self) -> None:
-        """Returns when the server has spoken HTTP/2. Raises OSError when it does not."""
+        """Wait until the server has spoken HTTP/2. Raises OSError if it does not."""
         await self._greeted
 
     async def ask(self, headers: list[tuple[str, str]], message: bytes) -> _Response:
-        """The answer to a call. Raises ConnectionLost and InferenceFailed."""
+        """Send a call and return its response. Raises ConnectionLost and InferenceFailed."""
         self._noise = 0
         self._answer, self._done = _Response(), asyncio.get_running_loop().create_future()
         try:
@@ -281,13 +282,13 @@ class _Http2Connection(asyncio.Protocol):
         return self._answer
 
     def drop(self) -> None:
-        """Closes the connection, and so ends a call that is under way."""
+        """Close the connection, ending a call in progress."""
         self._is_lost = True
         if self._transport is not None:
             self._transport.abort()
 
     async def _send(self, stream: int, data: bytes) -> None:
-        """Sends the whole data, as fast as the server makes room for it."""
+        """Send all data, as fast as the server's flow control allows."""
         done, rest = self._done, memoryview(data)
         while rest and done is not None and not done.done():
             size = min(
@@ -358,7 +359,7 @@ class _Http2Connection(asyncio.Protocol):
         self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
 
     def _fail(self, why: str) -> None:
-        """Ends the connection; the call on it is lost."""
+        """End the connection; the call on it is lost."""
         self.drop()
         if not self._greeted.done():
             self._greeted.set_exception(OSError(f"{why} {self._first!r}" if self._first else why))
