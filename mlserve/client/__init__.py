@@ -1,12 +1,11 @@
-"""The client: asks a model server one question, with one deadline for the whole of it.
+"""The client: asks a model server one question, with one total deadline.
 
     from mlserve.client import Client
     with Client("127.0.0.1:8500") as client:
         print(client.predict(Path("horse.jpg"), timeout=5).label)
 
-It speaks TensorFlow Serving's API and the Open Inference Protocol, and finds out which of them
-the server knows. It imports no ML framework; grpc is imported when a gRPC endpoint is asked, httpx
-for a REST one.
+It speaks TensorFlow Serving's API and the Open Inference Protocol, and detects which of them the
+server supports. It imports no ML framework, and grpc or httpx only for an endpoint that needs it.
 
     client -> session (which calls, in one API) -> adapter (what to say; no I/O)
                                                 -> transport (how to send it; no vendor)

@@ -1,4 +1,4 @@
-"""What gRPC and REST share of the Open Inference Protocol: raw tensors, metadata, class strings."""
+"""Open Inference Protocol code shared by gRPC and REST: raw tensors, metadata, class strings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.wire.tensors import CutOff, unpack_strings
 
 SERVICE = "/inference.GRPCInferenceService/"
-"""What the paths of all gRPC methods begin with."""
+"""Prefix of the paths of all gRPC methods."""
 FUNCTION = "infer"
-"""What the one nameless function of a model is called; it is never sent."""
+"""Name for the one nameless function of a model; never sent."""
 DTYPES = {dtype.oip_name: dtype for dtype in DType if dtype.oip_name}
 """The types by their names in the protocol."""
 Declared = tuple[str, str, Iterable[int]]
@@ -35,9 +35,9 @@ def described(
     inputs: Iterable[Declared],
     outputs: Iterable[Declared],
 ) -> ModelMetadata:
-    """The metadata of a model, whose one signature is `infer`.
+    """Return the metadata of a model, whose one signature is `infer`.
 
-    The version is the one that was asked for, else the highest of those that are listed.
+    The version is the requested one, else the highest of those listed.
     """
     numbers = [number for number in map(number_of, versions) if number is not None]
     version = max(numbers, default=None) if model.version is None else model.version
@@ -47,29 +47,29 @@ def described(
 
 
 def _specs(declared: Iterable[Declared]) -> tuple[TensorSpec, ...] | None:
-    """The specs; None when one of them is of a type that no request can carry."""
+    """Return the specs; None if one of them has a type that no request can carry."""
     specs = [tensor_spec(*item) for item in declared]
     known = tuple(spec for spec in specs if spec is not None)
     return known if len(known) == len(specs) else None
 
 
 def tensor_spec(name: str, datatype: str, shape: Iterable[int]) -> TensorSpec | None:
-    """The spec of an input or output; None for a type that we cannot name."""
+    """Return the spec of an input or output; None for an unsupported type."""
     dtype = DTYPES.get(datatype)
     sizes = tuple(None if size < 0 else size for size in shape)
     return None if dtype is None else TensorSpec(name, dtype, sizes)
 
 
 def microseconds(seconds: float) -> int:
-    """The time left as the parameter `timeout` takes it; Triton's own unit."""
+    """Return the time left in microseconds, the unit of Triton's parameter `timeout`."""
     return min(int(seconds * 1_000_000), _LONGEST)
 
 
 def raw_column(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Column:
-    """The values of a raw tensor; none for a type that is not read. Raises Unreadable."""
+    """Return the values of a raw tensor; none for an unsupported type. Raises Unreadable."""
     size = element_count(name, shape)
     if datatype == "BYTES":
-        # One more than there may be tells that there are too many.
+        # Read one more than allowed, to detect that there are too many.
         return column(name, shape, tuple(islice(_strings(name, raw), size + 1)))
     code = STRUCT_CODES.get(DTYPES[datatype]) if datatype in DTYPES else None
     if code is None:
@@ -90,11 +90,11 @@ def _strings(name: str, raw: bytes) -> Iterator[str]:
 
 
 def with_classes(outputs: Mapping[str, Column], scores: str) -> Mapping[str, Column]:
-    """The outputs, with the classes that the output `scores` was asked for taken apart.
+    """Return the outputs, with the class strings of the output `scores` split up.
 
     Its strings `score:index` or `score:index:label` become `labels`, `scores` and `indices` of
-    shape [1,k]; a class without a label is called by its index. An output of another kind stays as
-    it is. To be used only where classes were asked for: a label may well look like one (`16:9`).
+    shape [1,k]; a class without a label is named by its index. An output of another kind stays as
+    it is. Use it only if classes were requested: a plain label may look like one (`16:9`).
     """
     found = outputs.get(scores)
     values = () if found is None else found.values

@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over REST, with the binary tensor extension; no I/O.
 
-JSON cannot hold an image's bytes, so they follow the JSON of the request in binary form. Answers
-are asked for in JSON, and read in either form.
+JSON cannot hold an image's bytes, so they follow the request's JSON in binary form. Answers are
+requested in JSON, and read in either form.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlserve.wire.tensors import pack_string
 BINARY = "binary_tensor_data"
 """The extension that lets tensors follow the JSON of a request."""
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
-"""What an answer of another shape raises when it is read."""
+"""Raised when an answer of another shape is read."""
 
 
 class OipRest:
@@ -91,7 +91,7 @@ class OipRest:
         return Call(f"{_path(ModelRef(model.name, None))}{part}/ready", None)
 
     def read_ready(self, reply: Reply) -> bool:
-        """A version that is not ready is an error status; the body may be empty."""
+        """Return whether it is ready: an empty body means yes, as "not ready" is an error status."""
         return not reply.body.strip() or parse_json(reply.body).get("ready") is not False
 
 
@@ -101,7 +101,7 @@ def _path(model: ModelRef) -> str:
 
 
 def _json_size(reply: Reply) -> int:
-    """Bytes of JSON at the beginning of the body. Raises Unreadable for a wrong header."""
+    """Return the bytes of JSON at the start of the body. Raises Unreadable for a bad header."""
     text = reply.headers.get(JSON_LENGTH)
     if text is None:
         return len(reply.body)
@@ -132,13 +132,13 @@ def _versions(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _selectable(data: dict[str, Any]) -> tuple[str, ...]:
-    """The signatures that one of mlserve's servers names among the parameters."""
+    """Return the signatures that an mlserve server lists among the parameters."""
     parameters = data.get("parameters") or {}
     return tuple(str(name) for name in parameters.get("signatures") or ())
 
 
 def _declared(data: dict[str, Any], key: str) -> list[Declared]:
-    """The tensors of that key. A model without metadata of its own has none."""
+    """Return the tensors of that key; none if the model has no metadata of its own."""
     if "name" not in data:
         raise KeyError("name")
     tensors = data.get(key) or ()
@@ -158,7 +158,7 @@ def _columns(outputs: Any, binary: bytes) -> Iterator[tuple[str, Column]]:
 
 
 def _flat(name: str, data: Any) -> Iterator[Value]:
-    """The values of nested lists, in order."""
+    """Yield the values of nested lists, in order."""
     pending = [iter([data])]
     while pending:
         for item in pending[-1]:

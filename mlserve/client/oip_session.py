@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2: a model is looked at before it is asked."""
+"""Open Inference Protocol session, version 2: reads a model's metadata before asking it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from mlserve.errors import (
 )
 
 _NOT_READY = (InvalidInput, NotFound, Unavailable)
-"""What servers refuse the request for readiness with."""
+"""Errors by which servers say that a version is not ready."""
 
 
 class OipSession(ModelSession):
-    """The Open Inference Protocol. The first request of all costs one look at the metadata."""
+    """The Open Inference Protocol. The very first request costs one look at the metadata."""
 
     _adapter: OipAdapter
 
@@ -44,7 +44,7 @@ class OipSession(ModelSession):
         self._declares_binary = False
 
     async def predict(self, request: ImageRequest, state: CallState) -> Answer:
-        """The answer, in labels and scores where the server can give them."""
+        """Return the answer, in labels and scores if the server can give them."""
         if self._choices is not None:
             return await self._infer_enough(self._choices, request, state)
         choices = signature_choice.choose_nameless(await self.metadata(state))
@@ -55,7 +55,7 @@ class OipSession(ModelSession):
             raise error.refusal from error  # with such metadata it does speak the API
 
     async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
-        """The versions that the metadata lists, each asked whether it is ready."""
+        """Return the versions that the metadata lists, each asked whether it is ready."""
         listed = await self._listed_versions(state)
         version = self._model.version
         versions = (listed or ("",)) if version is None else (str(version),)
@@ -84,7 +84,7 @@ class OipSession(ModelSession):
     async def _infer_enough(
         self, choices: SignatureChoices, request: ImageRequest, state: CallState
     ) -> Answer:
-        """The answer, asked for again where the first has too few of the model's classes."""
+        """Return the answer; ask again if the first has too few of the model's classes."""
         choice = choices.choice_for(request)
         answer = await self._infer(choice, request, state)
         choices = choices.learnt(choice, answer)
@@ -99,7 +99,7 @@ class OipSession(ModelSession):
     async def _infer(
         self, choice: SignatureChoice, request: ImageRequest, state: CallState
     ) -> Answer:
-        """The answer; a server that cannot read binary data after all is asked once in base64."""
+        """Return the answer; retry once in base64 if the server cannot read binary after all."""
         choice = replace(choice, is_binary=self._is_binary)
         try:
             return await self.infer(choice, request, state)
@@ -117,7 +117,7 @@ class OipSession(ModelSession):
         return answer
 
     async def _takes_binary(self, state: CallState) -> bool:
-        """Whether the image may follow the JSON as it is: a server that does not say is tried."""
+        """Return whether to send the image in binary; a server that does not say is tried."""
         call = self._adapter.extensions_call()
         if call is None:
             return True

@@ -1,7 +1,7 @@
-"""Protobuf answers: parsed, or named as what they are not.
+"""Parse protobuf answers within limits, and report malformed ones.
 
-protobuf makes an object of a hundred bytes and more of two bytes on the wire, and lets no other
-thread run meanwhile. So the fields of a large answer are counted first.
+protobuf turns two bytes on the wire into an object of a hundred bytes or more, and blocks other
+threads meanwhile. So the fields of a large answer are counted first.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from mlserve.client.refusals import Unreadable
 
 M = TypeVar("M", bound=Message)
 MOST_FIELDS = 100_000
-"""More fields than an answer about one image or one model has; packed numbers are one field."""
+"""More fields than any answer about one image or one model has; packed numbers are one field."""
 _SMALL = 2**16
-"""Bytes of an answer whose fields need not be counted."""
+"""Answers of fewer bytes are parsed without counting their fields."""
 _MOST_PACKED = 2**23
 """Bytes of packed numbers in one field: a million of the widest."""
 _TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 _DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
-"""Bytes of the wire types of a fixed length (protobuf.dev/programming-guides/encoding)."""
+"""Bytes of the fixed-length wire types (protobuf.dev/programming-guides/encoding)."""
 _CONTINUES = 0x80
 _SHIFTS = range(0, 70, 7)
 
 
 def parse_message(kind: type[M], body: bytes) -> M:
-    """The message in `body`. Raises Unreadable, for more than `MOST_FIELDS` fields too."""
+    """Parse the message in `body`. Raises Unreadable, also for more than `MOST_FIELDS` fields."""
     name = kind.DESCRIPTOR.name
     try:
         if len(body) > _SMALL and not _has_few_fields(kind, body):
@@ -40,7 +40,7 @@ def parse_message(kind: type[M], body: bytes) -> M:
 
 
 def _has_few_fields(kind: type[Message], body: bytes) -> bool:
-    """Walks over the fields of a message and of those in it. Raises IndexError where it is cut."""
+    """Count the fields of a message and its submessages. Raises IndexError if it is truncated."""
     left, pending = MOST_FIELDS, [(kind.DESCRIPTOR, 0, len(body))]
     while pending:
         descriptor, at, end = pending.pop()
@@ -65,7 +65,7 @@ def _has_few_fields(kind: type[Message], body: bytes) -> bool:
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
-    """The number at that place, and where it ends. Raises IndexError for more than 64 bits."""
+    """Return the varint there, and its end. Raises IndexError for more than 64 bits."""
     value = 0
     for shift in _SHIFTS:
         byte = body[at]

@@ -1,19 +1,19 @@
-"""Proxies: which one a call goes through, and what one means that answers in a server's place.
+"""HTTP proxies: which one a call goes through, and errors that proxies send instead of a server.
 
-The environment's variables are read alike for gRPC and REST.
+The environment variables are interpreted alike for gRPC and REST.
 
-An endpoint with TLS takes `https_proxy`, one without takes `http_proxy`, and either `all_proxy`
-where its own is not set. Each is looked up in lower case first; one that is set and empty is no
-proxy. `no_proxy` lists what is asked directly, with commas or spaces between: `*`, host names with
-all that is below them (`.example.com` and `*.example.com` are the same), addresses, networks
+An endpoint with TLS uses `https_proxy`, one without uses `http_proxy`, and either falls back to
+`all_proxy`. Lower-case names take precedence; a variable that is set but empty means no proxy.
+`no_proxy` lists what is asked directly, separated by commas or spaces: `*`, host names with all
+their subdomains (`.example.com` and `*.example.com` are the same), addresses, networks
 (`10.0.0.0/8`), each with a port (`:8500`) or without. This machine is always asked directly.
 
-httpx and gRPC read these variables too, each in its own way and neither all of them, so they are
-given the outcome.
+httpx and gRPC read these variables too, each differently and neither completely, so they are given
+the result.
 
-The answers of proxies in front of a server are known by their words: those of Envoy (`upstream
-request timeout`), of nginx, HAProxy and the cloud's load balancers (`504 Gateway Time-out`), and
-gRPC's for an answer that is not gRPC.
+Proxies in front of a server are recognised by their messages: Envoy's (`upstream request timeout`),
+those of nginx, HAProxy and cloud load balancers (`504 Gateway Time-out`), and gRPC's own for an
+answer that is not gRPC.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that say who is asking, for a proxy that wants to know."""
+        """Return the headers with the credentials, for a proxy that requires them."""
         if not self.credentials:
             return {}
         basic = base64.b64encode(self.credentials.encode()).decode("ascii")
@@ -75,7 +75,7 @@ class Proxy:
 
 
 def proxy_to(endpoint: Endpoint, environ: Mapping[str, str] = os.environ) -> Proxy | None:
-    """The proxy that calls to the endpoint go through; None when they go straight there.
+    """Return the proxy for calls to the endpoint; None if they go directly.
 
     Raises UsageError for a proxy that cannot be used.
     """
@@ -99,7 +99,7 @@ def _found(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _covers(entry: str, endpoint: Endpoint) -> bool:
-    """Whether an entry of `no_proxy` is about the endpoint."""
+    """Return whether an entry of `no_proxy` applies to the endpoint."""
     if entry == "*":
         return True
     host = endpoint.host.lower().rstrip(".")
@@ -116,7 +116,7 @@ def _covers(entry: str, endpoint: Endpoint) -> bool:
 
 
 def _in_network(host: str, entry: str) -> bool | None:
-    """Whether the host is an address in that network (or that address); None if it is neither."""
+    """Return whether the host is in that network (or is that address); None if neither applies."""
     from ipaddress import ip_address, ip_network
 
     try:
@@ -158,7 +158,7 @@ def _unusable(text: str, variable: str, why: str) -> UsageError:
 
 
 def no_proxy_answers(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unavailable:
-    """The error for a proxy of the environment that cannot be reached."""
+    """Return the error for a configured proxy that cannot be reached."""
     return errors.Unavailable(
         f"{proxy}, on the way to {endpoint}, does not answer ({why})",
         hint=_SEE_PROXY.format(variable=proxy.variable, host=endpoint.host),
@@ -166,7 +166,7 @@ def no_proxy_answers(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unava
 
 
 def refused_by_proxy(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unavailable:
-    """The error for a proxy of the environment that opens no way to the server."""
+    """Return the error for a configured proxy that refuses a tunnel to the server."""
     return errors.Unavailable(
         f"{proxy} cannot connect to {endpoint}: {why}",
         hint=_SEE_PROXY.format(variable=proxy.variable, host=endpoint.host),
@@ -176,7 +176,7 @@ def refused_by_proxy(why: str, proxy: Proxy, endpoint: Endpoint) -> errors.Unava
 def of_this_proxy(
     status: int, text: str, proxy: Proxy, endpoint: Endpoint, deadline: Deadline
 ) -> errors.MlserveError:
-    """The error for an answer that a proxy of the environment gives in the server's place."""
+    """Return the error for an answer that a configured proxy gives instead of the server."""
     if status == _GATEWAY_TIMEOUT:
         return gave_up(text, f"{proxy}, on the way to {endpoint},", endpoint, deadline)
     return refused_by_proxy(text, proxy, endpoint)
@@ -185,9 +185,9 @@ def of_this_proxy(
 def of_a_proxy(
     text: str, name: str, endpoint: Endpoint, deadline: Deadline
 ) -> errors.MlserveError | None:
-    """The error for a proxy's own words; None when they are not known as such.
+    """Return the error for a proxy's own message; None if it is not recognised.
 
-    `name` is what the answer says of who sent it, or empty.
+    `name` is what the answer says of its sender, or empty.
     """
     proxy = f"a proxy in front of {endpoint}" + (f" ({name})" if name else "")
     if _GAVE_UP.search(text):
@@ -203,7 +203,7 @@ def of_a_proxy(
 def gave_up(
     text: str, proxy: str, endpoint: Endpoint, deadline: Deadline
 ) -> errors.DeadlineExceeded:
-    """The error for a proxy that did not wait as long as the caller would have."""
+    """Return the error for a proxy whose own timeout ended before the caller's."""
     left = deadline.remaining()
     if left <= 0:
         return deadline.exceeded(f"waiting for the answer of {endpoint}")
@@ -216,7 +216,7 @@ def gave_up(
 
 
 def no_way_through(text: str, proxy: str) -> errors.Unavailable:
-    """The error for a proxy that cannot pass a request on."""
+    """Return the error for a proxy that cannot forward a request."""
     return errors.Unavailable(
         f"{proxy} gets no answer from the server behind it: {text}",
         hint="see whether that server runs and whether the proxy can reach it; the proxy's log "

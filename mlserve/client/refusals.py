@@ -1,4 +1,4 @@
-"""What a server's refusal or silence means: every remote error is worded here."""
+"""Errors for a server's refusal or silence: every remote error is worded here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUEUE_EXPIRY = re.compile(
     r"timeout exceeded while waiting in batching queue|^request timeout expired$", re.IGNORECASE
 )
 _OUR_DEADLINE = "no answer within "
-"""How mlserve's own servers begin who were given too little time: the limit is the client's."""
+"""Start of an mlserve server's message when the time that the client gave it ran out."""
 _QUEUE_FULL = re.compile(r"exceeds maximum queue size", re.IGNORECASE)
 _NO_MODEL = re.compile(
     r"^request for unknown model.* is not found|^model (with name )?\S+ (with version \S+ )?"
@@ -27,7 +27,7 @@ _NOT_YET = re.compile(
     r"request for unknown model.* has no available versions|\bmodel .{1,200} is not ready\b",
     re.IGNORECASE,
 )
-"""How Triton (while a model loads, or it drains), MLServer and KServe say it, in any status."""
+"""How Triton (loading or draining), MLServer and KServe say "not ready", in any status."""
 _TOO_LARGE = re.compile(r"(received|sent) message larger than max", re.IGNORECASE)
 _SIGNATURE = re.compile(
     r"signature|named input|input tensor|input alias|unknown input|no input|expected type"
@@ -46,7 +46,7 @@ _RAISE_REQUEST_LIMIT = (
 class NotSpoken(Exception):
     """Raised for an answer of a server that does not speak the API it was asked in.
 
-    `refusal` is the error to give the user when there is no other API left to try.
+    `refusal` is the error for the user if there is no other API left to try.
     """
 
     def __init__(self, refusal: errors.MlserveError) -> None:
@@ -62,7 +62,7 @@ class Unreadable(ValueError):
 
 
 class ConnectionLost(errors.Unavailable):
-    """The connection was lost while the request was under way; in JSON it is `unavailable`."""
+    """The connection was lost during the request; in JSON it is `unavailable`."""
 
     @property
     def kind(self) -> str:
@@ -78,9 +78,9 @@ def refusal(
     retry_after: float | None = None,
     sender: str = "",
 ) -> errors.MlserveError:
-    """The error to raise for a server's answer of that kind, with its own words in the message.
+    """Return the error of that kind for a server's answer, including the server's message.
 
-    `sender` is what the answer says of the program that sent it: a proxy's own answer names it.
+    `sender` is the program that the answer names as its sender: a proxy's own answer names it.
     """
     text = readable(without_traceback(text)) or "it gave no reason"
     if issubclass(kind, errors.Unavailable | errors.DeadlineExceeded):
@@ -100,10 +100,10 @@ def refusal(
 
 
 def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.MlserveError]:
-    """The kind, put right where the words of a known server say more than its code.
+    """Return the kind, corrected where a known server's message says more than its code.
 
-    TensorFlow Serving and Triton have no code of their own for what expired in their queue, and a
-    check in a graph always fails as an invalid argument.
+    TensorFlow Serving and Triton have no code for requests that expired in their queue, and a
+    failed check in a graph is always an invalid argument.
     """
     if SCORE_PROBLEM.search(text):
         return errors.InferenceFailed
@@ -157,7 +157,7 @@ def _gave_up(text: str, endpoint: Endpoint, deadline: Deadline) -> errors.Deadli
 
 
 _WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
-    # Most specific first: the first class that fits is the row.
+    # Most specific first: the first matching class is used.
     errors.NotAnImage: (
         "the server at {endpoint} refused the image: {text}",
         "give a JPEG or PNG file that opens elsewhere",
@@ -194,7 +194,7 @@ _WORDS: dict[type[errors.MlserveError], tuple[str, str | None]] = {
 
 
 def without_traceback(text: str) -> str:
-    """The text, with a traceback in it cut down to the exception, which is named at its end."""
+    """Return the text with any traceback reduced to the exception at its end."""
     found = _TRACEBACK.search(text)
     if found is None:
         return text
@@ -203,7 +203,7 @@ def without_traceback(text: str) -> str:
 
 
 def seconds(text: str | bytes | None) -> float | None:
-    """Seconds as a server writes them; None for none, a negative number, or a date."""
+    """Return seconds as a server writes them; None if absent, negative, or a date."""
     try:
         value = float(text or "")
     except ValueError:
@@ -212,7 +212,7 @@ def seconds(text: str | bytes | None) -> float | None:
 
 
 def no_server(endpoint: Endpoint, why: str, or_else: str = "") -> errors.Unavailable:
-    """The error for an endpoint where nothing answers; `or_else` is one more thing to try."""
+    """Return the error if nothing answers there; `or_else` is one more thing to try."""
     other = "rest" if endpoint.protocol == "grpc" else "grpc"
     hints = [
         "see what runs with mlserve ps, start a server with mlserve up",
@@ -225,7 +225,7 @@ def no_server(endpoint: Endpoint, why: str, or_else: str = "") -> errors.Unavail
 
 
 def went_away(endpoint: Endpoint, why: str, or_else: str = "") -> ConnectionLost:
-    """The error for a connection that was lost; `or_else` is one more thing to try."""
+    """Return the error for a lost connection; `or_else` is one more thing to try."""
     hints = ["see whether it still runs with mlserve ps, and why not with mlserve logs", or_else]
     return ConnectionLost(
         f"the server at {endpoint} went away during the request ({readable(why)})",
@@ -234,7 +234,7 @@ def went_away(endpoint: Endpoint, why: str, or_else: str = "") -> ConnectionLost
 
 
 def answer_too_large(endpoint: Endpoint, limit: int) -> errors.InferenceFailed:
-    """The error for an answer that the client does not read to its end."""
+    """Return the error for an answer that exceeds the client's limit."""
     return errors.InferenceFailed(
         f"the answer of {endpoint} has more than the {limit} bytes that this client reads",
         hint="raise the limit with {max_answer_bytes}",
@@ -242,7 +242,7 @@ def answer_too_large(endpoint: Endpoint, limit: int) -> errors.InferenceFailed:
 
 
 def not_an_answer(endpoint: Endpoint, error: Unreadable) -> errors.InferenceFailed:
-    """The error for an answer that is not what the protocol says."""
+    """Return the error for an answer that violates the protocol."""
     return errors.InferenceFailed(
         f"the answer of {endpoint} is {error}",
         hint="is this a model server? it must speak TensorFlow Serving's API, version 1, or the "
@@ -251,20 +251,20 @@ def not_an_answer(endpoint: Endpoint, error: Unreadable) -> errors.InferenceFail
 
 
 def refuses_signature(error: errors.MlserveError) -> bool:
-    """Whether a server refused the signature or the input name rather than the image."""
+    """Return whether a server refused the signature or the input name rather than the image."""
     is_refusal = type(error) in (errors.InvalidInput, errors.NotFound)
     return is_refusal and _SIGNATURE.search(error.message) is not None
 
 
 def tells_not_ready(error: errors.MlserveError) -> bool:
-    """Whether a server that answers says of one model that it is not ready."""
+    """Return whether a server that answers says that this model is not ready."""
     return type(error) is errors.Unavailable and _NOT_YET.search(error.message) is not None
 
 
 def refuses_binary(error: errors.MlserveError, *, is_declared: bool) -> bool:
-    """Whether a server could not read a request with binary data after its JSON.
+    """Return whether a server could not read a request with binary data after its JSON.
 
-    `is_declared`: it says that it can. One that does not say may simply fail on it.
+    `is_declared`: it says that it can. One that does not say may fail without a clear reason.
     """
     if type(error) is errors.InferenceFailed and not is_declared:
         return True

@@ -1,8 +1,8 @@
-"""What a server says of itself: which models it serves, and what it does now.
+"""What a server reports about itself: the models it serves, and its load.
 
-The first is asked where the caller names no model. The model repository extension of the Open
-Inference Protocol has an index of models; mlserve's servers, Triton and MLServer have it. KServe
-lists its models over REST. TensorFlow Serving lists nothing.
+The models are looked up if the caller names none. mlserve's servers, Triton and MLServer have the
+index of the Open Inference Protocol's model repository extension. KServe lists its models over
+REST. TensorFlow Serving lists nothing.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _NAME_IT = "name the model: {model NAME}"
 
 @dataclass(frozen=True, slots=True)
 class IndexedModel:
-    """A model in a server's index. `is_ready` is True where the server does not tell."""
+    """A model in a server's index. `is_ready` is True if the server does not say."""
 
     name: str
     is_ready: bool = True
 
 
 async def find_model(session: Session, state: CallState) -> str:
-    """The name of the one model that the server serves.
+    """Return the name of the only model that the server serves.
 
-    Raises UsageError when it serves none or several, or does not tell, and what any call raises.
+    Raises UsageError if it serves none or several, or does not say, and the errors of any call.
     """
     endpoint, refusals = session.endpoint, list[MlserveError]()
     for call, read in _requests(endpoint):
@@ -91,7 +91,7 @@ def _read_message(reply: Reply) -> tuple[IndexedModel, ...]:
 
 
 def _read_index(reply: Reply) -> tuple[IndexedModel, ...]:
-    """The repository index: an array of objects with name, version, state and reason."""
+    """Read the repository index: an array of objects with name, version, state and reason."""
     rows = parse_any_json(reply.body)
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and "name" in row for row in rows
@@ -101,7 +101,7 @@ def _read_index(reply: Reply) -> tuple[IndexedModel, ...]:
 
 
 def _read_names(reply: Reply) -> tuple[IndexedModel, ...]:
-    """KServe's list: `{"models": ["name", ...]}`."""
+    """Read KServe's list: `{"models": ["name", ...]}`."""
     data = parse_any_json(reply.body)
     names = data.get("models") if isinstance(data, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -110,12 +110,12 @@ def _read_names(reply: Reply) -> tuple[IndexedModel, ...]:
 
 
 def _is_ready(state: str | None) -> bool:
-    """Whether a model of that state is served; Triton leaves the state out where it is not."""
+    """Return whether that state means ready; Triton leaves it out for a model not loaded."""
     return state == _READY
 
 
 def _only(endpoint: Endpoint, listed: Sequence[IndexedModel]) -> str:
-    """The one model that is ready; else the only one there is, whose own error says more."""
+    """Return the only ready model; else the only one at all, whose own error says more."""
     names = sorted({model.name for model in listed if model.is_ready})
     names = names or sorted({model.name for model in listed})
     if len(names) == 1:
@@ -130,12 +130,12 @@ def _only(endpoint: Endpoint, listed: Sequence[IndexedModel]) -> str:
 
 
 def load_call(protocol: ProtocolName) -> Call:
-    """The request for the server's metadata."""
+    """Return the request for the server's metadata."""
     return Call(f"{SERVICE}ServerMetadata", b"") if protocol == "grpc" else Call("/v2", None)
 
 
 def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
-    """The load; None when the answer does not say all of it."""
+    """Return the load; None if the answer does not contain all of it."""
     try:
         load = _in_metadata(reply) if protocol == "grpc" else parse_json(reply.body)["parameters"]
         return ServerLoad(

@@ -1,4 +1,4 @@
-"""One API spoken to one server about one model: which signature to ask, and asking again.
+"""A session with one server about one model in one API: choice of signature, and retries.
 
 ModelSession.predict -> ask_with_retries -> Transport.send
 """
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Session:
-    """One server, asked over one transport. `is_spoken`: it is known to speak the API asked in."""
+    """One server, asked over one transport. `is_spoken`: it is known to speak the API."""
 
     def __init__(self, transport: Transport) -> None:
         self.endpoint = transport.endpoint
@@ -51,11 +51,11 @@ class Session:
     async def ask_with_retries(
         self, call: Call | Callable[[float], Call], read: Callable[[Reply], T], state: CallState
     ) -> T:
-        """What `read` makes of the reply to a call; asked again after a transient error.
+        """Send a call, retry it after transient errors, and return the reply as `read` parses it.
 
-        A call that tells the server its time is a function of the seconds left. The last error is
-        raised at once when the next attempt would come after the deadline. Raises NotSpoken for a
-        reply that cannot be read.
+        A call that tells the server its time limit is a function of the seconds left. The last
+        error is raised at once if the next attempt would come after the deadline. Raises NotSpoken
+        for a reply that cannot be read.
         """
         while True:
             before = state.spent_so_far()
@@ -79,9 +79,9 @@ class Session:
 
 
 class ModelSession(Session, ABC):
-    """One API spoken about one model, and what was learnt of the model on the way.
+    """One API spoken about one model, and what was learnt about the model.
 
-    Each call raises `NotSpoken` when the server does not speak the API, or answers with something
+    Each call raises `NotSpoken` if the server does not speak the API, or answers with something
     else.
     """
 
@@ -92,21 +92,21 @@ class ModelSession(Session, ABC):
 
     @abstractmethod
     async def predict(self, request: ImageRequest, state: CallState) -> Answer:
-        """The answer about an image, in labels and scores where the server can give them."""
+        """Return the answer about an image, in labels and scores if the server can give them."""
 
     @abstractmethod
     async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
-        """The versions of the model and their states, latest first."""
+        """Return the versions of the model and their states, latest first."""
 
     async def metadata(self, state: CallState) -> ModelMetadata:
-        """The signatures of the model, with the contract that mlserve's own servers add."""
+        """Return the model's signatures, with the contract that mlserve's own servers add."""
         call = self._adapter.metadata_call(self._model)
         return await self.ask_with_retries(call, self._read_metadata, state)
 
     async def infer(
         self, choice: SignatureChoice, request: ImageRequest, state: CallState
     ) -> Answer:
-        """The answer of one signature."""
+        """Return the answer of one signature."""
         call = partial(self._adapter.predict_call, self._model, choice, request)
         return await self.ask_with_retries(call, partial(self._read_answer, choice), state)
 
@@ -131,7 +131,7 @@ class ModelSession(Session, ABC):
 
 
 class TfsSession(ModelSession):
-    """TensorFlow Serving's API, version 1: mlserve's own signature is asked before any metadata."""
+    """TensorFlow Serving's API, version 1: asks mlserve's own signature before any metadata."""
 
     _adapter: TfsAdapter
 
@@ -142,10 +142,10 @@ class TfsSession(ModelSession):
         self._answered: set[str] = set()
 
     async def predict(self, request: ImageRequest, state: CallState) -> Answer:
-        """The answer; a first refusal of the signature costs one look at the metadata.
+        """Return the answer; a first refusal of the signature costs one look at the metadata.
 
-        So does a first answer with fewer classes than are wanted, and one more request where the
-        model has more of them.
+        So does a first answer with fewer classes than wanted, plus a second request if the model
+        has more of them.
         """
         await self._recognise(state)
         choice = self._choices.choice_for(request)
@@ -167,9 +167,9 @@ class TfsSession(ModelSession):
         return await self.ask_with_retries(call, self._adapter.read_status, state)
 
     async def _recognise(self, state: CallState) -> None:
-        """Asks over REST for the status first, which no other server has in this form.
+        """Over REST, ask for the status first, whose form is unique to this API.
 
-        KServe has an API of its own at the same paths, and runs its model on whatever JSON comes.
+        KServe has its own API at the same paths, and runs its model on any JSON it receives.
         """
         if self.is_spoken or self.endpoint.protocol != "rest":
             return
@@ -181,9 +181,9 @@ class TfsSession(ModelSession):
     async def _another(
         self, choice: SignatureChoice, request: ImageRequest, error: MlserveError, state: CallState
     ) -> SignatureChoice:
-        """The signature that the metadata show when that one was refused; else raises the error.
+        """Return another signature from the metadata after one was refused, or raise the error.
 
-        A ranking may be gone after it has answered: another version is served now.
+        A ranking may disappear after it has answered: another version is served now.
         """
         has_answered = choice.signature in self._answered
         if not refuses_signature(error):
@@ -197,7 +197,7 @@ class TfsSession(ModelSession):
         return other
 
     async def _look(self, state: CallState) -> None:
-        """Takes the signatures to ask from the metadata."""
+        """Choose the signatures from the metadata."""
         self._choices = signature_choice.choose(await self.metadata(state))
         self._are_declared = True
 

@@ -1,4 +1,4 @@
-"""Which signature to ask about an image, chosen from what the server says of the model."""
+"""Choose which signature to ask about an image, from the model's metadata."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _FLOATS = (DType.FLOAT16, DType.FLOAT32, DType.FLOAT64)
 
 @dataclass(frozen=True, slots=True)
 class SignatureChoices:
-    """How to ask a model: for its best classes, and for all of them; None where it cannot tell."""
+    """How to ask a model for its best classes, and for all of them; None if not offered."""
 
     best: SignatureChoice
     ranking: SignatureChoice | None = None
 
     def choice_for(self, request: ImageRequest) -> SignatureChoice:
-        """The signature that brings as many classes as are wanted, or as many as there are."""
+        """Return the signature that gives as many classes as wanted, or as many as there are."""
         held = self.best.classes or USUAL_TOP_K
         if request.top_k is None or request.top_k <= held or self.ranking is None:
             return self.best
         return self.best if self.ranking.classes == held else self.ranking
 
     def learnt(self, choice: SignatureChoice, answer: Answer) -> SignatureChoices:
-        """The choices, with the number of classes that an answer to one of them has."""
+        """Return the choices, updated with the number of classes in an answer."""
         seen = replace(choice, classes=answer.classes or None)
         if self.ranking and choice.signature == self.ranking.signature:
             return replace(self, ranking=seen)
         return replace(self, best=seen)
 
     def has_all_classes(self, choice: SignatureChoice, answer: Answer) -> bool:
-        """Whether an answer to one of the choices has all classes of the model."""
+        """Return whether an answer has all classes of the model."""
         if self.ranking is None or not answer.classes:
             return False
         return choice.signature == self.ranking.signature or answer.classes == self.ranking.classes
@@ -49,19 +49,19 @@ class SignatureChoices:
     def choice_for_more(
         self, request: ImageRequest, choice: SignatureChoice, answer: Answer
     ) -> SignatureChoice | None:
-        """The signature to ask next when that answer is short; None when there is no more."""
+        """Return the signature to ask after a short answer; None if there are no more classes."""
         is_enough = request.top_k is None or not 0 < answer.classes < request.top_k
         return None if is_enough or self.has_all_classes(choice, answer) else self.ranking
 
 
 FIRST = SignatureChoices(BEST, RANKING)
-"""What mlserve's own models offer; asked first, so that no metadata has to be fetched."""
+"""The signatures of mlserve's own models; tried first, to save fetching metadata."""
 
 
 def choose(metadata: ModelMetadata) -> SignatureChoices:
-    """How to ask this model: labels with scores, else the default signature, else the only one.
+    """Choose how to ask: labels with scores, else the default signature, else the only one.
 
-    Raises UsageError, saying what the model takes, when no signature takes one string.
+    Raises UsageError, saying what the model takes, if no signature takes a single string.
     """
     fits = {
         signature.name: signature for signature in metadata.signatures if _takes_a_file(signature)
@@ -88,10 +88,10 @@ def choose(metadata: ModelMetadata) -> SignatureChoices:
 
 
 def choose_nameless(metadata: ModelMetadata) -> SignatureChoices:
-    """How to ask a model of the Open Inference Protocol, which is one nameless function.
+    """Choose how to ask a model of the Open Inference Protocol, which is one nameless function.
 
-    On mlserve's own servers they are the signatures with labels and scores. A model that gives
-    nothing but scores is asked for their classes. Raises UsageError as `choose`.
+    On mlserve's own servers, chooses the signatures with labels and scores. A model with scores
+    only is asked for their classes. Raises UsageError as `choose` does.
     """
     if BEST.signature in metadata.selectable:
         return SignatureChoices(BEST, RANKING if RANKING.signature in metadata.selectable else None)
@@ -117,7 +117,7 @@ def _takes_a_file(signature: Signature) -> bool:
 
 
 def _one_element(signature: Signature) -> tuple[int, ...] | None:
-    """The shape that holds one string in the signature's input; None when there is none."""
+    """Return the shape that holds one string in the signature's input, or None."""
     shape = signature.required[0].shape
     if shape is None:
         return (1,)
@@ -141,7 +141,7 @@ def _no_image_input(metadata: ModelMetadata) -> UsageError:
 
 
 def _offer(signature: Signature) -> str:
-    """What the signature takes, and the call that it wants where that is not Predict."""
+    """Describe what the signature takes, and the call that it needs if that is not Predict."""
     takes = f"{signature.name}({', '.join(map(str, signature.inputs))})"
     if signature.method == PREDICT:
         return takes

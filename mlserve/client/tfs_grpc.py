@@ -17,7 +17,7 @@ _PREDICTION = "/tensorflow.serving.PredictionService/"
 _MODEL = "/tensorflow.serving.ModelService/"
 _SIGNATURES = "signature_def"
 _READ = (DType.BYTES, DType.FLOAT32, DType.FLOAT64, DType.INT32, DType.INT64)
-"""The types of labels, scores and indices; of outputs of other types, the shape is all we take."""
+"""Types of labels, scores and indices; for outputs of other types, only the shape is read."""
 
 
 class TfsGrpc:
@@ -81,7 +81,7 @@ def _state(row: serving_pb2.ModelVersionStatus) -> str:
 
 
 def _signature(name: str, definition: framework_pb2.SignatureDef) -> Signature | None:
-    """The signature; None for one with a type that no request can carry, as initializers have."""
+    """Return the signature; None if a type cannot be sent in a request, as with initializers."""
     try:
         inputs = tuple(_tensor_spec(n, info) for n, info in sorted(definition.inputs.items()))
         outputs = tuple(_tensor_spec(n, info) for n, info in sorted(definition.outputs.items()))
@@ -121,5 +121,5 @@ def _values(tensor: framework_pb2.TensorProto, dtype: DType, size: int) -> tuple
     if len(sent) > size:
         raise Unreadable(f"{size} values", f"{len(sent)} values")
     values: list[Value] = [text(v) if isinstance(v, bytes) else v for v in sent]
-    # The wire format lets a sender leave out repetitions of the last value.
+    # The wire format lets a sender omit repetitions of the last value.
     return tuple(values + values[-1:] * (size - len(values)))

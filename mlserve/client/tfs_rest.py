@@ -16,7 +16,7 @@ from mlserve.client.refusals import Unreadable
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
 
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
-"""What an answer of another shape raises when it is read."""
+"""Raised when an answer of another shape is read."""
 
 
 class TfsRest:
@@ -78,7 +78,7 @@ def _version_status(row: Mapping[str, Any]) -> VersionStatus:
 
 
 def _signature(name: str, definition: Mapping[str, Any]) -> Signature | None:
-    """The signature; None for one with a type that no request can carry, as initializers have."""
+    """Return the signature; None if a type cannot be sent in a request, as with initializers."""
     inputs, outputs = definition.get("inputs", {}), definition.get("outputs", {})
     try:
         takes, gives = _tensor_specs(inputs), _tensor_specs(outputs)
@@ -104,7 +104,7 @@ def _shape(shape: Mapping[str, Any] | None) -> tuple[int | None, ...] | None:
 
 
 def _column(name: str, data: Any) -> Column:
-    """A column from nested lists. Raises Unreadable for lists that make no tensor."""
+    """Return a column from nested lists. Raises Unreadable if they are not rectangular."""
     shape: list[int] = []
     flat = [data]
     while flat and all(isinstance(item, list) for item in flat):

@@ -1,4 +1,4 @@
-"""TLS for both libraries from the same files, and what a failed handshake means."""
+"""TLS for httpx and gRPC from the same files, and errors of failed handshakes."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
 
 
 def ssl_context(tls: Tls) -> ssl.SSLContext:
-    """What httpx speaks TLS with. Raises UsageError for files that are not what they must be."""
+    """Return httpx's TLS context. Raises UsageError for invalid files."""
     try:
         context = ssl.create_default_context(cafile=tls.ca)
-        # Who names a server's own certificate trusts just this one, as gRPC does too.
+        # Accept a server's own certificate as `ca`: trust exactly that one, as gRPC does.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if tls.cert is not None:
             context.load_cert_chain(tls.cert, tls.key)
@@ -59,7 +59,7 @@ def ssl_context(tls: Tls) -> ssl.SSLContext:
 
 
 def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
-    """What gRPC speaks TLS with. Raises UsageError as `ssl_context` does."""
+    """Return gRPC's TLS credentials. Raises UsageError as `ssl_context` does."""
     import grpc
 
     ssl_context(tls)  # gRPC does not say what is wrong with a file
@@ -77,7 +77,7 @@ def _contents(option: str, path: Path | None) -> bytes | None:
 
 
 def handshake_failure(endpoint: Endpoint, why: str) -> UsageError | None:
-    """The error that the library's words stand for; None when they are not about TLS."""
+    """Return the error that a library's message stands for; None if it is not about TLS."""
     if not endpoint.is_secure:
         return None
     if _ASKS_FOR_A_CERTIFICATE.search(why):
@@ -94,7 +94,7 @@ def handshake_failure(endpoint: Endpoint, why: str) -> UsageError | None:
 
 
 def certificate_refused(endpoint: Endpoint, *, has_certificate: bool) -> AccessDenied:
-    """The error for a server that asks for a certificate, and hangs up on what it gets."""
+    """Return the error for a server that requests a certificate and rejects what it gets."""
     if has_certificate:
         return AccessDenied(
             f"the server at {endpoint} does not accept the certificate of this client",
@@ -107,7 +107,7 @@ def certificate_refused(endpoint: Endpoint, *, has_certificate: bool) -> AccessD
 
 
 def closing_hint(endpoint: Endpoint, *, has_certificate: bool) -> str:
-    """What may be wrong about TLS when a server closes the connection without a word."""
+    """Return a hint on what may be wrong with TLS if a server closes without a reason."""
     if not endpoint.is_secure:
         secure = "grpcs" if endpoint.protocol == "grpc" else "https"
         return f"if it speaks TLS, ask {secure}://{endpoint.address}"

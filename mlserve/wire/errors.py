@@ -1,11 +1,11 @@
-"""What each error is on the wire: one table for the servers and the client, both directions."""
+"""Errors on the wire: one table for servers and client, in both directions."""
 
 from __future__ import annotations
 
 from mlserve import errors
 
 _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
-    # Most specific first: the first class that fits an error is its row.
+    # Most specific first: the first matching class is an error's row.
     (errors.DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     (errors.Overloaded, "RESOURCE_EXHAUSTED", 429),
     (errors.Unavailable, "UNAVAILABLE", 503),
@@ -53,22 +53,22 @@ _FROM_HTTP: dict[int, type[errors.MlserveError]] = {
 
 
 def grpc_status(error: errors.MlserveError) -> str:
-    """The name of the gRPC status code that tells of this error."""
+    """Return the name of the gRPC status code for the error."""
     return _row(error)[1]
 
 
 def http_status(error: errors.MlserveError) -> int:
-    """The HTTP status code that tells of this error."""
+    """Return the HTTP status code for the error."""
     return _row(error)[2]
 
 
 def error_from_grpc(code: str) -> type[errors.MlserveError]:
-    """The error that a gRPC code name stands for; InferenceFailed for one not in the table."""
+    """Return the error for a gRPC code name; InferenceFailed if it is not in the table."""
     return _FROM_GRPC.get(code, errors.InferenceFailed)
 
 
 def error_from_http(status: int) -> type[errors.MlserveError]:
-    """The error that an HTTP status code stands for; InferenceFailed for one not in the table."""
+    """Return the error for an HTTP status code; InferenceFailed if it is not in the table."""
     return _FROM_HTTP.get(status, errors.InferenceFailed)
 
 

@@ -1,4 +1,4 @@
-"""A tensor's values on the wire: the fields of both protocols, and strings as raw bytes."""
+"""Tensor values on the wire: the fields of both protocols, and strings as raw bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TENSOR_PROTO_FIELDS = {
         "int_val",
     ),
 }
-"""The field of TensorFlow's TensorProto that holds the values of a type (tensor.proto)."""
+"""The field of TensorFlow's TensorProto that holds the values of each type (tensor.proto)."""
 
 OIP_FIELDS = {
     DType.BOOL: "bool_contents",
@@ -43,16 +43,17 @@ OIP_FIELDS = {
     DType.FLOAT64: "fp64_contents",
     DType.BYTES: "bytes_contents",
 }
-"""The field of the Open Inference Protocol's InferTensorContents that holds the values of a type.
+"""The field of the Open Inference Protocol's InferTensorContents for each type.
 
-FP16 and BF16 have none: they travel as raw bytes only."""
+FP16 and BF16 have none: they are sent as raw bytes only.
+"""
 
 LENGTH = struct.Struct("<I")
-"""What stands before a string in raw bytes (OIP): its length as a little-endian uint32."""
+"""Prefix of a string in raw bytes (OIP): its length as a little-endian uint32."""
 
 
 class CutOff(ValueError):
-    """Raw strings that end early, and what is `expected` at byte `at`."""
+    """Raised for truncated raw strings, with what is `expected` at byte `at`."""
 
     def __init__(self, at: int, expected: str) -> None:
         super().__init__(f"at byte {at}, {expected}")
@@ -61,12 +62,12 @@ class CutOff(ValueError):
 
 
 def pack_string(value: bytes) -> bytes:
-    """One element of a string tensor as raw bytes: its length, then itself."""
+    """Return a string tensor's element as raw bytes: its length, then itself."""
     return LENGTH.pack(len(value)) + value
 
 
 def unpack_strings(raw: bytes | bytearray | memoryview) -> Iterator[bytes]:
-    """The elements of a string tensor, one by one. Raises CutOff."""
+    """Yield the elements of a string tensor. Raises CutOff."""
     at, end = 0, len(raw)
     while at < end:
         if end - at < LENGTH.size:
