@@ -1,4 +1,4 @@
-"""The command line: one Typer app, one boundary that prints errors."""
+"""The command line: one Typer app, and one boundary that prints errors."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from mlserve.hints import speak_flags
 class ErrorBoundary(CommandGroup):
     """Turns mlserve's own errors into two lines on stderr and an exit code.
 
-    Wrong options, values and commands are among them. Any other exception is a bug and keeps its
+    This includes wrong options, values and commands. Any other exception is a bug and keeps its
     traceback (exit code 1).
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the words in front of the command's name."""
+        """Parse the words before the command's name."""
         ctx.meta[_IS_JSON] = asks_for_json(args)
         with _boundary(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Reads the rest of the words and runs the command."""
+        """Parse the remaining words and run the command."""
         with _boundary(ctx):
             require_output()
             return super().invoke(ctx)
@@ -114,13 +114,13 @@ for _command in (
 
 
 def main() -> None:
-    """Runs the command line and ends the process with its exit code."""
+    """Run the command line and exit with its code."""
     speak_flags()
-    # The interpreter's last collection would walk all that was imported, to free what the end of
-    # the process frees anyway: 0.1 s and more, which a deadline does not have.
+    # The interpreter's last collection would walk everything imported, to free what the exit frees
+    # anyway: 0.1 s and more, which a deadline cannot spare.
     atexit.register(gc.freeze)
-    # gRPC's own log lines (a server that hangs up, say) would come between ours on stderr, which
-    # has to stay readable, as JSON too; what matters of them is in our errors.
+    # gRPC's own log lines (about a server that hangs up, say) would mix with ours on stderr, which
+    # has to stay readable, as JSON too; our errors report what matters.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     guard_streams()
     app()

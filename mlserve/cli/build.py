@@ -152,7 +152,7 @@ def _build_image(request: BuildRequest, output: OutputFormat) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A Progress of one line on stderr, when that is a terminal."""
+    """Yield a Progress that shows one line on stderr if that is a terminal."""
     from mlserve.export import no_progress
 
     if not is_interactive():

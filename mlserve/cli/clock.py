@@ -1,4 +1,4 @@
-"""When the command began: the moment that its deadline counts from."""
+"""Start time of the command, from which its deadline counts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _process_start: list[float] = []
 
 
 def mark_process_start() -> None:
-    """Notes that this process began now; called before anything else is imported."""
+    """Record that this process starts now; called before anything else is imported."""
     _process_start.append(time.monotonic())
 
 
 def command_start() -> float:
-    """The monotonic time in seconds at which the running command began.
+    """Return the monotonic time in seconds at which the running command began.
 
-    For the first command of a process that is the process's own start; a command that is called
-    later in the same process, as a test does, began just now.
+    For the first command of a process that is the start of the process; a later command of the same
+    process, as in a test, begins when it is called.
     """
     return _process_start.pop() if _process_start else time.monotonic()

@@ -1,4 +1,4 @@
-"""`mlserve compare`: the same images asked of several backends or endpoints, and what differs."""
+"""`mlserve compare`: send the same images to several backends or endpoints, and compare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlserve.compare.targets import ComparedTarget
 
 _LISTED = 10
-"""How many differences are printed as text."""
+"""Most differences printed as text."""
 _LOOKING = 30.0
 """Seconds that listing the folders may take."""
 
@@ -123,7 +123,7 @@ def _compare(
 
 
 class _Progress:
-    """What is being done, as one line on a terminal."""
+    """Shows the current step as one line on a terminal."""
 
     def __init__(self) -> None:
         self._line: ProgressLine | None = None
@@ -135,13 +135,13 @@ class _Progress:
         self._line.draw(done, f"{doing}: {name}")
 
     def clear(self) -> None:
-        """Takes the line away."""
+        """Clear the line."""
         if self._line:
             self._line.clear()
 
 
 def _tell_of_orientation(targets: list[ComparedTarget]) -> None:
-    """Says which exported models turn images by EXIF, where not all do."""
+    """Say which exported models apply the EXIF orientation, if not all do."""
     from mlserve.pipeline import Exif
 
     manifests = {target.name: target.artifact.manifest for target in targets if target.artifact}
@@ -181,7 +181,7 @@ def _warn_of_random_weights(targets: list[ComparedTarget]) -> None:
 
 
 def _require_writable(report: Path) -> None:
-    """Raises UsageError for a path that cannot become a file, before the long work begins."""
+    """Raise UsageError for an unwritable report path before the long work begins."""
     if report.is_dir() or not report.absolute().parent.is_dir():
         raise UsageError(
             f"the report {report} cannot be written: "

@@ -1,4 +1,4 @@
-"""What a model wants and gives, and how that is known, in lines for `export` and `metadata`."""
+"""A model's contract (inputs, outputs, and their sources) as lines for `export` and `metadata`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ACTIVATIONS = {
 
 
 def contract_lines(manifest: Manifest) -> Iterator[str]:
-    """The lines of the pipeline of an exported model, and the warnings about it."""
+    """Yield lines about an exported model's pipeline, and the warnings about it."""
     return _lines(manifest.pipeline, manifest.facts)
 
 
 def contract_lines_from_json(data: Mapping[str, Any]) -> list[str]:
-    """The same from what a server says of its model; none when it is in another form."""
+    """Return the same lines for a server's JSON; none if it has another form."""
     try:
         lines = _lines(ImagePipeline.from_json(data["pipeline"]), facts_from_json(data["facts"]))
         return list(lines)
@@ -49,7 +49,7 @@ def _lines(pipeline: ImagePipeline, facts: Facts) -> Iterator[str]:
 
 
 def _how(facts: Facts, name: str, before: str = "; ") -> str:
-    """How that is known, as the end of a line; nothing for a manifest that does not say."""
+    """Return how the fact is known, as the end of a line; empty if the manifest does not say."""
     if name not in facts:
         return ""
     fact = facts[name]

@@ -1,4 +1,4 @@
-"""`mlserve doctor`: what would keep this machine from exporting, serving and asking."""
+"""`mlserve doctor`: find what would prevent exporting, serving and predicting on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlserve down`: stops servers that `mlserve up` started."""
+"""`mlserve down`: stop servers that `mlserve up` started."""
 
 from __future__ import annotations
 

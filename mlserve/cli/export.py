@@ -1,4 +1,4 @@
-"""`mlserve export`: a model becomes files that a runtime serves."""
+"""`mlserve export`: turn a model into files that a runtime serves."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class LayoutChoice(StrEnum):
-    """The values of `--layout`."""
+    """Values of `--layout`."""
 
     NCHW = "nchw"
     NHWC = "nhwc"
 
 
 class ActivationChoice(StrEnum):
-    """The values of `--activation`."""
+    """Values of `--activation`."""
 
     SOFTMAX = "softmax"
     SIGMOID = "sigmoid"
@@ -179,7 +179,7 @@ def export(
 
 
 def parse_scale(text: str) -> tuple[float, float]:
-    """The two numbers of `MIN..MAX`. Raises UsageError unless both are finite and they differ."""
+    """Parse `MIN..MAX`. Raises UsageError unless both are finite and differ."""
     low, separator, high = text.partition("..")
     try:
         pair = (float(low), float(high))
@@ -199,7 +199,7 @@ _LARGEST = 1e6
 def _report(
     artifact: Artifact, store: Path | None, output: OutputFormat, *, are_labels_given: bool
 ) -> None:
-    """Prints the new version's folder on stdout and what is in it on stderr; or all as JSON."""
+    """Print the new version's folder on stdout and its details on stderr, or all of it as JSON."""
     from mlserve.cli.contract import contract_lines
 
     manifest = artifact.manifest
@@ -227,7 +227,7 @@ def _report(
 
 
 def _tell_of_shared_labels(labels: Sequence[str], *, are_given: bool) -> None:
-    """Says which labels stand for several classes; a warning of those that the user gave."""
+    """Report labels that stand for several classes; warn if the user gave the labels."""
     from mlserve.labels import repeated
 
     shared = repeated(labels)
@@ -239,7 +239,7 @@ def _tell_of_shared_labels(labels: Sequence[str], *, are_given: bool) -> None:
 
 
 def _origin(pipeline: ImagePipeline) -> str:
-    """Where a background class that the labels do not list comes from; nothing for none."""
+    """Explain where a background class without a label comes from; empty if there is none."""
     if not pipeline.class_offset:
         return ""
     count = pipeline.scored_classes - 1
@@ -257,7 +257,7 @@ def _next_step(artifact: Artifact, backend: str, store: Path | None) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A Progress that draws on stderr when that is a terminal, and is silent when it is not."""
+    """Yield a Progress that draws on stderr if that is a terminal, else stays silent."""
     from mlserve.export import no_progress
 
     if not is_interactive():

@@ -1,4 +1,4 @@
-"""`mlserve logs`: the log of a server, also of one that has ended."""
+"""`mlserve logs`: show the log of a running or ended server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def logs(
 
 
 def _write(chunks: Iterable[bytes]) -> None:
-    """Writes a log as it is, but for a terminal, which must not obey what strangers put into it."""
+    """Write a log unchanged, but escape it on a terminal, which must not obey strangers' text."""
     decoder = getincrementaldecoder("utf-8")("backslashreplace")
     for chunk in chunks:
         if sys.stdout.isatty():
@@ -61,7 +61,7 @@ def _write(chunks: Iterable[bytes]) -> None:
 
 
 def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
-    """The log to show, with the record of the server that still writes to it."""
+    """Return the log to show, with the record of the server that still writes to it."""
     from mlserve.launch.logs import log_path, newest
     from mlserve.launch.records import select
     from mlserve.launch.running import reconcile

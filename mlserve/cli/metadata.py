@@ -1,4 +1,4 @@
-"""`mlserve metadata`: what a server says of a model."""
+"""`mlserve metadata`: show a served model's signatures and pipeline."""
 
 from __future__ import annotations
 

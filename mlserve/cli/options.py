@@ -1,8 +1,8 @@
-"""Groups of options that several commands share, each declared once.
+"""Options shared by several commands, each declared once.
 
-`ServerChoice` is the server to ask, for `predict`, `status` and `metadata`. The options of `up` are
+`ServerChoice` selects the server for `predict`, `status` and `metadata`. The options of `up` are
 the fields of classes elsewhere (`mlserve.settings.Options`). Typer reads a command's options from
-its signature, so `with_server_choice` and `with_options` put them there.
+its signature, so `with_server_choice` and `with_options` add them there.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ StoreOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class ServerChoice:
-    """The server to ask, and what to show to it: one option of the command for each field."""
+    """The server to ask, and credentials for it: one option of the command for each field."""
 
     endpoint: Annotated[
         str | None,
@@ -155,11 +155,11 @@ class ServerChoice:
     ] = None
 
     def find(self, deadline: Deadline) -> FoundServer:
-        """The server that the options mean.
+        """Return the server that the options select.
 
-        Raises Unavailable when none runs, DeadlineExceeded when the file system does not answer,
-        and UsageError when several servers fit, for a bad file, or when --endpoint is given beside
-        what chooses among the running ones.
+        Raises Unavailable if none runs, DeadlineExceeded if the file system does not answer, and
+        UsageError if several servers match, for a bad file, or if --endpoint is combined with
+        options that select among the running ones.
         """
         if self.endpoint is None:
             return self._find_running(deadline)
@@ -204,7 +204,7 @@ class ServerChoice:
         return Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
 
     def _tls_beside(self, record: ServerRecord, deadline: Deadline) -> Tls | None:
-        """The files for a server of `mlserve up`: those that were given go first."""
+        """Return the TLS files for a server of `mlserve up`; options take precedence."""
         recorded, given = _recorded_tls(record, deadline), self._tls()
         if recorded is None or given is None:
             return recorded
@@ -233,10 +233,9 @@ class FoundServer:
     has_random_weights: bool = False
 
     def connect(self, **more: Unpack[ConnectionOptions]) -> Client:
-        """A client of the server; nothing is sent yet.
+        """Return a client of the server; sends nothing yet.
 
-        Warns of a token that would cross a network unencrypted. Raises UsageError for a bad
-        endpoint.
+        Warns if a token would cross a network unencrypted. Raises UsageError for a bad endpoint.
         """
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -248,13 +247,13 @@ class FoundServer:
 
 
 def address_json(client: Client) -> dict[str, str | None]:
-    """Where and how a client asked, as data."""
+    """Return a client's endpoint and API as data."""
     endpoint = client.endpoint
     return {"endpoint": str(endpoint), "protocol": endpoint.protocol, "api": client.api}
 
 
 def with_server_choice(command: Command) -> Command:
-    """Decorates a command that takes a `choice`, in whose place the options of it stand."""
+    """Decorate a command with a parameter `choice`: replace it by the options of ServerChoice."""
 
     @wraps(command)
     def with_choice(**values: Any) -> None:
@@ -278,9 +277,9 @@ def _choices() -> list[inspect.Parameter]:
 
 
 def with_options(*groups: type[Options]) -> Callable[[Command], Command]:
-    """Gives a command an option for each field of these classes; it gets them by keyword.
+    """Decorate a command with an option for each field of these classes, passed by keyword.
 
-    Typer reads the options from the signature, where they stand in the place of `**options`.
+    Typer reads the options from the signature, where they replace `**options`.
     """
 
     def decorate(command: Command) -> Command:

@@ -1,7 +1,7 @@
-"""What commands print: data on stdout, everything else on stderr.
+"""Output of commands: data on stdout, everything else on stderr.
 
-Names of models, signatures and labels, and messages of servers, are a stranger's words: whatever a
-terminal would obey, or show in another order, is printed as an escape.
+Names of models, signatures and labels, and messages of servers, are untrusted: whatever a terminal
+would obey, or show in another order, is printed as an escape.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class OutputFormat(StrEnum):
-    """How a command prints its data."""
+    """Formats of a command's data."""
 
     TEXT = "text"
     JSON = "json"
 
 
 _KEPT = "\n\t"
-"""Characters that are printed as they are, though they are not printable."""
+"""Characters printed as they are, though Python does not count them as printable."""
 OutputOption = Annotated[
     OutputFormat, typer.Option("--output", help="The format of what the command prints.")
 ]
@@ -40,28 +40,28 @@ _GAP = "  "
 _BELOW = " " * 4
 _COMMANDS = ("pip ", "mlserve ")
 _NARROWEST = 24
-"""A column that is narrower is not worth wrapping text into."""
+"""Least width of a column worth wrapping text into."""
 _WIDTH = 20
 _CLEAR = "\r\x1b[K"
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
-    """Prints a text of the command's data on stdout, made printable."""
+    """Print a text of the command's data on stdout, made printable."""
     typer.echo(escaped(text, _KEPT) + end, nl=False)
 
 
 def note(message: str) -> None:
-    """Tells the user something that is not the command's data, on stderr, made printable."""
+    """Print a message that is not the command's data on stderr, made printable."""
     typer.echo(escaped(message, _KEPT), err=True)
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:
-    """Prints data as JSON; without an indent on one line."""
+    """Print data as JSON, on one line if `indent` is None."""
     typer.echo(json_text(data, indent=indent))
 
 
 def json_text(data: Any, *, indent: int | None = None) -> str:
-    """Data as JSON that no terminal obeys: what is not printable is escaped, as JSON can."""
+    """Return data as JSON, with unprintable characters escaped so that no terminal obeys them."""
     text = json.dumps(data, indent=indent, ensure_ascii=False)
     return "".join(
         char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
@@ -69,9 +69,9 @@ def json_text(data: Any, *, indent: int | None = None) -> str:
 
 
 def print_error(error: MlserveError, *, as_json: bool) -> None:
-    """Prints an error on stderr: `error: ...` and `hint: ...`, or one JSON object.
+    """Print an error on stderr: `error: ...` and `hint: ...`, or one JSON object.
 
-    The end of a server's log, where the error has it, comes last.
+    If the error has the end of a server's log, that comes last.
     """
     if as_json:
         typer.echo(json_text({"error": error_json(error)}), err=True)
@@ -86,7 +86,7 @@ def print_error(error: MlserveError, *, as_json: bool) -> None:
 
 
 def error_json(error: MlserveError) -> dict[str, Any]:
-    """An error as data: its kind, message, hint and exit code, and what else there is to know."""
+    """Return an error as data: its kind, message, hint, exit code and details."""
     return {
         "kind": error.kind,
         "message": error.message,
@@ -97,7 +97,7 @@ def error_json(error: MlserveError) -> dict[str, Any]:
 
 
 def is_interactive() -> bool:
-    """Whether stderr is a terminal: progress is shown only there."""
+    """Return whether stderr is a terminal; progress is shown only there."""
     return sys.stderr.isatty()
 
 
@@ -106,11 +106,11 @@ def print_table(
     rows: Sequence[Sequence[str]],
     below: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Prints rows under an upper-case header, in columns as wide as their widest cell.
+    """Print rows under an upper-case header, in columns as wide as their widest cell.
 
-    `below` are the lines that stand under each row. What is wider than the terminal (80 columns
-    where there is none) is wrapped: the last column in its place, or below its row where it has no
-    room. Nothing is cut, so a long name can still make a line longer.
+    `below` are the lines under each row. Text wider than the terminal (80 columns if there is none)
+    is wrapped: the last column in place, or below its row if it has no room. Nothing is cut, so a
+    long name can still make a line longer.
     """
     lines = [
         [name.upper() for name in header],
@@ -131,19 +131,19 @@ def print_table(
 
 
 def fix_line(fix: str) -> str:
-    """The line that tells a fix. One that is a command is printed in one piece, to be copied."""
+    """Return the line for a fix. A command is kept in one piece, so that it can be copied."""
     line = f"fix: {fix}"
     return _Whole(line) if fix.startswith(_COMMANDS) else line
 
 
 class _Whole(str):
-    """A text that is not wrapped, however narrow the terminal is."""
+    """A text that is never wrapped, however narrow the terminal."""
 
     __slots__ = ()
 
 
 def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
-    """Prints text, wrapped to the terminal; `first` (default: `indent`) begins its first line."""
+    """Print text wrapped to the terminal; `first` (default: `indent`) begins its first line."""
     width = max(_columns() - len(indent), _NARROWEST)
     begin = indent if first is None else first
     if isinstance(text, _Whole):
@@ -161,18 +161,18 @@ def _columns() -> int:
 class StatusLine:
     """A line on a terminal that the next one replaces.
 
-    It is cleared before anything else is printed, so that it never mixes with the data.
+    Clear it before printing anything else, so that it never mixes with the data.
     """
 
     def __init__(self) -> None:
         self._is_shown = is_interactive()
 
     def show(self, text: str) -> None:
-        """Shows that text, cut to the width of the terminal."""
+        """Show the text, cut to the width of the terminal."""
         self._write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
 
     def clear(self) -> None:
-        """Clears the line."""
+        """Clear the line."""
         self._write(_CLEAR)
 
     def _write(self, text: str) -> None:
@@ -182,7 +182,7 @@ class StatusLine:
 
 
 class ProgressLine(StatusLine):
-    """How many of `total` are done, and which one runs; nothing is shown for a total of 0."""
+    """Shows how many of `total` are done, and the current one; nothing for a total of 0."""
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class ProgressLine(StatusLine):
         self._is_shown = self._is_shown and total > 0
 
     def draw(self, done: int, name: str) -> None:
-        """Shows that `done` are done and `name` runs."""
+        """Show that `done` are done and `name` runs."""
         filled = _WIDTH * done // self._total if self._total else 0
         bar = "#" * filled + "." * (_WIDTH - filled)
         self.show(f"[{bar}] {done}/{self._total} {readable(name)}")
@@ -201,10 +201,10 @@ class OutputLost(UsageError):
 
 
 def guard_streams() -> None:
-    """Makes standard output raise OutputLost where it cannot be written, and stderr lose the text.
+    """Make a failing standard output raise OutputLost, and a failing stderr drop its text.
 
-    Called before anything is opened: what is, gets the number of a stream that was closed, and what
-    is meant for the stream. `sys.stdin` and `sys.stdout` stay None where they were closed.
+    Called before any file is opened: a new file would take the number of a closed stream, and
+    receive its text. `sys.stdin` and `sys.stdout` stay None if they were closed.
     """
     closed = [n for n, file in enumerate((sys.stdin, sys.stdout, sys.stderr)) if file is None]
     _occupy(closed)
@@ -214,7 +214,7 @@ def guard_streams() -> None:
 
 
 def require_output() -> None:
-    """Raises OutputLost when standard output was closed (`>&-`): what is printed would be lost."""
+    """Raise OutputLost if standard output was closed (`>&-`): anything printed would be lost."""
     if sys.stdout is None:
         raise OutputLost(
             "standard output is closed", hint="send it to /dev/null if it is not wanted"
@@ -222,7 +222,7 @@ def require_output() -> None:
 
 
 def require_input() -> None:
-    """Raises UsageError when standard input was closed (`<&-`)."""
+    """Raise UsageError if standard input was closed (`<&-`)."""
     if sys.stdin is None:
         raise UsageError(
             "standard input (-) is closed",
@@ -231,9 +231,9 @@ def require_input() -> None:
 
 
 class _Output(io.FileIO):
-    """Standard output. Once something was lost, so is the rest of the buffer, without a word.
+    """Standard output that fails once, and then silently drops the rest.
 
-    The interpreter tries to write it again when it ends.
+    Without that, the interpreter would fail again when it flushes the buffer at exit.
     """
 
     _is_lost = False
@@ -252,7 +252,7 @@ class _Output(io.FileIO):
 
 
 class _Errors(io.FileIO):
-    """Standard error. Where it cannot be written nobody can be told: the exit code must do."""
+    """Standard error that drops what it cannot write: only the exit code can report that."""
 
     def write(self, data: ReadableBuffer) -> int:
         try:
@@ -262,7 +262,7 @@ class _Errors(io.FileIO):
 
 
 def _occupy(numbers: Sequence[int]) -> None:
-    """Opens the null device under these numbers."""
+    """Open the null device under these file descriptors."""
     if numbers:
         null = os.open(os.devnull, os.O_RDWR)
         for number in numbers:

@@ -1,4 +1,4 @@
-"""`mlserve plugins`: what is installed, what is missing or broken, and the fix."""
+"""`mlserve plugins`: list what is installed, missing or broken, with the fix."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PluginPart:
-    """One backend or model source, or a plugin that gives neither because it is not usable.
+    """A backend or model source, or a plugin that provides neither because it is not usable.
 
-    `status` is `installed`, `missing` (it or a module it needs) or `broken`; `fix` is the way out
-    of the last two.
+    `status` is `installed`, `missing` (it or a module it needs) or `broken`; `fix` repairs the last
+    two.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""`mlserve predict`: asks a running server what is in image files, each under a deadline."""
+"""`mlserve predict`: ask a running server about image files, each under a deadline."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MEANINGLESS = (
 
 
 class PredictFormat(StrEnum):
-    """How the answers are printed."""
+    """Output formats of the answers."""
 
     TEXT = "text"
     JSON = "json"
@@ -121,9 +121,9 @@ def predict(
 
 
 class Predictor:
-    """Asks one client about each image in turn, and hands the answers to a printer.
+    """Asks one client about each image in turn, and passes the answers to a printer.
 
-    `is_random` says that the server is known to serve random weights, whatever its answers say.
+    `is_random`: the server is known to serve random weights, even if its answers do not say so.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class Predictor:
         self._exit_code = 0
 
     def run(self, inputs: Inputs, deadline: Deadline) -> int:
-        """Asks about every image, and returns the exit code of the first error, else 0.
+        """Ask about every image, and return the exit code of the first error, else 0.
 
-        `deadline` is that of the first image; each of the others has one as long, counted from its
-        turn. An error that the printer does not take is raised.
+        `deadline` is that of the first image; each later image gets as much time, counted from its
+        turn. Errors that the printer does not handle are raised.
         """
         progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
         try:
@@ -175,7 +175,7 @@ class Predictor:
         self._show.prediction(name, outcome)
 
     def _tell(self, count: int, shortfall: str) -> None:
-        """Says once for each reason that there are fewer scores than were asked for."""
+        """Warn, once for each reason, that there are fewer scores than requested."""
         if shortfall not in self._shortfalls:
             note(f"note: {count} of the {self._top_k} best labels: {shortfall}")
         self._shortfalls.add(shortfall)
@@ -187,7 +187,7 @@ class Predictor:
 
 
 class Printer(Protocol):
-    """Where answers and errors go, in the order of the images. `finish` comes after the last."""
+    """Prints answers and errors, in the order of the images; `finish` follows the last."""
 
     def prediction(self, name: str, answer: Prediction) -> None: ...
     def error(self, name: str, error: MlserveError) -> None: ...
@@ -195,7 +195,7 @@ class Printer(Protocol):
 
 
 def printer(output: str, *, is_batch: bool, has_scores: bool) -> Printer:
-    """The printer for an output format (text, json, jsonl).
+    """Return the printer for an output format (text, json, jsonl).
 
     `is_batch`: several images were given. `has_scores`: text shows the scores too.
     """
@@ -207,21 +207,21 @@ def printer(output: str, *, is_batch: bool, has_scores: bool) -> Printer:
 
 
 class _Immediate:
-    """A printer that has nothing left to print after the last answer."""
+    """A printer with nothing left to print after the last answer."""
 
     def finish(self) -> None:
         return
 
 
 class _OneImage(_Immediate):
-    """A printer for one image: its error is the command's error."""
+    """A printer for one image, whose error is the command's error."""
 
     def error(self, name: str, error: MlserveError) -> None:
         raise error
 
 
 class LabelPrinter(_OneImage):
-    """The label on the first line; then, when asked for, `score<TAB>index<TAB>label` a line."""
+    """Prints the label on the first line, then, if requested, `score<TAB>index<TAB>label` lines."""
 
     def __init__(self, *, has_scores: bool) -> None:
         self._has_scores = has_scores
@@ -233,7 +233,7 @@ class LabelPrinter(_OneImage):
 
 
 class LinesPrinter(_Immediate):
-    """`file<TAB>label` a line; with scores K a file: `file<TAB>score<TAB>index<TAB>label`."""
+    """Prints `file<TAB>label` lines, or K lines a file: `file<TAB>score<TAB>index<TAB>label`."""
 
     def __init__(self, *, has_scores: bool) -> None:
         self._has_scores = has_scores
@@ -247,7 +247,7 @@ class LinesPrinter(_Immediate):
             say(f"{file}\t{_score_line(row)}")
 
     def error(self, name: str, error: MlserveError) -> None:
-        # Not wherever the name occurs in it: a file can be called `image`.
+        # Only at its start: a file may be called `image`, which occurs in other messages.
         is_named = error.message.startswith(f"{name} cannot be read")
         note(f"error: {error.message}" if is_named else f"error: {readable(name)}: {error.message}")
         if error.hint:
@@ -255,14 +255,14 @@ class LinesPrinter(_Immediate):
 
 
 class ObjectPrinter(_OneImage):
-    """One indented object."""
+    """Prints one indented object."""
 
     def prediction(self, name: str, answer: Prediction) -> None:
         print_json(_row(name, answer))
 
 
 class BatchPrinter:
-    """One indented object `{"predictions": [...]}`; a row of a failed image has `error`."""
+    """Prints one indented object `{"predictions": [...]}`; a failed image's row has `error`."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
@@ -278,7 +278,7 @@ class BatchPrinter:
 
 
 class JsonlPrinter(_Immediate):
-    """One object a line, at once; a row of a failed image has `error`."""
+    """Prints one object a line, immediately; a failed image's row has `error`."""
 
     def prediction(self, name: str, answer: Prediction) -> None:
         print_json(_row(name, answer), indent=None)
@@ -296,23 +296,23 @@ def _error_row(name: str, error: MlserveError) -> dict[str, Any]:
 
 
 def _score_line(row: Score) -> str:
-    """`score<TAB>index<TAB>label`: the label is last, whatever is in it."""
+    """Return `score<TAB>index<TAB>label`, the label last because it may contain anything."""
     return f"{row.score:.4f}\t{'' if row.index is None else row.index}\t{readable(row.label)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The names of the images in order; `is_batch` is False for one file, given as such."""
+    """Image names in order; `is_batch` is False for a single file given as such."""
 
     names: tuple[str, ...]
     is_batch: bool
 
 
 def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
-    """The images that the arguments stand for, folders walked.
+    """Return the images that the arguments stand for, with folders expanded.
 
-    Raises UsageError for a folder without images, two uses of standard input or a closed one, or a
-    single file that is not there, and DeadlineExceeded when the file system does not answer.
+    Raises UsageError for a folder without images, standard input used twice or closed, or a single
+    file that does not exist, and DeadlineExceeded if the file system does not answer.
     """
     if arguments.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once", hint="give - once")
@@ -326,10 +326,10 @@ def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
 
 
 def open_input(name: str) -> str | BinaryIO:
-    """What to hand to the client for that name.
+    """Return what to pass to the client for that name.
 
-    Standard input is read without a buffer: a buffer that a stalled reader holds would abort the
-    process at its end.
+    Standard input is unbuffered: a buffer locked by a stalled reader would abort the process at
+    exit.
     """
     return open(0, "rb", buffering=0, closefd=False) if name == STDIN else name
 
@@ -352,7 +352,7 @@ def _expand(arguments: Sequence[str]) -> list[str]:
 
 
 def _require(name: str) -> None:
-    """Raises UsageError for a file that is not there, before anything is said of servers."""
+    """Raise UsageError for a missing file, before any message about servers."""
     try:
         Path(name).stat()
     except OSError as error:

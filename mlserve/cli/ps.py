@@ -1,4 +1,4 @@
-"""`mlserve ps`: the servers that `mlserve up` started."""
+"""`mlserve ps`: list the servers that `mlserve up` started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlserve status`: the versions of a model on a server and their states."""
+"""`mlserve status`: show the versions of a model on a server and their states."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def status(
 
 
 def _load(client: Client, deadline: Deadline) -> ServerLoad | None:
-    """The server's load; None when it does not say: the states are the answer all the same."""
+    """Return the server's load; None if that fails, because the states are the actual answer."""
     try:
         return client.load(timeout=deadline)
     except MlserveError:

@@ -1,4 +1,4 @@
-"""`mlserve up`: a server for an exported model, in the background or the foreground."""
+"""`mlserve up`: start a server for an exported model, in the background or the foreground."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A command line that cannot be understood: what is wrong with it, and what was probably meant.
+"""Errors for command lines that cannot be parsed, with suggestions of what was meant.
 
-Typer finds these mistakes before a command runs; here they become the UsageError of everything
-else, so that they are printed by the same boundary.
+Typer finds these mistakes before a command runs; they are turned into UsageErrors, so that the same
+boundary prints them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _COMMANDS = {
     "plugins": ("backends", "models"),
     "doctor": ("check", "diagnose", "env"),
 }
-"""Words of other tools, by the command that does it here."""
+"""Commands of other tools, by the command that does the same here."""
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "--port": ("--grpc-port", "--rest-port", "--endpoint"),
     "-p": ("--grpc-port", "--rest-port", "--endpoint"),
@@ -66,20 +66,21 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "-V": ("--version",),
     "-v": ("--version",),
 }
-"""Options of other tools, by what they may be called here; the first that a command has counts."""
+"""Options of other tools, by their possible names here; the first one that a command has is used.
+"""
 _OUTPUT = "--output"
 _ASKS_FOR_JSON = re.compile(r"(^| )--output[ =]jsonl?( |$)")
 _WORDS = "mlserve.hints"
-"""Where a context keeps the whole command line."""
+"""Key under which a context keeps the whole command line."""
 _SAID = re.compile(r"(?:'(?P<quoted>.*)'|(?P<bare>\S+)) is not ")
-"""How Typer begins its message about a value."""
+"""Start of Typer's message about an invalid value."""
 
 
 class Command(TyperCommand):
-    """A command whose wrong calls are UsageErrors."""
+    """A command whose usage errors are UsageErrors."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the words after the command's name."""
+        """Parse the words after the command's name."""
         ctx.allow_extra_args = True
         with _understood(ctx):
             rest = super().parse_args(ctx, args)
@@ -89,10 +90,10 @@ class Command(TyperCommand):
 
 
 class CommandGroup(TyperGroup):
-    """The commands; a wrong name, or a wrong option in front of one, is a UsageError."""
+    """The commands; a wrong name, or a wrong option before it, is a UsageError."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the words in front of the command's name; no word at all shows the help."""
+        """Parse the words before the command's name; show the help if there are none."""
         if not args:
             return super().parse_args(ctx, args)
         ctx.meta[_WORDS] = tuple(args)
@@ -100,14 +101,14 @@ class CommandGroup(TyperGroup):
             return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that the first word names."""
+        """Return the command that the first word names."""
         if args[0] not in self.commands and not ctx.resilient_parsing:
             raise _unknown_command(self, args)
         return super().resolve_command(ctx, args)
 
 
 def asks_for_json(args: Sequence[str]) -> bool:
-    """Whether these words of a command line ask for JSON, also where the rest makes no sense."""
+    """Return whether a command line asks for JSON, even if the rest of it is invalid."""
     words = list(args)
     if "--" in words:
         words = words[: words.index("--")]
@@ -116,7 +117,7 @@ def asks_for_json(args: Sequence[str]) -> bool:
 
 @contextmanager
 def _understood(ctx: Any) -> Iterator[None]:
-    """Turns what Typer says of the words into a UsageError."""
+    """Turn Typer's errors about the words into UsageErrors."""
     try:
         yield
     except typer.TyperException as error:
@@ -124,7 +125,7 @@ def _understood(ctx: Any) -> Iterator[None]:
 
 
 def _usage_error(ctx: Any, error: typer.TyperException) -> UsageError:
-    """The error in our words. Typer's classes are private: what they carry tells them apart."""
+    """Return the error in our words. Typer's classes are private, so attributes identify them."""
     name, param = getattr(error, "option_name", None), getattr(error, "param", None)
     if name is not None and name not in _options_of(ctx.command):
         return _unknown_option(ctx, name)
@@ -182,7 +183,7 @@ def _unknown_option(ctx: Any, name: str) -> UsageError:
 
 
 def _elsewhere(ctx: Any, name: str) -> str:
-    """Which commands have the option that this one has not."""
+    """Name the commands that have the option that this one lacks."""
     group = ctx.find_root().command
     having = [
         command.name
@@ -240,7 +241,7 @@ def _extra_word(ctx: Any, word: str) -> UsageError:
 
 
 def _guesses(word: str) -> Iterator[tuple[str, bool]]:
-    """The options that the word may be the value of, and whether it looks like it."""
+    """Yield options that may take the word as their value, and whether it looks like one."""
     from mlserve import plugins
 
     path = Path(word)
@@ -252,13 +253,13 @@ def _guesses(word: str) -> Iterator[tuple[str, bool]]:
 
 
 def _options_of(command: Any) -> list[str]:
-    """Every spelling of every option of a command."""
+    """Return every spelling of every option of a command."""
     found = (name for param in command.params for name in (*param.opts, *param.secondary_opts))
     return [name for name in found if name.startswith("-")]
 
 
 def _option(param: Any) -> str:
-    """How an option or an argument is written: its long form, or its metavar."""
+    """Return an option's long form, or an argument's metavar."""
     names = [name for name in param.opts if name.startswith("--")]
     return str(names[0] if names else param.metavar or param.human_readable_name)
 

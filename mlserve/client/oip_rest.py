@@ -91,7 +91,7 @@ class OipRest:
         return Call(f"{_path(ModelRef(model.name, None))}{part}/ready", None)
 
     def read_ready(self, reply: Reply) -> bool:
-        """Return whether it is ready: an empty body means yes, as "not ready" is an error status."""
+        """Return whether it is ready; an empty body means yes: "not ready" is an error status."""
         return not reply.body.strip() or parse_json(reply.body).get("ready") is not False
 
 

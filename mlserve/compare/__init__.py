@@ -1,1 +1,1 @@
-"""Compares backends and endpoints: stage by stage, end to end, and in time."""
+"""Compare backends and endpoints: stage by stage, end to end, and in time."""

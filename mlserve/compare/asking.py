@@ -1,4 +1,4 @@
-"""Starts a server for each target, asks all about the same images in turn, compares the answers."""
+"""Start a server for each target, send all targets the same images, and compare the answers."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from mlserve.launch.up import LaunchedServer, UpRequest, request_up, start, with
 Tell = Callable[[str], None]
 """Called with what is being started."""
 Progress = Callable[[int, str], None]
-"""Called with how many images are done, and the name of the next."""
+"""Called with the number of finished images, and the name of the next."""
 
 _HOST = "127.0.0.1"
 _WARM_UPS = 3
 _ANY_BAD_IMAGE = "invalid_input"
-"""The kind that an API says which has no finer ones, such as gRPC's INVALID_ARGUMENT."""
+"""Error kind of an API without finer ones, such as gRPC's INVALID_ARGUMENT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A target that answers at `endpoint`. What is None is not known of a foreign endpoint."""
+    """A target that answers at `endpoint`. None means unknown, as for a given endpoint."""
 
     target: ComparedTarget
     endpoint: str
@@ -48,7 +48,7 @@ class Served:
     ready_seconds: float | None = None
 
     def rss(self) -> int | None:
-        """The resident memory of the server's process now, in bytes; None when it is gone."""
+        """Return the server's resident memory in bytes; None if its process is gone."""
         if self.pid is None:
             return None
         try:
@@ -58,9 +58,9 @@ class Served:
 
 
 def requests_for(targets: Sequence[ComparedTarget]) -> list[UpRequest | None]:
-    """The servers to start for the targets; None for an endpoint, which runs already.
+    """Return the servers to start for the targets; None for an endpoint, which already runs.
 
-    Each is mlserve's own, so that what differs is the runtime. Raises PluginError for a runtime
+    Each is mlserve's own server, so that only the runtimes differ. Raises PluginError for a runtime
     that is not installed.
     """
     where = ports.PortRequest(_HOST, 0, 0)
@@ -77,12 +77,11 @@ def served(
     interrupts: Interrupts,
     tell: Tell,
 ) -> Iterator[list[Served]]:
-    """The targets, all answering; the servers that were started for it are stopped at the end.
+    """Yield the targets, all answering; stop the servers started here at the end.
 
-    They start one after the other, so that none is in the way of another's time to ready. Raises
-    as `mlserve up` does.
+    They start one after the other, so that none slows another's start. Raises as `mlserve up` does.
     """
-    # It takes a while to import, which is no part of a server's time to ready.
+    # Its slow import must not count as a server's time to ready.
     import_module("mlserve.client")
     with ExitStack() as stack:
         found = []
@@ -119,12 +118,12 @@ def _stop(server: LaunchedServer, interrupts: Interrupts) -> None:
 
 
 def _say_nothing(_line: str) -> None:
-    """Nothing is said of ports that the system chose."""
+    """Print nothing about ports that the system chose."""
 
 
 @dataclass(frozen=True, slots=True)
 class _TimedAnswer:
-    """What a target said of an image, and how long it took; one of the two is None."""
+    """A target's answer or error for an image, the other being None, and the time it took."""
 
     prediction: Prediction | None
     error: MlserveError | None
@@ -133,17 +132,17 @@ class _TimedAnswer:
 
 @dataclass(slots=True)
 class ImagePanel:
-    """The clients of the targets that are asked. `timeout` (seconds) is that of one question."""
+    """Clients of the targets. `timeout` (seconds) applies to each request."""
 
     clients: list[Client]
     timeout: float
 
     def ask_all(self, images: Sequence[str], runs: int, progress: Progress) -> list[list[Row]]:
-        """A row for each target and image, over `runs` rounds of all images.
+        """Return a row for each target and image, over `runs` rounds of all images.
 
-        Every target is asked about an image before the next image comes, another one first each
-        time. Raises UsageError for a file that cannot be read, and what a target fails with before
-        it has answered at all.
+        All targets are asked about an image before the next image, starting with another target
+        each time. Raises UsageError for a file that cannot be read, and a target's error if it has
+        not answered yet.
         """
         self._warm_up(images)
         rows = [[Row(image) for image in images] for _ in self.clients]
@@ -167,7 +166,7 @@ class ImagePanel:
                     break
 
     def _ask(self, image: bytes, first: int) -> list[_TimedAnswer]:
-        """The answer of each target, in the targets' order, the one of that number asked first."""
+        """Return the answers in the targets' order, asking the target numbered `first` first."""
         count = len(self.clients)
         order = [(first + step) % count for step in range(count)]
         answers = {target: _answer(self.clients[target], image, self.timeout) for target in order}
@@ -175,7 +174,7 @@ class ImagePanel:
 
 
 def panel(served: Sequence[Served], timeout: float, stack: ExitStack) -> ImagePanel:
-    """A client for each target, closed with `stack`; `timeout` is that of one question."""
+    """Return a client for each target, closed with `stack`; `timeout` applies to each request."""
     clients = [
         stack.enter_context(
             Client(
@@ -191,10 +190,10 @@ def panel(served: Sequence[Served], timeout: float, stack: ExitStack) -> ImagePa
 
 
 def score_difference(one: Sequence[Score], other: Sequence[Score]) -> float | None:
-    """The largest difference between the best scores of two answers; None without scores.
+    """Return the largest difference between two answers' best scores; None without scores.
 
-    A label that only one of them lists has, in the other, at most the score of its last label: the
-    difference is at least what lies between.
+    If only one answer lists a label, its score in the other is at most that of the other's last
+    label, so the difference is at least the gap to that.
     """
     if not one or not other:
         return None
@@ -205,7 +204,7 @@ def score_difference(one: Sequence[Score], other: Sequence[Score]) -> float | No
 
 
 def _by_label(scores: Sequence[Score]) -> dict[tuple[str, int], float]:
-    """The scores by label; of labels that are equal, by their place among them too."""
+    """Return the scores by label and, for equal labels, their position among them."""
     seen: Counter[str] = Counter()
     found = {}
     for row in scores:
@@ -232,7 +231,7 @@ def _answer(client: Client, image: bytes, timeout: float) -> _TimedAnswer:
 
 
 def _add(row: Row, reference: _TimedAnswer, answer: _TimedAnswer) -> None:
-    """Enters one more answer into the row; what was worst before stays."""
+    """Add one more answer to the row, which keeps the worst values so far."""
     if answer.prediction:
         row.label = answer.prediction.label
         row.score = answer.prediction.scores[0].score if answer.prediction.scores else None

@@ -1,4 +1,4 @@
-"""What a comparison found, for people: tables (also for the terminal), plots, and one HTML page."""
+"""Report of a comparison: tables (also for the terminal), plots, and one HTML page."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _ABOUT = (
 
 
 def page(found: Comparison) -> str:
-    """The whole report: the verdict, the targets, the plots, what differs, and every image."""
+    """Return the whole report: the verdict, targets, plots, differences, and every image."""
     parts = [
         "<h1>mlserve compare</h1>",
         _verdict(found),
@@ -115,28 +115,28 @@ def _footer(found: Comparison) -> str:
 
 
 def difference_rows(found: Comparison) -> list[list[str]]:
-    """A row for each target: largest differences from the reference, end to end the mean too."""
+    """Return a row for each target: its largest differences; end to end, also the mean."""
     return [_difference_row(result, is_reference=not i) for i, result in enumerate(found.targets)]
 
 
 def cost_rows(found: Comparison) -> list[list[str]]:
-    """A row for each target: the times of its answers, its memory, its time to ready."""
+    """Return a row for each target: its latencies, memory, and time to ready."""
     return [_cost_row(result) for result in found.targets]
 
 
 def worst_rows(found: Comparison) -> list[list[str]]:
-    """The images that are furthest from the reference, worst first; none where all are equal."""
+    """Return the images furthest from the reference, worst first; none if all are equal."""
     pairs = _pairs(found)
     return [_image_row(*pair) for pair in pairs if badness(pair[1]) > 0][:_WORST]
 
 
 def image_rows(found: Comparison) -> list[list[str]]:
-    """Every image in every target but the reference, worst first."""
+    """Return every image of every target but the reference, worst first."""
     return [_image_row(*pair) for pair in _pairs(found)]
 
 
 def problem_rows(found: Comparison) -> list[list[str]]:
-    """Everything that keeps the targets from being the same."""
+    """Return every disagreement with the reference."""
     return [
         [problem.target, readable(problem.image), readable(problem.what)]
         for problem in found.problems
@@ -144,7 +144,7 @@ def problem_rows(found: Comparison) -> list[list[str]]:
 
 
 def verdict(found: Comparison) -> str:
-    """One line that says whether all are the same."""
+    """Return one line that says whether all targets agree."""
     images, targets = len(found.images), len(found.targets)
     refused = _refused(found)
     compared = _counted(images, "image") + (f" ({refused} refused by all)" if refused else "")
@@ -156,7 +156,7 @@ def verdict(found: Comparison) -> str:
 
 
 def short(value: float | None) -> str:
-    """A difference in few characters; `-` for none, `inf` for other shapes."""
+    """Return a difference in few characters; `-` for none, `inf` for other shapes."""
     if value is None:
         return _NOTHING
     return "0" if value == 0 else f"{value:.2g}"
@@ -206,7 +206,7 @@ def _largest(found: Difference | None) -> str:
 
 
 def _refused(found: Comparison) -> int:
-    """How many images no target took."""
+    """Count the images that no target accepted."""
     return sum(
         all(row.label is None for row in of_image)
         for of_image in zip(*(result.rows for result in found.targets), strict=True)
@@ -219,7 +219,7 @@ def _counted(count: int, what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _PlotAxis:
-    """Values between `low` and `high`, mapped to pixels between `start` and `end`."""
+    """Maps values between `low` and `high` to pixels between `start` and `end`."""
 
     low: float
     high: float
@@ -232,7 +232,7 @@ class _PlotAxis:
 
 
 def latency_plot(found: Comparison) -> str:
-    """For each target the share of answers that came within a time, in milliseconds."""
+    """Plot, for each target, the share of answers within a time in milliseconds."""
     timed = [result for result in found.targets if result.milliseconds]
     if not timed:
         return "<p>No target answered.</p>"
@@ -246,7 +246,7 @@ def latency_plot(found: Comparison) -> str:
 
 
 def difference_plot(found: Comparison) -> str:
-    """For each image the largest score difference from the reference, on a logarithmic scale."""
+    """Plot, for each image, the largest score difference from the reference, on a log scale."""
     compared = [(result, _apart(result)) for result in found.targets]
     compared = [(result, values) for result, values in compared if values]
     if not compared:
@@ -269,7 +269,7 @@ def difference_plot(found: Comparison) -> str:
 
 
 def _ticks(longest: float) -> list[float]:
-    """Round numbers from 0 to `longest`, about six of them."""
+    """Return about six round numbers from 0 to `longest`."""
     rough = longest / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough)
@@ -277,7 +277,7 @@ def _ticks(longest: float) -> list[float]:
 
 
 def _apart(result: TargetResult) -> list[tuple[int, str, float]]:
-    """The number, name and score difference of each image that has one."""
+    """Return the number, name and score difference of each image that has one."""
     values = [(i, row.image, _largest_shown(row)) for i, row in enumerate(result.rows)]
     return [(i, image, value) for i, image, value in values if value is not None]
 
@@ -291,7 +291,7 @@ def _largest_shown(row: Row) -> float | None:
 
 
 def _decades(values: Sequence[float]) -> _PlotAxis:
-    """The powers of ten around the values; what is zero is drawn on the lowest one."""
+    """Return an axis over the powers of ten around the values; zero is drawn on the lowest."""
     powers = [math.log10(value) for value in values if 0 < value < math.inf] or [-8.0]
     low, high = math.floor(min(powers)) - 1, math.ceil(max(powers)) + 0.2
     return _PlotAxis(low, high, _HEIGHT - _BOTTOM, _TOP)

@@ -1,4 +1,4 @@
-"""What a comparison found: a row for each image and target, and the verdict."""
+"""Result of a comparison: a row for each image and target, and the verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Percentiles:
 
     @classmethod
     def from_values(cls, milliseconds: Sequence[float]) -> Self | None:
-        """Reads them from these values, interpolated between neighbours; None of no values."""
+        """Compute them, interpolating between neighbours; None for no values."""
         if not milliseconds:
             return None
         ordered = sorted(milliseconds)
@@ -42,7 +42,7 @@ STAGES = ("decoded", "resized", "scores")
 BAD_IMAGE = frozenset(
     kind("").kind for kind in (errors.InvalidInput, errors.NotAnImage, errors.InputTooLarge)
 )
-"""The kinds of error that say something of the image: two equal ones agree."""
+"""Error kinds that concern the image: two targets with the same kind agree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Difference:
 class Stages:
     """One image in two exported models, stage by stage.
 
-    `differences` is by stage, empty when the image was refused; `refusals` are the kinds of error
-    of the reference and of this target.
+    `differences` is by stage, empty if the image was refused; `refusals` are the error kinds of the
+    reference and of this target.
     """
 
     differences: Mapping[str, Difference]
@@ -87,11 +87,11 @@ class Stages:
 
 @dataclass(slots=True)
 class Row:
-    """One image asked of one target, end to end.
+    """One image sent to one target, end to end.
 
-    `label` is None when there was none, and `refusal` then is the kind of error. `disagreement` is
-    what differs from the reference's answer, in words. `score_difference` is the largest one among
-    the best scores of both; None when there are none. `milliseconds` are those of each answer.
+    `label` is None if there was none, and `refusal` is then the error kind. `disagreement` says in
+    words how the answer differs from the reference's. `score_difference` is the largest one among
+    the best scores of both; None if there are none. `milliseconds` are those of each answer.
     """
 
     image: str
@@ -104,7 +104,7 @@ class Row:
     stages: Stages | None = None
 
     def problems(self, tolerance: float) -> Iterator[str]:
-        """What keeps this row from agreeing with the reference, in words."""
+        """Yield, in words, why this row disagrees with the reference."""
         if self.disagreement:
             yield self.disagreement
         if (self.score_difference or 0) > tolerance:
@@ -126,7 +126,7 @@ class Row:
 
 @dataclass(slots=True)
 class TargetResult:
-    """One target: a row for each image, in order, and what its server cost.
+    """One target: a row for each image, in order, and its server's costs.
 
     `rss` is in bytes, `ready_seconds` from the start of the process to the first answer; both are
     None for an endpoint.
@@ -144,18 +144,18 @@ class TargetResult:
 
     @property
     def same_labels(self) -> int:
-        """How many images got the reference's label or were refused alike."""
+        """Number of images with the reference's label, or refused for the same reason."""
         return sum(row.disagreement is None for row in self.rows)
 
     @property
     def scores(self) -> Difference | None:
-        """The largest and mean score difference end to end; None when nothing was compared."""
+        """Largest and mean score difference end to end; None if nothing was compared."""
         found = [row.score_difference for row in self.rows if row.score_difference is not None]
         return Difference(max(found), sum(found) / len(found)) if found else None
 
     @property
     def stages(self) -> dict[str, Difference]:
-        """By stage the largest difference, and the mean over the images of their means."""
+        """By stage, the largest difference, and the mean of the images' means."""
         return {stage: found for stage in STAGES if (found := self._stage(stage))}
 
     def _stage(self, stage: str) -> Difference | None:
@@ -184,7 +184,7 @@ class TargetResult:
 
 @dataclass(frozen=True, slots=True)
 class TargetProblem:
-    """Why a target does not agree with the reference on an image."""
+    """The reason why a target disagrees with the reference on an image."""
 
     image: str
     target: str
@@ -205,7 +205,7 @@ class Comparison:
 
     @property
     def problems(self) -> list[TargetProblem]:
-        """Everything that keeps the targets from being the same; the worst images come first."""
+        """Return every disagreement with the reference, worst images first."""
         return [
             TargetProblem(row.image, result.target.name, what)
             for result in self.targets
@@ -215,7 +215,7 @@ class Comparison:
 
     @property
     def is_same(self) -> bool:
-        """Whether all agree on every label and every stage is inside the tolerance."""
+        """Whether all agree on every label and every stage is within the tolerance."""
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class Comparison:
 
 
 def badness(row: Row) -> float:
-    """How far a row is from the reference: other labels are worst, then the largest difference."""
+    """Return how far a row is from the reference: other labels are worst, then the difference."""
     if row.disagreement or (row.stages and not row.stages.has_same_top_1):
         return math.inf
     found = [difference.largest for difference in _differences(row).values()]

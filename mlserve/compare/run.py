@@ -1,4 +1,4 @@
-"""A whole comparison: the stages first, then the servers."""
+"""Run a whole comparison: the stages first, then the servers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mlserve.launch.up import UpRequest
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """How to compare.
+    """Options of a comparison.
 
-    `tolerance` is the largest difference that counts as the same; each image is asked `runs` times,
-    and each question has `timeout` seconds.
+    `tolerance` is the largest difference that counts as equal; each image is sent `runs` times, and
+    each request has `timeout` seconds.
     """
 
     tolerance: float = 1e-4
@@ -30,7 +30,7 @@ class CompareOptions:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a timeout or a tolerance that is not a finite number."""
+        """Raise UsageError for a timeout or a tolerance that is not a finite number."""
         Deadline.after(self.timeout)
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise UsageError(
@@ -40,7 +40,7 @@ class CompareOptions:
 
 
 Progress = Callable[[str, int, int, str], None]
-"""Called with what is being done, how much of it is done, of how much, and what is next."""
+"""Called with the current step, how much of it is done, of how much, and what is next."""
 
 
 def compare(
@@ -49,10 +49,10 @@ def compare(
     options: CompareOptions,
     progress: Progress,
 ) -> Comparison:
-    """What differs between the targets on these image files; the first target is the reference.
+    """Compare the targets on these image files; the first target is the reference.
 
-    Whatever was started is gone at the end, also when the user interrupts. Raises what `mlserve up`
-    raises for a server that does not start, and what `mlserve predict` raises for an endpoint that
+    Everything started here is stopped at the end, also if the user interrupts. Raises the errors of
+    `mlserve up` for a server that does not start, those of `mlserve predict` for an endpoint that
     does not answer, and PluginError for a runtime that is not installed.
     """
     requests = requests_for(targets)  # what is missing is told before anything starts

@@ -1,4 +1,4 @@
-"""Runs the images through the stages of each exported model, and compares what comes out."""
+"""Run the images through each exported model's stages, and compare the arrays."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from mlserve.launch.signals import Interrupts
 from mlserve.threads import run_within
 
 Progress = Callable[[int, str], None]
-"""Called with how many images are done, and the name of the next."""
+"""Called with the number of finished images, and the name of the next."""
 
 Array = np.ndarray[Any, Any]
 _CHUNK = 1 << 22
-"""Elements at a time: a photo of 24 megapixels is never turned into floats as a whole."""
+"""Elements converted at a time: a 24-megapixel photo is never turned into floats as a whole."""
 _TOP_K = 5
 _LOAD_TIMEOUT = 120.0
 _LAST_WORDS = 10  # lines
@@ -44,10 +44,10 @@ def compare_stage_by_stage(
     interrupts: Interrupts,
     progress: Progress,
 ) -> dict[str, list[Stages]]:
-    """By target's name a result for each image, against the first exported model.
+    """Return, by target name, a result for each image against the first exported model.
 
-    Endpoints, and the first exported model itself, have none. `timeout` is that of one image in one
-    model. Raises what loading raises, and InferenceFailed for a process that ends.
+    Endpoints, and the first exported model itself, have none. `timeout` applies to one image in one
+    model. Raises the errors of loading, and InferenceFailed for a process that ends.
     """
     exported = [target for target in targets if target.serving]
     if len(exported) < 2:  # noqa: PLR2004  a comparison has two sides
@@ -81,7 +81,7 @@ def _compare(
 def _started(
     targets: Sequence[ComparedTarget], interrupts: Interrupts
 ) -> Iterator[list[StageProcess]]:
-    """A loaded process for each target; all are gone at the end, and so are their files."""
+    """Yield a loaded process for each target; end them and delete their files afterwards."""
     processes: list[StageProcess] = []
     with tempfile.TemporaryDirectory(prefix="mlserve-compare-") as folder:
         try:
@@ -99,7 +99,7 @@ def _started(
 
 @dataclass(frozen=True, slots=True)
 class StageProcess:
-    """The process, and the folder that it writes its arrays into."""
+    """A worker process, and the folder that it writes its arrays into."""
 
     target: ComparedTarget
     process: subprocess.Popen[bytes]
@@ -107,7 +107,7 @@ class StageProcess:
 
     @classmethod
     def start(cls, target: ComparedTarget, folder: Path) -> StageProcess:
-        """Starts the process for an exported model; `folder` is made."""
+        """Start the process for an exported model, and create `folder`."""
         folder.mkdir()
         with (folder / _LOG).open("wb") as log:
             process = subprocess.Popen(
@@ -120,14 +120,14 @@ class StageProcess:
         return cls(target, process, folder)
 
     def wait_until_loaded(self) -> None:
-        """Returns once the model is loaded. Raises what loading raised, or InferenceFailed."""
+        """Wait until the model is loaded. Raises its loading error, or InferenceFailed."""
         answer = self._answer(_LOAD_TIMEOUT)
         if error := answer.get("error"):
             kind = getattr(errors, _class_name(error["kind"]), errors.ModelLoadFailed)
             raise kind(f"{self.target.name}: {error['message']}", hint=error["hint"])
 
     def ask(self, image: str) -> None:
-        """Begins with an image file; `finish` waits for its end."""
+        """Start on an image file; `finish` waits for the result."""
         line = json.dumps({"file": str(Path(image).absolute()), "into": str(self.folder)}) + "\n"
         stdin = cast(BinaryIO, self.process.stdin)
         try:
@@ -137,15 +137,15 @@ class StageProcess:
             raise self._ended() from error
 
     def finish(self, timeout: float) -> str | None:
-        """The kind of error that refused the image; None when its arrays are in the folder.
+        """Return the error kind that refused the image; None if its arrays are in the folder.
 
-        Raises InferenceFailed when the process ended, DeadlineExceeded after `timeout` seconds.
+        Raises InferenceFailed if the process ended, DeadlineExceeded after `timeout` seconds.
         """
         error = self._answer(timeout).get("error")
         return str(error["kind"]) if error else None
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self.process.kill()
         self.process.communicate()
 
@@ -172,7 +172,7 @@ def _command(target: ComparedTarget) -> list[str]:
     serving, artifact = target.serving, cast(Artifact, target.artifact)
     if serving is None:
         raise ValueError(f"{target.name} has no files")
-    # -P: a module of the user's in the current folder must not stand in for one of the worker's.
+    # -P: a user's module in the current folder must not shadow one of the worker's.
     argv = [sys.executable, "-P", "-m", "mlserve.compare.worker", "--backend", serving.backend]
     argv += [f"--model={serving.model}", "--base-path", str(serving.base_path)]
     return [*argv, "--version", str(artifact.version)]
@@ -183,7 +183,7 @@ def _class_name(kind: str) -> str:
 
 
 def difference(reference: Array, other: Array) -> Difference:
-    """The largest and mean absolute difference, infinite for other shapes and for NaN."""
+    """Return the largest and mean absolute difference; infinite for other shapes and NaN."""
     if reference.shape != other.shape:
         return Difference(math.inf, math.inf)
     if reference.size == 0:
@@ -200,7 +200,7 @@ def difference(reference: Array, other: Array) -> Difference:
 
 
 def compare_stages(reference: Path, other: Path) -> Stages:
-    """The stages that two workers wrote for one image, into these folders."""
+    """Compare the stages that two workers wrote for one image into these folders."""
     pairs = {stage: (_load(reference, stage), _load(other, stage)) for stage in STAGES}
     ours, theirs = (_best(scores) for scores in pairs["scores"])
     return Stages(
@@ -220,6 +220,6 @@ def _load(folder: Path, stage: str) -> Array:
 
 
 def _best(scores: Array) -> list[int]:
-    """The best classes, best first; of equal scores the first class wins."""
+    """Return the best classes, best first; of equal scores the first class wins."""
     best: list[int] = np.argsort(-scores.reshape(-1), kind="stable")[:_TOP_K].tolist()
     return best

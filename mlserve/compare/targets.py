@@ -1,4 +1,4 @@
-"""What is compared: exported models and endpoints, told from the words of the command line."""
+"""Comparison targets: parse exported models and endpoints from the command line."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _USAGE = "mlserve compare tfserving onnxruntime photos/"
 class ComparedTarget:
     """One thing to compare, by its `name`: an exported model, or (`serving` None) an endpoint.
 
-    `endpoint` is None for an exported model, whose server is still to be started. `model` None is
-    the only one that the endpoint serves.
+    `endpoint` is None for an exported model, whose server is not started yet. `model` None is the
+    endpoint's only one.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ComparedTarget:
 
     @property
     def version(self) -> int | None:
-        """The version that is compared; None leaves it to the endpoint."""
+        """The version to compare; None leaves it to the endpoint."""
         return self.serving.expected[0] if self.serving else None
 
     @property
@@ -45,9 +45,9 @@ class ComparedTarget:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that name targets, and after them the words that name files.
+    """Split the arguments into those that name targets and, after them, those that name files.
 
-    An installed backend's name is a target, also when there is a file of that name (`./name` is the
+    An installed backend's name is a target, even if there is a file of that name (`./name` is the
     file). Raises UsageError for a word that is neither, fewer than two targets, or no file.
     """
     words = list(arguments)
@@ -69,12 +69,12 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def resolve(
     words: Sequence[str], models: Sequence[str] = (), store: Path | None = None
 ) -> list[ComparedTarget]:
-    """The targets that the words name, each with a name of its own; the first is the reference.
+    """Return the targets that the words name, with unique names; the first is the reference.
 
-    `models` are none, one for all targets, or one for each. Without one an exported target is the
-    only exported model in `store`, an endpoint is asked for the same model as the exported ones, or
-    for the only one that it serves. Raises NotFound for what is not installed or exported,
-    UsageError for what is not an endpoint or a version, and for another number of models.
+    `models` has no name, one for all targets, or one for each. Without one, an exported target is
+    the only exported model in `store`, and an endpoint is asked for the same model as the exported
+    ones, or for its only one. Raises NotFound for what is not installed or exported, UsageError for
+    an invalid endpoint or version, and for another number of models.
     """
     found = [
         _endpoint(word, model) if _is_endpoint(word) else _exported(word, model, store)
@@ -117,7 +117,7 @@ def _exported(word: str, model: str | None, store: Path | None) -> ComparedTarge
     plugins.backend(backend)
     versions = VersionPolicy((_number(word, version),)) if "@" in word else VersionPolicy()
     serving = choose(backend, model, None, versions, store)
-    # The version stays the same, whatever is exported meanwhile.
+    # Pin the version, so that exports during the comparison do not change it.
     pinned = replace(serving, versions=VersionPolicy(serving.expected))
     return ComparedTarget(f"{backend}@{serving.expected[0]}", serving.model, pinned)
 
@@ -132,7 +132,7 @@ def _number(word: str, version: str) -> int:
 
 
 def _numbered(target: ComparedTarget, before: Sequence[ComparedTarget]) -> ComparedTarget:
-    """The target, with a number in its name when one of that name came before."""
+    """Return the target, with a number in its name if an earlier one has the same name."""
     times = sum(other.name == target.name for other in before)
     return replace(target, name=f"{target.name} ({times + 1})") if times else target
 

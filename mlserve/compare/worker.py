@@ -1,9 +1,9 @@
-"""`python -m mlserve.compare.worker`: one exported model's stages in a process of its own.
+"""`python -m mlserve.compare.worker`: run one exported model's stages in its own process.
 
 Two runtimes must not share a process. Standard input has one JSON object a line, `{"file": path,
-"into": folder}`; the answer is one line: `{}` once each stage's array lies in `<into>/<stage>.npy`,
-or `{"error": {"kind", "message", "hint"}}`. The first line, without a question, says that the model
-is loaded. Started by `mlserve compare`, not by users.
+"into": folder}`; the answer is one line: `{}` once each stage's array is in `<into>/<stage>.npy`,
+or `{"error": {"kind", "message", "hint"}}`. A first line, without a request, says that the model is
+loaded. Started by `mlserve compare`, not by users.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlserve.errors import MlserveError
 
 
 def main() -> None:
-    """Loads the model, then answers until standard input ends."""
+    """Load the model, then answer until standard input ends."""
     answers = _private_stdout()
     parser = argparse.ArgumentParser(prog="python -m mlserve.compare.worker", allow_abbrev=False)
     parser.add_argument("--backend", required=True)
@@ -60,7 +60,7 @@ def _failed(error: MlserveError) -> dict[str, Any]:
 
 
 def _private_stdout() -> TextIO:
-    """Standard output for the answers alone: what a runtime prints goes to standard error."""
+    """Return standard output, reserved for answers: a runtime's prints go to standard error."""
     private = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(private, "w")

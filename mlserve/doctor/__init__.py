@@ -1,1 +1,1 @@
-"""What `mlserve doctor` looks at: each module is one area, and gives findings."""
+"""Checks of `mlserve doctor`: one module for each area, each yielding findings."""

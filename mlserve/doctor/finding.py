@@ -1,4 +1,4 @@
-"""One thing that `mlserve doctor` looked at: what was found, and the fix if something is wrong."""
+"""A finding of `mlserve doctor`: what was checked, the result, and the fix if any."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Area(StrEnum):
-    """What a finding is about: a heading of the report."""
+    """Areas of findings: the headings of the report."""
 
     SOFTWARE = "software"
     LAUNCHERS = "launchers"
@@ -19,9 +19,9 @@ class Area(StrEnum):
 
 
 class Status(StrEnum):
-    """What a finding means for the default path: export, up, predict.
+    """Meaning of a finding for the default path: export, up, predict.
 
-    FAIL keeps it from working; WARN may hurt, or closes another way.
+    FAIL breaks it; WARN may degrade it, or breaks an alternative.
     """
 
     OK = "ok"
@@ -31,7 +31,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found. `data` says the same to programs; `fix` is the next step, if there is one."""
+    """One result. `data` is the same for programs; `fix` is the next step, if there is one."""
 
     area: Area
     name: str

@@ -1,4 +1,4 @@
-"""The machine, or the container that this runs in: launchers, ports, memory, files, network."""
+"""Checks of the machine or container: launchers, ports, memory, files, network."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from mlserve.threads import run_within
 
 _ENGINE_TIMEOUT = 2.0
 _ENOUGH_MEMORY = 2 * 2**30
-"""Bytes that exporting with TensorFlow takes."""
+"""Bytes that exporting with TensorFlow needs."""
 _ROOM = 2 * 2**30
-"""Bytes that a download, its export and a build of an image need, with some to spare."""
+"""Bytes for a download, its export and an image build, with some to spare."""
 _LEAST_ROOM = 200 * 2**20
 _COUNT_SECONDS = 1.0
 _ELSEWHERE = "fix the permissions, or put mlserve's files elsewhere with MLSERVE_HOME"
@@ -44,7 +44,7 @@ _HUB_FIX = (
 
 
 def look_at_launchers() -> Iterator[Finding]:
-    """Findings on the embedded, the native and the docker launcher."""
+    """Check the embedded, the native and the docker launcher."""
     specs = list(_specs())
     yield _embedded()
     yield from _native([spec for spec in specs if spec.launcher == Launcher.NATIVE])
@@ -95,7 +95,7 @@ def _docker(specs: list[ServerSpec]) -> Iterator[Finding]:
 
 
 def look_at_resources() -> Iterator[Finding]:
-    """Findings on the default ports, the CPUs and the memory."""
+    """Check the default ports, the CPUs and the memory."""
     yield port_finding("port gRPC", GRPC_PORT)
     yield port_finding("port REST", REST_PORT)
     yield _cpus()
@@ -103,7 +103,7 @@ def look_at_resources() -> Iterator[Finding]:
 
 
 def port_finding(name: str, port: int) -> Finding:
-    """Whether a server could listen on that port, and who does otherwise."""
+    """Check whether a server could listen on that port, and name the process that does."""
     data = {"port": port}
     if ports.is_free("127.0.0.1", port):
         return Finding(Area.MACHINE, name, Status.OK, f"{port} is free", data=data)
@@ -136,7 +136,7 @@ def _memory() -> Finding:
 
 
 def look_at_files() -> Iterator[Finding]:
-    """Findings on the store, the downloads and the records."""
+    """Check the store, the downloads and the records."""
     for name, path in (
         ("store", paths.store_dir()),
         ("downloads", paths.cache_dir()),
@@ -176,7 +176,7 @@ def _exported() -> Finding:
 
 
 def _size(folder: Path) -> tuple[int, bool]:
-    """The bytes in a folder, and whether all were counted in the time there is for it."""
+    """Return the bytes in a folder, and whether the count finished in time."""
     give_up = time.monotonic() + _COUNT_SECONDS
     total = 0
     for root, _, names in os.walk(folder):
@@ -191,7 +191,7 @@ def _size(folder: Path) -> tuple[int, bool]:
 
 
 def look_at_network() -> Iterator[Finding]:
-    """The finding on TF-Hub, or the mirror of it, where the default model is to be fetched.
+    """Check TF-Hub, or its mirror, if the default model has to be downloaded.
 
     Without it, and with nothing exported so far, the default path does not work.
     """
@@ -208,7 +208,7 @@ def look_at_network() -> Iterator[Finding]:
 
 
 def reach(url: str, otherwise: Status, timeout: float = _HUB_TIMEOUT) -> Finding:
-    """Whether the server of that URL answers, within `timeout` seconds; if not, `otherwise`."""
+    """Check that the URL's server answers in `timeout` seconds; if not, report `otherwise`."""
     place = httpx.URL(url).copy_with(path="/")
     try:
         run_within(Deadline.after(timeout), f"reaching {_HUB}", lambda: _ask(place, timeout))
@@ -222,7 +222,7 @@ def reach(url: str, otherwise: Status, timeout: float = _HUB_TIMEOUT) -> Finding
 
 
 def _ask(place: httpx.URL, timeout: float) -> int:
-    """The status of the answer, which does not matter: there is one."""
+    """Return the status code, whose value is irrelevant: any answer will do."""
     return httpx.head(place, timeout=timeout).status_code
 
 

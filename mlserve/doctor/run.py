@@ -1,4 +1,4 @@
-"""Everything that `mlserve doctor` looks at, in the order of its report, at the same time."""
+"""Run all checks of `mlserve doctor` concurrently, in the order of its report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Look = Callable[[], Iterable[Finding]]
 
 
 def examine(*, is_deep: bool = False) -> list[Finding]:
-    """Returns all findings. `is_deep` also starts other processes: imports, and `pip check`."""
+    """Return all findings. `is_deep` also starts other processes: imports, and `pip check`."""
     looks: list[Look] = [software.look_at_packages, software.look_at_plugins]
     looks += [software.look_deeper] if is_deep else []
     looks += [

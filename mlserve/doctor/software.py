@@ -1,4 +1,4 @@
-"""Python, the libraries and the plugins: versions, conflicts, and what can be imported."""
+"""Checks of Python, the libraries and the plugins: versions, conflicts, and imports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DEEP_TIMEOUT = 120.0
 
 @dataclass(frozen=True, slots=True)
 class KnownConflict:
-    """Two packages that do not work together although neither of them declares it."""
+    """Two packages that do not work together although neither declares it."""
 
     one: str
     other: str
@@ -76,7 +76,7 @@ _KNOWN = (
 
 
 def look_at_packages() -> Iterator[Finding]:
-    """Findings on versions and conflicts; nothing of what is looked at is imported."""
+    """Check versions and conflicts, without importing the packages."""
     where = f"{platform.python_implementation()} {platform.python_version()}, {sys.prefix}"
     yield Finding(
         Area.SOFTWARE, "python", Status.OK, where, data={"version": platform.python_version()}
@@ -89,7 +89,7 @@ def look_at_packages() -> Iterator[Finding]:
 
 
 def known_conflicts() -> list[KnownConflict]:
-    """Those of the known conflicts that are installed here."""
+    """Return the known conflicts that are installed here."""
     return [known for known in _KNOWN if _is_there(known.one) and _is_there(known.other)]
 
 
@@ -113,7 +113,7 @@ def _is_there(text: str) -> bool:
 
 
 def installed_version(name: str) -> str | None:
-    """The version of an installed distribution, from its metadata; None when it is not there."""
+    """Return the version in an installed distribution's metadata; None if not installed."""
     try:
         return distribution(name).version
     except PackageNotFoundError:
@@ -121,7 +121,7 @@ def installed_version(name: str) -> str | None:
 
 
 def look_at_plugins() -> Iterator[Finding]:
-    """Findings on the backends and the model sources. The default ones must be usable."""
+    """Check the backends and the model sources. The default ones must be usable."""
     reports = plugins.survey()
     for report in reports:
         if report.error is not None:
@@ -167,7 +167,7 @@ def _sources(reports: list[plugins.PluginReport]) -> Finding:
 
 
 def look_deeper() -> list[Finding]:
-    """Findings on whether the runtimes can be imported, and on what `pip check` says."""
+    """Check that the runtimes can be imported, and run `pip check`."""
     modules = [name for name in _DEEP if find_spec(name) is not None]
     with ThreadPoolExecutor(max_workers=2) as pool:
         return [*pool.map(_import, modules), _pip_check()]
@@ -183,7 +183,7 @@ def _import(module: str) -> Finding:
 
 
 def _pip_check() -> Finding:
-    """What packages declare and do not get; whether that matters here, nobody has said."""
+    """Report unmet requirements; a warning only, as they may be irrelevant here."""
     code, lines = _run([sys.executable, "-m", "pip", "check"])
     if code == 0:
         return Finding(Area.SOFTWARE, "pip check", Status.OK, lines[-1])
@@ -193,7 +193,7 @@ def _pip_check() -> Finding:
 
 
 def _run(argv: Sequence[str]) -> tuple[int, list[str]]:
-    """The exit code of a command, and the lines that it printed: at least one."""
+    """Run a command and return its exit code and the lines it printed, at least one."""
     try:
         done = subprocess.run(
             argv,
