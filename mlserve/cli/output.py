@@ -161,7 +161,7 @@ def _columns() -> int:
 class StatusLine:
     """A line on a terminal that the next one replaces.
 
-    Clear it before printing anything else, so that it never mixes with the data.
+    It is cleared before anything else is printed, so that it never mixes with the data.
     """
 
     def __init__(self) -> None:

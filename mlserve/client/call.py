@@ -222,7 +222,7 @@ class Retries:
     def _chance(self) -> Random:
         if self.random is not None:
             return self.random
-        from random import SystemRandom  # most calls need no chance
+        from random import SystemRandom  # most calls need no randomness
 
         return SystemRandom()
 

@@ -217,8 +217,7 @@ class AsyncClient:
             except ConnectionLost as error:
                 if first is None or session.is_spoken:
                     raise
-                # It answered the first request and hangs up on the next, so the first answer says
-                # more.
+                # It answered the first request and hangs up on the next: the first says more.
                 raise first.refusal from error
             self._apis = (api,)
             return answer
@@ -353,7 +352,7 @@ class Client:
         try:
             self._run(deadline, self._client.close())
         except DeadlineExceeded:
-            return  # a peer that does not even close must not hold the caller
+            return  # a peer that never closes must not block the caller
 
     def __enter__(self) -> Self:
         return self

@@ -67,7 +67,7 @@ async def failure_by_looking(connection: Connection, deadline: Deadline) -> Mlse
     except TimeoutError:
         return None
     except OSError:
-        pass  # a reset after the handshake is as good as an end
+        pass  # a reset after the handshake counts as the end
     if not said and _CERTIFICATE_REQUEST in handshake:
         return certificate_refused(endpoint, has_certificate=tls.cert is not None)
     speaks = _protocol_of(said)

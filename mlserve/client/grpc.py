@@ -107,7 +107,7 @@ class GrpcTransport:
         options: list[tuple[str, int | str]] = [
             *_OPTIONS,
             ("grpc.max_receive_message_length", self._connection.max_answer_bytes),
-            ("grpc.enable_http_proxy", 0),  # its own reading of the environment
+            ("grpc.enable_http_proxy", 0),  # the proxy is passed explicitly
         ]
         target = self.endpoint.address
         if self._proxy is not None:

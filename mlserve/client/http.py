@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httpx  # noqa: TID253  this module is imported when a REST endpoint is asked
+import httpx  # noqa: TID253  this module is imported for REST endpoints only
 
 from mlserve.client.adapter import Call, Reply
 from mlserve.client.call import CallState
@@ -121,7 +121,7 @@ class RestTransport:
             unpack = _unpacking(response.headers)
             body = bytearray()
             async for piece in response.aiter_raw():
-                state.require()  # small pieces come without a pause in between
+                state.require()  # pieces without a pause starve the timer
                 body += unpack(piece, self._connection.max_answer_bytes + 1 - len(body))
                 if len(body) > self._connection.max_answer_bytes:
                     raise answer_too_large(self.endpoint, self._connection.max_answer_bytes)
@@ -214,7 +214,7 @@ def _unpacking(headers: httpx.Headers) -> Callable[[bytes, int], bytes]:
     """Return a function that decodes a piece of the body to at most so many bytes.
 
     The request accepts no coding, but gzip is decoded all the same. httpx's decoders are not used:
-    they unpack a whole piece, whatever its size, before we can count. Raises httpx.DecodingError.
+    they unpack a whole piece, however large, before we can count. Raises httpx.DecodingError.
     """
     coding = headers.get("Content-Encoding", "identity").strip().lower()
     if coding == "identity":

@@ -363,7 +363,7 @@ class _Http2Connection(asyncio.Protocol):
         self.drop()
         if not self._greeted.done():
             self._greeted.set_exception(OSError(f"{why} {self._first!r}" if self._first else why))
-            self._greeted.exception()  # nobody may wait for it any more
+            self._greeted.exception()  # mark it as retrieved: it may have no waiter
         self._end(went_away(self._endpoint, why))
 
     def _end(self, error: MlserveError | None) -> None:
@@ -374,7 +374,7 @@ class _Http2Connection(asyncio.Protocol):
             self._done.set_result(None)
         else:
             self._done.set_exception(error)
-            self._done.exception()  # nobody may wait for it any more
+            self._done.exception()  # mark it as retrieved: it may have no waiter
 
     def _flush(self) -> None:
         data = self._h2.data_to_send()

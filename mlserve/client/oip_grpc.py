@@ -59,7 +59,7 @@ class OipGrpc:
         return tuple(parse_message(inference_pb2.ModelMetadataResponse, reply.body).versions)
 
     def extensions_call(self) -> Call | None:
-        return None  # raw contents belong to the protocol itself
+        return None  # raw contents are part of the protocol itself
 
     def read_extensions(self, reply: Reply) -> frozenset[str]:
         return frozenset(parse_message(inference_pb2.ServerMetadataResponse, reply.body).extensions)

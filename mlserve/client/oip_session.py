@@ -52,7 +52,7 @@ class OipSession(ModelSession):
         try:
             return await self._infer_enough(choices, request, state)
         except NotSpoken as error:
-            raise error.refusal from error  # with such metadata it does speak the API
+            raise error.refusal from error  # such metadata proves that it speaks the API
 
     async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
         """Return the versions that the metadata lists, each asked whether it is ready."""
@@ -69,14 +69,14 @@ class OipSession(ModelSession):
         except Unavailable as error:
             if not tells_not_ready(error):
                 raise
-            return ()  # no description of a model that loads, but an answer whether it is ready
+            return ()  # a loading model has no metadata, but reports its readiness
 
     async def _version_status(self, version: str, state: CallState) -> VersionStatus:
         call, error = self._adapter.ready_call(self._model, version), ""
         try:
             is_ready = await self.ask_with_retries(call, self._adapter.read_ready, state)
         except NotSpoken:
-            is_ready = False  # Triton's whole answer is an empty body with an error status
+            is_ready = False  # Triton sends just an error status with an empty body
         except _NOT_READY as refusal:
             is_ready, error = False, refusal.message
         return VersionStatus(number_of(version), "AVAILABLE" if is_ready else "UNKNOWN", error)
@@ -112,7 +112,7 @@ class OipSession(ModelSession):
             try:
                 answer = await self.infer(choice, request, state)
             except (InvalidInput, InferenceFailed):
-                raise error from None  # the form was not what the server failed on
+                raise error from None  # the encoding was not the cause
         self._is_binary = False
         return answer
 

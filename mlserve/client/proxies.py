@@ -126,7 +126,7 @@ def _in_network(host: str, entry: str) -> bool | None:
     try:
         return ip_address(host) in network
     except ValueError:
-        return False  # a name, which is not resolved for this
+        return False  # a host name, which is not resolved here
 
 
 def _parsed(text: str, variable: str, endpoint: Endpoint) -> Proxy:

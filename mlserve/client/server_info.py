@@ -55,11 +55,11 @@ async def find_model(session: Session, state: CallState) -> str:
         except NotSpoken as error:
             refusals.append(error.refusal)
         except (InvalidInput, NotFound) as error:
-            refusals.append(error)  # the words of a server that has no such path
+            refusals.append(error)  # the message of a server without that path
         except ConnectionLost as error:
             if not refusals:
                 raise
-            raise refusals[0] from error  # it has answered: that says more
+            raise refusals[0] from error  # the server's answer says more
         else:
             return _only(endpoint, listed)
     if all(isinstance(refusal, InferenceFailed) for refusal in refusals):

@@ -125,7 +125,7 @@ class ModelSession(Session, ABC):
             answer = replace(answer, version=number_of(own_header(headers, MODEL_VERSION)))
         if choice.scores is None:
             return answer
-        from mlserve.client.oip import with_classes  # nothing of the other API is loaded unasked
+        from mlserve.client.oip import with_classes  # imported only if needed
 
         return replace(answer, outputs=with_classes(answer.outputs, choice.scores))
 
@@ -193,7 +193,7 @@ class TfsSession(ModelSession):
         await self._look(state)
         other = self._choices.choice_for(request)
         if other.is_same_request(choice):
-            raise error  # the server does have it: the refusal was about something else
+            raise error  # the server does have it, so the refusal had another cause
         return other
 
     async def _look(self, state: CallState) -> None:

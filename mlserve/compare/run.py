@@ -55,7 +55,7 @@ def compare(
     `mlserve up` for a server that does not start, those of `mlserve predict` for an endpoint that
     does not answer, and PluginError for a runtime that is not installed.
     """
-    requests = requests_for(targets)  # what is missing is told before anything starts
+    requests = requests_for(targets)  # report what is missing before anything starts
     count = len(images)
     with Interrupts.watched() as interrupts:
         stages = compare_stage_by_stage(

@@ -184,7 +184,7 @@ def _size(folder: Path) -> tuple[int, bool]:
             try:
                 total += (Path(root) / name).lstat().st_size
             except OSError:
-                continue  # it went away while we looked
+                continue  # deleted meanwhile
         if time.monotonic() > give_up:
             return total, False
     return total, True

@@ -109,7 +109,7 @@ def _is_there(text: str) -> bool:
     try:
         return version is not None and requirement.specifier.contains(version, prereleases=True)
     except InvalidVersion:
-        return True  # nobody can tell
+        return True  # not comparable: assume so
 
 
 def installed_version(name: str) -> str | None:

@@ -60,7 +60,7 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
         _require_native(backend, serving)
         return wanted
     if wanted is Launcher.DOCKER:
-        return wanted  # what that needs is told by mlserve.launch.docker
+        return wanted  # mlserve.launch.docker reports what it needs
     fits = not serving.changed and not serving.versions.serves_all
     if wanted is Launcher.AUTO and fits and _is_on_path(_native_specs(backend, serving)):
         return Launcher.NATIVE

@@ -91,7 +91,7 @@ def _stop(record: ServerRecord, timeout: float | None, show: Show) -> Stopped:
         allowed = drain_timeout + (_MARGIN if drains else 0.0) if timeout is None else timeout
         give_up = time.monotonic() + allowed
         has_clients = None if drains else _has_clients_until(give_up, server, on_wait)
-    except BaseException:  # it was not told to end, and serves on
+    except BaseException:  # it was not told to end, and keeps serving
         _mark(record, is_stopping=False)
         raise
     end_within = max(0.0 if drains else _END, give_up - time.monotonic())

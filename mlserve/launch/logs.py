@@ -175,7 +175,7 @@ def _object(line: str) -> dict[str, object] | None:
     try:
         data = json_of(line)
     except ValueError:
-        return None  # a line that was cut off
+        return None  # a truncated line
     return data if isinstance(data, dict) and "message" in data else None
 
 

@@ -70,7 +70,7 @@ def _not_exported(
         try:
             plugins.backend(backend)
         except MlserveError as error:
-            return error  # that is what is wrong, and no export would help
+            return error  # this is the problem; an export would not help
     what = f"no model {model!r}" if model else "no model"
     where = f" for the backend {backend!r}" if backend else ""
     there = f" (exported: {_listed(known)})" if known else ""

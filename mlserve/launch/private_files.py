@@ -132,7 +132,7 @@ def seal(text: str) -> str:
     The key is created by the first call. Raises OSError, UsageError.
     """
     with open_own(state_folder() / "key", os.O_RDWR | os.O_CREAT) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # of two that make it, one does
+        fcntl.flock(file, fcntl.LOCK_EX)  # only one of two processes creates it
         key = file.read()
         if len(key) < _KEY_BYTES:
             key = secrets.token_bytes(_KEY_BYTES)

@@ -57,7 +57,7 @@ def wait_until_ready(
                 if _are_available(client, serving, min(left, patience)):
                     _ask_each(record, serving, min(left, patience))
                     return
-            except AccessDenied as error:  # no wait mends that
+            except AccessDenied as error:  # waiting does not help
                 if record.serving.settings.tls_client_ca is None:
                     raise
                 raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
@@ -115,7 +115,7 @@ def see(record: ServerRecord) -> Seen:
         return Seen(record, "starting")
     status, told = _ask(record)
     if status == "ready":
-        with suppress(MlserveError):  # the state cannot be written: it is asked again next time
+        with suppress(MlserveError):  # if it cannot be written, ask again next time
             record = mark_ready(record)
     return Seen(record, status, f"the `mlserve up` that started it is gone; now {told}")
 

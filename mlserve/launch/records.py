@@ -126,7 +126,7 @@ class ServerRecord:
         values = {name: data[name] for name in _OWN_FIELDS if name in data}
         try:
             values["serving"] = Serving.from_json(data)
-        except UsageError as error:  # a value that the options of `up` would refuse, too
+        except UsageError as error:  # a value that the options of `up` would reject too
             raise ValueError(error.message) from error
         values["launcher"] = Launcher(data["launcher"])
         values["listen"] = Listen(data["host"], int(data["grpc_port"]), int(data["rest_port"]))

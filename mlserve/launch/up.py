@@ -118,9 +118,8 @@ def _bring_up(
         with state_lock(give_up - time.monotonic()), interrupts.held():
             server = start_or_join(request, log_path(request.serving.name), tell)
         with interrupts.held():
-            # The client takes a while to import, so import it while the server starts. An interrupt
-            # that breaks off an import can make Python die of SIGINT instead of exiting with our
-            # code.
+            # Slow to import, so import it while the server starts. An interrupt that breaks off an
+            # import can make Python die of SIGINT instead of exiting with our code.
             import_module("mlserve.client")
         return _wait(server, request, give_up)
     except BaseException as error:
@@ -236,7 +235,7 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> L
     if request.launcher is Launcher.EMBEDDED:
         for risk in serving.settings.exposure(listen.host):
             tell(f"warning: {risk}")
-    record = _record(request, listen, log)  # first: it can fail, and no process must be lost
+    record = _record(request, listen, log)  # before the start: if it fails, no process is lost
     process = spawn(planned, serving.name, log)
     since = created(process.pid)
     return LaunchedServer(replace(record, pid=process.pid, pid_created=since), process)

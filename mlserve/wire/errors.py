@@ -26,7 +26,7 @@ _FROM_GRPC: dict[str, type[errors.MlserveError]] = {
     "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
     "RESOURCE_EXHAUSTED": errors.Overloaded,
     "UNAVAILABLE": errors.Unavailable,
-    "CANCELLED": errors.Unavailable,  # what gRPC ends a call with that comes as the server stops
+    "CANCELLED": errors.Unavailable,  # gRPC's status for a call that arrives as the server stops
     "NOT_FOUND": errors.NotFound,
     "INVALID_ARGUMENT": errors.InvalidInput,
     "FAILED_PRECONDITION": errors.InvalidInput,

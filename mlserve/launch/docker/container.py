@@ -166,8 +166,7 @@ class RunningContainer:
         if container.is_running and self._record.is_ready and container.drains:
             was_killed = _end(container, timeout, on_wait)
         elif container.is_running:
-            # It has no requests to finish, and a first process without a SIGTERM handler ignores
-            # the signal.
+            # It has no requests to finish, and a first process without a handler ignores SIGTERM.
             docker("kill", container.id)
         self.discard()
         return was_killed

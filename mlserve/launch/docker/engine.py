@@ -105,7 +105,7 @@ def engine_info(timeout: float = 10.0) -> EngineInfo:
     told = json.loads(docker("info", "--format", "{{json .}}", timeout=timeout))
     if told.get("ServerErrors"):
         raise refusal(("info",), "\n".join(told["ServerErrors"]))
-    if "Architecture" not in told:  # podman says the same in other places
+    if "Architecture" not in told:  # podman reports the same under other keys
         host = told.get("host", {})
         security = host.get("security", {})
         return EngineInfo(
