@@ -25,6 +25,8 @@ _ALERT_PATIENCE = 0.3
 """Seconds that a server has to refuse a TLS client, after the handshake."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 """How a client begins HTTP/2 (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
+_OPTIONS = b"OPTIONS * HTTP/1.1\r\nHost: mlserve\r\nConnection: close\r\n\r\n"
+"""A request that asks for nothing (RFC 9110, 9.3.7): any answer in HTTP/1 will do."""
 _CERTIFICATE_REQUEST = 13
 """The type of a handshake message (RFC 8446, 4.3.2): the server asks for a certificate."""
 _HANDSHAKE = 22
@@ -62,6 +64,10 @@ async def failure_by_looking(connection: Connection, deadline: Deadline) -> Mlse
     try:
         async with asyncio.timeout(min(_PATIENCE, deadline.remaining() / 2)):
             said = await _first_bytes(endpoint, tls, handshake)
+            is_http2 = endpoint.protocol == "rest" and _protocol_of(said) == "grpc"
+            # A proxy may speak both, and have closed the connection for want of a server.
+            if is_http2 and _protocol_of(await _answer_in_http1(endpoint, tls)) == "rest":
+                return None
     except ssl.SSLError as error:
         return handshake_failure(endpoint, str(error))
     except TimeoutError:
@@ -89,22 +95,15 @@ def other_port(endpoint: Endpoint) -> UsageError:
 
 
 async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> bytes:
-    """What the server says first to a client that begins to speak HTTP/2.
+    """Return what the server says first to a client that begins to speak HTTP/2.
 
     The types of its TLS handshake messages are added to `handshake`.
     """
-    context = None
-    if endpoint.is_secure:
-        from mlserve.client.tls import ssl_context
-
-        context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
-        context.set_alpn_protocols(["h2", "http/1.1"])
+    context = await _context(endpoint, tls, ["h2", "http/1.1"])
+    if context is not None:
         # The module's debugging hook: nothing public tells of a request for a certificate.
         context._msg_callback = _noting(handshake)  # type: ignore[attr-defined] # noqa: SLF001
-    name = None if context is None else tls.server_name or endpoint.host
-    reader, writer = await asyncio.open_connection(
-        endpoint.host, endpoint.port, ssl=context, server_hostname=name
-    )
+    reader, writer = await _opened(endpoint, tls, context)
     try:
         if context is not None:
             # In TLS 1.3 a server refuses a client without a certificate after the handshake. Who
@@ -116,6 +115,36 @@ async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> byt
         return await reader.read(_FRAME_HEADER)
     finally:
         writer.transport.abort()
+
+
+async def _answer_in_http1(endpoint: Endpoint, tls: Tls) -> bytes:
+    """Return the beginning of the server's answer to a request in HTTP/1."""
+    reader, writer = await _opened(endpoint, tls, await _context(endpoint, tls, ["http/1.1"]))
+    try:
+        writer.write(_OPTIONS)
+        return await reader.read(_FRAME_HEADER)
+    finally:
+        writer.transport.abort()
+
+
+async def _context(endpoint: Endpoint, tls: Tls, offered: list[str]) -> ssl.SSLContext | None:
+    """Return a TLS context that offers these protocols; None for an endpoint without TLS."""
+    if not endpoint.is_secure:
+        return None
+    from mlserve.client.tls import ssl_context
+
+    context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
+    context.set_alpn_protocols(offered)
+    return context
+
+
+async def _opened(
+    endpoint: Endpoint, tls: Tls, context: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    name = None if context is None else tls.server_name or endpoint.host
+    return await asyncio.open_connection(
+        endpoint.host, endpoint.port, ssl=context, server_hostname=name
+    )
 
 
 def _noting(handshake: set[int]) -> Callable[..., None]:
