@@ -25,6 +25,8 @@ _ALERT_PATIENCE = 0.3
 """Seconds for a server to reject a TLS client after the handshake."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 """A client's first bytes in HTTP/2 (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
+_OPTIONS = b"OPTIONS * HTTP/1.1\r\nHost: mlserve\r\nConnection: close\r\n\r\n"
+"""A request for nothing in particular (RFC 9110, 9.3.7): any HTTP/1 answer will do."""
 _CERTIFICATE_REQUEST = 13
 """The handshake message type (RFC 8446, 4.3.2) by which a server requests a certificate."""
 _HANDSHAKE = 22
@@ -62,6 +64,10 @@ async def failure_by_looking(connection: Connection, deadline: Deadline) -> Mlse
     try:
         async with asyncio.timeout(min(_PATIENCE, deadline.remaining() / 2)):
             said = await _first_bytes(endpoint, tls, handshake)
+            is_http2 = endpoint.protocol == "rest" and _protocol_of(said) == "grpc"
+            # A proxy may speak both, and have closed the connection because it has no server.
+            if is_http2 and _protocol_of(await _answer_in_http1(endpoint, tls)) == "rest":
+                return None
     except ssl.SSLError as error:
         return handshake_failure(endpoint, str(error))
     except TimeoutError:
@@ -93,18 +99,11 @@ async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> byt
 
     Adds the types of its TLS handshake messages to `handshake`.
     """
-    context = None
-    if endpoint.is_secure:
-        from mlserve.client.tls import ssl_context
-
-        context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
-        context.set_alpn_protocols(["h2", "http/1.1"])
+    context = await _context(endpoint, tls, ["h2", "http/1.1"])
+    if context is not None:
         # The module's debugging hook: no public API reports that a server requests a certificate.
         context._msg_callback = _noting(handshake)  # type: ignore[attr-defined] # noqa: SLF001
-    name = None if context is None else tls.server_name or endpoint.host
-    reader, writer = await asyncio.open_connection(
-        endpoint.host, endpoint.port, ssl=context, server_hostname=name
-    )
+    reader, writer = await _opened(endpoint, tls, context)
     try:
         if context is not None:
             # In TLS 1.3 a server rejects a client without a certificate after the handshake. A
@@ -116,6 +115,36 @@ async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> byt
         return await reader.read(_FRAME_HEADER)
     finally:
         writer.transport.abort()
+
+
+async def _answer_in_http1(endpoint: Endpoint, tls: Tls) -> bytes:
+    """Return the beginning of the server's answer to an HTTP/1 request."""
+    reader, writer = await _opened(endpoint, tls, await _context(endpoint, tls, ["http/1.1"]))
+    try:
+        writer.write(_OPTIONS)
+        return await reader.read(_FRAME_HEADER)
+    finally:
+        writer.transport.abort()
+
+
+async def _context(endpoint: Endpoint, tls: Tls, offered: list[str]) -> ssl.SSLContext | None:
+    """Return a TLS context that offers these protocols; None for an endpoint without TLS."""
+    if not endpoint.is_secure:
+        return None
+    from mlserve.client.tls import ssl_context
+
+    context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
+    context.set_alpn_protocols(offered)
+    return context
+
+
+async def _opened(
+    endpoint: Endpoint, tls: Tls, context: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    name = None if context is None else tls.server_name or endpoint.host
+    return await asyncio.open_connection(
+        endpoint.host, endpoint.port, ssl=context, server_hostname=name
+    )
 
 
 def _noting(handshake: set[int]) -> Callable[..., None]:

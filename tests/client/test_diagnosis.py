@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import trustme
 
-from mlserve.client import Client, Tls, forks
-from mlserve.errors import AccessDenied, MlserveError, NotFound, UsageError
+from mlserve.client import Client, Retries, Tls, forks
+from mlserve.errors import AccessDenied, MlserveError, NotFound, Unavailable, UsageError
 
 pytestmark = pytest.mark.server
 
@@ -65,6 +68,34 @@ def test_rest_at_the_grpc_port(echo: Any) -> None:
         f"http://{echo.grpc} is a gRPC port: it speaks HTTP/2, and REST needs HTTP/1.1"
     )
     assert f"ask grpc://{echo.grpc}" in str(error.hint)
+
+
+@contextmanager
+def _proxy_without_a_server() -> Iterator[str]:
+    """The address of a port that speaks HTTP/1 and HTTP/2, and closes on every real request."""
+    answers = {b"PRI": bytes.fromhex("000000040000000000"), b"OPT": b"HTTP/1.1 405 no\r\n\r\n"}
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.sendall(answers.get(connection.recv(4096)[:3], b""))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=serve, daemon=True).start()
+        host, port = listener.getsockname()
+        yield f"{host}:{port}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_proxy_that_speaks_both_and_has_no_server_may_be_asked_again() -> None:
+    with _proxy_without_a_server() as address:
+        client = Client(f"http://{address}", model="m", retries=Retries(max_attempts=2))
+        with client, pytest.raises(Unavailable) as caught:
+            client.predict(b"fine", timeout=20)
+
+    assert caught.value.details["attempts"] == 2
 
 
 @pytest.mark.parametrize("is_forked", [False, True])

@@ -242,11 +242,12 @@ def test_a_change_of_the_server_neither_exports_again_nor_installs_again(
     shutil.copytree(TREE, tree, ignore=skipped)
     shutil.copy(TREE / ".dockerignore", tree)
     shutil.copy(TREE / "docker" / "weights" / ".gitignore", tree / "docker" / "weights")
-    dockerfile = tree / "docker" / "onnxruntime" / "Dockerfile"
-    same = engine.build(dockerfile, "mlserve-test/same", tree, built_with)
+    dockerfile = tree / "docker" / "embedded" / "Dockerfile"
+    args = built_with | {"BACKEND": "onnxruntime"}
+    same = engine.build(dockerfile, "mlserve-test/same", tree, args)
     with (tree / "mlserve" / "server" / "app.py").open("a") as file:
         file.write("\n# changed\n")
-    changed = engine.build(dockerfile, "mlserve-test/changed", tree, built_with)
+    changed = engine.build(dockerfile, "mlserve-test/changed", tree, args)
     assert _layers(engine, same) != _layers(engine, changed)
     assert _exported_at(engine, same) == _exported_at(engine, changed)
     # The base, constraints.txt, the requirements, and what was installed by them.
