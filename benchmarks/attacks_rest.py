@@ -206,7 +206,7 @@ def forms(address: str) -> None:
 
 @attack
 def uploads_without_an_end(address: str) -> None:
-    """24 bodies of 59 MB and 20 of 30 MB, each one byte short, held for five seconds."""
+    """24 bodies of 59 MB and 20 of 30 MB, each 100 bytes short, held for five seconds."""
     _hold(address, [59 * 10**6] * 24 + [30 * 10**6] * 20, seconds=5)
 
 

@@ -418,7 +418,7 @@ class ServerSettings(Options):
 
     @property
     def expanded_bytes(self) -> int:
-        """Return the byte limit of a tensor whose values, all the same, were not all sent."""
+        """Return the bytes that repeated last values may add to the tensors of one request."""
         return self.body_memory // _LARGEST_BODIES
 
     @property

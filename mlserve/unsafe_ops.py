@@ -2,9 +2,9 @@
 
 A SavedModel is a program. TensorFlow runs whatever operations its graph has, and some of them take
 a path from the request: a caller can then read any file that the server may read. So the graph is
-checked before it is loaded. Checked is what runs: what is reachable from the signatures and the
-callable functions, and what runs when the model is loaded. The functions that save and restore
-variables, which every SavedModel has, are reachable from neither.
+checked before it is loaded. The check covers what is reachable from the signatures and the callable
+functions, and what runs when the model is loaded. The functions that save and restore variables,
+which every SavedModel has, are reachable from neither.
 
 This is duck-typed over TensorFlow's `MetaGraphDef`, as core imports no framework. Operations are
 named as in TensorFlow 2.21's registry; a test goes through all of them.
