@@ -36,7 +36,7 @@ from mlserve.testing.processes import ServerProcess, launched
 from mlserve.testing.questions import predict_method, request_of
 
 MOST_WAIT = 0.1
-"""Seconds that a health check may take."""
+"""The target for a health check, in seconds."""
 _ECHO_MODEL = "m"
 _TIMEOUT = 60.0
 _HEALTH = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -44,7 +44,7 @@ _HEALTH = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n
 
 @dataclass(frozen=True)
 class Attack:
-    """What is sent to the addresses of both ports, and the bytes of the bound that it is up to."""
+    """Attacks the addresses of both ports; `bound` is the memory bound it tests, in bytes."""
 
     send: Callable[[str, str], object]
     bound: int
@@ -53,7 +53,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack cost: bytes at the most, and the longest waits for health in seconds."""
+    """The cost of an attack: peak memory in bytes, and the longest health checks in seconds."""
 
     name: str
     peak: int
@@ -64,7 +64,7 @@ class Outcome:
 
     @property
     def is_met(self) -> bool:
-        """Whether the targets were met."""
+        """Return whether the targets were met."""
         return self.peak <= 2 * self.bound and max(self.over_rest, self.over_grpc) <= MOST_WAIT
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def _send_image(name: str, _rest: str, over_grpc: str) -> None:
-    """Sends the image four times at once."""
+    """Send the image four times at once."""
     image = attacks_images.ATTACKS[name]()
     with grpc.insecure_channel(over_grpc) as channel, ThreadPoolExecutor(4) as threads:
         predict = predict_method(channel)
@@ -113,7 +113,7 @@ ATTACKS = dict(_all())
 
 
 def outcomes(names: Sequence[str] = tuple(ATTACKS)) -> Iterator[Outcome]:
-    """What each of these attacks costs a server that has just been started for it."""
+    """Run each of these attacks against a freshly started server."""
     with tempfile.TemporaryDirectory(prefix="mlserve-attacks-") as folder:
         images: Artifact | None = None
         for name in names:
@@ -126,7 +126,7 @@ def outcomes(names: Sequence[str] = tuple(ATTACKS)) -> Iterator[Outcome]:
 
 @contextmanager
 def _served(model: Artifact | None) -> Iterator[ServerProcess]:
-    """A server of that model; of the echo backend's where it is None."""
+    """Serve that model, or the echo backend's if it is None."""
     with tempfile.TemporaryDirectory(prefix="mlserve-attacks-") as folder:
         if model is None:
             version = Path(folder) / _ECHO_MODEL / "1"
@@ -142,7 +142,7 @@ def _served(model: Artifact | None) -> Iterator[ServerProcess]:
 
 def _outcome(server: ServerProcess, name: str) -> Outcome:
     pid, addresses = server.process.pid, f"{server.rest},{server.grpc}"
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak counts from here on (Linux)
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # reset the peak (Linux)
     watch = subprocess.Popen(
         [sys.executable, __file__, "--watch", addresses],
         stdin=subprocess.PIPE,
@@ -164,7 +164,7 @@ def _peak_memory(pid: int) -> int:
 
 
 def _watch(rest: str, over_grpc: str) -> None:
-    """Asks for health until its input ends; prints the longest waits in seconds."""
+    """Poll health until stdin ends; print the longest waits in seconds."""
     with grpc.insecure_channel(over_grpc) as channel, ThreadPoolExecutor(3) as threads:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -175,7 +175,7 @@ def _watch(rest: str, over_grpc: str) -> None:
             lambda: attacks_rest.ask(rest, _HEALTH),
             lambda: check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT),
         ]
-        for ask in asks:  # the first time connects
+        for ask in asks:  # the first request connects
             ask()
         end = threads.submit(sys.stdin.read)
 
@@ -192,7 +192,7 @@ def _watch(rest: str, over_grpc: str) -> None:
 
 
 def main() -> None:
-    """Prints a row for each attack; ends with 1 when a target is missed."""
+    """Print a row for each attack; exit with 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="as in --list; default: all")
     parser.add_argument("--list", action="store_true", help="print the names, and stop")

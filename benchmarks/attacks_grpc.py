@@ -1,10 +1,10 @@
-"""gRPC requests of callers who mean harm: raw bytes that cost a careless reader far more than them.
+"""Hostile gRPC requests: small messages that are disproportionately expensive for a naive parser.
 
     from attacks_grpc import ATTACKS
     for name, attack in ATTACKS.items():
         attack("127.0.0.1:8500")  # raises AssertionError for an answer that is not a refusal
 
-Each is one call of at most 64 MiB. Those of a tensor's values ask the first model that the server
+Each is one call of at most 64 MiB. Those with tensor values call the first model that the server
 lists, for the signature and input of an image classifier (`image`, bytes[N]).
 """
 
@@ -30,7 +30,7 @@ INFERENCE = "/inference.GRPCInferenceService/"
 INFER = INFERENCE + "ModelInfer"
 
 TIMEOUT = 30.0
-"""Seconds that a call may take before it counts as not refused."""
+"""Seconds after which a call counts as not refused."""
 MILLION = 1_000_000
 _FLOAT, _STRING, _INT64 = 1, 7, 9
 _BYTES_TENSOR = b"BYTES"
@@ -39,7 +39,7 @@ Attack = Callable[[str], None]
 
 
 def varint(value: int) -> bytes:
-    """The number as protobuf writes it."""
+    """Encode the number as a protobuf varint."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -48,51 +48,51 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, value: bytes | int) -> bytes:
-    """A field of a message: a number, or anything that has a length."""
+    """Encode a field of a message: a number, or anything that has a length."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def many(number: int, count: int, make: Callable[[int], bytes] = lambda _: b"") -> bytes:
-    """A field that stands there `count` times, each with its own content."""
+    """Encode a field `count` times, each with its own content."""
     return b"".join(field(number, make(index)) for index in range(count))
 
 
 def shape(*sizes: int) -> bytes:
-    """A TensorShapeProto."""
+    """Encode a TensorShapeProto."""
     return b"".join(field(2, field(1, size)) for size in sizes)
 
 
 def predict(model: str, tensor: bytes, *, name: str = "image") -> bytes:
-    """A PredictRequest with one input, a TensorProto."""
+    """Encode a PredictRequest with one input, a TensorProto."""
     entry = field(1, name.encode()) + field(2, tensor)
     return field(1, field(1, model.encode())) + field(2, entry)
 
 
 def infer(model: str, contents: bytes, *sizes: int) -> bytes:
-    """A ModelInferRequest with one input of bytes."""
+    """Encode a ModelInferRequest with one input of bytes."""
     told = field(1, b"image") + field(2, _BYTES_TENSOR) + field(3, b"".join(map(varint, sizes)))
     return field(1, model.encode()) + field(5, told + field(5, contents))
 
 
 def asks_infer(model: str, rest: bytes) -> bytes:
-    """A ModelInferRequest of that model, with those fields."""
+    """Encode a ModelInferRequest for that model, with those fields."""
     return field(1, model.encode()) + rest
 
 
 def asks_predict(model: str, rest: bytes) -> bytes:
-    """A PredictRequest of that model, with those fields."""
+    """Encode a PredictRequest for that model, with those fields."""
     return field(1, field(1, model.encode())) + rest
 
 
 def string_tensor(values: bytes, *sizes: int) -> bytes:
-    """A TensorProto of strings."""
+    """Encode a TensorProto of strings."""
     return field(1, _STRING) + field(2, shape(*sizes)) + values
 
 
 def black_png(width: int, height: int) -> bytes:
-    """A black grey PNG: 12 kB for 10,000 x 10,000 pixels of one bit."""
+    """Make a black grey-scale PNG: 12 kB for 10,000 x 10,000 pixels of one bit."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -105,7 +105,7 @@ def black_png(width: int, height: int) -> bytes:
 
 
 def models(names: Iterable[str], path: str = "/nowhere") -> bytes:
-    """A ReloadConfigRequest of those models."""
+    """Encode a ReloadConfigRequest with those models."""
     listed = b"".join(field(1, field(1, name.encode()) + field(2, path.encode())) for name in names)
     return field(1, field(1, listed))
 
@@ -170,7 +170,7 @@ ATTACKS: dict[str, Attack] = {
         _always(lambda: many(3, MILLION, lambda i: field(1, b"%06x" % i))),
         *_CONTROLLED,
     ),
-    # Values: many, written dearly, or repeated.
+    # Values: very many, in expensive encodings, or repeated.
     "empty strings": _attack(
         PREDICT, lambda m: predict(m, string_tensor(b"\x42\0" * 2 * MILLION, 2 * MILLION))
     ),
@@ -207,7 +207,7 @@ ATTACKS: dict[str, Attack] = {
     "an image repeated": _attack(
         PREDICT, lambda m: predict(m, string_tensor(field(8, black_png(10_000, 10_000)), 8))
     ),
-    # Fields that nobody asks for, or that replace each other.
+    # Unknown fields, or fields that override each other.
     "unknown fields": _attack(STATUS, _always(lambda: b"\xf8\x0f\1" * 3 * MILLION)),
     "the same field again": _attack(INFER, lambda m: asks_infer(m, b"\x1a\1a" * 3 * MILLION)),
     "the same message again": _attack(STATUS, _always(lambda: b"\x0a\0" * 3 * MILLION)),
@@ -219,7 +219,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "a long id": _attack(INFER, lambda m: asks_infer(m, field(3, b"i" * 60 * MILLION))),
     "long names": _attack(PREDICT, lambda m: predict(m, b"", name="n" * 60 * MILLION)),
-    # Models of a stranger; a server that lets nobody change them says that.
+    # Loading other models; a server without model control refuses that.
     "5,000 models": _attack(
         RELOAD, _always(lambda: models(f"m{n}" for n in range(5000))), *_CONTROLLED
     ),
@@ -229,4 +229,4 @@ ATTACKS: dict[str, Attack] = {
     "an escape sequence": _attack(RELOAD, _always(lambda: models(["\x1b[2Jm"])), *_CONTROLLED),
     "a NUL in a path": _attack(RELOAD, _always(lambda: models(["m"], "/a\0b")), *_CONTROLLED),
 }
-"""Each attack by its name: it makes one call, and raises AssertionError unless it is refused."""
+"""The attacks by name: each makes one call, and raises AssertionError unless it is refused."""

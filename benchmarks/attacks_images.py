@@ -1,8 +1,8 @@
-"""Image files that are small on the wire and cost a decoder much, or that lie about themselves.
+"""Image files that are small on the wire but expensive to decode, or whose headers lie.
 
-Each is made when it is asked for, so that no bomb is stored. `ATTACKS` has them all by name, for
-`benchmarks/soak.py` and the tests: what a server has to do with each is the same, namely to answer
-within the deadline, with bounded memory, and to answer the next good image as before.
+Each is made on demand, so that no bomb is stored. `ATTACKS` lists them by name, for
+`benchmarks/soak.py` and the tests. A server must treat all of them alike: answer within the
+deadline, with bounded memory, and answer the next good image as before.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _ADAM7 = (
 )
 """First column, first row, column step and row step of each pass of an interlaced PNG."""
 _LONGEST_RUN = 2**15 - 1
-"""The most blocks that one code passes over in a scan of a progressive JPEG (EOB14)."""
+"""The most blocks skipped by one code in a scan of a progressive JPEG (EOB14)."""
 
 
 def png_of_zeros(
     width: int, height: int, depth: int = 8, colour: int = 0, *, is_interlaced: bool = False
 ) -> bytes:
-    """A whole PNG, every sample zero. An interlaced one has the rows of its seven passes."""
+    """Make a PNG of zero samples. An interlaced one has the rows of its seven passes."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, is_interlaced)
     bits = depth * _SAMPLES[colour]
     passes = _ADAM7 if is_interlaced else ((0, 0, 1, 1),)
@@ -44,16 +44,16 @@ def png_of_zeros(
 
 
 def png_of_texts(count: int, size: int) -> bytes:
-    """A small PNG with that many texts of that size, which zlib packs a thousand to one."""
+    """Make a small PNG with `count` texts of that size, which zlib compresses a thousand to one."""
     png, text = png_of_zeros(8, 8), png_chunk(b"zTXt", b"a\0\0" + _packed_zeros(size))
     return png[:33] + text * count + png[33:]
 
 
 def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
-    """A grey progressive JPEG of that many scans, all of them allowed, each over every block.
+    """Make a grey progressive JPEG of that many scans, all of them valid, each over every block.
 
-    Raises ValueError for fewer than two, and for more than there can be: one of the mean, and 14 of
-    each other coefficient, which lack nothing.
+    Raises ValueError for fewer than two, and for more than are possible without gaps: one of the
+    mean, and 14 of each other coefficient.
     """
     if not 2 <= scans <= 1 + 63 * 14:
         raise ValueError(f"a grey progressive JPEG cannot have {scans} scans")
@@ -81,7 +81,7 @@ def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
 
 
 def jpeg_of_grey(width: int, height: int, *, components: int = 1, frame: int = 0xC0) -> bytes:
-    """A JPEG of one tone; with the `frame` 0xC2 a progressive one of its first scan alone."""
+    """Make a JPEG of one tone; `frame` 0xC2 makes it progressive, with only its first scan."""
     blocks = -(-width // 8) * -(-height // 8)
     kinds = b"".join(struct.pack(">BBB", number + 1, 0x11, 0) for number in range(components))
     parts = b"".join(struct.pack(">BB", number + 1, 0) for number in range(components))
@@ -102,7 +102,7 @@ def jpeg_of_grey(width: int, height: int, *, components: int = 1, frame: int = 0
 
 
 def _steps(first: int, last: int, steps: int, data: bytes) -> list[bytes]:
-    """The scans of those coefficients that bring them bit by bit, each with the same data."""
+    """Return the scans that refine those coefficients bit by bit, each with the same data."""
     parts = []
     for bits in range(steps - 1, -1, -1):
         parts += [_scan(first, last, 0 if bits == steps - 1 else bits + 1, bits), data]
@@ -118,7 +118,7 @@ def _scan(first: int, last: int, before: int, bits: int) -> bytes:
 
 
 def _bits(text: str) -> bytes:
-    """The bits of a scan, filled up with ones, a zero byte behind each FF."""
+    """Pack the bits of a scan: pad with ones, add a zero byte after each FF."""
     text += "1" * (-len(text) % 8)
     data = int(text, 2).to_bytes(len(text) // 8) if text else b""
     return data.replace(b"\xff", b"\xff\0")
@@ -152,4 +152,4 @@ ATTACKS: Mapping[str, Callable[[], bytes]] = {
     "PNG of packed texts": lambda: png_of_texts(1000, 7 * _MIB),
     "PNG of 2**31 rows": lambda: png_of_zeros(1, 1)[:16] + struct.pack(">II", 2**31, 2**31),
 }
-"""What each attack is, and the function that makes its file."""
+"""Each attack's description, and the function that makes its file."""

@@ -1,6 +1,6 @@
-"""REST requests of callers who mean harm: small ones that cost a careless reader far more.
+"""Hostile REST requests: small ones that are disproportionately expensive for a naive server.
 
-`ATTACKS` has them by name, each a function of the address `host:port`. They ask the model `m` of
+`ATTACKS` has them by name, each a function of the address `host:port`. They query the model `m` of
 the echo backend (`tests/echo`), whose signatures `identity_*` take a tensor of any shape.
 """
 
@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 
 Attack = Callable[[str], None]
 ATTACKS: dict[str, Attack] = {}
-"""What to send to a server at `host:port` that serves the echo backend's model `m`."""
+"""Attacks on a server at `host:port` that serves the echo backend's model `m`."""
 _MODEL = "m"
 _TFS, _OIP = f"/v1/models/{_MODEL}:predict", f"/v2/models/{_MODEL}/infer"
 _MB = 2**20
@@ -27,14 +27,14 @@ _PATIENCE = 60.0
 
 
 def attack(function: Attack) -> Attack:
-    """Registers the attack by its function's name."""
+    """Register the attack by its function's name."""
     ATTACKS[function.__name__] = function
     return function
 
 
 @attack
 def gzip_of_numbers(address: str) -> None:
-    """8 MB of `1,1,1`, more rows than a batch may have, and for an input of any shape."""
+    """8 MB of `1,1,1`: more rows than a batch may have, and for an input of any shape."""
     ones = b"1," * (4 * _MB) + b"1"
     default = b'{"instances": [' + ones + b"]}"
     _at_once(address, _TFS, [default, _identity("float32", b"[" + ones + b"]")], is_gzip=True)
@@ -67,7 +67,7 @@ _ROWS = b"{},", b'{"x":1},', b'{"x":[]},'
 
 @attack
 def gzip_of_names(address: str) -> None:
-    """An object of 4 million names, as the inputs and as a row."""
+    """An object with 4 million names, as the inputs and as a row."""
     names = b"{" + b",".join(b'"%d":1' % n for n in range(4 * _MB)) + b"}"
     bodies = [b'{"inputs": ' + names + b"}", b'{"instances": [' + names + b"]}"]
     _at_once(address, _TFS, bodies, is_gzip=True)
@@ -75,7 +75,7 @@ def gzip_of_names(address: str) -> None:
 
 @attack
 def gzip_of_a_signature_name(address: str) -> None:
-    """60 kB that are a name of 60 MB."""
+    """60 kB that unpack to a name of 60 MB."""
     _at_once(
         address,
         _TFS,
@@ -86,7 +86,7 @@ def gzip_of_a_signature_name(address: str) -> None:
 
 @attack
 def gzip_of_escapes(address: str) -> None:
-    """A string of 60 MB of escapes, and one that makes all of it four bytes a character."""
+    """A string of 60 MB of escapes, and one that an emoji makes four bytes per character."""
     bodies = [
         _identity("bytes", b'["' + text * (60 * _MB // len(text)) + b'"]') for text in _ESCAPES
     ]
@@ -98,7 +98,7 @@ _ESCAPES = rb"\n", rb"\ud83d\ude00", "a😀".encode() + b"a" * 1000, b"\\\\"
 
 @attack
 def gzip_of_blanks(address: str) -> None:
-    """60 MB of blanks, before, between and behind."""
+    """60 MB of white space, before, between and after."""
     blanks = b" " * (60 * _MB)
     bodies = [
         blanks + b'{"inputs": [1]}',
@@ -119,7 +119,7 @@ def gzip_of_digits(address: str) -> None:
 
 @attack
 def gzip_members(address: str) -> None:
-    """4 MB of empty gzip members, and of 4,000 members that hold something."""
+    """4 MB of empty gzip members, and 4,000 members that hold something."""
     empty = gzip.compress(b"", 1, mtime=0)
     full = gzip.compress(b"1," * 8000, 9, mtime=0)
     bodies = [empty * (4 * _MB // len(empty)), full * 4000]
@@ -150,7 +150,7 @@ def oip_json_of_numbers(address: str) -> None:
 
 @attack
 def oip_binary_of_empty_strings(address: str) -> None:
-    """60 MB that are 15 million strings without a character."""
+    """60 MB that encode 15 million empty strings."""
     count = 15 * _MB
     head = json.dumps(
         {
@@ -171,7 +171,7 @@ def oip_binary_of_empty_strings(address: str) -> None:
 
 @attack
 def base64_of_60_mb(address: str) -> None:
-    """One long base64 text, as an object and as a string that begins as a JPEG does."""
+    """One long base64 text, as an object and as a string that begins like a JPEG."""
     text = base64.b64encode(b"\xff\xd8\xff\xe0" + b"\0" * (44 * _MB))
     bodies = [_identity("bytes", b'[{"b64": "%b"}]' % text), b'{"inputs": ["%b"]}' % text]
     _at_once(address, _TFS, bodies)
@@ -179,7 +179,7 @@ def base64_of_60_mb(address: str) -> None:
 
 @attack
 def broken_json(address: str) -> None:
-    """60 MB that end early, or go wrong at the end."""
+    """60 MB that end early, or become invalid at the end."""
     begun = b"1.5," * (15 * _MB)
     bodies = [b'{"inputs": [' + begun + end for end in (b"", b",1]}", b'"', b"\\]}")]
     _at_once(address, _TFS, bodies, is_gzip=True)
@@ -187,7 +187,7 @@ def broken_json(address: str) -> None:
 
 @attack
 def large_answers(address: str) -> None:
-    """Eight times 1024 rows of 1000 numbers, which come back."""
+    """Eight times 1024 rows of 1000 numbers, which are echoed."""
     row = b"[" + b"0.12345," * 999 + b"1.0]"
     rows = b"[" + b",".join([row] * 1024) + b"]"
     _at_once(address, _TFS, [_identity("float32", rows)] * 2)
@@ -195,7 +195,7 @@ def large_answers(address: str) -> None:
 
 @attack
 def forms(address: str) -> None:
-    """A form of 60 MB in 1,000 files, one with a field a million times, and one file."""
+    """A 60 MB form of 1,000 files, and one of 800,000 equal fields and a file."""
     part = b'--b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n'
     file = part % (b"image", b'; filename="f"') + b"f" * 60_000 + b"\r\n"
     field = part % (b"signature_name", b"") + b"x\r\n"
@@ -206,7 +206,7 @@ def forms(address: str) -> None:
 
 @attack
 def uploads_without_an_end(address: str) -> None:
-    """24 bodies of 59 MB and 20 of 30 MB that lack a byte, held for five seconds."""
+    """24 bodies of 59 MB and 20 of 30 MB, each 100 bytes short, held for five seconds."""
     _hold(address, [59 * 10**6] * 24 + [30 * 10**6] * 20, seconds=5)
 
 
@@ -218,7 +218,7 @@ def uploads_that_drip(address: str) -> None:
 
 @attack
 def uploads_that_nobody_reads(address: str) -> None:
-    """60 MB to health, to metadata, to a model that is not there, and to a path that is not."""
+    """60 MB to health, to metadata, to a missing model, and to an unknown path."""
     paths = [
         "/v2/health/live",
         "/v2",
@@ -245,7 +245,7 @@ def _at_once(
     method: str = "POST",
     headers: dict[str, str] | None = None,
 ) -> None:
-    """Sends each of the bodies four times, in all four at a time, and reads the answers."""
+    """Send each body four times, on four connections at once, and read the answers."""
     headers = dict(headers or {})
     if is_gzip:
         bodies = [gzip.compress(body, 6, mtime=0) for body in bodies]
@@ -263,10 +263,10 @@ def _request(method: str, path: str, length: int, headers: dict[str, str]) -> by
 
 
 def ask(address: str, request: bytes) -> str:
-    """The status and the first words of the answer."""
+    """Return the status and the first words of the answer."""
     heard = bytearray()
     with _connect(address) as connection:
-        with suppress(OSError):  # the server may answer and close before it has all
+        with suppress(OSError):  # the server may answer and close before it has read everything
             connection.sendall(request)
         with suppress(OSError):
             while part := connection.recv(_MB):
@@ -277,7 +277,7 @@ def ask(address: str, request: bytes) -> str:
 
 
 def _hold(address: str, sizes: Sequence[int], *, seconds: float, drip: float | None = None) -> None:
-    """Sends bodies of that many bytes but for some at the end, and holds the connections."""
+    """Send bodies of those sizes but for the last bytes, and hold the connections."""
     head = {"X-Request-Timeout-Ms": "600000"}
     with ExitStack() as stack, ThreadPoolExecutor(8) as threads:
         held = [stack.enter_context(_connect(address)) for _ in sizes]

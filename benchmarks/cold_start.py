@@ -25,7 +25,7 @@ from served_model import IMAGE, MLSERVE, ServedModel, served_model
 
 @dataclass
 class Candidate:
-    """A command to time; `call_seconds` reads from its output what the server call took."""
+    """A command to time; `call_seconds` extracts the server call's time from its output."""
 
     name: str
     argv: list[str]
@@ -65,13 +65,13 @@ def _candidates(server: ServedModel) -> list[Candidate]:
 
 
 def _exchange_seconds(timings_ms: dict[str, float | None]) -> float:
-    """What the call itself took, in the server and on the way."""
+    """Return the time of the call itself: server and network."""
     parts = ("queue", "decode", "run", "encode", "receive")
     return sum(timings_ms[part] or 0.0 for part in parts) / 1000
 
 
 def main() -> None:
-    """Runs every candidate in turn and prints a row for each."""
+    """Run every candidate in turn and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10)
     runs = parser.parse_args().runs

@@ -39,7 +39,7 @@ def _milliseconds(ask: Callable[[], bytes]) -> float:
 
 
 def main() -> None:
-    """Asks both in turn and prints a row for each."""
+    """Query both in turn and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

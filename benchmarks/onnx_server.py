@@ -45,7 +45,7 @@ def _milliseconds(ask: Ask) -> float:
 
 
 def _latencies(asks: dict[str, Ask], calls: int) -> dict[str, list[float]]:
-    """The times of each, in milliseconds, asked in turn, so that the machine's moods hit both."""
+    """Time all in turn, so that noise affects each; return milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in asks}
     for number in range(calls + WARM_UP):
         for name, ask in asks.items():
@@ -56,7 +56,7 @@ def _latencies(asks: dict[str, Ask], calls: int) -> dict[str, list[float]]:
 
 
 def _throughput(asks: list[Ask], calls: int) -> float:
-    """Answers a second when each of these clients asks one question after the other."""
+    """Return answers per second when each of these clients sends one request after another."""
 
     def many(ask: Ask) -> None:
         for _ in range(calls // len(asks)):
@@ -69,7 +69,7 @@ def _throughput(asks: list[Ask], calls: int) -> float:
 
 
 def main() -> None:
-    """Measures both and prints the tables."""
+    """Measure both and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3, help="of throughput, each of all calls")

@@ -24,7 +24,7 @@ IMAGE = Path(__file__).parents[1] / "examples" / "horse.jpg"
 
 
 class Dripping(BaseHTTPRequestHandler):
-    """Answers what a client asks first as it should be, and then drips."""
+    """Answers a client's first request properly, then drips."""
 
     def do_GET(self) -> None:
         """Answer whether a model is there (TensorFlow Serving), and what there is (BentoML)."""
@@ -65,7 +65,7 @@ class Dripping(BaseHTTPRequestHandler):
 
 
 def ask_mlserve(port: int) -> None:
-    """`timeout`, of mlserve's client."""
+    """Use `timeout` of mlserve's client."""
     from mlserve import Client
 
     with Client(f"http://127.0.0.1:{port}", model="m") as client:
@@ -73,7 +73,7 @@ def ask_mlserve(port: int) -> None:
 
 
 def ask_triton(port: int) -> None:
-    """`network_timeout`, of Triton's."""
+    """Use `network_timeout` of Triton's client."""
     import numpy as np
     from tritonclient.http import InferenceServerClient, InferInput
 
@@ -86,7 +86,7 @@ def ask_triton(port: int) -> None:
 
 
 def ask_bentoml(port: int) -> None:
-    """`timeout`, of BentoML's."""
+    """Use `timeout` of BentoML's client."""
     import bentoml
 
     with bentoml.SyncHTTPClient(f"http://127.0.0.1:{port}", timeout=LIMIT) as client:
@@ -109,7 +109,7 @@ def measure(name: str, port: int) -> None:
 
 
 def main() -> None:
-    """Print a row a client; each runs in a process of its own, with the interpreter that has it."""
+    """Print a row per client; each runs in its own process, with the interpreter that has it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bentoml", metavar="PYTHON")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)

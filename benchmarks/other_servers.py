@@ -42,23 +42,23 @@ import tritonclient.utils
 HERE = Path(__file__).parent
 PARTS = HERE / "other_servers"
 WORK, PATIENCE, CALLERS = 0.5, 1.2, 20
-"""Seconds that a run takes, and that a caller waits; how many ask at once."""
+"""Seconds that a run takes, and that a caller waits; the number of callers at once."""
 ANSWERED, LEFT, CUT_OFF = "200", "left", "cut off"
 FOREIGN = runpy.run_path(str(HERE.parent / "tests" / "foreign" / "build.py"))
 IMAGE = (HERE.parent / "examples" / "horse.jpg").read_bytes()
 
 
 Call = Callable[[float], str]
-"""Asks once within that many seconds. Returns a status, or what else became of the call."""
+"""Calls once within that many seconds. Returns a status, or how else the call ended."""
 Command = tuple[list[Any], dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Server:
-    """One server.
+    """A server to compare.
 
     `prepare` writes its files into a folder, and returns its command and environment for a port;
-    `connect` returns what asks on that port.
+    `connect` returns a function that calls that port.
     """
 
     name: str
@@ -201,7 +201,7 @@ def _free_port() -> int:
 
 
 class Running:
-    """A server's process, the file where its model notes each run, and one caller's view of it."""
+    """A server's process, the file where its model logs each run, and one caller's view of it."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server, self.port, self.journal = server, _free_port(), folder / "journal"
@@ -223,11 +223,11 @@ class Running:
             )
 
     def runs(self) -> int:
-        """How many runs of the model have begun."""
+        """Return how many runs of the model have begun."""
         return len(self.journal.read_text().splitlines())
 
     def wait_until_ready(self) -> None:
-        """Return when it has answered twice, so that it has warmed up."""
+        """Return after two answers, when it has warmed up."""
         give_up, answers = time.monotonic() + 90, 0
         call = self.server.connect(self.port)
         while answers < 2:
@@ -260,7 +260,7 @@ def _running(server: Server) -> Iterator[Running]:
 
 
 def _together(calls: list[Call]) -> list[tuple[str, float]]:
-    """What becomes of each call, and its seconds; all are made at once."""
+    """Make all calls at once; return the outcome and the seconds of each."""
     ends: list[tuple[str, float]] = []
 
     def ask(call: Call) -> None:
@@ -277,7 +277,7 @@ def _together(calls: list[Call]) -> list[tuple[str, float]]:
 
 
 def leave(server: Server) -> str:
-    """Twenty callers who leave: a row of the first table."""
+    """Measure twenty callers who give up: a row of the first table."""
     with _running(server) as running:
         before = running.runs()
         ends = _together([server.connect(running.port) for _ in range(CALLERS)])
@@ -292,7 +292,7 @@ def leave(server: Server) -> str:
 
 
 def stop(server: Server) -> str:
-    """SIGTERM while the model runs for one caller: a row of the second table."""
+    """Send SIGTERM while the model runs for one caller: a row of the second table."""
     with _running(server) as running:
         before, ends, call = running.runs(), [], server.connect(running.port)
         caller = threading.Thread(target=lambda: ends.append(call(10)))

@@ -44,7 +44,7 @@ TIMEOUT = 1.0
 
 @dataclass(frozen=True)
 class Case:
-    """One load: on which model, with which timeouts; `target` is a part of the capacity."""
+    """One load: its model and timeouts; `target` is a fraction of the capacity."""
 
     name: str
     model: str
@@ -55,7 +55,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured in one case. `target` None says that it is not judged."""
+    """The measurements of one case. `target` None means that it is not judged."""
 
     server: str
     case: str
@@ -65,11 +65,11 @@ class Row:
 
     @property
     def part(self) -> float:
-        """Goodput as a part of the capacity."""
+        """Return goodput as a fraction of the capacity."""
         return self.tally.goodput / self.capacity
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as data; times in seconds."""
+        """Return the figures as data; times in seconds."""
         return {
             "server": self.server,
             "case": self.case,
@@ -85,12 +85,12 @@ class Row:
 
 
 def mixed() -> float:
-    """A timeout between 0.1 and 5 s."""
+    """Return a timeout between 0.1 and 5 s."""
     return _chance.uniform(0.1, 5.0)
 
 
 def fixed() -> float:
-    """The timeout of the plain cases."""
+    """Return the timeout of the plain cases."""
     return TIMEOUT
 
 
@@ -105,7 +105,7 @@ CASES = (
 
 
 def main() -> None:
-    """Measures everything and prints the table."""
+    """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--json", type=Path, help="write the figures into this file, too")
@@ -169,7 +169,7 @@ def _usual_rows(file: Path, seconds: float) -> Iterator[Row]:
     with _usual_server(file) as (port, pid):
         plain = asyncio.run(_measure_usual("usual", port, pid, case, seconds))
     yield plain
-    # As many as it can answer within the timeout, with a fifth to spare.
+    # As many as it can answer within the timeout, less a fifth for safety.
     limit = max(2, int(0.8 * TIMEOUT * plain.capacity))
     with _usual_server(file, "--limit-concurrency", str(limit)) as (port, pid):
         name = f"usual, limit {limit}"
@@ -213,7 +213,7 @@ def _wait_until_open(port: int, timeout: float = 30.0) -> None:
 
 
 def _jpeg() -> bytes:
-    """A file of a few hundred bytes: what it costs is the model, not the decoding."""
+    """Return a file of a few hundred bytes: the cost is the model's, not the decoder's."""
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (200, 80, 40)).save(buffer, "JPEG")
     return buffer.getvalue()

@@ -1,8 +1,7 @@
-"""The load of `overload.py`: questions to a server from one process, each with a total timeout.
+"""The load generator of `overload.py`: one process of requests, each with a total timeout.
 
-It shares the machine with the server that it measures, so it does as little as it can: requests are
-bytes that were made before, over plain HTTP/1.1 on a socket or gRPC, and answers are not looked
-into.
+It shares the machine with the server that it measures, so it does as little as possible: requests
+are prebuilt bytes, sent over plain HTTP/1.1 on a socket or gRPC, and answers are not parsed.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ import grpc
 import psutil
 
 _IDLE = 0.1
-"""A server that uses less than this part of one core is idle."""
+"""A server that uses less than this fraction of one core is idle."""
 _LOOK = 0.05
 
 
 class Ending(Enum):
-    """What became of one request."""
+    """The outcome of one request."""
 
     ANSWERED = "in time"
     LATE = "late"
@@ -33,7 +32,7 @@ class Ending(Enum):
 
 
 Ask = Callable[[float], Awaitable[Ending]]
-"""Asks once, with that timeout in seconds."""
+"""Sends one request, with that timeout in seconds."""
 _HTTP_ENDINGS = {
     b"200": Ending.ANSWERED,
     b"429": Ending.REFUSED,
@@ -41,36 +40,36 @@ _HTTP_ENDINGS = {
     b"504": Ending.EXPIRED,
 }
 _NOTICE = 0.005
-"""Seconds that the generator itself, busy as the machine is, may take to notice an answer."""
+"""Seconds that the generator itself, on a busy machine, may take to notice an answer."""
 
 
 @dataclass
 class Tally:
-    """What became of the requests of a load; times are seconds."""
+    """The outcomes of the requests of a load; times are seconds."""
 
     seconds: float = 0.0
     ended: dict[Ending, list[float]] = field(default_factory=lambda: {e: [] for e in Ending})
     idle_after: float = 0.0
     lag: float = 0.0
-    """How far behind the generator itself was at worst."""
+    """The generator's own worst delay."""
 
     def count(self, ending: Ending) -> int:
-        """How many requests ended so."""
+        """Return the number of requests that ended so."""
         return len(self.ended[ending])
 
     @property
     def goodput(self) -> float:
-        """Answers in time, a second."""
+        """Return the answers in time, per second."""
         return self.count(Ending.ANSWERED) / self.seconds
 
     def p99(self, ending: Ending) -> float:
-        """The 99th percentile of the latency of what ended so; 0 when nothing did."""
+        """Return the 99th percentile of the latency of requests that ended so; 0 if none did."""
         latencies = sorted(self.ended[ending])
         return latencies[int(0.99 * (len(latencies) - 1))] if latencies else 0.0
 
 
 def over_grpc(channel: grpc.aio.Channel, request: bytes) -> Ask:
-    """Asks TensorFlow Serving's Predict."""
+    """Return a function that calls TensorFlow Serving's Predict."""
     method = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     refusals = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
@@ -88,7 +87,7 @@ def over_grpc(channel: grpc.aio.Channel, request: bytes) -> Ask:
 
 
 def over_http(port: int, path: str, body: bytes, media_type: str) -> Ask:
-    """Asks over HTTP/1.1, on connections that are kept; one that times out is closed."""
+    """Return a function that uses HTTP/1.1 keep-alive; a connection that times out is closed."""
     idle: list[_Connection] = []
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {media_type}\r\n"
     head += f"content-length: {len(body)}\r\nx-request-timeout-ms: "
@@ -116,7 +115,7 @@ async def _connect(port: int) -> _Connection:
 
 
 class _Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection, which reads nothing but the status and the length of an answer."""
+    """One HTTP/1.1 connection, which parses only the status and the length of an answer."""
 
     def __init__(self) -> None:
         self.is_closed = False
@@ -125,7 +124,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     async def ask(self, request: bytes, timeout: float) -> bytes:  # noqa: ASYNC109
-        """The status of the answer. Raises TimeoutError, and OSError for a lost connection."""
+        """Return the status. Raises TimeoutError, and OSError for a lost connection."""
         assert self._transport is not None
         loop = asyncio.get_running_loop()
         self._came, self._answer = b"", loop.create_future()
@@ -137,12 +136,11 @@ class _Connection(asyncio.Protocol):
             alarm.cancel()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Ends the question when the whole answer is there."""
+        """Complete the request when the whole answer has arrived."""
         self._came += data
         head, found, rest = self._came.partition(b"\r\n\r\n")
         if not found or self._answer is None or self._answer.done():
@@ -152,7 +150,7 @@ class _Connection(asyncio.Protocol):
             self._answer.set_result(head[9:12])
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the question in vain."""
+        """Fail the pending request."""
         self.is_closed = True
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("the server hung up"))
@@ -165,7 +163,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def capacity(ask: Ask, clients: int, seconds: float) -> float:
-    """Answers a second when so many clients ask one question after the other."""
+    """Return the answers per second of `clients` that each send one request after another."""
     answers = 0
     until = time.monotonic() + seconds
 
@@ -183,9 +181,9 @@ async def capacity(ask: Ask, clients: int, seconds: float) -> float:
 async def overload(
     ask: Ask, rate: float, seconds: float, limit: Callable[[], float], server: psutil.Process
 ) -> Tally:
-    """Asks at random moments, `rate` times a second on average, whatever becomes of it.
+    """Send requests at random moments, `rate` per second on average, whatever their outcome.
 
-    `limit` gives the timeout of each request, in seconds.
+    `limit` returns the timeout of each request, in seconds.
     """
     tally = Tally()
     tasks: set[asyncio.Task[None]] = set()
@@ -213,13 +211,13 @@ async def overload(
 
 
 async def _seconds_until_idle(server: psutil.Process, at_most: float = 20.0) -> float:
-    """Seconds until the process stops using the CPU."""
+    """Return the seconds until the process stops using the CPU."""
     started = time.monotonic()
     busy_until, used, at = started, _cpu_seconds(server), started
     while at - busy_until < 4 * _LOOK and at - started < at_most:
         await asyncio.sleep(_LOOK)
         now, now_used = time.monotonic(), _cpu_seconds(server)
-        if now_used - used > _IDLE * (now - at) + 0.01:  # the clock's ticks are 0.01 s
+        if now_used - used > _IDLE * (now - at) + 0.01:  # the clock ticks every 0.01 s
             busy_until = now
         used, at = now_used, now
     return busy_until - started

@@ -16,7 +16,7 @@ LAYERS = {"base": 28, "fast": 2, "slow": 86}
 
 
 def write_model(file: Path, layers: int) -> None:
-    """Writes a classifier with that many convolutions, as an ONNX file."""
+    """Write a classifier with that many convolutions, as an ONNX file."""
     rng = np.random.default_rng(0)
     weights = {"stem": rng.normal(0, 0.2, (CHANNELS, 3, 3, 3))}
     nodes = [_conv("image", "stem", 3)]

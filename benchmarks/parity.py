@@ -65,7 +65,7 @@ than 4,096 segments.
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """What `mlserve compare --output json` says of both exports; `folder` holds all files."""
+    """Run `mlserve compare --output json` on both exports; `folder` holds all files."""
     env = {**os.environ, "MLSERVE_HOME": str(folder / "home")}
     write_images(folder / "images")
     for backend in BACKENDS:
@@ -78,7 +78,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The Markdown page of a comparison."""
+    """Render the Markdown page of a comparison."""
     other = found["targets"][1]["name"]
     rows = [_row(image, other) for image in found["images"]]
     agreeing = sum(row[-1] == "yes" for row in rows)
@@ -109,7 +109,7 @@ def _row(image: Mapping[str, Any], other: str) -> list[str]:
 
 
 def _rounded(value: float | None) -> str:
-    """A difference as the power of ten below which it is: the last bits are the machine's."""
+    """Give a difference as a power of ten above it: the last bits depend on the machine."""
     if value is None:
         return "-"
     if value == 0:
@@ -129,7 +129,7 @@ def _run(env: Mapping[str, str], *args: str, codes: tuple[int, ...] = (0,)) -> s
 
 
 def main() -> None:
-    """Measures, writes the page, and fails when the two differ."""
+    """Measure, write the page, and fail if the two differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = Path(__file__).parents[1] / "docs" / "parity.md"
     parser.add_argument("--output", type=Path, default=default)

@@ -24,7 +24,7 @@ Save = Callable[[Path], None]
 
 
 def write_images(folder: Path) -> list[str]:
-    """Writes every image into the folder; returns their names, sorted."""
+    """Write every image into the folder; return their names, sorted."""
     folder.mkdir(parents=True, exist_ok=True)
     with Image.open(HORSE) as opened:
         horse = opened.convert("RGB")
@@ -37,7 +37,7 @@ def write_images(folder: Path) -> list[str]:
 
 
 def _sizes(horse: Image.Image) -> Iterator[tuple[str, Save]]:
-    """The photo in other sizes, up to 24 megapixels, and parts of it."""
+    """Yield the photo in other sizes, up to 24 megapixels, and crops of it."""
     for width, height in (
         (48, 64),
         (224, 224),
@@ -59,7 +59,7 @@ def _sizes(horse: Image.Image) -> Iterator[tuple[str, Save]]:
 
 
 def _qualities(horse: Image.Image) -> Iterator[tuple[str, Save]]:
-    """The photo in JPEG qualities from 10 to 100, with and without less colour than light."""
+    """Yield the photo in JPEG qualities from 10 to 100, with and without chroma subsampling."""
     for sampling, qualities in (
         ("420", (10, 25, 50, 75, 90, 100)),
         ("422", (60,)),
@@ -71,9 +71,9 @@ def _qualities(horse: Image.Image) -> Iterator[tuple[str, Save]]:
 
 
 def _kinds(horse: Image.Image) -> Iterator[tuple[str, Save]]:
-    """JPEG files that are not the plain kind."""
+    """Yield JPEG files of unusual kinds."""
     turned = Image.Exif()
-    turned[0x0112] = 6  # a viewer turns it; the pipeline does not
+    turned[0x0112] = 6  # viewers turn it; the pipeline does not
     yield "progressive-420.jpg", _saved(horse, quality=75, progressive=True)
     yield "progressive-444.jpg", _saved(horse, quality=90, progressive=True, subsampling=0)
     yield "restarts.jpg", _saved(horse, quality=80, restart_marker_blocks=7)
@@ -85,7 +85,7 @@ def _kinds(horse: Image.Image) -> Iterator[tuple[str, Save]]:
 
 
 def _pngs(horse: Image.Image) -> Iterator[tuple[str, Save]]:
-    """PNG files of every colour type and depth that Pillow writes, and one that it does not."""
+    """Yield PNG files of every colour type and depth that Pillow writes, and one it does not."""
     clear = horse.convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(horse.size))
     palette = horse.quantize(64)
@@ -102,7 +102,7 @@ def _pngs(horse: Image.Image) -> Iterator[tuple[str, Save]]:
 
 
 def _synthetic(numbers: random.Random) -> Iterator[tuple[str, Save]]:
-    """Images of the smallest and oddest sizes, flat ones, patterns and noise."""
+    """Yield images of the smallest and oddest sizes, flat ones, patterns and noise."""
     for width, height in ((1, 1), (2, 2), (1, 300), (300, 1), (7, 5), (17, 33), (225, 223)):
         image = _noise(numbers, width, height)
         yield f"noise-{width}x{height}.jpg", _saved(image, quality=75)
@@ -129,13 +129,13 @@ def _noise(numbers: random.Random, width: int, height: int) -> Image.Image:
 
 
 def _sixteen_bit(grey: Image.Image) -> Image.Image:
-    """The image with lower bytes that are not those that the upper ones suggest."""
+    """Return the image in 16 bits, with lower bytes that do not follow from the upper ones."""
     pairs = b"".join(bytes(((value * 7) % 256, value)) for value in grey.tobytes())
     return Image.frombytes("I;16", grey.size, pairs)
 
 
 def _deep_png(image: Image.Image) -> bytes:
-    """A PNG of 16 bits a channel in RGB."""
+    """Encode a PNG of 16 bits per channel in RGB."""
     width, height = image.size
     values = iter(image.tobytes())
     row = width * 3

@@ -26,7 +26,7 @@ SIZE = 299
 
 
 def photo(width: int, height: int) -> bytes:
-    """A JPEG of smooth noise with a grain, 4:2:0, as large as a camera's."""
+    """Make a JPEG of smooth noise with a grain, 4:2:0, as large as a camera's."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (31, 41, 3), dtype=np.uint8)
     smooth = resized(coarse, height, width)
@@ -37,19 +37,19 @@ def photo(width: int, height: int) -> bytes:
 
 
 def model_input(image: bytes) -> Any:
-    """What the backend does with an image before it runs the model."""
+    """Run the backend's steps before the model."""
     return resized(decoded_image(image, ImageLimits(10**8)), SIZE, SIZE) * np.float32(1 / 255)
 
 
 def milliseconds(call: Callable[[bytes], Any], image: bytes) -> float:
-    """How long one call took."""
+    """Return the time of one call."""
     start = time.perf_counter()
     call(image)
     return (time.perf_counter() - start) * 1e3
 
 
 def main() -> None:
-    """Prints both times and their ratio."""
+    """Print both times and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds

@@ -1,4 +1,4 @@
-"""The server that the benchmarks measure: the real export of a real model on ports of its own."""
+"""The server measured by the benchmarks: the real export of a real model on its own ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MLSERVE = (sys.executable, "-m", "mlserve")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A running server and the files it serves; `seconds_to_ready` is what `mlserve up` took."""
+    """A running server and its files; `seconds_to_ready` is the time `mlserve up` took."""
 
     grpc_endpoint: str
     rest_endpoint: str
@@ -37,7 +37,7 @@ class ServedModel:
     seconds_to_ready: float
 
     def ask_over_grpc(self, image: bytes) -> Callable[[], bytes]:
-        """A function that asks the server about the image, on a channel of its own: its label."""
+        """Return a function that requests the image's label, on a channel of its own."""
         channel = grpc.insecure_channel(
             self.grpc_endpoint, options=[("grpc.use_local_subchannel_pool", 1)]
         )
@@ -51,7 +51,7 @@ class ServedModel:
 
 
 def exported(home: str) -> Artifact:
-    """The model, exported into that folder with weights that mean nothing."""
+    """Export the model into that folder with meaningless weights."""
     argv = [*MLSERVE, "export", "--backend", BACKEND, "--model", MODEL, "--weights", "random"]
     env = {**os.environ, "MLSERVE_HOME": home}
     done = subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
@@ -60,7 +60,7 @@ def exported(home: str) -> Artifact:
 
 
 def predict_request(model: str, signature: str, image: bytes) -> PredictRequest:
-    """The question about one image."""
+    """Return the request for one image."""
     request = PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
@@ -80,7 +80,7 @@ def served_model(
     weights: str | None = None,
     export_flags: Sequence[str] = (),
 ) -> Iterator[ServedModel]:
-    """Exports the model into a folder that is removed afterwards, and serves it meanwhile."""
+    """Export the model into a temporary folder and serve it."""
     with tempfile.TemporaryDirectory(prefix="mlserve-bench-") as home:
         env = {**os.environ, "MLSERVE_HOME": home}
         weight_flags = [] if weights is None else ["--weights", weights]

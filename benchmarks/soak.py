@@ -62,7 +62,7 @@ class Row:
 
 
 def corrupted(image: bytes, count: int) -> Iterator[bytes]:
-    """That many files that are nearly the image: cut, altered, or only its header."""
+    """Yield `count` corrupted copies of the image: cut, altered, or only its header."""
     chance = random.Random(0)
     for number in range(count):
         data = bytearray(image[: chance.randrange(len(image))] if number % 2 else image)
@@ -73,7 +73,7 @@ def corrupted(image: bytes, count: int) -> Iterator[bytes]:
 
 
 def ask_about_corrupt_images(server: ServerProcess, image: bytes, count: int) -> str:
-    """What became of them: an answer, or the client's fault; else an AssertionError."""
+    """Require an answer, or an error that blames the client. Raises AssertionError."""
     with grpc.insecure_channel(server.grpc) as channel, ThreadPoolExecutor(4) as threads:
         predict = predict_method(channel)
 
@@ -91,7 +91,7 @@ def ask_about_corrupt_images(server: ServerProcess, image: bytes, count: int) ->
 
 
 def kill_clients(server: ServerProcess, image: bytes, count: int) -> str:
-    """Kills that many clients, each when its request has been sent."""
+    """Kill that many clients, each when its request has been sent."""
     body = json.dumps({"inputs": [as_base64(image)]}).encode()
     head = f"POST /v1/models/{MODEL}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
     for _ in range(count):
@@ -110,7 +110,7 @@ def kill_clients(server: ServerProcess, image: bytes, count: int) -> str:
 
 
 def hold_connections(server: ServerProcess, image: bytes, idle: int, drips: int) -> str:
-    """Asks while many connections say nothing, or a byte each now and then."""
+    """Send requests while many connections send nothing, or a byte now and then."""
     with ExitStack() as held:
         for number in range(idle):
             held.enter_context(_connect(server.grpc if number % 2 else server.rest))
@@ -124,7 +124,7 @@ def hold_connections(server: ServerProcess, image: bytes, idle: int, drips: int)
 
 
 def drain(artifact: Artifact, image: bytes) -> tuple[int, int, list[str]]:
-    """Stops a server under load: how many requests were answered, refused, and lost."""
+    """Stop a server under load; return the requests answered and refused, and those lost."""
     with launched(BACKEND, artifact, "--threads", "2") as server:
         server.wait_ready(artifact.version)
         load = Load(server.grpc, server.rest, MODEL, image=image)
@@ -156,7 +156,7 @@ def _ask(server: ServerProcess, image: bytes) -> None:
 
 
 def _resident(server: ServerProcess) -> float:
-    """MB of memory."""
+    """Return the resident memory in MB."""
     return float(psutil.Process(server.process.pid).memory_info().rss) / 2**20
 
 
@@ -199,7 +199,7 @@ def _drained(artifact: Artifact, image: bytes, count: int) -> Row:
 
 
 def main() -> None:
-    """Prints the table; ends with 1 when a target is missed."""
+    """Print the table; exit with 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     numbers = {"images": 10_000, "kills": 100, "idle": 200, "drips": 50, "drains": 20}
     for name, default in numbers.items():

@@ -1,7 +1,7 @@
-"""The client that tutorials show: argparse, TensorFlow Serving's own stubs, `make_tensor_proto`.
+"""The client shown in tutorials: argparse, TensorFlow Serving's own stubs, `make_tensor_proto`.
 
-It asks the server that mlserve runs the same question, so that `cold_start.py` can set the two
-side by side. Prints the label, and the seconds that the call itself took.
+It sends the same request to mlserve's server, so that `cold_start.py` can compare the two. Prints
+the label, and the seconds of the call itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
 def main() -> None:
-    """Asks once."""
+    """Send one request."""
     parser = argparse.ArgumentParser()
     parser.add_argument("image", type=Path)
     parser.add_argument("--endpoint", default="127.0.0.1:8500")

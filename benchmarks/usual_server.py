@@ -23,7 +23,7 @@ app = FastAPI()
 
 @app.post("/predict")
 def predict(image: Annotated[bytes, Body(media_type="image/jpeg")]) -> dict[str, int]:
-    """The class of the image in the body."""
+    """Return the class of the image in the body."""
     _, height, width, _ = model_input.shape
     pixels = Image.open(io.BytesIO(image)).convert("RGB").resize((width, height))
     batch = np.asarray(pixels, np.float32)[np.newaxis] / 255

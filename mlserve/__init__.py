@@ -1,10 +1,10 @@
-"""mlserve: export one model to several runtimes, serve it, and ask it one question in time.
+"""Export one model to several runtimes, serve it, and query it within a deadline.
 
     from mlserve import Client
     Client("127.0.0.1:8500").predict("horse.jpg", timeout=5).label
 
-The names below are the public API. They are imported when they are first used, so that
-`import mlserve` costs nothing.
+The names below are the public API. They are imported on first use, so that `import mlserve` costs
+nothing.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ __all__ = [
     "__version__",
 ]
 _HOMES = ("mlserve.errors", "mlserve.deadline", "mlserve.client")
-"""Where the names are looked for, the cheapest to import first."""
+"""The modules searched for a name, the cheapest to import first."""
 
 
 def __getattr__(name: str) -> Any:

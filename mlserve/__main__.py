@@ -1,6 +1,6 @@
-"""The command `mlserve`, and `python -m mlserve`."""
+"""Entry point of the `mlserve` command and of `python -m mlserve`."""
 
-# The clock is first: a deadline counts from here, and the imports below are part of the call.
+# The clock comes first: deadlines count from here, and the imports below are part of the call.
 from mlserve.cli import clock
 
 clock.mark_process_start()

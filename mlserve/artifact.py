@@ -1,6 +1,6 @@
-"""An exported model on disk: version folders, manifest and labels, and how they are read.
+"""Read and write exported models on disk: version folders, manifest and labels.
 
-A folder whose name is a number is that version, with or without zeros in front: TensorFlow's own
+A folder whose name is a number is that version, with or without leading zeros: TensorFlow's own
 exporters have written `00000123` (file_system_storage_path_source.cc reads it as 123).
 """
 
@@ -23,26 +23,26 @@ from mlserve.tensors import Signature
 MANIFEST_NAME = "mlserve.json"
 LABELS_NAME = "labels.txt"
 LABELS_JSON_NAME = "labels.json"
-"""The file in place of `labels.txt` for labels with a line break in them."""
+"""Replaces `labels.txt` when a label contains a line break."""
 EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"
-"""The hint for a version whose files do not fit together."""
+"""The hint for a version whose files do not match."""
 _FORMAT = 1
 _LONGEST = 200
 _EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"
 LARGEST_VERSION = 2**63 - 1
 LARGEST_PLAIN_FILE = 64 * 2**20
-"""The bytes that such a file may have: the labels of a million classes are less."""
+"""The size limit of such a file, in bytes; the labels of a million classes are smaller."""
 
 
 def digest_of(data: bytes) -> str:
-    """`sha256:<hex>` of these bytes."""
+    """Return `sha256:<hex>` of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def labels_text(labels: Sequence[str]) -> bytes:
-    """The labels as their file holds them: UTF-8, one a line; a JSON list if one has a line break.
+    """Return the labels as file content: UTF-8, one a line, or a JSON list if one has a line break.
 
-    Only a line feed ends a line: every other character of a label arrives as it is.
+    Only a line feed ends a line: every other character of a label is kept as it is.
     """
     if _need_json(labels):
         return json.dumps(list(labels), ensure_ascii=False, indent=0).encode()
@@ -51,10 +51,10 @@ def labels_text(labels: Sequence[str]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is known of an exported model: `mlserve.json` in its version folder.
+    """The `mlserve.json` of a version folder: what is known of an exported model.
 
-    `created` is UTC, ISO 8601. Digests are `sha256:<hex>`. `facts` say how the pipeline is known;
-    manifests of older versions have none.
+    `created` is UTC, ISO 8601. Digests are `sha256:<hex>`. `facts` say how each part of the
+    pipeline is known; manifests of older versions have none.
     """
 
     mlserve: str
@@ -70,16 +70,16 @@ class Manifest:
     facts: Facts = field(default_factory=dict)
 
     def write(self, folder: Path, labels: Sequence[str]) -> None:
-        """Writes the manifest and the labels into `folder`."""
+        """Write the manifest and the labels into `folder`."""
         name = LABELS_JSON_NAME if _need_json(labels) else LABELS_NAME
         (folder / name).write_bytes(labels_text(labels))
         (folder / MANIFEST_NAME).write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
-        """The manifest in `folder`; None where there is none (a model that mlserve did not export).
+        """Read the manifest in `folder`; None if mlserve did not export the model.
 
-        Raises UsageError when the file is there and cannot be read.
+        Raises UsageError when the file exists but cannot be read.
         """
         path = folder / MANIFEST_NAME
         try:
@@ -120,7 +120,7 @@ class Manifest:
 
 
 def without_manifest(base_path: Path, versions: Sequence[int]) -> tuple[int, ...]:
-    """Those of these versions that have no manifest, though a lower one of them has.
+    """Return the versions without a manifest that are higher than a version with one.
 
     Where mlserve exported a version, a higher one without `mlserve.json` is most likely still being
     copied. Loaded as a raw model it would have other inputs and outputs than the one it replaces.
@@ -131,7 +131,7 @@ def without_manifest(base_path: Path, versions: Sequence[int]) -> tuple[int, ...
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One version of a model on disk: the folder `path` named after the number `version`.
+    """One version of a model on disk: the folder `path`, version `number`.
 
     `manifest` is None for a model that mlserve did not export.
     """
@@ -143,12 +143,12 @@ class Artifact:
 
     @classmethod
     def open(cls, base_path: Path, model: str, version: int) -> Artifact:
-        """The artifact in `base_path/<version>`. Raises UsageError for an unreadable manifest."""
+        """Open `base_path/<version>`. Raises UsageError for an unreadable manifest."""
         path = version_folder(base_path, version)
         return cls(path, model, version, Manifest.read(path))
 
     def labels(self) -> tuple[str, ...]:
-        """The labels beside the manifest, checked against its digest and class count.
+        """Return the labels, checked against the manifest's digest and class count.
 
         Raises UsageError when the file is absent, is not UTF-8 or is not the one that was exported.
         """
@@ -172,7 +172,7 @@ def _need_json(labels: Sequence[str]) -> bool:
 
 
 def _read_labels(path: Path, data: bytes) -> tuple[str, ...]:
-    """What `labels_text` wrote. Raises UsageError that names the label which is not UTF-8."""
+    """Parse the output of `labels_text`. Raises UsageError naming the label that is not UTF-8."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -182,7 +182,7 @@ def _read_labels(path: Path, data: bytes) -> tuple[str, ...]:
             f"label {number} in {path} is not UTF-8: {line[:_LONGEST]!r}", hint=_EXPORT_AGAIN
         ) from error
     if path.name != LABELS_JSON_NAME:
-        return tuple(text.removesuffix("\n").split("\n"))  # splitlines knows other line ends too
+        return tuple(text.removesuffix("\n").split("\n"))  # splitlines splits at others
     try:
         labels = json_of(text)
     except ValueError as error:
@@ -193,7 +193,7 @@ def _read_labels(path: Path, data: bytes) -> tuple[str, ...]:
 
 
 def version_of(name: str) -> int | None:
-    """The version that a folder of that name holds; None for a name that is not a version."""
+    """Return the version that a folder of this name holds; None if the name is not a version."""
     if not (name.isascii() and name.isdigit()):
         return None
     number = int(name)
@@ -201,9 +201,9 @@ def version_of(name: str) -> int | None:
 
 
 def folders_by_version(base_path: Path) -> dict[int, list[str]]:
-    """The names of the folders of each version, the one that counts first. Raises OSError.
+    """Map each version to the names of its folders, the one to use first. Raises OSError.
 
-    Of several names of one number the shortest counts.
+    Of several names for one number, the shortest is used.
     """
     with os.scandir(base_path) as entries:
         names = sorted((e.name for e in entries if e.is_dir()), key=lambda name: (len(name), name))
@@ -216,7 +216,7 @@ def folders_by_version(base_path: Path) -> dict[int, list[str]]:
 
 
 def version_folder(base_path: Path, version: int) -> Path:
-    """The folder of that version, or where it would be where there is none."""
+    """Return the folder of that version, or the path it would have."""
     usual = base_path / str(version)
     if usual.is_dir():
         return usual
@@ -228,9 +228,9 @@ def version_folder(base_path: Path, version: int) -> Path:
 
 
 def read_plain(path: Path, most: int = LARGEST_PLAIN_FILE) -> bytes:
-    """The bytes of a regular file. Raises OSError, and ValueError for a larger or another one.
+    """Return a regular file's bytes. Raises OSError; ValueError if too large or not regular.
 
-    A device gives bytes for ever, and a pipe none until somebody writes: neither is read.
+    A device would be read forever, and a pipe would block until something writes to it.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -242,7 +242,7 @@ def read_plain(path: Path, most: int = LARGEST_PLAIN_FILE) -> bytes:
 
 
 def json_of(text: str | bytes) -> Any:
-    """What the text holds as JSON. Raises ValueError, also for a text that is nested too deep."""
+    """Parse the text as JSON. Raises ValueError, also for a text that is nested too deep."""
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""What a runtime has to provide to be served: `Backend`, `Runner` and `ServerSpec`."""
+"""The interface that a runtime implements to be served: `Backend`, `Runner` and `ServerSpec`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """The smallest thing that can be served: named signatures and a way to run them.
+    """The minimum to serve a model: named signatures and a way to run them.
 
     `run` is called from several threads at once.
     """
@@ -32,38 +32,37 @@ class Runner(Protocol):
     def signatures(self) -> Mapping[str, Signature]: ...
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """The outputs of that signature for these inputs.
+        """Return the outputs of that signature for these inputs.
 
         Names and dtypes have been checked against the signature, and shapes too unless the runner
-        `judges_shapes`. Inputs that are optional may be absent, and the Runner puts its defaults in
-        their place. Raises InvalidInput (or NotAnImage, InputTooLarge) for an input that the model
-        refuses, naming its index in the batch, and InferenceFailed when the runtime fails. A
-        runtime that can be interrupted stops when the deadline passes and raises DeadlineExceeded;
-        one that cannot ignores it.
+        `judges_shapes`. Optional inputs may be absent; the Runner then uses its defaults. Raises
+        InvalidInput (or NotAnImage, InputTooLarge) for an input that the model rejects, naming its
+        index in the batch, and InferenceFailed when the runtime fails. An interruptible runtime
+        stops when the deadline passes and raises DeadlineExceeded; any other ignores the deadline.
         """
 
     def close(self) -> None:
-        """Gives the memory back; called once, when nothing runs any more."""
+        """Free the memory; called once, after the last `run` has returned."""
 
 
 def judges_shapes(runner: Runner) -> bool:
-    """Whether its runtime itself says which shapes it takes: its `judges_shapes` is true.
+    """Return whether the runtime checks shapes itself: its `judges_shapes` is true.
 
-    As in TensorFlow Serving, a signature is then a description that requests need not fit: models
-    are in use that take more than theirs says. Without it, requests are held to the signature.
+    As in TensorFlow Serving, the signature is then only a description: some models in use accept
+    more than theirs declares. Otherwise requests must match the signature.
     """
     return bool(getattr(runner, "judges_shapes", False))
 
 
 @runtime_checkable
 class HasDefinitions(Protocol):
-    """A Runner of a model whose file holds TensorFlow's SignatureDef messages."""
+    """A Runner of a model whose file holds TensorFlow SignatureDef messages."""
 
     @property
     def definitions(self) -> Mapping[str, bytes]:
-        """Those messages, serialized, by the name of the signature, also of those not served.
+        """Return the serialized messages by signature, including those that are not served.
 
-        TensorFlow Serving's API shows them as they are. For any other Runner it makes them of the
+        TensorFlow Serving's API shows them unchanged. For any other Runner they are built from the
         signatures.
         """
 
@@ -71,7 +70,7 @@ class HasDefinitions(Protocol):
 class ImageStages(Protocol):
     """The steps of an exported image pipeline, one by one, for `mlserve compare`.
 
-    Each takes one image file's bytes and raises what `Runner.run` raises for a bad one.
+    Each takes the bytes of one image file and raises what `Runner.run` raises for a bad one.
     """
 
     def decoded(self, image: bytes) -> np.ndarray[Any, Any]:
@@ -89,8 +88,8 @@ class LoadOptions(Options):
     """How to load a model; None leaves the choice to the backend.
 
     A new option is one field here: `mlserve up`, the server process, containers and the record of a
-    running server take it from this class. A backend that regards it names it in `load_options`.
-    `threads` None takes the CPUs of the cgroup. `instances` are sessions that run at the same time
+    running server take it from this class. A backend that supports it lists it in `load_options`.
+    `threads` None means the CPUs of the cgroup. `instances` are sessions that run at the same time
     and share the threads. `allow_unsafe_ops` loads models that can do more than compute
     (`mlserve.unsafe_ops`). Raises UsageError for a number below 1.
     """
@@ -138,12 +137,12 @@ DEFAULT_LOAD_OPTIONS = LoadOptions()
 DEFAULT_BACKEND = "tfserving"
 GRPC_PORT = 8500
 REST_PORT = 8501
-"""The ports of a server where none are asked for, and inside every container."""
+"""The default ports of a server, and its ports inside every container."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where a server listens."""
+    """The addresses that a server listens on."""
 
     host: str
     grpc_port: int
@@ -154,9 +153,9 @@ class Listen:
 class ContainerImage:
     """A published image of a third-party server, as pure data: what `--launcher docker` runs.
 
-    The server listens on GRPC_PORT and REST_PORT inside, and finds the version folders in
-    `base_path`. `architectures` are those that the image is published for, in Docker's words.
-    `drains` says that it finishes its requests when SIGTERM comes.
+    Inside, the server listens on GRPC_PORT and REST_PORT and finds the version folders in
+    `base_path`. `architectures` are those that the image is published for, in Docker's names.
+    `drains` means that it finishes its requests on SIGTERM.
     """
 
     name: str
@@ -170,10 +169,10 @@ class ServerSpec:
     """A third-party server, as pure data: what `--launcher native` or `docker` runs.
 
     `executable` is looked up on PATH, or in the `image`; `env` is added to the environment. `files`
-    are texts by file name: the launcher writes them into a folder of the server's state before it
-    starts the server, and puts that folder's path in the place of each `{files}` in `argv`.
-    `listens_everywhere` says that it has no option for the host: it listens on every address of
-    the machine, or of the container.
+    are texts by file name: the launcher writes them into a folder of the server's state before the
+    start, and replaces each `{files}` in `argv` with that folder's path. `listens_everywhere` means
+    that the server cannot be bound to a host: it listens on every address of the machine, or of the
+    container.
     """
 
     launcher: str
@@ -187,11 +186,11 @@ class ServerSpec:
 
 
 _EVERY_BACKEND = ("threads", "allow_unsafe_ops")
-"""The fields of LoadOptions that every backend takes: what has no unsafe operation allows them."""
+"""Fields of LoadOptions that every backend takes; one without unsafe operations allows them all."""
 
 
 class Backend(ABC):
-    """One runtime: how to export a model into its files, and how to load them as a Runner.
+    """A runtime: exports a model to its own files and loads them as a Runner.
 
     The class itself must be cheap to import: the runtime is imported inside the methods.
     """
@@ -200,49 +199,49 @@ class Backend(ABC):
     summary: ClassVar[str]
     """One line for `mlserve plugins`."""
     install_hint: ClassVar[str]
-    """The command that installs what the methods import."""
+    """The command that installs the packages imported by the methods."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """The modules needed to load and run. What has to be installed for that is told by the extra
-    `serve` of the backend's distribution; both are looked at before a server starts."""
+    """Modules needed to load and run. The packages to install are listed by the extra `serve` of
+    the backend's distribution; both are checked before a server starts."""
     files: ClassVar[tuple[str, ...]] = ()
-    """File names or patterns (`*.onnx`); one such file in a version folder says whose it is."""
+    """File names or patterns (`*.onnx`) that identify a version folder of this backend."""
     frameworks: ClassVar[tuple[str, ...]] = ("tensorflow",)
-    """The values of `Classifier.framework` whose models `export` takes."""
+    """The values of `Classifier.framework` that `export` accepts."""
     load_options: ClassVar[tuple[str, ...]] = ()
-    """The fields of LoadOptions that `load` regards beside those that every backend takes; `up`
+    """The fields of LoadOptions that `load` supports beside those that every backend takes; `up`
     refuses the others."""
 
     no_exif: ClassVar[str | None] = "its pipeline has no step for it"
-    """Why its pipeline cannot apply the EXIF orientation of an image; None where it can."""
+    """Why the pipeline cannot apply an image's EXIF orientation; None if it can."""
 
     @classmethod
     def regards(cls, load_option: str) -> bool:
-        """Whether it takes that field of LoadOptions."""
+        """Return whether this backend supports that field of LoadOptions."""
         return load_option in (*_EVERY_BACKEND, *cls.load_options)
 
     def prepare(self) -> None:
-        """Imports what `export` needs; called before a model is opened, which can be a download.
+        """Import what `export` needs; called before a model is opened, which can be a download.
 
-        Raises ImportError when it is absent or broken. The default does nothing, but for a backend
-        without `export` it raises ExportError, before anything is downloaded.
+        Raises ImportError when it is absent or broken. The default does nothing, except that a
+        backend without `export` raises ExportError, before anything is downloaded.
         """
         if type(self).export is Backend.export:
             raise self._only_serves()
 
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
-        """Writes the runtime's own files into the empty folder `into`.
+        """Write the runtime's own files into the empty folder `into`.
 
-        Returns the signatures that were written. Raises ExportError; the default, for a backend
-        that only serves, does nothing else.
+        Returns the signatures that were written. Raises ExportError, as does the default, which is
+        for backends that only serve.
         """
         raise self._only_serves()
 
     @abstractmethod
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
-        """The model in `artifact.path`, ready to run.
+        """Load the model in `artifact.path`.
 
-        The artifact need not be one of ours: `artifact.manifest` may be None. Raises
-        ModelLoadFailed when the files are not what the runtime reads.
+        `artifact.manifest` may be None: the artifact need not be an mlserve export. Raises
+        ModelLoadFailed when the runtime cannot read the files.
         """
 
     def _only_serves(self) -> ExportError:
@@ -253,7 +252,7 @@ class Backend(ABC):
         )
 
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
-        """The steps of the image pipeline in `artifact`, which this backend exported.
+        """Return the steps of the image pipeline in `artifact`, which this backend exported.
 
         Raises ModelLoadFailed.
         """
@@ -265,7 +264,7 @@ class Backend(ABC):
     def external_servers(
         self, base_path: Path, model: str, versions: Sequence[int], listen: Listen
     ) -> Sequence[ServerSpec]:
-        """Third-party servers that can serve `base_path` (`<base_path>/<version>/`).
+        """Return third-party servers that can serve `base_path` (`<base_path>/<version>/`).
 
         `versions` are the versions to serve; empty means the latest, followed as it changes.
         """

@@ -1,6 +1,6 @@
-"""Which backend fits, told from a model's files or its framework; and what can be exported here.
+"""Choose a backend by a model's files or its framework.
 
-Only the classes of installed plugins are looked at: no runtime is imported.
+Only the classes of installed plugins are inspected: no runtime is imported.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mlserve.sources import DEFAULT_MODEL, ModelRequest, ModelSource
 
 
 def backend_of_files(model: Artifact, asked: str | None) -> str:
-    """The backend that the files of a model's version are for; `asked` is the user's own choice.
+    """Return the backend that a version's files are for; `asked` is the user's own choice.
 
     Raises UsageError when the files are for another backend than `asked` or for several, or cannot
-    be read, and NotFound when no installed backend knows them.
+    be read, and NotFound when no installed backend recognises them.
     """
     fits = _backends_of(model)
     if asked is None:
@@ -35,10 +35,10 @@ def backend_of_files(model: Artifact, asked: str | None) -> str:
 
 
 def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -> str:
-    """The backend to export a model of `source` for; `asked` is the user's own choice.
+    """Return the backend to export a model of `source` for; `asked` is the user's own choice.
 
-    Without one it is the default where that takes the model, else the only one that does. Raises
-    UsageError when `asked` does not take it, or several others do.
+    If `asked` is None, that is the default if it takes the model, else the only one that does.
+    Raises UsageError when `asked` does not take it, or when several others do.
     """
     fits = _exporting(source.framework)
     if asked is not None:
@@ -67,9 +67,9 @@ def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -
 
 
 def way_to_export(backend: str | None, model: str | None) -> str:
-    """The command that exports such a model, for a hint: one that can work with what is installed.
+    """Return an export command for a hint: one that works with what is installed.
 
-    A model that no model source knows by name is the user's own, and needs its files.
+    A model that no model source knows by name is the user's own, so the command needs its files.
     """
     sources = {name: source for source in plugins.model_sources() for name in source.models}
     meant = model or (DEFAULT_MODEL if DEFAULT_MODEL in sources else next(iter(sources), None))
@@ -96,12 +96,12 @@ def _backends() -> list[type[Backend]]:
 
 
 def _exporting(framework: str) -> list[str]:
-    """The installed backends that export models of that framework, by name."""
+    """Return the names of installed backends that export models of that framework."""
     return [backend.name for backend in _backends() if framework in backend.frameworks]
 
 
 def _backends_of(model: Artifact) -> list[str]:
-    """The backends that the files are for: by the manifest, else by their names."""
+    """Return the backends that the files are for: by the manifest, else by file names."""
     if model.manifest is not None:
         return [model.manifest.backend]
     try:

@@ -1,4 +1,4 @@
-"""A model in memory with the facts of its interface, and how it becomes a Classifier."""
+"""Turn a model in memory into a Classifier: add its labels and its image pipeline."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _BINARY_LABELS = 2
 class Network:
     """A classifier in memory: `forward` maps float32[N, height, width, 3] to float32[N, units].
 
-    `size` is height and width; `contract` says the rest of what goes in and comes out, and how it
-    is known; `facts` are further ones, of the size and the layout. `framework` says what `forward`
-    is, as in Classifier.
+    `size` is (height, width). `contract` describes the rest of the input and output, and how it is
+    known; `facts` do the same for size and layout. `framework` says what `forward` is, as in
+    Classifier.
     """
 
     forward: Any
@@ -40,7 +40,7 @@ class Network:
 def classifier(
     request: ModelRequest, network: Network, own_labels: Sequence[str] | None = None
 ) -> Classifier:
-    """The network with its labels and pipeline, ready for a backend.
+    """Return the network with its labels and pipeline, ready for a backend.
 
     `own_labels` are those that the model is known to have. Raises ExportError when there are no
     labels or their number does not fit.

@@ -1,7 +1,7 @@
-"""What a model wants and gives, and how that is known: given, found in the model, or assumed.
+"""The input and output contract of a model, and how each part is known: given, found or assumed.
 
-`mlserve.measure` looks at the model; what the user says goes first; where neither tells, the export
-stops with the error that the look has ready.
+`mlserve.measure` inspects the model, and what the user says takes precedence. If neither settles a
+part, the export stops with the error that the inspection prepared.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mlserve.pipeline import Activation
 from mlserve.sources import Fact, Facts, How, ModelRequest
 
 Scale = tuple[float, float]
-"""The values that pixel 0 and pixel 255 become."""
+"""The values that pixel 0 and pixel 255 map to."""
 
 UNIT: Scale = (0.0, 1.0)
 RAW: Scale = (0.0, 255.0)
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Evidence(Generic[T]):
-    """A value, how it is known unless the user knows better, and why."""
+    """A value, how it is known unless the user overrides it, and why."""
 
     value: T
     why: str
@@ -34,7 +34,7 @@ class Evidence(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What turns pixels into the model's input and its output into scores, with the facts."""
+    """How pixels become the model's input and its output becomes scores, with the facts."""
 
     units: int
     activation: Activation
@@ -48,9 +48,9 @@ def settle(
     activation: Evidence[Activation] | ExportError,
     scale: Evidence[Scale] | ExportError,
 ) -> Contract:
-    """The contract of a model with that many output units: what the user gave, else what was found.
+    """Return the contract of a model with `units` outputs: the user's values, else those found.
 
-    An error in place of a finding is what is raised unless the user has said it.
+    A finding that is an error is raised unless the user gave the value.
     """
     given = None if request.activation is None else given_activation(request.activation, units)
     turned, turned_fact = _settled(given, activation)
@@ -74,7 +74,7 @@ def _settled(given: T | None, found: Evidence[T] | ExportError) -> tuple[T, Fact
 
 
 def given_activation(word: str, units: int) -> Activation:
-    """What `--activation WORD` means for a model of so many output units.
+    """Return the activation that `--activation WORD` means for that many output units.
 
     `softmax` and `sigmoid` are applied to logits, `none` leaves scores as they are. Raises
     UsageError for a word that does not fit the number of outputs.
@@ -92,13 +92,13 @@ def given_activation(word: str, units: int) -> Activation:
 
 
 def word_for(activation: Activation) -> str:
-    """The value of `--activation` that stands for it."""
+    """Return the value of `--activation` for this activation."""
     is_score = activation in (Activation.IDENTITY, Activation.COMPLEMENT)
     return "none" if is_score else activation.value
 
 
 def scale_text(scale: Scale) -> str:
-    """A scale as `--scale` takes it: `-1..1`."""
+    """Format a scale as `--scale` takes it: `-1..1`."""
     return f"{scale[0]:.4g}..{scale[1]:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""A server's token and TLS files, read and checked."""
+"""Read and check a server's token and TLS files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mlserve.settings import ServerSettings, flag_of
 _TOKEN = re.compile(rb"[!-~]{1,4096}")
 _READERS = {0o004: "every user of this machine", 0o040: "every user in its group"}
 TOKEN_VARIABLE = "MLSERVE_TOKEN"  # noqa: S105  the name of a variable
-"""What a client reads its token from; no server is given it."""
+"""The variable that clients read their token from; servers never receive it."""
 
 
 def read_token(path: Path) -> bytes:
-    """The token in that file, without white space around it. Raises UsageError."""
+    """Read the token, without surrounding white space. Raises UsageError."""
     token = read_file("token_file", path).strip()
     if not token:
         raise UsageError(f"{path} ({flag_of('token_file')}) is empty", hint=_MAKE_TOKEN)
@@ -32,13 +32,13 @@ def read_token(path: Path) -> bytes:
 
 
 def other_readers(path: Path) -> str | None:
-    """Who beside its owner may read the file; None for nobody."""
+    """Return which users besides its owner may read the file; None if there are none."""
     mode = path.stat().st_mode
     return next((who for bit, who in _READERS.items() if mode & bit), None)
 
 
 def read_file(name: str, path: Path) -> bytes:
-    """The content of the file that the setting of that name gives. Raises UsageError."""
+    """Return the content of the file that this setting names. Raises UsageError."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -52,9 +52,9 @@ _MAKE_TOKEN = "make one: openssl rand -hex 32 > FILE && chmod 600 FILE"  # noqa:
 
 
 def check_files(settings: ServerSettings) -> None:
-    """Raises UsageError unless every file that the settings name can be used.
+    """Raise UsageError unless every file that the settings name is usable.
 
-    `mlserve up` asks before it starts a server, so that the user is told on the terminal.
+    `mlserve up` calls this before it starts a server, so that the error reaches the terminal.
     """
     if settings.token_file is not None:
         read_token(settings.token_file)
@@ -63,11 +63,10 @@ def check_files(settings: ServerSettings) -> None:
 
 
 def tls_context(settings: ServerSettings, protocol: str = "http/1.1") -> ssl.SSLContext:
-    """TLS 1.2 or newer with the server's certificate; with a client CA, both sides show one.
+    """Build a context with the server's certificate, TLS 1.2 or newer; mutual TLS with a client CA.
 
-    `protocol` is what it offers to be spoken (ALPN).
-
-    Raises UsageError for a file that is not what it should be, or a key of another certificate.
+    `protocol` is offered by ALPN. Raises UsageError for an invalid file, or a key that does not
+    match the certificate.
     """
     cert, key, ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
     if cert is None or key is None:
@@ -91,30 +90,30 @@ def tls_context(settings: ServerSettings, protocol: str = "http/1.1") -> ssl.SSL
 
 
 def names_in_certificate(settings: ServerSettings) -> list[str]:
-    """The host names and addresses that the server's certificate is for; none where nobody can say.
+    """Return the hosts that the server's certificate is for; empty if they cannot be read.
 
-    The standard library decodes a certificate only for a peer that has shown it. So both ends of a
-    handshake are held here, in memory.
+    The standard library decodes a certificate only when a peer presents it. So this function runs
+    both ends of a handshake, in memory.
     """
     server, client = tls_context(settings), ssl.create_default_context(cafile=settings.tls_cert)
     server.verify_mode = ssl.CERT_NONE
     client.check_hostname = False
-    client.verify_flags = ssl.VERIFY_X509_PARTIAL_CHAIN  # the file need not hold its authority
+    client.verify_flags = ssl.VERIFY_X509_PARTIAL_CHAIN  # the file need not include its CA
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking = client.wrap_bio(to_client, to_server)
     answering = server.wrap_bio(to_server, to_client, server_side=True)
     for end in (asking, answering, asking):
-        with suppress(ssl.SSLError):  # it waits for the other end; or the certificate has expired
+        with suppress(ssl.SSLError):  # it waits for the other end, or the certificate has expired
             end.do_handshake()
     try:
         facts: dict[str, Any] = asking.getpeercert() or {}
     except ValueError:
-        return []  # the handshake came to no end: whoever asks the server is told why
+        return []  # the handshake failed: a client that connects is told why
     return [name for kind, name in facts.get("subjectAltName", ()) if kind in _HOST_KINDS]
 
 
 _HOST_KINDS = ("DNS", "IP Address")
-"""The kinds of names in a certificate that a host can have."""
+"""The kinds of names in a certificate that can be a host."""
 
 
 def _trust(context: ssl.SSLContext, ca: Path) -> None:

@@ -1,4 +1,4 @@
-"""The one deadline of a synchronous call: absolute, monotonic, total."""
+"""Deadlines: one per synchronous call, absolute, monotonic, and covering the whole call."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from mlserve.errors import DeadlineExceeded, UsageError
 
 _SHOWN = 40
-"""Digits of a whole number that an error repeats."""
+"""Digits of an integer that an error message repeats."""
 MOST_SECONDS = 1e9
-"""The longest time that anything may be asked to take, 31 years: what waits for longer overflows
-(a thread 292 years, gRPC and the operating system less)."""
+"""The longest time accepted anywhere, 31 years: longer waits overflow (a thread at 292 years, gRPC
+and the operating system earlier)."""
 _SHORT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on the monotonic clock after which an answer is worth nothing.
+    """A moment on the monotonic clock after which an answer is worthless.
 
     `timeout` is the length in seconds it was made from, kept for messages only.
     """
@@ -30,7 +30,7 @@ class Deadline:
 
     @classmethod
     def after(cls, timeout: float, *, since: float | None = None) -> Deadline:
-        """The deadline `timeout` seconds after `since` (a `time.monotonic()` value; default now).
+        """Return the deadline `timeout` seconds after `since` (a `time.monotonic()`; default now).
 
         Raises UsageError when `timeout` is not a positive number of seconds up to `MOST_SECONDS`.
         """
@@ -46,20 +46,20 @@ class Deadline:
 
     @classmethod
     def at_most(cls, timeout: float) -> Deadline:
-        """The deadline that a caller on the network asks for: one that is too far is nearer.
+        """Return the deadline that a remote caller asks for, capped at `MOST_SECONDS`.
 
-        `timeout` is a number of seconds, as large as it may be.
+        `timeout` is a number of seconds of any size.
         """
         timeout = min(timeout, MOST_SECONDS)
         return cls(time.monotonic() + timeout, timeout)
 
     @property
     def began_at(self) -> float:
-        """The moment on the monotonic clock that the timeout counts from."""
+        """Return the monotonic time that the timeout counts from."""
         return self.expires_at - self.timeout
 
     def remaining(self) -> float:
-        """Seconds left; zero or less once the deadline has passed."""
+        """Return the seconds left; zero or less once the deadline has passed."""
         return self.expires_at - time.monotonic()
 
     @property
@@ -67,14 +67,14 @@ class Deadline:
         return self.remaining() <= 0
 
     def require(self, doing: str) -> float:
-        """Seconds left, or DeadlineExceeded that says what was being done when it passed."""
+        """Return the seconds left. Raises DeadlineExceeded, which says what was going on."""
         left = self.remaining()
         if left <= 0:
             raise self.exceeded(doing)
         return left
 
     def exceeded(self, doing: str) -> DeadlineExceeded:
-        """The error to raise when the deadline passed while `doing` something."""
+        """Return the error to raise when the deadline passed while `doing` something."""
         return DeadlineExceeded(
             f"no answer within {in_words(self.timeout)} (the deadline passed while {doing})",
             hint="give the call more time with {timeout}, or look at the server: mlserve status",
@@ -82,9 +82,9 @@ class Deadline:
 
 
 def check_seconds(what: str, seconds: float) -> float:
-    """The seconds themselves, when they are a number from 0 to `MOST_SECONDS`. Raises UsageError.
+    """Return `seconds` if it is a number from 0 to `MOST_SECONDS`. Raises UsageError.
 
-    `what` is the name of the option that they were given with.
+    `what` is the name of the option it was given with.
     """
     if not 0 <= seconds <= MOST_SECONDS:
         given = f"{seconds:g}" if isinstance(seconds, float) else str(seconds)[:_SHOWN]
@@ -96,10 +96,10 @@ def check_seconds(what: str, seconds: float) -> float:
 
 
 def in_words(seconds: float) -> str:
-    """A length of time for a message, such as `2.5 s`; below 0.1 s in milliseconds."""
+    """Format a length of time for a message, such as `2.5 s`; below 0.1 s in milliseconds."""
     return f"{round(seconds, 2):g} s" if seconds >= _SHORT else f"{seconds * 1000:.2g} ms"
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a real number: not a text of one, and not a truth value."""
+    """Return whether this is a real number: neither a string nor a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)

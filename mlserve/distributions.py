@@ -1,4 +1,4 @@
-"""Our own distributions: what they need, what of that is absent, and how to install them."""
+"""mlserve's own distributions: requirements, missing packages, and install commands."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _BESIDE = {
     "mlserve-tfserving[export]": f"{MODELS}[all]",
     "mlserve-onnxruntime[export]": f"{MODELS}[all]",
 }
-"""What else of ours an extra needs: named in the same command, pip does not look for it."""
+"""Our other distributions that an extra needs: pip cannot find them, so the command lists them."""
 
 
 def install_command(wanted: str) -> str:
-    """The command that installs one of our distributions: `mlserve-tfserving[export]`.
+    """Return the command that installs one of our distributions: `mlserve-tfserving[export]`.
 
-    From a checkout: `pip install -e '<checkout>/plugins/tfserving[export]'`. Else the wheels, which
-    lie where that of mlserve came from.
+    From a checkout: `pip install -e '<checkout>/plugins/tfserving[export]'`. Otherwise from the
+    wheels beside the one that mlserve was installed from.
     """
     beside = [_BESIDE[wanted]] if wanted in _BESIDE else []
     return " ".join(["pip install", *map(_argument, [*beside, wanted])])
 
 
 def is_ours(name: str) -> bool:
-    """Whether that is the name of one of our distributions, however it is written."""
+    """Return whether this names one of our distributions, in any spelling."""
     return name.lower().replace("_", "-") in FOLDERS
 
 
@@ -55,14 +55,14 @@ def _argument(wanted: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    import shlex  # a hint is made when something is missing, not on each start
+    import shlex  # needed only for hints, not on each start
 
     return shlex.quote(text)
 
 
 @cache
 def _checkout() -> Path | None:
-    """The checkout that this code is in; None when it was installed from a wheel."""
+    """Return the checkout that contains this code; None if it was installed from a wheel."""
     root = Path(__file__).resolve().parents[1]
     is_there = all((root / folder / "pyproject.toml").is_file() for folder in FOLDERS.values())
     return root if is_there else None
@@ -70,7 +70,7 @@ def _checkout() -> Path | None:
 
 @cache
 def _wheels() -> Path:
-    """The folder that the wheel of mlserve was installed from, as pip has noted it."""
+    """Return the folder that the wheel of mlserve was installed from, as recorded by pip."""
     import json  # as above
     from urllib.parse import unquote, urlsplit
 
@@ -87,13 +87,13 @@ SERVER = (CORE, "server")
 """The distribution and the extra that mlserve's own server needs."""
 SERVER_HINT = install_command(f"{CORE}[server]")
 SERVE_EXTRA = "serve"
-"""The extra of a plugin's distribution with what its backend needs to load and run a model."""
+"""The extra of a plugin's distribution that lists what its backend needs to run a model."""
 
 
 def absent_packages(owner: str, extra: str) -> list[str]:
-    """The packages that `owner[extra]` needs and that are not installed, by name.
+    """Return the names of packages that `owner[extra]` needs and that are not installed.
 
-    A package is there, too, when another distribution brings the module of its name:
+    A package also counts as installed when another distribution provides its module:
     `onnxruntime-gpu` is as good as `onnxruntime`. Raises PackageNotFoundError for the owner.
     """
     names = {requirement.name for requirement in _needed(owner, frozenset((extra,)), set())}
@@ -101,7 +101,7 @@ def absent_packages(owner: str, extra: str) -> list[str]:
 
 
 def requirements_of(found: Distribution, extras: Collection[str] = ()) -> Iterator[Requirement]:
-    """What a distribution needs here, with these extras: from its metadata."""
+    """Yield what a distribution needs on this platform with these extras, by its metadata."""
     for text in found.requires or ():
         requirement = Requirement(text)
         marker = requirement.marker
@@ -110,7 +110,7 @@ def requirements_of(found: Distribution, extras: Collection[str] = ()) -> Iterat
 
 
 def _needed(owner: str, extras: frozenset[str], seen: set[str]) -> Iterator[Requirement]:
-    """What it needs, and what the extras need that it asks other distributions for."""
+    """Yield its requirements, and those of the extras that it asks of other distributions."""
     seen.add(canonicalize_name(owner))
     for requirement in requirements_of(distribution(owner), extras):
         yield requirement
@@ -118,7 +118,7 @@ def _needed(owner: str, extras: frozenset[str], seen: set[str]) -> Iterator[Requ
             try:
                 yield from _needed(requirement.name, frozenset(requirement.extras), seen)
             except PackageNotFoundError:
-                continue  # it has been yielded as absent itself
+                continue  # already yielded as absent itself
 
 
 def _is_there(name: str) -> bool:

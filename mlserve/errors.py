@@ -33,19 +33,19 @@ from typing import Any, ClassVar, Self
 from mlserve.hints import said
 
 LONGEST_NAME = 200
-"""Characters of a caller's text that a message repeats: far more than any real name has."""
+"""How much of a caller's text a message repeats, in characters: far more than real names have."""
 _QUOTED = 600
 _LONGEST_ANSWER = 1000
 _LONGEST = 4000
 _MOST_LOOKED_AT = 2**16
-"""Characters of each end of a text in which its first and its last line are looked for."""
+"""How many characters at each end of a text are searched for its first and last line."""
 
 
 def bounded(text: str, longest: int = _QUOTED) -> str:
-    """Text of somebody else on one line of about `longest` characters, for a message of ours.
+    """Return foreign text on one line of about `longest` characters, for use in a message.
 
-    A long one keeps its first and its last line, which say what happened and why, each cut in the
-    middle. What a terminal would act on becomes an escape.
+    A long text keeps its first and last line, which say what happened and why, each cut in the
+    middle. Terminal control characters become escapes.
     """
     if len(text) > 2 * _MOST_LOOKED_AT:
         text = f"{text[:_MOST_LOOKED_AT]}\n{text[-_MOST_LOOKED_AT:]}"
@@ -58,19 +58,19 @@ def bounded(text: str, longest: int = _QUOTED) -> str:
 
 
 def readable(text: str) -> str:
-    """The words of a server, or a name, on one line of about 1000 characters."""
+    """Return a server's text, or a name, on one line of about 1000 characters."""
     return bounded(text, _LONGEST_ANSWER)
 
 
 def shortened(text: str, longest: int = LONGEST_NAME) -> str:
-    """A caller's text for a message of ours: its beginning, on one line."""
+    """Return the beginning of a caller's text on one line, for use in a message."""
     return escaped(text if len(text) <= longest else f"{text[:longest]}...")
 
 
 def escaped(text: str, keeping: str = "") -> str:
-    """The text with an escape for what a terminal or a log would act on, or cannot be encoded.
+    """Escape characters that a terminal or a log would act on, and those that cannot be encoded.
 
-    Of those characters, `keeping` stay as they are: a newline, say.
+    Characters in `keeping`, such as a newline, stay as they are.
     """
     if text.isprintable():
         return text
@@ -81,14 +81,14 @@ def escaped(text: str, keeping: str = "") -> str:
 
 
 def as_utf8(name: str) -> str:
-    """A file name as UTF-8 can carry it: bytes that are not UTF-8 become escapes."""
+    """Return a file name encodable as UTF-8: bytes that are not UTF-8 become escapes."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def reason_of(error: BaseException) -> str:
-    """What an exception says, for a message of ours: `KeyError: 'name'`, however long its text is.
+    """Return an exception's class and text for a message, shortened: `KeyError: 'name'`.
 
-    The class is left out of an error of mlserve's own.
+    The class is omitted for mlserve's own errors.
     """
     if isinstance(error, MlserveError):
         return error.message
@@ -121,7 +121,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130, "interrupted with Ctrl-C"
 
     def __new__(cls, code: int, meaning: str) -> Self:
-        """Makes a member, which is an int, with its meaning."""
+        """Make a member, which is an int, with its meaning."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -139,7 +139,7 @@ class MlserveError(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        message = _cut(message, _LONGEST)  # whatever got into it
+        message = _cut(message, _LONGEST)  # it may contain anything
         super().__init__(message)
         self.message = message
         self._hint = hint
@@ -150,7 +150,7 @@ class MlserveError(Exception):
 
     @property
     def hint(self) -> str | None:
-        """The next step to take, if there is one."""
+        """Return the next step to take, if there is one."""
         return None if self._hint is None else said(self._hint)
 
     @hint.setter
@@ -159,7 +159,7 @@ class MlserveError(Exception):
 
     @property
     def kind(self) -> str:
-        """The error's stable name in JSON, such as `deadline_exceeded`."""
+        """Return the error's stable name in JSON, such as `deadline_exceeded`."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
 

@@ -1,4 +1,4 @@
-"""Exports a model: a model source opens it, a backend writes it, the store publishes it."""
+"""Export a model: a model source opens it, a backend writes it, the store publishes it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from mlserve.tensors import Signature
 
 
 def no_progress(what: str, done: int, total: int | None) -> None:
-    """The Progress of a caller that shows none."""
+    """The default Progress: show nothing."""
 
 
 def export(
@@ -48,12 +48,12 @@ def export(
     version: int | None = None,
     progress: Progress = no_progress,
 ) -> Artifact:
-    """The artifact of the model that was asked for, newly written into the store.
+    """Export the requested model into the store.
 
-    `backend` None takes the one that the model's files are for, or the default. `store` is the
-    root of the store, by default the user's own. `version` None takes the next number. Everything
-    cheap is checked before anything heavy is imported. Raises UsageError, NotFound, PluginError
-    and ExportError; nothing is left behind then.
+    `backend` None takes the one that the model's files are for, or the default. `store` is the root
+    of the store, by default the user's own. `version` None takes the next number. Cheap checks come
+    before any heavy import. Raises UsageError, NotFound, PluginError and ExportError, and then
+    leaves nothing behind.
     """
     if backend is not None:
         plugins.backend(backend)
@@ -95,7 +95,8 @@ def _publish(incoming: Incoming, version: int | None) -> Path:
         try:
             return incoming.publish(number)
         except VersionExists as error:
-            # Another export took this number meanwhile. Unless it was asked for, try the next one.
+            # Another export took this number meanwhile. Unless the user asked for it, try the next
+            # one.
             if version is not None:
                 raise version_taken(base_path / str(version)) from error
 
@@ -179,9 +180,10 @@ def _require_installed(what: str, part: Backend | ModelSource) -> None:
 
 @contextmanager
 def _library_errors_named(what: str, part: Backend | ModelSource) -> Iterator[None]:
-    """Turns the errors of libraries inside the block into ours.
+    """Convert the errors of libraries inside the block into ours.
 
-    An ImportError becomes a PluginError that tells absent from broken, any other an ExportError.
+    An ImportError becomes a PluginError that distinguishes absent from broken; any other becomes an
+    ExportError.
     """
     try:
         yield
@@ -204,7 +206,7 @@ def _library_errors_named(what: str, part: Backend | ModelSource) -> Iterator[No
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether code of ours raised it, which is a bug; a library's errors are about the model."""
+    """Return whether our code raised it, which is a bug; a library's errors are about the model."""
     names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
     return names[-1].startswith("mlserve")
 

@@ -1,4 +1,4 @@
-"""What the frameworks behind mlserve may write, and how one is imported without its notes."""
+"""Confine what frameworks write to disk, and import them without their log noise."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mlserve.paths import cache_dir
 
 
 def confine_frameworks() -> None:
-    """Switches telemetry off, whatever the user set, and puts Keras' folder into our cache.
+    """Switch telemetry off, whatever the user set, and put Keras' folder into our cache.
 
     Each plugin calls this in its package's `__init__`, which runs before any module of it, and so
-    before it can import a framework; processes that it starts inherit the settings.
+    before it can import a framework; child processes inherit the settings.
 
-    ONNX Runtime 1.29 and later keep a device id and a queue of events under ~/.cache/Microsoft on
-    Linux unless this variable says otherwise before it is imported. Keras writes ~/.keras when it
-    is imported; a KERAS_HOME of the user's own stays.
+    ONNX Runtime 1.29 and later keep a device id and an event queue under ~/.cache/Microsoft on
+    Linux unless this variable is set before the import. Keras writes ~/.keras when it is imported;
+    a KERAS_HOME set by the user is kept.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("KERAS_HOME", str(cache_dir() / "keras"))
 
 
 def import_quietly(framework: str, level_variable: str, first_use: Callable[[Any], object]) -> None:
-    """Imports a framework and uses it once, without the notes that no log level holds back.
+    """Import a framework and use it once, without the messages that no log level suppresses.
 
-    Some are written straight to file descriptor 2 before the level counts. They are shown after
-    all when the import fails, or when the user set `level_variable`, the framework's own variable
-    for its log level. `first_use` is called with the module: the last notes are written when it
-    looks for devices. Raises ImportError.
+    Some are written straight to file descriptor 2 before the level takes effect. They are shown
+    after all when the import fails, or when the user set `level_variable`, the framework's own
+    variable for its log level. `first_use` is called with the module: the last messages come when
+    it looks for devices. Raises ImportError.
     """
     if level_variable in os.environ or framework in sys.modules:
         importlib.import_module(framework)
@@ -45,7 +45,7 @@ def import_quietly(framework: str, level_variable: str, first_use: Callable[[Any
 
 @contextmanager
 def _notes_held_back() -> Iterator[None]:
-    """A `with` block whose output to file descriptor 2 is shown only when the block fails."""
+    """Hold back output to file descriptor 2 inside the block; show it only if the block fails."""
     with tempfile.TemporaryFile() as notes:
         sys.stderr.flush()
         terminal = os.dup(2)

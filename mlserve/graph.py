@@ -1,4 +1,4 @@
-"""The graph of a model in few words, so that `mlserve.measure` can read it whatever made it.
+"""A framework-neutral summary of a model's graph, read by `mlserve.measure`.
 
 A plugin translates its framework's graph: each operation becomes a Node of one of the kinds below,
 each small constant a range of values. Weights are constants like any other.
@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Any
 
 Bounds = tuple[float, float]
-"""The least and the greatest value that a tensor can have."""
+"""The minimum and maximum of a tensor's values."""
 
 ANYTHING: Bounds = (-math.inf, math.inf)
 BOUNDS: Mapping[str, Bounds] = {
@@ -24,38 +24,38 @@ BOUNDS: Mapping[str, Bounds] = {
     "Relu": (0, math.inf),
     "Relu6": (0, 6),
 }
-"""What some operations give whatever comes in, by the names that frameworks have for them."""
+"""The output range of operations that are bounded for any input, by their framework names."""
 SMALL = 4096
-"""The most elements of a constant whose values a plugin looks at."""
+"""The most elements of a constant whose values a plugin reads."""
 
 
 class Op(Enum):
-    """What an operation does to values, as far as it matters here."""
+    """What an operation does to values, as far as `measure` needs to know."""
 
     MOVE = auto()
-    """Leaves them as they are, elsewhere: reshape, slice, reverse, concatenate, cast, resize."""
+    """Moves values unchanged: reshape, slice, reverse, concatenate, cast, resize."""
     ADD = auto()
     SUBTRACT = auto()
     MULTIPLY = auto()
     DIVIDE = auto()
     NORMALIZE = auto()
-    """A batch normalization with fixed statistics: one factor and one offset a channel."""
+    """Batch normalization with fixed statistics: one factor and one offset per channel."""
     CLIP = auto()
-    """Keeps each value within bounds: clip, minimum or maximum with a constant, relu."""
+    """Clamps each value: clip, minimum or maximum with a constant, relu."""
     MAP = auto()
-    """Any other function of each value alone: square root, sigmoid."""
+    """Any other element-wise function: square root, sigmoid."""
     MEAN = auto()
-    """Averages some of them."""
+    """Averages values."""
     LINEAR = auto()
-    """Sums them up with weights: convolution, matrix product."""
+    """Weighted sums: convolution, matrix product."""
     SOFTMAX = auto()
     SHAPE = auto()
-    """Gives sizes, not values."""
+    """Returns sizes, not values."""
     OTHER = auto()
 
 
 def by_name(kinds: Mapping[Op, str]) -> dict[str, Op]:
-    """The kind of each operation of a framework; `kinds` has their names with spaces between."""
+    """Map each operation name to its kind; `kinds` holds the names separated by spaces."""
     return {name: op for op, names in kinds.items() for name in names.split()}
 
 
@@ -65,10 +65,10 @@ _ARITHMETIC = _AFFINE | {Op.CLIP, Op.MAP}
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation: its kind, the tensors it reads and makes, its name in its own framework.
+    """One operation: its kind, its input and output tensors, and its name in its own framework.
 
-    `bounds` are what its result can be whatever it is given, such as (0, 1) for a sigmoid; of a
-    CLIP, what it keeps the values within.
+    `bounds` limit its result for any input, such as (0, 1) for a sigmoid; for a CLIP, they are the
+    limits that it enforces.
     """
 
     op: Op
@@ -80,10 +80,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model from the tensor `input` to the tensor `output`, its nodes in the order they can run.
+    """A model from the tensor `input` to the tensor `output`, its nodes in topological order.
 
-    `constants` are the ranges of the values of small constants. `fetch(tensor, value)` runs the
-    model up to that tensor, on one image whose pixels all have that value.
+    `constants` are the value ranges of small constants. `fetch(tensor, value)` runs the model up to
+    that tensor, on one image whose pixels all have that value.
     """
 
     nodes: Sequence[Node]
@@ -104,21 +104,21 @@ class Graph:
                 self._dependent.update(node.outputs)
 
     def maker(self) -> Node | None:
-        """The operation that makes the output, seen through those that only move values."""
+        """Return the operation that computes the output, skipping those that only move values."""
         return self._source(self.output)
 
     def bounds(self) -> Bounds:
-        """What the output can be whatever the image: what the operations before it prove."""
+        """Return proven bounds of the output, for any image."""
         return self._bounds(self.output, {})
 
     def ends_in_weights(self) -> bool:
-        """Whether the output is a weighted sum, up to constant factors, offsets and averages."""
+        """Return whether the output is a weighted sum, bar constant factors, offsets, averages."""
         return self._is_weighted(self.output, {})
 
     def preprocessing(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The arithmetic on the pixels before the first weights.
+        """Return the arithmetic on the pixels before the first weights.
 
-        The names of its operations, and the tensors in which it ends.
+        These are the names of its operations, and the tensors in which it ends.
         """
         carried, names, ends = {self.input}, [], []
         for node in self.nodes:
@@ -148,7 +148,7 @@ class Graph:
 
     def _bounds(self, tensor: str, known: dict[str, Bounds]) -> Bounds:
         if tensor not in known:
-            known[tensor] = ANYTHING  # what a loop back to it would see
+            known[tensor] = ANYTHING  # seen by a loop back to this tensor
             known[tensor] = self._computed_bounds(tensor, known)
         return known[tensor]
 
@@ -170,9 +170,9 @@ class Graph:
         return ANYTHING
 
     def _hull(self, node: Node, known: dict[str, Bounds]) -> Bounds:
-        """The bounds of all that a node moves or averages: where one input varies, those that do.
+        """Return the bounds of what a node moves or averages; if any input varies, of those.
 
-        A constant beside one that varies is a shape, an index or a limit.
+        A constant beside a varying input is a shape, an index or a limit.
         """
         parts = [self._bounds(each, known) for each in self._variables(node) or node.inputs[:1]]
         return min(low for low, _ in parts), max(high for _, high in parts)
@@ -190,7 +190,7 @@ class Graph:
 
 
 def _combined(op: Op, left: Bounds, right: Bounds) -> Bounds:
-    """The bounds of `left op right`, value by value."""
+    """Return the bounds of `left op right`, element by element."""
     pairs = [(first, second) for first in left for second in right]
     if op is Op.DIVIDE and right[0] <= 0 <= right[1]:
         return ANYTHING

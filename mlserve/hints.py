@@ -1,4 +1,4 @@
-"""How hints are worded: settings by the name that fits where they are read, and did-you-mean."""
+"""Word hints: name settings as the reader writes them, and suggest the nearest name."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _PYTHON = {
     "token_file": "token=...",
     "max_attempts": "retries=Retries({})",
 }
-"""The settings that are not an argument of the same name in Python."""
+"""The settings whose Python argument has another name."""
 _FLAGS = {"tls_pair": "--tls-cert FILE and --tls-key FILE"}
-"""The settings that are not a flag of the same name."""
+"""The settings whose flag has another name."""
 _speaks_flags = False
 
 
 def speak_flags() -> None:
-    """Lets hints speak of flags from now on: called by the `main` of a command."""
+    """Make hints name flags from now on; called by the `main` of a command."""
     global _speaks_flags  # noqa: PLW0603  it is a fact about the process
     _speaks_flags = True
 
 
 def said(hint: str) -> str:
-    """The hint with each of its settings as this process's reader calls it."""
+    """Return the hint with each setting named as the reader of this process writes it."""
     return _SETTING.sub(lambda found: _called(found[1], found[2]), hint)
 
 
@@ -43,15 +43,15 @@ def _called(name: str, value: str | None) -> str:
 
 
 _LIKENESS = 0.7
-"""From difflib's 0 to 1; 0.75 are two letters that changed places in a word of four."""
+"""difflib's ratio, 0 to 1; a word of four with two letters swapped has 0.75."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that `word` was probably meant to be; None when none is like it.
+    """Return the known name that `word` was probably meant to be, or None.
 
-    A part counts too: `onnx` is meant to be `onnxruntime`, when no other name has that part.
+    A part is enough: `onnx` matches `onnxruntime`, if no other name contains it.
     """
-    from difflib import get_close_matches  # no word is misspelt in most runs
+    from difflib import get_close_matches  # most runs contain no misspelt word
 
     names = {name.lower(): name for name in known}
     asked = word.lower()
@@ -63,7 +63,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
-    """`did you mean NAME? ` to begin a hint with, `before` in front of the name; else nothing."""
+    """Return `did you mean NAME? ` for the start of a hint, `before` in front of NAME; else ""."""
     name = nearest(word, known)
     return "" if name is None else f"did you mean {before}{name}? "
 

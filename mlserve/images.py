@@ -1,4 +1,4 @@
-"""Images as every backend judges them: what they cost to decode, and what is wrong with them."""
+"""Image limits and verdicts shared by every backend: decoding cost, and invalid files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES = 24
 """Signature (8), chunk length (4), `IHDR` (4), width (4), height (4); numbers are big-endian."""
 PNG_START = PNG_MAGIC + b"\0\0\0\x0dIHDR"
-"""What a PNG begins with: its header is 13 bytes long and stands in front of all."""
+"""How a PNG begins: IHDR comes first and is 13 bytes long."""
 PNG_OF_APPLE = PNG_MAGIC + b"\0\0\0\x04CgBI"
-"""What the PNG files in an iPhone's applications begin with.
+"""How the PNG files in iPhone applications begin.
 
-Their pixels are stored in another way; no common decoder reads them.
+Their pixels are stored differently; no common decoder reads them.
 """
 BASE64_OF_IMAGE = r"(?s)\s*([/_]9j[/_]|iVBORw0KGgo).*"
-"""What base64 text of a JPEG or PNG looks like, in the syntax that Python's re and RE2 share."""
+"""Matches base64 text of a JPEG or PNG, in the syntax that Python's re and RE2 share."""
 
 
 class Problem(Enum):
-    """One thing that can be wrong: its text and error; `code` is its position."""
+    """A problem of an image: its text and error; `code` is its position."""
 
     NONE = ("fine", InvalidInput)
     EMPTY = ("empty: no bytes at all", NotAnImage)
@@ -52,9 +52,9 @@ class Problem(Enum):
 
 
 def problem_error(index: int, batch: int, text: str) -> InvalidInput:
-    """The error for image `index` of a batch of that size; a batch of one has no index to say.
+    """Return the error for image `index` of a batch of that size; a batch of one names no index.
 
-    `text` is that of a Problem, with more said behind it or not.
+    `text` is that of a Problem, possibly with more appended.
     """
     kind = next((p for p in Problem if text.startswith(p.text)), Problem.DAMAGED)
     what = "the image" if batch == 1 else f"image {index} of {batch}"
@@ -74,33 +74,33 @@ _HINTS = {
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535
-"""The longest side that a JPEG can have."""
+"""The longest side a JPEG can have."""
 MAX_SCANS = 50
-"""Progressive JPEGs have 6 to 25; nothing is gained by more."""
+"""Progressive JPEGs have 6 to 25; more bring no benefit."""
 MAX_DECODE_BYTES = 640 * 2**20
 """A PNG of 100 megapixels, RGB of 8 bits, takes 572 MiB."""
 MAX_PACKED_TEXTS = 16
 SCAN = b"\xff\xda\0"
 """A scan's marker with the upper byte of its length, which is 14 at most (ITU-T T.81, B.2.3).
 
-The data between two scans cannot hold it: a zero follows each FF there.
+It cannot occur in the data between scans, where a zero follows each FF.
 """
 PROGRESSIVE = (b"\xff\xc2\0", b"\xff\xca\0")
-"""The marker of a progressive frame, Huffman-coded or arithmetic, with the same of its length."""
+"""The markers of progressive frames (Huffman, arithmetic), each with its upper length byte."""
 PACKED_TEXTS = (b"zTXt", b"iTXt")
-"""The chunks of a PNG that hold texts which may be packed."""
+"""The PNG chunks that hold text, possibly compressed."""
 PNG_SAMPLES = (1, 4, 3, 1, 2, 4, 4, 4)
-"""Samples of a pixel by the colour type of a PNG; 4 for a type that does not exist."""
+"""Samples per pixel by PNG colour type; 4 for a type that does not exist."""
 PNG_LARGEST_DEPTH = 16
 RGB = 3
 COEFFICIENT_BYTES = 2
 _LOOKED_AT = 1000
-"""Scans whose components are counted; a file of more is over any limit on scans."""
+"""Scans whose components are counted; a file with more is over any limit on scans."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """The most that one image may be and cost."""
+    """The limits on the size and decoding cost of one image."""
 
     max_pixels: int = MAX_PIXELS
     max_side: int = MAX_SIDE
@@ -110,7 +110,7 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """Which limit an image is over: the problem, more about it, and the limit's name or none."""
+    """An exceeded limit: the problem, details, and the limit's name if it has one."""
 
     problem: Problem
     detail: str
@@ -118,16 +118,15 @@ class Excess:
 
     @property
     def text(self) -> str:
-        """The words for it."""
         return self.problem.text + self.detail
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCost:
-    """What is told from a file: its size in pixels, and what a decoder has to do for it.
+    """The cost of decoding a file: its size in pixels, and what the decoder has to do.
 
-    `samples` is the bytes of what the file unpacks to beside the pixels: the rows of a PNG, the
-    coefficients of a JPEG that is read in several scans.
+    `samples` is the number of bytes that the file unpacks to besides the pixels: the rows of a PNG,
+    the coefficients of a JPEG that is read in several scans.
     """
 
     width: int
@@ -142,16 +141,16 @@ class ImageCost:
 
     @property
     def decode_bytes(self) -> int:
-        """The bytes that the decoder works on: the samples, and three a pixel that come out."""
+        """Return the bytes the decoder works on: the samples, plus three per output pixel."""
         return RGB * self.pixels + self.samples
 
     @property
     def work(self) -> int:
-        """About how many bytes it touches: each scan goes over all coefficients once more."""
+        """Estimate the bytes touched: each scan goes over all coefficients once more."""
         return self.decode_bytes + max(0, self.scans - 1) * self.samples
 
     def excess(self, limits: ImageLimits) -> Excess | None:
-        """The first limit that it is over; None where it is within all."""
+        """Return the first limit exceeded, or None."""
         width, height = self.width, self.height
         if max(width, height) > limits.max_side:
             detail = f" ({width}x{height}, at most {limits.max_side} pixels on each side)"
@@ -172,14 +171,14 @@ class ImageCost:
 
 
 def png_cost(png: bytes, width: int, height: int, depth: int, colour: int) -> ImageCost:
-    """The cost of a PNG of which the header says that."""
+    """Return the cost of a PNG with these header fields."""
     bits = PNG_SAMPLES[min(colour, len(PNG_SAMPLES) - 1)] * min(depth, PNG_LARGEST_DEPTH)
     texts = sum(png.count(kind) for kind in PACKED_TEXTS)
     return ImageCost(width, height, width * height * bits // 8, packed_texts=texts)
 
 
 def jpeg_cost(jpeg: bytes, width: int, height: int, components: int) -> ImageCost:
-    """The cost of a JPEG of which the frame says that."""
+    """Return the cost of a JPEG with these frame fields."""
     is_held = any(kind in jpeg for kind in PROGRESSIVE) or any(
         number < components for number in _components_of_scans(jpeg)
     )
@@ -188,28 +187,28 @@ def jpeg_cost(jpeg: bytes, width: int, height: int, components: int) -> ImageCos
 
 
 def _components_of_scans(jpeg: bytes) -> Iterator[int]:
-    """How many components each of the first scans has."""
+    """Yield the number of components of each of the first scans."""
     at = jpeg.find(SCAN)
     for _ in range(_LOOKED_AT):
         if at < 0:
             return
-        yield from jpeg[at + 4 : at + 5]  # behind the length
+        yield from jpeg[at + 4 : at + 5]  # after the length
         at = jpeg.find(SCAN, at + len(SCAN))
 
 
 NAN = "NaN"
 INFINITE = "infinite"
 SCORE_PROBLEM = re.compile(rf"(\d+) of (\d+) scores are ({NAN}|{INFINITE})")
-"""What `score_problem_text` gives, wherever it stands in the message of a server."""
+"""Matches a `score_problem_text` anywhere in a server's message."""
 
 
 def score_problem_text(bad: int | str, classes: int, kind: str) -> str:
-    """The words for `bad` of the scores of that many classes; `kind` is NAN or INFINITE."""
+    """Describe `bad` of the scores of that many classes; `kind` is NAN or INFINITE."""
     return f"{bad} of {classes} scores are {kind}"
 
 
 def scores_failed(index: int, batch: int, text: str) -> InferenceFailed:
-    """The error for image `index` of a batch of that size; `text` is a `score_problem_text`."""
+    """Return the error for image `index` of a batch; `text` is a `score_problem_text`."""
     what = "the image" if batch == 1 else f"image {index} of {batch}"
     return InferenceFailed(
         f"the model gives no answer for {what}: {text}",
@@ -222,9 +221,9 @@ _SIZE = 8
 
 
 def tiny_png() -> bytes:
-    """An RGB PNG of 8x8 pixels, a gradient: the smallest real request to an image classifier.
+    """Return an RGB PNG of 8x8 pixels, a gradient: the smallest real image classifier request.
 
-    An image of one colour would be 0 / 0 to a model that divides by the deviation of the pixels.
+    A single colour would give 0 / 0 in a model that divides by the deviation of the pixels.
     """
     steps = range(0, 256, 256 // _SIZE)
     rows = b"".join(b"\0" + b"".join(bytes((x, y, 255 - x)) for x in steps) for y in steps)

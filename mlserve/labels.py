@@ -1,8 +1,8 @@
-"""The labels of a model as a user gives them.
+"""Read the labels of a model from a user's file.
 
-A text file has one label a line. Lines end at a line feed and nowhere else: U+2028 and its kind are
-part of a label. JSON is taken as well: a list of labels, an object of labels by class number, or
-one that holds such an object as `id2label`, as the `config.json` of Hugging Face does.
+A text file has one label a line. Only a line feed ends a line: U+2028 and the like are part of a
+label. JSON is accepted too: a list of labels, an object of labels by class number, or one that
+holds such an object as `id2label`, as the `config.json` of Hugging Face does.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _AS_JSON = (
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The labels in a file of the user's, in the order of the model's outputs.
+    """Return the labels in the user's file, in the order of the model's outputs.
 
-    Blanks around a line of text, and blank lines at the end, do not count. Raises UsageError when
-    there is no such file, and ExportError when it cannot be read, holds no labels, leaves a class
-    without one, or gives a class two.
+    White space around a line of text, and blank lines at the end, are ignored. Raises UsageError
+    when there is no such file, and ExportError when it cannot be read, holds no labels, leaves a
+    class without one, or gives a class two.
     """
     text = _text(path)
     data = _as_json(path, text)
@@ -46,7 +46,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def repeated(labels: Sequence[str]) -> dict[str, list[int]]:
-    """The labels that several classes share, with the numbers of those classes."""
+    """Return the labels shared by several classes, with the numbers of those classes."""
     places: dict[str, list[int]] = {}
     for number, label in enumerate(labels):
         places.setdefault(label, []).append(number)
@@ -81,11 +81,11 @@ def _of_lines(path: Path, text: str) -> tuple[str, ...]:
 
 
 class _Object(list[tuple[str, Any]]):
-    """A JSON object as its pairs: a dict would lose the first of two equal keys."""
+    """A JSON object as pairs: a dict would drop the first of two equal keys."""
 
 
 def _as_json(path: Path, text: str) -> Any:
-    """What the text holds as JSON; None for a text of lines."""
+    """Parse the text as JSON; None for plain lines."""
     is_named_json = path.suffix.lower() == ".json"
     start = text.lstrip()[:1]
     if not is_named_json and start not in ("{", "["):
@@ -119,7 +119,7 @@ def _of_json(path: Path, data: Any) -> tuple[str, ...]:
 
 
 def _numbered(path: Path, pairs: _Object) -> Mapping[int, Any]:
-    """The labels by class number, which must be 0, 1, 2, ... without a gap."""
+    """Return the labels by class number; numbers must be 0, 1, 2, ... without a gap."""
     numbered: dict[int, Any] = {}
     for key, label in pairs:
         if not (key.isascii() and key.isdecimal() and len(key) <= len(str(_LARGEST))):

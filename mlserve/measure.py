@@ -1,9 +1,9 @@
-"""What does this model want, and what does it give? Looks at its graph, and runs it.
+"""Find out a model's input scale and output activation by reading its graph and running it.
 
 The graph tells which arithmetic stands between the pixels and the first weights, and which
-operation makes the output. Probe images tell what range the outputs have, whether they add up to 1,
-and whether an image's answer depends on its neighbours. Where the two disagree, and where neither
-tells, there is no guess: the export stops and asks for the flag.
+operation makes the output. Probe images tell the range of the outputs, whether they add up to 1,
+and whether an image's answer depends on its neighbours. If the two disagree, or neither tells,
+nothing is guessed: the export stops and asks for the flag.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Array = np.ndarray[Any, Any]
 _ROUNDING = 1e-6
 _SUM_TOLERANCE = 1e-3
 _ROW_TOLERANCE = 1e-3
-"""How far an image's outputs may be from those it gets in company, relative to the largest."""
+"""The largest difference, relative to the largest output, between an image alone and in a batch."""
 _ASK_SCALE = "say what the pixel values 0 and 255 were in training: --scale 0..1, -1..1 or 0..255"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be looked at.
+    """The model to measure.
 
-    `run` maps float32[N, height, width, 3] to float32[N, units]. `graph` is None where it cannot be
-    read. `has_batches` is False for a model that only ever gets one image at a time. `name` is what
-    messages call it: `the model in FILE`.
+    `run` maps float32[N, height, width, 3] to float32[N, units]. `graph` is None if it cannot be
+    read. `has_batches` is False for a model that only ever gets one image at a time. `name` is its
+    name in messages: `the model in FILE`.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Subject:
 def measure(
     subject: Subject, request: ModelRequest, known: Evidence[Scale] | None = None
 ) -> Contract:
-    """What the model wants and gives, as the user said or as it was found.
+    """Return the contract of the model: the user's values, else the measured ones.
 
-    `known` is the scale that a model of a well-known name has. Raises ExportError for a model that
-    is not a classifier of images, whose answers depend on the neighbours in the batch, and where
-    neither the graph nor the probe tells what the user did not say.
+    `known` is the scale of a model with a well-known name. Raises ExportError for a model that is
+    not an image classifier, whose answers depend on the neighbours in the batch, and if neither the
+    graph nor the probe tells what the user left open.
     """
     images = _probe_images(subject.height, subject.width)
     outputs = _outputs(subject, images)
@@ -64,7 +64,7 @@ def measure(
 
 
 def _probe_images(height: int, width: int) -> Array:
-    """float32[7, height, width, 3]: plain and seeded random images of growing range."""
+    """Return float32[7, height, width, 3]: plain and seeded random images of growing range."""
     rng = np.random.default_rng(0)
     shape = (height, width, 3)
     images = [np.full(shape, value, np.float32) for value in (0, 255, 0.5)]
@@ -90,7 +90,7 @@ def _outputs(subject: Subject, images: Array) -> Array:
 
 
 def _check_rows(subject: Subject, images: Array, together: Array) -> None:
-    """Raises ExportError unless an image gets the same answer alone as in company."""
+    """Raise ExportError unless an image gets the same answer alone as in a batch."""
     if not subject.has_batches:
         return
     company = len(images) - 1
@@ -120,7 +120,7 @@ def _not_independent(subject: Subject, difference: str) -> ExportError:
 
 
 def _activation(subject: Subject, outputs: Array) -> Evidence[Activation] | ExportError:
-    """What turns the outputs into scores; the error to raise where that cannot be told."""
+    """Find what turns the outputs into scores; return the error to raise if that is unknown."""
     graph = subject.graph
     proven = "scores" if graph and _is_unit(*graph.bounds()) else "nothing"
     if proven == "nothing" and graph and graph.ends_in_weights():
@@ -176,10 +176,10 @@ def _activation_of_several(
 
 
 def multi_label(name: str, units: int, sums: Array) -> ExportError:
-    """The error for a model of several independent yes/no outputs.
+    """Return the error for a model with several independent yes/no outputs.
 
-    Its scores do not add up to 1, and the one label that is served would be a guess where none or
-    several of them apply: a part without a defect would still be given the name of one.
+    Its scores do not add up to 1. Where no class or several apply, the one label that is served
+    would be a guess: a part without a defect would still be labelled as defective.
     """
     return ExportError(
         f"the {units} outputs of {name} are independent probabilities (sigmoid), not one choice "
@@ -192,7 +192,7 @@ def multi_label(name: str, units: int, sums: Array) -> ExportError:
 def _scale(
     subject: Subject, known: Evidence[Scale] | None, activation: Evidence[Activation] | ExportError
 ) -> Evidence[Scale] | ExportError:
-    """What the pixels 0 and 255 have to become; the error to raise where that cannot be told."""
+    """Find the values for pixels 0 and 255; return the error to raise if they are unknown."""
     found = None if subject.graph is None else _scale_in_graph(subject.graph)
     if isinstance(found, Evidence):
         if known is None or known.value == found.value:
@@ -219,9 +219,9 @@ def _scale(
 
 
 def _scale_in_graph(graph: Graph) -> Evidence[Scale] | str | None:
-    """The range that the model's own arithmetic makes a usual one of.
+    """Return the input range that the model's own arithmetic maps to a usual one.
 
-    A text says what it does where that does not tell; None where there is no arithmetic.
+    A string describes arithmetic that is inconclusive; None means that there is none.
     """
     names, ends = graph.preprocessing()
     if not names or not ends:
@@ -242,7 +242,7 @@ def _scale_in_graph(graph: Graph) -> Evidence[Scale] | str | None:
 
 @dataclass(frozen=True)
 class _Mapped:
-    """What the model's arithmetic makes of plain images: of -1, 0, 1 and 255."""
+    """What the model's arithmetic makes of plain images of -1, 0, 1 and 255."""
 
     values: dict[float, Array]
 
@@ -257,7 +257,7 @@ class _Mapped:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the pixels come out as they went in."""
+        """Return whether the pixels come out unchanged."""
         return all(
             bool(np.abs(values - value).max(initial=0) <= _SAME * max(1.0, abs(value)))
             for value, values in self.values.items()
@@ -268,7 +268,7 @@ class _Mapped:
         return float(min(each.min() for each in both)), float(max(each.max() for each in both))
 
     def scale(self) -> Scale | None:
-        """The one range that becomes a usual one; None where none or both do."""
+        """Return the only range that maps to a usual one; None if neither or both do."""
         if not all(np.isfinite(values).all() for values in self.values.values()):
             return None
         fits = [scale for scale in (UNIT, RAW) if self._is_usual(scale)]
@@ -277,11 +277,11 @@ class _Mapped:
         return fits[0] if len(fits) == 1 else None
 
     def _is_usual(self, scale: Scale) -> bool:
-        """Whether networks are fed with what this range becomes.
+        """Return whether networks are usually fed with the range that this one becomes.
 
-        That is about 0..1 or -1..1 up to some standard deviations, or 0..255 with or without a
-        mean taken off: never far from zero against its width. An offset that is nothing against
-        the width belongs to another range: 0.5 to 0..1, 128 to 0..255.
+        That is about 0..1 or -1..1, up to some standard deviations, or 0..255 with or without a
+        mean subtracted: never far from zero compared with its width. An offset that is negligible
+        against the width belongs to another range: 0.5 to 0..1, 128 to 0..255.
         """
         low, high = (self.values[value] for value in scale)
         width = float(np.abs(high - low).mean())
@@ -307,14 +307,14 @@ _SMALLEST_PART = 0.02
 
 
 def _plain_white(subject: Subject, scale: Scale) -> Array:
-    """float32[units]: the outputs for a white image in that scale."""
+    """Return float32[units]: the outputs for a white image in that scale."""
     white = np.full((1, subject.height, subject.width, 3), scale[1], np.float32)
     row: Array = np.asarray(subject.run(white))[0]
     return row
 
 
 def _is_scale_free(subject: Subject) -> bool:
-    """Whether noise gets the same outputs in 0..1 and in 0..255."""
+    """Return whether noise gets the same outputs in 0..1 and in 0..255."""
     noise = np.random.default_rng(1).random((1, subject.height, subject.width, 3), np.float32)
     small, large = (np.asarray(subject.run(noise * np.float32(high))) for high in (1, 255))
     other = np.asarray(subject.run(1 - noise))
@@ -324,7 +324,7 @@ def _is_scale_free(subject: Subject) -> bool:
 
 
 def _answer(row: Array, activation: Evidence[Activation] | ExportError) -> str:
-    """The answer that a row of outputs is, for a message: `class 2 (0.73)`."""
+    """Format the answer in a row of outputs for a message: `class 2 (0.73)`."""
     if isinstance(activation, ExportError):
         return f"class {int(row.argmax())} (output {row.max():.3g})"
     match activation.value:
@@ -359,6 +359,6 @@ def _range(outputs: Array) -> str:
 
 
 _WHITE = 1
-"""The place of white among the probe images."""
+"""The index of white among the probe images."""
 _ALONE = [_WHITE, 5, 6]
-"""Those that are run alone as well: white, and the noise of both wide ranges."""
+"""The images also run alone: white, and the noise of both wide ranges."""

@@ -1,6 +1,6 @@
-"""Where mlserve keeps its files: downloads, artifacts, and the record of running servers.
+"""Paths of mlserve's own files: downloads, artifacts, and the record of running servers.
 
-`MLSERVE_HOME`, when set, holds all three; else each is where the platform puts such files.
+`MLSERVE_HOME`, when set, holds all three; otherwise each is where the platform puts such files.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _APP = "mlserve"
 
 
 def cache_dir() -> Path:
-    """The folder for downloads, which can be fetched again."""
+    """Return the folder for downloads, which can be fetched again."""
     return _home("cache") or platformdirs.user_cache_path(_APP)
 
 
 def store_dir() -> Path:
-    """The folder for exported models: `<backend>/<model>/<version>/`."""
+    """Return the folder for exported models: `<backend>/<model>/<version>/`."""
     return (_home("data") or platformdirs.user_data_path(_APP)) / "models"
 
 
 def state_dir() -> Path:
-    """The folder for what runs now: a record and a log for each server."""
+    """Return the folder for running servers: a record and a log for each."""
     return _home("state") or platformdirs.user_state_path(_APP)
 
 

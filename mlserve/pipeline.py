@@ -1,9 +1,9 @@
-"""The image pipeline as data: one description that every backend builds the same steps from.
+"""The image pipeline as data: one description from which every backend builds the same steps.
 
     bytes or base64 -> decode -> resize -> scale -> model -> scores -> labels
 
 With these settings TensorFlow's decoder gives the same bytes as libjpeg-turbo's, and its resize
-equals OpenCV's `INTER_LINEAR` on floats within 4e-5: equal answers are a contract, not a hope.
+equals OpenCV's `INTER_LINEAR` on floats within 4e-5: equal answers are guaranteed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mlserve.errors import ExportError, UsageError
 from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
 
 _VERSIONS = (1, 2)
-"""Version 2 turns images by their EXIF orientation; an mlserve that knows 1 only refuses it."""
+"""Version 2 adds EXIF orientation; an mlserve that knows only version 1 refuses it."""
 BACKGROUND = "background"
-"""The label of class 0 in a model that has a background class which its labels do not list."""
+"""The label of class 0 in a model with a background class that its labels do not list."""
 _IMAGENET = (1001, 1000)
-"""The classes and labels of the one kind of model that is known to have a background class:
-TensorFlow's of ImageNet."""
+"""Classes and labels of the only models known to have a background class: TensorFlow's, trained
+on ImageNet."""
 
 
 _MOST_CLASSES, _MOST_SIDE, _MOST = 2**24, 2**16, 2**53
@@ -38,29 +38,29 @@ _BOUNDS = (
     ("max_scans", 1, _MOST),
     ("max_decode_bytes", 1, _MOST),
 )
-"""The whole numbers of a pipeline, each with the least and the most that it can be."""
+"""The integer fields of a pipeline, each with its minimum and maximum."""
 
 
 class Exif(StrEnum):
-    """What becomes of the orientation that a camera wrote into an image's EXIF data."""
+    """How the EXIF orientation of an image is treated."""
 
     IGNORE = "ignore"
-    """The pixels are taken as they are stored."""
+    """Take the pixels as stored."""
     APPLY = "apply"
-    """The image is turned and mirrored upright before it is resized."""
+    """Turn and mirror the image upright before resizing."""
 
 
 class Activation(StrEnum):
-    """What turns the model's outputs into scores that add up to 1."""
+    """How the model's outputs become scores that add up to 1."""
 
     SOFTMAX = "softmax"
-    """The model gives logits: float32[N, classes]."""
+    """The model returns logits: float32[N, classes]."""
     IDENTITY = "identity"
-    """The model gives probabilities already: float32[N, classes]."""
+    """The model returns probabilities: float32[N, classes]."""
     SIGMOID = "sigmoid"
-    """The model gives the logit of the second of two classes: float32[N, 1]."""
+    """The model returns the logit of the second of two classes: float32[N, 1]."""
     COMPLEMENT = "complement"
-    """The model gives the probability of the second of two classes: float32[N, 1]."""
+    """The model returns the probability of the second of two classes: float32[N, 1]."""
 
     @property
     def is_binary(self) -> bool:
@@ -74,12 +74,10 @@ class ImagePipeline:
     Pixels are RGB, 0..255; the model gets `pixel * scale + offset` as float32[N, height, width, 3].
     Resizing is bilinear with half-pixel centres and without antialiasing, straight to the target
     size (no crop, no letterbox). Grey images are repeated over the channels, CMYK is converted,
-    alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation counts if
-    `exif` says so.
-    An image that is over one of the limits by its file is refused before it is decoded:
-    `mlserve.images` says how each is told.
-    `class_offset` is 1 when class 0 is a background class that the labels do not list;
-    `is_background_given` says that the user said so (`mlserve export --background`).
+    alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation is applied if `exif`
+    says so. An image whose file is over one of the limits is refused before it is decoded (see
+    `mlserve.images`). `class_offset` is 1 when class 0 is a background class that the labels do not
+    list; `is_background_given` means that the user declared it (`mlserve export --background`).
     """
 
     height: int
@@ -101,21 +99,21 @@ class ImagePipeline:
 
     @property
     def limits(self) -> ImageLimits:
-        """What one image may be and cost."""
+        """Return the limits on one image."""
         return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
 
     @property
     def version(self) -> int:
-        """The version that a reader has to know; the lowest one that says all."""
+        """Return the lowest format version that can express this pipeline."""
         return 2 if self.exif is Exif.APPLY else 1
 
     @property
     def scored_classes(self) -> int:
-        """The number of scores, which is one more than the model's outputs for a binary model."""
+        """Return the number of scores: one more than the model's outputs for a binary model."""
         return 2 if self.activation.is_binary else self.classes
 
     def full_labels(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """The label of every score, with the background class put in front where there is one.
+        """Return the label of every score, with the background class first if there is one.
 
         Raises ExportError when the number of labels does not fit the number of classes, and
         UsageError for a background class that was a guess.
@@ -130,10 +128,10 @@ class ImagePipeline:
         return (BACKGROUND,) * self.class_offset + tuple(labels)
 
     def require_known_background(self) -> None:
-        """Raises UsageError for a background class that an older export took for granted.
+        """Raise UsageError for a background class that an older export took for granted.
 
-        mlserve used to read any one missing label as that of a background class. Where it was
-        another label, each answer has the name of the class before it: "no defect" for a defect.
+        mlserve used to treat any one missing label as that of a background class. If another label
+        was missing, each answer has the name of the class before it: "no defect" for a defect.
         """
         is_known = self.is_background_given or self.scored_classes == _IMAGENET[0]
         if self.class_offset and not is_known:
@@ -146,7 +144,7 @@ class ImagePipeline:
             )
 
     def require_sane(self) -> None:
-        """Raises ValueError for a number that no pipeline can have: a manifest is only a file."""
+        """Raise ValueError for a number that no pipeline can have: manifests are not trusted."""
         for name, least, most in _BOUNDS:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -161,7 +159,7 @@ class ImagePipeline:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ImagePipeline:
-        """Reads what `to_json` wrote. Raises ValueError for a version that this mlserve cannot."""
+        """Read the output of `to_json`. Raises ValueError for a version that is too new."""
         if data.get("version") not in _VERSIONS:
             raise ValueError(f"image pipeline version {data.get('version')!r} is not known")
         known = {field.name for field in fields(cls)}
@@ -173,11 +171,10 @@ class ImagePipeline:
 
 
 def class_offset(classes: int, labels: Sequence[str], *, has_background: bool = False) -> int:
-    """0 when there is a label for each class, 1 when only the background class has none.
+    """Return 0 if there is a label for each class, 1 if only the background class has none.
 
-    The latter is so when `has_background` says it, and for the 1001 classes and 1000 labels of
-    ImageNet. Raises ExportError for any other difference: labels that are off by one are never a
-    guess.
+    It is 1 when `has_background` says so, and for the 1001 classes and 1000 labels of ImageNet.
+    Raises ExportError for any other difference: guessing would shift every label by one.
     """
     count = len(labels)
     if count == classes and not has_background:
@@ -192,7 +189,7 @@ def class_offset(classes: int, labels: Sequence[str], *, has_background: bool = 
 
 
 def _ways_to_fit(classes: int, labels: Sequence[str], has_background: bool) -> str:
-    """What to do about that many labels, as a hint."""
+    """Return a hint on how to fit that many labels."""
     if has_background:
         wanted = f"--background needs {classes - 1} labels: those of class 1 and up"
         return f"leave --background out; {wanted}" if len(labels) == classes else wanted

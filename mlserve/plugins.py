@@ -1,8 +1,8 @@
-"""Finds plugins without importing them, and loads one by name.
+"""Find plugins without importing them, and load one by name.
 
 A plugin is an entry point of the group `mlserve`. `load_setuptools_entrypoints` without a name
-would import every plugin, and one broken plugin would take all others down with it; so names come
-from package metadata, and only the plugin that is asked for is imported.
+would import every plugin, and one broken plugin would break all others; so names come from package
+metadata, and only the requested plugin is imported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 @hookspec
 def mlserve_backend() -> type[Backend]:  # type: ignore[empty-body]
-    """The backend of this plugin. Called once, when the backend is first used.
+    """Return the backend of this plugin. Called once, when the backend is first used.
 
     Its name must equal the entry point's name, which is the value of `--backend`.
     """
@@ -41,7 +41,7 @@ def mlserve_backend() -> type[Backend]:  # type: ignore[empty-body]
 
 @hookspec
 def mlserve_model_sources() -> Iterable[ModelSource]:  # type: ignore[empty-body]
-    """The model sources of this plugin. Called when a model is exported or sources are listed."""
+    """Return this plugin's model sources. Called on export and when sources are listed."""
 
 
 T = TypeVar("T")
@@ -54,12 +54,12 @@ KNOWN: Mapping[str, str] = MappingProxyType(
         "tfserving": "mlserve-tfserving[export]",
     }
 )
-"""mlserve's own plugins by name: what to ask pip for, with all that exporting and serving need."""
-_SOURCES_ONLY = "models"  # the one of them that is not a backend
+"""mlserve's own plugins by name: the pip requirement for both exporting and serving."""
+_SOURCES_ONLY = "models"  # the only one that is not a backend
 
 
 class DependencyMissing(PluginError):
-    """A plugin is installed, but a package that it needs is not; `modules` names what is absent."""
+    """An installed plugin lacks a package that it needs; `modules` names what is absent."""
 
     def __init__(
         self, message: str, *, hint: str | None = None, modules: Sequence[str] = ()
@@ -69,7 +69,7 @@ class DependencyMissing(PluginError):
 
 
 def absent_modules(modules: Sequence[str]) -> list[str]:
-    """Those of these modules whose package is not installed; none of them is imported."""
+    """Return the modules whose package is not installed, without importing any."""
     return [name for name in modules if not _is_installed(name.partition(".")[0])]
 
 
@@ -77,13 +77,13 @@ def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ValueError:
-        return True  # already imported, by something that gave it no spec
+        return True  # already imported, but without a spec
 
 
 def absent_to_serve(kind: type[Backend]) -> list[str]:
-    """What a backend needs to load and run a model and is not installed; nothing is imported.
+    """Return what a backend needs to run a model and is not installed, without importing anything.
 
-    Packages that the extra `serve` of its distribution names, else the modules in `requires`.
+    These are the packages of the extra `serve` of its distribution, else the modules in `requires`.
     """
     point = installed().get(kind.name)
     packages = []
@@ -93,16 +93,16 @@ def absent_to_serve(kind: type[Backend]) -> list[str]:
 
 
 def installed() -> dict[str, EntryPoint]:
-    """The plugins' entry points by name, none of them imported.
+    """Return the plugins' entry points by name, without importing any.
 
-    Of two distributions that give the same name, the first one found; `load` refuses both.
+    If two distributions use the same name, the first is returned; `load` refuses both.
     """
     return {name: points[0] for name, points in _points().items()}
 
 
 @cache
 def load(name: str) -> pluggy.PluginManager:
-    """A plugin manager holding just the plugin of that name.
+    """Return a plugin manager holding only the plugin of that name.
 
     Raises NotFound for an unknown name, and PluginError for a plugin that does not load or whose
     name is used by two distributions.
@@ -122,10 +122,10 @@ def load(name: str) -> pluggy.PluginManager:
 
 
 def backend(name: str) -> Backend:
-    """The backend of that name.
+    """Return the backend of that name.
 
-    Raises NotFound for an unknown name and PluginError for a broken plugin or one whose backend
-    has another name than its entry point.
+    Raises NotFound for an unknown name, and PluginError for a broken plugin or one whose backend's
+    name differs from its entry point's.
     """
     kind = _backend_type(name)
     if kind is None:
@@ -134,21 +134,21 @@ def backend(name: str) -> Backend:
 
 
 def backend_names() -> list[str]:
-    """The installed backends, by name; a broken plugin may be one, and is among them."""
+    """Return the names of installed backends, including broken ones."""
     return [report.name for report in survey() if report.backend or report.error]
 
 
 def model_sources() -> list[ModelSource]:
-    """The model sources of every plugin that loads.
+    """Return the model sources of every plugin that loads.
 
-    A broken plugin hurts nobody else: `survey` names it.
+    Broken plugins are skipped; `survey` names them.
     """
     return [source for report in survey() for source in report.sources]
 
 
 @dataclass(frozen=True, slots=True)
 class PluginReport:
-    """One installed plugin: what it gives, or the error it fails with."""
+    """An installed plugin: what it provides, or the error it fails with."""
 
     name: str
     distribution: str
@@ -158,7 +158,7 @@ class PluginReport:
 
 
 def survey() -> list[PluginReport]:
-    """A report on each installed plugin, by name. Imports them all; no runtime is imported."""
+    """Report on each installed plugin, by name. Imports all plugins, but no runtime."""
     return [_report(name) for name in sorted(_points())]
 
 
@@ -174,7 +174,7 @@ def _report(name: str) -> PluginReport:
 
 
 def _backend_type(name: str) -> type[Backend] | None:
-    """The backend that a plugin gives, checked; None when it gives none."""
+    """Return the plugin's backend class, checked; None if it has none."""
     point, hook = _point(name), load(name).hook
     kinds: list[object] = _call(point, "fails in mlserve_backend", hook.mlserve_backend)
     if not kinds:
@@ -205,7 +205,7 @@ def _sources(name: str) -> tuple[ModelSource, ...]:
 
 
 def _points() -> dict[str, list[EntryPoint]]:
-    """The entry points by name; several where several distributions give the name."""
+    """Return the entry points by name; several if several distributions use the name."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         points = found.setdefault(point.name, [])
@@ -228,7 +228,7 @@ def _point(name: str) -> EntryPoint:
 
 
 def _call(point: EntryPoint, what_fails: str, call: Callable[[], T]) -> T:
-    """What `call`, code of the plugin, returns. Whatever it raises becomes a PluginError."""
+    """Return what `call`, code of the plugin, returns. Any exception becomes a PluginError."""
     try:
         return call()
     except PluginError:
@@ -241,7 +241,7 @@ def _call(point: EntryPoint, what_fails: str, call: Callable[[], T]) -> T:
                 modules=[error.name],
             ) from error
         raise _broken(point, f"{what_fails}: {reason_of(error)}") from error
-    except (Exception, SystemExit) as error:  # whatever a plugin raises is the plugin's fault
+    except (Exception, SystemExit) as error:  # anything a plugin raises is its own fault
         raise _broken(point, f"{what_fails}: {reason_of(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""The settings of mlserve's own server: each stands once, with its default, limits and help text.
+"""The settings of mlserve's own server: each defined once, with default, limits and help text.
 
 A setting is a field of a dataclass that inherits `Options`. From that field come the option of
 `mlserve up`, the flag of the server process, the argument of a container, the entry in the record
@@ -24,7 +24,7 @@ from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, Im
 
 
 class HelpPanel(StrEnum):
-    """What a setting is about: a heading in `mlserve up --help`."""
+    """The heading of a setting in `mlserve up --help`."""
 
     MODEL = "The model"
     LOAD = "Under load"
@@ -34,14 +34,14 @@ class HelpPanel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How the server writes its log: a line of words, or one JSON object a line."""
+    """The format of the server's log: text lines, or one JSON object per line."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class LogRequests(StrEnum):
-    """Which requests have a line in the log; health checks and scrapes never have one."""
+    """Which requests are logged; health checks and scrapes never are."""
 
     ALL = "all"
     ERRORS = "errors"
@@ -51,7 +51,7 @@ class LogRequests(StrEnum):
 class ModelControl(StrEnum):
     """Who may load and unload models while the server runs.
 
-    auto: whoever has the token or a certificate; where none is asked for, this machine alone.
+    auto: callers with the token or a certificate; if none is required, only this machine.
     """
 
     AUTO = "auto"
@@ -62,16 +62,16 @@ class ModelControl(StrEnum):
 def option(
     panel: HelpPanel, text: str, *, unit: str = "", least: float | None = None, chosen: str = ""
 ) -> dict[str, Any]:
-    """The metadata of a field that is an option: all that its name, type and default do not say.
+    """Build the metadata of an option: all that its name, type and default do not say.
 
-    `chosen` puts into words what the server chooses where the default is None.
+    `chosen` describes what the server chooses if the default is None.
     """
     return {"panel": panel, "text": text, "unit": unit, "least": least, "chosen": chosen}
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """An option as data: what a flag, an option of a command or a column is made from."""
+    """An option as data: the basis of a flag, a command's option or a table column."""
 
     name: str
     kind: type
@@ -81,27 +81,27 @@ class Description:
     unit: str = ""
     least: float | None = None
     chosen: str = ""
-    """What the server chooses where `default` is None."""
+    """What the server chooses if `default` is None."""
 
     @property
     def help(self) -> str:
-        """What the setting is for, and its default where that is not a value."""
+        """Return the help text, with the default if it is not a plain value."""
         return f"{self.text} Default: {self.chosen}." if self.chosen else self.text
 
     @property
     def metavar(self) -> str | None:
-        """What the help calls a value; None for a choice, which lists its own."""
+        """Return the help's placeholder for a value; None for a choice, which lists its own."""
         if self.kind is Path:
             return "FILE"
         return self.unit.upper() or None
 
     @property
     def flag(self) -> str:
-        """`--max-queue` for `max_queue`."""
+        """Return the flag: `--max-queue` for `max_queue`."""
         return flag_of(self.name)
 
     def read(self, value: Any) -> Any:
-        """The value of the setting that a text or a JSON value stands for. Raises UsageError."""
+        """Convert a string or a JSON value to the setting's value. Raises UsageError."""
         try:
             if self.kind is bool and isinstance(value, str):
                 return _BOOLEANS[value.lower()]
@@ -110,7 +110,7 @@ class Description:
             raise _not_a_value(self.flag, value, self.kind) from error
 
     def check(self, value: Any) -> None:
-        """Raises UsageError for a number that is too small or too large, or is not a number."""
+        """Raise UsageError for a number that is too small or too large, or is not a number."""
         if self.least is None or value is None:
             return
         takes = int if self.kind is int else Real
@@ -146,7 +146,7 @@ class Options:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """The options that do not have their default value."""
+        """Return the options that differ from their defaults."""
         return {
             item.name: value
             for item in described(type(self))
@@ -154,22 +154,22 @@ class Options:
         }
 
     def argv(self) -> list[str]:
-        """The flags of the server process that set these options."""
+        """Return the flags of the server process that set these options."""
         return [f"{flag_of(name)}={value}" for name, value in self.changed.items()]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all options as data; `from_json` reads them."""
+        """Return all options as data for `from_json`."""
         values = {item.name: getattr(self, item.name) for item in described(type(self))}
         return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Reads what `to_json` wrote. An option that is missing has its default."""
+        """Read the output of `to_json`. A missing option gets its default."""
         return cls(**{i.name: i.read(data[i.name]) for i in described(cls) if i.name in data})
 
     @classmethod
     def taken_from(cls, values: dict[str, Any]) -> Self:
-        """These options, taken out of the values of a whole command line."""
+        """Pick these options from the values of a whole command line."""
         return cls(**{item.name: values.pop(item.name) for item in described(cls)})
 
 
@@ -373,7 +373,7 @@ class ServerSettings(Options):
                 )
 
     def exposure(self, host: str) -> Iterator[str]:
-        """What is risky in listening on that address with these settings: sentences."""
+        """Yield sentences on the risks of listening on that address with these settings."""
         if is_loopback(host):
             return
         if self.token_file is None and self.tls_client_ca is None:
@@ -390,7 +390,7 @@ class ServerSettings(Options):
             )
 
     def lets_models_be_controlled(self, host: str) -> bool:
-        """Whether callers of a server at that address may load and unload its models."""
+        """Return whether callers of a server at that address may load and unload its models."""
         if self.model_control is not ModelControl.AUTO:
             return self.model_control is ModelControl.ON
         has_key = self.token_file is not None or self.tls_client_ca is not None
@@ -398,14 +398,14 @@ class ServerSettings(Options):
 
     @property
     def request_pixels(self) -> int:
-        """Pixels that all images of a request may have: never less than one image's most."""
+        """Return the pixel limit for all images of a request: at least that of one image."""
         return max(self.max_request_pixels, self.max_pixels)
 
     @property
     def body_memory(self) -> int:
-        """Bytes that the bodies of all requests may hold: never less than one request's most.
+        """Return the byte limit for the bodies of all requests: at least that of one request.
 
-        A call over gRPC counts with its headers.
+        A gRPC call counts with its headers.
         """
         if self.max_body_memory is None:
             return max(_LARGEST_BODIES * self.max_request_bytes, _CALL_BYTES)
@@ -413,21 +413,21 @@ class ServerSettings(Options):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What one image may be and cost."""
+        """Return the limits on one image."""
         return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
 
     @property
     def expanded_bytes(self) -> int:
-        """Bytes that one tensor may have whose values were not all sent, but are the same."""
+        """Return the bytes that repeated last values may add to the tensors of one request."""
         return self.body_memory // _LARGEST_BODIES
 
     @property
     def speaks_tls(self) -> bool:
-        """Whether both ports speak TLS."""
+        """Return whether both ports use TLS."""
         return self.tls_cert is not None
 
     def absolute(self) -> ServerSettings:
-        """The same settings with paths that hold in every folder."""
+        """Return the same settings with absolute paths."""
         paths: dict[str, Any] = {
             name: value.expanduser().absolute()
             for name, value in asdict(self).items()
@@ -437,7 +437,7 @@ class ServerSettings(Options):
 
 
 def described(options: type[Options] = ServerSettings) -> tuple[Description, ...]:
-    """Describes every option of such a class, in the order of its fields."""
+    """Describe every option of such a class, in field order."""
     return _described(options)  # type: ignore[arg-type]  # mypy takes no class for hashable
 
 
@@ -451,15 +451,15 @@ def _described(options: Any) -> tuple[Description, ...]:
 
 
 def _kind(hint: Any) -> type:
-    """The type of an option's values, when it has one: `int` for `int | None`."""
+    """Return the type of an option's values if set: `int` for `int | None`."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] or [hint]
     kind: type = kinds[0]
     return kind
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server at that address."""
-    from ipaddress import ip_address  # `predict` reads this module, and has no address to look at
+    """Return whether a server at that address is reachable from this machine only."""
+    from ipaddress import ip_address  # not needed by `predict`, which imports this module
 
     try:
         return ip_address(host).is_loopback
@@ -485,10 +485,10 @@ def flag_of(name: str) -> str:
 
 _LARGEST_BODIES = 8
 _CALL_BYTES = 64 * 2**10
-"""More than the server counts for a call beside its message."""
+"""An upper bound of what the server counts for a call besides its message."""
 _BOOLEANS = {"true": True, "false": False}
 _MOST = 2**63 - 1
-"""The largest number that a setting can be: what fits a signed number of 64 bits."""
+"""The largest number that a setting can have: a signed 64-bit integer."""
 _NEEDS = (("tls_key", "tls_cert"), ("tls_cert", "tls_key"), ("tls_client_ca", "tls_cert"))
-"""Settings that mean something only with another one."""
+"""Settings that require another one."""
 DEFAULT_SETTINGS = ServerSettings()

@@ -1,4 +1,4 @@
-"""Where models come from: the contract between a model source and the backends that export it."""
+"""Model sources: the interface between where models come from and the backends that export them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ DEFAULT_MODEL = "inception_v3"
 
 
 class How(StrEnum):
-    """How something about a model is known."""
+    """How a fact about a model is known."""
 
     GIVEN = "given"
-    """The user said it."""
+    """The user said so."""
     FOUND = "found"
-    """The model says it, or it was measured by running the model."""
+    """The model says so, or it was measured by running the model."""
     ASSUMED = "assumed"
-    """Nothing says it, and nothing depends on it that could be measured."""
+    """Not stated anywhere, and without a measurable effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """How one thing about a model is known, and why; `warning` is what speaks against it."""
+    """How one property of a model is known, and why; `warning` is the evidence against it."""
 
     how: How
     why: str = ""
@@ -43,21 +43,21 @@ class Fact:
 
     @classmethod
     def from_json(cls, data: Mapping[str, str]) -> Fact:
-        """Reads what `to_json` wrote. Raises ValueError and KeyError for anything else."""
+        """Read the output of `to_json`. Raises ValueError and KeyError for anything else."""
         return cls(How(data["how"]), str(data.get("why", "")), str(data.get("warning", "")))
 
 
 Facts = Mapping[str, Fact]
-"""Facts by what they are about: `size`, `layout`, `scale`, `activation`."""
+"""Facts by subject: `size`, `layout`, `scale`, `activation`."""
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
-    """The facts as the manifest holds them."""
+    """Return the facts as stored in the manifest."""
     return {name: fact.to_json() for name, fact in facts.items()}
 
 
 def facts_from_json(data: Mapping[str, Any]) -> Facts:
-    """Reads what `facts_to_json` wrote. Raises what `Fact.from_json` raises."""
+    """Read the output of `facts_to_json`. Raises what `Fact.from_json` raises."""
     return {name: Fact.from_json(item) for name, item in data.items()}
 
 
@@ -69,13 +69,13 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What the user asked to export. None means: the source's own default.
+    """What the user asked to export. None means the source's default.
 
-    `labels` are the labels themselves, or a file of them. `has_background` says that class 0 of the
-    model is a background class that the labels do not list. `scale` is the pair of values that
-    pixel 0 and pixel 255 become. `activation` is what is still to be applied to the model's
-    outputs: softmax, sigmoid or none. `layout` is nchw or nhwc. `allow_unsafe_ops` opens models
-    that can do more than compute (`mlserve.unsafe_ops`).
+    `labels` are the labels themselves, or a file of them. `has_background` means that class 0 of
+    the model is a background class that the labels do not list. `scale` holds the values for pixel
+    0 and pixel 255. `activation` is what is still to be applied to the model's outputs: softmax,
+    sigmoid or none. `layout` is nchw or nhwc. `allow_unsafe_ops` opens models that can do more than
+    compute (`mlserve.unsafe_ops`).
     """
 
     model: str
@@ -97,11 +97,11 @@ class ModelRequest:
 
     @property
     def weights_path(self) -> Path | None:
-        """The file or folder given as weights, if one was."""
+        """Return the file or folder given as weights, if any."""
         return None if self.weights is None or self.is_random else Path(self.weights)
 
     def given_labels(self) -> tuple[str, ...] | None:
-        """The labels that the user gave, read where they are in a file. Raises as `read_labels`."""
+        """Return the user's labels, read from the file if it is one. Raises as `read_labels`."""
         return read_labels(self.labels) if isinstance(self.labels, Path) else self.labels
 
 
@@ -112,9 +112,9 @@ class Classifier:
     With `framework` "tensorflow", `forward` is a `tf.Module` that is called with float32[N, height,
     width, 3] (already scaled) and returns float32[N, classes]; with "onnx" it is the path of an
     ONNX file that does the same, or the loaded ModelProto. It is typed Any because core imports no
-    framework. `facts` say how size, scale and activation are known.
-    `labels` are those of the manifest: without the background class when `pipeline.class_offset`
-    is 1. `weights_digest` is `sha256:<hex>` of the weights' bytes.
+    framework. `facts` say how size, scale and activation are known. `labels` are those of the
+    manifest: without the background class when `pipeline.class_offset` is 1. `weights_digest` is
+    `sha256:<hex>` of the weights' bytes.
     """
 
     name: str
@@ -129,38 +129,38 @@ class Classifier:
 
 
 class ModelSource(ABC):
-    """One place that models come from, such as TF-Hub or a Keras file.
+    """A place that models come from, such as TF-Hub or a Keras file.
 
     The class itself must be cheap to import: what it needs is imported inside `open`.
     """
 
     name: ClassVar[str]
-    """What the source is called in `mlserve plugins`."""
+    """Its name in `mlserve plugins`."""
     summary: ClassVar[str]
     """One line for `mlserve plugins`."""
     install_hint: ClassVar[str]
-    """The command that installs what `open` needs."""
+    """The command that installs the packages `open` needs."""
     models: ClassVar[tuple[str, ...]] = ()
     """The models it knows by name; empty for a source of the user's own files."""
     framework: ClassVar[str] = "tensorflow"
-    """The `Classifier.framework` of what `open` gives."""
+    """The `Classifier.framework` of the models it opens."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """The modules `open` imports; `mlserve plugins` says which are absent."""
+    """The modules `open` imports; `mlserve plugins` lists the absent ones."""
 
     def download(self, model: str) -> str | None:
-        """The URL that `open` would fetch this model of its own from; None when nothing is fetched.
+        """Return the URL that `open` would fetch this model from; None if nothing is fetched.
 
-        Nothing is imported or asked for it. This default is for sources that fetch nothing.
+        Imports nothing and sends no request. This default is for sources that fetch nothing.
         """
         return None
 
     @abstractmethod
     def accepts(self, request: ModelRequest) -> bool:
-        """Whether this source can open that request, told from names and file types alone."""
+        """Return whether this source can open the request, judging by names and file types."""
 
     @abstractmethod
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
-        """The model that was asked for.
+        """Open the requested model.
 
-        Raises ExportError when it cannot be had, with the alternatives as its hint.
+        Raises ExportError when it is unavailable, with the alternatives as its hint.
         """

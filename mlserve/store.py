@@ -3,11 +3,11 @@
 The manifest `mlserve.json` and `labels.txt` lie inside the version folder, beside the runtime's own
 files, so that one rename publishes everything or nothing. TensorFlow Serving reads only
 saved_model.pb, variables/, assets/ and assets.extra/ there, and skips entries of the model's folder
-whose names are not numbers, such as a version that is still being written.
+whose names are not numbers.
 
-Its name is no number, so no server looks into it. The writer holds a `flock` on it; the kernel
-drops that lock however the writer ends, so a folder whose lock is free was left by a process that
-was killed, and the next writer removes it.
+A version is written into such a folder, so no server looks into it. The writer holds a `flock` on
+it, which the kernel drops however the writer ends: a folder whose lock is free was left by a killed
+process, and the next writer removes it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 class VersionExists(Exception):
-    """The folder of the version that was asked for is there already."""
+    """The requested version already has a folder."""
 
 
 class Incoming:
@@ -47,12 +47,12 @@ class Incoming:
         self.is_published = False
 
     def publish(self, version: int) -> Path:
-        """Makes the folder that version, safe against a power cut; returns its new path.
+        """Rename the folder to that version, safe against power loss; return its new path.
 
-        Raises VersionExists, and leaves that version as it is, when there is one.
+        Raises VersionExists, and leaves that version unchanged, if there is one.
         """
         folder = self.path.with_name(str(version))
-        # A rename replaces an empty folder, and only that, without a word: look before it.
+        # A rename silently replaces an empty folder (but no other), so check first.
         if os.path.lexists(folder):
             raise VersionExists(folder)
         _sync_tree(self.path)
@@ -69,9 +69,9 @@ class Incoming:
 
 @contextmanager
 def incoming_folder(base_path: Path) -> Iterator[Incoming]:
-    """A new, locked `Incoming` in `base_path`; it is removed at the end unless it was published.
+    """Create a locked `Incoming` in `base_path`; remove it at the end unless it was published.
 
-    SIGTERM inside the block ends the process in order (exit code 143): nothing stays behind.
+    SIGTERM inside the block ends the process cleanly (exit code 143): nothing stays behind.
     """
     base_path.mkdir(parents=True, exist_ok=True)
     sweep(base_path)
@@ -87,7 +87,7 @@ def incoming_folder(base_path: Path) -> Iterator[Incoming]:
 
 
 def sweep(base_path: Path) -> None:
-    """Removes the folders that killed writers left in `base_path`."""
+    """Remove the folders that killed writers left in `base_path`."""
     for path in base_path.glob(PREFIX + "*"):
         lock = _try_lock(path)
         if lock is not None:
@@ -100,7 +100,7 @@ def _create_locked(base_path: Path) -> tuple[Path, int]:
         path = base_path / (PREFIX + secrets.token_hex(8))
         path.mkdir()
         lock = _try_lock(path)
-        # A sweep can come between the two lines above and take the folder: then try another.
+        # A sweep can remove the folder between the two lines above: then try another.
         if lock is not None and path.exists():
             return path, lock
         if lock is not None:
@@ -108,9 +108,9 @@ def _create_locked(base_path: Path) -> tuple[Path, int]:
 
 
 def _try_lock(path: Path) -> int | None:
-    """An open descriptor that holds the lock of `path`; None when another has it or it is gone.
+    """Return an open descriptor that holds the lock of `path`; None if it is taken or gone.
 
-    None as well for what no writer of ours leaves: a link, or a file. It is not ours to remove.
+    Also None for what no writer of ours leaves: a link, or a file. It is not ours to remove.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -173,23 +173,23 @@ class Store:
         self.root = (paths.store_dir() if root is None else root).expanduser().absolute()
 
     def base_path(self, backend: str, model: str) -> Path:
-        """The folder that holds the version folders of a model.
+        """Return the folder that holds the version folders of a model.
 
-        Raises UsageError for a name that is no safe folder name.
+        Raises UsageError for a name that is unsafe as a folder name.
         """
         return self.root / check_name("backend", backend) / check_name("model", model)
 
     def backends(self) -> list[str]:
-        """The backends that models were exported for, sorted. Raises UsageError (unreadable)."""
+        """Return the backends that models were exported for, sorted. Raises UsageError."""
         return _folders(self.root)
 
     def models(self, backend: str) -> list[str]:
-        """The models with at least one version for that backend, sorted."""
+        """Return the models with at least one version for that backend, sorted."""
         folders = _folders(self.root / check_name("backend", backend))
         return [name for name in folders if self.versions(backend, name)]
 
     def versions(self, backend: str, model: str) -> list[int]:
-        """The versions of a model, ascending; empty when there is none.
+        """Return the versions of a model, ascending; empty if there are none.
 
         Raises UsageError (unreadable).
         """
@@ -202,9 +202,9 @@ class Store:
             raise _unreadable(base_path, error) from error
 
     def find(self, backend: str, model: str, version: int | None = None) -> Artifact:
-        """The artifact of that version, or of the highest one.
+        """Return the artifact of that version, by default of the highest one.
 
-        Raises NotFound, saying what there is instead, and UsageError for an unreadable store.
+        Raises NotFound, listing what exists instead, and UsageError for an unreadable store.
         """
         versions = self.versions(backend, model)
         if not versions:
@@ -215,7 +215,7 @@ class Store:
         return Artifact.open(self.base_path(backend, model), model, chosen)
 
     def require_free(self, backend: str, model: str, version: int | None) -> None:
-        """Raises ExportError when that version is there already, UsageError when it is no version.
+        """Raise ExportError if that version already exists, UsageError if it is invalid.
 
         None, which stands for the next version, is always free.
         """
@@ -228,10 +228,10 @@ class Store:
 
     @contextmanager
     def incoming(self, backend: str, model: str) -> Iterator[Incoming]:
-        """A locked, empty folder to write one version into; `Incoming.publish` makes it a version.
+        """Yield a locked, empty folder to write a version into; `Incoming.publish` publishes it.
 
-        What was not published at the end, for whatever reason, is removed. Raises ExportError when
-        the store cannot be written or is full.
+        It is removed at the end unless it was published. Raises ExportError when the store cannot
+        be written or is full.
         """
         base_path = self.base_path(backend, model)
         try:
@@ -243,7 +243,7 @@ class Store:
             raise
 
     def _is_about(self, filename: object) -> bool:
-        """Whether an OSError's path lies in the store, or is a folder that the store lies in."""
+        """Return whether an OSError's path lies in the store, or is a parent of it."""
         if not isinstance(filename, str | Path):
             return False
         path = Path(filename)
@@ -258,7 +258,7 @@ class Store:
 
 
 def check_name(what: str, name: str) -> str:
-    """The name itself, when it is safe as a folder name and in a URL. Raises UsageError."""
+    """Return `name` if it is safe as a folder name and in a URL. Raises UsageError."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a valid {what} name",
@@ -268,7 +268,7 @@ def check_name(what: str, name: str) -> str:
 
 
 def check_version(version: int) -> int:
-    """The version itself, when it is a 63-bit integer. Raises UsageError."""
+    """Return `version` if it is a 63-bit integer. Raises UsageError."""
     if not 0 <= version < 2**63:
         raise UsageError(
             f"{version} is not a version number",
@@ -278,9 +278,9 @@ def check_version(version: int) -> int:
 
 
 def present_versions(base_path: Path) -> tuple[int, ...]:
-    """The numbers that folders of `base_path` are named after, ascending. Raises OSError.
+    """Return the version numbers of the folders in `base_path`, ascending. Raises OSError.
 
-    Every other entry is ignored.
+    Other entries are ignored.
     """
     return tuple(folders_by_version(base_path))
 
@@ -298,7 +298,7 @@ class VersionPolicy:
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> VersionPolicy:
-        """Reads the values of `--version`: numbers, or `all` alone. Raises UsageError."""
+        """Parse the values of `--version`: numbers, or `all` alone. Raises UsageError."""
         if list(texts) == ["all"]:
             return cls(serves_all=True)
         for text in texts:
@@ -310,7 +310,7 @@ class VersionPolicy:
         return cls(tuple(sorted({check_version(int(text)) for text in texts})))
 
     def wanted(self, present: Sequence[int]) -> tuple[int, ...]:
-        """The versions to serve of those that are present, in ascending order."""
+        """Return which of the present versions to serve, in ascending order."""
         if self.serves_all:
             return tuple(sorted(present))
         if self.versions:
@@ -320,11 +320,11 @@ class VersionPolicy:
 
 LATEST_VERSION = VersionPolicy()
 _MOST_DIGITS, _SHOWN = 400, 40
-"""Of a text that should be a version: beyond that many digits `int` is slow, or refuses."""
+"""For parsing versions: with more digits, `int` is slow or raises."""
 
 
 def version_taken(folder: Path) -> ExportError:
-    """The error for a version that exists already."""
+    """Return the error for a version that already exists."""
     return ExportError(
         f"version {folder.name} is there already: {folder}",
         hint="leave --version out to take the next number; remove the folder if it is not wanted",

@@ -1,4 +1,4 @@
-"""What the operating system lets this process use: CPUs and memory."""
+"""The resources that the operating system grants this process: CPUs and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
-    """The CPUs of the scheduler's affinity mask, or of the cgroup's quota where that is less."""
+    """Return the CPUs of the scheduler's affinity mask, or the cgroup's quota if that is less."""
     allowed = len(os.sched_getaffinity(0))
     quota = _quota_v2(cgroup) or _quota_v1(cgroup)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
@@ -32,23 +32,23 @@ def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError:
-        return ""  # no cgroup of that kind here: there is no quota
+        return ""  # no cgroup of that kind here, so no quota
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _MEMORY_FILES = ("memory.max", "memory/memory.limit_in_bytes")
 _UNLIMITED = 2**60
-"""Limits from here on mean none: version 1 of the cgroups writes a huge number for it."""
+"""Limits from here on mean unlimited: cgroups v1 writes a huge number for that."""
 _MAPPED = 2 * 2**20
 _TRIMMED = 4 * 2**20
 
 
 def give_back_large_blocks() -> None:
-    """Makes glibc's malloc map blocks of 2 MiB and more by themselves, and unmap them when freed.
+    """Make glibc's malloc map blocks of 2 MiB and more separately, and unmap them when freed.
 
-    Left alone, it raises that limit to 32 MiB as such blocks are freed, and keeps up to twice as
-    much of each heap: the pixels of one large image stay in the server's memory. Does nothing where
-    the C library has no `mallopt`.
+    By default it raises that limit to 32 MiB as such blocks are freed, and keeps up to twice as
+    much of each heap: the pixels of one large image would stay in the server's memory. Does nothing
+    if the C library has no `mallopt`.
     """
     if sys.platform != "linux":
         return
@@ -59,19 +59,19 @@ def give_back_large_blocks() -> None:
 
 
 def usable_memory() -> int:
-    """The bytes that this process may use: the machine's, or the cgroup's where that is less."""
-    import psutil  # a client asks for CPUs only
+    """Return the bytes this process may use: the machine's, or the cgroup's if that is less."""
+    import psutil  # clients only ask for CPUs
 
     total, limit = psutil.virtual_memory().total, memory_limit()
     return int(total if limit is None else min(total, limit))
 
 
 def memory_limit(cgroup: Path = _CGROUP) -> int | None:
-    """The bytes that the cgroup allows; None when it sets no limit."""
+    """Return the bytes that the cgroup allows; None if it sets no limit."""
     for name in _MEMORY_FILES:
         try:
             text = (cgroup / name).read_text().strip()
         except OSError:
-            continue  # the other version of the cgroups
+            continue  # the other cgroup version
         return int(text) if text.isdigit() and int(text) < _UNLIMITED else None
     return None

@@ -1,4 +1,4 @@
-"""Element types, tensor specs and signatures: what a model takes and gives, without numpy."""
+"""Element types, tensor specs and signatures: a model's inputs and outputs, without numpy."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from enum import Enum
 from typing import Any
 
 PREDICT = "predict"
-"""The method of a signature that says nothing else."""
+"""The method of a signature that does not declare one."""
 _METHODS = "tensorflow/serving/"
-"""What the method names of TensorFlow's signature_constants.h begin with."""
+"""The prefix of the method names in TensorFlow's signature_constants.h."""
 
 
 def method_of(method_name: str) -> str:
-    """The `method` of a signature whose SignatureDef has that method name."""
+    """Return the `method` of a signature whose SignatureDef has that method name."""
     word = method_name.removeprefix(_METHODS)
     return word if word in ("classify", "regress") and word != method_name else PREDICT
 
 
 _REFERENCES = 100
-"""What the DataType enum adds to a type's number for a reference to a variable of the type."""
+"""The DataType enum adds this to a type's number for a reference to a variable of the type."""
 
 
 class DType(Enum):
     """An element type: its numpy name, TensorFlow's number and name, Open Inference's name.
 
     Numbers are those of TensorFlow's public `DataType` enum (types.proto). Complex and quantised
-    types have no name in the Open Inference Protocol. A quantised tensor is the integers that it
-    holds; what they stand for is the model's business.
+    types have no name in the Open Inference Protocol. A quantised tensor is passed as the integers
+    it holds; their meaning is up to the model.
     """
 
     FLOAT32 = ("float32", 1, "DT_FLOAT", "FP32")
@@ -61,20 +61,20 @@ class DType(Enum):
 
     @classmethod
     def from_label(cls, label: str) -> DType:
-        """The type of that numpy name (`float32`, `bytes`, ...). Raises ValueError."""
+        """Return the type of that numpy name (`float32`, `bytes`, ...). Raises ValueError."""
         return _find("label", label)
 
     @classmethod
     def from_tf_number(cls, number: int) -> DType:
-        """The type of that number in TensorFlow's DataType enum. Raises ValueError.
+        """Return the type of that number in TensorFlow's DataType enum. Raises ValueError.
 
-        A reference (DT_FLOAT_REF) is to a variable of TensorFlow 1, and of the type of its value.
+        A reference (DT_FLOAT_REF) points to a TensorFlow 1 variable, and has the type of its value.
         """
         return _find("tf_number", number % _REFERENCES)
 
     @classmethod
     def from_tf_name(cls, name: str) -> DType:
-        """The type of that TensorFlow name (`DT_FLOAT`, ...). Raises ValueError."""
+        """Return the type of that TensorFlow name (`DT_FLOAT`, ...). Raises ValueError."""
         return _find("tf_name", name.removesuffix("_REF"))
 
 
@@ -89,7 +89,7 @@ def _find(attribute: str, wanted: object) -> DType:
 class TensorSpec:
     """One named input or output. `shape` is None when the rank is unknown; an unknown size is None.
 
-    A batched tensor has None as its first size.
+    The first size of a batched tensor is None.
     """
 
     name: str
@@ -129,11 +129,11 @@ class Signature:
 
     @property
     def required(self) -> tuple[TensorSpec, ...]:
-        """The inputs that a request must have."""
+        """Return the inputs that a request must have."""
         return tuple(spec for spec in self.inputs if spec.name not in self.optional)
 
     def inputs_in(self, sent: Container[str]) -> tuple[TensorSpec, ...]:
-        """The inputs of a request with these names: those that were left out are left out."""
+        """Return the inputs that a request with these names contains."""
         return tuple(spec for spec in self.inputs if spec.name in sent)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work on daemon threads: it cannot hold up a deadline, an event loop or the end of the process."""
+"""Daemon threads, for work that must not delay a deadline, an event loop or process exit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mlserve.errors import ExitCode
 T = TypeVar("T")
 P = ParamSpec("P")
 _GRACE = 0.12
-"""Seconds that a call on the background loop has to report its own, better error."""
+"""Seconds given to a call on the background loop to report its own, better error."""
 
 
 def on_daemon_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """The future result of `work`, which runs on a thread of its own."""
+    """Run `work` on a thread of its own and return the future result."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -37,15 +37,15 @@ def on_daemon_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 def run_within(deadline: Deadline, doing: str, work: Callable[[], T]) -> T:
-    """The result of blocking `work`, or DeadlineExceeded while `doing` it."""
+    """Return the result of blocking `work`. Raises DeadlineExceeded while `doing` it."""
     return _result(on_daemon_thread(work), deadline, doing, grace=0.0)
 
 
 def run_on_loop(deadline: Deadline, doing: str, work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that watches the deadline itself, from outside of any event loop.
+    """Run a coroutine that watches the deadline itself, from outside any event loop.
 
     It runs on the process's one background loop, so this works inside a running event loop too. The
-    deadline is watched here as well, for the case that the loop itself is held up.
+    deadline is watched here as well, in case the loop itself is blocked.
     """
     future = asyncio.run_coroutine_threadsafe(work, background_loop())
     return _result(future, deadline, doing, grace=_GRACE)
@@ -56,7 +56,7 @@ def _result(future: Future[T], deadline: Deadline, doing: str, *, grace: float) 
         return future.result(max(0.0, deadline.remaining()) + grace)
     except FutureTimeout:
         if future.done() and not future.cancelled():
-            raise  # the work itself raised it
+            raise  # raised by the work itself
         future.cancel()
         raise deadline.exceeded(doing) from None
     except KeyboardInterrupt:
@@ -65,7 +65,7 @@ def _result(future: Future[T], deadline: Deadline, doing: str, *, grace: float) 
 
 
 class _DaemonExecutor(ThreadPoolExecutor):
-    """An executor whose threads the interpreter's exit does not wait for, for name look-ups."""
+    """An executor for name look-ups whose threads do not delay the interpreter's exit."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return on_daemon_thread(fn, *args, **kwargs)
@@ -76,7 +76,7 @@ _loops: dict[int, asyncio.AbstractEventLoop] = {}
 
 
 def _after_fork() -> None:
-    """Replaces the lock: a thread that the child does not have may hold the parent's."""
+    """Replace the lock: a thread that does not exist in the child may hold the parent's."""
     global _lock  # noqa: PLW0603  there is one loop for all
     _lock = Lock()
 
@@ -85,7 +85,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """The event loop on a daemon thread that all sync clients of this process share."""
+    """Return the event loop, on a daemon thread, that all sync clients of this process share."""
     with _lock:
         loop = _loops.get(os.getpid())  # a forked child has no such thread
         if loop is None:
@@ -96,17 +96,17 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 
 def end_process(code: ExitCode) -> NoReturn:
-    """Ends the process now, with threads still running."""
+    """End the process now, even with threads running."""
     logging.shutdown()
     os._exit(int(code))
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """What `work` returns, run on a daemon thread.
+    """Await `work` on a daemon thread and return its result.
 
-    For work that can take minutes and cannot be interrupted, such as loading a model or a look into
-    a folder of a network share that is away: the threads of `asyncio.to_thread` are waited for when
-    the process ends.
+    For work that can take minutes and cannot be interrupted, such as loading a model or reading a
+    folder on an unreachable network share: process exit waits for the threads of
+    `asyncio.to_thread`.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()

@@ -1,10 +1,10 @@
-"""What a TensorFlow graph can do beside computing: read and write files, run Python, and the like.
+"""Find operations in a TensorFlow graph that do more than compute: access files, run Python, etc.
 
 A SavedModel is a program. TensorFlow runs whatever operations its graph has, and some of them take
-a path from the request: a caller then reads any file that the server may read. So the graph is
-looked at before it is loaded. Looked at is what runs: what the signatures and the functions that
-can be called lead to, and what runs when the model is loaded. The functions that save and restore
-variables, which every SavedModel has, lead from neither.
+a path from the request: a caller can then read any file that the server may read. So the graph is
+checked before it is loaded. The check covers what is reachable from the signatures and the callable
+functions, and what runs when the model is loaded. The functions that save and restore variables,
+which every SavedModel has, are reachable from neither.
 
 This is duck-typed over TensorFlow's `MetaGraphDef`, as core imports no framework. Operations are
 named as in TensorFlow 2.21's registry; a test goes through all of them.
@@ -65,27 +65,27 @@ UNSAFE: Mapping[str, str] = {
     ),
     "Abort": "ends the process",
 }
-"""What each such operation does. Those whose name begins with `Experimental` are the same."""
+"""What each unsafe operation does; the same holds for its `Experimental` variants."""
 _BY_ATTRIBUTE = {
     "PrintV2": ("output_stream", _WRITES, ("stdout", "stderr", "log(")),
     "FixedUnigramCandidateSampler": ("vocab_file", _READS, ()),
     "EncodeProto": ("descriptor_source", _READS, ("local://", "bytes://")),
     "DecodeProtoV2": ("descriptor_source", _READS, ("local://", "bytes://")),
 }
-"""Operations that do so by an attribute: its name, and what the harmless values begin with."""
+"""Operations that are unsafe by an attribute: its name, and how its harmless values begin."""
 _OF_ASSETS = {"ReadFile": 0, "InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}
-"""Operations that may read an asset of the model's own, and the input that is the path."""
+"""Operations that may read an asset of the model's own, and the index of the path input."""
 _TF1_ASSETS = "saved_model_assets"
 _USES_OF_PATH = {"VarIsInitializedOp", "AssignVariableOp", "ReadVariableOp"}
 _INITIAL_OPS = ("saved_model_main_op", "legacy_init_op")
 _RUN_BY_LOADER = ("_initialize", "_create_resource", "_destroy_resource", "__call__")
-"""The children of a saved object whose functions the loader, or whoever has the model, calls."""
+"""Children of a saved object whose functions are called by the loader or the model's user."""
 _MOST_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class UnsafeOp:
-    """An operation: its type, the node that it is, and what it can do."""
+    """An unsafe operation: its type, its node, and what it can do."""
 
     op: str
     node: str
@@ -93,7 +93,7 @@ class UnsafeOp:
 
 
 def require_safe_ops(what: str, meta_graphs: Sequence[Any], error: type[MlserveError]) -> None:
-    """Raises that error when one of these `MetaGraphDef` messages has an operation of that kind.
+    """Raise `error` if one of these `MetaGraphDef` messages has an unsafe operation.
 
     `what` names the model in the message.
     """
@@ -111,7 +111,7 @@ def require_safe_ops(what: str, meta_graphs: Sequence[Any], error: type[MlserveE
 
 
 def unsafe_ops(meta_graph: Any) -> Iterator[UnsafeOp]:
-    """The operations of that kind that run when the model is loaded, or asked."""
+    """Yield the unsafe operations that run when the model is loaded or called."""
     graph = _Graph(meta_graph)
     for name in _roots(meta_graph):
         yield from graph.led_to(name)
@@ -120,7 +120,7 @@ def unsafe_ops(meta_graph: Any) -> Iterator[UnsafeOp]:
 
 
 def _roots(meta_graph: Any) -> Iterator[str]:
-    """The tensors and nodes that signatures give, and those that run at the start."""
+    """Yield the tensors and nodes that signatures return, and those that run at the start."""
     for signature in meta_graph.signature_def.values():
         for info in signature.outputs.values():
             yield from _tensors_of(info)
@@ -144,7 +144,7 @@ def _tensors_of(info: Any) -> Iterator[str]:
 
 
 def _called_functions(meta_graph: Any) -> Iterator[str]:
-    """The functions of saved objects that the loader calls, or that can be called like them."""
+    """Yield the functions of saved objects that the loader calls, or that are callable likewise."""
     nodes = meta_graph.object_graph_def.nodes
     for node in nodes:
         for child in node.children:
@@ -157,10 +157,10 @@ def _called_functions(meta_graph: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Graph:
-    """The nodes and functions of a graph, each looked at once.
+    """The nodes and functions of a graph, each visited once.
 
-    Whether a path is that of an asset of the model's own is told from where it comes: the tensor
-    that the loader fills in, handed on through the arguments of functions.
+    A path is recognised as one of the model's own assets by its origin: the tensor that the loader
+    fills in, passed on through the arguments of functions.
     """
 
     meta_graph: Any
@@ -174,7 +174,7 @@ class _Graph:
         self.functions.update((item.signature.name, item) for item in library.function)
 
     def led_to(self, root: str) -> Iterator[UnsafeOp]:
-        """The unsafe ones among the nodes that this node of the main graph needs."""
+        """Yield the unsafe nodes that this node of the main graph depends on."""
         assets = _asset_tensors(self.meta_graph, self.nodes)
         waiting = [_node_of(root)]
         while waiting:
@@ -187,7 +187,7 @@ class _Graph:
             waiting += map(_node_of, node.input)
 
     def in_function(self, name: str, assets: frozenset[int]) -> Iterator[UnsafeOp]:
-        """The unsafe ones among all nodes of a function, of which those arguments are assets."""
+        """Yield the unsafe nodes of a function; the arguments in `assets` are assets."""
         function = self.functions.get(name)
         if function is None or (name, assets) in self.seen:
             return
@@ -199,7 +199,7 @@ class _Graph:
             yield from self._of_node(node, nodes, known)
 
     def assets_bound_to(self, function: str) -> frozenset[int]:
-        """The arguments of a saved object's function that are bound to assets."""
+        """Return the arguments of a saved object's function that are bound to assets."""
         graph = self.meta_graph.object_graph_def
         if function not in graph.concrete_functions or function not in self.functions:
             return frozenset()
@@ -212,7 +212,7 @@ class _Graph:
         )
 
     def _is_own_asset(self, node: Any) -> bool:
-        """Whether a node of the saved objects is an asset, in the model's own folder."""
+        """Return whether a node of the saved objects is an asset in the model's own folder."""
         files, number = self.meta_graph.asset_file_def, node.asset.asset_file_def_index
         is_asset = node.WhichOneof("kind") == "asset" and number < len(files)
         return is_asset and _is_inside(files[number].filename)
@@ -233,9 +233,9 @@ class _Graph:
 
 
 def _asset_tensors(meta_graph: Any, nodes: Mapping[str, Any]) -> set[str]:
-    """The nodes of the main graph that give the path of an asset, which the loader fills in.
+    """Return the nodes of the main graph that hold the path of an asset, filled in by the loader.
 
-    TensorFlow 2 keeps it in a variable of its own. One that anything else can be done to is none.
+    TensorFlow 2 keeps the path in a variable of its own. One with any other use does not count.
     """
     kind = type(type(meta_graph)().asset_file_def.add())
     listed = [*meta_graph.asset_file_def]
@@ -255,23 +255,23 @@ def _asset_tensors(meta_graph: Any, nodes: Mapping[str, Any]) -> set[str]:
             assets |= {node.name for node in uses if node.op == "ReadVariableOp"}
     signatures = meta_graph.signature_def.values()
     sent = {_node_of(info.name) for item in signatures for info in item.inputs.values()}
-    return assets - sent  # a caller gives these
+    return assets - sent  # supplied by callers
 
 
 def _is_inside(filename: str) -> bool:
-    """Whether an asset of that name lies in the folder of assets."""
+    """Return whether an asset of that name lies in the assets folder."""
     path = PurePosixPath(filename)
     return not path.is_absolute() and ".." not in path.parts
 
 
 def _variable(handle: Any) -> str:
-    """What tells a variable from others: several handles can be of one."""
+    """Return a key for the variable: several handles can refer to one."""
     shared: str = handle.attr["shared_name"].s.decode(errors="replace")
     return shared or str(handle.name)
 
 
 def _does(node: Any) -> str | None:
-    """What the operation of a node can do beside computing; None for nothing."""
+    """Return what a node's operation can do besides computing; None if nothing."""
     kind = node.op.removeprefix("Experimental")
     if kind in _BY_ATTRIBUTE:
         name, does, harmless = _BY_ATTRIBUTE[kind]
@@ -289,7 +289,7 @@ def _functions_in(node: Any) -> Iterator[str]:
 
 
 def _source(tensor: str, nodes: Mapping[str, Any]) -> str:
-    """The node, or the function's argument, that a tensor comes from unchanged."""
+    """Return the node, or the function's argument, that a tensor comes from unchanged."""
     name = _node_of(tensor)
     for _ in range(len(nodes)):
         if name not in nodes or nodes[name].op != "Identity":

@@ -1,4 +1,4 @@
-"""`work` as a service of BentoML. TRAFFIC holds its limits as JSON, `{}` for none."""
+"""`work` as a BentoML service. TRAFFIC holds its limits as JSON, `{}` for none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`work` behind LitServe: `litserve_server.py PORT TIMEOUT`, where 0 leaves its own timeout."""
+"""`work` behind LitServe: `litserve_server.py PORT TIMEOUT`; 0 keeps LitServe's own timeout."""
 
 from __future__ import annotations
 

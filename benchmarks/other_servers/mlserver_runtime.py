@@ -1,4 +1,4 @@
-"""`work` as a runtime of MLServer."""
+"""`work` as an MLServer runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that every server of `other_servers.py` serves: half a second of work."""
+"""The model served by every server of `other_servers.py`: half a second of work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SECONDS = 0.5
 
 
 def work() -> str:
-    """Note in the file that JOURNAL names that a run has begun, take `SECONDS`, and answer."""
+    """Log in the file named by JOURNAL that a run has begun, take `SECONDS`, and answer."""
     with Path(os.environ["JOURNAL"]).open("a") as journal:
         journal.write("run\n")
     time.sleep(SECONDS)

@@ -14,7 +14,7 @@ scope "class" is a class method. The classes need pytest and Pillow:
 
 import pytest
 
-# The assertions of the suite are to say what they compared, as those of a test module do.
+# pytest rewrites only test modules by default: without this, failed assertions show no values.
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{name}"

@@ -1,4 +1,4 @@
-"""Exports a classifier into the store's layout, the way `mlserve export` does."""
+"""Export a classifier into the store's layout, as `mlserve export` does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlserve.store import incoming_folder
 
 
 def exported(backend: str, model: Classifier, base_path: Path, version: int = 1) -> Artifact:
-    """The artifact of `model`, written by that backend and published as `base_path/<version>`.
+    """Export `model` with that backend and publish it as `base_path/<version>`.
 
     Raises what the backend's `export` raises; nothing is left behind then.
     """

@@ -1,4 +1,4 @@
-"""What every backend has to do: be light, export whole, load what it exported and nothing else."""
+"""Conformance tests of every backend: light to import, exports completely, loads only its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlserve.testing.given import GivenBackend
 HEAVY = frozenset(
     ("cv2", "httpx", "keras", "numpy", "onnx", "onnxruntime", "PIL", "starlette", "tensorflow")
 )
-"""What importing a plugin must not import, beside what its backend requires."""
+"""Modules that importing a plugin must not import, besides what its backend requires."""
 _LIST_MODULES = """
 import sys
 from mlserve import plugins
@@ -30,14 +30,14 @@ print(*sys.modules)
 
 
 class ConformsAsLoader(GivenBackend):
-    """Tests of what every backend says of itself, and of how it loads.
+    """Tests of every backend's declarations, and of how it loads.
 
     A backend that only serves overrides `backend_name` and `artifact`.
     """
 
     @pytest.fixture
     def copied(self, artifact: Artifact, tmp_path: Path) -> Artifact:
-        """A copy of the artifact in another place, to be changed."""
+        """Return a copy of the artifact for a test to modify."""
         base_path = tmp_path / artifact.model
         shutil.copytree(artifact.path, base_path / str(artifact.version))
         return Artifact.open(base_path, artifact.model, artifact.version)
@@ -98,7 +98,7 @@ class ConformsAsBackend(ConformsAsLoader):
 
     @pytest.fixture
     def refused(self, classifier: Classifier) -> Classifier | None:
-        """A model whose export has to fail; None for a backend that takes any."""
+        """Return a model whose export must fail; None for a backend that takes any."""
         return None
 
     def test_an_export_writes_into_its_folder_and_nowhere_else(

@@ -1,4 +1,4 @@
-"""A classifier whose answers can be worked out on paper: its logits are the mean colours.
+"""A classifier whose answers can be computed by hand: its logits are the mean colours.
 
 Any backend can export it: `forward` is one mean over the pixels of an 8x8 image.
 """
@@ -27,10 +27,10 @@ def colour_classifier(
     framework: str = "tensorflow",
     **pipeline: Any,
 ) -> Classifier:
-    """The classifier of that `forward`, by default with the labels red, green and blue.
+    """Return a classifier around `forward`, by default with the labels red, green and blue.
 
-    `forward` takes float32[N, 8, 8, 3] and gives float32[N, 3], the mean over the pixels; other
-    labels and settings of the pipeline make another model of it.
+    `forward` maps float32[N, 8, 8, 3] to float32[N, 3], the mean over the pixels. Other labels and
+    pipeline settings give a different model.
     """
     return Classifier(
         name="colours",
@@ -44,20 +44,20 @@ def colour_classifier(
 
 
 def expected_scores(pixels: Array, pipeline: ImagePipeline = PIPELINE) -> Array:
-    """float64[3]: the scores of an image of these pixels, worked out from the definitions."""
+    """Compute the scores of an image with these pixels from the definitions: float64[3]."""
     logits = expected_input(pixels, pipeline).mean(axis=(0, 1))
     weights = np.exp(logits)
     return np.asarray(weights / weights.sum())
 
 
 def expected_input(pixels: Array, pipeline: ImagePipeline = PIPELINE) -> Array:
-    """float64[height, width, 3]: the model's input that the pipeline makes of these pixels."""
+    """Compute the model's input for these pixels: float64[height, width, 3]."""
     resized = half_pixel_bilinear(pixels, pipeline.height, pipeline.width)
     return resized * pipeline.scale + pipeline.offset
 
 
 def half_pixel_bilinear(pixels: Array, height: int, width: int) -> Array:
-    """The definition: sample at (i + 0.5) * scale - 0.5, clamp, blend the four neighbours."""
+    """Resize by definition: sample at (i + 0.5) * scale - 0.5, clamp, blend four neighbours."""
     resized = pixels.astype(np.float64)
     for axis, size in ((0, height), (1, width)):
         length = resized.shape[axis]

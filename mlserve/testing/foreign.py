@@ -1,6 +1,6 @@
-"""Clients that nobody here wrote, against a server of any backend: what users have already.
+"""Tests of third-party clients, which users already have, against a server of any backend.
 
-They are no dependencies of mlserve: the tests of a client that is not installed are skipped.
+They are not dependencies of mlserve: the tests of a client that is not installed are skipped.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mlserve.testing.given import GivenServer
 from mlserve.testing.processes import ServerProcess
 
 Ask = Callable[..., Any]
-"""`ask(*images, signature=..., **options)`: what a Triton client's `infer` gives."""
+"""`ask(*images, signature=..., **options)` returns the result of a Triton client's `infer`."""
 
-# Its messages have the names of TensorFlow's, so it cannot be in one process with TensorFlow.
+# Its messages are named like TensorFlow's, so it cannot share a process with TensorFlow.
 _OVMS = """
 import sys
 import ovmsclient
@@ -38,7 +38,7 @@ for client in clients:
         print("not found")
 """
 
-# Its messages have the names of the Triton client's.
+# Its messages are named like the Triton client's.
 _OPEN_INFERENCE = """
 import sys
 import grpc
@@ -69,7 +69,7 @@ class ServesForeignClients(GivenServer):
 
     @pytest.fixture(params=["grpc", "http"])
     def triton(self, server: ServerProcess, request: pytest.FixtureRequest) -> Iterator[Any]:
-        """The Triton client's module of a protocol, and a client of it."""
+        """Yield the Triton client's module for a protocol, and a client of it."""
         module = pytest.importorskip(f"tritonclient.{request.param}")
         address = server.grpc if request.param == "grpc" else server.rest
         client = module.InferenceServerClient(address)
@@ -78,7 +78,7 @@ class ServesForeignClients(GivenServer):
 
     @pytest.fixture
     def infer(self, server: ServerProcess, triton: Any) -> Ask:
-        """Asks about images in the binary form of the protocol."""
+        """Return a function that sends images in the binary form of the protocol."""
         module, client = triton
 
         def ask(*images: bytes, **options: Any) -> Any:
@@ -211,7 +211,7 @@ class ServesForeignClients(GivenServer):
     def test_the_client_generated_from_the_open_inference_protocol(
         self, server: ServerProcess, image: bytes, label: str, tmp_path: Any
     ) -> None:
-        """It sends typed contents, where Triton's sends raw ones."""
+        """The generated client sends typed contents, where Triton's sends raw ones."""
         pytest.importorskip("open_inference.grpc")
         path = tmp_path / "image"
         path.write_bytes(image)
@@ -220,7 +220,7 @@ class ServesForeignClients(GivenServer):
 
 
 def _run(script: str, *args: str) -> list[str]:
-    """The lines that a client prints in a process of its own."""
+    """Return the lines that a client prints in a process of its own."""
     argv = [sys.executable, "-c", script, *args]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

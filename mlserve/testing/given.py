@@ -1,4 +1,4 @@
-"""What a plugin gives to the conformance suite: the fixtures that every class of it shares."""
+"""Fixtures shared by all classes of the conformance suite; a plugin overrides some."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from mlserve.testing.processes import ServerProcess, launched
 
 
 class GivenBackend:
-    """The fixtures. A plugin overrides `backend_name` and `classifier`.
+    """Fixtures of a backend. A plugin overrides `backend_name` and `classifier`.
 
-    One that only serves overrides `artifact` in the place of `classifier`.
+    One that only serves overrides `artifact` in place of `classifier`.
     """
 
     @pytest.fixture(scope="class")
     @classmethod
     def backend_name(cls) -> str:
-        """The name of the backend, which is that of its entry point. To be overridden."""
+        """Return the backend's name, which is its entry point's. To be overridden."""
         raise NotImplementedError("override the fixture backend_name")
 
     @pytest.fixture(scope="class")
     @classmethod
     def classifier(cls) -> Classifier:
-        """A model that the backend can export. To be overridden.
+        """Return a model that the backend can export. To be overridden.
 
-        For `ConformsAsImageClassifier`, the one that `mlserve.testing.colours` makes.
+        For `ConformsAsImageClassifier`, use the one that `mlserve.testing.colours` makes.
         """
         raise NotImplementedError("override the fixture classifier")
 
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, backend_name: str) -> Backend:
-        """The backend, found as mlserve finds it."""
+        """Return the backend, looked up as mlserve does."""
         return plugins.backend(backend_name)
 
     @pytest.fixture(scope="class")
@@ -50,7 +50,7 @@ class GivenBackend:
         classifier: Classifier,
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Artifact:
-        """The classifier, exported as version 1. Not to be changed: several tests use it.
+        """Export the classifier as version 1. Several tests share it, so it must not be changed.
 
         To be overridden by a backend that only serves: `Artifact.open(base_path, model, version)`
         for files in `base_path/<version>`, with a manifest or without.
@@ -61,12 +61,12 @@ class GivenBackend:
     @pytest.fixture(scope="class")
     @classmethod
     def runner(cls, backend: Backend, artifact: Artifact) -> Runner:
-        """The exported classifier, loaded in this process."""
+        """Return the exported classifier, loaded in this process."""
         return backend.load(artifact, LoadOptions())
 
 
 class GivenServer(GivenBackend):
-    """A server of the exported classifier, and an image with its answer.
+    """Fixtures of a server with the exported classifier, and of an image with its answer.
 
     The defaults fit the classifier of `mlserve.testing.colours`.
     """
@@ -74,25 +74,25 @@ class GivenServer(GivenBackend):
     @pytest.fixture(scope="class")
     @classmethod
     def image(cls) -> bytes:
-        """The file of an image that has the label of the fixture `label`."""
+        """Return the file of an image whose label is the fixture `label`."""
         return plain("green")
 
     @pytest.fixture(scope="class")
     @classmethod
     def label(cls) -> str:
-        """The answer to `image`."""
+        """Return the answer to `image`."""
         return "green"
 
     @pytest.fixture(scope="class")
     @classmethod
     def bad_image(cls) -> bytes:
-        """The bytes of a file that the model refuses as no image."""
+        """Return the bytes of a file that the model rejects because it is not an image."""
         return b"hello, world\n"
 
     @pytest.fixture(scope="class")
     @classmethod
     def server(cls, backend_name: str, artifact: Artifact) -> Iterator[ServerProcess]:
-        """A server that is ready, for the tests of a class."""
+        """Yield a ready server, shared by the tests of a class."""
         with launched(backend_name, artifact) as server:
             server.wait_ready()
             yield server

@@ -1,6 +1,6 @@
-"""What every exported image classifier has to answer, in this process: one table for all backends.
+"""Conformance tests of exported image classifiers in this process: one table for all backends.
 
-The classifier is that of `mlserve.testing.colours`, so that every score is known.
+The classifier is that of `mlserve.testing.colours`, so every score is known.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from mlserve.testing.images import BAD, ODD, Answered, Refused, decoded, noise, 
 
 Answer = dict[str, Any]
 TOLERANCE = 1e-4
-"""How far scores, and pixels of the model's input, may be from their definition."""
+"""The allowed difference of scores, and of the model's input, from their definition."""
 
 
 def strings(*values: bytes) -> Any:
-    """object[N]: the values as a signature takes them."""
+    """Return the values as object[N], the form that a signature takes."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
 
 
 def ask(runner: Runner, *images: bytes, signature: str = "top_k") -> Answer:
-    """The outputs of that signature for these images."""
+    """Return the outputs of that signature for these images."""
     return dict(runner.run(signature, {"image": strings(*images)}))
 
 
@@ -47,24 +47,24 @@ class ConformsAsImageClassifier(GivenBackend):
     @pytest.fixture(scope="class")
     @classmethod
     def stages(cls, backend: Backend, artifact: Artifact) -> ImageStages:
-        """The steps of the exported pipeline."""
+        """Return the steps of the exported pipeline."""
         return backend.stages(artifact, LoadOptions())
 
     @pytest.fixture(scope="class")
     @classmethod
     def divided(cls) -> Classifier:
-        """The classifier of means m whose scores are m / m * m. To be overridden."""
+        """Return a classifier with scores m / m * m for the means m. To be overridden."""
         raise NotImplementedError("override the fixture divided")
 
     @pytest.fixture(params=list(ODD.values()), ids=list(ODD))
     def odd(self, request: pytest.FixtureRequest) -> Answered:
-        """Each image out of the ordinary that has an answer."""
+        """Return each unusual image that has an answer."""
         found: Answered = request.param
         return found
 
     @pytest.fixture(params=list(BAD.values()), ids=list(BAD))
     def bad(self, request: pytest.FixtureRequest) -> Refused:
-        """Each file that is refused."""
+        """Return each file that is refused."""
         found: Refused = request.param
         return found
 
@@ -195,7 +195,7 @@ class ConformsAsImageClassifier(GivenBackend):
     def test_scores_that_are_nan_are_no_answer_and_the_image_is_named(
         self, backend: Backend, divided: Classifier, tmp_path: Path
     ) -> None:
-        """Of pure red, the scores of green and blue are 0 / 0."""
+        """For pure red, the scores of green and blue are 0 / 0."""
         loaded = backend.load(exported(backend.name, divided, tmp_path / "m"), LoadOptions())
         grey, red = plain("grey", "PNG"), plain("red", "PNG")
         for signature in ("serving_default", "top_k"):
@@ -229,7 +229,7 @@ class ConformsAsImageClassifier(GivenBackend):
     def test_a_background_class_that_was_a_guess_does_not_load(
         self, backend: Backend, classifier: Classifier, tmp_path: Path
     ) -> None:
-        """As earlier versions of mlserve exported any model that was given one label too few."""
+        """Earlier versions of mlserve exported any model with one label too few like this."""
         pipeline = replace(classifier.pipeline, class_offset=1, is_background_given=True)
         model = replace(classifier, labels=LABELS[1:], pipeline=pipeline)
         old = exported(backend.name, model, tmp_path / "m")

@@ -1,10 +1,10 @@
-"""Image files, good, odd and bad: how they are made, and the one verdict on each.
+"""Image files, good, odd and bad: how they are made, and the expected verdict on each.
 
-    ODD   out of the ordinary, and answered: the file, and the pixels that it stands for
+    ODD   unusual, but answered: the file, and the pixels it decodes to
     BAD   refused: the file, the error's kind, and a part of its message
 
 The verdicts are TensorFlow's, whose decoder runs inside the exported graph; a backend that decodes
-outside of it has to give the same. The pixels come from Pillow, as a decoder that is neither's.
+elsewhere must give the same. The pixels come from Pillow, as an independent decoder.
 """
 
 from __future__ import annotations
@@ -24,62 +24,62 @@ Pixels = np.ndarray[Any, Any]
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _AFTER_PNG_HEADER = 33
 _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-"""The colour type in a PNG header, by the number of samples a pixel."""
+"""The colour type in a PNG header, by the samples per pixel."""
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
 _LAST_PASS = (1, 0, 2, 1)
 """The passes of an interlaced PNG: first row, first column, row step, column step."""
 _ORIENTATION = 0x0112
 _TRANSFORM_AT = 15
-"""Where the Adobe segment says how its colours are coded."""
+"""The position in the Adobe segment of the colour transform."""
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
 
 def saved(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    """The file of that image in that format of Pillow's."""
+    """Encode the image in that Pillow format."""
     data = io.BytesIO()
     image.save(data, kind, **options)
     return data.getvalue()
 
 
 def plain(colour: str, kind: str = "JPEG", size: tuple[int, int] = (20, 12)) -> bytes:
-    """The file of an image of one colour; `size` is its width and height."""
+    """Encode an image of one colour; `size` is its width and height."""
     return saved(Image.new("RGB", size, colour), kind)
 
 
 def noise(width: int, height: int, bands: int = 3, seed: int = 0) -> Image.Image:
-    """Smooth noise, grey, RGB or CMYK, so that JPEG keeps it roughly as it is."""
+    """Make smooth noise, grey, RGB or CMYK, which JPEG roughly preserves."""
     numbers = np.random.default_rng(seed).integers(0, 256, (7, 7, bands), dtype=np.uint8)
     image = Image.frombytes(_MODES[bands], (7, 7), numbers.tobytes())
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def turned(orientation: int) -> Image.Exif:
-    """EXIF data that says how the camera was held."""
+    """Return EXIF data with that orientation."""
     exif = Image.Exif()
     exif[_ORIENTATION] = orientation
     return exif
 
 
 def ycck(cmyk: bytes) -> bytes:
-    """The CMYK JPEG with an Adobe marker that says YCCK."""
+    """Return the CMYK JPEG with an Adobe marker that says YCCK."""
     transform = cmyk.index(b"\xff\xee") + _TRANSFORM_AT
     return cmyk[:transform] + b"\x02" + cmyk[transform + 1 :]
 
 
 def with_precision(jpeg: bytes, bits: int) -> bytes:
-    """The JPEG whose frame header claims samples of that many bits."""
+    """Return the JPEG with a frame header that claims samples of that many bits."""
     position = jpeg.index(b"\xff\xc0") + 4
     return jpeg[:position] + bytes([bits]) + jpeg[position + 1 :]
 
 
 def altered(data: bytes, position: int, length: int = 8) -> bytes:
-    """The file with `length` bytes changed, from `position` on."""
+    """Return the file with `length` bytes changed, from `position` on."""
     changed = bytes(byte ^ 0x55 for byte in data[position : position + length])
     return data[:position] + changed + data[position + length :]
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
-    """A small JPEG whose frame header claims that size."""
+    """Return a small JPEG whose frame header claims that size."""
     data = bytearray(plain("red"))
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
@@ -87,19 +87,19 @@ def jpeg_claiming(width: int, height: int) -> bytes:
 
 
 def without_segment(jpeg: bytes, marker: int) -> bytes:
-    """The JPEG without its first segment of that marker."""
+    """Return the JPEG without its first segment of that marker."""
     start = jpeg.index(bytes([0xFF, marker]))
     (length,) = struct.unpack(">H", jpeg[start + 2 : start + 4])
     return jpeg[:start] + jpeg[start + 2 + length :]
 
 
 def with_jpeg_marker(jpeg: bytes, old: int, new: int) -> bytes:
-    """The JPEG with its first segment of the marker `old` marked `new`."""
+    """Return the JPEG with the marker of its first `old` segment changed to `new`."""
     return jpeg.replace(bytes([0xFF, old]), bytes([0xFF, new]), 1)
 
 
 def with_png_chunk(png: bytes, kind: bytes, content: bytes, *, is_damaged: bool = False) -> bytes:
-    """The PNG with one chunk more, behind its header; a damaged one has a wrong checksum."""
+    """Insert a PNG chunk after the header; a damaged one has a wrong checksum."""
     chunk = png_chunk(kind, content)
     if is_damaged:
         chunk = altered(chunk, len(chunk) - 1, 1)
@@ -107,12 +107,12 @@ def with_png_chunk(png: bytes, kind: bytes, content: bytes, *, is_damaged: bool 
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of next to no data whose header claims that size."""
+    """Return a nearly empty PNG whose header claims that size."""
     return _png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"\0" * 10)
 
 
 def png_of(pixels: Pixels, *, is_interlaced: bool = False) -> bytes:
-    """A PNG of uint8 or uint16[height, width, samples].
+    """Encode uint8 or uint16[height, width, samples] as PNG.
 
     Pillow writes neither interlaced files nor 16-bit colour.
     """
@@ -138,13 +138,13 @@ def _png(header: bytes, data: bytes) -> bytes:
 
 
 def png_short_of_rows() -> bytes:
-    """A PNG of 64 rows of which 16 are there; all its chunks are whole."""
+    """Return a PNG of 64 rows with data for 16; all its chunks are valid."""
     header = struct.pack(">IIBBBBB", 20, 64, 8, 2, 0, 0, 0)
     return _png(header, (b"\0" + bytes(60)) * 16)
 
 
 def png_with_chunk_in_data() -> bytes:
-    """A PNG with a text between the two halves of its data."""
+    """Return a PNG with a text chunk between the two halves of its data."""
     png = png_of(np.zeros((9, 9, 3), np.uint8))
     start, end = png.index(b"IDAT") - 4, png.index(b"IEND") - 4
     data = png[start + 8 : end - 4]
@@ -153,7 +153,7 @@ def png_with_chunk_in_data() -> bytes:
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk with its length and its checksum."""
+    """Return a chunk with its length and its checksum."""
     body = kind + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
@@ -168,7 +168,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Refused:
-    """A file that is refused with an error of that `kind`, whose message holds `part`."""
+    """A file refused with an error of that `kind`, whose message contains `part`."""
 
     data: bytes
     kind: str
@@ -176,7 +176,7 @@ class Refused:
 
 
 def decoded(data: bytes) -> Pixels:
-    """uint8[height, width, 3]: the pixels of a file as Pillow decodes it, alpha dropped."""
+    """Decode a file with Pillow to uint8[height, width, 3], dropping alpha."""
     with Image.open(io.BytesIO(data)) as image:
         if image.mode == "CMYK":
             return _rgb_of(np.asarray(image), is_turned_round="adobe" in image.info)
@@ -184,9 +184,9 @@ def decoded(data: bytes) -> Pixels:
 
 
 def _rgb_of(cmyk: Pixels, *, is_turned_round: bool) -> Pixels:
-    """The colours as TensorFlow makes them, which rounds down.
+    """Convert CMYK as TensorFlow does, rounding down.
 
-    Pillow rounds another way, and turns the values of a file with an Adobe marker round.
+    Pillow rounds differently, and inverts the values of a file with an Adobe marker.
     """
     stored = (255 - cmyk if is_turned_round else cmyk).astype(np.uint16)
     return (stored[:, :, :3] * stored[:, :, 3:] // 255).astype(np.uint8)
@@ -219,7 +219,7 @@ def _jpegs() -> dict[str, bytes]:
 
 
 def _altered_jpegs() -> dict[str, bytes]:
-    """JPEG files with faults in the midst of their data, which a decoder goes on after."""
+    """Return JPEG files with faults inside their data that a decoder recovers from."""
     jpeg = saved(noise(150, 100))
     middle = len(jpeg) // 2
     return {
@@ -256,7 +256,7 @@ def _pngs() -> dict[str, bytes]:
 
 
 def _pngs_with_more() -> dict[str, Answered]:
-    """PNG files with something beside the image, which may be damaged: the image counts."""
+    """Return PNG files with chunks besides the image, possibly damaged: only the image matters."""
     picture = noise(37, 23)
     png = saved(picture, "PNG")
     files = {
@@ -271,7 +271,7 @@ def _pngs_with_more() -> dict[str, Answered]:
 
 
 def _deep_pngs() -> dict[str, Answered]:
-    """PNG files of 16 bits, of which the upper 8 count."""
+    """Return 16-bit PNG files, of which the upper 8 bits are used."""
     numbers = np.random.default_rng(3).integers(0, 2**16, (23, 37, 4)).astype(np.uint16)
     upper = (numbers >> 8).astype(np.uint8)
     grey = np.repeat(upper[:, :, :1], 3, axis=2)
@@ -284,7 +284,7 @@ def _deep_pngs() -> dict[str, Answered]:
 
 
 def _texts() -> dict[str, Answered]:
-    """Base64 of images, in the forms that clients send."""
+    """Return base64 texts of images, in the forms that clients send."""
     jpeg, png = saved(noise(37, 23)), saved(noise(9, 7, seed=4), "PNG")
     text, web_safe = base64.b64encode(jpeg), base64.urlsafe_b64encode(jpeg)
     lines = [text[i : i + 76] for i in range(0, len(text), 76)]
@@ -303,7 +303,7 @@ def _texts() -> dict[str, Answered]:
 
 
 def odd_images() -> dict[str, Answered]:
-    """Image files out of the ordinary that have an answer, by name."""
+    """Return unusual image files that have an answer, by name."""
     plain_files = _jpegs() | _altered_jpegs() | _pngs()
     files = {name: Answered(data, decoded(data)) for name, data in plain_files.items()}
     return {**files, **_pngs_with_more(), **_deep_pngs(), **_texts()}
@@ -316,7 +316,7 @@ _TOO_LARGE = "too large (20000x20000, at most 100000000 pixels)"
 
 
 def _no_images() -> dict[str, bytes]:
-    """Files of other kinds: each is refused as no JPEG or PNG."""
+    """Return files of other kinds: each is refused as neither JPEG nor PNG."""
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     gif = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     return {
@@ -335,7 +335,7 @@ def _no_images() -> dict[str, bytes]:
 
 
 def _damaged() -> dict[str, bytes]:
-    """JPEG and PNG files that cannot be decoded to their end."""
+    """Return JPEG and PNG files that cannot be decoded to their end."""
     jpeg, png = saved(noise(150, 100)), saved(noise(150, 100), "PNG")
     progressive = saved(noise(150, 100), progressive=True)
     return {
@@ -366,7 +366,7 @@ def _damaged() -> dict[str, bytes]:
 
 
 def bad_images() -> dict[str, Refused]:
-    """Files that are refused, by name."""
+    """Return files that are refused, by name."""
     png, text = plain("red", "PNG"), base64.b64encode(plain("red"))
     base64_faults = {
         "base64 with a wrong character": text[:40] + b"!" + text[41:],
@@ -403,6 +403,4 @@ def _all_refused(files: Mapping[str, bytes], kind: str, part: str) -> dict[str, 
 
 
 ODD: Mapping[str, Answered] = odd_images()
-"""What `odd_images` makes."""
 BAD: Mapping[str, Refused] = bad_images()
-"""What `bad_images` makes."""

@@ -1,4 +1,4 @@
-"""Labels that look like something else, or have odd white space: they arrive as they are."""
+"""Tests that labels with odd content or white space are passed through unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ODD_LABELS = (
     "a line\u2028separator, a\nline break and a\rreturn\x85",
     "0.5:1:two  spaces, a\ttab, a no-break\u00a0space ",
 )
-"""One for each of red, green and blue: a class `score:index`, line ends, white space."""
+"""One each for red, green and blue: a class `score:index`, line ends, white space."""
 COLOURS = pytest.mark.parametrize(("colour", "label"), list(zip(LABELS, ODD_LABELS, strict=True)))
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -40,14 +40,14 @@ class KeepsLabels(GivenServer):
     def odd_artifact(
         cls, backend_name: str, classifier: Classifier, tmp_path_factory: pytest.TempPathFactory
     ) -> Artifact:
-        """The classifier with `ODD_LABELS`, exported."""
+        """Export the classifier with `ODD_LABELS`."""
         model = replace(classifier, labels=ODD_LABELS)
         return exported(backend_name, model, tmp_path_factory.mktemp("labels") / model.name)
 
     @pytest.fixture(scope="class")
     @classmethod
     def odd_server(cls, backend_name: str, odd_artifact: Artifact) -> Iterator[ServerProcess]:
-        """A server of it that is ready."""
+        """Yield a ready server of `odd_artifact`."""
         with launched(backend_name, odd_artifact) as server:
             server.wait_ready()
             yield server
@@ -82,7 +82,7 @@ class KeepsLabels(GivenServer):
     def test_an_odd_label_is_the_rest_of_its_class(
         self, odd_server: ServerProcess, colour: str, label: str
     ) -> None:
-        """Asked for with the classification extension, over gRPC and over REST."""
+        """Requested with the classification extension, over gRPC and REST."""
         wanted = f":{LABELS.index(colour)}:{label}"
         request = ModelInferRequest(model_name=odd_server.model)
         tensor = request.inputs.add(name="image", datatype="BYTES", shape=[1])

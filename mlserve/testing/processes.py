@@ -1,4 +1,4 @@
-"""A server process on ports of the operating system's choice, and how to wait for it."""
+"""Run a server process on ports chosen by the operating system, and wait for it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mlserve.errors import Unavailable
 
 T = TypeVar("T")
 START_SECONDS = 60.0
-"""How long a server may take until its model is ready: importing a runtime is slow."""
+"""The time limit for a server to load its model: importing a runtime is slow."""
 
 
 def wait_until(condition: Callable[[], T | None], timeout: float = START_SECONDS) -> T:
-    """What `condition` returns once it is true; an AssertionError when it never is."""
+    """Return what `condition` returns once it is truthy. Raises AssertionError on timeout."""
     until = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < until, f"not within {timeout:g} s: {condition}"
@@ -42,32 +42,32 @@ class ServerProcess:
 
     @property
     def grpc(self) -> str:
-        """The gRPC port as `host:port`; waits until the server listens."""
+        """Return the gRPC port as `host:port`; wait until the server listens."""
         return self._addresses[0]
 
     @property
     def rest(self) -> str:
-        """The REST port as `host:port`; waits until the server listens."""
+        """Return the REST port as `host:port`; wait until the server listens."""
         return self._addresses[1]
 
     def wait_listening(self) -> None:
-        """Returns when both ports are open; an AssertionError when the server ends before."""
+        """Wait until both ports are open. Raises AssertionError if the server ends before."""
         assert self._addresses
 
     def endpoint(self, protocol: str) -> str:
-        """Where to point a client: `protocol` is "grpc" or "rest"."""
+        """Return the address for a client; `protocol` is "grpc" or "rest"."""
         return self.grpc if protocol == "grpc" else f"http://{self.rest}"
 
     def client(self, protocol: str = "grpc", api: Api | None = None) -> Client:
-        """A client of the model; without `api` it finds out by itself what the server speaks."""
+        """Return a client of the model; without `api` it detects what the server speaks."""
         return Client(self.endpoint(protocol), model=self.model, api=api)
 
     def log(self) -> str:
-        """What the server has written to its log so far."""
+        """Return the server's log so far."""
         return self.log_path.read_text()
 
     def state(self, version: int) -> str:
-        """The state of that version; empty when the server does not know it."""
+        """Return the state of that version; empty if the server does not know it."""
         assert self.process.poll() is None, self.log()
         with self.client() as client:
             try:
@@ -77,7 +77,7 @@ class ServerProcess:
         return next((found.state for found in versions if found.version == version), "")
 
     def wait_ready(self, version: int = 1) -> None:
-        """Returns when that version is served."""
+        """Wait until that version is served."""
         wait_until(lambda: self.state(version) == "AVAILABLE")
 
     @cached_property
@@ -94,7 +94,7 @@ class ServerProcess:
 def launched(
     backend: str, artifact: Artifact, *options: str, python: str = sys.executable
 ) -> Iterator[ServerProcess]:
-    """A server of the artifact's base path, as soon as it listens; it is stopped at the end."""
+    """Start a server of the artifact's base path, yield it once it listens, then stop it."""
     ports = ("--grpc-port", "0", "--rest-port", "0", "--poll-seconds", "0.1")
     served = ("--backend", backend, "--model", artifact.model)
     base_path = ("--base-path", str(artifact.path.parent))
@@ -113,7 +113,7 @@ def launched(
 
 @contextmanager
 def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Stops the process at the end of the block; kills it when it does not drain in time."""
+    """Stop the process at the end of the block; kill it if it does not drain in time."""
     try:
         yield
     finally:

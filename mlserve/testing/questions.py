@@ -1,4 +1,4 @@
-"""TensorFlow Serving's messages about images, as the suite sends them."""
+"""TensorFlow Serving's messages for images, as sent by the suite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def request_of(model: str, *images: bytes, signature: str = "serving_default") -> PredictRequest:
-    """The request about a batch of these images."""
+    """Return the request for a batch of these images."""
     request = PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
@@ -27,7 +27,7 @@ def request_of(model: str, *images: bytes, signature: str = "serving_default") -
 
 
 def predict_method(channel: grpc.Channel) -> Predict:
-    """PredictionService.Predict on that channel."""
+    """Return PredictionService.Predict on that channel."""
     return channel.unary_unary(
         "/tensorflow.serving.PredictionService/Predict",
         request_serializer=PredictRequest.SerializeToString,
@@ -36,5 +36,5 @@ def predict_method(channel: grpc.Channel) -> Predict:
 
 
 def as_base64(image: bytes) -> dict[str, Any]:
-    """The image as REST carries bytes."""
+    """Return the image as REST carries bytes."""
     return {"b64": base64.b64encode(image).decode()}

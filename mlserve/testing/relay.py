@@ -1,4 +1,4 @@
-"""A network that has faults: a relay in front of a real server which holds its answers back."""
+"""Simulate network faults: a relay in front of a real server that delays its answers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _PAUSE = 0.05
 _PIECE = 65536
 
 Pass = Callable[[bytes, socket.socket, threading.Event], None]
-"""What happens to a piece of an answer on its way to the client; the event ends it."""
+"""Forwards a piece of an answer to the client; the event ends it."""
 
 
 def stall(_piece: bytes, _client: socket.socket, ended: threading.Event) -> None:
-    """Lets nothing through, and closes nothing."""
+    """Forward nothing, and close nothing."""
     ended.wait()
 
 
 def drip(piece: bytes, client: socket.socket, ended: threading.Event) -> None:
-    """Lets a byte through every 50 ms."""
+    """Forward one byte every 50 ms."""
     for byte in piece:
         if ended.wait(_PAUSE):
             return
@@ -30,7 +30,7 @@ def drip(piece: bytes, client: socket.socket, ended: threading.Event) -> None:
 
 @contextmanager
 def relayed(address: str, answers: Pass) -> Iterator[str]:
-    """The `host:port` of a relay to the server at `address`; `answers` treats what comes back."""
+    """Yield the `host:port` of a relay to the server at `address`; `answers` passes data back."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         relay = _Relay(listener, address, answers)
         try:
@@ -40,7 +40,7 @@ def relayed(address: str, answers: Pass) -> Iterator[str]:
 
 
 class _Relay:
-    """Takes connections until it is ended; each has a connection of its own to the server."""
+    """Accepts connections until it is ended; each has its own connection to the server."""
 
     def __init__(self, listener: socket.socket, address: str, answers: Pass) -> None:
         host, _, port = address.rpartition(":")
@@ -53,7 +53,7 @@ class _Relay:
         self._begin(self._accept)
 
     def end(self) -> None:
-        """Closes every connection, and returns when nothing runs any more."""
+        """Close every connection, and return when no thread is left."""
         self._ended.set()
         for one in self._sockets:
             _shut(one)
@@ -84,7 +84,7 @@ class _Relay:
 
 
 def _pour(source: socket.socket, target: socket.socket, passes: Callable[[bytes], None]) -> None:
-    """Passes on what `source` says until it is closed, then ends both."""
+    """Forward what `source` sends until it is closed, then close both."""
     with suppress(OSError):
         while piece := source.recv(_PIECE):
             passes(piece)

@@ -1,4 +1,4 @@
-"""What every backend does behind the server kit: a real process, real sockets, both ports."""
+"""Conformance tests of servers: a real process, real sockets, both ports."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from mlserve.testing.questions import Predict
 
 LATENESS = 0.25
-"""Seconds that an answer may come after its deadline."""
+"""Seconds that an answer may be late."""
 PROTOCOLS = ("grpc", "rest")
 APIS = ("tfs", "oip")
 
 
 class ConformsAsServer(GivenServer):
-    """Tests of a server of the exported classifier, of its start, its answers and its end."""
+    """Tests of a server of the exported classifier: its start, its answers and its end."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def predict(cls, server: ServerProcess) -> Iterator[Predict]:
-        """TensorFlow Serving's Predict on that server, with the messages as they are."""
+        """Yield TensorFlow Serving's Predict on that server, with raw messages."""
         with grpc.insecure_channel(server.grpc) as channel:
             yield predict_method(channel)
 
@@ -58,7 +58,7 @@ class ConformsAsServer(GivenServer):
     def test_it_starts_gets_ready_answers_reloads_and_drains(
         self, backend_name: str, artifact: Artifact, image: bytes, label: str, tmp_path: Path
     ) -> None:
-        """One life of a server; nothing but Unavailable is said before it is ready."""
+        """One life of a server; only Unavailable is returned before it is ready."""
         base_path = tmp_path / artifact.model
         shutil.copytree(artifact.path, base_path / "1")
         served = Artifact.open(base_path, artifact.model, 1)
@@ -246,7 +246,7 @@ class ConformsAsServer(GivenServer):
     def test_a_client_that_does_not_finish_its_request_gets_no_more_than_its_time(
         self, server: ServerProcess, body: bytes
     ) -> None:
-        """The server ends the request, however little comes of its body."""
+        """The server ends the request, however little of its body arrives."""
         host, _, port = server.rest.rpartition(":")
         head = (
             f"POST /v1/models/{server.model}:predict HTTP/1.1\r\nHost: test\r\n"
@@ -267,7 +267,7 @@ class ConformsAsServer(GivenServer):
     def test_a_deadline_that_passes_meanwhile_is_kept(
         self, server: ServerProcess, predict: Predict, image: bytes
     ) -> None:
-        """The answer to 500 images in 5 ms is an error, or there all the same; then all is well."""
+        """500 images in 5 ms give an error, or an answer anyway; the server then works normally."""
         many = request_of(server.model, *[image] * 500)
         try:
             assert len(predict(many, timeout=0.005).outputs["output_0"].string_val) == 500
@@ -282,7 +282,7 @@ def _post(server: ServerProcess, body: Any, headers: dict[str, str] | None = Non
 
 
 def _put(artifact: Artifact, files: Sequence[Path], folder: Path) -> None:
-    """Copies these files of an artifact into a version folder."""
+    """Copy these files of an artifact into a version folder."""
     for file in files:
         target = folder / file.relative_to(artifact.path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,7 @@ def _put(artifact: Artifact, files: Sequence[Path], folder: Path) -> None:
 
 
 def _label_or_unavailable(server: ServerProcess, image: bytes) -> str:
-    """The label; empty while the server says that it is not ready."""
+    """Return the label; empty while the server reports that it is not ready."""
     assert server.process.poll() is None, server.log()
     with server.client() as client:
         try:
@@ -305,7 +305,7 @@ def _version_that_answers(server: ServerProcess, image: bytes) -> int | None:
 
 
 def _heard_after(connection: socket.socket, said: bytes) -> bytes:
-    """What the server says within 50 ms, once it was told a little more."""
+    """Send a little more, and return what the server sends within 50 ms."""
     connection.sendall(said)
     try:
         return connection.recv(65536)
@@ -314,9 +314,9 @@ def _heard_after(connection: socket.socket, said: bytes) -> bytes:
 
 
 def _drains(server: ServerProcess, image: bytes) -> None:
-    """Ends the server with requests under way: each is answered, or ended for the shutdown.
+    """Stop the server with requests in progress: each is answered, or rejected for the shutdown.
 
-    gRPC itself cancels a request that arrives at the very moment.
+    gRPC itself cancels a request that arrives at that very moment.
     """
     many = request_of(server.model, *[image] * 20)
     with grpc.insecure_channel(server.grpc) as channel:

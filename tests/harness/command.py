@@ -1,4 +1,4 @@
-"""The `mlserve` command as a process: run to its end, or started and left to run."""
+"""Run the `mlserve` command as a process: to its end, or in the background."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlserve.launch.running import server_of
 
 MLSERVE = (sys.executable, "-m", "mlserve")
 FREE_PORTS = ("--grpc-port", "0", "--rest-port", "0")
-# What `python -m mlserve` does, and when its first statement ran.
+# Does what `python -m mlserve` does, and records when its first statement ran.
 _TIMED = """
 import time
 began = time.monotonic()
@@ -33,7 +33,7 @@ runpy.run_module("mlserve", run_name="__main__", alter_sys=True)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command ended with. `seconds` is None unless its time was taken."""
+    """The result of a command. `seconds` is None unless it was timed."""
 
     returncode: int
     stdout: str
@@ -53,13 +53,13 @@ class Command:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __call__(self, *args: object, timeout: float = 60, **options: Any) -> Outcome:
-        """Runs the command to its end; `options` are those of `Popen`, but `env` is added."""
+        """Run the command to its end; `options` are those of `Popen`, but `env` is added."""
         process = self.start(*args, **options)
         stdout, stderr = process.communicate(timeout=timeout)
         return Outcome(process.returncode, stdout, stderr)
 
     def timed(self, *args: object, **options: Any) -> Outcome:
-        """The same; `seconds` count from the command's first statement to its end."""
+        """Like `__call__`; `seconds` count from the command's first statement to its end."""
         process = self._popen([sys.executable, "-c", _TIMED, *map(str, args)], **options)
         stdout, stderr = process.communicate(timeout=60)
         ended = time.monotonic()
@@ -68,29 +68,29 @@ class Command:
         return Outcome(process.returncode, stdout, rest, seconds)
 
     def start(self, *args: object, **options: Any) -> subprocess.Popen[str]:
-        """The running command, with both outputs as pipes."""
+        """Start the command, with pipes for both outputs."""
         return self._popen([*MLSERVE, *map(str, args)], **options)
 
     def json(self, *args: object, code: int = 0) -> Any:
-        """What the command prints with `--output json`; it must end with `code`."""
+        """Return the parsed output of `--output json`; the command must end with `code`."""
         done = self(*args, "--output", "json")
         assert done.returncode == code, done.stderr
         return done.json()
 
     def up(self, *args: object) -> Outcome:
-        """`mlserve up` of the echo backend at free ports."""
+        """Run `mlserve up` with the echo backend on free ports."""
         return self("up", "--backend", "echo", *FREE_PORTS, "--wait", "40", *args)
 
     def ps(self) -> Any:
-        """What `mlserve ps` lists."""
+        """Return the output of `mlserve ps`."""
         return self.json("ps")
 
     def end(self) -> None:
-        """Kills what was started here, and every process on record."""
+        """Kill the processes started here, and every process on record."""
         for process in self.started:
             if process.poll() is None:
                 _kill_with_children(process.pid)
-        # Before their output is read to its end: a server holds the pipe of a command open.
+        # Kill before reading the output: a server holds its command's pipe open.
         for record in read_records(lambda _: None):
             is_ours = record.container is None and server_of(record).is_running()
             if is_ours and _leads_a_session(record.pid):
@@ -114,7 +114,7 @@ class Command:
 
 
 def _kill_with_children(pid: int) -> None:
-    """Ends a command and the servers of a comparison, which are in sessions of their own."""
+    """Kill a command and the servers of a comparison, which have sessions of their own."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for child in process.children():
@@ -123,5 +123,5 @@ def _kill_with_children(pid: int) -> None:
 
 
 def _leads_a_session(pid: int) -> bool:
-    """Whether `up` started it: a test may have put any other process on record, or this one."""
+    """Return whether `up` started it: tests also record other processes, even this one."""
     return pid != os.getpid() and os.getsid(pid) == pid

@@ -1,4 +1,4 @@
-"""Versions of the backend `echo`, which answers what its `echo.json` says."""
+"""Versions of the backend `echo`, which answers as its `echo.json` says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlserve.tensors import DType, Signature, TensorSpec
 
 LABELS = ("sorrel", "zebra")
 PHOTO = b"\xff\xd8\xff a photo of a horse"
-"""What the echo backend takes for an image."""
+"""The echo backend accepts this as an image."""
 SIGNATURE = Signature(
     "serving_default",
     (TensorSpec("image", DType.BYTES, (None,)),),
@@ -22,7 +22,7 @@ SIGNATURE = Signature(
 
 
 def put_version(folder: Path, *, manifest: Manifest | None = None, **config: Any) -> Path:
-    """Writes a version folder that appears whole; `config` is the content of its `echo.json`."""
+    """Write a version folder atomically; `config` is the content of its `echo.json`."""
     incoming = folder.with_name(f".incoming-{folder.name}")
     incoming.mkdir(parents=True)
     (incoming / "echo.json").write_text(json.dumps(config))
@@ -32,7 +32,7 @@ def put_version(folder: Path, *, manifest: Manifest | None = None, **config: Any
 
 
 def manifest(model: str = "m", *, has_random_weights: bool = False) -> Manifest:
-    """The manifest of a version with the labels LABELS and one signature."""
+    """Return the manifest of a version with the labels LABELS and one signature."""
     return Manifest(
         mlserve="0",
         backend="echo",
@@ -48,7 +48,7 @@ def manifest(model: str = "m", *, has_random_weights: bool = False) -> Manifest:
 
 
 class EchoModel:
-    """A model whose versions note in one journal what is run."""
+    """A model whose versions log their runs in one journal."""
 
     def __init__(self, base_path: Path) -> None:
         self.name = base_path.name
@@ -58,10 +58,10 @@ class EchoModel:
         base_path.mkdir()
 
     def put(self, version: int, *, manifest: Manifest | None = None, **config: Any) -> Path:
-        """Writes a version, which appears whole; returns its folder."""
+        """Write a version atomically; return its folder."""
         config = {"journal": str(self.journal), **config}
         return put_version(self.base_path / str(version), manifest=manifest, **config)
 
     def runs(self) -> list[str]:
-        """The signatures that were run, and "close" for each Runner that was closed."""
+        """Return the signatures that were run, and "close" for each Runner that was closed."""
         return self.journal.read_text().splitlines()

@@ -1,9 +1,9 @@
 """A Docker engine, driven by the `docker` command, and the containers of a test.
 
-`private_engine` starts one of the tests' own, where root may and none runs yet. It pulls nothing:
-its base image is made of Debian's packages and of the Python that runs the tests.
-Run as a program, this module tries it: it starts the engine, and in it a container with a published
-port that gets a package from the registry as an image's build does.
+`private_engine` starts one for the tests, if root can and none is running yet. It pulls nothing:
+its base image is made of Debian's packages and of the Python that runs the tests. Run as a program,
+this module tests it: it starts the engine, and in it a container with a published port that fetches
+a package from the registry, as an image build does.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ HARDENED = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
     *("--security-opt", "no-new-privileges"),
 )
-"""Options of `docker run` that take from a container what a server does not need."""
+"""Options of `docker run` that drop privileges a server does not need."""
 PIP_INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
-"""The variables that tell pip, in a container too, where the packages come from."""
+"""The variables that tell pip, in a container too, where packages come from."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Engine:
     host: str | None
 
     def __call__(self, *args: str, timeout: float = 120) -> str:
-        """What `docker ARGS` printed on stdout, without the last line end. It must succeed."""
+        """Run `docker ARGS` and return its stdout without the last line end. It must succeed."""
         done = self.attempt(*args, timeout=timeout)
         assert done.returncode == 0, f"docker {' '.join(args)}\n{done.stdout}\n{done.stderr}"
         return done.stdout.rstrip("\n")
 
     def attempt(self, *args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """`docker ARGS`, ended, whatever came of it."""
+        """Run `docker ARGS` to its end, even if it fails."""
         argv = ["docker", *args]
         return subprocess.run(
             argv, check=False, env=self.env, capture_output=True, text=True, timeout=timeout
@@ -68,7 +68,7 @@ class Engine:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of commands that are to use this engine."""
+        """Return the environment for commands that use this engine."""
         return {**os.environ, **({"DOCKER_HOST": self.host} if self.host else {})}
 
     def build(
@@ -79,7 +79,7 @@ class Engine:
         args: Mapping[str, str],
         target: str | None = None,
     ) -> str:
-        """The tag of the image that was built; `args` are build arguments."""
+        """Build an image and return its tag; `args` are build arguments."""
         index = {name: os.environ[name] for name in PIP_INDEX if name in os.environ}
         given = [f"--build-arg={name}={value}" for name, value in (index | {**args}).items()]
         options = () if target is None else ("--target", target)
@@ -88,14 +88,14 @@ class Engine:
         return tag
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """What the engine knows of a container or an image."""
+        """Return the engine's description of a container or an image."""
         found: dict[str, Any] = json.loads(self("inspect", name))[0]
         return found
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container with a server in it; its ports are published on ports of the engine's choice."""
+    """A container with a server; the engine chooses its published ports."""
 
     engine: Engine
     id: str
@@ -103,12 +103,12 @@ class Container:
 
     @property
     def state(self) -> dict[str, Any]:
-        """`State` of the container: Status, Running, ExitCode, OOMKilled, Health, ..."""
+        """Return the container's `State`: Status, Running, ExitCode, OOMKilled, Health, ..."""
         state: dict[str, Any] = self.engine.inspect(self.id)["State"]
         return state
 
     def endpoint(self, protocol: str) -> str:
-        """Where to point a client: `protocol` is "grpc" or "rest"."""
+        """Return the address for a client; `protocol` is "grpc" or "rest"."""
         address = self.engine("port", self.id, "8500" if protocol == "grpc" else "8501")
         return address if protocol == "grpc" else f"http://{address}"
 
@@ -116,16 +116,16 @@ class Container:
         return Client(self.endpoint(protocol), model=self.model)
 
     def log(self) -> str:
-        """What it has written, on both streams."""
+        """Return its output so far, of both streams."""
         done = self.engine.attempt("logs", self.id)
         return done.stdout + done.stderr
 
     def wait_healthy(self) -> None:
-        """Returns when the image's own health check has succeeded."""
+        """Wait until the image's own health check has succeeded."""
         wait_until(self._is_healthy, timeout=180)
 
     def wait_ended(self, timeout: float = 60) -> int:
-        """The exit code, as soon as it has ended."""
+        """Wait until it has ended and return its exit code."""
         wait_until(lambda: not self.state["Running"], timeout)
         return int(self.state["ExitCode"])
 
@@ -140,7 +140,7 @@ Run = Callable[..., Container]
 
 @contextmanager
 def containers(engine: Engine) -> Iterator[Run]:
-    """Starts containers of an image, `run(IMAGE, MODEL, *args, options=())`; removes them."""
+    """Yield `run(IMAGE, MODEL, *args, options=())`, which starts containers; remove them later."""
     with ExitStack() as stack:
 
         def run(image: str, model: str, *args: str, options: Sequence[str] = ()) -> Container:
@@ -155,7 +155,7 @@ def containers(engine: Engine) -> Iterator[Run]:
 
 
 def why_no_private_engine() -> str:
-    """Why `private_engine` cannot work here; empty when it can."""
+    """Return why `private_engine` cannot work here; empty if it can."""
     absent = [
         name for name in ("docker", "dockerd", "debootstrap", "ip") if shutil.which(name) is None
     ]
@@ -170,7 +170,7 @@ def why_no_private_engine() -> str:
 
 @contextmanager
 def private_engine() -> Iterator[Engine]:
-    """A dockerd with its own socket, data and bridge, which leaves nothing behind."""
+    """Start a dockerd with its own socket, data and bridge, which leaves nothing behind."""
     folder = Path(tempfile.mkdtemp(prefix="mlserve-docker-"))
     bridge = f"mlserve{os.getpid() % 10**7}"
     engine = Engine(f"unix://{folder}/docker.sock")
@@ -198,7 +198,7 @@ def private_engine() -> Iterator[Engine]:
 
 @contextmanager
 def _bridge(name: str) -> Iterator[None]:
-    """A network bridge of our own: two engines on one bridge would hand out the same addresses."""
+    """Create our own network bridge: two engines on one would assign the same addresses."""
     _succeed("ip", "link", "add", name, "type", "bridge")
     try:
         address = f"172.29.{os.getpid() % 256}.1/24"
@@ -238,7 +238,7 @@ def _archive(root: Path, to: Path) -> Path:
 
 
 def _make_base(root: Path) -> None:
-    """Writes a Debian with the Python that runs now, and no packages but pip."""
+    """Write a Debian with the running Python, and no packages but pip."""
     packages = f"--include={','.join(_DEBIAN_PACKAGES)}"
     release = dict(
         line.split("=", 1) for line in Path("/etc/os-release").read_text().split("\n") if line
@@ -264,7 +264,7 @@ def _succeed(*argv: str) -> None:
 
 
 def _try() -> str:
-    """Why no container runs in an engine of our own here; empty when one does."""
+    """Return why a private engine cannot run a container here; empty if it can."""
     if reason := why_no_private_engine():
         return reason
     try:

@@ -13,7 +13,7 @@ from itertools import chain, repeat
 Peer = Callable[["Line"], None]
 
 HTTP2_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-"""An empty SETTINGS frame, with which a gRPC client takes the connection for established."""
+"""An empty SETTINGS frame: a gRPC client then considers the connection established."""
 
 
 class Line:
@@ -27,29 +27,29 @@ class Line:
         self._connection.sendall(data)
 
     def drip(self, data: bytes) -> None:
-        """Sends a byte every 50 ms, and never ends."""
+        """Send a byte every 50 ms, forever."""
         for byte in chain(data, repeat(ord("a"))):
             self._connection.sendall(bytes([byte]))
             if self._ended.wait(0.05):
                 return
 
     def flood(self, piece: bytes) -> None:
-        """Sends it again and again, until the client takes no more of it for 2 s."""
+        """Send it repeatedly, until the client accepts no more of it for 2 s."""
         self._connection.settimeout(2)
         while not self._ended.is_set():
             self._connection.sendall(piece)
         raise ConnectionError("the test has ended")
 
     def stall(self) -> None:
-        """Says nothing more, and never closes."""
+        """Send nothing more, and never close."""
         self._ended.wait()
 
     def await_bytes(self) -> None:
-        """Returns when the client has sent something."""
+        """Wait until the client has sent something."""
         self._connection.recv(65536)
 
     def await_request(self) -> None:
-        """Returns when the client has sent a whole HTTP request."""
+        """Wait until the client has sent a whole HTTP request."""
         head, body = b"", b""
         while b"\r\n\r\n" not in head:
             head += self._received()
@@ -65,13 +65,13 @@ class Line:
         return data
 
     def drop(self) -> None:
-        """Ends the connection with a reset, as the system does for a killed process."""
+        """Reset the connection, as the system does for a killed process."""
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._connection.close()
 
 
 def answering(data: bytes) -> Peer:
-    """A peer that answers the first bytes of a request, and ends the connection."""
+    """Return a peer that answers the first bytes of a request, and closes the connection."""
 
     def talk(line: Line) -> None:
         line.await_bytes()
@@ -81,7 +81,7 @@ def answering(data: bytes) -> Peer:
 
 
 class FaultyServers:
-    """Listeners on ports of the system's choice, with a thread for each connection."""
+    """Listeners on system-assigned ports, with a thread for each connection."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
@@ -89,14 +89,14 @@ class FaultyServers:
         self._threads: list[threading.Thread] = []
 
     def start(self, peer: Peer) -> str:
-        """The `host:port` of a server that treats each connection as `peer` says."""
+        """Start a server that handles each connection with `peer`; return its `host:port`."""
         listener = socket.create_server(("127.0.0.1", 0))
         self._listeners.append(listener)
         self._begin(self._listen, listener, peer)
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
     def end(self) -> None:
-        """Closes the listeners, and returns when no thread is left."""
+        """Close the listeners, and return when no thread is left."""
         self._ended.set()
         for listener in self._listeners:
             with suppress(OSError):
@@ -119,8 +119,8 @@ class FaultyServers:
     def _talk(self, connection: socket.socket, peer: Peer) -> None:
         with connection, suppress(OSError):  # the client may close at any time
             peer(Line(connection, self._ended))
-            # Closing with bytes of the request unread would be a reset, which can overtake the
-            # answer: the client is to see the answer and then the end.
+            # Closing with unread bytes of the request would cause a reset, which can overtake the
+            # answer: the client must see the answer and then the end.
             connection.shutdown(socket.SHUT_WR)
             connection.settimeout(5)
             while connection.recv(65536):

@@ -1,4 +1,4 @@
-"""A third-party server that a test writes by hand: what it answers, served over gRPC or REST."""
+"""Third-party servers simulated in tests: their answers, served over gRPC or REST."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import grpc
 
 MODEL = "stranger"
-"""The name of the one model of every such server."""
+"""The name of the only model of every such server."""
 Method = tuple[Callable[[Any, grpc.ServicerContext], Any], Any]
-"""What answers a gRPC call with a message, and the class of the request."""
+"""A function that answers a gRPC call with a message, and the class of the request."""
 Response = tuple[int, bytes, Mapping[str, str]]
 """Status, body and headers."""
 _STATUS = {"INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "NOT_FOUND": 404}
@@ -34,18 +34,18 @@ class Refusal(Exception):
 
 
 class Answers(Protocol):
-    """What a server says. Both methods may raise Refusal, as what they return may."""
+    """The answers of a server. Both methods may raise Refusal, as may what they return."""
 
     def grpc_method(self, path: str) -> Method | None:
-        """What answers calls of that method; None when the server does not have it."""
+        """Return the handler of that method; None if the server does not have it."""
 
     def rest_response(self, path: str, body: bytes, headers: Any) -> Response:
-        """The response to a request; the body of a GET is empty."""
+        """Return the response to a request; the body of a GET is empty."""
 
 
 @contextmanager
 def over_grpc(answers: Answers) -> Iterator[str]:
-    """The `host:port` of a gRPC server."""
+    """Serve over gRPC; yield the `host:port`."""
     server = grpc.server(ThreadPoolExecutor(4), handlers=[_Grpc(answers)])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -57,7 +57,7 @@ def over_grpc(answers: Answers) -> Iterator[str]:
 
 @contextmanager
 def over_rest(answers: Answers) -> Iterator[str]:
-    """The URL of an HTTP server."""
+    """Serve over HTTP; yield the URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _rest_handler(answers)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -109,6 +109,6 @@ def _rest_handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     return Rest

@@ -1,4 +1,4 @@
-"""A hand-made server that speaks the Open Inference Protocol and nothing else."""
+"""A simulated server that speaks the Open Inference Protocol and nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Output:
 
 @dataclass
 class Asked:
-    """One inference that was asked for, whatever it was written in."""
+    """A received inference request, in any encoding."""
 
     input: str
     shape: list[int]
@@ -49,13 +49,13 @@ class Asked:
 
 @dataclass
 class OipModel:
-    """What the server offers. `gone` is (status, body) of its REST paths that do not exist.
+    """The behaviour of the server. `gone` is the (status, body) of its missing REST paths.
 
     `is_raw`: it answers in raw contents over gRPC, in binary data over REST. `reads_binary` is
     False for a REST server without that extension: it refuses such a request with `binary_refusal`,
-    and its metadata lists its extensions, if `says_extensions`. `v1` is (status, body) of another
-    API at TensorFlow Serving's paths.
-    `index` are the names and states of the repository index; None: the server has none.
+    and its metadata lists its extensions, if `says_extensions`. `v1` is the (status, body) of
+    another API at TensorFlow Serving's paths. `index` holds the names and states of the repository
+    index; None means that the server has none.
     """
 
     inputs: list[Declared] = field(default_factory=lambda: [("jpeg", "BYTES", [-1])])
@@ -82,7 +82,7 @@ class OipModel:
             raise Refusal("NOT_FOUND", f"Request for unknown model: '{model}' is not found")
 
     def grpc_method(self, path: str) -> Method | None:
-        """The methods of GRPCInferenceService; other services are not known."""
+        """Return the methods of GRPCInferenceService; other services are unknown."""
         service, _, name = path.rpartition("/")
         if service != "/inference.GRPCInferenceService":
             self.calls.append("tfs")
@@ -107,7 +107,7 @@ class OipModel:
         return answer, kind
 
     def rest_response(self, path: str, body: bytes, headers: Any) -> Response:
-        """The response at a path of the protocol, or of the server itself."""
+        """Return the response at a path of the protocol, or of the server itself."""
         parts = path.strip("/").split("/")
         if parts[:2] != ["v2", "models"]:
             return *_beside_models(self, parts), {}
@@ -205,7 +205,7 @@ def _rest_reply(model: OipModel, verb: str, body: bytes, headers: Any) -> Respon
 
 
 def _beside_models(model: OipModel, parts: list[str]) -> tuple[int, bytes]:
-    """The answer at a path that is not below `/v2/models`."""
+    """Return the response at a path outside `/v2/models`."""
     about = _about_server(model, parts)
     if about is not None:
         return 200, json.dumps(about).encode()
@@ -216,7 +216,7 @@ def _beside_models(model: OipModel, parts: list[str]) -> tuple[int, bytes]:
 
 
 def _about_server(model: OipModel, parts: list[str]) -> Any:
-    """What the server says of itself at that path; None for a path that it does not have."""
+    """Return the server's description of itself at that path; None for an unknown path."""
     if parts == ["v2", "repository", "index"] and model.index is not None:
         model.calls.append("RepositoryIndex")
         return [{"name": name, "state": state} for name, state in model.index]

@@ -1,4 +1,4 @@
-"""A hand-made server that answers as TensorFlow Serving does, in the same words."""
+"""A simulated server that answers as TensorFlow Serving does, word for word."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ VERSION = 7
 
 @dataclass
 class TfsModel:
-    """What the server offers. `answers`: the outputs of each signature, as REST would print them.
+    """The behaviour of the server. `answers`: each signature's outputs, as REST would print them.
 
-    `refusal` is what every call meets, `refusals` are what the first calls meet before; `asked`
-    lists the signatures that were asked, `met` the headers or metadata of every call.
+    Every call fails with `refusal`; before that, the first calls fail with `refusals`. `asked`
+    lists the requested signatures, `met` the headers or metadata of every call.
     """
 
     signatures: tuple[Signature, ...]
@@ -45,7 +45,7 @@ class TfsModel:
             raise Refusal("NOT_FOUND", f"Servable not found for request: Latest({model})")
 
     def grpc_method(self, path: str) -> Method | None:
-        """The methods of PredictionService and ModelService that the client knows."""
+        """Return the methods of PredictionService and ModelService that the client uses."""
         methods = {
             "Predict": (self._predict, serving_pb2.PredictRequest),
             "GetModelMetadata": (self._metadata, serving_pb2.GetModelMetadataRequest),
@@ -64,7 +64,7 @@ class TfsModel:
         return answer, kind
 
     def rest_response(self, path: str, body: bytes, headers: Any) -> Response:
-        """The response at a path below `/v1/models/`."""
+        """Return the response at a path below `/v1/models/`."""
         if not path.startswith("/v1/models/"):
             return 404, b"<html><h1>Not Found</h1></html>", {"Content-Type": "text/html"}
         self.meet(path.split("/")[3].partition(":")[0], headers.items())

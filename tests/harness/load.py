@@ -1,11 +1,11 @@
-"""Clients that ask a server without a pause, and keep the account of what became of each request.
+"""Clients that send requests without pause, and account for the outcome of each.
 
 A request is *accepted* unless its client is told that the server does not take it: the connection
 is refused (or gets no reply at all, as the port is being closed), HTTP 503, or gRPC's UNAVAILABLE
-or CANCELLED, the word of gRPC itself for a call that comes while it shuts down. An accepted request
-is *lost* when its client gets no answer: its connection ends after the request was sent, or the
-answer is anything but the model's. A client may keep its connection for the next request; as the
-pools of HTTP clients do, it looks whether the server has closed it before it sends one.
+or CANCELLED, gRPC's own status for a call that arrives while it shuts down. An accepted request is
+*lost* when its client gets no answer: its connection ends after the request was sent, or the answer
+is anything but the model's. A client may keep its connection for the next request; like HTTP
+connection pools, it first checks whether the server has closed it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _REFUSALS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 class Load:
     """Clients of both ports of one server, each in a thread; they run from `start` to `stop`.
 
-    Of each number `clients`: some keep their HTTP connection, some make one for each request, some
-    send the body in two parts, and some speak gRPC.
+    `clients` is the number of each kind: keeping its HTTP connection, making one for each request,
+    sending the body in two parts, and speaking gRPC.
     """
 
     def __init__(
@@ -53,24 +53,24 @@ class Load:
         self._threads = [threading.Thread(target=kind) for kind in kinds for _ in range(clients)]
 
     def start(self) -> None:
-        """Lets the clients begin."""
+        """Start the clients."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ends the clients once each has the outcome of its last request."""
+        """Stop the clients once each has the outcome of its last request."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
 
     @property
     def answered(self) -> int:
-        """The requests that got the model's answer."""
+        """Return the number of requests that got the model's answer."""
         return self._counts["answered"]
 
     @property
     def refused(self) -> int:
-        """The requests whose client was told that the server does not take them."""
+        """Return the number of requests that the server refused to take."""
         return self._counts["refused"]
 
     def _keeps(self) -> None:
@@ -115,7 +115,7 @@ class Load:
             return
         path = f"/v1/models/{self._model}:predict"
         try:
-            with suppress(OSError):  # an answer may come before the body is sent
+            with suppress(OSError):  # an answer may arrive before the body is sent
                 connection.request("POST", path, body(), {"Content-Length": str(len(self._json))})
             answer = connection.getresponse()
             content = answer.read()
@@ -156,7 +156,7 @@ class Load:
 
 
 def _is_closed(connection: http.client.HTTPConnection) -> bool:
-    """Whether the server has closed the idle connection."""
+    """Return whether the server has closed the idle connection."""
     if connection.sock is None:
         return False
     poll = select.poll()

@@ -1,4 +1,4 @@
-"""`mlserve-model-server` as a process, and what a test asks it over REST."""
+"""Run `mlserve-model-server` as a process, and query it over REST."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlserve.testing.processes import ServerProcess, stopping
 from tests.harness.ports import free_ports
 
 INSTALLED = (str(Path(sys.executable).parent / "mlserve-model-server"),)
-"""The command as it is installed, which serves SavedModels."""
+"""The installed command, which serves SavedModels."""
 _PROGRAM = """
 import sys
 from mlserve import plugins
@@ -28,7 +28,7 @@ ECHO = (sys.executable, "-c", _PROGRAM, "echo")
 
 
 class ModelServer(ServerProcess):
-    """A running model server on ports that it was given."""
+    """A running model server on given ports."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], log_path: Path, ports: Sequence[int]
@@ -49,14 +49,14 @@ class ModelServer(ServerProcess):
         self._http.close()
 
     def predict(self, where: str) -> httpx.Response:
-        """The answer of `<model>[/versions/n|/labels/l]`."""
+        """Return the response of `<model>[/versions/n|/labels/l]`."""
         return self.post(where, {"inputs": ["x"]})
 
     def post(self, where: str, body: Any) -> httpx.Response:
         return self.ask(f"{where}:predict", body)
 
     def ask(self, path: str, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
-        """The answer to a POST of `<model>...:<verb>`."""
+        """Return the response to a POST of `<model>...:<verb>`."""
         return self._http.post(f"v1/models/{path}", json=body, headers=headers)
 
     def get(self, path: str) -> httpx.Response:
@@ -76,7 +76,7 @@ class ModelServer(ServerProcess):
 
 @contextmanager
 def started(command: Sequence[str], log_path: Path, *flags: str) -> Iterator[ModelServer]:
-    """A model server by that command, at once; it is stopped at the end."""
+    """Start a model server with that command, yield it at once, and stop it at the end."""
     ports = free_ports(2)
     argv = [*command, f"--port={ports[0]}", f"--rest_api_port={ports[1]}", *flags]
     with (

@@ -1,4 +1,4 @@
-"""Ports for what cannot say which ones the system gave it."""
+"""Free ports, for servers that cannot report which ones the system assigned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports of 127.0.0.1 that were free a moment ago."""
+    """Return `count` different ports of 127.0.0.1 that were free a moment ago."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

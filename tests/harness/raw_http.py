@@ -1,4 +1,4 @@
-"""HTTP responses read from a bare socket, where a client library would hide what came."""
+"""Read HTTP responses from a bare socket, where a client library would hide details."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def everything_from(client: socket.socket) -> bytes:
-    """What the server says until it closes the connection."""
+    """Return what the server sends until it closes the connection."""
     parts = []
     with suppress(ConnectionResetError):
         while part := client.recv(65536):
@@ -17,7 +17,7 @@ def everything_from(client: socket.socket) -> bytes:
 
 
 def is_good(client: socket.socket) -> bool:
-    """Whether the next response is a 200; it is read whole."""
+    """Read the next response whole; return whether it is a 200."""
     heard = b""
     while b"\r\n\r\n" not in heard:
         part = client.recv(1)
@@ -30,5 +30,5 @@ def is_good(client: socket.socket) -> bool:
 
 
 def statuses(answer: bytes) -> list[int]:
-    """The status codes of all responses that these bytes hold."""
+    """Return the status codes of all responses in these bytes."""
     return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]

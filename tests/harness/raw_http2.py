@@ -1,4 +1,4 @@
-"""A client that says over HTTP/2 what it is told to, right or wrong, and notes what it hears."""
+"""An HTTP/2 client that sends any frames, valid or not, and records what it receives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Fields = Sequence[tuple[str, str]]
 
 @dataclass
 class Heard:
-    """What was heard on one stream; headers and trailers are one."""
+    """What was received on one stream, headers and trailers merged."""
 
     headers: dict[str, str] = field(default_factory=dict)
     data: bytes = b""
@@ -29,17 +29,17 @@ class Heard:
 
     @property
     def status(self) -> int:
-        """The status of gRPC; -1 without one."""
+        """Return the gRPC status; -1 without one."""
         return int(self.headers.get("grpc-status", "-1"))
 
     @property
     def message(self) -> str:
-        """The text beside it."""
+        """Return the gRPC status message."""
         return unquote(self.headers.get("grpc-message", ""))
 
 
 class RawHttp2:
-    """One connection; use it in a `with` block."""
+    """One connection, for use in a `with` block."""
 
     def __init__(self, address: str, *, says_hello: bool = True, timeout: float = 20) -> None:
         host, _, port = address.rpartition(":")
@@ -64,21 +64,21 @@ class RawHttp2:
         self.socket.close()
 
     def say(self, data: bytes) -> None:
-        """Sends bytes; that the server has hung up shows when it is listened to."""
+        """Send bytes; whether the server has hung up shows on the next read."""
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             self.is_closed = True
 
     def call(self, stream: int, path: str, more: Fields = (), *, data: bytes | None = None) -> None:
-        """Sends the headers of a call, and its data with the end of the stream unless None."""
+        """Send the headers of a call, and unless `data` is None, the data and the end of stream."""
         flags = END_HEADERS
         self.say(frame(HEADERS, flags, stream, self.block(path, more)))
         if data is not None:
             self.say(frame(DATA, END_STREAM, stream, data))
 
     def block(self, path: str, more: Fields = ()) -> bytes:
-        """The header block of a call; fields of `more` replace those of the same name."""
+        """Return the header block of a call; fields of `more` replace those of the same name."""
         given = dict(more)
         usual = {
             ":method": "POST",
@@ -95,13 +95,13 @@ class RawHttp2:
         return encoded
 
     def upload(self, stream: int, path: str, size: int, *, lacking: int = 0) -> None:
-        """Sends a call with a message of that many bytes but the last `lacking` ones."""
+        """Send a call with a message of `size` bytes, except for the last `lacking` ones."""
         self.call(stream, path)
         whole = struct.pack(">BI", 0, size) + bytes(size)
         self.send_body(stream, whole[: len(whole) - lacking], ends=not lacking)
 
     def send_body(self, stream: int, body: bytes, *, ends: bool = True) -> None:
-        """Sends it as fast as the stream's window lets it, unless the server ends the call."""
+        """Send the body as the stream's window allows, unless the server ends the call."""
         heard = self.streams.setdefault(stream, Heard())
         at, room = 0, 65535
         while at < len(body) and not (heard.has_ended or heard.reset is not None):
@@ -117,7 +117,7 @@ class RawHttp2:
             self.say(frame(DATA, END_STREAM if is_last else 0, stream, part))
 
     def listen(self, until: Callable[[], bool]) -> None:
-        """Reads until that is so, or the server has hung up."""
+        """Read until the condition holds, or the server has hung up."""
         while not until() and not self.is_closed:
             try:
                 data = self.socket.recv(2**16)
@@ -127,13 +127,13 @@ class RawHttp2:
             self._take(data)
 
     def answer(self, stream: int) -> Heard:
-        """What is heard on that stream once it has ended."""
+        """Return what was received on that stream once it has ended."""
         heard = self.streams.setdefault(stream, Heard())
         self.listen(lambda: heard.has_ended or heard.reset is not None)
         return heard
 
     def end(self) -> tuple[int, str]:
-        """The code and text of the last GOAWAY, once the server has hung up."""
+        """Return the code and text of the last GOAWAY, once the server has hung up."""
         self.is_closed = False
         self.listen(lambda: False)
         return self.goaways[-1][1:] if self.goaways else (-1, "")
@@ -176,10 +176,9 @@ class RawHttp2:
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
-    """One frame."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
 def message(data: bytes, *, flag: int = 0) -> bytes:
-    """A message behind its prefix."""
+    """Return a gRPC message with its prefix."""
     return struct.pack(">BI", flag, len(data)) + data

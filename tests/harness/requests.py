@@ -1,4 +1,4 @@
-"""One question about an image in both protocols and both APIs: as a message, or by command."""
+"""One request about an image in both protocols and both APIs: as a message, or by command."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 APIS = ("tfs", "oip")
 PHOTO = b"\xff\xd8\xff a photo"
-"""What the echo backend takes for an image."""
+"""The echo backend accepts this as an image."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A server's addresses and what to ask it for."""
+    """A server's addresses and what to request."""
 
     grpc: str
     rest: str
@@ -35,12 +35,12 @@ class Asked:
     timeout: float = 10.0
 
     def endpoint(self, protocol: str) -> str:
-        """Where to point a client: `protocol` is "grpc" or "rest"."""
+        """Return the address for a client; `protocol` is "grpc" or "rest"."""
         return self.grpc if protocol == "grpc" else f"http://{self.rest}"
 
 
 def ask_grpc(channel: grpc.Channel, asked: Asked, api: str) -> str:
-    """The name of the status code."""
+    """Send the request over gRPC; return the name of the status code."""
     infer: grpc.UnaryUnaryMultiCallable[ModelInferRequest, ModelInferResponse]
     infer = channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer",
@@ -77,7 +77,7 @@ def _oip_message(asked: Asked) -> ModelInferRequest:
 
 
 def ask_rest(client: httpx.Client, asked: Asked, api: str) -> httpx.Response:
-    """The answer to the same question in JSON."""
+    """Send the same request as JSON; return the response."""
     headers = {"X-Request-Timeout-Ms": str(round(asked.timeout * 1000))}
     version = "" if asked.version is None else f"/versions/{asked.version}"
     text = asked.image.decode("latin-1")
@@ -93,7 +93,7 @@ def ask_rest(client: httpx.Client, asked: Asked, api: str) -> httpx.Response:
 
 
 def ask_command(photo: Path, asked: Asked, protocol: str) -> dict[str, tuple[int, str, str]]:
-    """What `mlserve predict` ends with in each API: exit code, stdout, stderr. Both run at once."""
+    """Run `mlserve predict` in each API at once: exit code, stdout and stderr of both."""
     options = ["--endpoint", asked.endpoint(protocol), "--model", asked.model]
     options += ["--timeout", str(asked.timeout), "--max-attempts", "2", "--output", "json"]
     if asked.version is not None:

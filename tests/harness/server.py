@@ -1,4 +1,4 @@
-"""A server of the echo backend as a process, on ports of the system's choice."""
+"""Run a server of the echo backend as a process, on system-assigned ports."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ MODEL = "m"
 
 
 class EchoServer(ServerProcess):
-    """A running server, and what a test asks it over REST."""
+    """A running server, queried over REST."""
 
     is_tls = False
 
     def endpoint(self, protocol: str) -> str:
-        """Where to point a client: `protocol` is "grpc" or "rest"."""
+        """Return the address for a client; `protocol` is "grpc" or "rest"."""
         scheme = "https" if self.is_tls else "http"
         return self.grpc if protocol == "grpc" else f"{scheme}://{self.rest}"
 
     def state(self, version: int) -> str:
-        """The state of that version; empty when there is none."""
+        """Return the state of that version; empty if there is none."""
         found = [row["state"] for row in self._versions() if row["version"] == str(version)]
         return found[0] if found else ""
 
     def is_available(self) -> bool:
-        """Whether a version is served."""
+        """Return whether a version is served."""
         assert self.process.poll() is None, self.log()
         return any(row["state"] == "AVAILABLE" for row in self._versions())
 
     def has_loaded(self) -> bool:
-        """The same by the log, of a server that does not answer everybody."""
+        """Like `is_available`, but by the log: for servers that refuse unauthenticated requests."""
         assert self.process.poll() is None, self.log()
         return " is available" in self.log()
 
     def post(self, body: Any, path: str = "", **options: Any) -> Any:
-        """The response to that JSON at a path, which is TensorFlow Serving's Predict if empty."""
+        """Post JSON to a path, by default TensorFlow Serving's Predict; return the response."""
         path = path or f"/v1/models/{self.model}:predict"
         return httpx.post(f"http://{self.rest}{path}", json=body, timeout=30, **options)
 
     def answers(self) -> bool:
-        """Whether an image gets its label."""
+        """Return whether an image gets its label."""
         return bool(self.post({"inputs": ["x"]}).status_code == 200)
 
     def is_quiet(self) -> bool:
-        """Whether the log holds nothing of what strangers did to the connections."""
+        """Assert that the log is free of errors caused by clients' connections; return True."""
         told = (line for line in self.log().splitlines() if " INFO " not in line)
         assert not [line for line in told if " more failed in the last " not in line]
         return True
 
     def exit_code(self) -> int:
-        """What the server ended with, once it has."""
+        """Wait until the server has ended; return its exit code."""
         return self.process.wait(20)
 
     def _versions(self) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def running(
     *flags: str,
     program: Sequence[str] = ("-m", "mlserve.server"),
 ) -> Iterator[EchoServer]:
-    """A server of the model, at once; it is stopped at the end."""
+    """Start a server of the model, yield it at once, and stop it at the end."""
     served = ("--backend", "echo", "--model", model.name, "--base-path", str(model.base_path))
     ports = ("--grpc-port", "0", "--rest-port", "0", "--poll-seconds", "0.05")
     argv = [sys.executable, *program, *served, *ports, *flags]
@@ -94,9 +94,9 @@ def running(
 def serving(
     folder: Path, *flags: str, wait: Callable[[EchoServer], bool] | None = None
 ) -> Iterator[EchoServer]:
-    """A server of version 7 of a model in that folder, once it is available.
+    """Serve version 7 of a model in that folder; yield the server once it is available.
 
-    `wait` tells when it is, of a server that does not tell everybody.
+    `wait` replaces the check for availability, for servers that do not answer it to everybody.
     """
     model = EchoModel(folder / MODEL)
     model.put(7)
@@ -114,7 +114,8 @@ class EchoServers:
         self._logs = (folder / f"log{number}" for number in count(1))
 
     def __call__(self, *flags: str, **config: Any) -> EchoServer:
-        """A server whose version 1 is ready; `config` is what that version answers."""
+        """Start a server and wait until version 1 is ready; `config` is what that version
+        answers."""
         if not (self.model.base_path / "1").exists():
             self.model.put(1, **config)
         server = self.stack.enter_context(running(self.model, next(self._logs), *flags))

@@ -1,1 +1,1 @@
-"""`mlserve-model-server`: our server behind the flags and files of tensorflow_model_server."""
+"""`mlserve-model-server`: mlserve's server with tensorflow_model_server's flags and files."""

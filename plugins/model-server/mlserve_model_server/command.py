@@ -1,4 +1,4 @@
-"""`mlserve-model-server`: mlserve's own server behind the flags of tensorflow_model_server."""
+"""The command `mlserve-model-server`: mlserve's server with tensorflow_model_server's flags."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _log = logging.getLogger(__name__)
 
 COMMAND = "mlserve-model-server"
 HOST = "0.0.0.0"
-"""There is no flag for it: tensorflow_model_server listens on every address."""
+"""tensorflow_model_server has no flag for the host: it listens on every address."""
 FAILED = 255
-"""What tensorflow_model_server ends with, whatever the fault."""
+"""tensorflow_model_server's exit code for any failure."""
 
 
 def main() -> None:
-    """Runs the server and ends the process with its exit code."""
+    """Run the server and end the process with its exit code."""
     sys.exit(run(sys.argv[1:], plugins.backend("tfserving")))
 
 
 def run(argv: Sequence[str], backend: Backend) -> int:
-    """Serves the models of that command line with the backend; returns the exit code."""
+    """Serve the models of that command line with the backend; return the exit code."""
     try:
         given = parse(argv)
         log_format = given.own_settings().get("log_format", LogFormat.TEXT)
@@ -75,7 +75,7 @@ def _serve(given: Given, backend: Backend, folder: Path) -> int:
 
 
 def options_of(given: Given, backend: Backend, folder: Path) -> ServerOptions:
-    """What these flags ask the server for; keys are written into `folder`. Raises UsageError."""
+    """Translate flags into server options; keys are written into `folder`. Raises UsageError."""
     rest_port = _port(given, "rest_api_port") or None
     if rest_port is not None and rest_port == given.number("port"):
         raise UsageError(f"--rest_api_port cannot be same as --port: both are {rest_port}")

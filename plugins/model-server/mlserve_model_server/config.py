@@ -1,6 +1,6 @@
-"""TensorFlow Serving's model configuration: read, checked, and put into force while serving.
+"""Read, check and apply TensorFlow Serving's model configuration, also while serving.
 
-What it may say, and the words of its refusals, are those of TensorFlow Serving's server_core.cc.
+The accepted content and the error messages are those of TensorFlow Serving's server_core.cc.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _log = logging.getLogger(__name__)
 
 PLATFORM = "tensorflow"
 _LONGEST_NAME = 255
-"""Characters of a model's name or a label: each stands in URLs, log lines and metrics."""
+"""The maximum characters of a model name or label: they appear in URLs, logs and metrics."""
 _LONGEST_PATH = 4096
-"""Characters of a path; Linux' own limit is as many bytes."""
+"""The maximum characters of a path; Linux's own limit is as many bytes."""
 Config = TypeVar("Config", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
 class ServingDefaults:
-    """What a model configuration does not say: how each of its models is loaded and followed."""
+    """How to load and follow each model, which a model configuration does not say."""
 
     backend: Backend
     options: LoadOptions
@@ -50,10 +50,10 @@ class ServingDefaults:
 
 @dataclass(frozen=True, slots=True)
 class ConfigReload:
-    """How a server takes other models: by request, and from `path` when that is given.
+    """Replaces a server's models: by request, and from `path` if that is given.
 
-    The file is read again every `poll_seconds`; 0 reads it at the start only. Unless
-    `allows_early_labels`, a label is for a version that is served already.
+    The file is read again every `poll_seconds`; 0 reads it only at the start. Unless
+    `allows_early_labels`, a label may only refer to a version that is already served.
     """
 
     defaults: ServingDefaults
@@ -62,17 +62,17 @@ class ConfigReload:
     poll_seconds: float = 0.0
 
     def first_models(self, config: ModelServerConfig) -> tuple[ModelSpec, ...]:
-        """The models to start with. Raises InvalidInput, NotYet for a label."""
+        """Return the models to start with. Raises InvalidInput, NotYet for a label."""
         specs = self._specs(config)
         for spec in specs:
             self._check_labels(spec, None)
         return specs
 
     async def apply(self, config: ModelServerConfig, models: Models) -> None:
-        """Serves the models of the configuration and no others.
+        """Serve the models of the configuration and no others.
 
         Raises InvalidInput and NotYet, which change nothing, and ModelLoadFailed for models that
-        could not be loaded, when the others are served.
+        could not be loaded, while the others are served.
         """
         specs = self._specs(config)
         for spec in specs:
@@ -80,7 +80,7 @@ class ConfigReload:
         await models.serve(specs)
 
     async def follow(self, models: Models) -> None:
-        """Reads the file again and again and applies it; returns at once when polling is off."""
+        """Poll the file and apply it; return at once if polling is off."""
         path, problem = self.path, ""
         while path is not None and self.poll_seconds > 0:
             await asyncio.sleep(self.poll_seconds)
@@ -90,7 +90,7 @@ class ConfigReload:
                     await self.apply(config, models)
                 problem = ""
             except MlserveError as error:
-                if error.message != problem:  # the same every second tells nothing new
+                if error.message != problem:  # repeating it every second adds nothing
                     _log.error("the model configuration is not in force: %s", error.message)
                 problem = error.message
 
@@ -137,7 +137,7 @@ class ConfigReload:
 
 
 def read_text(path: Path, kind: type[Config]) -> Config:
-    """The message that the file holds as text. Raises UsageError, naming line and column."""
+    """Parse the text-format message in a file. Raises UsageError, naming line and column."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -153,14 +153,14 @@ def read_text(path: Path, kind: type[Config]) -> Config:
 
 
 def config_of(name: str, base_path: str) -> ModelServerConfig:
-    """The configuration of one model, the latest version of which is served."""
+    """Return the configuration of one model, of which the latest version is served."""
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
     return config
 
 
 def _check_texts(entry: ModelConfig) -> None:
-    """Raises InvalidInput for a name that a log or a URL could not hold, or a path that is none."""
+    """Raise InvalidInput for a name unfit for logs or URLs, or an invalid path."""
     if not entry.name:
         raise InvalidInput(f"the model of base_path '{shortened(entry.base_path)}' has no name")
     for what, text, longest in (

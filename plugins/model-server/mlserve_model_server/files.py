@@ -1,4 +1,4 @@
-"""The files that tensorflow_model_server's flags name, as settings of mlserve's own server."""
+"""Convert the files named by tensorflow_model_server's flags to settings of mlserve's server."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mlserve_model_server.config import read_text
 _log = logging.getLogger(__name__)
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
-"""Where TensorFlow Serving has its metrics when the file names no path."""
+"""TensorFlow Serving's default path for metrics."""
 _LARGEST_BATCH, _DELAY_MICROS = 1000, 0
-"""What TensorFlow Serving takes for a parameter that is not given."""
+"""TensorFlow Serving's defaults for missing parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How requests are run together. `max_queue` and `threads` None: the server chooses."""
+    """How requests are batched. If `max_queue` or `threads` is None, the server chooses."""
 
     max_size: int = _LARGEST_BATCH
     delay: float = _DELAY_MICROS / 1e6
@@ -33,7 +33,7 @@ class Batching:
     threads: int | None = None
 
     def settings(self, settings: ServerSettings) -> ServerSettings:
-        """These settings, with batching."""
+        """Return these settings with batching."""
         return replace(
             settings,
             max_batch_size=self.max_size,
@@ -43,7 +43,7 @@ class Batching:
 
 
 def read_batching(path: Path) -> Batching:
-    """The batching that the file asks for. Raises UsageError."""
+    """Read a batching parameters file. Raises UsageError."""
     given = read_text(path, BatchingParameters)
     size = given.max_batch_size.value if given.HasField("max_batch_size") else _LARGEST_BATCH
     delay = given.batch_timeout_micros.value if given.HasField("batch_timeout_micros") else 0
@@ -75,7 +75,7 @@ def _check_allowed_sizes(path: Path, sizes: list[int], largest: int) -> None:
 
 
 def read_metrics_path(path: Path) -> str | None:
-    """Where metrics are to be served; None when the file turns them off. Raises UsageError."""
+    """Return the path to serve metrics at; None if the file turns them off. Raises UsageError."""
     prometheus = read_text(path, MonitoringConfig).prometheus_config
     if not prometheus.enable:
         return None
@@ -84,9 +84,9 @@ def read_metrics_path(path: Path) -> str | None:
 
 
 def read_tls(path: Path, folder: Path) -> dict[str, Path]:
-    """The TLS settings that the file asks for, its keys written into `folder`. Raises UsageError.
+    """Return the TLS settings in the file, writing its keys into `folder`. Raises UsageError.
 
-    The file holds the text of the PEM files themselves.
+    The file contains the text of the PEM files themselves.
     """
     given = read_text(path, SSLConfig)
     if not given.server_key or not given.server_cert:

@@ -1,8 +1,8 @@
-"""The flags of tensorflow_model_server: their names, defaults, syntax, and what they do here.
+"""The flags of tensorflow_model_server: their names, defaults, syntax, and their effect here.
 
-Names and defaults are those of TensorFlow Serving's model_servers/main.cc and server.h. It takes
-`--flag=value`, and `--flag` alone for a boolean; here `--flag value` is taken too, and hyphens for
-underscores. The settings of mlserve's own server (`token_file`, `max_queue`) have a flag too.
+Names and defaults are those of TensorFlow Serving's model_servers/main.cc and server.h. It accepts
+`--flag=value`, and `--flag` alone for a boolean; here `--flag value` and hyphens for underscores
+are accepted too. The settings of mlserve's own server (`token_file`, `max_queue`) have a flag too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlserve.settings import Description, described
 
 Value = bool | int | float | str
 INT32_MAX = 2**31 - 1
-"""The most bytes of a message, and no limit of rows: as in TensorFlow Serving."""
+"""The most bytes of a message, and unlimited rows: as in TensorFlow Serving."""
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
@@ -25,7 +25,7 @@ class Flag:
     """A flag; the type of its default is the type of its value.
 
     `ignored` says why it has no effect here, and is empty for a flag that has one. `same` is the
-    value that asks for what is done here anyway.
+    value that requests what is done here anyway.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Flag:
     same: Value | None = None
 
     def read(self, text: str) -> Value:
-        """The value that the text stands for. Raises UsageError."""
+        """Convert the text to a value. Raises UsageError."""
         try:
             return _boolean(text) if isinstance(self.default, bool) else type(self.default)(text)
         except ValueError:
@@ -43,7 +43,7 @@ class Flag:
             raise UsageError(f"--{self.name} takes a value of type {kind}, not {text!r}") from None
 
     def usage(self) -> str:
-        """A line of the usage text."""
+        """Return the flag's line of the usage text."""
         shown = str(self.default).lower() if isinstance(self.default, bool) else self.default
         told = f"No effect here: {self.ignored}." if self.ignored else self.help
         return f"    --{self.name}={shown}\n        {told}\n"
@@ -83,8 +83,8 @@ OWN = tuple(
         *("tls_cert", "tls_key", "tls_client_ca"),  # --ssl_config_file
     }
 )
-"""The settings of mlserve's own server that have a flag here too, with underscores in its name.
-What the server's messages name (`--max-pixels`) is taken as well."""
+"""The settings of mlserve's own server that also have a flag here, named with underscores. The
+spelling of the server's messages (`--max-pixels`) is accepted as well."""
 
 FLAGS = (
     Flag("port", 8500, "Port for gRPC; 0: any free one."),
@@ -155,7 +155,7 @@ FLAGS = (
     _ignored("num_tflite_pools", 0, _LITE),
     _ignored("num_tflite_interpreters_per_pool", 0, _LITE),
 )
-"""Every flag that is known, those with an effect here first."""
+"""All known flags, those with an effect here first."""
 
 _BY_NAME = {flag.name: flag for flag in FLAGS}
 
@@ -167,24 +167,24 @@ class Given:
     values: dict[str, Value]
 
     def text(self, name: str) -> str:
-        """The value of a flag that takes text."""
+        """Return the value of a string flag."""
         return str(self.values[name])
 
     def number(self, name: str) -> int:
-        """The value of a flag that takes a whole number."""
+        """Return the value of an integer flag."""
         return int(self.values[name])
 
     def is_on(self, name: str) -> bool:
-        """Whether a boolean flag is on."""
+        """Return whether a boolean flag is on."""
         return bool(self.values[name])
 
     def own_settings(self) -> dict[str, Any]:
-        """The settings of mlserve's own server that are given. Raises UsageError."""
+        """Return the given settings of mlserve's own server. Raises UsageError."""
         given = ((setting, self.text(setting.name)) for setting in OWN)
         return {setting.name: setting.read(text) for setting, text in given if text}
 
     def without_effect(self) -> Iterator[Flag]:
-        """The flags that ask for something that is not done here."""
+        """Yield the flags that request something that is not done here."""
         for flag in FLAGS:
             value = self.values[flag.name]
             if flag.ignored and value not in (flag.same, flag.default):
@@ -192,7 +192,7 @@ class Given:
 
 
 def parse(argv: Sequence[str]) -> Given:
-    """The flags of that command line. Raises UsageError for one that is unknown or wrong."""
+    """Parse the command line. Raises UsageError for an unknown or invalid flag."""
     values = {flag.name: flag.default for flag in FLAGS}
     rest = list(argv)
     while rest:
@@ -202,7 +202,7 @@ def parse(argv: Sequence[str]) -> Given:
 
 
 def _split(rest: list[str]) -> tuple[Flag, str]:
-    """Takes the next flag and the text of its value off the command line."""
+    """Take the next flag and its value's text off the command line."""
     argument = rest.pop(0)
     name, equals, text = argument.removeprefix("--").partition("=")
     flag = _BY_NAME.get(name.replace("-", "_"))
@@ -218,5 +218,4 @@ def _split(rest: list[str]) -> tuple[Flag, str]:
 
 
 def usage(command: str) -> str:
-    """The usage text."""
     return f"usage: {command}\nFlags:\n" + "".join(flag.usage() for flag in FLAGS)

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 as a plain `tf.Module`, built from the weights of the PyTorch port.
 
-Lite0 is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 in place of swish, and with the
-stem and the head at a fixed width. Its weights were trained in TensorFlow: 'same' padding is
+Lite0 is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 in place of swish, and with
+fixed widths of stem and head. Its weights were trained in TensorFlow, so 'same' padding is
 TensorFlow's, which for stride 2 pads the lower right. Each batch norm is folded into the
 convolution before it (kernel * gamma / sqrt(variance + epsilon)), in float32: the same function in
 fewer steps.
@@ -33,7 +33,7 @@ Weights = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Stage:
-    """Equal blocks in a row: the stride is the first block's, the widths are the random model's."""
+    """A row of equal blocks; only the first uses the stride, only the random model the widths."""
 
     repeats: int
     stride: int
@@ -54,7 +54,7 @@ STAGES = (
 
 
 def _blocks() -> Iterator[tuple[str, int, Stage]]:
-    """The name prefix, stride and stage of each block in order."""
+    """Yield the name prefix, stride and stage of each block in order."""
     index = 0
     for stage in STAGES:
         for repeat in range(stage.repeats):
@@ -63,14 +63,14 @@ def _blocks() -> Iterator[tuple[str, int, Stage]]:
 
 
 def fold(kernel: Array, weights: Weights, norm: str) -> tuple[Array, Array]:
-    """A convolution's kernel [out, in, height, width] and bias with the batch norm `norm` in it."""
+    """Return a convolution's kernel [out, in, height, width] and bias with batch norm folded in."""
     factor = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + EPSILON)
     bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * factor
     return kernel * factor[:, None, None, None], bias
 
 
 class _Convolution(tf.Module):  # type: ignore[misc]
-    """A convolution with its batch norm folded in: depthwise when it has one input channel."""
+    """A convolution with its batch norm folded in: depthwise if it has one input channel."""
 
     def __init__(self, weights: Weights, name: str, norm: str, stride: int) -> None:
         super().__init__(name="convolution")
@@ -87,7 +87,7 @@ class _Convolution(tf.Module):  # type: ignore[misc]
 
 
 class _Block(tf.Module):  # type: ignore[misc]
-    """Expand, filter each channel, project; with a way past it where the shape stays the same."""
+    """Expand, filter each channel, project; with a residual if the shape is unchanged."""
 
     def __init__(self, weights: Weights, prefix: str, stride: int) -> None:
         super().__init__(name="block")
@@ -140,7 +140,7 @@ def network(
     *,
     has_random_weights: bool = False,
 ) -> Network:
-    """The network with these weights. Raises ExportError when one is absent or of another shape."""
+    """Build the network. Raises ExportError for a weight that is absent or misshapen."""
     try:
         forward = EfficientNetLite0(weights)
         units = int(forward(tf.zeros([1, SIZE, SIZE, 3])).shape[1])
@@ -160,7 +160,7 @@ def network(
 
 
 def random_weights(seed: int) -> dict[str, Array]:
-    """Weights of the right names and shapes, drawn from `seed`; the batch norms do nothing."""
+    """Draw weights of the right names and shapes from `seed`; batch norms are identities."""
     rng = np.random.default_rng(seed)
     weights: dict[str, Array] = {}
 

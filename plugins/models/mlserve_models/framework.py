@@ -1,4 +1,4 @@
-"""How TensorFlow and its companions are imported: quietly, and leaving no trace in the process."""
+"""Import TensorFlow and its companions quietly, without side effects on the process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mlserve.distributions import MODELS, install_command
 INSTALL_HINT = install_command(f"{MODELS}[all]")
 
 _QUIET = {
-    "TF_CPP_MIN_LOG_LEVEL": "3",  # read once, when its library is loaded; errors are raised as well
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # read once, when its library is loaded; errors are raised anyway
     "KERAS_BACKEND": "tensorflow",
 }
 
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets environment variables for the length of a `with` block."""
+    """Set environment variables inside a `with` block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -34,10 +34,10 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def framework_imports() -> Iterator[None]:
-    """A `with` block for imports of modules that need TensorFlow; leaves the process as it was.
+    """Guard imports of modules that need TensorFlow; restore the process' state afterwards.
 
     The packages' warnings about one another (tensorflow-hub imports pkg_resources) do not concern
-    the user. An ImportError goes on to `mlserve.export`, which tells absent from broken.
+    the user. An ImportError reaches `mlserve.export`, which distinguishes absent from broken.
     """
     with environment(_QUIET), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
-"""TF-Hub's cache on disk and the way to the hub, looked at before TensorFlow is imported.
+"""TF-Hub's cache on disk and the connection to the hub, checked before TensorFlow is imported.
 
-tensorflow-hub keeps a module in `<cache>/<sha1 of its URL>`; while it downloads there are
-`<sha1>.lock` (holding `host.pid.id`) and `<sha1>.<id>.tmp` beside it.
+tensorflow-hub keeps a module in `<cache>/<sha1 of its URL>`; during a download, `<sha1>.lock`
+(holding `host.pid.id`) and `<sha1>.<id>.tmp` lie beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CACHE_VARIABLE = "TFHUB_CACHE_DIR"
 _DEFAULT_URL = "https://tfhub.dev"
 _CONNECT_SECONDS = 4.0
 _CLOCK_STEP = 2.0
-"""Seconds by which the times of a file and of a process may differ: file systems round."""
+"""Allowed difference in seconds between file and process times: file systems round."""
 _PORTS = {"http": 80, "https": 443}
 
 WAYS_ON = (
@@ -37,14 +37,14 @@ WAYS_ON = (
 
 @dataclass(frozen=True)
 class CachedModule:
-    """A module of the hub and its place in the cache. `url` is its handle."""
+    """A hub module and its place in the cache. `url` is its handle."""
 
     url: str
     cache: Path
 
     @classmethod
     def from_handle(cls, path: str) -> CachedModule:
-        """The module at that path of the hub that the environment names."""
+        """Return the module at that path of the hub that the environment names."""
         base = os.environ.get(URL_VARIABLE) or _DEFAULT_URL
         cache = os.environ.get(CACHE_VARIABLE) or paths.cache_dir() / "tfhub"
         return cls(f"{base.rstrip('/')}/{path}", Path(cache).expanduser())
@@ -55,23 +55,23 @@ class CachedModule:
 
     @property
     def is_complete(self) -> bool:
-        """Whether tensorflow-hub takes the module from the cache: it renames whole folders only."""
+        """Return whether tensorflow-hub would use the cache: it renames whole folders only."""
         return self.folder.is_dir() and any(self.folder.iterdir())
 
     def arrived_bytes(self) -> int:
-        """How much of the module a download has unpacked so far."""
+        """Return how many bytes a download has unpacked so far."""
         partial = self.cache.glob(f"{self.folder.name}.*.tmp")
-        # os.walk passes over what goes away meanwhile: the folder is renamed at the end.
+        # os.walk skips what vanishes meanwhile: the folder is renamed at the end.
         walked = (walk for folder in partial for walk in os.walk(folder))
         return sum(_size(Path(parent) / name) for parent, _, names in walked for name in names)
 
     def remove(self) -> None:
-        """Takes the module out of the cache, so that the next export fetches it again."""
+        """Remove the module from the cache, so that the next export fetches it again."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.with_name(f"{self.folder.name}.descriptor.txt").unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
-        """Removes what a download that was killed left: tensorflow-hub would wait 10 minutes."""
+        """Remove what a killed download left: tensorflow-hub would wait 10 minutes for it."""
         lock = self.folder.with_name(f"{self.folder.name}.lock")
         try:
             host, pid, identifier = lock.read_text().rsplit(".", 2)
@@ -85,7 +85,7 @@ class CachedModule:
 
 
 def _runs_since(pid: int, moment: float) -> bool:
-    """Whether another process of that pid runs that ran at that moment, not one that came later."""
+    """Return whether that other process has run since then: a later one may have reused its pid."""
     if pid == os.getpid():
         return False
     try:
@@ -97,10 +97,9 @@ def _runs_since(pid: int, moment: float) -> bool:
 
 
 def require_reachable(url: str, seconds: float = _CONNECT_SECONDS) -> None:
-    """Raises ExportError when no connection to the hub, or to its proxy, is made in that time.
+    """Raise ExportError if no connection to the hub, or to its proxy, is made in that time.
 
-    The name is looked up within the same time: the lookup runs in a thread that is left behind
-    when it hangs.
+    The time includes the name lookup, which runs in a thread that is abandoned if it hangs.
     """
     host, port = _first_hop(url)
     failures: list[str] = []
@@ -121,17 +120,17 @@ def require_reachable(url: str, seconds: float = _CONNECT_SECONDS) -> None:
 
 
 def unreachable(url: str, reason: str) -> ExportError:
-    """The error for a hub that does not answer; its hint lists the alternatives."""
+    """Return the error for a hub that does not answer; its hint lists the alternatives."""
     return ExportError(f"TF-Hub cannot be reached for {url} ({reason})", hint=WAYS_ON)
 
 
 def no_module(url: str, reason: str) -> ExportError:
-    """The error for a hub whose answer is not a whole module; its hint lists the alternatives."""
+    """Return the error for an answer that is not a whole module; its hint lists alternatives."""
     return ExportError(f"TF-Hub has no module for {url} ({reason})", hint=WAYS_ON)
 
 
 def _first_hop(url: str) -> tuple[str, int]:
-    """Host and port that a request for `url` is sent to: the hub's, or its proxy's."""
+    """Return the host and port that a request for `url` is sent to: the hub's or its proxy's."""
     parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.netloc):
@@ -146,5 +145,5 @@ def _first_hop(url: str) -> tuple[str, int]:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size if file.is_file() else 0
-    except OSError:  # the download was finished and its folder renamed just now
+    except OSError:  # the download has just finished and renamed its folder
         return 0

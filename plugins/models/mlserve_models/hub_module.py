@@ -1,4 +1,4 @@
-"""Fetches a module with tensorflow-hub's own resolver and opens it."""
+"""Fetch a module with tensorflow-hub's own resolver and open it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FETCH_ERRORS = (
 
 
 def fetch(module: CachedModule, progress: Progress, stall_seconds: float = STALL_SECONDS) -> None:
-    """Puts the module into the cache; does nothing when it is there.
+    """Download the module into the cache unless it is there.
 
     `stall_seconds` is how long the hub may stay silent. Raises ExportError with the cause.
     """
@@ -59,10 +59,10 @@ def fetch(module: CachedModule, progress: Progress, stall_seconds: float = STALL
 def open_module(
     name: str, request: ModelRequest, model: HubModel, module: CachedModule, progress: Progress
 ) -> Network:
-    """The module as a network, downloaded when it is not in the cache.
+    """Open the module as a network, downloading it if it is not in the cache.
 
-    A module that turns out not to be whole, or not to be of this interface, is taken out of the
-    cache again when it was downloaded just now. Raises ExportError.
+    A module that has just been downloaded and proves incomplete, or has another interface, is
+    removed from the cache again. Raises ExportError.
     """
     was_cached = module.is_complete
     if not was_cached:
@@ -82,7 +82,7 @@ def _network(request: ModelRequest, model: HubModel, module: CachedModule) -> Ne
     require_safe(module.folder, f"the module {module.url}", request)
     try:
         loaded = hub.load(str(module.folder))
-    except Exception as error:  # TensorFlow has no one error for a damaged SavedModel
+    except Exception as error:  # TensorFlow has no common error for damaged SavedModels
         raise ExportError(
             f"the module in {module.folder} cannot be loaded: {reason_of(error)}"
         ) from error
@@ -96,9 +96,9 @@ def _network(request: ModelRequest, model: HubModel, module: CachedModule) -> Ne
 
 @contextmanager
 def _hub_settings(module: CachedModule, stall_seconds: float) -> Iterator[None]:
-    """tensorflow-hub's settings: our cache, whole downloads, nothing printed, no endless wait.
+    """Configure tensorflow-hub: our cache, complete downloads, no output, no endless wait.
 
-    tensorflow-hub opens its connection without a timeout, so that the process's default counts.
+    tensorflow-hub opens its connection without a timeout, so the process's default applies.
     """
     settings = {
         CACHE_VARIABLE: str(module.cache),
@@ -116,7 +116,7 @@ def _hub_settings(module: CachedModule, stall_seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _watched(module: CachedModule, progress: Progress) -> Iterator[None]:
-    """Reports the bytes that arrive, from a thread: tensorflow-hub has no callback for them."""
+    """Report arriving bytes from a thread: tensorflow-hub has no callback for them."""
     is_done = threading.Event()
 
     def watch() -> None:

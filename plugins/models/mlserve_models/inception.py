@@ -1,4 +1,4 @@
-"""The Keras applications that stand in for a hub module: random weights, or weights in a file."""
+"""Keras applications in place of a hub module: random weights, or weights from a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 def random_network(request: ModelRequest, model: HubModel) -> Network:
-    """The architecture with weights drawn from the seed, with the hub module's interface."""
+    """Build the architecture with weights drawn from the seed and the hub module's interface."""
     network = _application(model, None, model.units, None)
     network.set_weights(_draw(network, request.seed))
     logits = Evidence(Activation.SOFTMAX, "the hub's module gives logits")
@@ -39,7 +39,7 @@ def random_network(request: ModelRequest, model: HubModel) -> Network:
 
 
 def network_of_file(path: Path, request: ModelRequest, model: HubModel) -> Network:
-    """The Keras application with the weights in a `.keras`, `.h5` or `.weights.h5` file.
+    """Build the Keras application with the weights in a `.keras`, `.h5` or `.weights.h5` file.
 
     Raises ExportError when the file holds anything else.
     """
@@ -69,7 +69,7 @@ def _application(model: HubModel, weights: str | None, classes: int, activation:
 
 
 def _draw(network: Any, seed: int) -> list[Array]:
-    """Kernels that keep the signal's variance; biases, means and shifts 0, variances 1."""
+    """Draw kernels that preserve the signal's variance; biases, means, shifts 0, variances 1."""
     rng = np.random.default_rng(seed)
     values = {"kernel": None, "moving_variance": 1.0, "gamma": 1.0}
     drawn = []

@@ -1,4 +1,4 @@
-"""Opens Keras models and finds out what they take and give."""
+"""Open Keras models and find out their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LARGEST_METADATA = 2**20
 
 
 def load(path: Path) -> Any:
-    """The whole Keras model in a `.keras` or `.h5` file.
+    """Load the whole Keras model in a `.keras` or `.h5` file.
 
     Raises ExportError when the file is absent, damaged, holds weights only, or needs code that is
     not in it.
@@ -41,14 +41,14 @@ def load(path: Path) -> Any:
 
 @contextmanager
 def complete_weights() -> Iterator[None]:
-    """A `with` block in which Keras raises where it would warn of weights that it did not find."""
+    """Make Keras raise inside the block where it would only warn of missing weights."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="(?s).*freshly-initialized weights")
         yield
 
 
 def network_of_file(path: Path, request: ModelRequest) -> Network:
-    """The model in a file with its input size, scale and activation. Raises ExportError."""
+    """Open the model in a file and find its size, scale and activation. Raises ExportError."""
     model = load(path)
     inputs = _only(getattr(model, "inputs", None), "inputs")
     outputs = _only(getattr(model, "outputs", None), "outputs", _output_names(model))
@@ -76,7 +76,7 @@ def network_of_file(path: Path, request: ModelRequest) -> Network:
 
 
 def forward_of(model: Any, channels: int = 3) -> Forward:
-    """A Keras model as a `tf.Module`, in inference mode."""
+    """Wrap a Keras model as a `tf.Module`, in inference mode."""
     variables = [variable.value for variable in model.variables]
     dtype = model.inputs[0].dtype
 
@@ -88,7 +88,7 @@ def forward_of(model: Any, channels: int = 3) -> Forward:
 
 
 def _way_to_open(path: Path, text: str) -> str:
-    """What to do about a file that Keras does not open, as a hint."""
+    """Return a hint for a file that Keras cannot open."""
     version = _keras_version(path)
     if version.startswith("2."):
         return (
@@ -103,10 +103,10 @@ def _way_to_open(path: Path, text: str) -> str:
 
 
 def _keras_version(path: Path) -> str:
-    """The version that wrote the file; empty where it does not say."""
+    """Return the version that wrote the file; empty if the file does not say."""
     try:
         if zipfile.is_zipfile(path):
-            # No more of it than that: a file may be packed a thousand to one.
+            # Read only a part: a file may be compressed a thousand to one.
             with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as file:
                 return str(json_of(file.read(_LARGEST_METADATA))["keras_version"])
         with h5py.File(path) as file:
@@ -116,7 +116,7 @@ def _keras_version(path: Path) -> str:
 
 
 def _output_names(model: Any) -> Sequence[str]:
-    """The keys of a dict of outputs, else the layers that give them; none where it has no names."""
+    """Return the keys of a dict of outputs, else the names of the output layers; may be empty."""
     outputs = getattr(model, "output", None)
     return (
         list(outputs) if isinstance(outputs, dict) else getattr(model, "output_names", None) or ()

@@ -1,4 +1,4 @@
-"""The models that have a name of their own, what kind of file a path is, and digests of weights."""
+"""Known model names, the file type of a path, and digests of weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ EFFICIENTNET_LITE0 = "efficientnet_lite0"
 class HubModel:
     """An image classifier on TF-Hub, and the Keras application of the same architecture.
 
-    `path` is below the hub's base URL. The hub's module gives logits for pixels in [0,1]
-    (`scale`); the Keras application gives probabilities of `keras_classes` for `keras_scale`.
+    `path` is below the hub's base URL. The hub's module returns logits for pixels in [0,1]
+    (`scale`); the Keras application returns probabilities of `keras_classes` for `keras_scale`.
     """
 
     path: str
@@ -30,12 +30,12 @@ class HubModel:
 
     @property
     def known_scale(self) -> Evidence[Scale]:
-        """What the hub's modules want."""
+        """Return the scale that the hub's modules expect."""
         return Evidence(self.scale, "image modules of TF-Hub take 0..1")
 
     @property
     def known_keras_scale(self) -> Evidence[Scale]:
-        """What the Keras application wants, when the model does not scale the pixels itself."""
+        """Return the scale that the Keras application expects without a scaling of its own."""
         return Evidence(self.keras_scale, f"keras.applications.{self.keras_name} takes -1..1")
 
 
@@ -47,22 +47,22 @@ HUB_MODELS = {
 
 
 def is_named(model: str) -> bool:
-    """Whether the name is that of a model that this plugin knows; no user file may take it."""
+    """Return whether this plugin knows a model of that name; no user file may take it."""
     return model in HUB_MODELS or model == EFFICIENTNET_LITE0
 
 
 def is_keras_file(path: Path | None) -> bool:
-    """Whether the path is named like a Keras file."""
+    """Return whether the path has a Keras file's extension."""
     return path is not None and path.suffix in (".keras", ".h5", ".hdf5") and not path.is_dir()
 
 
 def is_savedmodel(path: Path | None) -> bool:
-    """Whether the path is a folder, or named like a tar file of one."""
+    """Return whether the path is a folder, or named like a tar file of one."""
     return path is not None and (path.is_dir() or is_tar(path))
 
 
 def is_tar(path: Path) -> bool:
-    """Whether the path is named like a compressed tar file."""
+    """Return whether the path is named like a compressed tar file."""
     return path.name.endswith((".tar.gz", ".tgz"))
 
 
@@ -70,7 +70,7 @@ _IMAGENET_CLASSES = 1000
 
 
 def imagenet_labels() -> tuple[str, ...]:
-    """The first name of each of the 1000 ImageNet classes in their usual order (339: sorrel).
+    """Return the first name of each of the 1000 ImageNet classes in the usual order (339: sorrel).
 
     From the PyPI package imagenet-classes.
     """
@@ -81,7 +81,7 @@ def imagenet_labels() -> tuple[str, ...]:
 
 
 def path_digest(path: Path) -> str:
-    """`sha256:<hex>` of a file's bytes, or of a folder's relative file names and their bytes."""
+    """Return `sha256:<hex>` of a file's bytes, or of a folder's relative file names and bytes."""
     if path.is_file():
         return f"sha256:{_hex(path)}"
     files = sorted(
@@ -91,7 +91,7 @@ def path_digest(path: Path) -> str:
 
 
 def random_digest(architecture: str, seed: int) -> str:
-    """`sha256:<hex>` that stands for the random weights of that architecture and seed."""
+    """Return a `sha256:<hex>` for the random weights of that architecture and seed."""
     return digest_of(f"random weights of {architecture}, seed {seed}".encode())
 
 

@@ -1,4 +1,4 @@
-"""The hooks of this plugin: the model sources that it gives."""
+"""The hooks of this plugin, which provides model sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def mlserve_model_sources() -> Sequence[ModelSource]:
-    """The sources, those with models of their own first."""
+    """Return the sources, those with models of their own first."""
     from mlserve_models.sources import (
         EfficientNetSource,
         KerasFileSource,

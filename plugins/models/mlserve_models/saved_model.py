@@ -1,4 +1,4 @@
-"""Opens SavedModels and finds the one function in them that classifies images."""
+"""Open SavedModels and find the only function in them that classifies images."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class _ImageFunction:
 def network_of_path(
     path: Path, request: ModelRequest, known: Evidence[Scale] | None = None
 ) -> Network:
-    """The model in a SavedModel folder or a tar file of one.
+    """Measure the model in a SavedModel folder or a tar file of one.
 
-    `known` is the scale that a model of that name has. Raises ExportError.
+    `known` is the scale of a model of that name. Raises ExportError.
     """
     loaded = _load(_folder_of(path), path, request)
     return network_of_loaded(loaded, request, f"SavedModel {path}", path_digest(path), known)
@@ -55,7 +55,7 @@ def network_of_loaded(
     digest: str,
     known: Evidence[Scale] | None = None,
 ) -> Network:
-    """What `tf.saved_model.load` gave, as a network that was measured. Raises ExportError."""
+    """Measure the result of `tf.saved_model.load`. Raises ExportError."""
     function = _image_function(loaded, source)
     shape = _shape(function.spec)
     height, width, channels = image_size(shape, request)
@@ -66,7 +66,7 @@ def network_of_loaded(
 
 
 def require_safe(folder: Path, what: str, request: ModelRequest) -> None:
-    """Raises ExportError for a SavedModel that can do more than compute, unless that is allowed."""
+    """Raise ExportError for a SavedModel with unsafe operations, unless they are allowed."""
     if request.allow_unsafe_ops:
         return
     try:
@@ -77,12 +77,12 @@ def require_safe(folder: Path, what: str, request: ModelRequest) -> None:
 
 
 def _load(folder: Path, path: Path, request: ModelRequest) -> Any:
-    """The SavedModel in that folder; `path` is what the user gave, which messages name."""
+    """Load the SavedModel; messages name `path`, the user's own argument."""
     _require_savedmodel(folder, path)
     require_safe(folder, f"the SavedModel {path}", request)
     try:
         return tf.saved_model.load(str(folder))
-    except Exception as error:  # TensorFlow has no one error for a damaged SavedModel
+    except Exception as error:  # TensorFlow has no common error for damaged SavedModels
         reason = _said_of(path, folder, error)
         raise ExportError(
             f"{path} is a SavedModel that cannot be loaded: {reason}",
@@ -103,9 +103,9 @@ def _require_savedmodel(folder: Path, path: Path) -> None:
 
 
 def _folder_of(path: Path) -> Path:
-    """The folder itself, or the one in the tar file, unpacked until the process ends.
+    """Return the folder itself, or the one in the tar file, unpacked until the process ends.
 
-    A loaded SavedModel reads its assets when it is saved again, so that the files must stay.
+    A loaded SavedModel reads its assets when it is saved again, so the files must stay.
     """
     if not is_tar(path) or path.is_dir():
         return path
@@ -123,12 +123,12 @@ def _folder_of(path: Path) -> Path:
 
 
 def _said_of(path: Path, folder: Path, error: Exception) -> str:
-    """The error's class and text, which names the user's file in place of where it is unpacked."""
+    """Return the error's class and text, naming the user's file, not the temporary folder."""
     return f"{type(error).__name__}: {bounded(str(error).replace(str(folder), str(path)))}"
 
 
 def _kept(member: tarfile.TarInfo, into: str) -> tarfile.TarInfo | None:
-    """Python's own check of what a tar file may write; None for what macOS puts beside the files.
+    """Apply Python's check of what a tar file may write; None for what macOS adds beside the files.
 
     These are `._name` (AppleDouble: a file's attributes, which its tar adds to each) and others.
     """
@@ -171,7 +171,7 @@ def _of_signature(signature: Any, source: str) -> _ImageFunction:
 
 
 def _of_callable(loaded: Any) -> _ImageFunction | None:
-    """The object itself where it was saved with a `__call__` of one batch of images."""
+    """Return the object itself if it was saved with a `__call__` of one batch of images."""
     restored = getattr(loaded, "__call__", None)  # noqa: B004 - the function that was saved
     for concrete in getattr(restored, "concrete_functions", ()):
         arguments = tf.nest.flatten(concrete.structured_input_signature)

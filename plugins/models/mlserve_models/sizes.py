@@ -1,4 +1,4 @@
-"""The input of a user's own model: its size, and whether it takes images at all."""
+"""The input size of a user's own model, and whether it takes images at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ RGB = 3
 
 
 def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tuple[int, int, int]:
-    """Height, width and channels of a model whose input has that shape (None: unknown).
+    """Return height, width and channels of a model whose input has that shape (None: unknown).
 
     Raises ExportError when the input is not a batch of images with the channels last, when no size
-    is known, or when `--input-size` says another.
+    is known, or when `--input-size` contradicts the model.
     """
     require_channels_last(request)
     if shape is None or len(shape) != 4:  # noqa: PLR2004 - batch, height, width, channels
@@ -49,18 +49,18 @@ def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tup
 
 
 def size_fact(shape: Sequence[int | None] | None) -> Fact:
-    """How the size of an input of that shape is known: the user gave what the model leaves open."""
+    """Return how the size is known: the user gave what the model leaves open."""
     is_open = shape is None or None in shape[1:3]
     return Fact(How.GIVEN) if is_open else Fact(How.FOUND, "its input has that size")
 
 
 def known_size(request: ModelRequest) -> Facts:
-    """The fact of the size of a model that is known by its name."""
+    """Return the fact about the size of a well-known model."""
     return {"size": Fact(How.FOUND, f"{request.model} has that size")}
 
 
 def require_channels_last(request: ModelRequest) -> None:
-    """Raises ExportError when the user asks for channels first, which only ONNX files have."""
+    """Raise ExportError when the user asks for channels first, which only ONNX files have."""
     if request.layout == "nchw":
         raise ExportError(
             "--layout nchw is for ONNX files; models of TensorFlow have the channels last",
@@ -69,7 +69,7 @@ def require_channels_last(request: ModelRequest) -> None:
 
 
 def require_size(request: ModelRequest, size: int) -> None:
-    """Raises ExportError when the user asks a model of a fixed size and layout for another one."""
+    """Raise ExportError when the user asks for another size or layout than the model's."""
     require_channels_last(request)
     if request.input_size not in (None, size):
         raise ExportError(

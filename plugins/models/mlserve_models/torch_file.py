@@ -1,10 +1,10 @@
-"""Reads a PyTorch state dict from a file of `torch.save` before version 1.6, without torch.
+"""Read a PyTorch state dict from a file of `torch.save` before version 1.6, without torch.
 
 The format, as PyTorch's own loader reads it: five pickles in a row (a magic number, the protocol
 number, the machine's sizes, the state dict, the storages' keys), then each storage as its number of
-elements (int64) and its elements, little-endian. The unpickler builds tensors and plain containers
-and nothing else, so that a file cannot run code. torch itself would be an install of 200 MB or
-more, and tinygrad's `torch_load` takes 44 s to bring this project's one file into numpy.
+elements (int64) and its elements, little-endian. The unpickler builds only tensors and plain
+containers, so a file cannot run code. torch itself would be an install of 200 MB or more, and
+tinygrad's `torch_load` takes 44 s to convert this project's one file to numpy.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from mlserve.errors import ExportError, reason_of
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _MOST_OF_FILE = 8
-"""Tensors may share storages, as tied weights do, but not many times over."""
+"""The most bytes of all tensors, in file sizes: tensors may share storages, as tied weights do,
+but not many times over."""
 
 Array = np.ndarray[Any, Any]
 
 
 def read_state_dict(path: Path) -> dict[str, Array]:
-    """The tensors in `path` by name, as numpy arrays of their own shape and type.
+    """Return the tensors in `path` by name, as numpy arrays of their own shape and type.
 
-    Raises ExportError when the file cannot be read or is not of that format.
+    Raises ExportError when the file cannot be read or does not have that format.
     """
     try:
         with path.open("rb") as file:
             return _read(file)
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a pickle that is none can fail in any way
+    except Exception as error:  # an invalid pickle can fail in any way
         raise ExportError(
             f"{path} is not a PyTorch state dict in the format before PyTorch 1.6: "
             f"{reason_of(error)}",
@@ -67,7 +68,7 @@ class _View:
 
     @property
     def bytes(self) -> int:
-        """The bytes of all its elements."""
+        """Return the size of all its elements in bytes."""
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def of(self, storages: Mapping[str, Array]) -> Array:

@@ -1,4 +1,4 @@
-"""The backend `onnxruntime`: ONNX files, the image pipeline in Python around them."""
+"""The `onnxruntime` backend: ONNX files, with the image pipeline in Python."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OnnxRuntimeBackend(Backend):
     load_options = ("provider", "instances")
 
     def prepare(self) -> None:
-        """Imports TensorFlow, quietly, where it is installed: a user's own ONNX file needs none.
+        """Import TensorFlow, quietly, if it is installed: the user's own ONNX files do not need it.
 
         Raises PluginError when the ONNX package is absent, and ImportError for a broken import.
         """
@@ -41,7 +41,7 @@ class OnnxRuntimeBackend(Backend):
             import_quietly("tensorflow", "TF_CPP_MIN_LOG_LEVEL", _first_use)
 
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
-        """Writes `model.onnx` into `into`. Raises ExportError, PluginError without tf2onnx."""
+        """Write `model.onnx` into `into`. Raises ExportError; PluginError without tf2onnx."""
         _require("onnx")
         from mlserve_onnxruntime import exporter
 
@@ -51,14 +51,14 @@ class OnnxRuntimeBackend(Backend):
         return exporter.write_tensorflow(model, into / MODEL_FILE)
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
-        """Any ONNX file, run by ONNX Runtime in this process. Raises ModelLoadFailed."""
+        """Load any ONNX file into ONNX Runtime in this process. Raises ModelLoadFailed."""
         file = _model_file(artifact.path)
         from mlserve_onnxruntime.runner import load_runner
 
         return load_runner(artifact, file, options)
 
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
-        """The steps of the Python pipeline around an exported model. Raises ModelLoadFailed."""
+        """Return the Python pipeline steps around an exported model. Raises ModelLoadFailed."""
         file = _model_file(artifact.path)
         from mlserve_onnxruntime.runner import load_steps
 
@@ -75,7 +75,7 @@ def _require(*modules: str) -> None:
 
 
 def _model_file(folder: Path) -> Path:
-    """`model.onnx`, or the only ONNX file that there is. Raises ModelLoadFailed."""
+    """Return `model.onnx`, or the folder's only ONNX file. Raises ModelLoadFailed."""
     if (folder / MODEL_FILE).is_file():
         return folder / MODEL_FILE
     files = sorted(folder.glob("*.onnx"))
@@ -104,7 +104,7 @@ class OnnxSource(ModelSource):
         return _is_onnx(request.weights_path)
 
     def open(self, request: ModelRequest, progress: Progress) -> Classifier:
-        """The model in the file: its input read from the file, its output probed."""
+        """Open the model: its input is read from the file, its output is probed."""
         path = request.weights_path
         if path is None:
             raise ValueError("an ONNX source was asked to open a request without a file")
@@ -119,4 +119,4 @@ def _is_onnx(path: Path | None) -> bool:
 
 def _first_use(tensorflow: Any) -> None:
     tensorflow.get_logger().setLevel("ERROR")
-    tensorflow.constant(0)  # finds the devices, which is when the last notes are written
+    tensorflow.constant(0)  # finds the devices, which triggers the last log messages

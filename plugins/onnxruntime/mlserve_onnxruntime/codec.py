@@ -1,6 +1,6 @@
-"""Pillow's codecs, fed in pieces: the deadline is looked at between them, and no copy is whole.
+"""Drive Pillow's codecs in pieces: the deadline is checked in between, and nothing is copied whole.
 
-The codecs alone: Pillow's own readers of headers refuse files that libjpeg and libpng take.
+Only the codecs are used: Pillow's own header readers refuse files that libjpeg and libpng accept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlserve.images import ImageCost, ImageLimits, Problem
 
 
 class Refused(Exception):
-    """An image that is not taken; `text` says why in the words of `mlserve.images`."""
+    """A refused image; `text` gives the reason in the words of `mlserve.images`."""
 
     def __init__(self, problem: Problem, detail: str = "") -> None:
         super().__init__(problem.text + detail)
@@ -24,7 +24,7 @@ class Refused(Exception):
 
 
 def require_within(cost: ImageCost, limits: ImageLimits) -> None:
-    """Raises Refused for a header without a valid size, and for an image over one of the limits."""
+    """Raise Refused for a header without a valid size, or an image over a limit."""
     if cost.width <= 0 or cost.height <= 0:
         raise Refused(Problem.NO_SIZE)
     excess = cost.excess(limits)
@@ -34,7 +34,7 @@ def require_within(cost: ImageCost, limits: ImageLimits) -> None:
 
 _DECODING = "decoding an image"
 _STRIP = 2**20
-"""The pixels that are converted at a time."""
+"""The pixels converted at a time."""
 
 Pixels = np.ndarray[Any, Any]
 
@@ -47,9 +47,9 @@ def decoded(
     pieces: Iterable[bytes | bytearray | memoryview],
     deadline: Deadline | None,
 ) -> Image.Image:
-    """The image that the codec makes of the pieces; what it has not used of one, it gets again.
+    """Decode the pieces; a piece not fully consumed is passed again from where the codec stopped.
 
-    Raises Refused when it fails or wants more, and DeadlineExceeded.
+    Raises Refused when the codec fails or needs more data, and DeadlineExceeded.
     """
     image = Image.new(mode, size)
     decoder = Image._getdecoder(mode, codec, tuple(arguments))  # noqa: SLF001 - as frombytes does
@@ -70,7 +70,7 @@ def decoded(
 def in_strips(
     image: Image.Image, convert: Callable[[Image.Image], Pixels], deadline: Deadline | None
 ) -> Pixels:
-    """uint8[height, width, 3]: the image converted, some rows at a time."""
+    """Convert the image to uint8[height, width, 3], some rows at a time."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, _STRIP // width)
@@ -82,6 +82,6 @@ def in_strips(
 
 
 def require_time(deadline: Deadline | None) -> None:
-    """Raises DeadlineExceeded when the deadline has passed."""
+    """Raise DeadlineExceeded if the deadline has passed."""
     if deadline is not None:
         deadline.require(_DECODING)

@@ -1,4 +1,4 @@
-"""Writes a classifier as `model.onnx`: the float tensors only, the pipeline is in the manifest."""
+"""Write a classifier as `model.onnx`: the float model only, as the pipeline is in the manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlserve_onnxruntime.runner import image_signatures
 from mlserve_onnxruntime.sessions import Sessions, plain
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # its own affair: what it uses of numpy and of protobuf
+    warnings.simplefilter("ignore")  # its own use of numpy and protobuf
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -32,13 +32,13 @@ _LOGITS = (Activation.SOFTMAX, Activation.SIGMOID)
 
 
 def converted(model: Classifier) -> tuple[Any, Any]:
-    """The ONNX model (a ModelProto), and the TensorFlow function that it was made from.
+    """Return the ONNX model (a ModelProto) and the TensorFlow function that it was made from.
 
-    It takes `images` float32[N, height, width, 3] and gives `logits` or `scores` float32[N, units].
-    Raises ExportError when an operation has no counterpart in ONNX.
+    It maps `images` float32[N, height, width, 3] to `logits` or `scores` float32[N, units]. Raises
+    ExportError when an operation has no counterpart in ONNX.
     """
     function = _function(model)
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # the error says it
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # the error below covers it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -71,10 +71,10 @@ def _function(model: Classifier) -> Any:
 
 
 def _frozen(function: Any) -> Any:
-    """The same function with all that it captures as constants of its graph.
+    """Return the function with everything it captures turned into constants of its graph.
 
-    tf2onnx makes inputs of what it captures besides variables, such as the mean that
-    `keras.applications.*.preprocess_input` takes off.
+    tf2onnx turns captures other than variables into inputs, such as the mean that
+    `keras.applications.*.preprocess_input` subtracts.
     """
     concrete = function.get_concrete_function()
     constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
@@ -87,22 +87,22 @@ def _frozen(function: Any) -> Any:
 
 
 def seeded_images(model: Classifier) -> np.ndarray[Any, Any]:
-    """float32[2, height, width, 3]: the same noise every time, in the model's own range."""
+    """Return float32[2, height, width, 3]: reproducible noise in the model's own range."""
     pipeline = model.pipeline
     pixels = np.random.default_rng(0).uniform(0, 255, (2, pipeline.height, pipeline.width, 3))
     return (pixels * pipeline.scale + pipeline.offset).astype(np.float32)
 
 
 TOLERANCE = 1e-4
-"""How far the outputs may be from TensorFlow's, relative to the largest of them."""
+"""The allowed difference from TensorFlow's outputs, relative to the largest of them."""
 _LARGEST = 2**31 - 1
-"""The bytes that a protobuf message, and so one ONNX file, can have."""
+"""The maximum bytes of a protobuf message, and so of one ONNX file."""
 
 _NOT_OURS = "export it for --backend tfserving"
 
 
 def write_tensorflow(model: Classifier, file: Path) -> Sequence[Signature]:
-    """Converts the model, writes it, and has it answer as TensorFlow does; its signatures.
+    """Convert the model, write it, and check it against TensorFlow; return its signatures.
 
     Raises ExportError when it cannot be converted or gives other numbers.
     """
@@ -113,7 +113,7 @@ def write_tensorflow(model: Classifier, file: Path) -> Sequence[Signature]:
 
 
 def write_onnx_file(model: Classifier, file: Path) -> Sequence[Signature]:
-    """Writes the user's own ONNX file, with the weights that lie beside it; its signatures.
+    """Write the user's own ONNX file, including the weights beside it; return its signatures.
 
     Raises ExportError for a file that breaks the rules of ONNX.
     """

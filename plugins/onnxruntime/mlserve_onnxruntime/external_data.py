@@ -1,8 +1,8 @@
-"""Weights in files beside an ONNX file, also where those are links, as model hubs lay them.
+"""Weights in files beside an ONNX file, including symbolic links, which model hubs' caches use.
 
-`onnx` refuses every link, and ONNX Runtime those that lead out of the model's folder. A link that
-stands in the folder was put there by whoever laid the folder, as a hub's cache does; what must not
-be followed is a path in the model file that leads out of it, and neither is here.
+`onnx` refuses every link, and ONNX Runtime those that lead out of the model's folder. A link in the
+folder was created by its owner, such as a hub's cache, and is trusted; a path inside the model file
+that leads out of the folder is not, and is never followed here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MODEL_SUFFIX = ".onnx"
 
 
 def whole_model(path: Path) -> Any:
-    """The `onnx.ModelProto` in that file with all its weights in it. Raises ExportError."""
+    """Return the `onnx.ModelProto` in that file including all its weights. Raises ExportError."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
@@ -27,7 +27,7 @@ def whole_model(path: Path) -> Any:
 
 
 def fill_weights(message: Any, folder: Path) -> None:
-    """Brings the weights that lie in files of `folder` into the message. Raises ExportError."""
+    """Load the weights from files in `folder` into the message. Raises ExportError."""
     for tensor in _tensors(message):
         if tensor.data_location == tensor.EXTERNAL:
             told = {entry.key: entry.value for entry in tensor.external_data}
@@ -37,7 +37,7 @@ def fill_weights(message: Any, folder: Path) -> None:
 
 
 def linked_files(folder: Path) -> dict[str, mmap.mmap]:
-    """The files in `folder` that are not models, by their path in it, if any of them is a link.
+    """Map the files in `folder` other than models, by relative path; empty if none is a link.
 
     They are mapped, not read. Files that cannot be mapped, such as empty ones, are left out.
     """
@@ -48,7 +48,7 @@ def linked_files(folder: Path) -> dict[str, mmap.mmap]:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every TensorProto in a protobuf message, however deep: in subgraphs and attributes too."""
+    """Yield every TensorProto in a message at any depth, including subgraphs and attributes."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message
         return
@@ -88,4 +88,4 @@ def _map(path: Path) -> mmap.mmap | None:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):
-        return None  # the loader will name it, if the model needs it
+        return None  # the loader names it if the model needs it

@@ -1,8 +1,8 @@
-"""From what a request sends as an image to its pixels: base64, header checks, decoding, EXIF.
+"""Turn the image of a request into pixels: base64, header checks, decoding, EXIF.
 
-Everything that can be told about an image before its decoder runs is checked first, in the order
-and the words of `mlserve.images`. EXIF data are a small TIFF file (Exif 2.32, section 4.6.2); what
-cannot be read turns nothing, as in image viewers.
+Everything that can be known before the decoder runs is checked first, in the order and the words of
+`mlserve.images`. EXIF data are a small TIFF file (Exif 2.32, section 4.6.2); as in image viewers,
+unreadable data are ignored.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _TURNS: Mapping[int, Callable[[Pixels], Pixels]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
-"""What brings an image upright, by its orientation; 1 is upright already."""
+"""The transformations that bring an image upright, by orientation; 1 is upright already."""
 
 
 def upright(pixels: Pixels, file: bytes) -> Pixels:
-    """The pixels of that JPEG or PNG file, turned and mirrored as its EXIF data say."""
+    """Turn and mirror the pixels of that JPEG or PNG file as its EXIF data say."""
     turn = _TURNS.get(_orientation(_exif_of(file)))
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
@@ -74,7 +74,7 @@ def _exif_of_png(png: bytes) -> bytes:
 
 
 def _orientation(tiff: bytes) -> int:
-    """The orientation in the first directory, 1 to 8; 1 where there is none that can be read."""
+    """Return the orientation in the first directory, 1 to 8; 1 if it cannot be read."""
     order = _ORDERS.get(tiff[:4])
     if order is None:
         return 1
@@ -86,7 +86,7 @@ def _orientation(tiff: bytes) -> int:
             tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
             if tag == _ORIENTATION:
                 return int(value) if kind == _SHORT else 1
-    except struct.error:  # cut short
+    except struct.error:  # truncated
         return 1
     return 1
 
@@ -104,10 +104,10 @@ def decoded_image(
     exif: Exif = Exif.IGNORE,
     deadline: Deadline | None = None,
 ) -> np.ndarray[Any, Any]:
-    """uint8[height, width, 3] of an image file or its base64 text, in its own size, RGB.
+    """Decode an image file or its base64 text to uint8[height, width, 3], in its own size, RGB.
 
     Raises Refused for anything but a whole JPEG or PNG within the limits, and DeadlineExceeded
-    while it decodes; a JPEG of one scan is decoded to its end, a second for 100 megapixels.
+    while it decodes. A JPEG of one scan cannot be interrupted: 100 megapixels take a second.
     """
     data = value if _is_image(value) else _from_base64(value)
     decode = decode_jpeg if data.startswith(JPEG_MAGIC) else decode_png
@@ -120,7 +120,7 @@ def _is_image(data: bytes) -> bool:
 
 
 def _from_base64(value: bytes) -> bytes:
-    """The image file that the text stands for: either alphabet, with or without padding."""
+    """Decode the base64 text of an image file: either alphabet, with or without padding."""
     if not value:
         raise Refused(Problem.EMPTY)
     text = value.translate(None, _WHITE_SPACE)

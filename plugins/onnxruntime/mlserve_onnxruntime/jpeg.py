@@ -1,14 +1,14 @@
-"""Decodes JPEG as TensorFlow's `decode_jpeg(dct_method="INTEGER_ACCURATE")` does, bit for bit.
+"""Decode JPEG as TensorFlow's `decode_jpeg(dct_method="INTEGER_ACCURATE")` does, bit for bit.
 
-libjpeg-turbo gives the same bytes wherever it is built in. simplejpeg writes them straight into an
-array and is the fastest, but it refuses what libjpeg only warns of (a wrong bit in the middle),
-which TensorFlow takes, and it cannot be stopped. Those files, CMYK, and large ones of several scans
-go to Pillow's decoder, which reads a file as TensorFlow does: as far as it goes, without an end put
-in for a missing one. A progressive file that lacks scans is refused, where TensorFlow takes it:
-each version of libjpeg-turbo makes other pixels of it.
+Every build of libjpeg-turbo gives the same bytes. simplejpeg writes them straight into an array and
+is the fastest, but it cannot be interrupted, and it refuses what libjpeg only warns about (a wrong
+bit in the middle) and TensorFlow accepts. Those files, CMYK, and large ones of several scans go to
+Pillow's decoder, which reads a file as TensorFlow does: as far as it goes, without inserting a
+missing end marker. A progressive file that lacks scans is refused, although TensorFlow accepts it:
+its pixels differ between versions of libjpeg-turbo.
 
-The segments are read here only for what TensorFlow's reading depends on and Pillow does not tell.
-Markers are those of ITU-T T.81, table B.1.
+Segments are parsed here only where TensorFlow's reading depends on something Pillow does not
+report. Markers are those of ITU-T T.81, table B.1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mlserve.images import SCAN, ImageLimits, Problem, jpeg_cost
 from mlserve_onnxruntime.codec import Refused, decoded, in_strips, require_within
 
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
-"""The start of a segment, or the end: not an escaped byte, a reserved one, a restart or a start."""
+"""Matches the start of a segment, or the end: not an escaped or reserved byte, RSTn or SOI."""
 _EOI, _SOS, _ADOBE = 0xD9, 0xDA, 0xEE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC9))
@@ -34,24 +34,24 @@ _PROGRESSIVE = frozenset((0xC2, 0xCA))
 _UNKNOWN = _FRAMES - _SEQUENTIAL - _PROGRESSIVE
 """Frames that TensorFlow's libjpeg refuses at their marker: lossless and hierarchical ones."""
 _READ_WHOLE = _FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDD}
-"""Segments that libjpeg reads byte by byte to their end; it skips to the end of the others."""
+"""Segments that libjpeg reads byte by byte; it skips to the end of the others."""
 _READ_IN_PART = {0xE0: 14, _ADOBE: 14}
-"""Segments of which libjpeg reads so many bytes before it skips the rest (jdmarker.c)."""
+"""Segments of which libjpeg reads this many bytes before skipping the rest (jdmarker.c)."""
 _ADOBE_BYTES = 12
 _FRAME_BYTES = 6
 _BYTES_OF_COMPONENT = 3
 _SCAN_BYTES = 6
 _SMOOTHED = 10
-"""The coefficients of a block that decide about smoothing (SAVED_COEFS in jdcoefct.h)."""
+"""The coefficients of a block that decide on smoothing (SAVED_COEFS in jdcoefct.h)."""
 _MOST = 4096
 _FIRST_OF_FRAME = 8
-"""The bytes of a frame's segment that libjpeg reads before it says that it is the second one."""
+"""The bytes of a frame's segment that libjpeg reads before it rejects a second frame."""
 
 
 class Segment(NamedTuple):
-    """A marker in a file: its second byte, where it stands, and where its segment ends.
+    """A marker in a file: its second byte, its position, and the end of its segment.
 
-    `start` is behind the marker. `end` may lie behind the end of the file.
+    `start` is just after the marker. `end` may lie beyond the end of the file.
     """
 
     marker: int
@@ -61,10 +61,10 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the header says: the size, the number of components, and how they are coded.
+    """The frame header: the size, the number of components, and their coding.
 
-    `is_read_at_once` says that all components are in one scan, not progressive, so that rows come
-    out while the file is read; else the whole file is read first.
+    `is_read_at_once` means that all components are in one scan, not progressive, so that rows come
+    out while the file is read; otherwise the whole file is read first.
     """
 
     width: int
@@ -75,7 +75,7 @@ class Frame:
 
 
 def frame_of(data: bytes) -> Frame | None:
-    """What the header of a JPEG says; None where libjpeg finds none that it knows."""
+    """Parse the frame header of a JPEG; None if libjpeg finds none that it supports."""
     frame, coding = b"", 0
     for segment in segments(data):
         if segment.marker in _FRAMES and not frame:
@@ -92,7 +92,7 @@ def frame_of(data: bytes) -> Frame | None:
 
 
 def has_adobe(data: bytes, frame: Frame) -> bool:
-    """Whether Adobe's segment is read before the rows come out: CMYK is then turned round."""
+    """Return whether the Adobe segment is read before any row: CMYK is then inverted."""
     for segment in segments(data):
         content = data[segment.start + 2 : segment.end]
         if segment.marker == _ADOBE and len(content) >= _ADOBE_BYTES and content[:5] == b"Adobe":
@@ -103,12 +103,12 @@ def has_adobe(data: bytes, frame: Frame) -> bool:
 
 
 def readable(data: bytes) -> bytes | None:
-    """The file as far as TensorFlow reads it when its rows come out at once; None if it fails.
+    """Return the file as far as TensorFlow reads it when rows come out at once; None if it fails.
 
-    The rows are there by then, and what follows them is read for the end marker. TensorFlow fails
-    when it needs bytes behind the last one, but is content when the file ends within a segment that
-    it has begun to read. A second frame that is cut short is left away, as later libjpegs refuse it
-    at its first byte.
+    By then all rows are decoded, and the rest is read only for the end marker. TensorFlow fails
+    when it needs bytes beyond the last one, but accepts a file that ends within a segment it has
+    begun to read. A truncated second frame is cut off, as later libjpegs reject it at its first
+    byte.
     """
     for segment in segments(data):
         there, length = len(data) - segment.start, segment.end - segment.start
@@ -128,9 +128,9 @@ def readable(data: bytes) -> bytes | None:
 
 
 def lacks_scans(data: bytes) -> bool:
-    """Whether a progressive JPEG that can be decoded is short of what its first coefficients need.
+    """Return whether a decodable progressive JPEG lacks scans that refine its first coefficients.
 
-    libjpeg smooths the blocks of such a file, its versions each in their own way.
+    libjpeg smooths the blocks of such a file, each version in its own way.
     """
     unknown: set[tuple[int, int]] = set()
     for segment in segments(data):
@@ -141,15 +141,15 @@ def lacks_scans(data: bytes) -> bool:
         elif segment.marker == _SOS and len(content) >= _SCAN_BYTES:
             listed, (first, last, bits) = content[1:-3:2], content[-3:]
             known = {(part, place) for part in listed for place in range(first, last + 1)}
-            # The lower half of `bits` is the number of lower bits that are still to come.
+            # The lower half of `bits` is the number of low bits still to come.
             unknown = unknown | known if bits & 0x0F else unknown - known
     return bool(unknown)
 
 
 def segments(data: bytes) -> Iterator[Segment]:
-    """Each marker that begins a segment, up to the end marker, which is the last one given.
+    """Yield each marker that begins a segment, up to and including the end marker.
 
-    Raises Refused for more than any real file has: a file of markers is minutes of work.
+    Raises Refused for more than any real file has: a file of nothing but markers takes minutes.
     """
     found, count = _MARKER.search(data, 2), 0
     while found is not None:
@@ -164,14 +164,14 @@ def segments(data: bytes) -> Iterator[Segment]:
 
 _CMYK = 4
 _SHORT_WORK = 2**26
-"""Bytes of work that are done at once, a quarter of a second; beyond, the deadline is looked at."""
+"""Work done without a deadline check, in bytes: a quarter of a second."""
 _PIECE = 2**16
 
 Pixels = np.ndarray[Any, Any]
 
 
 def decode_jpeg(data: bytes, limits: ImageLimits, deadline: Deadline | None = None) -> Pixels:
-    """uint8[height, width, 3]. Raises Refused and DeadlineExceeded."""
+    """Decode to uint8[height, width, 3]. Raises Refused and DeadlineExceeded."""
     frame = frame_of(data)
     if frame is None or not frame.width or not frame.height:
         raise Refused(Problem.DAMAGED)
@@ -183,7 +183,7 @@ def decode_jpeg(data: bytes, limits: ImageLimits, deadline: Deadline | None = No
     if frame.components != _CMYK and not is_long:
         try:
             pixels: Pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
-        except (ValueError, KeyError):  # KeyError: a subsampling that it has no name for
+        except (ValueError, KeyError):  # KeyError: a subsampling it does not know
             return _with_pillow(data, frame, deadline)
         return pixels
     return _with_pillow(data, frame, deadline)
@@ -196,8 +196,8 @@ def _with_pillow(data: bytes, frame: Frame, deadline: Deadline | None) -> Pixels
     is_cmyk = frame.components == _CMYK
     mode = "CMYK" if is_cmyk else "RGB"
     size = (frame.width, frame.height)
-    # Rows that come out at once are all there before the end of the file has been read: what is
-    # wrong with that end is only found while the codec has it.
+    # With `is_read_at_once`, all rows are out before the end of the file has been read: errors in
+    # that end appear only while the codec has it.
     pieces = [whole] if frame.is_read_at_once else _pieces(whole)
     image = decoded("jpeg", mode, size, (mode, ""), pieces, deadline)
     if not is_cmyk:
@@ -209,7 +209,7 @@ def _with_pillow(data: bytes, frame: Frame, deadline: Deadline | None) -> Pixels
 
 
 def _pieces(data: bytes) -> Iterator[memoryview]:
-    """The file, cut where a scan begins, and where a piece gets long.
+    """Yield the file in pieces, cut at the start of each scan and where a piece gets long.
 
     A JPEG of several scans is read to its end before its rows come out.
     """
@@ -222,7 +222,7 @@ def _pieces(data: bytes) -> Iterator[memoryview]:
 
 
 def _rgb_of_cmyk(stored: Pixels, *, is_light: bool) -> Pixels:
-    """TensorFlow's conversion, which rounds down; Adobe stores light in place of ink."""
+    """Convert as TensorFlow does, rounding down; Adobe stores inverted CMYK."""
     light = stored if is_light else 255 - stored
     product = light[:, :, :3].astype(np.uint16) * light[:, :, 3:]
     rgb: Pixels = (product // 255).astype(np.uint8)

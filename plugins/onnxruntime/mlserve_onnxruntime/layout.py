@@ -1,4 +1,4 @@
-"""The input of an image classifier in an ONNX file: its name, the order of its axes, its sizes."""
+"""The input of an image classifier in an ONNX file: its name, axis order and sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RANK = 4
 
 
 class Layout(Enum):
-    """Where the colours are: behind the pixels (NHWC) or in front of them (NCHW)."""
+    """The position of the colour axis: last (NHWC) or before the pixels (NCHW)."""
 
     NHWC = "NHWC"
     NCHW = "NCHW"
@@ -22,7 +22,7 @@ class Layout(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """The one input of a classifier. A size that the file leaves open is None."""
+    """A classifier's only input. Sizes that the file leaves open are None."""
 
     name: str
     layout: Layout
@@ -32,7 +32,7 @@ class ImageInput:
 
     @classmethod
     def from_tensor(cls, tensor: Any) -> ImageInput:
-        """Reads an input as ONNX Runtime describes it. Raises ValueError for other than images."""
+        """Read an input as ONNX Runtime describes it. Raises ValueError for other than images."""
         readings = [
             image for image in cls.readings(tensor) if image.sizes_of(tensor)[-1] is not None
         ]
@@ -42,9 +42,9 @@ class ImageInput:
 
     @classmethod
     def readings(cls, tensor: Any) -> list[ImageInput]:
-        """The layouts that an input can have: its colours are 3, or left open.
+        """Return the layouts that an input can have: its colour axis is 3, or left open.
 
-        One that says 3 comes before one that leaves it open.
+        One with a 3 comes before one that leaves it open.
         """
         sizes = open_sizes(tensor.shape)
         if tensor.type != "tensor(float)" or sizes is None or len(sizes) != _RANK:
@@ -58,21 +58,21 @@ class ImageInput:
         return [image for colours, image in sorted(found, key=lambda pair: pair[0] is None)]
 
     def sizes_of(self, tensor: Any) -> tuple[int | None, int | None, int | None]:
-        """Height, width and colours of an input in this layout; None for an open one."""
+        """Return height, width and colours of an input in this layout; None for open ones."""
         _, first, middle, last = open_sizes(tensor.shape) or (None,) * _RANK
         return (first, middle, last) if self.layout is Layout.NHWC else (middle, last, first)
 
     def arranged(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """float32[N, height, width, 3] in the layout of the model."""
+        """Rearrange float32[N, height, width, 3] into the model's layout."""
         if self.layout is Layout.NHWC:
             return images
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def open_sizes(shape: Sequence[Any]) -> tuple[int | None, ...] | None:
-    """A shape with None for each open size, which has a name or no value in the file.
+    """Return a shape with None for each open size, which has a name or no value in the file.
 
-    None for an unknown rank, which ONNX Runtime does not tell from a scalar.
+    Returns None for an unknown rank, which ONNX Runtime does not distinguish from a scalar.
     """
     if not shape:
         return None
@@ -80,7 +80,7 @@ def open_sizes(shape: Sequence[Any]) -> tuple[int | None, ...] | None:
 
 
 def described(tensor: Any) -> str:
-    """An input or output for a message: `images float[N,224,224,3]`."""
+    """Format an input or output for a message: `images float[N,224,224,3]`."""
     kind = tensor.type.removeprefix("tensor(").removesuffix(")")
     sizes = ",".join("?" if size is None else str(size) for size in tensor.shape)
     return f"{tensor.name} {kind}[{sizes}]"

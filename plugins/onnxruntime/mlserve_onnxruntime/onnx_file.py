@@ -1,4 +1,4 @@
-"""Reads an image classifier's interface and its graph out of a user's own ONNX file."""
+"""Read the interface and graph of an image classifier from the user's own ONNX file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _OPS = by_name(
 
 
 def graph_of(path: Path, image: ImageInput, output: str, size: tuple[int, int]) -> Graph:
-    """The model in that file, whose image input and output are known."""
+    """Return the graph of the model in that file, whose image input and output are known."""
     model = onnx.load(str(path), load_external_data=False)
     constants = dict(_constants(model.graph))
     return Graph(
@@ -93,7 +93,7 @@ def _node(node: Any, constants: dict[str, Bounds]) -> Node:
 
 
 def _clip_bounds(node: Any, attributes: dict[str, Any], constants: dict[str, Bounds]) -> Bounds:
-    """Its limits: inputs from opset 11 on, attributes before."""
+    """Return its limits: inputs from opset 11 on, attributes before."""
     low, high = (
         constants.get(node.input[at], ANYTHING) if len(node.input) > at else ANYTHING
         for at in (1, 2)
@@ -118,14 +118,14 @@ def _fetch(
                 part.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
             return session.run([name], {image.name: pixels})[0]
-        except LOAD_ERRORS:  # a part that cannot be run alone says nothing
+        except LOAD_ERRORS:  # a part that cannot run alone proves nothing
             return np.full(1, np.nan, np.float32)
 
     return fetch
 
 
 def _part(model: Any, image: str, tensor: str) -> Any:
-    """The model up to that tensor: the nodes that it needs, and their constants."""
+    """Return the model up to that tensor: the required nodes and their constants."""
     nodes, needed = [], {tensor}
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
@@ -151,7 +151,7 @@ _ONE_IMAGE_IN = "export a classifier that takes one float32 image batch and give
 
 
 def network_of_file(path: Path, request: ModelRequest) -> Network:
-    """The classifier in that file, measured. Raises ExportError when it is none."""
+    """Measure the classifier in that file. Raises ExportError if it is not a classifier."""
     sessions = _opened(path)
     tensor = _only(path, "inputs", sessions.inputs)
     output = _only(path, "outputs", sessions.outputs)
@@ -208,7 +208,7 @@ def _caller(sessions: Sessions, image: ImageInput, output: str) -> Callable[[Arr
 def _image_input(
     path: Path, tensor: Any, sessions: Sessions, request: ModelRequest
 ) -> tuple[ImageInput, Fact]:
-    """The input in the layout that the user gave, or that the file or a run tells."""
+    """Return the input in the layout given by the user, the file or a test run."""
     wanted = None if request.layout is None else Layout(request.layout.upper())
     readings = ImageInput.readings(tensor)
     fitting = [image for image in readings if wanted in (None, image.layout)]
@@ -247,7 +247,7 @@ def _layout_that_runs(
         black = np.zeros((1, *size, RGB), np.float32)
         try:
             sessions.run([output.name], {image.name: image.arranged(black)}, None)
-        except MlserveError:  # not this one
+        except MlserveError:  # not this layout
             continue
         running.append(image)
     if len(running) == 1:
@@ -279,13 +279,13 @@ def _size(path: Path, image: ImageInput, request: ModelRequest) -> tuple[int, in
 
 
 def _with_sizes(path: Path, image: ImageInput, size: tuple[int, int]) -> Any:
-    """The model with the sizes of its input filled in, so that a server reads them there."""
+    """Return the model with its input sizes filled in, so that a server can read them."""
     model = whole_model(path)
     (tensor,) = [item for item in model.graph.input if item.name == image.name]
     sizes = (*size, RGB) if image.layout is Layout.NHWC else (RGB, *size)
     for dimension, length in zip(tensor.type.tensor_type.shape.dim[1:], sizes, strict=True):
         dimension.dim_value = length
-    del model.graph.value_info[:]  # they were made for the open sizes
+    del model.graph.value_info[:]  # computed for the open sizes
     return model
 
 
@@ -306,5 +306,5 @@ def _only(path: Path, kind: str, tensors: Sequence[Any]) -> Any:
 
 
 def _digest(path: Path) -> str:
-    """`sha256:<hex>` of the model with the weights that lie beside its file."""
+    """Return `sha256:<hex>` of the model including the weights beside its file."""
     return digest_of(whole_model(path).SerializeToString(deterministic=True))

@@ -1,11 +1,11 @@
-"""Decodes PNG as TensorFlow does: 16 bits cut to the upper 8, alpha dropped, grey repeated.
+"""Decode PNG as TensorFlow does: 16 bits cut to the upper 8, alpha dropped, grey repeated.
 
-The file is read here, chunk by chunk, by the rules of libpng, which TensorFlow uses; what the rows
-are made of is left to Pillow's codec. Pillow's own reader takes files that libpng refuses, and
-leaves rows black that are not there.
+The file is parsed here, chunk by chunk, by the rules of libpng, which TensorFlow uses; only the
+rows are left to Pillow's codec. Pillow's own reader accepts files that libpng refuses, and leaves
+missing rows black.
 
-Chunks beside the image may be damaged as they like. Section numbers are those of the PNG
-specification, third edition; what goes beyond it is libpng's (pngrutil.c, pngread.c).
+Chunks other than the image's may be damaged. Section numbers are those of the PNG specification,
+third edition; behaviour beyond it is libpng's (pngrutil.c, pngread.c).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from mlserve.images import (
 from mlserve_onnxruntime.codec import Refused, decoded, in_strips, require_within
 
 _FRAME = 12
-"""Length (4), kind (4), then the content and its checksum (4)."""
+"""Length (4) and kind (4) before the content, checksum (4) after it."""
 _HEADER_BYTES = 13
 _LARGEST_SIDE = 1_000_000
 """libpng's own limit (PNG_USER_WIDTH_MAX, PNG_USER_HEIGHT_MAX)."""
 _LARGEST_LENGTH = 2**31 - 1
 _KIND = re.compile(rb"[A-Za-z]{4}")
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-"""The bits that a sample may have, by colour type (section 11.2.1)."""
+"""The valid bits of a sample, by colour type (section 11.2.1)."""
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _GREY, _PALETTE = frozenset((0, 4)), 3
 _COLOURS = 3 * 256
@@ -53,7 +53,7 @@ _ADAM7 = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fields of IHDR; only the size has been looked at."""
+    """The fields of IHDR; only the size has been checked."""
 
     width: int
     height: int
@@ -64,7 +64,7 @@ class Header:
     interlaced: int
 
     def is_valid(self) -> bool:
-        """Whether libpng takes an image of this kind and size."""
+        """Return whether libpng accepts an image of this kind and size."""
         return (
             self.depth in _DEPTHS.get(self.colour, ())
             and max(self.width, self.height) <= _LARGEST_SIDE
@@ -73,7 +73,7 @@ class Header:
         )
 
     def passes(self) -> Iterator[tuple[int, int]]:
-        """The bytes of a row with its filter, and the number of rows, of each pass with pixels."""
+        """Yield, for each pass with pixels, the bytes of a row with its filter, and the rows."""
         bits = self.depth * _SAMPLES[self.colour]
         for left, top, across, down in _ADAM7 if self.interlaced else ((0, 0, 1, 1),):
             columns = -((left - self.width) // across)
@@ -84,14 +84,14 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class PngParts:
-    """What the image is made of: the contents of its IDAT chunks, and 256 colours or none."""
+    """The contents of an image's IDAT chunks, and its palette of 256 colours or none."""
 
     data: Sequence[memoryview]
     palette: bytes
 
 
 def header_of(png: bytes) -> Header:
-    """The header, which has to be the first chunk. Raises Refused for a file without one."""
+    """Parse the header, which must be the first chunk. Raises Refused if it is missing."""
     if png.startswith(PNG_OF_APPLE):
         raise Refused(Problem.OF_APPLE)
     if not png.startswith(PNG_START) or len(png) < PNG_HEADER_BYTES:
@@ -101,7 +101,7 @@ def header_of(png: bytes) -> Header:
 
 
 def parts_of(png: bytes, header: Header) -> PngParts:
-    """The chunks of a whole file that the image is made of. Raises Refused for any other file."""
+    """Return the chunks of a complete file that make up the image. Raises Refused."""
     data: list[memoryview] = []
     palette = None
     is_over = False
@@ -124,9 +124,9 @@ def parts_of(png: bytes, header: Header) -> PngParts:
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """The kind and content of each chunk up to IEND.
+    """Yield the kind and content of each chunk up to IEND.
 
-    Raises Refused for a file that is cut short, and for one with a wrong checksum in the image.
+    Raises Refused for a truncated file, and for a wrong checksum in the image.
     """
     view, at, kind = memoryview(png), len(PNG_MAGIC), b""
     while kind != b"IEND":
@@ -143,7 +143,7 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _colours(palette: memoryview | None, header: Header) -> bytes:
-    """256 colours of three bytes: black where the palette ends, as in libpng."""
+    """Return 256 colours of three bytes: black beyond the palette's end, as in libpng."""
     if header.colour != _PALETTE:
         _require(header.colour in _GREY or palette is None or len(palette) > 0)
         return b""
@@ -159,17 +159,17 @@ def _require(is_so: bool) -> None:
 _READ = 8192
 """The bytes of compressed data that libpng reads at a time."""
 _AHEAD = 1024
-"""How far libpng looks behind the last row for the end of the stream."""
+"""How far libpng looks past the last row for the end of the stream."""
 _FULL_WINDOW = 7
-"""The size of zlib's window that a stream's first byte says: 7 is the largest, 32 KiB."""
+"""The zlib window size in a stream's first byte: 7 is the largest, 32 KiB."""
 _STORED_START, _STORED = b"\x78\x01", struct.Struct("<BHH")
-"""A zlib stream of stored blocks: how it starts, and the head of a block (RFC 1950, RFC 1951)."""
+"""A zlib stream of stored blocks: its start, and a block header (RFC 1950, RFC 1951)."""
 _LARGEST_BLOCK = 2**16 - 1
 _STEP = 2**16
 _LAST = 4096
 """More bytes than zlib can give without reading on."""
 _ROWS_ALONE = 100_000
-"""As many rows are unpacked one by one, as libpng does, where that makes a difference."""
+"""The rows at most unpacked one by one, as libpng does, where that makes a difference."""
 _MODES = {
     (1, 0): ("1", "1"),
     (2, 0): ("L", "L;2"),
@@ -187,22 +187,22 @@ _MODES = {
     (8, 6): ("RGBA", "RGBA"),
     (16, 6): ("RGBA", "RGBA;16B"),
 }
-"""Pillow's mode of an image and of its rows, by bit depth and colour type."""
+"""Pillow's modes of an image and of its rows, by bit depth and colour type."""
 
 Pixels = np.ndarray[Any, Any]
 
 
 def decode_png(data: bytes, limits: ImageLimits, deadline: Deadline | None = None) -> Pixels:
-    """uint8[height, width, 3]. Raises Refused and DeadlineExceeded."""
+    """Decode to uint8[height, width, 3]. Raises Refused and DeadlineExceeded."""
     header = header_of(data)
     size = (header.width, header.height)
     require_within(png_cost(data, *size, header.depth, header.colour), limits)
     parts = parts_of(data, header)
     mode, rows = _MODES[header.depth, header.colour]
-    # The codec wants a stream: the rows are wrapped again, without compression.
+    # The codec expects a zlib stream, so the rows are wrapped again, uncompressed.
     packed = _rows(header, parts.data)
     image = decoded("zip", mode, size, (rows, header.interlaced), packed, deadline)
-    for _ in packed:  # nothing more is in it, but the end of the stream is looked at there
+    for _ in packed:  # yields nothing more, but checks the end of the stream
         pass
     if mode == "P":
         image.putpalette(parts.palette)
@@ -218,7 +218,7 @@ def _rgb_of_grey(image: Image.Image) -> Pixels:
 
 
 def _rows(header: Header, data: Sequence[memoryview]) -> Iterator[bytes]:
-    """A zlib stream of the filtered rows, without compression and without its end, in pieces.
+    """Yield the filtered rows as an uncompressed zlib stream without its end, in pieces.
 
     Raises Refused where libpng does: for a stream that is damaged, or ends before the rows do.
     """
@@ -241,10 +241,10 @@ def _rows(header: Header, data: Sequence[memoryview]) -> Iterator[bytes]:
 
 
 def _calls(header: Header, *, has_small_window: bool) -> Iterator[int]:
-    """How many bytes of rows to unpack at a time: whole rows, one where it makes a difference.
+    """Yield the bytes of rows to unpack at a time: whole rows, singly where it makes a difference.
 
-    libpng unpacks each row alone, and reads on before each. That counts at the end of the data, and
-    where distances in the stream are larger than its window.
+    libpng unpacks each row alone, and reads on before each. That matters at the end of the data,
+    and where distances in the stream exceed its window.
     """
     passes = list(header.passes())
     left = sum(length * count for length, count in passes)
@@ -265,15 +265,16 @@ def _pieces(data: Sequence[memoryview]) -> Iterator[bytes]:
 
 
 def _has_small_window(data: Sequence[memoryview]) -> bool:
-    """Whether the stream announces a window that some distances in it may be too large for."""
+    """Return whether the stream announces a window smaller than some distances may need."""
     first = next((content[0] for content in data if len(content)), 0)
     return first >> 4 < _FULL_WINDOW
 
 
 def _require_end(unpacker: Any, rest: bytes, pieces: Iterator[bytes]) -> None:
-    """Raises Refused when libpng finds no end of the stream behind the last row.
+    """Raise Refused if libpng finds no end of the stream after the last row.
 
-    It looks for one until it has an error there, or nothing at once: of those it only warns.
+    It looks for one until it hits an error there, or finds nothing at once; it only warns about
+    those.
     """
     step = _AHEAD
     while not unpacker.eof:

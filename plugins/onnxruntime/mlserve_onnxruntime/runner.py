@@ -1,4 +1,4 @@
-"""Runs any ONNX model with ONNX Runtime in this process."""
+"""Run any ONNX model with ONNX Runtime in this process."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _DTYPES = {
         )
     },
 }
-"""Element types by ONNX Runtime's names: all that its Python API takes as numpy arrays."""
+"""Element types by ONNX Runtime's names: those its Python API exchanges as numpy arrays."""
 DEFAULT = "serving_default"
 RANKING = "ranking"
-"""All classes in the order of their scores."""
+"""All classes, ordered by score."""
 
 
 def image_signatures(pipeline: ImagePipeline) -> tuple[Signature, ...]:
-    """The signatures of an exported image classifier, the same on every backend."""
+    """Return the signatures of an exported image classifier, the same on every backend."""
     image = (TensorSpec("image", DType.BYTES, (None,)),)
     label = (TensorSpec("output_0", DType.BYTES, (None,)),)
     count = min(pipeline.top_k, pipeline.scored_classes)
@@ -58,7 +58,7 @@ def image_signatures(pipeline: ImagePipeline) -> tuple[Signature, ...]:
 
 
 def file_signature(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> Signature:
-    """The one signature of any ONNX file: its inputs and outputs.
+    """Return the only signature of an ONNX file: its inputs and outputs.
 
     An output that no protocol can carry (a sequence, a map) is left out with a warning. Raises
     ModelLoadFailed for such an input, and when no output is left.
@@ -85,7 +85,7 @@ def file_signature(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) ->
 
 
 def to_runtime(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An input as ONNX Runtime takes it: its strings are text. Raises InvalidInput."""
+    """Convert an input for ONNX Runtime, which takes strings as text. Raises InvalidInput."""
     if array.dtype != object:
         return array
     try:
@@ -99,7 +99,7 @@ def to_runtime(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def from_runtime(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An output as mlserve gives it: its strings are bytes."""
+    """Convert an output of ONNX Runtime, whose strings become bytes."""
     if array.dtype.kind not in "OU":
         return array
     return _objects([str(value).encode() for value in array.flat], array.shape)
@@ -112,7 +112,7 @@ def _objects(values: Sequence[object], shape: tuple[int, ...]) -> np.ndarray[Any
 
 
 def _classes(count: int) -> tuple[TensorSpec, ...]:
-    """The outputs that give `count` classes of each image."""
+    """Return the outputs for `count` classes of each image."""
     return (
         TensorSpec("indices", DType.INT32, (None, count)),
         TensorSpec("labels", DType.BYTES, (None, count)),
@@ -132,9 +132,9 @@ def _dtype(tensor: Any) -> DType | None:
 
 
 def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
-    """The ONNX model in `file`, with its image pipeline if mlserve exported it, warmed up.
+    """Load and warm up the ONNX model in `file`, with its image pipeline if mlserve exported it.
 
-    Raises ModelLoadFailed when ONNX Runtime cannot read it or it is not what its manifest says.
+    Raises ModelLoadFailed when ONNX Runtime cannot read it or it does not match its manifest.
     """
     sessions = Sessions(file, options)
     if artifact.manifest is None:
@@ -144,7 +144,7 @@ def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
 
 
 def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSteps:
-    """The steps of the classifier that mlserve exported. Raises ModelLoadFailed."""
+    """Load the steps of a classifier that mlserve exported. Raises ModelLoadFailed."""
     if artifact.manifest is None:
         raise ModelLoadFailed(
             f"{artifact.path} was not exported by mlserve: it has no image pipeline",
@@ -163,7 +163,7 @@ class OnnxRunner:
         self.signatures: Mapping[str, Signature] = {signature.name: signature}
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """The outputs. Raises what `Sessions.run` raises."""
+        """Return the outputs. Raises what `Sessions.run` raises."""
         names = [spec.name for spec in self.signatures[signature].outputs]
         feeds = {name: to_runtime(name, array) for name, array in inputs.items()}
         outputs = self._sessions.run(names, feeds, deadline)
@@ -177,7 +177,7 @@ class ImageClassifierRunner:
     """A classifier that mlserve exported: image files in, labels out."""
 
     def __init__(self, sessions: Sessions, artifact: Artifact, manifest: Manifest) -> None:
-        """Raises ModelLoadFailed when the files are not what the manifest says."""
+        """Raise ModelLoadFailed when the files do not match the manifest."""
         self._sessions = sessions
         self._steps = ImageSteps(artifact, manifest, sessions)
         self._labels = _labels(artifact, manifest)
@@ -191,9 +191,9 @@ class ImageClassifierRunner:
             ) from error
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """The labels, the best classes, or all of them in order.
+        """Return the labels, the best classes, or all of them in order.
 
-        Raises InvalidInput that names the first bad image, InferenceFailed for scores that are not
+        Raises InvalidInput naming the first bad image, InferenceFailed for scores that are not
         finite, and what `Sessions.run` raises.
         """
         try:
@@ -222,7 +222,7 @@ def _labels(artifact: Artifact, manifest: Manifest) -> np.ndarray[Any, Any]:
 
 
 def _checked_signatures(artifact: Artifact, manifest: Manifest) -> dict[str, Signature]:
-    """What the pipeline gives; earlier exports promise fewer signatures, which are among them."""
+    """Return the pipeline's signatures; earlier exports promise a subset of them."""
     signatures = image_signatures(manifest.pipeline)
     if not set(manifest.signatures) <= set(signatures):
         raise ModelLoadFailed(

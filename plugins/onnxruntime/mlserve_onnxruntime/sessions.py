@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: one model, loaded once or several times, run by many threads.
+"""ONNX Runtime sessions: one model, loaded once or several times, run by many threads.
 
 `--provider` takes the short names of ONNX Runtime's execution providers: `cpu`, `cuda`.
 """
@@ -38,18 +38,18 @@ AUTO = "auto"
 CPU = "cpu"
 _SUFFIX = "ExecutionProvider"
 _REMOTE = "azure"
-"""Sends a request to a remote service; it runs no model, and is in every build."""
+"""Sends requests to a remote service; it runs no model, but is in every build."""
 
 
 def installed() -> dict[str, str]:
-    """ONNX Runtime's name of each provider that it was built with, by ours, in its own order."""
+    """Map our name of each provider built in to ONNX Runtime's, in its own order."""
     names = onnxruntime.get_available_providers()
     short = {name.removesuffix(_SUFFIX).lower(): name for name in names}
     return {ours: theirs for ours, theirs in short.items() if ours != _REMOTE}
 
 
 def providers_for(wanted: str | None) -> Sequence[str]:
-    """ONNX Runtime's names of the providers to use, the preferred one first.
+    """Return ONNX Runtime's names of the providers to use, the preferred one first.
 
     `auto` (or None) takes all, in the order that ONNX Runtime recommends; the CPU always comes
     last, for what a device cannot do. Raises PluginError for a provider that is not installed.
@@ -72,7 +72,7 @@ _SOURCE = re.compile(r"\S*/onnxruntime/core/\S+:\d+ .*?\) ")
 
 
 def plain(error: BaseException | str) -> str:
-    """What the message says is wrong, in one line."""
+    """Reduce an ONNX Runtime error to its essence, in one line."""
     text = _SOURCE.sub("", _PREFIX.sub("", str(error)))
     return bounded(text) or "no reason given"
 
@@ -91,7 +91,7 @@ LOAD_ERRORS = (
     ort_errors.RuntimeException,
     RuntimeError,
 )
-"""What ONNX Runtime raises for a file that it cannot load."""
+"""The errors of ONNX Runtime for a file that it cannot load."""
 ERRORS_ONLY = 3
 
 
@@ -102,7 +102,7 @@ class Sessions:
     """
 
     def __init__(self, path: Path, options: LoadOptions) -> None:
-        """Loads the file. Raises ModelLoadFailed, and PluginError for an unknown provider."""
+        """Load the file. Raises ModelLoadFailed, and PluginError for an unknown provider."""
         count = options.instances or 1
         threads = max(1, (options.threads or usable_cpus()) // count)
         self.all = [_session(path, threads, options.provider) for _ in range(count)]
@@ -112,21 +112,21 @@ class Sessions:
 
     @property
     def inputs(self) -> Sequence[Any]:
-        """The model's inputs as ONNX Runtime describes them: name, type, shape."""
+        """Return the model's inputs as ONNX Runtime describes them: name, type, shape."""
         return list(self.all[0].get_inputs())
 
     @property
     def outputs(self) -> Sequence[Any]:
-        """The model's outputs, as `inputs`."""
+        """Return the model's outputs, as `inputs`."""
         return list(self.all[0].get_outputs())
 
     def run(
         self, names: Sequence[str], feeds: Mapping[str, Array], deadline: Deadline | None
     ) -> list[Array]:
-        """The outputs of those names.
+        """Return the outputs of those names.
 
-        Raises InvalidInput for what the model refuses, DeadlineExceeded when the deadline passes
-        (the run is ended then), Overloaded without memory, and InferenceFailed.
+        Raises InvalidInput for input that the model rejects, DeadlineExceeded when the deadline
+        passes (the run is aborted then), Overloaded when memory runs out, and InferenceFailed.
         """
         session = self._take(deadline)
         try:
@@ -135,7 +135,7 @@ class Sessions:
             self._free.put(session)
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Free the memory."""
         self.all = []
         self._free = LifoQueue()
 
@@ -155,7 +155,7 @@ def run_session(
     feeds: Mapping[str, Array],
     deadline: Deadline | None = None,
 ) -> list[Array]:
-    """The outputs of one session; see `Sessions.run`."""
+    """Return the outputs of one session; see `Sessions.run`."""
     with _ended_at(deadline) as run_options:
         try:
             outputs: list[Array] = session.run(list(names), dict(feeds), run_options)
@@ -168,7 +168,7 @@ def run_session(
 
 @contextmanager
 def _ended_at(deadline: Deadline | None) -> Iterator[Any]:
-    """Options for one run, which is ended when the deadline passes."""
+    """Yield options for one run, which is aborted when the deadline passes."""
     options = onnxruntime.RunOptions()
     if deadline is None:
         yield options
@@ -201,9 +201,9 @@ def _session(path: Path, threads: int, provider: str | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that spin for work take the CPU from whatever else answers on this machine, this
-    # server's own event loop included. Alone a run is as fast without (57 ms either way for
-    # Inception v3 on two cores); beside a second process it takes 60 ms instead of 100.
+    # Threads that spin while they wait take the CPU from everything else on this machine, including
+    # this server's own event loop. A run on its own is as fast without spinning (57 ms either way
+    # for Inception v3 on two cores); beside a second process it takes 60 ms instead of 100.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = ERRORS_ONLY
     try:
@@ -218,7 +218,7 @@ def _session(path: Path, threads: int, provider: str | None) -> Any:
 
 
 def _opened(path: Path, options: Any, providers: Any) -> Any:
-    """A session of the file; one that refuses links to its weights is handed what they lead to."""
+    """Open a session; if it refuses links to its weights, pass it the mapped targets."""
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except LOAD_ERRORS:
@@ -228,7 +228,7 @@ def _opened(path: Path, options: Any, providers: Any) -> Any:
         names, files = list(linked), list(linked.values())
         options.add_external_initializers_from_files_in_memory(names, files, list(map(len, files)))
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        for mapped in files:  # only now: the session is made of copies, but reads them until here
+        for mapped in files:  # only now: the session reads them until here, then has copies
             mapped.close()
         return session
 

@@ -1,7 +1,7 @@
 """The image pipeline in Python, around an ONNX model: file bytes in, scores out.
 
-Only the four neighbours of each pixel of the result are read from the image: the work depends on
-the size of the result, not of the photo, which stays as it is (uint8).
+Only the four neighbours of each output pixel are read from the image, which stays uint8: the work
+depends on the size of the result, not of the photo.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RGB = 3
 
 
 class _Axis(NamedTuple):
-    """For each position of the result: its two neighbours, and how far it is to the second."""
+    """For each output position: its two neighbours, and the weight of the second."""
 
     low: Array
     high: Array
@@ -35,7 +35,7 @@ class _Axis(NamedTuple):
 
 
 def resized(image: Array, height: int, width: int) -> Array:
-    """float32[height, width, 3] of uint8[any height, any width, 3]; values stay in 0..255."""
+    """Resize uint8[any height, any width, 3] to float32[height, width, 3] in 0..255."""
     rows, columns = _axis(image.shape[0], height), _columns(image.shape[1], width)
     top = _between(image, rows.low, columns)
     bottom = _between(image, rows.high, columns)
@@ -46,7 +46,7 @@ def resized(image: Array, height: int, width: int) -> Array:
 
 
 def _between(image: Array, rows: Array, columns: _Axis) -> Array:
-    """float32[rows, 3 * columns]: those rows of the image, resized in width."""
+    """Return float32[rows, 3 * columns]: those rows of the image, resized in width."""
     flat = image.reshape(-1)
     starts = (rows * (image.shape[1] * _RGB))[:, np.newaxis]
     left = flat.take(starts + columns.low).astype(np.float32)
@@ -60,7 +60,7 @@ def _between(image: Array, rows: Array, columns: _Axis) -> Array:
 
 @lru_cache(maxsize=256)
 def _axis(length: int, wanted: int) -> _Axis:
-    # The order of the operations and the single precision are TensorFlow's.
+    # The order of operations and the single precision match TensorFlow's.
     scale = np.float32(length) / np.float32(wanted)
     half = np.float32(0.5)
     position = (np.arange(wanted, dtype=np.float32) + half) * scale - half
@@ -72,7 +72,7 @@ def _axis(length: int, wanted: int) -> _Axis:
 
 @lru_cache(maxsize=256)
 def _columns(length: int, wanted: int) -> _Axis:
-    """As `_axis`, for each of the three colours of each column, which lie side by side."""
+    """Return `_axis` for each of the three colours of each column, which are interleaved."""
     axis = _axis(length, wanted)
     low, high = (
         (side[:, np.newaxis] * _RGB + np.arange(_RGB)).reshape(-1) for side in (axis.low, axis.high)
@@ -81,10 +81,10 @@ def _columns(length: int, wanted: int) -> _Axis:
 
 
 def activated(outputs: Array, activation: Activation) -> Array:
-    """float32[N, classes]: scores that add up to 1."""
+    """Return float32[N, classes]: scores that add up to 1."""
     match activation:
         case Activation.SOFTMAX:
-            with np.errstate(invalid="ignore"):  # `require_finite` says it better
+            with np.errstate(invalid="ignore"):  # `require_finite` reports it better
                 powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
                 result: Array = powers / powers.sum(axis=1, keepdims=True)
             return result
@@ -97,7 +97,7 @@ def activated(outputs: Array, activation: Activation) -> Array:
 
 
 def require_finite(scores: Array) -> Array:
-    """The scores, float32[N, classes]. Raises InferenceFailed, naming the first bad image."""
+    """Return the scores, float32[N, classes]. Raises InferenceFailed naming the first bad image."""
     is_finite = np.isfinite(scores)
     if is_finite.all():
         return scores
@@ -109,9 +109,9 @@ def require_finite(scores: Array) -> Array:
 
 
 def best(scores: Array, count: int) -> tuple[Array, Array]:
-    """The `count` highest scores, float32[N, count], and their indices, int32[N, count].
+    """Return the `count` highest scores, float32[N, count], and their indices, int32[N, count].
 
-    Of equal scores the lower index comes first.
+    Ties go to the lower index.
     """
     order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(scores, order, axis=1), order.astype(np.int32)
@@ -124,17 +124,17 @@ def _sigmoid(values: Array) -> Array:
 
 
 class ImageSteps:
-    """An exported classifier, step by step; fit for several threads at once."""
+    """An exported classifier, step by step; thread-safe."""
 
     def __init__(self, artifact: Artifact, manifest: Manifest, sessions: Sessions) -> None:
-        """Raises ModelLoadFailed when the file is not what the manifest says."""
+        """Raise ModelLoadFailed when the file does not match the manifest."""
         self._pipeline = manifest.pipeline
         self._sessions = sessions
         self._input = _image_input(artifact, manifest.pipeline, sessions)
         self._output = sessions.outputs[0].name
 
     def decoded(self, image: bytes) -> Array:
-        """uint8[height, width, 3] in its own size; upright where EXIF is applied.
+        """Return uint8[height, width, 3] in its own size; upright where EXIF is applied.
 
         Raises InvalidInput.
         """
@@ -144,19 +144,19 @@ class ImageSteps:
             raise problem_error(0, 1, refused.text) from refused
 
     def resized(self, image: bytes) -> Array:
-        """float32[height, width, 3]: the model's input. Raises InvalidInput."""
+        """Return float32[height, width, 3]: the model's input. Raises InvalidInput."""
         pixels: Array = self.pixels([image], None)[0]
         return pixels
 
     def scores(self, image: bytes) -> Array:
-        """float32[classes]. Raises InvalidInput."""
+        """Return float32[classes]. Raises InvalidInput."""
         scores: Array = self.batch_scores([image], None)[0]
         return scores
 
     def pixels(self, images: Sequence[bytes], deadline: Deadline | None) -> Array:
-        """float32[N, height, width, 3], the model's input; an image that repeats is decoded once.
+        """Return the model's input, float32[N, height, width, 3]; a repeated image is decoded once.
 
-        Raises InvalidInput that names the first bad image, and DeadlineExceeded.
+        Raises InvalidInput naming the first bad image, and DeadlineExceeded.
         """
         pipeline = self._pipeline
         limits = pipeline.limits
@@ -177,9 +177,10 @@ class ImageSteps:
         return pixels
 
     def batch_scores(self, images: Sequence[bytes], deadline: Deadline | None) -> Array:
-        """float32[N, classes], all of them finite.
+        """Return float32[N, classes], all of them finite.
 
-        Raises what `pixels` and `Sessions.run` raise, and InferenceFailed for other scores.
+        Raises what `pixels` and `Sessions.run` raise, and InferenceFailed for scores that are not
+        finite.
         """
         if not len(images):
             return np.empty((0, self._pipeline.scored_classes), np.float32)
@@ -192,7 +193,7 @@ class ImageSteps:
         return require_finite(activated(np.concatenate(outputs), self._pipeline.activation))
 
     def warm_up(self) -> None:
-        """Runs each session once, on black.
+        """Run each session once, on black.
 
         Raises what `Sessions.run` raises.
         """

@@ -1,4 +1,4 @@
-"""The backend `tfserving`: SavedModels, TensorFlow in this process, or tensorflow_model_server."""
+"""The `tfserving` backend: SavedModels, run by TensorFlow here or by tensorflow_model_server."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class TFServingBackend(Backend):
     no_exif = "its pipeline is a TensorFlow graph, and TensorFlow has no operation that reads EXIF"
 
     def prepare(self) -> None:
-        """Imports TensorFlow, quietly. Raises ImportError."""
+        """Import TensorFlow, quietly. Raises ImportError."""
         import_tensorflow()
 
     def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
-        """Writes a SavedModel and its warm-up requests into `into`. Raises ExportError."""
+        """Write a SavedModel and its warm-up requests into `into`. Raises ExportError."""
         quiet_logs()
         from mlserve_tfserving.exporter import write_saved_model
 
         return write_saved_model(model, into)
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
-        """Any SavedModel, run by TensorFlow in this process. Raises ModelLoadFailed."""
+        """Load any SavedModel into TensorFlow in this process. Raises ModelLoadFailed."""
         _require_saved_model(artifact.path)
         quiet_logs()
         from mlserve_tfserving.runner import load_runner
@@ -51,7 +51,7 @@ class TFServingBackend(Backend):
         return load_runner(artifact, options)
 
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
-        """The steps of a SavedModel that mlserve exported. Raises ModelLoadFailed."""
+        """Return the steps of a SavedModel that mlserve exported. Raises ModelLoadFailed."""
         _require_saved_model(artifact.path)
         quiet_logs()
         from mlserve_tfserving.stages import load_stages
@@ -61,7 +61,7 @@ class TFServingBackend(Backend):
     def external_servers(
         self, base_path: Path, model: str, versions: Sequence[int], listen: Listen
     ) -> Sequence[ServerSpec]:
-        """`tensorflow_model_server`, as data."""
+        """Return `tensorflow_model_server` as data."""
         return server_specs(base_path, model, versions, listen)
 
 
@@ -76,15 +76,15 @@ def _require_saved_model(folder: Path) -> None:
 
 
 def quiet_logs() -> None:
-    """Sets TensorFlow's log level to errors, unless the user set one.
+    """Set TensorFlow's log level to errors, unless the user set one.
 
-    It counts only before TensorFlow is imported.
+    It takes effect only before TensorFlow is imported.
     """
     os.environ.setdefault(LEVEL_VARIABLE, "2")
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up notes; what the user has set wins.
+    """Import TensorFlow without its start-up messages, unless the user set a log level.
 
     Raises ImportError.
     """
@@ -93,4 +93,4 @@ def import_tensorflow() -> None:
 
 def _first_use(tensorflow: Any) -> None:
     tensorflow.get_logger().setLevel("ERROR")
-    tensorflow.constant(0)  # finds the devices, which is when the last notes are written
+    tensorflow.constant(0)  # finds the devices, which triggers the last log messages

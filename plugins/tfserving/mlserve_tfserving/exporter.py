@@ -1,4 +1,4 @@
-"""Writes a classifier as a SavedModel with the whole pipeline in its graph."""
+"""Write a classifier as a SavedModel with the whole pipeline in its graph."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SIGNATURES = ("serving_default", "top_k", "ranking")
 
 
 def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
-    """Writes the SavedModel of `model` and its warm-up requests; returns its signatures.
+    """Write the SavedModel of `model` and its warm-up requests; return its signatures.
 
-    All signatures have answered a small image before anything is written. Raises ExportError when
+    Before anything is written, every signature is tried on a small image. Raises ExportError when
     the model does not do what its pipeline says, and OSError (ENOSPC) when the disk is full.
     """
     try:
@@ -48,14 +48,14 @@ def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
 
 
 def _small_image() -> bytes:
-    """A 64x48 JPEG with all colours in it."""
+    """Return a 64x48 JPEG with all colours in it."""
     ramp = np.linspace(0, 255, 64 * 48 * 3).astype(np.uint8).reshape(48, 64, 3)
     data: bytes = tf.io.encode_jpeg(ramp).numpy()
     return data
 
 
 def _check_answers(model: Classifier, functions: dict[str, Any], image: bytes) -> None:
-    """Runs each signature on one image. Raises ExportError when an answer makes no sense."""
+    """Run each signature on one image. Raises ExportError for an implausible answer."""
     images = tf.constant([image])
     try:
         label = functions["serving_default"](images)["output_0"].numpy()

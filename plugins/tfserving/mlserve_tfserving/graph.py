@@ -1,8 +1,8 @@
 """The image pipeline as a TensorFlow graph: file bytes in, labels out.
 
-Everything that can be told about an image before its decoder runs is checked in the graph, and the
-message names the image's index, so that TensorFlow Serving says it as clearly as mlserve does.
-TensorFlow's decoders cannot be stopped, so the cost of an image is counted in the graph too: a real
+Everything that can be known about an image before its decoder runs is checked in the graph, and the
+message names the image's index, so TensorFlow Serving's errors are as clear as mlserve's.
+TensorFlow's decoders cannot be interrupted, so the graph also computes the cost of an image: a real
 TensorFlow Serving has no other check before it decodes.
 """
 
@@ -38,11 +38,11 @@ from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.sources import Classifier
 
 _MOST_PIECES = 1000
-"""Scans and texts that are told apart; a file of more is over any limit on them."""
+"""The scans or text chunks counted separately; a file with more is over any limit on them."""
 
 
 class Cost(NamedTuple):
-    """As `mlserve.images.ImageCost`: tensors of int64; `size` is height and width."""
+    """As `mlserve.images.ImageCost`: tensors of int64; `size` is (height, width)."""
 
     size: tf.Tensor
     samples: tf.Tensor
@@ -51,23 +51,23 @@ class Cost(NamedTuple):
 
 
 def no_cost() -> Cost:
-    """The cost of anything that is not an image: it is within all limits."""
+    """Return the cost of anything that is not an image: it is within all limits."""
     return Cost(_numbers(1, 1), *tf.unstack(_numbers(0, 0, 0)))
 
 
 def cost_in_file(data: tf.Tensor) -> Cost:
-    """The cost of a JPEG or PNG file; a size of zeros where there is no whole header."""
+    """Return the cost of a JPEG or PNG file; its size is zeros without a complete header."""
     is_jpeg = tf.equal(tf.strings.substr(data, 0, len(JPEG_MAGIC)), JPEG_MAGIC)
     return Cost(*tf.cond(is_jpeg, lambda: _cost_of_jpeg(data), lambda: _cost_of_png(data)))
 
 
 def excess_in_graph(cost: Cost, limits: ImageLimits) -> tuple[tf.Tensor, tf.Tensor]:
-    """The code of the Problem, NONE for an image within all limits, and the detail behind it."""
+    """Return the Problem's code (NONE for an image within all limits) and its detail."""
     pixels = tf.reduce_prod(cost.size)
     decode_bytes = RGB * pixels + cost.samples
     size = _joined(cost.size[1], "x", cost.size[0])
     large, costly = Problem.TOO_LARGE, Problem.TOO_COSTLY
-    # Each line wins over those above it: the first of `ImageCost.excess` is the last here.
+    # Later lines override earlier ones: the first check of `ImageCost.excess` is the last here.
     lines = (
         (
             decode_bytes > limits.max_decode_bytes,
@@ -128,7 +128,7 @@ def _cost_of_png(data: tf.Tensor) -> Cost:
 
 
 def _split(data: tf.Tensor, separator: bytes) -> tf.Tensor:
-    """The parts of the file between these bytes; the last one is all the rest."""
+    """Split the file at these bytes; the last part is all the rest."""
     parts: tf.Tensor = tf.raw_ops.StringSplitV2(
         input=[data], sep=separator, maxsplit=_MOST_PIECES
     ).values
@@ -140,7 +140,7 @@ def _count(parts: tf.Tensor) -> tf.Tensor:
 
 
 def _joined(*parts: Any) -> tf.Tensor:
-    """The texts and numbers as one text."""
+    """Concatenate the texts and numbers."""
     return tf.strings.join(
         [
             tf.strings.as_string(part)
@@ -162,10 +162,10 @@ _IMAGES = tf.TensorSpec([None], tf.string, name="image")
 class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typed
     """The exported module: the model with its pipeline around it.
 
-    `serving_default`, `top_k` and `ranking` are its signatures. `decoded` (bytes of one image ->
-    uint8[height, width, 3] of its own size), `pixels` (bytes[N] -> float32[N, height, width, 3],
-    the model's input) and `scores` (bytes[N] -> float32[N, classes]) are its steps: plain functions
-    of the loaded SavedModel, which find a bad image and compare two runtimes.
+    `serving_default`, `top_k` and `ranking` are its signatures. Its steps are `decoded` (bytes of
+    one image -> uint8[height, width, 3] of its own size), `pixels` (bytes[N] -> float32[N, height,
+    width, 3], the model's input) and `scores` (bytes[N] -> float32[N, classes]): plain functions of
+    the loaded SavedModel, used to find a bad image and to compare two runtimes.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -216,7 +216,7 @@ class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typ
 
 
 def _function(steps: Any) -> Any:
-    # AutoGraph would rewrite the Python control flow, of which there is none on tensors here.
+    # AutoGraph would rewrite Python control flow, but none here depends on tensors.
     return tf.function(steps, input_signature=[_IMAGES], autograph=False)
 
 
@@ -235,7 +235,7 @@ def _activate(outputs: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
 
 
 def finite(scores: tf.Tensor, classes: int) -> tf.Tensor:
-    """The scores; fails with a message that names the image whose scores are not all finite."""
+    """Return the scores; fail with a message that names the image whose scores are not finite."""
     is_bad = tf.logical_not(tf.math.is_finite(scores))
 
     def refused() -> tf.Tensor:
@@ -252,7 +252,7 @@ def finite(scores: tf.Tensor, classes: int) -> tf.Tensor:
 
 
 def image_pixels(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
-    """float32[height, width, 3] of one image: int32 `index` in its batch, string `value`."""
+    """Return float32[height, width, 3] of one image: int32 `index` in its batch, string `value`."""
     decoded = decoded_image(index, value, pipeline)
     resized = tf.raw_ops.ResizeBilinear(
         images=decoded[tf.newaxis],
@@ -263,15 +263,15 @@ def image_pixels(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) ->
 
 
 def decoded_image(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
-    """uint8[height, width, 3] of one image, in its own size: what the decoder makes of it."""
+    """Decode one image to uint8[height, width, 3], in its own size."""
     data = _checked(index, value, pipeline)
     # Despite its name this op decodes PNG too (16 bits are cut to the upper 8) and repeats grey,
-    # converts CMYK and drops alpha to reach 3 channels.
+    # converts CMYK and drops alpha to get 3 channels.
     return tf.io.decode_jpeg(data, channels=3, dct_method=pipeline.jpeg_dct)
 
 
 def _checked(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
-    """The file's bytes, once they are known to be an image of an allowed size."""
+    """Return the file's bytes, verified to be an image of an allowed size."""
     data, problem = tf.cond(
         _is_image(value), lambda: (value, _code(Problem.NONE)), lambda: _from_base64(value)
     )
@@ -288,7 +288,7 @@ def _checked(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.
 
 
 def _refused(index: tf.Tensor, problem: tf.Tensor, detail: tf.Tensor) -> tf.Tensor:
-    """Never a value: fails with a message that names the image and what is wrong with it."""
+    """Never return a value: fail with a message that names the image and its problem."""
     text = tf.gather(tf.constant([p.text for p in Problem]), problem)
     is_over = tf.reduce_any([tf.equal(problem, p.code) for p in _OVER])
     message = tf.strings.join(
@@ -307,7 +307,7 @@ def _starts_with(data: tf.Tensor, magic: bytes) -> tf.Tensor:
 
 
 def _from_base64(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The bytes that the text stands for, and the Problem code; empty bytes for any problem."""
+    """Decode base64 text; return its bytes and the Problem code. Any problem gives empty bytes."""
     text = tf.strings.regex_replace(value, r"[ \t\r\n\f\v]", "")
     body = tf.strings.regex_replace(text, r"=$|==$", "")
     length, padding = tf.strings.length(body), tf.strings.length(text) - tf.strings.length(body)
@@ -328,7 +328,7 @@ def _from_base64(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _decoded_base64(body: tf.Tensor) -> tf.Tensor:
-    # TensorFlow's op knows the web-safe alphabet only.
+    # TensorFlow's op supports the web-safe alphabet only.
     web_safe = tf.strings.regex_replace(tf.strings.regex_replace(body, r"\+", "-"), "/", "_")
     return tf.io.decode_base64(web_safe)
 

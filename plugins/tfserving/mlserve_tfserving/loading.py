@@ -1,6 +1,6 @@
-"""Loads a SavedModel of any age into signatures and the functions that run them.
+"""Load a SavedModel of any age into signatures and the functions that run them.
 
-Signatures come from the file's SignatureDefs, or from the functions where it has none.
+Signatures come from the file's SignatureDefs, or from the functions if it has none.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 SERVE = "serve"
-"""The tag of the graph to serve; a SavedModel can hold others, for training say."""
+"""The tag of the graph to serve; a SavedModel can hold others, for example for training."""
 BINARY, TEXT = "saved_model.pb", "saved_model.pbtxt"
 
 
 def read_meta_graph(folder: Path) -> Any:
-    """The MetaGraphDef that is tagged `serve` in the SavedModel of that folder.
+    """Return the MetaGraphDef tagged `serve` in the SavedModel of that folder.
 
-    Raises OSError, and protobuf's DecodeError or ParseError for a damaged file, and ValueError
-    when no graph has the tag.
+    Raises OSError, and protobuf's DecodeError or ParseError for a damaged file, and ValueError when
+    no graph has the tag.
     """
     binary = folder / BINARY
     if binary.is_file():
@@ -54,9 +54,9 @@ def read_meta_graph(folder: Path) -> Any:
 
 
 def signature_of(name: str, function: Any) -> Signature:
-    """The signature of a concrete function with named inputs and outputs.
+    """Return the signature of a concrete function with named inputs and outputs.
 
-    Raises ValueError for an element type that cannot cross the wire, such as a resource.
+    Raises ValueError for an element type that cannot be transmitted, such as a resource.
     """
     _, inputs = function.structured_input_signature
     if not inputs:  # traced with positional arguments
@@ -66,7 +66,7 @@ def signature_of(name: str, function: Any) -> Signature:
 
 
 def signature_defined(name: str, definition: Any) -> Signature:
-    """The signature that a SignatureDef describes. Raises ValueError, as `signature_of`."""
+    """Return the signature that a SignatureDef describes. Raises ValueError, as `signature_of`."""
     if not definition.outputs:
         raise ValueError("it has no outputs")
     inputs, outputs = _defined(definition.inputs), _defined(definition.outputs)
@@ -74,7 +74,7 @@ def signature_defined(name: str, definition: Any) -> Signature:
 
 
 def shape_of(shape: Any) -> tuple[int | None, ...] | None:
-    """The sizes of a TensorShape; None when its rank is unknown."""
+    """Return the sizes of a TensorShape; None if its rank is unknown."""
     return None if shape.rank is None else tuple(shape.as_list())
 
 
@@ -90,7 +90,7 @@ def _defined(infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
 
 
 def _tensor_spec(name: str, info: Any) -> TensorSpec:
-    """The spec of a TensorInfo. One without a shape says nothing of it, not that it is a scalar."""
+    """Return the spec of a TensorInfo. A missing shape means unknown, not a scalar."""
     if not info.name:
         raise ValueError(f"{name} is not one tensor, but a sparse or composite one")
     has_shape = info.HasField("tensor_shape")
@@ -104,7 +104,7 @@ _NOISE = re.compile(r"\s*\[Op:\w+\]|\{\{[^}]*\}\}\s*")
 
 
 def plain(message: str) -> str:
-    """The one line of the message that says what is wrong."""
+    """Return the line of the message that says what is wrong."""
     for pattern in (_ROOT_ERROR, _AT_NODE):
         match = pattern.search(message)
         if match:
@@ -116,14 +116,14 @@ def plain(message: str) -> str:
 _log = logging.getLogger(__name__)
 _v1 = tf.compat.v1
 _INTERNAL = ("__saved_model_init_op", "__saved_model_train_op")
-"""Signatures that name an operation for loaders: nobody is to call them."""
+"""Signatures that name operations for loaders, not for callers."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A SavedModel in memory.
 
-    `owner` keeps its variables alive: the object that `tf.saved_model.load` gave, or a session.
+    `owner` keeps its variables alive: the result of `tf.saved_model.load`, or a session.
     `definitions` are the SignatureDefs of its file, serialized, and `defaults` the values of inputs
     that a request may leave out, both by the name of the signature.
     """
@@ -136,15 +136,15 @@ class LoadedModel:
 
 
 def load_model(path: Path, threads: int, *, allow_unsafe_ops: bool = False) -> LoadedModel:
-    """The SavedModel in that folder.
+    """Load the SavedModel in that folder.
 
     Raises ModelLoadFailed when TensorFlow cannot read it, and when it can do more than compute
-    unless that is allowed: what it is made of is looked at before anything of it runs.
+    unless that is allowed: its operations are checked before any of them runs.
 
-    One of TensorFlow 1 is loaded as TensorFlow Serving loads every model, in a session: it has no
-    objects that `tf.saved_model.load` could restore, and what that makes of its graph knows no
-    signature without inputs and no variable as an output. What `tf.saved_model.load` refuses is
-    tried so, too.
+    TensorFlow 1 models are loaded in a session, as TensorFlow Serving loads every model: they have
+    no objects that `tf.saved_model.load` could restore, and its conversion of their graphs supports
+    neither signatures without inputs nor variables as outputs. A model that `tf.saved_model.load`
+    refuses is tried in a session, too.
     """
     if not allow_unsafe_ops:
         _require_safe(path)
@@ -166,7 +166,7 @@ def load_model(path: Path, threads: int, *, allow_unsafe_ops: bool = False) -> L
 
 
 def _load_either_way(path: Path, threads: int) -> LoadedModel:
-    """As objects, else in a session. Raises what the first way raised."""
+    """Load as objects, else in a session. Raises the error of the first attempt."""
     try:
         return _load_objects(path)
     except Exception as error:  # noqa: BLE001
@@ -177,7 +177,7 @@ def _load_either_way(path: Path, threads: int) -> LoadedModel:
 
 
 def _described(model: LoadedModel, definitions: Mapping[str, Any]) -> LoadedModel:
-    """The model with what only its file says: the SignatureDefs and the defaults in them."""
+    """Add what only the file says: the SignatureDefs and their defaults."""
     defaults = {name: _defaults(definitions[name]) for name in model.signatures}
     return replace(
         model,
@@ -244,10 +244,10 @@ def _load_session(path: Path, threads: int) -> LoadedModel:
 
 
 def _session_signature(session: Any, name: str, definition: Any) -> tuple[Signature, Run]:
-    """The signature and what runs it. Raises ValueError for one that cannot be served.
+    """Return the signature and its run function. Raises ValueError for one that cannot be served.
 
-    `make_callable` would hold the inputs to the shapes of the placeholders, before the model is
-    run; TensorFlow Serving's session does not, and neither does this callable.
+    `make_callable` would check the inputs against the placeholders' shapes before running the
+    model; TensorFlow Serving's session does not, and neither does this callable.
     """
     signature = signature_defined(name, definition)
     options = config_pb2.CallableOptions(
@@ -271,7 +271,7 @@ def _session_signature(session: Any, name: str, definition: Any) -> tuple[Signat
 
 
 def _servable(path: Path, made: Mapping[str, Callable[[], Any]]) -> list[tuple[str, Any]]:
-    """What was made of each signature; one that cannot be served is logged and left out."""
+    """Return the usable results of `made`; signatures that cannot be served are logged."""
     signatures = []
     for name, make in made.items():
         try:
@@ -282,7 +282,7 @@ def _servable(path: Path, made: Mapping[str, Callable[[], Any]]) -> list[tuple[s
 
 
 def _typed(array: Any, dtype: Any) -> Any:
-    """The array as TensorFlow takes it: numpy has no quantised types of its own."""
+    """Convert the array for TensorFlow: numpy has no quantised types of its own."""
     return array.view(dtype.as_numpy_dtype) if dtype.is_quantized else array
 
 

@@ -1,7 +1,7 @@
-"""`tensorflow_model_server` as data: its command line, its configuration file and its image.
+"""`tensorflow_model_server` as data: its command line, configuration file and image.
 
-Flag names are those of tensorflow/serving's model_servers/main.cc. What has no flag there:
-the address (gRPC and REST listen on all interfaces, whatever host is asked for).
+Flag names are those of tensorflow/serving's model_servers/main.cc. It has no flag for the address:
+gRPC and REST listen on all interfaces, whatever host is requested.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mlserve.backend import GRPC_PORT, REST_PORT, ContainerImage, Listen, Server
 
 _CONFIG = "models.config"
 IMAGE = "tensorflow/serving:2.20.0"
-"""The image that TensorFlow Serving's makers publish, for one architecture only."""
+"""The official image of TensorFlow Serving, published for one architecture only."""
 _EXECUTABLE = "tensorflow_model_server"
 _ELSEWHERE = (
     "serve it with mlserve's own server (--launcher embedded), or the same model with ONNX Runtime "
@@ -28,9 +28,9 @@ _INSTALL_HINT = (
 def server_specs(
     base_path: Path, model: str, versions: Sequence[int], listen: Listen
 ) -> tuple[ServerSpec, ...]:
-    """The two servers that can serve `base_path`: on this machine, and in a container.
+    """Return the two servers that can serve `base_path`: on this machine, and in a container.
 
-    They serve `versions`, or the latest when there are none.
+    They serve `versions`, or the latest if there are none.
     """
     return (
         _server(base_path, model, versions, listen),
@@ -66,11 +66,11 @@ def _container(base_path: str, model: str, versions: Sequence[int]) -> ServerSpe
 
 
 _FLAGS = (
-    "--file_system_poll_wait_seconds=1",  # a new version is seen within a second
-    "--rest_api_timeout_in_ms=30000",  # its REST API reads no deadline from the request
-    "--max_num_load_retries=0",  # a version that cannot be loaded fails now, not in five minutes
+    "--file_system_poll_wait_seconds=1",  # detect a new version within a second
+    "--rest_api_timeout_in_ms=30000",  # its REST API ignores request deadlines
+    "--max_num_load_retries=0",  # fail now, not after five minutes, if a version cannot be loaded
     "--enable_grpc_healthcheck_service=true",
-    "--enable_profiler=false",  # it listens on all interfaces: no more remote calls than needed
+    "--enable_profiler=false",  # it listens on all interfaces: expose as little as possible
 )
 
 
@@ -88,7 +88,7 @@ def _model_flags(
 
 
 def _config(base_path: str, model: str, versions: Sequence[int]) -> str:
-    """The text of a ModelServerConfig that serves just these versions."""
+    """Return the text of a ModelServerConfig that serves only these versions."""
     numbers = "".join(f"        versions: {number}\n" for number in versions)
     return (
         "model_config_list {\n"

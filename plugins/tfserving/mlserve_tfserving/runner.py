@@ -1,7 +1,7 @@
-"""Runs any SavedModel with TensorFlow in this process.
+"""Run any SavedModel with TensorFlow in this process.
 
-The graph writes the words of `mlserve.images` into the message of a failed check, so that
-any server that runs the SavedModel says them; the runner reads them back to choose the error.
+The graph puts the words of `mlserve.images` into the message of a failed check, so that any server
+of the SavedModel reports them; the runner parses them to choose the error.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _IN_GRAPH = re.compile(r"assertion failed: \[image (\d+): ([^\]]+)\]")
 
 
 def found_in_graph(message: str) -> tuple[int, str] | None:
-    """The index of the refused image and what is wrong with it, from TensorFlow's message."""
+    """Return the index of the refused image and its problem, from TensorFlow's message."""
     match = _IN_GRAPH.search(message)
     return None if match is None else (int(match[1]), match[2])
 
 
 def bad_scores(error: Any, batch: int) -> InferenceFailed | None:
-    """What mlserve says when the graph found scores that are not finite; None when it did not."""
+    """Return the error if the graph found scores that are not finite, else None."""
     found = found_in_graph(str(error.message))
     if found is None or SCORE_PROBLEM.fullmatch(found[1]) is None:
         return None
@@ -48,10 +48,10 @@ _log = logging.getLogger(__name__)
 
 
 def load_runner(artifact: Artifact, options: LoadOptions) -> Runner:
-    """The SavedModel in `artifact.path`, warmed by its own warm-up requests.
+    """Load the SavedModel in `artifact.path` and run its own warm-up requests.
 
-    Raises ModelLoadFailed when TensorFlow cannot read it, when it is not what its manifest says,
-    or when a warm-up request fails.
+    Raises ModelLoadFailed when TensorFlow cannot read it, when it does not match its manifest, or
+    when a warm-up request fails.
     """
     threads = options.threads or usable_cpus()
     set_threads(threads)
@@ -86,10 +86,10 @@ class TensorFlowRunner:
         return self._definitions
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """The outputs of that signature. Raises InvalidInput, Overloaded and InferenceFailed.
+        """Return the outputs. Raises InvalidInput, Overloaded and InferenceFailed.
 
-        An input that is left out has the default of the SavedModel. TensorFlow cannot interrupt a
-        run: it goes on after the deadline.
+        An omitted input gets the SavedModel's default. TensorFlow cannot interrupt a run: it
+        continues after the deadline.
         """
         try:
             return self._functions[signature]({**self._defaults.get(signature, {}), **inputs})
@@ -116,7 +116,7 @@ class TensorFlowRunner:
 
 
 class ImageClassifierRunner(TensorFlowRunner):
-    """A loaded SavedModel of our own: its errors name the image and what is wrong with it."""
+    """A SavedModel exported by mlserve: its errors name the image and the problem."""
 
     judges_shapes = False
 
@@ -136,10 +136,10 @@ class ImageClassifierRunner(TensorFlowRunner):
         return refused or super()._explained(inputs, error)
 
     def _first_refusal(self, images: Any) -> MlserveError | None:
-        """The error of the first image that the pipeline refuses, each tried alone.
+        """Return the error of the first image that the pipeline refuses, each tried alone.
 
-        A decoder's own failure does not say which image it was, and of several checks that fail in
-        parallel any can be the one that is reported; so the images are decoded again, in order.
+        A decoder's own failure does not say which image it was, and if several parallel checks
+        fail, any of them can be reported; so the images are decoded again, in order.
         """
         for index, image in enumerate(images):
             try:
@@ -150,18 +150,18 @@ class ImageClassifierRunner(TensorFlowRunner):
 
 
 def refusal(error: Any, index: int, batch: int) -> InvalidInput:
-    """What mlserve says of TensorFlow's error for image `index` of a batch of that size."""
+    """Convert TensorFlow's error for image `index` of a batch of that size."""
     found = found_in_graph(str(error.message))
     return problem_error(index, batch, Problem.DAMAGED.text if found is None else found[1])
 
 
 def set_threads(threads: int) -> None:
-    """Sets the threads of TensorFlow's pools, which only the first call in a process can do."""
+    """Set the threads of TensorFlow's pools; only the first call in a process can."""
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
-        # TensorFlow's thread pools are made once in a process, by whatever ran first.
+        # TensorFlow creates its thread pools once per process, on first use.
         _log.info("TensorFlow's threads in this process were set before, not to %d", threads)
 
 

@@ -20,7 +20,7 @@ _STEPS = ("decoded", "pixels", "scores")
 
 
 def load_stages(artifact: Artifact, options: LoadOptions) -> ImageStages:
-    """The steps of the SavedModel in `artifact.path`. Raises ModelLoadFailed when it has none."""
+    """Return the steps of the SavedModel in `artifact.path`. Raises ModelLoadFailed."""
     threads = options.threads or usable_cpus()
     set_threads(threads)
     module = load_model(artifact.path, threads, allow_unsafe_ops=options.allow_unsafe_ops).owner
@@ -33,23 +33,23 @@ def load_stages(artifact: Artifact, options: LoadOptions) -> ImageStages:
 
 
 class SavedModelStages:
-    """The functions that the export put beside the signatures, run by TensorFlow."""
+    """The functions exported beside the signatures, run by TensorFlow."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
 
     def decoded(self, image: bytes) -> Array:
-        """uint8[height, width, 3] as the graph's decoder gives them. Raises InvalidInput."""
+        """Return uint8[height, width, 3] from the graph's decoder. Raises InvalidInput."""
         pixels: Array = self._step("decoded", tf.constant(image))
         return pixels
 
     def resized(self, image: bytes) -> Array:
-        """float32[height, width, 3]: the model's input. Raises InvalidInput."""
+        """Return float32[height, width, 3]: the model's input. Raises InvalidInput."""
         pixels: Array = self._step("pixels", tf.constant([image]))[0]
         return pixels
 
     def scores(self, image: bytes) -> Array:
-        """float32[classes], finite. Raises InvalidInput, InferenceFailed for other scores."""
+        """Return float32[classes]. Raises InvalidInput; InferenceFailed if they are not finite."""
         scores: Array = self._step("scores", tf.constant([image]))[0]
         return scores
 

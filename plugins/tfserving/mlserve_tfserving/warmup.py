@@ -1,7 +1,7 @@
-"""The warm-up requests of a SavedModel, written and replayed.
+"""Write and replay the warm-up requests of a SavedModel.
 
 TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests` (a TFRecord file of
-PredictionLog, at most 1000 records) when it loads a version, before it calls it available.
+PredictionLog, at most 1000 records) when it loads a version, before it reports it as available.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_RECORDS = 1000
 
 
 def write_requests(into: Path, model: str, signatures: Sequence[str], image: bytes) -> None:
-    """Writes one request a signature, each with `image` as its input, into the SavedModel."""
+    """Write one request per signature, each with `image` as input, into the SavedModel."""
     path = into / PLACE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -41,10 +41,10 @@ def _record(model: str, signature: str, image: bytes) -> bytes:
 
 
 def read_requests(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The signature and the inputs (arrays by name) of each request; none without the file.
+    """Yield the signature and the inputs (arrays by name) of each request; none without the file.
 
-    Records of kinds that mlserve does not serve are passed over. Raises TensorFlow's DataLossError
-    for a damaged file.
+    Records of kinds that mlserve does not serve are skipped. Raises TensorFlow's DataLossError for
+    a damaged file.
     """
     path = folder / PLACE
     if not path.is_file():
@@ -65,7 +65,7 @@ def _tensors(request: Any) -> dict[str, Any]:
 
 
 def _examples(request: Any) -> dict[str, Any]:
-    """The input of Classify, Regress and MultiInference: serialized examples, context in front."""
+    """Return the input of Classify, Regress or MultiInference: tf.Examples, context first."""
     sent = getattr(request.input, request.input.WhichOneof("kind") or "example_list")
     context = (
         sent.context.SerializeToString() if "context" in sent.DESCRIPTOR.fields_by_name else b""
