@@ -155,7 +155,7 @@ class RestPort:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn with our `Acceptor`, signals and shutdown; overrides internals (see pyproject.toml)."""
+    """uvicorn with our `Acceptor`, signals and shutdown; overrides internals (see `pyproject`)."""
 
     def __init__(
         self, config: uvicorn.Config, tls: ssl.SSLContext | None, connections: HttpConnections
