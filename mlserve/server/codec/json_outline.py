@@ -1,14 +1,11 @@
-"""What can be told of a JSON text without parsing it: how deep it is, and where it can be cut.
+"""Scan a JSON text without parsing it: how deep it is, and where it can be cut into pieces.
 
-An outline of a long text says where to cut it into pieces that are parsed one by one.
+The text is scanned in blocks. A list, object or string that ends in a later block than it begins in
+is large. All others are smaller than a block, so the parser of the standard library, which cannot
+be interrupted, finishes one in a few milliseconds. For each large list the outline records one
+comma between two items in every block that has one: the list is cut there.
 
-The text is looked at in blocks. A list, object or string that ends in another block than it begins
-in is large; all others are smaller than a block, and the parser of the standard library, which
-cannot be interrupted, is done with one in a few milliseconds. For each large list the outline has a
-comma in every block, between two of its items, where it is cut.
-
-The outline of a text that is not JSON is right up to the first fault, and the parser gets no
-further.
+The outline of invalid JSON is correct up to the first fault, and the parser gets no further.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ _KEPT = b'"[]{}'
 _DROPPED = bytes(set(range(256)) - set(_KEPT))
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _BETWEEN = 0x5C
-"""The number between those of `[` and `]`: what is left of it after a bracket is 1 or -1."""
+"""The code between those of `[` and `]`: subtracting a bracket from it gives 1 or -1."""
 _QUOTE, _BACKSLASH, _COMMA = b'"\\,'
 _OPENING_BRACE = b"{"[0]
 _OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
@@ -39,16 +36,16 @@ _PLAIN = bytes(set(range(256)) - set(b'"\\[]{}'))
 
 
 def check_depth(text: str, limit: int) -> None:
-    """Raises InvalidInput for JSON of more levels than that, without parsing it.
+    """Raise InvalidInput for JSON of more than `limit` levels, without parsing it.
 
-    What is not JSON is left to the parser.
+    Invalid JSON is left to the parser.
     """
     if text.count("[") + text.count("{") > limit and depth_of(text) > limit:
         raise too_deep(limit)
 
 
 def too_deep(limit: int) -> InvalidInput:
-    """The error of JSON of more levels than that."""
+    """Return the error for JSON of more than `limit` levels."""
     return InvalidInput(
         f"JSON Parse error: nested deeper than {limit} levels, the most that this server takes "
         f"({flag_of('max_json_depth')})"
@@ -56,14 +53,14 @@ def too_deep(limit: int) -> InvalidInput:
 
 
 def depth_of(text: str) -> int:
-    """The most brackets that are open at once, those in strings left out.
+    """Return the most brackets open at once, ignoring those in strings.
 
-    Each step is one pass over the text in C: 64 MB of brackets take no longer than parsing them.
+    Each step is one pass over the text in C: 64 MB of brackets take no longer than to parse.
     """
     data = text.encode("utf-8", "replace")
-    data = data.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that each quote left is a real one
+    data = data.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote left delimits a string
     data = data.translate(_TO_SQUARE, _DROPPED)
-    data = data.replace(b'""', b"")  # two quotes side by side change nothing for the others
+    data = data.replace(b'""', b"")  # removing adjacent quotes keeps the others paired
     if b'"' in data:
         data = b"".join(data.split(b'"')[::2])
     if not data:
@@ -74,19 +71,19 @@ def depth_of(text: str) -> int:
 
 @dataclass(slots=True)
 class Outline:
-    """Where the large parts of a text begin, and how many values it can hold at the most."""
+    """Where the large parts of a text begin, and counts that bound its number of values."""
 
     cuts: dict[int, list[int]] = field(default_factory=dict)
-    """The places of commas in each large list or object, which begins at the key, and its end."""
+    """Positions of commas in each large list or object, then its end; keyed by where it begins."""
     strings: set[int] = field(default_factory=set)
-    """The places of the quotes that large strings begin with."""
+    """Positions of the opening quotes of large strings."""
     commas: int = 0
     quotes: int = 0
     objects: int = 0
 
 
 def outline_of(text: str, room: Room, *, start: int, max_depth: int, block: int = PIECE) -> Outline:
-    """The outline of the JSON object at `start`; what follows it is not looked at.
+    """Return the outline of the JSON object at `start`; what follows it is ignored.
 
     Raises InvalidInput for more than `max_depth` levels.
     """
@@ -105,13 +102,13 @@ class _Reader:
         self.is_done = False
         self._max_depth = max_depth
         self._open: list[int] = []
-        """Where the lists and objects begin that are open at the end of the last block."""
+        """Where the lists and objects still open after the last block begin."""
         self._string: int | None = None
-        """Where the string begins that is open at the end of the last block."""
+        """Where the string still open after the last block begins, if any."""
         self._is_escaped = False
 
     def read(self, start: int, block: bytes) -> None:
-        """Reads the next block, which begins at `start`."""
+        """Read the next block, which begins at `start`."""
         self.outline.commas += block.count(b",")
         if self._string is None and self._open and not block.translate(None, _PLAIN):
             self._cut(self._open[-1], start + block.rfind(b","), start)
@@ -143,11 +140,11 @@ class _Reader:
         self._follow(start, codes[is_structure], places[is_structure])
 
     def _escaped(self, block: bytes) -> Array:
-        """Which characters of the block have an odd number of backslashes before them."""
+        """Mark the characters of the block that follow an odd number of backslashes."""
         codes = np.frombuffer(block, np.uint8)
         numbers = np.arange(len(codes), dtype=np.int32)
         is_other = codes != _BACKSLASH
-        # The last other character, at or before each; one before the block if there is none.
+        # The position of the last other character at or before each; before the block if none.
         last = np.maximum.accumulate(np.where(is_other, numbers, -1 - self._is_escaped))
         before = np.concatenate(([-1 - self._is_escaped], last[:-1]))
         run = numbers - 1 - before
@@ -156,7 +153,7 @@ class _Reader:
         return escaped
 
     def _follow(self, start: int, codes: Array, places: Array) -> None:
-        """Follows the brackets and commas outside of strings, which are these."""
+        """Follow these brackets and commas, all outside of strings."""
         steps = _STEP[codes]
         depths = len(self._open) + np.cumsum(steps, dtype=np.int32)
         ends = np.flatnonzero((depths <= 0) & (steps < 0))
@@ -187,7 +184,7 @@ class _Reader:
                 self._cut(self._open[depth - 1], start + int(places[commas[-1]]), start)
 
     def _close(self, start: int, places: Array, depths: Array, least: int) -> None:
-        """Notes the ends of what was open before this block."""
+        """Record the ends of lists and objects opened before this block."""
         while len(self._open) > max(least, 0):
             end = int(np.argmax(depths < len(self._open)))
             self.outline.cuts[self._open.pop()].append(start + int(places[end]))

@@ -1,9 +1,9 @@
-"""Long JSON, parsed in pieces that take a few milliseconds each, and kept small.
+"""Parse long JSON in pieces of a few milliseconds each, into compact lists.
 
-`json.loads` of a body of 15 MB holds the interpreter's lock for a second, while the event loop can
-answer nobody, and makes objects of twenty times its size. Here the same parser gets one piece after
-another, a list of numbers becomes an array piece by piece (`PackedList`), and what the objects can
-take is counted before there are any. Values and errors are those of `json.loads`.
+`json.loads` of a 15 MB body holds the GIL for a second, during which the event loop answers no one,
+and makes objects of twenty times that size. Here the same parser gets one piece after another,
+lists of numbers become arrays piece by piece (`PackedList`), and the memory that the objects can
+take is counted before they exist. Values and errors are those of `json.loads`.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 _DIGITS = re.compile(r"[-+.0-9eE]*")
 _LARGE = re.compile(r"\+?[0-9]{3}")
 _CHARACTERS = re.compile(r'(?:[^"\\]+|\\(?:u[0-9a-fA-F]{4}|[^u]))*')
-"""What a string is made of, no escape cut in two."""
+"""Characters of a string, up to an incomplete escape."""
 _HIGH, _LOW, _LAST = "\ud800\udc00\udfff"
-"""Where the first and the second halves of characters begin that take two escapes."""
+"""The first high surrogate, the first low one, and the last low one."""
 _LONGEST_ESCAPE = len(r"\uffff")
 _MOST_NAMES = 65_536
-"""Names of one object: far more than any model has inputs, and few enough to compare."""
+"""Names in one object: far more than any model has inputs, yet few enough to compare."""
 _ROWS = "instances"
 _SHORT = MAX_RANK
-"""Items of a list that is left as it is: a shape of the Open Inference Protocol, for one."""
+"""Items up to which a list stays a Python list, such as a shape (Open Inference Protocol)."""
 _LONGEST_NUMBER = 64 * 2**10
 _LONGEST_NAME = 64 * 2**10
 _VALUE, _STRING, _OBJECT = 17, 120, 240
-"""Bytes that a number, a string and an object take at most while they are read, as objects and as
-elements of an array (CPython 3.11 to 3.14, 64 bits), beside a string's characters."""
+"""Most bytes that a number, a string and an object take while being read, as Python objects and as
+array elements (CPython 3.11 to 3.14, 64 bits), besides a string's characters."""
 _PARTS = 2
-"""A long string is there twice: in the parts that it is read in, and joined."""
+"""A long string exists twice: as the parts in which it is read, and joined."""
 _OBJECTS_VALUE = 48
-"""The same of a number in an object of a list, which is kept as a Python object."""
+"""The same for a number in an object of a list, which stays a Python object."""
 
 
 def raw_decode(
@@ -58,11 +58,11 @@ def raw_decode(
     most_rows: int | None = None,
     block: int = PIECE,
 ) -> tuple[Any, int]:
-    """The JSON object at `start` and where it ends, as of `decoder.raw_decode`.
+    """Return the JSON object at `start` and where it ends, like `decoder.raw_decode`.
 
-    Long lists in it are packed, but for those of objects. Raises JSONDecodeError, ValueError for a
-    number or name without end, InvalidInput for too many levels, InputTooLarge for more rows in
-    its `instances` than `most_rows`, and what `room` raises.
+    Long lists in it are packed, except lists of objects. Raises JSONDecodeError, ValueError for an
+    overlong number or name or too many names, InvalidInput for too many levels, InputTooLarge for
+    more than `most_rows` rows in its `instances`, and what `room` raises.
     """
     if text[start : start + 1] != "{":
         raise InvalidInput("JSON Parse error: a body of this length must be an object")
@@ -72,23 +72,23 @@ def raw_decode(
 
 
 def after_blanks(text: str, start: int) -> int:
-    """The place of the next character that is not blank; in pieces, as there may be many blanks."""
+    """Return where the next non-blank character is; in pieces, as there may be many blanks."""
     while (end := _end_of(_BLANKS, text, start, start + PIECE)) == start + PIECE:
         start = end
     return end
 
 
 def _cost(outline: Outline, text: str) -> int:
-    """Bytes that the objects of the text take at the most, the characters of its strings too."""
+    """Return the most bytes that the objects of the text can take, including string contents."""
     value = _OBJECTS_VALUE if outline.objects > 1 else _VALUE
     values = outline.commas * value + outline.quotes // 2 * _STRING + outline.objects * _OBJECT
-    width = sys.getsizeof(text) // len(text)  # of a character: all are as wide as the widest
+    width = sys.getsizeof(text) // len(text)  # bytes per character: all are as wide as the widest
     characters = max(0, len(text) - 2 * outline.commas)
     return values + _PARTS * characters * width
 
 
 class _Parser:
-    """Reads the large values of the outline itself, and leaves the others to the C parser."""
+    """Parses the large values of the outline, and leaves all others to the C parser."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class _Parser:
         self._to_object = dict if hook is None else hook
 
     def value(self, start: int) -> tuple[Any, int]:
-        """The value that begins there, and where it ends."""
+        """Return the value at `start`, and where it ends."""
         if start in self._cuts:
             is_object = self._text[start] == "{"
             return self._object(start) if is_object else self._list(start)
@@ -193,9 +193,10 @@ class _Parser:
             place = self._blanks(place + 1)
 
     def _take_piece(self, found: PackedList, start: int, end: int) -> bool:
-        """Whether the items of a list up to a comma or its end were taken, all at once.
+        """Take all items of a list up to a comma or its end at once; return False if impossible.
 
-        Within one block no item is large. A fault is found by reading one by one: that tells where.
+        Within one block no item is large. If the piece has a fault, the caller reads its items one
+        by one to find the position.
         """
         if start >= end or self._number(start) != self._number(end):
             return False
@@ -212,7 +213,7 @@ class _Parser:
         return True
 
     def _string(self, start: int) -> tuple[str, int]:
-        """The string whose characters begin there."""
+        """Return the string whose characters begin at `start`, and where it ends."""
         parts: list[str] = []
         place = start
         while self._text[place : place + 1] != '"':
@@ -232,7 +233,7 @@ class _Parser:
         return "".join(parts), place + 1
 
     def _broken(self, start: int, place: int) -> json.JSONDecodeError:
-        """What is wrong with a string, which is read up to `place`."""
+        """Return the error of a string that was read up to `place`."""
         try:
             scanstring(self._text, place, True)
         except json.JSONDecodeError as error:
@@ -241,7 +242,7 @@ class _Parser:
         raise AssertionError(place)
 
     def _number(self, place: int) -> int:
-        """The number of the block that the place is in."""
+        """Return the number of the block that contains `place`."""
         return (place - self._origin) // self._block
 
     def _blanks(self, start: int) -> int:
@@ -252,7 +253,7 @@ class _Parser:
 
 
 def _end_of(pattern: re.Pattern[str], text: str, start: int, end: int) -> int:
-    """Where the longest match at `start` ends, up to `end`; the pattern matches nothing too."""
+    """Return where the match at `start` ends, at most at `end`; the pattern may match nothing."""
     match = pattern.match(text, start, end)
     assert match is not None
     return match.end()
@@ -264,18 +265,18 @@ def _joined(high: str, low: str) -> str:
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """Keeps Python's collector from walking all that the process has for lists that end here."""
+    """Keep the garbage collector from walking the whole process for short-lived lists."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:  # of several threads that do so, one has seen it on, and that one ends last
+        if was_on:  # of several threads here, the one that saw it on turns it on again
             gc.enable()
 
 
 def _pack_values(rows: list[Any]) -> None:
-    """Packs the lists in the objects of a list, but for short ones."""
+    """Pack the lists, except short ones, in the objects of a list."""
     for row in rows:
         if type(row) is dict:
             for name, value in row.items():
@@ -284,7 +285,7 @@ def _pack_values(rows: list[Any]) -> None:
 
 
 def _compact(items: PackedList) -> PackedList | list[Any]:
-    """The list as it is, or as Python's own where there are objects in it, or few values."""
+    """Return a Python list if there are few items, or objects among them; else the packed list."""
     if len(items) <= _SHORT or any(dict in part.types for part in items.parts):
         unpacked = items.items()
         if unpacked is not None:
@@ -293,15 +294,16 @@ def _compact(items: PackedList) -> PackedList | list[Any]:
 
 
 def has_large_exponent(text: str) -> bool:
-    """Whether a number in the text may have an exponent above 99; it may be a part of a string.
+    """Return whether the text may have a number with an exponent above 99.
 
-    A pattern for all of that takes four times as long on numbers without an exponent.
+    Text in strings may match too. A single pattern for whole numbers would take four times as long
+    on numbers without an exponent.
     """
     return any(_has_large_after(text, mark) for mark in "eE")
 
 
 def finite(text: str) -> float:
-    """The number. Raises ValueError for one that is too large, which Python reads as infinity."""
+    """Parse a number. Raises ValueError if it is too large, which Python reads as infinity."""
     value = float(text)
     if math.isinf(value):
         raise ValueError("Number too big to be stored in double.")

@@ -1,7 +1,7 @@
-"""JSON values to numpy arrays and back, for the REST bodies of both protocols.
+"""Convert JSON values to numpy arrays and back, for the REST bodies of both protocols.
 
-A request's list may have become a `PackedList`, which holds numbers as arrays already; everything
-here takes long lists a part at a time, so that no step takes long.
+A request's list may already be a `PackedList`, which holds numbers as arrays. Long lists are
+processed in parts, so that no step takes long.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from mlserve.server.tensors import NUMPY, Array
 from mlserve.tensors import DType, TensorSpec
 
 _PACKED = 1024
-"""Items of a list from which on it is read in parts."""
+"""Items of a list above which it is packed and read in parts."""
 _FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 _BASE64_BLANKS = " \t\n\v\f\r"
 
 
 def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape of nested lists, and their values: JSON values, or parts of them as `Values`.
+    """Return the shape of nested lists, and their values: JSON values, or parts as `Values`.
 
-    Raises InvalidInput that names the input.
+    Raises InvalidInput, naming the input.
     """
     if type(value) is list and (len(value) > _PACKED or PackedList in set(map(type, value))):
         value = packed(value)
@@ -57,25 +57,25 @@ def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
 
 
 def misplaced_type(spec: TensorSpec, flat: list[Any]) -> type | None:
-    """A type among the values of `flatten` that the tensor cannot have; None where all fit."""
+    """Return a type among the values of `flatten` that the tensor cannot hold; None if all fit."""
     wrong = types_of(flat) - _allowed_types(spec.dtype)
     return min(wrong, key=JSON_NAMES.__getitem__, default=None)
 
 
 def misplaced_text(spec: TensorSpec, kind: type) -> str:
-    """The error of a value of that type in the input."""
+    """Return the error text for a value of that type in the input."""
     return f"input '{spec.name}' has {JSON_NAMES[kind]} where {spec.dtype.label} is expected"
 
 
 def types_of(flat: list[Any]) -> Set[type]:
-    """The types of the values of `flatten`."""
+    """Return the types of the values of `flatten`."""
     if _is_in_parts(flat):
         return frozenset().union(*(part.types for part in flat))
     return set(map(type, flat))
 
 
 def first_of(kind: type, flat: list[Any]) -> Any:
-    """The first of the values of `flatten` that has that type, as one has."""
+    """Return the first value of that type among those of `flatten`; there must be one."""
     values: Iterable[Any] = flat
     if _is_in_parts(flat):
         values = next(part for part in flat if kind in part.types)
@@ -83,10 +83,10 @@ def first_of(kind: type, flat: list[Any]) -> Any:
 
 
 def to_flat_array(spec: TensorSpec, flat: list[Any], *, overflows: bool) -> Array:
-    """The array, of one dimension, of the values of `flatten`, whose types fit the tensor.
+    """Return a one-dimensional array of the values of `flatten`, whose types fit the tensor.
 
-    What is too large for a float is infinite where it `overflows`, as in C. Raises InvalidInput
-    that names the input for a value out of range, and for bytes that are not text or base64.
+    With `overflows`, values too large for a float become infinite, as in C. Raises InvalidInput,
+    naming the input, for a value out of range and for bytes that are not text or base64.
     """
     if not _is_in_parts(flat):
         return _to_array(spec, flat, overflows=overflows)
@@ -99,7 +99,7 @@ def to_flat_array(spec: TensorSpec, flat: list[Any], *, overflows: bool) -> Arra
 
 
 def from_numbers(spec: TensorSpec, array: Array) -> Any:
-    """The array of numbers or booleans as nested lists of JSON values; a scalar as one value."""
+    """Return an array of numbers or booleans as nested lists of JSON values, or a scalar as one."""
     if spec.dtype in _FLOATS and spec.dtype is not DType.FLOAT64:
         # The shortest decimal of a float32 is what a reader expects: 0.1, not 0.10000000149011612.
         array = array.astype(np.float32).astype(np.str_).astype(np.float64)
@@ -107,15 +107,15 @@ def from_numbers(spec: TensorSpec, array: Array) -> Any:
 
 
 def is_base64(value: dict[str, Any]) -> bool:
-    """Whether the object is `{"b64": "..."}`, which stands for bytes."""
+    """Return whether the object is `{"b64": "..."}`, which stands for bytes."""
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
 def from_base64(text: str) -> bytes:
-    """The bytes of base64 text, in pieces. Raises binascii.Error, ValueError.
+    """Decode base64 text in pieces. Raises binascii.Error and ValueError.
 
-    It may have line ends and other blanks in it, as most programs write them, and no padding:
-    TensorFlow Serving takes both (`Base64Unescape` of Abseil).
+    Line ends and other blanks are allowed, as most programs write them, and padding may be missing:
+    TensorFlow Serving accepts both (`Base64Unescape` of Abseil).
     """
     for blank in _BASE64_BLANKS:
         text = text.replace(blank, "")
@@ -130,7 +130,7 @@ def from_base64(text: str) -> bytes:
 
 
 def to_base64(data: bytes) -> str:
-    """The base64 text of the bytes, made in pieces."""
+    """Encode bytes as base64 text, in pieces."""
     size = PIECE // 3 * 3
     pieces = (data[start : start + size] for start in range(0, len(data), size))
     return "".join(base64.b64encode(piece).decode() for piece in pieces)
@@ -152,7 +152,7 @@ def _to_array(spec: TensorSpec, values: Sequence[Any] | Array, *, overflows: boo
     dtype = NUMPY[spec.dtype]
     if spec.dtype is DType.BYTES:
         items = (_to_bytes(spec.name, item) for item in values)
-        return np.array([*items, None], dtype=object)[:-1]  # never an array of the bytes' items
+        return np.array([*items, None], dtype=object)[:-1]  # the None keeps numpy from looking into the bytes
     if spec.dtype in _FLOATS:
         return _to_floats(spec, values, overflows=overflows)
     if spec.dtype is not DType.BOOL and len(values):

@@ -1,6 +1,6 @@
-"""Arrays as JSON text, written in pieces: a large answer does not hold up the event loop.
+"""Write arrays as JSON text in pieces, so that a large answer does not block the event loop.
 
-The text is that of `json.dumps` of the whole, with its spaces.
+The text equals that of `json.dumps` for the whole, including its spaces.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mlserve.server.tensors import Array
 
 Text = Iterable[str]
 Convert = Callable[[Array], Any]
-"""Makes nested lists of JSON values of an array: numbers, texts, and objects of one text."""
+"""Converts an array to nested lists of JSON values: numbers, strings, objects with one string."""
 _VALUES = 4 * 2**10
-"""Values that are written at once: a few milliseconds for numbers."""
+"""Values written at once: a few milliseconds for numbers."""
 
 
 def array_text(array: Array, convert: Convert) -> Text:
-    """The JSON text of an array."""
+    """Write an array as JSON."""
     weight = _weight(array)
     if weight <= _VALUES:
         value = convert(array)
@@ -33,7 +33,7 @@ def array_text(array: Array, convert: Convert) -> Text:
 
 
 def rows_text(columns: Mapping[str, tuple[Array, Convert]]) -> Text:
-    """The JSON text of a list of objects, each of one row of every column."""
+    """Write a list of objects, each with one row of every column."""
     arrays = [array for array, _ in columns.values()]
     rows, weight = len(arrays[0]), sum(map(_weight, arrays))
     if weight > _VALUES * rows:
@@ -47,18 +47,18 @@ def rows_text(columns: Mapping[str, tuple[Array, Convert]]) -> Text:
 
 
 def list_text(texts: Iterable[Text]) -> Text:
-    """A JSON list of these texts, each of one item or of several."""
+    """Write a list of these texts, each with one or several items."""
     return _between("[", texts, "]")
 
 
 def object_text(members: Mapping[str, Text]) -> Text:
-    """A JSON object of these texts."""
+    """Write an object of these texts."""
     texts = (_after(f"{dumps(name)}: ", text) for name, text in members.items())
     return _between("{", texts, "}")
 
 
 def dumps(value: Any) -> str:
-    """The JSON text of a small value."""
+    """Return the JSON text of a small value."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -82,13 +82,13 @@ def _is_long(value: Any) -> bool:
 
 
 def _weight(array: Array) -> int:
-    """The values of an array and the lists that they are written in."""
+    """Count the values of an array, and the lists in which they are written."""
     lists = sum(math.prod(array.shape[:depth]) for depth in range(1, array.ndim))
     return int(array.size + lists)
 
 
 def _groups(rows: int, weight: int) -> Iterator[slice]:
-    """Rows that are written at once, of so many with so many values and lists in all."""
+    """Split `rows` rows of `weight` values and lists in total into groups written at once."""
     count = max(1, _VALUES * rows // max(1, weight))
     return (slice(start, start + count) for start in range(0, rows, count))
 
@@ -113,5 +113,5 @@ def _after(name: str, text: Text) -> Text:
 
 
 def _inside(text: Text) -> Text:
-    """The text of a list without its brackets."""
+    """Return the text of a list without its brackets."""
     return ["".join(text)[1:-1]]

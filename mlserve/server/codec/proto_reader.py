@@ -1,7 +1,6 @@
-"""From the bytes of a gRPC request to its message, and from its lists of numbers to arrays.
+"""Parse the bytes of a gRPC request into its message, and its lists of numbers into arrays.
 
-The bytes are looked at before anything is made of them (`proto_scan`); what takes long is done on
-a thread.
+The bytes are checked before they are parsed (`proto_scan`); long work is done on a thread.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from mlserve.server.codec.proto_scan import TooManyFields, delimited, estimate, 
 from mlserve.server.tensors import Array
 
 _INLINE_FIELDS = 2000
-"""Fields that are walked on the event loop: a millisecond, as long as the way to a thread."""
+"""Fields walked on the event loop: one millisecond, about as long as handing them to a thread."""
 _INLINE_BYTES = 8 * 2**20
-"""Memory of a message that is made on the event loop: a few milliseconds."""
+"""Largest message, in bytes of memory, parsed on the event loop: a few milliseconds."""
 _READERS = ThreadPoolExecutor(2, thread_name_prefix="mlserve-read")
-"""Two: protobuf lets one work at a time, and a long walk is not to hold up a short one."""
+"""Two: protobuf holds the GIL, so more gain nothing; one long walk must not delay a short one."""
 
 _DOING = "reading the request"
 
@@ -37,18 +36,18 @@ _AS_THEY_ARE: dict[int, np.dtype[Any]] = {
     FieldDescriptor.TYPE_DOUBLE: np.dtype("<f8"),
     FieldDescriptor.TYPE_BOOL: np.dtype("?"),
 }
-"""Types whose packed form on the wire is that of an array in memory."""
+"""Types whose packed encoding equals the memory layout of an array."""
 _PIECE = 2**16
-"""Numbers that are objects at the same time."""
+"""Numbers that exist as Python objects at the same time."""
 
 Request = TypeVar("Request", bound=Message)
 Result = TypeVar("Result")
 
 
 async def read_message(kind: type[Request], data: bytes, deadline: Deadline) -> Request:
-    """The message that the bytes hold; its memory is counted in the body that the task holds.
+    """Check and parse a request; its memory is counted in the body of the running task.
 
-    Raises InvalidInput, InputTooLarge, DeadlineExceeded, and Overloaded where there is no room.
+    Raises InvalidInput, InputTooLarge, DeadlineExceeded, and Overloaded if there is no room.
     """
     try:
         size = quick_estimate(data, kind, _INLINE_FIELDS)
@@ -56,14 +55,14 @@ async def read_message(kind: type[Request], data: bytes, deadline: Deadline) -> 
         size = await on_thread(partial(estimate, data, kind, deadline), deadline)
     deadline.require(_DOING)
     if (body := held_body()) is not None:
-        body.take(size - len(data))  # the bytes themselves are counted since they arrived
+        body.take(size - len(data))  # the bytes themselves were counted as they arrived
     if size <= _INLINE_BYTES:
         return parse(kind, data)
     return await on_thread(partial(parse, kind, data), deadline)
 
 
 def parse(kind: type[Request], data: bytes) -> Request:
-    """The message that the bytes hold, which have been looked at. Raises InvalidInput."""
+    """Parse bytes that have been checked. Raises InvalidInput."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -73,9 +72,9 @@ def parse(kind: type[Request], data: bytes) -> Request:
 
 
 async def on_thread(work: Callable[[], Result], deadline: Deadline) -> Result:
-    """What the work gives, done on a thread. Raises DeadlineExceeded as soon as it passes.
+    """Run `work` on a thread and return its result. Raises DeadlineExceeded once that passes.
 
-    The bytes stay counted until the thread lets go of them, which cannot be told to stop.
+    The thread cannot be stopped, so the task's body stays counted until the work has ended.
     """
     body = held_body()
 
@@ -92,9 +91,9 @@ async def on_thread(work: Callable[[], Result], deadline: Deadline) -> Result:
 
 
 def numbers(message: Message, field: str, dtype: np.dtype[Any]) -> Array:
-    """The numbers in that repeated field, flat, of the dtype; the array may be read-only.
+    """Return the numbers in a repeated field as a flat array, which may be read-only.
 
-    All of them fit it: it is the field's own type, or a wider one.
+    `dtype` must be the field's own type or a wider one, so that every number fits.
     """
     about = message.DESCRIPTOR.fields_by_name[field]
     packed = _AS_THEY_ARE.get(about.type)
@@ -109,7 +108,7 @@ def numbers(message: Message, field: str, dtype: np.dtype[Any]) -> Array:
 
 
 def narrow(name: str, wide: Array, target: np.dtype[Any]) -> Array:
-    """The integers as an array of the `target` type. Raises InvalidInput for one outside it."""
+    """Convert integers to the `target` type. Raises InvalidInput for values out of its range."""
     limits = np.iinfo(target)
     if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
         raise InvalidInput(f"input '{name}' has a value outside {limits.min} to {limits.max}")

@@ -1,12 +1,12 @@
-"""A look at the bytes of a protobuf message before anything is made of them.
+"""Check the bytes of a protobuf message, and estimate its memory, before it is parsed.
 
-protobuf turns two bytes into an object of a hundred and more, and lets no other thread run while it
-does. So the bytes are walked first: what counts is counted, and the walk ends with the first limit
-that is passed. It takes time linear in the number of fields; what stands in a field is not looked
-at. The format is that of https://protobuf.dev/programming-guides/encoding.
+protobuf can turn two bytes into an object of a hundred or more, and holds the GIL while it does. So
+the bytes are walked first: limited items are counted, and the walk stops at the first limit that is
+exceeded. It takes time linear in the number of fields; the content of fields is not inspected. The
+format is that of https://protobuf.dev/programming-guides/encoding.
 
-The fields are read from the descriptors of our `.proto` files; only what differs from the rule of
-its kind is listed here. What counts is counted over the whole request, however it is nested.
+The rules come from the descriptors of our `.proto` files; only exceptions are listed here. Items
+are counted over the whole request, however they are nested.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput
 
 MOST_NAMED = 4096
-"""Entries of a list or a map whose items are objects or texts: inputs, outputs, parameters."""
+"""Entries of a list or map of messages or strings: inputs, outputs, parameters."""
 MOST_SIZES = 65_536
-"""Sizes in the shapes of all tensors together."""
+"""Dimensions in the shapes of all tensors together."""
 MOST_VALUES = 2**20
-"""Strings in tensors, and numbers that are not packed: each is a field of its own to walk."""
+"""Strings in tensors, and unpacked numbers: each is a field of its own to walk."""
 MOST_VARINTS = 2**24
-"""Packed numbers of a varint type. protobuf takes 10 ns for each and lets no other thread run."""
+"""Packed numbers of a varint type; protobuf takes 10 ns for each, holding the GIL."""
 MOST_MODELS = 1000
-"""Models of a configuration: each is looked for, loaded and followed."""
+"""Models in a configuration: each is looked up, loaded and watched."""
 MOST_TEXT = 2**16
-"""Bytes of a name or any other text."""
+"""Bytes of a name or any other string."""
 MOST_PARAMETER = 2**20
-"""Bytes of a parameter that is a text: an extension may mean it."""
+"""Bytes of a string parameter: protocol extensions may need long ones."""
 
 PACKED = "packed numbers of tensors"
 
 _TENSORS = ("tensorflow.TensorProto", "inference.InferTensorContents")
-"""The messages whose lists are the values of a tensor."""
+"""The messages whose repeated fields are a tensor's values."""
 _OTHER_COUNTS = {
     "tensorflow.TensorShapeProto.dim": MOST_SIZES,
     "inference.ModelInferRequest.InferInputTensor.shape": MOST_SIZES,
@@ -53,15 +53,15 @@ _OTHER_LENGTHS = {
 }
 
 _MESSAGE_BYTES = 256
-"""Of one message: its fields in protobuf's arena, and the Python object that stands for it."""
+"""Per message: its fields in protobuf's arena, and its Python object."""
 _STRING_BYTES = 96
-"""Of one string beside its bytes: two views of it, as arrays double, and the Python object."""
+"""Per string, besides its bytes: two views of it, as arrays double, and its Python object."""
 _ARRAYS = 3
-"""protobuf's array of numbers takes up to twice their size as it grows, the numpy array once."""
+"""protobuf's array of numbers takes up to twice their size as it grows, numpy's once."""
 
 _VARINT, _PACKED = 0, 2
 _FORMS = {8: 1, 4: 5}
-"""The wire type of a number of so many bytes."""
+"""The wire type of fixed-size numbers, by their bytes."""
 _F = FieldDescriptor
 _FIXED_SIZES = {
     **dict.fromkeys((_F.TYPE_DOUBLE, _F.TYPE_FIXED64, _F.TYPE_SFIXED64), 8),
@@ -73,35 +73,35 @@ _NARROW = {
 }
 
 MOST_FIELDS = 2**20
-"""Fields of one request, of all kinds, strings in a row as a quarter of them."""
+"""Fields of one request, of all kinds; consecutive strings count as a quarter each."""
 _DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
-"""Bytes of the wire types of a fixed length."""
+"""The bytes of a number, by fixed-size wire type."""
 _LONGEST_VARINT = 10
 _LARGEST_TAG = 2**32 - 1
-"""A reader that cut a larger one would see another field than this walk."""
+"""A parser that truncated a larger tag would see a different field than this walk."""
 _DEEPEST = 32
-"""Levels of messages in each other; ours have six."""
+"""Levels of nested messages; ours have six."""
 _UNKNOWN_BYTES = 48
-"""protobuf keeps a field that it does not know."""
+"""Per unknown field: protobuf keeps those too."""
 _PIECE = 2**20
 _CONTINUES = 0x80
-"""The bit of a varint's byte that another one follows."""
+"""The bit of a varint's byte that means that another byte follows."""
 _CONTINUED = bytes(range(_CONTINUES, 0x100))
-"""Every byte of a varint but its last."""
+"""Every byte value of a varint but its last."""
 _LOOK_AT_CLOCK = 2**14
-"""Fields between two looks at the deadline: some 10 ms."""
+"""Fields between two checks of the deadline: about 10 ms."""
 _BYTES_A_FIELD = 256
-"""So many bytes of packed varints are counted in the time of one field."""
+"""Bytes of packed varints that are counted in the time of one field."""
 _STRINGS_A_FIELD = 4
-"""So many strings in a row are counted in the time of one field."""
+"""Consecutive strings that are counted in the time of one field."""
 
 _SMALLER = "send several smaller requests"
 _AS_BYTES = "send large tensors as bytes: tensor_content, raw_input_contents"
 
 
 class Content(Enum):
-    """What stands in a field that has a length."""
+    """The content of a field."""
 
     TEXT = auto()
     BYTES = auto()
@@ -112,11 +112,11 @@ class Content(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """What may stand in one field. `most` is its count in a request; None where it is not counted.
+    """The limits of one field. `most` is the limit on its items in a request, None without one.
 
     Rules of the same `name` are counted together: all packed numbers of tensors are one list.
-    `width` is the bytes that one item takes in memory, `size` those of a packed number on the wire,
-    `longest` the most bytes of a text, `rules` those of a message's own fields.
+    `width` is the bytes that an item takes in memory, `size` those of a packed number on the wire,
+    `longest` the most bytes of a text, and `rules` those of the fields of a nested message.
     """
 
     name: str
@@ -128,15 +128,15 @@ class Rule:
     rules: dict[int, Rule] = field(default_factory=dict)
 
     def room(self, count: int) -> int:
-        """How many more there may be after that many."""
+        """Return how many more items are allowed after `count`."""
         return sys.maxsize if self.most is None else self.most - count
 
 
 @cache
 def rules_of(message: Descriptor) -> dict[int, Rule]:
-    """The rules of a message's fields, by tag: the field's number and its form on the wire.
+    """Return the rules of a message's fields, by tag (field number and wire type).
 
-    A field that is not repeated and holds a number has none.
+    Singular number fields have no rule.
     """
     rules: dict[int, Rule] = {}
     for item in message.fields:
@@ -160,9 +160,10 @@ def _rules_of(item: FieldDescriptor) -> dict[int, Rule]:
 
 
 def _rules_of_numbers(item: FieldDescriptor) -> dict[int, Rule]:
-    """The rules of repeated numbers, packed and one by one: protobuf reads both.
+    """Return the rules of repeated numbers, packed and unpacked: protobuf reads both.
 
-    Packed numbers of a fixed size are one copy, however many, and bounded by the request's bytes.
+    Packed fixed-size numbers in tensors need no limit: reading them is a single copy, and their
+    number is bounded by the request's bytes.
     """
     name, packed, tag = item.name, item.number << 3 | _PACKED, item.number << 3
     size, most = _FIXED_SIZES.get(item.type), _most_of(item)
@@ -179,28 +180,28 @@ def _rules_of_numbers(item: FieldDescriptor) -> dict[int, Rule]:
 
 
 def _most_of(item: FieldDescriptor) -> int:
-    """How many a request may have in that list, or map."""
+    """Return how many items a request may have in that list or map."""
     assert item.containing_type is not None
     is_of_tensor = item.containing_type.full_name in _TENSORS
     return _OTHER_COUNTS.get(item.full_name, MOST_VALUES if is_of_tensor else MOST_NAMED)
 
 
 class TooManyFields(Exception):
-    """The message has more fields than were to be walked now."""
+    """The message has more fields than this walk may take."""
 
 
 class _Broken(Exception):
-    """The bytes are not a message."""
+    """The bytes are not a valid message."""
 
     def __init__(self, place: int, why: str) -> None:
         super().__init__(f"at byte {place}, {why}")
 
 
 def estimate(data: bytes, kind: type[Message], deadline: Deadline | None = None) -> int:
-    """The bytes that the message takes in memory, with the arrays that are made from it.
+    """Return the bytes that the message takes in memory, including the arrays made from it.
 
-    Raises InputTooLarge for more of anything than its limit, InvalidInput for bytes that are not
-    such a message, and DeadlineExceeded.
+    Raises InputTooLarge if anything exceeds its limit, InvalidInput for bytes that are not such a
+    message, and DeadlineExceeded.
     """
     try:
         return _Walk(data, MOST_FIELDS, deadline).walk(kind)
@@ -211,14 +212,14 @@ def estimate(data: bytes, kind: type[Message], deadline: Deadline | None = None)
 
 
 def quick_estimate(data: bytes, kind: type[Message], fields: int) -> int:
-    """`estimate` of a message of few fields. Raises TooManyFields once so many were walked."""
+    """Return the `estimate` of a small message. Raises TooManyFields for more than `fields`."""
     return _Walk(data, fields).walk(kind)
 
 
 def delimited(data: bytes, number: int) -> tuple[int, int]:
-    """Where the content of the first field of that number begins and ends; (0, 0) without one.
+    """Return where the content of the first field with that number begins and ends, or (0, 0).
 
-    For a message that protobuf itself has written, and a field that has a length.
+    For messages serialized by protobuf, and length-delimited fields.
     """
     walk, place = _Walk(data, MOST_FIELDS), 0
     while place < len(data):
@@ -234,7 +235,7 @@ def delimited(data: bytes, number: int) -> tuple[int, int]:
 
 
 class _Walk:
-    """One walk over the fields of a message, at most `left` of them."""
+    """One walk over at most `left` fields of a message."""
 
     def __init__(self, data: bytes, left: int, deadline: Deadline | None = None) -> None:
         self._data = data
@@ -246,7 +247,7 @@ class _Walk:
         self._unknown = 0
 
     def walk(self, kind: type[Message]) -> int:
-        """The estimate. Raises what `estimate` and `quick_estimate` raise."""
+        """Return the estimate. Raises what `estimate` and `quick_estimate` raise."""
         try:
             self._walk(rules_of(kind.DESCRIPTOR))
         except (_Broken, IndexError) as error:
@@ -290,7 +291,7 @@ class _Walk:
             place = stop
 
     def _take(self, rule: Rule, tag: int, place: int, stop: int, end: int) -> int:
-        """Counts what stands in a field from `place` to `stop`; returns where to go on."""
+        """Count the content of a field from `place` to `stop`; return where to continue."""
         length = stop - place
         if rule.content is Content.TEXT:
             self._count(rule, 1)
@@ -310,7 +311,7 @@ class _Walk:
         return stop
 
     def _past_strings(self, rule: Rule, tag: int, stop: int, end: int) -> int:
-        """Counts the string that ends at `stop`, and those of the same field right behind it."""
+        """Count the string that ends at `stop`, and those of the same field right after it."""
         data, count = self._data, 1
         most = min(rule.room(self._named[rule.name]), self._left * _STRINGS_A_FIELD)
         while stop < end and data[stop] == tag and count <= most:
@@ -325,7 +326,7 @@ class _Walk:
         return stop
 
     def past_number(self, rule: Rule | None, tag: int, place: int) -> int:
-        """Where a number without a length ends; one of a list is counted."""
+        """Return where an unpacked number ends; count it if its field has a rule."""
         if rule is not None:
             self._count(rule, 1)
         form = tag & 7
@@ -336,7 +337,7 @@ class _Walk:
         return self.varint(place)[1]
 
     def varint(self, place: int) -> tuple[int, int]:
-        """The number at that place, and where it ends."""
+        """Return the number at `place`, and where it ends."""
         value = self._data[place]
         if value < _CONTINUES:
             return value, place + 1

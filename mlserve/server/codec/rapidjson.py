@@ -1,8 +1,8 @@
-"""The JSON of a request's body, read as RapidJSON does, which TensorFlow Serving and Triton use.
+"""Parse JSON bodies like RapidJSON, which TensorFlow Serving and Triton use.
 
-Where it differs from Python's reader: numbers may be infinite or NaN (`kParseNanAndInfFlag`), also
-spelled `Inf` and `-NaN`, and of a key that an object has twice, lookups find the first one. Errors
-begin with TensorFlow Serving's words.
+It differs from Python's parser: numbers may be infinite or NaN (`kParseNanAndInfFlag`), also
+spelled `Inf` and `-NaN`, and if an object has a key twice, the first one counts. Error messages
+begin with TensorFlow Serving's wording.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mlserve.server.codec.json_parser import after_blanks, finite, has_large_exp
 Scan = Callable[[str, int], tuple[Any, int]]
 
 _SHORT = ("Inf", "-Inf", "-NaN")
-"""The spellings that Python does not read."""
+"""The spellings that Python does not accept."""
 _STRING_OR_SHORT = re.compile(
     r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|(?P<inf>Inf(?!inity))|(?P<nan>-NaN)', re.DOTALL
 )
-"""A string, to be left alone, or such a spelling. Linear: no part of the text is read twice."""
+"""A string, to be left alone, or such a spelling. Linear: no text is matched twice."""
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 _REASONS = {
@@ -40,7 +40,7 @@ _REASONS = {
 }
 _LONGEST_SHOWN = 100
 _PARSED_AT_ONCE = 2 * PIECE
-"""Characters up to which a text is parsed at once: an image of 96 kB in base64, for one."""
+"""Characters up to which a text is parsed at once: enough for a 96 kB image in base64."""
 JSON_NAMES = {
     str: "a string",
     int: "an integer",
@@ -49,7 +49,7 @@ JSON_NAMES = {
     type(None): "null",
     dict: "an object",
 }
-"""What an error calls values of each type but lists."""
+"""Names, for errors, of the types of values other than lists."""
 
 
 def parse_body(
@@ -60,11 +60,11 @@ def parse_body(
     most_rows: int | None = None,
     room: Room = UNBOUNDED,
 ) -> dict[str, Any]:
-    """The JSON object at the start of a request's body; what follows it is ignored, or a fault.
+    """Parse the JSON object at the start of a body; with `ignores_rest`, anything may follow it.
 
-    Long lists in a long text are PackedLists. Raises InvalidInput that says where the fault is,
-    and for more than `max_depth` levels, InputTooLarge for a long text of more than `most_rows`
-    instances, and what `room` raises.
+    Long lists in a long text become PackedLists. Raises InvalidInput with the position of the
+    fault, or for more than `max_depth` levels; InputTooLarge for a long text with more than
+    `most_rows` instances; and what `room` raises.
     """
     try:
         body, end = _parsed(text, max_depth=max_depth, most_rows=most_rows, room=room)
@@ -72,7 +72,7 @@ def parse_body(
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
         raise InvalidInput(_parse_problem(error)) from error
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
+    except (RecursionError, ValueError) as error:  # nested too deeply, or an overlong number
         raise InvalidInput(f"JSON Parse error: {error}") from error
     if not isinstance(body, dict):
         raise InvalidInput(
@@ -83,7 +83,7 @@ def parse_body(
 
 
 def _parsed(text: str, *, max_depth: int, most_rows: int | None, room: Room) -> tuple[Any, int]:
-    """The value that the text begins with, and where it ends. Raises what `parse_body` raises."""
+    """Return the first value of the text, and where it ends. Raises what `parse_body` raises."""
     start = after_blanks(text, 0)
     decoder = _FINITE if has_large_exponent(text) else _DECODER
     if len(text) - start > _PARSED_AT_ONCE:
@@ -93,13 +93,13 @@ def _parsed(text: str, *, max_depth: int, most_rows: int | None, room: Room) -> 
 
 
 def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs; of a name that comes twice the first value counts."""
+    """Return these pairs as an object; if a name occurs twice, the first value counts."""
     last = dict(pairs)
     return last if len(last) == len(pairs) else dict(reversed(pairs))
 
 
 class Decoder(json.JSONDecoder):
-    """Python's decoder with those spellings, and the first of equal keys; `raw_decode` takes it."""
+    """Python's decoder, with RapidJSON's spellings and its choice among equal keys."""
 
     def __init__(self, *, parse_float: Callable[[str], Any] | None = None) -> None:
         super().__init__(object_pairs_hook=_first_wins, parse_float=parse_float)
@@ -115,7 +115,7 @@ class Decoder(json.JSONDecoder):
         return self._scan_spelled_out(text, place)
 
     def _scan_spelled_out(self, text: str, place: int) -> tuple[Any, int]:
-        """The value that begins there, with the spellings that Python does not read written out."""
+        """Parse the value at `place`, after replacing the spellings that Python does not accept."""
         end = _end_of_value(text, place)
         written = text[place:end]
         spelled = _STRING_OR_SHORT.sub(_written_out, written)
@@ -129,7 +129,7 @@ class Decoder(json.JSONDecoder):
 
 
 def _end_of_value(text: str, place: int) -> int:
-    """Where the list, object or other value ends that begins there."""
+    """Return where the list, object or other value at `place` ends."""
     if text[place] not in "[{":
         match = _STRING_OR_SHORT.match(text, place + text.startswith("-Inf", place))
         return len(text) if match is None else match.end()
@@ -142,7 +142,7 @@ def _end_of_value(text: str, place: int) -> int:
 
 
 def _before_spelling(written: str, place: int) -> int:
-    """Where in the text is what stands at that place once it is spelled out."""
+    """Map a position in the spelled-out text back to the text as written."""
     for match in _STRING_OR_SHORT.finditer(written):
         if match.start() >= place:
             break
@@ -161,7 +161,7 @@ _FINITE = Decoder(parse_float=finite)
 
 
 def _parse_problem(error: json.JSONDecodeError) -> str:
-    """What TensorFlow Serving says of text that is not JSON, with Python's own words behind it."""
+    """Return TensorFlow Serving's message for invalid JSON, followed by Python's own."""
     if not error.doc.strip():
         return "JSON Parse error: The document is empty"
     reason = next((ours for theirs, ours in _REASONS.items() if error.msg.startswith(theirs)), None)
@@ -169,7 +169,7 @@ def _parse_problem(error: json.JSONDecodeError) -> str:
 
 
 def type_of_value(value: Any) -> str:
-    """RapidJSON's name for the type of a JSON value."""
+    """Return RapidJSON's name for the type of a JSON value."""
     if isinstance(value, bool):
         return str(value)
     names = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
@@ -177,7 +177,7 @@ def type_of_value(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A JSON value as it is written, as far as a message has room for it."""
+    """Return a JSON value as written, shortened to fit a message."""
     if isinstance(value, dict):
         return "{...}" if value else "{}"
     if isinstance(value, list | PackedList):
@@ -185,5 +185,5 @@ def shown(value: Any) -> str:
     if isinstance(value, str) and len(value) > _LONGEST_SHOWN:
         return f"{json.dumps(value[:_LONGEST_SHOWN], ensure_ascii=False)}..."
     if type(value) is int and value.bit_length() > _LONGEST_SHOWN:
-        return "a number of many digits"  # longer ones than Python writes
+        return "a number of many digits"  # Python refuses to write very long ones
     return json.dumps(value, ensure_ascii=False)
