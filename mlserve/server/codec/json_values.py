@@ -152,7 +152,8 @@ def _to_array(spec: TensorSpec, values: Sequence[Any] | Array, *, overflows: boo
     dtype = NUMPY[spec.dtype]
     if spec.dtype is DType.BYTES:
         items = (_to_bytes(spec.name, item) for item in values)
-        return np.array([*items, None], dtype=object)[:-1]  # the None keeps numpy from looking into the bytes
+        # The None keeps numpy from looking into the bytes.
+        return np.array([*items, None], dtype=object)[:-1]
     if spec.dtype in _FLOATS:
         return _to_floats(spec, values, overflows=overflows)
     if spec.dtype is not DType.BOOL and len(values):
