@@ -1,11 +1,11 @@
-"""One bound on the memory of all requests' bodies: on the way, unpacked, and being parsed.
+"""Bound the memory of all request bodies together: arriving, decompressed, and being parsed.
 
 A body is counted from its first byte until it has become the arrays that the model runs on, on
-both ports and whatever its encoding. Where there is no room for more bytes, an upload that has
-stalled gives way; where none has, who asks for room is refused and may come back.
+both ports and in any encoding. When there is no room for more bytes, stalled uploads give way; if
+none has stalled, the request for room is refused and the client may retry.
 
-Reading runs on a worker's thread in pieces of at most some milliseconds, so that the event loop
-gets its turn in between: one long call into C would stop every connection and the health checks.
+Reading runs on a worker's thread in pieces of a few milliseconds, so that the event loop gets its
+turn in between: one long call into C would stop every connection and the health checks.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from mlserve.settings import flag_of
 STALLED = 1.0
 """Seconds without progress after which an unfinished upload gives way to others."""
 PROGRESS = 16 * 2**10
-"""Bytes that are progress: an upload that sends a byte now and then has stalled too."""
+"""Bytes that count as progress: an upload that trickles in has stalled too."""
 RETRY_AFTER = STALLED
-"""Seconds after which it may be worth to come back: what stalls now has given way by then."""
+"""Seconds after which a retry is worthwhile: what stalls now has given way by then."""
 PIECE = 64 * 2**10
-"""Bytes or characters that are parsed, unpacked or copied at once: a few milliseconds at most."""
+"""Bytes or characters parsed, decompressed or copied at once: a few milliseconds at most."""
 
 
 class BodyMemory:
-    """The bytes that bodies hold, at most `most`; for use on any thread."""
+    """Counts the bytes that bodies hold, at most `most`; safe on any thread."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.most = most
@@ -39,20 +39,20 @@ class BodyMemory:
         self._lock = threading.Lock()
         self._held = 0
         self._uploads: dict[HeldBody, float] = {}
-        """Bodies that are on their way, and when each last grew: the longest silent first."""
+        """Bodies still arriving, and when each last made progress; the longest-silent first."""
 
     @property
     def held(self) -> int:
-        """Bytes held now."""
+        """The bytes held now."""
         return self._held
 
     def enter(self, body: HeldBody) -> None:
-        """What entering the `with` block of a body does."""
+        """Count a user of the body: see `HeldBody.__enter__`."""
         with self._lock:
             body.users += 1
 
     def leave(self, body: HeldBody) -> None:
-        """What leaving the `with` block of a body does."""
+        """Drop a user of the body; the last one releases its memory."""
         with self._lock:
             body.users -= 1
             if not body.users:
@@ -61,15 +61,15 @@ class BodyMemory:
                 self._forget(body)
 
     def open(self, give_way: Callable[[], None]) -> HeldBody:
-        """A body that begins to arrive.
+        """Return a new, empty body that is about to arrive.
 
-        `give_way` is called, on any thread, when it has stalled and its room was given to another:
-        it must not block, and what has arrived of the body is to be let go of.
+        `give_way` is called, on any thread, when the body has stalled and its room was given to
+        another: it must not block, and must see that the data received so far is released.
         """
         return HeldBody(self, give_way)
 
     def take(self, body: HeldBody, size: int) -> None:
-        """What `HeldBody.take` does."""
+        """Count more bytes of a body: see `HeldBody.take`."""
         with self._lock:
             stalled = self._make_room(body, size)
             self._held += size
@@ -87,9 +87,9 @@ class BodyMemory:
             body.since_progress = 0
 
     def _make_room(self, body: HeldBody, size: int) -> list[HeldBody]:
-        """The stalled uploads that have to give way, already uncounted.
+        """Return the stalled uploads that have to give way, already uncounted.
 
-        Raises Overloaded, and InputTooLarge where the body would not fit if it were alone.
+        Raises Overloaded, and InputTooLarge if the body would not fit even alone.
         """
         if body.has_given_way:
             raise self._no_room(size)
@@ -115,13 +115,13 @@ class BodyMemory:
         return stalled
 
     def finish(self, body: HeldBody) -> None:
-        """What `HeldBody.finish` does."""
+        """End the upload of a body: see `HeldBody.finish`."""
         with self._lock:
             body.is_upload = False
             self._uploads.pop(body, None)
 
     def release(self, body: HeldBody, size: int | None) -> None:
-        """What `HeldBody.release` does."""
+        """Uncount bytes of a body: see `HeldBody.release`."""
         with self._lock:
             self._forget(body, size)
 
@@ -144,8 +144,8 @@ class BodyMemory:
 class HeldBody:
     """The memory of one body; leaving its last `with` block releases all of it.
 
-    The request's task is in one such block, and the thread that reads the body in another: whoever
-    is done last gives the memory back.
+    The request's task is in one such block and the thread that reads the body in another: the last
+    to finish releases the memory.
     """
 
     def __init__(self, memory: BodyMemory, give_way: Callable[[], None]) -> None:
@@ -158,18 +158,18 @@ class HeldBody:
         self.has_given_way = False
 
     def take(self, size: int) -> None:
-        """Counts that many bytes more, before they are allocated.
+        """Count `size` more bytes, before they are allocated.
 
-        Raises Overloaded, and InputTooLarge for what would not fit if it were alone.
+        Raises Overloaded, and InputTooLarge if the body would not fit even alone.
         """
         self._memory.take(self, size)
 
     def finish(self) -> None:
-        """Says that all of it has arrived: from now on it gives way to nobody."""
+        """Note that the body has arrived completely; from now on it does not give way."""
         self._memory.finish(self)
 
     def release(self, size: int | None = None) -> None:
-        """Gives that many bytes back, or all that it holds."""
+        """Release `size` bytes, or all that it holds."""
         self._memory.release(self, size)
 
     def __enter__(self) -> HeldBody:
@@ -186,28 +186,28 @@ class HeldBody:
 
 
 _HELD: ContextVar[ReferenceType[HeldBody] | None] = ContextVar("mlserve_held_body", default=None)
-"""Weak: asyncio keeps the context of a cancelled timer until its time, long after the request."""
+"""Weak: asyncio keeps the context of a cancelled timer until it would fire, long after the request."""
 
 
 def hold(body: HeldBody) -> None:
-    """Makes this the body of the running task: a port calls it before a request is read."""
+    """Make this the body of the running task; ports call it before a request is read."""
     _HELD.set(ref(body))
 
 
 def held_body() -> HeldBody | None:
-    """The body of the running task, to count what is made of it; None outside of a request."""
+    """Return the body of the running task, to count what is made of it; None without a request."""
     held = _HELD.get()
     return None if held is None else held()
 
 
 class Room:
-    """Room without bounds, for requests whose memory is bounded elsewhere."""
+    """The memory and time for reading a request. This base class has no bounds."""
 
     def take(self, size: int) -> None:
-        """Counts that many bytes before they are allocated. Raises Overloaded, InputTooLarge."""
+        """Count bytes before they are allocated. Raises Overloaded and InputTooLarge."""
 
     def require_time(self) -> None:
-        """Raises DeadlineExceeded or Unavailable when nobody waits for the answer any more."""
+        """Raise DeadlineExceeded or Unavailable once no one waits for the answer any more."""
 
 
 UNBOUNDED = Room()

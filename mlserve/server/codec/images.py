@@ -1,11 +1,12 @@
-"""Images in requests: what they cost to decode, and bodies that are image files and nothing else.
+"""Check what images in requests cost to decode, and read bodies that consist of image files.
 
-A file of some kilobytes can hold an image of gigabytes (a decompression bomb). Every BYTES input is
-looked at, whatever the model does with it, as any model may decode images (`check_images`).
+A file of a few kilobytes can decode to gigabytes (a decompression bomb). Every BYTES input is
+checked, whatever the model does with it, as any model may decode images (`check_images`).
 
-A REST body may be image files without JSON, as `curl --data-binary @` and `-F` send them. It is
-told by its Content-Type (`image/*`), or by its first bytes, whatever the type says: curl calls what
-it posts a form, and no JSON begins as a JPEG or PNG does (`is_image_body`, `read_image_body`).
+A REST body may be image files without JSON, as `curl --data-binary @` and `-F` send them. Such a
+body is recognised by its Content-Type (`image/*` or `multipart/form-data`), or by its first bytes
+whatever the type: curl labels what it posts as a form, and no JSON begins like a JPEG or PNG
+(`is_image_body`, `read_image_body`).
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ if TYPE_CHECKING:
 
 _SOI = b"\xff\xd8"
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
-"""A JPEG marker, of which decoders skip what stands before it: other bytes, and more of FF.
+"""A JPEG marker; decoders skip what precedes it, be it other bytes or further FFs.
 
-A repeated FF in the pattern would be quadratic: each FF of a long row starts the search anew.
+Repeating FF in the pattern would be quadratic: each FF in a long run starts the search anew.
 """
 _SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
-"""A marker between two scans: not an escaped byte or a restart, of which data may be full."""
+"""A marker between two scans: not an escaped FF or a restart marker, common in scan data."""
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15 without DHT, JPG and DAC (ITU-T T.81, table B.1)."""
@@ -59,12 +60,12 @@ _SCAN, _END = 0xDA, 0xD9
 _FRAME_BYTES = 7
 """Length (2), precision (1), height (2), width (2); the number of components (1) follows."""
 _PNG_LARGEST = 2**31 - 1
-"""PNG, section 7.1: a number above is none, and decoders read it as a negative one."""
+"""PNG, section 7.1: larger numbers are invalid, and decoders read them as negative."""
 _MAX_MARKERS = 4096
-"""Far more than any camera writes; else a file of markers is minutes of work."""
+"""Far more than any camera writes; without a limit, a file of markers takes minutes to read."""
 _MEANT_AS_BASE64 = re.compile(rb"\s*(?:[/_]9j[/_]|iVBORw0KGgo)")
 _BLANKS = 64 * 2**10
-"""Blanks before base64 that are skipped at once: a pattern skips them with the lock held."""
+"""Blanks before base64 skipped at once: a pattern would skip all while holding the GIL."""
 _NOT_BASE64 = bytes(set(range(256)) - set((string.ascii_letters + string.digits + "+/-_").encode()))
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
@@ -77,10 +78,10 @@ _LONGEST_FIELD = 1000
 def check_images(
     signature: Signature, inputs: Mapping[str, Array], settings: ServerSettings
 ) -> None:
-    """Raises InputTooLarge for an image over a limit, NotAnImage for one that hides its size.
+    """Raise InputTooLarge for an image over a limit, NotAnImage for one that hides its size.
 
-    All images of the request count together, each as often as it stands there. What is no JPEG or
-    PNG, nor base64 text of one, is left to the model.
+    All images of the request count together, each as often as it occurs. Anything but a JPEG, a PNG
+    or base64 text of one is left to the model.
     """
     left = settings.request_pixels
     for spec in signature.inputs_in(inputs):
@@ -92,7 +93,7 @@ def check_images(
 
 
 def work_of(inputs: Mapping[str, Array]) -> int:
-    """About how many bytes a decoder touches for the images in these inputs."""
+    """Return roughly how many bytes a decoder touches for the images in these inputs."""
     work = 0
     for array in inputs.values():
         if array.dtype == object:
@@ -101,10 +102,10 @@ def work_of(inputs: Mapping[str, Array]) -> int:
 
 
 def cost_of(data: bytes) -> ImageCost | None:
-    """What a JPEG or PNG file, or base64 text of one, costs to decode; None where there is none.
+    """Return what a JPEG or PNG file, or base64 text of one, costs to decode; None for other data.
 
-    Raises ValueError for a JPEG with more markers in front of its size, or between its scans, than
-    are looked at, and for a PNG whose size is none.
+    Raises ValueError for a JPEG with too many markers before its size or between its scans, and
+    for a PNG with an invalid size.
     """
     start = 0
     while data[start : start + _BLANKS].isspace():
@@ -119,7 +120,7 @@ def cost_of(data: bytes) -> ImageCost | None:
 
 
 def _pixels(array: Array, settings: ServerSettings, enough: int) -> int:
-    """The pixels of all images together; it stops to count after `enough`."""
+    """Return the pixels of all images together; stop counting above `enough`."""
     limits, pixels, index = settings.image_limits, 0, 0
     try:
         for index, cost in enumerate(_costs(array)):
@@ -135,7 +136,7 @@ def _pixels(array: Array, settings: ServerSettings, enough: int) -> int:
 
 
 def _costs(array: Array) -> Iterator[ImageCost | None]:
-    """The cost of each; one that stands in several places is looked at once."""
+    """Yield the cost of each item; an object that occurs repeatedly is examined once."""
     costs: dict[int, ImageCost | None] = {}
     for item in array.flat:
         if id(item) not in costs:
@@ -144,7 +145,7 @@ def _costs(array: Array) -> Iterator[ImageCost | None]:
 
 
 def _decoded(text: bytes) -> bytes:
-    """What the text stands for; what is not base64 in it is left out, as lenient readers do."""
+    """Decode base64 in pieces, skipping other characters as lenient decoders do."""
     parts, rest = [], b""
     for start in range(0, len(text), PIECE):
         body = rest + text[start : start + PIECE].translate(_TO_STANDARD, _NOT_BASE64)
@@ -165,7 +166,7 @@ def _png_cost(data: bytes) -> ImageCost:
 
 
 def _jpeg_cost(data: bytes) -> ImageCost | None:
-    """None where there is no frame. Raises ValueError for too many markers before the last scan."""
+    """Return None without a frame. Raises ValueError for too many markers before the last scan."""
     frame, place, marker = b"", len(_SOI), _MARKER
     for _ in range(_MAX_MARKERS):
         match = marker.search(data, place)
@@ -204,14 +205,14 @@ def _too_many(settings: ServerSettings) -> InputTooLarge:
 
 @dataclass(slots=True)
 class ImageBody:
-    """The image files of a body, and the signature that it names: empty for the default one."""
+    """The image files of a body, and the signature that it names (empty: the default one)."""
 
     files: list[bytes] = field(default_factory=list)
     signature: str = ""
 
 
 def is_image_body(body: bytes | bytearray, headers: Headers) -> bool:
-    """Whether the body is image files rather than JSON."""
+    """Return whether the body consists of image files rather than JSON."""
     kind = _kind(headers)[0]
     is_image = kind.startswith(b"image/") or kind == _MULTIPART
     return is_image or body.startswith((JPEG_MAGIC, PNG_MAGIC))
@@ -220,10 +221,10 @@ def is_image_body(body: bytes | bytearray, headers: Headers) -> bool:
 def read_image_body(
     body: bytes | bytearray, headers: Headers, settings: ServerSettings, room: Room = UNBOUNDED
 ) -> ImageBody:
-    """The files of a body for which `is_image_body` is true.
+    """Return the files of a body for which `is_image_body` is true.
 
-    Raises InvalidInput for a form that is broken, has no file, or has fields that mean nothing
-    here, and InputTooLarge for too many files.
+    Raises InvalidInput for a form that is malformed, has no file or has unknown fields, and
+    InputTooLarge for too many files.
     """
     kind, options = _kind(headers)
     room.take(len(body))
@@ -252,7 +253,7 @@ def read_image_body(
 def input_of(
     signature: Signature, files: Sequence[bytes], settings: ServerSettings
 ) -> dict[str, Array]:
-    """The files as the signature's only input, one row each. Raises InvalidInput, InputTooLarge."""
+    """Make the files the signature's only input, one per row. Raises InvalidInput, InputTooLarge."""
     if [spec.dtype for spec in signature.required] != [DType.BYTES]:
         raise InvalidInput(
             f"the body is an image file, which only a signature with one input of bytes takes; "
@@ -278,7 +279,7 @@ def _kind(headers: Headers) -> tuple[bytes, dict[bytes, bytes]]:
 
 
 class _Form:
-    """What a parser of multipart/form-data finds."""
+    """Collects the files and fields that the multipart/form-data parser finds."""
 
     def __init__(self, most_files: int) -> None:
         self.body = ImageBody()

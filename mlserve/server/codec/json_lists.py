@@ -1,8 +1,8 @@
-"""Long lists of a JSON text, kept small: their shape, and their numbers as numpy arrays.
+"""Store long JSON lists compactly: their shape, and their numbers as numpy arrays.
 
-A list of Python numbers takes 32 bytes a number, and one of short lists more than 64 bytes each,
-which the garbage collector has to walk besides. Here a number takes 8 bytes, and a list of lists
-nothing but what its level says: whether the lists are all of one length.
+A Python list takes 32 bytes per number, and more than 64 bytes per nested list, which the garbage
+collector also has to walk. Here a number takes 8 bytes, and nested lists take nothing beyond a
+record of the lengths that occur at their level.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mlserve.server.tensors import Array
 
 MAX_RANK = 32
 _AT_ONCE = 256
-"""Items that are packed at once; in long JSON a few of them are as large as a piece at the most."""
+"""Items packed at once; in long JSON, only a few of them can be as large as a piece."""
 _MOST_LENGTHS = 10
-"""Different lengths of one level that are kept; an error names them."""
+"""Different lengths recorded per level, for the error that lists them."""
 _NUMBERS = frozenset({int, float})
 _EXACT: dict[frozenset[type], Any] = {
     frozenset({int}): np.int64,
@@ -30,14 +30,14 @@ _EXACT: dict[frozenset[type], Any] = {
     frozenset({bool}): np.bool_,
 }
 _FIRST_INEXACT = 2**53
-"""The smallest integer that a float64 may stand for beside its neighbour."""
+"""The smallest integer that a float64 cannot tell from its neighbour."""
 
 
 @dataclass(slots=True)
 class Values:
-    """JSON values that are not lists, and their types; numbers as an array where one is exact.
+    """JSON values that are not lists, and their types; numbers as an array if that is exact.
 
-    `integers` says of each number of an array of both kinds whether it was written as an integer.
+    `integers` marks, in an array of integers and floats, the numbers written as integers.
     """
 
     types: frozenset[type]
@@ -46,7 +46,7 @@ class Values:
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> Values:
-        """Packs those values, if an array holds them exactly."""
+        """Pack the values into an array if it holds them exactly."""
         kinds = list(map(type, values))
         types = frozenset(kinds)
         dtype = _EXACT.get(types)
@@ -67,7 +67,7 @@ class Values:
         return len(self.values)
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterates over the values as Python's own, each of the type that it was parsed as."""
+        """Iterate over the values as Python objects, each of the type it was parsed as."""
         if not isinstance(self.values, np.ndarray):
             return iter(self.values)
         if self.integers is None:
@@ -78,13 +78,13 @@ class Values:
 
 @dataclass(slots=True)
 class Level:
-    """All that is at one depth: the lengths of its lists, and whether there are other values."""
+    """What occurs at one depth: the lengths of lists, and whether there are other values."""
 
     lengths: set[int] = field(default_factory=set)
     has_values: bool = False
 
     def join(self, other: Level) -> None:
-        """Takes in what another list has at the same depth."""
+        """Merge what another list has at the same depth."""
         self.has_values = self.has_values or other.has_values
         for length in other.lengths:
             if len(self.lengths) < _MOST_LENGTHS:
@@ -96,21 +96,21 @@ class Level:
 
 
 class PackedList:
-    """A list of JSON values and lists of them, to which more can only be added."""
+    """An append-only list of JSON values and nested lists."""
 
     def __init__(self) -> None:
         self.count = 0
         self.parts: list[Values] = []
-        """The values at the end of all lists, one after another, while it is a regular tensor."""
+        """The innermost values in order, as long as the list is a regular tensor."""
         self.levels: list[Level] = []
-        """What is inside of this list, the items first."""
+        """What occurs at each depth inside this list, its items first."""
         self._is_regular = True
 
     def __len__(self) -> int:
         return self.count
 
     def extend(self, items: list[Any]) -> None:
-        """Adds items, of which none is a PackedList."""
+        """Add items, none of which is a PackedList."""
         self.count += len(items)
         levels, flat = _levels_of(items)
         self._join(levels)
@@ -118,7 +118,7 @@ class PackedList:
             self.parts.append(Values.from_list(flat))
 
     def append(self, item: Any) -> None:
-        """Adds an item, which may be a PackedList."""
+        """Add an item, which may be a PackedList."""
         if not isinstance(item, PackedList):
             self.extend([item])
             return
@@ -128,7 +128,7 @@ class PackedList:
             self.parts += item.parts
 
     def flat(self, name: str) -> tuple[tuple[int, ...], list[Values]]:
-        """The shape and the values. Raises InvalidInput that names the input."""
+        """Return the shape and the values. Raises InvalidInput, naming the input."""
         shape = [self.count]
         for depth, level in enumerate(self.levels, 2):
             if level.lengths and level.has_values:
@@ -141,7 +141,7 @@ class PackedList:
         return tuple(shape), self.parts
 
     def items(self) -> Iterator[Any] | None:
-        """The items, if none is a list; else None."""
+        """Return the items, or None if any is a list."""
         if any(level.lengths for level in self.levels):
             return None
         return chain.from_iterable(self.parts)
@@ -153,11 +153,11 @@ class PackedList:
             mine.join(other)
         if not all(level.is_regular for level in self.levels):
             self._is_regular = False
-            self.parts.clear()  # it is never asked for: `flat` raises
+            self.parts.clear()  # never needed, as `flat` raises
 
 
 def packed(items: list[Any]) -> PackedList:
-    """The list, of which some items may be packed already."""
+    """Pack a list, some of whose items may be packed already."""
     result = PackedList()
     for start in range(0, len(items), _AT_ONCE):
         some = items[start : start + _AT_ONCE]
@@ -170,14 +170,14 @@ def packed(items: list[Any]) -> PackedList:
 
 
 def both_lists_and_values(name: str, level: int) -> InvalidInput:
-    """The error of a level that has both."""
+    """Return the error for a level with both lists and values."""
     return InvalidInput(
         f"input '{name}' is not a regular tensor: level {level} has both lists and values"
     )
 
 
 def irregular(name: str, lengths: set[int], level: int) -> InvalidInput:
-    """The error of a level whose lists have different lengths, or that is too deep."""
+    """Return the error for lists of different lengths at one level, or too deep a level."""
     named = ", ".join(map(str, sorted(lengths)[:_MOST_LENGTHS]))
     return InvalidInput(
         f"input '{name}' is not a regular tensor: lists of one level have the lengths {named} "
@@ -186,7 +186,7 @@ def irregular(name: str, lengths: set[int], level: int) -> InvalidInput:
 
 
 def _levels_of(items: list[Any]) -> tuple[list[Level], list[Any]]:
-    """What is at each depth of these items, and their values if that is a regular tensor."""
+    """Return what occurs at each depth, and the values if the items form a regular tensor."""
     levels: list[Level] = []
     while items:
         types = set(map(type, items))

@@ -1,12 +1,12 @@
-"""The two ports of a server: connections, TLS, tokens, bodies, limits, routing, and their drain.
+"""The two ports of a server: connections, TLS, tokens, bodies, limits, routing, and draining.
 
-`ports` opens them. Each request, or call, that gets through is handed to a protocol, which this
-package does not know by name. A protocol is
+`ports` opens them. Each accepted request or call is handed to a protocol, which this package does
+not know by name. A protocol is
 
-- over REST, a `http.RestProtocol`: it answers the requests whose paths are its own, and returns
-  None for all others. `http.RestApp` asks one after the other, and writes the errors they raise.
-- over gRPC, what `grpc.service.service` makes of functions from the bytes of a message to the bytes
-  of an answer, by the full names of their methods; the errors that they raise become status codes.
+- over REST, an `http.RestProtocol`: it answers requests for its own paths and returns None for all
+  others. `http.RestApp` tries them in order and turns the errors they raise into responses.
+- over gRPC, a list of `grpc.service.Service`: functions from request bytes to response bytes.
+  `unary_methods` maps them to full method names and turns their errors into status codes.
 
-`server.app` lists the protocols; each names what of it needs no token (`access`).
+`server.app` lists the protocols; each declares which of its parts need no token (`access`).
 """

@@ -1,7 +1,7 @@
-"""Who may ask: a bearer token on REST and in gRPC's metadata, compared in constant time.
+"""Check bearer tokens, in REST headers and gRPC metadata, in constant time.
 
-Everything needs it but what a protocol opens to all: the endpoints (REST) and the methods (gRPC)
-without `needs_token`. Those report the server's health, so that a probe without secrets works.
+Everything requires the token except REST endpoints and gRPC methods without `needs_token`. Those
+report the server's health, so that probes work without secrets.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ _HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"
 
 
 class RestGate:
-    """Refuses requests without the token by their headers."""
+    """Refuse REST requests without the token, before their body is read."""
 
     def __init__(self, token: bytes | None) -> None:
         self._token = token
 
     @classmethod
     def from_settings(cls, settings: ServerSettings) -> RestGate:
-        """The gate for the token file of the settings, open where there is none."""
+        """Build the gate for the token file in the settings; without one, everyone is admitted."""
         path = settings.token_file
         return cls(None if path is None else read_token(path))
 
     def check(self, request: Request) -> None:
-        """Raises AccessDenied unless the request has the token."""
+        """Raise AccessDenied unless the request carries the token."""
         if self._token is not None:
             check_token(request.headers.getlist("authorization"), self._token)
 
 
 class GrpcGate:
-    """Refuses calls without the token by their headers, whatever the service."""
+    """Refuse gRPC calls without the token, whatever the service, before their data is read."""
 
     def __init__(self, token: bytes, telemetry: Telemetry) -> None:
         self._token = token
         self._telemetry = telemetry
 
     def check(self, context: Context, route: Route | None) -> None:
-        """Raises GrpcStatus unless the call has the token; `route` is that of a method of ours."""
+        """Raise GrpcStatus unless the call carries the token; unknown methods have no `route`."""
         given = [value for key, value in context.invocation_metadata() if key == "authorization"]
         try:
             check_token(given, self._token)
@@ -63,9 +63,9 @@ class GrpcGate:
 
 
 def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
-    """Raises AccessDenied unless there is one such header, and it is `Bearer <token>`.
+    """Raise AccessDenied unless there is exactly one header, and it is `Bearer <token>`.
 
-    Of several, a proxy in front may have checked another one than this server would.
+    With several, a proxy in front may have checked a different one than this server would.
     """
     if not authorizations:
         raise AccessDenied("this server requires a token, and the request has none", hint=_HINT)
@@ -83,10 +83,10 @@ def check_token(authorizations: Sequence[str | bytes], token: bytes) -> None:
 
 
 def require_control(settings: ServerSettings, host: str, *, is_from_browser: bool = False) -> None:
-    """Raises NotAllowed unless a caller of a server at that address may change its models.
+    """Raise NotAllowed unless callers of a server listening on `host` may change its models.
 
-    A page in a browser can send a POST to any server on the user's own machine, so its requests
-    are refused where no token proves that it may.
+    A web page can POST to any server on the user's own machine, so requests from a browser are
+    refused unless the server requires a token.
     """
     flag = flag_of("model_control")
     if not settings.lets_models_be_controlled(host):

@@ -1,4 +1,4 @@
-"""The routing of the REST port, and what its protocols share: deadline, body, answers, errors."""
+"""Route REST requests to their protocol; shared parts: deadlines, bodies, responses, errors."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ from mlserve.wire.headers import (
 )
 
 _TIMEOUTS = (REQUEST_TIMEOUT_MS, ENVOY_TIMEOUT_MS)
-"""Milliseconds that the client waits; the smallest holds where several are given."""
+"""Headers with the milliseconds that the client waits; the smallest value applies."""
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _MOST_SHOWN = 40
-"""Characters of a header that an error repeats."""
+"""Characters of a header that an error quotes."""
 _CLIENT_CLOSED_REQUEST = 499
 
 Result = TypeVar("Result")
 
 
 class MethodNotAllowed(UsageError):
-    """The path is served, but not with that method. `allowed` is the method to use."""
+    """The path exists, but not for that method; `allowed` is the method to use."""
 
     def __init__(self, message: str, allowed: str) -> None:
         super().__init__(message)
@@ -69,7 +69,7 @@ class MethodNotAllowed(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What answers a request of the protocol `api`, and what such requests are for.
+    """The handler of one kind of request of the protocol `api`, and the purpose of such requests.
 
     `respond` raises MlserveError.
     """
@@ -80,24 +80,24 @@ class Endpoint:
     needs_token: bool = True
 
     def route(self, method: str, path: str) -> Route:
-        """What a request with that method and path is counted as."""
+        """Return the route under which a request with that method and path is counted."""
         is_served = self.purpose is Purpose.PREDICT or method in ("GET", "HEAD")
         purpose = self.purpose if is_served else Purpose.OTHER
         return Route("rest", self.api, purpose, f"{method} {path[:LONGEST_PATH]}")
 
 
 class RestProtocol(Protocol):
-    """One protocol of the REST port: it knows its paths, and what is behind them."""
+    """One protocol of the REST port: it maps its paths to endpoints."""
 
     def match(self, path: str) -> Endpoint | None:
-        """What serves that path, as it was sent; None where it is that of some other protocol."""
+        """Return the endpoint of that raw path; None if the path belongs to another protocol."""
 
 
 class RestApp:
-    """The ASGI application of the REST port: asks one protocol after the other.
+    """The ASGI application of the REST port.
 
-    Every request gets a record, and every answer its headers; whatever a protocol raises becomes an
-    error in one form (`error_response`).
+    Every request gets a record, whose headers go with the response; whatever a protocol raises
+    becomes a response in one format (`error_response`).
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class RestApp:
         in_flight: InFlight,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Asks these protocols in this order; `headers` go with every answer."""
+        """Try the protocols in this order; send `headers` with every response."""
         self._gate = gate
         self._protocols = protocols
         self._telemetry = telemetry
@@ -122,14 +122,14 @@ class RestApp:
         route = endpoint.route(request.method, path)
         record = self._telemetry.begin(route, request.headers.get)
         self._in_flight.take(record)
-        is_late = self._in_flight.is_draining  # it will be refused, and its body is not read
+        is_late = self._in_flight.is_draining  # it will be refused, with its body unread
         try:
             response = await self._answer(request, endpoint, record)
             headers = (*self._headers, *record.headers())
             response.raw_headers += [(k.encode(), v.encode()) for k, v in headers]
             must_linger = is_late or response.headers.get("connection") == "close"
             if self._in_flight.is_draining:
-                # So that a client, or the balancer before it, turns to another server.
+                # Makes the client, or the load balancer in front of it, turn to another server.
                 response.headers["connection"] = "close"
             if must_linger:
                 await respond_and_close(response, scope, receive, send)
@@ -140,7 +140,7 @@ class RestApp:
             self._in_flight.answered(record)
 
     def endpoint(self, path: str) -> Endpoint:
-        """What serves that path, as it was sent: at least the answer that there is no such path."""
+        """Return the endpoint of that raw path; for unknown paths, one that raises NotFound."""
         for protocol in self._protocols:
             if (endpoint := protocol.match(path)) is not None:
                 return endpoint
@@ -168,7 +168,7 @@ async def _no_such_path(request: Request) -> Response:
 
 
 class RestInference:
-    """Answers the requests that run a model, whatever the protocol."""
+    """Answer the requests that run a model, for any protocol."""
 
     def __init__(self, engine: Engine, models: Models, memory: BodyMemory) -> None:
         self._engine = engine
@@ -182,10 +182,10 @@ class RestInference:
         version: VersionChoice,
         read: Callable[[Body], InferenceCall[Result]],
     ) -> Result:
-        """The answer to the call that `read` makes of the request's body.
+        """Return the result of the call that `read` makes from the request's body.
 
-        The head alone is looked at first: a full server takes no body, nor does it one for a model
-        that it has not. Raises MlserveError, and ClientDisconnect once the client has gone.
+        Requests to a full server or for an unknown model are refused before their body is read.
+        Raises MlserveError, and ClientDisconnect if the client leaves.
         """
         engine = self._engine
         deadline = deadline_of(request, engine.default_timeout)
@@ -197,12 +197,12 @@ class RestInference:
 
 
 def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:
-    """A 200 response with that JSON."""
+    """Return a 200 response with that JSON."""
     return Response(body, headers=headers, media_type="application/json")
 
 
 def answer_headers(loaded: LoadedVersion) -> dict[str, str]:
-    """The headers that say which version answered, and whether its weights are random."""
+    """Return the headers for the version that answered and, if so, its random weights."""
     headers = {over_http(MODEL_VERSION): str(loaded.version)}
     if loaded.has_random_weights:
         headers[over_http(RANDOM_WEIGHTS)] = "1"
@@ -210,15 +210,15 @@ def answer_headers(loaded: LoadedVersion) -> dict[str, str]:
 
 
 def contract_headers(contract: str) -> dict[str, str]:
-    """The header that says what the model wants and gives, where that is known."""
+    """Return the header that describes the model's inputs and outputs, if they are known."""
     return {over_http(CONTRACT): contract} if contract else {}
 
 
 def error_response(error: MlserveError) -> Response:
-    """Returns `{"error": "<message>"}` with the status code and headers that go with the error.
+    """Return `{"error": "<message>"}` with the status code and headers that go with the error.
 
-    `Retry-After`, in whole seconds, and `Retry-After-Ms` say when whoever refused the request, the
-    engine most of all, expects to have room (`Overloaded.retry_after`).
+    `Retry-After`, in whole seconds, and `Retry-After-Ms` say when the part that refused the
+    request, usually the engine, expects to have room (`Overloaded.retry_after`).
     """
     body = json.dumps({"error": error_text(error)}).encode()
     status, headers = http_status(error), {}
@@ -235,7 +235,7 @@ def error_response(error: MlserveError) -> Response:
 
 
 def check_method(request: Request, allowed: str) -> None:
-    """Raises MethodNotAllowed for any other method; HEAD is as good as GET."""
+    """Raise MethodNotAllowed for any other method; where GET is allowed, so is HEAD."""
     if request.method != allowed and (request.method, allowed) != ("HEAD", "GET"):
         raise MethodNotAllowed(
             f"Method {request.method} is not allowed for {request.url.path}; use {allowed}", allowed
@@ -243,7 +243,7 @@ def check_method(request: Request, allowed: str) -> None:
 
 
 def deadline_of(request: Request, default: float) -> Deadline:
-    """The deadline that the request's headers give, or `default` seconds. Raises InvalidInput."""
+    """Return the deadline from the request's headers, or `default` seconds. Raises InvalidInput."""
     values = [value for name in _TIMEOUTS for value in request.headers.getlist(name)]
     return Deadline.at_most(min(map(_seconds, values), default=default))
 
@@ -252,7 +252,7 @@ def deadline_of(request: Request, default: float) -> Deadline:
 async def received(
     request: Request, deadline: Deadline, limit: int, memory: BodyMemory
 ) -> AsyncIterator[Body]:
-    """The request's body as it was sent, counted in `memory` inside of the block.
+    """Receive the request's body as it was sent, counted in `memory` inside the block.
 
     Raises DeadlineExceeded, BodyTooLarge above `limit`, and NoRoom.
     """
@@ -263,9 +263,9 @@ async def received(
 
 
 async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is cancelled with ClientDisconnect when the client goes away.
+    """Return the result of `work`; if the client disconnects, cancel it, raise ClientDisconnect.
 
-    For use after the body was read: from then on a request receives nothing but the disconnect.
+    Call it after the body was read: from then on a request receives nothing but the disconnect.
     """
     answer = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(request.receive())

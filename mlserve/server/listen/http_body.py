@@ -1,6 +1,6 @@
-"""The body of a REST request: counted as it comes in, unpacked within the same limit, or dropped.
+"""Receive, decompress and decode REST bodies, within limits of size, memory and time.
 
-A compressed body is unpacked, and text is decoded, in pieces on the thread that reads the request.
+Decompression and decoding run in pieces, on the thread that reads the request.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from mlserve.server.body_memory import PIECE, RETRY_AFTER, UNBOUNDED, BodyMemory
 from mlserve.settings import flag_of
 
 _GZIP = 31  # zlib's wbits for a gzip stream
-_ZLIB_HEAD, _ZLIB_CHECK = 2, 31  # RFC 1950: its two bytes are a multiple of 31
+_ZLIB_HEAD, _ZLIB_CHECK = 2, 31  # RFC 1950: its two bytes, as one number, are a multiple of 31
 _MAX_DIGITS = 20
 _MAX_MEMBERS = 4096
 _GROWS = 2**20
-"""The most that is unpacked at once."""
+"""Bytes that are decompressed at once, at most."""
 _TWO_BYTES, _FOUR_BYTES = 0xC4, 0xF0
-"""The first bytes of characters that Python keeps all of a text in 2 bytes for, and in 4."""
+"""UTF-8 lead bytes from which on Python stores every character of a text in 2, or in 4, bytes."""
 
 _LINGER = 1.0
-"""Seconds in which what still comes in is dropped: closed at once, the client may see a reset in
-place of the response (RFC 9112, section 9.6)."""
+"""Seconds in which incoming data is read and dropped: if the connection were closed at once, the
+client might see a reset in place of the response (RFC 9112, section 9.6)."""
 
 Content = bytes | bytearray
 
 
 class BodyTooLarge(InputTooLarge):
-    """A body of more bytes than the server takes; the rest of it has not been read."""
+    """The body exceeds the size limit; the rest of it has not been read."""
 
 
 class NoRoom(Overloaded):
-    """No memory is left for a body; the rest of it has not been read."""
+    """There is no memory left for the body; the rest of it has not been read."""
 
 
 class Body:
-    """The body of one request. Its memory is counted until it was read, or nobody wants to.
+    """The body of one request; its memory is counted until it has been read or given up.
 
-    The request's task is in its `with` block; the thread that reads it is in `reading`.
+    The request's task holds its `with` block; the thread that reads it holds `reading`.
     """
 
     def __init__(self, memory: BodyMemory, deadline: Deadline) -> None:
         self.content: Content = b""
-        """What was sent; empty from the end of `reading` on."""
+        """The bytes as sent; empty once `reading` has ended."""
         self.deadline = deadline
         self.held = memory.open(self._give_way)
         self.is_left = False
-        """Whether the request's task has ended: nobody waits for an answer any more."""
+        """Whether the request's task has ended, so that no one waits for an answer."""
         self.room = _BodyRoom(self)
         self._loop = asyncio.get_running_loop()
         self._patience: asyncio.Timeout | None = None
@@ -77,9 +77,10 @@ class Body:
         self.held.__exit__(kind, error, trace)
 
     async def receive(self, stream: AsyncIterable[bytes], headers: Headers, limit: int) -> None:
-        """Reads it. Raises BodyTooLarge, before reading where the length is told.
+        """Receive the body.
 
-        Raises DeadlineExceeded, and NoRoom when the bodies of all requests take too much memory.
+        Raises BodyTooLarge (before reading, if Content-Length says so), DeadlineExceeded, and
+        NoRoom when the bodies of all requests take too much memory.
         """
         check_length(headers, limit)
         try:
@@ -98,7 +99,7 @@ class Body:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """For the thread that makes arrays of it; afterwards it is let go of."""
+        """Hold the body while a thread makes arrays of it, then release it."""
         with self.held:
             try:
                 yield
@@ -107,7 +108,7 @@ class Body:
                 self.held.release()
 
     def forget(self, unpacked: Content) -> None:
-        """Lets go of what was sent, and of what it was unpacked to, before it is read further."""
+        """Release the bytes as sent and as decompressed, before the text made of them is parsed."""
         size = len(unpacked)
         size += 0 if unpacked is self.content else len(self.content)
         self.content = b""
@@ -123,7 +124,7 @@ class Body:
             elif isinstance(self.content, bytes):
                 self.content = bytearray(self.content)
                 self.content += part
-            else:  # it grows in place: nothing as large as itself is copied
+            else:  # grows in place, without copying the whole body each time
                 self.content += part
 
     def _require_room(self) -> None:
@@ -144,7 +145,7 @@ class Body:
 
 
 class _BodyRoom(Room):
-    """What reading that body may use."""
+    """The memory and time for reading one body."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -159,7 +160,7 @@ class _BodyRoom(Room):
 
 
 async def respond_and_close(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Sends the response, which says `Connection: close`, lets the client read it, and closes."""
+    """Send a `Connection: close` response, let the client read it, and close the connection."""
 
     async def send_all_but_the_end(message: Message) -> None:
         is_body = message["type"] == "http.response.body"
@@ -179,14 +180,14 @@ async def _drop_body(receive: Receive) -> None:
 
 
 def check_length(headers: Headers, limit: int) -> None:
-    """Raises BodyTooLarge for a body that says itself that it is longer."""
+    """Raise BodyTooLarge if Content-Length exceeds the limit."""
     length = headers.get("content-length", "")
     if length.isdigit() and (len(length) > _MAX_DIGITS or int(length) > limit):
         raise BodyTooLarge(_too_large(f"{length[:_MAX_DIGITS]} bytes", limit))
 
 
 def content_of(body: Content, headers: Headers, limit: int, room: Room = UNBOUNDED) -> Content:
-    """The body without its compression. Raises InvalidInput, InputTooLarge for a bomb."""
+    """Return the decompressed body. Raises InvalidInput, and InputTooLarge for a bomb."""
     encoding = _encoding(headers)
     if encoding in ("gzip", "x-gzip"):
         return gunzip(body, limit, room)
@@ -201,7 +202,7 @@ def content_of(body: Content, headers: Headers, limit: int, room: Room = UNBOUND
 
 
 def text_of(content: Content | memoryview, room: Room = UNBOUNDED) -> str:
-    """The text that these bytes are, without a byte order mark. Raises InvalidInput."""
+    """Decode UTF-8, without a byte order mark. Raises InvalidInput."""
     if len(content) <= 2 * PIECE:
         try:
             return str(content, "utf-8-sig")
@@ -215,21 +216,21 @@ def text_of(content: Content | memoryview, room: Room = UNBOUNDED) -> str:
         piece = view[start : start + PIECE]
         try:
             parts.append(reader.decode(piece, final=start + PIECE >= len(content)))
-        except UnicodeDecodeError as error:  # it counts from what was left of the last piece
+        except UnicodeDecodeError as error:  # counts from the bytes left over from the last piece
             raise _not_utf_8(error, start + len(piece) - len(error.object)) from error
     return "".join(parts)
 
 
 def is_encoded(headers: Headers) -> bool:
-    """Whether the body is compressed, by its header."""
+    """Return whether the headers declare the body compressed."""
     return _encoding(headers) != "identity"
 
 
 def inflate(data: Content, limit: int, room: Room = UNBOUNDED) -> bytearray:
-    """The content of a deflate body, up to that many bytes.
+    """Decompress a deflate body, up to `limit` bytes. Raises InvalidInput and InputTooLarge.
 
-    That is a zlib stream (RFC 9110, 8.4.1.2); some clients send the deflate data without zlib's
-    head, which cannot be taken for one.
+    That is a zlib stream (RFC 9110, 8.4.1.2). Some clients send raw deflate data without zlib's
+    head; that data cannot be mistaken for a head.
     """
     has_head = len(data) >= _ZLIB_HEAD and data[0] & 0xF == zlib.DEFLATED
     has_head = has_head and int.from_bytes(data[:_ZLIB_HEAD], "big") % _ZLIB_CHECK == 0
@@ -244,10 +245,10 @@ def inflate(data: Content, limit: int, room: Room = UNBOUNDED) -> bytearray:
 
 
 def gunzip(data: Content, limit: int, room: Room = UNBOUNDED) -> bytearray:
-    """The content of a gzip stream, of one member or more, up to that many bytes.
+    """Decompress a gzip stream of one or more members, up to `limit` bytes.
 
-    Raises InvalidInput, also for more than 4,096 members (64 MiB of bgzip's blocks have 1,024), and
-    InputTooLarge.
+    Raises InputTooLarge, and InvalidInput, also for more than 4,096 members (64 MiB of bgzip's
+    blocks are 1,024).
     """
     unpacked, place, members = _Unpacked("gzip", limit, room), 0, 0
     while place < len(data) or not members:
@@ -262,7 +263,7 @@ def gunzip(data: Content, limit: int, room: Room = UNBOUNDED) -> bytearray:
 
 
 class _Unpacked:
-    """What has been unpacked of a body so far; it grows in pieces that are counted before."""
+    """The decompressed part of a body; it grows in pieces, each counted in the request's memory."""
 
     def __init__(self, encoding: str, limit: int, room: Room) -> None:
         self.content = bytearray()
@@ -271,9 +272,10 @@ class _Unpacked:
         self._room = room
 
     def add(self, stream: zlib._Decompress, data: Content, place: int) -> int:
-        """Unpacks the stream that begins there; where what follows it begins.
+        """Decompress the stream at `place`; return where the data after it begins.
 
-        In pieces: what follows a stream is copied, and a whole body each time is quadratic.
+        The data is fed in pieces because zlib copies what follows a stream: with whole bodies, the
+        members of a gzip would take quadratic time.
         """
         while place < len(data) and not stream.eof:
             piece = data[place : place + PIECE]
@@ -297,7 +299,7 @@ class _Unpacked:
 
 
 def _widest(content: Content | memoryview, room: Room) -> int:
-    """Bytes that a character of the text may take: Python keeps all as wide as the widest."""
+    """Return the bytes per character of the decoded text: all are as wide as the widest."""
     view, widest = memoryview(content), 1
     for start in range(0, len(content), PIECE):
         room.require_time()
@@ -313,7 +315,7 @@ def _encoding(headers: Headers) -> str:
 
 
 def _not_utf_8(error: UnicodeDecodeError, offset: int = 0) -> InvalidInput:
-    """What Python says of it, which counts from `offset`."""
+    """Return the error in Python's words, with positions counted from `offset`."""
     first, last = error.start + offset, error.end + offset - 1
     what = f"byte 0x{error.object[error.start]:02x} in position {first}"
     if first != last:

@@ -1,16 +1,17 @@
-"""The connections of the HTTP port: uvicorn's, with limits of number, time and size.
+"""HTTP connections: uvicorn's, with limits on their number, time and size.
 
-uvicorn has no limit on the time for a request's head. Here a connection is either at work, from the
-end of a request to the end of its response, or it waits. One that waits too long for a request's
-head is closed; so is the one that has waited longest when a new one comes and no more are allowed.
+uvicorn does not limit the time for a request's head. Here a connection is either at work, from the
+end of a request to the end of its response, or waiting. A connection that waits too long for a
+request's head is closed. At the connection limit, the one that has waited longest gives way to a
+new one.
 
-The parser (llhttp, by httptools) takes all of what comes in at once, also requests that are sent
-ahead of an answer, and knows no limits: `framing_of` and the connection have them.
+The parser (llhttp, through httptools) consumes all incoming data at once, including pipelined
+requests, and has no limits of its own: `framing_of` and the connection enforce them.
 
 uvicorn has no hooks for this, so `HttpConnection` overrides methods of its protocol and reads its
 state: `cycle`, `pipeline`, `connections`, `_unset_keepalive_if_required`, `_should_upgrade`. They
-are not uvicorn's public interface: pyproject.toml bounds the versions to those whose code was
-looked at and tested.
+are not uvicorn's public interface, so pyproject.toml restricts uvicorn to versions whose code was
+reviewed and tested.
 """
 
 from __future__ import annotations
@@ -30,30 +31,30 @@ from mlserve.server.listen.drain import is_readable
 from mlserve.wire.headers import RETRY_AFTER
 
 MOST_HEAD_BYTES = 64 * 2**10
-"""Bytes of a request's head, and of what stands between two parts of its body."""
+"""Bytes of a request's head, and of the framing between two chunks of its body."""
 _MARKS = len(": \r\n")
 _VERSIONS = ("1.0", "1.1")
 _FRAMING = (b"content-length", b"transfer-encoding")
 _SILENCED = logging.getLogger(f"{__name__}.uvicorn")
-_SILENCED.setLevel(logging.ERROR)  # anyone may send nonsense: only a failure of ours is logged
+_SILENCED.setLevel(logging.ERROR)  # clients may send garbage: log only our own failures
 _LINGER = 1.0
-"""Seconds in which a refused client may read why: closed at once, it might see a reset only."""
+"""Seconds for a refused client to read why: after an immediate close it might see only a reset."""
 _MOST_LINGERING = 100
-"""Refused clients that may read why at the same time; a quarter of the connections, if fewer."""
+"""Refused clients that linger at the same time; at most a quarter of the connections."""
 _READ_AT_ONCE = 128 * 2**10
-"""Bytes that are read from a connection at once, and not asyncio's 256 KiB (but for TLS).
+"""Bytes read from a connection at once, in place of asyncio's 256 KiB (except with TLS).
 
-uvicorn stops reading once it has more than as many of a body that nobody has taken yet, so that a
-connection holds at most 192 KiB which `BodyMemory` does not count.
+uvicorn pauses reading once more than 64 KiB of a body wait to be consumed, so that a connection
+holds at most 192 KiB that `BodyMemory` does not count.
 """
 _MOST_AHEAD = 16
-"""Requests that may be sent on one connection before the answer to the first."""
+"""Pipelined requests that a connection may queue before the answer to the first."""
 _MOST_JOINED = 64 * 2**10
-"""Bytes of a body above which joining them costs more than a write of their own."""
+"""Bytes of a body above which joining it to the head costs more than a second write."""
 
 
 class _Part(Enum):
-    """What of a request the parser is in the midst of."""
+    """The part of a request that the parser is in."""
 
     NOTHING = "nothing"
     HEAD = "head"
@@ -61,9 +62,9 @@ class _Part(Enum):
 
 
 class HttpConnections:
-    """What the connections of one port share: the limits, and who waits, the longest first.
+    """State shared by the connections of a port: limits, and the waiting ones, longest first.
 
-    `most` is the number of connections, `head_timeout` the seconds for the head of a request.
+    `most` is the number of connections, `head_timeout` the seconds for a request's head.
     """
 
     def __init__(self, most: int, head_timeout: float) -> None:
@@ -74,7 +75,7 @@ class HttpConnections:
         self.most_lingering = min(_MOST_LINGERING, max(1, most // 4))
 
     def close_longest_waiting(self) -> bool:
-        """Whether a connection that does no work, and has none coming, was closed for room."""
+        """Close the longest-waiting connection without unread data; return whether one."""
         for connection in self.waiting:
             if not connection.has_unread():
                 connection.give_way()
@@ -83,9 +84,9 @@ class HttpConnections:
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One HTTP/1.1 connection, as uvicorn makes it, that keeps to the limits of its port.
+    """One HTTP/1.1 connection of uvicorn's, held to the limits of its port.
 
-    `active_at` is when it was made, or last heard or answered something, by the loop's clock.
+    `active_at` is when it was opened, or last received or answered something, by the loop's clock.
     """
 
     def __init__(self, *args: Any, port: HttpConnections, **kwargs: Any) -> None:
@@ -102,10 +103,10 @@ class HttpConnection(HttpToolsProtocol):
         self._is_body_resumed = False
         self.active_at = 0.0
         self._served: RequestResponseCycle | None = None
-        """The request that is answered now or was last; `cycle` is the one that came last."""
+        """The request being answered, or answered last; `cycle` is the one received last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Takes the connection, or answers 503 when all that may be are at work."""
+        """Accept the connection; answer 503 if it exceeds the limit and all others are at work."""
         super().connection_made(transport)
         transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]
         self.active_at = self.loop.time()
@@ -116,7 +117,7 @@ class HttpConnection(HttpToolsProtocol):
         self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Takes what came in; once something was refused, the rest is only drained."""
+        """Parse incoming data; after a refusal or fault, discard the rest."""
         if self._is_refused or self._fault is not None or self.transport.is_closing():
             return
         self.active_at = self.loop.time()
@@ -140,7 +141,7 @@ class HttpConnection(HttpToolsProtocol):
             self._start_head_timer()
 
     def on_message_begin(self) -> None:
-        """A request begins, unless it is the rest of one."""
+        """Begin a request, unless the parser was restarted for the rest of one (see `_parse`)."""
         if self._is_body_resumed:
             return
         if len(self.pipeline) >= _MOST_AHEAD:
@@ -150,12 +151,12 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; those that follow a body are dropped."""
+        """Take a header; drop trailers, which follow a body."""
         if self._part is _Part.HEAD:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begins the request, or queues it behind those before it."""
+        """Begin serving the request, or queue it behind earlier ones."""
         self._has_advanced = True
         if self._is_body_resumed:
             self._is_body_resumed = False
@@ -168,12 +169,11 @@ class HttpConnection(HttpToolsProtocol):
             self._served = self.cycle
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body."""
         self._has_advanced = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The end of a request, unless the parser takes its body for another protocol."""
+        """End the request, unless the parser takes its body for another protocol."""
         if self.parser.should_upgrade() and self._framing:
             return
         self._has_advanced = True
@@ -181,7 +181,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Waits for the next request, or for the rest of a body that nobody reads."""
+        """Wait for the next request, or for the rest of an unread body."""
         if self._served is not None:
             cast("JoinedWrites", self._served.transport).flush()
         if self._fault is not None and self._is_fault_next():
@@ -202,7 +202,6 @@ class HttpConnection(HttpToolsProtocol):
             self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the connection."""
         self._stop_waiting()
         if self._is_refused:
             self._port.lingering -= 1
@@ -212,15 +211,15 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def has_unread(self) -> bool:
-        """Whether something has come in that the event loop has not got to yet."""
+        """Return whether data has arrived that the event loop has not read yet."""
         return is_readable(self.transport.get_extra_info("socket").fileno())
 
     def has_more_to_do(self) -> bool:
-        """Whether it is at work, about to be, or sends its last response."""
+        """Return whether it is at work, about to be, or sending its last response."""
         return self.transport.is_closing() or self._is_at_work() or self.has_unread()
 
     def give_way(self) -> None:
-        """Closes a waiting connection at once; one whose request has begun is told why."""
+        """Close a waiting connection at once; say why if its request has begun."""
         if self._is_at_work() and not self.cycle.response_started:
             most = f"{self._port.most} connections (--max-connections)"
             self._respond(HTTPStatus.SERVICE_UNAVAILABLE, f"the body came too slowly for {most}")
@@ -229,7 +228,10 @@ class HttpConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _parse(self, data: bytes) -> None:
-        """Gives it to the parser, which stops at requests that offer to change the protocol."""
+        """Feed the parser, and restart it where it stops at requests with an `Upgrade` header.
+
+        The restart replays the request's framing headers, so that its body is parsed as one.
+        """
         while data:
             try:
                 self.parser.feed_data(data)
@@ -240,7 +242,7 @@ class HttpConnection(HttpToolsProtocol):
                 return
 
     def _note_fault(self, fault: Fault) -> None:
-        """Answers it in its turn: after the requests before it, which were good."""
+        """Remember the fault, and answer it in turn: after the good requests before it."""
         self._fault = fault
         if not self._is_at_work() or (self._part is _Part.BODY and not self.pipeline):
             self._respond_to_fault()
@@ -262,7 +264,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _note_work(self) -> None:
         self._stop_waiting()
-        if self.cycle.more_body and not self.pipeline:  # it waits for its body, since just now
+        if self.cycle.more_body and not self.pipeline:  # waits for its body, from now on
             self._port.waiting[self] = None
 
     def _stop_waiting(self) -> None:
@@ -298,24 +300,24 @@ class HttpConnection(HttpToolsProtocol):
         self.loop.call_later(_LINGER, self.transport.close)
 
     def _respond(self, status: HTTPStatus, message: str) -> None:
-        """Writes a whole response without a request."""
+        """Write a complete response outside of any request cycle."""
         body = json.dumps({"error": message}).encode()
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n"
         )
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            # Nothing is known of the request, so no time is computed: the least in whole seconds.
+            # Nothing is known of the request, so there is no estimate: send the shortest wait.
             head += f"{RETRY_AFTER.title()}: 1\r\n"
         self.transport.write(head.encode() + b"\r\n" + body)
 
 
 class JoinedWrites:
-    """The transport of one cycle, which writes a response's head together with its body.
+    """A transport for one cycle that writes a response's head together with its body.
 
-    uvicorn makes two system calls of them. Of 5,000 refusals over one connection each costs 138 us
-    of CPU in place of 162 with two, and arrives after 175 us in place of 233 (medians of ten
-    alternating runs of either). It has what uvicorn's cycles use of a transport, and no more.
+    uvicorn uses two system calls for them. With one, each of 5,000 refusals over one connection
+    costs 138 us of CPU instead of 162, and arrives after 175 us instead of 233 (medians of ten
+    alternating runs each). Only the methods that uvicorn's cycles call are implemented.
     """
 
     def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
@@ -325,7 +327,7 @@ class JoinedWrites:
         self._is_head_written = False
 
     def write(self, data: bytes) -> None:
-        """Writes it, the response's head with what follows it."""
+        """Write data, but hold the response's head back to join it with what follows."""
         if self._cycle.response_started and not self._is_head_written:
             self._is_head_written = True
             self._head = data
@@ -337,23 +339,23 @@ class JoinedWrites:
             self._transport.write(data)
 
     def flush(self) -> None:
-        """Writes a head that nothing follows."""
+        """Write a head that nothing followed."""
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head)
 
     def close(self) -> None:
-        """Closes the transport, once all is written."""
+        """Write what is held back, and close the transport."""
         self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Whether the transport is closed or about to be."""
+        """Return whether the transport is closed or about to be."""
         return self._transport.is_closing()
 
 
 class Fault(Exception):
-    """What was sent is not served, and nothing that follows it on its connection."""
+    """A request that is not served, nor is anything after it on the connection."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -362,21 +364,21 @@ class Fault(Exception):
 
 
 def not_http() -> Fault:
-    """The fault of what is not a request."""
+    """Return the fault for data that is not an HTTP request."""
     return Fault(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1, or its target is not a path")
 
 
 def too_long() -> Fault:
-    """The fault of a head that does not end, or a line of a chunked body that does not."""
+    """Return the fault for an endless head, or an endless line in a chunked body."""
     most = f"this server takes at most {MOST_HEAD_BYTES} bytes"
     return Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is too long: {most}")
 
 
 def framing_of(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A head with nothing but what says how the body ends; empty without a body.
+    """Return a minimal head with the request's framing headers; empty without a body.
 
-    Raises Fault where two readers of the head may not agree on what it says (RFC 9112, sections
-    3.2 and 6.1), and for one that is too long.
+    Raises Fault for a head that two readers may interpret differently (RFC 9112, sections 3.2 and
+    6.1), and for one that is too long.
     """
     size, hosts, framing = len(url), 0, []
     for name, value in headers:

@@ -1,4 +1,4 @@
-"""What a server takes and how long it works: told in its metadata and when it starts."""
+"""Report a server's limits in its metadata and log, and fit them to the open-file limit."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _log = logging.getLogger(__name__)
 
 _PORTS = 2
 _OTHER_FILES = 256
-"""Descriptors for everything but connections: the model's files, pipes, the log, and connections
-that are closed because there is no room for them."""
+"""Descriptors for everything but served connections: model files, pipes, the log, and connections
+being closed because there is no room for them."""
 _LEAST_OTHER_FILES = 16
 
 
 def limits_of(settings: ServerSettings, max_queue: int) -> dict[str, Any]:
-    """The settings of load and limits by name, as they hold; `max_queue` as the engine chose it."""
+    """Return the effective load and limit settings by name; the engine chose `max_queue`."""
     shown = [item.name for item in described() if item.panel in (HelpPanel.LOAD, HelpPanel.LIMITS)]
     return {name: getattr(settings, name) for name in shown} | {"max_queue": max_queue}
 
 
 def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
-    """Writes the limits into the log, a line, and what is risky in listening on that address."""
+    """Log the limits in one line, and warn of the risks of listening on that address."""
     limits = limits_of(settings, max_queue)
     _log.info("limits: %s", " ".join(f"{name}={value}" for name, value in limits.items()))
     for risk in settings.exposure(host):
@@ -37,13 +37,13 @@ def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
 
 
 def within_file_limit(settings: ServerSettings) -> ServerSettings:
-    """The settings with as many connections as the system lets this process have open files.
+    """Return the settings, with `max_connections` lowered to what the open-file limit allows.
 
-    The process' own limit is raised to what is needed, as far as the system allows. What is left
-    for connections is divided between both ports; where that is less than was asked for, a warning
-    in the log says so. The rest waits in the kernel's queue, or is refused at once.
+    The process' soft limit is raised as needed, as far as the system allows. What remains for
+    connections is divided between both ports; if that is less than requested, a warning is logged.
+    Further connections wait in the kernel's queue, or are refused at once.
     """
-    places = _PORTS * (1 + settings.speaks_tls)  # a TLS handshake has a place of its own
+    places = _PORTS * (1 + settings.speaks_tls)  # TLS handshakes are counted apart from connections
     wanted = places * settings.max_connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

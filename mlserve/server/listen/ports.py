@@ -1,4 +1,4 @@
-"""The two ports of a server: gRPC and HTTP, in one event loop. Each is bound when it is made."""
+"""Open the gRPC and the HTTP port, in one event loop; each is bound when it is constructed."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _KEEP_ALIVE = 75
-"""Seconds that an idle HTTP connection is kept: longer than clients keep theirs."""
+"""Seconds that an idle HTTP connection is kept open: longer than clients keep theirs."""
 LAST_WORDS = 2.0
-"""Seconds at least for the responses of finished requests to leave the process."""
+"""Minimum seconds for the responses of finished requests to leave the process."""
 BATCH = 16
-"""Connections that are taken in before the event loop does something else."""
+"""Connections accepted before the event loop turns to something else."""
 _PAUSE = 0.1
-"""Seconds until it tries again where the system had no room for one more."""
+"""Seconds before accepting again after the system was out of descriptors or memory."""
 _PATIENCE = 1.0
-"""Seconds that a TLS handshake may last while others wait to begin theirs."""
+"""Seconds that a TLS handshake may take while others wait to begin theirs."""
 
 
 class GrpcPort:
-    """The gRPC server, with health and reflection beside the methods that it is started with."""
+    """The gRPC server: the methods passed to `start`, with health and reflection."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class GrpcPort:
         self.address = _join(host, self._listeners[0].getsockname()[1])
 
     def listen_on(self, path: Path) -> None:
-        """Listens on a UNIX socket too, without TLS. Raises Unavailable."""
+        """Listen on a UNIX socket too, without TLS. Raises Unavailable."""
         listener = socket.socket(socket.AF_UNIX)
         try:
             if _is_left_over(path):
@@ -86,10 +86,10 @@ class GrpcPort:
         self._listeners.append(listener)
 
     async def start(self, methods: Mapping[str, Method], short_names: Iterable[str] = ()) -> None:
-        """Starts to serve, not ready yet; connections made since the port was bound are served.
+        """Start serving, not ready yet; connections made since the port was bound are served.
 
-        The `methods` go by their full names, `/<service>/<method>`. The health service knows their
-        services, and the `short_names` beside.
+        Keys of `methods` are full names, `/<service>/<method>`. The health service reports on
+        their services and on the `short_names`.
         """
         services = {path.split("/")[1] for path in methods}
         health_methods = self._health.methods((*services, *short_names))
@@ -102,11 +102,11 @@ class GrpcPort:
             self._acceptors.append(Acceptor(listener, make, most, tls, timeout))
 
     def show_ready(self, is_ready: bool) -> None:
-        """Makes the health service say whether the model would be served."""
+        """Set whether the health service reports the models as being served."""
         self._health.show_ready(is_ready)
 
     async def stop(self, seconds: float = LAST_WORDS) -> None:
-        """Stops taking requests and gives the finished ones that long to answer."""
+        """Stop accepting requests, and give finished ones that long to send their answers."""
         give_up = asyncio.get_running_loop().time() + seconds
         self._health.end()
         if not self._acceptors:  # it was never started
@@ -117,7 +117,7 @@ class GrpcPort:
 
 
 class RestPort:
-    """The HTTP/1.1 server of an ASGI application."""
+    """The HTTP/1.1 server for an ASGI application."""
 
     def __init__(self, host: str, port: int, settings: ServerSettings) -> None:
         self._tls = tls_context(settings) if settings.speaks_tls else None
@@ -128,7 +128,7 @@ class RestPort:
         self._server: _Uvicorn | None = None
 
     async def start(self, app: ASGIApp) -> None:
-        """Starts to serve; connections made since the port was bound are answered now."""
+        """Start serving; connections made since the port was bound are answered now."""
         config = uvicorn.Config(
             app,
             http=partial(HttpConnection, port=self._connections),  # type: ignore[arg-type]
@@ -139,13 +139,13 @@ class RestPort:
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
             proxy_headers=False,
-            timeout_graceful_shutdown=1,  # `stop` has waited before
+            timeout_graceful_shutdown=1,  # `stop` has already waited
         )
         self._server = _Uvicorn(config, self._tls, self._connections)
         self._task = asyncio.create_task(self._server.serve([self._socket]))
 
     async def stop(self, seconds: float = LAST_WORDS) -> None:
-        """Stops taking requests and gives the finished ones that long to answer."""
+        """Stop accepting requests, and give finished ones that long to send their answers."""
         if self._server is not None and self._task is not None:
             if self._server.started:
                 await self._server.finish(seconds)
@@ -155,7 +155,7 @@ class RestPort:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn with our own `Acceptor`, signals and end: it overrides internals, see `pyproject`."""
+    """uvicorn with our `Acceptor`, signals and shutdown; overrides internals (see `pyproject`)."""
 
     def __init__(
         self, config: uvicorn.Config, tls: ssl.SSLContext | None, connections: HttpConnections
@@ -165,7 +165,7 @@ class _Uvicorn(uvicorn.Server):
         self._connections = connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens as uvicorn does, with limits of number and time for TLS handshakes."""
+        """Listen as uvicorn does, but limit the number and duration of TLS handshakes."""
         await self.lifespan.startup()
         make: Callable[[], asyncio.Protocol] = partial(
             self.config.http_protocol_class,  # type: ignore[call-arg]
@@ -182,11 +182,11 @@ class _Uvicorn(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals to the process, which drains both ports together."""
+        """Leave signals to the process, which drains both ports together."""
         yield
 
     async def finish(self, seconds: float) -> None:
-        """Answers what has reached the port, and closes every connection that gets idle."""
+        """Answer requests that have reached the port, and close connections as they fall idle."""
         give_up = asyncio.get_running_loop().time() + seconds
         acceptors = cast("list[Acceptor]", self.servers)
         await asyncio.gather(*(acceptor.finish(give_up) for acceptor in acceptors))
@@ -195,14 +195,14 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Acceptor:
-    """Gives each connection of a listener a protocol that `make` makes.
+    """Accept the connections of a listener, each with a protocol made by `make`.
 
-    asyncio's own server takes 2,048 connections at once before it makes the first one known, so
-    that a limit on connections comes too late where the system allows few open files; then it logs
-    an error for each that it cannot take, without end. This one takes a few at a time.
+    asyncio's own server accepts up to 2,048 connections (the backlog) before it announces the first
+    one, so a limit on connections takes effect too late where few open files are allowed; it then
+    logs an endless stream of errors. This one accepts a few at a time.
 
-    At most `most` TLS handshakes run at a time; where that many do, those that have lasted longest
-    give way. It stands in for the `asyncio.Server` that uvicorn closes at the end.
+    At most `most` TLS handshakes run at a time; at that number, those running longest are
+    cancelled. It stands in for the `asyncio.Server` that uvicorn closes at the end.
     """
 
     def __init__(
@@ -226,19 +226,19 @@ class Acceptor:
         self._resume()
 
     async def finish(self, give_up: float) -> None:
-        """Takes in what the kernel has, until that time of the loop's clock, and closes."""
+        """Accept what the kernel has, until that time on the loop's clock, then close."""
         await drain.take_last(self._listener, give_up)
         self.close()
 
     def close(self) -> None:
-        """Closes the listener; the connections that were taken stay."""
+        """Close the listener; accepted connections stay open."""
         if not self._is_closed:
             self._is_closed = True
             self._pause(None)
             _close(self._listener)
 
     async def wait_closed(self) -> None:
-        """Returns once every connection that was taken has been made known."""
+        """Wait until every accepted connection has been announced to its protocol."""
         if self._opening:
             await asyncio.wait(self._opening)
 
@@ -279,7 +279,7 @@ class Acceptor:
             _log.error("a connection could not be served", exc_info=error)
 
     def _pause(self, seconds: float | None) -> None:
-        """Takes no connection for so long, or forever; they wait in the kernel's queue."""
+        """Stop accepting for that long, or for good; connections wait in the kernel's queue."""
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
             self._timer.cancel()
@@ -299,18 +299,19 @@ class Acceptor:
 
 
 def _reflection_pool() -> descriptor_pool.DescriptorPool:
-    """Our private pool with the file of gRPC's health service."""
+    """Return our private descriptor pool, with gRPC's health service added."""
     POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
     return POOL
 
 
 def _listener(kind: str, host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises Unavailable.
+    """Return a socket that listens there. Raises Unavailable.
 
-    Without SO_REUSEPORT, with which two servers would silently share a port.
+    SO_REUSEPORT is not set: with it, two servers would silently share a port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay off only where the protocol is named: 40 ms a response.
+    # IPPROTO_TCP must be named: only then does asyncio disable Nagle's algorithm, which would add
+    # 40 ms to each response.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -323,14 +324,14 @@ def _listener(kind: str, host: str, port: int) -> socket.socket:
 
 
 def _close(listener: socket.socket) -> None:
-    """Closes it; a UNIX socket leaves no file behind."""
+    """Close the listener, and remove the file of a UNIX socket."""
     if listener.family == socket.AF_UNIX:
         Path(listener.getsockname()).unlink(missing_ok=True)
     listener.close()
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether a socket lies there that nobody listens on, as a server that was killed leaves."""
+    """Return whether the path is a socket without a listener, as a killed server leaves behind."""
     if not path.is_socket():
         return False
     with socket.socket(socket.AF_UNIX) as client:

@@ -1,8 +1,8 @@
-"""The gRPC port's protocols: HTTP/2 (RFC 9113), and gRPC's own (PROTOCOL-HTTP2.md) on top.
+"""The gRPC port: HTTP/2 (RFC 9113), and gRPC over it (PROTOCOL-HTTP2.md).
 
-From the socket inwards: a `connection` cuts what comes in into `frames`; its `streams` say what the
-frames mean; each stream is a `call`, judged by its `headers` before a byte of its `messages` is
-taken. What goes out waits in the `outbox` for the caller's windows. `server` finds the method and
-has what all connections share; `service` makes methods of functions from bytes to bytes, which is
-what a protocol gives it. `health` and `reflection` are services of our own.
+From the socket inwards: a `connection` splits incoming data into `frames`; its `streams` interpret
+them; each stream is a `call`, admitted by its `headers` before any of its `messages` is read.
+Answers wait in the `outbox` for the caller's flow-control windows. `server` looks up methods and
+holds the state shared by all connections; `service` makes methods of a protocol's functions from
+bytes to bytes. `health` and `reflection` are built-in services.
 """

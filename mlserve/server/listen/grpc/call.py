@@ -1,4 +1,4 @@
-"""One call: its messages come in, its answer goes out, and it ends once, whoever ends it."""
+"""One gRPC call: receive its messages, send its answer, and end it exactly once."""
 
 from __future__ import annotations
 
@@ -22,71 +22,71 @@ from mlserve.server.listen.grpc.status import GrpcStatus, Metadata
 from mlserve.wire.errors import grpc_status
 
 NO_CONTEXT = contextvars.Context()
-"""Of timers: asyncio keeps a cancelled one until its time, and with it the context it was made in,
-where the request's body is."""
+"""For timers: asyncio keeps a cancelled timer until it would have fired, and with it the context in
+which it was created, which refers to the request's body."""
 _WIDEST = 2**30
-"""Bytes that a caller may have on their way; HTTP/2 knows windows below 2^31."""
+"""The widest window of a call, in bytes; HTTP/2 allows less than 2^31."""
 _BARE_CALL = 4 * 2**10
-"""Bytes that a call takes without its headers, about."""
+"""Approximate bytes of memory that a call takes, without its headers."""
 _log = logging.getLogger(__name__)
 
 
 class Context:
-    """One call, as the methods see it; `path` is `/<service>/<method>`."""
+    """One call as its method sees it; `path` is `/<service>/<method>`."""
 
     __slots__ = ("_metadata", "deadline", "initial", "path", "trailing")
 
     def __init__(self, head: Head) -> None:
         self.path = head.path
         self.deadline = None if head.timeout is None else time.monotonic() + head.timeout
-        """When the caller stops to wait, on the monotonic clock; None for never."""
+        """When the caller stops waiting, on the monotonic clock; None for never."""
         self.initial: Metadata = ()
         self.trailing: Metadata = ()
         self._metadata = head.metadata
 
     def time_remaining(self) -> float | None:
-        """Seconds until the call's deadline, at least 0; None without one."""
+        """Return the seconds until the call's deadline, at least 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What the caller sent along; values of `-bin` keys are bytes."""
+        """Return the caller's metadata; values of `-bin` keys are bytes."""
         return self._metadata
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
-        """What the answer begins with; it leaves with the first message."""
+        """Set the initial metadata; it is sent with the first message."""
         self.initial = metadata
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """What the answer ends with."""
+        """Set the trailing metadata of the answer."""
         self.trailing = metadata
 
 
 class Link(Protocol):
-    """What a call needs of its connection."""
+    """The part of a connection that a call uses."""
 
     def send(
         self, call: GrpcCall, head: bytes | None, message: bytes | None, tail: bytes | None
     ) -> None:
-        """Sends header blocks and a message, in this order, as far as the caller lets it.
+        """Send the head, the message and the tail, as the caller's windows allow.
 
-        A tail ends the call's stream.
+        Head and tail are header blocks; a tail ends the call's stream.
         """
 
     async def sent(self, call: GrpcCall) -> None:
-        """Returns once all that was to be sent for the call has left."""
+        """Wait until everything sent for the call so far has left."""
 
     def grant(self, call: GrpcCall, size: int) -> None:
-        """Lets the caller send that many bytes more."""
+        """Let the caller send that many more bytes."""
 
     def note_work(self, call: GrpcCall, *, has_begun: bool) -> None:
-        """Hears that the call's method runs, or that it has ended."""
+        """Note that the call's method has begun to run, or has ended."""
 
 
 class GrpcCall:
-    """A call that has been let in.
+    """A call whose headers have been read.
 
-    `window` is what its caller may still send, `credit` what it may be sent beyond the window that
-    streams begin with; both are the connection's to use.
+    `window` is how many bytes its caller may still send, `credit` how many it may be sent beyond
+    the initial window of streams; the connection maintains both.
     """
 
     def __init__(self, stream: int, head: Head, link: Link) -> None:
@@ -95,11 +95,11 @@ class GrpcCall:
         self.window = DEFAULT_WINDOW
         self.credit = 0
         self.has_ended = False
-        """Whether the caller has sent all it will."""
+        """Whether the caller has sent everything."""
         self.is_over = False
         self.encoding = head.encoding
         self.size = _BARE_CALL + head.size
-        """Bytes that it takes before its message, about."""
+        """Approximate bytes of memory that it takes, without its messages."""
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._reader: MessageReader | None = None
@@ -117,7 +117,7 @@ class GrpcCall:
         work: Coroutine[Any, Any, None],
         at_end: Callable[[], None] | None = None,
     ) -> None:
-        """Runs what serves it; `at_end` is called after that, also when it never began to run."""
+        """Run `work`, which serves the call, then `at_end`, even if `work` never started."""
         self._at_end = at_end
         self._task = self._loop.create_task(work)
         self._task.add_done_callback(self._on_done)
@@ -126,9 +126,9 @@ class GrpcCall:
             self._timer = self._loop.call_later(left, self._on_deadline, context=NO_CONTEXT)
 
     def take_messages(self, most: int, limit_name: str, memory: BodyMemory | None) -> None:
-        """Says of how many bytes its messages may be, and where it and they are counted.
+        """Accept messages of up to `most` bytes; count the call and them in `memory`, if given.
 
-        Raises Overloaded where there is no room for another call.
+        Raises Overloaded if there is no room for another call.
         """
         if memory is not None:
             body = memory.open(self._give_way)
@@ -139,7 +139,7 @@ class GrpcCall:
         self._reader = MessageReader(most, limit_name, self.encoding, self._body)
 
     def feed(self, data: memoryview) -> None:
-        """Takes a part of the caller's data."""
+        """Take a part of the caller's data."""
         reader = self._reader
         if self.is_over or self._error is not None or reader is None:
             return
@@ -155,12 +155,12 @@ class GrpcCall:
             self._wake()
 
     def end_of_messages(self) -> None:
-        """Takes note that the caller has sent all."""
+        """Note that the caller has sent everything."""
         self.has_ended = True
         self._wake()
 
     async def receive(self) -> bytes | None:
-        """The next message; None when there are no more. Raises GrpcStatus and Overloaded."""
+        """Return the next message; None after the last. Raises GrpcStatus and Overloaded."""
         reader = self._reader
         assert reader is not None, "nobody said what it takes"
         while not reader.ready and not self.has_ended and self._error is None:
@@ -178,7 +178,7 @@ class GrpcCall:
         return message
 
     async def only_message(self) -> bytes:
-        """The one message of a call that has one. Raises GrpcStatus and Overloaded."""
+        """Return the message of a call with exactly one. Raises GrpcStatus and Overloaded."""
         message = await self.receive()
         if message is None:
             raise GrpcStatus("UNIMPLEMENTED", "the call has no message; this method takes one")
@@ -191,19 +191,19 @@ class GrpcCall:
         return message
 
     def begin_work(self) -> None:
-        """Says that its method runs: until the answer its connection gives way to none."""
+        """Note that its method runs; until the answer, its connection will not give way."""
         if not self.is_over:
             self._is_at_work = True
             self._link.note_work(self, has_begun=True)
 
     async def write(self, message: bytes) -> None:
-        """Sends a message of an answer that has several, once those before it have left."""
+        """Send one of several messages, once earlier ones have left."""
         await self._link.sent(self)
         if not self.is_over:
             self._link.send(self, self._head(), message, None)
 
     def answer(self, message: bytes) -> None:
-        """Sends the one message of an answer, and ends the call."""
+        """Send the only message of the answer, and end the call."""
         if self.is_over:
             return
         tail = headers.trailing("OK", "", self.context.trailing)
@@ -212,7 +212,7 @@ class GrpcCall:
         self._link.send(self, head, message, tail)
 
     def end(self, code: str = "OK", text: str = "", trailing: Metadata = ()) -> None:
-        """Ends the call with that status."""
+        """End the call with that status."""
         if self.is_over:
             return
         tail = headers.trailing(code, text, trailing or self.context.trailing)
@@ -222,12 +222,12 @@ class GrpcCall:
         self._link.send(self, None, None, tail)
 
     def cut_short(self, code: str, text: str) -> None:
-        """Ends it with that status, and what serves it too."""
+        """End the call with that status, and cancel the work for it."""
         self.end(code, text)
         self._cancel()
 
     def abandon(self) -> None:
-        """Ends it silently, as nobody would hear it."""
+        """End the call without a status, as its caller is gone, and cancel the work for it."""
         self._settle()
         self._cancel()
 
@@ -241,14 +241,14 @@ class GrpcCall:
         self.is_over = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is None:  # it was refused, so that nothing serves it
+        if self._task is None:  # it was refused, so there is no task whose end would do this
             self._let_go()
         if self._is_at_work:
             self._is_at_work = False
             self._link.note_work(self, has_begun=False)
 
     def _let_go(self) -> None:
-        """Gives back what it holds of the caller's data."""
+        """Release the caller's data and the memory counted for it."""
         body, self._body = self._body, None
         if body is not None:
             body.__exit__(None, None, None)
@@ -263,15 +263,15 @@ class GrpcCall:
         self.cut_short("DEADLINE_EXCEEDED", "Deadline Exceeded")
 
     def _give_way(self) -> None:
-        with suppress(RuntimeError):  # the loop has closed
+        with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(
                 self._fail,
                 Overloaded("the upload stalled, and its room was given to another request"),
             )
 
     def _fail(self, error: Exception) -> None:
-        """What is sent of it is not taken any more; whoever waits for a message learns why."""
-        self._error = error.with_traceback(None)  # its frames hold what came in
+        """Stop taking the caller's data, and raise the error where a message is awaited."""
+        self._error = error.with_traceback(None)  # the frames of its traceback hold the data
         if self._reader is not None:
             self._reader.drop()
         if self._body is not None:
@@ -303,7 +303,7 @@ class GrpcCall:
 
 @dataclass(frozen=True, slots=True)
 class PlainMethod:
-    """A method of small messages that nobody counts."""
+    """A method with small messages, whose calls do not appear in the metrics."""
 
     serve: Callable[[GrpcCall], Coroutine[Any, Any, None]]
     most_bytes: int
@@ -311,5 +311,5 @@ class PlainMethod:
     route: None = None
 
     def begin(self, call: GrpcCall) -> None:
-        """Runs the coroutine."""
+        """Run the method's coroutine."""
         call.begin(self.serve(call))

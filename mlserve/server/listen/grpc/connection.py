@@ -1,4 +1,4 @@
-"""One connection of the gRPC port: how it begins, lives and ends. `Streams` has what it carries."""
+"""The life of one gRPC connection; `Streams` handles the calls on it."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from mlserve.server.listen.grpc.frames import ConnectionFault, FrameReader
 from mlserve.server.listen.grpc.streams import Streams
 
 _LINGER = 1.0
-"""Seconds for a client to hang up after a GOAWAY: hung up on, it might see a reset only."""
+"""Seconds for a client to hang up after a GOAWAY: if the server did, it might see a reset."""
 _READ_OUT = 20.0
-"""Seconds for a client to read the last answers."""
+"""Seconds for a client to read its last answers."""
 _ALIVE = b"mlserve?"
-"""What the PING carries that asks for a sign of life."""
+"""The payload of the keepalive PING."""
 _SHUTTING_DOWN = "the server is shutting down"
 
 
 class Port(Protocol):
-    """What a connection needs of its port."""
+    """The part of a port that a connection uses."""
 
     memory: BodyMemory
     head_timeout: float
-    """Seconds for a greeting, or for a header block."""
+    """Seconds for the first SETTINGS, or for a header block."""
     full: str
-    """Why a connection gives way, for its client."""
+    """The reason that a client is told when its connection gives way."""
 
     def begin(self, connection: GrpcConnection, call: GrpcCall) -> None:
-        """Lets a call in by its headers alone. Raises GrpcStatus and MlserveError."""
+        """Admit a call by its headers alone. Raises GrpcStatus and MlserveError."""
 
     def add(self, connection: GrpcConnection) -> None:
-        """Finds a place for it, if need be that of an idle one."""
+        """Find a place for the connection, closing an idle one if necessary."""
 
     def note(self, connection: GrpcConnection) -> None:
-        """Hears that it has done something, or that it begins or ends to be at work."""
+        """Note that the connection was used, or that it started or stopped being at work."""
 
     def remove(self, connection: GrpcConnection, *, is_lost: bool = False) -> None:
-        """Gives its place to another."""
+        """Free the connection's place."""
 
     def may_linger(self, connection: GrpcConnection) -> bool:
-        """Whether one that is to end may wait for its client to hang up."""
+        """Return whether a closing connection may wait for its client to hang up."""
 
 
 class GrpcConnection(asyncio.Protocol):
-    """One connection. It is at work while a method runs for it; else it may have to give way.
+    """One connection; it may have to give way to others unless a method runs for it.
 
-    `heard_at` is when the last byte came in, by the loop's clock. `is_extra` says that it came
-    when all places were taken: then it may call methods of small messages only, as the health's.
+    `heard_at` is when the last byte arrived, by the loop's clock. `is_extra` means that it arrived
+    when all places were taken: it may then only call methods of small messages, such as health.
     """
 
     def __init__(self, port: Port) -> None:
@@ -65,16 +65,16 @@ class GrpcConnection(asyncio.Protocol):
         self._is_closing = False
         self._read_out = _READ_OUT
 
-    # What asyncio tells.
+    # Callbacks of asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greets the client, unless its TLS speaks no HTTP/2."""
+        """Send the server's SETTINGS, unless TLS did not negotiate HTTP/2."""
         self._transport = cast("asyncio.Transport", transport)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             self._is_closing = True
-            # It has no place, so it must not last until the client says goodbye as well. The last
-            # words of the handshake leave first.
+            # It is not counted, so it must not wait for the client to close. `call_soon` lets the
+            # end of the TLS handshake leave first.
             self._loop.call_soon(self._transport.abort)
             return
         self._transport.set_write_buffer_limits(2**18)
@@ -86,14 +86,14 @@ class GrpcConnection(asyncio.Protocol):
         self._port.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Takes what came in."""
+        """Take incoming data."""
         if self._is_closing:
             return
         self.heard_at = self._loop.time()
         self._take(data)
 
     def _take(self, data: bytes = b"") -> None:
-        """Takes some frames; for more, others have their turn first, and the client waits."""
+        """Process some frames; if there are more, pause reading and give others a turn first."""
         transport = self._transport
         assert transport is not None
         if not self._is_closing:
@@ -110,8 +110,8 @@ class GrpcConnection(asyncio.Protocol):
             transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends every call; nobody would hear their answers."""
-        if not self._is_closing:  # else they have ended
+        """End every call: their answers cannot be delivered."""
+        if not self._is_closing:  # otherwise the calls have already ended
             self._is_closing = True
             self._streams.abandon_all()
             self._streams.close()
@@ -119,37 +119,37 @@ class GrpcConnection(asyncio.Protocol):
         self._port.remove(self, is_lost=True)
 
     def pause_writing(self) -> None:
-        """Holds answers back: the client does not read as fast as it is written to."""
+        """Hold answers back, as the client does not read fast enough."""
         self._outbox.pause()
 
     def resume_writing(self) -> None:
-        """Sends on: the client has read."""
+        """Continue sending, as the client has read."""
         self._outbox.resume()
         self._port.note(self)
 
-    # What the port asks for.
+    # Called by the port.
 
     @property
     def is_at_work(self) -> bool:
-        """Whether a method runs for it."""
+        """Whether a method is running for it."""
         return self._streams.are_at_work
 
     def has_unread(self) -> bool:
-        """Whether something has come in that the event loop has not got to yet."""
+        """Return whether data has arrived that has not been processed yet."""
         assert self._transport is not None
         return self._reader.has_more or is_readable(
             self._transport.get_extra_info("socket").fileno()
         )
 
     def give_way(self) -> None:
-        """Closes it in favour of another."""
+        """Close the connection in favour of another."""
         self._streams.cut_short(
             "RESOURCE_EXHAUSTED", f"the connection gives way: {self._port.full}"
         )
         self._close_with(frames.NO_ERROR, f"idle: {self._port.full}")
 
     def look_after(self, silence: float, patience: float) -> None:
-        """Asks for a sign of life after that many seconds of silence, and closes without one."""
+        """Send a PING after `silence` seconds, and abort if nothing arrives within `patience`."""
         now = self._loop.time()
         if self._is_closing or now - self.heard_at < silence:
             return
@@ -160,10 +160,10 @@ class GrpcConnection(asyncio.Protocol):
             self.abort()
 
     def drain(self) -> None:
-        """Lets its calls end, and closes it when none is left.
+        """Let its calls end, and close it when none is left.
 
-        The client is told first that calls must not begin any more, and only when it has heard that
-        which was the last one that was seen: so none is lost that is on its way (section 6.8).
+        The client is first told to begin no more calls; once it has acknowledged that, it is told
+        which call was the last one seen. So no call on its way is lost (RFC 9113, section 6.8).
         """
         if self._is_draining or self._is_closing:
             return
@@ -175,55 +175,55 @@ class GrpcConnection(asyncio.Protocol):
         self._loop.call_later(_LINGER, self._streams.tell_last)
 
     def cut_short(self, code: str, text: str) -> None:
-        """Ends each of its calls with that status, and closes it."""
+        """End each of its calls with that status, and close it."""
         self._streams.cut_short(code, text)
         self._close_with(frames.NO_ERROR, text)
 
     def end(self) -> None:
-        """Closes the transport; what was written still leaves, if the client reads it soon."""
+        """Close the transport; written data still leaves if the client reads it soon."""
         assert self._transport is not None
         self._transport.close()
         self.stop_timer()
         self._timer = self._loop.call_later(self._read_out, self.abort, context=NO_CONTEXT)
 
     def abort(self) -> None:
-        """Closes it at once."""
+        """Close the transport at once, dropping unsent data."""
         if self._transport is not None:
             self._transport.abort()
 
-    # What the streams ask for.
+    # Called by the streams.
 
     def begin(self, call: GrpcCall) -> None:
-        """Lets a call in by its headers alone. Raises GrpcStatus and MlserveError."""
+        """Admit a call by its headers alone. Raises GrpcStatus and MlserveError."""
         self._port.begin(self, call)
 
     def note_use(self) -> None:
-        """Tells the port that it is in use."""
+        """Tell the port that the connection is in use."""
         self._port.note(self)
 
     def start_timer(self) -> None:
-        """Gives the client its time for a greeting, or for the rest of a header block."""
+        """Start the client's time for its first SETTINGS, or for the rest of a header block."""
         if self._timer is None:
             self._timer = self._loop.call_later(self._port.head_timeout, self._on_timeout)
 
     def stop_timer(self) -> None:
-        """Takes note that it came, or is not waited for."""
+        """Stop that time, as the data has arrived or is no longer expected."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def close_if_done(self) -> None:
-        """Closes it if no call is left and none may begin."""
+        """Close the connection if no call is left and none may begin."""
         if self._streams.are_done and not self._is_closing:
             self._hang_up()
 
-    # How it ends.
+    # Closing.
 
     def _on_timeout(self) -> None:
         self._close_with(frames.NO_ERROR, "the client took too long (--header-timeout)")
 
     def _close_with(self, code: int, why: str) -> None:
-        """Ends all calls, says why, and hangs up."""
+        """End all calls, send a GOAWAY with the reason, and hang up."""
         if self._is_closing:
             return
         self._streams.end_with(code, why)
@@ -232,7 +232,7 @@ class GrpcConnection(asyncio.Protocol):
         self._hang_up()
 
     def _hang_up(self) -> None:
-        """Lets the client read the last words, for it to hang up, and does it otherwise."""
+        """Give the client time to read the rest and hang up; otherwise close the transport."""
         self._is_closing = True
         self.stop_timer()
         self._streams.close()

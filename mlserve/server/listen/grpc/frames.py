@@ -1,6 +1,6 @@
-"""HTTP/2's frames (RFC 9113, section 4): what goes out, and what comes in cut into frames.
+"""Write and read HTTP/2 frames (RFC 9113, section 4).
 
-`Patience` is how many frames without use a client may send before its connection ends.
+`Patience` limits how many useless frames a client may send before its connection is closed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a client says first (section 3.4)."""
+"""The first bytes that a client sends (section 3.4)."""
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY = range(8)
 WINDOW_UPDATE, CONTINUATION = 8, 9
 END_STREAM = ACK = 0x1
@@ -27,14 +27,14 @@ DEFAULT_WINDOW = 65535
 LARGEST_WINDOW = 2**31 - 1
 DEFAULT_MAX_FRAME = 2**14
 MAX_FRAME = 2**18
-"""Bytes of a frame that a client may send."""
+"""Largest frame that a client may send, in bytes."""
 LARGEST_HEADERS = 2**15
-"""Bytes of a frame of headers: so many are held back until it is whole."""
+"""Largest HEADERS frame in bytes: it is held back until it is complete."""
 _AT_ONCE = 256
-"""Frames that are taken before the event loop does something else: some 20 ms of calls."""
+"""Frames processed before the event loop turns to something else: about 20 ms of calls."""
 
 _MOST_USELESS = 2000.0
-"""Frames without use that a connection may send at once."""
+"""Useless frames that a connection may send at once."""
 _USELESS_PER_SECOND = 100.0
 _HEAD = struct.Struct(">HBBBI")
 _NUMBER = struct.Struct(">I")
@@ -54,7 +54,7 @@ _LENGTHS = {
 
 
 class ConnectionFault(Exception):
-    """What ends a connection: the code and the words of its GOAWAY."""
+    """Ends a connection, with a GOAWAY of this code and text."""
 
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
@@ -62,18 +62,17 @@ class ConnectionFault(Exception):
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
     size = len(payload)
     return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
 
 
 def data_head(size: int, stream: int, *, ends: bool = False) -> bytes:
-    """The head of a DATA frame of that many bytes."""
+    """Return the head of a DATA frame of `size` bytes."""
     return _HEAD.pack(size >> 8, size & 0xFF, DATA, END_STREAM if ends else 0, stream)
 
 
 def headers(stream: int, block: bytes, *, ends: bool) -> bytes:
-    """A header block in the frames that it takes."""
+    """Return a header block as one HEADERS frame and, if need be, CONTINUATION frames."""
     first, rest = block[:DEFAULT_MAX_FRAME], block[DEFAULT_MAX_FRAME:]
     flags = END_STREAM if ends else 0
     if not rest:
@@ -86,7 +85,7 @@ def headers(stream: int, block: bytes, *, ends: bool) -> bytes:
 
 
 def settings(max_streams: int, max_header_list: int) -> bytes:
-    """The server's SETTINGS."""
+    """Return the server's SETTINGS frame."""
     values = (
         (_SETTING_MAX_STREAMS, max_streams),
         (SETTING_MAX_FRAME, MAX_FRAME),
@@ -96,9 +95,9 @@ def settings(max_streams: int, max_header_list: int) -> bytes:
 
 
 def read_settings(payload: bytes) -> list[tuple[int, int]]:
-    """The settings of a SETTINGS frame: identifier and value.
+    """Return the identifiers and values of a SETTINGS frame.
 
-    Raises ConnectionFault for a value that its setting cannot have (section 6.5.2).
+    Raises ConnectionFault for an invalid value (section 6.5.2).
     """
     values: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
     for name, value in values:
@@ -112,44 +111,43 @@ def read_settings(payload: bytes) -> list[tuple[int, int]]:
 
 
 def window_update(stream: int, size: int) -> bytes:
-    """A WINDOW_UPDATE by that many bytes; stream 0 is the connection."""
+    """Return a WINDOW_UPDATE frame of `size` bytes; stream 0 is the connection."""
     return frame(WINDOW_UPDATE, 0, stream, _NUMBER.pack(size))
 
 
 def rst_stream(stream: int, code: int) -> bytes:
-    """A RST_STREAM."""
     return frame(RST_STREAM, 0, stream, _NUMBER.pack(code))
 
 
 def goaway(last_stream: int, code: int, why: str = "") -> bytes:
-    """A GOAWAY: streams above `last_stream` were not looked at."""
+    """Return a GOAWAY frame; streams above `last_stream` were not processed."""
     return frame(GOAWAY, 0, 0, _NUMBER.pack(last_stream) + _NUMBER.pack(code) + why.encode())
 
 
 def number(payload: bytes) -> int:
-    """The number of 31 bits that a payload begins with."""
+    """Return the 31-bit number at the start of a payload."""
     value: int = _NUMBER.unpack_from(payload)[0]
     return value & _STREAM_BITS
 
 
 class Receiver(Protocol):
-    """Who is told of each frame."""
+    """Receives each frame from a `FrameReader`."""
 
     def on_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        """A frame other than DATA, whole, of a length that its kind may have."""
+        """Take a complete frame other than DATA, of a length valid for its kind."""
 
     def on_data(self, stream: int, data: memoryview, counted: int, *, ends: bool) -> None:
-        """A part of a DATA frame: `counted` bytes for flow control; `ends` with the last one."""
+        """Take part of a DATA frame, `counted` bytes for flow control; `ends` closes the stream."""
 
     def on_skipped(self, size: int) -> None:
-        """A frame of a kind that nobody knows, of that many bytes."""
+        """Note a frame of unknown kind, of `size` bytes, whose content is skipped."""
 
 
 class FrameReader:
-    """Cuts what comes in into frames, and holds at most a frame of headers back.
+    """Split incoming data into frames, buffering at most one HEADERS frame.
 
-    DATA is handed on as it comes, so that nobody can make the server hold it here. `has_more` says
-    that there are more frames than are taken at once, for the next `feed`. Raises ConnectionFault.
+    DATA is passed on as it arrives, so that no client can fill memory here. `has_more` means that
+    more frames arrived than are processed at once; call `feed` again. Raises ConnectionFault.
     """
 
     def __init__(self, receiver: Receiver) -> None:
@@ -164,7 +162,7 @@ class FrameReader:
         self._padding_left = 0
 
     def feed(self, data: bytes = b"") -> None:
-        """Takes what came in."""
+        """Take incoming data."""
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -196,7 +194,7 @@ class FrameReader:
         self._rest = data[at:]
 
     def _read_preface(self, data: bytes) -> bool:
-        """Whether all of the preface is there."""
+        """Return whether the preface is complete."""
         if not PREFACE.startswith(data[: len(PREFACE)]):
             raise ConnectionFault(PROTOCOL_ERROR, "this port speaks gRPC: HTTP/2, with its preface")
         if len(data) < len(PREFACE):
@@ -206,7 +204,7 @@ class FrameReader:
         return True
 
     def _read_whole(self, data: bytes, begin: int, size: int, head: tuple[int, int, int]) -> int:
-        """The place behind a frame that is handed on as one; -1 while some of it lacks."""
+        """Pass on a frame as a whole; return where it ends, or -1 while it is incomplete."""
         kind, flags, stream = head
         if size not in _LENGTHS[kind]:
             raise ConnectionFault(FRAME_SIZE_ERROR, f"a frame of type {kind} has {size} bytes")
@@ -219,9 +217,9 @@ class FrameReader:
         return end
 
     def _begin_parts(self, data: bytes, begin: int, size: int, head: tuple[int, int, int]) -> int:
-        """The place where the content begins of a frame that is handed on in parts.
+        """Begin a frame that is passed on in parts; return where its content begins.
 
-        -1 while the byte is missing that says how much of it is padding.
+        Returns -1 while the byte with the padding's length is missing.
         """
         kind, flags, stream = head
         if size > MAX_FRAME:
@@ -247,7 +245,7 @@ class FrameReader:
         return begin
 
     def _go_on(self, data: bytes, at: int) -> int:
-        """Hands on what there is of a frame's content, then of its padding."""
+        """Pass on the available part of a frame's content, then of its padding."""
         if self._content_left:
             part = memoryview(data)[at : at + self._content_left]
             taken = len(part)
@@ -262,10 +260,10 @@ class FrameReader:
 
 
 class Patience:
-    """The frames without use that a connection may still send.
+    """The number of useless frames that a connection may still send.
 
-    PING, SETTINGS, RESET, empty frames and the like cost the server about as much as their sender,
-    and more where each is answered. Calls that are answered and data that moves earn some of them.
+    PING, SETTINGS, RST_STREAM, empty frames and the like cost the server about as much as their
+    sender, and more if each is answered. Answered calls and moving data earn some more.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -274,11 +272,11 @@ class Patience:
         self._at = clock()
 
     def earn(self, frames: float) -> None:
-        """Takes note of something useful."""
+        """Allow more frames, after something useful."""
         self._left = min(_MOST_USELESS, self._left + frames)
 
     def spend(self, frames: float = 1) -> None:
-        """Takes note of something without use. Raises ConnectionFault when that was too much."""
+        """Count useless frames. Raises ConnectionFault when there are too many."""
         self._left -= frames
         if self._left < 0:
             now = self._clock()

@@ -1,7 +1,7 @@
-"""The headers of calls and answers: HPACK (RFC 7541), and what gRPC says in them.
+"""Read and write the headers of gRPC calls, compressed with HPACK (RFC 7541).
 
-First what comes in: blocks become fields (`HeaderReader`), fields the `Head` of a call. Then what
-goes out: `initial` and `trailing`, the blocks around an answer.
+Incoming blocks become fields (`HeaderReader`), and fields the `Head` of a call. Outgoing blocks
+surround an answer: `initial` and `trailing`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mlserve.server.listen.grpc.frames import ConnectionFault, Patience
 from mlserve.server.listen.grpc.status import CODES, GrpcStatus, Metadata
 
 _USUAL_BLOCK = 2**10
-"""Bytes of compressed headers above which they cost too much to come often."""
+"""Bytes of compressed headers above which a block counts against `Patience`."""
 _MOST_BLOCK = 32 * 2**10
 _MOST_LIST = 64 * 2**10
-"""Bytes of headers, before and after their compression, above which the connection ends."""
+"""Most bytes of headers, compressed (block) and decompressed (list), or the connection ends."""
 MOST_METADATA = 16 * 2**10
-"""Bytes of a call's metadata, as HTTP/2 counts them: 32 for each field beside name and value."""
+"""Most bytes of a call's headers, as HTTP/2 counts: name, value and 32 bytes for each field."""
 _FIELD = 32
 _CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.DOTALL)
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
@@ -35,12 +35,12 @@ _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_IN_VALUE = re.compile(rb"[\0\r\n]")
 _HOP = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
-"""What HTTP/2 forbids (RFC 9113, section 8.2.2)."""
+"""Fields that HTTP/2 forbids (RFC 9113, section 8.2.2)."""
 _PSEUDO = (b":method", b":scheme", b":path", b":authority")
 _OWN = (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
-"""What belongs to the protocol and not to the caller's metadata."""
+"""Fields of the protocol, which are not part of the caller's metadata."""
 EMPTY_TABLE = b"\x20"
-"""What the first block of a connection begins with: the server uses no table (section 6.3)."""
+"""Starts the first block of a connection: the encoder uses no dynamic table (section 6.3)."""
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _UNCHANGED = frozenset(_PRINTABLE) - {ord("%")}
 _ESCAPES = [chr(byte) if byte in _UNCHANGED else f"%{byte:02X}" for byte in range(256)]
@@ -50,7 +50,7 @@ Fields = Iterable[tuple[bytes, bytes]]
 
 
 class Malformed(Exception):
-    """A request that is not one of gRPC's at all: its stream is reset, or told an HTTP status."""
+    """The request is not gRPC: its stream is reset, or answered with an HTTP status."""
 
     def __init__(self, why: str, http_status: int | None = None) -> None:
         super().__init__(why)
@@ -58,7 +58,7 @@ class Malformed(Exception):
 
 
 class HeaderReader:
-    """Reads the headers of one connection, one block after the other. Raises ConnectionFault."""
+    """Read the header blocks of one connection, in order. Raises ConnectionFault."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -69,13 +69,13 @@ class HeaderReader:
 
     @property
     def is_within(self) -> bool:
-        """Whether a block has begun that has not ended: no other frame may come now."""
+        """Whether a block is incomplete, so that no other frame may arrive now."""
         return self._stream != 0
 
     def take(
         self, kind: int, flags: int, stream: int, payload: bytes
     ) -> tuple[list[tuple[bytes, bytes]], bool] | None:
-        """The fields, and whether they end the stream; None while some are missing."""
+        """Return the fields and whether they end the stream; None while the block is incomplete."""
         if kind == frames.HEADERS:
             if self.is_within or stream % 2 == 0:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, f"HEADERS on stream {stream}")
@@ -107,7 +107,7 @@ class HeaderReader:
 
 
 def _without_padding(flags: int, payload: bytes) -> bytes:
-    """The block of a HEADERS frame, without its padding and its priority (section 6.2)."""
+    """Return the block of a HEADERS frame, without padding and priority (section 6.2)."""
     begin, end = 0, len(payload)
     if flags & frames.PADDED:
         begin, end = 1, end - (payload[0] if payload else 0)
@@ -120,10 +120,10 @@ def _without_padding(flags: int, payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The headers of a call: the method's full name, how long the caller waits, the metadata.
+    """The headers of a call: the method's path, the caller's timeout and metadata.
 
-    `timeout` is in seconds, None where the caller would wait forever. `encoding` is the coding of
-    compressed messages. `size` is the headers' own, in bytes, as HTTP/2 counts them.
+    `timeout` is in seconds, None without one. `encoding` is how compressed messages are encoded.
+    `size` is the size of all headers in bytes, as HTTP/2 counts them.
     """
 
     path: str
@@ -134,7 +134,7 @@ class Head:
 
 
 def read_head(fields: Fields) -> Head:
-    """Reads the headers. Raises Malformed where it is not a call, GrpcStatus to refuse it."""
+    """Read a call's headers. Raises Malformed if it is not a gRPC call, GrpcStatus to refuse it."""
     sent: dict[bytes, bytes] = {}
     own: list[tuple[bytes, bytes]] = []
     size = 0
@@ -198,22 +198,22 @@ def _decoded_value(name: bytes, value: bytes) -> str | bytes:
 
 
 def field(name: str, value: bytes) -> bytes:
-    """One field, as a literal without indexing (section 6.2.2)."""
+    """Encode one field, as a literal without indexing (section 6.2.2)."""
     return _name(name) + _length(len(value)) + value
 
 
 def fields(metadata: Metadata) -> bytes:
-    """The fields of metadata; values of `-bin` keys are written in base64."""
+    """Encode metadata; values of `-bin` keys are written in base64."""
     return b"".join(field(key, _encoded_value(key, value)) for key, value in metadata)
 
 
 def initial(metadata: Metadata = ()) -> bytes:
-    """The block that begins an answer."""
+    """Return the block that begins an answer."""
     return _BEGIN + fields(metadata) if metadata else _BEGIN
 
 
 def trailing(code: str, text: str = "", metadata: Metadata = ()) -> bytes:
-    """The block that ends an answer."""
+    """Return the block that ends an answer."""
     block = _STATUS[code]
     if text:
         block += field("grpc-message", _escaped(text))
@@ -221,7 +221,7 @@ def trailing(code: str, text: str = "", metadata: Metadata = ()) -> bytes:
 
 
 def http_only(status: int) -> bytes:
-    """The block of an answer to what is not gRPC."""
+    """Return the block of a response to a request that is not gRPC."""
     return field(":status", str(status).encode()) + field("accept", b"application/grpc")
 
 
@@ -234,7 +234,7 @@ def _encoded_value(key: str, value: str | bytes) -> bytes:
 
 
 def _escaped(text: str) -> bytes:
-    """Percent-encoded, as PROTOCOL-HTTP2.md has it for Status-Message."""
+    """Percent-encode the text, as PROTOCOL-HTTP2.md specifies for Status-Message."""
     return "".join([_ESCAPES[byte] for byte in text.encode("utf-8", "replace")]).encode()
 
 
@@ -245,7 +245,7 @@ def _name(name: str) -> bytes:
 
 
 def _length(size: int) -> bytes:
-    """An integer with a prefix of seven bits (section 5.1)."""
+    """Encode an integer with a 7-bit prefix (section 5.1)."""
     if size < 127:  # noqa: PLR2004 - the prefix's largest
         return bytes((size,))
     parts, size = [127], size - 127

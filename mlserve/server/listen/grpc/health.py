@@ -1,6 +1,7 @@
-"""gRPC's health service: whether the models are served, asked once or watched.
+"""gRPC's health service: report whether the models are served, once (Check) or on change (Watch).
 
-A Watch has no end of its own, so a stop has to end it; a watcher who does not read holds up nobody.
+A Watch never ends by itself, so stopping the server ends it; a watcher that does not read delays no
+one else.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from mlserve.server.listen.grpc.status import GrpcStatus
 
 SERVICE = "grpc.health.v1.Health"
 WHOLE_SERVER = ""
-"""The name that asks for all services of a server."""
+"""The service name that stands for the whole server."""
 _Request = health_pb2.HealthCheckRequest
 _Response = health_pb2.HealthCheckResponse
 
 
 class Health:
-    """Says of each service of the port that it serves, or that it does not.
+    """Reports for each service of the port whether it is serving.
 
-    It needs no token, for probes without secrets.
+    It needs no token, so that probes work without secrets.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Health:
         self._is_ending = False
 
     def methods(self, services: Iterable[str]) -> dict[str, PlainMethod]:
-        """The methods by their full names, for a port with services of these names."""
+        """Return the methods by full name, for a port with these services."""
         self._services.update(services)
         methods = {"Check": self._check, "Watch": self._watch}
         return {
@@ -45,24 +46,24 @@ class Health:
         }
 
     def show_ready(self, is_ready: bool) -> None:
-        """Makes it say whether the models would be served."""
+        """Set whether the models are reported as served."""
         self._is_ready = is_ready
         self._wake_watchers()
 
     def end(self) -> None:
-        """Ends every Watch with UNAVAILABLE, once it has sent the latest state."""
+        """End every Watch with UNAVAILABLE, once it has sent the latest state."""
         self._is_ending = True
         self._wake_watchers()
 
     async def _check(self, call: GrpcCall) -> None:
-        """The state of a service now; NOT_FOUND for a name that is unknown."""
+        """Answer with the current state of a service; NOT_FOUND for an unknown name."""
         service = parse(_Request, await call.only_message()).service
         if service not in self._services:
             raise GrpcStatus("NOT_FOUND", f"no service {shortened(service)}")
         call.answer(self._state_of(service).SerializeToString())
 
     async def _watch(self, call: GrpcCall) -> None:
-        """The state of a service now, and again whenever it changes."""
+        """Send the current state of a service, and again whenever it changes."""
         service = parse(_Request, await call.only_message()).service
         sent = None
         while True:

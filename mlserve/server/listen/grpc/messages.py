@@ -1,7 +1,7 @@
-"""The messages of a call, which come in any number of frames (PROTOCOL-HTTP2.md).
+"""Assemble a call's messages from DATA, and decompress them (PROTOCOL-HTTP2.md).
 
-Each stands behind five bytes: whether it is compressed, and its length. Bytes are counted in the
-server's `BodyMemory` as they come, and never held where they were not granted.
+A message may span frames; it is preceded by five bytes: a compression flag and its length. Bytes
+are counted in the server's `BodyMemory` as they arrive, and never kept unless they were granted.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _ENCODINGS = ", ".join(("identity", *(name.decode() for name in _WBITS)))
 _MOST_READY = 32
 _STEP = 2**20
 _INLINE = 64 * 2**10
-"""Compressed bytes above which a thread unpacks them."""
+"""Compressed bytes above which a thread decompresses the message."""
 
 
 class MessageReader:
-    """Cuts the data of one call into messages of at most `most` bytes.
+    """Split the data of one call into messages of at most `most` bytes.
 
     Without a `body` nothing is counted: for methods whose messages are a few bytes.
     """
 
     def __init__(self, most: int, limit_name: str, encoding: bytes, body: HeldBody | None) -> None:
         self._ready: deque[tuple[bool, bytes]] = deque()
-        """The messages that have come whole: whether it is compressed, and its bytes."""
+        """Complete messages: whether each is compressed, and its bytes."""
         self._most = most
         self._limit_name = limit_name
         self._encoding = encoding
@@ -42,20 +42,20 @@ class MessageReader:
         self._is_compressed = False
         self._buffer = BytesIO()
         self.missing = 0
-        """Bytes that the message on its way still lacks."""
+        """Bytes still missing from the current message."""
 
     @property
     def ready(self) -> int:
-        """How many messages have come whole and were not taken."""
+        """The number of complete messages that have not been taken."""
         return len(self._ready)
 
     @property
     def is_between_messages(self) -> bool:
-        """Whether nothing of a further message has come."""
+        """Whether no part of another message has arrived."""
         return not self.missing and not self._prefix
 
     def feed(self, data: memoryview) -> None:
-        """Takes a part of the data. Raises GrpcStatus, and Overloaded where there is no room."""
+        """Take a part of the data. Raises GrpcStatus, and Overloaded if there is no room."""
         if self._body is not None:
             self._body.take(len(data))
         at, end = 0, len(data)
@@ -81,12 +81,12 @@ class MessageReader:
                 self._buffer = BytesIO()
 
     def drop(self) -> None:
-        """Lets go of all that has come."""
+        """Discard all data received."""
         self._ready.clear()
         self._buffer = BytesIO()
 
     async def take(self) -> bytes:
-        """The next message, without its compression. Raises GrpcStatus, and Overloaded."""
+        """Return the next message, decompressed. Raises GrpcStatus and Overloaded."""
         is_compressed, message = self._ready.popleft()
         if not is_compressed:
             return message
@@ -110,7 +110,7 @@ class MessageReader:
             self._ready.append((self._is_compressed, b""))
 
     def _unpack_on_thread(self, message: bytes) -> bytes:
-        """What is counted stays so until the thread ends, which may be after the call has."""
+        """Decompress; memory stays counted until the thread ends, even if the call ends first."""
         with nullcontext() if self._body is None else self._body:
             return self._unpack(message)
 
@@ -142,7 +142,7 @@ class MessageReader:
 
 
 def check_encoding(encoding: bytes) -> None:
-    """Raises GrpcStatus for a coding of messages that the server cannot undo."""
+    """Raise GrpcStatus for a message encoding that the server does not support."""
     if encoding != b"identity" and encoding not in _WBITS:
         shown = encoding[:40].decode("ascii", "replace")
         raise GrpcStatus(

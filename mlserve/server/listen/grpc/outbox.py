@@ -1,7 +1,7 @@
-"""What a connection has to send: frames at once, messages as the caller's windows let them.
+"""Send a connection's frames at once, and its messages as the caller's windows allow.
 
-Answers that wait are counted with the bodies of requests, so that callers who do not read cannot
-fill the memory: where others need the room, the one that has waited longest gives way.
+Waiting answers are counted with the bodies of requests, so that callers that do not read cannot
+fill the memory: when others need room, the answer that has waited longest gives way.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from mlserve.server.listen.grpc.frames import ENHANCE_YOUR_CALM, ConnectionFault
 from mlserve.server.listen.grpc.messages import PREFIX
 
 _BATCH = 256 * 2**10
-"""Bytes that are written at a time."""
+"""Bytes after which frames are written without waiting for more."""
 _LARGEST_PART = 64 * 2**10
-"""Bytes of a DATA frame: so many of one answer before one of another."""
+"""Largest DATA frame in bytes; after one, the next answer has its turn."""
 _SIZEABLE = 2**10
 _MOST_BUFFERED = 2**20
-"""Bytes of frames that may wait for a caller who does not read them."""
+"""Bytes of frames that may wait for a caller that does not read."""
 
 
 class _Waiting:
-    """The rest of an answer: a message behind its prefix, and the header block of the end."""
+    """The unsent rest of an answer: the message with its prefix, and the final header block."""
 
     __slots__ = ("__weakref__", "held", "lead", "left", "tail")
 
@@ -44,7 +44,7 @@ class _Waiting:
 
 
 class Outbox:
-    """Writes to one transport. `on_end` hears of each call whose last frame has been written."""
+    """Write to one transport. `on_end` is called for each call when its last frame was written."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Outbox:
         self.max_frame = frames.DEFAULT_MAX_FRAME
 
     def write(self, data: bytes) -> None:
-        """Sends whole frames, with all else that is sent in this turn of the event loop."""
+        """Send whole frames, batched with everything else sent in this turn of the event loop."""
         if self._is_closed:
             return
         self._parts.append(data)
@@ -85,7 +85,7 @@ class Outbox:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Writes what there is."""
+        """Write the batched frames."""
         self._is_flush_due = False
         if not self._parts:
             return
@@ -96,23 +96,23 @@ class Outbox:
             self._transport.write(data)
 
     def close(self) -> None:
-        """Writes what there is, and nothing after that."""
+        """Write the batched frames, and ignore later ones."""
         self.flush()
         self._is_closed = True
 
     def check(self) -> None:
-        """Raises ConnectionFault for a caller who asks on and on and reads nothing."""
+        """Raise ConnectionFault for a caller that keeps asking but does not read."""
         if self._is_paused and self._transport.get_write_buffer_size() > _MOST_BUFFERED:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "the answers are not read")
 
     def send(
         self, call: GrpcCall, head: bytes | None, message: bytes | None, tail: bytes | None
     ) -> None:
-        """Sends header blocks and a message, as far as the caller lets it."""
+        """Send header blocks and a message, as the caller's windows allow."""
         if head is not None:
             self.write(self._headers(call, head, ends=False))
         waiting = self._waiting.get(call)
-        if waiting is not None:  # the end of an answer whose last message still waits
+        if waiting is not None:  # the tail of an answer whose last message is still waiting
             waiting.tail = tail
             return
         rest = _Waiting(message, tail, None)
@@ -121,21 +121,21 @@ class Outbox:
             self._hold(call, rest)
 
     async def sent(self, call: GrpcCall) -> None:
-        """Returns once no part of the call's answer waits."""
+        """Wait until no part of the call's answer is waiting."""
         if call in self._waiting:
             future = self._sent.setdefault(call, self._loop.create_future())
             await asyncio.shield(future)
 
     def drop(self, call: GrpcCall) -> None:
-        """Sends nothing more of that call."""
+        """Discard the unsent answer of the call."""
         rest = self._waiting.pop(call, None)
         if rest is not None:
             self._let_go(call, rest)
 
     def pump(self) -> bool:
-        """Sends what the connection's window lets through, a part of each answer in turn.
+        """Send what the connection's window allows, a part of each answer in turn.
 
-        Returns whether that was anything.
+        Returns whether anything was sent.
         """
         has_moved, moves = False, True
         while moves:
@@ -145,12 +145,12 @@ class Outbox:
                     return has_moved
                 if self.pump_one(call, _LARGEST_PART):
                     has_moved = moves = True
-                    if call in self._waiting:  # its next turn comes after all others'
+                    if call in self._waiting:  # back to the end of the queue
                         self._waiting[call] = self._waiting.pop(call)
         return has_moved
 
     def pump_one(self, call: GrpcCall, most: int = frames.LARGEST_WINDOW) -> bool:
-        """Sends what the windows let through of one answer; whether that was anything."""
+        """Send what the windows allow of one answer; return whether anything was sent."""
         rest = self._waiting.get(call)
         if rest is None:
             return False
@@ -160,16 +160,16 @@ class Outbox:
         return moved > 0
 
     def pause(self) -> None:
-        """Holds messages back: the transport is full."""
+        """Hold messages back, as the transport is full."""
         self._is_paused = True
 
     def resume(self) -> None:
-        """The transport has room again."""
+        """Continue sending, as the transport has room again."""
         self._is_paused = False
         self.pump()
 
     def _advance(self, call: GrpcCall, rest: _Waiting, most: int = frames.LARGEST_WINDOW) -> int:
-        """Sends up to that many bytes, and the end where nothing is left; how many it were."""
+        """Send up to `most` bytes, then the tail if nothing is left; return the bytes sent."""
         moved = 0
         while rest.size and moved < most:
             room = min(self.window, self.stream_window + call.credit, self.max_frame, _LARGEST_PART)
@@ -191,7 +191,7 @@ class Outbox:
         self.window -= size
         call.credit -= size
         if size >= _SIZEABLE:
-            self._patience.earn(2)  # for the frames that widen the windows again
+            self._patience.earn(2)  # for the WINDOW_UPDATE frames that reopen the windows
         self.write(b"".join((frames.data_head(size, call.stream), lead, part)))
         return size
 
@@ -205,30 +205,30 @@ class Outbox:
             self._look_again(call, rest)
 
     def _look_again(self, call: GrpcCall, rest: _Waiting) -> None:
-        waiting = ref(rest)  # the timer keeps no answer that has left
+        waiting = ref(rest)  # so that the timer does not keep a sent answer in memory
         self._loop.call_later(
             STALLED, self._check_progress, call, waiting, rest.size, context=NO_CONTEXT
         )
 
     def _check_progress(self, call: GrpcCall, waiting: ReferenceType[_Waiting], size: int) -> None:
-        """Gives an answer up that found no room and stalls; one that is read may take its time."""
+        """Give up an uncounted answer that stalls; one that is being read may take its time."""
         rest = waiting()
         if rest is None or self._waiting.get(call) is not rest:
             return
-        if size - rest.size < PROGRESS:  # a byte now and then is none, as with uploads
+        if size - rest.size < PROGRESS:  # as with uploads, a trickle of bytes is not progress
             self._give_up(call)
         else:
             self._look_again(call, rest)
 
     def _note_progress(self, held: HeldBody, moved: int, left: int) -> None:
-        """Counts what is left, of which some is counted anew: so it has not stalled."""
+        """Release what was sent, and count some of the rest anew, which marks progress."""
         fresh = min(moved, left)
         held.release(moved + fresh)
-        with suppress(Overloaded, InputTooLarge):  # it gives way already
+        with suppress(Overloaded, InputTooLarge):  # it is already giving way
             held.take(fresh)
 
     def _give_way(self, call: GrpcCall) -> None:
-        with suppress(RuntimeError):  # the loop has closed
+        with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(self._give_up, call)
 
     def _let_go(self, call: GrpcCall, rest: _Waiting) -> None:

@@ -1,6 +1,6 @@
-"""gRPC's reflection service, versions v1 and v1alpha: what services there are, and their files.
+"""gRPC's reflection service (v1 and v1alpha): list the services, and send their descriptors.
 
-The two differ in their names only, so that the messages of one serve both.
+The two versions differ only in their names, so the messages of one serve both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlserve.server.listen.grpc.status import CODES
 
 _PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 SERVICES = tuple(f"{package}.ServerReflection" for package in _PACKAGES)
-"""The names of the service."""
+"""The full names of the service, in both versions."""
 _MOST_BYTES = 16 * 2**10
 
 _Request = reflection_pb2.ServerReflectionRequest
@@ -26,7 +26,7 @@ _Response = reflection_pb2.ServerReflectionResponse
 
 
 class Reflection:
-    """Tells of these services, whose files are in the pool."""
+    """Describes these services, whose file descriptors are in the pool."""
 
     def __init__(self, services: Iterable[str], pool: DescriptorPool) -> None:
         pool.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
@@ -35,7 +35,7 @@ class Reflection:
         self._pool = pool
 
     def methods(self) -> dict[str, PlainMethod]:
-        """The method of both versions, by its full names."""
+        """Return the method under its full name in both versions."""
         method = PlainMethod(self._serve, _MOST_BYTES, needs_token=True)
         return {f"/{service}/ServerReflectionInfo": method for service in SERVICES}
 
@@ -85,7 +85,7 @@ class Reflection:
 
 
 def _add(answer: _Response, file: FileDescriptor) -> None:
-    """The file, and all that it builds on."""
+    """Add the file and everything it imports."""
     files, seen = [file], {file.name}
     for each in files:
         answer.file_descriptor_response.file_descriptor_proto.append(each.serialized_pb)
@@ -99,7 +99,7 @@ def _refuse(answer: _Response, code: str, text: str) -> None:
 
 
 def _stable() -> FileDescriptorProto:
-    """The file of v1, made from that of v1alpha."""
+    """Return the file descriptor of v1, made from that of v1alpha."""
     stable, alpha = _PACKAGES
     file = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     file.name, file.package = file.name.replace("v1alpha", "v1"), stable

@@ -1,8 +1,8 @@
-"""The gRPC server behind the port's connections: their places, their limits, and the methods.
+"""The gRPC server behind a port's connections: their number, their limits, and the methods.
 
-As on the HTTP port, the connection that has been idle longest gives way to a new one. Where all are
-at work, there are a few more places for health checks, which must get in when the server is busiest
-of all; any other call is told there why it cannot be served.
+As on the HTTP port, the connection that has been idle longest gives way to a new one. When all are
+at work, a few extra places remain for health checks, which must get through to the busiest server;
+any other call on an extra connection is refused with the reason.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mlserve.server.request import Route
 from mlserve.settings import ServerSettings, flag_of
 
 _RESERVE = 16
-"""Places for health checks beyond the others; an eighth of those, if fewer."""
+"""Extra places for health checks; at most an eighth of the regular ones."""
 _MOST_LINGERING = 100
 _SILENCE, _PATIENCE = 60.0, 20.0
-"""Seconds of silence after which a client is asked for a sign of life, and until it must come."""
+"""Seconds of silence after which a client is sent a PING, and seconds for it to respond."""
 _ROUND = 5.0
 _PAUSE = 0.005
 _USUAL_CALL = 8 * 2**10
-"""Bytes of a call of a small message that needs no room: health is told also when there is none."""
+"""Bytes of a small call that is served uncounted, so that health works when memory is full."""
 
 
 class Method(Protocol):
@@ -35,22 +35,22 @@ class Method(Protocol):
 
     @property
     def route(self) -> Route | None:
-        """What its calls are counted as; None where nobody counts them."""
+        """The route under which its calls are counted; None if they are not."""
 
     @property
     def most_bytes(self) -> int | None:
-        """Bytes of a message that is so small that it is not counted; None for any other."""
+        """Largest message of a method with small, uncounted messages; None for other methods."""
 
     @property
     def needs_token(self) -> bool:
-        """Whether a call needs the server's token, where there is one."""
+        """Whether a call needs the server's token, if there is one."""
 
     def begin(self, call: GrpcCall) -> None:
-        """Begins to serve a call that is let in. Raises GrpcStatus before its data is taken."""
+        """Begin to serve an admitted call. Raises GrpcStatus before its data is taken."""
 
 
 class GrpcServer:
-    """The methods of one port, and its connections: it is their `Port`."""
+    """The methods of one port and its connections, whose `Port` it is."""
 
     def __init__(
         self,
@@ -73,18 +73,18 @@ class GrpcServer:
         self._places: set[GrpcConnection] = set()
         self._extra: dict[GrpcConnection, None] = {}
         self._waiting: dict[GrpcConnection, None] = {}
-        """Those that are not at work, the longest first."""
+        """Connections not at work, the longest-idle first."""
         self._lingering: set[GrpcConnection] = set()
-        """Those that have said their last word, and may not have been heard."""
+        """Closing connections whose last answers may not have been read."""
         self._is_draining = False
 
     def start(self, methods: Mapping[str, Method]) -> None:
-        """Serves these methods, by their full names."""
+        """Start serving these methods, by full name."""
         self._methods = methods
         self._look_after_all()
 
     def begin(self, connection: GrpcConnection, call: GrpcCall) -> None:
-        """Lets a call in by its headers alone. Raises GrpcStatus and MlserveError."""
+        """Admit a call by its headers alone. Raises GrpcStatus and MlserveError."""
         path = call.context.path
         method = self._methods.get(path)
         if self._check is not None and (method is None or method.needs_token):
@@ -103,7 +103,7 @@ class GrpcServer:
         method.begin(call)
 
     def add(self, connection: GrpcConnection) -> None:
-        """Finds a place for it, if need be that of an idle one."""
+        """Find a place for the connection, closing an idle one if necessary."""
         if self._has_room():
             self._places.add(connection)
         else:
@@ -116,19 +116,19 @@ class GrpcServer:
             connection.drain()
 
     def note(self, connection: GrpcConnection) -> None:
-        """Hears that it has done something, or that it begins or ends to be at work."""
+        """Note that the connection was used, or that it started or stopped being at work."""
         self._waiting.pop(connection, None)
         has_place = connection in self._places or connection in self._extra
         if has_place and not connection.is_at_work:
             self._waiting[connection] = None
 
     def may_linger(self, connection: GrpcConnection) -> bool:
-        """Whether one that is to end may wait for its client to hang up."""
+        """Return whether a closing connection may wait for its client to hang up."""
         self._lingering.add(connection)
         return len(self._lingering) <= min(_MOST_LINGERING, max(1, self._most // 4))
 
     def remove(self, connection: GrpcConnection, *, is_lost: bool = False) -> None:
-        """Gives its place to another."""
+        """Free the connection's place."""
         if is_lost:
             self._lingering.discard(connection)
         self._places.discard(connection)
@@ -138,9 +138,9 @@ class GrpcServer:
             self._promote(next(iter(self._extra)))
 
     async def stop(self, give_up: float) -> None:
-        """Lets all calls end and closes each connection after its last; at that time, at once.
+        """Let all calls end, and close each connection after its last one.
 
-        `give_up` is a time of the event loop's clock.
+        Calls left at `give_up`, a time on the event loop's clock, are ended at once.
         """
         self._is_draining = True
         loop = asyncio.get_running_loop()
@@ -163,7 +163,7 @@ class GrpcServer:
         return not connection.is_extra
 
     def _has_room(self) -> bool:
-        """Whether there is a place, if need be once an idle connection has given way."""
+        """Return whether there is a place, closing an idle connection if necessary."""
         if len(self._places) >= self._most:
             self._close_longest_waiting()
         return len(self._places) < self._most

@@ -1,7 +1,7 @@
-"""What the gRPC protocols share: requests as bytes, the call's deadline, errors as status codes.
+"""Shared by the gRPC protocols: unary methods over bytes, deadlines, errors as status codes.
 
-Requests and responses pass the port as bytes, so that parsing faults become INVALID_ARGUMENT here
-and large responses are written on the worker's thread.
+Requests and responses pass through the port as bytes, so that parsing errors become
+INVALID_ARGUMENT here and large responses are serialized on the worker's thread.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from mlserve.wire.errors import grpc_status
 from mlserve.wire.headers import RETRY_PUSHBACK_MS
 
 FEW_BYTES = 1024
-"""Of a message that names something, at most."""
+"""Largest message, in bytes, of methods that take little more than a name."""
 _CLIENT_FIRST = 0.05
-"""Seconds by which a client may see the deadline pass before the server does."""
+"""Seconds by which a client may see the deadline expire before the server does."""
 
 BytesMethod = Callable[[bytes, Context], Awaitable[bytes]]
-"""Takes the bytes of a call's message, and gives those of its answer. Raises MlserveError."""
+"""Takes the bytes of a call's message, returns those of its answer. Raises MlserveError."""
 Methods = Mapping[Purpose, Mapping[str, BytesMethod]]
-"""The methods of a service by their names, under what they are for."""
+"""The methods of a service by name, grouped by purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """A gRPC service of the protocol `api`.
 
-    Those of its methods that are `health` need no token, and take messages that are so small that
-    nobody counts them.
+    Methods named in `health` need no token, and take messages so small that their memory is not
+    counted.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Service:
 
 
 def deadline_of(context: Context, default: float) -> Deadline:
-    """The deadline of the call, or `default` seconds."""
+    """Return the deadline of the call, or one after `default` seconds."""
     left = context.time_remaining()
     timeout = default if left is None else left
     return Deadline.at_most(timeout)
@@ -56,7 +56,7 @@ def deadline_of(context: Context, default: float) -> Deadline:
 
 @dataclass(frozen=True, slots=True)
 class UnaryMethod:
-    """A method of one message each way, with its errors turned into status codes."""
+    """A method with one message each way, whose errors become status codes."""
 
     respond: BytesMethod
     route: Route
@@ -67,7 +67,7 @@ class UnaryMethod:
     needs_token: bool
 
     def begin(self, call: GrpcCall) -> None:
-        """Lets the call in, or refuses it before a byte of its message is taken.
+        """Admit the call, or refuse it before any of its message is taken.
 
         Raises GrpcStatus.
         """
@@ -112,7 +112,7 @@ class UnaryMethod:
 def unary_methods(
     services: Iterable[Service], engine: Engine, telemetry: Telemetry, in_flight: InFlight
 ) -> dict[str, UnaryMethod]:
-    """The methods of these services by their full names."""
+    """Return the methods of these services by full name."""
     methods = {}
     for service in services:
         for purpose, responds in service.methods.items():
@@ -132,16 +132,16 @@ def unary_methods(
 
 
 def status_of(error: MlserveError, record: RequestRecord) -> GrpcStatus:
-    """What a call ends with that failed so; the record notes it."""
+    """Return the status for a call that failed with this error, and note it in the record."""
     record.failed(error)
     trailing = (*_retry_hint(error), *record.headers())
     return GrpcStatus(grpc_status(error), error_text(error), trailing)
 
 
 def header_of(context: Context) -> Callable[[str], str | None]:
-    """Returns what looks up a key of the call's metadata, among the values that are text.
+    """Return a function that looks up a text value in the call's metadata.
 
-    Of a key that comes twice the first value counts, as over REST.
+    If a key occurs twice, the first value counts, as over REST.
     """
     sent = dict(reversed(context.invocation_metadata()))
 
@@ -153,19 +153,19 @@ def header_of(context: Context) -> Callable[[str], str | None]:
 
 
 def _error_of(status: GrpcStatus) -> MlserveError:
-    """What the port itself refused, as an error of ours."""
+    """Return the error that corresponds to a status raised by the port itself."""
     kind = InputTooLarge if status.code == "RESOURCE_EXHAUSTED" else InvalidInput
     return kind(status.text)
 
 
 def _is_over(context: Context) -> bool:
-    """Whether the call's deadline has passed; the client's own clock runs out a little sooner."""
+    """Return whether the call's deadline has passed; the client may cancel slightly earlier."""
     left = context.time_remaining()
     return left is not None and left < _CLIENT_FIRST
 
 
 def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:
-    """What `Retry-After` is over REST: gRPC's own hint, in milliseconds (its proposal A6)."""
+    """Return gRPC's counterpart of `Retry-After`, in milliseconds (gRPC proposal A6)."""
     if isinstance(error, Overloaded) and error.retry_after is not None:
         return ((RETRY_PUSHBACK_MS, str(round(error.retry_after * 1000))),)
     return ()

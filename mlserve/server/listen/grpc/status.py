@@ -1,4 +1,4 @@
-"""gRPC's status: what a call ends with."""
+"""gRPC status codes, and the exception that ends a call with one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CODES = {
         )
     )
 }
-"""gRPC's status codes by name (statuscodes.md of grpc/grpc)."""
+"""The numbers of gRPC's status codes by name (statuscodes.md of grpc/grpc)."""
 
 Metadata = Sequence[tuple[str, str | bytes]]
 """Keys and values that go with a call or an answer; values of `-bin` keys are bytes."""
 
 
 class GrpcStatus(Exception):
-    """What a call ends with in place of an answer: a code by name, a text, trailing metadata."""
+    """Ends a call without an answer: a code by name, a text, and trailing metadata."""
 
     def __init__(self, code: str, text: str, trailing: Metadata = ()) -> None:
         super().__init__(text)

@@ -1,7 +1,7 @@
-"""The streams of one HTTP/2 connection: what its frames mean to the calls on them (RFC 9113).
+"""Apply the frames of one HTTP/2 connection to its streams (RFC 9113).
 
-A stream is a call. What is not as it should be raises ConnectionFault, which ends the connection
-with a GOAWAY that says why; so does a flood of frames that ask for nothing.
+Each stream is a call. Protocol violations raise ConnectionFault, which ends the connection with a
+GOAWAY that gives the reason; so does a flood of useless frames.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.wire.errors import grpc_status
 
 MOST_STREAMS = 1024
-"""Calls on one connection. Refusing is the queue's business: more would wait at the client."""
+"""Most calls on one connection: high, because clients hold back the rest, unseen by the queue."""
 _WINDOW = 8 * 2**20
-"""Bytes on their way on one connection. What arrives is taken or dropped at once."""
+"""Receive window of a connection in bytes. What arrives is consumed or dropped at once."""
 _MOST_DROPPED = 2 * MOST_STREAMS
 _SMALL = 16
-"""Bytes of a DATA frame below which it is one of a flood, if there are many."""
+"""Bytes of a DATA frame below which it counts as useless."""
 _USEFUL = 2**10
-"""Bytes of a DATA frame that make up for a frame without use."""
+"""Bytes of a DATA frame that make up for a useless frame."""
 _LAST_CALLS = b"mlserve!"
-"""Carried by the PING whose answer says that the client knows of the coming end."""
+"""The payload of the PING whose acknowledgement shows that the client has seen the GOAWAY."""
 _REFUSED = Head("", None, b"identity", ())
-"""Stands for the headers of a call that is refused because of them."""
+"""Stands in for the headers of a call that is refused because of them."""
 _OF_THE_CONNECTION = (frames.SETTINGS, frames.PING, frames.GOAWAY)
 
 
 class Owner(Protocol):
-    """What streams need of their connection."""
+    """The part of a connection that its streams use."""
 
     def begin(self, call: GrpcCall) -> None:
-        """Lets a call in by its headers alone. Raises GrpcStatus and MlserveError."""
+        """Admit a call by its headers alone. Raises GrpcStatus and MlserveError."""
 
     def note_use(self) -> None:
-        """Hears that something has moved, or that a method begins or ends to run."""
+        """Note that data has moved, or that a method has started or ended."""
 
     def start_timer(self) -> None:
-        """Gives the client its time for the rest of a header block."""
+        """Start the client's time for the rest of a header block."""
 
     def stop_timer(self) -> None:
-        """Hears that what it waited for has come."""
+        """Stop that time, as the awaited frame has arrived."""
 
     def close_if_done(self) -> None:
-        """Closes it if no call is left and none may begin."""
+        """Close the connection if no call is left and none may begin."""
 
 
 class Streams:
-    """The calls of one connection, as `frames.Receiver` hears of them; each call's `Link`."""
+    """The calls of one connection: a `frames.Receiver`, and each call's `Link`."""
 
     def __init__(self, connection: Owner, transport: asyncio.Transport, memory: BodyMemory) -> None:
         self._connection = connection
@@ -70,10 +70,10 @@ class Streams:
         self._headers = HeaderReader(self._patience)
         self.outbox = Outbox(transport, memory, self._patience, self._on_sent, self._reset)
         self.has_settings = False
-        """Whether the client's greeting, its SETTINGS, has come."""
+        """Whether the client's first SETTINGS have arrived."""
         self._calls: dict[int, GrpcCall] = {}
         self._dropped: dict[int, None] = {}
-        """Streams that have ended here before the caller knows."""
+        """Streams that have ended here, on which the caller may still send."""
         self._working = 0
         self._last_stream = 0
         self._received = 0
@@ -82,7 +82,7 @@ class Streams:
 
     @property
     def are_at_work(self) -> bool:
-        """Whether a method runs for one of them."""
+        """Whether a method is running for one of the calls."""
         return self._working > 0
 
     @property
@@ -90,22 +90,22 @@ class Streams:
         """Whether no call is left, and the client knows that none may begin."""
         return self._is_told_last and not self._calls
 
-    # What the connection asks for.
+    # Called by the connection.
 
     def greet(self) -> None:
-        """Sends the server's SETTINGS."""
+        """Send the server's SETTINGS, and widen the connection's window."""
         self.outbox.write(
             frames.settings(MOST_STREAMS, MOST_METADATA)
             + frames.window_update(0, _WINDOW - frames.DEFAULT_WINDOW)
         )
 
     def announce_end(self, why: str) -> None:
-        """Tells the client to begin no more calls; once it has heard that, `tell_last` follows."""
+        """Tell the client to begin no more calls; its acknowledgement triggers `tell_last`."""
         self.outbox.write(frames.goaway(frames.LARGEST_WINDOW, frames.NO_ERROR, why))
         self.outbox.write(frames.frame(frames.PING, 0, 0, _LAST_CALLS))
 
     def tell_last(self) -> None:
-        """Tells the client which call was the last one that was looked at."""
+        """Tell the client which call was the last one processed."""
         if self._is_told_last or self._is_closed:
             return
         self._is_told_last = True
@@ -113,27 +113,27 @@ class Streams:
         self._connection.close_if_done()
 
     def cut_short(self, code: str, text: str) -> None:
-        """Ends each call with that status."""
+        """End each call with that status."""
         for call in list(self._calls.values()):
             call.cut_short(code, text)
 
     def abandon_all(self) -> None:
-        """Ends each call silently."""
+        """End each call without a status."""
         for call in list(self._calls.values()):
             self._forget(call)
             call.abandon()
 
     def end_with(self, code: int, why: str) -> None:
-        """Says why the connection ends, and abandons the calls."""
+        """Send a GOAWAY with the reason, and abandon the calls."""
         self.outbox.write(frames.goaway(self._last_stream, code, why))
         self.abandon_all()
 
     def close(self) -> None:
-        """Takes and sends nothing more."""
+        """Stop processing and sending."""
         self._is_closed = True
         self.outbox.close()
 
-    # What calls ask for: see `Link`.
+    # Called by calls: see `Link`.
 
     def send(
         self, call: GrpcCall, head: bytes | None, message: bytes | None, tail: bytes | None
@@ -153,10 +153,10 @@ class Streams:
         self._working += 1 if has_begun else -1
         self._connection.note_use()
 
-    # What the frames say: see `Receiver`.
+    # Called with frames: see `Receiver`.
 
     def on_data(self, stream: int, data: memoryview, counted: int, *, ends: bool) -> None:
-        """Gives it to its call; what belongs to none is dropped."""
+        """Pass the data to its call; drop data that belongs to none."""
         if self._is_closed:
             return
         self._check_order()
@@ -183,12 +183,12 @@ class Streams:
         self._connection.note_use()
 
     def on_skipped(self, size: int) -> None:
-        """Ignores a frame of an unknown kind (section 4.1)."""
+        """Ignore a frame of an unknown kind (section 4.1)."""
         self._check_order()
         self._patience.spend(1 + size / 1024)
 
     def on_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        """Takes any frame but DATA."""
+        """Process any frame but DATA."""
         if self._is_closed:
             return
         if not self.has_settings and (kind != frames.SETTINGS or flags & frames.ACK):
@@ -218,7 +218,7 @@ class Streams:
             self._on_trailers(stream, fields, ends=ends)
 
     def _on_trailers(self, stream: int, fields: headers.Fields, *, ends: bool) -> None:
-        """Ends what the caller sends; trailers say nothing in gRPC."""
+        """Take trailers as the end of the caller's data; in gRPC, their content has no meaning."""
         self._patience.spend()
         call = self._calls.get(stream)
         if call is None:
@@ -233,9 +233,9 @@ class Streams:
             call.end_of_messages()
 
     def _open(self, stream: int, fields: headers.Fields, *, ends: bool) -> None:
-        """Begins a call, or refuses it before a byte of its data is taken."""
+        """Begin a call, or refuse it before any of its data is taken."""
         if self._is_told_last:
-            return  # the client knows that it was not looked at
+            return  # the GOAWAY has told the client that it is not processed
         self._last_stream = stream
         if len(self._calls) >= MOST_STREAMS:
             self._patience.spend()
@@ -278,7 +278,7 @@ class Streams:
                 self.outbox.write(frames.rst_stream(stream, frames.NO_ERROR))
         self._note_dropped(stream, ends=ends)
 
-    # Frames of control: settings, windows, resets.
+    # Control frames: settings, windows, resets.
 
     def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if (kind in _OF_THE_CONNECTION) != (stream == 0) and kind != frames.WINDOW_UPDATE:
@@ -354,7 +354,7 @@ class Streams:
             self._connection.note_use()
 
     def _take_from_window(self, counted: int) -> None:
-        """Opens the window again: what has arrived is taken or dropped at once."""
+        """Reopen the connection's window, as arrived data is consumed or dropped at once."""
         self._received += counted
         if self._received >= _WINDOW // 2:
             self.outbox.write(frames.window_update(0, self._received))
@@ -363,7 +363,7 @@ class Streams:
     # How streams end.
 
     def _on_sent(self, call: GrpcCall) -> None:
-        """Takes note that the last frame of an answer has been written."""
+        """Forget a call when the last frame of its answer has been written."""
         if not call.has_ended:
             self.outbox.write(frames.rst_stream(call.stream, frames.NO_ERROR))
             self._note_dropped(call.stream, ends=False)
@@ -372,7 +372,7 @@ class Streams:
         self._connection.close_if_done()
 
     def _reset(self, call: GrpcCall) -> None:
-        """Gives up a call whose answer nobody reads."""
+        """Give up a call whose answer is not being read."""
         self._abandon(call, frames.ENHANCE_YOUR_CALM)
 
     def _abandon(self, call: GrpcCall, code: int) -> None:
@@ -388,7 +388,7 @@ class Streams:
         self.outbox.drop(call)
 
     def _note_dropped(self, stream: int, *, ends: bool) -> None:
-        """Makes sure that what still comes on that stream is dropped silently."""
+        """Drop silently whatever still arrives on that stream."""
         self._require_opened(stream, "DATA")
         if ends:
             self._dropped.pop(stream, None)
@@ -398,6 +398,6 @@ class Streams:
             del self._dropped[next(iter(self._dropped))]
 
     def _require_opened(self, stream: int, kind: str) -> None:
-        """Raises ConnectionFault for a frame on a stream that was never opened."""
+        """Raise ConnectionFault for a frame on a stream that was never opened."""
         if stream > self._last_stream and not self._is_told_last:
             raise ConnectionFault(frames.PROTOCOL_ERROR, f"{kind} on stream {stream}, not open")
