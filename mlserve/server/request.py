@@ -180,8 +180,7 @@ class RequestRecord:
 
     @classmethod
     def arrived(cls, route: Route, header: Callable[[str], str | None]) -> RequestRecord:
-        """Create the record of a request that just arrived; `header` looks up its headers by
-        lower name."""
+        """Create the record of a new request; `header` returns a header by lower-case name."""
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)

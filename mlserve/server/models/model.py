@@ -6,7 +6,7 @@ Version folders are followed by polling. As in TensorFlow Serving:
   the old one is unloaded when its last request has ended;
 - a version folder that appears or changes is loaded once two looks have found it the same, as it
   may be copied file by file. What is there when the server starts is loaded at once;
-- a version without a manifest is considered incomplete, and not served, while a lower one has a
+- a version without a manifest is considered incomplete, and is not loaded, while a lower one has a
   manifest;
 - a version that fails to load goes to the state END with its error, and the old one serves on. It
   is retried as often as `LoadRetries` says, and after that only when its folder has changed;
