@@ -147,7 +147,7 @@ class Trace:
 
     @property
     def traceparent(self) -> str:
-        """Return the header value that names this span."""
+        """The header value that names this span."""
         return write_traceparent(self.trace_id, self.span_id, self.flags)
 
 

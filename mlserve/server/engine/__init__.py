@@ -1,7 +1,8 @@
 """The engine: admits calls, orders them, and runs them on worker threads.
 
-- `engine`: admits a call, queues it, starts it, and returns its answer; - `admission`: decides by
-deadlines and estimates; uses neither clock nor event loop; - `estimates`: how long calls take, as
-measured; - `job`: one call and its stages: decode, run, encode; - `batching`: runs calls of the
-same form as one.
+- `engine`: admits a call, queues it, starts it, and returns its answer;
+- `admission`: decides by deadlines and estimates; uses neither clock nor event loop;
+- `estimates`: how long calls take, as measured;
+- `job`: one call and its stages: decode, run, encode;
+- `batching`: runs calls of the same form as one.
 """

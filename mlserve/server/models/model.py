@@ -85,7 +85,7 @@ class Model:
 
     @property
     def problem(self) -> MlserveError:
-        """Return the reason why no version is served."""
+        """The reason why no version is served."""
         errors = [status.error for status in self._statuses.values() if status.error is not None]
         return errors[-1] if errors else self._absence or self._not_served(None)
 

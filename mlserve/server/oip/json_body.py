@@ -131,7 +131,7 @@ def write_response(
 
 
 def _json_length(content: Content, headers: Headers) -> int | None:
-    """Return the length of the JSON at the start of the body; None if nothing follows it."""
+    """Return the length of the JSON at the start of the body; None if the body is all JSON."""
     length = headers.get(JSON_LENGTH)
     if length is None:
         return None

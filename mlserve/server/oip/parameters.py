@@ -1,7 +1,8 @@
 """The parameters of the Open Inference Protocol: what a message says beside its tensors.
 
-- of a request: `signature`, `timeout`, `binary_data_output` - of an input: `binary_data_size` - of
-a requested output: `classification`, `binary_data`
+- of a request: `signature`, `timeout`, `binary_data_output`
+- of an input: `binary_data_size`
+- of a requested output: `classification`, `binary_data`
 
 All others are ignored.
 """

@@ -152,7 +152,7 @@ class Repeats:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return the seconds until `ended` has something to report; None when nothing was held."""
+        """Seconds until `ended` has something to report; None when nothing was held."""
         return max(0.0, self._ends_at - time.monotonic()) if self._held else None
 
     def ended(self) -> list[logging.LogRecord]:
