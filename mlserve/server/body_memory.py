@@ -186,7 +186,7 @@ class HeldBody:
 
 
 _HELD: ContextVar[ReferenceType[HeldBody] | None] = ContextVar("mlserve_held_body", default=None)
-"""Weak: asyncio keeps the context of a cancelled timer until it would fire, long after the request."""
+"""Weak: asyncio keeps the context of a cancelled timer until its time, long after the request."""
 
 
 def hold(body: HeldBody) -> None:

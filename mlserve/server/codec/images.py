@@ -253,7 +253,7 @@ def read_image_body(
 def input_of(
     signature: Signature, files: Sequence[bytes], settings: ServerSettings
 ) -> dict[str, Array]:
-    """Make the files the signature's only input, one per row. Raises InvalidInput, InputTooLarge."""
+    """Make the files the only input, one per row. Raises InvalidInput, InputTooLarge."""
     if [spec.dtype for spec in signature.required] != [DType.BYTES]:
         raise InvalidInput(
             f"the body is an image file, which only a signature with one input of bytes takes; "
