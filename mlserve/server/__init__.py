@@ -1,4 +1,4 @@
-"""The server kit: turns any Runner into a server of two protocols, each on gRPC and on REST.
+"""The server kit: serves any Runner over two protocols, each on gRPC and on REST.
 
     TensorFlow Serving v1    tfs.grpc, tfs.rest ─┐
                                                  ├─> Engine ──> Runner.run
@@ -9,6 +9,6 @@ Started as `python -m mlserve.server`; `app` puts the parts together.
 
 import os
 
-# gRPC's own lines tell of every stranger whose handshake failed, and are neither our text nor JSON.
-# It looks here once, when it is imported.
+# gRPC logs every failed handshake itself, in a format that is neither our text nor JSON. It reads
+# this variable once, on import.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,4 +1,4 @@
-"""`python -m mlserve.server`: one server process. Started by `mlserve up`, not by users."""
+"""Run one server process: `python -m mlserve.server`, started by `mlserve up`, not by users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlserve.store import VersionPolicy
 
 
 def parse(argv: Sequence[str]) -> ServerOptions:
-    """The options of that command line. Raises PluginError, and UsageError for a bad value."""
+    """Parse the command line. Raises PluginError, and UsageError for a bad value."""
     parser = argparse.ArgumentParser(prog="python -m mlserve.server", allow_abbrev=False)
     parser.add_argument("--backend", required=True, help="the plugin that loads the model")
     parser.add_argument("--model", required=True, help="the name to serve it under")
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str]) -> ServerOptions:
 
 
 def main() -> None:
-    """Runs the server and ends the process with its exit code."""
+    """Run the server and exit with its exit code."""
     try:
         options = parse(sys.argv[1:])
     except MlserveError as error:

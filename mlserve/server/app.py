@@ -1,4 +1,4 @@
-"""The server process: opens both ports, loads the model, serves, and drains when told to stop."""
+"""The server process: opens both ports, loads the models, serves, and drains on a signal."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ from mlserve.threads import end_process
 
 _log = logging.getLogger(__name__)
 _TURN = 0.001
-"""Seconds that a thread may keep the interpreter while others wait (Python's own: 0.005).
+"""Seconds that a thread may hold the interpreter while others wait (Python's default: 0.005).
 
-The event loop gives it up at each system call, and waits that long to get it back while a worker
-reads a long request: a health check makes half a dozen of them.
+The event loop releases it at each system call, and waits this long to get it back while a worker
+reads a long request; a health check makes half a dozen system calls.
 """
 
 _UNLOADING = 2.0
-"""Seconds at least for the models to be unloaded, once every request has ended."""
+"""Minimum time in seconds for unloading the models, once every request has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What to serve, and where and how. Port 0 is any free one; threads None, one for each CPU.
+    """What to serve, where and how. Port 0 is any free port; `threads` None is one for each CPU.
 
-    Without a `rest_port` there is no REST. `grpc_socket` is a UNIX socket beside the gRPC port.
-    `reload` takes other models while the server runs; None serves these until the end. With `cors`
-    pages of every origin may ask the REST port.
+    Without `rest_port` there is no REST. `grpc_socket` is a UNIX socket beside the gRPC port.
+    `reload` changes the models while the server runs; None serves the same ones until the end.
+    `cors` allows pages of every origin to use the REST port.
     """
 
     models: Sequence[ModelSpec]
@@ -70,7 +70,7 @@ class ServerOptions:
 
 
 class Server:
-    """The parts of a server process, put together."""
+    """A server process, assembled from its parts."""
 
     def __init__(self, options: ServerOptions) -> None:
         options = replace(options, settings=within_file_limit(options.settings))
@@ -101,7 +101,7 @@ class Server:
         self.metrics.registry.register(ServerState(self.engine, self.models, self.memory))
 
     async def run(self) -> bool:
-        """Serves until a signal. True when nothing runs any more, so that the process may end.
+        """Serve until a signal; return True when nothing runs any more and the process may exit.
 
         Raises MlserveError when no version can be loaded.
         """
@@ -118,9 +118,9 @@ class Server:
             self.request_log.close()
 
     async def _find_models(self) -> bool:
-        """Whether the first models were found before a signal came: a lost disk may never answer.
+        """Find the first models; return False if a signal came first.
 
-        Raises NotFound.
+        A lost disk may never answer, so a signal must end the search. Raises NotFound.
         """
         search = asyncio.create_task(self.models.begin(self._options.models))
         stop = asyncio.create_task(self._stop.wait())
@@ -172,7 +172,7 @@ class Server:
         await asyncio.gather(self.models.run(), *changes)
 
     async def _drain(self) -> bool:
-        """Turns readiness off, refuses what is new, and finishes what had arrived before."""
+        """Turn readiness off, refuse new requests, and finish those that have arrived."""
         seconds = self._options.settings.drain_timeout
         self._give_up = time.monotonic() + seconds
         self.engine.refuse_new()
@@ -180,7 +180,7 @@ class Server:
         self._note_change()
         _log.info("stopping: %d requests to finish", self.in_flight.unfinished)
         await self.in_flight.wait_done(seconds)
-        # Work whose client has left is no request any more, but it still runs.
+        # Work whose client has left no longer counts as a request, but it still runs.
         is_done = await self.engine.drain(max(0.0, self._give_up - time.monotonic()))
         if not is_done:
             _log.warning("stopping with %d requests unfinished", self.engine.unfinished)
@@ -188,7 +188,7 @@ class Server:
         return await self._unload(max(_UNLOADING, self._give_up - time.monotonic()))
 
     async def _unload(self, seconds: float) -> bool:
-        """Whether every model was unloaded in that time."""
+        """Unload every model; return False if that took longer than `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self.models.close()
@@ -213,7 +213,7 @@ class Server:
 
 
 async def serve(options: ServerOptions) -> ExitCode:
-    """Serves until a signal and returns what the process is to end with. Logs every error."""
+    """Serve until a signal and return the exit code. Logs every error."""
     give_back_large_blocks()
     sys.setswitchinterval(_TURN)
     try:
@@ -222,14 +222,14 @@ async def serve(options: ServerOptions) -> ExitCode:
         return log_error(error)
     if not is_done:
         end_process(ExitCode.OK)
-    # The last collection would walk everything that the process frees anyway: with TensorFlow more
-    # than a second of the two that `docker stop` may take of an idle server.
+    # The final collection would walk everything that the process frees anyway: with TensorFlow that
+    # takes over one of the two seconds that `docker stop` may take for an idle server.
     gc.freeze()
     return ExitCode.OK
 
 
 def log_error(error: MlserveError) -> ExitCode:
-    """Writes the error and its hint to the log; returns what the process is to end with."""
+    """Log the error and its hint; return its exit code."""
     _log.error("%s", error.message)
     if error.hint:
         _log.error("hint: %s", error.hint)

@@ -1,4 +1,4 @@
-"""What a client is told when something fails: nothing that is not mlserve's own error gets out."""
+"""Turn failures into what a client may see: only mlserve's own errors leave the server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MAX_ERROR_CHARACTERS = 1024
 
 
 def as_known_error(error: BaseException) -> MlserveError:
-    """The error itself if it is one of ours; else it is logged and a general one stands for it.
+    """Return our own errors as they are; log any other and return a general one instead.
 
-    Ours come back without their traceback, whose frames hold the request: as a cycle, a refused
-    image of 60 MB would stay in memory until the next collection.
+    Ours lose their traceback: its frames hold the request, and as part of a reference cycle a
+    refused image of 60 MB would stay in memory until the next collection.
     """
     if isinstance(error, MlserveError):
         return without_frames(error)
@@ -24,24 +24,24 @@ def as_known_error(error: BaseException) -> MlserveError:
 
 
 def without_frames(error: MlserveError) -> MlserveError:
-    """The error without its traceback and causes, for one that is kept longer than its request."""
+    """Return the error without traceback and causes, so that it can outlive its request."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
 def as_exception(error: BaseException) -> Exception:
-    """The error itself, or InferenceFailed for what no `except Exception` would see; it is logged.
+    """Return the error, or log one that no `except Exception` would catch as InferenceFailed.
 
-    KeyboardInterrupt and SystemExit of a model's code are meant here too: a worker's thread is not
-    the one that a signal reaches.
+    This covers KeyboardInterrupt and SystemExit raised by a model's code: signals never reach a
+    worker's thread, so there they do not mean that the process should stop.
     """
     return error if isinstance(error, Exception) else as_known_error(error)
 
 
 def error_text(error: MlserveError) -> str:
-    """The error's message on one line, cut where TensorFlow Serving cuts its own.
+    """Return the message on one line, cut where TensorFlow Serving cuts its own.
 
-    It may hold what a caller sent: no log or terminal is to act on that.
+    It may hold what a caller sent, so it is made safe for logs and terminals.
     """
     text = error.message
     cut = text[:_MAX_ERROR_CHARACTERS]

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the REST port, both protocols."""
+"""The OpenAPI document of the REST port, for both protocols."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlserve.wire.headers import (
 )
 
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
-"""The page of the metrics; the second one is where TensorFlow Serving has its own by custom."""
+"""The paths of the metrics page; the second is TensorFlow Serving's customary one."""
 DOCUMENT_PATH = "/openapi.json"
 
 
@@ -37,7 +37,7 @@ def _get(summary: str, answer: Json, *errors: int, query: tuple[Json, ...] = ())
 
 
 def _health(summary: str, answer: Json, *errors: int) -> Json:
-    """A GET that needs no token, so that a probe without secrets works."""
+    """Describe a GET that needs no token, so that a probe without secrets works."""
     operation = _get(summary, answer, *errors)["get"]
     del operation["responses"]["401"]
     return {"get": {**operation, "security": []}}
@@ -57,7 +57,7 @@ def _post(summary: str, body: Json, answer: Json, *, headers: tuple[Json, ...] =
 
 
 def _repository(summary: str, body: Json, answer: Json, *errors: int) -> Json:
-    """A POST about the model repository; its body may be left out."""
+    """Describe a POST about the model repository; its body is optional."""
     operation = {
         "summary": summary,
         "parameters": [_TIMEOUT, *_NAMED],
@@ -76,7 +76,7 @@ def _errors(*statuses: int) -> Json:
 
 
 def _on_model(path: str, operations: Json) -> Json:
-    """The operations on the latest version, and the same on a version of the caller's choice."""
+    """Return the operations on the latest version and on a version that the caller chooses."""
     head, _, tail = path.partition("{model}")
     return {
         path: {"parameters": [_MODEL], **operations},
@@ -180,7 +180,7 @@ _IMAGES: Json = {
         }
     },
 }
-"""Image files and nothing else, for a signature with one input of bytes."""
+"""A body of nothing but image files, for a signature with a single input of bytes."""
 _BINARY: Json = {"application/octet-stream": {"schema": {}}}
 _INFER_ANSWER: Json = {
     "description": "the outputs, in JSON or in binary form as they were asked for",

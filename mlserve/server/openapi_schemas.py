@@ -1,4 +1,4 @@
-"""The schemas of the OpenAPI document: what requests and responses look like in JSON."""
+"""The schemas of the OpenAPI document: the JSON of requests and responses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ TEXT: Json = {"type": "string"}
 
 
 def ref(name: str) -> Json:
-    """A reference to the schema of that name."""
+    """Return a reference to the named schema."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def list_of(items: Json) -> Json:
-    """The schema of a list of these."""
+    """Return the schema of a list of these."""
     return {"type": "array", "items": items}
 
 
 def object_of(required: Json, optional: Json | None = None) -> Json:
-    """The schema of an object with these properties."""
+    """Return the schema of an object with these properties."""
     properties = {**required, **(optional or {})}
     return {"type": "object", "required": list(required), "properties": properties}
 

@@ -1,4 +1,4 @@
-"""The pages of the REST port that belong to no protocol: `/metrics` and `/openapi.json`."""
+"""Pages of the REST port outside the protocols: `/metrics` and `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ class OpenApiPage:
     """The page with the OpenAPI document."""
 
     def match(self, path: str) -> Endpoint | None:
-        """The page's endpoint; None for any other path."""
         if path != DOCUMENT_PATH:
             return None
         return Endpoint("", Purpose.METADATA, self._respond)
@@ -46,7 +45,6 @@ class MetricsPage:
         self._paths = (*METRICS_PATHS, also_at)
 
     def match(self, path: str) -> Endpoint | None:
-        """The page's endpoint; None for any other path."""
         if path not in self._paths:
             return None
         return Endpoint("", Purpose.PROBE, self._respond)
@@ -58,7 +56,7 @@ class MetricsPage:
 
 
 class ServerState(Collector):
-    """The metrics that are read from the server when the page is asked for."""
+    """Metrics that are read from the server when the page is requested."""
 
     def __init__(self, engine: Engine, models: Models, memory: BodyMemory) -> None:
         self._engine = engine
@@ -66,7 +64,7 @@ class ServerState(Collector):
         self._memory = memory
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges, and the counter of log lines that could not be written."""
+        """Yield the gauges and the counter of lost log lines."""
         engine, models = self._engine, self._models
         is_ready = models.is_ready and not engine.is_draining
         for name, text, value in (
@@ -90,7 +88,7 @@ class ServerState(Collector):
         )
 
     def _versions(self) -> GaugeMetricFamily:
-        """One series a version; those that ended without an error are not shown any more."""
+        """Return one series for each version, except for those that ended without an error."""
         family = GaugeMetricFamily(
             "mlserve_model_version",
             "1, with the state of each version of the model.",

@@ -1,8 +1,8 @@
-"""One request on the server: the record that its log line, its metrics and its answer are made of.
+"""The record of one request, from which its log line, metrics and answer are made.
 
-A port makes a `RequestRecord` when the head of a request is there. Whoever serves the request fills
-it in, and the port hands it to the telemetry once the answer is out. `current` gives the record of
-the running task.
+A port creates a `RequestRecord` as soon as it has the head of a request. The code that serves the
+request fills it in, and the port passes it to the telemetry once the answer is sent. `current`
+returns the record of the running task.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LONGEST_PATH = 256
 
 
 class Purpose(StrEnum):
-    """What a request is for. A probe asks for a state, again and again."""
+    """What a request is for. A probe asks for a state, repeatedly."""
 
     PREDICT = "predict"
     METADATA = "metadata"
@@ -48,13 +48,13 @@ class Refusal(StrEnum):
     """Why the engine did not start a call."""
 
     QUEUE_FULL = "queue_full"
-    """No place to wait in."""
+    """The queue was full."""
     DEADLINE = "deadline"
-    """By the estimates it could not end in time; told on arrival."""
+    """By the estimates it could not end in time; decided on arrival."""
     TOO_SLOW = "too_slow"
-    """By the estimates not even an idle server would end it in time; told on arrival."""
+    """By the estimates even an idle server could not end it in time; decided on arrival."""
     DISPLACED = "displaced"
-    """It was admitted, and work that took longer than estimated left it too little time."""
+    """It was admitted, but work that took longer than estimated left it too little time."""
     EXPIRED = "expired"
     """Its deadline passed before it was started."""
     DRAINING = "draining"
@@ -64,19 +64,19 @@ class Refusal(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a call that the engine started has ended."""
+    """How a call that the engine started ended."""
 
     ANSWERED = "answered"
     FAILED = "failed"
     LATE = "late"
-    """Its deadline passed while it was worked on."""
+    """Its deadline passed while it ran."""
     GONE = "gone"
-    """Its client left while it was worked on."""
+    """Its client left while it ran."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request came in: `transport` is grpc or rest, `api` tfs, oip or empty.
+    """Where a request came in: `transport` is grpc or rest; `api` is tfs, oip or empty.
 
     `path` is the path of an HTTP request after its method, or the name of a gRPC method, cut to
     `LONGEST_PATH` characters.
@@ -90,10 +90,10 @@ class Route:
 
 @dataclass(slots=True)
 class StageTimes:
-    """Where a request's time went in the server, in seconds.
+    """How long a request spent in each stage on the server, in seconds.
 
-    `queue` is from admission until a worker takes it up, `decode` and `encode` are the tensors'
-    way in and out, `run` is the model. A stage that was not reached is 0.
+    `queue` lasts from admission until a worker takes the request, `decode` and `encode` read and
+    write the tensors, `run` is the model. A stage that was not reached is 0.
     """
 
     queue: float = 0.0
@@ -102,25 +102,25 @@ class StageTimes:
     encode: float = 0.0
 
     def reached(self) -> Iterator[tuple[str, float]]:
-        """Each stage that was reached, with its seconds."""
+        """Yield each stage that was reached, with its seconds."""
         for name in STAGES:
             if seconds := getattr(self, name):
                 yield name, seconds
 
     def add(self, other: StageTimes) -> None:
-        """Adds the times of another part of the same request."""
+        """Add the times of another part of the same request."""
         for name, seconds in other.reached():
             setattr(self, name, getattr(self, name) + seconds)
 
     def unreached(self) -> str:
-        """The stage that it is in: the first one that has not ended."""
+        """Return the current stage: the first one that has not ended."""
         ended = [name for name, _ in self.reached()]
         return next((name for name in STAGES if name not in ended), STAGES[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The server's own span of a trace: ids in lower-case hex, of 32 and 16 digits.
+    """The server's own span of a trace; ids in lower-case hex of 32 and 16 digits.
 
     `parent_id` is the caller's span, empty when the trace begins here. `flags` are the caller's.
     """
@@ -132,10 +132,10 @@ class Trace:
 
     @classmethod
     def from_header(cls, traceparent: str | None) -> Trace:
-        """A new span in the caller's trace.
+        """Start a span in the caller's trace.
 
-        A request without that header, or with one that is not well-formed, begins a trace of its
-        own, as the recommendation asks (https://www.w3.org/TR/trace-context/).
+        Without a well-formed header the request starts a trace of its own, as the recommendation
+        asks (https://www.w3.org/TR/trace-context/).
         """
         parent = read_traceparent(traceparent) if traceparent else None
         fresh = secrets.token_hex(24)  # both ids at once: each draw is a system call
@@ -147,7 +147,7 @@ class Trace:
 
     @property
     def traceparent(self) -> str:
-        """The header that names this span."""
+        """The header value that names this span."""
         return write_traceparent(self.trace_id, self.span_id, self.flags)
 
 
@@ -157,12 +157,12 @@ _NO_TRACE = Trace("", "", "", "")
 
 @dataclass(eq=False, slots=True)
 class RequestRecord:
-    """A request from its arrival to its answer; filled in as it goes on.
+    """A request from arrival to answer, filled in along the way.
 
-    `version`, `model` and `signature` are known once the request has been read. `code` is how it
-    ended: ok, an error's kind, or cancelled, which it is until there is an answer; `error` is the
-    error's message, cut as the client gets it. `refused` is the engine's reason where it was not
-    started.
+    `version`, `model` and `signature` are known once the request has been read. `code` is the
+    result: ok, an error's kind, or cancelled, which it is until there is an answer. `error` is the
+    error's message, cut as the client gets it. `refused` is the engine's reason for not starting
+    it.
     """
 
     request_id: str = ""
@@ -180,28 +180,28 @@ class RequestRecord:
 
     @classmethod
     def arrived(cls, route: Route, header: Callable[[str], str | None]) -> RequestRecord:
-        """The record of a request that came in now; `header` gives its headers by lower name."""
+        """Create the record of a new request; `header` returns a header by lower-case name."""
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
         return cls(request_id, Trace.from_header(header(TRACEPARENT)), route)
 
     def answered(self) -> None:
-        """Notes that it ended well."""
+        """Record success."""
         self.code = OK
 
     def failed(self, error: MlserveError) -> None:
-        """Notes the error that it ended with."""
+        """Record the error that ended the request."""
         self.code, self.error = _code_of(type(error)), error_text(error)
 
     def part(self) -> RequestRecord:
-        """A part of the request that is a call of its own to the engine, with its own times."""
+        """Return a record with times of its own, for a part that is its own call to the engine."""
         return replace(self, times=StageTimes())
 
     def take_in(self, parts: Sequence[RequestRecord]) -> None:
-        """Takes in what is known of the parts: the sum of their times, the first refusal.
+        """Merge the parts: the sum of their times, the first refusal, and the model.
 
-        The signature is that of the first part: a request has one.
+        The signature is that of the first part, as a request has only one.
         """
         for part in parts:
             self.times.add(part.times)
@@ -212,13 +212,13 @@ class RequestRecord:
 
     @property
     def was_refused(self) -> bool:
-        """Whether it was turned away at no cost: by the engine, or for want of a token."""
+        """Whether it was turned away at no cost: by the engine, or for lack of a token."""
         return bool(self.refused) or self.code in _REFUSALS
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What every answer says of itself: the id, the server's span, the times so far.
+        """Return the headers of every answer: the id, the server's span, and the times so far.
 
-        An answer that is an error has the times of the stages that were reached.
+        An error's answer has the times of the stages that were reached.
         """
         ids = ((REQUEST_ID, self.request_id), (TRACEPARENT, self.trace.traceparent))
         reached = dict(self.times.reached())
@@ -228,7 +228,7 @@ class RequestRecord:
 
 
 def _code_of(error: type[MlserveError]) -> str:
-    """The kind of the nearest error in `mlserve.errors`: a few words, whatever is raised."""
+    """Return the kind of the nearest error in `mlserve.errors`, so that codes stay few."""
     public = next(k for k in error.__mro__ if k.__module__ == MlserveError.__module__)
     code: str = public("").kind
     return code
@@ -238,10 +238,10 @@ _CURRENT: ContextVar[RequestRecord | None] = ContextVar("mlserve_request", defau
 
 
 def begin(record: RequestRecord) -> None:
-    """Makes this the record of the running task: each port calls it once for each request."""
+    """Make this the running task's record; each port does so once for each request."""
     _CURRENT.set(record)
 
 
 def current() -> RequestRecord:
-    """The record of the running task; a blank one outside of a request."""
+    """Return the running task's record; a blank one outside a request."""
     return _CURRENT.get() or RequestRecord()

@@ -1,4 +1,4 @@
-"""Tensors of a request: numpy's dtypes, and checks against the signature that it asks for."""
+"""Check a request's tensors against its signature, and map element types to numpy dtypes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NAMES_SHOWN = 10
 
 
 def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
-    """The signature of that name; the empty name means `serving_default`. Raises NotFound."""
+    """Return the named signature; an empty name means `serving_default`. Raises NotFound."""
     wanted = name or DEFAULT_SIGNATURE
     if wanted in signatures:
         return signatures[wanted]
@@ -49,14 +49,14 @@ def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
 
 
 def known_signatures(signatures: Mapping[str, Signature], wanted: str) -> str:
-    """Which signatures there are, and the one that was meant, for a message."""
+    """Return message text that lists the signatures and suggests the one that was meant."""
     return f"there are: {', '.join(sorted(signatures))}{_guess(wanted, signatures)}"
 
 
 def check_names(signature: Signature, sent: Collection[str]) -> None:
-    """Raises InvalidInput unless the inputs of the signature were sent, and no others.
+    """Raise InvalidInput unless exactly the inputs of the signature were sent.
 
-    Those with a default may be left out. The error begins with the words of TensorFlow Serving
+    Inputs with a default may be left out. The error begins with the words of TensorFlow Serving
     (predict_util.cc).
     """
     required = {spec.name for spec in signature.inputs}
@@ -83,7 +83,7 @@ def check_names(signature: Signature, sent: Collection[str]) -> None:
 
 
 def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
-    """Raises InvalidInput unless an array of that shape fits the spec."""
+    """Raise InvalidInput unless the shape fits the spec."""
     if spec.shape is None:
         return
     pairs = zip(spec.shape, shape, strict=False)
@@ -94,16 +94,16 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
 
 
 def check_shapes(signature: Signature, inputs: Mapping[str, Array]) -> None:
-    """Raises InvalidInput unless each input that is given has a shape that fits its spec."""
+    """Raise InvalidInput unless the shape of each given input fits its spec."""
     for spec in signature.inputs:
         if spec.name in inputs:
             check_shape(spec, inputs[spec.name].shape)
 
 
 def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> None:
-    """Raises InputTooLarge when the first size is free in the spec and larger than the limit.
+    """Raise InputTooLarge when the first size is free in the spec and exceeds the limit.
 
-    Of an input of unknown rank nobody knows whether its first dimension is that of a batch.
+    For an input of unknown rank, there is no telling whether its first dimension is the batch.
     """
     if _is_batched(spec) and shape[:1] > (limit,):
         raise InputTooLarge(
@@ -114,18 +114,18 @@ def check_batch_length(spec: TensorSpec, shape: tuple[int, ...], limit: int) -> 
 
 
 def misspelt(given: Iterable[str], choices: Collection[str]) -> str:
-    """What each of these names may have been meant to be, of those choices: the first few."""
+    """Suggest what the first few of these names may have been meant to be."""
     return "".join(_guess(name, choices) for name in islice(given, _NAMES_SHOWN))
 
 
 def most_rows(signatures: Iterable[Signature], limit: int) -> int | None:
-    """The limit, if it holds for every input of these signatures; else None: nothing is known."""
+    """Return the limit if it holds for every input of these signatures, else None."""
     inputs = [spec for signature in signatures for spec in signature.inputs]
     return limit if all(map(_is_batched, inputs)) else None
 
 
 def too_many_rows(limit: int) -> InputTooLarge:
-    """The error of a request in row form of more rows than that, told before all are read."""
+    """Return the error for a row-form request with too many rows, found before all are read."""
     return InputTooLarge(
         f"'instances' has more than {limit} rows; this server takes at most {limit} "
         f"({flag_of('max_batch_length')})",
@@ -138,14 +138,14 @@ def _is_batched(spec: TensorSpec) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first of these names, each cut, and how many more there are."""
+    """List the first of these names, each cut, and say how many more there are."""
     shown = [shortened(name) for name in names[:_NAMES_SHOWN]]
     more = len(names) - len(shown)
     return ",".join(shown) + (f" and {more} more" if more else "")
 
 
 def _guess(name: str, choices: Collection[str]) -> str:
-    if len(name) > LONGEST_NAME:  # to compare it would cost its length squared
+    if len(name) > LONGEST_NAME:  # difflib would take time quadratic in its length
         return ""
     close = get_close_matches(name, choices, n=1)
     return f" (did you mean '{close[0]}' for '{shortened(name)}'?)" if close else ""

@@ -1,8 +1,8 @@
-"""The engine: who is let in, who runs next, and the threads that run them.
+"""The engine: admits calls, orders them, and runs them on worker threads.
 
-- `engine`: takes a call in, queues it, starts it, and gives its answer;
-- `admission`: decides by deadlines and estimates; knows no clock and no event loop;
+- `engine`: admits a call, queues it, starts it, and returns its answer;
+- `admission`: decides by deadlines and estimates; uses neither clock nor event loop;
 - `estimates`: how long calls take, as measured;
 - `job`: one call and its stages: decode, run, encode;
-- `batching`: runs calls of one form as one.
+- `batching`: runs calls of the same form as one.
 """

@@ -1,15 +1,15 @@
-"""Who is let in, and who runs next: decided by deadlines and estimates.
+"""Admission control and scheduling, by deadlines and estimates.
 
-The queue is in the order of the deadlines. A call is let in when, by the estimates, it ends in time
-behind everything that runs and everything that is due before it, and makes nobody late who is due
-after it. So short deadlines get past long ones as far as those can spare the time.
+The queue is ordered by deadline. A call is admitted if, by the estimates, it ends in time behind
+everything that runs or is due before it, and makes no call late that is due after it. So short
+deadlines overtake long ones as far as those can spare the time.
 
     check -> enter -> judge -> start -> end          leave: a client that has gone
 
-Overloaded is for what a later try can mend. Where none can, as the model needs longer than the
-client waits or the time is gone, it is DeadlineExceeded, which no client asks again after.
+Overloaded means that a later try may succeed. Where none can, because the model needs longer than
+the client waits or the time is up, the error is DeadlineExceeded, which clients do not retry.
 
-Nothing here looks at a clock or knows of asyncio: the caller gives the time, in seconds.
+Nothing here reads a clock or uses asyncio: the caller passes the time, in seconds.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from mlserve.server.engine.estimates import CostKey, Estimates, Meter
 from mlserve.server.request import Refusal
 
 _MARGIN = 3.0
-"""Mean deviations that a call must have to spare to be let in: about 99 of 100 then end in time."""
+"""Mean deviations that a call must have to spare to be admitted: about 99 of 100 end in time."""
 _LAST_MARGIN = 2.0
-"""The same for a call that is about to start, with less ahead of it to go wrong."""
+"""The same for a call about to start, which has less ahead of it that can go wrong."""
 _DRIFT = 0.08
-"""The part by which all calls together may take longer than estimated: a machine gets busier."""
+"""The fraction by which all calls together may exceed their estimates as a machine gets busier."""
 _WAY_BACK = 0.005
-"""Seconds for the answer's way to the client."""
+"""Seconds for the answer to travel back to the client."""
 _UNKNOWN_WAIT = 1.0
-"""When to come back, in seconds, as long as nothing has been measured."""
+"""Seconds after which to retry, as long as nothing has been measured."""
 _SHORTEST_WAIT = 0.001
 IN_QUEUE = "waiting in the server's queue"
 _MORE_TIME = "give the call more time with --timeout, or serve the model on a faster machine"
@@ -44,7 +44,7 @@ _OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another s
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A call as admission sees it: what it is alike, and when its answer is due."""
+    """A call as admission sees it: its kind, and when its answer is due."""
 
     kind: CostKey
     expires_at: float
@@ -55,7 +55,7 @@ Queued = TypeVar("Queued", bound=Ticket)
 
 @dataclass(eq=False, slots=True)
 class Slot(Generic[Queued]):
-    """Calls that have been started together, and what the meter showed then."""
+    """Calls that were started together, and what the meter showed then."""
 
     tickets: Sequence[Queued]
     shown: float
@@ -63,9 +63,9 @@ class Slot(Generic[Queued]):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why a call is not let in or not started.
+    """Why a call is not admitted or not started.
 
-    `seconds` is when to come back for QUEUE_FULL and DEADLINE, and how long such a call takes for
+    `seconds` is when to retry for QUEUE_FULL and DEADLINE, and how long such a call takes for
     TOO_SLOW and DISPLACED.
     """
 
@@ -75,9 +75,9 @@ class Verdict:
 
 @dataclass(slots=True)
 class Admission(Generic[Queued]):
-    """The queue and the slots of a server: at most `slots` run at once, `max_waiting` wait.
+    """The queue and slots of a server: at most `slots` run at once and `max_waiting` wait.
 
-    Up to `max_batch` of those that wait may run as one, in one slot.
+    Up to `max_batch` waiting calls may run as one, in one slot.
     """
 
     slots: int
@@ -90,11 +90,11 @@ class Admission(Generic[Queued]):
 
     @property
     def started(self) -> int:
-        """The calls that hold a slot."""
+        """The number of calls that hold a slot."""
         return sum(len(slot.tickets) for slot in self.running)
 
     def check(self, now: float, ticket: Queued) -> Verdict | None:
-        """Why that call is not to be let in; None when it is."""
+        """Return why the call cannot be admitted; None if it can."""
         verdict = self.check_room(now) or self.check_kind(now, ticket.kind, ticket.expires_at)
         if verdict is not None or not (self.running or self.waiting):
             return verdict
@@ -102,36 +102,36 @@ class Admission(Generic[Queued]):
         return None if over <= 0 else Verdict(Refusal.DEADLINE, max(over, _SHORTEST_WAIT))
 
     def check_room(self, now: float) -> Verdict | None:
-        """Why no call at all is to be let in; None when there is a place for one."""
+        """Return why no call at all can be admitted; None if there is room for one."""
         if len(self.running) < self.slots or len(self.waiting) < self.max_waiting:
             return None
         return Verdict(Refusal.QUEUE_FULL, self._next_end(now))
 
     def check_kind(self, now: float, kind: CostKey, expires_at: float) -> Verdict | None:
-        """Why a call of that kind would be late even if nothing else ran; None when in time."""
+        """Return why a call of that kind would be late even if it ran alone; None if in time."""
         estimate = self.estimates.of(kind, now)
         if estimate is None or not estimate.is_sure or estimate.least <= expires_at - now:
             return None
-        # What has not been read may turn out to be fast, however slow those of its length were.
+        # An unread request may turn out to be fast, however slow others of its length were.
         return Verdict(Refusal.TOO_SLOW, estimate.mean) if kind.is_read else None
 
     def enter(self, ticket: Queued) -> None:
-        """Puts it into the queue."""
+        """Put the call into the queue."""
         insort(self.waiting, ticket, key=_due)
 
     def leave(self, ticket: Queued) -> bool:
-        """Takes it out of the queue; False when it was not in it."""
+        """Remove the call from the queue; return False if it was not there."""
         if ticket not in self.waiting:
             return False
         self.waiting.remove(ticket)
         return True
 
     def has_slot(self) -> bool:
-        """Whether a slot is free."""
+        """Return whether a slot is free."""
         return len(self.running) < self.slots
 
     def judge(self, now: float, ticket: Queued) -> Verdict | None:
-        """Why the call at the head of the queue is not to be started; None when it is."""
+        """Return why the call at the head of the queue must not start; None if it may."""
         left = ticket.expires_at - now
         if left <= 0:
             return Verdict(Refusal.EXPIRED, 0.0)
@@ -146,7 +146,7 @@ class Admission(Generic[Queued]):
         return None if needed <= left else Verdict(Refusal.DISPLACED, at_once * estimate.mean)
 
     def latest_start(self, now: float, tickets: Sequence[Queued]) -> float:
-        """When these calls must start, as one, for all to end in time; now where none can tell."""
+        """Return when these calls, run as one, must start to end in time; now if unknown."""
         if any(self.estimates.of(ticket.kind, now) is None for ticket in tickets):
             return now
         guesses = [self.estimates.guess(ticket.kind) for ticket in tickets]
@@ -154,7 +154,7 @@ class Admission(Generic[Queued]):
         return min(ticket.expires_at for ticket in tickets) - self.slots * need - _WAY_BACK
 
     def start(self, now: float, tickets: Sequence[Queued]) -> Slot[Queued]:
-        """Takes these calls from the queue into one slot."""
+        """Move these calls from the queue into one slot."""
         for ticket in tickets:
             self.waiting.remove(ticket)
         slot = Slot(tickets, self._meter.change(now, len(self.running) + 1))
@@ -162,12 +162,12 @@ class Admission(Generic[Queued]):
         return slot
 
     def end(self, now: float, slot: Slot[Queued]) -> float:
-        """Frees the slot; the demand of each of its calls, in seconds."""
+        """Free the slot; return the demand of each of its calls, in seconds."""
         self.running.remove(slot)
         return (self._meter.change(now, len(self.running)) - slot.shown) / len(slot.tickets)
 
     def error(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
-        """The error of a call with that verdict, by what runs and waits now."""
+        """Return the error for that verdict, with what runs and waits now."""
         seconds, timeout = in_words(verdict.seconds), in_words(deadline.timeout)
         busy = f"{self.started} requests run and {len(self.waiting)} wait"
         match verdict.why:
@@ -199,9 +199,9 @@ class Admission(Generic[Queued]):
         return deadline.exceeded(IN_QUEUE)
 
     def _overrun(self, now: float, ticket: Queued) -> float:
-        """Seconds by which the call, or one that it makes late, would miss its deadline.
+        """Return by how many seconds the call, or one it delays, would miss its deadline.
 
-        Of a call that has not been measured yet only the start must be in time.
+        A call of a kind not measured yet only has to start in time.
         """
         place = bisect_right(self.waiting, _due(ticket), key=_due)
         order = [*self.waiting[:place], ticket, *self.waiting[place:]]
@@ -213,14 +213,14 @@ class Admission(Generic[Queued]):
             over = now + end - order[index].expires_at
             if index == place:
                 worst = over - spared
-            elif index > place and 0 < over <= mean:  # not late without this one
+            elif index > place and 0 < over <= mean:  # on time without this one
                 worst = max(worst, over)
         return worst
 
     def _ends(self, now: float, order: Sequence[Queued]) -> Iterator[float]:
-        """When each of them ends, in seconds from now, with a margin.
+        """Yield when each of them ends, in seconds from now, with a margin.
 
-        Each takes the first slot that gets free; all slots that are taken share the time.
+        Each takes the first slot that becomes free; all occupied slots share the time.
         """
         free, variance = self._slots(now)
         at_once = min(self.slots, len(self.running) + len(order))
@@ -237,21 +237,21 @@ class Admission(Generic[Queued]):
                 yield at_once * demand + margin
 
     def _slots(self, now: float) -> tuple[list[float], float]:
-        """The demand that is left in each slot, as a heap, and the variance of their sum."""
+        """Return the remaining demand of each slot, as a heap, and the variance of their sum."""
         shown = self._meter.show(now)
         left, variance = [0.0] * (self.slots - len(self.running)), 0.0
         for slot in self.running:
             estimates = [self.estimates.guess(ticket.kind) for ticket in slot.tickets]
             mean = sum(estimate.mean for estimate in estimates)
             done = shown - slot.shown
-            # What has taken longer than the mean is taken to need as long again.
+            # A call that has taken longer than the mean is expected to need as long again.
             left.append(mean - done if done < mean else min(done - mean, mean))
             variance += sum(estimate.spread**2 for estimate in estimates)
         heapify(left)
         return left, variance
 
     def _next_end(self, now: float) -> float:
-        """Seconds until a slot is free."""
+        """Return the seconds until a slot is free."""
         if not any(self.estimates.guess(ticket.kind).samples for ticket in self._started()):
             return _UNKNOWN_WAIT
         return max(self._slots(now)[0][0] * len(self.running), _SHORTEST_WAIT)

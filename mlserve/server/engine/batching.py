@@ -1,11 +1,10 @@
-"""Runs calls together: several requests of the same form as one batch, each with its own answer.
+"""Run requests of the same form as one batch, each with its own answer.
 
     decode each -> group those that agree -> stack, run once, split -> encode each
 
-A request that fails fails alone: what cannot be read never gets into a batch, and where a batch
-fails, each of its requests is run by itself, so that only the one at fault gets an error, and the
-error's index is right for it.
-Everything here runs on a worker's thread.
+A request that fails fails alone: one that cannot be read never enters a batch, and if a batch
+fails, each of its requests is run by itself, so that only the one at fault gets an error, with the
+right index in it. Everything here runs on a worker's thread.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def run_jobs(jobs: Sequence[Job[Any]]) -> list[int]:
-    """Answers each of those jobs; the number of jobs in each batch that was run.
+    """Answer each of the jobs; return the number of jobs in each batch that was run.
 
     A job's failure is its `error`; nothing is raised.
     """
@@ -42,15 +41,15 @@ def run_jobs(jobs: Sequence[Job[Any]]) -> list[int]:
 
 
 def is_batchable(signature: Signature) -> bool:
-    """Whether every input and output has a first size that is free: rows that can be stacked."""
+    """Return whether the first size of every input and output is free: rows that can be stacked."""
     specs = (*signature.inputs, *signature.outputs)
     return all(spec.shape is not None and spec.shape[:1] == (None,) for spec in specs)
 
 
 def can_join(first: Job[Any], other: Job[Any]) -> bool:
-    """Whether the two may turn out to be of the same form.
+    """Return whether the two may turn out to have the same form.
 
-    Where the signature is not told before decoding, that depends on what they ask for.
+    If the signature is unknown before decoding, that depends on what they seem to ask for.
     """
     asked = {job.call.signature for job in (first, other)} - {""}
     signatures = first.loaded.runner.signatures
@@ -63,7 +62,7 @@ def can_join(first: Job[Any], other: Job[Any]) -> bool:
 
 
 def _alike(jobs: Iterable[Job[Any]]) -> list[list[Job[Any]]]:
-    """Those jobs in groups of the same signature, dtypes and sizes but the first."""
+    """Group the jobs by signature, dtypes and all sizes but the first."""
     groups: dict[object, list[Job[Any]]] = {}
     for job in jobs:
         groups.setdefault(_form(job), []).append(job)
@@ -79,7 +78,7 @@ def _form(job: Job[Any]) -> object:
 
 
 def _run(jobs: Sequence[Job[Any]]) -> int:
-    """Runs those jobs; how many were left to run, as some may have been given up meanwhile."""
+    """Run the jobs; return how many still had to run, as some may have been given up meanwhile."""
     wanted = [job for job in jobs if job.is_wanted()]
     is_done = len(wanted) > 1 and _run_as_one(wanted)
     for job in () if is_done else wanted:
@@ -88,7 +87,7 @@ def _run(jobs: Sequence[Job[Any]]) -> int:
 
 
 def _run_as_one(jobs: Sequence[Job[Any]]) -> bool:
-    """Runs them as one batch; False when it fails, whatever the error, and each is to run alone."""
+    """Run the jobs as one batch; return False on any error, and each must then run alone."""
     started = time.monotonic()
     rows = [job.rows for job in jobs]
     for job in jobs:
@@ -116,7 +115,7 @@ def _outputs(jobs: Sequence[Job[Any]]) -> Tensors:
 
 
 def _split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:
-    """The outputs of each job, of which each has that many rows."""
+    """Split the outputs into those of each job, which has that many rows."""
     ends = np.cumsum([0, *rows])
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != ends[-1]:

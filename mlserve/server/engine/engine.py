@@ -1,12 +1,13 @@
-"""Takes requests in, queues them, and runs them on a fixed number of threads.
+"""Admit calls, queue them, and run them on a fixed number of threads.
 
     admit -> serve -> queue -> worker thread: decode, run, encode -> answer
 
-`admit` is a first look at a request's head, `serve` takes the call itself. `admission` decides who
-is let in and who runs next, `batching` is what a worker does with them.
-A slot is held until its work has really ended, also when its caller has left with
-DeadlineExceeded: a runtime cannot be interrupted, and a slot given away early would be two at once.
-The queue lives on the event loop's thread, so nothing here is locked.
+`admit` checks a request's head, `serve` takes the call itself. `admission` decides which calls get
+in and which runs next; `batching` is what a worker does with them.
+
+A slot is held until its work has really ended, even if the caller has left with DeadlineExceeded: a
+runtime cannot be interrupted, and a slot freed early would run two calls at once. The queue lives
+on the event loop's thread, so nothing here is locked.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 
 QUEUE_PER_THREAD = 16
-"""How many requests may wait for each thread when `max_queue` is not given."""
+"""Requests that may wait for each thread when `max_queue` is not given."""
 
 
 class Engine:
@@ -58,17 +59,17 @@ class Engine:
 
     @property
     def default_timeout(self) -> float:
-        """The deadline, in seconds, of a request that comes without one."""
+        """The deadline, in seconds, of a request that brings none."""
         return self.settings.default_timeout
 
     @property
     def running(self) -> int:
-        """The calls that hold a slot now."""
+        """The number of calls that hold a slot."""
         return self._admission.started
 
     @property
     def waiting(self) -> int:
-        """The calls in the queue now."""
+        """The number of calls in the queue."""
         return len(self._admission.waiting)
 
     @property
@@ -78,22 +79,23 @@ class Engine:
 
     @property
     def unfinished(self) -> int:
-        """The calls that run or wait."""
+        """The number of calls that run or wait."""
         return self.running + self.waiting
 
     @property
     def is_draining(self) -> bool:
-        """Whether new calls are refused, as the server is about to stop."""
+        """Whether new calls are refused because the server is about to stop."""
         return self._is_draining
 
     def admit(self, deadline: Deadline) -> None:
-        """Raises Unavailable, DeadlineExceeded or Overloaded when any call would be refused now.
+        """Raise Unavailable, DeadlineExceeded or Overloaded if any call would be refused now.
 
-        For a port, once, as soon as it has the head of a request: what would be refused anyway is
-        not to take memory for its body first. `serve` looks again, at what the call itself takes.
+        A port calls this once, as soon as it has the head of a request: a call that would be
+        refused anyway should not take memory for its body. `serve` checks again, for the call
+        itself.
         """
-        # Whether the server drains is asked here only. A port does so in the very moment that it
-        # counts the request as in flight, and a request in flight is served to its end.
+        # Draining is checked here only. A port calls this at the moment when it counts the request
+        # as in flight, and a request in flight is served to its end.
         if self._is_draining:
             self._note_refused(Refusal.DRAINING, request.current())
             raise Unavailable("the server is shutting down", hint="ask another server")
@@ -103,9 +105,9 @@ class Engine:
             raise self._refusal(full, deadline)
 
     def serve(self, call: InferenceCall[Answer]) -> Coroutine[Any, Any, Answer]:
-        """Takes the call in, and returns what is to be awaited for its answer.
+        """Take the call in, and return the coroutine that gives its answer.
 
-        Raises NotFound, InvalidInput and Unavailable where the model is not served, and
+        Raises NotFound, InvalidInput and Unavailable if the model is not served, and
         DeadlineExceeded and Overloaded for a call that cannot be answered in time.
         """
         self._require_time(call.deadline)
@@ -114,7 +116,7 @@ class Engine:
         return self._answer(job)
 
     async def _answer(self, job: Job[Answer]) -> Answer:
-        """The answer to a call that was let in; one whose caller stops to wait leaves the queue.
+        """Wait for the answer to an admitted call; it leaves the queue if the caller stops waiting.
 
         Raises InvalidInput, InferenceFailed, and DeadlineExceeded as soon as the deadline passes,
         whatever the work is doing then.
@@ -130,14 +132,14 @@ class Engine:
             self._drop(job, Refusal.GONE)
 
     def refuse_new(self) -> None:
-        """Refuses new calls from now on; batches wait for no more."""
+        """Refuse new calls from now on; batches stop waiting for more."""
         self._is_draining = True
         self._dispatch()
 
     async def drain(self, seconds: float) -> bool:
-        """Refuses new calls and waits for the admitted ones; False when some did not end in time.
+        """Refuse new calls and wait for the admitted ones; return False if time ran out.
 
-        Those that still wait then are refused with Unavailable.
+        Calls that are still queued then are refused with Unavailable.
         """
         self.refuse_new()
         try:
@@ -150,7 +152,7 @@ class Engine:
         return not self._admission.running
 
     def _enter(self, call: InferenceCall[Answer], loaded: LoadedVersion) -> Job[Answer]:
-        """The call as a job in the queue. Raises Overloaded, DeadlineExceeded."""
+        """Queue the call as a job. Raises Overloaded and DeadlineExceeded."""
         served = loaded.model, loaded.version
         if call.signature and call.rows is not None:
             kind = CostKey.from_rows(*served, call.signature, call.rows)
@@ -169,9 +171,9 @@ class Engine:
         return job
 
     def _dispatch(self) -> None:
-        """Starts what can be started, the earliest deadline first.
+        """Start what can be started, the earliest deadline first.
 
-        What waits for others to join its batch holds up nobody else: the next in line is tried.
+        A call that waits for others to join its batch does not block the next in line.
         """
         held: set[Job[Any]] = set()
         due_next = math.inf
@@ -193,18 +195,18 @@ class Engine:
             self._wake_at(due_next)
 
     def _first_but(self, held: Collection[Job[Any]]) -> Job[Any] | None:
-        """The first job in line that is not held back."""
+        """Return the first job in line that is not held back."""
         return next((job for job in self._admission.waiting if job not in held), None)
 
     def _together_with(self, first: Job[Any]) -> list[Job[Any]]:
-        """The first job and those behind it that may run with it, as many as make a batch."""
+        """Return the first job and those behind it that may join, up to a full batch."""
         if self._max_batch == 1 or not can_join(first, first):
             return [first]
         alike = [job for job in self._admission.waiting if can_join(first, job)]
         return alike[: self._max_batch]
 
     def _start_of(self, now: float, jobs: Sequence[Job[Any]]) -> float:
-        """When to start them: at once, or later where others may still join the batch."""
+        """Return when to start them: now, or later if others may still join the batch."""
         is_alone = self._max_batch == 1 or not can_join(jobs[0], jobs[0])
         if is_alone or len(jobs) >= self._max_batch or self._is_draining:
             return now
@@ -229,7 +231,7 @@ class Engine:
     def _finish(self, slot: Slot[Job[Any]], done: Future[list[int]]) -> None:
         now, jobs = time.monotonic(), slot.tickets
         demand = self._admission.end(now, slot)
-        failure = done.exception()  # of the batching itself: a job's own is its `error`
+        failure = done.exception()  # an error of batching itself: a job's own is its `error`
         for size in () if failure or self._max_batch == 1 else done.result():
             self._telemetry.metrics.batch(size)
         for execution in dict.fromkeys(job.execution for job in jobs):  # a batch shares one
@@ -241,15 +243,15 @@ class Engine:
             self._learn(now, job, demand)
             job.record.signature = "" if job.signature is None else job.signature.name
             self._telemetry.metrics.work(job.record, job.outcome())
-            request.begin(job.record)  # what is logged of an error is about this request
+            request.begin(job.record)  # errors logged from here belong to this request
             job.settle(job.error)
         self._dispatch()
         self._note_idle()
 
     def _learn(self, now: float, job: Job[Any], demand: float) -> None:
-        """Takes in what the call took, of one that was ended early at least so much."""
+        """Learn the demand of a call; if it was ended early, learn that it takes at least that."""
         estimates = self._admission.estimates
-        # What was known of a large image before it was read is what is known of a small one.
+        # A call is admitted as if its images were small; a large one must not change that estimate.
         for kind in {job.read_as} if job.kind.is_read else {job.kind, job.read_as}:
             if job.error is None:
                 estimates.learn(kind, demand, now)
@@ -257,7 +259,7 @@ class Engine:
                 estimates.learn_at_least(kind, demand, now)
 
     def _find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
-        """Why a call that turned out to be of that kind is not worth running; on a worker."""
+        """Return why a call of that kind is not worth running; called on a worker's thread."""
         verdict = self._admission.check_kind(time.monotonic(), kind, deadline.expires_at)
         return None if verdict is None else self._admission.error(verdict, deadline)
 
@@ -275,9 +277,9 @@ class Engine:
         self._telemetry.metrics.refused(why)
 
     def _drop(self, job: Job[Any], why: Refusal) -> None:
-        """Takes a call out of the queue; one that runs keeps its slot.
+        """Remove a call from the queue; a running one keeps its slot.
 
-        Those behind it may start now: it may have been what a batch waited for.
+        Those behind it may start now, as a batch may have waited for it.
         """
         if self._take_out(job, why):
             self._dispatch()

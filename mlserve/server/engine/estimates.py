@@ -1,12 +1,12 @@
-"""How much of the server's time a call takes: estimates that follow what is measured.
+"""Estimate how much of the server's time a call takes, from measurements.
 
-The measure is *demand*: seconds of the whole server. While k calls run at once, each is charged a
-k-th of the time (`Meter`). A runtime that runs one call after the other, or spreads each over all
-cores, needs the same demand for a call however many run beside it; one whose runs do not disturb
-each other shows less demand the more of them run. Either way `demand x calls that run at once` is
-how long a call is worked on, and the sum of the demands is how long the server needs for them all.
+The measure is *demand*: seconds of the whole server. While k calls run at once, each is charged 1/k
+of the time (`Meter`). If a runtime runs calls one after another, or spreads each over all cores, a
+call's demand does not depend on how many run beside it; if its runs do not slow each other down,
+the demand falls as more of them run. Either way `demand x calls running at once` is how long a call
+runs, and the sum of the demands is how long the server needs for all of them.
 
-Nothing here looks at a clock: the caller gives the time, in seconds.
+Nothing here reads a clock: the caller passes the time, in seconds.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 _WEIGHT = 1 / 16
-"""The weight of a new measurement, once there have been as many."""
+"""The weight of a new measurement, once there have been that many (16)."""
 _LARGEST_STEP = 8.0
-"""A measurement counts as at most so many times the mean: one stall is not how long calls take."""
+"""A measurement counts as at most this many times the mean, so that one stall changes little."""
 _SURE = 3
-"""Measurements from which on an estimate may say that a deadline is too short in any case."""
+"""Measurements needed before an estimate may rule out a deadline altogether."""
 _MEMORY = 10.0
-"""Seconds that an estimate holds without a new measurement, and at least ..."""
+"""Seconds for which an estimate holds without a new measurement, and at least ..."""
 _MEMORY_IN_RUNS = 20
-"""... so many times its mean: what is tried again then is a small part of the server's time."""
+"""... this many times its mean, so that retrying takes a small part of the server's time."""
 _EXACT_ROWS = 16
 _USUAL_WORK = 2**24
 """Bytes of decoding that make no difference: an image of 5 megapixels."""
@@ -31,12 +31,11 @@ _MOST_KINDS = 1000
 
 
 class CostKey(NamedTuple):
-    """What calls are alike in: model, version, signature, rows of the batch, and its images.
+    """What makes calls alike: model, version, signature, rows of the batch, and image sizes.
 
-    `decoding` is how much there is to decode, in powers of two from 16 MB on, as told from the
-    files: an image of 100 megapixels takes a hundred times as long as one of one.
-    Until the request has been read, `size` is below zero and stands for the body's length, and
-    `signature` is empty where it is not known either.
+    `decoding` is the decoding work in powers of two from 16 MB on, as told from the files: an image
+    of 100 megapixels takes a hundred times as long as one of one. Until the request has been read,
+    `size` is negative and stands for the body's length, and `signature` is empty if unknown.
     """
 
     model: str
@@ -49,16 +48,17 @@ class CostKey(NamedTuple):
     def from_rows(
         cls, model: str, version: int, signature: str, rows: int, decode_work: int = 0
     ) -> Self:
-        """A call whose signature and rows are known; beyond 16, rows count in powers of two.
+        """Return the key of a call whose signature and rows are known.
 
-        `decode_work` is the bytes that decoders touch for its images, where they are known.
+        Beyond 16, rows count in powers of two. `decode_work` is the bytes that decoders touch for
+        its images, where they are known.
         """
         size = rows if rows <= _EXACT_ROWS else 1 << (rows - 1).bit_length()
         return cls(model, version, signature, size, (decode_work // _USUAL_WORK).bit_length())
 
     @classmethod
     def from_length(cls, model: str, version: int, signature: str, body: int) -> Self:
-        """A call of which only the body's length, in bytes, is known: it counts in powers of four.
+        """Return the key of an unread call from its body's length in bytes, in powers of four.
 
         `signature` is the one that it seems to ask for, or empty.
         """
@@ -66,7 +66,7 @@ class CostKey(NamedTuple):
 
     @property
     def is_read(self) -> bool:
-        """Whether the request has been read, so that all calls of this kind take alike long."""
+        """Whether the request has been read, so that calls of this kind take equally long."""
         return self.size >= 0
 
 
@@ -81,20 +81,20 @@ class Estimate:
 
     @property
     def least(self) -> float:
-        """What a lucky call takes."""
+        """The demand of a lucky call."""
         return self.mean - self.spread
 
     @property
     def is_sure(self) -> bool:
-        """Whether it has been measured often enough to refuse a call on an idle server."""
+        """Whether there are enough measurements to refuse a call on an idle server."""
         return self.samples >= _SURE
 
     def holds(self, now: float) -> bool:
-        """Whether it has been confirmed of late; what is refused by it is not measured."""
+        """Return whether it was confirmed recently, as refused calls are not measured."""
         return now - self.seen <= max(_MEMORY, _MEMORY_IN_RUNS * self.mean)
 
     def learn(self, seconds: float, now: float) -> None:
-        """Takes in a measurement."""
+        """Add a measurement."""
         self.samples += 1
         self.seen = now
         weight = max(1 / self.samples, _WEIGHT)
@@ -104,23 +104,23 @@ class Estimate:
 
 
 class Estimates:
-    """The estimate of each kind of call that has been measured."""
+    """The estimates of all kinds of call that have been measured."""
 
     def __init__(self) -> None:
         self._kinds: dict[CostKey, Estimate] = {}
         self._any: Estimate | None = None
 
     def of(self, kind: CostKey, now: float) -> Estimate | None:
-        """The estimate of that kind; None when there is none, or none that still holds."""
+        """Return the estimate of that kind; None without one, or when it no longer holds."""
         estimate = self._kinds.get(kind)
         return estimate if estimate is not None and estimate.holds(now) else None
 
     def guess(self, kind: CostKey) -> Estimate:
-        """The latest estimate of that kind, else that of all calls, else nothing at all."""
+        """Return the latest estimate of that kind, else that of all calls, else an empty one."""
         return self._kinds.get(kind) or self._any or Estimate(0.0, 0.0, samples=0)
 
     def learn(self, kind: CostKey, seconds: float, now: float) -> None:
-        """Takes in what a call of that kind took."""
+        """Add a measurement of a call of that kind."""
         if self._any is None:
             self._any = Estimate(seconds, now)
         else:
@@ -133,15 +133,15 @@ class Estimates:
             del self._kinds[min(self._kinds, key=lambda old: self._kinds[old].seen)]
 
     def learn_at_least(self, kind: CostKey, seconds: float, now: float) -> None:
-        """Takes in that a call of that kind, which was not waited for, takes longer than this."""
+        """Note that a call of that kind, ended early, takes longer than this."""
         if seconds > self.guess(kind).mean:
             self.learn(kind, seconds, now)
 
 
 class Meter:
-    """A clock that runs k times slower while k calls run: it shows the share of each.
+    """A clock that runs k times slower while k calls run, and so shows the share of each.
 
-    What it advances between a call's start and end is the call's demand.
+    Its advance between a call's start and end is the call's demand.
     """
 
     def __init__(self) -> None:
@@ -150,14 +150,14 @@ class Meter:
         self._running = 0
 
     def show(self, now: float) -> float:
-        """What the clock shows."""
+        """Return the reading."""
         if self._running:
             self._shown += max(0.0, now - self._at) / self._running
         self._at = now
         return self._shown
 
     def change(self, now: float, running: int) -> float:
-        """What it shows as from now on so many calls run."""
+        """Set how many calls run from now on; return the reading."""
         shown = self.show(now)
         self._running = running
         return shown

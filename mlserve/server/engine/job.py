@@ -1,4 +1,4 @@
-"""One call on its way through the engine: what was asked, what it waits for, what came of it."""
+"""One call on its way through the engine: the request, its stages, and the result."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 FindFault = Callable[[CostKey, Deadline], MlserveError | None]
-"""Says why a call of that kind is not worth running with that deadline; None when it is."""
+"""Returns why a call of that kind is not worth running with that deadline; None if it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceCall(Generic[Answer]):
     """What a protocol adapter asks of the engine. `version` None means the latest.
 
-    `decode` reads the request into the signature it asks for and its inputs, `encode` writes the
-    answer; both run on a worker's thread, next to the model. `body` is the request's length in
-    bytes. `signature` and `rows` (the first size of its inputs) are given where they are known
-    before the request is decoded; else they are empty and None. `sooner` gives the deadline, once
-    `decode` has run, where the request itself may hold one.
+    `decode` reads the request into its signature and inputs, `encode` writes the answer; both run
+    on a worker's thread, like the model. `body` is the request's length in bytes. `signature` and
+    `rows` (the first size of its inputs) are given if known before decoding; else they are empty
+    and None. `sooner` returns the deadline once `decode` has run, as the request itself may hold an
+    earlier one.
     """
 
     model: str
@@ -54,11 +54,11 @@ class InferenceCall(Generic[Answer]):
 
 
 class Job(Ticket, Generic[Answer]):
-    """A call that was let in, and its place in the queue.
+    """An admitted call and its place in the queue.
 
-    Its stages run on a worker's thread and never raise. `kind` is what it was let in as, `read_as`
-    what it turned out to be when it was read; `deadline` may come before `expires_at`, by which the
-    queue is in order, where the request itself brings one.
+    Its stages run on a worker's thread and never raise. `kind` is what it was admitted as,
+    `read_as` what it turned out to be. The queue is ordered by `expires_at`; `deadline` may be
+    earlier if the request itself brings one.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Job(Ticket, Generic[Answer]):
         self.inputs: Tensors = {}
         self.outputs: Tensors = {}
         self.execution: Execution | None = None
-        """The run that gave the outputs, which others may have shared."""
+        """The run that gave the outputs, possibly shared with other calls."""
         self.result: Answer | None = None
         self.error: Exception | None = None
 
     def decode(self) -> None:
-        """Reads the request."""
+        """Read the request."""
         self.times.queue = time.monotonic() - self.entered_at
 
         def read() -> None:
@@ -106,7 +106,7 @@ class Job(Ticket, Generic[Answer]):
         self.attempt("decode", "reading the request", read)
 
     def run(self) -> None:
-        """Runs the model for this call alone."""
+        """Run the model for this call alone."""
 
         def run() -> None:
             assert self.signature is not None
@@ -117,7 +117,7 @@ class Job(Ticket, Generic[Answer]):
         self.attempt("run", "running the model", run)
 
     def encode(self) -> None:
-        """Writes the answer."""
+        """Write the answer."""
 
         def write() -> None:
             assert self.signature is not None
@@ -127,9 +127,9 @@ class Job(Ticket, Generic[Answer]):
         self.inputs = self.outputs = {}
 
     def attempt(self, stage: str, doing: str, work: Callable[[], None]) -> None:
-        """Does that work, timed as that stage, unless the call has failed or nobody waits for it.
+        """Do that work, timed as that stage, unless the call has failed or is no longer wanted.
 
-        What it raises becomes the call's error.
+        Whatever it raises becomes the call's error.
         """
         if self.error is not None:
             return
@@ -139,20 +139,20 @@ class Job(Ticket, Generic[Answer]):
             self.doing = doing
             work()
         except BaseException as error:  # noqa: BLE001 - it is raised again where the call is awaited
-            # Not only Exception: a panic in a runtime written in Rust is none. The slot, the lease
-            # and the caller are let go all the same.
+            # BaseException, as a panic in a runtime written in Rust is not an Exception. The slot,
+            # the lease and the caller must be released all the same.
             self.error = as_exception(error)
         finally:
             spent = getattr(self.times, stage) + time.monotonic() - started
             setattr(self.times, stage, spent)
 
     def require_time(self) -> None:
-        """Makes it fail when the time left is too short for what the request turned out to be."""
+        """Fail the call if the time left is too short for what the request turned out to be."""
         if self.error is None:
             self.error = self.find_fault(self.read_as, self.deadline)
 
     def is_wanted(self) -> bool:
-        """Whether it is to be run: it has not failed, and somebody waits for the answer."""
+        """Return whether to run it: it has not failed, and its caller still waits."""
         if self.error is None:
             try:
                 self.require()
@@ -161,13 +161,13 @@ class Job(Ticket, Generic[Answer]):
         return self.error is None
 
     def require(self) -> None:
-        """Raises when nobody wants the answer any more: the deadline passed or the client left."""
+        """Raise if the answer is no longer wanted: the deadline passed or the client left."""
         self.deadline.require(self.doing)
         if self.answer.done():
             raise Unavailable("the client has gone")
 
     def outcome(self) -> Outcome:
-        """How it ended; to be asked before it is settled."""
+        """Return how it ended; call this before `settle`."""
         if isinstance(self.error, DeadlineExceeded) or self.deadline.is_expired:
             return Outcome.LATE
         if self.answer.done():
@@ -175,7 +175,7 @@ class Job(Ticket, Generic[Answer]):
         return Outcome.ANSWERED if self.error is None else Outcome.FAILED
 
     def settle(self, error: Exception | None) -> None:
-        """Gives whoever still waits for it that error, or without one the answer."""
+        """Give the caller, if still waiting, the error, or without one the answer."""
         if self.answer.done():
             return
         if error is not None:
@@ -184,13 +184,13 @@ class Job(Ticket, Generic[Answer]):
             self.answer.set_result(cast("Answer", self.result))
 
     def _bring_forward(self, deadline: Deadline) -> None:
-        """Makes it fail at that deadline, if that is sooner, whatever it is doing then."""
+        """Fail at that deadline, if it is sooner, whatever the call is doing then."""
         if deadline.expires_at < self.deadline.expires_at:
             self.deadline = deadline
             self._loop.call_soon_threadsafe(self._expire_at, deadline.expires_at)
 
     def _expire_at(self, time_: float) -> None:
-        """Sets the alarm of a deadline; it ends with the call, as it holds the whole request."""
+        """Set the timer of a deadline; it ends with the call, as it holds the whole request."""
         alarm = self._loop.call_at(time_, self._expire)
         self.answer.add_done_callback(lambda _: alarm.cancel())
 
@@ -200,5 +200,5 @@ class Job(Ticket, Generic[Answer]):
 
     @property
     def rows(self) -> int:
-        """The first size of its inputs; 1 where they have none."""
+        """The first size of its inputs; 1 if they have none."""
         return max((a.shape[0] for a in self.inputs.values() if a.ndim), default=1)

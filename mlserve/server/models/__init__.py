@@ -1,8 +1,8 @@
-"""The models of a server: their versions on disk, loaded, followed, leased to requests.
+"""The models of a server: find, load, follow and unload their versions, and lease them to requests.
 
-- `models`: the models by name; what the rest of the server asks;
+- `models`: the models by name, as the rest of the server uses them;
 - `model`: the versions of one model, loaded and unloaded as its folders change;
-- `folders`: what the version folders hold;
-- `loading`: opens one version and runs it once; which failed ones are tried again;
+- `folders`: the contents of the version folders;
+- `loading`: opens a version and runs it once; decides which failed versions to retry;
 - `versions`: which versions to serve, and the state of each.
 """

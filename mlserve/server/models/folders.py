@@ -13,18 +13,18 @@ from mlserve.errors import NotFound, Unavailable
 from mlserve.store import VersionPolicy, present_versions
 
 Fingerprint = frozenset[tuple[str, int, int]]
-"""What a version folder holds: each path in it, its size, and the time of its last change."""
+"""The contents of a version folder: each path, its size, and its time of last change."""
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "model.onnx", MANIFEST_NAME)
-"""What a version folder holds: found in the base path itself, it was given one level too deep."""
+"""Files of a version folder; a base path that holds one itself was given one level too deep."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the base path holds at one moment.
+    """The contents of the base path at one moment.
 
-    `present` has the fingerprints of the versions that are followed, and None for the others.
-    `unfinished` are the versions that are not served for want of a manifest.
+    `present` maps each version to its fingerprint if it is followed, else to None. `unfinished` are
+    the versions that are not served because they lack a manifest.
     """
 
     present: Mapping[int, Fingerprint | None]
@@ -36,14 +36,14 @@ class Look:
         return tuple(version for version in self.present if version not in self.unfinished)
 
     def is_settled(self, version: int, before: Look) -> bool:
-        """Whether that version is as the look before found it, or was there and not followed."""
+        """Return whether the version is unchanged since `before`, or was there and not followed."""
         if version not in before.present:
             return False
         return before.present[version] in (None, self.present[version])
 
 
 class VersionFolders:
-    """The folders in the base path of one model, looked at again and again."""
+    """The folders in the base path of one model, polled repeatedly."""
 
     def __init__(self, model: str, base_path: Path) -> None:
         self.model = model
@@ -53,9 +53,9 @@ class VersionFolders:
         self._doubles: frozenset[int] = frozenset()
 
     def look(self, policy: VersionPolicy, loaded: Collection[int]) -> Look | None:
-        """What is there now; None when the base path cannot be read.
+        """Return what is there now; None when the base path cannot be read.
 
-        A version that is loaded is served on, also without a manifest.
+        A loaded version stays served, even without a manifest.
         """
         try:
             folders = folders_by_version(self.base_path)
@@ -74,11 +74,11 @@ class VersionFolders:
         return replace(look, present={**look.present, **prints})
 
     def folder(self, version: int) -> Path:
-        """The folder of that version."""
+        """Return the folder of that version."""
         return version_folder(self.base_path, version)
 
     def no_manifest(self, version: int) -> Unavailable:
-        """Why a version without a manifest is not served yet."""
+        """Return the error that explains why a version without a manifest is not served yet."""
         return Unavailable(
             f"{self.folder(version)} has no {MANIFEST_NAME} yet, and a version before it has one",
             hint="it is served once the whole version is copied; a model that mlserve did not "
@@ -86,7 +86,7 @@ class VersionFolders:
         )
 
     def _warn_of_doubles(self, folders: Mapping[int, Sequence[str]]) -> None:
-        """Says once which folder counts where several have the number of one version."""
+        """Warn once which folder is used when several have the number of one version."""
         doubles = {version: names for version, names in folders.items() if len(names) > 1}
         for version, (counts, *others) in doubles.items():
             if version not in self._doubles:
@@ -100,13 +100,13 @@ class VersionFolders:
 def unfinished_versions(
     base_path: Path, policy: VersionPolicy, present: Sequence[int]
 ) -> tuple[int, ...]:
-    """The versions that are not to be served for want of a manifest: see `without_manifest`."""
+    """Return the versions not served because they lack a manifest: see `without_manifest`."""
     named = set(policy.versions)
     return without_manifest(base_path, [v for v in present if not named or v in named])
 
 
 def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[tuple[int, ...], Sequence[int]]:
-    """The versions to load when the server starts, and all that there are.
+    """Return the versions to load when the server starts, and all that exist.
 
     Raises NotFound, with the fix as its hint, when there is none.
     """
@@ -130,7 +130,7 @@ def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[tuple[int, .
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """What changes when a file of the folder does."""
+    """Return a fingerprint that changes when a file of the folder does."""
     entries = set()
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -140,14 +140,14 @@ def fingerprint(folder: Path) -> Fingerprint:
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """The size and time of change of a file; of a link that leads nowhere, its own."""
+    """Return a file's size and time of change; those of the link itself if it is broken."""
     for look in (os.stat, os.lstat):
         try:
             status = look(path)
         except OSError:
             continue
         return status.st_size, status.st_mtime_ns
-    return -1, -1  # it was removed just now
+    return -1, -1  # it has just been removed
 
 
 def _no_version(base_path: Path) -> NotFound:

@@ -1,4 +1,4 @@
-"""Loads a version of a model: its files, its Runner, the first request, and what if that fails."""
+"""Load a version of a model: its files, Runner and first request, and retries if that fails."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ class LoadedVersion:
 
     @property
     def has_random_weights(self) -> bool:
-        """Whether its answers mean nothing."""
+        """Whether its weights are random, so that its answers mean nothing."""
         manifest = self.artifact.manifest
         return manifest is not None and manifest.has_random_weights
 
     @property
     def contract(self) -> str:
-        """What the model wants and gives and how that is known, a JSON object in ASCII.
+        """The model's inputs and outputs and how they are known, as a JSON object in ASCII.
 
         Empty for a model that mlserve did not export. Answers about the model carry it beside the
-        message, as neither protocol has a place for it.
+        message, as neither protocol has a field for it.
         """
         manifest = self.artifact.manifest
         if manifest is None:
@@ -76,25 +76,25 @@ class LoadedVersion:
         return json.dumps({"pipeline": manifest.pipeline.to_json(), "facts": facts})
 
     def lease(self) -> LoadedVersion:
-        """Itself, kept loaded until `release` is called."""
+        """Return itself, kept loaded until `release` is called."""
         self._leases += 1
         self._is_unused.clear()
         return self
 
     def release(self) -> None:
-        """Ends one lease."""
+        """End one lease."""
         self._leases -= 1
         if not self._leases:
             self._is_unused.set()
 
     async def close(self) -> None:
-        """Waits until nothing uses it, then closes the Runner. Called once, after the switch."""
+        """Wait until nothing uses it, then close the Runner. Called once, after the switch."""
         await self._is_unused.wait()
         await in_daemon_thread(self.runner.close)
 
 
 def open_version(source: ModelSpec, version: int) -> LoadedVersion:
-    """The version, loaded and warmed. Can take minutes, and raises nothing but MlserveError.
+    """Load and warm up a version. Can take minutes, and raises nothing but MlserveError.
 
     A version that fails its first request is closed. The error has no traceback and no cause, whose
     frames would keep the model in memory for as long as the error is shown.
@@ -114,7 +114,7 @@ def _open(source: ModelSpec, version: int) -> LoadedVersion:
         except BaseException:
             runner.close()
             raise
-    except UsageError as error:  # a manifest that cannot be read
+    except UsageError as error:  # the manifest cannot be read
         raise ModelLoadFailed(error.message, hint=error.hint) from error
     except MlserveError:
         raise
@@ -123,7 +123,7 @@ def _open(source: ModelSpec, version: int) -> LoadedVersion:
             f"the backend {source.backend.name!r} cannot be used: {reason_of(error)}",
             hint=source.backend.install_hint,
         ) from error
-    except BaseException as error:  # a panic in a runtime written in Rust is no Exception
+    except BaseException as error:  # a panic in a runtime written in Rust is not an Exception
         _log.exception("version %d of %s failed to load", version, source.model)
         raise ModelLoadFailed(
             f"version {version} failed to load: {reason_of(error)}",
@@ -133,10 +133,10 @@ def _open(source: ModelSpec, version: int) -> LoadedVersion:
 
 
 def warm_up(artifact: Artifact, runner: Runner) -> None:
-    """Runs the model once.
+    """Run the model once.
 
-    A model of ours answers an image with each of its signatures, or ModelLoadFailed is raised. Of
-    any other model the default signature is run on zeros: what it makes of them is logged only.
+    A model exported by mlserve must answer an image with each of its signatures, or ModelLoadFailed
+    is raised. Any other model has its default signature run on zeros, and a failure is only logged.
     """
     if artifact.manifest is None:
         _warm_foreign(runner)
@@ -176,7 +176,7 @@ def _filler(spec: TensorSpec, text: bytes) -> Array:
 
 @dataclass(slots=True)
 class _Failure:
-    """A version that failed to load: what its folder was like, and when to try again."""
+    """A version that failed to load: the state of its folder, and when to try again."""
 
     fingerprint: Fingerprint
     attempts: int
@@ -184,7 +184,7 @@ class _Failure:
 
 
 class FailedVersions:
-    """The versions that failed to load, and which of them are tried again."""
+    """The versions that failed to load, and when to retry them."""
 
     def __init__(self, retries: LoadRetries) -> None:
         self._retries = retries
@@ -195,19 +195,19 @@ class FailedVersions:
 
     @property
     def has_given_up(self) -> bool:
-        """Whether versions failed, and none of them is tried again."""
+        """Whether versions failed and none of them will be retried."""
         failures = self._failures.values()
         return bool(failures) and not any(map(self._is_tried_again, failures))
 
     def times(self) -> list[float]:
-        """When versions are tried again, on the monotonic clock."""
+        """Return when versions are retried, on the monotonic clock."""
         return [f.retry_at for f in self._failures.values() if self._is_tried_again(f)]
 
     def note(self, version: int, fingerprint: Fingerprint, error: MlserveError) -> None:
-        """Takes in that a version failed, its folder being like that."""
+        """Record that a version failed while its folder had this fingerprint."""
         before = self._failures.get(version)
         attempts = 1 if before is None or before.fingerprint != fingerprint else before.attempts + 1
-        if isinstance(error, PluginError):  # what is not installed does not come by itself
+        if isinstance(error, PluginError):  # a missing package will not install itself
             attempts = self._retries.times + 1
         retry_at = time.monotonic() + self._retries.seconds
         self._failures[version] = failure = _Failure(fingerprint, attempts, retry_at)
@@ -215,17 +215,17 @@ class FailedVersions:
             _log.info("version %d is tried again in %g s", version, self._retries.seconds)
 
     def is_due(self, version: int, fingerprint: Fingerprint) -> bool:
-        """Whether one that failed is tried again now: it is time to, or its folder has changed."""
+        """Return whether to retry a failed version now: it is time, or its folder has changed."""
         failure = self._failures[version]
         is_time = self._is_tried_again(failure) and failure.retry_at <= time.monotonic()
         return is_time or failure.fingerprint != fingerprint
 
     def forget(self, version: int) -> None:
-        """Forgets that it failed, as it was loaded."""
+        """Forget the failure of a version that was loaded."""
         self._failures.pop(version, None)
 
     def keep(self, versions: Collection[int]) -> None:
-        """Forgets all but those."""
+        """Forget all versions but these."""
         self._failures = {v: f for v, f in self._failures.items() if v in versions}
 
     def _is_tried_again(self, failure: _Failure) -> bool:

@@ -1,21 +1,21 @@
-"""The versions of one model: loads them, follows their folders, leases them to requests.
+"""The versions of one model: load them, follow their folders, lease them to requests.
 
 Version folders are followed by polling. As in TensorFlow Serving:
 
-- a new version is loaded and warmed while the old one serves; the switch is one assignment, and the
-  old one is unloaded when its last request has ended;
-- a version folder that appears, or changes, is loaded once two looks have found it the same: it may
-  be copied file by file. What is there when the server starts is loaded at once;
-- a version without a manifest does not come to be served while a lower one has a manifest: it is
-  not whole yet;
-- a version that fails to load goes to the state END with its error, the old one serves on, and it
-  is tried again as often as `LoadRetries` says, and then only when its folder has changed;
-- when the folder of a served version goes away, the next one that the policy wants is loaded first
-  (the one before it, if the policy is the latest); when no version folder is left, nothing is
+- a new version is loaded and warmed up while the old one serves; the switch is one assignment, and
+  the old one is unloaded when its last request has ended;
+- a version folder that appears or changes is loaded once two looks have found it the same, as it
+  may be copied file by file. What is there when the server starts is loaded at once;
+- a version without a manifest is considered incomplete, and is not loaded, while a lower one has a
+  manifest;
+- a version that fails to load goes to the state END with its error, and the old one serves on. It
+  is retried as often as `LoadRetries` says, and after that only when its folder has changed;
+- when the folder of a served version disappears, the next one that the policy selects is loaded
+  first (the one before it, if the policy is the latest); when no version folder is left, nothing is
   served;
-- a base path that cannot be read (a network share that is away) changes nothing;
-- loads follow one another, so that never more than two models of a switch are in memory: what comes
-  while a version loads is seen after it.
+- a base path that cannot be read (such as a network share that is down) changes nothing;
+- loads run one after another, so that a switch never holds more than two models in memory; changes
+  during a load are seen after it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from mlserve.threads import in_daemon_thread
 
 _log = logging.getLogger(__name__)
 
-_AWAY_SECONDS = 0.1  # between looks at a folder that cannot be read, however much is due
+_AWAY_SECONDS = 0.1  # minimum between looks at an unreadable folder, whatever is due
 REMIND_SECONDS = 60.0
-"""How often the log says again that a model has no version yet."""
+"""How often, in seconds, the log repeats that a model has no version yet."""
 
 
 class Model:
@@ -66,11 +66,11 @@ class Model:
         self._is_loading = False
         self.is_closed = False
         self.is_unloaded = False
-        """Whether its versions were unloaded by request, until they are loaded by request."""
+        """Whether its versions were unloaded by request and not loaded by request since."""
 
     @property
     def source(self) -> ModelSpec:
-        """What is served, as it was asked for last."""
+        """What is served, as last requested."""
         return self._source
 
     @property
@@ -85,12 +85,12 @@ class Model:
 
     @property
     def problem(self) -> MlserveError:
-        """Why no version is served, when none is."""
+        """The reason why no version is served."""
         errors = [status.error for status in self._statuses.values() if status.error is not None]
         return errors[-1] if errors else self._absence or self._not_served(None)
 
     async def find(self) -> None:
-        """Looks for the first versions, which are then in the state START.
+        """Find the first versions, which are then in the state START.
 
         Raises NotFound when there is none, unless the model awaits its versions.
         """
@@ -108,7 +108,7 @@ class Model:
             self._set(version, State.START)
 
     async def load(self) -> None:
-        """Loads the versions that `find` found, and returns when one is served.
+        """Load the versions that `find` found; return when one is served.
 
         Raises the last one's error when none of them can be loaded. `was_tried` is set after the
         first attempt.
@@ -129,7 +129,7 @@ class Model:
             await self._update()
 
     async def follow(self) -> None:
-        """Follows the version folders for ever, or returns at once when polling is off."""
+        """Follow the version folders forever; return at once when polling is off."""
         while not self.is_closed and (pause := self._pause()) is not None:
             await asyncio.sleep(pause)
             try:
@@ -140,17 +140,18 @@ class Model:
                 )
 
     async def change(self, source: ModelSpec) -> None:
-        """Serves the versions and knows the labels of `source`, which is the same model.
+        """Apply the versions and labels of `source`, which is the same model.
 
-        The versions are loaded as they are now: whoever asks for them has put them there.
+        The versions are loaded as they are now, since the request for them means that they are in
+        place.
         """
         self._source = source
         await self._update(trusts_what_is_there=True)
 
     async def load_now(self) -> None:
-        """Looks for versions now and loads those that are wanted, also after `unload`.
+        """Look for versions now and load those that are wanted, even after `unload`.
 
-        Raises the error of a version that cannot be loaded, and Unavailable where there is none.
+        Raises the error of a version that cannot be loaded, and Unavailable when there is none.
         """
         async with self._changing:
             self.is_unloaded = False
@@ -167,14 +168,14 @@ class Model:
             )
 
     async def unload(self) -> None:
-        """Unloads every version once nothing uses it; none is loaded until `load_now`."""
+        """Unload every version once nothing uses it; none is loaded until `load_now`."""
         async with self._changing:
             self.is_unloaded = True
             self._failed.keep(())
         await self._unload_all()
 
     async def close(self) -> None:
-        """Unloads every version once nothing uses it."""
+        """Unload every version once nothing uses it."""
         async with self._changing:
             self.is_closed = True
         await self._unload_all()
@@ -184,10 +185,10 @@ class Model:
             self._unload(version)
         self._on_change()
         if self._unloading:
-            await asyncio.wait(self._unloading)  # gather would cancel them where it is cancelled
+            await asyncio.wait(self._unloading)  # gather would cancel them when it is cancelled
 
     def lease(self, choice: VersionChoice) -> LoadedVersion:
-        """The version to answer a request with, to be released.
+        """Lease the version that answers a request; the caller releases it.
 
         Raises NotFound, Unavailable while it is loading, and InvalidInput for an unknown label.
         """
@@ -199,11 +200,11 @@ class Model:
         return loaded.lease()
 
     def knows(self, version: int) -> bool:
-        """Whether that version is served, or was or is to be."""
+        """Return whether that version is, was or will be served."""
         return version in self._statuses
 
     def statuses(self, choice: VersionChoice = None) -> list[VersionStatus]:
-        """The states of all versions, or of one, the newest first. Raises NotFound."""
+        """Return the states of all versions, or of one, newest first. Raises NotFound."""
         version = self._number(choice)
         newest_first = sorted(self._statuses.items(), reverse=True)
         statuses = [status for number, status in newest_first if version in (None, number)]
@@ -221,7 +222,7 @@ class Model:
         return self._source.labels[choice]
 
     def _pause(self) -> float | None:
-        """Seconds until the next look or attempt; None when there is none."""
+        """Return the seconds until the next look or attempt; None when there is none."""
         now, poll = time.monotonic(), self._source.poll_seconds
         pauses = [retry_at - now for retry_at in self._failed.times()]
         if poll > 0:
@@ -235,7 +236,7 @@ class Model:
                 await self._follow_once(trusts_what_is_there=trusts_what_is_there)
 
     async def _follow_once(self, *, trusts_what_is_there: bool) -> Look | None:
-        """Looks at the base path and serves what it finds; for a caller that holds `_changing`."""
+        """Look at the base path and serve what it holds; the caller holds `_changing`."""
         policy, loaded = self._source.policy, tuple(self._loaded)
         look = await in_daemon_thread(lambda: self._folders.look(policy, loaded))
         if look is None or self.is_closed:
@@ -248,7 +249,7 @@ class Model:
         return look
 
     def _show_waiting(self, look: Look) -> None:
-        """Says once of each version that is not loaded yet why it waits, and forgets the gone."""
+        """Log once per version why it is not loaded yet, and forget versions that are gone."""
         for version, status in list(self._statuses.items()):
             if status.state is State.START and version not in look.present:
                 self._set(version, State.END)
@@ -279,13 +280,13 @@ class Model:
                 self._unload(version)
 
     def _is_worth_loading(self, version: int, fingerprint: Fingerprint) -> bool:
-        """Whether a version is new, looks different now, or failed and is to be tried again."""
+        """Return whether a version is new, has changed, or failed and is due for a retry."""
         if version in self._failed:
             return self._failed.is_due(version, fingerprint)
         return self._loaded_as.get(version) != fingerprint
 
     async def _load(self, version: int, fingerprint: Fingerprint) -> None:
-        """Loads a version, also one that is served as its files were before they changed."""
+        """Load a version, or reload a served one whose files have changed."""
         _log.info("loading version %d of %s", version, self.name)
         old = self._loaded.get(version)
         if old is None:
@@ -312,7 +313,7 @@ class Model:
         except MlserveError:
             self._is_loading = False
             raise
-        self._is_loading = False  # but not where the wait for it was cancelled: it loads on
+        self._is_loading = False  # unless only the wait was cancelled: the thread goes on loading
         return loaded
 
     def _unload(self, version: int) -> None:

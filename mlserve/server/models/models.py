@@ -1,9 +1,9 @@
-"""The models of a server by name: leases their versions, and changes them while they are served.
+"""The models of a server by name: lease their versions, and change them without downtime.
 
     serve(models): new models are loaded, and changed ones too while the old ones serve on; then
-    those that are not named any more are unloaded, each after its last request.
+                   those that are no longer named are unloaded, each after its last request.
 
-A model that differs only in its policy or its labels keeps the versions that are loaded.
+A model that differs only in its policy or its labels keeps its loaded versions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlserve.store import VersionPolicy
 _log = logging.getLogger(__name__)
 
 _MOST_DEPARTED = 1000
-"""How many models that are not served any more are remembered."""
+"""How many models that are no longer served are remembered."""
 
 
 class Models:
@@ -49,15 +49,16 @@ class Models:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the models that are served, or are to be."""
+        """The names of the models that are served or about to be."""
         return tuple(sorted(self._models))
 
     @property
     def awaited(self) -> tuple[str, ...]:
-        """The models without which the server is not ready.
+        """The models that the server needs in order to be ready.
 
-        A model that was added while the server runs is one once it was available: until then the
-        others are served as before. One that was unloaded by request is none, unless all were.
+        A model added while the server runs counts only once it has been available, as the others
+        are served as before until then. A model unloaded by request does not count, unless all
+        were.
         """
         loaded = {name for name in self._awaited if not self._models[name].is_unloaded}
         return tuple(sorted(loaded or self._awaited))
@@ -74,7 +75,7 @@ class Models:
         return any(model.is_loading for model in everything)
 
     async def begin(self, sources: Sequence[ModelSpec]) -> None:
-        """Makes these the first models; `run` loads them.
+        """Set the first models; `run` loads them.
 
         Raises NotFound for one that has no version and does not await any.
         """
@@ -85,7 +86,7 @@ class Models:
         self._has_started = not sources
 
     async def run(self) -> NoReturn:
-        """Loads the first models and follows all that come.
+        """Load the first models and follow all models from then on.
 
         Raises the error of a first model when none of its versions can be loaded.
         """
@@ -99,42 +100,42 @@ class Models:
         raise AssertionError  # `_broken` only ever raises
 
     async def serve(self, sources: Sequence[ModelSpec]) -> None:
-        """Serves these models and no others, as soon as each new one could be loaded or not.
+        """Serve exactly these models; return once each new one is loaded or has failed.
 
         Raises ModelLoadFailed, once the others are served, naming the models that are not.
         """
         await asyncio.shield(self._start(self._serve(sources)))
 
     async def load(self, model: str) -> None:
-        """Looks for new versions of a model now, and loads it where it was unloaded.
+        """Look for new versions of a model now, and load it if it was unloaded.
 
-        Raises NotFound, and the error of a version that cannot be loaded. The work goes on where
-        nobody waits for it any more.
+        Raises NotFound, and the error of a version that cannot be loaded. The work goes on even if
+        the caller stops waiting.
         """
         load = self._find(model).load_now
         _log.info("loading %s, as a client asked", model)
         await asyncio.shield(self._start(load()))
 
     async def unload(self, model: str) -> None:
-        """Unloads the versions of a model, each after its last request; polls load none again.
+        """Unload the versions of a model, each after its last request; polling loads none again.
 
-        Raises NotFound. The work goes on where nobody waits for it any more.
+        Raises NotFound. The work goes on even if the caller stops waiting.
         """
         unload = self._find(model).unload
         _log.info("unloading %s, as a client asked", model)
         await asyncio.shield(self._start(unload()))
 
     async def close(self) -> None:
-        """Unloads everything once nothing uses it."""
+        """Unload everything once nothing uses it."""
         everything = (*self._models.values(), *self._successors.values(), *self._leaving)
         await asyncio.gather(*(model.close() for model in everything))
 
     def lease(self, model: str, version: VersionChoice) -> LoadedVersion:
-        """The version to answer a request with, to be released.
+        """Lease the version that answers a request; the caller releases it.
 
         Raises NotServed, Unavailable while it is loading, and InvalidInput for an unknown label.
-        Until the first models are there, a model that is none of them is Unavailable too: many
-        wait for a server by asking for a model that it cannot have until it says so.
+        Until the first models are there, an unknown model is Unavailable too: many clients wait for
+        a server by asking for a model that it does not have until it says so.
         """
         if model not in self._models and not self._has_started:
             raise Unavailable(
@@ -144,43 +145,43 @@ class Models:
         return self._find(model, version).lease(version)
 
     def latest_for_zero(self, model: str, version: VersionChoice) -> VersionChoice:
-        """The version; None, the latest, for a 0 that the model does not have.
+        """Return the version, or None (the latest) for a 0 that the model does not have.
 
-        The clients of OpenVINO Model Server speak TensorFlow Serving's API, and send version 0 for
-        the latest one. A version that is called 0 is served all the same.
+        Clients of OpenVINO Model Server use TensorFlow Serving's API and send version 0 for the
+        latest one. A version numbered 0 is still served.
         """
         if version == 0 and model in self._models and not self._models[model].knows(0):
             return None
         return version
 
     def statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
-        """The states of all versions of a model, or of one, the newest first. Raises NotFound."""
+        """Return the states of a model's versions, or of one, newest first. Raises NotFound."""
         return self._find(model).statuses(version)
 
     def known_statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
-        """The same, also of a model that was served once: its versions have come to their END."""
+        """Like `statuses`, but also for a model no longer served: its versions are at END."""
         if model not in self._models and model in self._departed:
             return self._departed[model].statuses(version)
         return self.statuses(model, version)
 
     def policy_of(self, model: str) -> VersionPolicy:
-        """Which versions of it are served. Raises NotFound."""
+        """Return which versions of the model are served. Raises NotFound."""
         return self._find(model).source.policy
 
     def is_unloaded(self, model: str) -> bool:
-        """Whether it was unloaded by request. Raises NotFound."""
+        """Return whether the model was unloaded by request. Raises NotFound."""
         return self._find(model).is_unloaded
 
     def backend_of(self, model: str) -> str:
-        """The name of the backend that serves it. Raises NotFound."""
+        """Return the name of the backend that serves it. Raises NotFound."""
         return self._find(model).backend
 
     def labels_of(self, model: str) -> Mapping[str, int]:
-        """The labels of its versions; none for a model that is not served."""
+        """Return the labels of its versions; none for a model that is not served."""
         return self._models[model].source.labels if model in self._models else {}
 
     def is_available(self, model: str, version: int) -> bool:
-        """Whether that version would be served."""
+        """Return whether that version would be served."""
         statuses = self._models[model].statuses() if model in self._models else []
         return any(s.version == version and s.state is State.AVAILABLE for s in statuses)
 
@@ -217,12 +218,12 @@ class Models:
             _require_ready([*started, *changed])
 
     def _keeps(self, source: ModelSpec) -> bool:
-        """Whether what is loaded, or loading as a successor, will do for that source."""
+        """Return whether the model loaded, or loading as a successor, fits that source."""
         now = self._models.get(source.model)
         return now is not None and source.differs_in_choice_only(now.source)
 
     def _add(self, source: ModelSpec) -> Model:
-        """A model that is loading now; it takes the place of the one of the same name."""
+        """Start loading a model; it replaces the one of the same name."""
         model = self._successors.get(source.model)
         if model is not None and model.source == source:
             return model
@@ -253,7 +254,7 @@ class Models:
         await model.follow()
 
     def _note_change(self) -> None:
-        """Puts what is ready into its place, then passes on that something has changed."""
+        """Put models that are ready in their places, then report the change."""
         for name, successor in list(self._successors.items()):
             if successor.is_ready and successor.was_tried.is_set():
                 self._leave(self._models[name])
@@ -263,7 +264,7 @@ class Models:
         self._on_change()
 
     def _depart(self, model: Model) -> None:
-        """Lets a model go that is not to be served any more; its statuses are still known."""
+        """Let go of a model that is no longer served; its statuses stay known."""
         self._departed.pop(model.name, None)
         self._departed[model.name] = model
         for name in list(self._departed)[:-_MOST_DEPARTED]:

@@ -1,4 +1,4 @@
-"""Which versions of a model to serve, which one a request asks for, and what state each is in."""
+"""Which versions of a model to serve, which one a request asks for, and the state of each."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class State(IntEnum):
 
 
 class NotServed(NotFound):
-    """No version of `model` is served, or not the `version` that was asked for (None: the latest).
+    """No version of `model` is served, or not the requested `version` (None: the latest).
 
-    The protocols say so in words of their own.
+    Each protocol words this in its own way.
     """
 
     def __init__(self, model: str, version: int | None, message: str, *, hint: str | None = None):
@@ -38,13 +38,13 @@ class NotServed(NotFound):
 
 
 def unknown_label(label: str, *, hint: str | None = None) -> InvalidInput:
-    """The error for a label that no version of the model has."""
+    """Return the error for a label that no version of the model has."""
     return InvalidInput(f"Unrecognized servable version label: {shortened(label)}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """The state of one version, with the error that it failed with, if it did."""
+    """The state of one version, with its error if it failed."""
 
     version: int
     state: State
@@ -53,7 +53,7 @@ class VersionStatus:
 
 @dataclass(frozen=True, slots=True)
 class LoadRetries:
-    """How often, and after how many seconds, a version that failed to load is tried again."""
+    """How often, and after how many seconds, to retry a version that failed to load."""
 
     times: int = 0
     seconds: float = 60.0
@@ -64,7 +64,7 @@ class ModelSpec:
     """What to serve: a model's name, its folder, the backend that loads it, and the policy.
 
     `poll_seconds` is the time between two looks at the folder; 0 never looks again. `labels` are
-    names of version numbers. A model that `awaits_versions` may have none when the server starts.
+    names for version numbers. A model that `awaits_versions` may have none when the server starts.
     """
 
     backend: Backend
@@ -78,5 +78,5 @@ class ModelSpec:
     awaits_versions: bool = False
 
     def differs_in_choice_only(self, other: ModelSpec) -> bool:
-        """Whether both are the same but for which versions are served, and their labels."""
+        """Return whether only the versions to serve and their labels may differ between the two."""
         return replace(self, policy=other.policy, labels=other.labels) == other

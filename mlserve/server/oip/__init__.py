@@ -1,7 +1,7 @@
 """The Open Inference Protocol over the engine, on gRPC and REST, with Triton's extensions.
 
-`grpc` and `rest` answer its methods. An inference is a `request`, whatever it was written in:
-`json_body` and `tensors` read it, `parameters` has what it says beside its tensors. `metadata`
-describes server and models; `extensions` has Triton's model configuration, statistics and model
+`grpc` and `rest` answer its methods. `request` is an inference in any encoding; `json_body` and
+`tensors` read it, and `parameters` holds what it says beside its tensors. `metadata` describes the
+server and its models; `extensions` has Triton's model configuration, statistics and model
 repository.
 """

@@ -1,6 +1,6 @@
 """Triton's extensions of the protocol: model configuration, statistics, model repository.
 
-What each answers is a message as JSON has it, with names and numbers as Triton writes them.
+Each answer is a message in its JSON form, with names and numbers as Triton writes them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mlserve.server.telemetry.statistics import Statistics, Total, VersionStatis
 from mlserve.settings import ServerSettings
 
 PATIENCE = 600.0
-"""Seconds that a call to load or unload has when it brings no deadline."""
+"""Seconds that a call to load or unload has if it brings no deadline."""
 _IGNORED = ("unload_dependents",)
-"""Parameters without a meaning here: no model depends on another."""
+"""Parameters without effect here, as no model depends on another."""
 _STATES = {
     State.START: "LOADING",
     State.LOADING: "LOADING",
@@ -36,7 +36,7 @@ _NONE = Total()
 
 
 class OipExtensions:
-    """The models of a server, described, counted, loaded and unloaded by Triton's extensions."""
+    """Describes, counts, loads and unloads the models of a server through Triton's extensions."""
 
     def __init__(
         self, engine: Engine, models: Models, statistics: Statistics, *, host: str
@@ -52,7 +52,7 @@ class OipExtensions:
         return self._engine.settings
 
     def config(self, model: str, version: int | None) -> dict[str, Any]:
-        """The configuration of a loaded version. Raises NotFound, Unavailable."""
+        """Return the configuration of a loaded version. Raises NotFound, Unavailable."""
         loaded = self._models.lease(model, version)
         try:
             signature = default_signature(loaded.runner.signatures)
@@ -63,9 +63,9 @@ class OipExtensions:
         return model_config(model, backend, platform_of(backend), policy, signature, settings)
 
     def statistics(self, model: str, version: int | None) -> list[dict[str, Any]]:
-        """The statistics of the versions that are served, of all models for the empty name.
+        """Return the statistics of served versions; of all models for an empty name.
 
-        Raises NotFound for a model or a version that is not there.
+        Raises NotFound for an unknown model or version.
         """
         if not model:
             return [item for name in self._models.names for item in self._counted(name)]
@@ -73,12 +73,12 @@ class OipExtensions:
         return [item for item in self._counted(model) if version in (None, int(item["version"]))]
 
     def index(self, *, only_ready: bool) -> list[dict[str, str]]:
-        """Each version of each model, with its state and why it is not ready."""
+        """Return each version of each model, with its state and why it is not ready."""
         entries = (entry for model in self._models.names for entry in self._entries(model))
         return [entry for entry in entries if entry["state"] == "READY" or not only_ready]
 
     async def load(self, model: str, deadline: Deadline) -> None:
-        """Looks for new versions of that model now; loads it where it was unloaded.
+        """Look for new versions of that model now; load it if it was unloaded.
 
         Raises NotFound, NotAllowed, the error of a version that cannot be loaded, and
         DeadlineExceeded, after which the load goes on.
@@ -86,7 +86,7 @@ class OipExtensions:
         await self._control(self._models.load, model, deadline, f"{model} is being loaded")
 
     async def unload(self, model: str, deadline: Deadline) -> None:
-        """Unloads all versions of that model, each after its last request.
+        """Unload all versions of that model, each after its last request.
 
         Raises NotFound, NotAllowed, and DeadlineExceeded, after which the unload goes on.
         """
@@ -94,7 +94,7 @@ class OipExtensions:
         await self._control(self._models.unload, model, deadline, doing)
 
     def require_control(self, *, is_from_browser: bool = False) -> None:
-        """Raises NotAllowed unless this caller may load and unload models."""
+        """Raise NotAllowed unless this caller may load and unload models."""
         require_control(self._engine.settings, self._host, is_from_browser=is_from_browser)
 
     async def _control(
@@ -127,7 +127,7 @@ class OipExtensions:
             yield _entry(model, str(status.version), status.state, _reason(status, is_unloaded))
 
     def _statuses(self, model: str) -> list[VersionStatus]:
-        """The states of its versions, the oldest first; none where there is no version yet."""
+        """Return the states of its versions, oldest first; none if it has no version yet."""
         try:
             return self._models.statuses(model)[::-1]
         except NotFound:
@@ -135,7 +135,7 @@ class OipExtensions:
 
 
 def require_unnamed(repository: str) -> None:
-    """Raises NotFound for a repository's name: a server has one, without a name."""
+    """Raise NotFound for a repository's name, as a server's only repository has none."""
     if repository:
         raise NotFound(
             f"there is no model repository {repository!r}: this server has one, without a name"
@@ -143,7 +143,7 @@ def require_unnamed(repository: str) -> None:
 
 
 def require_no_override(parameters: list[str]) -> None:
-    """Raises InvalidInput for a parameter that would bring another configuration or files."""
+    """Raise InvalidInput for a parameter that would replace the configuration or the files."""
     unknown = [name for name in parameters if name not in _IGNORED]
     if unknown:
         raise InvalidInput(

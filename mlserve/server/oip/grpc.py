@@ -83,13 +83,13 @@ INFERENCE_SERVICE = "inference.GRPCInferenceService"
 
 
 class OipGrpcExtensions:
-    """The methods of Triton's extensions; each takes a request's bytes, returns a response's."""
+    """The methods of Triton's extensions, each from request bytes to response bytes."""
 
     def __init__(self, extensions: OipExtensions) -> None:
         self._extensions = extensions
 
     def methods(self) -> dict[str, BytesMethod]:
-        """The methods by name."""
+        """Return the methods by name."""
         return {
             "ModelConfig": self.config,
             "ModelStatistics": self.statistics,
@@ -99,7 +99,7 @@ class OipGrpcExtensions:
         }
 
     async def config(self, data: bytes, context: Context) -> bytes:
-        """ModelConfig: how a loaded version is configured."""
+        """ModelConfig: the configuration of a loaded version."""
         request = await read_message(ModelConfigRequest, data, deadline_of(context, PATIENCE))
         config = self._extensions.config(request.name, version_of(request.version, request.name))
         return _written({"config": config}, ModelConfigResponse())
@@ -119,7 +119,7 @@ class OipGrpcExtensions:
         return _written({"models": entries}, RepositoryIndexResponse())
 
     async def load(self, data: bytes, context: Context) -> bytes:
-        """RepositoryModelLoad: looks for new versions, loads what was unloaded."""
+        """RepositoryModelLoad: look for new versions, load what was unloaded."""
         self._extensions.require_control()
         deadline = deadline_of(context, PATIENCE)
         request = await read_message(RepositoryModelLoadRequest, data, deadline)
@@ -129,7 +129,7 @@ class OipGrpcExtensions:
         return RepositoryModelLoadResponse().SerializeToString()
 
     async def unload(self, data: bytes, context: Context) -> bytes:
-        """RepositoryModelUnload: unloads every version of a model."""
+        """RepositoryModelUnload: unload every version of a model."""
         self._extensions.require_control()
         deadline = deadline_of(context, PATIENCE)
         request = await read_message(RepositoryModelUnloadRequest, data, deadline)
@@ -144,7 +144,7 @@ def _written(fields: dict[str, Any], message: Message) -> bytes:
 
 
 class OipGrpcService:
-    """The methods of the service; each takes a request's bytes and returns a response's."""
+    """The methods of the service, each from request bytes to response bytes."""
 
     def __init__(self, engine: Engine, models: Models, extensions: OipExtensions) -> None:
         self._engine = engine
@@ -152,7 +152,7 @@ class OipGrpcService:
         self._models = OipModels(engine, models)
 
     def services(self) -> tuple[Service]:
-        """What to add to the gRPC server."""
+        """Return the service to add to the gRPC server."""
         health: dict[str, BytesMethod] = {"ServerLive": self.live, "ServerReady": self.ready}
         methods: Methods = {
             Purpose.PREDICT: {"ModelInfer": self.infer},
@@ -166,7 +166,7 @@ class OipGrpcService:
         return (Service(INFERENCE_SERVICE, API, methods, tuple(health)),)
 
     async def live(self, data: bytes, context: Context) -> bytes:
-        """ServerLive: true, as there is an answer."""
+        """ServerLive: always true, as the server answers."""
         return ServerLiveResponse(live=True).SerializeToString()
 
     async def ready(self, data: bytes, context: Context) -> bytes:
@@ -175,7 +175,7 @@ class OipGrpcService:
         return ServerReadyResponse(ready=is_ready).SerializeToString()
 
     async def model_ready(self, data: bytes, context: Context) -> bytes:
-        """ModelReady: whether that model would be served now; one that is not there is not."""
+        """ModelReady: whether that model would be served now; false for an unknown model."""
         request = await self._read(ModelReadyRequest, data, context)
         try:
             version = version_of(request.version, request.name)
@@ -215,7 +215,7 @@ class OipGrpcService:
         ).SerializeToString()
 
     async def infer(self, data: bytes, context: Context) -> bytes:
-        """ModelInfer: runs a signature; the response has the outputs and the version that ran."""
+        """ModelInfer: run a signature; the response has the outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
         request = await read_message(ModelInferRequest, data, deadline)
         asked = read_request(request)
@@ -250,7 +250,7 @@ class OipGrpcService:
 
 
 def read_request(request: ModelInferRequest) -> InferRequest:
-    """What the message asks for, its tensors not read yet. Raises InvalidInput."""
+    """Parse the message without reading its tensors. Raises InvalidInput."""
     wanted = [
         WantedOutput.from_parameters(
             item.name, Parameters.from_messages(item.parameters, f"output '{item.name}'")
@@ -264,7 +264,7 @@ def read_request(request: ModelInferRequest) -> InferRequest:
 def write_response(
     loaded: LoadedVersion, asked: InferRequest, answers: Sequence[AnswerTensor], *, is_raw: bool
 ) -> ModelInferResponse:
-    """The message of that answer: raw, or typed where each output has a type's field."""
+    """Return the answer's message: raw, or typed if every output has a typed field."""
     response = ModelInferResponse(
         model_name=loaded.artifact.model, model_version=str(loaded.version), id=asked.id
     )

@@ -1,11 +1,12 @@
-"""REST bodies of the Open Inference Protocol: JSON, and tensors behind it where asked for.
+"""REST bodies of the Open Inference Protocol: JSON, optionally followed by binary tensors.
 
     {"inputs": [{"name", "shape", "datatype", "data"}, ...]}
     {"inputs": [{"name", "shape", "datatype", "parameters": {"binary_data_size": 8}}]}<8 bytes>
 
-The header Inference-Header-Content-Length is the length of the JSON where bytes follow it; 0 says
-that the body is the value of the model's only input and nothing else (Triton's binary tensor data
-extension). A body that is image files (`mlserve.server.codec.images`) is that without the header.
+The header Inference-Header-Content-Length is the length of the JSON if bytes follow it; 0 means
+that the body is nothing but the value of the model's only input (Triton's binary tensor data
+extension). A body of image files (`mlserve.server.codec.images`) is such a value without the
+header.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _INLINE_DIGITS = len(str(_INLINE_BYTES))
 
 
 def is_small(body: Content, headers: Headers) -> bool:
-    """Whether `read_request` is done at once: its JSON is short, and nothing is compressed."""
+    """Return whether `read_request` is quick: its JSON is short, and nothing is compressed."""
     if "content-encoding" in headers:
         return False
     length = headers.get(JSON_LENGTH, "")
@@ -65,7 +66,7 @@ def read_request(
     settings: ServerSettings,
     room: Room = UNBOUNDED,
 ) -> InferRequest:
-    """The request that a body holds, its tensors not read yet. Raises InvalidInput."""
+    """Parse a body without reading its tensors. Raises InvalidInput."""
     content = content_of(body, headers, settings.max_request_bytes, room)
     length = _json_length(content, headers)
     if length == 0:
@@ -90,7 +91,7 @@ def read_request(
 
 
 def _id_of(head: Mapping[str, Any]) -> str:
-    """The request's id, which the answer repeats: of the length that gRPC takes, and text."""
+    """Return the request's id, echoed in the answer: text, of a length that gRPC accepts."""
     value = head.get("id", "")
     if not isinstance(value, str):
         raise InvalidInput("'id' must be a string")
@@ -106,9 +107,9 @@ def _id_of(head: Mapping[str, Any]) -> str:
 def write_response(
     loaded: LoadedVersion, request: InferRequest, answers: Sequence[AnswerTensor]
 ) -> tuple[bytes, bytes | None]:
-    """The JSON of the response, and what follows it: None where no output is binary.
+    """Return the response's JSON, and the bytes after it: None when no output is binary.
 
-    Raises InvalidInput for an output that JSON has no form for.
+    Raises InvalidInput for an output without a JSON form.
     """
     binary = {
         output.name: output.is_binary for output in request.outputs if output.is_binary is not None
@@ -130,7 +131,7 @@ def write_response(
 
 
 def _json_length(content: Content, headers: Headers) -> int | None:
-    """The length of the JSON at the start of the body; None where the body is nothing else."""
+    """Return the length of the JSON at the start of the body; None if the body is all JSON."""
     length = headers.get(JSON_LENGTH)
     if length is None:
         return None
@@ -203,7 +204,7 @@ def _tensor(item: Mapping[str, Any], data: memoryview | None, room: Room) -> Sen
 
 
 def from_json(spec: TensorSpec, count: int, *, shape: tuple[int, ...], data: Any) -> Array:
-    """The `count` values of a list, flat or nested as the shape is, flat.
+    """Return the `count` values of a list, flat or nested as the shape is, as a flat array.
 
     Raises InvalidInput naming the input.
     """
@@ -226,9 +227,9 @@ def from_json(spec: TensorSpec, count: int, *, shape: tuple[int, ...], data: Any
 
 
 def to_json(spec: TensorSpec, value: Array) -> list[Any]:
-    """The values of the array as a flat list. Raises InvalidInput where JSON has no form for them.
+    """Return the array as a flat list. Raises InvalidInput for values without a JSON form.
 
-    NaN and the infinities are written as the bare words that TensorFlow Serving writes too.
+    NaN and the infinities are written as bare words, as in TensorFlow Serving.
     """
     if spec.dtype is DType.BYTES:
         return [_text(spec, item) for item in byte_strings(value)]
@@ -259,7 +260,7 @@ def _text(spec: TensorSpec, item: bytes) -> str:
 
 
 def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writer.Text:
-    """The JSON of one output; its bytes are added to `tail` where there is one."""
+    """Return the JSON of one output; its bytes are added to `tail` if there is one."""
     spec, value = answer.spec, answer.value
     described: dict[str, Any] = {
         "name": spec.name,

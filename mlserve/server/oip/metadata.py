@@ -1,7 +1,7 @@
-"""What the server and its models are, as the protocol and Triton's `config` describe them.
+"""Describe the server and its models, for the protocol and for Triton's `config`.
 
-The protocol knows one set of inputs and outputs for a model: that of the default signature. A
-client asks for the metadata of another signature by its name, and gets all names beside it.
+The protocol has one set of inputs and outputs for a model: that of the default signature. A client
+can ask for the metadata of another signature by name, and gets the names of all beside it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class TensorMetadata:
-    """One input or output; -1 is a size that is not fixed, and alone stands for any shape."""
+    """One input or output; a size of -1 is not fixed, and [-1] alone stands for any shape."""
 
     name: str
     datatype: str
@@ -48,13 +48,13 @@ class TensorMetadata:
 
     @classmethod
     def from_specs(cls, specs: Iterable[TensorSpec]) -> tuple[TensorMetadata, ...]:
-        """The metadata of these tensors. Raises InvalidInput for a type without a name."""
+        """Return the metadata of these tensors. Raises InvalidInput for a type without a name."""
         return tuple(cls(spec.name, datatype_of(spec), _shape(spec)) for spec in specs)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """A model: the versions that can be asked for, and one of its signatures out of all names.
+    """A model: its available versions, one of its signatures, and the names of all.
 
     `platform` is `mlserve_` and the name of the backend, after the protocol's `<project>_<format>`.
     `contract` is that of `LoadedVersion`.
@@ -71,21 +71,21 @@ class ModelDescription:
 
 
 class OipModels:
-    """The models of a server, seen through the protocol."""
+    """The models of a server, in the protocol's terms."""
 
     def __init__(self, engine: Engine, models: Models) -> None:
         self._engine = engine
         self._models = models
 
     def why_server_not_ready(self) -> MlserveError | None:
-        """The reason why a request would not be served now; None when it would be."""
+        """Return why a request would not be served now; None if it would be."""
         if self._engine.is_draining:
             return _shutting_down()
         reasons = (self.why_not_ready(model, None) for model in self._models.awaited)
         return next((reason for reason in reasons if reason is not None), None)
 
     def why_not_ready(self, model: str, version: int | None) -> MlserveError | None:
-        """The reason why that model would not be served now; None when it would be.
+        """Return why that model would not be served now; None if it would be.
 
         Raises NotFound for a model or a version that the server does not know.
         """
@@ -103,18 +103,18 @@ class OipModels:
         return None
 
     def limits(self) -> dict[str, Any]:
-        """What the server takes, and the deadline of a request that brings none."""
+        """Return the server's limits, and the default deadline of a request."""
         return limits_of(self._engine.settings, self._engine.max_queue)
 
     def load(self) -> dict[str, int]:
-        """How many calls run and wait now."""
+        """Return how many calls are running and waiting."""
         return {"running": self._engine.running, "waiting": self._engine.waiting}
 
     def metadata(self, model: str, version: int | None, signature: str) -> ModelDescription:
-        """The metadata of a loaded version; the empty signature is the default one.
+        """Return the metadata of a loaded version; the empty signature is the default one.
 
-        Raises NotFound, Unavailable while it is loading, and InvalidInput for a signature that the
-        protocol has no types for.
+        Raises NotFound, Unavailable while it is loading, and InvalidInput for a signature whose
+        types the protocol does not have.
         """
         loaded = self._models.lease(model, version)
         try:
@@ -141,12 +141,12 @@ class OipModels:
 
 
 def platform_of(backend: str) -> str:
-    """The platform of that backend's models, after the protocol's `<project>_<format>`."""
+    """Return the platform of that backend's models, after the protocol's `<project>_<format>`."""
     return f"{SERVER_NAME}_{backend}"
 
 
 def version_of(text: str, model: str) -> int | None:
-    """The version number asked for; None, the latest, for the empty string. Raises NotFound."""
+    """Return the requested version number; None, the latest, for empty text. Raises NotFound."""
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(2**63))):
@@ -176,12 +176,12 @@ def model_config(
     signature: Signature,
     settings: ServerSettings,
 ) -> dict[str, Any]:
-    """The message ModelConfig as JSON has it, of that signature of a model.
+    """Return the ModelConfig message, in its JSON form, for that signature of a model.
 
-    What mlserve has no word for is left out: instance groups, optimisations.
+    Fields without a counterpart in mlserve are left out: instance groups, optimisations.
 
-    `max_batch_size` is what one request may have, and 0 for a signature without a batch dimension;
-    above 0 the `dims` are without that dimension. Raises InvalidInput for a type without a name.
+    `max_batch_size` is the limit of one request, and 0 for a signature without a batch dimension;
+    above 0, `dims` leave that dimension out. Raises InvalidInput for a type without a name.
     """
     has_batches = is_batchable(signature)
     config: dict[str, Any] = {

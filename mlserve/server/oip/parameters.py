@@ -4,7 +4,7 @@
 - of an input: `binary_data_size`
 - of a requested output: `classification`, `binary_data`
 
-Any other means nothing here, and is passed over.
+All others are ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Parameters:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Parameters:
-        """The parameters of a JSON request. Raises InvalidInput naming `where` they stand."""
+        """Read the parameters of a JSON request. Raises InvalidInput that says `where`."""
         if value is None:
             return cls()
         if not isinstance(value, dict):
@@ -36,27 +36,27 @@ class Parameters:
 
     @classmethod
     def from_messages(cls, messages: Mapping[str, InferParameter], where: str) -> Parameters:
-        """The parameters of a gRPC request, but for those without a value. Raises InvalidInput."""
+        """Read the parameters of a gRPC request, except unset ones. Raises InvalidInput."""
         kinds = {name: item.WhichOneof("parameter_choice") for name, item in messages.items()}
         values = {name: getattr(messages[name], kind) for name, kind in kinds.items() if kind}
         return cls(_without_shared_memory(values, where))
 
     def text(self, name: str) -> str:
-        """A string parameter; empty when it is not given. Raises InvalidInput."""
+        """Return a string parameter; empty if it is not given. Raises InvalidInput."""
         value = self.values.get(name, "")
         if not isinstance(value, str):
             raise _wrong(name, "a string", value)
         return value
 
     def flag(self, name: str) -> bool | None:
-        """A boolean parameter; None when it is not given. Raises InvalidInput."""
+        """Return a boolean parameter; None if it is not given. Raises InvalidInput."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, bool):
             raise _wrong(name, "a boolean", value)
         return value
 
     def count(self, name: str) -> int | None:
-        """A parameter that is an integer of at least 0; None when it is not given.
+        """Return an integer parameter of at least 0; None if it is not given.
 
         Raises InvalidInput.
         """

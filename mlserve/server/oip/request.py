@@ -1,8 +1,8 @@
-"""An inference of the Open Inference Protocol, whatever it was written in: JSON, binary or gRPC.
+"""An inference of the Open Inference Protocol, independent of its encoding: JSON, binary or gRPC.
 
 The protocol has no signatures: a request runs the default one, or the one that its parameter
-`signature` names. An output with the parameter `classification` is not the tensor itself but its
-k best classes, strings of the form `score:index:label` (Triton's classification extension).
+`signature` names. An output with the parameter `classification` is not the tensor itself but its k
+best classes, as strings of the form `score:index:label` (Triton's classification extension).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _MAX_SIZE = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class SentTensor:
-    """One input as it was sent. `read` gives its values, flat, in the dtype of the spec.
+    """One input as it was sent. `read` returns its values, flat, in the dtype of the spec.
 
-    `read` is called when name, datatype and shape have been found to fit, and raises InvalidInput
-    when it does not hold exactly as many values as the shape asks for.
+    `read` is called once name, datatype and shape have been found to fit, and raises InvalidInput
+    unless it holds exactly as many values as the shape needs.
     """
 
     name: str
@@ -60,7 +60,7 @@ class SentTensor:
 
 @dataclass(frozen=True, slots=True)
 class WantedOutput:
-    """One output that was asked for; `classes` of at least 1 asks for that many best classes."""
+    """One requested output; `classes` of at least 1 asks for that many best classes."""
 
     name: str
     classes: int
@@ -68,14 +68,14 @@ class WantedOutput:
 
     @classmethod
     def from_parameters(cls, name: str, parameters: Parameters) -> WantedOutput:
-        """The output of that name, with what its parameters ask for. Raises InvalidInput."""
+        """Return the output of that name, with its parameters applied. Raises InvalidInput."""
         classes = parameters.count("classification") or 0
         return cls(name, classes, parameters.flag("binary_data"))
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerTensor:
-    """One output of the answer: the spec has its name and its type."""
+    """One output of the answer; the spec has its name and its type."""
 
     spec: TensorSpec
     value: Array
@@ -83,11 +83,11 @@ class AnswerTensor:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What is asked for. No `outputs` are all outputs.
+    """An inference request. Without `outputs`, all are returned.
 
-    `is_binary` says how to answer the outputs that do not say it themselves, over REST. `raw_body`
-    is the value of the only input, of a request that is nothing else; `files` are image files for
-    the only input, of a request that is nothing else.
+    `is_binary` is the REST default for outputs that do not choose a form themselves. A request that
+    is nothing but the value of its only input has it in `raw_body`, or in `files` if it is image
+    files.
     """
 
     id: str
@@ -99,9 +99,9 @@ class InferRequest:
     files: Sequence[bytes] = ()
 
     def sooner(self, deadline: Deadline) -> Deadline:
-        """The deadline, or that of the parameter `timeout` (microseconds) where it is sooner.
+        """Return the deadline, or that of the parameter `timeout` (microseconds) if sooner.
 
-        It runs from the request's arrival; 0 is no timeout, as for Triton. Raises InvalidInput.
+        The timeout runs from the request's arrival; 0 is none, as in Triton. Raises InvalidInput.
         """
         microseconds = self.parameters.count("timeout")
         if not microseconds or microseconds >= deadline.timeout * _MICROSECONDS:
@@ -110,7 +110,7 @@ class InferRequest:
         return Deadline(deadline.expires_at - deadline.timeout + timeout, timeout)
 
     def hints(self) -> tuple[str, int]:
-        """The signature that it names and its rows, as far as that is seen before `decode`."""
+        """Return the request's signature and rows, as far as they are known before `decode`."""
         name = self.parameters.text("signature")
         rows = max((sent.shape[0] for sent in self.inputs if sent.shape), default=1)
         rows = max(rows, len(self.files))
@@ -119,7 +119,7 @@ class InferRequest:
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings
     ) -> tuple[Signature, Tensors]:
-        """The signature to run and its inputs. Raises NotFound, InvalidInput."""
+        """Return the signature to run and its inputs. Raises NotFound, InvalidInput."""
         name = self.parameters.text("signature")
         signature = choose_signature(signatures, name, self.outputs)
         sent = self.inputs
@@ -131,7 +131,7 @@ class InferRequest:
 
 
 def default_signature(signatures: Mapping[str, Signature]) -> Signature:
-    """The signature of a request that names none: `serving_default`, or the only one there is.
+    """Return the signature of a request that names none: `serving_default`, or the only one.
 
     Raises NotFound.
     """
@@ -143,9 +143,9 @@ def default_signature(signatures: Mapping[str, Signature]) -> Signature:
 def choose_signature(
     signatures: Mapping[str, Signature], name: str, wanted: Sequence[WantedOutput]
 ) -> Signature:
-    """The signature to run for these outputs; for classifications, the one that has the scores.
+    """Return the signature to run for these outputs; for classifications, one with the scores.
 
-    Raises NotFound, and InvalidInput for an output that it does not have or has been asked twice.
+    Raises NotFound, and InvalidInput for an output that it lacks or that is asked for twice.
     """
     asked = find_signature(signatures, name) if name else default_signature(signatures)
     runs = asked
@@ -171,7 +171,7 @@ def read_inputs(
     sent: Sequence[SentTensor],
     settings: ServerSettings,
 ) -> Tensors:
-    """The arrays of the request, checked against the signature and the server's limits.
+    """Return the arrays of the request, checked against the signature and the server's limits.
 
     Raises InvalidInput.
     """
@@ -189,10 +189,10 @@ def read_inputs(
 def write_outputs(
     signature: Signature, outputs: Tensors, wanted: Sequence[WantedOutput]
 ) -> list[AnswerTensor]:
-    """The outputs that were asked for, in that order; all of them when none was named.
+    """Return the requested outputs, in that order; all of them if none was named.
 
-    Raises InvalidInput for more classes than the model gives, and InferenceFailed for classes
-    whose scores are NaN.
+    Raises InvalidInput for more classes than the model gives, and InferenceFailed for classes whose
+    scores are NaN.
     """
     specs = {spec.name: spec for spec in signature.outputs}
     if not wanted:
@@ -206,7 +206,7 @@ def write_outputs(
 
 
 def datatype_of(spec: TensorSpec) -> str:
-    """The protocol's name of the tensor's type. Raises InvalidInput where it has none."""
+    """Return the protocol's name of the tensor's type. Raises InvalidInput if it has none."""
     if spec.dtype.oip_name is None:
         raise InvalidInput(
             f"'{spec.name}' is {spec.dtype.label}, which the Open Inference Protocol has no type "
@@ -217,7 +217,7 @@ def datatype_of(spec: TensorSpec) -> str:
 
 
 def _raw_input(signature: Signature, body: bytes | bytearray) -> SentTensor:
-    """The only input of the signature; BYTES is one string without its length."""
+    """Read the body as the only input of the signature; BYTES is one string without its length."""
     if len(signature.required) != 1:
         raise InvalidInput(
             f"signature '{signature.name}' has {len(signature.required)} inputs; a raw binary "
@@ -236,7 +236,7 @@ def _raw_input(signature: Signature, body: bytes | bytearray) -> SentTensor:
 
 
 def _shape_of(spec: TensorSpec, count: int) -> tuple[int, ...]:
-    """The shape of that many values, of which at most one size is not in the spec."""
+    """Return the shape of that many values; at most one size may be missing in the spec."""
     sizes = (None,) if spec.shape is None else spec.shape
     fixed = math.prod(size for size in sizes if size is not None)
     if sizes.count(None) > 1:
@@ -261,14 +261,14 @@ def _read(spec: TensorSpec, sent: SentTensor, max_batch_length: int) -> Array:
     flat = sent.read(spec, math.prod(sent.shape))
     try:
         return flat.reshape(shape)
-    except ValueError as error:  # sizes beside a zero that overflow
+    except ValueError as error:  # sizes that overflow beside a zero
         raise InvalidInput(f"input '{spec.name}' has an impossible shape: {error}") from error
 
 
 def _without_trailing_ones(spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape, in the rank of the spec where only ones at its end are too many.
+    """Drop the sizes beyond the rank of the spec if all of them are 1.
 
-    Clients of Triton send N strings as [N,1]: its models have no input without a second size.
+    Triton's clients send N strings as [N,1], as its models have no input without a second size.
     """
     if spec.dtype is not DType.BYTES or spec.shape is None:
         return shape
@@ -277,7 +277,7 @@ def _without_trailing_ones(spec: TensorSpec, shape: tuple[int, ...]) -> tuple[in
 
 
 def _check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
-    """Raises InvalidInput; a row [1,N] of strings may be one value or N, so it is not guessed."""
+    """Raise InvalidInput; a row [1,N] of strings could be one value or N, so it is not guessed."""
     try:
         check_shape(spec, shape)
     except InvalidInput as error:
@@ -287,7 +287,7 @@ def _check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
 
 
 def _classifying(signatures: Mapping[str, Signature], asked: Signature, classes: int) -> Signature:
-    """A signature with scores, indices and labels of the same inputs.
+    """Return a signature with scores, indices and labels for the same inputs.
 
     It is the first that gives so many classes, or the one that gives most.
     """
@@ -308,13 +308,13 @@ def _classifying(signatures: Mapping[str, Signature], asked: Signature, classes:
 
 
 def _classes_of(signature: Signature) -> float:
-    """How many classes the signature gives; infinity where it does not say."""
+    """Return how many classes the signature gives; infinity if unknown."""
     shape = next(spec.shape for spec in signature.outputs if spec.name == "scores")
     return math.inf if not shape or shape[-1] is None else shape[-1]
 
 
 def _classes(outputs: Tensors, classes: int) -> Array:
-    """bytes[N, classes]: `score:index:label`, the best first."""
+    """Return bytes[N, classes]: `score:index:label`, best first."""
     scores, indices, labels = (outputs[name] for name in _CLASSIFICATION)
     rows, given = scores.shape
     if classes > given:
@@ -326,7 +326,7 @@ def _classes(outputs: Tensors, classes: int) -> Array:
     _require_numbers(scores)
     texts = np.empty((rows, classes), dtype=object)
     for place in np.ndindex(texts.shape):
-        # The shortest decimal that is the same float32: Triton cuts after six decimals.
+        # The shortest decimal that gives the same float32; Triton cuts after six decimals.
         score_and_index = f"{scores[place]}:{indices[place]}:"
         label: Any = labels[place]
         texts[place] = score_and_index.encode() + label
@@ -334,7 +334,7 @@ def _classes(outputs: Tensors, classes: int) -> Array:
 
 
 def _require_numbers(scores: Array) -> None:
-    """Raises InferenceFailed, naming the first row with a score that is NaN: it ranks nothing."""
+    """Raise InferenceFailed naming the first row with a NaN score, which cannot be ranked."""
     is_nan = np.isnan(scores)
     if is_nan.any():
         row = int(is_nan.any(axis=1).argmax())

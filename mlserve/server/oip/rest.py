@@ -74,7 +74,7 @@ _REPOSITORY = re.compile(
     r"/(?:index|models/(?P<model>[^/]+)/(?P<verb>load|unload))/?"
 )
 _MOST_BYTES = 64 * 2**10
-"""The largest body of a request about the repository; it holds a few words."""
+"""The largest body of a request about the repository, which holds a few words."""
 
 
 class OipRestService:
@@ -86,7 +86,7 @@ class OipRestService:
         self._inference = RestInference(engine, models, memory)
 
     def match(self, path: str) -> Endpoint | None:
-        """What serves a path under `/v2`; None for any other."""
+        """Return the endpoint for a path under `/v2`; None for any other."""
         if match := _SERVER.fullmatch(path):
             if match["health"]:
                 respond = partial(self._health, match["health"])
@@ -129,7 +129,7 @@ class OipRestService:
 
     def _metadata(self, model: str, version: int | None, signature: str) -> Response:
         described = asdict(self._models.metadata(model, version, signature))
-        # The protocol has no place for signatures: they stand among its free parameters.
+        # The protocol has no field for signatures, so they go into its free parameters.
         parameters = {name: described.pop(name) for name in ("signature", "signatures")}
         headers = contract_headers(described.pop("contract"))
         return _json({**described, "parameters": parameters | self._models.limits()}, headers)
@@ -147,7 +147,7 @@ class OipRestService:
 
 
 class _Inference:
-    """A request for an inference. One of long JSON is read on the worker, once admitted."""
+    """An inference request. Long JSON is read on the worker, once admitted."""
 
     def __init__(self, body: Body, headers: Headers, settings: ServerSettings) -> None:
         self._body = body
@@ -190,17 +190,17 @@ def _json(data: dict[str, Any], headers: dict[str, str] | None = None) -> Respon
 
 
 class OipRestExtensions:
-    """Triton's extensions; asked before `OipRestService`, whose paths look like theirs."""
+    """Triton's extensions, matched before `OipRestService`, whose paths look like theirs."""
 
     def __init__(self, extensions: OipExtensions, memory: BodyMemory) -> None:
         self._extensions = extensions
         self._memory = memory
 
     def match(self, path: str) -> Endpoint | None:
-        """What serves the path of one of the extensions; None for any other path."""
+        """Return the endpoint for a path of the extensions; None for any other."""
         if match := _ABOUT.fullmatch(path):
             if match["what"] == "config" and match["model"] is None:
-                return None  # the metadata of a model that is called so
+                return None  # the metadata of a model of that name
             return Endpoint(API, Purpose.METADATA, partial(self._about, match))
         if match := _REPOSITORY.fullmatch(path):
             return Endpoint(API, Purpose.OTHER, partial(self._repository, match))
@@ -235,7 +235,7 @@ class OipRestExtensions:
 
 
 def _object(body: Content, max_depth: int) -> dict[str, Any]:
-    """The JSON object of a body; an empty body is an empty one. Raises InvalidInput."""
+    """Return the JSON object of a body; an empty one for an empty body. Raises InvalidInput."""
     text = text_of(body)
     return parse_body(text, max_depth=max_depth, ignores_rest=False) if text.strip() else {}
 

@@ -1,7 +1,8 @@
-"""Tensors of the Open Inference Protocol to numpy and back: raw bytes, and gRPC's typed contents.
+"""Convert Open Inference Protocol tensors to numpy and back: raw bytes and typed contents.
 
 Raw bytes, of the binary tensor extension and of gRPC, are little-endian and row-major, without
-padding. A BOOL is one byte, 0 or 1; an element of BYTES is its length as a uint32 and then itself.
+padding. A BOOL is one byte, 0 or 1; a BYTES element is its length as a uint32, then its bytes.
+Typed contents are gRPC's.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from mlserve.wire.tensors import LENGTH, OIP_FIELDS, CutOff, pack_string, unpack
 
 Data = bytes | bytearray | memoryview
 _STRING = 48
-"""Bytes that a string takes beside its characters, in an array."""
+"""Bytes that a string in an array takes beside its characters."""
 _AT_ONCE = 4096
-"""Strings that are read before it is asked whether there is time for more."""
+"""Strings to read between two checks of the deadline."""
 RAW_ONLY = (DType.FLOAT16, DType.BFLOAT16)
-"""The types without typed contents, and without a form in JSON: raw bytes are the only way."""
+"""Types without typed contents or a JSON form, which can only be sent as raw bytes."""
 _NARROWED = ("int_contents", "uint_contents")
 
 
 def from_bytes(spec: TensorSpec, count: int, data: Data, room: Room = UNBOUNDED) -> Array:
-    """The `count` values that the bytes hold, flat; they may share the bytes, and be read-only.
+    """Return the bytes as `count` values, flat; the array may share them and be read-only.
 
-    Raises InvalidInput naming the input when they hold more or fewer.
+    Raises InvalidInput naming the input if they hold more or fewer.
     """
     if spec.dtype is DType.BYTES:
         return _strings(spec, count, data, room)
@@ -48,7 +49,7 @@ def from_bytes(spec: TensorSpec, count: int, data: Data, room: Room = UNBOUNDED)
 
 
 def to_bytes(spec: TensorSpec, value: Array) -> bytes:
-    """The values of the array as bytes."""
+    """Return the values of the array as bytes."""
     if spec.dtype is DType.BYTES:
         return b"".join(pack_string(item) for item in byte_strings(value))
     dtype = NUMPY[spec.dtype]
@@ -56,7 +57,7 @@ def to_bytes(spec: TensorSpec, value: Array) -> bytes:
 
 
 def byte_strings(value: Array) -> list[bytes]:
-    """The elements of a BYTES array, flat; text is written as UTF-8."""
+    """Return the elements of a BYTES array, flat; text is encoded as UTF-8."""
     flat = value.reshape(-1).tolist()
     return [item if isinstance(item, bytes) else str(item).encode() for item in flat]
 
@@ -99,9 +100,9 @@ def _cut(spec: TensorSpec, start: int, expected: str) -> InvalidInput:
 
 
 def from_contents(spec: TensorSpec, count: int, contents: InferTensorContents) -> Array:
-    """The `count` values in the field of the spec's dtype, flat.
+    """Return the `count` values in the field of the spec's dtype, flat.
 
-    Raises InvalidInput naming the input when there are more or fewer, or values elsewhere.
+    Raises InvalidInput naming the input if there are more or fewer, or values elsewhere.
     """
     if spec.dtype in RAW_ONLY:
         raise InvalidInput(
@@ -123,7 +124,7 @@ def from_contents(spec: TensorSpec, count: int, contents: InferTensorContents) -
 
 
 def to_contents(spec: TensorSpec, value: Array) -> InferTensorContents:
-    """The values of the array in the field of the spec's dtype, which is not one of RAW_ONLY."""
+    """Return the array in the field of the spec's dtype, which is not one of RAW_ONLY."""
     values: Any
     values = byte_strings(value) if spec.dtype is DType.BYTES else value.reshape(-1).tolist()
     return InferTensorContents(**{OIP_FIELDS[spec.dtype]: values})
@@ -132,7 +133,7 @@ def to_contents(spec: TensorSpec, value: Array) -> InferTensorContents:
 def _parse(spec: TensorSpec, field: str, contents: InferTensorContents) -> Array:
     if spec.dtype is DType.BYTES:
         strings = getattr(contents, field)
-        return np.array([*strings, None], dtype=object)[:-1]  # never an array of the strings' bytes
+        return np.array([*strings, None], dtype=object)[:-1]  # never an array of single bytes
     dtype = NUMPY[spec.dtype]
     if field in _NARROWED:
         return narrow(spec.name, numbers(contents, field, np.dtype(np.int64)), dtype)

@@ -1,11 +1,11 @@
-"""The log of the process: how a line looks, which lines are held back, and who writes them.
+"""The log of the process: the format of a line, the limits on repeated lines, and the writer.
 
 A record is a line of words, or one JSON object a line. It may carry `fields`, a dict of plain
-values; one that is logged while a request is served carries the request's ids without being asked.
+values; a record logged while a request is served carries the request's ids automatically.
 
-Nothing that serves a request ever waits for the log. A reader that does not read, a full disk and a
-pipe that nobody holds any more cost lines, which are counted, and never a request; the next line
-that can be written says how many were lost. Lines that repeat are counted too: see `Repeats`.
+Serving a request never waits for the log. A stalled reader, a full disk or a broken pipe costs
+lines, which are counted, and never a request; the next line that can be written says how many were
+lost. Repeated lines are counted too: see `Repeats`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from mlserve.settings import LogFormat
 REQUEST_LOGGER = "mlserve.request"
 """The logger of the lines about requests."""
 WINDOW = 10.0
-"""Seconds in which lines that are alike are held together."""
+"""Seconds in which lines that are alike are counted together."""
 LINES_ALIKE = 10
 """How many lines with the same words are written in a window."""
 LINES_OF_A_PLACE = 100
-"""How many lines of one place in the code are written in a window, whatever their words."""
+"""How many lines from one place in the code are written in a window, whatever their words."""
 MOST_LINES = 10_000
-"""How many lines wait for the writer before the next ones are lost."""
+"""How many lines wait for the writer before further ones are lost."""
 _LAST_WORDS = 1.0
-"""Seconds that the end of the process waits for the lines that are left."""
+"""Seconds that the exiting process waits for the remaining lines."""
 _LONGEST = 8000
-"""Characters of a message; whatever got into it, a line is no longer."""
+"""Characters after which a message is cut."""
 _MOST_COMPARED = 200
 """Characters of a line that are compared with those of others."""
 _BARE = re.compile(r"[!-<>-~]+")
@@ -49,8 +49,8 @@ _BARE = re.compile(r"[!-<>-~]+")
 class TextFormatter(logging.Formatter):
     """`<UTC time> <level> <message> name=value ...`; a traceback follows on lines of its own.
 
-    A message is one line, in which nobody else's text can look like another one, or is obeyed by a
-    terminal. A field that is a dict is left out: the message says the same in words.
+    A message is one line, so that a client's text can neither pass for another line nor control a
+    terminal. A field that is a dict is left out, as the message says the same in words.
     """
 
     converter = staticmethod(time.gmtime)
@@ -59,14 +59,14 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The line itself."""
+        """Return the line without its traceback."""
         record.message = _cut(record.message)
         fields = fields_of(record).items()
         words = [f"{name}={_word(value)}" for name, value in fields if not isinstance(value, dict)]
         return " ".join([escaped(super().formatMessage(record)), *words])
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        """The traceback, which has lines and nothing else that a terminal would obey."""
+        """Return the traceback: line breaks, but nothing else that controls a terminal."""
         return escaped(super().formatException(ei), "\n")
 
 
@@ -74,7 +74,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object: ts, level, logger, message, the record's fields, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The object, on one line and in ASCII."""
+        """Return the object, on one line and in ASCII."""
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         data: dict[str, Any] = {
             "ts": f"{seconds}.{int(record.msecs):03d}Z",
@@ -91,12 +91,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def formatter_of(log_format: LogFormat) -> logging.Formatter:
-    """The formatter of that format."""
+    """Return the formatter of that format."""
     return JsonFormatter() if log_format is LogFormat.JSON else TextFormatter()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """The record's own fields, else the ids of the request in which it was made."""
+    """Return the record's own fields, else the ids of the request that it belongs to."""
     fields: dict[str, Any] | None = getattr(record, "fields", None)
     if fields is not None:
         return fields
@@ -111,20 +111,20 @@ def _cut(text: str) -> str:
 
 
 def _word(value: Any) -> str:
-    """The value, in quotes and on one line where it has spaces or what a client may have sent."""
+    """Return the value, quoted and on one line unless it is a bare word."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if _BARE.fullmatch(text) else json.dumps(text)
 
 
 Place = tuple[str, str, int]
-"""A logger's name, and the file and line that log."""
+"""A logger's name, and the file and line of the logging call."""
 
 
 class Repeats:
-    """Tells which records get a line of their own, and counts the others.
+    """Decides which records get a line of their own, and counts the others.
 
-    What a stranger does to a socket, or one fault of a model, can make the same line a thousand
-    times a second: that must not fill the disk. Not safe for threads: the caller has a lock.
+    A stranger at a socket, or one fault of a model, can cause the same line a thousand times a
+    second, which must not fill the disk. Not thread-safe: the caller holds a lock.
     """
 
     def __init__(self, window: float = WINDOW) -> None:
@@ -135,8 +135,8 @@ class Repeats:
         self._held: dict[Place, tuple[int, logging.LogRecord]] = {}
 
     def takes(self, record: logging.LogRecord) -> bool:
-        """Whether the record gets a line; it is counted if not."""
-        if record.name == REQUEST_LOGGER:  # `RequestLog` has limited those already
+        """Return whether the record gets a line; it is counted if not."""
+        if record.name == REQUEST_LOGGER:  # `RequestLog` has already limited those
             return True
         if not self._places:
             self._ends_at = time.monotonic() + self._window
@@ -152,17 +152,17 @@ class Repeats:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until `ended` has something to tell; None when nothing was held."""
+        """Seconds until `ended` has something to report; None when nothing was held."""
         return max(0.0, self._ends_at - time.monotonic()) if self._held else None
 
     def ended(self) -> list[logging.LogRecord]:
-        """Once the window is over: a record for each place of which lines were held."""
+        """Return, once the window is over, a record for each place whose lines were held."""
         if not self._places or time.monotonic() < self._ends_at:
             return []
         return self.close()
 
     def close(self) -> list[logging.LogRecord]:
-        """What `ended` tells, at once."""
+        """Return what `ended` would, without waiting."""
         counts = [self._count(count, last) for count, last in self._held.values()]
         self._alike.clear()
         self._places.clear()
@@ -185,9 +185,9 @@ def _words(record: logging.LogRecord) -> str:
 
 
 class LogWriter(logging.Handler):
-    """Writes lines to a file descriptor; those that it cannot write are counted in `lost`.
+    """Writes lines to a file descriptor, and counts in `lost` those that it cannot write.
 
-    With `repeats`, lines that repeat are held and counted.
+    With `repeats`, repeated lines are held and counted.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class LogWriter(logging.Handler):
         threading.Thread(target=self._run, name="mlserve-log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Puts the record's line where the writer finds it; it is made here, where it is known."""
+        """Format the record here, in the context that logged it, and queue its line."""
         with self._changed:
             records = self._due_now(record)
         lines = [self._line(item) for item in records]
@@ -219,7 +219,7 @@ class LogWriter(logging.Handler):
             self._add(lines)
 
     def flush(self) -> None:
-        """Waits until the lines are written, a second at most."""
+        """Wait until the lines are written, for a second at most."""
         with self._changed:
             if self._repeats is not None:
                 self._add([self._line(item) for item in self._repeats.close()])
@@ -232,7 +232,7 @@ class LogWriter(logging.Handler):
             return f"a line of {record.name} cannot be written: {error!r}"
 
     def _due_now(self, record: logging.LogRecord) -> list[logging.LogRecord]:
-        """The records that get a line now: the counts of those held before, and this one."""
+        """Return the records to write now: the counts of those held before, and this one."""
         if self._repeats is None:
             return [record]
         counts = self._repeats.ended()
@@ -255,7 +255,7 @@ class LogWriter(logging.Handler):
             self._write(lines)
 
     def _wait_for_lines(self) -> None:
-        """Returns when there is a line, also one about the lines that were held."""
+        """Wait until there is a line to write or a report of held lines is due."""
         while not self._lines:
             self._changed.wait(self._repeats.seconds_left if self._repeats else None)
             if self._repeats is not None:
@@ -277,11 +277,11 @@ class LogWriter(logging.Handler):
             self._is_torn = False
 
     def _put(self, data: bytes) -> None:
-        """Writes all of it, or raises OSError; waits where the reader is slow."""
+        """Write all of it, waiting for a slow reader. Raises OSError."""
         while data:
             try:
                 written = os.write(self._descriptor, data)
-            except BlockingIOError:  # the one who gave us the descriptor does not block on it
+            except BlockingIOError:  # whoever opened the descriptor made it non-blocking
                 select.select((), (self._descriptor,), ())
                 continue
             data = data[written:]
@@ -289,13 +289,13 @@ class LogWriter(logging.Handler):
 
 
 def lost_lines() -> int:
-    """How many lines the log of this process has lost."""
+    """Return how many lines the log of this process has lost."""
     writers = (w for w in logging.getLogger().handlers if isinstance(w, LogWriter))
     return sum(writer.lost for writer in writers)
 
 
 def log_to_stderr(log_format: LogFormat) -> None:
-    """Sends everything that is logged to stderr, warnings and unexpected errors too."""
+    """Send all log records to stderr, including warnings and unhandled errors."""
     logging.basicConfig(level=logging.INFO, handlers=[_writer_to_stderr(log_format)])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)

@@ -1,7 +1,7 @@
 """The metrics of one server, in Prometheus's text format and in OpenMetrics.
 
 docs/observability.md describes names and labels. No label takes a value from a client: models,
-versions and signatures are those that are served, and everything else is one of a few words.
+versions and signatures are those being served, and every other label has a few fixed values.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _SECONDS = (
 _DEADLINE = "deadline_exceeded"
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _REFUSED_AT_THE_DOOR = {"input_too_large": "too_large", "access_denied": "unauthenticated"}
-"""Errors of requests that never came to the engine, as reasons of a refusal."""
+"""Errors of requests that never reached the engine, as reasons for a refusal."""
 
 
 class Metrics:
-    """Counts requests, which the ports report, and their work, which the engine reports."""
+    """Counts requests, reported by the ports, and their work, reported by the engine."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody reads
@@ -74,7 +74,7 @@ class Metrics:
         self._begin_at_zero()
 
     def request(self, ended: RequestRecord, seconds: float) -> None:
-        """Counts a request that ended, `seconds` after it came in."""
+        """Count a request that ended `seconds` after it came in."""
         route = ended.route
         is_known = ended.version is not None
         model = ended.model if is_known else ""
@@ -90,20 +90,20 @@ class Metrics:
                 self._refused.labelled(_REFUSED_AT_THE_DOOR[ended.code]).inc()
 
     def refused(self, why: Refusal) -> None:
-        """Counts a call that the engine did not start."""
+        """Count a call that the engine did not start."""
         self._refused.labelled(why.value).inc()
 
     def work(self, ended: RequestRecord, outcome: Outcome) -> None:
-        """Counts work that the engine started and that has ended, and how long its stages took.
+        """Count work that the engine started and that has ended, and time its stages.
 
-        That may be after the request itself has ended: its client does not wait for ever.
+        The request may have ended before, as its client does not wait forever.
         """
         self._work.labelled(outcome.value).inc()
         for stage, seconds in ended.times.reached():
             self._stages.labelled(ended.model, ended.signature, stage).observe(seconds)
 
     def batch(self, size: int) -> None:
-        """Counts that many calls that were run as one."""
+        """Count calls that were run as one batch."""
         self._batches.labelled().observe(size)
 
     def _counter(self, name: str, text: str, *labels: str) -> _Children[Counter]:
@@ -117,7 +117,7 @@ class Metrics:
         return _Children(metric)
 
     def _begin_at_zero(self) -> None:
-        """Shows every series of a few words from the start, so that a rate sees its first count."""
+        """Create every series with fixed labels at zero, so that a rate sees its first count."""
         for reason in (*Refusal, *_REFUSED_AT_THE_DOOR.values()):
             self._refused.labelled(str(reason))
         for outcome in Outcome:
@@ -126,7 +126,7 @@ class Metrics:
             self._late.labelled(stage)
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """The page and its media type, in the format that an Accept header asks for."""
+        """Return the page and its media type, in the format that an Accept header asks for."""
         write, media_type = choose_encoder(accept)
         return write(self.registry), media_type
 
@@ -139,7 +139,7 @@ class _Children(Generic[Kept]):
         self._bound: dict[tuple[str, ...], Kept] = {}
 
     def labelled(self, *values: str) -> Kept:
-        """The series with these label values."""
+        """Return the series with these label values."""
         series = self._bound.get(values)
         if series is None:
             series = self._metric.labels(*values) if values else self._metric

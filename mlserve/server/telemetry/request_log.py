@@ -1,9 +1,9 @@
-"""What the log says of requests: each of them, or the failed ones, and many of a kind in one line.
+"""Decide which requests get a line in the log: all, or the failed ones, with repeats counted.
 
-A refusal costs next to nothing, and its line in the log must not cost more: of one reason, a few
-are written in each window of time, and the others are counted in a line at its end. Where failed
-requests alone are logged, that holds for all of them, as ten thousand damaged images are one fact.
-Where all requests are logged, it holds for what was refused, by the engine or at the door.
+A refusal costs next to nothing, and its log line must not cost more: for each reason, a few are
+written in each window of time, and the rest are counted in one line at its end. If only failed
+requests are logged, that applies to all of them, as ten thousand damaged images are one fact. If
+all requests are logged, it applies to refusals, by the engine or before it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mlserve.server.telemetry.log import REQUEST_LOGGER, WINDOW
 from mlserve.settings import LogFormat, LogRequests, ServerSettings
 
 LINES_OF_A_REASON = 10
-"""How many failures of one reason get a line of their own in a window."""
+"""How many failures for one reason get a line of their own in a window."""
 _CALLERS_DOING = frozenset(
     (
         *("invalid_input", "not_an_image", "input_too_large", "not_found"),
         *("access_denied", "not_allowed", CANCELLED),
     )
 )
-"""Codes that tell nothing of the server's health: a line at INFO, the others at WARNING."""
+"""Codes that say nothing about the server's health: logged at INFO, the others at WARNING."""
 _log = logging.getLogger(REQUEST_LOGGER)
 
 
@@ -43,7 +43,7 @@ class RequestLog:
         self._since = 0.0
 
     def note(self, ended: RequestRecord, seconds: float) -> None:
-        """Logs a request that ended after so many seconds, if it is one that is logged."""
+        """Log a request that ended after so many seconds, if requests like it are logged."""
         if self._which is LogRequests.NONE or ended.route.purpose is Purpose.PROBE:
             return
         if ended.code == OK:
@@ -54,13 +54,13 @@ class RequestLog:
             _write(level, ended, seconds)
 
     def close(self) -> None:
-        """Writes the count that is held; called when no more requests come."""
+        """Write the pending count; called when no more requests come."""
         if self._window is not None:
             self._window.cancel()
             self._end_window()
 
     def _has_room_for(self, ended: RequestRecord) -> bool:
-        """Whether it gets a line of its own; it is counted if not."""
+        """Return whether the request gets a line of its own; it is counted if not."""
         if self._which is LogRequests.ALL and not ended.was_refused:
             return True
         reason = ended.refused or ended.code
@@ -95,7 +95,7 @@ def _write(level: int, ended: RequestRecord, seconds: float) -> None:
 
 
 def _fields(ended: RequestRecord, seconds: float) -> dict[str, Any]:
-    """What is known of the request; what is not is left out."""
+    """Return what is known of the request; unknown fields are left out."""
     route, trace = ended.route, ended.trace
     fields = {
         "code": ended.code,

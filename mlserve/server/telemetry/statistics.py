@@ -1,8 +1,8 @@
-"""The statistics of each version that is served, counted as Triton counts its own.
+"""Statistics of each served version, counted by Triton's rules.
 
-Triton's rules (its statistics extension): a request counts once, as a success or a failure, and the
-times of its stages only where it succeeded; an execution is a run of the model that gave outputs;
-inferences are the rows of the executions, whatever became of the requests around them.
+Triton's statistics extension: a request counts once, as a success or a failure, and the times of
+its stages only if it succeeded; an execution is a run of the model that gave outputs; inferences
+are the rows of the executions, however their requests ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from mlserve.server.request import OK, Purpose, RequestRecord, StageTimes
 
 _MOST_SIZES = 4096
-"""Batch sizes that are told apart for one version: callers choose them, so they are bounded."""
+"""The most batch sizes counted separately for a version; callers choose them, hence a limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,13 +32,13 @@ class Execution:
 
 @dataclass(slots=True)
 class Total:
-    """How often something happened, and the nanoseconds that it took in all."""
+    """A count, and the total time in nanoseconds."""
 
     count: int = 0
     nanoseconds: int = 0
 
     def add(self, seconds: float) -> None:
-        """Counts one that took so many seconds."""
+        """Count one that took so many seconds."""
         self.count += 1
         self.nanoseconds += round(seconds * 1e9)
 
@@ -68,7 +68,7 @@ class VersionStatistics:
     batches: dict[int, BatchTotals] = field(default_factory=dict)
 
     def request(self, ended: RequestRecord, seconds: float) -> None:
-        """Counts a request that this version was leased to."""
+        """Count a request that was given this version."""
         self.last_request = time.time()
         if ended.code != OK:
             self.fail.add(seconds)
@@ -80,13 +80,13 @@ class VersionStatistics:
         self.encode.add(ended.times.encode)
 
     def execution(self, ended: Execution) -> None:
-        """Counts a run of the model, once its answers are written."""
+        """Count a run of the model, once its answers are written."""
         self.executions += 1
         self.inferences += ended.rows
         if ended.rows in self.batches or len(self.batches) < _MOST_SIZES:
             totals = self.batches.setdefault(ended.rows, BatchTotals())
             totals.decode.add(sum(times.decode for times in ended.times))
-            totals.run.add(ended.times[0].run)  # which they shared
+            totals.run.add(ended.times[0].run)  # the run that they shared
             totals.encode.add(sum(times.encode for times in ended.times))
 
 
@@ -97,16 +97,16 @@ class Statistics:
         self._versions: dict[tuple[str, int], VersionStatistics] = {}
 
     def of(self, model: str, version: int) -> VersionStatistics:
-        """Those of that version; zeros where nothing was asked of it yet."""
+        """Return those of that version; zeros if it has had no request yet."""
         return self._versions.get((model, version)) or VersionStatistics()
 
     def request(self, ended: RequestRecord, seconds: float) -> None:
-        """Counts a request that ended, if it is one that a version was leased to."""
+        """Count a request that ended, if it was given a version."""
         if ended.route.purpose is Purpose.PREDICT and ended.version is not None:
             self._kept(ended.model, ended.version).request(ended, seconds)
 
     def execution(self, ended: Execution) -> None:
-        """Counts a run of the model that gave outputs."""
+        """Count a run of the model that gave outputs."""
         self._kept(ended.model, ended.version).execution(ended)
 
     def _kept(self, model: str, version: int) -> VersionStatistics:

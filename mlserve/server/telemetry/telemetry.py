@@ -1,4 +1,4 @@
-"""Begins and ends the record of each request, on both ports alike."""
+"""Begin and end the record of each request, in the same way on both ports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlserve.server.telemetry.statistics import Statistics
 
 
 class Telemetry:
-    """What is counted and logged of a server's requests.
+    """Counts and logs a server's requests.
 
     The ports begin and end each request here; the engine reports work to `metrics` and `statistics`
     itself, as work may outlive its request.
@@ -25,13 +25,13 @@ class Telemetry:
         self._log = log
 
     def begin(self, route: Route, header: Callable[[str], str | None]) -> RequestRecord:
-        """The record of a request that came in now, made the running task's."""
+        """Create the record of a request that just arrived, and make it the running task's."""
         record = RequestRecord.arrived(route, header)
         request.begin(record)
         return record
 
     def end(self, ended: RequestRecord) -> None:
-        """Counts and logs a request whose answer has been written."""
+        """Count and log a request whose answer has been written."""
         seconds = time.monotonic() - ended.began
         self.metrics.request(ended, seconds)
         self.statistics.request(ended, seconds)

@@ -1,6 +1,6 @@
-"""TensorFlow Serving's API over the engine, on gRPC and REST, in its own words.
+"""TensorFlow Serving's API over the engine, on gRPC and REST, with its own messages.
 
 `grpc` and `rest` answer its methods; `classify` those that take `examples`. `tensor_proto` and
-`json_tensors` make arrays of tensors, `model_spec` says which model is meant, `signature_defs` what
-a model takes and gives.
+`json_tensors` convert tensors to and from arrays, `model_spec` finds the requested model, and
+`signature_defs` describes a model's inputs and outputs.
 """

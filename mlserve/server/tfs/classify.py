@@ -1,12 +1,12 @@
-"""Classify, Regress and MultiInference: the methods of TensorFlow Serving that take tf.Examples.
+"""Classify, Regress and MultiInference: TensorFlow Serving's methods that take tf.Examples.
 
-`ExampleMethod` says which signatures each takes, and what their results are; REST shares that.
+`ExampleMethod` checks the signatures that each takes and builds its results; REST shares it.
 `InferenceGrpc` answers the calls over gRPC.
 
 The names of inputs and outputs are those of TensorFlow's signature_constants.h; the checks, their
-words and their order are those of TensorFlow Serving's classifier.cc and regressor.cc. As there, a
-signature is known by its inputs and outputs, not by the method that it declares: SavedModels of
-TensorFlow 2 declare `tensorflow/serving/predict` for all.
+messages and their order are those of TensorFlow Serving's classifier.cc and regressor.cc. As there,
+a signature is recognised by its inputs and outputs, not by the method that it declares: SavedModels
+of TensorFlow 2 declare `tensorflow/serving/predict` for all.
 """
 
 from __future__ import annotations
@@ -77,19 +77,19 @@ _MOST_TASKS = 1000
 
 
 class ExampleMethod(ABC):
-    """One of the two: `name` as a SignatureDef and a task of MultiInference have it."""
+    """Classify or Regress; `name` is the one that SignatureDefs and MultiInference tasks use."""
 
     name: str
     response: Any
-    """The class of the message that answers it."""
+    """The class of the response message."""
 
     @abstractmethod
     def check(self, signature: Signature) -> None:
-        """Raises InvalidInput for a signature that is not one of this method."""
+        """Raise InvalidInput for a signature that does not suit this method."""
 
     @abstractmethod
     def result(self, outputs: Tensors, count: int) -> Any:
-        """The message with what the model gave for that many examples.
+        """Return the message with the model's outputs for that many examples.
 
         Raises InvalidInput for outputs of another form, as TensorFlow Serving does, and
         InferenceFailed for a label that the message cannot hold.
@@ -97,10 +97,10 @@ class ExampleMethod(ABC):
 
     @abstractmethod
     def rows(self, outputs: Tensors, count: int) -> list[Any]:
-        """The same as JSON: one value for each example. Raises InvalidInput."""
+        """Return the same as JSON: one value for each example. Raises InvalidInput."""
 
     def find(self, signatures: Mapping[str, Signature], name: str) -> Signature:
-        """The signature of that name; empty means `serving_default`. Raises InvalidInput."""
+        """Return the named signature; empty means `serving_default`. Raises InvalidInput."""
         wanted = name or DEFAULT_SIGNATURE
         if wanted not in signatures:
             raise InvalidInput(
@@ -180,7 +180,7 @@ METHODS: Mapping[str, ExampleMethod] = {method.name: method for method in (CLASS
 
 
 def check_takes_examples(signature: Signature) -> None:
-    """Raises InvalidInput unless the signature's only input holds strings."""
+    """Raise InvalidInput unless the signature's only input holds strings."""
     (spec,) = signature.inputs
     if spec.dtype is not DType.BYTES:
         raise _refused(
@@ -195,7 +195,7 @@ def _check_input(signature: Signature, kind: str) -> None:
 
 
 def _checked(outputs: Tensors, count: int) -> tuple[Array, Array]:
-    """Labels and scores of the same shape [N, classes]; what the model does not give is empty."""
+    """Return labels and scores of the same shape [N, classes]; a missing one is empty."""
     labels, scores = outputs.get(_CLASSES), outputs.get(_SCORES)
     for name, array, spec in ((_CLASSES, labels, _LABEL), (_SCORES, scores, _NUMBER)):
         if array is not None:
@@ -271,7 +271,7 @@ def _refused(message: str) -> InvalidInput:
 
 
 class InferenceGrpc:
-    """The three methods that take examples; each takes a request's bytes and gives a response's."""
+    """The three methods that take examples, each from request bytes to response bytes."""
 
     def __init__(
         self,
@@ -284,7 +284,7 @@ class InferenceGrpc:
         self._version_of = version_of
 
     def methods(self) -> Mapping[str, BytesMethod]:
-        """The methods by their names in the service."""
+        """Return the methods by their names in the service."""
         return {
             "Classify": partial(self._infer, CLASSIFY),
             "Regress": partial(self._infer, REGRESS),
@@ -292,7 +292,7 @@ class InferenceGrpc:
         }
 
     async def _infer(self, method: ExampleMethod, data: bytes, context: Context) -> bytes:
-        """Classify or Regress: runs one signature on the examples of the request."""
+        """Classify or Regress: run one signature on the examples of the request."""
         deadline = deadline_of(context, self._engine.default_timeout)
         request = await read_message(UnreadRequest, data, deadline)
         spec = named_spec_of(request)
@@ -305,9 +305,9 @@ class InferenceGrpc:
         return response
 
     async def _multi_inference(self, data: bytes, context: Context) -> bytes:
-        """MultiInference: several signatures of one version on the same examples.
+        """MultiInference: run several signatures of one version on the same examples.
 
-        Each is a call of its own to the engine, which has its time and its place in the queue.
+        Each is a call of its own to the engine, with its own time and place in the queue.
         """
         deadline = deadline_of(context, self._engine.default_timeout)
         tasks, sent = await _read_tasks(data, deadline)
@@ -318,7 +318,7 @@ class InferenceGrpc:
             loaded = self._models.lease(spec.name, self._version_of(spec))
         try:
             methods = _methods_of(tasks, loaded.runner)
-            # Once for all of them; two workers at once may both read it, to the same end.
+            # Read once for all of them. Two workers may both read it at once, with the same result.
             read = cache(partial(read_examples, sent, self._engine.settings, deadline))
             calls = [
                 _call((task.model_spec, loaded.version, deadline), method, read, len(data))
@@ -337,7 +337,7 @@ class InferenceGrpc:
         return response.SerializeToString()
 
     async def _answer_all(self, calls: Sequence[InferenceCall[Answer]]) -> list[Answer]:
-        """The answers to these calls, which are parts of one request. Raises the first error."""
+        """Return the answers to these parts of one request. Raises the first error."""
         whole = current()
         parts = [whole.part() for _ in calls]
         running = [
@@ -384,7 +384,7 @@ def _call(
 
 
 async def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTask], bytes]:
-    """The tasks of a serialized MultiInferenceRequest, and its serialized Input."""
+    """Return the tasks of a serialized MultiInferenceRequest, and its serialized Input."""
     fields = fields_of(data, _MOST_TASKS, deadline)
     if fields is None:
         raise InputTooLarge(f"the request has more than {_MOST_TASKS} tasks")
@@ -394,10 +394,10 @@ async def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTa
 
 
 def _methods_of(tasks: Sequence[InferenceTask], runner: Runner) -> list[ExampleMethod]:
-    """The method of each task, all of one model and one input tensor.
+    """Return the method of each task; all tasks must share one model and one input tensor.
 
     The checks and their order are those of TensorFlow Serving's multi_inference.cc. Raises
-    InvalidInput, and NotSupported for a method that there is not.
+    InvalidInput, and NotSupported for an unknown method.
     """
     methods: list[ExampleMethod] = []
     names: set[str] = set()
@@ -428,7 +428,7 @@ def _methods_of(tasks: Sequence[InferenceTask], runner: Runner) -> list[ExampleM
 
 
 def _input_tensor(runner: Runner, signature: str) -> str:
-    """The tensor behind the signature's input of examples; its alias where there is no graph."""
+    """Return the tensor behind the signature's input of examples; its alias without a graph."""
     if not isinstance(runner, HasDefinitions) or signature not in runner.definitions:
         return INPUT
     return SignatureDef.FromString(runner.definitions[signature]).inputs[INPUT].name

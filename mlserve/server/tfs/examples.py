@@ -1,13 +1,13 @@
-"""tf.Examples, which Classify, Regress and MultiInference take in place of tensors.
+"""Read tf.Examples, which Classify, Regress and MultiInference take instead of tensors.
 
-The model parses them itself: here they stay, or become, the serialized messages that its input of
-strings takes. Over gRPC they are such already; what a message claims to hold is counted before
-anything is made of it. Over REST each is a JSON object of its features, beside one for them all:
+The model parses them itself, from an input of strings: here they stay, or become, serialized
+messages. Over gRPC they already are; what a message claims to hold is counted before any of it is
+unpacked. Over REST each is a JSON object of its features, beside an optional one for all:
 
     {"examples": [{"x": 1.5, "tags": ["a", {"b64": "..."}]}, ...], "context": {...}}
 
-What a feature may hold, and the words of the refusals, are those of json_tensor.cc. Its messages
-repeat whole values; here they are cut.
+The allowed values of a feature, and the error messages, are those of json_tensor.cc, except that
+values in messages are cut here.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from mlserve.wire.proto.unread_input_pb2 import UnreadInput
 _EXAMPLES, _CONTEXT = 1, 2
 """The fields of ExampleList and ExampleListWithContext."""
 _MOST_OTHERS = 100
-"""Fields that a message may have beside its examples: the context, and what later versions add."""
+"""Fields that a message may have beside its examples: the context, and those of later versions."""
 _OBJECT_BYTES = 64
-"""About what an example takes beside its content, once it is an object in an array."""
+"""Approximate bytes of an example beyond its content, as an object in an array."""
 _LOOKS_UP = 2**14
-"""After so many fields the time is looked at."""
+"""Fields between two checks of the deadline."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BITS = 63
 _TAGS = 2**32
@@ -48,11 +48,10 @@ _TYPES = {type(None): "Null", str: "String", dict: "Object", list: "Array"}
 
 
 def read_examples(data: bytes, settings: ServerSettings, deadline: Deadline) -> Array:
-    """The examples of a serialized Input, object[N] of bytes, each with the context in front.
+    """Return a serialized Input's examples as object[N] of bytes, each after the context.
 
-    A context is put in front of an example as it is: two messages behind each other are one with
-    the fields of both. Raises InvalidInput, also for an input without examples, InputTooLarge, and
-    DeadlineExceeded.
+    The context is simply prepended: two concatenated messages are one with the fields of both.
+    Raises InvalidInput, also for an input without examples, InputTooLarge, and DeadlineExceeded.
     """
     try:
         sent = UnreadInput.FromString(data)
@@ -72,7 +71,7 @@ def read_examples(data: bytes, settings: ServerSettings, deadline: Deadline) -> 
 def read_json_examples(
     body: Mapping[str, Any], settings: ServerSettings, deadline: Deadline
 ) -> Array:
-    """The examples of a request's JSON, serialized: object[N] of bytes.
+    """Return the examples of a request's JSON, serialized: object[N] of bytes.
 
     Raises InvalidInput, and DeadlineExceeded.
     """
@@ -82,7 +81,7 @@ def read_json_examples(
             body, "When method is classify, key 'examples' is expected and was not found"
         )
     rows = body["examples"]
-    if isinstance(rows, PackedList):  # long, and without an object in it
+    if isinstance(rows, PackedList):  # long, and without any object
         raise InvalidInput("Example must be JSON object but got a list of other JSON values")
     if not isinstance(rows, list):
         raise _malformed(body, "Expecting 'examples' value to be an list/array")
@@ -97,7 +96,7 @@ def read_json_examples(
 
 
 def signature_of(body: Mapping[str, Any]) -> str:
-    """The signature that the request's JSON names, or the empty string. Raises InvalidInput."""
+    """Return the signature named in the request's JSON, or an empty string. Raises InvalidInput."""
     name = body.get("signature_name", "")
     if not isinstance(name, str):
         raise _malformed(
@@ -107,10 +106,10 @@ def signature_of(body: Mapping[str, Any]) -> str:
 
 
 def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[bytes]] | None:
-    """The contents of the fields of a serialized message that are bytes or messages, by number.
+    """Return the contents of a serialized message's bytes and message fields, by field number.
 
-    None where it has more than `most` fields of any kind: no more are looked at. Raises
-    InvalidInput for what is not a message, and DeadlineExceeded.
+    None if it has more than `most` fields of any kind; the rest is not read. Raises InvalidInput if
+    it is not a valid message, and DeadlineExceeded.
     """
     fields: dict[int, list[bytes]] = {}
     place = 0
@@ -120,7 +119,7 @@ def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[b
         if index % _LOOKS_UP == 0:
             deadline.require("reading the examples")
         tag, start = _varint(message, place)
-        if tag >= _TAGS:  # two readers could see two fields in it
+        if tag >= _TAGS:  # two parsers could read two different fields here
             raise _not_a_message()
         length, start = _length(message, tag & 7, start)
         place = start + length
@@ -132,10 +131,10 @@ def fields_of(message: bytes, most: int, deadline: Deadline) -> dict[int, list[b
 
 
 def _to_array(examples: Sequence[bytes], context: bytes, settings: ServerSettings) -> Array:
-    """These serialized examples as object[N], each with the context in front.
+    """Return these serialized examples as object[N], each with the context prepended.
 
-    Raises InvalidInput when there are none, and InputTooLarge for more than a batch may have, and
-    where a context in each of them makes too many bytes.
+    Raises InvalidInput when there are none, and InputTooLarge for more than a batch may have, or if
+    repeating the context makes too many bytes.
     """
     if not examples:
         raise InvalidInput("Input is empty.")
@@ -152,13 +151,13 @@ def _to_array(examples: Sequence[bytes], context: bytes, settings: ServerSetting
 
 
 def _check_count(count: int, settings: ServerSettings) -> None:
-    """Raises InputTooLarge for more examples than a batch may have."""
+    """Raise InputTooLarge for more examples than a batch may have."""
     if count > _most_examples(settings):
         raise _too_many(settings)
 
 
 def _most_examples(settings: ServerSettings) -> int:
-    """As many as a batch may have, and as their objects have room for in the largest request."""
+    """Return the most examples that a batch, and their objects in the largest request, allow."""
     return min(settings.max_batch_length, settings.max_request_bytes // _OBJECT_BYTES)
 
 
@@ -194,7 +193,7 @@ def _values(name: str, content: Any) -> list[Any]:
 
 
 def _feature(name: str, values: list[Any]) -> Feature:
-    """The values as a list of the one type that all of them have; without values, of none."""
+    """Return the values as a list of the one type they share; without values, of no type."""
     items = [_item(name, value) for value in values]
     kind = items[0][0] if items else ""
     if any(other != kind for other, _ in items):
@@ -206,7 +205,7 @@ def _feature(name: str, values: list[Any]) -> Feature:
 
 
 def _item(name: str, value: Any) -> tuple[str, bytes | int | float]:
-    """The type of list that a value goes into, and the value in it."""
+    """Return the type of list that a value goes into, and the value in it."""
     if isinstance(value, str):
         return "bytes", _utf8(value)
     if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
@@ -215,13 +214,13 @@ def _item(name: str, value: Any) -> tuple[str, bytes | int | float]:
         if value >= _INT64:
             raise InvalidInput(f"Feature: {name} has uint64 element. Only int64 is supported.")
         return "int64", int(value)
-    if isinstance(value, int | float):  # JSON's numbers without a type of integers are decimals
+    if isinstance(value, int | float):  # JSON numbers without an integer type are floats
         return "float", _float(value)
     raise InvalidInput(f"Feature: {name} has element with unexpected JSON type: {_type_of(value)}")
 
 
 def _float(value: float) -> float:
-    """The number, if a float32 can be near it; infinity and NaN are what they are."""
+    """Return the number if a float32 can approximate it; infinity and NaN stay as they are."""
     if math.isfinite(value) and abs(value) > _LARGEST_FLOAT:
         raise InvalidInput(
             f"Cannot convert JSON value: {_shown(value)} to float without loss of precision."
@@ -248,7 +247,7 @@ def _malformed(body: Mapping[str, Any], problem: str) -> InvalidInput:
 
 
 def _shown(value: Any) -> str:
-    """The start of the value's JSON; no more of it is written than is shown."""
+    """Return the start of the value's JSON, without serializing more than is shown."""
     text = ""
     for part in json.JSONEncoder(default=_unshown).iterencode(value):
         text += part[:_MOST_SHOWN]
@@ -268,7 +267,7 @@ def _type_of(value: Any) -> str:
 
 
 def _length(message: bytes, kind: int, place: int) -> tuple[int, int]:
-    """The length of a field's content, and where that starts."""
+    """Return the length of a field's content, and where it starts."""
     if kind == _BYTES:
         return _varint(message, place)
     if kind == _VARINT:
@@ -279,7 +278,7 @@ def _length(message: bytes, kind: int, place: int) -> tuple[int, int]:
 
 
 def _varint(message: bytes, place: int) -> tuple[int, int]:
-    """The number at that place, and the place behind it."""
+    """Return the varint at that place, and the place after it."""
     value = shift = 0
     while place < len(message) and shift <= _MAX_VARINT_BITS:
         byte = message[place]

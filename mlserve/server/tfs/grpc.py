@@ -62,25 +62,25 @@ API = "tfs"
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
 SHORT_NAMES = ("PredictionService", "ModelService")
-"""What TensorFlow Serving's own health service calls them."""
+"""The names used by TensorFlow Serving's own health service."""
 
 
 class ModelReload(Protocol):
-    """How a server takes other models while it runs: by request, and by itself."""
+    """How a server changes its models while it runs: by request, and by following a file."""
 
     async def apply(self, config: ModelServerConfig, models: Models, /) -> None:
-        """Serves the models of the configuration and no others.
+        """Serve the models of the configuration and no others.
 
-        Raises InvalidInput and NotYet, which change nothing, and ModelLoadFailed for models that
-        could not be loaded, when the others are served.
+        Raises InvalidInput and NotYet, which change nothing, and ModelLoadFailed, once the others
+        are served, for models that could not be loaded.
         """
 
     async def follow(self, models: Models, /) -> None:
-        """Applies each change of a configuration file; returns at once where there is none."""
+        """Apply each change of a configuration file; return at once if there is none."""
 
 
 class TfsGrpcService:
-    """The methods of the two services; each takes a request's bytes and returns a response's."""
+    """The methods of the two services, each from request bytes to response bytes."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class TfsGrpcService:
         self._reload = reload
 
     def services(self) -> tuple[Service, Service]:
-        """What to add to the gRPC server."""
+        """Return the services to add to the gRPC server."""
         inference = InferenceGrpc(self._engine, self._models, self._version_of).methods()
         prediction: Methods = {
             Purpose.PREDICT: {"Predict": self.predict, **inference},
@@ -112,7 +112,7 @@ class TfsGrpcService:
         return Service(PREDICTION_SERVICE, API, prediction), Service(MODEL_SERVICE, API, model)
 
     async def predict(self, data: bytes, context: Context) -> bytes:
-        """Predict: runs a signature; the response has its outputs and the version that ran."""
+        """Predict: run a signature; the response has its outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
         request = await read_message(PredictRequest, data, deadline)
         spec = named_spec_of(request)
@@ -146,7 +146,7 @@ class TfsGrpcService:
         return response
 
     async def metadata(self, data: bytes, context: Context) -> bytes:
-        """GetModelMetadata: the signatures of a version that is loaded."""
+        """GetModelMetadata: the signatures of a loaded version."""
         request = await self._read(GetModelMetadataRequest, data, context)
         spec = spec_of(request)
         _check_metadata_fields(request.metadata_field)
@@ -177,9 +177,9 @@ class TfsGrpcService:
         return response.SerializeToString()
 
     async def reload_config(self, reload: ModelReload, data: bytes, context: Context) -> bytes:
-        """HandleReloadConfigRequest: serves the models of that configuration and no others.
+        """HandleReloadConfigRequest: serve the models of that configuration and no others.
 
-        Who may not ask for that learns nothing from the answer, of a path least of all.
+        A caller without permission learns nothing from the answer, least of all a path.
         """
         require_control(self._engine.settings, self._host)
         config = (await self._read(ReloadConfigRequest, data, context)).config
@@ -190,7 +190,7 @@ class TfsGrpcService:
             )
         await reload.apply(config, self._models)
         response = ReloadConfigResponse()
-        response.status.SetInParent()  # OK, which TensorFlow Serving says in so many words
+        response.status.SetInParent()  # an explicit OK, as TensorFlow Serving sends it
         return response.SerializeToString()
 
     async def _read(self, kind: type[Request], data: bytes, context: Context) -> Request:
@@ -198,7 +198,7 @@ class TfsGrpcService:
         return await read_message(kind, data, deadline)
 
     def _version_of(self, spec: ModelSpec) -> VersionChoice:
-        """The version asked for: its number, its label, or None for the latest."""
+        """Return the version asked for: its number, its label, or None for the latest."""
         if spec.HasField("version_label"):
             return spec.version_label
         if not spec.HasField("version"):
@@ -207,7 +207,7 @@ class TfsGrpcService:
 
 
 def read_inputs(signature: Signature, request: PredictRequest, settings: ServerSettings) -> Tensors:
-    """The arrays of the request, checked against the signature and the server's limits.
+    """Return the arrays of the request, checked against the signature and the server's limits.
 
     Raises InvalidInput.
     """
@@ -229,7 +229,7 @@ def read_inputs(signature: Signature, request: PredictRequest, settings: ServerS
 
 
 def check_outputs(signature: Signature, wanted: Collection[str]) -> None:
-    """Raises InvalidInput for an output filter that names no output, or one of them twice."""
+    """Raise InvalidInput for an output filter that names an unknown output, or one twice."""
     names = {spec.name for spec in signature.outputs}
     for name in wanted:
         if name not in names:
@@ -245,7 +245,7 @@ def check_outputs(signature: Signature, wanted: Collection[str]) -> None:
 def write_outputs(
     signature: Signature, outputs: Tensors, wanted: Collection[str]
 ) -> PredictResponse:
-    """The response with the wanted outputs; an empty filter means all of them."""
+    """Return the response with the wanted outputs; an empty filter means all of them."""
     response = PredictResponse()
     for spec in signature.outputs:
         if not wanted or spec.name in wanted:
@@ -255,7 +255,7 @@ def write_outputs(
 
 
 def _claimed_rows(request: PredictRequest) -> int:
-    """The largest first size that the shapes of the inputs claim to have; at least 1."""
+    """Return the largest first size that the shapes of the inputs claim; at least 1."""
     shapes = [tensor.tensor_shape.dim for tensor in request.inputs.values()]
     return max((shape[0].size for shape in shapes if shape), default=1)
 

@@ -1,9 +1,10 @@
-"""JSON of TensorFlow Serving's REST API to numpy and back.
+"""Convert the JSON of TensorFlow Serving's REST API to numpy and back.
 
     {"instances": [row, ...]}  ->  {"predictions": [row, ...]}     row form
     {"inputs": columns}        ->  {"outputs": columns}            columnar form
 
-A signature with one input takes its value without the name; one with one output answers so.
+A signature with a single input takes its value without the name; one with a single output answers
+in the same way.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 _SIGNATURE_NAME = re.compile(rb'"signature_name"\s*:\s*"([^"\\]{1,200})"')
 _LOOKED_AT = 4096
-"""Bytes at each end of a body in which the signature's name is looked for."""
+"""Bytes at each end of a body in which to look for the signature's name."""
 _FORMS = (
     "the JSON object must have exactly one of 'instances' (row form) and 'inputs' (columnar form)"
 )
@@ -56,11 +57,11 @@ _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 
 
 def signature_asked(body: bytes | bytearray) -> str:
-    """The signature that a body seems to ask for, told without parsing it; empty for no idea.
+    """Guess the signature that a body asks for without parsing it; empty if unknown.
 
-    Only the ends of a long body are looked at, where clients write it. It may be wrong, where an
-    input is called `signature_name` too: good enough to expect by it how long the request takes.
-    Inside of a JSON string the quotes would be escaped.
+    Only the ends of a long body are searched, as clients write it there. It may be wrong if an
+    input is called `signature_name` too, but is good enough to estimate how long the request takes.
+    Inside a JSON string the quotes would be escaped.
     """
     ends = (body[:_LOOKED_AT], body[-_LOOKED_AT:]) if len(body) > 2 * _LOOKED_AT else (body,)
     for end in ends:
@@ -70,7 +71,7 @@ def signature_asked(body: bytes | bytearray) -> str:
 
 
 def is_row_form(body: Mapping[str, Any]) -> bool:
-    """Whether the body is in row form. Raises InvalidInput unless it is in exactly one form."""
+    """Return whether the body is in row form. Raises InvalidInput for neither form or both."""
     has_rows, has_columns = "instances" in body, "inputs" in body
     if has_rows and has_columns:
         raise InvalidInput(
@@ -83,7 +84,7 @@ def is_row_form(body: Mapping[str, Any]) -> bool:
 
 
 def read_inputs(signature: Signature, body: Mapping[str, Any], settings: ServerSettings) -> Tensors:
-    """The arrays of the request, checked against the signature and the server's limits.
+    """Return the arrays of the request, checked against the signature and the server's limits.
 
     Raises InvalidInput.
     """
@@ -103,9 +104,9 @@ def read_inputs(signature: Signature, body: Mapping[str, Any], settings: ServerS
 
 
 def write_outputs(signature: Signature, outputs: Tensors, *, as_rows: bool) -> bytes:
-    """The response's body: predictions for the row form, outputs for the columnar form.
+    """Return the response's body: predictions for the row form, outputs for the columnar form.
 
-    Raises InvalidInput when the outputs have no common first dimension and rows were asked for.
+    Raises InvalidInput for the row form when the outputs have no common first dimension.
     """
     columns = {
         spec.name: (outputs[spec.name], partial(from_array, spec)) for spec in signature.outputs
@@ -126,11 +127,11 @@ def write_outputs(signature: Signature, outputs: Tensors, *, as_rows: bool) -> b
 
 
 def to_array(spec: TensorSpec, value: Any) -> Array:
-    """The array of nested lists of JSON values. Raises InvalidInput naming the input."""
+    """Return nested lists of JSON values as an array. Raises InvalidInput naming the input."""
     if spec.dtype in _COMPLEX:
         raise InvalidInput(f"input '{spec.name}' is {spec.dtype.label}, which JSON has no form for")
     shape, flat = flatten(spec.name, value)
-    if shape and shape[-1] == 0 and spec.shape is not None:  # [] does not say what it is a list of
+    if shape and shape[-1] == 0 and spec.shape is not None:  # [] does not show what it is a list of
         shape += tuple(size or 0 for size in spec.shape[len(shape) :])
     if kind := misplaced_type(spec, flat):
         value = first_of(kind, flat)
@@ -142,7 +143,7 @@ def to_array(spec: TensorSpec, value: Any) -> Array:
 
 
 def from_array(spec: TensorSpec, array: Array) -> Any:
-    """The array as nested lists of JSON values; a scalar as one value."""
+    """Return the array as nested lists of JSON values; a scalar as one value."""
     if spec.dtype is DType.BYTES:
         as_object = spec.name.endswith("_bytes")
         return _map(lambda item: _text(item, as_object=as_object), array.tolist())
@@ -155,8 +156,8 @@ def from_array(spec: TensorSpec, array: Array) -> Any:
 
 
 def _columns_of_rows(signature: Signature, rows: Any) -> Mapping[str, Any]:
-    """The values of each input, one a row. The first row says whether all are objects or none."""
-    if isinstance(rows, PackedList) and len(rows):  # no row is an object
+    """Return each input's values, one a row; the first row decides whether rows are objects."""
+    if isinstance(rows, PackedList) and len(rows):  # none of its rows is an object
         return {_only_input(signature, _PLAIN_ROWS): rows}
     if not isinstance(rows, list | PackedList):
         raise InvalidInput(
@@ -190,7 +191,7 @@ def _columns_of_rows(signature: Signature, rows: Any) -> Mapping[str, Any]:
 
 
 def _columns(signature: Signature, value: Any) -> Mapping[str, Any]:
-    """The value of each input; names that are no input are passed over."""
+    """Return the value of each input; unknown names are ignored."""
     if not _is_object(value):
         name = _only_input(
             signature,
@@ -211,7 +212,7 @@ def _columns(signature: Signature, value: Any) -> Mapping[str, Any]:
 
 
 def _only_input(signature: Signature, otherwise: str) -> str:
-    """The name of the only input. Raises InvalidInput, which says `otherwise`."""
+    """Return the name of the only input. Raises InvalidInput, with `otherwise` in its message."""
     if len(signature.inputs) == 1:
         return signature.inputs[0].name
     names = ", ".join(spec.name for spec in signature.inputs)
@@ -240,7 +241,7 @@ def _map(convert: Any, value: Any) -> Any:
 
 
 def _check_batch(outputs: Tensors) -> None:
-    """Raises InvalidInput unless all outputs have the same first size."""
+    """Raise InvalidInput unless all outputs have the same first size."""
     sizes = {name: array.shape[0] if array.ndim else None for name, array in outputs.items()}
     first = next(iter(sizes.values()), None)
     for name, size in sizes.items():

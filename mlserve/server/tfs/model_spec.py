@@ -1,7 +1,7 @@
-"""Which model, version and signature a request asks for, in TensorFlow Serving's words.
+"""Find the model, version and signature of a request, with TensorFlow Serving's messages.
 
-Other people's readiness loops look for these texts, some for the whole text, so nothing is added to
-what is said of a model. They are from server_core.cc (names and labels), manager.h (`Latest`,
+Third-party readiness loops look for these texts, some for the whole text, so nothing is added to
+the messages about a model. They are from server_core.cc (names and labels), manager.h (`Latest`,
 `Specific`), get_model_status_impl.cc, http_rest_api_util.cc (versions in a path), and, for a
 signature, predict_util.cc over gRPC and http_rest_api_handler.cc over REST.
 """
@@ -32,14 +32,14 @@ class _Request(Protocol):
 
 
 def spec_of(request: _Request) -> ModelSpec:
-    """What the request says of the model. Raises InvalidInput where it says nothing at all."""
+    """Return the request's model spec. Raises InvalidInput if it has none."""
     if not request.HasField("model_spec"):
         raise InvalidInput("Missing ModelSpec", hint="name the model in model_spec.name")
     return request.model_spec
 
 
 def named_spec_of(request: _Request) -> ModelSpec:
-    """The same, for a request that is about one model. Raises InvalidInput without its name."""
+    """Like `spec_of`, for methods that require the model's name. Raises InvalidInput without it."""
     spec = spec_of(request)
     if not spec.name:
         raise InvalidInput(
@@ -50,7 +50,7 @@ def named_spec_of(request: _Request) -> ModelSpec:
 
 @contextmanager
 def telling_of_versions() -> Iterator[None]:
-    """Says in TensorFlow Serving's words that it knows no version of a model, for its status."""
+    """Report an unknown version of a model in TensorFlow Serving's words for a status request."""
     try:
         yield
     except NotServed as error:
@@ -61,7 +61,7 @@ def telling_of_versions() -> Iterator[None]:
 
 @contextmanager
 def telling_of_servables() -> Iterator[None]:
-    """Says in TensorFlow Serving's words that a model or a version is not served."""
+    """Report a model or version that is not served in TensorFlow Serving's words."""
     try:
         yield
     except NotServed as error:
@@ -73,7 +73,7 @@ def telling_of_servables() -> Iterator[None]:
 
 
 def signature_over_grpc(signatures: Mapping[str, Signature], name: str) -> Signature:
-    """The signature of that name, or the default one. Raises NotYet (FAILED_PRECONDITION)."""
+    """Return the named signature, or the default one. Raises NotYet (FAILED_PRECONDITION)."""
     try:
         return find_signature(signatures, name)
     except NotFound as error:
@@ -86,15 +86,15 @@ def signature_over_grpc(signatures: Mapping[str, Signature], name: str) -> Signa
 
 
 def signature_over_rest(signatures: Mapping[str, Signature], name: str) -> Signature:
-    """The signature of that name, or the default one. Raises InvalidInput."""
+    """Return the named signature, or the default one. Raises InvalidInput."""
     try:
         return find_signature(signatures, name)
-    except NotFound as error:  # which has the words already
+    except NotFound as error:  # its message is already the right one
         raise InvalidInput(error.message, hint=error.hint) from error
 
 
 def version_number(digits: str) -> int:
-    """The version that a path names. Raises InvalidInput for more than 2**63 - 1."""
+    """Return the version that a path names. Raises InvalidInput for more than 2**63 - 1."""
     short = digits.lstrip("0") or "0"
     if len(short) > _MOST_DIGITS or int(short) > _LARGEST:
         raise InvalidInput(

@@ -1,6 +1,6 @@
-"""TensorFlow Serving's REST API over the engine: status, metadata, predict, classify and regress.
+"""TensorFlow Serving's REST API over the engine: status, metadata, predict, classify, regress.
 
-Paths are matched without regard to case, as TensorFlow Serving does (http_rest_api_handler.cc).
+Paths are matched case-insensitively, as in TensorFlow Serving (http_rest_api_handler.cc).
 """
 
 from __future__ import annotations
@@ -120,8 +120,7 @@ CORS = (
     ("Access-Control-Allow-Methods", "POST, GET"),
     ("Access-Control-Allow-Headers", "Content-Type"),
 )
-"""The headers with which TensorFlow Serving lets pages of every origin ask it, where it is told to
-(http_rest_api_util.cc)."""
+"""TensorFlow Serving's optional CORS headers, for pages of every origin (http_rest_api_util.cc)."""
 
 
 class TfsRestService:
@@ -133,7 +132,7 @@ class TfsRestService:
         self._inference = RestInference(engine, models, memory)
 
     def match(self, path: str) -> Endpoint | None:
-        """What serves a path under `/v1/models`; None for any other."""
+        """Return the endpoint for a path under `/v1/models`; None for any other."""
         match = _PATH.fullmatch(path)
         if match is None:
             return None
@@ -141,7 +140,7 @@ class TfsRestService:
 
     async def _respond(self, match: re.Match[str], request: Request) -> Response:
         if request.method == "OPTIONS" and "origin" in request.headers:
-            return Response()  # what a browser asks before it asks; the headers say what it may
+            return Response()  # a browser's preflight request; the headers answer it
         verb = (match["verb"] or "").lower()
         if request.method == "POST" and not verb:
             _check_colon(request, unquote(match["model"] or ""))
@@ -200,7 +199,7 @@ def _purpose(match: re.Match[str]) -> Purpose:
 
 
 def _check_colon(request: Request, model: str) -> None:
-    """Raises NotFound for `/v1/models/m%3Apredict`: there is no such model, and no such path."""
+    """Raise NotFound for `/v1/models/m%3Apredict`, which names neither a model nor a path."""
     name, colon, verb = model.rpartition(":")
     if colon and verb.lower() in _VERBS:
         raise NotFound(
@@ -234,7 +233,7 @@ def _predict_call(
 def _read_predict(
     body: Body, headers: Headers, signatures: Mapping[str, Signature], settings: ServerSettings
 ) -> tuple[Signature, Tensors, bool]:
-    """The signature that a body asks for, its inputs, and whether it is in row form."""
+    """Return the body's signature, its inputs, and whether it is in row form."""
     sent = content_of(body.content, headers, settings.max_request_bytes, body.room)
     if is_image_body(sent, headers):
         image_body = read_image_body(sent, headers, settings, body.room)

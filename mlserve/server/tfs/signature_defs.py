@@ -1,4 +1,4 @@
-"""The signatures of a model as SignatureDefs, TensorFlow Serving's metadata of a model."""
+"""Describe the signatures of a model as SignatureDefs, TensorFlow Serving's model metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREDICT = "tensorflow/serving/predict"
 
 
 def signature_def_map(runner: Runner) -> SignatureDefMap:
-    """All signatures, by name: as the model's own file has them, else made of the Runner's."""
+    """Return all signatures by name, from the model's own file or else from the Runner."""
     defs = SignatureDefMap()
     if isinstance(runner, HasDefinitions):
         for name, definition in runner.definitions.items():
@@ -25,7 +25,7 @@ def signature_def_map(runner: Runner) -> SignatureDefMap:
 
 
 def _definition(signature: Signature) -> SignatureDef:
-    """The message for that signature. The name of a tensor is its alias: there is no other."""
+    """Return the message for that signature. A tensor's name is its alias, as it has no other."""
     definition = SignatureDef(method_name=PREDICT)
     for spec, info in _infos(signature.inputs):
         definition.inputs[spec.name].CopyFrom(info)

@@ -1,10 +1,11 @@
-"""TensorProto, TensorFlow's tensor on the wire, to numpy and back.
+"""Convert TensorProto, TensorFlow's tensor on the wire, to numpy and back.
 
-What the fields mean is in TensorFlow's public `tensor.proto`. Without values a tensor is zeros, or
-empty strings; with fewer than its shape has, the last one is repeated. What TensorFlow accepts with
-a loss is refused, as it is more often a fault of the client than meant: values in the field of
-another type or beside `tensor_content` (TensorFlow would not look at them), more values than the
-shape has (it would leave them out), and a value outside its type (it would cut bits off).
+TensorFlow's public `tensor.proto` defines the fields. A tensor without values is zeros, or empty
+strings; with fewer values than its shape has, the last one is repeated. Where TensorFlow would
+silently lose data, the tensor is refused, as that is more often a client's mistake than meant:
+values in the field of another type or beside `tensor_content` (TensorFlow would ignore them), more
+values than the shape has (it would drop them), and a value outside its type (it would cut bits
+off).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.tensors import TENSOR_PROTO_FIELDS
 
 _MOST_DIMENSIONS = 254
-"""What TensorFlow's own shapes have at most."""
+"""TensorFlow's own limit for a shape."""
 _MOST_ELEMENTS = 2**63 - 1
 
 _TYPE_NAMES = {
@@ -34,7 +35,7 @@ _TYPE_NAMES = {
     DType.FLOAT16: "half",
     DType.BYTES: "string",
 }
-"""TensorFlow's names of types where they are not numpy's."""
+"""TensorFlow's names of types where they differ from numpy's."""
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 _COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _VALUE_FIELDS = set(TENSOR_PROTO_FIELDS.values())
@@ -43,9 +44,9 @@ _BY_NUMBER = {dtype.tf_number: dtype for dtype in DType}
 
 
 class Expansion:
-    """What the tensors of one request may still grow by as their last values are repeated.
+    """How much the tensors of one request may still grow as their last values are repeated.
 
-    A string counts with its bytes: a runtime makes a copy of each.
+    A string counts with its bytes, as a runtime copies each.
     """
 
     def __init__(self, most: int) -> None:
@@ -53,13 +54,13 @@ class Expansion:
         self._left = most
 
     def fits(self, size: int) -> bool:
-        """Whether there is room for that many bytes more, which are taken then."""
+        """Reserve that many more bytes; return False if there is no room for them."""
         self._left -= size
         return self._left >= 0
 
 
 def dtype_of(name: str, proto: TensorProto) -> DType:
-    """The type of its elements. Raises InvalidInput for one that is not served."""
+    """Return the type of its elements. Raises InvalidInput for one that is not supported."""
     dtype = _BY_NUMBER.get(proto.dtype)
     if dtype is None:
         raise InvalidInput(f"input '{name}' has dtype {proto.dtype}, which mlserve does not serve")
@@ -67,7 +68,7 @@ def dtype_of(name: str, proto: TensorProto) -> DType:
 
 
 def check_dtype(signature: Signature, spec: TensorSpec, proto: TensorProto) -> None:
-    """Raises InvalidInput, in TensorFlow's words, unless the proto has the dtype of the spec."""
+    """Raise InvalidInput, in TensorFlow's words, unless the proto has the spec's dtype."""
     got = dtype_of(spec.name, proto)
     if got is not spec.dtype:
         raise InvalidInput(
@@ -78,15 +79,15 @@ def check_dtype(signature: Signature, spec: TensorSpec, proto: TensorProto) -> N
 
 
 def type_name(dtype: DType) -> str:
-    """TensorFlow's name of the type."""
+    """Return TensorFlow's name of the type."""
     return _TYPE_NAMES.get(dtype, dtype.label)
 
 
 def to_array(name: str, proto: TensorProto, room: Expansion) -> Array:
-    """The array that the proto holds; it may be read-only, as it may share the proto's bytes.
+    """Return the proto's array, which may share the proto's bytes and then is read-only.
 
     `room` is that of the whole request. Raises InvalidInput naming the input when the proto does
-    not hold what it says.
+    not match its own description.
     """
     dtype = dtype_of(name, proto)
     shape = _shape(name, proto)
@@ -97,12 +98,12 @@ def to_array(name: str, proto: TensorProto, room: Expansion) -> Array:
         flat = _from_values(name, dtype, shape, proto, room)
     try:
         return flat.reshape(shape)
-    except ValueError as error:  # too many dimensions, or sizes beside a zero that overflow
+    except ValueError as error:  # too many dimensions, or sizes that overflow beside a zero
         raise InvalidInput(f"input '{name}' has an impossible shape: {error}") from error
 
 
 def from_array(array: Array, dtype: DType) -> TensorProto:
-    """A proto of that array, in the `*_val` field of its dtype, as TensorFlow Serving answers."""
+    """Return the array as a proto, in the `*_val` field of its dtype like TensorFlow Serving."""
     proto = TensorProto(dtype=dtype.tf_name)
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
@@ -145,7 +146,7 @@ def _shape(name: str, proto: TensorProto) -> tuple[int, ...]:
 
 
 def _check_fields(name: str, dtype: DType, proto: TensorProto) -> None:
-    """Raises InvalidInput for values in a field that is not read."""
+    """Raise InvalidInput for values in a field that is not read."""
     read = "tensor_content" if proto.tensor_content else TENSOR_PROTO_FIELDS[dtype]
     others = [
         item.name
@@ -174,7 +175,7 @@ def _from_content(name: str, dtype: DType, shape: tuple[int, ...], proto: Tensor
 
 
 def _strings(name: str, count: int, content: bytes) -> Array:
-    """The strings of tensor_content: the length of each as a varint, then all their bytes."""
+    """Return the strings of tensor_content: all their lengths as varints, then all their bytes."""
     lengths: list[int] = []
     place = length = shift = 0
     while len(lengths) < count and place < len(content) and shift <= _LONGEST_VARINT:
@@ -228,7 +229,7 @@ def _parse(name: str, dtype: DType, proto: TensorProto) -> Array:
     target, field = NUMPY[dtype], TENSOR_PROTO_FIELDS[dtype]
     if dtype is DType.BYTES:
         strings = getattr(proto, field)
-        return np.array([*strings, None], dtype=object)[:-1]  # never an array of the bytes' items
+        return np.array([*strings, None], dtype=object)[:-1]  # never an array of single bytes
     if dtype in _HALVES:
         wide = numbers(proto, field, np.dtype(np.int64))
         return narrow(name, wide, np.dtype(np.uint16)).view(target)
