@@ -1,4 +1,7 @@
-"""Daemon threads, for work that must not delay a deadline, an event loop or process exit."""
+"""Daemon threads, for work that must not delay a deadline, an event loop or process exit.
+
+The option `--threads` is `mlserve.backend.LoadOptions.threads`.
+"""
 
 from __future__ import annotations
 

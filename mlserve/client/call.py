@@ -1,4 +1,7 @@
-"""One call from start to end: its deadline, ids, retries and image."""
+"""One call from start to end: its deadline, ids, retries and image.
+
+`Retries` says how often and how long to wait; the loop is `session.Session.ask_with_retries`.
+"""
 
 from __future__ import annotations
 

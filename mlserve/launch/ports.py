@@ -1,4 +1,7 @@
-"""Choose a server's ports: the requested ones, or the next free pair."""
+"""Choose a server's ports: the requested ones, or the next free pair.
+
+The defaults are `mlserve.backend.GRPC_PORT` and `REST_PORT`.
+"""
 
 from __future__ import annotations
 

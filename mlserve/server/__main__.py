@@ -1,4 +1,7 @@
-"""Run one server process: `python -m mlserve.server`, started by `mlserve up`, not by users."""
+"""Run one server process: `python -m mlserve.server`, started by `mlserve up`, not by users.
+
+Its flags are the fields of `mlserve.settings.ServerSettings` and `mlserve.backend.LoadOptions`.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ STALLED = 1.0
 """Seconds without progress after which an unfinished upload gives way to others."""
 PROGRESS = 16 * 2**10
 """Bytes that count as progress: an upload that trickles in has stalled too."""
-RETRY_AFTER = STALLED
+RETRY_SECONDS = STALLED
 """Seconds after which a retry is worthwhile: what stalls now has given way by then."""
 PIECE = 64 * 2**10
 """Bytes or characters parsed, decompressed or copied at once: a few milliseconds at most."""
@@ -136,7 +136,7 @@ class BodyMemory:
         return Overloaded(
             f"no room for {size} bytes of a request: the requests in flight hold {self._held} of "
             f"{self.most} bytes ({flag_of('max_body_memory')})",
-            retry_after=RETRY_AFTER,
+            retry_after=RETRY_SECONDS,
             hint="try again, or send a smaller request",
         )
 

@@ -1,4 +1,7 @@
-"""Turn failures into what a client may see: only mlserve's own errors leave the server."""
+"""Turn failures into what a client may see: only mlserve's own errors leave the server.
+
+Their gRPC codes and HTTP statuses are in `mlserve.wire.errors`.
+"""
 
 from __future__ import annotations
 

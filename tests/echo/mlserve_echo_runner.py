@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 
 class EchoRunner:
-    """Runs the signatures of `mlserve_echo.signatures`; `close` interrupts what waits."""
+    """Runs the signatures that `mlserve_echo` declares; `close` interrupts what waits."""
 
     def __init__(self, config: EchoConfig) -> None:
         self.signatures: Mapping[str, Signature] = {item.name: item for item in signatures(config)}

@@ -8,6 +8,8 @@ deadlines overtake long ones as far as those can spare the time.
 
 Overloaded means that a later try may succeed. Where none can, because the model needs longer than
 the client waits or the time is up, the error is DeadlineExceeded, which clients do not retry.
+`Overloaded.retry_after` leaves the server as `Retry-After` (`listen.http`) and as gRPC's pushback
+(`listen.grpc.service`).
 
 Nothing here reads a clock or uses asyncio: the caller passes the time, in seconds.
 """

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput, Overloaded, Unavailable
-from mlserve.server.body_memory import PIECE, RETRY_AFTER, UNBOUNDED, BodyMemory, Room
+from mlserve.server.body_memory import PIECE, RETRY_SECONDS, UNBOUNDED, BodyMemory, Room
 from mlserve.settings import flag_of
 
 _GZIP = 31  # zlib's wbits for a gzip stream
@@ -131,7 +131,7 @@ class Body:
         if self.held.has_given_way:
             raise NoRoom(
                 "the body came too slowly: its room was given to other requests",
-                retry_after=RETRY_AFTER,
+                retry_after=RETRY_SECONDS,
                 hint="try again, or send a smaller request",
             )
 
