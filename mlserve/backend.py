@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from mlserve.artifact import Artifact
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, ModelLoadFailed
-from mlserve.settings import HelpPanel, Options, option
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 
@@ -81,63 +81,6 @@ class ImageStages(Protocol):
 
     def scores(self, image: bytes) -> np.ndarray[Any, Any]:
         """float32[classes]: the score of every class."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions(Options):
-    """How to load a model; None leaves the choice to the backend.
-
-    A new option is one field here: `mlserve up`, the server process, containers and the record of a
-    running server take it from this class. A backend that supports it lists it in `load_options`.
-    `threads` None means the CPUs of the cgroup. `instances` are sessions that run at the same time
-    and share the threads. `allow_unsafe_ops` loads models that can do more than compute
-    (`mlserve.unsafe_ops`). Raises UsageError for a number below 1.
-    """
-
-    threads: int | None = field(
-        default=None,
-        metadata=option(
-            HelpPanel.MODEL,
-            "CPU threads that run the model.",
-            unit="n",
-            least=1,
-            chosen="one for each CPU that may be used",
-        ),
-    )
-    provider: str | None = field(
-        default=None,
-        metadata=option(
-            HelpPanel.MODEL,
-            "What ONNX Runtime runs the model on: auto, cpu, cuda, ...",
-            unit="name",
-            chosen="auto",
-        ),
-    )
-    instances: int | None = field(
-        default=None,
-        metadata=option(
-            HelpPanel.MODEL,
-            "Sessions of ONNX Runtime, which share the threads.",
-            unit="n",
-            least=1,
-            chosen="1",
-        ),
-    )
-    allow_unsafe_ops: bool = field(
-        default=False,
-        metadata=option(
-            HelpPanel.ACCESS,
-            "Serve SavedModels whose graph can read and write files, or run Python: only if you "
-            "trust whoever made them.",
-        ),
-    )
-
-
-DEFAULT_LOAD_OPTIONS = LoadOptions()
-DEFAULT_BACKEND = "tfserving"
-GRPC_PORT = 8500
-REST_PORT = 8501
-"""The default ports of a server, and its ports inside every container."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.errors import UsageError
-from mlserve.settings import ServerSettings, flag_of
+from mlserve.options import flag_of
+from mlserve.settings import ServerSettings
 
 _TOKEN = re.compile(rb"[!-~]{1,4096}")
 _READERS = {0o004: "every user of this machine", 0o040: "every user in its group"}

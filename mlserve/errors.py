@@ -20,7 +20,7 @@
     |  `- Overloaded         7    the server has no room for the request
     `- DeadlineExceeded    124    no answer in time (the code of coreutils' `timeout`)
 
-What each looks like on the wire is in `mlserve.wire.errors`. docs/reference/errors.md is made
+What each looks like on the wire is in `mlserve.wire.status`. docs/reference/errors.md is made
 from the docstrings here: the first paragraph says what happened, the second what to do.
 """
 

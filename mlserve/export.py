@@ -12,7 +12,7 @@ from traceback import walk_tb
 from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.backend import Backend
-from mlserve.choosing import backend_for
+from mlserve.backend_choice import backend_for
 from mlserve.distributions import MODELS, install_command
 from mlserve.errors import (
     ExportError,

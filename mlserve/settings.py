@@ -1,36 +1,22 @@
-"""The settings of mlserve's own server: each defined once, with default, limits and help text.
+"""The settings of a server: each defined once, with default, limits and help text.
 
-A setting is a field of a dataclass that inherits `Options`. From that field come the option of
-`mlserve up`, the flag of the server process, the argument of a container, the entry in the record
-of a running server, and the checks. `ServerSettings` says how to serve, and `LoadOptions` (in
-`mlserve.backend`) how to load a model.
+A setting is a field of a dataclass that inherits `mlserve.options.Options`. From that field come
+the option of `mlserve up`, the flag of the server process, the argument of a container, the entry
+in the record of a running server, and the checks. `ServerSettings` says how to serve,
+`LoadOptions` how to load a model.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from functools import cache
-from numbers import Real
 from pathlib import Path
-from types import NoneType
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any
 
-from mlserve.deadline import check_seconds
-from mlserve.errors import UsageError, bounded
+from mlserve.errors import UsageError
 from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
-
-
-class HelpPanel(StrEnum):
-    """The heading of a setting in `mlserve up --help`."""
-
-    MODEL = "The model"
-    LOAD = "Under load"
-    LIMITS = "Limits"
-    ACCESS = "Access"
-    LOGS = "Logs"
+from mlserve.options import HelpPanel, Options, flag_of, option
 
 
 class LogFormat(StrEnum):
@@ -57,120 +43,6 @@ class ModelControl(StrEnum):
     AUTO = "auto"
     ON = "on"
     OFF = "off"
-
-
-def option(
-    panel: HelpPanel, text: str, *, unit: str = "", least: float | None = None, chosen: str = ""
-) -> dict[str, Any]:
-    """Build the metadata of an option: all that its name, type and default do not say.
-
-    `chosen` describes what the server chooses if the default is None.
-    """
-    return {"panel": panel, "text": text, "unit": unit, "least": least, "chosen": chosen}
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """An option as data: the basis of a flag, a command's option or a table column."""
-
-    name: str
-    kind: type
-    default: Any
-    panel: HelpPanel
-    text: str
-    unit: str = ""
-    least: float | None = None
-    chosen: str = ""
-    """What the server chooses if `default` is None."""
-
-    @property
-    def help(self) -> str:
-        """Return the help text, with the default if it is not a plain value."""
-        return f"{self.text} Default: {self.chosen}." if self.chosen else self.text
-
-    @property
-    def metavar(self) -> str | None:
-        """Return the help's placeholder for a value; None for a choice, which lists its own."""
-        if self.kind is Path:
-            return "FILE"
-        return self.unit.upper() or None
-
-    @property
-    def flag(self) -> str:
-        """Return the flag: `--max-queue` for `max_queue`."""
-        return flag_of(self.name)
-
-    def read(self, value: Any) -> Any:
-        """Convert a string or a JSON value to the setting's value. Raises UsageError."""
-        try:
-            if self.kind is bool and isinstance(value, str):
-                return _BOOLEANS[value.lower()]
-            return None if value is None else self.kind(value)
-        except (ValueError, TypeError, OverflowError, KeyError) as error:
-            raise _not_a_value(self.flag, value, self.kind) from error
-
-    def check(self, value: Any) -> None:
-        """Raise UsageError for a number that is too small or too large, or is not a number."""
-        if self.least is None or value is None:
-            return
-        takes = int if self.kind is int else Real
-        is_number = isinstance(value, takes) and not isinstance(value, bool)
-        if not is_number or (isinstance(value, float) and not math.isfinite(value)):
-            raise _not_a_value(self.flag, value, self.kind)
-        if value < self.least:
-            raise UsageError(
-                f"{self.flag} must be at least {self.least:g}, not {bounded(f'{value}')}",
-                hint="leave it out to take the default: "
-                + ("chosen by the server" if self.default is None else str(self.default)),
-            )
-        if self.kind is float:
-            check_seconds(self.flag, value)
-        elif value > _MOST:
-            raise UsageError(
-                f"{self.flag} must be at most {_MOST}, not {bounded(str(value))}",
-                hint="give a smaller number",
-            )
-
-
-class Options:
-    """The base of a dataclass whose fields are options, each with a default and `option` metadata.
-
-    Raises UsageError for a value below its least.
-    """
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        for item in described(type(self)):
-            item.check(getattr(self, item.name))
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """Return the options that differ from their defaults."""
-        return {
-            item.name: value
-            for item in described(type(self))
-            if (value := getattr(self, item.name)) != item.default
-        }
-
-    def argv(self) -> list[str]:
-        """Return the flags of the server process that set these options."""
-        return [f"{flag_of(name)}={value}" for name, value in self.changed.items()]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all options as data for `from_json`."""
-        values = {item.name: getattr(self, item.name) for item in described(type(self))}
-        return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read the output of `to_json`. A missing option gets its default."""
-        return cls(**{i.name: i.read(data[i.name]) for i in described(cls) if i.name in data})
-
-    @classmethod
-    def taken_from(cls, values: dict[str, Any]) -> Self:
-        """Pick these options from the values of a whole command line."""
-        return cls(**{item.name: values.pop(item.name) for item in described(cls)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,27 +308,6 @@ class ServerSettings(Options):
         return replace(self, **paths)
 
 
-def described(options: type[Options] = ServerSettings) -> tuple[Description, ...]:
-    """Describe every option of such a class, in field order."""
-    return _described(options)  # type: ignore[arg-type]  # mypy takes no class for hashable
-
-
-@cache
-def _described(options: Any) -> tuple[Description, ...]:
-    kinds = get_type_hints(options)
-    return tuple(
-        Description(item.name, _kind(kinds[item.name]), item.default, **item.metadata)
-        for item in fields(options)
-    )
-
-
-def _kind(hint: Any) -> type:
-    """Return the type of an option's values if set: `int` for `int | None`."""
-    kinds = [kind for kind in get_args(hint) if kind is not NoneType] or [hint]
-    kind: type = kinds[0]
-    return kind
-
-
 def is_loopback(host: str) -> bool:
     """Return whether a server at that address is reachable from this machine only."""
     from ipaddress import ip_address  # not needed by `predict`, which imports this module
@@ -467,28 +318,64 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _not_a_value(flag: str, value: object, kind: type) -> UsageError:
-    if issubclass(kind, StrEnum):
-        takes = " or ".join(kind)
-    else:
-        takes = {int: "a whole number", float: "a number", bool: "true or false"}.get(
-            kind, "a path"
-        )
-    shown = f"{value:g}" if isinstance(value, float) else value
-    return UsageError(f"{str(shown)!r} is not a valid value of {flag}", hint=f"give {takes}")
+@dataclass(frozen=True, slots=True)
+class LoadOptions(Options):
+    """How to load a model; None leaves the choice to the backend.
+
+    A new option is one field here: `mlserve up`, the server process, containers and the record of a
+    running server take it from this class. A backend that supports it lists it in `load_options`.
+    `threads` None means the CPUs of the cgroup. `instances` are sessions that run at the same time
+    and share the threads. `allow_unsafe_ops` loads models that can do more than compute
+    (`mlserve.unsafe_ops`). Raises UsageError for a number below 1.
+    """
+
+    threads: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "CPU threads that run the model.",
+            unit="n",
+            least=1,
+            chosen="one for each CPU that may be used",
+        ),
+    )
+    provider: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "What ONNX Runtime runs the model on: auto, cpu, cuda, ...",
+            unit="name",
+            chosen="auto",
+        ),
+    )
+    instances: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Sessions of ONNX Runtime, which share the threads.",
+            unit="n",
+            least=1,
+            chosen="1",
+        ),
+    )
+    allow_unsafe_ops: bool = field(
+        default=False,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Serve SavedModels whose graph can read and write files, or run Python: only if you "
+            "trust whoever made them.",
+        ),
+    )
 
 
-def flag_of(name: str) -> str:
-    """The flag of that setting."""
-    return "--" + name.replace("_", "-")
-
-
+DEFAULT_LOAD_OPTIONS = LoadOptions()
+DEFAULT_BACKEND = "tfserving"
+GRPC_PORT = 8500
+REST_PORT = 8501
+"""The default ports of a server, and its ports inside every container."""
 _LARGEST_BODIES = 8
 _CALL_BYTES = 64 * 2**10
 """An upper bound of what the server counts for a call besides its message."""
-_BOOLEANS = {"true": True, "false": False}
-_MOST = 2**63 - 1
-"""The largest number that a setting can have: a signed 64-bit integer."""
 _NEEDS = (("tls_key", "tls_cert"), ("tls_cert", "tls_key"), ("tls_client_ca", "tls_cert"))
 """Settings that require another one."""
 DEFAULT_SETTINGS = ServerSettings()

@@ -19,11 +19,11 @@ from mlserve_onnxruntime.plugin import mlserve_model_sources as onnx_sources
 from PIL import Image
 
 from mlserve import plugins
-from mlserve.backend import LoadOptions
 from mlserve.contract import RAW, SYMMETRIC, UNIT, Scale
 from mlserve.errors import ExportError
 from mlserve.export import export, no_progress
 from mlserve.pipeline import Activation
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, How, ModelRequest
 from mlserve.testing.images import saved
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mlserve.errors import UsageError
-from mlserve.settings import ServerSettings, described, flag_of
+from mlserve.options import described, flag_of
+from mlserve.settings import ServerSettings
 
 WRONG = (
     ("max_batch_size", 0, "--max-batch-size must be at least 1, not 0"),
@@ -73,7 +74,7 @@ def test_python_gets_no_further_with_another_type(value: Any) -> None:
 
 
 def test_every_default_is_a_value_that_is_taken() -> None:
-    given = {setting.name: setting.default for setting in described()}
+    given = {setting.name: setting.default for setting in described(ServerSettings)}
 
     assert ServerSettings(**given) == ServerSettings()
     assert ServerSettings.from_json(ServerSettings().to_json()) == ServerSettings()

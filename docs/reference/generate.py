@@ -24,8 +24,9 @@ from mlserve import errors
 from mlserve.cli.app import app
 from mlserve.credentials import TOKEN_VARIABLE
 from mlserve.errors import ExitCode, MlserveError, Transient
-from mlserve.settings import Description, described
-from mlserve.wire import errors as wire
+from mlserve.options import Description, described
+from mlserve.settings import ServerSettings
+from mlserve.wire import status as wire
 
 FOLDER = Path(__file__).parent
 WIDTH = 100
@@ -164,7 +165,9 @@ def _commands() -> Iterator[str]:
 
 
 def _command(command: Any) -> Iterator[str]:
-    settings = {setting.name for setting in described()} if command.name == "up" else set()
+    settings = (
+        {setting.name for setting in described(ServerSettings)} if command.name == "up" else set()
+    )
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
     yield f"## mlserve {command.name}"
@@ -181,7 +184,7 @@ def _command(command: Any) -> Iterator[str]:
         yield _list(_option(p) for p in own if _panel(p) == panel)
     if settings:
         yield "**Settings of the server**"
-        flags = (f"[`{s.flag}`](settings.md#{anchor(s.flag)})" for s in described())
+        flags = (f"[`{s.flag}`](settings.md#{anchor(s.flag)})" for s in described(ServerSettings))
         yield _wrapped(", ".join(flags))
 
 
@@ -268,9 +271,9 @@ def _settings() -> Iterator[str]:
     )
     yield _table(
         ("setting", "default", "unit"),
-        ((_link(s.flag, f"`{s.flag}`"), _default(s), s.unit) for s in described()),
+        ((_link(s.flag, f"`{s.flag}`"), _default(s), s.unit) for s in described(ServerSettings)),
     )
-    for panel, settings in groupby(described(), key=lambda setting: setting.panel):
+    for panel, settings in groupby(described(ServerSettings), key=lambda setting: setting.panel):
         yield f"## {panel.value}"
         for setting in settings:
             yield f"### {setting.flag}"

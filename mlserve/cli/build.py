@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mlserve.backend import GRPC_PORT
 from mlserve.cli.options import ExportedBackendOption, ExportedModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.launch.serving import Launcher
+from mlserve.settings import GRPC_PORT
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.images import BuildRequest

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.backend import DEFAULT_BACKEND
 from mlserve.cli.options import StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
 from mlserve.pipeline import Exif
+from mlserve.settings import DEFAULT_BACKEND
 from mlserve.sources import DEFAULT_MODEL
 
 if TYPE_CHECKING:

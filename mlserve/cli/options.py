@@ -1,7 +1,7 @@
 """Options shared by several commands, each declared once.
 
 `ServerChoice` selects the server for `predict`, `status` and `metadata`. The options of `up` are
-the fields of classes elsewhere (`mlserve.settings.Options`). Typer reads a command's options from
+the fields of classes elsewhere (`mlserve.options.Options`). Typer reads a command's options from
 its signature, so `with_server_choice` and `with_options` add them there.
 """
 
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Unpack
 
 import typer
 
+from mlserve.background import run_within
 from mlserve.cli.output import note
 from mlserve.client import Client, Tls
 from mlserve.client.endpoint import Api, ConnectionOptions, ProtocolName
 from mlserve.credentials import TOKEN_VARIABLE, read_token
 from mlserve.errors import UsageError
-from mlserve.settings import Description, Options, described
-from mlserve.threads import run_within
+from mlserve.options import Description, Options, described
 
 if TYPE_CHECKING:
     from mlserve.deadline import Deadline
@@ -216,8 +216,8 @@ class ServerChoice:
 def _recorded_tls(record: ServerRecord, deadline: Deadline) -> Tls | None:
     if not record.serving.settings.speaks_tls:
         return None
+    from mlserve.background import run_within
     from mlserve.launch.access import tls_of
-    from mlserve.threads import run_within
 
     doing = f"reading {record.serving.settings.tls_cert}"
     return run_within(deadline, doing, lambda: tls_of(record))

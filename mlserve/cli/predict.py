@@ -11,18 +11,19 @@ from typing import Annotated, Any, BinaryIO, Protocol
 
 import typer
 
+from mlserve.background import run_within
 from mlserve.cli import clock
 from mlserve.cli.options import ServerChoice, with_server_choice
 from mlserve.cli.output import ProgressLine, error_json, note, print_json, require_input, say
 from mlserve.client import Client, Prediction, Retries
 from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.answers import Score
-from mlserve.client.call import DEFAULT_RETRIES, unreadable
+from mlserve.client.call import unreadable
 from mlserve.client.client import DEFAULT_TIMEOUT
 from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
+from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, UsageError, as_utf8, readable
-from mlserve.threads import run_within
 
 STDIN = "-"
 _SUFFIXES = (".jpg", ".jpeg", ".png")

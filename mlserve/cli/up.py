@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.backend import GRPC_PORT, REST_PORT, LoadOptions
 from mlserve.cli.options import (
     ExportedBackendOption,
     ExportedModelOption,
@@ -20,7 +19,7 @@ from mlserve.cli.options import (
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.errors import UsageError
 from mlserve.launch.serving import Launcher
-from mlserve.settings import ServerSettings
+from mlserve.settings import GRPC_PORT, REST_PORT, LoadOptions, ServerSettings
 
 if TYPE_CHECKING:
     from mlserve.launch.records import ServerRecord

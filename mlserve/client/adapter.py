@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
-from mlserve.client.call import CallState
 from mlserve.client.endpoint import Endpoint
+from mlserve.client.retries import CallState
 
 USUAL_TOP_K = 5
 """Classes requested if the caller does not say how many."""

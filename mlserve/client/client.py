@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from mlserve.background import run_on_loop
 from mlserve.client.adapter import ImageRequest, ModelRef
 from mlserve.client.answers import (
     Answer,
@@ -19,7 +20,7 @@ from mlserve.client.answers import (
     choose_label,
     shortfall,
 )
-from mlserve.client.call import ONCE, CallIds, CallState, Image, Retries, Trace, name_of, read_image
+from mlserve.client.call import CallIds, Image, Trace, name_of, read_image
 from mlserve.client.connections import Connections
 from mlserve.client.endpoint import (
     APIS,
@@ -32,6 +33,7 @@ from mlserve.client.endpoint import (
 )
 from mlserve.client.proxies import proxy_to
 from mlserve.client.refusals import ConnectionLost, NotSpoken
+from mlserve.client.retries import ONCE, CallState, Retries
 from mlserve.client.session import ModelSession, Session, TfsSession
 from mlserve.deadline import Deadline
 from mlserve.errors import (
@@ -42,7 +44,6 @@ from mlserve.errors import (
     Transient,
     UsageError,
 )
-from mlserve.threads import run_on_loop
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0

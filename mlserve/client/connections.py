@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 from weakref import WeakSet
 
 from mlserve.client.adapter import Call, Reply, Transport
-from mlserve.client.call import CallState
 from mlserve.client.endpoint import Connection, Endpoint
 from mlserve.client.forks import has_inherited_grpc
+from mlserve.client.retries import CallState
 from mlserve.errors import UsageError
 
 _Place = tuple[int, asyncio.AbstractEventLoop]

@@ -12,12 +12,12 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
+from mlserve.background import on_daemon_thread
 from mlserve.client.endpoint import Connection, Endpoint, Tls
 from mlserve.client.proxies import proxy_to
 from mlserve.client.tls import certificate_refused, handshake_failure
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, NotFound, UsageError, readable
-from mlserve.threads import on_daemon_thread
 
 _PATIENCE = 1.0
 """Seconds for the probe, at most."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
-from mlserve.client.call import DEFAULT_RETRIES, Retries, Trace
+from mlserve.client.call import Trace
+from mlserve.client.retries import DEFAULT_RETRIES, Retries
 from mlserve.errors import UsageError
 
 ProtocolName = Literal["grpc", "rest"]

@@ -7,8 +7,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from mlserve.background import on_daemon_thread
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.call import CallState
 from mlserve.client.endpoint import Connection, Endpoint
 from mlserve.client.forks import without_fork_support
 from mlserve.client.proxies import Proxy, no_proxy_answers, proxy_to, refused_by_proxy
@@ -20,11 +20,11 @@ from mlserve.client.refusals import (
     seconds,
     went_away,
 )
+from mlserve.client.retries import CallState
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, readable
-from mlserve.threads import on_daemon_thread
-from mlserve.wire.errors import error_from_grpc
 from mlserve.wire.headers import RETRY_AFTER, RETRY_PUSHBACK_MS
+from mlserve.wire.status import error_from_grpc
 
 with without_fork_support():
     import grpc

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx  # noqa: TID253  this module is imported for REST endpoints only
 
+from mlserve.background import on_daemon_thread
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.call import CallState
 from mlserve.client.codecs import parse_json, shown
 from mlserve.client.endpoint import Connection
 from mlserve.client.proxies import no_proxy_answers, of_this_proxy, proxy_to, refused_by_proxy
@@ -28,11 +28,11 @@ from mlserve.client.refusals import (
     went_away,
     without_traceback,
 )
+from mlserve.client.retries import CallState
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, readable
-from mlserve.threads import on_daemon_thread
-from mlserve.wire.errors import error_from_http
 from mlserve.wire.headers import REQUEST_TIMEOUT_MS, RETRY_AFTER, RETRY_AFTER_MS
+from mlserve.wire.status import error_from_http
 
 _OK = 200
 _GZIP = 31  # zlib's wbits for a gzip stream

@@ -31,8 +31,8 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
+from mlserve.background import on_daemon_thread
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.call import CallState
 from mlserve.client.endpoint import Connection
 from mlserve.client.grpc import reply_of, status_error, unreached
 from mlserve.client.proxies import Proxy, proxy_to
@@ -43,9 +43,9 @@ from mlserve.client.refusals import (
     not_an_answer,
     went_away,
 )
+from mlserve.client.retries import CallState
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
-from mlserve.threads import on_daemon_thread
 
 _PREFIX = struct.Struct("!BI")
 """Prefix of a message: a compression flag, and its length in bytes."""

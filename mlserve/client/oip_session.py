@@ -14,9 +14,9 @@ from mlserve.client.adapter import (
     number_of,
 )
 from mlserve.client.answers import Answer, VersionStatus
-from mlserve.client.call import CallState
 from mlserve.client.oip_rest import BINARY
 from mlserve.client.refusals import NotSpoken, refuses_binary, tells_not_ready
+from mlserve.client.retries import CallState
 from mlserve.client.session import ModelSession
 from mlserve.client.signature_choice import SignatureChoices
 from mlserve.errors import (

@@ -14,11 +14,11 @@ from typing import Any
 
 from mlserve.client.adapter import Call, Reply
 from mlserve.client.answers import ServerLoad
-from mlserve.client.call import CallState
 from mlserve.client.codecs import excerpt, parse_any_json, parse_json
 from mlserve.client.endpoint import Endpoint, ProtocolName
 from mlserve.client.oip import SERVICE
 from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable
+from mlserve.client.retries import CallState
 from mlserve.client.session import Session
 from mlserve.errors import (
     InferenceFailed,

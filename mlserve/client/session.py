@@ -1,11 +1,10 @@
 """A session with one server about one model in one API: choice of signature, and retries.
 
-ModelSession.predict -> ask_with_retries -> Transport.send
+ModelSession.predict -> ask_with_retries -> retries.with_retries -> Transport.send
 """
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,9 +24,9 @@ from mlserve.client.adapter import (
     number_of,
 )
 from mlserve.client.answers import Answer, ModelMetadata, VersionStatus, read_contract
-from mlserve.client.call import CallState
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
-from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, Transient
+from mlserve.client.retries import CallState, with_retries
+from mlserve.errors import InferenceFailed, InvalidInput, MlserveError
 from mlserve.wire.headers import (
     CONTRACT,
     MODEL_VERSION,
@@ -53,21 +52,15 @@ class Session:
     ) -> T:
         """Send a call, retry it after transient errors, and return the reply as `read` parses it.
 
-        A call that tells the server its time limit is a function of the seconds left. The last
-        error is raised at once if the next attempt would come after the deadline. Raises NotSpoken
-        for a reply that cannot be read.
+        A call that tells the server its time limit is a function of the seconds left. Raises
+        NotSpoken for a reply that cannot be read.
         """
-        while True:
-            before = state.spent_so_far()
-            try:
-                request = call if isinstance(call, Call) else call(state.require())
-                return self._read(await self._transport.send(request, state), read)
-            except Transient as error:
-                pause = state.pause(error)
-                if pause >= state.deadline.remaining():
-                    raise
-                state.begin_again(error, pause, before)
-            await asyncio.sleep(pause)
+
+        async def attempt() -> T:
+            request = call if isinstance(call, Call) else call(state.require())
+            return self._read(await self._transport.send(request, state), read)
+
+        return await with_retries(attempt, state)
 
     def _read(self, reply: Reply, read: Callable[[Reply], T]) -> T:
         try:

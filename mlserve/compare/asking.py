@@ -15,7 +15,7 @@ import psutil
 
 from mlserve.client import Client, Prediction
 from mlserve.client.answers import Score
-from mlserve.client.call import ONCE
+from mlserve.client.retries import ONCE
 from mlserve.compare.result import BAD_IMAGE, Row
 from mlserve.compare.targets import ComparedTarget
 from mlserve.deadline import Deadline

@@ -17,13 +17,13 @@ import numpy as np  # noqa: TID253
 
 from mlserve import errors
 from mlserve.artifact import Artifact
+from mlserve.background import run_within
 from mlserve.compare.result import STAGES, Difference, Stages
 from mlserve.compare.targets import ComparedTarget
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError
 from mlserve.launch.logs import last_lines
 from mlserve.launch.signals import Interrupts
-from mlserve.threads import run_within
 
 Progress = Callable[[int, str], None]
 """Called with the number of finished images, and the name of the next."""

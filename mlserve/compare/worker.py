@@ -19,9 +19,10 @@ import numpy as np  # noqa: TID253
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.backend import ImageStages, LoadOptions
+from mlserve.backend import ImageStages
 from mlserve.compare.result import STAGES
 from mlserve.errors import MlserveError
+from mlserve.settings import LoadOptions
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ import httpx  # noqa: TID253
 import psutil
 
 from mlserve import paths, plugins
-from mlserve.backend import GRPC_PORT, REST_PORT, Listen, ServerSpec
+from mlserve.backend import Listen, ServerSpec
+from mlserve.background import run_within
 from mlserve.deadline import Deadline
 from mlserve.distributions import SERVER, SERVER_HINT, absent_packages
 from mlserve.doctor.finding import Area, Finding, Status
@@ -22,9 +23,9 @@ from mlserve.launch.docker import engine
 from mlserve.launch.model_choice import exported
 from mlserve.launch.records import read_records
 from mlserve.launch.serving import Launcher
+from mlserve.settings import GRPC_PORT, REST_PORT
 from mlserve.sources import DEFAULT_MODEL
 from mlserve.system import memory_limit, usable_cpus
-from mlserve.threads import run_within
 
 _ENGINE_TIMEOUT = 2.0
 _ENOUGH_MEMORY = 2 * 2**30

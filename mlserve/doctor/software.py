@@ -16,10 +16,10 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion
 
 from mlserve import __version__, plugins
-from mlserve.backend import DEFAULT_BACKEND
 from mlserve.distributions import install_command
 from mlserve.doctor.finding import Area, Finding, Status
 from mlserve.launch.model_choice import exported
+from mlserve.settings import DEFAULT_BACKEND
 
 _LIBRARIES = (
     *("grpcio", "protobuf", "httpx", "numpy", "tensorflow", "keras", "tensorflow-hub"),

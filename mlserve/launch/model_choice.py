@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.artifact import Artifact, without_manifest
-from mlserve.backend import DEFAULT_BACKEND
-from mlserve.choosing import backend_of_files, way_to_export
+from mlserve.backend_choice import backend_of_files, way_to_export
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.hints import nearest
 from mlserve.launch.serving import Serving
+from mlserve.settings import DEFAULT_BACKEND
 from mlserve.store import Store, VersionPolicy, check_name, present_versions
 
 

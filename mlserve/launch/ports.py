@@ -1,6 +1,6 @@
 """Choose a server's ports: the requested ones, or the next free pair.
 
-The defaults are `mlserve.backend.GRPC_PORT` and `REST_PORT`.
+The defaults are `mlserve.settings.GRPC_PORT` and `REST_PORT`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import socket
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from mlserve.backend import GRPC_PORT, REST_PORT, Listen
+from mlserve.backend import Listen
 from mlserve.errors import UsageError
+from mlserve.settings import GRPC_PORT, REST_PORT
 
 _PAIRS = 100
 

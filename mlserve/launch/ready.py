@@ -176,7 +176,7 @@ def _predict(record: ServerRecord, version: int, timeout: float) -> None:
 def _client(record: ServerRecord, version: int | None = None) -> Client:
     """Return a client that does not retry: the waiting loop does."""
     from mlserve.client import Client
-    from mlserve.client.call import ONCE
+    from mlserve.client.retries import ONCE
 
     return Client(
         record.grpc_endpoint,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlserve import plugins
-from mlserve.backend import GRPC_PORT, REST_PORT, Backend, Listen
+from mlserve.backend import Backend, Listen
 from mlserve.deadline import check_seconds
 from mlserve.errors import (
     ExitCode,
@@ -34,6 +34,7 @@ from mlserve.launch.records import ServerRecord, remove_record, state_lock, writ
 from mlserve.launch.running import drop_dead, server_of
 from mlserve.launch.serving import Launcher, Serving
 from mlserve.launch.signals import Interrupts
+from mlserve.settings import GRPC_PORT, REST_PORT
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.container import ContainerProcess

@@ -1,6 +1,6 @@
 """Run one server process: `python -m mlserve.server`, started by `mlserve up`, not by users.
 
-Its flags are the fields of `mlserve.settings.ServerSettings` and `mlserve.backend.LoadOptions`.
+Its flags are the fields of `mlserve.settings.ServerSettings` and `mlserve.settings.LoadOptions`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlserve import plugins
-from mlserve.backend import GRPC_PORT, REST_PORT, LoadOptions
 from mlserve.errors import MlserveError
+from mlserve.options import described
 from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.telemetry.log import log_to_stderr
-from mlserve.settings import LogFormat, ServerSettings, described
+from mlserve.settings import GRPC_PORT, REST_PORT, LoadOptions, LogFormat, ServerSettings
 from mlserve.store import VersionPolicy
 
 

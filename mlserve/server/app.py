@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlserve.background import end_process
 from mlserve.errors import ExitCode, MlserveError
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.engine.engine import Engine
@@ -34,7 +35,6 @@ from mlserve.server.tfs.grpc import SHORT_NAMES, ModelReload, TfsGrpcService
 from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
 from mlserve.system import give_back_large_blocks, usable_cpus
-from mlserve.threads import end_process
 
 _log = logging.getLogger(__name__)
 _TURN = 0.001

@@ -18,7 +18,7 @@ from types import TracebackType
 from weakref import ReferenceType, ref
 
 from mlserve.errors import InputTooLarge, Overloaded
-from mlserve.settings import flag_of
+from mlserve.options import flag_of
 
 STALLED = 1.0
 """Seconds without progress after which an unfinished upload gives way to others."""

@@ -1,6 +1,6 @@
 """Turn failures into what a client may see: only mlserve's own errors leave the server.
 
-Their gRPC codes and HTTP statuses are in `mlserve.wire.errors`.
+Their gRPC codes and HTTP statuses are in `mlserve.wire.status`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, shortened
-from mlserve.settings import flag_of
+from mlserve.options import flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
 
 Array = np.ndarray[Any, Any]

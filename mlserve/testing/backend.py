@@ -11,8 +11,9 @@ import pytest
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, LoadOptions
+from mlserve.backend import Backend
 from mlserve.errors import MlserveError, ModelLoadFailed
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.given import GivenBackend

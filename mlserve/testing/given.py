@@ -8,7 +8,8 @@ import pytest
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, LoadOptions, Runner
+from mlserve.backend import Backend, Runner
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.images import plain

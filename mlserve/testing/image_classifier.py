@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
-from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
+from mlserve.backend import Backend, ImageStages, Runner
 from mlserve.errors import InferenceFailed, InvalidInput, ModelLoadFailed
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.artifacts import exported

@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, LoadOptions
+from mlserve.backend import Backend
 from mlserve.client.endpoint import Api
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import LABELS

@@ -1,12 +1,10 @@
-"""The parts of the client that do no I/O: traces, waits, TLS failures, the token."""
+"""The parts of the client that do no I/O: addresses, traces, TLS failures, the token."""
 
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from dataclasses import fields
-from random import Random
 from typing import Any, get_type_hints
 
 import pytest
@@ -17,7 +15,7 @@ from mlserve.client.endpoint import Connection, ConnectionOptions, Endpoint
 from mlserve.client.refusals import refusal
 from mlserve.client.tls import handshake_failure
 from mlserve.deadline import Deadline
-from mlserve.errors import AccessDenied, DeadlineExceeded, Overloaded, Unavailable, UsageError
+from mlserve.errors import AccessDenied, DeadlineExceeded, UsageError
 
 PARENT = f"00-{'1' * 32}-{'2' * 16}-00"
 
@@ -49,28 +47,6 @@ def test_an_address_with_too_much_or_too_little_is_told_the_way_on(
 
 def test_a_host_may_be_called_like_a_protocol() -> None:
     assert str(Client("grpc:8500").endpoint) == "grpc:8500"
-
-
-def test_waits_grow_to_a_cap_and_are_no_longer_than_it() -> None:
-    retries = Retries(max_attempts=100, random=Random(1))
-    waits = [retries.pause(failed, Unavailable("gone")) for failed in range(1, 60)]
-
-    assert all(0 <= wait <= 0.05 * 2**n for n, wait in enumerate(waits[:5]))
-    assert max(waits) <= 1
-    assert max(waits[10:]) > 0.5
-
-
-def test_a_hint_comes_before_the_chance() -> None:
-    pause = Retries(random=Random(1)).pause(1, Overloaded("full", retry_after=2))
-
-    assert 2 < pause < 2.05
-    assert Retries().pause(1, Unavailable("never", retry_after=math.inf)) == math.inf
-    assert Retries(max_attempts=3).pause(3, Unavailable("gone")) == math.inf
-
-
-def test_a_client_asks_at_least_once() -> None:
-    with pytest.raises(UsageError, match="max_attempts must be at least 1, not 0"):
-        Retries(max_attempts=0)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

@@ -28,11 +28,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlserve.artifact import Artifact, digest_of
-from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
+from mlserve.backend import Backend, ImageStages, Runner
 from mlserve.contract import RAW, Evidence, settle
 from mlserve.errors import ModelLoadFailed
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.plugins import hookimpl
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, How, ModelRequest, ModelSource, Progress
 from mlserve.tensors import DType, Signature, TensorSpec
 

@@ -14,19 +14,19 @@ import mlserve
 _PRELUDE = """
 import dataclasses, sys
 from pathlib import Path
-from mlserve import backend, settings
+from mlserve import options, settings
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LoadOptions(backend.LoadOptions):
+class LoadOptions(settings.LoadOptions):
     colour: str | None = dataclasses.field(
-        default=None, metadata=settings.option(settings.HelpPanel.MODEL, "What it looks like.")
+        default=None, metadata=options.option(options.HelpPanel.MODEL, "What it looks like.")
     )
     layers: int = dataclasses.field(
-        default=3, metadata=settings.option(settings.HelpPanel.MODEL, "How many.", least=1)
+        default=3, metadata=options.option(options.HelpPanel.MODEL, "How many.", least=1)
     )
 
-backend.LoadOptions = LoadOptions  # as if two fields were added to it
-backend.DEFAULT_LOAD_OPTIONS = LoadOptions()
+settings.LoadOptions = LoadOptions  # as if two fields were added to it
+settings.DEFAULT_LOAD_OPTIONS = LoadOptions()
 from mlserve.launch.serving import Serving
 serving = Serving("echo", "m", Path("/m"), options=LoadOptions(colour="red", layers=5))
 """
@@ -81,4 +81,4 @@ def test_an_option_is_named_in_one_file_of_core() -> None:
 
     naming = [path.name for path in root.rglob("*.py") if name.search(path.read_text())]
 
-    assert naming == ["backend.py"]
+    assert naming == ["settings.py"]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from mlserve import paths
-from mlserve.backend import Listen, LoadOptions
+from mlserve.backend import Listen
 from mlserve.errors import Unavailable, UsageError
 from mlserve.launch.process import created
 from mlserve.launch.records import (
@@ -30,7 +30,7 @@ from mlserve.launch.records import (
 )
 from mlserve.launch.running import reconcile, server_of
 from mlserve.launch.serving import Launcher, Serving
-from mlserve.settings import ServerSettings
+from mlserve.settings import LoadOptions, ServerSettings
 from mlserve.store import VersionPolicy
 
 RECORD = ServerRecord(

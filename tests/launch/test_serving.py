@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlserve import plugins
-from mlserve.backend import Listen, LoadOptions
+from mlserve.backend import Listen
 from mlserve.errors import NotFound, UsageError
 from mlserve.images import tiny_png
 from mlserve.launch.command import command, launcher_for
@@ -20,6 +20,7 @@ from mlserve.launch.model_choice import choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
 from mlserve.launch.serving import Launcher
+from mlserve.settings import LoadOptions
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from mlserve import plugins
-from mlserve.backend import Listen, LoadOptions
+from mlserve.backend import Listen
 from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Launcher, Serving
+from mlserve.settings import LoadOptions
 from mlserve.testing.processes import wait_until
 
 pytestmark = pytest.mark.server

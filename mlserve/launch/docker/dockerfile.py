@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlserve.backend import GRPC_PORT, REST_PORT, ServerSpec
+from mlserve.backend import ServerSpec
+from mlserve.settings import GRPC_PORT, REST_PORT
 
 USER = "10001:10001"
 """User and group of the server process: not used by the base image."""

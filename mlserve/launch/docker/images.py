@@ -23,7 +23,7 @@ from mlserve.launch.docker.engine import EngineRefused, docker, engine_info, ins
 from mlserve.launch.docker.packages import packages_of, roots_of, write_wheels
 from mlserve.launch.docker.plan import published, server_spec
 from mlserve.launch.serving import Launcher, Serving
-from mlserve.settings import flag_of
+from mlserve.options import flag_of
 from mlserve.sources import Progress
 from mlserve.store import VersionPolicy
 

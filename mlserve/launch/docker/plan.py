@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlserve import paths
-from mlserve.backend import GRPC_PORT, REST_PORT, Backend, Listen, ServerSpec
+from mlserve.backend import Backend, Listen, ServerSpec
 from mlserve.errors import UsageError
 from mlserve.launch.docker.container import (
     DRAINS_LABEL,
@@ -26,6 +26,7 @@ from mlserve.launch.docker.container import (
 from mlserve.launch.private_files import seal
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.serving import Serving
+from mlserve.settings import GRPC_PORT, REST_PORT
 
 _FILES = "/run/mlserve"
 """Where the user's and the launcher's files are mounted."""

@@ -36,9 +36,10 @@ from mlserve.images import (
     png_cost,
     problem_error,
 )
+from mlserve.options import flag_of
 from mlserve.server.body_memory import PIECE, UNBOUNDED, Room
 from mlserve.server.tensors import Array, check_batch_length, check_shape
-from mlserve.settings import ServerSettings, flag_of
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature
 
 if TYPE_CHECKING:

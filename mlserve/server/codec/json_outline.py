@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mlserve.errors import InvalidInput
+from mlserve.options import flag_of
 from mlserve.server.body_memory import PIECE, Room
 from mlserve.server.tensors import Array
-from mlserve.settings import flag_of
 
 _KEPT = b'"[]{}'
 _DROPPED = bytes(set(range(256)) - set(_KEPT))

@@ -13,11 +13,12 @@ from starlette.requests import Request
 
 from mlserve.credentials import read_token
 from mlserve.errors import AccessDenied, NotAllowed
+from mlserve.options import flag_of
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import header_of, status_of
 from mlserve.server.request import LONGEST_PATH, Purpose, Route
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.settings import ServerSettings, flag_of
+from mlserve.settings import ServerSettings
 
 _SCHEME = "bearer"
 _HINT = "send `Authorization: Bearer <token>`, on gRPC as metadata of the call"

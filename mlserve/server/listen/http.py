@@ -37,7 +37,6 @@ from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import LONGEST_PATH, Purpose, RequestRecord, Route, current
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.wire.errors import http_status
 from mlserve.wire.headers import (
     CONTRACT,
     ENVOY_TIMEOUT_MS,
@@ -48,6 +47,7 @@ from mlserve.wire.headers import (
     RETRY_AFTER_MS,
     over_http,
 )
+from mlserve.wire.status import http_status
 
 _TIMEOUTS = (REQUEST_TIMEOUT_MS, ENVOY_TIMEOUT_MS)
 """Headers with the milliseconds that the client waits; the smallest value applies."""

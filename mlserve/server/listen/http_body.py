@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput, Overloaded, Unavailable
+from mlserve.options import flag_of
 from mlserve.server.body_memory import PIECE, RETRY_SECONDS, UNBOUNDED, BodyMemory, Room
-from mlserve.settings import flag_of
 
 _GZIP = 31  # zlib's wbits for a gzip stream
 _ZLIB_HEAD, _ZLIB_CHECK = 2, 31  # RFC 1950: its two bytes, as one number, are a multiple of 31

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mlserve.credentials import other_readers
-from mlserve.settings import HelpPanel, ServerSettings, described
+from mlserve.options import HelpPanel, described
+from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +22,11 @@ _LEAST_OTHER_FILES = 16
 
 def limits_of(settings: ServerSettings, max_queue: int) -> dict[str, Any]:
     """Return the effective load and limit settings by name; the engine chose `max_queue`."""
-    shown = [item.name for item in described() if item.panel in (HelpPanel.LOAD, HelpPanel.LIMITS)]
+    shown = [
+        item.name
+        for item in described(ServerSettings)
+        if item.panel in (HelpPanel.LOAD, HelpPanel.LIMITS)
+    ]
     return {name: getattr(settings, name) for name in shown} | {"max_queue": max_queue}
 
 

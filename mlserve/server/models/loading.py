@@ -13,6 +13,7 @@ import numpy as np
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
+from mlserve.background import in_daemon_thread
 from mlserve.errors import (
     InferenceFailed,
     MlserveError,
@@ -28,7 +29,6 @@ from mlserve.server.models.versions import LoadRetries, ModelSpec
 from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
 from mlserve.sources import facts_to_json
 from mlserve.tensors import DType, Signature, TensorSpec
-from mlserve.threads import in_daemon_thread
 
 _log = logging.getLogger(__name__)
 

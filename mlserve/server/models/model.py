@@ -25,6 +25,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from mlserve.background import in_daemon_thread
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.models.folders import Fingerprint, Look, VersionFolders, first_versions
 from mlserve.server.models.loading import FailedVersions, LoadedVersion, open_version
@@ -36,7 +37,6 @@ from mlserve.server.models.versions import (
     VersionStatus,
     unknown_label,
 )
-from mlserve.threads import in_daemon_thread
 
 _log = logging.getLogger(__name__)
 

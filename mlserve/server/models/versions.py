@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
-from mlserve.backend import Backend, LoadOptions
+from mlserve.backend import Backend
 from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
+from mlserve.settings import LoadOptions
 from mlserve.store import VersionPolicy
 
 VersionChoice = int | str | None

@@ -23,10 +23,11 @@ from google.protobuf.message import DecodeError
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput, bounded
+from mlserve.options import flag_of
 from mlserve.server.codec.json_lists import PackedList
 from mlserve.server.codec.json_values import from_base64
 from mlserve.server.tensors import Array
-from mlserve.settings import ServerSettings, flag_of
+from mlserve.settings import ServerSettings
 from mlserve.wire.proto.example_pb2 import Example, Feature
 from mlserve.wire.proto.unread_input_pb2 import UnreadInput
 

@@ -38,7 +38,6 @@ from mlserve.server.tfs.model_spec import (
 from mlserve.server.tfs.signature_defs import signature_def_map
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
-from mlserve.wire.errors import grpc_status
 from mlserve.wire.headers import CONTRACT, RANDOM_WEIGHTS
 from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
 from mlserve.wire.proto.serving_pb2 import (
@@ -52,6 +51,7 @@ from mlserve.wire.proto.serving_pb2 import (
     ReloadConfigRequest,
     ReloadConfigResponse,
 )
+from mlserve.wire.status import grpc_status
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors

@@ -58,7 +58,7 @@ from mlserve.server.tfs.model_spec import (
 from mlserve.server.tfs.signature_defs import signature_def_map
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
-from mlserve.wire.errors import grpc_status
+from mlserve.wire.status import grpc_status
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from mlserve.errors import InvalidInput
+from mlserve.options import flag_of
 from mlserve.server.codec.proto_reader import narrow, numbers
 from mlserve.server.tensors import NUMPY, Array
-from mlserve.settings import flag_of
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.tensors import TENSOR_PROTO_FIELDS

@@ -15,12 +15,13 @@ from typing import TypeVar
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from mlserve.backend import Backend, LoadOptions
+from mlserve.backend import Backend
+from mlserve.background import in_daemon_thread
 from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError, shortened
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadRetries, ModelSpec
+from mlserve.settings import LoadOptions
 from mlserve.store import VersionPolicy
-from mlserve.threads import in_daemon_thread
 from mlserve.wire.proto._pool import POOL
 from mlserve.wire.proto.model_config_pb2 import (
     ModelConfig,

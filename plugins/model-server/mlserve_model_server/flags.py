@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.errors import UsageError
-from mlserve.settings import Description, described
+from mlserve.options import Description, described
+from mlserve.settings import ServerSettings
 
 Value = bool | int | float | str
 INT32_MAX = 2**31 - 1
@@ -75,7 +76,7 @@ _LITE = "TensorFlow Lite models are not served"
 
 OWN = tuple(
     setting
-    for setting in described()
+    for setting in described(ServerSettings)
     if setting.name
     not in {
         "default_timeout",  # --rest_api_timeout_in_ms

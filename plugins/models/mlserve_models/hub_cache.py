@@ -2,7 +2,7 @@
 
 tensorflow-hub keeps a module in `<cache>/<sha1 of its URL>`; during a download, `<sha1>.lock`
 (holding `host.pid.id`) and `<sha1>.<id>.tmp` lie beside it.
-`mlserve_models.hub_module` downloads.
+`mlserve_models.hub_download` downloads.
 """
 
 from __future__ import annotations

@@ -109,8 +109,8 @@ def _network(request: ModelRequest, progress: Progress) -> Network:
     if not module.is_complete:
         require_reachable(module.url)
     with framework_imports():
-        from mlserve_models import hub_module
-    return hub_module.open_module(request.model, request, model, module, progress)
+        from mlserve_models import hub_download
+    return hub_download.open_module(request.model, request, model, module, progress)
 
 
 def _network_of_path(path: Path, request: ModelRequest) -> Network:

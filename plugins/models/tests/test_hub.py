@@ -162,7 +162,7 @@ def test_a_hub_that_says_nothing_is_given_up(hub: Any, cache: Path) -> None:
 
     with framework_imports():
         from mlserve_models.hub_cache import CachedModule
-        from mlserve_models.hub_module import fetch
+        from mlserve_models.hub_download import fetch
     hub.stay_silent()
     module = CachedModule.from_handle(HANDLE)
     with pytest.raises(

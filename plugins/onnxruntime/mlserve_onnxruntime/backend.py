@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, ImageStages, LoadOptions, Runner
+from mlserve.backend import Backend, ImageStages, Runner
 from mlserve.classifiers import classifier
 from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed, PluginError
 from mlserve.frameworks import import_quietly
 from mlserve.plugins import absent_modules
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
 from mlserve.tensors import Signature
 

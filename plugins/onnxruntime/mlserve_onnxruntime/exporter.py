@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from mlserve.backend import LoadOptions
 from mlserve.errors import ExportError, MlserveError, reason_of
 from mlserve.pipeline import Activation
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_onnxruntime.external_data import whole_model

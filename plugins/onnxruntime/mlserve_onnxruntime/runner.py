@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
-from mlserve.backend import LoadOptions, Runner
+from mlserve.backend import Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, ModelLoadFailed, Overloaded
 from mlserve.pipeline import ImagePipeline
+from mlserve.settings import LoadOptions
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve_onnxruntime.layout import described, open_sizes
 from mlserve_onnxruntime.sessions import Sessions

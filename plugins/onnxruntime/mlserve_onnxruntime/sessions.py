@@ -19,7 +19,6 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from mlserve.artifact import EXPORT_AGAIN
-from mlserve.backend import LoadOptions
 from mlserve.deadline import Deadline
 from mlserve.errors import (
     InferenceFailed,
@@ -31,6 +30,7 @@ from mlserve.errors import (
     bounded,
 )
 from mlserve.hints import did_you_mean
+from mlserve.settings import LoadOptions
 from mlserve.system import usable_cpus
 from mlserve_onnxruntime.external_data import linked_files
 

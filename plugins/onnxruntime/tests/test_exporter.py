@@ -12,10 +12,10 @@ import pytest
 from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 
 from mlserve import plugins
-from mlserve.backend import LoadOptions
 from mlserve.errors import ExportError, UsageError
 from mlserve.export import export
 from mlserve.pipeline import Activation
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, ModelRequest
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier

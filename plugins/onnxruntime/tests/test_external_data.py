@@ -16,9 +16,9 @@ from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 from onnx import TensorProto, helper, numpy_helper
 
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions
 from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.export import export
+from mlserve.settings import LoadOptions
 from mlserve.sources import ModelRequest
 from mlserve.testing.processes import launched
 

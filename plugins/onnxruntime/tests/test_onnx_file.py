@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions
 from mlserve.contract import UNIT
 from mlserve.errors import ExportError
 from mlserve.export import export, no_progress
 from mlserve.pipeline import Activation
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, How, ModelRequest
 from mlserve.testing.images import saved
 

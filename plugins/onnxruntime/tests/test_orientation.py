@@ -14,9 +14,9 @@ from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 from mlserve_onnxruntime.image_file import decoded_image
 from PIL import Image, ImageOps
 
-from mlserve.backend import LoadOptions
 from mlserve.images import ImageLimits
 from mlserve.pipeline import Exif
+from mlserve.settings import LoadOptions
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier, expected_input
 from mlserve.testing.images import noise, saved, turned, with_png_chunk

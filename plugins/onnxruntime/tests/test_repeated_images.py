@@ -10,7 +10,7 @@ from mlserve_onnxruntime import steps
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions
+from mlserve.settings import LoadOptions
 from mlserve.testing.images import plain
 
 

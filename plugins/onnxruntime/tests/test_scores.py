@@ -15,10 +15,10 @@ from mlserve_onnxruntime.steps import activated, require_finite
 from onnx import helper
 
 from mlserve import plugins
-from mlserve.backend import LoadOptions
 from mlserve.errors import InferenceFailed
 from mlserve.pipeline import Activation
 from mlserve.server.models.loading import warm_up
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier

@@ -18,11 +18,12 @@ from mlserve_onnxruntime.sessions import Sessions, installed, providers_for
 from onnx import TensorProto, helper, numpy_helper
 
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions, Runner
+from mlserve.backend import Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError, UsageError
 from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Launcher, Serving
+from mlserve.settings import LoadOptions
 from mlserve.testing.images import plain
 
 Save = Callable[..., Runner]
@@ -212,7 +213,7 @@ from pathlib import Path
 import numpy as np
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions
+from mlserve.settings import LoadOptions
 import mlserve.server.app
 base, image = map(Path, sys.argv[1:])
 runner = plugins.backend("onnxruntime").load(Artifact.open(base, "colours", 1), LoadOptions())

@@ -10,8 +10,8 @@ from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 from onnx import TensorProto, helper
 
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions
 from mlserve.errors import ExportError, ModelLoadFailed
+from mlserve.settings import LoadOptions
 from mlserve.sources import ModelRequest
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, ImageStages, Listen, LoadOptions, Runner, ServerSpec
+from mlserve.backend import Backend, ImageStages, Listen, Runner, ServerSpec
 from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed
 from mlserve.frameworks import import_quietly
+from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_tfserving.native import server_specs

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlserve.backend import GRPC_PORT, REST_PORT, ContainerImage, Listen, ServerSpec
+from mlserve.backend import ContainerImage, Listen, ServerSpec
+from mlserve.settings import GRPC_PORT, REST_PORT
 
 _CONFIG = "models.config"
 IMAGE = "tensorflow/serving:2.20.0"

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact
-from mlserve.backend import LoadOptions, Runner
+from mlserve.backend import Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
 from mlserve.images import SCORE_PROBLEM, Problem, problem_error, scores_failed
+from mlserve.settings import LoadOptions
 from mlserve.system import usable_cpus
 from mlserve.tensors import Signature
 from mlserve_tfserving.loading import LoadedModel, load_model, plain

@@ -10,7 +10,8 @@ import simplejpeg
 from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import Artifact
-from mlserve.backend import ImageStages, LoadOptions
+from mlserve.backend import ImageStages
+from mlserve.settings import LoadOptions
 from mlserve.testing.images import noise, saved
 
 pytestmark = pytest.mark.tensorflow

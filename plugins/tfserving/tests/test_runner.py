@@ -14,9 +14,10 @@ import pytest
 from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
-from mlserve.backend import LoadOptions, Runner
+from mlserve.backend import Runner
 from mlserve.errors import InvalidInput, ModelLoadFailed, Overloaded
 from mlserve.server.tensors import NUMPY
+from mlserve.settings import LoadOptions
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.images import plain
 

@@ -12,8 +12,9 @@ from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve import Client
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions, Runner
+from mlserve.backend import Runner
 from mlserve.errors import InputTooLarge, InvalidInput, NotAnImage
+from mlserve.settings import LoadOptions
 from mlserve.testing.images import BAD, ODD, Answered, Refused, plain
 from tests.harness.command import FREE_PORTS, Command
 

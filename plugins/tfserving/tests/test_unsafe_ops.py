@@ -12,8 +12,8 @@ from mlserve_model_server.flags import parse
 from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions
 from mlserve.errors import ModelLoadFailed
+from mlserve.settings import LoadOptions
 from mlserve.unsafe_ops import UNSAFE
 
 pytestmark = pytest.mark.tensorflow

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mlserve.client import Client, Retries
-from mlserve.client.call import ONCE
+from mlserve.client.retries import ONCE
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.tensors import DType, Signature, TensorSpec
 from tests.harness.foreign import Refusal

@@ -13,7 +13,7 @@ import pytest
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.backend import REST_PORT, Listen, LoadOptions
+from mlserve.backend import Listen
 from mlserve.errors import PluginError, UsageError
 from mlserve.launch.docker import engine, images
 from mlserve.launch.docker.container import ContainerState
@@ -29,7 +29,7 @@ from mlserve.launch.model_choice import choose
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Launcher, Serving
-from mlserve.settings import ServerSettings
+from mlserve.settings import REST_PORT, LoadOptions, ServerSettings
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()

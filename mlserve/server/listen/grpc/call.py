@@ -19,7 +19,7 @@ from mlserve.server.listen.grpc.frames import DEFAULT_WINDOW
 from mlserve.server.listen.grpc.headers import Head
 from mlserve.server.listen.grpc.messages import MessageReader
 from mlserve.server.listen.grpc.status import GrpcStatus, Metadata
-from mlserve.wire.errors import grpc_status
+from mlserve.wire.status import grpc_status
 
 NO_CONTEXT = contextvars.Context()
 """For timers: asyncio keeps a cancelled timer until it would have fired, and with it the context in

@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from mlserve.options import flag_of
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.listen.grpc.call import Context, GrpcCall
 from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.messages import check_encoding
 from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import Route
-from mlserve.settings import ServerSettings, flag_of
+from mlserve.settings import ServerSettings
 
 _RESERVE = 16
 """Extra places for health checks; at most an eighth of the regular ones."""

@@ -19,8 +19,8 @@ from mlserve.server.listen.grpc.call import Context, GrpcCall
 from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.wire.errors import grpc_status
 from mlserve.wire.headers import RETRY_PUSHBACK_MS
+from mlserve.wire.status import grpc_status
 
 FEW_BYTES = 1024
 """Largest message, in bytes, of methods that take little more than a name."""

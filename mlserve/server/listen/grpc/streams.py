@@ -24,7 +24,7 @@ from mlserve.server.listen.grpc.headers import (
 )
 from mlserve.server.listen.grpc.outbox import Outbox
 from mlserve.server.listen.grpc.status import GrpcStatus
-from mlserve.wire.errors import grpc_status
+from mlserve.wire.status import grpc_status
 
 MOST_STREAMS = 1024
 """Most calls on one connection: high, because clients hold back the rest, unseen by the queue."""

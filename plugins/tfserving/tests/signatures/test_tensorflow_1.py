@@ -14,8 +14,8 @@ import pytest
 from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import Artifact
-from mlserve.backend import LoadOptions
 from mlserve.errors import ModelLoadFailed
+from mlserve.settings import LoadOptions
 from mlserve.tensors import DType, TensorSpec
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 

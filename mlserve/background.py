@@ -1,7 +1,4 @@
-"""Daemon threads, for work that must not delay a deadline, an event loop or process exit.
-
-The option `--threads` is `mlserve.backend.LoadOptions.threads`.
-"""
+"""Daemon threads, for work that must not delay a deadline, an event loop or process exit."""
 
 from __future__ import annotations
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.backend import DEFAULT_BACKEND, Backend
+from mlserve.backend import Backend
 from mlserve.errors import NotFound, PluginError, UsageError
 from mlserve.hints import did_you_mean
+from mlserve.settings import DEFAULT_BACKEND
 from mlserve.sources import DEFAULT_MODEL, ModelRequest, ModelSource
 
 

@@ -1,0 +1,33 @@
+"""How long a client waits before it asks again."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+
+from mlserve.client import Retries
+from mlserve.errors import Overloaded, Unavailable, UsageError
+
+
+def test_waits_grow_to_a_cap_and_are_no_longer_than_it() -> None:
+    retries = Retries(max_attempts=100, random=Random(1))
+    waits = [retries.pause(failed, Unavailable("gone")) for failed in range(1, 60)]
+
+    assert all(0 <= wait <= 0.05 * 2**n for n, wait in enumerate(waits[:5]))
+    assert max(waits) <= 1
+    assert max(waits[10:]) > 0.5
+
+
+def test_a_hint_comes_before_the_chance() -> None:
+    pause = Retries(random=Random(1)).pause(1, Overloaded("full", retry_after=2))
+
+    assert 2 < pause < 2.05
+    assert Retries().pause(1, Unavailable("never", retry_after=math.inf)) == math.inf
+    assert Retries(max_attempts=3).pause(3, Unavailable("gone")) == math.inf
+
+
+def test_a_client_asks_at_least_once() -> None:
+    with pytest.raises(UsageError, match="max_attempts must be at least 1, not 0"):
+        Retries(max_attempts=0)
