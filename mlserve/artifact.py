@@ -10,14 +10,14 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlserve.errors import UsageError, reason_of
 from mlserve.pipeline import ImagePipeline
-from mlserve.sources import Facts, facts_from_json, facts_to_json
+from mlserve.sources import Facts, Kind, facts_from_json, facts_to_json
 from mlserve.tensors import Signature
 
 MANIFEST_NAME = "mlserve.json"
@@ -26,7 +26,9 @@ LABELS_JSON_NAME = "labels.json"
 """Replaces `labels.txt` when a label contains a line break."""
 EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"
 """The hint for a version whose files do not match."""
-_FORMAT = 1
+_FORMAT = 2
+"""What `Manifest.write` writes. Format 1 has image classifiers only; it is read for ever."""
+_FORMATS = (1, 2)
 _LONGEST = 200
 _EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"
 LARGEST_VERSION = 2**63 - 1
@@ -54,7 +56,9 @@ class Manifest:
     """The `mlserve.json` of a version folder: what is known of an exported model.
 
     `created` is UTC, ISO 8601. Digests are `sha256:<hex>`. `facts` say how each part of the
-    pipeline is known; manifests of older versions have none.
+    pipeline is known; manifests of older versions have none. `pipeline` and `labels_digest` are
+    None for a model of tensors. `libraries` are versions by distribution: what trained, saved and
+    exported the model. `columns` and `details` are those of `TensorModel`.
     """
 
     mlserve: str
@@ -63,16 +67,25 @@ class Manifest:
     source: str
     created: str
     weights_digest: str
-    labels_digest: str
+    labels_digest: str | None
     has_random_weights: bool
-    pipeline: ImagePipeline
+    pipeline: ImagePipeline | None
     signatures: tuple[Signature, ...]
     facts: Facts = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """What the model is for its users."""
+        return Kind.TENSORS if self.pipeline is None else Kind.IMAGE_CLASSIFIER
 
     def write(self, folder: Path, labels: Sequence[str]) -> None:
-        """Write the manifest and the labels into `folder`."""
-        name = LABELS_JSON_NAME if _need_json(labels) else LABELS_NAME
-        (folder / name).write_bytes(labels_text(labels))
+        """Write the manifest into `folder`, and the labels of an image classifier."""
+        if self.pipeline is not None:
+            name = LABELS_JSON_NAME if _need_json(labels) else LABELS_NAME
+            (folder / name).write_bytes(labels_text(labels))
         (folder / MANIFEST_NAME).write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
@@ -103,17 +116,24 @@ class Manifest:
             "weights_digest": self.weights_digest,
             "labels_digest": self.labels_digest,
             "has_random_weights": self.has_random_weights,
-            "pipeline": self.pipeline.to_json(),
+            "kind": self.kind.value,
+            "pipeline": None if self.pipeline is None else self.pipeline.to_json(),
             "signatures": [signature.to_json() for signature in self.signatures],
             "facts": facts_to_json(self.facts),
+            "columns": {name: list(columns) for name, columns in self.columns.items()},
+            "libraries": dict(self.libraries),
+            "details": dict(self.details),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Manifest:
-        if data["format"] != _FORMAT:
+        if data["format"] not in _FORMATS:
             raise ValueError(f"manifest format {data['format']!r} is not known")
-        values = {key: value for key, value in data.items() if key != "format"}
-        values["pipeline"] = ImagePipeline.from_json(data["pipeline"])
+        values = {key: value for key, value in data.items() if key not in ("format", "kind")}
+        if data["pipeline"] is not None:
+            values["pipeline"] = ImagePipeline.from_json(data["pipeline"])
+        columns = data.get("columns", {})
+        values["columns"] = {name: tuple(names) for name, names in columns.items()}
         values["signatures"] = tuple(Signature.from_json(item) for item in data["signatures"])
         values["facts"] = facts_from_json(data.get("facts", {}))
         return cls(**values)
@@ -150,8 +170,11 @@ class Artifact:
     def labels(self) -> tuple[str, ...]:
         """Return the labels, checked against the manifest's digest and class count.
 
-        Raises UsageError when the file is absent, is not UTF-8 or is not the one that was exported.
+        A model of tensors has none. Raises UsageError when the file is absent, is not UTF-8 or is
+        not the one that was exported.
         """
+        if self.manifest is not None and self.manifest.pipeline is None:
+            return ()
         path = self.path / LABELS_JSON_NAME
         if not path.exists():
             path = self.path / LABELS_NAME
@@ -162,7 +185,7 @@ class Artifact:
         if self.manifest and digest_of(data) != self.manifest.labels_digest:
             raise UsageError(f"{path} was changed after the export", hint=_EXPORT_AGAIN)
         labels = _read_labels(path, data)
-        if self.manifest:
+        if self.manifest and self.manifest.pipeline:
             self.manifest.pipeline.full_labels(labels)
         return labels
 

@@ -12,7 +12,7 @@ from mlserve.artifact import Artifact
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.settings import LoadOptions
-from mlserve.sources import Classifier
+from mlserve.sources import Model, TensorModel
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Backend(ABC):
     files: ClassVar[tuple[str, ...]] = ()
     """File names or patterns (`*.onnx`) that identify a version folder of this backend."""
     frameworks: ClassVar[tuple[str, ...]] = ("tensorflow",)
-    """The values of `Classifier.framework` that `export` accepts."""
+    """The values of `Model.framework` that `export` accepts."""
     load_options: ClassVar[tuple[str, ...]] = ()
     """The fields of LoadOptions that `load` supports beside those that every backend takes; `up`
     refuses the others."""
@@ -171,11 +171,11 @@ class Backend(ABC):
         if type(self).export is Backend.export:
             raise self._only_serves()
 
-    def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
+    def export(self, model: Model, into: Path) -> Sequence[Signature]:
         """Write the runtime's own files into the empty folder `into`.
 
-        Returns the signatures that were written. Raises ExportError, as does the default, which is
-        for backends that only serve.
+        Returns the signatures that were written. Raises ExportError, also for a kind of model that
+        the backend does not take, as does the default, which is for backends that only serve.
         """
         raise self._only_serves()
 
@@ -186,6 +186,16 @@ class Backend(ABC):
         `artifact.manifest` may be None: the artifact need not be an mlserve export. Raises
         ModelLoadFailed when the runtime cannot read the files.
         """
+
+    def takes_no(self, model: Model) -> ExportError:
+        """Return the error for a kind of model that `export` does not take."""
+        what = "models of tensors" if isinstance(model, TensorModel) else "image classifiers"
+        return ExportError(
+            f"the backend {self.name!r} does not export {what} of the framework "
+            f"{model.framework}, such as {model.name}",
+            hint="export with another backend: `mlserve plugins` lists them, and --backend selects "
+            "one",
+        )
 
     def _only_serves(self) -> ExportError:
         return ExportError(

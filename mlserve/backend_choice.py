@@ -38,7 +38,8 @@ def backend_of_files(model: Artifact, asked: str | None) -> str:
 def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -> str:
     """Return the backend to export a model of `source` for; `asked` is the user's own choice.
 
-    If `asked` is None, that is the default if it takes the model, else the only one that does.
+    If `asked` is None, that is the default if it takes the model, else the framework's own, else
+    the only one that does.
     Raises UsageError when `asked` does not take it, or when several others do.
     """
     fits = _exporting(source.framework)
@@ -57,8 +58,9 @@ def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -
             f"no installed backend takes models of the framework {source.framework}",
             hint=_INSTALL,
         )
-    if DEFAULT_BACKEND in fits:
-        return DEFAULT_BACKEND
+    for usual in (DEFAULT_BACKEND, source.framework):
+        if usual in fits:
+            return usual
     if len(fits) > 1:
         raise UsageError(
             f"{len(fits)} backends take this model: {', '.join(fits)}",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import packages_distributions
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from traceback import walk_tb
+from types import MappingProxyType
 
 from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
@@ -24,7 +27,7 @@ from mlserve.errors import (
 )
 from mlserve.hints import did_you_mean
 from mlserve.pipeline import Exif
-from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
+from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
 from mlserve.store import (
     Incoming,
     Store,
@@ -68,24 +71,25 @@ def export(
     _require_installed(f"the backend {runtime.name}", runtime)
     _require_installed(f"the model source {source.name}", source)
     with into.incoming(runtime.name, request.model) as incoming:
-        classifier, signatures = _write(request, source, runtime, incoming.path, progress)
-        _manifest(runtime.name, classifier, signatures).write(incoming.path, classifier.labels)
+        model, signatures = _write(request, source, runtime, incoming.path, progress)
+        manifest = manifest_of(model, runtime.name, signatures, _libraries(runtime, source))
+        manifest.write(incoming.path, model.labels if isinstance(model, Classifier) else ())
         folder = _publish(incoming, version)
     return Artifact.open(folder.parent, request.model, int(folder.name))
 
 
 def _write(
     request: ModelRequest, source: ModelSource, runtime: Backend, into: Path, progress: Progress
-) -> tuple[Classifier, Sequence[Signature]]:
+) -> tuple[Model, Sequence[Signature]]:
     progress(f"importing the {runtime.name} runtime", 0, None)
     with _library_errors_named(f"the backend {runtime.name}", runtime):
         runtime.prepare()
     progress(f"opening {request.model}", 0, None)
     with _library_errors_named(f"the model source {source.name}", source):
-        classifier = source.open(request, progress)
+        model = source.open(request, progress)
     progress(f"writing {request.model} for {runtime.name}", 0, None)
     with _library_errors_named(f"the backend {runtime.name}", runtime):
-        return classifier, runtime.export(classifier, into)
+        return model, runtime.export(model, into)
 
 
 def _publish(incoming: Incoming, version: int | None) -> Path:
@@ -101,20 +105,44 @@ def _publish(incoming: Incoming, version: int | None) -> Path:
                 raise version_taken(base_path / str(version)) from error
 
 
-def _manifest(backend: str, classifier: Classifier, signatures: Sequence[Signature]) -> Manifest:
-    return Manifest(
+def manifest_of(
+    model: Model,
+    backend: str,
+    signatures: Sequence[Signature],
+    libraries: Mapping[str, str] = MappingProxyType({}),
+) -> Manifest:
+    """Return the manifest of a model that `backend` has exported with these signatures."""
+    common = Manifest(
         mlserve=__version__,
         backend=backend,
-        model=classifier.name,
-        source=classifier.source,
+        model=model.name,
+        source=model.source,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        weights_digest=classifier.weights_digest,
-        labels_digest=digest_of(labels_text(classifier.labels)),
-        has_random_weights=classifier.has_random_weights,
-        pipeline=classifier.pipeline,
+        weights_digest=model.weights_digest,
+        labels_digest=None,
+        has_random_weights=model.has_random_weights,
+        pipeline=None,
         signatures=tuple(signatures),
-        facts=classifier.facts,
+        facts=model.facts,
+        libraries=libraries,
     )
+    if isinstance(model, Classifier):
+        labels = digest_of(labels_text(model.labels))
+        return replace(common, pipeline=model.pipeline, labels_digest=labels)
+    return replace(
+        common,
+        columns=model.columns,
+        libraries={**libraries, **model.libraries},
+        details=model.details,
+    )
+
+
+def _libraries(*parts: Backend | ModelSource) -> dict[str, str]:
+    """Return the versions of the distributions whose modules the parts need."""
+    modules = {name.partition(".")[0] for part in parts for name in part.requires}
+    found = packages_distributions()
+    names = {found[module][0] for module in modules if module in found}
+    return {name: distribution_version(name) for name in sorted(names)}
 
 
 def _require_weights(request: ModelRequest) -> None:

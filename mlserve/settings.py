@@ -326,7 +326,9 @@ class LoadOptions(Options):
     running server take it from this class. A backend that supports it lists it in `load_options`.
     `threads` None means the CPUs of the cgroup. `instances` are sessions that run at the same time
     and share the threads. `allow_unsafe_ops` loads models that can do more than compute
-    (`mlserve.unsafe_ops`). Raises UsageError for a number below 1.
+    (`mlserve.unsafe_ops`); `allow_pickle` those whose file can run code when it is read, and
+    `trusted_types` names types that a file may hold without it, separated by commas. Raises
+    UsageError for a number below 1.
     """
 
     threads: int | None = field(
@@ -364,6 +366,39 @@ class LoadOptions(Options):
             HelpPanel.ACCESS,
             "Serve SavedModels whose graph can read and write files, or run Python: only if you "
             "trust whoever made them.",
+        ),
+    )
+    device: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "The device that PyTorch runs the model on: auto, cpu, cuda, cuda:1, ...",
+            unit="name",
+            chosen="auto",
+        ),
+    )
+    allow_pickle: bool = field(
+        default=False,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Load models from pickle and joblib files, which can run any code when they are read: "
+            "only if you trust whoever made them.",
+        ),
+    )
+    trusted_types: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Types that a model's file may hold, besides those that are known to be safe.",
+            unit="names",
+            chosen="none",
+        ),
+    )
+    allow_version_mismatch: bool = field(
+        default=False,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Load models that another version of their library wrote: their answers may differ.",
         ),
     )
 

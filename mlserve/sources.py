@@ -11,8 +11,18 @@ from typing import Any, ClassVar
 
 from mlserve.labels import read_labels
 from mlserve.pipeline import Exif, ImagePipeline
+from mlserve.tensors import Signature, TensorSpec
 
 DEFAULT_MODEL = "inception_v3"
+
+
+class Kind(StrEnum):
+    """What a model is for its users."""
+
+    IMAGE_CLASSIFIER = "image-classifier"
+    """Image files in, labels out: mlserve adds the image pipeline and the labels."""
+    TENSORS = "tensors"
+    """The inputs and outputs that the model itself has."""
 
 
 class How(StrEnum):
@@ -48,7 +58,7 @@ class Fact:
 
 
 Facts = Mapping[str, Fact]
-"""Facts by subject: `size`, `layout`, `scale`, `activation`."""
+"""Facts by subject: `size`, `layout`, `scale`, `activation`; `inputs` of a model of tensors."""
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
@@ -75,7 +85,10 @@ class ModelRequest:
     the model is a background class that the labels do not list. `scale` holds the values for pixel
     0 and pixel 255. `activation` is what is still to be applied to the model's outputs: softmax,
     sigmoid or none. `layout` is nchw or nhwc. `allow_unsafe_ops` opens models that can do more than
-    compute (`mlserve.unsafe_ops`).
+    compute (`mlserve.unsafe_ops`); `allow_pickle` opens files that can run code when they are read,
+    and `trusted_types` are names of types that such a file may hold without it;
+    `allow_version_mismatch` opens files that another version of their library wrote. `inputs`
+    describes the inputs of a model whose file does not.
     """
 
     model: str
@@ -90,6 +103,11 @@ class ModelRequest:
     has_background: bool = False
     exif: Exif = Exif.IGNORE
     allow_unsafe_ops: bool = False
+    kind: Kind | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    allow_pickle: bool = False
+    allow_version_mismatch: bool = False
+    trusted_types: tuple[str, ...] = ()
 
     @property
     def is_random(self) -> bool:
@@ -128,6 +146,36 @@ class Classifier:
     facts: Facts = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class TensorModel:
+    """A model of tensors in memory, ready for a backend to export: no pipeline, no labels.
+
+    What `content` is depends on `framework`, and each source that opens one says so; it is typed
+    Any because core imports no framework. With "tensorflow" it is the path of a SavedModel folder,
+    with "onnx" that of an ONNX file. `signatures` are those that the export must serve; a backend
+    may name outputs in its own way if its runtime does. `columns` names the columns of an input
+    that is a matrix [N, columns], so that tables can be sent by column name. `libraries` are the
+    versions of the libraries that the model was trained or saved with, and `details` what else the
+    framework's backends need to know; both are JSON and kept in the manifest.
+    """
+
+    name: str
+    content: Any
+    framework: str
+    signatures: tuple[Signature, ...]
+    source: str
+    weights_digest: str
+    has_random_weights: bool = False
+    facts: Facts = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+Model = Classifier | TensorModel
+"""A model in memory."""
+
+
 class ModelSource(ABC):
     """A place that models come from, such as TF-Hub or a Keras file.
 
@@ -143,7 +191,7 @@ class ModelSource(ABC):
     models: ClassVar[tuple[str, ...]] = ()
     """The models it knows by name; empty for a source of the user's own files."""
     framework: ClassVar[str] = "tensorflow"
-    """The `Classifier.framework` of the models it opens."""
+    """The `framework` of the models it opens."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules `open` imports; `mlserve plugins` lists the absent ones."""
 
@@ -159,7 +207,7 @@ class ModelSource(ABC):
         """Return whether this source can open the request, judging by names and file types."""
 
     @abstractmethod
-    def open(self, request: ModelRequest, progress: Progress) -> Classifier:
+    def open(self, request: ModelRequest, progress: Progress) -> Model:
         """Open the requested model.
 
         Raises ExportError when it is unavailable, with the alternatives as its hint.

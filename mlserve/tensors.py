@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from dataclasses import dataclass, field
 from enum import Enum
@@ -85,6 +86,15 @@ def _find(attribute: str, wanted: object) -> DType:
     raise ValueError(f"no element type with {attribute} {wanted!r}")
 
 
+_SPEC = re.compile(r"([^:\[\]]+):\s*(\w+)\[([^\[\]]*)\]")
+
+
+def _size(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is not a size: give a whole number, or ? if it is open")
+    return int(text)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One named input or output. `shape` is None when the rank is unknown; an unknown size is None.
@@ -101,6 +111,19 @@ class TensorSpec:
             return f"{self.name}: {self.dtype.label}[...]"
         sizes = ",".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.name}: {self.dtype.label}[{sizes}]"
+
+    @classmethod
+    def from_text(cls, text: str) -> TensorSpec:
+        """Read the form of `str`, with or without the blank. Raises ValueError."""
+        match = _SPEC.fullmatch(text.strip())
+        if match is None:
+            raise ValueError("it is not NAME:DTYPE[SIZE,SIZE,...]")
+        name, label, sizes = match.groups()
+        dtype = DType.from_label(label)
+        if sizes == "...":
+            return cls(name, dtype, None)
+        shape = [size.strip() for size in sizes.split(",")] if sizes.strip() else []
+        return cls(name, dtype, tuple(None if size == "?" else _size(size) for size in shape))
 
     def to_json(self) -> dict[str, Any]:
         shape = None if self.shape is None else list(self.shape)

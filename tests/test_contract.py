@@ -261,7 +261,8 @@ def opened(made: Made, form: str, **options: Any) -> Classifier:
 def scores(model: Classifier, pixels: Any) -> Any:
     """The scores for uint8 pixels, through what the export found."""
     from mlserve_onnxruntime.sessions import Sessions
-    from mlserve_onnxruntime.steps import activated
+
+    from mlserve.image_pipeline.steps import activated
 
     images = (pixels * model.pipeline.scale + model.pipeline.offset).astype(np.float32)
     if model.framework == "onnx":
@@ -274,7 +275,7 @@ def scores(model: Classifier, pixels: Any) -> Any:
 
 
 def true_scores(case: Case, model: Any, pixels: Any) -> Any:
-    from mlserve_onnxruntime.steps import activated
+    from mlserve.image_pipeline.steps import activated
 
     low, high = case.scale
     images = (pixels / 255 * (high - low) + low).astype(np.float32)

@@ -145,7 +145,9 @@ def _tell_of_orientation(targets: list[ComparedTarget]) -> None:
     from mlserve.pipeline import Exif
 
     manifests = {target.name: target.artifact.manifest for target in targets if target.artifact}
-    applied = {name: m.pipeline.exif for name, m in manifests.items() if m is not None}
+    applied = {
+        name: m.pipeline.exif for name, m in manifests.items() if m is not None and m.pipeline
+    }
     if len(set(applied.values())) > 1:
         turning = ", ".join(name for name, exif in applied.items() if exif is Exif.APPLY)
         note(f"only {turning} applies the EXIF orientation, so rotated photos differ")

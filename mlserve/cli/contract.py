@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlserve.artifact import Manifest
 from mlserve.pipeline import Exif, ImagePipeline
 from mlserve.sources import Facts, How, facts_from_json
 
+_LISTED = 8
 _ACTIVATIONS = {
     "softmax": "scores are the softmax of the model's outputs",
     "identity": "the model's outputs are taken as scores",
@@ -18,17 +19,41 @@ _ACTIVATIONS = {
 
 
 def contract_lines(manifest: Manifest) -> Iterator[str]:
-    """Yield lines about an exported model's pipeline, and the warnings about it."""
-    return _lines(manifest.pipeline, manifest.facts)
+    """Yield lines about an exported model's inputs and outputs, and the warnings about them."""
+    if manifest.pipeline is not None:
+        yield from _lines(manifest.pipeline, manifest.facts)
+        return
+    for signature in manifest.signatures:
+        name = "" if len(manifest.signatures) == 1 else f" of {signature.name}"
+        yield f"inputs   {', '.join(map(str, signature.inputs))}{name}"
+        yield f"outputs  {', '.join(map(str, signature.outputs))}{name}"
+    yield from _tensor_lines(manifest.columns, manifest.facts)
 
 
 def contract_lines_from_json(data: Mapping[str, Any]) -> list[str]:
     """Return the same lines for a server's JSON; none if it has another form."""
     try:
-        lines = _lines(ImagePipeline.from_json(data["pipeline"]), facts_from_json(data["facts"]))
-        return list(lines)
+        facts = facts_from_json(data["facts"])
+        if "pipeline" in data:
+            return list(_lines(ImagePipeline.from_json(data["pipeline"]), facts))
+        return list(_tensor_lines(data["columns"], facts))
     except (ValueError, KeyError, TypeError, AttributeError):  # another version of mlserve
         return []
+
+
+def _tensor_lines(columns: Mapping[str, Sequence[str]], facts: Facts) -> Iterator[str]:
+    for name, names in columns.items():
+        shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+        yield f"columns  {name}: {shown} ({len(names)})"
+    for subject, fact in facts.items():
+        yield f"{subject:<8} {fact}"
+    yield from _warnings(facts)
+
+
+def _warnings(facts: Facts) -> Iterator[str]:
+    for fact in facts.values():
+        if fact.warning:
+            yield f"WARNING  {fact.warning}"
 
 
 def _lines(pipeline: ImagePipeline, facts: Facts) -> Iterator[str]:
@@ -43,9 +68,7 @@ def _lines(pipeline: ImagePipeline, facts: Facts) -> Iterator[str]:
         f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}"
         f"{_how(facts, 'activation')}"
     )
-    for fact in facts.values():
-        if fact.warning:
-            yield f"WARNING  {fact.warning}"
+    yield from _warnings(facts)
 
 
 def _how(facts: Facts, name: str, before: str = "; ") -> str:

@@ -16,7 +16,8 @@ from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note,
 from mlserve.errors import UsageError
 from mlserve.pipeline import Exif
 from mlserve.settings import DEFAULT_BACKEND
-from mlserve.sources import DEFAULT_MODEL
+from mlserve.sources import DEFAULT_MODEL, Kind
+from mlserve.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from mlserve.artifact import Artifact
@@ -137,6 +138,48 @@ def export(
             "if you trust whoever made it.",
         ),
     ] = False,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            help="What the model is served as: image-classifier takes image files and gives "
+            "labels; tensors keeps the inputs and outputs that the model has. Default: "
+            "image-classifier if the model has one input of images and one output of scores.",
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME:DTYPE[SHAPE]",
+            help="An input of a model whose file does not describe it, such as "
+            "`x:float32[?,4]`; once for each, in order.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Open a pickle or joblib file, which can run any code when it is read: only if "
+            "you trust whoever made it.",
+        ),
+    ] = False,
+    trusted_types: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Types that the model's file may hold, besides those that are known to be safe; "
+            "separated by commas.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_version_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-version-mismatch",
+            help="Open a model that another version of its library wrote.",
+        ),
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="The seed of `--weights random`.")
     ] = 0,
@@ -170,12 +213,28 @@ def export(
         has_background=background,
         exif=exif,
         allow_unsafe_ops=allow_unsafe_ops,
+        kind=kind,
+        inputs=tuple(parse_spec(text) for text in inputs or ()),
+        allow_pickle=allow_pickle,
+        trusted_types=tuple(filter(None, (trusted_types or "").split(","))),
+        allow_version_mismatch=allow_version_mismatch,
     )
     with _progress() as progress:
         artifact = exporting.export(
             request, backend, store=store, version=version, progress=progress
         )
     _report(artifact, store, output, are_labels_given=labels is not None)
+
+
+def parse_spec(text: str) -> TensorSpec:
+    """Parse `NAME:DTYPE[SHAPE]`, as `metadata` prints it. Raises UsageError."""
+    try:
+        return TensorSpec.from_text(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--input {text!r} does not describe an input: {error}",
+            hint="give its name, type and sizes, with ? for the batch: --input 'x:float32[?,4]'",
+        ) from error
 
 
 def parse_scale(text: str) -> tuple[float, float]:
@@ -205,7 +264,7 @@ def _report(
     manifest = artifact.manifest
     if manifest is None:  # the export has just written it
         raise UsageError(f"{artifact.path} has lost its manifest", hint="export the model again")
-    labels = manifest.pipeline.full_labels(artifact.labels())
+    labels = manifest.pipeline.full_labels(artifact.labels()) if manifest.pipeline else ()
     if output is OutputFormat.JSON:
         _tell_of_shared_labels(labels, are_given=are_labels_given)
         print_json({"path": str(artifact.path), "version": artifact.version} | manifest.to_json())
@@ -215,11 +274,12 @@ def _report(
     note(f"source   {manifest.source}")
     for line in contract_lines(manifest):
         note(line)
-    last = len(labels) - 1
-    note(
-        f"labels   class 0 is {labels[0]!r}, class {last} is {labels[last]!r}"
-        f"{_origin(manifest.pipeline)}"
-    )
+    if manifest.pipeline:
+        last = len(labels) - 1
+        note(
+            f"labels   class 0 is {labels[0]!r}, class {last} is {labels[last]!r}"
+            f"{_origin(manifest.pipeline)}"
+        )
     _tell_of_shared_labels(labels, are_given=are_labels_given)
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")

@@ -95,7 +95,8 @@ def _serving(backend: str, model: str, base: Path, versions: VersionPolicy) -> S
     expected = _expected(base, versions)
     manifests = [Artifact.open(base, model, version).manifest for version in expected]
     for manifest in filter(None, manifests):
-        manifest.pipeline.require_known_background()
+        if manifest.pipeline is not None:
+            manifest.pipeline.require_known_background()
     return Serving(
         check_name("backend", backend),
         check_name("model", model),
@@ -103,7 +104,7 @@ def _serving(backend: str, model: str, base: Path, versions: VersionPolicy) -> S
         versions,
         expected=expected,
         has_random_weights=any(m is not None and m.has_random_weights for m in manifests),
-        takes_images=all(m is not None for m in manifests),
+        takes_images=all(m is not None and m.pipeline is not None for m in manifests),
     )
 
 

@@ -18,11 +18,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mlserve_onnxruntime.codec import Refused
-from mlserve_onnxruntime.image_file import decoded_image as decoded_in_python
-from mlserve_onnxruntime.jpeg import lacks_scans
 from mlserve_tfserving.backend import import_tensorflow, quiet_logs
 
+from mlserve.image_pipeline.codec import Refused
+from mlserve.image_pipeline.image_file import decoded_image as decoded_in_python
+from mlserve.image_pipeline.jpeg import lacks_scans
 from mlserve.images import JPEG_MAGIC
 from mlserve.testing.colours import PIPELINE
 from tests.fuzz.damaged import DamagedFile, damaged_files

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlserve_onnxruntime.codec import Refused
-from mlserve_onnxruntime.image_file import decoded_image
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded
+from mlserve.image_pipeline.codec import Refused
+from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.images import ImageLimits
 from mlserve.testing.colours import PIPELINE
 
@@ -97,7 +97,7 @@ def test_the_decoder_stops_at_the_deadline(data: bytes) -> None:
 
 _PEAK = """
 import resource, runpy, sys
-from mlserve_onnxruntime.image_file import decoded_image
+from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.images import ImageLimits
 data = runpy.run_path(sys.argv[1])["png_of_zeros"](10_000, 10_000, 1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlserve_onnxruntime.codec import Refused
-from mlserve_onnxruntime.image_file import decoded_image
 
 from mlserve.errors import InvalidInput
+from mlserve.image_pipeline.codec import Refused
+from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.images import Problem
 from mlserve.server.codec.images import check_images
 from mlserve.settings import ServerSettings

@@ -73,6 +73,9 @@ class LoadedVersion:
         if manifest is None:
             return ""
         facts = facts_to_json(manifest.facts)
+        if manifest.pipeline is None:
+            columns = {name: list(names) for name, names in manifest.columns.items()}
+            return json.dumps({"facts": facts, "columns": columns})
         return json.dumps({"pipeline": manifest.pipeline.to_json(), "facts": facts})
 
     def lease(self) -> LoadedVersion:

@@ -14,7 +14,7 @@ from mlserve.errors import ModelLoadFailed, PluginError
 from mlserve.frameworks import import_quietly
 from mlserve.plugins import absent_modules
 from mlserve.settings import LoadOptions
-from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
+from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
 from mlserve.tensors import Signature
 
 MODEL_FILE = "model.onnx"
@@ -41,9 +41,11 @@ class OnnxRuntimeBackend(Backend):
         if not absent_modules(("tensorflow",)):
             import_quietly("tensorflow", "TF_CPP_MIN_LOG_LEVEL", _first_use)
 
-    def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
+    def export(self, model: Model, into: Path) -> Sequence[Signature]:
         """Write `model.onnx` into `into`. Raises ExportError; PluginError without tf2onnx."""
         _require("onnx")
+        if not isinstance(model, Classifier):
+            raise self.takes_no(model)
         from mlserve_onnxruntime import exporter
 
         if model.framework == "onnx":
@@ -61,7 +63,7 @@ class OnnxRuntimeBackend(Backend):
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
         """Return the Python pipeline steps around an exported model. Raises ModelLoadFailed."""
         file = _model_file(artifact.path)
-        from mlserve_onnxruntime.runner import load_steps
+        from mlserve_onnxruntime.classifier import load_steps
 
         return load_steps(artifact, file, options)
 

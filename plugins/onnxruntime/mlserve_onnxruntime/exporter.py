@@ -13,12 +13,12 @@ import onnx
 import tensorflow as tf
 
 from mlserve.errors import ExportError, MlserveError, reason_of
+from mlserve.image_pipeline.classifier import image_signatures
 from mlserve.pipeline import Activation
 from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_onnxruntime.external_data import whole_model
-from mlserve_onnxruntime.runner import image_signatures
 from mlserve_onnxruntime.sessions import Sessions, plain
 
 with warnings.catch_warnings():

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
+from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.deadline import Deadline
-from mlserve.errors import InvalidInput, MlserveError, ModelLoadFailed, Overloaded
-from mlserve.pipeline import ImagePipeline
+from mlserve.errors import InvalidInput, ModelLoadFailed
+from mlserve.image_pipeline.classifier import DEFAULT, ImageClassifierRunner
 from mlserve.settings import LoadOptions
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve_onnxruntime.classifier import PixelSessions
 from mlserve_onnxruntime.layout import described, open_sizes
 from mlserve_onnxruntime.sessions import Sessions
-from mlserve_onnxruntime.steps import ImageSteps, best
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -41,21 +41,6 @@ _DTYPES = {
     },
 }
 """Element types by ONNX Runtime's names: those its Python API exchanges as numpy arrays."""
-DEFAULT = "serving_default"
-RANKING = "ranking"
-"""All classes, ordered by score."""
-
-
-def image_signatures(pipeline: ImagePipeline) -> tuple[Signature, ...]:
-    """Return the signatures of an exported image classifier, the same on every backend."""
-    image = (TensorSpec("image", DType.BYTES, (None,)),)
-    label = (TensorSpec("output_0", DType.BYTES, (None,)),)
-    count = min(pipeline.top_k, pipeline.scored_classes)
-    return (
-        Signature(DEFAULT, image, label),
-        Signature("top_k", image, _classes(count)),
-        Signature(RANKING, image, _classes(pipeline.scored_classes)),
-    )
 
 
 def file_signature(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> Signature:
@@ -112,15 +97,6 @@ def _objects(values: Sequence[object], shape: tuple[int, ...]) -> np.ndarray[Any
     return array.reshape(shape)
 
 
-def _classes(count: int) -> tuple[TensorSpec, ...]:
-    """Return the outputs for `count` classes of each image."""
-    return (
-        TensorSpec("indices", DType.INT32, (None, count)),
-        TensorSpec("labels", DType.BYTES, (None, count)),
-        TensorSpec("scores", DType.FLOAT32, (None, count)),
-    )
-
-
 def _spec(tensor: Any) -> TensorSpec:
     dtype = _dtype(tensor)
     if dtype is None:
@@ -138,20 +114,11 @@ def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     Raises ModelLoadFailed when ONNX Runtime cannot read it or it does not match its manifest.
     """
     sessions = Sessions(file, options)
-    if artifact.manifest is None:
+    pipeline = artifact.manifest.pipeline if artifact.manifest else None
+    if pipeline is None:
         signature = file_signature(file, sessions.inputs, sessions.outputs)
         return OnnxRunner(sessions, signature)
-    return ImageClassifierRunner(sessions, artifact, artifact.manifest)
-
-
-def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSteps:
-    """Load the steps of a classifier that mlserve exported. Raises ModelLoadFailed."""
-    if artifact.manifest is None:
-        raise ModelLoadFailed(
-            f"{artifact.path} was not exported by mlserve: it has no image pipeline",
-            hint="export the model: mlserve export --backend onnxruntime",
-        )
-    return ImageSteps(artifact, artifact.manifest, Sessions(file, options))
+    return ImageClassifierRunner(artifact, pipeline, PixelSessions(artifact, pipeline, sessions))
 
 
 class OnnxRunner:
@@ -172,61 +139,3 @@ class OnnxRunner:
 
     def close(self) -> None:
         self._sessions.close()
-
-
-class ImageClassifierRunner:
-    """A classifier that mlserve exported: image files in, labels out."""
-
-    def __init__(self, sessions: Sessions, artifact: Artifact, manifest: Manifest) -> None:
-        """Raise ModelLoadFailed when the files do not match the manifest."""
-        self._sessions = sessions
-        self._steps = ImageSteps(artifact, manifest, sessions)
-        self._labels = _labels(artifact, manifest)
-        self._count = min(manifest.pipeline.top_k, manifest.pipeline.scored_classes)
-        self.signatures: Mapping[str, Signature] = _checked_signatures(artifact, manifest)
-        try:
-            self._steps.warm_up()
-        except MlserveError as error:
-            raise ModelLoadFailed(
-                f"the first run of {artifact.path} fails: {error.message}", hint=EXPORT_AGAIN
-            ) from error
-
-    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """Return the labels, the best classes, or all of them in order.
-
-        Raises InvalidInput naming the first bad image, InferenceFailed for scores that are not
-        finite, and what `Sessions.run` raises.
-        """
-        try:
-            scores = self._steps.batch_scores(list(inputs["image"]), deadline)
-        except MemoryError as error:
-            raise Overloaded(
-                "not enough memory to decode the images",
-                hint="send smaller requests, or give the server more memory",
-            ) from error
-        if signature == DEFAULT:
-            return {"output_0": self._labels[scores.argmax(axis=1)]}
-        count = scores.shape[1] if signature == RANKING else self._count
-        highest, indices = best(scores, count)
-        return {"labels": self._labels[indices], "scores": highest, "indices": indices}
-
-    def close(self) -> None:
-        self._sessions.close()
-
-
-def _labels(artifact: Artifact, manifest: Manifest) -> np.ndarray[Any, Any]:
-    try:
-        texts = manifest.pipeline.full_labels(artifact.labels())
-    except MlserveError as error:
-        raise ModelLoadFailed(error.message, hint=error.hint) from error
-    return np.array([text.encode() for text in texts], dtype=object)
-
-
-def _checked_signatures(artifact: Artifact, manifest: Manifest) -> dict[str, Signature]:
-    """Return the pipeline's signatures; earlier exports promise a subset of them."""
-    signatures = image_signatures(manifest.pipeline)
-    if not set(manifest.signatures) <= set(signatures):
-        raise ModelLoadFailed(
-            f"{artifact.path} holds a different model than its manifest says", hint=EXPORT_AGAIN
-        )
-    return {signature.name: signature for signature in signatures}

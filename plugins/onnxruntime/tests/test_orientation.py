@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from mlserve_onnxruntime.backend import OnnxRuntimeBackend
-from mlserve_onnxruntime.image_file import decoded_image
 from PIL import Image, ImageOps
 
+from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.images import ImageLimits
 from mlserve.pipeline import Exif
 from mlserve.settings import LoadOptions

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlserve_onnxruntime.codec import Refused
-from mlserve_onnxruntime.image_file import decoded_image
-from mlserve_onnxruntime.jpeg import lacks_scans
-from mlserve_onnxruntime.steps import resized
 
+from mlserve.image_pipeline.codec import Refused
+from mlserve.image_pipeline.image_file import decoded_image
+from mlserve.image_pipeline.jpeg import lacks_scans
+from mlserve.image_pipeline.steps import resized
 from mlserve.images import ImageLimits
 from mlserve.testing.images import noise, saved
 

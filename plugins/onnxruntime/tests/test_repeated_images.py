@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlserve_onnxruntime import steps
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
+from mlserve.image_pipeline import steps
 from mlserve.settings import LoadOptions
 from mlserve.testing.images import plain
 

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from mlserve_onnxruntime.steps import activated, require_finite
 from onnx import helper
 
 from mlserve import plugins
 from mlserve.errors import InferenceFailed
+from mlserve.image_pipeline.steps import activated, require_finite
 from mlserve.pipeline import Activation
 from mlserve.server.models.loading import warm_up
 from mlserve.settings import LoadOptions

@@ -13,7 +13,7 @@ from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed
 from mlserve.frameworks import import_quietly
 from mlserve.settings import LoadOptions
-from mlserve.sources import Classifier
+from mlserve.sources import Classifier, Model
 from mlserve.tensors import Signature
 from mlserve_tfserving.native import server_specs
 
@@ -36,8 +36,10 @@ class TFServingBackend(Backend):
         """Import TensorFlow, quietly. Raises ImportError."""
         import_tensorflow()
 
-    def export(self, model: Classifier, into: Path) -> Sequence[Signature]:
+    def export(self, model: Model, into: Path) -> Sequence[Signature]:
         """Write a SavedModel and its warm-up requests into `into`. Raises ExportError."""
+        if not isinstance(model, Classifier):
+            raise self.takes_no(model)
         quiet_logs()
         from mlserve_tfserving.exporter import write_saved_model
 

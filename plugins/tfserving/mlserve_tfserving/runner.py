@@ -57,10 +57,12 @@ def load_runner(artifact: Artifact, options: LoadOptions) -> Runner:
     threads = options.threads or usable_cpus()
     set_threads(threads)
     model = load_model(artifact.path, threads, allow_unsafe_ops=options.allow_unsafe_ops)
-    if artifact.manifest is None:
+    manifest = artifact.manifest
+    if manifest is not None:
+        _check_manifest(artifact, model.signatures)
+    if manifest is None or manifest.pipeline is None:
         runner = TensorFlowRunner(model)
     else:
-        _check_manifest(artifact, model.signatures)
         runner = ImageClassifierRunner(model)
     _warm_up(runner, artifact)
     return runner

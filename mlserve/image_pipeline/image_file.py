@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from mlserve.deadline import Deadline
+from mlserve.image_pipeline.codec import Refused
+from mlserve.image_pipeline.jpeg import decode_jpeg, segments
+from mlserve.image_pipeline.png import decode_png
 from mlserve.images import BASE64_OF_IMAGE, JPEG_MAGIC, PNG_MAGIC, ImageLimits, Problem
 from mlserve.pipeline import Exif
-from mlserve_onnxruntime.codec import Refused
-from mlserve_onnxruntime.jpeg import decode_jpeg, segments
-from mlserve_onnxruntime.png import decode_png
 
 _APP1, _SOS, _EXIF = 0xE1, 0xDA, b"Exif\0\0"
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from mlserve.deadline import Deadline
+from mlserve.image_pipeline.codec import Refused, decoded, in_strips, require_within
 from mlserve.images import (
     PNG_HEADER_BYTES,
     PNG_MAGIC,
@@ -30,7 +31,6 @@ from mlserve.images import (
     Problem,
     png_cost,
 )
-from mlserve_onnxruntime.codec import Refused, decoded, in_strips, require_within
 
 _FRAME = 12
 """Length (4) and kind (4) before the content, checksum (4) after it."""

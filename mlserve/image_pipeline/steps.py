@@ -1,4 +1,4 @@
-"""The image pipeline in Python, around an ONNX model: file bytes in, scores out.
+"""The steps of the image pipeline in Python, around any model: file bytes in, scores out.
 
 Only the four neighbours of each output pixel are read from the image, which stays uint8: the work
 depends on the size of the result, not of the photo.
@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
 from mlserve.deadline import Deadline
-from mlserve.errors import ModelLoadFailed
+from mlserve.image_pipeline.codec import Refused
+from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.images import INFINITE, NAN, problem_error, score_problem_text, scores_failed
 from mlserve.pipeline import Activation, ImagePipeline
-from mlserve_onnxruntime.codec import Refused
-from mlserve_onnxruntime.image_file import decoded_image
-from mlserve_onnxruntime.layout import ImageInput, described, open_sizes
-from mlserve_onnxruntime.sessions import Sessions, run_session
 
 Array = np.ndarray[Any, Any]
 _RGB = 3
@@ -123,15 +119,28 @@ def _sigmoid(values: Array) -> Array:
     return result
 
 
-class ImageSteps:
-    """An exported classifier, step by step; thread-safe."""
+class Forward(Protocol):
+    """A model as a function of pixels, float32[N, height, width, 3], already scaled."""
 
-    def __init__(self, artifact: Artifact, manifest: Manifest, sessions: Sessions) -> None:
-        """Raise ModelLoadFailed when the file does not match the manifest."""
-        self._pipeline = manifest.pipeline
-        self._sessions = sessions
-        self._input = _image_input(artifact, manifest.pipeline, sessions)
-        self._output = sessions.outputs[0].name
+    def __call__(self, pixels: Array, deadline: Deadline | None = None) -> Array:
+        """Return the model's outputs, float32[N, units]; N is at least 1.
+
+        Raises what `Runner.run` raises.
+        """
+
+    def warm_up(self, black: Array) -> None:
+        """Run once on float32[1, height, width, 3], on every instance of the model."""
+
+    def close(self) -> None:
+        """Free the memory."""
+
+
+class ImageSteps:
+    """An image classifier, step by step; thread-safe if `forward` is."""
+
+    def __init__(self, pipeline: ImagePipeline, forward: Forward) -> None:
+        self.pipeline = pipeline
+        self._forward = forward
 
     def decoded(self, image: bytes) -> Array:
         """Return uint8[height, width, 3] in its own size; upright where EXIF is applied.
@@ -139,7 +148,7 @@ class ImageSteps:
         Raises InvalidInput.
         """
         try:
-            return decoded_image(image, self._pipeline.limits, self._pipeline.exif)
+            return decoded_image(image, self.pipeline.limits, self.pipeline.exif)
         except Refused as refused:
             raise problem_error(0, 1, refused.text) from refused
 
@@ -158,7 +167,7 @@ class ImageSteps:
 
         Raises InvalidInput naming the first bad image, and DeadlineExceeded.
         """
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         limits = pipeline.limits
         pixels = np.empty((len(images), pipeline.height, pipeline.width, 3), np.float32)
         for index, image in enumerate(images):
@@ -179,54 +188,15 @@ class ImageSteps:
     def batch_scores(self, images: Sequence[bytes], deadline: Deadline | None) -> Array:
         """Return float32[N, classes], all of them finite.
 
-        Raises what `pixels` and `Sessions.run` raise, and InferenceFailed for scores that are not
+        Raises what `pixels` and the model raise, and InferenceFailed for scores that are not
         finite.
         """
         if not len(images):
-            return np.empty((0, self._pipeline.scored_classes), np.float32)
-        pixels = self._input.arranged(self.pixels(images, deadline))
-        size = self._input.batch or len(pixels)
-        outputs = [
-            self._run(pixels[start : start + size], deadline)
-            for start in range(0, len(pixels), size)
-        ]
-        return require_finite(activated(np.concatenate(outputs), self._pipeline.activation))
+            return np.empty((0, self.pipeline.scored_classes), np.float32)
+        outputs = self._forward(self.pixels(images, deadline), deadline)
+        return require_finite(activated(outputs, self.pipeline.activation))
 
     def warm_up(self) -> None:
-        """Run each session once, on black.
-
-        Raises what `Sessions.run` raises.
-        """
-        black = np.zeros((1, self._pipeline.height, self._pipeline.width, 3), np.float32)
-        for session in self._sessions.all:
-            run_session(session, [self._output], {self._input.name: self._input.arranged(black)})
-
-    def _run(self, pixels: Array, deadline: Deadline | None) -> Array:
-        (outputs,) = self._sessions.run([self._output], {self._input.name: pixels}, deadline)
-        return outputs
-
-
-def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions) -> ImageInput:
-    inputs, outputs = sessions.inputs, sessions.outputs
-    try:
-        (only_input,), (only_output,) = inputs, outputs
-        image = ImageInput.from_tensor(only_input)
-        if not _fits(image, only_output, pipeline):
-            raise ValueError("its sizes differ")
-    except ValueError as error:
-        found = ", ".join(described(tensor) for tensor in (*inputs, *outputs))
-        raise ModelLoadFailed(
-            f"{artifact.path} holds a different model than its manifest says: {found}",
-            hint=EXPORT_AGAIN,
-        ) from error
-    return image
-
-
-def _fits(image: ImageInput, output: Any, pipeline: ImagePipeline) -> bool:
-    columns = 1 if pipeline.activation.is_binary else pipeline.classes
-    return (
-        image.batch in (None, 1)
-        and image.height in (None, pipeline.height)
-        and image.width in (None, pipeline.width)
-        and (open_sizes(output.shape) or ())[1:] in ((columns,), (None,))
-    )
+        """Run the model once, on black. Raises what `Runner.run` raises."""
+        pipeline = self.pipeline
+        self._forward.warm_up(np.zeros((1, pipeline.height, pipeline.width, 3), np.float32))

@@ -22,8 +22,8 @@ import numpy as np
 import simplejpeg
 
 from mlserve.deadline import Deadline
+from mlserve.image_pipeline.codec import Refused, decoded, in_strips, require_within
 from mlserve.images import SCAN, ImageLimits, Problem, jpeg_cost
-from mlserve_onnxruntime.codec import Refused, decoded, in_strips, require_within
 
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 """Matches the start of a segment, or the end: not an escaped or reserved byte, RSTn or SOI."""

@@ -1,0 +1,102 @@
+"""An image classifier as a Runner: image files in, labels out, around any model of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlserve.artifact import EXPORT_AGAIN, Artifact
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError, ModelLoadFailed, Overloaded
+from mlserve.image_pipeline.steps import Forward, ImageSteps, best
+from mlserve.pipeline import ImagePipeline
+from mlserve.tensors import DType, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+DEFAULT = "serving_default"
+RANKING = "ranking"
+"""All classes, ordered by score."""
+
+
+def image_signatures(pipeline: ImagePipeline) -> tuple[Signature, ...]:
+    """Return the signatures of an exported image classifier, the same on every backend."""
+    image = (TensorSpec("image", DType.BYTES, (None,)),)
+    label = (TensorSpec("output_0", DType.BYTES, (None,)),)
+    count = min(pipeline.top_k, pipeline.scored_classes)
+    return (
+        Signature(DEFAULT, image, label),
+        Signature("top_k", image, _classes(count)),
+        Signature(RANKING, image, _classes(pipeline.scored_classes)),
+    )
+
+
+def _classes(count: int) -> tuple[TensorSpec, ...]:
+    """Return the outputs for `count` classes of each image."""
+    return (
+        TensorSpec("indices", DType.INT32, (None, count)),
+        TensorSpec("labels", DType.BYTES, (None, count)),
+        TensorSpec("scores", DType.FLOAT32, (None, count)),
+    )
+
+
+class ImageClassifierRunner:
+    """A classifier that mlserve exported: image files in, labels out."""
+
+    def __init__(self, artifact: Artifact, pipeline: ImagePipeline, forward: Forward) -> None:
+        """Raise ModelLoadFailed when the files do not match the manifest."""
+        self._forward = forward
+        self._steps = ImageSteps(pipeline, forward)
+        self._labels = _labels(artifact, pipeline)
+        self._count = min(pipeline.top_k, pipeline.scored_classes)
+        self.signatures: Mapping[str, Signature] = _checked_signatures(artifact, pipeline)
+        try:
+            self._steps.warm_up()
+        except MlserveError as error:
+            raise ModelLoadFailed(
+                f"the first run of {artifact.path} fails: {error.message}", hint=EXPORT_AGAIN
+            ) from error
+
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
+        """Return the labels, the best classes, or all of them in order.
+
+        Raises InvalidInput naming the first bad image, InferenceFailed for scores that are not
+        finite, and what the model raises.
+        """
+        try:
+            scores = self._steps.batch_scores(list(inputs["image"]), deadline)
+        except MemoryError as error:
+            raise Overloaded(
+                "not enough memory to decode the images",
+                hint="send smaller requests, or give the server more memory",
+            ) from error
+        if signature == DEFAULT:
+            return {"output_0": self._labels[scores.argmax(axis=1)]}
+        count = scores.shape[1] if signature == RANKING else self._count
+        highest, indices = best(scores, count)
+        return {"labels": self._labels[indices], "scores": highest, "indices": indices}
+
+    def close(self) -> None:
+        self._forward.close()
+
+
+def _labels(artifact: Artifact, pipeline: ImagePipeline) -> np.ndarray[Any, Any]:
+    try:
+        texts = pipeline.full_labels(artifact.labels())
+    except MlserveError as error:
+        raise ModelLoadFailed(error.message, hint=error.hint) from error
+    return np.array([text.encode() for text in texts], dtype=object)
+
+
+def _checked_signatures(artifact: Artifact, pipeline: ImagePipeline) -> dict[str, Signature]:
+    """Return the pipeline's signatures; earlier exports promise a subset of them."""
+    signatures = image_signatures(pipeline)
+    manifest = artifact.manifest
+    if manifest is not None and not set(manifest.signatures) <= set(signatures):
+        raise ModelLoadFailed(
+            f"{artifact.path} holds a different model than its manifest says", hint=EXPORT_AGAIN
+        )
+    return {signature.name: signature for signature in signatures}

@@ -1,0 +1,89 @@
+"""An ONNX image classifier: the model as a function of pixels, for the pipeline in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlserve.artifact import EXPORT_AGAIN, Artifact
+from mlserve.deadline import Deadline
+from mlserve.errors import ModelLoadFailed
+from mlserve.image_pipeline.steps import Array, ImageSteps
+from mlserve.pipeline import ImagePipeline
+from mlserve.settings import LoadOptions
+from mlserve_onnxruntime.layout import ImageInput, described, open_sizes
+from mlserve_onnxruntime.sessions import Sessions, run_session
+
+
+class PixelSessions:
+    """The sessions of a classifier, as `mlserve.image_pipeline.steps.Forward`."""
+
+    def __init__(self, artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions) -> None:
+        """Raise ModelLoadFailed when the file does not match the manifest's pipeline."""
+        self._sessions = sessions
+        self._input = _image_input(artifact, pipeline, sessions)
+        self._output = sessions.outputs[0].name
+
+    def __call__(self, pixels: Array, deadline: Deadline | None = None) -> Array:
+        """Return float32[N, units]. Raises what `Sessions.run` raises."""
+        pixels = self._input.arranged(pixels)
+        size = self._input.batch or len(pixels)
+        return np.concatenate(
+            [
+                self._run(pixels[start : start + size], deadline)
+                for start in range(0, len(pixels), size)
+            ]
+        )
+
+    def warm_up(self, black: Array) -> None:
+        """Run each session once. Raises what `Sessions.run` raises."""
+        for session in self._sessions.all:
+            run_session(session, [self._output], {self._input.name: self._input.arranged(black)})
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._sessions.close()
+
+    def _run(self, pixels: Array, deadline: Deadline | None) -> Array:
+        (outputs,) = self._sessions.run([self._output], {self._input.name: pixels}, deadline)
+        return outputs
+
+
+def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSteps:
+    """Load the steps of a classifier that mlserve exported. Raises ModelLoadFailed."""
+    pipeline = artifact.manifest.pipeline if artifact.manifest else None
+    if pipeline is None:
+        raise ModelLoadFailed(
+            f"{artifact.path} has no image pipeline: mlserve did not export it as a classifier",
+            hint="export the model: mlserve export --backend onnxruntime",
+        )
+    sessions = Sessions(file, options)
+    return ImageSteps(pipeline, PixelSessions(artifact, pipeline, sessions))
+
+
+def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions) -> ImageInput:
+    inputs, outputs = sessions.inputs, sessions.outputs
+    try:
+        (only_input,), (only_output,) = inputs, outputs
+        image = ImageInput.from_tensor(only_input)
+        if not _fits(image, only_output, pipeline):
+            raise ValueError("its sizes differ")
+    except ValueError as error:
+        found = ", ".join(described(tensor) for tensor in (*inputs, *outputs))
+        raise ModelLoadFailed(
+            f"{artifact.path} holds a different model than its manifest says: {found}",
+            hint=EXPORT_AGAIN,
+        ) from error
+    return image
+
+
+def _fits(image: ImageInput, output: Any, pipeline: ImagePipeline) -> bool:
+    columns = 1 if pipeline.activation.is_binary else pipeline.classes
+    return (
+        image.batch in (None, 1)
+        and image.height in (None, pipeline.height)
+        and image.width in (None, pipeline.width)
+        and (open_sizes(output.shape) or ())[1:] in ((columns,), (None,))
+    )
