@@ -10,16 +10,16 @@ from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, Runner
 from mlserve.settings import LoadOptions
-from mlserve.sources import Classifier
+from mlserve.sources import Classifier, Model
 from mlserve.testing.artifacts import exported
 from mlserve.testing.images import plain
 from mlserve.testing.processes import ServerProcess, launched
 
 
 class GivenBackend:
-    """Fixtures of a backend. A plugin overrides `backend_name` and `classifier`.
+    """Fixtures of a backend. A plugin overrides `backend_name`, and `classifier` or `model`.
 
-    One that only serves overrides `artifact` in place of `classifier`.
+    One that only serves overrides `artifact` in the place of both.
     """
 
     @pytest.fixture(scope="class")
@@ -31,11 +31,17 @@ class GivenBackend:
     @pytest.fixture(scope="class")
     @classmethod
     def classifier(cls) -> Classifier:
-        """Return a model that the backend can export. To be overridden.
+        """Return an image classifier that the backend can export. To be overridden.
 
         For `ConformsAsImageClassifier`, use the one that `mlserve.testing.colours` makes.
         """
         raise NotImplementedError("override the fixture classifier")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, classifier: Classifier) -> Model:
+        """Return a model that the backend can export: the classifier, unless it is overridden."""
+        return classifier
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -48,21 +54,21 @@ class GivenBackend:
     def artifact(
         cls,
         backend_name: str,
-        classifier: Classifier,
+        model: Model,
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Artifact:
-        """Export the classifier as version 1. Several tests share it, so it must not be changed.
+        """Export the model as version 1. Several tests share it, so it must not be changed.
 
         To be overridden by a backend that only serves: `Artifact.open(base_path, model, version)`
         for files in `base_path/<version>`, with a manifest or without.
         """
-        base_path = tmp_path_factory.mktemp(backend_name) / classifier.name
-        return exported(backend_name, classifier, base_path)
+        base_path = tmp_path_factory.mktemp(backend_name) / model.name
+        return exported(backend_name, model, base_path)
 
     @pytest.fixture(scope="class")
     @classmethod
     def runner(cls, backend: Backend, artifact: Artifact) -> Runner:
-        """Return the exported classifier, loaded in this process."""
+        """Return the exported model, loaded in this process."""
         return backend.load(artifact, LoadOptions())
 
 
