@@ -15,9 +15,9 @@ from mlserve import __version__
 from mlserve.errors import NotFound
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.engine.engine import Engine
-from mlserve.server.listen.http import Endpoint, check_method, json_response
+from mlserve.server.listen.http import Operation, check_method, json_response
 from mlserve.server.models.models import Models
-from mlserve.server.models.versions import State, VersionStatus
+from mlserve.server.models.versions import LoadStatus, State
 from mlserve.server.openapi import DOCUMENT, DOCUMENT_PATH, METRICS_PATHS
 from mlserve.server.request import Purpose
 from mlserve.server.telemetry.log import lost_lines
@@ -27,10 +27,10 @@ from mlserve.server.telemetry.metrics import Metrics
 class OpenApiPage:
     """The page with the OpenAPI document."""
 
-    def match(self, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Operation | None:
         if path != DOCUMENT_PATH:
             return None
-        return Endpoint("", Purpose.METADATA, self._respond)
+        return Operation("", Purpose.METADATA, self._respond)
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
@@ -44,10 +44,10 @@ class MetricsPage:
         self._metrics = metrics
         self._paths = (*METRICS_PATHS, also_at)
 
-    def match(self, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Operation | None:
         if path not in self._paths:
             return None
-        return Endpoint("", Purpose.PROBE, self._respond)
+        return Operation("", Purpose.PROBE, self._respond)
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
@@ -100,7 +100,7 @@ class ServerState(Collector):
                     family.add_metric((model, str(status.version), status.state.name), 1)
         return family
 
-    def _statuses(self, model: str) -> list[VersionStatus]:
+    def _statuses(self, model: str) -> list[LoadStatus]:
         try:
             return self._models.statuses(model)
         except NotFound:

@@ -30,11 +30,11 @@ from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.models.folders import Fingerprint, Look, VersionFolders, first_versions
 from mlserve.server.models.loading import FailedVersions, LoadedVersion, open_version
 from mlserve.server.models.versions import (
+    LoadStatus,
     ModelSpec,
     NotServed,
     State,
     VersionChoice,
-    VersionStatus,
     unknown_label,
 )
 
@@ -58,7 +58,7 @@ class Model:
         self._loaded_as: dict[int, Fingerprint] = {}
         self._folders = VersionFolders(source.model, source.base_path)
         self._last_look = Look({})
-        self._statuses: dict[int, VersionStatus] = {}
+        self._statuses: dict[int, LoadStatus] = {}
         self._failed = FailedVersions(source.retries)
         self._absence: MlserveError | None = None
         self._unloading: set[asyncio.Task[None]] = set()
@@ -203,7 +203,7 @@ class Model:
         """Return whether that version is, was or will be served."""
         return version in self._statuses
 
-    def statuses(self, choice: VersionChoice = None) -> list[VersionStatus]:
+    def statuses(self, choice: VersionChoice = None) -> list[LoadStatus]:
         """Return the states of all versions, or of one, newest first. Raises NotFound."""
         version = self._number(choice)
         newest_first = sorted(self._statuses.items(), reverse=True)
@@ -334,7 +334,7 @@ class Model:
             self._set(loaded.version, State.END)
 
     def _set(self, version: int, state: State, error: MlserveError | None = None) -> None:
-        self._statuses[version] = VersionStatus(version, state, error)
+        self._statuses[version] = LoadStatus(version, state, error)
         self._on_change()
 
     def _not_served(self, version: int | None) -> MlserveError:
