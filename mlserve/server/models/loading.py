@@ -13,7 +13,7 @@ import numpy as np
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
-from mlserve.background import in_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.errors import (
     InferenceFailed,
     MlserveError,
@@ -93,7 +93,7 @@ class LoadedVersion:
     async def close(self) -> None:
         """Wait until nothing uses it, then close the Runner. Called once, after the switch."""
         await self._is_unused.wait()
-        await in_daemon_thread(self.runner.close)
+        await run_on_daemon_thread(self.runner.close)
 
 
 def open_version(source: ModelSpec, version: int) -> LoadedVersion:

@@ -25,7 +25,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from mlserve.background import in_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.models.folders import Fingerprint, Look, VersionFolders, first_versions
 from mlserve.server.models.loading import FailedVersions, LoadedVersion, open_version
@@ -96,7 +96,7 @@ class Model:
         """
         base_path, policy = self._source.base_path, self._source.policy
         try:
-            wanted, present = await in_daemon_thread(lambda: first_versions(base_path, policy))
+            wanted, present = await run_on_daemon_thread(first_versions, base_path, policy)
         except NotFound as error:
             self._absence = error
             if not self._source.awaits_versions:
@@ -238,7 +238,7 @@ class Model:
     async def _follow_once(self, *, trusts_what_is_there: bool) -> Look | None:
         """Look at the base path and serve what it holds; the caller holds `_changing`."""
         policy, loaded = self._source.policy, tuple(self._loaded)
-        look = await in_daemon_thread(lambda: self._folders.look(policy, loaded))
+        look = await run_on_daemon_thread(self._folders.look, policy, loaded)
         if look is None or self.is_closed:
             return None
         before, self._last_look = self._last_look, look
@@ -309,7 +309,7 @@ class Model:
     async def _open(self, version: int) -> LoadedVersion:
         self._is_loading = True
         try:
-            loaded = await in_daemon_thread(lambda: open_version(self._source, version))
+            loaded = await run_on_daemon_thread(open_version, self._source, version)
         except MlserveError:
             self._is_loading = False
             raise
