@@ -23,7 +23,6 @@ from mlserve.errors import Unavailable
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.listen import drain
 from mlserve.server.listen.access import GrpcGate
-from mlserve.server.listen.grpc import health
 from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.health import Health
 from mlserve.server.listen.grpc.reflection import Reflection
@@ -32,6 +31,7 @@ from mlserve.server.listen.http_connection import HttpConnection, HttpConnection
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 from mlserve.wire.proto._pool import POOL
+from mlserve.wire.services import HEALTH
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class GrpcPort:
         """
         services = {path.split("/")[1] for path in methods}
         health_methods = self._health.methods((*services, *short_names))
-        reflection = Reflection((*services, health.SERVICE), _reflection_pool())
+        reflection = Reflection((*services, HEALTH), _reflection_pool())
         self._server.start({**methods, **health_methods, **reflection.methods()})
         most, timeout = self._settings.max_connections, self._settings.header_timeout
         make = partial(GrpcConnection, self._server)
