@@ -68,30 +68,36 @@ class ServerState(Collector):
         engine, models = self._engine, self._models
         is_ready = models.is_ready and not engine.is_draining
         for name, text, value in (
-            ("ready", "1 while a request would be served.", is_ready),
-            ("requests_running", "Calls that hold a slot now.", engine.running),
-            ("requests_waiting", "Calls in the queue now.", engine.waiting),
-            ("queue_limit", "The most calls that may wait.", engine.max_queue),
-            ("body_bytes", "Memory that requests hold while they are read.", self._memory.held),
-            ("body_bytes_limit", "The most that they may hold.", self._memory.most),
+            ("ready", "1 if a request would be served now, else 0.", is_ready),
+            ("requests_running", "Calls that are running now.", engine.running),
+            ("requests_waiting", "Calls that are waiting in the queue now.", engine.waiting),
+            ("queue_limit", "Limit on the calls in the queue.", engine.max_queue),
+            (
+                "body_bytes",
+                "Bytes of memory held by requests that are being read.",
+                self._memory.held,
+            ),
+            ("body_bytes_limit", "Limit on mlserve_body_bytes.", self._memory.most),
         ):
             yield GaugeMetricFamily(f"mlserve_{name}", text, value)
         yield self._versions()
         about = GaugeMetricFamily(
-            "mlserve_build_info", "1, with what is running.", labels=("version", "backend")
+            "mlserve_build_info",
+            "Always 1; the labels say which mlserve and backend are running.",
+            labels=("version", "backend"),
         )
         for backend in sorted({models.backend_of(model) for model in models.names}):
             about.add_metric((__version__, backend), 1)
         yield about
         yield CounterMetricFamily(
-            "mlserve_log_lines_lost", "Lines that could not be written to the log.", lost_lines()
+            "mlserve_log_lines_lost", "Log lines that could not be written.", lost_lines()
         )
 
     def _versions(self) -> GaugeMetricFamily:
         """Return one series for each version, except for those that ended without an error."""
         family = GaugeMetricFamily(
             "mlserve_model_version",
-            "1, with the state of each version of the model.",
+            "Always 1; the labels give the state of each version.",
             labels=("model", "version", "state"),
         )
         for model in self._models.names:

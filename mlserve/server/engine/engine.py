@@ -266,7 +266,7 @@ class Engine:
     def _require_time(self, deadline: Deadline) -> None:
         if deadline.is_expired:
             self._note_refused(Refusal.EXPIRED, request.current())
-            raise deadline.exceeded("the request was on its way")
+            raise deadline.exceeded("the request was still arriving")
 
     def _refusal(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
         self._note_refused(verdict.why, request.current())

@@ -252,7 +252,7 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                _log.warning("no connection can be taken for now: %s", error.strerror)
+                _log.warning("no connections can be accepted for now: %s", error.strerror)
                 self._pause(_PAUSE)
                 return
             task = self._loop.create_task(self._open(connection))
@@ -268,7 +268,7 @@ class Acceptor:
                 ssl_handshake_timeout=self._handshake_timeout,
             )
         except OSError as error:  # a handshake that failed or took too long
-            _log.debug("a connection was not made: %s", error)
+            _log.debug("a connection could not be established: %s", error)
 
     def _note_opened(self, task: asyncio.Task[None]) -> None:
         is_full = len(self._opening) >= self._most
@@ -344,7 +344,7 @@ def _join(host: str, port: int) -> str:
 
 def _taken(kind: str, host: str, port: int, error: Exception) -> Unavailable:
     return Unavailable(
-        f"cannot listen on {_join(host, port)} for {kind}, the port is taken or not allowed: "
+        f"cannot listen on {_join(host, port)} for {kind} (the port is taken, or not allowed): "
         f"{error}",
         hint=f"choose another one with --{kind.lower()}-port",
     )

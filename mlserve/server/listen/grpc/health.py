@@ -59,7 +59,7 @@ class Health:
         """Answer with the current state of a service; NOT_FOUND for an unknown name."""
         service = parse(_Request, await call.only_message()).service
         if service not in self._services:
-            raise GrpcStatus("NOT_FOUND", f"no service {shortened(service)}")
+            raise GrpcStatus("NOT_FOUND", f"unknown service {shortened(service)}")
         call.answer(self._state_of(service).SerializeToString())
 
     async def _watch(self, call: GrpcCall) -> None:

@@ -59,12 +59,12 @@ class Reflection:
             "all_extension_numbers_of_type": lambda: self._number_extensions(request, answer),
         }
         if asked not in find:
-            _refuse(answer, "INVALID_ARGUMENT", "the request is not of a known kind")
+            _refuse(answer, "INVALID_ARGUMENT", "unknown kind of request")
             return answer
         try:
             find[asked]()
         except KeyError:
-            _refuse(answer, "NOT_FOUND", "nothing has that name")
+            _refuse(answer, "NOT_FOUND", "no file or symbol has that name")
         return answer
 
     def _list(self, answer: _Response) -> None:

@@ -96,7 +96,7 @@ class UnaryMethod:
             response = await self.respond(data, call.context)
         except asyncio.CancelledError:
             if _is_over(call.context):
-                record.failed(DeadlineExceeded("the deadline passed, and the client left"))
+                record.failed(DeadlineExceeded("the deadline passed, and the client disconnected"))
             raise
         except GrpcStatus as status:
             record.failed(_error_of(status))
