@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 class LoadedVersion:
     """A Runner with its artifact and a count of the requests that use it.
 
-    Used on the event loop's thread only; the Runner itself runs on the workers' threads.
+    Used on the event loop's thread only; the Runner itself runs on the workers' threads. A lease
+    that ends with a block of code is its `with` block; any other ends with `release`.
     """
 
     def __init__(self, artifact: Artifact, runner: Runner) -> None:
@@ -79,7 +80,7 @@ class LoadedVersion:
         return json.dumps({"pipeline": manifest.pipeline.to_json(), "facts": facts})
 
     def lease(self) -> LoadedVersion:
-        """Return itself, kept loaded until `release` is called."""
+        """Return itself, kept loaded until `release` is called or its `with` block is left."""
         self._leases += 1
         self._is_unused.clear()
         return self
@@ -89,6 +90,12 @@ class LoadedVersion:
         self._leases -= 1
         if not self._leases:
             self._is_unused.set()
+
+    def __enter__(self) -> LoadedVersion:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     async def close(self) -> None:
         """Wait until nothing uses it, then close the Runner. Called once, after the switch."""

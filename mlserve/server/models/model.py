@@ -188,7 +188,7 @@ class Model:
             await asyncio.wait(self._unloading)  # gather would cancel them when it is cancelled
 
     def lease(self, choice: VersionChoice) -> LoadedVersion:
-        """Lease the version that answers a request; the caller releases it.
+        """Lease the version that answers a request; the caller ends the lease.
 
         Raises NotFound, Unavailable while it is loading, and InvalidInput for an unknown label.
         """

@@ -131,7 +131,7 @@ class Models:
         await asyncio.gather(*(model.close() for model in everything))
 
     def lease(self, model: str, version: VersionChoice) -> LoadedVersion:
-        """Lease the version that answers a request; the caller releases it.
+        """Lease the version that answers a request; the caller ends the lease.
 
         Raises NotServed, Unavailable while it is loading, and InvalidInput for an unknown label.
         Until the first models are there, an unknown model is Unavailable too: many clients wait for

@@ -53,11 +53,8 @@ class OipExtensions:
 
     def config(self, model: str, version: int | None) -> dict[str, Any]:
         """Return the configuration of a loaded version. Raises NotFound, Unavailable."""
-        loaded = self._models.lease(model, version)
-        try:
+        with self._models.lease(model, version) as loaded:
             signature = default_signature(loaded.runner.signatures)
-        finally:
-            loaded.release()
         backend, policy = self._models.backend_of(model), self._models.policy_of(model)
         settings = self._engine.settings
         return model_config(model, backend, platform_of(backend), policy, signature, settings)

@@ -152,15 +152,13 @@ class TfsGrpcService:
         spec = named_spec_of(request)
         with telling_of_servables():
             loaded = self._models.lease(spec.name, self._version_of(spec))
-        try:
+        with loaded:
             response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
             signatures = signature_def_map(loaded.runner)
             response.metadata["signature_def"].Pack(signatures)
             if loaded.contract:
                 await context.send_initial_metadata(((CONTRACT, loaded.contract),))
             return response.SerializeToString()
-        finally:
-            loaded.release()
 
     async def status(self, data: bytes, context: Context) -> bytes:
         """GetModelStatus: the state of each version, loaded or not."""

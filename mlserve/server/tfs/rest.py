@@ -177,14 +177,12 @@ class TfsRestService:
     def _metadata(self, model: str, version: VersionChoice) -> Response:
         with telling_of_servables():
             loaded = self._models.lease(model, version)
-        try:
+        with loaded:
             signatures = json_format.MessageToDict(
                 signature_def_map(loaded.runner),
                 always_print_fields_with_no_presence=True,
                 preserving_proto_field_name=True,
             )
-        finally:
-            loaded.release()
         spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
         body = {"model_spec": spec, "metadata": {"signature_def": signatures}}
         return _indented(body, contract_headers(loaded.contract))
