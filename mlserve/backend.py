@@ -144,15 +144,20 @@ class Backend(ABC):
     install_hint: ClassVar[str]
     """The command that installs the packages imported by the methods."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Modules needed to load and run. The packages to install are listed by the extra `serve` of
-    the backend's distribution; both are checked before a server starts."""
+    """The modules needed to load and run, checked before a server starts.
+
+    The packages to install are listed by the extra `serve` of the backend's distribution, and
+    checked too.
+    """
     files: ClassVar[tuple[str, ...]] = ()
     """File names or patterns (`*.onnx`) that identify a version folder of this backend."""
     frameworks: ClassVar[tuple[str, ...]] = ("tensorflow",)
     """The values of `Model.framework` that `export` accepts."""
     load_options: ClassVar[tuple[str, ...]] = ()
-    """The fields of LoadOptions that `load` supports beside those that every backend takes; `up`
-    refuses the others."""
+    """The fields of LoadOptions that `load` supports beside those that every backend takes.
+
+    `up` refuses the others.
+    """
 
     no_exif: ClassVar[str | None] = "its pipeline has no step for it"
     """Why the pipeline cannot apply an image's EXIF orientation; None if it can."""

@@ -20,8 +20,8 @@ _GRACE = 0.12
 """Seconds given to a call on the background loop to report its own, better error."""
 
 
-def on_daemon_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Run `work` on a thread of its own and return the future result."""
+def start_on_daemon_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Start `work` on a thread of its own and return the future result."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -36,9 +36,19 @@ def on_daemon_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     return future
 
 
+async def run_on_daemon_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Await `work` on a thread of its own and return its result.
+
+    For work that can take minutes and cannot be interrupted, such as loading a model or reading a
+    file on an unreachable network share: process exit waits for the threads of `asyncio.to_thread`.
+    If the caller is cancelled, the work goes on and its result is dropped.
+    """
+    return await asyncio.wrap_future(start_on_daemon_thread(work, *args, **kwargs))
+
+
 def run_within(deadline: Deadline, doing: str, work: Callable[[], T]) -> T:
     """Return the result of blocking `work`. Raises DeadlineExceeded while `doing` it."""
-    return _result(on_daemon_thread(work), deadline, doing, grace=0.0)
+    return _result(start_on_daemon_thread(work), deadline, doing, grace=0.0)
 
 
 def run_on_loop(deadline: Deadline, doing: str, work: Coroutine[Any, Any, T]) -> T:
@@ -68,7 +78,7 @@ class _DaemonExecutor(ThreadPoolExecutor):
     """An executor for name look-ups whose threads do not delay the interpreter's exit."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return on_daemon_thread(fn, *args, **kwargs)
+        return start_on_daemon_thread(fn, *args, **kwargs)
 
 
 _lock = Lock()
@@ -99,33 +109,3 @@ def end_process(code: ExitCode) -> NoReturn:
     """End the process now, even with threads running."""
     logging.shutdown()
     os._exit(int(code))
-
-
-async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """Await `work` on a daemon thread and return its result.
-
-    For work that can take minutes and cannot be interrupted, such as loading a model or reading a
-    folder on an unreachable network share: process exit waits for the threads of
-    `asyncio.to_thread`.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def finish(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        try:
-            outcome: tuple[T | None, BaseException | None] = work(), None
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
-            outcome = None, error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(finish, *outcome)
-
-    Thread(target=run, name="mlserve-model-load", daemon=True).start()
-    return await done

@@ -13,8 +13,10 @@ from mlserve.errors import DeadlineExceeded, UsageError
 _SHOWN = 40
 """Digits of an integer that an error message repeats."""
 MOST_SECONDS = 1e9
-"""The longest time accepted anywhere, 31 years: longer waits overflow (a thread at 292 years, gRPC
-and the operating system earlier)."""
+"""The longest time accepted anywhere, 31 years.
+
+Longer waits overflow: a thread at 292 years, gRPC and the operating system earlier.
+"""
 _SHORT = 0.1
 
 

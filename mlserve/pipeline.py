@@ -22,8 +22,7 @@ _VERSIONS = (1, 2)
 BACKGROUND = "background"
 """The label of class 0 in a model with a background class that its labels do not list."""
 _IMAGENET = (1001, 1000)
-"""Classes and labels of the only models known to have a background class: TensorFlow's, trained
-on ImageNet."""
+"""Classes and labels of the only models known to have a background class: TensorFlow's ImageNet."""
 
 
 _MOST_CLASSES, _MOST_SIDE, _MOST = 2**24, 2**16, 2**53

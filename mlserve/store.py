@@ -21,7 +21,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,8 @@ from mlserve.artifact import Artifact, folders_by_version, version_folder
 from mlserve.errors import ExportError, NotFound, UsageError
 
 PREFIX = ".incoming-"
+_ATTEMPTS = 100
+"""To create a folder that failing exports remove meanwhile; four of them needed six at most."""
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
@@ -68,27 +70,36 @@ class Incoming:
 
 
 @contextmanager
-def incoming_folder(base_path: Path) -> Iterator[Incoming]:
+def incoming_folder(base_path: Path, *, drop_empty: Sequence[Path] = ()) -> Iterator[Incoming]:
     """Create a locked `Incoming` in `base_path`; remove it at the end unless it was published.
 
-    SIGTERM inside the block ends the process cleanly (exit code 143): nothing stays behind.
+    Then those of the folders `drop_empty` that are empty are removed, in that order. SIGTERM inside
+    the block ends the process cleanly (exit code 143): nothing stays behind.
     """
-    base_path.mkdir(parents=True, exist_ok=True)
-    sweep(base_path)
     with _sigterm_unwinds():
-        path, lock = _create_locked(base_path)
-        incoming = Incoming(path)
         try:
-            yield incoming
+            sweep(base_path)
+            path, lock = _create_locked(base_path)
+            incoming = Incoming(path)
+            try:
+                yield incoming
+            finally:
+                if not incoming.is_published:
+                    shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
         finally:
-            if not incoming.is_published:
-                shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+            for folder in drop_empty:
+                with suppress(OSError):  # most often it is not empty: a version is in it
+                    folder.rmdir()
 
 
 def sweep(base_path: Path) -> None:
     """Remove the folders that killed writers left in `base_path`."""
-    for path in base_path.glob(PREFIX + "*"):
+    try:
+        left = list(base_path.glob(PREFIX + "*"))
+    except FileNotFoundError:  # an export that failed has just removed it
+        return
+    for path in left:
         lock = _try_lock(path)
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
@@ -97,14 +108,29 @@ def sweep(base_path: Path) -> None:
 
 def _create_locked(base_path: Path) -> tuple[Path, int]:
     while True:
-        path = base_path / (PREFIX + secrets.token_hex(8))
-        path.mkdir()
+        path = _create(base_path)
         lock = _try_lock(path)
         # A sweep can remove the folder between the two lines above: then try another.
         if lock is not None and path.exists():
             return path, lock
         if lock is not None:
             os.close(lock)
+
+
+def _create(base_path: Path) -> Path:
+    for attempt in range(_ATTEMPTS):
+        path = base_path / (PREFIX + secrets.token_hex(8))
+        try:
+            base_path.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except (FileNotFoundError, FileExistsError):
+            # An export that failed just now may have removed a folder between two of the calls. Of
+            # a path that cannot be created at all, the last attempt says so.
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return path
+    raise AssertionError(base_path)
 
 
 def _try_lock(path: Path) -> int | None:
@@ -230,12 +256,13 @@ class Store:
     def incoming(self, backend: str, model: str) -> Iterator[Incoming]:
         """Yield a locked, empty folder to write a version into; `Incoming.publish` publishes it.
 
-        It is removed at the end unless it was published. Raises ExportError when the store cannot
-        be written or is full.
+        It is removed at the end unless it was published, and so are the folders of the model and
+        the backend if nothing else is in them. Raises ExportError when the store cannot be written
+        or is full.
         """
         base_path = self.base_path(backend, model)
         try:
-            with incoming_folder(base_path) as incoming:
+            with incoming_folder(base_path, drop_empty=(base_path, base_path.parent)) as incoming:
                 yield incoming
         except OSError as error:
             if error.errno in _DISK_FAULTS or self._is_about(error.filename):

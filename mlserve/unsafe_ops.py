@@ -112,11 +112,11 @@ def require_safe_ops(what: str, meta_graphs: Sequence[Any], error: type[MlserveE
 
 def unsafe_ops(meta_graph: Any) -> Iterator[UnsafeOp]:
     """Yield the unsafe operations that run when the model is loaded or called."""
-    graph = _Graph(meta_graph)
+    walk = _GraphWalk(meta_graph)
     for name in _roots(meta_graph):
-        yield from graph.led_to(name)
+        yield from walk.led_to(name)
     for function in _called_functions(meta_graph):
-        yield from graph.in_function(function, graph.assets_bound_to(function))
+        yield from walk.in_function(function, walk.assets_bound_to(function))
 
 
 def _roots(meta_graph: Any) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _called_functions(meta_graph: Any) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _Graph:
+class _GraphWalk:
     """The nodes and functions of a graph, each visited once.
 
     A path is recognised as one of the model's own assets by its origin: the tensor that the loader

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -123,7 +126,34 @@ def test_nothing_is_left_of_a_version_that_was_not_published(store: Store) -> No
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert list(store.base_path("echo", "m").iterdir()) == []
+    assert list(store.root.iterdir()) == []
+    publish(store, 1)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(store.root.rglob("*")) == [
+        *(store.root / "echo", store.root / "echo/m"),
+        *(store.root / "echo/m/1", store.root / "echo/m/1/file"),
+    ]
+
+
+def test_an_empty_folder_of_a_model_goes_while_others_export(store: Store) -> None:
+    """Each export that fails removes what is empty, just when another one may have found it."""
+    has_ended = Event()
+
+    def fail_again_and_again() -> None:
+        while not has_ended.is_set():
+            with store.incoming("echo", "m"):
+                pass
+
+    with ThreadPoolExecutor(2) as others:
+        failing = [others.submit(fail_again_and_again) for _ in range(2)]
+        try:
+            for _ in range(300):
+                shutil.rmtree(publish(store, 1))
+        finally:
+            has_ended.set()
+    assert [one.result() for one in failing] == [None, None]
+    assert list(store.root.iterdir()) == []
 
 
 def test_a_version_is_never_overwritten(store: Store) -> None:
@@ -163,6 +193,18 @@ def test_a_terminated_writer_cleans_up_and_says_so(store: Store, start_python: S
     process.terminate()
     assert process.wait() == 128 + signal.SIGTERM
     assert not theirs.exists()
+    assert list(store.root.iterdir()) == []
+
+
+def test_the_folders_stay_for_another_writer(store: Store, start_python: StartPython) -> None:
+    process = start_python(WRITER, store.root)
+    theirs = wait_for_line(process)
+    with store.incoming("echo", "m"):
+        pass
+    assert (theirs / "half").exists()
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    assert list(store.root.iterdir()) == []
 
 
 def test_a_store_that_is_no_folder_is_named(store: Store) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
-from mlserve.background import on_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.errors import UsageError
 from mlserve.wire.headers import REQUEST_ID, TRACEPARENT, read_traceparent, write_traceparent
 
@@ -80,7 +79,7 @@ async def read_image(image: Image) -> bytes:
             "JPEG or PNG file, or an open binary file",
             hint=_ENCODE,
         )
-    return await asyncio.wrap_future(on_daemon_thread(_read, image))
+    return await run_on_daemon_thread(_read, image)
 
 
 def name_of(image: Image) -> str:

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
-from mlserve.background import on_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.client.endpoint import Connection, Endpoint, Tls
 from mlserve.client.proxies import proxy_to
 from mlserve.client.tls import certificate_refused, handshake_failure
@@ -133,7 +133,7 @@ async def _context(endpoint: Endpoint, tls: Tls, offered: list[str]) -> ssl.SSLC
         return None
     from mlserve.client.tls import ssl_context
 
-    context = await asyncio.wrap_future(on_daemon_thread(ssl_context, tls))
+    context = await run_on_daemon_thread(ssl_context, tls)
     context.set_alpn_protocols(offered)
     return context
 

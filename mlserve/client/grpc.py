@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from collections.abc import Iterable, Mapping
 
-from mlserve.background import on_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.client.adapter import Call, Reply
 from mlserve.client.endpoint import Connection, Endpoint
 from mlserve.client.forks import without_fork_support
@@ -101,7 +100,7 @@ class GrpcTransport:
         from mlserve.client.tls import channel_credentials
 
         files = self._connection.tls_files
-        return await asyncio.wrap_future(on_daemon_thread(channel_credentials, files))
+        return await run_on_daemon_thread(channel_credentials, files)
 
     def _new_channel(self, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
         options: list[tuple[str, int | str]] = [

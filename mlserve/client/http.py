@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import sys
 import zlib
@@ -12,7 +11,7 @@ from typing import Any
 
 import httpx  # noqa: TID253  this module is imported for REST endpoints only
 
-from mlserve.background import on_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.client.adapter import Call, Reply
 from mlserve.client.codecs import parse_json, shown
 from mlserve.client.endpoint import Connection
@@ -111,7 +110,7 @@ class RestTransport:
             return False
         from mlserve.client.tls import ssl_context
 
-        return await asyncio.wrap_future(on_daemon_thread(ssl_context, self._connection.tls_files))
+        return await run_on_daemon_thread(ssl_context, self._connection.tls_files)
 
     async def _exchange(
         self, client: httpx.AsyncClient, request: httpx.Request, state: CallState

@@ -31,7 +31,7 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from mlserve.background import on_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.client.adapter import Call, Reply
 from mlserve.client.endpoint import Connection
 from mlserve.client.grpc import reply_of, status_error, unreached
@@ -149,7 +149,7 @@ class Http2Transport:
         from mlserve.client.tls import ssl_context
 
         files = self._connection.tls_files
-        context = await asyncio.wrap_future(on_daemon_thread(ssl_context, files))
+        context = await run_on_daemon_thread(ssl_context, files)
         context.set_alpn_protocols(["h2"])
         return context
 

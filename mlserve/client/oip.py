@@ -14,8 +14,6 @@ from mlserve.client.refusals import Unreadable
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.wire.tensors import CutOff, unpack_strings
 
-SERVICE = "/inference.GRPCInferenceService/"
-"""Prefix of the paths of all gRPC methods."""
 FUNCTION = "infer"
 """Name for the one nameless function of a model; never sent."""
 DTYPES = {dtype.oip_name: dtype for dtype in DType if dtype.oip_name}

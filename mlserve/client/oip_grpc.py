@@ -5,11 +5,12 @@ from __future__ import annotations
 from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice, number_of
 from mlserve.client.answers import Answer, Column, ModelMetadata
 from mlserve.client.codecs import column, element_count, text
-from mlserve.client.oip import DTYPES, SERVICE, described, microseconds, raw_column
+from mlserve.client.oip import DTYPES, described, microseconds, raw_column
 from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
 from mlserve.wire.headers import SIGNATURES, own_header
 from mlserve.wire.proto import inference_pb2
+from mlserve.wire.services import INFERENCE, method_path
 from mlserve.wire.tensors import OIP_FIELDS, pack_string
 
 
@@ -31,7 +32,7 @@ class OipGrpc:
         if choice.scores:
             wanted = message.outputs.add(name=choice.scores)
             wanted.parameters["classification"].int64_param = request.count
-        return Call(SERVICE + "ModelInfer", message.SerializeToString())
+        return Call(method_path(INFERENCE, "ModelInfer"), message.SerializeToString())
 
     def read_answer(self, reply: Reply) -> Answer:
         response = parse_message(inference_pb2.ModelInferResponse, reply.body)
@@ -46,7 +47,7 @@ class OipGrpc:
 
     def metadata_call(self, model: ModelRef) -> Call:
         request = inference_pb2.ModelMetadataRequest(name=model.name, version=_version(model))
-        return Call(SERVICE + "ModelMetadata", request.SerializeToString())
+        return Call(method_path(INFERENCE, "ModelMetadata"), request.SerializeToString())
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
         message = parse_message(inference_pb2.ModelMetadataResponse, reply.body)
@@ -66,7 +67,7 @@ class OipGrpc:
 
     def ready_call(self, model: ModelRef, version: str) -> Call:
         request = inference_pb2.ModelReadyRequest(name=model.name, version=version)
-        return Call(SERVICE + "ModelReady", request.SerializeToString())
+        return Call(method_path(INFERENCE, "ModelReady"), request.SerializeToString())
 
     def read_ready(self, reply: Reply) -> bool:
         return parse_message(inference_pb2.ModelReadyResponse, reply.body).ready

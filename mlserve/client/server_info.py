@@ -16,7 +16,6 @@ from mlserve.client.adapter import Call, Reply
 from mlserve.client.answers import ServerLoad
 from mlserve.client.codecs import excerpt, parse_any_json, parse_json
 from mlserve.client.endpoint import Endpoint, ProtocolName
-from mlserve.client.oip import SERVICE
 from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable
 from mlserve.client.retries import CallState
 from mlserve.client.session import Session
@@ -29,6 +28,7 @@ from mlserve.errors import (
     readable,
 )
 from mlserve.wire.headers import LIMITS, LOAD, own_header
+from mlserve.wire.services import INFERENCE, method_path
 
 _READY = "READY"
 _MOST_NAMES = 10
@@ -75,7 +75,7 @@ _Read = Callable[[Reply], tuple[IndexedModel, ...]]
 
 def _requests(endpoint: Endpoint) -> tuple[tuple[Call, _Read], ...]:
     if endpoint.protocol == "grpc":
-        return ((Call(f"{SERVICE}RepositoryIndex", b""), _read_message),)
+        return ((Call(method_path(INFERENCE, "RepositoryIndex"), b""), _read_message),)
     return (
         (Call("/v2/repository/index", b"{}"), _read_index),
         (Call("/v1/models", None), _read_names),
@@ -131,7 +131,11 @@ def _only(endpoint: Endpoint, listed: Sequence[IndexedModel]) -> str:
 
 def load_call(protocol: ProtocolName) -> Call:
     """Return the request for the server's metadata."""
-    return Call(f"{SERVICE}ServerMetadata", b"") if protocol == "grpc" else Call("/v2", None)
+    return (
+        Call(method_path(INFERENCE, "ServerMetadata"), b"")
+        if protocol == "grpc"
+        else Call("/v2", None)
+    )
 
 
 def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:

@@ -11,10 +11,9 @@ from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
 from mlserve.wire.proto import framework_pb2, serving_pb2
+from mlserve.wire.services import MODEL, PREDICTION, method_path
 from mlserve.wire.tensors import TENSOR_PROTO_FIELDS
 
-_PREDICTION = "/tensorflow.serving.PredictionService/"
-_MODEL = "/tensorflow.serving.ModelService/"
 _SIGNATURES = "signature_def"
 _READ = (DType.BYTES, DType.FLOAT32, DType.FLOAT64, DType.INT32, DType.INT64)
 """Types of labels, scores and indices; for outputs of other types, only the shape is read."""
@@ -33,7 +32,7 @@ class TfsGrpc:
         tensor.string_val.append(request.image)
         for size in choice.shape:
             tensor.tensor_shape.dim.add(size=size)
-        return Call(_PREDICTION + "Predict", message.SerializeToString())
+        return Call(method_path(PREDICTION, "Predict"), message.SerializeToString())
 
     def read_answer(self, reply: Reply) -> Answer:
         response = parse_message(serving_pb2.PredictResponse, reply.body)
@@ -45,7 +44,7 @@ class TfsGrpc:
         request = serving_pb2.GetModelMetadataRequest(
             model_spec=_spec(model), metadata_field=[_SIGNATURES]
         )
-        return Call(_PREDICTION + "GetModelMetadata", request.SerializeToString())
+        return Call(method_path(PREDICTION, "GetModelMetadata"), request.SerializeToString())
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
         response = parse_message(serving_pb2.GetModelMetadataResponse, reply.body)
@@ -58,7 +57,7 @@ class TfsGrpc:
 
     def status_call(self, model: ModelRef) -> Call:
         request = serving_pb2.GetModelStatusRequest(model_spec=_spec(model))
-        return Call(_MODEL + "GetModelStatus", request.SerializeToString())
+        return Call(method_path(MODEL, "GetModelStatus"), request.SerializeToString())
 
     def read_status(self, reply: Reply) -> tuple[VersionStatus, ...]:
         rows = parse_message(serving_pb2.GetModelStatusResponse, reply.body).model_version_status

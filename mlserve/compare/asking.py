@@ -23,12 +23,11 @@ from mlserve.errors import InvalidInput, MlserveError, UsageError
 from mlserve.launch import ports
 from mlserve.launch.logs import log_path
 from mlserve.launch.ready import wait_until_ready
+from mlserve.launch.records import Tell
 from mlserve.launch.serving import Launcher
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import LaunchedServer, UpRequest, request_up, start, with_log
 
-Tell = Callable[[str], None]
-"""Called with what is being started."""
 Progress = Callable[[int, str], None]
 """Called with the number of finished images, and the name of the next."""
 

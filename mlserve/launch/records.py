@@ -39,6 +39,9 @@ _MOST_PID = 2**31 - 1
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 """Raised when a record of another shape is read."""
 
+Tell = Callable[[str], None]
+"""Called with a line that the user should read."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
@@ -142,7 +145,7 @@ class ServerRecord:
 _OWN_FIELDS = [item.name for item in fields(ServerRecord) if item.name not in ("serving", "listen")]
 
 
-def read_records(report: Callable[[str], None] | None = None) -> list[ServerRecord]:
+def read_records(report: Tell | None = None) -> list[ServerRecord]:
     """Return the recorded servers, by name, without looking at their processes.
 
     A record that is unreadable or another user's is passed to `report` (default: a line on stderr)
@@ -237,7 +240,7 @@ def _folder() -> Path:
     return paths.state_dir() / "servers"
 
 
-def _record_files(report: Callable[[str], None]) -> list[Path]:
+def _record_files(report: Tell) -> list[Path]:
     require_own(paths.state_dir())
     require_own(_folder())
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,7 +29,7 @@ from mlserve.launch.command import Process, command, launcher_for, spawn
 from mlserve.launch.logs import last_words, log_path
 from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready, wait_until_ready
-from mlserve.launch.records import ServerRecord, remove_record, state_lock, write_record
+from mlserve.launch.records import ServerRecord, Tell, remove_record, state_lock, write_record
 from mlserve.launch.running import drop_dead, server_of
 from mlserve.launch.serving import Launcher, Serving
 from mlserve.launch.signals import Interrupts
@@ -38,9 +37,6 @@ from mlserve.settings import GRPC_PORT, REST_PORT
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.container import ContainerProcess
-
-Tell = Callable[[str], None]
-"""Called with a line that the user should read."""
 
 _STARTS = 3
 _STOP_TIMEOUT = 10.0

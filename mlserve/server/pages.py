@@ -15,9 +15,9 @@ from mlserve import __version__
 from mlserve.errors import NotFound
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.engine.engine import Engine
-from mlserve.server.listen.http import Endpoint, check_method, json_response
+from mlserve.server.listen.http import Operation, check_method, json_response
 from mlserve.server.models.models import Models
-from mlserve.server.models.versions import State, VersionStatus
+from mlserve.server.models.versions import LoadStatus, State
 from mlserve.server.openapi import DOCUMENT, DOCUMENT_PATH, METRICS_PATHS
 from mlserve.server.request import Purpose
 from mlserve.server.telemetry.log import lost_lines
@@ -27,10 +27,10 @@ from mlserve.server.telemetry.metrics import Metrics
 class OpenApiPage:
     """The page with the OpenAPI document."""
 
-    def match(self, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Operation | None:
         if path != DOCUMENT_PATH:
             return None
-        return Endpoint("", Purpose.METADATA, self._respond)
+        return Operation("", Purpose.METADATA, self._respond)
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
@@ -44,10 +44,10 @@ class MetricsPage:
         self._metrics = metrics
         self._paths = (*METRICS_PATHS, also_at)
 
-    def match(self, path: str) -> Endpoint | None:
+    def match(self, path: str) -> Operation | None:
         if path not in self._paths:
             return None
-        return Endpoint("", Purpose.PROBE, self._respond)
+        return Operation("", Purpose.PROBE, self._respond)
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
@@ -68,30 +68,36 @@ class ServerState(Collector):
         engine, models = self._engine, self._models
         is_ready = models.is_ready and not engine.is_draining
         for name, text, value in (
-            ("ready", "1 while a request would be served.", is_ready),
-            ("requests_running", "Calls that hold a slot now.", engine.running),
-            ("requests_waiting", "Calls in the queue now.", engine.waiting),
-            ("queue_limit", "The most calls that may wait.", engine.max_queue),
-            ("body_bytes", "Memory that requests hold while they are read.", self._memory.held),
-            ("body_bytes_limit", "The most that they may hold.", self._memory.most),
+            ("ready", "1 if a request would be served now, else 0.", is_ready),
+            ("requests_running", "Calls that are running now.", engine.running),
+            ("requests_waiting", "Calls that are waiting in the queue now.", engine.waiting),
+            ("queue_limit", "Limit on the calls in the queue.", engine.max_queue),
+            (
+                "body_bytes",
+                "Bytes of memory held by requests that are being read.",
+                self._memory.held,
+            ),
+            ("body_bytes_limit", "Limit on mlserve_body_bytes.", self._memory.most),
         ):
             yield GaugeMetricFamily(f"mlserve_{name}", text, value)
         yield self._versions()
         about = GaugeMetricFamily(
-            "mlserve_build_info", "1, with what is running.", labels=("version", "backend")
+            "mlserve_build_info",
+            "Always 1; the labels say which mlserve and backend are running.",
+            labels=("version", "backend"),
         )
         for backend in sorted({models.backend_of(model) for model in models.names}):
             about.add_metric((__version__, backend), 1)
         yield about
         yield CounterMetricFamily(
-            "mlserve_log_lines_lost", "Lines that could not be written to the log.", lost_lines()
+            "mlserve_log_lines_lost", "Log lines that could not be written.", lost_lines()
         )
 
     def _versions(self) -> GaugeMetricFamily:
         """Return one series for each version, except for those that ended without an error."""
         family = GaugeMetricFamily(
             "mlserve_model_version",
-            "1, with the state of each version of the model.",
+            "Always 1; the labels give the state of each version.",
             labels=("model", "version", "state"),
         )
         for model in self._models.names:
@@ -100,7 +106,7 @@ class ServerState(Collector):
                     family.add_metric((model, str(status.version), status.state.name), 1)
         return family
 
-    def _statuses(self, model: str) -> list[VersionStatus]:
+    def _statuses(self, model: str) -> list[LoadStatus]:
         try:
             return self._models.statuses(model)
         except NotFound:

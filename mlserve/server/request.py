@@ -119,7 +119,7 @@ class StageTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class Span:
     """The server's own span of a trace; ids in lower-case hex of 32 and 16 digits.
 
     `parent_id` is the caller's span, empty when the trace begins here. `flags` are the caller's.
@@ -131,7 +131,7 @@ class Trace:
     flags: str
 
     @classmethod
-    def from_header(cls, traceparent: str | None) -> Trace:
+    def from_header(cls, traceparent: str | None) -> Span:
         """Start a span in the caller's trace.
 
         Without a well-formed header the request starts a trace of its own, as the recommendation
@@ -152,7 +152,7 @@ class Trace:
 
 
 _NOWHERE = Route("", "", Purpose.OTHER, "")
-_NO_TRACE = Trace("", "", "", "")
+_NO_SPAN = Span("", "", "", "")
 
 
 @dataclass(eq=False, slots=True)
@@ -166,7 +166,7 @@ class RequestRecord:
     """
 
     request_id: str = ""
-    trace: Trace = _NO_TRACE
+    span: Span = _NO_SPAN
     route: Route = _NOWHERE
     bytes_in: int = 0
     model: str = ""
@@ -184,7 +184,7 @@ class RequestRecord:
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
-        return cls(request_id, Trace.from_header(header(TRACEPARENT)), route)
+        return cls(request_id, Span.from_header(header(TRACEPARENT)), route)
 
     def answered(self) -> None:
         """Record success."""
@@ -220,7 +220,7 @@ class RequestRecord:
 
         An error's answer has the times of the stages that were reached.
         """
-        ids = ((REQUEST_ID, self.request_id), (TRACEPARENT, self.trace.traceparent))
+        ids = ((REQUEST_ID, self.request_id), (TRACEPARENT, self.span.traceparent))
         reached = dict(self.times.reached())
         if reached and self.code == OK:
             reached = asdict(self.times)

@@ -23,7 +23,16 @@ from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import LABELS, expected_input, expected_scores
 from mlserve.testing.given import GivenBackend
-from mlserve.testing.images import BAD, ODD, Answered, Refused, decoded, noise, plain, saved
+from mlserve.testing.images import (
+    BAD,
+    ODD,
+    AnsweredImage,
+    RefusedImage,
+    decoded,
+    noise,
+    plain,
+    saved,
+)
 
 Answer = dict[str, Any]
 TOLERANCE = 1e-4
@@ -58,15 +67,15 @@ class ConformsAsImageClassifier(GivenBackend):
         raise NotImplementedError("override the fixture divided")
 
     @pytest.fixture(params=list(ODD.values()), ids=list(ODD))
-    def odd(self, request: pytest.FixtureRequest) -> Answered:
+    def odd(self, request: pytest.FixtureRequest) -> AnsweredImage:
         """Return each unusual image that has an answer."""
-        found: Answered = request.param
+        found: AnsweredImage = request.param
         return found
 
     @pytest.fixture(params=list(BAD.values()), ids=list(BAD))
-    def bad(self, request: pytest.FixtureRequest) -> Refused:
+    def bad(self, request: pytest.FixtureRequest) -> RefusedImage:
         """Return each file that is refused."""
-        found: Refused = request.param
+        found: RefusedImage = request.param
         return found
 
     def test_its_signatures_are_those_of_every_backend(self, artifact: Artifact) -> None:
@@ -108,7 +117,7 @@ class ConformsAsImageClassifier(GivenBackend):
             np.testing.assert_array_equal(array, ranking[name][:, :1])
         loaded.close()
 
-    def test_an_odd_image_gets_its_answer(self, runner: Runner, odd: Answered) -> None:
+    def test_an_odd_image_gets_its_answer(self, runner: Runner, odd: AnsweredImage) -> None:
         answer = ask(runner, odd.data)
         scores = expected_scores(odd.pixels)[answer["indices"][0]]
         np.testing.assert_allclose(answer["scores"][0], scores, atol=TOLERANCE)
@@ -118,7 +127,7 @@ class ConformsAsImageClassifier(GivenBackend):
         assert ask(runner, odd.data, signature="serving_default")["output_0"] == labels[:1]
 
     def test_an_odd_image_is_decoded_to_the_same_pixels(
-        self, stages: ImageStages, odd: Answered
+        self, stages: ImageStages, odd: AnsweredImage
     ) -> None:
         pixels = stages.decoded(odd.data)
         assert pixels.dtype == np.uint8
@@ -144,7 +153,7 @@ class ConformsAsImageClassifier(GivenBackend):
         np.testing.assert_allclose(answer["scores"][0], scores, atol=1e-6)
 
     def test_a_bad_image_gets_its_error_and_the_next_one_its_answer(
-        self, runner: Runner, bad: Refused
+        self, runner: Runner, bad: RefusedImage
     ) -> None:
         with pytest.raises(InvalidInput) as refused:
             ask(runner, bad.data)
@@ -152,14 +161,14 @@ class ConformsAsImageClassifier(GivenBackend):
         assert ask(runner, plain("blue"))["labels"][0, 0] == b"blue"
 
     def test_a_bad_image_in_a_batch_is_named_by_its_index(
-        self, runner: Runner, bad: Refused
+        self, runner: Runner, bad: RefusedImage
     ) -> None:
         good = plain("green")
         with pytest.raises(InvalidInput) as refused:
             ask(runner, good, good, bad.data, good, bad.data, signature="serving_default")
         _is_refusal(refused.value, bad, "image 2 of 5 is ")
 
-    def test_the_steps_refuse_a_bad_image_too(self, stages: ImageStages, bad: Refused) -> None:
+    def test_the_steps_refuse_a_bad_image_too(self, stages: ImageStages, bad: RefusedImage) -> None:
         with pytest.raises(InvalidInput) as refused:
             stages.decoded(bad.data)
         _is_refusal(refused.value, bad, "the image is ")
@@ -251,7 +260,7 @@ class ConformsAsImageClassifier(GivenBackend):
             backend.load(changed, LoadOptions())
 
 
-def _is_refusal(error: InvalidInput, bad: Refused, start: str) -> None:
+def _is_refusal(error: InvalidInput, bad: RefusedImage, start: str) -> None:
     assert error.kind == bad.kind
     assert error.message.startswith(start)
     assert bad.part in error.message

@@ -159,7 +159,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredImage:
     """An image file that has an answer: `pixels` is uint8[height, width, 3], RGB."""
 
     data: bytes
@@ -167,7 +167,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedImage:
     """A file refused with an error of that `kind`, whose message contains `part`."""
 
     data: bytes
@@ -255,7 +255,7 @@ def _pngs() -> dict[str, bytes]:
     }
 
 
-def _pngs_with_more() -> dict[str, Answered]:
+def _pngs_with_more() -> dict[str, AnsweredImage]:
     """Return PNG files with chunks besides the image, possibly damaged: only the image matters."""
     picture = noise(37, 23)
     png = saved(picture, "PNG")
@@ -267,23 +267,23 @@ def _pngs_with_more() -> dict[str, Answered]:
         "PNG with a colour profile that is none": with_png_chunk(png, b"iCCP", b"a\0\0none"),
         "PNG with something unknown": with_png_chunk(png, b"abCD", b"x"),
     }
-    return {name: Answered(data, np.asarray(picture)) for name, data in files.items()}
+    return {name: AnsweredImage(data, np.asarray(picture)) for name, data in files.items()}
 
 
-def _deep_pngs() -> dict[str, Answered]:
+def _deep_pngs() -> dict[str, AnsweredImage]:
     """Return 16-bit PNG files, of which the upper 8 bits are used."""
     numbers = np.random.default_rng(3).integers(0, 2**16, (23, 37, 4)).astype(np.uint16)
     upper = (numbers >> 8).astype(np.uint8)
     grey = np.repeat(upper[:, :, :1], 3, axis=2)
     return {
-        "16-bit PNG": Answered(png_of(numbers[:, :, :3]), upper[:, :, :3]),
-        "16-bit PNG with alpha": Answered(png_of(numbers), upper[:, :, :3]),
-        "16-bit PNG, grey": Answered(png_of(numbers[:, :, :1]), grey),
-        "16-bit PNG, grey with alpha": Answered(png_of(numbers[:, :, :2]), grey),
+        "16-bit PNG": AnsweredImage(png_of(numbers[:, :, :3]), upper[:, :, :3]),
+        "16-bit PNG with alpha": AnsweredImage(png_of(numbers), upper[:, :, :3]),
+        "16-bit PNG, grey": AnsweredImage(png_of(numbers[:, :, :1]), grey),
+        "16-bit PNG, grey with alpha": AnsweredImage(png_of(numbers[:, :, :2]), grey),
     }
 
 
-def _texts() -> dict[str, Answered]:
+def _texts() -> dict[str, AnsweredImage]:
     """Return base64 texts of images, in the forms that clients send."""
     jpeg, png = saved(noise(37, 23)), saved(noise(9, 7, seed=4), "PNG")
     text, web_safe = base64.b64encode(jpeg), base64.urlsafe_b64encode(jpeg)
@@ -297,15 +297,15 @@ def _texts() -> dict[str, Answered]:
         "web-safe base64 without padding": web_safe.rstrip(b"="),
         "both alphabets in one": text[:200] + web_safe[200:],
     }
-    answers = {name: Answered(form, decoded(jpeg)) for name, form in forms.items()}
-    answers["base64 of a PNG"] = Answered(base64.b64encode(png), decoded(png))
+    answers = {name: AnsweredImage(form, decoded(jpeg)) for name, form in forms.items()}
+    answers["base64 of a PNG"] = AnsweredImage(base64.b64encode(png), decoded(png))
     return answers
 
 
-def odd_images() -> dict[str, Answered]:
+def odd_images() -> dict[str, AnsweredImage]:
     """Return unusual image files that have an answer, by name."""
     plain_files = _jpegs() | _altered_jpegs() | _pngs()
-    files = {name: Answered(data, decoded(data)) for name, data in plain_files.items()}
+    files = {name: AnsweredImage(data, decoded(data)) for name, data in plain_files.items()}
     return {**files, **_pngs_with_more(), **_deep_pngs(), **_texts()}
 
 
@@ -365,7 +365,7 @@ def _damaged() -> dict[str, bytes]:
     }
 
 
-def bad_images() -> dict[str, Refused]:
+def bad_images() -> dict[str, RefusedImage]:
     """Return files that are refused, by name."""
     png, text = plain("red", "PNG"), base64.b64encode(plain("red"))
     base64_faults = {
@@ -388,7 +388,7 @@ def bad_images() -> dict[str, Refused]:
         "JPEG of 20000x20000": jpeg_claiming(20000, 20000),
     }
     return {
-        "zero bytes": Refused(b"", "not_an_image", "empty: no bytes at all"),
+        "zero bytes": RefusedImage(b"", "not_an_image", "empty: no bytes at all"),
         **_all_refused(_no_images(), "not_an_image", _NO_IMAGE),
         **_all_refused(_damaged(), "not_an_image", _DAMAGED),
         **_all_refused(no_size, "not_an_image", _NO_SIZE),
@@ -398,9 +398,9 @@ def bad_images() -> dict[str, Refused]:
     }
 
 
-def _all_refused(files: Mapping[str, bytes], kind: str, part: str) -> dict[str, Refused]:
-    return {name: Refused(data, kind, part) for name, data in files.items()}
+def _all_refused(files: Mapping[str, bytes], kind: str, part: str) -> dict[str, RefusedImage]:
+    return {name: RefusedImage(data, kind, part) for name, data in files.items()}
 
 
-ODD: Mapping[str, Answered] = odd_images()
-BAD: Mapping[str, Refused] = bad_images()
+ODD: Mapping[str, AnsweredImage] = odd_images()
+BAD: Mapping[str, RefusedImage] = bad_images()

@@ -22,6 +22,7 @@ from mlserve.testing.image_classifier import ask
 from mlserve.testing.images import plain
 from mlserve.testing.processes import ServerProcess, launched
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
+from mlserve.wire.services import INFERENCE, method_path
 
 ODD_LABELS = (
     "4:3",
@@ -30,7 +31,6 @@ ODD_LABELS = (
 )
 """One each for red, green and blue: a class `score:index`, line ends, white space."""
 COLOURS = pytest.mark.parametrize(("colour", "label"), list(zip(LABELS, ODD_LABELS, strict=True)))
-_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 class KeepsLabels(GivenServer):
@@ -92,7 +92,7 @@ class KeepsLabels(GivenServer):
         output.parameters["classification"].int64_param = 2
         with grpc.insecure_channel(odd_server.grpc) as channel:
             method = channel.unary_unary(
-                _INFER,
+                method_path(INFERENCE, "ModelInfer"),
                 request_serializer=ModelInferRequest.SerializeToString,
                 response_deserializer=ModelInferResponse.FromString,
             )

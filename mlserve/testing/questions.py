@@ -9,6 +9,7 @@ import grpc
 
 from mlserve.tensors import DType
 from mlserve.wire.proto.serving_pb2 import PredictRequest, PredictResponse
+from mlserve.wire.services import PREDICTION, method_path
 
 if TYPE_CHECKING:
     Predict = grpc.UnaryUnaryMultiCallable[PredictRequest, PredictResponse]
@@ -29,7 +30,7 @@ def request_of(model: str, *images: bytes, signature: str = "serving_default") -
 def predict_method(channel: grpc.Channel) -> Predict:
     """Return PredictionService.Predict on that channel."""
     return channel.unary_unary(
-        "/tensorflow.serving.PredictionService/Predict",
+        method_path(PREDICTION, "Predict"),
         request_serializer=PredictRequest.SerializeToString,
         response_deserializer=PredictResponse.FromString,
     )

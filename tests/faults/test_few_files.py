@@ -54,7 +54,9 @@ def idle_clients(address: str, count: int, first_words: bytes = b"") -> Iterator
 
 def test_idle_http_clients_leave_room_for_others(few_files: Any) -> None:
     server = few_files()
-    assert re.search(r"allows this process 128 open files: it takes \d+ connections", server.log())
+    assert re.search(
+        r"allows this process 128 open files: it accepts \d+ connections", server.log()
+    )
     with idle_clients(server.rest, 300):
         for protocol in ("rest", "grpc"):
             with server.client(protocol) as client:

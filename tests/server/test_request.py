@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mlserve.server.request import OK, Purpose, RequestRecord, Route, StageTimes, Trace
+from mlserve.server.request import OK, Purpose, RequestRecord, Route, Span, StageTimes
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ROUTE = Route("rest", "tfs", Purpose.PREDICT, "POST /v1/models/m:predict")
@@ -22,10 +22,10 @@ def arrived(**headers: str) -> RequestRecord:
     [f"00-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01-what-comes-later"],
 )
 def test_the_caller_s_trace_goes_on(header: str) -> None:
-    trace = Trace.from_header(header)
-    assert (trace.trace_id, trace.parent_id, trace.flags) == (TRACE, SPAN, "01")
-    assert trace.span_id != SPAN
-    assert trace.traceparent == f"00-{TRACE}-{trace.span_id}-01"
+    span = Span.from_header(header)
+    assert (span.trace_id, span.parent_id, span.flags) == (TRACE, SPAN, "01")
+    assert span.span_id != SPAN
+    assert span.traceparent == f"00-{TRACE}-{span.span_id}-01"
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def test_the_caller_s_trace_goes_on(header: str) -> None:
     ],
 )
 def test_what_is_none_begins_a_trace(header: str | None) -> None:
-    trace = Trace.from_header(header)
-    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", trace.traceparent)
-    assert trace.trace_id not in (TRACE, "0" * 32)
-    assert trace.parent_id == ""
-    assert Trace.from_header(header).trace_id != trace.trace_id
+    span = Span.from_header(header)
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", span.traceparent)
+    assert span.trace_id not in (TRACE, "0" * 32)
+    assert span.parent_id == ""
+    assert Span.from_header(header).trace_id != span.trace_id
 
 
 def test_a_sane_id_is_kept() -> None:

@@ -22,6 +22,7 @@ from mlserve.launch.docker import dockerfile, engine
 from mlserve.launch.docker.engine import EngineRefused, docker, engine_info, inspect
 from mlserve.launch.docker.packages import packages_of, roots_of, write_wheels
 from mlserve.launch.docker.plan import published, server_spec
+from mlserve.launch.records import Tell
 from mlserve.launch.serving import Launcher, Serving
 from mlserve.options import flag_of
 from mlserve.sources import Progress
@@ -32,9 +33,6 @@ MODEL_LABEL = "mlserve.model"
 VERSION_LABEL = "mlserve.version"
 DIGEST_LABEL = "mlserve.digest"
 MLSERVE_LABEL = "mlserve.mlserve"
-
-Tell = Callable[[str], None]
-"""Called with a line that the user should read."""
 
 _PULL_TIMEOUT = 1800.0
 _TAIL = 15

@@ -10,6 +10,7 @@ The outline of invalid JSON is correct up to the first fault, and the parser get
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -114,8 +115,6 @@ class _Reader:
             self._cut(self._open[-1], start + block.rfind(b","), start)
         elif self._string is None or self._is_escaped or b'"' in block or b"\\" in block:
             self._read(start, block)
-        for place in self._open:
-            self.outline.cuts.setdefault(place, [])
         if self._string is not None:
             self.outline.strings.add(self._string)
 
@@ -160,12 +159,8 @@ class _Reader:
         if len(ends):
             self.is_done = True
             count = int(ends[0]) + 1
-            codes, places, steps, depths = (
-                codes[:count],
-                places[:count],
-                steps[:count],
-                depths[:count],
-            )
+            codes, places = codes[:count], places[:count]
+            steps, depths = steps[:count], depths[:count]
         if not len(depths):
             return
         if depths.max() > self._max_depth:
@@ -173,21 +168,50 @@ class _Reader:
         self.outline.objects += int(np.count_nonzero(codes == _OPENING_BRACE))
         least = min(int(depths.min()), len(self._open))
         self._close(start, places, depths, least)
-        end = int(depths[-1])
         is_comma = codes == _COMMA
-        for depth in range(least + 1, end + 1):
-            opening = np.flatnonzero((depths == depth) & (steps > 0))
-            self._open.append(start + int(places[opening[-1]]))
-        for depth in range(max(least, 1), end + 1):
-            commas = np.flatnonzero(is_comma & (depths == depth))
-            if len(commas):
-                self._cut(self._open[depth - 1], start + int(places[commas[-1]]), start)
+        is_least = depths == least
+        if least > 0 and (commas := places[is_least & is_comma]).size:
+            self._cut(self._open[least - 1], start + int(commas[-1]), start)
+        # What is still open at the end was opened after the last place of the least depth. Usually
+        # little comes after it.
+        after = len(depths) - int(is_least[::-1].argmax()) if is_least.any() else 0
+        places, depths, steps = places[after:], depths[after:], steps[after:]
+        self._open_new(start, places, depths, steps)
+        is_comma = is_comma[after:]
+        self._cut_new(start, places[is_comma], depths[is_comma], max(least, 0))
 
     def _close(self, start: int, places: Array, depths: Array, least: int) -> None:
         """Record the ends of lists and objects opened before this block."""
-        while len(self._open) > max(least, 0):
-            end = int(np.argmax(depths < len(self._open)))
-            self.outline.cuts[self._open.pop()].append(start + int(places[end]))
+        if len(self._open) <= least:
+            return
+        closed = np.arange(len(self._open), max(least, 0), -1)
+        falling = np.minimum.accumulate(depths)
+        ends = np.searchsorted(-falling, -closed, side="right")  # the first depth below each
+        for place in places[ends].tolist():
+            self.outline.cuts[self._open.pop()].append(start + place)
+
+    def _open_new(self, start: int, places: Array, depths: Array, steps: Array) -> None:
+        """Note the lists and objects that this block opens and does not close."""
+        least_from_here = np.minimum.accumulate(depths[::-1])[::-1]
+        stays_open = (steps > 0) & (least_from_here >= depths)
+        for place in places[stays_open].tolist():
+            self._open.append(start + place)
+            self.outline.cuts[start + place] = []
+        if len(self._open) > sys.getrecursionlimit():
+            raise InvalidInput(
+                f"JSON Parse error: nested deeper than {sys.getrecursionlimit()} levels, the most "
+                "that can be parsed"
+            )
+
+    def _cut_new(self, start: int, commas: Array, depths: Array, least: int) -> None:
+        """Cut each list or object deeper than `least` that is open, at its last comma."""
+        count = len(self._open) - least
+        is_open = depths <= least + count
+        last = np.full(count, -1)
+        last[depths[is_open] - least - 1] = commas[is_open]  # of several for one, the last is kept
+        for place, opening in zip(last.tolist(), self._open[least:], strict=True):
+            if place >= 0:
+                self._cut(opening, start + place, start)
 
     def _cut(self, opening: int, place: int, start: int) -> None:
         if place >= max(start, opening):

@@ -40,8 +40,10 @@ _SHORT = MAX_RANK
 _LONGEST_NUMBER = 64 * 2**10
 _LONGEST_NAME = 64 * 2**10
 _VALUE, _STRING, _OBJECT = 17, 120, 240
-"""Most bytes that a number, a string and an object take while being read, as Python objects and as
-array elements (CPython 3.11 to 3.14, 64 bits), besides a string's characters."""
+"""Most bytes that a number, a string (besides its characters) and an object take while being read.
+
+They are Python objects and array elements then (CPython 3.11 to 3.14, 64 bits).
+"""
 _PARTS = 2
 """A long string exists twice: as the parts in which it is read, and joined."""
 _OBJECTS_VALUE = 48

@@ -171,7 +171,7 @@ class Admission(Generic[Queued]):
     def error(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
         """Return the error for that verdict, with what runs and waits now."""
         seconds, timeout = in_words(verdict.seconds), in_words(deadline.timeout)
-        busy = f"{self.started} requests run and {len(self.waiting)} wait"
+        busy = f"{self.started} requests are running and {len(self.waiting)} waiting"
         match verdict.why:
             case Refusal.QUEUE_FULL:
                 return Overloaded(
@@ -194,8 +194,8 @@ class Admission(Generic[Queued]):
                 )
             case Refusal.DISPLACED:
                 return DeadlineExceeded(
-                    f"no answer within {timeout}: it was {IN_QUEUE} until too little was left of "
-                    f"it for the model, which needs about {seconds} now",
+                    f"no answer within {timeout}: it was {IN_QUEUE} until too little time was "
+                    f"left for the model, which now needs about {seconds}",
                     hint=_OR_ANOTHER_SERVER,
                 )
         return deadline.exceeded(IN_QUEUE)

@@ -153,6 +153,8 @@ class Engine:
 
     def _enter(self, call: InferenceCall[Answer], loaded: LoadedVersion) -> Job[Answer]:
         """Queue the call as a job. Raises Overloaded and DeadlineExceeded."""
+        # No `with` for this lease: it ends with the work, in `_finish` or `_take_out`, and not with
+        # the caller's wait. A call whose deadline has passed may still be running.
         served = loaded.model, loaded.version
         if call.signature and call.rows is not None:
             kind = CostKey.from_rows(*served, call.signature, call.rows)
@@ -266,7 +268,7 @@ class Engine:
     def _require_time(self, deadline: Deadline) -> None:
         if deadline.is_expired:
             self._note_refused(Refusal.EXPIRED, request.current())
-            raise deadline.exceeded("the request was on its way")
+            raise deadline.exceeded("the request was still arriving")
 
     def _refusal(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
         self._note_refused(verdict.why, request.current())

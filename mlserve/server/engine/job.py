@@ -164,7 +164,7 @@ class Job(Ticket, Generic[Answer]):
         """Raise if the answer is no longer wanted: the deadline passed or the client left."""
         self.deadline.require(self.doing)
         if self.answer.done():
-            raise Unavailable("the client has gone")
+            raise Unavailable("the client disconnected")
 
     def outcome(self) -> Outcome:
         """Return how it ended; call this before `settle`."""

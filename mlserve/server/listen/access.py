@@ -1,6 +1,6 @@
 """Check bearer tokens, in REST headers and gRPC metadata, in constant time.
 
-Everything requires the token except REST endpoints and gRPC methods without `needs_token`. Those
+Everything requires the token except REST operations and gRPC methods without `needs_token`. Those
 report the server's health, so that probes work without secrets.
 """
 

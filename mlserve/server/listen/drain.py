@@ -36,8 +36,10 @@ _PAUSE = 0.005
 _HANDSHAKE = 0.1
 """Seconds for the last packet of a handshake to arrive; the client is already connected then."""
 _QUIET = 1.0
-"""Seconds that a client just connected or answered has to send a request. A busy machine may delay
-it by tenths of a second."""
+"""Seconds that a client just connected or answered has to send a request.
+
+A busy machine may delay it by tenths of a second.
+"""
 
 
 class IdleConnection(Protocol):

@@ -68,8 +68,8 @@ class MethodNotAllowed(UsageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """The handler of one kind of request of the protocol `api`, and the purpose of such requests.
+class Operation:
+    """How the protocol `api` answers one kind of request, and the purpose of such requests.
 
     `respond` raises MlserveError.
     """
@@ -87,10 +87,10 @@ class Endpoint:
 
 
 class RestProtocol(Protocol):
-    """One protocol of the REST port: it maps its paths to endpoints."""
+    """One protocol of the REST port: it maps its paths to operations."""
 
-    def match(self, path: str) -> Endpoint | None:
-        """Return the endpoint of that raw path; None if the path belongs to another protocol."""
+    def match(self, path: str) -> Operation | None:
+        """Return the operation at that raw path; None if the path belongs to another protocol."""
 
 
 class RestApp:
@@ -118,13 +118,13 @@ class RestApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         path = scope["raw_path"].decode("ascii", "replace")
-        endpoint = self.endpoint(path)
-        route = endpoint.route(request.method, path)
+        operation = self.operation(path)
+        route = operation.route(request.method, path)
         record = self._telemetry.begin(route, request.headers.get)
         self._in_flight.take(record)
         is_late = self._in_flight.is_draining  # it will be refused, with its body unread
         try:
-            response = await self._answer(request, endpoint, record)
+            response = await self._answer(request, operation, record)
             headers = (*self._headers, *record.headers())
             response.raw_headers += [(k.encode(), v.encode()) for k, v in headers]
             must_linger = is_late or response.headers.get("connection") == "close"
@@ -139,20 +139,20 @@ class RestApp:
             self._telemetry.end(record)
             self._in_flight.answered(record)
 
-    def endpoint(self, path: str) -> Endpoint:
-        """Return the endpoint of that raw path; for unknown paths, one that raises NotFound."""
+    def operation(self, path: str) -> Operation:
+        """Return the operation at that raw path; for unknown paths, one that raises NotFound."""
         for protocol in self._protocols:
-            if (endpoint := protocol.match(path)) is not None:
-                return endpoint
-        return Endpoint("", Purpose.OTHER, _no_such_path)
+            if (operation := protocol.match(path)) is not None:
+                return operation
+        return Operation("", Purpose.OTHER, _no_such_path)
 
     async def _answer(
-        self, request: Request, endpoint: Endpoint, record: RequestRecord
+        self, request: Request, operation: Operation, record: RequestRecord
     ) -> Response:
         try:
-            if endpoint.needs_token:
+            if operation.needs_token:
                 self._gate.check(request)
-            response = await endpoint.respond(request)
+            response = await operation.respond(request)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new

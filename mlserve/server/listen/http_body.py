@@ -31,8 +31,11 @@ _TWO_BYTES, _FOUR_BYTES = 0xC4, 0xF0
 """UTF-8 lead bytes from which on Python stores every character of a text in 2, or in 4, bytes."""
 
 _LINGER = 1.0
-"""Seconds in which incoming data is read and dropped: if the connection were closed at once, the
-client might see a reset in place of the response (RFC 9112, section 9.6)."""
+"""Seconds in which incoming data is read and dropped before the connection is closed.
+
+If it were closed at once, the client might see a reset in place of the response (RFC 9112, section
+9.6).
+"""
 
 Content = bytes | bytearray
 
@@ -88,7 +91,7 @@ class Body:
                 await self._receive(stream, limit)
         except TimeoutError:
             self._require_room()
-            raise self.deadline.exceeded("the request's body was on its way") from None
+            raise self.deadline.exceeded("the request's body was still arriving") from None
         except Overloaded as error:
             self._require_room()
             raise NoRoom(error.message, retry_after=error.retry_after, hint=error.hint) from None
@@ -130,7 +133,7 @@ class Body:
     def _require_room(self) -> None:
         if self.held.has_given_way:
             raise NoRoom(
-                "the body came too slowly: its room was given to other requests",
+                "the body arrived too slowly, so its memory was given to other requests",
                 retry_after=RETRY_SECONDS,
                 hint="try again, or send a smaller request",
             )
@@ -156,7 +159,7 @@ class _BodyRoom(Room):
     def require_time(self) -> None:
         self._body.deadline.require("reading the request")
         if self._body.is_left:
-            raise Unavailable("the client has gone")
+            raise Unavailable("the client disconnected")
 
 
 async def respond_and_close(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -238,9 +241,9 @@ def inflate(data: Content, limit: int, room: Room = UNBOUNDED) -> bytearray:
     stream = zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
     place = unpacked.add(stream, data, 0)
     if not stream.eof:
-        raise InvalidInput("the body is not deflate: it ends early")
+        raise InvalidInput("the body is not valid deflate: it ends early")
     if place != len(data):
-        raise InvalidInput("the body is not deflate: more follows its end")
+        raise InvalidInput("the body is not valid deflate: data follows its end")
     return unpacked.content
 
 
@@ -253,12 +256,12 @@ def gunzip(data: Content, limit: int, room: Room = UNBOUNDED) -> bytearray:
     unpacked, place, members = _Unpacked("gzip", limit, room), 0, 0
     while place < len(data) or not members:
         if members == _MAX_MEMBERS:
-            raise InvalidInput(f"the body is gzip of more than {_MAX_MEMBERS} members")
+            raise InvalidInput(f"the body has more than {_MAX_MEMBERS} gzip members")
         members += 1
         member = zlib.decompressobj(_GZIP)
         place = unpacked.add(member, data, place)
         if not member.eof:
-            raise InvalidInput("the body is not gzip: it ends early")
+            raise InvalidInput("the body is not valid gzip: it ends early")
     return unpacked.content
 
 
@@ -290,7 +293,7 @@ class _Unpacked:
         try:
             more = stream.decompress(piece, _GROWS)
         except zlib.error as error:
-            raise InvalidInput(f"the body is not {self._encoding}: {error}") from error
+            raise InvalidInput(f"the body is not valid {self._encoding}: {error}") from error
         if len(self.content) + len(more) > self._limit:
             most = f"more than {self._limit} bytes when decompressed"
             raise InputTooLarge(_too_large(most, self._limit))

@@ -145,7 +145,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._is_body_resumed:
             return
         if len(self.pipeline) >= _MOST_AHEAD:
-            ahead = f"more than {_MOST_AHEAD} requests were sent ahead of the answer"
+            ahead = f"more than {_MOST_AHEAD} requests were sent before the first was answered"
             raise Fault(HTTPStatus.TOO_MANY_REQUESTS, ahead)
         self._part = _Part.HEAD
         super().on_message_begin()
@@ -222,7 +222,10 @@ class HttpConnection(HttpToolsProtocol):
         """Close a waiting connection at once; say why if its request has begun."""
         if self._is_at_work() and not self.cycle.response_started:
             most = f"{self._port.most} connections (--max-connections)"
-            self._respond(HTTPStatus.SERVICE_UNAVAILABLE, f"the body came too slowly for {most}")
+            self._respond(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the body arrived too slowly while this server was at its limit of {most}",
+            )
         self.connections.discard(self)
         self._stop_waiting()
         self.transport.close()
@@ -291,7 +294,10 @@ class HttpConnection(HttpToolsProtocol):
         self._is_refused = True
         self._port.lingering += 1
         most = f"{self._port.most} connections (--max-connections)"
-        self._respond(HTTPStatus.SERVICE_UNAVAILABLE, f"this server has its {most}, all at work")
+        self._respond(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"this server has reached its limit of {most}, and all are in use",
+        )
         if self._port.lingering > self._port.most_lingering:
             self.transport.close()
             return
@@ -388,7 +394,9 @@ def framing_of(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]])
         elif name in _FRAMING:
             framing.append(name + b": " + value + b"\r\n")
             if name == b"transfer-encoding" and (value.lower(), version) != (b"chunked", "1.1"):
-                raise Fault(HTTPStatus.NOT_IMPLEMENTED, "a body may be chunked, and nothing else")
+                raise Fault(
+                    HTTPStatus.NOT_IMPLEMENTED, "the only Transfer-Encoding supported is chunked"
+                )
     if size > MOST_HEAD_BYTES:
         raise too_long()
     if version not in _VERSIONS or hosts > 1 or (hosts == 0 and version == "1.1"):

@@ -15,8 +15,10 @@ _log = logging.getLogger(__name__)
 
 _PORTS = 2
 _OTHER_FILES = 256
-"""Descriptors for everything but served connections: model files, pipes, the log, and connections
-being closed because there is no room for them."""
+"""Descriptors for everything but served connections.
+
+Model files, pipes, the log, and connections being closed because there is no room for them.
+"""
 _LEAST_OTHER_FILES = 16
 
 
@@ -38,7 +40,7 @@ def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
         _log.warning("%s", risk)
     token = settings.token_file
     if token is not None and (readers := other_readers(token)) is not None:
-        _log.warning("%s may read %s (--token-file): chmod 600 keeps it private", readers, token)
+        _log.warning("%s can read %s (--token-file): chmod 600 makes it private", readers, token)
 
 
 def within_file_limit(settings: ServerSettings) -> ServerSettings:
@@ -59,8 +61,8 @@ def within_file_limit(settings: ServerSettings) -> ServerSettings:
     reserved = min(_OTHER_FILES, allowed // 4 + _LEAST_OTHER_FILES)
     most = max(1, (allowed - reserved) // places)
     _log.warning(
-        "the system allows this process %d open files: it takes %d connections to a port, not %d "
-        "(--max-connections); `ulimit -n %d` would do",
+        "the system allows this process %d open files: it accepts %d connections on each port, "
+        "not %d (--max-connections); `ulimit -n %d` would be enough",
         *(allowed, most, settings.max_connections, wanted),
     )
     return replace(settings, max_connections=most)

@@ -23,7 +23,6 @@ from mlserve.errors import Unavailable
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.listen import drain
 from mlserve.server.listen.access import GrpcGate
-from mlserve.server.listen.grpc import health
 from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.health import Health
 from mlserve.server.listen.grpc.reflection import Reflection
@@ -32,6 +31,7 @@ from mlserve.server.listen.http_connection import HttpConnection, HttpConnection
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 from mlserve.wire.proto._pool import POOL
+from mlserve.wire.services import HEALTH
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class GrpcPort:
         """
         services = {path.split("/")[1] for path in methods}
         health_methods = self._health.methods((*services, *short_names))
-        reflection = Reflection((*services, health.SERVICE), _reflection_pool())
+        reflection = Reflection((*services, HEALTH), _reflection_pool())
         self._server.start({**methods, **health_methods, **reflection.methods()})
         most, timeout = self._settings.max_connections, self._settings.header_timeout
         make = partial(GrpcConnection, self._server)
@@ -252,7 +252,7 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                _log.warning("no connection can be taken for now: %s", error.strerror)
+                _log.warning("no connections can be accepted for now: %s", error.strerror)
                 self._pause(_PAUSE)
                 return
             task = self._loop.create_task(self._open(connection))
@@ -268,7 +268,7 @@ class Acceptor:
                 ssl_handshake_timeout=self._handshake_timeout,
             )
         except OSError as error:  # a handshake that failed or took too long
-            _log.debug("a connection was not made: %s", error)
+            _log.debug("a connection could not be established: %s", error)
 
     def _note_opened(self, task: asyncio.Task[None]) -> None:
         is_full = len(self._opening) >= self._most
@@ -344,7 +344,7 @@ def _join(host: str, port: int) -> str:
 
 def _taken(kind: str, host: str, port: int, error: Exception) -> Unavailable:
     return Unavailable(
-        f"cannot listen on {_join(host, port)} for {kind}, the port is taken or not allowed: "
+        f"cannot listen on {_join(host, port)} for {kind} (the port is taken, or not allowed): "
         f"{error}",
         hint=f"choose another one with --{kind.lower()}-port",
     )

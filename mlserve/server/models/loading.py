@@ -13,7 +13,7 @@ import numpy as np
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
-from mlserve.background import in_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.errors import (
     InferenceFailed,
     MlserveError,
@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 class LoadedVersion:
     """A Runner with its artifact and a count of the requests that use it.
 
-    Used on the event loop's thread only; the Runner itself runs on the workers' threads.
+    Used on the event loop's thread only; the Runner itself runs on the workers' threads. A lease
+    that ends with a block of code is its `with` block; any other ends with `release`.
     """
 
     def __init__(self, artifact: Artifact, runner: Runner) -> None:
@@ -79,7 +80,7 @@ class LoadedVersion:
         return json.dumps({"pipeline": manifest.pipeline.to_json(), "facts": facts})
 
     def lease(self) -> LoadedVersion:
-        """Return itself, kept loaded until `release` is called."""
+        """Return itself, kept loaded until `release` is called or its `with` block is left."""
         self._leases += 1
         self._is_unused.clear()
         return self
@@ -90,10 +91,16 @@ class LoadedVersion:
         if not self._leases:
             self._is_unused.set()
 
+    def __enter__(self) -> LoadedVersion:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     async def close(self) -> None:
         """Wait until nothing uses it, then close the Runner. Called once, after the switch."""
         await self._is_unused.wait()
-        await in_daemon_thread(self.runner.close)
+        await run_on_daemon_thread(self.runner.close)
 
 
 def open_version(source: ModelSpec, version: int) -> LoadedVersion:

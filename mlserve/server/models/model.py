@@ -25,16 +25,16 @@ import logging
 import time
 from collections.abc import Callable
 
-from mlserve.background import in_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.models.folders import Fingerprint, Look, VersionFolders, first_versions
 from mlserve.server.models.loading import FailedVersions, LoadedVersion, open_version
 from mlserve.server.models.versions import (
+    LoadStatus,
     ModelSpec,
     NotServed,
     State,
     VersionChoice,
-    VersionStatus,
     unknown_label,
 )
 
@@ -58,7 +58,7 @@ class Model:
         self._loaded_as: dict[int, Fingerprint] = {}
         self._folders = VersionFolders(source.model, source.base_path)
         self._last_look = Look({})
-        self._statuses: dict[int, VersionStatus] = {}
+        self._statuses: dict[int, LoadStatus] = {}
         self._failed = FailedVersions(source.retries)
         self._absence: MlserveError | None = None
         self._unloading: set[asyncio.Task[None]] = set()
@@ -96,7 +96,7 @@ class Model:
         """
         base_path, policy = self._source.base_path, self._source.policy
         try:
-            wanted, present = await in_daemon_thread(lambda: first_versions(base_path, policy))
+            wanted, present = await run_on_daemon_thread(first_versions, base_path, policy)
         except NotFound as error:
             self._absence = error
             if not self._source.awaits_versions:
@@ -188,7 +188,7 @@ class Model:
             await asyncio.wait(self._unloading)  # gather would cancel them when it is cancelled
 
     def lease(self, choice: VersionChoice) -> LoadedVersion:
-        """Lease the version that answers a request; the caller releases it.
+        """Lease the version that answers a request; the caller ends the lease.
 
         Raises NotFound, Unavailable while it is loading, and InvalidInput for an unknown label.
         """
@@ -203,7 +203,7 @@ class Model:
         """Return whether that version is, was or will be served."""
         return version in self._statuses
 
-    def statuses(self, choice: VersionChoice = None) -> list[VersionStatus]:
+    def statuses(self, choice: VersionChoice = None) -> list[LoadStatus]:
         """Return the states of all versions, or of one, newest first. Raises NotFound."""
         version = self._number(choice)
         newest_first = sorted(self._statuses.items(), reverse=True)
@@ -238,7 +238,7 @@ class Model:
     async def _follow_once(self, *, trusts_what_is_there: bool) -> Look | None:
         """Look at the base path and serve what it holds; the caller holds `_changing`."""
         policy, loaded = self._source.policy, tuple(self._loaded)
-        look = await in_daemon_thread(lambda: self._folders.look(policy, loaded))
+        look = await run_on_daemon_thread(self._folders.look, policy, loaded)
         if look is None or self.is_closed:
             return None
         before, self._last_look = self._last_look, look
@@ -309,7 +309,7 @@ class Model:
     async def _open(self, version: int) -> LoadedVersion:
         self._is_loading = True
         try:
-            loaded = await in_daemon_thread(lambda: open_version(self._source, version))
+            loaded = await run_on_daemon_thread(open_version, self._source, version)
         except MlserveError:
             self._is_loading = False
             raise
@@ -334,7 +334,7 @@ class Model:
             self._set(loaded.version, State.END)
 
     def _set(self, version: int, state: State, error: MlserveError | None = None) -> None:
-        self._statuses[version] = VersionStatus(version, state, error)
+        self._statuses[version] = LoadStatus(version, state, error)
         self._on_change()
 
     def _not_served(self, version: int | None) -> MlserveError:

@@ -17,11 +17,11 @@ from mlserve.errors import MlserveError, ModelLoadFailed, Unavailable, shortened
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.model import Model
 from mlserve.server.models.versions import (
+    LoadStatus,
     ModelSpec,
     NotServed,
     State,
     VersionChoice,
-    VersionStatus,
     unknown_label,
 )
 from mlserve.store import VersionPolicy
@@ -131,7 +131,7 @@ class Models:
         await asyncio.gather(*(model.close() for model in everything))
 
     def lease(self, model: str, version: VersionChoice) -> LoadedVersion:
-        """Lease the version that answers a request; the caller releases it.
+        """Lease the version that answers a request; the caller ends the lease.
 
         Raises NotServed, Unavailable while it is loading, and InvalidInput for an unknown label.
         Until the first models are there, an unknown model is Unavailable too: many clients wait for
@@ -154,11 +154,11 @@ class Models:
             return None
         return version
 
-    def statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
+    def statuses(self, model: str, version: VersionChoice = None) -> list[LoadStatus]:
         """Return the states of a model's versions, or of one, newest first. Raises NotFound."""
         return self._find(model).statuses(version)
 
-    def known_statuses(self, model: str, version: VersionChoice = None) -> list[VersionStatus]:
+    def known_statuses(self, model: str, version: VersionChoice = None) -> list[LoadStatus]:
         """Like `statuses`, but also for a model no longer served: its versions are at END."""
         if model not in self._models and model in self._departed:
             return self._departed[model].statuses(version)

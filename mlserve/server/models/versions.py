@@ -44,7 +44,7 @@ def unknown_label(label: str, *, hint: str | None = None) -> InvalidInput:
 
 
 @dataclass(frozen=True, slots=True)
-class VersionStatus:
+class LoadStatus:
     """The state of one version, with its error if it failed."""
 
     version: int

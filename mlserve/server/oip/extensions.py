@@ -14,7 +14,7 @@ from mlserve.errors import InvalidInput, MlserveError, NotFound, Unavailable
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.access import require_control
 from mlserve.server.models.models import Models
-from mlserve.server.models.versions import State, VersionStatus
+from mlserve.server.models.versions import LoadStatus, State
 from mlserve.server.oip.metadata import model_config, platform_of
 from mlserve.server.oip.request import default_signature
 from mlserve.server.telemetry.statistics import Statistics, Total, VersionStatistics
@@ -53,11 +53,8 @@ class OipExtensions:
 
     def config(self, model: str, version: int | None) -> dict[str, Any]:
         """Return the configuration of a loaded version. Raises NotFound, Unavailable."""
-        loaded = self._models.lease(model, version)
-        try:
+        with self._models.lease(model, version) as loaded:
             signature = default_signature(loaded.runner.signatures)
-        finally:
-            loaded.release()
         backend, policy = self._models.backend_of(model), self._models.policy_of(model)
         settings = self._engine.settings
         return model_config(model, backend, platform_of(backend), policy, signature, settings)
@@ -126,7 +123,7 @@ class OipExtensions:
         for status in statuses:
             yield _entry(model, str(status.version), status.state, _reason(status, is_unloaded))
 
-    def _statuses(self, model: str) -> list[VersionStatus]:
+    def _statuses(self, model: str) -> list[LoadStatus]:
         """Return the states of its versions, oldest first; none if it has no version yet."""
         try:
             return self._models.statuses(model)[::-1]
@@ -156,7 +153,7 @@ def _entry(model: str, version: str, state: State, reason: str) -> dict[str, str
     return {"name": model, "version": version, "state": _STATES[state], "reason": reason}
 
 
-def _reason(status: VersionStatus, is_unloaded: bool) -> str:
+def _reason(status: LoadStatus, is_unloaded: bool) -> str:
     error: MlserveError | None = status.error
     if error is not None:
         return error.message

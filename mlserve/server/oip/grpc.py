@@ -73,13 +73,12 @@ from mlserve.wire.proto.inference_pb2 import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
+from mlserve.wire.services import INFERENCE
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from mlserve.backend import Tensors
-
-INFERENCE_SERVICE = "inference.GRPCInferenceService"
 
 
 class OipGrpcExtensions:
@@ -163,7 +162,7 @@ class OipGrpcService:
                 **self._extensions.methods(),
             },
         }
-        return (Service(INFERENCE_SERVICE, API, methods, tuple(health)),)
+        return (Service(INFERENCE, API, methods, tuple(health)),)
 
     async def live(self, data: bytes, context: Context) -> bytes:
         """ServerLive: always true, as the server answers."""

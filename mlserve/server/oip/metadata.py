@@ -116,11 +116,8 @@ class OipModels:
         Raises NotFound, Unavailable while it is loading, and InvalidInput for a signature whose
         types the protocol does not have.
         """
-        loaded = self._models.lease(model, version)
-        try:
+        with self._models.lease(model, version) as loaded:
             signatures = loaded.runner.signatures
-        finally:
-            loaded.release()
         chosen = (
             find_signature(signatures, signature) if signature else default_signature(signatures)
         )

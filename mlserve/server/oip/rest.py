@@ -21,7 +21,7 @@ from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
-    Endpoint,
+    Operation,
     RestInference,
     answer_headers,
     check_method,
@@ -85,15 +85,15 @@ class OipRestService:
         self._models = OipModels(engine, models)
         self._inference = RestInference(engine, models, memory)
 
-    def match(self, path: str) -> Endpoint | None:
-        """Return the endpoint for a path under `/v2`; None for any other."""
+    def match(self, path: str) -> Operation | None:
+        """Return the operation for a path under `/v2`; None for any other."""
         if match := _SERVER.fullmatch(path):
             if match["health"]:
                 respond = partial(self._health, match["health"])
-                return Endpoint(API, Purpose.PROBE, respond, needs_token=False)
-            return Endpoint(API, Purpose.METADATA, self._server_metadata)
+                return Operation(API, Purpose.PROBE, respond, needs_token=False)
+            return Operation(API, Purpose.METADATA, self._server_metadata)
         if match := _MODEL.fullmatch(path):
-            return Endpoint(API, _PURPOSES[match["verb"]], partial(self._about_model, match))
+            return Operation(API, _PURPOSES[match["verb"]], partial(self._about_model, match))
         return None
 
     async def _about_model(self, match: re.Match[str], request: Request) -> Response:
@@ -196,14 +196,14 @@ class OipRestExtensions:
         self._extensions = extensions
         self._memory = memory
 
-    def match(self, path: str) -> Endpoint | None:
-        """Return the endpoint for a path of the extensions; None for any other."""
+    def match(self, path: str) -> Operation | None:
+        """Return the operation for a path of the extensions; None for any other."""
         if match := _ABOUT.fullmatch(path):
             if match["what"] == "config" and match["model"] is None:
                 return None  # the metadata of a model of that name
-            return Endpoint(API, Purpose.METADATA, partial(self._about, match))
+            return Operation(API, Purpose.METADATA, partial(self._about, match))
         if match := _REPOSITORY.fullmatch(path):
-            return Endpoint(API, Purpose.OTHER, partial(self._repository, match))
+            return Operation(API, Purpose.OTHER, partial(self._repository, match))
         return None
 
     async def _about(self, match: re.Match[str], request: Request) -> Response:

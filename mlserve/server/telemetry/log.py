@@ -103,7 +103,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     request = current()
     if not request.request_id:
         return {}
-    return {"request_id": request.request_id, "trace_id": request.trace.trace_id}
+    return {"request_id": request.request_id, "trace_id": request.span.trace_id}
 
 
 def _cut(text: str) -> str:

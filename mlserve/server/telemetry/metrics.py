@@ -50,27 +50,27 @@ class Metrics:
         )
         self._durations = self._histogram(
             "request_duration_seconds",
-            "Time of predict requests from arrival to the last byte of the answer.",
+            "Time from the arrival of a predict request to the last byte of its answer.",
             *("model", "signature", "transport"),
         )
         self._stages = self._histogram(
             "stage_duration_seconds",
-            "Time of one stage (queue, decode, run, encode) of the work of a request.",
+            "Time of one stage (queue, decode, run, encode) of a request.",
             *("model", "signature", "stage"),
         )
         self._refused = self._counter(
-            "refused", "Requests whose work was not started, by reason.", "reason"
+            "refused", "Requests whose work never started, by reason.", "reason"
         )
         self._work = self._counter(
-            "work", "Work that was started and has ended, by outcome.", "outcome"
+            "work", "Requests whose work started and has ended, by outcome.", "outcome"
         )
         self._late = self._counter(
             "late",
-            "Requests whose deadline passed in the server, by the stage they were in.",
+            "Requests whose deadline passed in the server, by stage.",
             "stage",
         )
         self._batches = self._histogram(
-            "batch_size", "Requests that ran together as one batch.", buckets=_SIZES
+            "batch_size", "Number of requests that ran together as one batch.", buckets=_SIZES
         )
         self._begin_at_zero()
 

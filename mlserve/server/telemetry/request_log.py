@@ -96,7 +96,7 @@ def _write(level: int, ended: RequestRecord, seconds: float) -> None:
 
 def _fields(ended: RequestRecord, seconds: float) -> dict[str, Any]:
     """Return what is known of the request; unknown fields are left out."""
-    route, trace = ended.route, ended.trace
+    route, span = ended.route, ended.span
     fields = {
         "code": ended.code,
         "error": ended.error,
@@ -111,8 +111,8 @@ def _fields(ended: RequestRecord, seconds: float) -> dict[str, Any]:
         **{f"{name}_ms": round(s * 1000, 3) for name, s in ended.times.reached()},
         "total_ms": round(seconds * 1000, 3),
         "request_id": ended.request_id,
-        "trace_id": trace.trace_id,
-        "span_id": trace.span_id,
-        "parent_id": trace.parent_id,
+        "trace_id": span.trace_id,
+        "span_id": span.span_id,
+        "parent_id": span.parent_id,
     }
     return {name: value for name, value in fields.items() if value not in ("", None)}

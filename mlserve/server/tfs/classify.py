@@ -316,7 +316,7 @@ class InferenceGrpc:
             raise InvalidInput("ModelSpec has no name specified.")
         with telling_of_servables():
             loaded = self._models.lease(spec.name, self._version_of(spec))
-        try:
+        with loaded:
             methods = _methods_of(tasks, loaded.runner)
             # Read once for all of them. Two workers may both read it at once, with the same result.
             read = cache(partial(read_examples, sent, self._engine.settings, deadline))
@@ -326,8 +326,6 @@ class InferenceGrpc:
             ]
             answers = await self._answer_all(calls)
             await _tell_of_random_weights(loaded, context)
-        finally:
-            loaded.release()
         response = MultiInferenceResponse(
             results=[
                 _as_result(method, served, result)

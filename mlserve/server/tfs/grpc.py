@@ -51,6 +51,7 @@ from mlserve.wire.proto.serving_pb2 import (
     ReloadConfigRequest,
     ReloadConfigResponse,
 )
+from mlserve.wire.services import MODEL, PREDICTION
 from mlserve.wire.status import grpc_status
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ if TYPE_CHECKING:
 
 API = "tfs"
 """The protocol's name in the log and in metrics."""
-PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
-MODEL_SERVICE = "tensorflow.serving.ModelService"
-SHORT_NAMES = ("PredictionService", "ModelService")
+SHORT_NAMES = tuple(name.rpartition(".")[2] for name in (PREDICTION, MODEL))
 """The names used by TensorFlow Serving's own health service."""
 
 
@@ -109,7 +108,7 @@ class TfsGrpcService:
             Purpose.PROBE: {"GetModelStatus": self.status},
             Purpose.METADATA: control,
         }
-        return Service(PREDICTION_SERVICE, API, prediction), Service(MODEL_SERVICE, API, model)
+        return Service(PREDICTION, API, prediction), Service(MODEL, API, model)
 
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: run a signature; the response has its outputs and the version that ran."""
@@ -153,15 +152,13 @@ class TfsGrpcService:
         spec = named_spec_of(request)
         with telling_of_servables():
             loaded = self._models.lease(spec.name, self._version_of(spec))
-        try:
+        with loaded:
             response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
             signatures = signature_def_map(loaded.runner)
             response.metadata["signature_def"].Pack(signatures)
             if loaded.contract:
                 await context.send_initial_metadata(((CONTRACT, loaded.contract),))
             return response.SerializeToString()
-        finally:
-            loaded.release()
 
     async def status(self, data: bytes, context: Context) -> bytes:
         """GetModelStatus: the state of each version, loaded or not."""

@@ -26,7 +26,7 @@ from mlserve.server.codec.rapidjson import parse_body, shown
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
-    Endpoint,
+    Operation,
     RestInference,
     answer_headers,
     check_method,
@@ -36,7 +36,7 @@ from mlserve.server.listen.http import (
 from mlserve.server.listen.http_body import Body, content_of, is_encoded, text_of
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.models.versions import VersionChoice, VersionStatus
+from mlserve.server.models.versions import LoadStatus, VersionChoice
 from mlserve.server.request import Purpose
 from mlserve.server.tensors import most_rows
 from mlserve.server.tfs import json_tensors
@@ -131,12 +131,12 @@ class TfsRestService:
         self._models = models
         self._inference = RestInference(engine, models, memory)
 
-    def match(self, path: str) -> Endpoint | None:
-        """Return the endpoint for a path under `/v1/models`; None for any other."""
+    def match(self, path: str) -> Operation | None:
+        """Return the operation for a path under `/v1/models`; None for any other."""
         match = _PATH.fullmatch(path)
         if match is None:
             return None
-        return Endpoint(API, _purpose(match), partial(self._respond, match))
+        return Operation(API, _purpose(match), partial(self._respond, match))
 
     async def _respond(self, match: re.Match[str], request: Request) -> Response:
         if request.method == "OPTIONS" and "origin" in request.headers:
@@ -177,14 +177,12 @@ class TfsRestService:
     def _metadata(self, model: str, version: VersionChoice) -> Response:
         with telling_of_servables():
             loaded = self._models.lease(model, version)
-        try:
+        with loaded:
             signatures = json_format.MessageToDict(
                 signature_def_map(loaded.runner),
                 always_print_fields_with_no_presence=True,
                 preserving_proto_field_name=True,
             )
-        finally:
-            loaded.release()
         spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
         body = {"model_spec": spec, "metadata": {"signature_def": signatures}}
         return _indented(body, contract_headers(loaded.contract))
@@ -260,7 +258,7 @@ def _read_predict(
     return signature, json_tensors.read_inputs(signature, content, settings), is_row_form
 
 
-def _status_json(status: VersionStatus) -> dict[str, Any]:
+def _status_json(status: LoadStatus) -> dict[str, Any]:
     code = "OK" if status.error is None else grpc_status(status.error)
     message = "" if status.error is None else status.error.message
     return {

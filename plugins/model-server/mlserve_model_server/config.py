@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from mlserve.backend import Backend
-from mlserve.background import in_daemon_thread
+from mlserve.background import run_on_daemon_thread
 from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError, shortened
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadRetries, ModelSpec
@@ -86,7 +86,7 @@ class ConfigReload:
         while path is not None and self.poll_seconds > 0:
             await asyncio.sleep(self.poll_seconds)
             try:
-                config = await in_daemon_thread(lambda: read_text(path, ModelServerConfig))
+                config = await run_on_daemon_thread(read_text, path, ModelServerConfig)
                 if config.WhichOneof("config") is not None:
                     await self.apply(config, models)
                 problem = ""

@@ -15,7 +15,7 @@ from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.errors import InputTooLarge, InvalidInput, NotAnImage
 from mlserve.settings import LoadOptions
-from mlserve.testing.images import BAD, ODD, Answered, Refused, plain
+from mlserve.testing.images import BAD, ODD, AnsweredImage, RefusedImage, plain
 from tests.harness.command import FREE_PORTS, Command
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
@@ -61,14 +61,16 @@ def runner(artifact: Artifact) -> Runner:
 
 
 @pytest.mark.parametrize("image", list(ODD.values()), ids=list(ODD))
-def test_an_odd_image_gets_its_answer(client: Client, runner: Runner, image: Answered) -> None:
+def test_an_odd_image_gets_its_answer(client: Client, runner: Runner, image: AnsweredImage) -> None:
     data = np.array([image.data], dtype=object)
     expected = runner.run("serving_default", {"image": data})["output_0"][0].decode()
     assert client.predict(image.data, timeout=30).label == expected
 
 
 @pytest.mark.parametrize("image", list(BAD.values()), ids=list(BAD))
-def test_a_bad_image_gets_its_error_and_the_server_lives_on(client: Client, image: Refused) -> None:
+def test_a_bad_image_gets_its_error_and_the_server_lives_on(
+    client: Client, image: RefusedImage
+) -> None:
     with pytest.raises(InvalidInput) as refused:
         client.predict(image.data, timeout=30)
     assert type(refused.value) is KINDS[image.kind][client.endpoint.protocol]

@@ -55,7 +55,7 @@ def test_a_full_queue_is_said_so(
     assert dict(refused.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
     answer = narrow.post({"inputs": ["x"]})
     assert answer.status_code == 429
-    assert answer.json() == {"error": "1 requests run and 1 wait: the queue is full"}
+    assert answer.json() == {"error": "1 requests are running and 1 waiting: the queue is full"}
     assert answer.headers["retry-after"] == "1"
     assert slow.result().outputs["done"].float_val
     assert waiting.result().outputs["output_0"].string_val == [b"sorrel"]

@@ -192,7 +192,7 @@ def test_members_of_gzip_are_bounded(server: Any) -> None:
         timeout=20,
     )
     assert answer.status_code == 400
-    assert answer.json()["error"] == "the body is gzip of more than 4096 members"
+    assert answer.json()["error"] == "the body has more than 4096 gzip members"
 
 
 def metrics(server: Any) -> str:

@@ -191,7 +191,7 @@ class TestWarnings:
         server = launch("--host=0.0.0.0", f"--token-file={path}")
         server.wait_listening()
         assert " WARNING the token is sent unencrypted" in server.log()
-        assert f" WARNING every user of this machine may read {path} (--token-file)" in server.log()
+        assert f" WARNING every user of this machine can read {path} (--token-file)" in server.log()
 
 
 def code_of(channel: grpc.Channel, method: str, value: str | None) -> grpc.StatusCode:

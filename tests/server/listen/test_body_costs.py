@@ -159,7 +159,9 @@ class TestMemory:
             assert answer.status_code == 200
             heard = stalled[0].answer()
             assert heard.startswith(b"HTTP/1.1 429 ")
-            assert b"the body came too slowly: its room was given to other requests" in heard
+            assert (
+                b"the body arrived too slowly, so its memory was given to other requests" in heard
+            )
             assert b"\r\nconnection: close\r\n" in heard.lower()
 
     def test_of_more_uploads_than_there_is_room_for(self, server: Any) -> None:

@@ -75,12 +75,12 @@ METHODS = unary_methods(
 )
 def test_an_http_request(method: str, path: str, api: str, purpose: str) -> None:
     route = Route("rest", api, Purpose(purpose), f"{method} {path}")
-    assert REST.endpoint(path).route(method, path) == route
+    assert REST.operation(path).route(method, path) == route
 
 
 def test_a_long_path_is_cut() -> None:
     path = "/" + "x" * 1000
-    assert REST.endpoint(path).route("GET", path).path == f"GET {path[:LONGEST_PATH]}"
+    assert REST.operation(path).route("GET", path).path == f"GET {path[:LONGEST_PATH]}"
 
 
 @pytest.mark.parametrize(

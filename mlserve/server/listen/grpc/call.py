@@ -22,8 +22,11 @@ from mlserve.server.listen.grpc.status import GrpcStatus, Metadata
 from mlserve.wire.status import grpc_status
 
 NO_CONTEXT = contextvars.Context()
-"""For timers: asyncio keeps a cancelled timer until it would have fired, and with it the context in
-which it was created, which refers to the request's body."""
+"""The context of timers, so that a cancelled one does not keep the request's body.
+
+asyncio keeps a cancelled timer until it would have fired, and with it the context in which it was
+created, which refers to the body.
+"""
 _WIDEST = 2**30
 """The widest window of a call, in bytes; HTTP/2 allows less than 2^31."""
 _BARE_CALL = 4 * 2**10
@@ -162,7 +165,7 @@ class GrpcCall:
     async def receive(self) -> bytes | None:
         """Return the next message; None after the last. Raises GrpcStatus and Overloaded."""
         reader = self._reader
-        assert reader is not None, "nobody said what it takes"
+        assert reader is not None, "`takes` was not called"
         while not reader.ready and not self.has_ended and self._error is None:
             self._waiter = self._loop.create_future()
             await self._waiter
@@ -170,7 +173,7 @@ class GrpcCall:
             raise self._error
         if not reader.ready:
             if not reader.is_between_messages:
-                raise GrpcStatus("INTERNAL", "the call ended within a message")
+                raise GrpcStatus("INTERNAL", "the call ended in the middle of a message")
             return None
         message = await reader.take()
         if not self.has_ended and self.window < DEFAULT_WINDOW // 2:
@@ -266,7 +269,7 @@ class GrpcCall:
         with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(
                 self._fail,
-                Overloaded("the upload stalled, and its room was given to another request"),
+                Overloaded("the upload stalled, so its memory was given to another request"),
             )
 
     def _fail(self, error: Exception) -> None:
@@ -294,7 +297,7 @@ class GrpcCall:
         elif isinstance(error, MlserveError):
             self.end(grpc_status(error), error_text(error))
         else:
-            _log.error("a call of %s failed", self.context.path[:200], exc_info=error)
+            _log.error("a call to %s failed", self.context.path[:200], exc_info=error)
             self.end("INTERNAL", "internal error; the server's log has the details")
         self._task = self._error = None
         if self._at_end is not None:

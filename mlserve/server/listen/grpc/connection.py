@@ -144,9 +144,9 @@ class GrpcConnection(asyncio.Protocol):
     def give_way(self) -> None:
         """Close the connection in favour of another."""
         self._streams.cut_short(
-            "RESOURCE_EXHAUSTED", f"the connection gives way: {self._port.full}"
+            "RESOURCE_EXHAUSTED", f"closed to make room for another connection: {self._port.full}"
         )
-        self._close_with(frames.NO_ERROR, f"idle: {self._port.full}")
+        self._close_with(frames.NO_ERROR, f"closed while idle: {self._port.full}")
 
     def look_after(self, silence: float, patience: float) -> None:
         """Send a PING after `silence` seconds, and abort if nothing arrives within `patience`."""

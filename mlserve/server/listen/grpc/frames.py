@@ -102,11 +102,13 @@ def read_settings(payload: bytes) -> list[tuple[int, int]]:
     values: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
     for name, value in values:
         if name == SETTING_INITIAL_WINDOW and value > LARGEST_WINDOW:
-            raise ConnectionFault(FLOW_CONTROL_ERROR, "a window of 2^31 or more")
+            raise ConnectionFault(
+                FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE of 2^31 or more"
+            )
         if name == SETTING_MAX_FRAME and not DEFAULT_MAX_FRAME <= value < 2**24:
-            raise ConnectionFault(PROTOCOL_ERROR, f"frames of {value} bytes")
+            raise ConnectionFault(PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}")
         if name == _SETTING_PUSH and value > 1:
-            raise ConnectionFault(PROTOCOL_ERROR, f"a setting of push of {value}")
+            raise ConnectionFault(PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH of {value}")
     return values
 
 
@@ -196,7 +198,10 @@ class FrameReader:
     def _read_preface(self, data: bytes) -> bool:
         """Return whether the preface is complete."""
         if not PREFACE.startswith(data[: len(PREFACE)]):
-            raise ConnectionFault(PROTOCOL_ERROR, "this port speaks gRPC: HTTP/2, with its preface")
+            raise ConnectionFault(
+                PROTOCOL_ERROR,
+                "this port speaks gRPC over HTTP/2; the connection preface is missing",
+            )
         if len(data) < len(PREFACE):
             self._rest = data
             return False
@@ -230,7 +235,7 @@ class FrameReader:
                 return -1
             counted, padding = 1, data[begin] if size else 1
             if padding >= size:
-                raise ConnectionFault(PROTOCOL_ERROR, "a frame has more padding than bytes")
+                raise ConnectionFault(PROTOCOL_ERROR, "DATA with more padding than payload")
             begin += 1
         self._stream, self._ends = stream, bool(flags & END_STREAM)
         self._is_skipped = kind != DATA
@@ -283,4 +288,4 @@ class Patience:
             self._left = min(_MOST_USELESS, self._left + (now - self._at) * _USELESS_PER_SECOND)
             self._at = now
             if self._left < 0:
-                raise ConnectionFault(ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+                raise ConnectionFault(ENHANCE_YOUR_CALM, "too many frames that have no effect")

@@ -87,7 +87,7 @@ class HeaderReader:
             self._patience.spend()
             self._block += payload
         if len(self._block) > _MOST_BLOCK:
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers have no end")
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers are too large")
         if not flags & frames.END_HEADERS:
             self._stream = stream
             return None
@@ -102,7 +102,9 @@ class HeaderReader:
         except OversizedHeaderListError as error:
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers are too large") from error
         except (HPACKError, IndexError, ValueError) as error:
-            raise ConnectionFault(frames.COMPRESSION_ERROR, "the headers are damaged") from error
+            raise ConnectionFault(
+                frames.COMPRESSION_ERROR, "the headers cannot be decoded"
+            ) from error
         return cast("list[tuple[bytes, bytes]]", fields)
 
 
@@ -114,7 +116,7 @@ def _without_padding(flags: int, payload: bytes) -> bytes:
     if flags & frames.HAS_PRIORITY:
         begin += 5
     if begin > end:
-        raise ConnectionFault(frames.PROTOCOL_ERROR, "HEADERS of more padding than bytes")
+        raise ConnectionFault(frames.PROTOCOL_ERROR, "HEADERS with more padding than payload")
     return payload[begin:end]
 
 
@@ -142,10 +144,10 @@ def read_head(fields: Fields) -> Head:
         size += len(name) + len(value) + _FIELD
         if name in _PSEUDO or name in _OWN:
             if name in sent or (own and name in _PSEUDO):
-                raise Malformed(f"a second or late {name.decode()}")
+                raise Malformed(f"{name.decode()} is repeated or out of order")
             sent[name] = value
         elif name in _HOP or not _NAME.fullmatch(name) or _BAD_IN_VALUE.search(value):
-            raise Malformed("a field that HTTP/2 does not allow")
+            raise Malformed("a header that HTTP/2 does not allow")
         else:
             own.append((name, value))
     _check_request(sent)
@@ -167,11 +169,11 @@ def _check_request(sent: dict[bytes, bytes]) -> None:
     if not (sent.get(b":path") and sent.get(b":scheme") and b":method" in sent):
         raise Malformed("a pseudo-header is missing")
     if sent.get(b"te", b"trailers") != b"trailers":
-        raise Malformed("a te that HTTP/2 does not allow")
+        raise Malformed("a te header that HTTP/2 does not allow")
     if sent[b":method"] != b"POST":
-        raise Malformed("not a POST", http_status=405)
+        raise Malformed("the method is not POST", http_status=405)
     if not _CONTENT_TYPE.fullmatch(sent.get(b"content-type", b"")):
-        raise Malformed("not a content type of gRPC", http_status=415)
+        raise Malformed("the content type is not application/grpc", http_status=415)
 
 
 def _timeout(value: bytes | None) -> float | None:
@@ -194,7 +196,7 @@ def _decoded_value(name: bytes, value: bytes) -> str | bytes:
         )
     except binascii.Error:
         key = name[:40].decode()
-        raise GrpcStatus("INVALID_ARGUMENT", f"the metadata {key!r} is not base64") from None
+        raise GrpcStatus("INVALID_ARGUMENT", f"the metadata {key!r} is not valid base64") from None
 
 
 def field(name: str, value: bytes) -> bytes:

@@ -16,8 +16,8 @@ from mlserve.server.codec.proto_reader import parse
 from mlserve.server.listen.grpc.call import GrpcCall, PlainMethod
 from mlserve.server.listen.grpc.service import FEW_BYTES
 from mlserve.server.listen.grpc.status import GrpcStatus
+from mlserve.wire.services import HEALTH, method_path
 
-SERVICE = "grpc.health.v1.Health"
 WHOLE_SERVER = ""
 """The service name that stands for the whole server."""
 _Request = health_pb2.HealthCheckRequest
@@ -41,7 +41,7 @@ class Health:
         self._services.update(services)
         methods = {"Check": self._check, "Watch": self._watch}
         return {
-            f"/{SERVICE}/{name}": PlainMethod(serve, FEW_BYTES, needs_token=False)
+            method_path(HEALTH, name): PlainMethod(serve, FEW_BYTES, needs_token=False)
             for name, serve in methods.items()
         }
 
@@ -59,7 +59,7 @@ class Health:
         """Answer with the current state of a service; NOT_FOUND for an unknown name."""
         service = parse(_Request, await call.only_message()).service
         if service not in self._services:
-            raise GrpcStatus("NOT_FOUND", f"no service {shortened(service)}")
+            raise GrpcStatus("NOT_FOUND", f"unknown service {shortened(service)}")
         call.answer(self._state_of(service).SerializeToString())
 
     async def _watch(self, call: GrpcCall) -> None:

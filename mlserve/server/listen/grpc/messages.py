@@ -96,14 +96,16 @@ class MessageReader:
 
     def _begin(self, flag: int, size: int) -> None:
         if flag > 1:
-            raise GrpcStatus("INTERNAL", f"a message begins with {flag}, not with 0 or 1")
+            raise GrpcStatus("INTERNAL", f"the first byte of a message is {flag}, not 0 or 1")
         if flag and self._encoding == b"identity":
-            raise GrpcStatus("INTERNAL", "a message is compressed, and no grpc-encoding says how")
+            raise GrpcStatus(
+                "INTERNAL", "a message is compressed, but the grpc-encoding header is missing"
+            )
         if size > self._most:
             raise self._too_large(size)
         if len(self._ready) >= _MOST_READY:
             raise GrpcStatus(
-                "RESOURCE_EXHAUSTED", "too many messages before the answer to the first"
+                "RESOURCE_EXHAUSTED", "too many messages before the first was answered"
             )
         self._is_compressed, self.missing = bool(flag), size
         if not size:
@@ -130,7 +132,7 @@ class MessageReader:
             raise GrpcStatus("INTERNAL", f"a message cannot be decompressed: {error}") from error
         if not inflate.eof or inflate.unused_data:
             raise GrpcStatus(
-                "INTERNAL", "a message cannot be decompressed: it has no end, or goes on"
+                "INTERNAL", "a message cannot be decompressed: it is cut off, or more data follows"
             )
         return out.getvalue()
 

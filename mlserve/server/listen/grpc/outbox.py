@@ -103,7 +103,7 @@ class Outbox:
     def check(self) -> None:
         """Raise ConnectionFault for a caller that keeps asking but does not read."""
         if self._is_paused and self._transport.get_write_buffer_size() > _MOST_BUFFERED:
-            raise ConnectionFault(ENHANCE_YOUR_CALM, "the answers are not read")
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "the client does not read the answers")
 
     def send(
         self, call: GrpcCall, head: bytes | None, message: bytes | None, tail: bytes | None

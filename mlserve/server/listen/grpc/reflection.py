@@ -15,10 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from mlserve.server.codec.proto_reader import parse
 from mlserve.server.listen.grpc.call import GrpcCall, PlainMethod
 from mlserve.server.listen.grpc.status import CODES
+from mlserve.wire.services import REFLECTION, REFLECTION_ALPHA, method_path
 
-_PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
-SERVICES = tuple(f"{package}.ServerReflection" for package in _PACKAGES)
-"""The full names of the service, in both versions."""
 _MOST_BYTES = 16 * 2**10
 
 _Request = reflection_pb2.ServerReflectionRequest
@@ -31,13 +29,16 @@ class Reflection:
     def __init__(self, services: Iterable[str], pool: DescriptorPool) -> None:
         pool.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
         pool.AddSerializedFile(_stable().SerializeToString())
-        self._services = sorted((*services, *SERVICES))
+        self._services = sorted((*services, REFLECTION, REFLECTION_ALPHA))
         self._pool = pool
 
     def methods(self) -> dict[str, PlainMethod]:
         """Return the method under its full name in both versions."""
         method = PlainMethod(self._serve, _MOST_BYTES, needs_token=True)
-        return {f"/{service}/ServerReflectionInfo": method for service in SERVICES}
+        return {
+            method_path(service, "ServerReflectionInfo"): method
+            for service in (REFLECTION, REFLECTION_ALPHA)
+        }
 
     async def _serve(self, call: GrpcCall) -> None:
         while (data := await call.receive()) is not None:
@@ -58,12 +59,12 @@ class Reflection:
             "all_extension_numbers_of_type": lambda: self._number_extensions(request, answer),
         }
         if asked not in find:
-            _refuse(answer, "INVALID_ARGUMENT", "the request is not of a known kind")
+            _refuse(answer, "INVALID_ARGUMENT", "unknown kind of request")
             return answer
         try:
             find[asked]()
         except KeyError:
-            _refuse(answer, "NOT_FOUND", "nothing has that name")
+            _refuse(answer, "NOT_FOUND", "no file or symbol has that name")
         return answer
 
     def _list(self, answer: _Response) -> None:
@@ -100,7 +101,7 @@ def _refuse(answer: _Response, code: str, text: str) -> None:
 
 def _stable() -> FileDescriptorProto:
     """Return the file descriptor of v1, made from that of v1alpha."""
-    stable, alpha = _PACKAGES
+    stable, alpha = (name.rpartition(".")[0] for name in (REFLECTION, REFLECTION_ALPHA))
     file = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     file.name, file.package = file.name.replace("v1alpha", "v1"), stable
     fields = [field for message in file.message_type for field in message.field]

@@ -62,13 +62,13 @@ class GrpcServer:
         self.memory = memory
         self.head_timeout = settings.header_timeout
         self.full = (
-            f"this server has its {settings.max_connections} connections "
+            f"this server has reached its limit of {settings.max_connections} connections "
             f"({flag_of('max_connections')})"
         )
         self._methods: Mapping[str, Method] = {}
         self._check = check
         self._most_bytes = settings.max_request_bytes
-        self._limit_name = f"; {flag_of('max_request_bytes')} of this server sets that"
+        self._limit_name = f"; {flag_of('max_request_bytes')} of this server sets the limit"
         self._most = settings.max_connections
         self._reserve = min(_RESERVE, max(1, self._most // 8))
         self._places: set[GrpcConnection] = set()
@@ -92,7 +92,7 @@ class GrpcServer:
             self._check(call.context, None if method is None else method.route)
         is_small = method is not None and method.most_bytes is not None
         if connection.is_extra and not is_small and not self._has_room_for(connection):
-            raise GrpcStatus("UNAVAILABLE", f"{self.full}, all at work")
+            raise GrpcStatus("UNAVAILABLE", f"{self.full}, and all are in use")
         if method is None:
             raise GrpcStatus("UNIMPLEMENTED", f"this server has no method {path[:200]}")
         check_encoding(call.encoding)

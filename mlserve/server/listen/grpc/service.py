@@ -20,6 +20,7 @@ from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.wire.headers import RETRY_PUSHBACK_MS
+from mlserve.wire.services import method_path
 from mlserve.wire.status import grpc_status
 
 FEW_BYTES = 1024
@@ -95,7 +96,7 @@ class UnaryMethod:
             response = await self.respond(data, call.context)
         except asyncio.CancelledError:
             if _is_over(call.context):
-                record.failed(DeadlineExceeded("the deadline passed, and the client left"))
+                record.failed(DeadlineExceeded("the deadline passed, and the client disconnected"))
             raise
         except GrpcStatus as status:
             record.failed(_error_of(status))
@@ -117,7 +118,7 @@ def unary_methods(
     for service in services:
         for purpose, responds in service.methods.items():
             for name, respond in responds.items():
-                path = f"/{service.name}/{name}"
+                path = method_path(service.name, name)
                 is_health = name in service.health
                 methods[path] = UnaryMethod(
                     respond,

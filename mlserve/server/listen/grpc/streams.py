@@ -161,7 +161,7 @@ class Streams:
             return
         self._check_order()
         if not stream:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA on no stream")
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA on stream 0")
         size = len(data)
         if size < _SMALL and not ends:
             self._patience.spend()
@@ -201,7 +201,7 @@ class Streams:
 
     def _check_order(self, *, is_settings: bool = False) -> None:
         if self._headers.is_within or not (self.has_settings or is_settings):
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a frame where another one is due")
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a frame that is not allowed here")
 
     # Headers: a call begins, or its trailers end it.
 
@@ -224,7 +224,7 @@ class Streams:
         if call is None:
             if stream not in self._dropped:
                 raise ConnectionFault(
-                    frames.STREAM_CLOSED, f"HEADERS on stream {stream}, which ended"
+                    frames.STREAM_CLOSED, f"HEADERS on stream {stream}, which has ended"
                 )
             self._note_dropped(stream, ends=ends)
         elif not ends or call.has_ended or any(name[:1] == b":" for name, _ in fields):
@@ -283,7 +283,7 @@ class Streams:
     def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if (kind in _OF_THE_CONNECTION) != (stream == 0) and kind != frames.WINDOW_UPDATE:
             raise ConnectionFault(
-                frames.PROTOCOL_ERROR, f"a frame of type {kind} on a wrong stream"
+                frames.PROTOCOL_ERROR, f"a frame of type {kind} on the wrong stream"
             )
         self._patience.spend()
         if kind == frames.WINDOW_UPDATE:
@@ -300,7 +300,9 @@ class Streams:
     def _on_settings(self, flags: int, payload: bytes) -> None:
         if flags & frames.ACK:
             if payload:
-                raise ConnectionFault(frames.FRAME_SIZE_ERROR, "an acknowledgement with settings")
+                raise ConnectionFault(
+                    frames.FRAME_SIZE_ERROR, "a SETTINGS acknowledgement with a payload"
+                )
             return
         if not self.has_settings:
             self.has_settings = True
@@ -334,7 +336,7 @@ class Streams:
 
     def _widen(self, stream: int, size: int) -> None:
         if not size:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by zero")
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE of zero")
         outbox = self.outbox
         if not stream:
             outbox.window += size
@@ -400,4 +402,6 @@ class Streams:
     def _require_opened(self, stream: int, kind: str) -> None:
         """Raise ConnectionFault for a frame on a stream that was never opened."""
         if stream > self._last_stream and not self._is_told_last:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, f"{kind} on stream {stream}, not open")
+            raise ConnectionFault(
+                frames.PROTOCOL_ERROR, f"{kind} on stream {stream}, which is not open"
+            )

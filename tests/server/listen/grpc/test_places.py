@@ -214,7 +214,7 @@ class TestConnections:
             late.call(3, STATUS, data=ASK)
             refused = late.answer(3)
             assert refused.status == UNAVAILABLE
-            assert "2 connections (--max-connections), all at work" in refused.message
+            assert "2 connections (--max-connections), and all are in use" in refused.message
             assert busy[0].answer(1).status == 0
             late.call(5, STATUS, data=ASK)
             assert late.answer(5).status == 0
@@ -231,7 +231,7 @@ class TestConnections:
                 heard = client.streams.setdefault(1, Heard())
                 client.listen(lambda heard=heard: bool(heard.data))
             gone = watchers[0].answer(1)
-            assert (gone.status, "gives way" in gone.message) == (RESOURCE_EXHAUSTED, True)
+            assert (gone.status, "to make room" in gone.message) == (RESOURCE_EXHAUSTED, True)
 
 
 @pytest.mark.server

@@ -152,7 +152,10 @@ def test_bodies_that_do_not_come_take_no_place_for_long(server: Any, connect: An
         assert server.answers()
     first = everything_from(slow[0])
     assert first.startswith(b"HTTP/1.1 503 ")
-    assert b"the body came too slowly for 8 connections (--max-connections)" in first
+    assert (
+        b"the body arrived too slowly while this server was at its limit of 8 connections "
+        b"(--max-connections)" in first
+    )
     assert is_open(slow[-1])
     assert server.is_quiet()
 
@@ -162,7 +165,7 @@ def test_one_too_many_is_told_so_when_all_are_at_work(server: Any, connect: Any)
     refused = wait_until(lambda: _refusal(connect, server))
     assert b"\r\nRetry-After: 1\r\n" in refused
     assert b"\r\nConnection: close\r\n" in refused
-    assert b"8 connections (--max-connections), all at work" in refused
+    assert b"8 connections (--max-connections), and all are in use" in refused
     assert all(map(is_good, busy))
     assert server.answers()
 

@@ -1,4 +1,4 @@
-"""What client and server agree on stands once: no other module spells a header or a field."""
+"""Names of the wire stand once: no other module spells a header, a field or a service."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+
 import mlserve
 from mlserve.tensors import DType
-from mlserve.wire import headers, tensors
+from mlserve.wire import headers, services, tensors
 from mlserve.wire.headers import (
     over_http,
     own_header,
@@ -18,12 +21,14 @@ from mlserve.wire.headers import (
     write_traceparent,
 )
 from mlserve.wire.proto.framework_pb2 import TensorProto
-from mlserve.wire.proto.inference_pb2 import InferTensorContents
+from mlserve.wire.proto.inference_pb2 import InferTensorContents, ModelInferRequest
+from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 CORE = Path(mlserve.__file__).parent
 KEYS = {value for name, value in vars(headers).items() if name.isupper() and name[0] != "_"}
 NAMES = {name for name in KEYS if isinstance(name, str)}
 FIELDS = {*tensors.TENSOR_PROTO_FIELDS.values(), *tensors.OIP_FIELDS.values()}
+SERVICES = {value for name, value in vars(services).items() if name.isupper()}
 NARROW = {"int_contents", "uint_contents"}
 """Fields that the server tells apart from the others, by name."""
 PUBLIC_ARGUMENT = "traceparent"
@@ -65,6 +70,33 @@ def test_no_other_module_spells_a_header_or_a_field() -> None:
     }
 
     assert not spelt
+
+
+def test_no_other_module_spells_a_service() -> None:
+    spelt = {
+        f"{path.relative_to(CORE)}: {text}"
+        for path in CORE.rglob("*.py")
+        if path.parent != Path(services.__file__).parent and "proto" not in path.parts
+        for text in strings(path)
+        if any(service in text for service in SERVICES)
+    }
+
+    assert not spelt
+
+
+def test_services_are_those_of_the_messages() -> None:
+    listed = {
+        service.full_name
+        for message in (
+            ModelInferRequest,
+            PredictRequest,
+            HealthCheckRequest,
+            ServerReflectionRequest,
+        )
+        for service in message.DESCRIPTOR.file.services_by_name.values()
+    }
+
+    assert {*listed, services.REFLECTION} == SERVICES  # whose messages are those of v1alpha
 
 
 def test_every_field_is_one_of_its_message() -> None:
