@@ -7,9 +7,9 @@ from dataclasses import replace
 from mlserve.client import signature_choice
 from mlserve.client.adapter import (
     ImageRequest,
+    InferRequest,
     ModelRef,
     OipAdapter,
-    SignatureChoice,
     Transport,
     number_of,
 )
@@ -40,15 +40,15 @@ class OipSession(ModelSession):
     def __init__(self, adapter: OipAdapter, model: ModelRef, transport: Transport) -> None:
         super().__init__(adapter, model, transport)
         self._choices: SignatureChoices | None = None
-        self._is_binary = True
+        self._is_binary: bool | None = None
         self._declares_binary = False
+        self._has_answered = False
 
     async def predict(self, request: ImageRequest, state: CallState) -> Answer:
         """Return the answer, in labels and scores if the server can give them."""
         if self._choices is not None:
             return await self._infer_enough(self._choices, request, state)
         choices = signature_choice.choose_nameless(await self.metadata(state))
-        self._is_binary = await self._takes_binary(state)
         try:
             return await self._infer_enough(choices, request, state)
         except NotSpoken as error:
@@ -86,38 +86,45 @@ class OipSession(ModelSession):
     ) -> Answer:
         """Return the answer; ask again if the first has too few of the model's classes."""
         choice = choices.choice_for(request)
-        answer = await self._infer(choice, request, state)
+        answer = await self.send(choice.request(request), state)
         choices = choices.learnt(choice, answer)
         more = choices.choice_for_more(request, choice, answer)
         if more:
             choice = more
-            answer = await self._infer(choice, request, state)
+            answer = await self.send(choice.request(request), state)
             choices = choices.learnt(choice, answer)
         self._choices = choices
         return replace(answer, has_all_classes=choices.has_all_classes(choice, answer))
 
-    async def _infer(
-        self, choice: SignatureChoice, request: ImageRequest, state: CallState
+    async def send(
+        self, request: InferRequest, state: CallState, *, is_bounded: bool = True
     ) -> Answer:
-        """Return the answer; retry once in base64 if the server cannot read binary after all."""
-        choice = replace(choice, is_binary=self._is_binary)
+        """Return the answer; retry once in JSON if the server cannot read binary after all."""
+        is_binary = await self._takes_binary(state)
+        wants_binary = is_binary and self._declares_binary and not request.is_file
+        request = replace(request, is_binary=is_binary, wants_binary=wants_binary)
         try:
-            return await self.infer(choice, request, state)
+            answer = await super().send(request, state, is_bounded=is_bounded)
         except MlserveError as error:
-            has_answered = self._choices is not None
-            is_last = self.endpoint.protocol == "grpc" or not choice.is_binary or has_answered
+            is_last = self.endpoint.protocol == "grpc" or not is_binary or self._has_answered
             if is_last or not refuses_binary(error, is_declared=self._declares_binary):
                 raise
-            choice = replace(choice, is_binary=False)
+            request = replace(request, is_binary=False, wants_binary=False)
             try:
-                answer = await self.infer(choice, request, state)
+                answer = await super().send(request, state, is_bounded=is_bounded)
             except (InvalidInput, InferenceFailed):
                 raise error from None  # the encoding was not the cause
-        self._is_binary = False
+            self._is_binary = False
+        self._has_answered = True
         return answer
 
     async def _takes_binary(self, state: CallState) -> bool:
-        """Return whether to send the image in binary; a server that does not say is tried."""
+        """Return whether to send tensors in binary; a server that does not say is tried."""
+        if self._is_binary is None:
+            self._is_binary = await self._learn_binary(state)
+        return self._is_binary
+
+    async def _learn_binary(self, state: CallState) -> bool:
         call = self._adapter.extensions_call()
         if call is None:
             return True
