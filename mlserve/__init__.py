@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlserve.client import AsyncClient as AsyncClient
     from mlserve.client import Client as Client
     from mlserve.client import ModelMetadata as ModelMetadata
+    from mlserve.client import Outputs as Outputs
     from mlserve.client import Prediction as Prediction
     from mlserve.client import Retries as Retries
     from mlserve.client import Retry as Retry
@@ -66,6 +67,7 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "NotYet",
+    "Outputs",
     "Overloaded",
     "PluginError",
     "Prediction",

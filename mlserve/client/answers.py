@@ -82,7 +82,8 @@ class Timings:
     """Where the time of one prediction went, in milliseconds: parts that add up to `total`.
 
     `start` is the time between the start of the deadline and that of the call: in a command,
-    starting the interpreter and its imports; in Python almost nothing. `queue`, `decode`, `run` and
+    starting the interpreter and its imports; in Python almost nothing. `read` is reading the image,
+    or checking and converting the inputs. `queue`, `decode`, `run` and
     `encode` are reported by the server, None if it does not report them. `receive` is the rest of
     the exchange: the network in both directions, unreported server time, and requests for metadata.
     `wait` is failed attempts and the pauses after them. `total` counts from the start of the
@@ -205,6 +206,7 @@ class Answer:
     that answered, None if the server does not say. `has_random_weights` and `server_ms`, the
     server's time by stage, come from headers of mlserve's servers; `server_ms` is empty from any
     other. `has_all_classes`: the model is known to have no more classes than the answer.
+    `signature` is the one that `infer` asked; empty for a nameless function.
     """
 
     outputs: Tensors
@@ -212,6 +214,7 @@ class Answer:
     has_random_weights: bool = False
     server_ms: Mapping[str, float] = field(default_factory=dict)
     has_all_classes: bool = False
+    signature: str = ""
 
     @property
     def classes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -31,7 +31,9 @@ from mlserve.client.endpoint import (
     ProtocolName,
     shows_options,
 )
+from mlserve.client.outputs import Outputs, values_of
 from mlserve.client.proxies import proxy_to
+from mlserve.client.question import Question
 from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.retries import ONCE, CallState, Retries
 from mlserve.client.session import ModelSession, Session, TfsSession
@@ -134,6 +136,34 @@ class AsyncClient:
             request = ImageRequest(await read_image(image), top_k)
             answer = await self._ask(lambda session: session.predict(request, state), state)
             return self._prediction(answer, request, state)
+
+    async def infer(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> Outputs:
+        """Return the outputs of a signature of the model, for any inputs.
+
+        `inputs` are by name: numpy arrays (or what numpy reads as one), nested lists, numbers,
+        `str` and `bytes`. They are checked against the metadata before they are sent: names,
+        missing inputs, element types, ranks. Numbers in lists become those of the model, whole
+        numbers only where it takes integers; an array is converted only if each value stays the
+        same, but for float64 to float32. `signature` None is `serving_default`, or the only one.
+        `outputs` names those that are wanted; None is all of them. `timeout` is the total in
+        seconds. Raises InvalidInput for inputs that do not fit, and as `predict` does.
+        """
+        if signature is not None and not isinstance(signature, str):
+            raise UsageError(
+                f"signature must be a name, not {signature!r}",
+                hint="see the names with mlserve metadata",
+            )
+        async with self._call(timeout, self._connection.retries) as state:
+            question = Question(inputs, signature, outputs)
+            answer = await self._ask(lambda session: session.infer(question, state), state)
+            return self._outputs(answer, state)
 
     async def metadata(
         self,
@@ -243,22 +273,33 @@ class AsyncClient:
     def _prediction(self, answer: Answer, request: ImageRequest, state: CallState) -> Prediction:
         label, scores = choose_label(answer.outputs, request.count)
         self._require_version(answer.version)
-        wanted = self._connection.version
         return Prediction(
             label=label,
             scores=scores,
-            model=self.model or "",
-            version=wanted if answer.version is None else answer.version,
-            endpoint=str(self.endpoint),
-            protocol=self.endpoint.protocol,
-            api=self._apis[0],
-            timings=state.timings(answer.server_ms),
-            has_random_weights=answer.has_random_weights,
-            request_id=state.ids.request_id,
-            trace_id=state.ids.trace.id,
-            retries=tuple(state.retries),
             shortfall=shortfall(answer, request.top_k),
+            **self._about(answer, state),
         )
+
+    def _outputs(self, answer: Answer, state: CallState) -> Outputs:
+        self._require_version(answer.version)
+        values = values_of(answer.outputs)
+        return Outputs(values, signature=answer.signature, **self._about(answer, state))
+
+    def _about(self, answer: Answer, state: CallState) -> dict[str, Any]:
+        """Return what `Prediction` and `Outputs` both have about a call."""
+        wanted = self._connection.version
+        return {
+            "model": self.model or "",
+            "version": wanted if answer.version is None else answer.version,
+            "endpoint": str(self.endpoint),
+            "protocol": self.endpoint.protocol,
+            "api": self._apis[0],
+            "timings": state.timings(answer.server_ms),
+            "has_random_weights": answer.has_random_weights,
+            "request_id": state.ids.request_id,
+            "trace_id": state.ids.trace.id,
+            "retries": tuple(state.retries),
+        }
 
     def _require_version(self, answered: int | None) -> None:
         """Raise NotFound if another version answered than was requested."""
@@ -331,6 +372,29 @@ class Client:
         """
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.predict(image, timeout=deadline, top_k=top_k))
+
+    def infer(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,
+    ) -> Outputs:
+        """Return the outputs of a signature of the model, for any inputs.
+
+        `inputs` are by name: numpy arrays (or what numpy reads as one), nested lists, numbers,
+        `str` and `bytes`. They are checked against the metadata before they are sent: names,
+        missing inputs, element types, ranks. Numbers in lists become those of the model, whole
+        numbers only where it takes integers; an array is converted only if each value stays the
+        same, but for float64 to float32. `signature` None is `serving_default`, or the only one.
+        `outputs` names those that are wanted; None is all of them. `timeout` is the total in
+        seconds. Raises InvalidInput for inputs that do not fit, and the errors listed in the
+        class's documentation.
+        """
+        deadline = as_deadline(timeout)
+        work = self._client.infer(inputs, signature=signature, outputs=outputs, timeout=deadline)
+        return self._run(deadline, work)
 
     def metadata(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> ModelMetadata:
         """Return the signatures of the model."""

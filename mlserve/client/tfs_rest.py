@@ -14,8 +14,11 @@ from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
 from mlserve.client.codecs import MOST_VALUES, excerpt, parse_json, shown
 from mlserve.client.refusals import Unreadable
 from mlserve.client.tensor import Tensor, Value, nested
+from mlserve.errors import InvalidInput
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
+from mlserve.wire.tensors import COMPLEX
 
+_OVER_GRPC = "ask over gRPC: {protocol grpc}"
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 """Raised when an answer of another shape is read."""
 
@@ -98,6 +101,28 @@ def _shape(shape: Mapping[str, Any] | None) -> tuple[int | None, ...] | None:
         return None
     sizes = (int(dim.get("size", 0)) for dim in shape.get("dim", []))
     return tuple(None if size < 0 else size for size in sizes)
+
+
+def require_json_form(spec: TensorSpec, tensor: Tensor) -> None:
+    """Raise InvalidInput for an input that nested lists of JSON values cannot say.
+
+    An empty list does not show the sizes inside it: the server takes them from the spec.
+    """
+    if tensor.dtype in COMPLEX:
+        raise InvalidInput(
+            f"input '{spec.name}' is {spec.dtype.label}, which JSON has no form for",
+            hint=_OVER_GRPC,
+        )
+    if 0 not in tensor.shape:
+        return
+    known = tensor.shape.index(0) + 1
+    inner = () if spec.shape is None else tuple(size or 0 for size in spec.shape[known:])
+    if tensor.shape[known:] != inner:
+        raise InvalidInput(
+            f"input '{spec.name}' has the shape {list(tensor.shape)}, of which an empty list in "
+            f"JSON shows only {list(tensor.shape[:known])}",
+            hint=_OVER_GRPC,
+        )
 
 
 def _in_json(tensor: Tensor) -> Any:
