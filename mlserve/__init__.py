@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mlserve.client import AsyncClient as AsyncClient
     from mlserve.client import Client as Client
     from mlserve.client import ModelMetadata as ModelMetadata
-    from mlserve.client import Outputs as Outputs
     from mlserve.client import Prediction as Prediction
     from mlserve.client import Retries as Retries
     from mlserve.client import Retry as Retry
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from mlserve.client import Timings as Timings
     from mlserve.client import Tls as Tls
     from mlserve.client import VersionStatus as VersionStatus
+    from mlserve.client.outputs import Outputs as Outputs
     from mlserve.deadline import Deadline as Deadline
     from mlserve.errors import AccessDenied as AccessDenied
     from mlserve.errors import BuildFailed as BuildFailed
@@ -83,7 +83,7 @@ __all__ = [
     "VersionStatus",
     "__version__",
 ]
-_HOMES = ("mlserve.errors", "mlserve.deadline", "mlserve.client")
+_HOMES = ("mlserve.errors", "mlserve.deadline", "mlserve.client", "mlserve.client.outputs")
 """The modules searched for a name, the cheapest to import first."""
 
 

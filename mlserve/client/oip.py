@@ -32,15 +32,19 @@ def described(
     selectable: tuple[str, ...],
     inputs: Iterable[Declared],
     outputs: Iterable[Declared],
+    optional: Iterable[str] = (),
 ) -> ModelMetadata:
     """Return the metadata of a model, whose one signature is `infer`.
 
-    The version is the requested one, else the highest of those listed.
+    The version is the requested one, else the highest of those listed. `optional` names the inputs
+    that a request may leave out, which only mlserve's own servers tell.
     """
     numbers = [number for number in map(number_of, versions) if number is not None]
     version = max(numbers, default=None) if model.version is None else model.version
     takes, gives = _specs(inputs), _specs(outputs)
-    signatures = () if takes is None else (Signature(FUNCTION, takes, gives or ()),)
+    signatures = (
+        () if takes is None else (Signature(FUNCTION, takes, gives or (), frozenset(optional)),)
+    )
     return ModelMetadata(model.name, version, signatures, selectable)
 
 

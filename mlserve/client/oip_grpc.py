@@ -16,7 +16,7 @@ from mlserve.client.oip import (
 from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
 from mlserve.client.tensor import Tensor
-from mlserve.wire.headers import SIGNATURE, SIGNATURES, own_header
+from mlserve.wire.headers import OPTIONAL, SIGNATURE, SIGNATURES, own_header
 from mlserve.wire.proto import inference_pb2
 from mlserve.wire.services import INFERENCE, method_path
 from mlserve.wire.tensors import OIP_FIELDS
@@ -66,8 +66,8 @@ class OipGrpc:
         message = parse_message(inference_pb2.ModelMetadataResponse, reply.body)
         inputs = [(spec.name, spec.datatype, spec.shape) for spec in message.inputs]
         outputs = [(spec.name, spec.datatype, spec.shape) for spec in message.outputs]
-        selectable = tuple(filter(None, own_header(reply.headers, SIGNATURES).split(",")))
-        return described(model, tuple(message.versions), selectable, inputs, outputs)
+        selectable, optional = (_names(reply, key) for key in (SIGNATURES, OPTIONAL))
+        return described(model, tuple(message.versions), selectable, inputs, outputs, optional)
 
     def read_versions(self, reply: Reply) -> tuple[str, ...]:
         return tuple(parse_message(inference_pb2.ModelMetadataResponse, reply.body).versions)
@@ -84,6 +84,10 @@ class OipGrpc:
 
     def read_ready(self, reply: Reply) -> bool:
         return parse_message(inference_pb2.ModelReadyResponse, reply.body).ready
+
+
+def _names(reply: Reply, key: str) -> tuple[str, ...]:
+    return tuple(filter(None, own_header(reply.headers, key).split(",")))
 
 
 def _version(model: ModelRef) -> str:

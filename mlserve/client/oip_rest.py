@@ -79,7 +79,8 @@ class OipRest:
         try:
             versions = _versions(data)
             inputs, outputs = _declared(data, "inputs"), _declared(data, "outputs")
-            return described(model, versions, _selectable(data), inputs, outputs)
+            selectable, optional = _names(data, "signatures"), _names(data, "optional")
+            return described(model, versions, selectable, inputs, outputs, optional)
         except _WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
 
@@ -167,10 +168,10 @@ def _versions(data: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(version) for version in data.get("versions") or ())
 
 
-def _selectable(data: dict[str, Any]) -> tuple[str, ...]:
-    """Return the signatures that an mlserve server lists among the parameters."""
+def _names(data: dict[str, Any], key: str) -> tuple[str, ...]:
+    """Return the names that an mlserve server lists among the parameters."""
     parameters = data.get("parameters") or {}
-    return tuple(str(name) for name in parameters.get("signatures") or ())
+    return tuple(str(name) for name in parameters.get(key) or ())
 
 
 def _declared(data: dict[str, Any], key: str) -> list[Declared]:

@@ -14,9 +14,7 @@ from mlserve.client.adapter import (
     number_of,
 )
 from mlserve.client.answers import Answer, VersionStatus
-from mlserve.client.oip import FUNCTION
 from mlserve.client.oip_rest import BINARY
-from mlserve.client.question import AskedSignature, signature_named
 from mlserve.client.refusals import NotSpoken, refuses_binary, tells_not_ready
 from mlserve.client.retries import CallState
 from mlserve.client.session import ModelSession
@@ -29,7 +27,6 @@ from mlserve.errors import (
     Unavailable,
     UsageError,
 )
-from mlserve.tensors import Signature
 
 _NOT_READY = (InvalidInput, NotFound, Unavailable)
 """Errors by which servers say that a version is not ready."""
@@ -56,29 +53,6 @@ class OipSession(ModelSession):
             return await self._infer_enough(choices, request, state)
         except NotSpoken as error:
             raise error.refusal from error  # such metadata proves that it speaks the API
-
-    async def describe(self, name: str | None, state: CallState) -> AskedSignature:
-        """Return the description; mlserve's own servers give that of any signature, by its name."""
-        metadata = await self.metadata(state, name or "")
-        sent_as = ""
-        if metadata.selectable:
-            sent_as = signature_named(metadata.model, metadata.selectable, name)
-        elif name not in (None, FUNCTION):
-            raise NotFound(
-                f"the server at {self.endpoint} knows no signatures, so not {name!r}: its model "
-                f"{metadata.model} is one nameless function",
-                hint="leave {signature} out",
-            )
-        if not metadata.signatures:
-            raise UsageError(
-                f"the model {metadata.model} has an input or an output of a type that no request "
-                "can carry",
-                hint="see its inputs and outputs with mlserve metadata",
-            )
-        asked = AskedSignature(metadata.model, _of_any_rank(metadata.signatures[0]), sent_as)
-        if sent_as:
-            self._described[sent_as] = asked
-        return asked
 
     async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
         """Return the versions that the metadata lists, each asked whether it is ready."""
@@ -160,9 +134,3 @@ class OipSession(ModelSession):
             return True
         self._declares_binary = BINARY in extensions
         return self._declares_binary
-
-
-def _of_any_rank(signature: Signature) -> Signature:
-    """Return the signature with unknown shapes for [-1], which mlserve writes for any shape."""
-    inputs = (replace(i, shape=None) if i.shape == (None,) else i for i in signature.inputs)
-    return replace(signature, inputs=tuple(inputs))

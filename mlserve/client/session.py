@@ -25,11 +25,9 @@ from mlserve.client.adapter import (
     number_of,
 )
 from mlserve.client.answers import Answer, ModelMetadata, VersionStatus, read_contract
-from mlserve.client.outputs import typed
-from mlserve.client.question import AskedSignature, Question, checked_request, signature_named
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
 from mlserve.client.retries import CallState, with_retries
-from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, NotFound, UsageError
+from mlserve.errors import InferenceFailed, InvalidInput, MlserveError
 from mlserve.wire.headers import (
     CONTRACT,
     MODEL_VERSION,
@@ -85,8 +83,6 @@ class ModelSession(Session, ABC):
         super().__init__(transport)
         self._adapter: Adapter = adapter
         self._model = model
-        self._described: dict[str | None, AskedSignature] = {}
-        self._last_version: int | None = None
 
     @abstractmethod
     async def predict(self, request: ImageRequest, state: CallState) -> Answer:
@@ -96,62 +92,12 @@ class ModelSession(Session, ABC):
     async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
         """Return the versions of the model and their states, latest first."""
 
-    @abstractmethod
-    async def describe(self, name: str | None, state: CallState) -> AskedSignature:
-        """Return what the server says of the signature; None is its default, or only, signature.
-
-        Raises NotFound for an unknown one, and UsageError if there are several, or none.
-        """
-
-    async def infer(self, question: Question, state: CallState) -> Answer:
-        """Return the outputs of a signature, whose description is asked for once, and kept.
-
-        It is asked for again when something does not fit it, here or on the server, and when
-        another version answers.
-        """
-        is_kept = question.signature in self._described
-        asked = await self._description(question.signature, state)
-        try:
-            return await self._ask(asked, question, state)
-        except UsageError as error:
-            if not is_kept or type(error) not in (UsageError, InvalidInput, NotFound):
-                raise
-            now = await self._description(question.signature, state, is_fresh=True)
-            if now == asked:
-                raise
-        return await self._ask(now, question, state)
-
-    async def _description(
-        self, name: str | None, state: CallState, *, is_fresh: bool = False
-    ) -> AskedSignature:
-        if is_fresh:
-            self._described.clear()
-        if name not in self._described:
-            self._described[name] = await self.describe(name, state)
-        return self._described[name]
-
-    async def _ask(self, asked: AskedSignature, question: Question, state: CallState) -> Answer:
-        state.enter("read", "reading the inputs")
-        request = self._request(asked, question)
-        try:
-            answer = await self.send(request, state, is_bounded=False)
-        except NotSpoken as error:
-            raise error.refusal from error  # the description proves that it speaks the API
-        before, self._last_version = self._last_version, answer.version
-        if None not in (before, answer.version) and before != answer.version:
-            asked = await self._description(question.signature, state, is_fresh=True)
-        try:
-            outputs = typed(answer.outputs, asked.signature, request.outputs)
-        except Unreadable as error:
-            raise not_an_answer(self.endpoint, error) from error
-        return replace(answer, outputs=outputs, signature=asked.sent_as)
-
-    def _request(self, asked: AskedSignature, question: Question) -> InferRequest:
-        """Return the request of a question. Raises InvalidInput if the inputs do not fit."""
-        return checked_request(asked, question)
-
     async def metadata(self, state: CallState, signature: str = "") -> ModelMetadata:
-        """Return the model's signatures, with the contract that mlserve's own servers add."""
+        """Return the model's signatures, with the contract that mlserve's own servers add.
+
+        The Open Inference Protocol describes one: the default one, or on mlserve's own servers the
+        named `signature`.
+        """
         call = self._adapter.metadata_call(self._model, signature)
         return await self.ask_with_retries(call, self._read_metadata, state)
 
@@ -219,24 +165,6 @@ class TfsSession(ModelSession):
     async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
         call = self._adapter.status_call(self._model)
         return await self.ask_with_retries(call, self._adapter.read_status, state)
-
-    async def describe(self, name: str | None, state: CallState) -> AskedSignature:
-        metadata = await self.metadata(state)
-        self._last_version = metadata.version
-        for signature in metadata.signatures:
-            asked = AskedSignature(metadata.model, signature, signature.name)
-            self._described[signature.name] = asked
-        names = [signature.name for signature in metadata.signatures]
-        return self._described[signature_named(metadata.model, names, name)]
-
-    def _request(self, asked: AskedSignature, question: Question) -> InferRequest:
-        request = super()._request(asked, question)
-        if self.endpoint.protocol == "rest":
-            from mlserve.client.tfs_rest import require_json_form  # gRPC needs no JSON
-
-            for spec in asked.signature.inputs_in(request.inputs):
-                require_json_form(spec, request.inputs[spec.name])
-        return request
 
     async def _recognise(self, state: CallState) -> None:
         """Over REST, ask for the status first, whose form is unique to this API.
