@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import re
 from typing import Any
 
 import ml_dtypes
@@ -145,15 +146,14 @@ def test_an_optional_input_may_be_left_out(client: Any) -> None:
     assert found.tolist() == [3.0]
     with pytest.raises(InvalidInput, match="needs an input that is missing: 'a'") as caught:
         client.infer({"b": [1]}, signature="lenient", timeout=20)
-    assert caught.value.hint == "it takes a: float32[?], b: float32[?] (optional)" or (
-        client.api == "oip" and "(optional)" in str(caught.value.hint)
-    )
+    shape = "[...]" if client.api == "oip" else "[?]"  # there, one size may be any shape
+    assert caught.value.hint == f"it takes a: float32{shape}, b: float32{shape} (optional)"
 
 
 @pytest.mark.parametrize(
     ("inputs", "said", "hint"),
     [
-        ({"a": [1.0]}, "needs an input that is missing: 'b'", "it takes a: float32[?], b: "),
+        ({"a": [1.0]}, "needs an input that is missing: 'b'", "it takes a: float32, b: float32"),
         ({}, "needs inputs that are missing: 'a', 'b'", "it takes a: "),
         ({"a": [1.0], "B": [1.0]}, "has no input 'B'", "did you mean b?"),
         ({"a": [1.0], "b": [1.0], 3: [1.0]}, "the name of an input is text, not 3", "it takes"),
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused_before_it_is_sent(
         client.infer(inputs, signature="two", timeout=20)
 
     assert said in caught.value.message
-    assert hint.replace("[?]", "") in str(caught.value.hint).replace("[?]", "").replace("[...]", "")
+    assert hint in re.sub(r"\[[?.]+\]", "", str(caught.value.hint))
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
