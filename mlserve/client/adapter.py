@@ -77,8 +77,9 @@ class InferRequest:
     wanted. `classes` names an output of scores whose k best classes are wanted in its place. An
     image is a request with one string, its file (`is_file`).
 
-    The last two are for the Open Inference Protocol over REST. `is_binary`: inputs follow the JSON
-    as raw bytes; else they are in the JSON, files as base64. `wants_binary`: so are the outputs.
+    The last three are for the Open Inference Protocol over REST. `is_binary`: inputs follow the
+    JSON as raw bytes; else they are in the JSON, files as base64. `wants_binary`: so are the
+    outputs. `reads_base64`: the server decodes strings that are marked as base64.
     """
 
     signature: str
@@ -88,6 +89,15 @@ class InferRequest:
     is_file: bool = False
     is_binary: bool = True
     wants_binary: bool = False
+    reads_base64: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAbout:
+    """What a server of the Open Inference Protocol is called, and which extensions it has."""
+
+    name: str
+    extensions: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +149,12 @@ class OipAdapter(Adapter, Protocol):
     """The Open Inference Protocol: metadata lists the versions; each is asked whether it is ready.
 
     `read_versions` returns them as the server writes them, or nothing if it lists none.
-    `extensions_call` asks for the server's protocol extensions; None if the answer would not
-    contain any that this client uses.
+    `about_call` asks for the name of the server and its extensions of the protocol; None if the
+    answer would not contain any that this client uses.
     """
 
-    def extensions_call(self) -> Call | None: ...
-    def read_extensions(self, reply: Reply) -> frozenset[str]: ...
+    def about_call(self) -> Call | None: ...
+    def read_about(self, reply: Reply) -> ServerAbout: ...
     def read_versions(self, reply: Reply) -> tuple[str, ...]: ...
     def ready_call(self, model: ModelRef, version: str) -> Call: ...
     def read_ready(self, reply: Reply) -> bool: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, number_of
+from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, ServerAbout, number_of
 from mlserve.client.answers import Answer, ModelMetadata
 from mlserve.client.codecs import MOST_VALUES, checked
 from mlserve.client.oip import (
@@ -72,11 +72,12 @@ class OipGrpc:
     def read_versions(self, reply: Reply) -> tuple[str, ...]:
         return tuple(parse_message(inference_pb2.ModelMetadataResponse, reply.body).versions)
 
-    def extensions_call(self) -> Call | None:
+    def about_call(self) -> Call | None:
         return None  # raw contents are part of the protocol itself
 
-    def read_extensions(self, reply: Reply) -> frozenset[str]:
-        return frozenset(parse_message(inference_pb2.ServerMetadataResponse, reply.body).extensions)
+    def read_about(self, reply: Reply) -> ServerAbout:
+        about = parse_message(inference_pb2.ServerMetadataResponse, reply.body)
+        return ServerAbout(about.name, frozenset(about.extensions))
 
     def ready_call(self, model: ModelRef, version: str) -> Call:
         request = inference_pb2.ModelReadyRequest(name=model.name, version=version)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, number_of
+from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, ServerAbout, number_of
 from mlserve.client.answers import Answer, ModelMetadata
 from mlserve.client.codecs import MOST_VALUES, checked, excerpt, parse_json, shown
 from mlserve.client.oip import (
@@ -26,10 +26,13 @@ from mlserve.client.oip import (
 )
 from mlserve.client.refusals import Unreadable
 from mlserve.client.tensor import Tensor, Value
+from mlserve.errors import InvalidInput
 from mlserve.tensors import DType
 from mlserve.wire.headers import JSON_LENGTH
 
 _BASE64 = "base64"
+_OVER_GRPC = "ask over gRPC: {protocol grpc}"
+NO_NAN = f"JSON has neither NaN nor infinity; {_OVER_GRPC}"
 BINARY = "binary_tensor_data"
 """The extension that lets tensors follow the JSON of a request."""
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
@@ -44,7 +47,7 @@ class OipRest:
         inputs = request.inputs.items()
         if not request.is_binary:
             tensors = [
-                _described(name, tensor) | _in_json(tensor, is_file=request.is_file)
+                _described(name, tensor) | _in_json(name, tensor, request)
                 for name, tensor in inputs
             ]
             return Call(path, json.dumps(_body(request, seconds, tensors)).encode())
@@ -92,12 +95,13 @@ class OipRest:
         except _WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
 
-    def extensions_call(self) -> Call | None:
+    def about_call(self) -> Call | None:
         return Call("/v2", None)
 
-    def read_extensions(self, reply: Reply) -> frozenset[str]:
+    def read_about(self, reply: Reply) -> ServerAbout:
         try:
-            return frozenset(map(str, parse_json(reply.body)["extensions"]))
+            data = parse_json(reply.body)
+            return ServerAbout(str(data.get("name", "")), frozenset(map(str, data["extensions"])))
         except _WRONG as error:
             raise Unreadable("the metadata of a server", excerpt(reply.body)) from error
 
@@ -130,18 +134,24 @@ def _described(name: str, tensor: Tensor) -> dict[str, Any]:
     return {"name": name, "shape": tensor.shape, "datatype": datatype_of(tensor)}
 
 
-def _in_json(tensor: Tensor, *, is_file: bool) -> dict[str, Any]:
+def _in_json(name: str, tensor: Tensor, request: InferRequest) -> dict[str, Any]:
     """Return the members that hold the elements in JSON: strings as text, or all in base64.
 
-    The name of that encoding is MLServer's.
+    How base64 is marked is MLServer's way. Raises InvalidInput for bytes that are not text and that
+    the server would not decode.
     """
     if tensor.dtype is not DType.BYTES:
         return {"data": tensor.elements}
     try:
-        if not is_file:
+        if not request.is_file:
             return {"data": [item.decode() for item in tensor.strings]}
-    except UnicodeDecodeError:
-        pass  # not text
+    except UnicodeDecodeError as error:
+        if not request.reads_base64:
+            raise InvalidInput(
+                f"input '{name}' has bytes that are not UTF-8, which JSON cannot hold, and this "
+                "server reads nothing else over REST",
+                hint=_OVER_GRPC,
+            ) from error
     data = [base64.b64encode(item).decode("ascii") for item in tensor.strings]
     return {"parameters": {"content_type": _BASE64}, "data": data}
 
@@ -214,6 +224,8 @@ def _flat(name: str, data: Any) -> Iterator[Value]:
             if isinstance(item, list):
                 pending.append(iter(item))
                 break
+            if item is None:
+                raise Unreadable(f"an output {name!r}", "null stands for a number", NO_NAN)
             if not isinstance(item, str | int | float):
                 raise Unreadable(f"an output {name!r}", shown(item))
             yield item

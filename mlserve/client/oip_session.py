@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 
 from mlserve.client import signature_choice
 from mlserve.client.adapter import (
@@ -14,7 +15,7 @@ from mlserve.client.adapter import (
     number_of,
 )
 from mlserve.client.answers import Answer, VersionStatus
-from mlserve.client.oip_rest import BINARY
+from mlserve.client.oip_rest import BINARY, NO_NAN
 from mlserve.client.refusals import NotSpoken, refuses_binary, tells_not_ready
 from mlserve.client.retries import CallState
 from mlserve.client.session import ModelSession
@@ -27,7 +28,11 @@ from mlserve.errors import (
     Unavailable,
     UsageError,
 )
+from mlserve.tensors import DType
 
+_MLSERVER = "mlserver"
+"""The name that MLServer gives itself; its content type base64 is its own."""
+_FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 _NOT_READY = (InvalidInput, NotFound, Unavailable)
 """Errors by which servers say that a version is not ready."""
 
@@ -42,6 +47,7 @@ class OipSession(ModelSession):
         self._choices: SignatureChoices | None = None
         self._is_binary: bool | None = None
         self._declares_binary = False
+        self._reads_base64 = False
         self._has_answered = False
 
     async def predict(self, request: ImageRequest, state: CallState) -> Answer:
@@ -100,9 +106,22 @@ class OipSession(ModelSession):
         self, request: InferRequest, state: CallState, *, is_bounded: bool = True
     ) -> Answer:
         """Return the answer; retry once in JSON if the server cannot read binary after all."""
+        try:
+            return await self._send(request, state, is_bounded=is_bounded)
+        except InvalidInput as error:
+            if self.endpoint.protocol == "rest" and not self._is_binary and _has_nan(request):
+                error.hint = NO_NAN
+            raise
+
+    async def _send(self, request: InferRequest, state: CallState, *, is_bounded: bool) -> Answer:
         is_binary = await self._takes_binary(state)
         wants_binary = is_binary and self._declares_binary and not request.is_file
-        request = replace(request, is_binary=is_binary, wants_binary=wants_binary)
+        request = replace(
+            request,
+            is_binary=is_binary,
+            wants_binary=wants_binary,
+            reads_base64=self._reads_base64,
+        )
         try:
             answer = await super().send(request, state, is_bounded=is_bounded)
         except MlserveError as error:
@@ -125,12 +144,19 @@ class OipSession(ModelSession):
         return self._is_binary
 
     async def _learn_binary(self, state: CallState) -> bool:
-        call = self._adapter.extensions_call()
+        call = self._adapter.about_call()
         if call is None:
             return True
         try:
-            extensions = await self.ask_with_retries(call, self._adapter.read_extensions, state)
+            about = await self.ask_with_retries(call, self._adapter.read_about, state)
         except (NotSpoken, UsageError, InferenceFailed):
             return True
-        self._declares_binary = BINARY in extensions
+        self._declares_binary = BINARY in about.extensions
+        self._reads_base64 = about.name == _MLSERVER
         return self._declares_binary
+
+
+def _has_nan(request: InferRequest) -> bool:
+    """Return whether an input has a number that JSON does not have: NaN or an infinity."""
+    floats = (tensor for tensor in request.inputs.values() if tensor.dtype in _FLOATS)
+    return not all(isfinite(value) for tensor in floats for value in tensor.elements)

@@ -87,14 +87,28 @@ def test_binary_goes_to_a_rest_server_that_declares_it_and_comes_back(over_rest:
         assert ("data" in model.sent[0]["d"][2]) is not reads_binary
 
 
-def test_strings_in_json_are_text_or_else_base64(over_rest: Any) -> None:
-    model = TensorEcho([("s", "BYTES", [-1])], reads_binary=False, content_type="base64")
+def test_strings_in_json_are_text_or_else_what_mlserver_reads(over_rest: Any) -> None:
+    model = TensorEcho(
+        [("s", "BYTES", [-1])], reads_binary=False, content_type="base64", name="mlserver"
+    )
     with Client(over_rest(model), model=MODEL, api="oip") as client:
         for value in (["a", "é"], [b"\xff\0", "a"]):
             found = client.infer({"s": value}, timeout=20)
             assert found["s"].tolist() == [v.encode() if isinstance(v, str) else v for v in value]
     assert model.sent[0]["s"][2]["data"] == ["a", "é"]
     assert model.sent[1]["s"][2]["parameters"] == {"content_type": "base64"}
+
+
+def test_bytes_that_a_server_would_take_for_text_are_not_sent(over_rest: Any) -> None:
+    """KServe hands base64 to its model as it is."""
+    model = TensorEcho([("s", "BYTES", [-1])], reads_binary=False, name="kserve")
+    with (
+        Client(over_rest(model), model=MODEL, api="oip") as client,
+        pytest.raises(InvalidInput, match="'s' has bytes that are not UTF-8") as caught,
+    ):
+        client.infer({"s": [b"\xff"]}, timeout=20)
+    assert caught.value.hint == 'ask over gRPC: protocol="grpc"'
+    assert not model.sent
 
 
 def test_nan_in_json_and_what_stands_for_it(over_rest: Any) -> None:
@@ -104,8 +118,13 @@ def test_nan_in_json_and_what_stands_for_it(over_rest: Any) -> None:
         found = client.infer({"d": [NAN, INF, -INF]}, timeout=20)
         np.testing.assert_array_equal(found["d"], [NAN, INF, -INF])
         model._in_json = lambda *_: {"data": [None]}  # type: ignore[method-assign]
-        with pytest.raises(InferenceFailed, match="not an output 'd': None"):
+        with pytest.raises(InferenceFailed, match="'d': null stands for a number") as caught:
             client.infer({"d": [NAN]}, timeout=20)
+        assert 'ask over gRPC: protocol="grpc"' in str(caught.value.hint)
+        model.refusals = [Refusal("INVALID_ARGUMENT", "json_invalid: unexpected character")]
+        with pytest.raises(InvalidInput, match="unexpected character") as refused:
+            client.infer({"d": [NAN]}, timeout=20)
+    assert 'ask over gRPC: protocol="grpc"' in str(refused.value.hint)
 
 
 def test_what_a_server_does_not_declare_goes_as_it_is_in_python(serve: Any) -> None:

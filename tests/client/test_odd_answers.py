@@ -38,7 +38,7 @@ READ: tuple[Callable[[Reply], object], ...] = (
     lambda reply: TfsRest().read_metadata(ModelRef("m", None), reply),
     OipRest().read_answer,
     OipRest().read_versions,
-    OipRest().read_extensions,
+    OipRest().read_about,
     OipRest().read_ready,
     lambda reply: OipRest().read_metadata(ModelRef("m", None), reply),
 )

@@ -47,6 +47,7 @@ class TensorEcho:
     reads_binary: bool = True
     nests: bool = False
     content_type: str | None = None
+    name: str = "stranger"
     version: str = "7"
     refusals: list[Refusal] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -74,7 +75,7 @@ class TensorEcho:
             extensions = ["binary_tensor_data"] if self.reads_binary else []
             return (
                 200,
-                json.dumps({"name": "s", "version": "1", "extensions": extensions}).encode(),
+                json.dumps({"name": self.name, "version": "1", "extensions": extensions}).encode(),
                 {},
             )
         if not path.startswith(f"/v2/models/{MODEL}"):
