@@ -74,8 +74,8 @@ class AsyncClient:
     server does not know the first.
 
     `token` is sent with each request; a UserWarning is given if that crosses a network without TLS.
-    `retries` apply to `predict` and `metadata`. `max_answer_bytes` limits the size of an answer.
-    `traceparent` is the W3C trace that the calls belong to; None takes the environment's
+    `retries` apply to all calls but `status` and `load`. `max_answer_bytes` limits the size of an
+    answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
     TRACEPARENT, else each call begins a trace.
 
         async with AsyncClient("127.0.0.1:8500") as client:

@@ -32,6 +32,7 @@ class Client:
         with mlserve.Client("127.0.0.1:8500", model="inception_v3") as client:
             answer = client.predict("horse.jpg", timeout=5)
             print(answer.label, answer.scores[0].score)
+            outputs = client.infer({"x": [[5.1, 3.5, 1.4, 0.2]]}, timeout=5)  # of another model
 
     `endpoint` is `host:port` (gRPC) or `http://host:port` (REST), with TLS `grpcs://` or
     `https://`. The other parameters are those of `AsyncClient`: `protocol`, `model`, `version`,

@@ -12,7 +12,7 @@ from mlserve.client.answers import Answer
 from mlserve.client.oip import FUNCTION
 from mlserve.client.outputs import typed
 from mlserve.client.question import AskedSignature, Question, checked_request, signature_named
-from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer
+from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
 from mlserve.client.retries import CallState
 from mlserve.client.session import ModelSession, TfsSession
 from mlserve.errors import InvalidInput, NotFound, UsageError
@@ -121,7 +121,12 @@ class OipInference(Inference):
     """The Open Inference Protocol: one nameless function, or one signature of our own servers."""
 
     async def _describe(self, name: str | None, state: CallState) -> None:
-        metadata = await self._session.metadata(state, name or "")
+        try:
+            metadata = await self._session.metadata(state, name or "")
+        except NotFound as error:
+            if refuses_signature(error):  # the server's message names those that there are
+                error.hint = "choose one of them with {signature NAME}"
+            raise
         sent_as = ""
         if metadata.selectable:
             sent_as = signature_named(metadata.model, metadata.selectable, name)

@@ -16,6 +16,7 @@ from mlserve.client.oip import (
 from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
 from mlserve.client.tensor import Tensor
+from mlserve.errors import UsageError, shortened
 from mlserve.wire.headers import OPTIONAL, SIGNATURE, SIGNATURES, own_header
 from mlserve.wire.proto import inference_pb2
 from mlserve.wire.services import INFERENCE, method_path
@@ -59,6 +60,12 @@ class OipGrpc:
 
     def metadata_call(self, model: ModelRef, signature: str = "") -> Call:
         request = inference_pb2.ModelMetadataRequest(name=model.name, version=_version(model))
+        if not (signature.isascii() and signature.isprintable()):
+            raise UsageError(
+                f"the name of the signature {shortened(signature)!r} does not fit into a header of "
+                "gRPC, which is ASCII",
+                hint="ask over REST, {protocol rest}, or {api tfs}",
+            )
         headers = {SIGNATURE: signature} if signature else {}
         return Call(method_path(INFERENCE, "ModelMetadata"), request.SerializeToString(), headers)
 

@@ -191,6 +191,8 @@ def test_the_signature_is_the_default_one_or_named(client: Any) -> None:
     with pytest.raises(NotFound, match="twoo") as caught:
         client.infer({"a": [1.0]}, signature="twoo", timeout=20)
     assert "two" in f"{caught.value.message} {caught.value.hint}"
+    with pytest.raises(UsageError, match="é"):
+        client.infer({"a": [1.0]}, signature="é", timeout=20)
     with pytest.raises(UsageError, match=r"signature must be a name, not \['two'\]"):
         client.infer({}, signature=["two"], timeout=20)
 
