@@ -1,7 +1,8 @@
 """Decoding shared by the adapters: outputs and JSON, with limits on memory.
 
-`most_values` bounds an answer about an image or a model. It is None for the outputs of any other
-signature, which the caller has asked for: `max_answer_bytes` bounds them.
+`most_values` bounds an answer about an image or a model. For the outputs of any other signature,
+which the caller has asked for, it is None: what bounds them is their size on the wire, and in JSON
+`MOST_OF_TENSORS`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ MOST_VALUES = 1_000_000
 
 Parsing takes 60 to 230 bytes for each, and blocks the whole process meanwhile.
 """
+MOST_OF_TENSORS = 2**24
+"""More values than JSON of outputs should have: they take a gigabyte, and seconds to parse."""
 _BEFORE_A_VALUE = (b",", b"[", b"{")
 _EXCERPT = 200
 """Bytes of a body that a message shows."""
@@ -47,7 +50,7 @@ def element_count(name: str, shape: tuple[int, ...], most_values: int | None) ->
     return size
 
 
-def parse_json(body: bytes, most_values: int | None = MOST_VALUES) -> dict[str, Any]:
+def parse_json(body: bytes, most_values: int = MOST_VALUES) -> dict[str, Any]:
     """Return the JSON object in `body`. Raises Unreadable, also above `most_values` values."""
     data = parse_any_json(body, most_values)
     if not isinstance(data, dict):
@@ -55,13 +58,13 @@ def parse_json(body: bytes, most_values: int | None = MOST_VALUES) -> dict[str, 
     return data
 
 
-def parse_any_json(body: bytes, most_values: int | None = MOST_VALUES) -> Any:
+def parse_any_json(body: bytes, most_values: int = MOST_VALUES) -> Any:
     """Return the JSON value in `body`. Raises Unreadable, also above `most_values` values.
 
     Bytes that are not UTF-8, which TensorFlow Serving writes into strings as they are, become lone
     surrogates.
     """
-    if most_values is not None and sum(map(body.count, _BEFORE_A_VALUE)) > most_values:
+    if sum(map(body.count, _BEFORE_A_VALUE)) > most_values:
         raise Unreadable(f"JSON of at most {most_values} values", excerpt(body))
     try:
         return _loaded(body)

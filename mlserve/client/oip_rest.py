@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, ServerAbout, number_of
 from mlserve.client.answers import Answer, ModelMetadata
-from mlserve.client.codecs import MOST_VALUES, checked, excerpt, parse_json, shown
+from mlserve.client.codecs import MOST_OF_TENSORS, MOST_VALUES, checked, excerpt, parse_json, shown
 from mlserve.client.oip import (
     DTYPES,
     Declared,
@@ -63,7 +63,7 @@ class OipRest:
     def read_answer(self, reply: Reply, *, is_bounded: bool = True) -> Answer:
         size, most = _json_size(reply), MOST_VALUES if is_bounded else None
         head, binary = reply.body[:size], reply.body[size:]
-        data = parse_json(head, most)
+        data = parse_json(head, MOST_VALUES if is_bounded else MOST_OF_TENSORS)
         try:
             outputs = dict(_outputs(data["outputs"], binary, most))
             version = number_of(str(data.get("model_version", "")))

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.client.adapter import InferRequest
+from mlserve.client.signature_choice import DEFAULT_SIGNATURE
 from mlserve.client.tensor import Tensor
 from mlserve.client.values import plain, tensor_of
 from mlserve.errors import InvalidInput, NotFound, UsageError, shortened
 from mlserve.hints import did_you_mean
 from mlserve.tensors import DType, Signature, TensorSpec
-
-DEFAULT_SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply
 from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
-from mlserve.client.codecs import MOST_VALUES, excerpt, parse_json, shown
+from mlserve.client.codecs import MOST_OF_TENSORS, MOST_VALUES, excerpt, parse_json, shown
 from mlserve.client.refusals import Unreadable
 from mlserve.client.tensor import Tensor, Value, nested
 from mlserve.errors import InvalidInput
@@ -32,7 +32,7 @@ class TfsRest:
         return Call(_path(model) + ":predict", json.dumps(body).encode())
 
     def read_answer(self, reply: Reply, *, is_bounded: bool = True) -> Answer:
-        data = parse_json(reply.body, MOST_VALUES if is_bounded else None)
+        data = parse_json(reply.body, MOST_VALUES if is_bounded else MOST_OF_TENSORS)
         outputs = data.get("outputs")
         if outputs is None:
             raise Unreadable("a predict answer with outputs", excerpt(reply.body))

@@ -10,7 +10,9 @@ import pytest
 
 from mlserve import Client, InferenceFailed, InvalidInput, NotFound, UsageError
 from mlserve.client.adapter import Reply
+from mlserve.client.oip_rest import OipRest
 from mlserve.client.outputs import typed, values_of
+from mlserve.client.refusals import Unreadable
 from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.client.tfs_rest import TfsRest
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -270,8 +272,6 @@ def test_json_of_tensorflow_serving() -> None:
     ],
 )
 def test_json_that_does_not_fit_the_metadata_is_an_error(body: bytes, dtype: DType) -> None:
-    from mlserve.client.refusals import Unreadable
-
     with pytest.raises(Unreadable):
         over_rest_of_tfs(body, one("y", dtype, None))
 
@@ -308,10 +308,13 @@ def test_protobuf_of_tensorflow_serving() -> None:
 
 
 def test_more_values_than_an_answer_about_an_image_has(over_rest: Any) -> None:
-    """What the caller has asked for is bounded by max_answer_bytes alone."""
+    """What the caller has asked for may be large; a stranger's JSON has its limit all the same."""
     count = 1_200_000
     body = json.dumps({"outputs": [0] * count}).encode()
     assert over_rest_of_tfs(body, one("y", DType.INT8, None))["y"].shape == (count,)
+    for read in (TfsRest().read_answer, OipRest().read_answer):
+        with pytest.raises(Unreadable, match="JSON of at most 16777216 values"):
+            read(Reply(b'{"outputs": [' + b"[]," * 2**23 + b"[]]}"), is_bounded=False)
     model = TensorEcho([("h", "INT8", [-1])], is_raw=False)
     with Client(over_rest(model), model=MODEL, api="oip", max_answer_bytes=1000) as client:
         client.infer({"h": np.zeros(10, np.int8)}, timeout=20)
