@@ -20,7 +20,7 @@ from mlserve.store import VersionPolicy, check_version
 if TYPE_CHECKING:
     from mlserve.asgi.mounted import MountedServer
 
-_OF_THE_PORT = (
+OF_THE_PORT = (
     *("header_timeout", "max_connections", "log_format"),
     *("tls_cert", "tls_key", "tls_client_ca"),
 )
@@ -118,7 +118,7 @@ def _settings(values: Mapping[str, Any]) -> tuple[LoadOptions, ServerSettings]:
                 f"{name!r} is not a setting of a server",
                 hint=did_you_mean(name, known) + "docs/reference/settings.md lists them",
             )
-        if name in _OF_THE_PORT:
+        if name in OF_THE_PORT:
             raise UsageError(
                 f"{name} cannot be set here: the port and the log belong to the ASGI server",
                 hint="set it there; docs/web-frameworks.md says what holds in its place",
