@@ -193,7 +193,7 @@ class MountedServer:
         run = self._run
         if run is None or (run.is_lost and not self._is_managed):
             run = self._start()
-            _log.info("loading %s at the first request: no lifespan has", ", ".join(self.models))
+            _log.info("loading %s at the first request, as no lifespan did", ", ".join(self.models))
             await asyncio.sleep(0)  # until then it knows no model, and would call itself ready
         return run
 
