@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from fastapi import FastAPI
 
 import mlserve.server
 from mlserve import (
@@ -30,6 +32,7 @@ from mlserve.artifact import Artifact
 from mlserve.asgi import mounted
 from mlserve.asgi.mounted import MountedServer
 from mlserve.server.engine.engine import Engine
+from mlserve.server.telemetry.log import TextFormatter
 from mlserve.testing.processes import launched, wait_until
 from tests.conftest import Export
 from tests.harness.echo import PHOTO
@@ -246,6 +249,16 @@ def test_a_call_from_another_loop_is_answered_by_the_loop_of_the_server(export: 
         asyncio.run(serving.predict(PHOTO))
 
 
+def test_a_blocking_view_of_django_asks_through_asgiref(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount()
+
+    def view() -> str:
+        return async_to_sync(serving.predict)(PHOTO, timeout=5).label
+
+    assert _during(serving, sync_to_async(view)) == "sorrel"
+
+
 def test_several_models_share_one_engine_and_are_asked_by_name(export: Export) -> None:
     export("one", label="ox")
     export("two")
@@ -308,3 +321,50 @@ def test_a_new_version_is_taken_while_it_serves(export: Export) -> None:
         assert (await serving.predict(PHOTO, version=2)).label == "ox"
 
     _during(serving, ask)
+
+
+def test_two_servers_run_side_by_side(export: Export) -> None:
+    export("one", label="ox")
+    export("two")
+    one, two = mlserve.server.mount("one"), mlserve.server.mount("two")
+
+    async def ask() -> None:
+        async with one, two:
+            answers = await asyncio.gather(one.predict(PHOTO), two.predict(PHOTO))
+        assert [answer.label for answer in answers] == ["ox", "sorrel"]
+
+    asyncio.run(ask())
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
+def test_the_test_client_of_a_framework_runs_the_lifespan_each_time(export: Export) -> None:
+    from starlette.testclient import TestClient
+
+    export()
+    serving = mlserve.server.mount()
+    app = FastAPI(lifespan=serving.lifespan)
+    app.mount("/ml", serving)
+
+    for _ in range(2):
+        with TestClient(app) as client:
+            answer = client.post("/ml/v1/models/m:predict", content=PHOTO)
+            assert answer.json() == {"predictions": ["sorrel"]}
+        assert not serving.is_ready
+
+
+def test_the_log_names_what_failed_in_a_format_of_mlserve(
+    export: Export, caplog: pytest.LogCaptureFixture
+) -> None:
+    export()
+    serving = mlserve.server.mount()
+    caplog.set_level("INFO")
+
+    async def ask() -> None:
+        with pytest.raises(NotAnImage):
+            await serving.predict(b"bad")
+
+    _during(serving, ask)
+    (record,) = (found for found in caplog.records if found.name == "mlserve.request")
+    line = TextFormatter().format(record)
+    assert " INFO predict failed code=not_an_image error=" in line
+    assert " transport=direct path=predict model=m version=1 " in line

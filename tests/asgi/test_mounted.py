@@ -80,6 +80,7 @@ def test_each_worker_has_models_of_its_own(run: Run) -> None:
 
     def ask(_: object) -> int:
         assert web.post("/direct").json() == {"label": "sorrel", "version": 1}
+        assert web.get("/blocking").json() == {"label": "sorrel", "version": 1}
         assert web.post("/ml" + PREDICT).json() == {"predictions": ["sorrel"]}
         return int(web.get("/process").json())
 
