@@ -113,7 +113,7 @@ class MountedServer:
         elif scope["type"] == "websocket":
             await WebSocketClose()(scope, receive, send)
         else:
-            run = await self._running()
+            run = self._running()
             is_here = run.loop is asyncio.get_running_loop()
             await (run.app if is_here else error_response(_elsewhere()))(scope, receive, send)
 
@@ -181,26 +181,25 @@ class MountedServer:
 
         The call is a task of its own, as it has a record of its own. Raises MlserveError.
         """
-        run = await self._running()
+        run = self._running()
         if run.loop is asyncio.get_running_loop():
             return await asyncio.create_task(ask(run.parts))
         if not run.loop.is_running():
             raise _elsewhere()
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ask(run.parts), run.loop))
 
-    async def _running(self) -> _Run:
+    def _running(self) -> _Run:
         """Return the current run; without a lifespan, a request begins it."""
         run = self._run
         if run is None or (run.is_lost and not self._is_managed):
             run = self._start()
             _log.info("loading %s at the first request, as no lifespan did", ", ".join(self.models))
-            await asyncio.sleep(0)  # until then it knows no model, and would call itself ready
         return run
 
     def _start(self) -> _Run:
-        if self._run is not None:
-            self._run.parts.engine.close()
-        self._run = _Run(self._models, self._settings, self._threads)
+        before, self._run = self._run, _Run(self._models, self._settings, self._threads)
+        if before is not None and not before.is_over:
+            self._run.replace(before)
         return self._run
 
 
@@ -216,6 +215,7 @@ class _Run:
         self.app = self.parts.rest_app()
         self.is_over = False
         self._failed_at: float | None = None
+        self._replacing: asyncio.Task[None] | None = None
         self._serving = self.loop.create_task(self.parts.serve_models(models))
         self._serving.add_done_callback(self._note_failure)
 
@@ -233,7 +233,6 @@ class _Run:
 
     async def wait_ready(self) -> None:
         """Wait until every model is served. Raises the error of one that cannot be."""
-        await asyncio.sleep(0)  # see `MountedServer._running`
         while not self.parts.is_ready:
             self._changed.clear()
             change = asyncio.create_task(self._changed.wait())
@@ -241,6 +240,13 @@ class _Run:
             change.cancel()
             if self._serving.done():
                 self._serving.result()
+
+    def replace(self, before: _Run) -> None:
+        """Free what a run holds that failed, or whose loop has ended without its stop."""
+        if before.loop is self.loop:
+            self._replacing = self.loop.create_task(before.stop())
+        else:
+            before.parts.engine.close()
 
     async def stop(self) -> None:
         """Finish the requests in flight, within the drain timeout, and unload the models."""
