@@ -84,7 +84,7 @@ class MountedServer:
             yield
 
     async def __aenter__(self) -> Self:
-        if self._is_managed and self._run is not None and not self._run.is_over:
+        if self._is_managed and self._run is not None and self._run.is_on:
             raise UsageError(
                 f"{self!r} is already started", hint="start it once, in the outermost application"
             )
@@ -222,7 +222,12 @@ class _Run:
     @property
     def is_ready(self) -> bool:
         """Whether a request to each model would be served now."""
-        return not self.is_lost and not self.is_over and self.parts.is_ready
+        return self.is_on and self.parts.is_ready
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it has been neither stopped nor left behind by its loop."""
+        return not self.is_over and not self.loop.is_closed()
 
     @property
     def is_lost(self) -> bool:
