@@ -134,7 +134,7 @@ async def predict(
         timings=_timings(record, read, time.monotonic() - began),
         has_random_weights=found.has_random_weights,
         request_id=record.request_id,
-        trace_id=record.trace.trace_id,
+        trace_id=record.span.trace_id,
         shortfall=found.shortfall,
     )
 
@@ -179,11 +179,8 @@ def _signatures_seen(
     parts: ServerParts, target: Target, look: Callable[[Mapping[str, Signature]], Result]
 ) -> Result:
     """Return what `look` finds in the signatures of the version that would answer now."""
-    loaded = parts.models.lease(target.model, target.version)
-    try:
+    with parts.models.lease(target.model, target.version) as loaded:
         return look(loaded.runner.signatures)
-    finally:
-        loaded.release()
 
 
 def _require_outputs(signature: Signature, wanted: Sequence[str]) -> None:
