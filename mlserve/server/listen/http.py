@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+from urllib.parse import quote, unquote_to_bytes
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -22,7 +22,6 @@ from mlserve.errors import (
     MlserveError,
     NotAllowed,
     NotFound,
-    Overloaded,
     UsageError,
 )
 from mlserve.server.body_memory import BodyMemory
@@ -43,11 +42,9 @@ from mlserve.wire.headers import (
     MODEL_VERSION,
     RANDOM_WEIGHTS,
     REQUEST_TIMEOUT_MS,
-    RETRY_AFTER,
-    RETRY_AFTER_MS,
     over_http,
 )
-from mlserve.wire.status import http_status
+from mlserve.wire.status import http_status, retry_headers
 
 _TIMEOUTS = (REQUEST_TIMEOUT_MS, ENVOY_TIMEOUT_MS)
 """Headers with the milliseconds that the client waits; the smallest value applies."""
@@ -55,6 +52,8 @@ _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _MOST_SHOWN = 40
 """Characters of a header that an error quotes."""
 _CLIENT_CLOSED_REQUEST = 499
+_PATH_MARKS = "/:@!$&'()*+,;=~"
+"""What a path may hold as it is, besides letters, digits and `-._` (RFC 3986, section 3.3)."""
 
 Result = TypeVar("Result")
 
@@ -117,8 +116,8 @@ class RestApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        path = scope["raw_path"].decode("ascii", "replace")
-        operation = self.operation(path)
+        path, below = raw_paths(scope)
+        operation = self.operation(below)
         route = operation.route(request.method, path)
         record = self._telemetry.begin(route, request.headers.get)
         self._in_flight.take(record)
@@ -127,8 +126,11 @@ class RestApp:
             response = await self._answer(request, operation, record)
             headers = (*self._headers, *record.headers())
             response.raw_headers += [(k.encode(), v.encode()) for k, v in headers]
-            must_linger = is_late or response.headers.get("connection") == "close"
-            if self._in_flight.is_draining:
+            is_http_1 = scope["http_version"].startswith("1")
+            if not is_http_1:
+                del response.headers["connection"]  # HTTP/2 forbids it (RFC 9113, section 8.2.2)
+            must_linger = is_http_1 and (is_late or response.headers.get("connection") == "close")
+            if self._in_flight.is_draining and is_http_1:
                 # Makes the client, or the load balancer in front of it, turn to another server.
                 response.headers["connection"] = "close"
             if must_linger:
@@ -161,6 +163,30 @@ class RestApp:
             return error_response(failure)
         record.answered()
         return response
+
+
+def raw_paths(scope: Scope) -> tuple[str, str]:
+    """Return the request's path as it was sent, and the part of it below ASGI's `root_path`.
+
+    A framework that mounts this application at `/ml` leaves the path whole and says `/ml` in
+    `root_path`, decoded. A server need not tell the raw path: it is then made from the decoded one.
+    """
+    raw: bytes = scope.get("raw_path") or quote(scope["path"], safe=_PATH_MARKS).encode()
+    root: bytes = scope.get("root_path", "").rstrip("/").encode()
+    place = _end_of(root, raw) if root else 0
+    return raw.decode("ascii", "replace"), raw[place:].decode("ascii", "replace")
+
+
+def _end_of(root: bytes, raw: bytes) -> int:
+    """Return where the escaped path `raw` has spelt out `root`; 0 if it does not begin with it."""
+    place = 0
+    for byte in root:
+        is_escape = raw[place : place + 1] == b"%"
+        piece = raw[place : place + (3 if is_escape else 1)]
+        if unquote_to_bytes(piece) != bytes((byte,)):
+            return 0
+        place += len(piece)
+    return place if raw[place : place + 1] in (b"", b"/") else 0
 
 
 async def _no_such_path(request: Request) -> Response:
@@ -217,18 +243,15 @@ def contract_headers(contract: str) -> dict[str, str]:
 def error_response(error: MlserveError) -> Response:
     """Return `{"error": "<message>"}` with the status code and headers that go with the error.
 
-    `Retry-After`, in whole seconds, and `Retry-After-Ms` say when the part that refused the
-    request, usually the engine, expects to have room (`Overloaded.retry_after`).
+    The headers of a refusal say when the part that refused, usually the engine, expects to have
+    room.
     """
     body = json.dumps({"error": error_text(error)}).encode()
-    status, headers = http_status(error), {}
+    status, headers = http_status(error), retry_headers(error)
     if isinstance(error, MethodNotAllowed):
         status, headers["Allow"] = 405, error.allowed
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
         headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
-    elif isinstance(error, Overloaded) and error.retry_after is not None:
-        headers[RETRY_AFTER] = str(math.ceil(error.retry_after))
-        headers[RETRY_AFTER_MS] = str(math.ceil(error.retry_after * 1000))
     if isinstance(error, BodyTooLarge | NoRoom):  # the rest of the body has not been read
         headers["Connection"] = "close"
     return Response(body, status, headers, "application/json")
