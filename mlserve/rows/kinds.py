@@ -1,0 +1,116 @@
+"""What an input file is, by its name or its content: an image, or a table in some format."""
+
+from __future__ import annotations
+
+import io
+import json
+from enum import StrEnum
+from pathlib import PurePath
+from typing import BinaryIO
+
+from mlserve.errors import UsageError
+
+STDIN = "-"
+_LOOKED_AT = 2**16
+_DELIMITERS = b",;\t"
+_ARRAY_MAGIC = (b"\x93NUMPY", b"PK\x03\x04")
+
+
+class Kind(StrEnum):
+    """What a file holds. A JSON file is an array of objects, or a whole request."""
+
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+    JSON = "json"
+    NPY = "npy"
+    NPZ = "npz"
+    IMAGE = "image"
+
+
+_SUFFIXES = {
+    **{f".{kind}": kind for kind in Kind if kind is not Kind.IMAGE},
+    ".ndjson": Kind.JSONL,
+}
+
+
+def kind_by_name(name: str) -> Kind:
+    """Return what the suffix says; a file with any other suffix is an image."""
+    return _SUFFIXES.get(PurePath(name).suffix.lower(), Kind.IMAGE)
+
+
+def kind_by_content(start: bytes) -> Kind:
+    """Return what a stream holds by its first bytes; what looks like no table is an image.
+
+    A table starts with an object or an array of JSON, or its first line is text with a comma, a
+    semicolon or a tab in it.
+    """
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(_ARRAY_MAGIC[0]):
+        return Kind.NPY
+    if start.startswith(_ARRAY_MAGIC[1]):
+        return Kind.NPZ
+    if text.startswith(b"["):
+        return Kind.JSON
+    if text.startswith(b"{"):
+        return _kind_of_objects(text)
+    line, newline, _ = text.partition(b"\n")
+    is_line = bool(newline) and any(mark in line for mark in _DELIMITERS)
+    return Kind.CSV if is_line and _is_text(line) else Kind.IMAGE
+
+
+def _kind_of_objects(text: bytes) -> Kind:
+    """Return JSONL if the first line is a whole object that is not a request, else JSON."""
+    try:
+        first = json.loads(text.partition(b"\n")[0])
+    except (ValueError, RecursionError):
+        return Kind.JSON
+    is_request = isinstance(first, dict) and ("instances" in first or "inputs" in first)
+    return Kind.JSON if is_request else Kind.JSONL
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(char.isprintable() or char in "\t\r" for char in text)
+
+
+class Stdin(io.RawIOBase):
+    """Standard input whose first bytes can be looked at before it is read.
+
+    It is unbuffered: a buffer locked by a stalled reader would abort the process at exit.
+    """
+
+    name = 0
+
+    def __init__(self) -> None:
+        self._raw: BinaryIO = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
+        self._start = b""
+
+    def peek(self) -> bytes:
+        """Return the beginning, as far as it is there; waits for the first bytes.
+
+        Raises UsageError if it cannot be read.
+        """
+        if not self._start:
+            try:
+                self._start = self._raw.read(_LOOKED_AT) or b""
+            except OSError as error:
+                raise UsageError(
+                    f"standard input cannot be read: {error.strerror}",
+                    hint="give the path of a file",
+                ) from error
+        return self._start
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        if not self._start:
+            return self._raw.readinto(buffer) or 0  # type: ignore[attr-defined]
+        size = min(len(buffer), len(self._start))
+        buffer[:size] = self._start[:size]
+        self._start = self._start[size:]
+        return size

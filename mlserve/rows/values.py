@@ -1,0 +1,91 @@
+"""Outputs as data and as text: plain lists, the shortest digits of a float, one cell of a table."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from mlserve.rows.cells import BYTES_KEY
+from mlserve.tensors import DType, TensorSpec
+
+_PACKED = {DType.FLOAT32: "f", DType.FLOAT16: "e", DType.BFLOAT16: "f"}
+_MOST_DIGITS = 9
+"""Decimal digits that tell any two float32 apart (IEEE 754)."""
+
+
+def plain(value: Any, spec: TensorSpec | None) -> Any:
+    """Return an output as lists and values that JSON can hold.
+
+    A float32 has the digits that tell it apart from its neighbours, and no more: 0.1, not
+    0.10000000149011612. Bytes that are not UTF-8 become {"b64": ...}.
+    """
+    shorten = _shortener(spec)
+    return _plain(value.tolist() if hasattr(value, "tolist") else value, shorten)
+
+
+def cell(value: Any) -> str:
+    """Return a plain value as one cell of a table; lists are JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"
+    if isinstance(value, float | int):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: Any, shorten: Callable[[float], float]) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item, shorten) for item in value]
+    if isinstance(value, float):
+        return shorten(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {BYTES_KEY: base64.b64encode(value).decode()}
+    if isinstance(value, str):
+        return value if value.isprintable() else _utf8(value)
+    return value
+
+
+def _utf8(text: str) -> Any:
+    """Return the text; {"b64": ...} if surrogates in it stand for bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raw = text.encode(errors="surrogateescape")
+        return {BYTES_KEY: base64.b64encode(raw).decode()}
+    return text
+
+
+def _shortener(spec: TensorSpec | None) -> Callable[[float], float]:
+    code = None if spec is None else _PACKED.get(spec.dtype)
+    if code is None:
+        return float
+    pack = struct.Struct(code).pack
+
+    def shorten(value: float) -> float:
+        try:
+            packed = pack(value)
+        except OverflowError:
+            return value  # the server says another type than it sends
+        for digits in range(6, _MOST_DIGITS):
+            short = float(f"{value:.{digits}g}")
+            if math.isfinite(short) and pack_or_none(short) == packed:
+                return short
+        return value if math.isnan(value) else float(f"{value:.{_MOST_DIGITS}g}")
+
+    def pack_or_none(value: float) -> bytes | None:
+        try:
+            return pack(value)
+        except OverflowError:
+            return None  # rounding to fewer digits made it too large
+
+    return shorten
