@@ -64,32 +64,39 @@ def text_reader(dtype: DType) -> Callable[[str], Any]:
 
 def nested_reader(dtype: DType) -> Callable[[str], Any]:
     """Return the function that reads a cell of text that holds one value or a JSON array."""
-    read_one = text_reader(dtype)
+    read_one, read_values = text_reader(dtype), value_reader(dtype)
 
     def read(cell: str) -> Any:
         if not cell.lstrip().startswith("["):
             return read_one(cell)
         try:
-            return checked(json.loads(cell), dtype)
+            return read_values(json.loads(cell))
         except (json.JSONDecodeError, RecursionError) as error:
             raise WrongCell(f"'{shortened(cell)}' is not a JSON array: {error}") from error
 
     return read
 
 
-def checked(value: Any, dtype: DType) -> Any:
-    """Return a value from JSON, or lists of them, as values of the type. Raises WrongCell.
+def value_reader(dtype: DType) -> Callable[[Any], Any]:
+    """Return the function that reads a value from JSON, or lists of them; it raises WrongCell.
 
     An array of numpy is returned as it is.
     """
-    if isinstance(value, list):
-        return [checked(item, dtype) for item in value]
-    if hasattr(value, "dtype") and hasattr(value, "ndim"):
-        return value
-    return _string(value) if dtype is DType.BYTES else _checked_one(value, dtype)
+    largest = _LARGEST.get(dtype, -1.0)
+
+    def read(value: Any) -> Any:
+        if type(value) is float and -largest <= value <= largest:
+            return value  # most values, which need no closer look
+        if isinstance(value, list):
+            return [read(item) for item in value]
+        if hasattr(value, "dtype") and hasattr(value, "ndim"):
+            return value
+        return _string(value) if dtype is DType.BYTES else _number_of(value, dtype)
+
+    return read
 
 
-def _checked_one(value: Any, dtype: DType) -> Any:
+def _number_of(value: Any, dtype: DType) -> Any:
     if isinstance(value, Mapping):
         raise WrongCell(f"{_shown(value)} is an object, not {_words(dtype)}")
     if isinstance(value, str):

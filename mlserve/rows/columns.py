@@ -11,11 +11,11 @@ from mlserve.errors import InvalidInput, NotFound, UsageError, readable, shorten
 from mlserve.hints import did_you_mean, nearest
 from mlserve.rows.cells import (
     WrongCell,
-    checked,
     is_number_text,
     is_number_value,
     nested_reader,
     text_reader,
+    value_reader,
 )
 from mlserve.rows.table import Row, Table
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -167,7 +167,7 @@ def _reader(
 ) -> Callable[[Any], Any]:
     """Return what reads a cell. With two dimensions or more in it, text may hold a JSON array."""
     if not table.is_text:
-        return lambda value: checked(value, spec.dtype)
+        return value_reader(spec.dtype)
     is_array = spec.dtype is not DType.BYTES if in_cell is None else len(in_cell) > 1
     return nested_reader(spec.dtype) if is_array else text_reader(spec.dtype)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.errors import InvalidInput, UsageError, shortened
-from mlserve.rows.cells import WrongCell, checked
+from mlserve.rows.cells import WrongCell, value_reader
 from mlserve.rows.kinds import STDIN, Kind, kind_by_content, kind_by_name
 from mlserve.rows.objects import parse_json
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -126,7 +126,7 @@ def _file_value(name: str, file: str, spec: TensorSpec | None, read: Read) -> An
 
 def _checked(name: str, value: Any, spec: TensorSpec) -> Any:
     try:
-        return checked(value, spec.dtype)
+        return value_reader(spec.dtype)(value)
     except WrongCell as error:
         raise InvalidInput(f"input {name!r}: {error}", hint=f"the model takes {spec}") from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.errors import InvalidInput, UsageError, shortened
-from mlserve.rows.cells import WrongCell, checked
+from mlserve.rows.cells import WrongCell, value_reader
 from mlserve.tensors import Signature, TensorSpec
 
 _FORMS = (
@@ -113,7 +113,7 @@ def _named(signature: Signature, name: str, value: Any) -> Any:
 
 def _read(spec: TensorSpec, value: Any) -> Any:
     try:
-        return checked(value, spec.dtype)
+        return value_reader(spec.dtype)(value)
     except WrongCell as error:
         raise InvalidInput(
             f"input {spec.name!r}: {error}", hint=f"the model takes {spec}"

@@ -45,24 +45,18 @@ def _plain(value: Any, shorten: Callable[[float], float]) -> Any:
         return [_plain(item, shorten) for item in value]
     if isinstance(value, float):
         return shorten(value)
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return {BYTES_KEY: base64.b64encode(value).decode()}
-    if isinstance(value, str):
-        return value if value.isprintable() else _utf8(value)
-    return value
+    if isinstance(value, complex):
+        return [shorten(value.real), shorten(value.imag)]
+    return _text(value) if isinstance(value, bytes | str) else value
 
 
-def _utf8(text: str) -> Any:
-    """Return the text; {"b64": ...} if surrogates in it stand for bytes that are not UTF-8."""
+def _text(value: bytes | str) -> Any:
+    """Return text; {"b64": ...} for bytes that are not UTF-8, also behind surrogates."""
+    raw = value if isinstance(value, bytes) else value.encode(errors="surrogateescape")
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raw = text.encode(errors="surrogateescape")
+        return raw.decode()
+    except UnicodeDecodeError:
         return {BYTES_KEY: base64.b64encode(raw).decode()}
-    return text
 
 
 def _shortener(spec: TensorSpec | None) -> Callable[[float], float]:
@@ -71,21 +65,22 @@ def _shortener(spec: TensorSpec | None) -> Callable[[float], float]:
         return float
     pack = struct.Struct(code).pack
 
-    def shorten(value: float) -> float:
+    def is_same(short: float, packed: bytes) -> bool:
         try:
-            packed = pack(value)
+            return pack(short) == packed
         except OverflowError:
-            return value  # the server says another type than it sends
-        for digits in range(6, _MOST_DIGITS):
-            short = float(f"{value:.{digits}g}")
-            if math.isfinite(short) and pack_or_none(short) == packed:
-                return short
-        return value if math.isnan(value) else float(f"{value:.{_MOST_DIGITS}g}")
+            return False  # rounding to fewer digits made it too large
 
-    def pack_or_none(value: float) -> bytes | None:
-        try:
-            return pack(value)
-        except OverflowError:
-            return None  # rounding to fewer digits made it too large
+    def shorten(value: float) -> float:
+        if not math.isfinite(value):
+            return value
+        packed = pack(value)
+        found = value
+        for digits in range(_MOST_DIGITS, 5, -1):  # most numbers that are computed need many
+            short = float(f"{value:.{digits}g}")
+            if not is_same(short, packed):
+                break
+            found = short
+        return found
 
     return shorten

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlserve.rows.cells import WrongCell, checked, nested_reader, text_reader
+from mlserve.rows.cells import WrongCell, nested_reader, text_reader, value_reader
 from mlserve.tensors import DType
 
 
@@ -78,7 +78,7 @@ def test_text_that_does_not_fit(cell: str, dtype: DType, why: str) -> None:
     ],
 )
 def test_values_that_fit(value: Any, dtype: DType, found: Any) -> None:
-    assert checked(value, dtype) == found
+    assert value_reader(dtype)(value) == found
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_values_that_fit(value: Any, dtype: DType, found: Any) -> None:
 )
 def test_values_that_do_not_fit(value: Any, dtype: DType, why: str) -> None:
     with pytest.raises(WrongCell) as wrong:
-        checked(value, dtype)
+        value_reader(dtype)(value)
 
     assert why in str(wrong.value)
 
