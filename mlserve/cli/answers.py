@@ -64,6 +64,11 @@ class PredictOptions:
         by_name = {f".{member}": member for member in PredictFormat} | _BY_SUFFIX
         return by_name.get(suffix, PredictFormat.TEXT)
 
+    @property
+    def is_resumable(self) -> bool:
+        """Return whether `--resume` can go on with what is written."""
+        return self.output_file is not None and self.format in _RESUMABLE
+
     def refuse(self, names: str, what: str, hint: str) -> None:
         """Raise UsageError if one of these options, separated by spaces, is given."""
         for name in names.split():
@@ -77,7 +82,7 @@ class PredictOptions:
             raise UsageError(
                 "--resume needs the file to go on with", hint="give --output-file FILE"
             )
-        if self.resume and self.format not in _RESUMABLE:
+        if self.resume and not self.is_resumable:
             raise UsageError(
                 f"--resume cannot go on with {self.format}, which is written at the end",
                 hint="take --output csv or jsonl",
@@ -101,7 +106,7 @@ class PredictOptions:
             with self.output_file.open("ab" if self.resume else "xb") as file:
                 yield Sink(file, self.output_file)
         except FileExistsError as error:
-            go_on = "--resume goes on with it; or " if self.format in _RESUMABLE else ""
+            go_on = "--resume goes on with it; or " if self.is_resumable else ""
             raise UsageError(
                 f"{self.output_file} exists already", hint=f"{go_on}give another --output-file"
             ) from error

@@ -23,7 +23,7 @@ from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
 from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError, readable
-from mlserve.rows.kinds import STDIN, Kind, Stdin, kind_by_content, kind_by_name
+from mlserve.rows.kinds import STDIN, FileKind, Stdin, kind_by_content, kind_by_name
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -146,7 +146,6 @@ def predict(
         Path | None,
         typer.Option(
             "--output-file",
-            "-o",
             metavar="FILE",
             rich_help_panel=_ROWS,
             help="Write the answers to this new file; its suffix (.csv, .tsv, .json, .jsonl, .npz) "
@@ -278,7 +277,7 @@ def _question_of_files(
     files: Sequence[str], options: PredictOptions, deadline: Deadline
 ) -> Question:
     kinds = {name: kind_by_name(name) for name in files}
-    tables = [name for name, kind in kinds.items() if kind is not Kind.IMAGE]
+    tables = [name for name, kind in kinds.items() if kind is not FileKind.IMAGE]
     if not tables:
         return Images(gather(files, deadline), options)
     if len(tables) < len(kinds):
@@ -305,8 +304,8 @@ class _OfStdin:
             start = run_within(deadline, "reading standard input", stdin.peek)
             kind = kind_by_content(start)
         else:
-            kind = Kind(self.format.value)
-        if kind is Kind.IMAGE:
+            kind = FileKind(self.format.value)
+        if kind is FileKind.IMAGE:
             return Images(Inputs((STDIN,), is_batch=False), options, stdin)
         from mlserve.cli.tables import question_of_stdin
 

@@ -17,7 +17,7 @@ from mlserve.errors import InferenceFailed, MlserveError
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
 from mlserve.rows.columns import named_columns, outputs_of, signature_of
 from mlserve.rows.files import Source, file_name, read_file, require_file
-from mlserve.rows.kinds import STDIN, Kind, Stdin
+from mlserve.rows.kinds import STDIN, FileKind, Stdin
 from mlserve.rows.objects import parse_json
 from mlserve.rows.reading import RowReader
 from mlserve.rows.requests import is_request, parse_request
@@ -36,7 +36,7 @@ _PER_SECOND = 10
 
 
 def question_of_tables(
-    files: Sequence[tuple[str, Kind]], options: PredictOptions, deadline: Deadline
+    files: Sequence[tuple[str, FileKind]], options: PredictOptions, deadline: Deadline
 ) -> Tables | Request:
     """Return the question in these files; one JSON file may be a whole request.
 
@@ -45,7 +45,7 @@ def question_of_tables(
     if len(files) > 1:
         return Tables([Source(name, kind) for name, kind in files], options)
     [(name, kind)] = files
-    if kind is Kind.JSON:
+    if kind is FileKind.JSON:
         data = run_within(deadline, f"reading {name}", lambda: read_file(name))
         return _of_json(Source(name, kind, parsed=parse_json(name, data)), options)
     run_within(deadline, f"looking for {name}", lambda: require_file(name))
@@ -53,10 +53,10 @@ def question_of_tables(
 
 
 def question_of_stdin(
-    stdin: Stdin, kind: Kind, options: PredictOptions, deadline: Deadline
+    stdin: Stdin, kind: FileKind, options: PredictOptions, deadline: Deadline
 ) -> Tables | Request:
     """Return the question on standard input. Raises UsageError as `question_of_tables` does."""
-    if kind is not Kind.JSON:
+    if kind is not FileKind.JSON:
         return Tables([Source(STDIN, kind, stdin)], options)
     data = run_within(deadline, "reading standard input", stdin.readall)
     parsed = parse_json(file_name(STDIN), data)
@@ -104,7 +104,8 @@ class Tables:
             asked = done.without(chain(start, rows), has_file=layout.has_file)
             with self.options.sink() as sink:
                 out = writer(self.options.format, sink, layout, has_header=not done.has_header)
-                run = Run(asking, out, done, is_random=is_random)
+                goes_on = self.options.is_resumable
+                run = Run(asking, out, done, is_random=is_random, goes_on=goes_on)
                 progress = StatusLine() if not sink.is_terminal else None
                 return run.over(asked, progress)
 
@@ -138,9 +139,15 @@ class Done:
 
 
 class Run:
-    """One run over rows: writes each outcome, tells errors, and sums up at the end."""
+    """One run over rows: writes each outcome, tells errors, and sums up at the end.
 
-    def __init__(self, asking: Asking, out: Writer, done: Done, *, is_random: bool) -> None:
+    `goes_on`: what it has written can be gone on with.
+    """
+
+    def __init__(
+        self, asking: Asking, out: Writer, done: Done, *, is_random: bool, goes_on: bool
+    ) -> None:
+        self._goes_on = goes_on
         self._asking = asking
         self._out = out
         self._done = done
@@ -160,9 +167,11 @@ class Run:
                 if progress is not None:
                     self._draw(progress)
                 self._take(outcome, progress)
-        except MlserveError:
+        except MlserveError as error:
             if self._rows:
                 self._out.finish()
+            if self._goes_on:
+                error.hint = f"{error.hint}; then go on with the same command and {{resume}}"
             raise
         else:
             self._out.finish()

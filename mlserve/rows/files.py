@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mlserve.errors import UsageError
-from mlserve.rows.kinds import STDIN, Kind, Stdin
+from mlserve.rows.kinds import STDIN, FileKind, Stdin
 from mlserve.rows.table import Table
 
 _NAME = "standard input"
@@ -50,7 +50,7 @@ class Source:
     """A file with a table. `stdin` is what `-` stands for; `parsed` the data of a JSON file."""
 
     name: str
-    kind: Kind
+    kind: FileKind
     stdin: Stdin | None = None
     parsed: Any = None
 
@@ -77,16 +77,18 @@ class Source:
             raise unreadable_file(self.name, error) from error
 
 
-def _table(file: str, kind: Kind, source: BinaryIO, known: Collection[str], nameless: str) -> Table:
-    if kind in (Kind.CSV, Kind.TSV):
+def _table(
+    file: str, kind: FileKind, source: BinaryIO, known: Collection[str], nameless: str
+) -> Table:
+    if kind in (FileKind.CSV, FileKind.TSV):
         from mlserve.rows.delimited import as_text, read_delimited
 
-        delimiter = "\t" if kind is Kind.TSV else None
+        delimiter = "\t" if kind is FileKind.TSV else None
         return read_delimited(file, as_text(source), delimiter=delimiter, known=known)
-    if kind in (Kind.JSONL, Kind.JSON):
+    if kind in (FileKind.JSONL, FileKind.JSON):
         from mlserve.rows.objects import parse_json, read_array, read_jsonl
 
-        if kind is Kind.JSONL:
+        if kind is FileKind.JSONL:
             return read_jsonl(file, _buffered(source))
         return read_array(file, parse_json(file, source.read()))
     from mlserve.rows.arrays import load_arrays, read_arrays

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlserve.errors import InvalidInput, UsageError, shortened
 from mlserve.rows.cells import WrongCell, value_reader
-from mlserve.rows.kinds import STDIN, Kind, kind_by_content, kind_by_name
+from mlserve.rows.kinds import STDIN, FileKind, kind_by_content, kind_by_name
 from mlserve.rows.objects import parse_json
 from mlserve.tensors import DType, Signature, TensorSpec
 
@@ -82,7 +82,7 @@ def as_batch(value: Any, spec: TensorSpec) -> Any:
 def _parse(text: str) -> GivenInput:
     if text.startswith(AT):
         name = text.removeprefix(AT)
-        if kind_by_name(name) is not Kind.NPZ:
+        if kind_by_name(name) is not FileKind.NPZ:
             raise UsageError(f"--input {shortened(text)} has no name", hint=_FORM)
         return GivenInput(None, text)
     name, equals, value = text.partition("=")
@@ -112,11 +112,11 @@ def _value(item: GivenInput, spec: TensorSpec | None, read: Read) -> Any:
 def _file_value(name: str, file: str, spec: TensorSpec | None, read: Read) -> Any:
     data = read(file)
     kind = kind_by_content(data) if file == STDIN else kind_by_name(file)
-    if kind is Kind.NPY or (kind is Kind.NPZ and not (spec and spec.dtype is DType.BYTES)):
+    if kind is FileKind.NPY or (kind is FileKind.NPZ and not (spec and spec.dtype is DType.BYTES)):
         return _only_array(name, file, data)
     if spec is None or spec.dtype is DType.BYTES:
         return data
-    if kind is Kind.JSON:
+    if kind is FileKind.JSON:
         return _checked(name, parse_json(file, data), spec)
     raise InvalidInput(
         f"{file} is neither .npy nor .json, so it cannot be the numbers of {spec}",

@@ -16,7 +16,7 @@ _DELIMITERS = b",;\t"
 _ARRAY_MAGIC = (b"\x93NUMPY", b"PK\x03\x04")
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     """What a file holds. A JSON file is an array of objects, or a whole request."""
 
     CSV = "csv"
@@ -29,17 +29,17 @@ class Kind(StrEnum):
 
 
 _SUFFIXES = {
-    **{f".{kind}": kind for kind in Kind if kind is not Kind.IMAGE},
-    ".ndjson": Kind.JSONL,
+    **{f".{kind}": kind for kind in FileKind if kind is not FileKind.IMAGE},
+    ".ndjson": FileKind.JSONL,
 }
 
 
-def kind_by_name(name: str) -> Kind:
+def kind_by_name(name: str) -> FileKind:
     """Return what the suffix says; a file with any other suffix is an image."""
-    return _SUFFIXES.get(PurePath(name).suffix.lower(), Kind.IMAGE)
+    return _SUFFIXES.get(PurePath(name).suffix.lower(), FileKind.IMAGE)
 
 
-def kind_by_content(start: bytes) -> Kind:
+def kind_by_content(start: bytes) -> FileKind:
     """Return what a stream holds by its first bytes; what looks like no table is an image.
 
     A table starts with an object or an array of JSON, or its first line is text with a comma, a
@@ -47,26 +47,26 @@ def kind_by_content(start: bytes) -> Kind:
     """
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(_ARRAY_MAGIC[0]):
-        return Kind.NPY
+        return FileKind.NPY
     if start.startswith(_ARRAY_MAGIC[1]):
-        return Kind.NPZ
+        return FileKind.NPZ
     if text.startswith(b"["):
-        return Kind.JSON
+        return FileKind.JSON
     if text.startswith(b"{"):
         return _kind_of_objects(text)
     line, newline, _ = text.partition(b"\n")
     is_line = bool(newline) and any(mark in line for mark in _DELIMITERS)
-    return Kind.CSV if is_line and _is_text(line) else Kind.IMAGE
+    return FileKind.CSV if is_line and _is_text(line) else FileKind.IMAGE
 
 
-def _kind_of_objects(text: bytes) -> Kind:
+def _kind_of_objects(text: bytes) -> FileKind:
     """Return JSONL if the first line is a whole object that is not a request, else JSON."""
     try:
         first = json.loads(text.partition(b"\n")[0])
     except (ValueError, RecursionError):
-        return Kind.JSON
+        return FileKind.JSON
     is_request = isinstance(first, dict) and ("instances" in first or "inputs" in first)
-    return Kind.JSON if is_request else Kind.JSONL
+    return FileKind.JSON if is_request else FileKind.JSONL
 
 
 def _is_text(line: bytes) -> bool:
