@@ -38,7 +38,7 @@ class Images:
             "they go with tables, such as rows.csv; to send an image as one input of any "
             "signature: --input NAME=@FILE"
         )
-        self.options.refuse("signature outputs batch parallel output_file resume", "images", hint)
+        self.options.refuse("signature outputs batch output_file resume", "images", hint)
         if self.options.format not in _FORMATS:
             raise UsageError(
                 f"--output {self.options.format} does not go with images",
@@ -53,7 +53,14 @@ class Images:
             is_batch=self.inputs.is_batch,
             has_scores=top_k is not None,
         )
-        predictor = Predictor(client, show, top_k=top_k, is_random=is_random, stdin=self.stdin)
+        predictor = Predictor(
+            client,
+            show,
+            top_k=top_k,
+            is_random=is_random,
+            parallel=self.options.parallel,
+            stdin=self.stdin,
+        )
         return predictor.run(self.inputs, deadline)
 
 
@@ -70,8 +77,10 @@ class Predictor:
         *,
         top_k: int | None,
         is_random: bool,
+        parallel: int | None = None,
         stdin: Stdin | None = None,
     ) -> None:
+        self._parallel = parallel
         self._stdin = stdin
         self._client = client
         self._show = show
@@ -89,10 +98,10 @@ class Predictor:
         """
         progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
         try:
+            outcomes = self._outcomes(inputs.names, deadline)
             for done, name in enumerate(inputs.names):
                 progress.draw(done, name)
-                due = Deadline.after(deadline.timeout) if done else deadline
-                outcome = self._ask(name, due)
+                outcome = next(outcomes)
                 progress.clear()
                 self._report(name, outcome)
         finally:
@@ -100,12 +109,28 @@ class Predictor:
         self._show.finish()
         return self._exit_code
 
+    def _outcomes(
+        self, names: Sequence[str], deadline: Deadline
+    ) -> Iterator[Prediction | MlserveError]:
+        if self._parallel is not None:
+            yield from self._client.predict_many(
+                map(self._image, names),
+                parallel=self._parallel,
+                timeout=deadline.timeout,
+                top_k=self._top_k,
+            )
+            return
+        for done, name in enumerate(names):
+            yield self._ask(name, Deadline.after(deadline.timeout) if done else deadline)
+
     def _ask(self, name: str, due: Deadline) -> Prediction | MlserveError:
         try:
-            image = name if name != STDIN else cast("BinaryIO", self._stdin or Stdin())
-            return self._client.predict(image, timeout=due, top_k=self._top_k)
+            return self._client.predict(self._image(name), timeout=due, top_k=self._top_k)
         except MlserveError as error:
             return error
+
+    def _image(self, name: str) -> str | BinaryIO:
+        return name if name != STDIN else cast("BinaryIO", self._stdin or Stdin())
 
     def _report(self, name: str, outcome: Prediction | MlserveError) -> None:
         if isinstance(outcome, MlserveError):

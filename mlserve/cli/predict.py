@@ -138,7 +138,8 @@ def predict(
             min=1,
             metavar="N",
             rich_help_panel=_ROWS,
-            help="Requests of a table in flight. Default: what the server has room for.",
+            help="Requests in flight. Default: 1 for images; for tables, what the server has "
+            "room for.",
             show_default=False,
         ),
     ] = None,

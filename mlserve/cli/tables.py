@@ -85,7 +85,7 @@ class Tables:
         The deadline is that of the model's metadata; each request gets as much time from when it is
         sent. Raises the errors that end the run: of the only file, and of the server.
         """
-        metadata = client.metadata(timeout=deadline)
+        metadata = client.metadata(signature=self.options.signature, timeout=deadline)
         signature = signature_of(metadata, self.options.signature)
         layout = Layout(outputs_of(signature, self.options.outputs), has_file=len(self.sources) > 1)
         done = self._done(layout)

@@ -47,7 +47,8 @@ class Request:
     def ask(self, client: Client, deadline: Deadline, *, is_random: bool) -> int:
         """Ask, print the outputs, and return 0. Raises the errors of `mlserve.errors`."""
         options = self.options
-        signature = signature_of(client.metadata(timeout=deadline), options.signature)
+        metadata = client.metadata(signature=options.signature, timeout=deadline)
+        signature = signature_of(metadata, options.signature)
         answer = client.infer(
             self.inputs(signature),
             signature=options.signature,

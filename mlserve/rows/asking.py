@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlserve.errors import (
     AccessDenied,
@@ -25,19 +25,16 @@ from mlserve.errors import (
 )
 from mlserve.rows.table import BadRow, Place
 
+if TYPE_CHECKING:
+    from mlserve.client import Client
+    from mlserve.client.outputs import Outputs
+
 DEFAULT_BATCH = 128
 """Rows of a request: an eighth of the server's default `--max-batch-length`."""
 _FOR_ALL = (Unavailable, AccessDenied, NotFound, PluginError)
 """Errors that every other row would get too."""
 _OF_ROWS = (InvalidInput, InferenceFailed)
 """Errors that may be the fault of one row."""
-
-
-class Client(Protocol):
-    """What is used of `mlserve.Client`."""
-
-    def infer(self, inputs: Mapping[str, Any], **options: Any) -> Any: ...
-    def infer_many(self, items: Iterator[Mapping[str, Any]], **options: Any) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class RowAnswer:
 
     place: Place
     outputs: Mapping[str, Any]
-    server: Any
+    server: Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +112,15 @@ class Asking:
         if batch.rows:
             yield batch
 
-    def _settled(self, rows: Sequence[ReadyRow], answer: Any) -> Iterator[Outcome]:
+    def _settled(
+        self, rows: Sequence[ReadyRow], answer: Outputs | MlserveError
+    ) -> Iterator[Outcome]:
         """Yield each row's share of the answer, or ask again about the halves."""
-        error = answer if isinstance(answer, MlserveError) else self._misfit(rows, answer)
-        if error is None:
+        if isinstance(answer, MlserveError):
+            error = answer
+        elif (misfit := self._misfit(rows, answer)) is not None:
+            error = misfit
+        else:
             self.milliseconds.append(answer.timings.total)
             yield from _shares(rows, answer)
             return
@@ -133,7 +135,7 @@ class Asking:
         for part in (rows[:middle], rows[middle:]):
             yield from self._settled(part, self._again(part))
 
-    def _again(self, rows: Sequence[ReadyRow]) -> Any:
+    def _again(self, rows: Sequence[ReadyRow]) -> Outputs | MlserveError:
         try:
             return self.client.infer(_inputs(rows), timeout=self.timeout, **self._question())
         except MlserveError as error:
@@ -152,8 +154,15 @@ class Asking:
                 return InferenceFailed(f"the output {name!r} has {what} for {count} rows")
         return None
 
-    def _question(self) -> dict[str, Any]:
+    def _question(self) -> _Question:
         return {"signature": self.signature, "outputs": self.outputs}
+
+
+class _Question(TypedDict):
+    """What every request asks for."""
+
+    signature: str | None
+    outputs: Sequence[str] | None
 
 
 @dataclass(slots=True)
@@ -190,7 +199,7 @@ def _merged(batch: _Batch, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
         yield RowError(row.place, row.error) if isinstance(row, BadRow) else next(outcomes)
 
 
-def _shares(rows: Sequence[ReadyRow], answer: Mapping[str, Any]) -> Iterator[RowAnswer]:
+def _shares(rows: Sequence[ReadyRow], answer: Outputs) -> Iterator[RowAnswer]:
     for at, row in enumerate(rows):
         values = {
             name: value[at] if length_of(value) == len(rows) else value

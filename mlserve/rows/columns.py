@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.client import ModelMetadata
-from mlserve.errors import InvalidInput, NotFound, UsageError, readable, shortened
+from mlserve.client.question import signature_named
+from mlserve.errors import InvalidInput, UsageError, readable, shortened
 from mlserve.hints import did_you_mean, nearest
 from mlserve.rows.cells import (
     WrongCell,
@@ -88,20 +89,16 @@ def named_columns(metadata: ModelMetadata, signature: Signature) -> dict[str, tu
 
 
 def signature_of(metadata: ModelMetadata, name: str | None) -> Signature:
-    """Return the named signature; None is serving_default, or else the only one.
+    """Return the signature of that name; None is serving_default, or else the only one.
 
-    Raises NotFound, with what there is.
+    `metadata` is what the server says when asked about that name. Raises NotFound or UsageError,
+    with what there is, as `Client.infer` does.
     """
-    known = {signature.name: signature for signature in metadata.signatures}
-    if name is None and len(known) == 1:
+    if metadata.selectable and metadata.signatures:  # one nameless function, or what was asked for
+        signature_named(metadata.model, metadata.selectable, name)
         return metadata.signatures[0]
-    wanted = name or "serving_default"
-    if wanted in known:
-        return known[wanted]
-    raise NotFound(
-        f"the model {readable(metadata.model)} has no signature '{shortened(wanted)}'",
-        hint=f"{did_you_mean(wanted, known)}choose one with {{signature}}: {_listed(list(known))}",
-    )
+    known = {signature.name: signature for signature in metadata.signatures}
+    return known[signature_named(metadata.model, tuple(known), name)]
 
 
 def outputs_of(signature: Signature, names: Sequence[str] | None) -> tuple[TensorSpec, ...]:
@@ -130,6 +127,11 @@ def plan(
     names, else of the table's columns of numbers if there are exactly n. Raises UsageError if a
     column is missing, or if an input does not have rows.
     """
+    if not signature.inputs:
+        raise UsageError(
+            "the server does not list the inputs of the model, so columns cannot be assigned",
+            hint="send one request: --input NAME=VALUE",
+        )
     feeds: list[Feed] = []
     is_by_order = False
     for spec in signature.inputs:

@@ -51,7 +51,8 @@ class RowReader:
 
     def _rows_of(self, source: Source) -> Iterator[ReadyRow | BadRow]:
         known = known_names(self._signature, self._named)
-        with source.opened(known, self._signature.required[0].name) as table:
+        nameless = next((spec.name for spec in self._signature.required), "")
+        with source.opened(known, nameless) as table:
             start, first = _first_row(table)
             found = plan(table, first, self._signature, self._named)
             self.most_rows = found.most_rows

@@ -15,6 +15,7 @@ from mlserve.rows.values import cell, plain
 from mlserve.tensors import DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
+    from mlserve.client.outputs import Outputs
     from mlserve.rows.arrays import Array
 
 Write = Callable[[str], None]
@@ -239,7 +240,7 @@ def json_line(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False) + "\n"
 
 
-def rows_of(answer: Mapping[str, Any]) -> list[RowAnswer] | None:
+def rows_of(answer: Outputs) -> list[RowAnswer] | None:
     """Return the answer to one request as rows along the outputs' first dimension.
 
     None if the outputs do not all have the same one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -60,12 +60,13 @@ def _row(number: int, value: Any) -> ReadyRow | BadRow:
 def _outcomes(model: Model, *values: Any, size: int = 4) -> list[Any]:
     """For each row its number and its output, or its error's message."""
     rows = (_row(number, value) for number, value in enumerate(values, start=1))
+    asking = Asking(cast("Any", model), size, timeout=5)
     return [
         (
             outcome.place.number,
             outcome.outputs["y"] if isinstance(outcome, RowAnswer) else outcome.error.message,
         )
-        for outcome in Asking(model, size, timeout=5).outcomes(rows)
+        for outcome in asking.outcomes(rows)
     ]
 
 
@@ -140,7 +141,7 @@ def test_a_server_that_is_gone_ends_the_run() -> None:
         return _doubled(rows)
 
     rows = (_row(number, number) for number in range(1, 9))
-    outcomes = Asking(Model(run), 2, timeout=5).outcomes(rows)
+    outcomes = Asking(cast("Any", Model(run)), 2, timeout=5).outcomes(rows)
 
     assert [next(outcomes).place.number for _ in range(2)] == [1, 2]
     with pytest.raises(Unavailable, match="gone"):
