@@ -97,13 +97,14 @@ class PredictOptions:
     def sink(self) -> Iterator[Sink]:
         """Open where the answers go. Raises UsageError if the file exists or cannot be written.
 
-        With `resume`, an existing file is appended to.
+        With `resume`, an existing file is appended to; so is what is no file, as /dev/null.
         """
         if self.output_file is None:
             yield Sink()
             return
+        is_device = self.output_file.exists() and not self.output_file.is_file()
         try:
-            with self.output_file.open("ab" if self.resume else "xb") as file:
+            with self.output_file.open("ab" if self.resume or is_device else "xb") as file:
                 yield Sink(file, self.output_file)
         except FileExistsError as error:
             go_on = "--resume goes on with it; or " if self.is_resumable else ""

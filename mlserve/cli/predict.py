@@ -199,7 +199,7 @@ def predict(
     deadline = Deadline.after(timeout, since=clock.command_start())
     options = PredictOptions(
         signature=signature,
-        outputs=None if outputs is None else tuple(outputs.split(",")),
+        outputs=None if outputs is None else tuple(map(str.strip, outputs.split(","))),
         batch=batch,
         parallel=parallel,
         output=output,
@@ -207,31 +207,31 @@ def predict(
         resume=resume,
         top_k=top_k,
     )
-    question = _question(files or [], inputs or [], json_file, format_, options, deadline)
+    call = _call_of(files or [], inputs or [], json_file, format_, options, deadline)
     server = choice.find(deadline)
     retries = Retries(max_attempts)
     with server.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
-        if isinstance(question, _OfStdin):
-            question = question.recognised(options, deadline)
-        exit_code = question.ask(client, deadline, is_random=server.has_random_weights)
+        if isinstance(call, _OfStdin):
+            call = call.recognised(options, deadline)
+        exit_code = call.ask(client, deadline, is_random=server.has_random_weights)
     if exit_code:
         raise typer.Exit(exit_code)
 
 
-class Question(Protocol):
+class PredictCall(Protocol):
     """What the command line asks; `ask` prints the answers and returns the exit code."""
 
     def ask(self, client: Client, deadline: Deadline, *, is_random: bool) -> int: ...
 
 
-def _question(
+def _call_of(
     files: Sequence[str],
     inputs: Sequence[str],
     json_file: str | None,
     format_: InputFormat | None,
     options: PredictOptions,
     deadline: Deadline,
-) -> Question | _OfStdin:
+) -> PredictCall | _OfStdin:
     """Return what is asked. Raises UsageError for what cannot be read."""
     options.check()
     _require_one_kind(files, inputs, json_file)
@@ -251,7 +251,7 @@ def _question(
     if STDIN in files and len(files) == 1 and format_ is not InputFormat.IMAGE:
         require_input()
         return _OfStdin(format_)
-    return _question_of_files(files, options, deadline)
+    return _call_on_files(files, options, deadline)
 
 
 def _require_one_kind(files: Sequence[str], inputs: Sequence[str], json_file: str | None) -> None:
@@ -274,9 +274,9 @@ def _require_one_kind(files: Sequence[str], inputs: Sequence[str], json_file: st
     )
 
 
-def _question_of_files(
+def _call_on_files(
     files: Sequence[str], options: PredictOptions, deadline: Deadline
-) -> Question:
+) -> PredictCall:
     kinds = {name: kind_by_name(name) for name in files}
     tables = [name for name, kind in kinds.items() if kind is not FileKind.IMAGE]
     if not tables:
@@ -287,9 +287,9 @@ def _question_of_files(
             f"{readable(tables[0])} is a table and {readable(image)} is not",
             hint="ask about tables and images in two commands",
         )
-    from mlserve.cli.tables import question_of_tables
+    from mlserve.cli.tables import call_on_tables
 
-    return question_of_tables([(name, kinds[name]) for name in files], options, deadline)
+    return call_on_tables([(name, kinds[name]) for name in files], options, deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,7 @@ class _OfStdin:
 
     format: InputFormat | None
 
-    def recognised(self, options: PredictOptions, deadline: Deadline) -> Question:
+    def recognised(self, options: PredictOptions, deadline: Deadline) -> PredictCall:
         """Return the question, by its format or else by its first bytes."""
         stdin = Stdin()
         if self.format is None:
@@ -308,6 +308,6 @@ class _OfStdin:
             kind = FileKind(self.format.value)
         if kind is FileKind.IMAGE:
             return Images(Inputs((STDIN,), is_batch=False), options, stdin)
-        from mlserve.cli.tables import question_of_stdin
+        from mlserve.cli.tables import call_on_stdin
 
-        return question_of_stdin(stdin, kind, options, deadline)
+        return call_on_stdin(stdin, kind, options, deadline)

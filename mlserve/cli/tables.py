@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlserve.background import run_within
 from mlserve.cli.answers import RANDOM_WEIGHTS_WARNING, PredictFormat, PredictOptions, writer
 from mlserve.cli.output import StatusLine, note
-from mlserve.cli.tensors import Request, request_in
+from mlserve.cli.tensors import OneRequest, request_in
 from mlserve.errors import InferenceFailed, MlserveError
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
 from mlserve.rows.columns import named_columns, outputs_of, signature_of
@@ -35,9 +35,9 @@ _PER_SECOND = 10
 """How often the line of progress is drawn."""
 
 
-def question_of_tables(
+def call_on_tables(
     files: Sequence[tuple[str, FileKind]], options: PredictOptions, deadline: Deadline
-) -> Tables | Request:
+) -> Tables | OneRequest:
     """Return the question in these files; one JSON file may be a whole request.
 
     Raises UsageError for a single file that cannot be read, or options that do not fit.
@@ -52,10 +52,10 @@ def question_of_tables(
     return Tables([Source(name, kind)], options)
 
 
-def question_of_stdin(
+def call_on_stdin(
     stdin: Stdin, kind: FileKind, options: PredictOptions, deadline: Deadline
-) -> Tables | Request:
-    """Return the question on standard input. Raises UsageError as `question_of_tables` does."""
+) -> Tables | OneRequest:
+    """Return the question on standard input. Raises UsageError as `call_on_tables` does."""
     if kind is not FileKind.JSON:
         return Tables([Source(STDIN, kind, stdin)], options)
     data = run_within(deadline, "reading standard input", stdin.readall)
@@ -63,7 +63,7 @@ def question_of_stdin(
     return _of_json(Source(STDIN, kind, parsed=parsed), options)
 
 
-def _of_json(source: Source, options: PredictOptions) -> Tables | Request:
+def _of_json(source: Source, options: PredictOptions) -> Tables | OneRequest:
     if is_request(source.parsed):
         return request_in(parse_request(file_name(source.name), source.parsed), options)
     return Tables([source], options)
@@ -111,7 +111,7 @@ class Tables:
 
     def _done(self, layout: Layout) -> Done:
         path = self.options.output_file
-        if not self.options.resume or path is None or not path.exists():
+        if not self.options.resume or path is None or not path.is_file():
             return Done()
         if self.options.format is PredictFormat.JSONL:
             return Done(rows_in_jsonl(path))

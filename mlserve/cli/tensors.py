@@ -20,8 +20,8 @@ from mlserve.rows.columns import signature_of
 from mlserve.rows.files import file_name, read_file
 from mlserve.rows.given import GivenInput, values_of
 from mlserve.rows.kinds import STDIN
+from mlserve.rows.rendering import cell_text, json_value
 from mlserve.rows.requests import JsonRequest, parse_request
-from mlserve.rows.values import cell, plain
 from mlserve.rows.writers import Layout, arrays_of, json_line, rows_of, specs_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _ROWS_HINT = "give the rows as a file: mlserve predict rows.csv, or rows.npy"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class OneRequest:
     """One request: what finds its inputs once the signature is known, and what to ask for."""
 
     inputs: Callable[[Signature], Mapping[str, Any]]
@@ -65,13 +65,13 @@ class Request:
 
 def request_of_inputs(
     given: Sequence[GivenInput], options: PredictOptions, deadline: Deadline
-) -> Request:
+) -> OneRequest:
     """Return the request of `--input`; reads its files. Raises UsageError, naming the file."""
     contents = {item.file: _content(item.file, deadline) for item in given if item.file is not None}
-    return Request(lambda signature: values_of(given, signature, contents.__getitem__), options)
+    return OneRequest(lambda signature: values_of(given, signature, contents.__getitem__), options)
 
 
-def request_of_json(file: str, options: PredictOptions, deadline: Deadline) -> Request:
+def request_of_json(file: str, options: PredictOptions, deadline: Deadline) -> OneRequest:
     """Return the request in a JSON file. Raises UsageError, naming the file."""
     from mlserve.rows.objects import parse_json
 
@@ -79,19 +79,19 @@ def request_of_json(file: str, options: PredictOptions, deadline: Deadline) -> R
     return request_in(parse_request(file_name(file), data), options)
 
 
-def request_in(found: JsonRequest, options: PredictOptions) -> Request:
+def request_in(found: JsonRequest, options: PredictOptions) -> OneRequest:
     """Return the request that a file holds; options take precedence over what it names."""
     options = replace(
         options,
         signature=options.signature or found.signature,
         outputs=options.outputs or found.outputs,
     )
-    return Request(found.inputs, options)
+    return OneRequest(found.inputs, options)
 
 
 def _write(answer: Any, format_: PredictFormat, sink: Sink, layout: Layout) -> None:
     specs = {spec.name: spec for spec in layout.specs}
-    outputs = {name: plain(value, specs[name]) for name, value in answer.items()}
+    outputs = {name: json_value(value, specs[name]) for name, value in answer.items()}
     rows = rows_of(answer)
     if format_ is PredictFormat.JSON:
         sink.show({**answer.to_json(), "outputs": outputs})
@@ -117,7 +117,9 @@ def _write(answer: Any, format_: PredictFormat, sink: Sink, layout: Layout) -> N
 def _aligned(values: Mapping[str, Any]) -> str:
     """Return `name: value` lines, the values below each other."""
     width = max(map(len, values), default=0) + 1
-    lines = (f"{f'{name}:':<{width}} {escaped(cell(value))}\n" for name, value in values.items())
+    lines = (
+        f"{f'{name}:':<{width}} {escaped(cell_text(value))}\n" for name, value in values.items()
+    )
     return "".join(lines)
 
 

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np  # noqa: TID253  this module is imported for .npy and .npz alone
 
 from mlserve.errors import InferenceFailed, UsageError
+from mlserve.rows.rendering import json_value
 from mlserve.rows.table import Place, Row, Table
-from mlserve.rows.values import plain
 from mlserve.tensors import TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -110,7 +110,7 @@ def array_of(name: str, values: Any, spec: TensorSpec | None) -> Array:
     dtype = {"bytes": None, "bfloat16": "float32"}.get(label or "bytes", label)
     hint = "its rows may have different sizes: take --output jsonl"
     try:
-        array = np.array(plain(values, None), dtype=dtype and dtype.removeprefix("q"))
+        array = np.array(json_value(values, None), dtype=dtype and dtype.removeprefix("q"))
     except ValueError as error:
         raise InferenceFailed(
             f"the output {name!r} is not one array: {error}", hint=hint

@@ -104,6 +104,8 @@ def signature_of(metadata: ModelMetadata, name: str | None) -> Signature:
 def outputs_of(signature: Signature, names: Sequence[str] | None) -> tuple[TensorSpec, ...]:
     """Return the outputs of those names, in their order; None is all. Raises UsageError."""
     known = {spec.name: spec for spec in signature.outputs}
+    if not known:  # a server of others need not list them
+        return tuple(map(undeclared, names or ()))
     for name in names or ():
         if name not in known:
             raise UsageError(
@@ -111,6 +113,11 @@ def outputs_of(signature: Signature, names: Sequence[str] | None) -> tuple[Tenso
                 hint=f"{did_you_mean(name, known)}choose among {_listed(list(known))}",
             )
     return tuple(known.values()) if names is None else tuple(known[name] for name in names)
+
+
+def undeclared(name: str) -> TensorSpec:
+    """Return what is known of an output that the server does not list."""
+    return TensorSpec(name, DType.FLOAT64, None)
 
 
 def known_names(signature: Signature, named: Mapping[str, Sequence[str]]) -> set[str]:
@@ -140,7 +147,9 @@ def plan(
         is_there = spec.name in table.columns or bool(set(names) & set(table.columns))
         if spec.name in signature.optional and not is_there:
             continue
-        if spec.name in table.columns:
+        if names and set(names) <= set(table.columns):
+            feeds.append(_matrix(spec, names, table))
+        elif spec.name in table.columns:
             feeds.append(_direct(spec, table))
         elif names and table.has_names:
             feeds.append(_matrix(spec, names, table))

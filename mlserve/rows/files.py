@@ -68,7 +68,14 @@ class Source:
             yield read_array(file, self.parsed)
             return
         with self._stream() as stream:
-            yield _table(file, self.kind, stream, known, nameless)
+            if self.kind not in (FileKind.CSV, FileKind.TSV):
+                yield _table(file, self.kind, stream, nameless)
+                return
+            from mlserve.rows.delimited import as_text, read_delimited
+
+            delimiter = "\t" if self.kind is FileKind.TSV else None
+            with as_text(stream) as text:
+                yield read_delimited(file, text, delimiter=delimiter, known=known)
 
     def _stream(self) -> BinaryIO:
         try:
@@ -77,14 +84,7 @@ class Source:
             raise unreadable_file(self.name, error) from error
 
 
-def _table(
-    file: str, kind: FileKind, source: BinaryIO, known: Collection[str], nameless: str
-) -> Table:
-    if kind in (FileKind.CSV, FileKind.TSV):
-        from mlserve.rows.delimited import as_text, read_delimited
-
-        delimiter = "\t" if kind is FileKind.TSV else None
-        return read_delimited(file, as_text(source), delimiter=delimiter, known=known)
+def _table(file: str, kind: FileKind, source: BinaryIO, nameless: str) -> Table:
     if kind in (FileKind.JSONL, FileKind.JSON):
         from mlserve.rows.objects import parse_json, read_array, read_jsonl
 

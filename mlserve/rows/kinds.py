@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from enum import StrEnum
 from pathlib import PurePath
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from mlserve.errors import UsageError
 STDIN = "-"
 _LOOKED_AT = 2**16
 _DELIMITERS = b",;\t"
+_REQUEST = re.compile(rb'\{\s*"(instances|inputs|signature_name|id|parameters)"')
 _ARRAY_MAGIC = (b"\x93NUMPY", b"PK\x03\x04")
 
 
@@ -61,10 +63,12 @@ def kind_by_content(start: bytes) -> FileKind:
 
 def _kind_of_objects(text: bytes) -> FileKind:
     """Return JSONL if the first line is a whole object that is not a request, else JSON."""
+    line, newline, _ = text.partition(b"\n")
     try:
-        first = json.loads(text.partition(b"\n")[0])
+        first = json.loads(line)
     except (ValueError, RecursionError):
-        return FileKind.JSON
+        is_long = not newline and not _REQUEST.match(line)  # the rest of it has not come yet
+        return FileKind.JSONL if is_long else FileKind.JSON
     is_request = isinstance(first, dict) and ("instances" in first or "inputs" in first)
     return FileKind.JSON if is_request else FileKind.JSONL
 

@@ -8,7 +8,7 @@ from itertools import chain
 from mlserve.errors import InvalidInput, UsageError, readable, shortened
 from mlserve.rows.asking import ReadyRow
 from mlserve.rows.columns import Plan, known_names, plan
-from mlserve.rows.files import Source, file_name
+from mlserve.rows.files import Source, file_name, unreadable_file
 from mlserve.rows.table import BadRow, Place, Row, Table
 from mlserve.tensors import Signature
 
@@ -45,9 +45,14 @@ class RowReader:
             try:
                 yield from self._rows_of(source)
             except UsageError as error:
-                if len(self._sources) == 1:
-                    raise
-                yield BadRow(Place(file_name(source.name), 0), error)
+                yield self._bad_file(source, error)
+            except OSError as error:
+                yield self._bad_file(source, unreadable_file(source.name, error))
+
+    def _bad_file(self, source: Source, error: UsageError) -> BadRow:
+        if len(self._sources) == 1:
+            raise error
+        return BadRow(Place(file_name(source.name), 0), error)
 
     def _rows_of(self, source: Source) -> Iterator[ReadyRow | BadRow]:
         known = known_names(self._signature, self._named)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlserve.errors import InferenceFailed, as_utf8, escaped
 from mlserve.rows.asking import Outcome, RowAnswer, RowError, length_of
+from mlserve.rows.columns import undeclared
+from mlserve.rows.rendering import cell_text, json_value
 from mlserve.rows.table import Place
-from mlserve.rows.values import cell, plain
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from mlserve.client.outputs import Outputs
@@ -55,16 +56,23 @@ class Layout:
     def cells(self, answer: RowAnswer) -> list[str]:
         """Return a table's row. Raises InferenceFailed if an output is not as its spec says."""
         found = [*self._place(answer.place)]
+        odd = answer.outputs.keys() ^ {spec.name for spec in self.specs}
+        if odd:
+            raise InferenceFailed(
+                f"the server does not list the output {min(odd)!r}, or did not send it, so the "
+                "answers have no fixed columns",
+                hint="take --output jsonl, which writes what comes",
+            )
         for spec in self.specs:
-            value = plain(answer.outputs[spec.name], spec)
+            value = json_value(answer.outputs[spec.name], spec)
             names = self._names(spec)
             if _size(spec) is None:
-                found.append(cell(value))
+                found.append(cell_text(value))
             elif isinstance(value, list) and len(value) == len(names):
-                found += map(cell, value)
+                found += map(cell_text, value)
             else:
                 raise InferenceFailed(
-                    f"the output {spec.name!r} is {cell(value)}, and the server says {spec}",
+                    f"the output {spec.name!r} is {cell_text(value)}, and the server says {spec}",
                     hint="take --output jsonl, which writes what comes",
                 )
         return found
@@ -72,7 +80,7 @@ class Layout:
     def values(self, answer: RowAnswer) -> dict[str, Any]:
         """Return the outputs as JSON data, by name."""
         specs = {spec.name: spec for spec in self.specs}
-        return {name: plain(value, specs.get(name)) for name, value in answer.outputs.items()}
+        return {name: json_value(value, specs.get(name)) for name, value in answer.outputs.items()}
 
     def place_json(self, place: Place) -> dict[str, Any]:
         """Return what tells a row apart, as JSON data."""
@@ -266,4 +274,4 @@ def arrays_of(columns: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> di
 def specs_of(signature: Signature, answer: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     """Return what the server says of the outputs in an answer, in the answer's order."""
     specs = {spec.name: spec for spec in signature.outputs}
-    return tuple(specs.get(name) or TensorSpec(name, DType.FLOAT64, None) for name in answer)
+    return tuple(specs.get(name) or undeclared(name) for name in answer)

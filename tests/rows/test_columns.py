@@ -167,3 +167,15 @@ def test_the_contract_may_name_columns(contract: Any, named: Any) -> None:
     metadata = ModelMetadata("m", 1, (MATRIX,), contract=contract)
 
     assert named_columns(metadata, MATRIX) == named
+
+
+def test_a_column_called_as_the_matrix_that_it_is_in() -> None:
+    named = {"x": ("x", "y")}
+
+    assert _planned({"y": "2", "x": "1"}, MATRIX, named)[1] == {"x": [1.0, 2.0]}
+    assert _planned({"x": "[1, 2]"}, MATRIX, named)[1] == {"x": [1.0, 2.0]}
+
+
+def test_a_model_whose_inputs_are_not_listed() -> None:
+    with pytest.raises(UsageError, match="does not list the inputs"):
+        _planned({"x": "1"}, _signature())

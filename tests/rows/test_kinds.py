@@ -42,6 +42,8 @@ def test_by_name(name: str, kind: FileKind) -> None:
         (b'{"a": 1}', FileKind.JSONL),
         (b'{"instances": [1]}', FileKind.JSON),
         (b'{\n"instances": [1]}', FileKind.JSON),
+        (b'{"image": "/9j/4AAQ', FileKind.JSONL),
+        (b'{"instances": ["/9j/4AAQ', FileKind.JSON),
         (b"[[1]]", FileKind.JSON),
         (b"\x93NUMPY\x01", FileKind.NPY),
         (b"PK\x03\x04", FileKind.NPZ),

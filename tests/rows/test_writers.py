@@ -15,9 +15,9 @@ import pytest
 from mlserve.errors import InferenceFailed, InvalidInput, UsageError
 from mlserve.rows.arrays import save_arrays
 from mlserve.rows.asking import RowAnswer, RowError
+from mlserve.rows.rendering import cell_text, json_value
 from mlserve.rows.resuming import rows_in_jsonl, rows_in_table
 from mlserve.rows.table import Place
-from mlserve.rows.values import cell, plain
 from mlserve.rows.writers import (
     CsvWriter,
     JsonlWriter,
@@ -158,16 +158,16 @@ def test_an_output_called_as_the_number_of_the_row() -> None:
     ],
 )
 def test_values_are_plain_and_short(value: Any, dtype: DType, found: Any) -> None:
-    assert plain(value, TensorSpec("y", dtype, None)) == found
+    assert json_value(value, TensorSpec("y", dtype, None)) == found
 
 
 def test_every_float32_comes_back_from_its_digits() -> None:
     bits = np.random.default_rng(1).integers(0, 2**32, 20_000, dtype=np.uint32)
     numbers = bits.view(np.float32)
     numbers = numbers[np.isfinite(numbers)]
-    found = plain(numbers, TensorSpec("y", DType.FLOAT32, None))
+    found = json_value(numbers, TensorSpec("y", DType.FLOAT32, None))
 
-    assert (np.array([float(cell(value)) for value in found], np.float32) == numbers).all()
+    assert (np.array([float(cell_text(value)) for value in found], np.float32) == numbers).all()
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_every_float32_comes_back_from_its_digits() -> None:
     ],
 )
 def test_cells(value: Any, text: str) -> None:
-    assert cell(value) == text
+    assert cell_text(value) == text
 
 
 def test_outputs_as_rows_if_they_have_the_same_number() -> None:
@@ -250,3 +250,12 @@ def test_lines_of_something_else_are_left_alone(tmp_path: Path, line: str) -> No
         rows_in_jsonl(path)
 
     assert path.read_text() == f"{line}\n"
+
+
+def test_an_output_that_the_server_does_not_list_is_not_dropped_silently() -> None:
+    answer = RowAnswer(Place("rows.csv", 1), {"label": "a", "new": 1.0}, SERVER)
+    layout = Layout((LABEL,), has_file=False)
+
+    with pytest.raises(InferenceFailed, match="the server does not list the output 'new'"):
+        layout.cells(answer)
+    assert layout.values(answer) == {"label": "a", "new": 1.0}

@@ -17,7 +17,7 @@ _MOST_DIGITS = 9
 """Decimal digits that tell any two float32 apart (IEEE 754)."""
 
 
-def plain(value: Any, spec: TensorSpec | None) -> Any:
+def json_value(value: Any, spec: TensorSpec | None) -> Any:
     """Return an output as lists and values that JSON can hold.
 
     A float32 has the digits that tell it apart from its neighbours, and no more: 0.1, not
@@ -27,7 +27,7 @@ def plain(value: Any, spec: TensorSpec | None) -> Any:
     return _plain(value.tolist() if hasattr(value, "tolist") else value, shorten)
 
 
-def cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """Return a plain value as one cell of a table; lists are JSON."""
     if isinstance(value, str):
         return value
