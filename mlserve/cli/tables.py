@@ -162,6 +162,7 @@ class Run:
 
         Raises what ends the run: then, too, what has been answered is written.
         """
+        is_over = False
         try:
             for outcome in self._asking.outcomes(rows):
                 if progress is not None:
@@ -171,14 +172,17 @@ class Run:
             if self._rows:
                 self._out.finish()
             if self._goes_on:
-                error.hint = f"{error.hint}; then go on with the same command and {{resume}}"
+                first = f"{error.hint}; then " if error.hint else ""
+                error.hint = f"{first}go on with the same command and {{resume}}"
             raise
         else:
+            is_over = True
             self._out.finish()
         finally:
             if progress is not None:
                 progress.clear()
-            self._sum_up()
+            if self._rows or is_over:
+                self._sum_up()
         return self._exit_code
 
     def _take(self, outcome: Outcome, progress: StatusLine | None) -> None:

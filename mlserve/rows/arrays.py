@@ -120,6 +120,18 @@ def array_of(name: str, values: Any, spec: TensorSpec | None) -> Array:
     return array
 
 
+def require_shapes(outputs: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    """Raise InferenceFailed unless each output has the shape that it has in the first row."""
+    for name, value in outputs.items():
+        shape, expected = np.shape(value), np.shape(first[name])
+        if shape != expected:
+            raise InferenceFailed(
+                f"the output {name!r} has the shape {list(shape)}, and {list(expected)} in the "
+                "first row: they do not fit into one array",
+                hint="take --output jsonl",
+            )
+
+
 def save_arrays(stream: BinaryIO, arrays: Mapping[str, Array]) -> None:
     """Write a .npz file, which need not be seekable. Any name will do, `file` too."""
     with zipfile.ZipFile(stream, "w") as archive:

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlserve.errors import (
-    AccessDenied,
     InferenceFailed,
     InputTooLarge,
     InvalidInput,
     MlserveError,
-    NotFound,
     PluginError,
     Unavailable,
     UsageError,
@@ -31,10 +29,10 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH = 128
 """Rows of a request: an eighth of the server's default `--max-batch-length`."""
-_FOR_ALL = (Unavailable, AccessDenied, NotFound, PluginError)
-"""Errors that every other row would get too."""
 _OF_ROWS = (InvalidInput, InferenceFailed)
 """Errors that may be the fault of one row."""
+_FOR_ALL = (Unavailable, PluginError, UsageError)
+"""Errors that every other row would get too, if they are not of one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +122,10 @@ class Asking:
             self.milliseconds.append(answer.timings.total)
             yield from _shares(rows, answer)
             return
-        if isinstance(error, _FOR_ALL) or type(error) is UsageError:
+        may_be_of_one = isinstance(error, _OF_ROWS)
+        if isinstance(error, _FOR_ALL) and not may_be_of_one:
             raise error
-        if len(rows) == 1 or not isinstance(error, _OF_ROWS):
+        if len(rows) == 1 or not may_be_of_one:
             yield from (RowError(row.place, error) for row in rows)
             return
         middle = (len(rows) + 1) // 2

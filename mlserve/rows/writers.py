@@ -205,7 +205,12 @@ class NpzWriter:
         self._rows: list[RowAnswer] = []
 
     def write(self, outcome: Outcome) -> None:
+        """Keep the answer. Raises InferenceFailed if its shapes differ from the first row's."""
+        from mlserve.rows.arrays import require_shapes  # numpy, for .npz alone
+
         if isinstance(outcome, RowAnswer):
+            first = self._rows[0] if self._rows else outcome
+            require_shapes(outcome.outputs, first.outputs)
             self._rows.append(outcome)
 
     def finish(self) -> None:

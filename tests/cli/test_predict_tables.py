@@ -47,7 +47,7 @@ def two(cli: Any, echo: Any, tmp_path: Path) -> Callable[..., Any]:
 
     def ask(*words: object, protocol: str = "grpc", **options: Any) -> Any:
         where = ("--signature", "two", "--endpoint", echo.endpoint(protocol))
-        return cli("predict", *words, *where, **options)
+        return cli("predict", *words, *where, "--timeout", 30, **options)
 
     return ask
 
