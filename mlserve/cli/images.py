@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from mlserve.background import run_within
 from mlserve.cli.answers import RANDOM_WEIGHTS_WARNING, PredictFormat, PredictOptions
-from mlserve.cli.output import ProgressLine, error_json, note, print_json, require_input, say
+from mlserve.cli.output import ProgressLine, note, print_json, require_input, say
 from mlserve.client import Client, Prediction
 from mlserve.client.answers import Score
 from mlserve.client.call import unreadable
@@ -262,7 +262,7 @@ def _row(name: str, answer: Prediction) -> dict[str, Any]:
 
 
 def _error_row(name: str, error: MlserveError) -> dict[str, Any]:
-    return {"file": as_utf8(name), "error": error_json(error)}
+    return {"file": as_utf8(name), "error": error.to_json()}
 
 
 def _score_line(row: Score) -> str:

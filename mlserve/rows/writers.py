@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlserve.errors import InferenceFailed, as_utf8, escaped
-from mlserve.rows.asking import Outcome, RowAnswer, RowError, length_of
+from mlserve.rows.asking import Outcome, RowAnswer, length_of
 from mlserve.rows.columns import undeclared
 from mlserve.rows.rendering import cell_text, json_value
 from mlserve.rows.table import Place
@@ -230,17 +230,7 @@ def row_json(outcome: Outcome, layout: Layout) -> dict[str, Any]:
     if isinstance(outcome, RowAnswer):
         return {**data, "outputs": layout.values(outcome)}
     line = {} if outcome.place.line is None else {"line": outcome.place.line}
-    return {**data, **line, ERROR: error_json(outcome)}
-
-
-def error_json(outcome: RowError) -> dict[str, Any]:
-    error = outcome.error
-    return {
-        "kind": error.kind,
-        "message": error.message,
-        "hint": error.hint,
-        "exit_code": int(error.exit_code),
-    }
+    return {**data, **line, ERROR: outcome.error.to_json()}
 
 
 def file_text(place: Place) -> str:
