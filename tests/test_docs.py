@@ -48,8 +48,9 @@ mlserve() {{
 pip() {{
     local project="${{@: -1}}"
     project="${{project%%\\[*}}"
-    python -m pip install --quiet --no-deps --no-build-isolation --target "$PWD/site" "$PWD/$project"
-    export PYTHONPATH="$PWD/$project:$PWD/site"
+    local site="$PWD/site"
+    python -m pip install -q --no-deps --no-build-isolation --target "$site" "$PWD/$project"
+    export PYTHONPATH="$PWD/$project:$site"
 }}
 """
 """`mlserve` and `pip` in the scripts.
