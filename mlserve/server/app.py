@@ -27,7 +27,8 @@ from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import OipGrpcService
 from mlserve.server.oip.rest import OipRestExtensions, OipRestService
-from mlserve.server.pages import MetricsPage, OpenApiPage, ServerState
+from mlserve.server.pages import MetricsPage, OpenApiPage
+from mlserve.server.telemetry.gauges import Gauges
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
@@ -98,7 +99,7 @@ class Server:
             threads=options.threads or usable_cpus(),
             settings=options.settings,
         )
-        self.metrics.registry.register(ServerState(self.engine, self.models, self.memory))
+        self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
 
     async def run(self) -> bool:
         """Serve until a signal; return True when nothing runs any more and the process may exit.
