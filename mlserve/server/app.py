@@ -19,9 +19,9 @@ from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.access import RestGate
 from mlserve.server.listen.drain import InFlight
 from mlserve.server.listen.grpc.service import unary_methods
-from mlserve.server.listen.http import RestApp
 from mlserve.server.listen.limits import log_limits, within_file_limit
 from mlserve.server.listen.ports import LAST_WORDS, GrpcPort, RestPort
+from mlserve.server.listen.routes import RestApp
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions

@@ -7,7 +7,8 @@ import json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlserve.server.listen.http import Operation, check_method, json_response
+from mlserve.server.listen.http import check_method, json_response
+from mlserve.server.listen.routes import Operation
 from mlserve.server.openapi import DOCUMENT, DOCUMENT_PATH, METRICS_PATHS
 from mlserve.server.request import Purpose
 from mlserve.server.telemetry.metrics import Metrics
