@@ -13,8 +13,8 @@ import typer
 
 from mlserve.background import run_within
 from mlserve.cli import clock
-from mlserve.cli.options import ServerChoice, with_server_choice
 from mlserve.cli.output import ProgressLine, error_json, note, print_json, require_input, say
+from mlserve.cli.server_choice import ServerChoice, with_server_choice
 from mlserve.client import Client, Prediction, Retries
 from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.answers import Score
