@@ -163,6 +163,16 @@ def _anchors(page: Path) -> set[str]:
     return found
 
 
+def test_the_page_about_web_frameworks_shows_the_examples_that_are_run() -> None:
+    page = ROOT / "docs" / "web-frameworks.md"
+    shown = [text for language, text in blocks(page) if language == "python"]
+    run = [path.read_text() for path in (ROOT / "examples" / "web").rglob("*.py")]
+
+    assert len(shown) > 4
+    for text in shown:
+        assert any(text.strip() in source for source in run), text
+
+
 def test_an_anchor_is_made_as_github_does(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# `mlserve up`: a, b\n\n## Same\n\n```\n# no heading\n```\n\n## Same\n")

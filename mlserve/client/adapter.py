@@ -9,6 +9,7 @@ from typing import Protocol
 from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.retries import CallState
+from mlserve.errors import UsageError
 
 USUAL_TOP_K = 5
 """Classes requested if the caller does not say how many."""
@@ -57,6 +58,14 @@ class ImageRequest:
     def count(self) -> int:
         """How many classes to take from an answer."""
         return self.top_k or USUAL_TOP_K
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Raise UsageError unless it is a number of classes, or None."""
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise UsageError(
+            f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

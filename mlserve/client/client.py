@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from mlserve.background import run_on_loop
-from mlserve.client.adapter import ImageRequest, ModelRef
+from mlserve.client.adapter import ImageRequest, ModelRef, check_top_k
 from mlserve.client.answers import (
     Answer,
     ModelMetadata,
@@ -125,10 +125,7 @@ class AsyncClient:
         `mlserve.errors`: DeadlineExceeded, Unavailable, Overloaded, InferenceFailed, or UsageError
         and its kinds for an invalid call.
         """
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise UsageError(
-                f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
-            )
+        check_top_k(top_k)
         async with self._call(timeout, self._connection.retries) as state:
             state.enter("read", f"reading {name_of(image)}")
             request = ImageRequest(await read_image(image), top_k)

@@ -64,7 +64,7 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
     fits = not serving.changed and not serving.versions.serves_all
     if wanted is Launcher.AUTO and fits and _is_on_path(_native_specs(backend, serving)):
         return Launcher.NATIVE
-    _require_runtime(backend)
+    require_runtime(backend)
     return Launcher.EMBEDDED
 
 
@@ -148,7 +148,8 @@ def _no_native(backend: Backend, specs: Sequence[ServerSpec]) -> PluginError | U
     return PluginError(f"{names} is not on PATH", hint=specs[0].install_hint)
 
 
-def _require_runtime(backend: Backend) -> None:
+def require_runtime(backend: Backend) -> None:
+    """Raise PluginError if a package is missing that mlserve's own server of it needs."""
     for absent, hint in (
         (absent_packages(*SERVER), SERVER_HINT),
         (absent_to_serve(type(backend)), backend.install_hint),

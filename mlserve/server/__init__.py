@@ -4,11 +4,21 @@
                                                  ├─> Engine ──> Runner.run
     Open Inference v2        oip.grpc, oip.rest ─┘
 
-Started as `python -m mlserve.server`; `app` puts the parts together.
+`parts` puts them together. Started as `python -m mlserve.server` (`app`), or mounted in an ASGI
+application: `mlserve.server.mount` is in `mlserve.asgi`, and imported on first use.
 """
 
-import os
+from __future__ import annotations
 
-# gRPC logs every failed handshake itself, in a format that is neither our text nor JSON. It reads
-# this variable once, on import.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlserve.asgi.mount import mount as mount
+
+
+def __getattr__(name: str) -> Any:
+    if name != "mount":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mlserve.asgi.mount import mount
+
+    return mount

@@ -14,28 +14,13 @@ from pathlib import Path
 
 from mlserve.background import end_process
 from mlserve.errors import ExitCode, MlserveError
-from mlserve.server.body_memory import BodyMemory
-from mlserve.server.engine.engine import Engine
-from mlserve.server.listen.access import RestGate
-from mlserve.server.listen.drain import InFlight
-from mlserve.server.listen.grpc.service import unary_methods
 from mlserve.server.listen.limits import log_limits, within_file_limit
 from mlserve.server.listen.ports import LAST_WORDS, GrpcPort, RestPort
-from mlserve.server.listen.routes import RestApp
-from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
-from mlserve.server.oip.extensions import OipExtensions
-from mlserve.server.oip.grpc import OipGrpcService
-from mlserve.server.oip.rest import OipRestExtensions, OipRestService
-from mlserve.server.pages import MetricsPage, OpenApiPage
-from mlserve.server.telemetry.gauges import Gauges
-from mlserve.server.telemetry.metrics import Metrics
-from mlserve.server.telemetry.request_log import RequestLog
-from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.server.tfs.grpc import SHORT_NAMES, ModelReload, TfsGrpcService
-from mlserve.server.tfs.rest import CORS, TfsRestService
+from mlserve.server.parts import ServerParts
+from mlserve.server.tfs.grpc import SHORT_NAMES, ModelReload
 from mlserve.settings import ServerSettings
-from mlserve.system import give_back_large_blocks, usable_cpus
+from mlserve.system import give_back_large_blocks
 
 _log = logging.getLogger(__name__)
 _TURN = 0.001
@@ -44,9 +29,6 @@ _TURN = 0.001
 The event loop releases it at each system call, and waits this long to get it back while a worker
 reads a long request; a health check makes half a dozen system calls.
 """
-
-_UNLOADING = 2.0
-"""Minimum time in seconds for unloading the models, once every request has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,35 +53,26 @@ class ServerOptions:
 
 
 class Server:
-    """A server process, assembled from its parts."""
+    """A server process: its parts, and the two ports around them."""
 
     def __init__(self, options: ServerOptions) -> None:
         options = replace(options, settings=within_file_limit(options.settings))
         self._options = options
         self._stop = asyncio.Event()
         self._give_up = 0.0
-        self.in_flight = InFlight()
-        self.memory = BodyMemory(options.settings.body_memory)
-        self.metrics = Metrics()
-        self.request_log = RequestLog(options.settings)
-        self.telemetry = Telemetry(self.metrics, self.request_log)
-        place = options.host, options.grpc_port
-        self.grpc = GrpcPort(*place, self.telemetry, self.memory, options.settings)
+        settings = options.settings
+        self.parts = ServerParts(
+            settings, host=options.host, threads=options.threads, on_change=self._note_change
+        )
+        place, parts = (options.host, options.grpc_port), self.parts
+        self.grpc = GrpcPort(*place, parts.telemetry, parts.memory, settings)
         if options.grpc_socket is not None:
             self.grpc.listen_on(options.grpc_socket)
         self.rest = (
             None
             if options.rest_port is None
-            else RestPort(options.host, options.rest_port, options.settings)
+            else RestPort(options.host, options.rest_port, settings)
         )
-        self.models = Models(self._note_change)
-        self.engine = Engine(
-            self.models,
-            self.telemetry,
-            threads=options.threads or usable_cpus(),
-            settings=options.settings,
-        )
-        self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
 
     async def run(self) -> bool:
         """Serve until a signal; return True when nothing runs any more and the process may exit.
@@ -116,14 +89,14 @@ class Server:
             left = max(LAST_WORDS, self._give_up - time.monotonic())
             ports = (port for port in (self.grpc, self.rest) if port is not None)
             await asyncio.gather(*(port.stop(left) for port in ports))
-            self.request_log.close()
+            self.parts.request_log.close()
 
     async def _find_models(self) -> bool:
         """Find the first models; return False if a signal came first.
 
         A lost disk may never answer, so a signal must end the search. Raises NotFound.
         """
-        search = asyncio.create_task(self.models.begin(self._options.models))
+        search = asyncio.create_task(self.parts.models.begin(self._options.models))
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait((search, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -134,28 +107,13 @@ class Server:
         return True
 
     async def _open_ports(self) -> None:
-        parts = self.engine, self.models
-        host = self._options.host
-        tfs = TfsGrpcService(*parts, host=host, reload=self._options.reload)
-        extensions = OipExtensions(*parts, self.telemetry.statistics, host=host)
-        oip = OipGrpcService(*parts, extensions)
-        seen_by = self.telemetry, self.in_flight
-        methods = unary_methods((*tfs.services(), *oip.services()), self.engine, *seen_by)
-        await self.grpc.start(methods, SHORT_NAMES)
+        options = self._options
+        await self.grpc.start(self.parts.grpc_methods(options.reload), SHORT_NAMES)
         rest = "off"
         if self.rest is not None:
-            protocols = (
-                TfsRestService(*parts, self.memory),
-                OipRestExtensions(extensions, self.memory),
-                OipRestService(*parts, self.memory),
-                OpenApiPage(),
-                MetricsPage(self.metrics, self._options.metrics_path),
-            )
-            gate = RestGate.from_settings(self._options.settings)
-            headers = CORS if self._options.cors else ()
-            await self.rest.start(RestApp(gate, protocols, *seen_by, headers))
+            await self.rest.start(self.parts.rest_app(options.metrics_path, cors=options.cors))
             rest = self.rest.address
-        log_limits(self._options.settings, self.engine.max_queue, host)
+        log_limits(options.settings, self.parts.limits, options.host)
         _log.info("listening grpc=%s rest=%s", self.grpc.address, rest)
 
     async def _serve(self) -> bool:
@@ -165,41 +123,16 @@ class Server:
         if model.done():
             await model
         model.cancel()
-        return await self._drain() and not self.models.is_loading
+        self._give_up = time.monotonic() + self._options.settings.drain_timeout
+        return await self.parts.drain(self._give_up) and not self.parts.models.is_loading
 
     async def _load_and_follow(self) -> None:
-        reload = self._options.reload
-        changes = [] if reload is None else [reload.follow(self.models)]
-        await asyncio.gather(self.models.run(), *changes)
-
-    async def _drain(self) -> bool:
-        """Turn readiness off, refuse new requests, and finish those that have arrived."""
-        seconds = self._options.settings.drain_timeout
-        self._give_up = time.monotonic() + seconds
-        self.engine.refuse_new()
-        self.in_flight.begin_drain()
-        self._note_change()
-        _log.info("stopping: %d requests to finish", self.in_flight.unfinished)
-        await self.in_flight.wait_done(seconds)
-        # Work whose client has left no longer counts as a request, but it still runs.
-        is_done = await self.engine.drain(max(0.0, self._give_up - time.monotonic()))
-        if not is_done:
-            _log.warning("stopping with %d requests unfinished", self.engine.unfinished)
-            return False
-        return await self._unload(max(_UNLOADING, self._give_up - time.monotonic()))
-
-    async def _unload(self, seconds: float) -> bool:
-        """Unload every model; return False if that took longer than `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.models.close()
-        except TimeoutError:
-            _log.warning("stopping with a model that was not unloaded within %g s", seconds)
-            return False
-        return True
+        reload, models = self._options.reload, self.parts.models
+        changes = [] if reload is None else [reload.follow(models)]
+        await asyncio.gather(models.run(), *changes)
 
     def _note_change(self) -> None:
-        self.grpc.show_ready(self.models.is_ready and not self.in_flight.is_draining)
+        self.grpc.show_ready(self.parts.is_ready)
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from mlserve.server.telemetry.metrics import Metrics
 
 
 class OpenApiPage:
-    """The page with the OpenAPI document."""
+    """The page with the OpenAPI document, whose paths are below the place of a mounted server."""
 
     def match(self, path: str) -> Operation | None:
         if path != DOCUMENT_PATH:
@@ -24,7 +25,9 @@ class OpenApiPage:
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
-        return json_response(json.dumps(DOCUMENT).encode())
+        root = request.scope.get("root_path", "").rstrip("/")
+        servers = {"servers": [{"url": quote(root)}]} if root else {}
+        return json_response(json.dumps(DOCUMENT | servers).encode())
 
 
 class MetricsPage:

@@ -76,10 +76,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request came in: `transport` is grpc or rest; `api` is tfs, oip or empty.
+    """Where a request came in: `transport` is grpc, rest or direct; `api` is tfs, oip or empty.
 
     `path` is the path of an HTTP request after its method, or the name of a gRPC method, cut to
-    `LONGEST_PATH` characters.
+    `LONGEST_PATH` characters. A direct call, from the server's own process, has the method's name.
     """
 
     transport: str

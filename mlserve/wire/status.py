@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from mlserve import errors
+from mlserve.wire.headers import RETRY_AFTER, RETRY_AFTER_MS
 
 _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
     # Most specific first: the first matching class is an error's row.
@@ -60,6 +63,20 @@ def grpc_status(error: errors.MlserveError) -> str:
 def http_status(error: errors.MlserveError) -> int:
     """Return the HTTP status code for the error."""
     return _row(error)[2]
+
+
+def retry_headers(error: errors.MlserveError) -> dict[str, str]:
+    """Return the HTTP headers that say when to come back; none if the error does not say it.
+
+    `Retry-After` is in whole seconds, rounded up, and `Retry-After-Ms` in milliseconds.
+    """
+    seconds = error.retry_after if isinstance(error, errors.Transient) else None
+    if seconds is None or not math.isfinite(seconds):
+        return {}
+    return {
+        RETRY_AFTER: str(math.ceil(seconds)),
+        RETRY_AFTER_MS: str(math.ceil(seconds * 1000)),
+    }
 
 
 def error_from_grpc(code: str) -> type[errors.MlserveError]:

@@ -50,8 +50,8 @@ def counts(server: Server) -> dict[str, Any]:
         "leases": sum(loaded._leases for loaded in found[LoadedVersion]),
         "versions": len(found[LoadedVersion]),
         "open_runners": sum(not runner._closed.is_set() for runner in found[EchoRunner]),
-        "running": server.engine.running,
-        "waiting": server.engine.waiting,
+        "running": server.parts.engine.running,
+        "waiting": server.parts.engine.waiting,
         "tasks": dict(tasks),
         "threads": sum(not t.name.startswith(_POOL) for t in threading.enumerate()),
         "files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208

@@ -151,6 +151,10 @@ class Engine:
                 job.settle(Unavailable("the server is shutting down"))
         return not self._admission.running
 
+    def close(self) -> None:
+        """Let the threads end, each after the call that it runs; no call can be served any more."""
+        self._workers.shutdown(wait=False)
+
     def _enter(self, call: InferenceCall[Answer], loaded: LoadedVersion) -> Job[Answer]:
         """Queue the call as a job. Raises Overloaded and DeadlineExceeded."""
         # No `with` for this lease: it ends with the work, in `_finish` or `_take_out`, and not with

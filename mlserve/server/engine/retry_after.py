@@ -8,7 +8,7 @@
 | there is no memory for the body | `body_memory.RETRY_SECONDS` (a lower layer) |
 
 They leave the server with the error (`Overloaded.retry_after`): over HTTP as `Retry-After`, rounded
-up to whole seconds, and `Retry-After-Ms` (`listen.http`), over gRPC as the pushback
+up to whole seconds, and `Retry-After-Ms` (`wire.status`), over gRPC as the pushback
 (`listen.grpc.service`).
 """
 

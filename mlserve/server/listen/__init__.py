@@ -8,5 +8,5 @@ not know by name. A protocol is
 - over gRPC, a list of `grpc.service.Service`: functions from request bytes to response bytes.
   `unary_methods` maps them to full method names and turns their errors into status codes.
 
-`server.app` lists the protocols; each declares which of its parts need no token (`access`).
+`server.parts` lists the protocols; each declares which of its parts need no token (`access`).
 """

@@ -7,7 +7,7 @@
    they accept a request). Over HTTP their connection is closed, so that the client, or the load
    balancer in front of it, turns to another server (`RestApp`).
 2. The server waits for the kept requests (`InFlight.wait_done`) and for work whose client has left,
-   then unloads the models: `app.Server` does that within `--drain-timeout`.
+   then unloads the models: `ServerParts.drain` does that within `--drain-timeout`.
 3. Each port closes. The kernel accepts connections before the event loop hears of them, even before
    the last packet of their handshake arrives, so the listener is closed only once nothing has been
    waiting on it for a moment (`take_last`). The system refuses later connections.

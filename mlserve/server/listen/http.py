@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +21,6 @@ from mlserve.errors import (
     InvalidInput,
     MlserveError,
     NotAllowed,
-    Overloaded,
     UsageError,
 )
 from mlserve.server.body_memory import BodyMemory
@@ -40,11 +38,9 @@ from mlserve.wire.headers import (
     MODEL_VERSION,
     RANDOM_WEIGHTS,
     REQUEST_TIMEOUT_MS,
-    RETRY_AFTER,
-    RETRY_AFTER_MS,
     over_http,
 )
-from mlserve.wire.status import http_status
+from mlserve.wire.status import http_status, retry_headers
 
 _TIMEOUTS = (REQUEST_TIMEOUT_MS, ENVOY_TIMEOUT_MS)
 """Headers with the milliseconds that the client waits; the smallest value applies."""
@@ -113,18 +109,15 @@ def contract_headers(contract: str) -> dict[str, str]:
 def error_response(error: MlserveError) -> Response:
     """Return `{"error": "<message>"}` with the status code and headers that go with the error.
 
-    `Retry-After`, in whole seconds, and `Retry-After-Ms` say when the part that refused the
-    request, usually the engine, expects to have room (`Overloaded.retry_after`).
+    The headers of a refusal say when the part that refused, usually the engine, expects to have
+    room.
     """
     body = json.dumps({"error": error_text(error)}).encode()
-    status, headers = http_status(error), {}
+    status, headers = http_status(error), retry_headers(error)
     if isinstance(error, MethodNotAllowed):
         status, headers["Allow"] = 405, error.allowed
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
         headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
-    elif isinstance(error, Overloaded) and error.retry_after is not None:
-        headers[RETRY_AFTER] = str(math.ceil(error.retry_after))
-        headers[RETRY_AFTER_MS] = str(math.ceil(error.retry_after * 1000))
     if isinstance(error, BodyTooLarge | NoRoom):  # the rest of the body has not been read
         headers["Connection"] = "close"
     return Response(body, status, headers, "application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from mlserve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
 
+CONNECTION_LIMITS = ("header_timeout", "max_connections")
+"""Settings that a port enforces: they do not hold where another server owns the port."""
 _PORTS = 2
 _OTHER_FILES = 256
 """Descriptors for everything but served connections.
@@ -22,19 +25,24 @@ Model files, pipes, the log, and connections being closed because there is no ro
 _LEAST_OTHER_FILES = 16
 
 
-def limits_of(settings: ServerSettings, max_queue: int) -> dict[str, Any]:
-    """Return the effective load and limit settings by name; the engine chose `max_queue`."""
+def limits_of(
+    settings: ServerSettings, max_queue: int, *, has_ports: bool = True
+) -> dict[str, Any]:
+    """Return the effective load and limit settings by name; the engine chose `max_queue`.
+
+    A server without ports of its own does not limit connections.
+    """
     shown = [
         item.name
         for item in described(ServerSettings)
         if item.panel in (HelpPanel.LOAD, HelpPanel.LIMITS)
+        and (has_ports or item.name not in CONNECTION_LIMITS)
     ]
     return {name: getattr(settings, name) for name in shown} | {"max_queue": max_queue}
 
 
-def log_limits(settings: ServerSettings, max_queue: int, host: str) -> None:
+def log_limits(settings: ServerSettings, limits: Mapping[str, Any], host: str) -> None:
     """Log the limits in one line, and warn of the risks of listening on that address."""
-    limits = limits_of(settings, max_queue)
     _log.info("limits: %s", " ".join(f"{name}={value}" for name, value in limits.items()))
     for risk in settings.exposure(host):
         _log.warning("%s", risk)

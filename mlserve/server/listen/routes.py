@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import quote, unquote_to_bytes
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -24,6 +25,8 @@ from mlserve.server.request import LONGEST_PATH, Purpose, RequestRecord, Route
 from mlserve.server.telemetry.telemetry import Telemetry
 
 _CLIENT_CLOSED_REQUEST = 499
+_PATH_MARKS = "/:@!$&'()*+,;=~"
+"""What a path may hold as it is, besides letters, digits and `-._` (RFC 3986, section 3.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ class RestApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        path = scope["raw_path"].decode("ascii", "replace")
-        operation = self.operation(path)
+        path, below = raw_paths(scope)
+        operation = self.operation(below)
         route = operation.route(request.method, path)
         record = self._telemetry.begin(route, request.headers.get)
         self._in_flight.take(record)
@@ -86,8 +89,11 @@ class RestApp:
             response = await self._answer(request, operation, record)
             headers = (*self._headers, *record.headers())
             response.raw_headers += [(k.encode(), v.encode()) for k, v in headers]
-            must_linger = is_late or response.headers.get("connection") == "close"
-            if self._in_flight.is_draining:
+            is_http_1 = scope["http_version"].startswith("1")
+            if not is_http_1:
+                del response.headers["connection"]  # HTTP/2 forbids it (RFC 9113, section 8.2.2)
+            must_linger = is_http_1 and (is_late or response.headers.get("connection") == "close")
+            if self._in_flight.is_draining and is_http_1:
                 # Makes the client, or the load balancer in front of it, turn to another server.
                 response.headers["connection"] = "close"
             if must_linger:
@@ -120,6 +126,30 @@ class RestApp:
             return error_response(failure)
         record.answered()
         return response
+
+
+def raw_paths(scope: Scope) -> tuple[str, str]:
+    """Return the request's path as it was sent, and the part of it below ASGI's `root_path`.
+
+    A framework that mounts this application at `/ml` leaves the path whole and says `/ml` in
+    `root_path`, decoded. A server need not tell the raw path: it is then made from the decoded one.
+    """
+    raw: bytes = scope.get("raw_path") or quote(scope["path"], safe=_PATH_MARKS).encode()
+    root: bytes = scope.get("root_path", "").rstrip("/").encode()
+    place = _end_of(root, raw) if root else 0
+    return raw.decode("ascii", "replace"), raw[place:].decode("ascii", "replace")
+
+
+def _end_of(root: bytes, raw: bytes) -> int:
+    """Return where the escaped path `raw` has spelt out `root`; 0 if it does not begin with it."""
+    place = 0
+    for byte in root:
+        is_escape = raw[place : place + 1] == b"%"
+        piece = raw[place : place + (3 if is_escape else 1)]
+        if unquote_to_bytes(piece) != bytes((byte,)):
+            return 0
+        place += len(piece)
+    return place if raw[place : place + 1] in (b"", b"/") else 0
 
 
 async def _no_such_path(request: Request) -> Response:

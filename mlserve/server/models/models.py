@@ -40,6 +40,7 @@ class Models:
         self._models: dict[str, Model] = {}
         self._successors: dict[str, Model] = {}
         self._awaited: set[str] = set()
+        self._has_begun = False
         self._has_started = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: set[Model] = set()
@@ -65,8 +66,8 @@ class Models:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request to each awaited model would be served."""
-        return all(self._models[name].is_ready for name in self.awaited)
+        """Whether a request to each awaited model would be served; False before `begin`."""
+        return self._has_begun and all(self._models[name].is_ready for name in self.awaited)
 
     @property
     def is_loading(self) -> bool:
@@ -80,8 +81,10 @@ class Models:
         Raises NotFound for one that has no version and does not await any.
         """
         for source in sources:
-            model = self._models[source.model] = Model(source, self._note_change)
+            self._models[source.model] = Model(source, self._note_change)
             self._awaited.add(source.model)
+        self._has_begun = True
+        for model in list(self._models.values()):
             await model.find()
         self._has_started = not sources
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -145,10 +145,16 @@ def _written(fields: dict[str, Any], message: Message) -> bytes:
 class OipGrpcService:
     """The methods of the service, each from request bytes to response bytes."""
 
-    def __init__(self, engine: Engine, models: Models, extensions: OipExtensions) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        models: Models,
+        extensions: OipExtensions,
+        limits: Mapping[str, Any],
+    ) -> None:
         self._engine = engine
         self._extensions = OipGrpcExtensions(extensions)
-        self._models = OipModels(engine, models)
+        self._models = OipModels(engine, models, limits)
 
     def services(self) -> tuple[Service]:
         """Return the service to add to the gRPC server."""

@@ -6,7 +6,7 @@ can ask for the metadata of another signature by name, and gets the names of all
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from mlserve import __version__
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.engine.batching import is_batchable
 from mlserve.server.engine.engine import Engine
-from mlserve.server.listen.limits import limits_of
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State
 from mlserve.server.oip.request import datatype_of, default_signature
@@ -73,9 +72,10 @@ class ModelDescription:
 class OipModels:
     """The models of a server, in the protocol's terms."""
 
-    def __init__(self, engine: Engine, models: Models) -> None:
+    def __init__(self, engine: Engine, models: Models, limits: Mapping[str, Any]) -> None:
         self._engine = engine
         self._models = models
+        self._limits = limits
 
     def why_server_not_ready(self) -> MlserveError | None:
         """Return why a request would not be served now; None if it would be."""
@@ -104,7 +104,7 @@ class OipModels:
 
     def limits(self) -> dict[str, Any]:
         """Return the server's limits, and the default deadline of a request."""
-        return limits_of(self._engine.settings, self._engine.max_queue)
+        return dict(self._limits)
 
     def load(self) -> dict[str, int]:
         """Return how many calls are running and waiting."""

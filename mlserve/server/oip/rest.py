@@ -80,9 +80,11 @@ _MOST_BYTES = 64 * 2**10
 class OipRestService:
     """The REST protocol of the Open Inference Protocol, version 2."""
 
-    def __init__(self, engine: Engine, models: Models, memory: BodyMemory) -> None:
+    def __init__(
+        self, engine: Engine, models: Models, memory: BodyMemory, limits: Mapping[str, Any]
+    ) -> None:
         self._settings = engine.settings
-        self._models = OipModels(engine, models)
+        self._models = OipModels(engine, models, limits)
         self._inference = RestInference(engine, models, memory)
 
     def match(self, path: str) -> Operation | None:

@@ -31,7 +31,7 @@ REST = RestApp(
     (
         TfsRestService(ENGINE, NOTHING, NOTHING),
         OipRestExtensions(NOTHING, NOTHING),
-        OipRestService(ENGINE, NOTHING, NOTHING),
+        OipRestService(ENGINE, NOTHING, NOTHING, {}),
         OpenApiPage(),
         MetricsPage(NOTHING),
     ),
@@ -41,7 +41,7 @@ REST = RestApp(
 METHODS = unary_methods(
     (
         *TfsGrpcService(ENGINE, NOTHING, host="", reload=NOTHING).services(),
-        *OipGrpcService(ENGINE, NOTHING, NOTHING).services(),
+        *OipGrpcService(ENGINE, NOTHING, NOTHING, {}).services(),
     ),
     *(NOTHING, NOTHING, NOTHING),
 )

@@ -1,0 +1,1 @@
+"""A Django project of one view, with a model server mounted beside it."""

@@ -1,0 +1,131 @@
+"""`mlserve.server.mount`: which models to serve inside another application, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlserve import plugins
+from mlserve.errors import MlserveError, UsageError
+from mlserve.hints import did_you_mean
+from mlserve.launch.command import require_regarded, require_runtime
+from mlserve.launch.model_choice import choose
+from mlserve.launch.serving import Serving
+from mlserve.load_options import LoadOptions
+from mlserve.options import described
+from mlserve.settings import ServerSettings
+from mlserve.store import VersionPolicy, check_version
+
+if TYPE_CHECKING:
+    from mlserve.asgi.mounted import MountedServer
+
+OF_THE_PORT = (
+    *("header_timeout", "max_connections", "log_format"),
+    *("tls_cert", "tls_key", "tls_client_ca"),
+)
+"""Settings of what mlserve does not own here: the port and the log of the process."""
+
+
+def mount(
+    *models: str,
+    backend: str | None = None,
+    path: str | Path | None = None,
+    version: int | None = None,
+    store: str | Path | None = None,
+    poll_seconds: float = 1.0,
+    **settings: Any,
+) -> MountedServer:
+    """Return an ASGI application that serves these models, to mount in another application.
+
+        serving = mlserve.server.mount("inception_v3", backend="onnxruntime", max_queue=8)
+        app = FastAPI(lifespan=serving.lifespan)
+        app.mount("/ml", serving)
+
+    It has the REST API of mlserve's server (`/v1/...`, `/v2/...`, `/metrics`, `/openapi.json`) and
+    the same engine, and can be asked without HTTP: `await serving.predict(image, timeout=1)`.
+
+    Without a name, the only exported model is served, as by `mlserve up`. `backend` is needed where
+    a model was exported for several. `path` is the folder of one model, which holds its version
+    folders; `store` is a folder of exported models. `version` None is the latest one, and each
+    newer one as it appears: the folder is looked at every `poll_seconds`, 0 being never. The rest
+    are the settings of a server by their names in Python, such as `threads`, `max_queue`,
+    `default_timeout` or `token_file`; those of its port belong to the ASGI server that runs the
+    application.
+
+    Raises NotFound for a model that is not there, PluginError for a package that is missing, and
+    UsageError for any other argument that is wrong. Nothing is loaded yet.
+    """
+    try:
+        options, server_settings = _settings(settings)
+        if path is not None and len(models) > 1:
+            raise UsageError(
+                f"{path} is the folder of one model, and {len(models)} are named",
+                hint="mount each folder by itself",
+            )
+        policy = VersionPolicy() if version is None else VersionPolicy((check_version(version),))
+        chosen = [
+            _choice(model, backend, path, policy, store, options)
+            for model in dict.fromkeys(models or (None,))
+        ]
+        return _mounted(chosen, server_settings, poll_seconds)
+    except MlserveError as error:
+        if error.hint is not None:
+            error.add_note(f"hint: {error.hint}")  # a traceback does not show it otherwise
+        raise
+
+
+def _choice(
+    model: str | None,
+    backend: str | None,
+    path: str | Path | None,
+    policy: VersionPolicy,
+    store: str | Path | None,
+    options: LoadOptions,
+) -> Serving:
+    """Return what to serve, once it is sure that it can be served here."""
+    folder, root = (None if place is None else Path(place) for place in (path, store))
+    chosen = replace(choose(backend, model, folder, policy, root), options=options)
+    runtime = plugins.backend(chosen.backend)
+    require_regarded(runtime, chosen)
+    require_runtime(runtime)
+    return chosen
+
+
+def _mounted(chosen: list[Serving], settings: ServerSettings, poll_seconds: float) -> MountedServer:
+    from mlserve.asgi.mounted import MountedServer
+    from mlserve.server.models.versions import ModelSpec
+
+    models = [
+        ModelSpec(
+            plugins.backend(serving.backend),
+            serving.model,
+            serving.base_path,
+            serving.versions,
+            serving.options,
+            poll_seconds,
+        )
+        for serving in chosen
+    ]
+    return MountedServer(models, settings, threads=chosen[0].options.threads)
+
+
+def _settings(values: Mapping[str, Any]) -> tuple[LoadOptions, ServerSettings]:
+    known = {item.name: item for kind in (LoadOptions, ServerSettings) for item in described(kind)}
+    for name in values:
+        if name not in known:
+            raise UsageError(
+                f"{name!r} is not a setting of a server",
+                hint=did_you_mean(name, known) + "docs/reference/settings.md lists them",
+            )
+        if name in OF_THE_PORT:
+            raise UsageError(
+                f"{name} cannot be set here: the port and the log belong to the ASGI server",
+                hint="set it there; docs/web-frameworks.md says what holds in its place",
+            )
+    read = {name: known[name].read(value) for name, value in values.items()}
+    loading = {
+        item.name: read.pop(item.name) for item in described(LoadOptions) if item.name in read
+    }
+    return LoadOptions(**loading), ServerSettings(**read)

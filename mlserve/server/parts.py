@@ -1,0 +1,139 @@
+"""All parts of a server but its ports: models, engine, telemetry, both protocols, and the drain.
+
+Two programs are built from them: `app`, a process with ports of its own, and `mlserve.asgi`, which
+puts the REST API inside another ASGI application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from mlserve.server.body_memory import BodyMemory
+from mlserve.server.engine.engine import Engine
+from mlserve.server.listen.access import RestGate
+from mlserve.server.listen.drain import InFlight
+from mlserve.server.listen.grpc.service import UnaryMethod, unary_methods
+from mlserve.server.listen.limits import limits_of
+from mlserve.server.listen.routes import RestApp
+from mlserve.server.models.models import Models
+from mlserve.server.models.versions import ModelSpec
+from mlserve.server.oip.extensions import OipExtensions
+from mlserve.server.oip.grpc import OipGrpcService
+from mlserve.server.oip.rest import OipRestExtensions, OipRestService
+from mlserve.server.pages import MetricsPage, OpenApiPage
+from mlserve.server.telemetry.gauges import Gauges
+from mlserve.server.telemetry.metrics import Metrics
+from mlserve.server.telemetry.request_log import RequestLog
+from mlserve.server.telemetry.telemetry import Telemetry
+from mlserve.server.tfs.grpc import ModelReload, TfsGrpcService
+from mlserve.server.tfs.rest import CORS, TfsRestService
+from mlserve.settings import ServerSettings
+from mlserve.system import usable_cpus
+
+_log = logging.getLogger(__name__)
+
+_UNLOADING = 2.0
+"""Minimum time in seconds for unloading the models, once every request has ended."""
+
+
+class ServerParts:
+    """A server without ports. All methods are for the event loop that it was made on.
+
+    `host` is the address that the server listens on, which decides who may load and unload models;
+    None for one that has no ports of its own. `threads` None is one for each CPU. `on_change` is
+    called whenever `is_ready` may have changed.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        host: str | None,
+        threads: int | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self.in_flight = InFlight()
+        self.memory = BodyMemory(settings.body_memory)
+        self.metrics = Metrics()
+        self.request_log = RequestLog(settings)
+        self.telemetry = Telemetry(self.metrics, self.request_log)
+        self.models = Models(on_change)
+        self.engine = Engine(
+            self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
+        )
+        self.limits = limits_of(settings, self.engine.max_queue, has_ports=host is not None)
+        self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
+        self._host = host or ""
+        self._on_change = on_change
+        self._extensions = OipExtensions(
+            self.engine, self.models, self.telemetry.statistics, host=self._host
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request to each model would be served now."""
+        return self.models.is_ready and not self.in_flight.is_draining
+
+    def grpc_methods(self, reload: ModelReload | None) -> Mapping[str, UnaryMethod]:
+        """Return the methods of both protocols over gRPC; `reload` changes the models."""
+        served = self.engine, self.models
+        tfs = TfsGrpcService(*served, host=self._host, reload=reload)
+        oip = OipGrpcService(*served, self._extensions, self.limits)
+        services = (*tfs.services(), *oip.services())
+        return unary_methods(services, self.engine, self.telemetry, self.in_flight)
+
+    def rest_app(self, metrics_path: str | None = None, *, cors: bool = False) -> RestApp:
+        """Return the ASGI application of both protocols over REST, with `/metrics` and OpenAPI.
+
+        `metrics_path` is another path of the metrics. `cors` allows pages of every origin.
+        """
+        served = self.engine, self.models
+        protocols = (
+            TfsRestService(*served, self.memory),
+            OipRestExtensions(self._extensions, self.memory),
+            OipRestService(*served, self.memory, self.limits),
+            OpenApiPage(),
+            MetricsPage(self.metrics, metrics_path),
+        )
+        gate = RestGate.from_settings(self.settings)
+        return RestApp(gate, protocols, self.telemetry, self.in_flight, CORS if cors else ())
+
+    async def serve_models(self, sources: Sequence[ModelSpec]) -> None:
+        """Find, load and follow these models; never returns.
+
+        Raises NotFound, and the error of a model when none of its versions can be loaded.
+        """
+        await self.models.begin(sources)
+        await self.models.run()
+
+    async def drain(self, give_up: float) -> bool:
+        """Turn readiness off, refuse new requests, finish those in flight, and unload the models.
+
+        Requests have until `give_up`, a time on the monotonic clock. Returns False if any of them,
+        or the unloading, has not ended by then.
+        """
+        self.engine.refuse_new()
+        self.in_flight.begin_drain()
+        self._on_change()
+        _log.info("stopping: %d requests to finish", self.in_flight.unfinished)
+        await self.in_flight.wait_done(max(0.0, give_up - time.monotonic()))
+        # Work whose client has left no longer counts as a request, but it still runs.
+        is_done = await self.engine.drain(max(0.0, give_up - time.monotonic()))
+        if not is_done:
+            _log.warning("stopping with %d requests unfinished", self.engine.unfinished)
+            return False
+        return await self._unload(max(_UNLOADING, give_up - time.monotonic()))
+
+    async def _unload(self, seconds: float) -> bool:
+        """Unload every model; return False if that took longer than `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.models.close()
+        except TimeoutError:
+            _log.warning("stopping with a model that was not unloaded within %g s", seconds)
+            return False
+        return True

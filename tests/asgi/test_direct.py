@@ -1,0 +1,370 @@
+"""Calls to a mounted server from its own process: the answers and the errors of a client."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from fastapi import FastAPI
+
+import mlserve.server
+from mlserve import (
+    AsyncClient,
+    Deadline,
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidInput,
+    MlserveError,
+    ModelLoadFailed,
+    NotAnImage,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    UsageError,
+)
+from mlserve.artifact import Artifact
+from mlserve.asgi import mounted
+from mlserve.asgi.mounted import MountedServer
+from mlserve.server.engine.engine import Engine
+from mlserve.server.telemetry.log import TextFormatter
+from mlserve.testing.processes import launched, wait_until
+from tests.conftest import Export
+from tests.harness.echo import PHOTO
+
+
+def _during(serving: MountedServer, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Return what `ask` returns while the server runs."""
+
+    async def run() -> Any:
+        async with serving:
+            return await ask()
+
+    return asyncio.run(run())
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - nothing else would say so
+        await asyncio.sleep(0.001)
+
+
+async def _running(serving: MountedServer, count: int) -> None:
+    """Wait until that many calls hold a slot."""
+    await _until(lambda: _engine(serving).running == count)
+
+
+def _engine(serving: MountedServer) -> Engine:
+    assert serving._run is not None
+    return serving._run.parts.engine
+
+
+def test_infer_returns_the_outputs_that_are_asked_for(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount()
+
+    async def ask() -> None:
+        both = await serving.infer({"a": [1, 2], "b": [3, 4]}, signature="two")
+        assert {name: array.tolist() for name, array in both.items()} == {
+            "sum": [4.0, 6.0],
+            "product": [3.0, 8.0],
+        }
+        assert all(array.dtype == np.float32 for array in both.values())
+        one = await serving.infer({"a": [1], "b": [2]}, signature="two", outputs=["sum"])
+        assert list(one) == ["sum"]
+        label = await serving.infer({"image": [PHOTO, PHOTO]})
+        assert label["output_0"].tolist() == [b"sorrel", b"sorrel"]
+
+    _during(serving, ask)
+
+
+def test_predict_gives_what_a_client_gets_from_a_server_of_the_same_folder(
+    export: Export, tmp_path: Path
+) -> None:
+    path = export(is_random=True, k=2)
+    serving = mlserve.server.mount(path=path)
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(PHOTO)
+
+    async def ask() -> None:
+        for top_k in (None, 1, 3, 9):
+            here = await serving.predict(photo, top_k=top_k)
+            async with AsyncClient(server.grpc) as client:
+                there = await client.predict(photo, top_k=top_k)
+            for name in ("label", "scores", "model", "version", "has_random_weights", "shortfall"):
+                assert getattr(here, name) == getattr(there, name), (name, top_k)
+            assert here.timings.total >= (here.timings.run or 0) > 0
+            assert here.to_json().keys() == there.to_json().keys()
+
+    artifact = Artifact.open(path, "m", 1)
+    with launched("echo", artifact) as server:
+        server.wait_ready()
+        _during(serving, ask)
+
+
+BAD = (
+    (NotAnImage, lambda ask: ask.predict(b"bad")),
+    (UsageError, lambda ask: ask.predict("/nowhere.jpg")),
+    (UsageError, lambda ask: ask.predict(PHOTO, top_k=0)),
+    (UsageError, lambda ask: ask.predict(PHOTO, timeout=-1)),
+    (DeadlineExceeded, lambda ask: ask.predict(PHOTO, timeout=1e-9)),
+)
+
+
+@pytest.mark.parametrize(("kind", "call"), BAD)
+def test_predict_raises_what_a_client_raises(
+    export: Export, echo: Any, kind: type[MlserveError], call: Callable[[Any], Any]
+) -> None:
+    export()
+    serving = mlserve.server.mount()
+
+    async def ask() -> None:
+        with pytest.raises(kind) as here:
+            await call(serving)
+        async with AsyncClient(echo.endpoint("rest")) as client:
+            with pytest.raises(kind) as there:
+                await call(client)
+        assert type(here.value) is type(there.value)
+
+    _during(serving, ask)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "options"),
+    [
+        (NotFound, 'Serving signature name: "ten" not found', {"signature": "ten"}),
+        (NotFound, "version 9", {"version": 9}),
+        (NotFound, "Could not find any versions of model n", {"model": "n"}),
+        (InvalidInput, "no output 'scor'", {"outputs": ["scor"]}),
+        (InvalidInput, "did you mean 'image' for 'imag'", {"inputs": {"imag": [PHOTO]}}),
+        (InvalidInput, "shape", {"inputs": {"image": PHOTO}}),
+        (
+            InvalidInput,
+            "is float64, not float32",
+            {"signature": "slow", "inputs": {"seconds": np.ones(1)}},
+        ),
+        (
+            InferenceFailed,
+            "the server's log has the details",
+            {"signature": "crash", "inputs": {"seconds": [1]}},
+        ),
+    ],
+)
+def test_infer_says_what_is_wrong(
+    export: Export, kind: type[MlserveError], message: str, options: dict[str, Any]
+) -> None:
+    export()
+    serving = mlserve.server.mount()
+
+    async def ask() -> None:
+        with pytest.raises(kind, match=message):
+            await serving.infer(**{"inputs": {"image": [PHOTO]}, **options})
+        assert await serving.infer({"image": [PHOTO]})
+
+    _during(serving, ask)
+
+
+def test_a_late_call_ends_in_time_and_one_too_many_is_refused(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount(threads=1, max_queue=0)
+
+    async def ask() -> None:
+        slow = asyncio.create_task(serving.infer({"seconds": [0.6]}, signature="slow", timeout=0.2))
+        await _running(serving, 1)
+        with pytest.raises(Overloaded, match="the queue is full") as refused:
+            await serving.predict(PHOTO, timeout=Deadline.after(5))
+        assert refused.value.retry_after is not None
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
+            await slow
+        await _running(serving, 0)
+        assert (await serving.predict(PHOTO)).label == "sorrel"
+
+    _during(serving, ask)
+
+
+def test_a_cancelled_call_leaves_the_queue(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount(threads=1)
+
+    async def ask() -> None:
+        first = asyncio.create_task(serving.infer({"seconds": [0.3]}, signature="slow"))
+        await _running(serving, 1)
+        second = asyncio.create_task(serving.predict(PHOTO))
+        await _until(lambda: _engine(serving).waiting == 1)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert _engine(serving).unfinished == 1
+        await first
+
+    _during(serving, ask)
+
+
+def test_the_end_of_the_block_waits_for_calls_and_then_refuses_them(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount()
+
+    async def run() -> None:
+        async with serving:
+            assert serving.is_ready
+            slow = asyncio.create_task(serving.infer({"seconds": [0.3]}, signature="slow"))
+            await _running(serving, 1)
+        assert not serving.is_ready
+        assert slow.done()
+        assert (await slow)["done"].tolist() == [np.float32(0.3)]
+        with pytest.raises(Unavailable, match="shutting down"):
+            await serving.predict(PHOTO)
+
+    asyncio.run(run())
+    wait_until(lambda: not any(t.name.startswith("mlserve-run") for t in threading.enumerate()))
+
+
+def test_it_can_be_started_again_on_another_loop_but_not_twice(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount()
+
+    async def ask() -> str:
+        with pytest.raises(UsageError, match="already started"):
+            async with serving:
+                pass
+        return (await serving.predict(PHOTO)).label
+
+    assert [_during(serving, ask) for _ in range(3)] == ["sorrel"] * 3
+
+
+def test_a_call_from_another_loop_is_answered_by_the_loop_of_the_server(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount()
+
+    async def ask() -> Any:
+        return await asyncio.to_thread(asyncio.run, serving.predict(PHOTO))
+
+    assert _during(serving, ask).label == "sorrel"
+
+    with pytest.raises(Unavailable, match="another event loop"):
+        asyncio.run(serving.predict(PHOTO))
+
+
+def test_a_blocking_view_of_django_asks_through_asgiref(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount()
+
+    def view() -> str:
+        return async_to_sync(serving.predict)(PHOTO, timeout=5).label
+
+    assert _during(serving, sync_to_async(view)) == "sorrel"
+
+
+def test_several_models_share_one_engine_and_are_asked_by_name(export: Export) -> None:
+    export("one", label="ox")
+    export("two")
+    serving = mlserve.server.mount("one", "two")
+
+    async def ask() -> None:
+        assert (await serving.predict(PHOTO, model="one")).label == "ox"
+        assert (await serving.predict(PHOTO, model="two")).label == "sorrel"
+        with pytest.raises(UsageError, match="2 models are mounted: one, two"):
+            await serving.predict(PHOTO)
+
+    _during(serving, ask)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_error(export: Export) -> None:
+    export(fail_load="the file is torn")
+    serving = mlserve.server.mount()
+
+    async def start() -> None:
+        async with serving:
+            raise AssertionError
+
+    with pytest.raises(ModelLoadFailed, match="the file is torn"):
+        asyncio.run(start())
+
+
+def test_without_a_lifespan_the_first_call_loads_and_a_failure_is_tried_again(
+    export: Export, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = export(fail_load="the file is torn")
+    serving = mlserve.server.mount()
+
+    async def ask() -> str:
+        with pytest.raises(Unavailable):
+            await serving.predict(PHOTO)
+        await _until(lambda: "the models are not served: the file is torn" in caplog.text)
+        assert not serving.is_ready
+        with pytest.raises(NotFound, match="the file is torn"):
+            await serving.predict(PHOTO)
+        (path / "1" / "echo.json").write_text("{}")
+        monkeypatch.setattr(mounted, "_PAUSE", 0.0)
+        with pytest.raises(Unavailable, match="loading"):
+            await serving.predict(PHOTO)
+        await _until(lambda: serving.is_ready)
+        return (await serving.predict(PHOTO)).label
+
+    assert asyncio.run(ask()) == "sorrel"
+
+
+def test_a_new_version_is_taken_while_it_serves(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount(poll_seconds=0.02)
+
+    async def ask() -> None:
+        assert (await serving.predict(PHOTO)).version == 1
+        export(version=2, label="ox")
+        while (answer := await serving.predict(PHOTO)).version == 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert (answer.label, answer.version) == ("ox", 2)
+        assert (await serving.predict(PHOTO, version=2)).label == "ox"
+
+    _during(serving, ask)
+
+
+def test_two_servers_run_side_by_side(export: Export) -> None:
+    export("one", label="ox")
+    export("two")
+    one, two = mlserve.server.mount("one"), mlserve.server.mount("two")
+
+    async def ask() -> None:
+        async with one, two:
+            answers = await asyncio.gather(one.predict(PHOTO), two.predict(PHOTO))
+        assert [answer.label for answer in answers] == ["ox", "sorrel"]
+
+    asyncio.run(ask())
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
+def test_the_test_client_of_a_framework_runs_the_lifespan_each_time(export: Export) -> None:
+    from starlette.testclient import TestClient
+
+    export()
+    serving = mlserve.server.mount()
+    app = FastAPI(lifespan=serving.lifespan)
+    app.mount("/ml", serving)
+
+    for _ in range(2):
+        with TestClient(app) as client:
+            answer = client.post("/ml/v1/models/m:predict", content=PHOTO)
+            assert answer.json() == {"predictions": ["sorrel"]}
+        assert not serving.is_ready
+
+
+def test_the_log_names_what_failed_in_a_format_of_mlserve(
+    export: Export, caplog: pytest.LogCaptureFixture
+) -> None:
+    export()
+    serving = mlserve.server.mount()
+    caplog.set_level("INFO")
+
+    async def ask() -> None:
+        with pytest.raises(NotAnImage):
+            await serving.predict(b"bad")
+
+    _during(serving, ask)
+    (record,) = (found for found in caplog.records if found.name == "mlserve.request")
+    line = TextFormatter().format(record)
+    assert " INFO predict failed code=not_an_image error=" in line
+    assert " transport=direct path=predict model=m version=1 " in line
