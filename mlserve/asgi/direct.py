@@ -69,8 +69,9 @@ async def infer(
     """Run a signature, and return the outputs that were asked for; all of them for None."""
 
     def chosen(signatures: Mapping[str, Signature]) -> Signature:
-        found = default_signature(signatures)
-        if signature is not None:
+        if signature is None:
+            found = default_signature(signatures)
+        else:
             found = find_signature(signatures, signature)
         _require_outputs(found, outputs or ())
         return found
