@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlserve.client import Timings as Timings
     from mlserve.client import Tls as Tls
     from mlserve.client import VersionStatus as VersionStatus
+    from mlserve.client.outputs import Outputs as Outputs
     from mlserve.deadline import Deadline as Deadline
     from mlserve.errors import AccessDenied as AccessDenied
     from mlserve.errors import BuildFailed as BuildFailed
@@ -66,6 +67,7 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "NotYet",
+    "Outputs",
     "Overloaded",
     "PluginError",
     "Prediction",
@@ -81,7 +83,7 @@ __all__ = [
     "VersionStatus",
     "__version__",
 ]
-_HOMES = ("mlserve.errors", "mlserve.deadline", "mlserve.client")
+_HOMES = ("mlserve.errors", "mlserve.deadline", "mlserve.client", "mlserve.client.outputs")
 """The modules searched for a name, the cheapest to import first."""
 
 

@@ -10,7 +10,8 @@ import mlserve
 
 CLIENT = {"AsyncClient", "Client", "Retries", "Tls"}
 ANSWERS = {
-    *("ModelMetadata", "Prediction", "Retry", "Score", "ServerLoad", "Timings", "VersionStatus"),
+    *("ModelMetadata", "Outputs", "Prediction", "Retry", "Score", "ServerLoad", "Timings"),
+    "VersionStatus",
 }
 ERRORS = {
     *("AccessDenied", "BuildFailed", "DeadlineExceeded", "ExportError", "InferenceFailed"),

@@ -7,17 +7,15 @@ and end with the errors that `AsyncClient` raises.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mlserve.asgi.inputs import read_inputs, rows_of
-from mlserve.client.adapter import ImageRequest, SignatureChoice
+from mlserve.client.adapter import ImageRequest, InferRequest, SignatureChoice
 from mlserve.client.answers import (
     Answer,
-    Column,
     ModelMetadata,
     Prediction,
     Score,
@@ -25,23 +23,25 @@ from mlserve.client.answers import (
     choose_label,
     shortfall,
 )
+from mlserve.client.arrays import to_array
+from mlserve.client.outputs import Outputs
+from mlserve.client.question import AskedSignature, Question, checked_request, signature_named
 from mlserve.client.signature_choice import SignatureChoices, choose
+from mlserve.client.tensor import Tensor
 from mlserve.deadline import Deadline
-from mlserve.errors import InvalidInput
 from mlserve.server.codec.images import check_images
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.errors import as_known_error
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.oip.request import default_signature
 from mlserve.server.parts import ServerParts
 from mlserve.server.request import Purpose, RequestRecord, Route
-from mlserve.server.tensors import Array, find_signature
+from mlserve.server.tensors import Array, check_batch_length
+from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
-Arrays = dict[str, Array]
 Result = TypeVar("Result")
 HERE = "in process"
 """The endpoint and the protocol of an answer that no connection has brought."""
@@ -59,37 +59,51 @@ class Target:
 
 
 async def infer(
-    parts: ServerParts,
-    target: Target,
-    inputs: Mapping[str, Any],
-    signature: str | None,
-    outputs: Sequence[str] | None,
-    deadline: Deadline,
-) -> Arrays:
-    """Run a signature, and return the outputs that were asked for; all of them for None."""
+    parts: ServerParts, target: Target, question: Question, deadline: Deadline, began: float
+) -> Outputs:
+    """Run the signature that the question is about, asked since `began` on the monotonic clock."""
 
-    def chosen(signatures: Mapping[str, Signature]) -> Signature:
-        if signature is None:
-            found = default_signature(signatures)
-        else:
-            found = find_signature(signatures, signature)
-        _require_outputs(found, outputs or ())
-        return found
+    def chosen(signatures: Mapping[str, Signature]) -> AskedSignature:
+        name = signature_named(target.model, sorted(signatures), question.signature)
+        return AskedSignature(target.model, signatures[name], name)
 
     def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-        found = chosen(signatures)
-        return found, read_inputs(found, inputs, parts.settings)
+        asked = chosen(signatures)
+        request = checked_request(asked, question)
+        return asked.signature, _limited(asked.signature, request, parts.settings)
 
-    def encode(_: LoadedVersion, ran: Signature, given: Tensors) -> Arrays:
-        return {name: given[name] for name in outputs or [spec.name for spec in ran.outputs]}
+    def encode(loaded: LoadedVersion, ran: Signature, given: Tensors) -> _Given:
+        wanted = dict.fromkeys(question.outputs or (spec.name for spec in ran.outputs))
+        return _Given(loaded, ran.name, {name: given[name] for name in wanted})
 
-    def call() -> InferenceCall[Arrays]:
-        name, rows = _signatures_seen(parts, target, chosen).name, rows_of(inputs)
+    def call() -> InferenceCall[_Given]:
+        name, rows = _signatures_seen(parts, target, chosen).sent_as, _rows(question.inputs)
         asked = target.model, target.version, deadline
         return InferenceCall(*asked, decode, encode, signature=name, rows=rows)
 
-    answer, _ = await _recorded(parts, "infer", deadline, call)
-    return answer
+    found, record = await _recorded(parts, "infer", deadline, call)
+    return Outputs(
+        found.values,
+        signature=found.signature,
+        model=target.model,
+        version=found.loaded.version,
+        endpoint=HERE,
+        protocol=HERE,
+        api="",
+        timings=_timings(record, 0.0, time.monotonic() - began),
+        has_random_weights=found.loaded.has_random_weights,
+        request_id=record.request_id,
+        trace_id=record.span.trace_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The outputs that were asked for, the signature that ran, and which version gave them."""
+
+    loaded: LoadedVersion
+    signature: str
+    values: Tensors
 
 
 async def predict(
@@ -112,7 +126,7 @@ async def predict(
 
     def encode(loaded: LoadedVersion, _: Signature, given: Tensors) -> _Labelled:
         choices, choice = chosen(loaded.runner.signatures)
-        answer = Answer({name: _column(array) for name, array in given.items()}, loaded.version)
+        answer = Answer({name: _tensor(array) for name, array in given.items()}, loaded.version)
         has_all = choices.has_all_classes(choice, answer)
         label, scores = choose_label(answer.outputs, request.count)
         missing = shortfall(replace(answer, has_all_classes=has_all), request.top_k)
@@ -184,14 +198,26 @@ def _signatures_seen(
         return look(loaded.runner.signatures)
 
 
-def _require_outputs(signature: Signature, wanted: Sequence[str]) -> None:
-    names = {spec.name for spec in signature.outputs}
-    for name in wanted:
-        if name not in names:
-            raise InvalidInput(
-                f"signature '{signature.name}' has no output '{name}'; there are: "
-                f"{', '.join(sorted(names))}"
-            )
+def _limited(signature: Signature, request: InferRequest, settings: ServerSettings) -> Tensors:
+    """Return the inputs as arrays, within the server's limits. Raises InputTooLarge."""
+    inputs = {name: to_array(tensor) for name, tensor in request.inputs.items()}
+    for spec in signature.inputs_in(inputs):
+        check_batch_length(spec, inputs[spec.name].shape, settings.max_batch_length)
+    check_images(signature, inputs, settings)
+    return inputs
+
+
+def _rows(inputs: Any) -> int:
+    """Return the first size of the inputs, as far as it shows before they are read; else 1."""
+    given = inputs.values() if isinstance(inputs, Mapping) else ()
+    return max(map(_length, given), default=1)
+
+
+def _length(value: Any) -> int:
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return int(shape[0]) if shape else 1
+    return len(value) if isinstance(value, list | tuple) else 1
 
 
 def _one_string(data: bytes, shape: tuple[int, ...]) -> Array:
@@ -200,13 +226,9 @@ def _one_string(data: bytes, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def _column(array: Array) -> Column:
-    """Return an output in the client's words: strings as text."""
-    values = tuple(
-        item.decode(errors="surrogateescape") if isinstance(item, bytes) else item
-        for item in array.ravel().tolist()
-    )
-    return Column(array.shape, values)
+def _tensor(array: Array) -> Tensor:
+    """Return an output in the client's words."""
+    return Tensor(array.shape, array.ravel().tolist())
 
 
 def _timings(record: RequestRecord, read: float, total: float) -> Timings:

@@ -15,11 +15,13 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from mlserve.asgi import direct
-from mlserve.asgi.direct import Arrays, Target
-from mlserve.client.adapter import ImageRequest, check_top_k
+from mlserve.asgi.direct import Target
+from mlserve.client.adapter import ImageRequest
 from mlserve.client.answers import Prediction
+from mlserve.client.async_client import DEFAULT_TIMEOUT, as_deadline, check_top_k
 from mlserve.client.call import Image, name_of, read_image
-from mlserve.client.client import DEFAULT_TIMEOUT, as_deadline
+from mlserve.client.outputs import Outputs
+from mlserve.client.question import Question
 from mlserve.deadline import Deadline
 from mlserve.errors import Unavailable, UsageError
 from mlserve.server.listen.access import RestGate
@@ -126,21 +128,20 @@ class MountedServer:
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
         model: str | None = None,
         version: int | None = None,
-    ) -> Arrays:
-        """Run the model on these inputs, and return its outputs by name.
+    ) -> Outputs:
+        """Run the model on these inputs, and return its outputs by name, as arrays.
 
-        An input is an array, or what numpy makes one of: numbers, `bytes`, text, and lists of them.
-        It must have the signature's type, or be lossless to convert. Strings come back as object
-        arrays of `bytes`. `signature` None is the default one, `outputs` None is all of them.
-        `timeout` is the total in seconds. `model` is needed if several are mounted; `version` None
-        is the latest. Raises the errors of `mlserve.errors`: DeadlineExceeded, Overloaded,
-        Unavailable, InferenceFailed, or UsageError and its kinds for an invalid call.
+        The same as `AsyncClient.infer`, but that it never asks twice: Overloaded is raised at once,
+        with the time to come back. `model` is needed if several are mounted; `version` None is the
+        latest. Raises the errors of `mlserve.errors`: DeadlineExceeded, Overloaded, Unavailable,
+        InferenceFailed, or UsageError and its kinds for an invalid call.
         """
-        deadline = as_deadline(timeout)
+        began, deadline = time.monotonic(), as_deadline(timeout)
         target = self._target(model, version)
+        question = Question(inputs, signature, outputs)
 
-        async def ask(parts: ServerParts) -> Arrays:
-            return await direct.infer(parts, target, inputs, signature, outputs, deadline)
+        async def ask(parts: ServerParts) -> Outputs:
+            return await direct.infer(parts, target, question, deadline, began)
 
         return await self._ask(ask)
 

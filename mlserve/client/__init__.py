@@ -18,7 +18,7 @@ from mlserve.client.answers import Score as Score
 from mlserve.client.answers import ServerLoad as ServerLoad
 from mlserve.client.answers import Timings as Timings
 from mlserve.client.answers import VersionStatus as VersionStatus
-from mlserve.client.client import AsyncClient as AsyncClient
+from mlserve.client.async_client import AsyncClient as AsyncClient
 from mlserve.client.client import Client as Client
 from mlserve.client.endpoint import Tls as Tls
 from mlserve.client.retries import Retries as Retries

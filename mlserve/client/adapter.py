@@ -9,7 +9,8 @@ from typing import Protocol
 from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.retries import CallState
-from mlserve.errors import UsageError
+from mlserve.client.tensor import Tensor
+from mlserve.tensors import DType
 
 USUAL_TOP_K = 5
 """Classes requested if the caller does not say how many."""
@@ -31,16 +32,24 @@ class SignatureChoice:
 
     The shape has exactly one element: (1,) for a batch of one, () for a scalar. `signature` is
     empty if the model is a single nameless function. `scores` names an output of scores that the
-    server is asked to turn into classes. `is_binary` is False for a server that takes the image as
-    base64. `classes` is the number of classes in an answer; None if unknown.
+    server is asked to turn into classes. `classes` is the number of classes in an answer; None if
+    unknown.
     """
 
     signature: str
     input: str
     shape: tuple[int, ...]
     scores: str | None = None
-    is_binary: bool = True
     classes: int | None = None
+
+    def request(self, asked: ImageRequest) -> InferRequest:
+        """Return the request of this signature about an image."""
+        return InferRequest(
+            self.signature,
+            {self.input: Tensor(self.shape, [asked.image], DType.BYTES)},
+            classes=None if self.scores is None else (self.scores, asked.count),
+            is_file=True,
+        )
 
     def is_same_request(self, other: SignatureChoice) -> bool:
         """Return whether both make the same request."""
@@ -60,12 +69,35 @@ class ImageRequest:
         return self.top_k or USUAL_TOP_K
 
 
-def check_top_k(top_k: int | None) -> None:
-    """Raise UsageError unless it is a number of classes, or None."""
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-        raise UsageError(
-            f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
-        )
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What one call asks of a signature: tensors that fit its inputs, and the outputs wanted.
+
+    `signature` is empty for a model that is a single nameless function. Without `outputs` all are
+    wanted. `classes` names an output of scores whose k best classes are wanted in its place. An
+    image is a request with one string, its file (`is_file`).
+
+    The last three are for the Open Inference Protocol over REST. `is_binary`: inputs follow the
+    JSON as raw bytes; else they are in the JSON, files as base64. `wants_binary`: so are the
+    outputs. `reads_base64`: the server decodes strings that are marked as base64.
+    """
+
+    signature: str
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[str, ...] = ()
+    classes: tuple[str, int] | None = None
+    is_file: bool = False
+    is_binary: bool = True
+    wants_binary: bool = False
+    reads_base64: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAbout:
+    """What a server of the Open Inference Protocol is called, and which extensions it has."""
+
+    name: str
+    extensions: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +127,14 @@ class Adapter(Protocol):
     """One serving protocol without I/O: builds requests and reads answers.
 
     `seconds` is the time left. Every `read_...` raises `Unreadable`, saying what came, for a body
-    that is not a valid answer.
+    that is not a valid answer. An answer to `is_bounded` has no more values than one about an
+    image. The Open Inference Protocol describes one `signature` at a time, mlserve's own servers
+    any by its name; empty is the default one.
     """
 
-    def predict_call(
-        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
-    ) -> Call: ...
-    def read_answer(self, reply: Reply) -> Answer: ...
-    def metadata_call(self, model: ModelRef) -> Call: ...
+    def infer_call(self, model: ModelRef, request: InferRequest, seconds: float) -> Call: ...
+    def read_answer(self, reply: Reply, *, is_bounded: bool = True) -> Answer: ...
+    def metadata_call(self, model: ModelRef, signature: str = "") -> Call: ...
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata: ...
 
 
@@ -117,12 +149,12 @@ class OipAdapter(Adapter, Protocol):
     """The Open Inference Protocol: metadata lists the versions; each is asked whether it is ready.
 
     `read_versions` returns them as the server writes them, or nothing if it lists none.
-    `extensions_call` asks for the server's protocol extensions; None if the answer would not
-    contain any that this client uses.
+    `about_call` asks for the name of the server and its extensions of the protocol; None if the
+    answer would not contain any that this client uses.
     """
 
-    def extensions_call(self) -> Call | None: ...
-    def read_extensions(self, reply: Reply) -> frozenset[str]: ...
+    def about_call(self) -> Call | None: ...
+    def read_about(self, reply: Reply) -> ServerAbout: ...
     def read_versions(self, reply: Reply) -> tuple[str, ...]: ...
     def ready_call(self, model: ModelRef, version: str) -> Call: ...
     def read_ready(self, reply: Reply) -> bool: ...

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mlserve.client.tensor import Tensor
 from mlserve.errors import InferenceFailed, readable
 from mlserve.tensors import Signature
 
-Value = str | float | int | bool
-"""One element of an output."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Stands for a byte that is not valid UTF-8."""
 
@@ -83,7 +82,8 @@ class Timings:
     """Where the time of one prediction went, in milliseconds: parts that add up to `total`.
 
     `start` is the time between the start of the deadline and that of the call: in a command,
-    starting the interpreter and its imports; in Python almost nothing. `queue`, `decode`, `run` and
+    starting the interpreter and its imports; in Python almost nothing. `read` is reading the image,
+    or checking and converting the inputs. `queue`, `decode`, `run` and
     `encode` are reported by the server, None if it does not report them. `receive` is the rest of
     the exchange: the network in both directions, unreported server time, and requests for metadata.
     `wait` is failed attempts and the pauses after them. `total` counts from the start of the
@@ -195,15 +195,7 @@ def read_contract(text: str) -> Mapping[str, Any] | None:
     return contract if isinstance(contract, dict) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One output of a model: its shape and its values in row-major order."""
-
-    shape: tuple[int, ...]
-    values: tuple[Value, ...]
-
-
-Outputs = Mapping[str, Column]
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +206,15 @@ class Answer:
     that answered, None if the server does not say. `has_random_weights` and `server_ms`, the
     server's time by stage, come from headers of mlserve's servers; `server_ms` is empty from any
     other. `has_all_classes`: the model is known to have no more classes than the answer.
+    `signature` is the one that `infer` asked; empty for a nameless function.
     """
 
-    outputs: Outputs
+    outputs: Tensors
     version: int | None
     has_random_weights: bool = False
     server_ms: Mapping[str, float] = field(default_factory=dict)
     has_all_classes: bool = False
+    signature: str = ""
 
     @property
     def classes(self) -> int:
@@ -229,7 +223,7 @@ class Answer:
         return labels.shape[-1] if labels and labels.shape and "scores" in self.outputs else 0
 
 
-def choose_label(outputs: Outputs, top_k: int) -> tuple[str, tuple[Score, ...]]:
+def choose_label(outputs: Tensors, top_k: int) -> tuple[str, tuple[Score, ...]]:
     """Return the best label and the `top_k` best scores, best first; no scores for a label only.
 
     Reads `labels` and `scores` (and `indices`) of shape [1, k], or else one output with one string
@@ -261,7 +255,7 @@ def shortfall(answer: Answer, top_k: int | None) -> str | None:
     )
 
 
-def _scores(outputs: Outputs) -> tuple[Score, ...]:
+def _scores(outputs: Tensors) -> tuple[Score, ...]:
     labels, scores = outputs["labels"], outputs["scores"]
     indices = outputs.get("indices")
     columns = [labels, scores] if indices is None else [labels, scores, indices]
@@ -275,7 +269,7 @@ def _scores(outputs: Outputs) -> tuple[Score, ...]:
     return tuple(sorted(rows, key=lambda row: -row.score))
 
 
-def _score(outputs: Outputs, label: object, score: object, index: object) -> Score:
+def _score(outputs: Tensors, label: object, score: object, index: object) -> Score:
     is_number = isinstance(score, int | float) and not isinstance(score, bool)
     if not isinstance(label, str) or not is_number or not isinstance(index, int | None):
         raise _not_labels(
@@ -288,15 +282,15 @@ def _score(outputs: Outputs, label: object, score: object, index: object) -> Sco
     return Score(label, value, index)
 
 
-def _only_label(outputs: Outputs) -> str | None:
+def _only_label(outputs: Tensors) -> str | None:
     candidates = [column for column in outputs.values() if _holds_one_string(column)]
     if "output_0" in outputs and _holds_one_string(outputs["output_0"]):
         candidates = [outputs["output_0"]]
     return str(candidates[0].values[0]) if len(candidates) == 1 else None
 
 
-def _holds_one_string(column: Column) -> bool:
-    return len(column.values) == 1 and isinstance(column.values[0], str)
+def _holds_one_string(column: Tensor) -> bool:
+    return column.count == 1 and isinstance(next(iter(column.values), None), str)
 
 
 def _require_utf8(label: str) -> None:
@@ -311,7 +305,7 @@ def _require_utf8(label: str) -> None:
         ) from error
 
 
-def _not_labels(outputs: Outputs, why: str) -> InferenceFailed:
+def _not_labels(outputs: Tensors, why: str) -> InferenceFailed:
     shapes = ", ".join(
         f"{name or 'one output'}{list(column.shape)}" for name, column in sorted(outputs.items())
     )

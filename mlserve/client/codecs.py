@@ -1,14 +1,20 @@
-"""Decoding shared by the adapters: columns of values and JSON, with limits on memory."""
+"""Decoding shared by the adapters: outputs and JSON, with limits on memory.
+
+`most_values` bounds an answer about an image or a model. For the outputs of any other signature,
+which the caller has asked for, it is None: what bounds them is their size on the wire, and in JSON
+`MOST_OF_TENSORS`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
-from mlserve.client.answers import Column, Value
 from mlserve.client.refusals import Unreadable
+from mlserve.client.tensor import Tensor
 from mlserve.tensors import DType
 
 MOST_VALUES = 1_000_000
@@ -16,62 +22,61 @@ MOST_VALUES = 1_000_000
 
 Parsing takes 60 to 230 bytes for each, and blocks the whole process meanwhile.
 """
-STRUCT_CODES = {
-    DType.BOOL: "?",
-    DType.UINT8: "B",
-    DType.UINT16: "H",
-    DType.UINT32: "I",
-    DType.UINT64: "Q",
-    DType.INT8: "b",
-    DType.INT16: "h",
-    DType.INT32: "i",
-    DType.INT64: "q",
-    DType.FLOAT16: "e",
-    DType.FLOAT32: "f",
-    DType.FLOAT64: "d",
-}
-"""`struct` format of an element of each numeric type; there is none for bfloat16."""
+MOST_OF_TENSORS = 2**24
+"""More values than JSON of outputs should have: they take a gigabyte, and seconds to parse."""
 _BEFORE_A_VALUE = (b",", b"[", b"{")
 _EXCERPT = 200
 """Bytes of a body that a message shows."""
 
 
-def element_count(name: str, shape: tuple[int, ...]) -> int:
-    """Return the number of values in an output. Raises Unreadable for an absurd shape."""
+def checked(
+    name: str,
+    shape: tuple[int, ...],
+    data: Sequence[Any],
+    dtype: DType | None,
+    most_values: int | None,
+) -> Tensor:
+    """Return an output of these elements. Raises Unreadable if the shape has not as many."""
+    if len(data) != element_count(name, shape, most_values):
+        raise Unreadable(f"an output {name!r} of shape {list(shape)}", f"{len(data)} values")
+    return Tensor(shape, data, dtype)
+
+
+def element_count(name: str, shape: tuple[int, ...], most_values: int | None) -> int:
+    """Return the number of elements of an output. Raises Unreadable for an absurd shape."""
     size = math.prod(shape)
-    if min(shape, default=1) < 0 or size > MOST_VALUES:
+    if min(shape, default=1) < 0 or (most_values is not None and size > most_values):
         raise Unreadable(f"an output {name!r}", f"a tensor of shape {list(shape)}")
     return size
 
 
-def column(name: str, shape: tuple[int, ...], values: tuple[Value, ...]) -> Column:
-    """Return the column. Raises Unreadable if the number of values does not match the shape."""
-    if len(values) != element_count(name, shape):
-        raise Unreadable(f"an output {name!r} of shape {list(shape)}", f"{len(values)} values")
-    return Column(shape, values)
-
-
-def text(value: bytes) -> str:
-    """Return a string element as text; bytes that are not UTF-8 are kept as lone surrogates."""
-    return value.decode(errors="surrogateescape")
-
-
-def parse_json(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in `body`. Raises Unreadable."""
-    data = parse_any_json(body)
+def parse_json(body: bytes, most_values: int = MOST_VALUES) -> dict[str, Any]:
+    """Return the JSON object in `body`. Raises Unreadable, also above `most_values` values."""
+    data = parse_any_json(body, most_values)
     if not isinstance(data, dict):
         raise Unreadable("a JSON object", excerpt(body))
     return data
 
 
-def parse_any_json(body: bytes) -> Any:
-    """Return the JSON value in `body`. Raises Unreadable, also above `MOST_VALUES` values."""
-    if sum(map(body.count, _BEFORE_A_VALUE)) > MOST_VALUES:
-        raise Unreadable(f"JSON of at most {MOST_VALUES} values", excerpt(body))
+def parse_any_json(body: bytes, most_values: int = MOST_VALUES) -> Any:
+    """Return the JSON value in `body`. Raises Unreadable, also above `most_values` values.
+
+    Bytes that are not UTF-8, which TensorFlow Serving writes into strings as they are, become lone
+    surrogates.
+    """
+    if sum(map(body.count, _BEFORE_A_VALUE)) > most_values:
+        raise Unreadable(f"JSON of at most {most_values} values", excerpt(body))
     try:
-        return json.loads(body)
+        return _loaded(body)
     except (ValueError, RecursionError) as error:
         raise Unreadable("JSON", excerpt(body)) from error
+
+
+def _loaded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except UnicodeDecodeError:
+        return json.loads(body.decode(errors="surrogateescape"))
 
 
 def excerpt(body: bytes) -> str:

@@ -175,9 +175,9 @@ class Connection:
 
     `model` None is the server's only one; `version` None leaves the choice to the server. `api`
     None is found by trying. `token` is sent with each request. `tls` are the TLS files, None
-    without any. `retries` apply to `predict` and `metadata`. `max_answer_bytes` limits the size of
-    an answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
-    TRACEPARENT, else each call begins a trace.
+    without any. `retries` apply to all calls but `status` and `load`. `max_answer_bytes` limits the
+    size of an answer. `traceparent` is the W3C trace that the calls belong to; None takes the
+    environment's TRACEPARENT, else each call begins a trace.
     """
 
     endpoint: Endpoint

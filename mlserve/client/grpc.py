@@ -71,7 +71,7 @@ class GrpcTransport:
         left = state.require()
         method: grpc.aio.UnaryUnaryMultiCallable[bytes | None, bytes]
         method = channel.unary_unary(call.path)
-        headers = state.ids.headers() | self._connection.access_headers()
+        headers = {**call.headers, **state.ids.headers(), **self._connection.access_headers()}
         pending = method(call.body, timeout=left, metadata=tuple(headers.items()))
         try:
             body = await pending

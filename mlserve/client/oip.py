@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from mlserve.client.adapter import ModelRef, number_of
-from mlserve.client.answers import Column, ModelMetadata
-from mlserve.client.codecs import STRUCT_CODES, column, element_count, text
+from mlserve.client.answers import ModelMetadata
+from mlserve.client.codecs import checked, element_count
 from mlserve.client.refusals import Unreadable
+from mlserve.client.tensor import Tensor
 from mlserve.tensors import DType, Signature, TensorSpec
-from mlserve.wire.tensors import CutOff, unpack_strings
+from mlserve.wire.tensors import CutOff, item_size, pack_string, unpack_strings
 
 FUNCTION = "infer"
 """Name for the one nameless function of a model; never sent."""
@@ -32,15 +32,19 @@ def described(
     selectable: tuple[str, ...],
     inputs: Iterable[Declared],
     outputs: Iterable[Declared],
+    optional: Iterable[str] = (),
 ) -> ModelMetadata:
     """Return the metadata of a model, whose one signature is `infer`.
 
-    The version is the requested one, else the highest of those listed.
+    The version is the requested one, else the highest of those listed. `optional` names the inputs
+    that a request may leave out, which only mlserve's own servers tell.
     """
     numbers = [number for number in map(number_of, versions) if number is not None]
     version = max(numbers, default=None) if model.version is None else model.version
     takes, gives = _specs(inputs), _specs(outputs)
-    signatures = () if takes is None else (Signature(FUNCTION, takes, gives or ()),)
+    signatures = (
+        () if takes is None else (Signature(FUNCTION, takes, gives or (), frozenset(optional)),)
+    )
     return ModelMetadata(model.name, version, signatures, selectable)
 
 
@@ -63,31 +67,50 @@ def microseconds(seconds: float) -> int:
     return min(int(seconds * 1_000_000), _LONGEST)
 
 
-def raw_column(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Column:
-    """Return the values of a raw tensor; none for an unsupported type. Raises Unreadable."""
-    size = element_count(name, shape)
-    if datatype == "BYTES":
+def datatype_of(tensor: Tensor) -> str:
+    """Return the protocol's name of an input's type."""
+    assert tensor.dtype is not None  # only an answer may leave it out
+    assert tensor.dtype.oip_name is not None  # no metadata of the protocol has such an input
+    return tensor.dtype.oip_name
+
+
+def raw_data(tensor: Tensor) -> bytes:
+    """Return the elements of an input as raw bytes."""
+    if isinstance(tensor.data, bytes):
+        return tensor.data
+    return b"".join(map(pack_string, tensor.data))
+
+
+def raw_output(
+    name: str, datatype: str, shape: tuple[int, ...], raw: bytes, most_values: int | None
+) -> Tensor:
+    """Return an output of raw bytes; without elements if its type is not supported.
+
+    Raises Unreadable.
+    """
+    size, dtype = element_count(name, shape, most_values), DTYPES.get(datatype)
+    if dtype is None:
+        return Tensor(shape, ())
+    if dtype is DType.BYTES:
         # Read one more than allowed, to detect that there are too many.
-        return column(name, shape, tuple(islice(_strings(name, raw), size + 1)))
-    code = STRUCT_CODES.get(DTYPES[datatype]) if datatype in DTYPES else None
-    if code is None:
-        return Column(shape, ())
-    form = struct.Struct(f"<{size}{code}")
-    if form.size != len(raw):
+        strings = tuple(islice(_strings(name, raw), size + 1))
+        return checked(name, shape, strings, dtype, most_values)
+    if len(raw) != size * item_size(dtype):
         raise Unreadable(
-            f"an output {name!r} of {datatype}{list(shape)}, {form.size} bytes", f"{len(raw)} bytes"
+            f"an output {name!r} of {datatype}{list(shape)}, {size * item_size(dtype)} bytes",
+            f"{len(raw)} bytes",
         )
-    return column(name, shape, form.unpack(raw))
+    return Tensor(shape, raw, dtype)
 
 
-def _strings(name: str, raw: bytes) -> Iterator[str]:
+def _strings(name: str, raw: bytes) -> Iterator[bytes]:
     try:
-        yield from map(text, unpack_strings(raw))
+        yield from unpack_strings(raw)
     except CutOff as error:
         raise Unreadable(f"an output {name!r} of strings", f"{len(raw)} bytes, cut off") from error
 
 
-def with_classes(outputs: Mapping[str, Column], scores: str) -> Mapping[str, Column]:
+def with_classes(outputs: Mapping[str, Tensor], scores: str) -> Mapping[str, Tensor]:
     """Return the outputs, with the class strings of the output `scores` split up.
 
     Its strings `score:index` or `score:index:label` become `labels`, `scores` and `indices` of
@@ -101,12 +124,12 @@ def with_classes(outputs: Mapping[str, Column], scores: str) -> Mapping[str, Col
     return _taken_apart(matches) if matches and len(matches) == len(values) else outputs
 
 
-def _taken_apart(classes: list[re.Match[str]]) -> Mapping[str, Column]:
+def _taken_apart(classes: list[re.Match[str]]) -> Mapping[str, Tensor]:
     shape = (1, len(classes))
     return {
-        "labels": Column(shape, tuple(match[3] or match[2] for match in classes)),
-        "scores": Column(shape, tuple(_number(match[1]) for match in classes)),
-        "indices": Column(shape, tuple(int(match[2]) for match in classes)),
+        "labels": Tensor(shape, tuple(match[3] or match[2] for match in classes)),
+        "scores": Tensor(shape, tuple(_number(match[1]) for match in classes)),
+        "indices": Tensor(shape, tuple(int(match[2]) for match in classes)),
     }
 
 

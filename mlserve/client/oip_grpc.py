@@ -2,68 +2,89 @@
 
 from __future__ import annotations
 
-from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice, number_of
-from mlserve.client.answers import Answer, Column, ModelMetadata
-from mlserve.client.codecs import column, element_count, text
-from mlserve.client.oip import DTYPES, described, microseconds, raw_column
+from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, ServerAbout, number_of
+from mlserve.client.answers import Answer, ModelMetadata
+from mlserve.client.codecs import MOST_VALUES, checked
+from mlserve.client.oip import (
+    DTYPES,
+    datatype_of,
+    described,
+    microseconds,
+    raw_data,
+    raw_output,
+)
 from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
-from mlserve.wire.headers import SIGNATURES, own_header
+from mlserve.client.tensor import Tensor
+from mlserve.errors import UsageError, shortened
+from mlserve.wire.headers import OPTIONAL, SIGNATURE, SIGNATURES, own_header
 from mlserve.wire.proto import inference_pb2
 from mlserve.wire.services import INFERENCE, method_path
-from mlserve.wire.tensors import OIP_FIELDS, pack_string
+from mlserve.wire.tensors import OIP_FIELDS
 
 
 class OipGrpc:
     """The adapter for `inference.GRPCInferenceService`."""
 
-    def predict_call(
-        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
-    ) -> Call:
+    def infer_call(self, model: ModelRef, request: InferRequest, seconds: float) -> Call:
         message = inference_pb2.ModelInferRequest(
             model_name=model.name,
             model_version=_version(model),
-            raw_input_contents=[pack_string(request.image)],
+            raw_input_contents=[raw_data(tensor) for tensor in request.inputs.values()],
         )
-        message.inputs.add(name=choice.input, datatype="BYTES", shape=choice.shape)
+        for name, tensor in request.inputs.items():
+            message.inputs.add(name=name, datatype=datatype_of(tensor), shape=tensor.shape)
+        for name in request.outputs:
+            message.outputs.add(name=name)
         message.parameters["timeout"].int64_param = microseconds(seconds)
-        if choice.signature:
-            message.parameters["signature"].string_param = choice.signature
-        if choice.scores:
-            wanted = message.outputs.add(name=choice.scores)
-            wanted.parameters["classification"].int64_param = request.count
+        if request.signature:
+            message.parameters["signature"].string_param = request.signature
+        if request.classes:
+            name, count = request.classes
+            wanted = message.outputs.add(name=name)
+            wanted.parameters["classification"].int64_param = count
         return Call(method_path(INFERENCE, "ModelInfer"), message.SerializeToString())
 
-    def read_answer(self, reply: Reply) -> Answer:
-        response = parse_message(inference_pb2.ModelInferResponse, reply.body)
-        raw = response.raw_output_contents
+    def read_answer(self, reply: Reply, *, is_bounded: bool = True) -> Answer:
+        response = parse_message(
+            inference_pb2.ModelInferResponse, reply.body, is_bounded=is_bounded
+        )
+        raw, most = response.raw_output_contents, MOST_VALUES if is_bounded else None
         if raw and len(raw) != len(response.outputs):
             raise Unreadable(f"{len(response.outputs)} outputs", f"{len(raw)} raw contents")
         outputs = {
-            output.name: _raw(output, raw[index]) if raw else _typed(output)
+            output.name: _raw(output, raw[index], most) if raw else _typed(output, most)
             for index, output in enumerate(response.outputs)
         }
         return Answer(outputs, number_of(response.model_version))
 
-    def metadata_call(self, model: ModelRef) -> Call:
+    def metadata_call(self, model: ModelRef, signature: str = "") -> Call:
         request = inference_pb2.ModelMetadataRequest(name=model.name, version=_version(model))
-        return Call(method_path(INFERENCE, "ModelMetadata"), request.SerializeToString())
+        if not (signature.isascii() and signature.isprintable()):
+            raise UsageError(
+                f"the name of the signature {shortened(signature)!r} does not fit into a header of "
+                "gRPC, which is ASCII",
+                hint="ask over REST, {protocol rest}, or {api tfs}",
+            )
+        headers = {SIGNATURE: signature} if signature else {}
+        return Call(method_path(INFERENCE, "ModelMetadata"), request.SerializeToString(), headers)
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
         message = parse_message(inference_pb2.ModelMetadataResponse, reply.body)
         inputs = [(spec.name, spec.datatype, spec.shape) for spec in message.inputs]
         outputs = [(spec.name, spec.datatype, spec.shape) for spec in message.outputs]
-        selectable = tuple(filter(None, own_header(reply.headers, SIGNATURES).split(",")))
-        return described(model, tuple(message.versions), selectable, inputs, outputs)
+        selectable, optional = (_names(reply, key) for key in (SIGNATURES, OPTIONAL))
+        return described(model, tuple(message.versions), selectable, inputs, outputs, optional)
 
     def read_versions(self, reply: Reply) -> tuple[str, ...]:
         return tuple(parse_message(inference_pb2.ModelMetadataResponse, reply.body).versions)
 
-    def extensions_call(self) -> Call | None:
+    def about_call(self) -> Call | None:
         return None  # raw contents are part of the protocol itself
 
-    def read_extensions(self, reply: Reply) -> frozenset[str]:
-        return frozenset(parse_message(inference_pb2.ServerMetadataResponse, reply.body).extensions)
+    def read_about(self, reply: Reply) -> ServerAbout:
+        about = parse_message(inference_pb2.ServerMetadataResponse, reply.body)
+        return ServerAbout(about.name, frozenset(about.extensions))
 
     def ready_call(self, model: ModelRef, version: str) -> Call:
         request = inference_pb2.ModelReadyRequest(name=model.name, version=version)
@@ -73,22 +94,24 @@ class OipGrpc:
         return parse_message(inference_pb2.ModelReadyResponse, reply.body).ready
 
 
+def _names(reply: Reply, key: str) -> tuple[str, ...]:
+    return tuple(filter(None, own_header(reply.headers, key).split(",")))
+
+
 def _version(model: ModelRef) -> str:
     return "" if model.version is None else str(model.version)
 
 
-def _raw(output: inference_pb2.ModelInferResponse.InferOutputTensor, raw: bytes) -> Column:
-    return raw_column(output.name, output.datatype, tuple(output.shape), raw)
+def _raw(
+    output: inference_pb2.ModelInferResponse.InferOutputTensor, raw: bytes, most: int | None
+) -> Tensor:
+    return raw_output(output.name, output.datatype, tuple(output.shape), raw, most)
 
 
-def _typed(output: inference_pb2.ModelInferResponse.InferOutputTensor) -> Column:
+def _typed(output: inference_pb2.ModelInferResponse.InferOutputTensor, most: int | None) -> Tensor:
     shape = tuple(output.shape)
     dtype = DTYPES.get(output.datatype)
     if dtype is None or dtype not in OIP_FIELDS:
-        return Column(shape, ())
+        return Tensor(shape, ())
     values = getattr(output.contents, OIP_FIELDS[dtype])
-    if len(values) != element_count(output.name, shape):
-        raise Unreadable(
-            f"an output {output.name!r} of shape {list(shape)}", f"{len(values)} values"
-        )
-    return column(output.name, shape, tuple(text(v) if isinstance(v, bytes) else v for v in values))
+    return checked(output.name, shape, values, dtype, most)

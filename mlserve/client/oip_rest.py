@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over REST, with the binary tensor extension; no I/O.
 
-JSON cannot hold an image's bytes, so they follow the request's JSON in binary form. Answers are
-requested in JSON, and read in either form.
+Tensors follow the request's JSON in binary form where the server reads that. Answers are read in
+either form.
 """
 
 from __future__ import annotations
@@ -12,14 +12,27 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice, number_of
-from mlserve.client.answers import Answer, Column, ModelMetadata, Value
-from mlserve.client.codecs import column, excerpt, parse_json, shown
-from mlserve.client.oip import Declared, described, microseconds, raw_column
+from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, ServerAbout, number_of
+from mlserve.client.answers import Answer, ModelMetadata
+from mlserve.client.codecs import MOST_OF_TENSORS, MOST_VALUES, checked, excerpt, parse_json, shown
+from mlserve.client.oip import (
+    DTYPES,
+    Declared,
+    datatype_of,
+    described,
+    microseconds,
+    raw_data,
+    raw_output,
+)
 from mlserve.client.refusals import Unreadable
+from mlserve.client.tensor import Tensor, Value
+from mlserve.errors import InvalidInput
+from mlserve.tensors import DType
 from mlserve.wire.headers import JSON_LENGTH
-from mlserve.wire.tensors import pack_string
 
+_BASE64 = "base64"
+_OVER_GRPC = "ask over gRPC: {protocol grpc}"
+NO_NAN = f"JSON has neither NaN nor infinity; {_OVER_GRPC}"
 BINARY = "binary_tensor_data"
 """The extension that lets tensors follow the JSON of a request."""
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
@@ -29,27 +42,30 @@ _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, Recurs
 class OipRest:
     """The adapter for `/v2/models/...`: infer, metadata and ready."""
 
-    def predict_call(
-        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
-    ) -> Call:
-        tensor: dict[str, Any] = {"name": choice.input, "shape": choice.shape, "datatype": "BYTES"}
+    def infer_call(self, model: ModelRef, request: InferRequest, seconds: float) -> Call:
         path = _path(model) + "/infer"
-        if not choice.is_binary:
-            tensor["parameters"] = {"content_type": "base64"}
-            tensor["data"] = [base64.b64encode(request.image).decode("ascii")]
-            return Call(path, json.dumps(_body(choice, request, seconds, tensor)).encode())
-        binary = pack_string(request.image)
-        tensor["parameters"] = {"binary_data_size": len(binary)}
-        head = json.dumps(_body(choice, request, seconds, tensor)).encode()
+        inputs = request.inputs.items()
+        if not request.is_binary:
+            tensors = [
+                _described(name, tensor) | _in_json(name, tensor, request)
+                for name, tensor in inputs
+            ]
+            return Call(path, json.dumps(_body(request, seconds, tensors)).encode())
+        binary = [raw_data(tensor) for tensor in request.inputs.values()]
+        tensors = [
+            _described(name, tensor) | {"parameters": {"binary_data_size": len(data)}}
+            for (name, tensor), data in zip(inputs, binary, strict=True)
+        ]
+        head = json.dumps(_body(request, seconds, tensors)).encode()
         headers = {JSON_LENGTH: str(len(head)), "content-type": "application/octet-stream"}
-        return Call(path, head + binary, headers)
+        return Call(path, b"".join([head, *binary]), headers)
 
-    def read_answer(self, reply: Reply) -> Answer:
-        size = _json_size(reply)
+    def read_answer(self, reply: Reply, *, is_bounded: bool = True) -> Answer:
+        size, most = _json_size(reply), MOST_VALUES if is_bounded else None
         head, binary = reply.body[:size], reply.body[size:]
-        data = parse_json(head)
+        data = parse_json(head, MOST_VALUES if is_bounded else MOST_OF_TENSORS)
         try:
-            outputs = dict(_columns(data["outputs"], binary))
+            outputs = dict(_outputs(data["outputs"], binary, most))
             version = number_of(str(data.get("model_version", "")))
         except Unreadable:
             raise
@@ -57,15 +73,17 @@ class OipRest:
             raise Unreadable("an infer answer with outputs", excerpt(head)) from error
         return Answer(outputs, version)
 
-    def metadata_call(self, model: ModelRef) -> Call:
-        return Call(_path(model), None)
+    def metadata_call(self, model: ModelRef, signature: str = "") -> Call:
+        query = f"?signature={quote(signature, safe='')}" if signature else ""
+        return Call(_path(model) + query, None)
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
         data = parse_json(reply.body)
         try:
             versions = _versions(data)
             inputs, outputs = _declared(data, "inputs"), _declared(data, "outputs")
-            return described(model, versions, _selectable(data), inputs, outputs)
+            selectable, optional = _names(data, "signatures"), _names(data, "optional")
+            return described(model, versions, selectable, inputs, outputs, optional)
         except _WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
 
@@ -77,12 +95,13 @@ class OipRest:
         except _WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
 
-    def extensions_call(self) -> Call | None:
+    def about_call(self) -> Call | None:
         return Call("/v2", None)
 
-    def read_extensions(self, reply: Reply) -> frozenset[str]:
+    def read_about(self, reply: Reply) -> ServerAbout:
         try:
-            return frozenset(map(str, parse_json(reply.body)["extensions"]))
+            data = parse_json(reply.body)
+            return ServerAbout(str(data.get("name", "")), frozenset(map(str, data["extensions"])))
         except _WRONG as error:
             raise Unreadable("the metadata of a server", excerpt(reply.body)) from error
 
@@ -111,19 +130,47 @@ def _json_size(reply: Reply) -> int:
     return size
 
 
-def _body(
-    choice: SignatureChoice, request: ImageRequest, seconds: float, tensor: dict[str, Any]
-) -> dict[str, Any]:
+def _described(name: str, tensor: Tensor) -> dict[str, Any]:
+    return {"name": name, "shape": tensor.shape, "datatype": datatype_of(tensor)}
+
+
+def _in_json(name: str, tensor: Tensor, request: InferRequest) -> dict[str, Any]:
+    """Return the members that hold the elements in JSON: strings as text, or all in base64.
+
+    How base64 is marked is MLServer's way. Raises InvalidInput for bytes that are not text and that
+    the server would not decode.
+    """
+    if tensor.dtype is not DType.BYTES:
+        return {"data": tensor.elements}
+    try:
+        if not request.is_file:
+            return {"data": [item.decode() for item in tensor.strings]}
+    except UnicodeDecodeError as error:
+        if not request.reads_base64:
+            raise InvalidInput(
+                f"input '{name}' has bytes that are not UTF-8, which JSON cannot hold, and this "
+                "server reads nothing else over REST",
+                hint=_OVER_GRPC,
+            ) from error
+    data = [base64.b64encode(item).decode("ascii") for item in tensor.strings]
+    return {"parameters": {"content_type": _BASE64}, "data": data}
+
+
+def _body(request: InferRequest, seconds: float, tensors: list[dict[str, Any]]) -> dict[str, Any]:
     parameters: dict[str, Any] = {
         "timeout": microseconds(seconds),
-        "binary_data_output": False,
+        "binary_data_output": request.wants_binary,
     }
-    if choice.signature:
-        parameters["signature"] = choice.signature
-    body: dict[str, Any] = {"parameters": parameters, "inputs": [tensor]}
-    if choice.scores:
-        wanted = {"classification": request.count, "binary_data": False}
-        body["outputs"] = [{"name": choice.scores, "parameters": wanted}]
+    if request.signature:
+        parameters["signature"] = request.signature
+    body: dict[str, Any] = {"parameters": parameters, "inputs": tensors}
+    if request.classes:
+        name, count = request.classes
+        wanted = {"classification": count, "binary_data": False}
+        body["outputs"] = [{"name": name, "parameters": wanted}]
+    elif request.outputs:
+        binary = {"binary_data": request.wants_binary}
+        body["outputs"] = [{"name": name, "parameters": binary} for name in request.outputs]
     return body
 
 
@@ -131,10 +178,10 @@ def _versions(data: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(version) for version in data.get("versions") or ())
 
 
-def _selectable(data: dict[str, Any]) -> tuple[str, ...]:
-    """Return the signatures that an mlserve server lists among the parameters."""
+def _names(data: dict[str, Any], key: str) -> tuple[str, ...]:
+    """Return the names that an mlserve server lists among the parameters."""
     parameters = data.get("parameters") or {}
-    return tuple(str(name) for name in parameters.get("signatures") or ())
+    return tuple(str(name) for name in parameters.get(key) or ())
 
 
 def _declared(data: dict[str, Any], key: str) -> list[Declared]:
@@ -145,16 +192,28 @@ def _declared(data: dict[str, Any], key: str) -> list[Declared]:
     return [(str(t["name"]), str(t["datatype"]), [int(s) for s in t["shape"]]) for t in tensors]
 
 
-def _columns(outputs: Any, binary: bytes) -> Iterator[tuple[str, Column]]:
+def _outputs(outputs: Any, binary: bytes, most: int | None) -> Iterator[tuple[str, Tensor]]:
     at = 0
     for output in outputs:
         name, shape = str(output["name"]), tuple(int(size) for size in output["shape"])
-        size = (output.get("parameters") or {}).get("binary_data_size")
+        parameters = output.get("parameters") or {}
+        size = parameters.get("binary_data_size")
         if size is None:
-            yield name, column(name, shape, tuple(_flat(name, output["data"])))
+            yield name, _from_json(name, shape, output, parameters.get("content_type"), most)
         else:
-            yield name, raw_column(name, output["datatype"], shape, binary[at : at + int(size)])
+            raw = binary[at : at + int(size)]
+            yield name, raw_output(name, output["datatype"], shape, raw, most)
             at += int(size)
+
+
+def _from_json(
+    name: str, shape: tuple[int, ...], output: Any, content_type: Any, most: int | None
+) -> Tensor:
+    dtype = DTYPES.get(str(output.get("datatype")))
+    data: tuple[Any, ...] = tuple(_flat(name, output["data"]))
+    if dtype is DType.BYTES and content_type == _BASE64:
+        data = tuple(base64.b64decode(item, validate=True) for item in data)
+    return checked(name, shape, data, dtype, most)
 
 
 def _flat(name: str, data: Any) -> Iterator[Value]:
@@ -165,6 +224,8 @@ def _flat(name: str, data: Any) -> Iterator[Value]:
             if isinstance(item, list):
                 pending.append(iter(item))
                 break
+            if item is None:
+                raise Unreadable(f"an output {name!r}", "null stands for a number", NO_NAN)
             if not isinstance(item, str | int | float):
                 raise Unreadable(f"an output {name!r}", shown(item))
             yield item

@@ -28,11 +28,15 @@ _CONTINUES = 0x80
 _SHIFTS = range(0, 70, 7)
 
 
-def parse_message(kind: type[M], body: bytes) -> M:
-    """Parse the message in `body`. Raises Unreadable, also for more than `MOST_FIELDS` fields."""
+def parse_message(kind: type[M], body: bytes, *, is_bounded: bool = True) -> M:
+    """Parse the message in `body`. Raises Unreadable, also for more than `MOST_FIELDS` fields.
+
+    With `is_bounded` False only the size of the answer limits them: to count millions of strings
+    takes far longer than to parse them. protobuf then makes up to 22 bytes of one on the wire.
+    """
     name = kind.DESCRIPTOR.name
     try:
-        if len(body) > _SMALL and not _has_few_fields(kind, body):
+        if is_bounded and len(body) > _SMALL and not _has_few_fields(kind, body):
             raise Unreadable(f"a {name} of at most {MOST_FIELDS} fields", f"{len(body)} bytes")
         return kind.FromString(body)
     except (DecodeError, IndexError) as error:

@@ -37,6 +37,10 @@ _SIGNATURE = re.compile(
 _NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IGNORECASE)
 _TRACEBACK = re.compile(r"^[ \t]*Traceback \(most recent call last\):$", re.MULTILINE)
 _EXCEPTION = re.compile(r"^[\w.]*\w(?:: .*)?$", re.MULTILINE)
+_WHAT_IT_SPEAKS = (
+    "is this a model server? it must speak TensorFlow Serving's API, version 1, or the Open "
+    "Inference Protocol, version 2"
+)
 _RAISE_REQUEST_LIMIT = (
     "send a smaller file, or raise the server's limit for received messages "
     "(mlserve up: --max-request-bytes; MLServer: grpc_max_message_length)"
@@ -57,8 +61,9 @@ class NotSpoken(Exception):
 class Unreadable(ValueError):
     """Raised by an adapter for an answer that is not `what` it must be; `came` came instead."""
 
-    def __init__(self, what: str, came: str) -> None:
+    def __init__(self, what: str, came: str, hint: str = _WHAT_IT_SPEAKS) -> None:
         super().__init__(f"not {what}: {readable(came)}")
+        self.hint = hint
 
 
 class ConnectionLost(errors.Unavailable):
@@ -243,11 +248,7 @@ def answer_too_large(endpoint: Endpoint, limit: int) -> errors.InferenceFailed:
 
 def not_an_answer(endpoint: Endpoint, error: Unreadable) -> errors.InferenceFailed:
     """Return the error for an answer that violates the protocol."""
-    return errors.InferenceFailed(
-        f"the answer of {endpoint} is {error}",
-        hint="is this a model server? it must speak TensorFlow Serving's API, version 1, or the "
-        "Open Inference Protocol, version 2",
-    )
+    return errors.InferenceFailed(f"the answer of {endpoint} is {error}", hint=error.hint)
 
 
 def refuses_signature(error: errors.MlserveError) -> bool:

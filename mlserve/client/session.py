@@ -16,6 +16,7 @@ from mlserve.client.adapter import (
     Adapter,
     Call,
     ImageRequest,
+    InferRequest,
     ModelRef,
     Reply,
     SignatureChoice,
@@ -91,24 +92,30 @@ class ModelSession(Session, ABC):
     async def status(self, state: CallState) -> tuple[VersionStatus, ...]:
         """Return the versions of the model and their states, latest first."""
 
-    async def metadata(self, state: CallState) -> ModelMetadata:
-        """Return the model's signatures, with the contract that mlserve's own servers add."""
-        call = self._adapter.metadata_call(self._model)
+    async def metadata(self, state: CallState, signature: str = "") -> ModelMetadata:
+        """Return the model's signatures, with the contract that mlserve's own servers add.
+
+        The Open Inference Protocol describes one: the default one, or on mlserve's own servers the
+        named `signature`.
+        """
+        call = self._adapter.metadata_call(self._model, signature)
         return await self.ask_with_retries(call, self._read_metadata, state)
 
-    async def infer(
-        self, choice: SignatureChoice, request: ImageRequest, state: CallState
+    async def send(
+        self, request: InferRequest, state: CallState, *, is_bounded: bool = True
     ) -> Answer:
         """Return the answer of one signature."""
-        call = partial(self._adapter.predict_call, self._model, choice, request)
-        return await self.ask_with_retries(call, partial(self._read_answer, choice), state)
+        call = partial(self._adapter.infer_call, self._model, request)
+        read = partial(self._read_answer, request, is_bounded=is_bounded)
+        return await self.ask_with_retries(call, read, state)
 
     def _read_metadata(self, reply: Reply) -> ModelMetadata:
         metadata = self._adapter.read_metadata(self._model, reply)
         return replace(metadata, contract=read_contract(own_header(reply.headers, CONTRACT)))
 
-    def _read_answer(self, choice: SignatureChoice, reply: Reply) -> Answer:
-        answer, headers = self._adapter.read_answer(reply), reply.headers
+    def _read_answer(self, request: InferRequest, reply: Reply, *, is_bounded: bool) -> Answer:
+        answer = self._adapter.read_answer(reply, is_bounded=is_bounded)
+        headers = reply.headers
         answer = replace(
             answer,
             has_random_weights=own_header(headers, RANDOM_WEIGHTS) == "1",
@@ -116,11 +123,11 @@ class ModelSession(Session, ABC):
         )
         if answer.version is None:
             answer = replace(answer, version=number_of(own_header(headers, MODEL_VERSION)))
-        if choice.scores is None:
+        if request.classes is None:
             return answer
         from mlserve.client.oip import with_classes  # imported only if needed
 
-        return replace(answer, outputs=with_classes(answer.outputs, choice.scores))
+        return replace(answer, outputs=with_classes(answer.outputs, request.classes[0]))
 
 
 class TfsSession(ModelSession):
@@ -197,7 +204,7 @@ class TfsSession(ModelSession):
     async def _infer(
         self, choice: SignatureChoice, request: ImageRequest, state: CallState
     ) -> Answer:
-        answer = await self.infer(choice, request, state)
+        answer = await self.send(choice.request(request), state)
         self._answered.add(choice.signature)
         self._choices = self._choices.learnt(choice, answer)
         return answer

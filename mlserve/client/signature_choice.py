@@ -11,7 +11,7 @@ from mlserve.tensors import PREDICT, DType, Signature
 
 BEST = SignatureChoice("top_k", "image", (1,))
 RANKING = SignatureChoice("ranking", "image", (1,))
-_DEFAULT_SIGNATURE = "serving_default"
+DEFAULT_SIGNATURE = "serving_default"
 _EXAMPLES = (
     "; tf.Examples are for TensorFlow Serving's Classify and Regress over gRPC, and for :classify "
     "and :regress over REST"
@@ -74,14 +74,14 @@ def choose(metadata: ModelMetadata) -> SignatureChoices:
     )
     chosen = (
         next(iter(best_first), None)
-        or fits.get(_DEFAULT_SIGNATURE)
+        or fits.get(DEFAULT_SIGNATURE)
         or (next(iter(fits.values())) if len(fits) == 1 else None)
     )
     if chosen is None:
         raise UsageError(
             f"the model {metadata.model} has several signatures that take one string "
-            f"({', '.join(fits)}), none of them {_DEFAULT_SIGNATURE} or with labels and scores",
-            hint=f"export the model with a signature {_DEFAULT_SIGNATURE}",
+            f"({', '.join(fits)}), none of them {DEFAULT_SIGNATURE} or with labels and scores",
+            hint=f"export the model with a signature {DEFAULT_SIGNATURE}",
         )
     ranking = next((s for s in scored if s.name == RANKING.signature), None)
     return SignatureChoices(_choice(chosen), _choice(ranking) if ranking else None)

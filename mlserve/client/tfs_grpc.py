@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
 
-from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice
-from mlserve.client.answers import Answer, Column, ModelMetadata, Value, VersionStatus
-from mlserve.client.codecs import STRUCT_CODES, column, element_count, text
+from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply
+from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
+from mlserve.client.codecs import MOST_VALUES, element_count
 from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
+from mlserve.client.tensor import Tensor
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
 from mlserve.wire.proto import framework_pb2, serving_pb2
 from mlserve.wire.services import MODEL, PREDICTION, method_path
-from mlserve.wire.tensors import TENSOR_PROTO_FIELDS
+from mlserve.wire.tensors import COMPLEX, TENSOR_PROTO_FIELDS, item_size
 
 _SIGNATURES = "signature_def"
-_READ = (DType.BYTES, DType.FLOAT32, DType.FLOAT64, DType.INT32, DType.INT64)
-"""Types of labels, scores and indices; for outputs of other types, only the shape is read."""
+_IN_PARTS = {
+    DType.FLOAT16: "H",
+    DType.BFLOAT16: "H",
+    DType.COMPLEX64: "f",
+    DType.COMPLEX128: "d",
+}
+"""`struct` format of what the fields of these types hold, which is not their elements."""
 
 
 class TfsGrpc:
     """The adapter for `tensorflow.serving.PredictionService` and `ModelService`."""
 
-    def predict_call(
-        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
-    ) -> Call:
-        message = serving_pb2.PredictRequest(model_spec=_spec(model))
-        message.model_spec.signature_name = choice.signature
-        tensor = message.inputs[choice.input]
-        tensor.dtype = DType.BYTES.tf_number  # type: ignore[assignment]
-        tensor.string_val.append(request.image)
-        for size in choice.shape:
-            tensor.tensor_shape.dim.add(size=size)
+    def infer_call(self, model: ModelRef, request: InferRequest, seconds: float) -> Call:
+        message = serving_pb2.PredictRequest(model_spec=_spec(model), output_filter=request.outputs)
+        message.model_spec.signature_name = request.signature
+        for name, tensor in request.inputs.items():
+            _write(tensor, message.inputs[name])
         return Call(method_path(PREDICTION, "Predict"), message.SerializeToString())
 
-    def read_answer(self, reply: Reply) -> Answer:
-        response = parse_message(serving_pb2.PredictResponse, reply.body)
-        spec = response.model_spec
+    def read_answer(self, reply: Reply, *, is_bounded: bool = True) -> Answer:
+        response = parse_message(serving_pb2.PredictResponse, reply.body, is_bounded=is_bounded)
+        spec, most = response.model_spec, MOST_VALUES if is_bounded else None
         version = spec.version.value if spec.HasField("version") else None
-        return Answer({n: _column(n, t) for n, t in response.outputs.items()}, version)
+        return Answer({n: _output(n, t, most) for n, t in response.outputs.items()}, version)
 
-    def metadata_call(self, model: ModelRef) -> Call:
+    def metadata_call(self, model: ModelRef, signature: str = "") -> Call:
         request = serving_pb2.GetModelMetadataRequest(
             model_spec=_spec(model), metadata_field=[_SIGNATURES]
         )
@@ -98,27 +102,48 @@ def _tensor_spec(name: str, info: framework_pb2.TensorInfo) -> TensorSpec:
     return TensorSpec(name, DType.from_tf_number(info.dtype), sizes if is_known else None)
 
 
-def _column(name: str, tensor: framework_pb2.TensorProto) -> Column:
-    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+def _write(tensor: Tensor, proto: framework_pb2.TensorProto) -> None:
+    assert tensor.dtype is not None  # only an answer may leave it out
+    proto.dtype = tensor.dtype.tf_number  # type: ignore[assignment]
+    for size in tensor.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if isinstance(tensor.data, bytes):
+        proto.tensor_content = tensor.data
+    else:
+        proto.string_val.extend(tensor.strings)
+
+
+def _output(name: str, proto: framework_pb2.TensorProto, most: int | None) -> Tensor:
+    """Return an output; without elements if its type is not supported. Raises Unreadable."""
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     try:
-        dtype = DType.from_tf_number(tensor.dtype)
+        dtype = DType.from_tf_number(proto.dtype)
     except ValueError:
-        return Column(shape, ())
-    if dtype not in _READ:
-        return Column(shape, ())
-    return column(name, shape, _values(tensor, dtype, element_count(name, shape)))
+        return Tensor(shape, ())
+    size = element_count(name, shape, most)
+    if proto.tensor_content and dtype is not DType.BYTES:
+        if len(proto.tensor_content) != size * item_size(dtype):
+            held = f"{len(proto.tensor_content)} bytes"
+            raise Unreadable(f"{size} values in {size * item_size(dtype)} bytes", held)
+        return Tensor(shape, proto.tensor_content, dtype)
+    parts = size * (2 if dtype in COMPLEX else 1)
+    values = _repeated(getattr(proto, TENSOR_PROTO_FIELDS[dtype]), parts)
+    return Tensor(shape, _as_bytes(dtype, values) if dtype in _IN_PARTS else values, dtype)
 
 
-def _values(tensor: framework_pb2.TensorProto, dtype: DType, size: int) -> tuple[Value, ...]:
-    if tensor.tensor_content and dtype in STRUCT_CODES:
-        form = struct.Struct(f"<{size}{STRUCT_CODES[dtype]}")
-        if form.size != len(tensor.tensor_content):
-            held = f"{len(tensor.tensor_content)} bytes"
-            raise Unreadable(f"{size} values in {form.size} bytes", held)
-        return form.unpack(tensor.tensor_content)
-    sent = getattr(tensor, TENSOR_PROTO_FIELDS[dtype])
-    if len(sent) > size:
+def _repeated(sent: Sequence[Any], size: int) -> Sequence[Any]:
+    """Return the elements that were sent; the wire format lets a sender omit the last, if equal."""
+    missing = size - len(sent)
+    if not missing:
+        return sent
+    if missing < 0 or not sent or size > MOST_VALUES:
         raise Unreadable(f"{size} values", f"{len(sent)} values")
-    values: list[Value] = [text(v) if isinstance(v, bytes) else v for v in sent]
-    # The wire format lets a sender omit repetitions of the last value.
-    return tuple(values + values[-1:] * (size - len(values)))
+    return [*sent, *repeat(sent[-1], missing)]
+
+
+def _as_bytes(dtype: DType, values: Sequence[Any]) -> bytes:
+    """Return the raw bytes of a type whose field holds bits, or both parts of complex numbers."""
+    try:
+        return struct.pack(f"<{len(values)}{_IN_PARTS[dtype]}", *values)
+    except struct.error as error:
+        raise Unreadable(f"an output of {dtype.label}", str(error)) from error

@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from mlserve.client.adapter import Call, ImageRequest, ModelRef, Reply, SignatureChoice
-from mlserve.client.answers import Answer, Column, ModelMetadata, Value, VersionStatus
-from mlserve.client.codecs import excerpt, parse_json, shown, text
+from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply
+from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
+from mlserve.client.codecs import MOST_OF_TENSORS, MOST_VALUES, excerpt, parse_json, shown
 from mlserve.client.refusals import Unreadable
+from mlserve.client.tensor import Tensor, Value, nested
+from mlserve.errors import InvalidInput
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
+from mlserve.wire.tensors import COMPLEX
 
+_OVER_GRPC = "ask over gRPC: {protocol grpc}"
 _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 """Raised when an answer of another shape is read."""
 
@@ -22,24 +26,20 @@ _WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, Recurs
 class TfsRest:
     """The adapter for `/v1/models/...`: predict in the columnar form, metadata and status."""
 
-    def predict_call(
-        self, model: ModelRef, choice: SignatureChoice, request: ImageRequest, seconds: float
-    ) -> Call:
-        value: Any = {"b64": base64.b64encode(request.image).decode("ascii")}
-        for _ in choice.shape:
-            value = [value]
-        body = {"signature_name": choice.signature, "inputs": {choice.input: value}}
+    def infer_call(self, model: ModelRef, request: InferRequest, seconds: float) -> Call:
+        inputs = {name: _in_json(tensor) for name, tensor in request.inputs.items()}
+        body = {"signature_name": request.signature, "inputs": inputs}
         return Call(_path(model) + ":predict", json.dumps(body).encode())
 
-    def read_answer(self, reply: Reply) -> Answer:
-        data = parse_json(reply.body)
+    def read_answer(self, reply: Reply, *, is_bounded: bool = True) -> Answer:
+        data = parse_json(reply.body, MOST_VALUES if is_bounded else MOST_OF_TENSORS)
         outputs = data.get("outputs")
         if outputs is None:
             raise Unreadable("a predict answer with outputs", excerpt(reply.body))
         named = outputs if isinstance(outputs, dict) and not _is_b64(outputs) else {"": outputs}
-        return Answer({name: _column(name, value) for name, value in named.items()}, None)
+        return Answer({name: _output(name, value) for name, value in named.items()}, None)
 
-    def metadata_call(self, model: ModelRef) -> Call:
+    def metadata_call(self, model: ModelRef, signature: str = "") -> Call:
         return Call(_path(model) + "/metadata", None)
 
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata:
@@ -103,8 +103,38 @@ def _shape(shape: Mapping[str, Any] | None) -> tuple[int | None, ...] | None:
     return tuple(None if size < 0 else size for size in sizes)
 
 
-def _column(name: str, data: Any) -> Column:
-    """Return a column from nested lists. Raises Unreadable if they are not rectangular."""
+def require_json_form(spec: TensorSpec, tensor: Tensor) -> None:
+    """Raise InvalidInput for an input that nested lists of JSON values cannot say.
+
+    An empty list does not show the sizes inside it: the server takes them from the spec.
+    """
+    if tensor.dtype in COMPLEX:
+        raise InvalidInput(
+            f"input '{spec.name}' is {spec.dtype.label}, which JSON has no form for",
+            hint=_OVER_GRPC,
+        )
+    if 0 not in tensor.shape:
+        return
+    known = tensor.shape.index(0) + 1
+    inner = () if spec.shape is None else tuple(size or 0 for size in spec.shape[known:])
+    if tensor.shape[known:] != inner:
+        raise InvalidInput(
+            f"input '{spec.name}' has the shape {list(tensor.shape)}, of which an empty list in "
+            f"JSON shows only {list(tensor.shape[:known])}",
+            hint=_OVER_GRPC,
+        )
+
+
+def _in_json(tensor: Tensor) -> Any:
+    """Return the elements in nested lists; strings as base64, which any bytes can be."""
+    elements: Sequence[Any] = tensor.elements
+    if tensor.dtype is DType.BYTES:
+        elements = [{"b64": base64.b64encode(item).decode("ascii")} for item in tensor.strings]
+    return nested(tensor.shape, elements)
+
+
+def _output(name: str, data: Any) -> Tensor:
+    """Return an output of nested lists, without its type. Raises Unreadable if it is ragged."""
     shape: list[int] = []
     flat = [data]
     while flat and all(isinstance(item, list) for item in flat):
@@ -113,15 +143,15 @@ def _column(name: str, data: Any) -> Column:
             raise Unreadable(f"an output {name!r}", "lists of unequal length")
         shape.append(size)
         flat = [value for item in flat for value in item]
-    return Column(tuple(shape), tuple(_value(name, value) for value in flat))
+    return Tensor(tuple(shape), tuple(_value(name, value) for value in flat))
 
 
-def _value(name: str, value: Any) -> Value:
+def _value(name: str, value: Any) -> Value | bytes:
     if isinstance(value, str | int | float):
         return value
     if _is_b64(value):
         try:
-            return text(base64.b64decode(value["b64"]))
+            return base64.b64decode(value["b64"])
         except (binascii.Error, TypeError, ValueError) as error:
             raise Unreadable(f"an output {name!r}", shown(value)) from error
     raise Unreadable(f"an output {name!r}", shown(value))

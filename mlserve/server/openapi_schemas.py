@@ -156,7 +156,9 @@ SCHEMAS: Json = {
             "platform": TEXT,
             "inputs": _METADATA,
             "outputs": _METADATA,
-            "parameters": object_of({"signature": TEXT, "signatures": list_of(TEXT)}),
+            "parameters": object_of(
+                {"signature": TEXT, "signatures": list_of(TEXT), "optional": list_of(TEXT)}
+            ),
         }
     ),
     "PredictRequest": {

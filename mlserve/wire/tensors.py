@@ -1,9 +1,15 @@
-"""Tensor values on the wire: the fields of both protocols, and strings as raw bytes."""
+"""Tensor values on the wire: the fields of both protocols, and numbers and strings as raw bytes.
+
+Raw numbers are little-endian, without padding; a complex number is its real and its imaginary part.
+"""
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
 
 from mlserve.tensors import DType
 
@@ -48,6 +54,33 @@ OIP_FIELDS = {
 FP16 and BF16 have none: they are sent as raw bytes only.
 """
 
+_CODES = {
+    DType.BOOL: "?",
+    DType.UINT8: "B",
+    DType.UINT16: "H",
+    DType.UINT32: "I",
+    DType.UINT64: "Q",
+    DType.INT8: "b",
+    DType.INT16: "h",
+    DType.INT32: "i",
+    DType.INT64: "q",
+    DType.QUINT8: "B",
+    DType.QUINT16: "H",
+    DType.QINT8: "b",
+    DType.QINT16: "h",
+    DType.QINT32: "i",
+    DType.FLOAT16: "e",
+    DType.BFLOAT16: "H",
+    DType.FLOAT32: "f",
+    DType.FLOAT64: "d",
+    DType.COMPLEX64: "f",
+    DType.COMPLEX128: "d",
+}
+"""`struct` format of a number of each type, or of a part of it; Python has none for bfloat16."""
+_INFINITY, _NAN = 0x7F80, 0x7FC0
+"""Bits of a bfloat16; those of infinity are also the mask of its exponent."""
+COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
+
 LENGTH = struct.Struct("<I")
 """Prefix of a string in raw bytes (OIP): its length as a little-endian uint32."""
 
@@ -78,3 +111,49 @@ def unpack_strings(raw: bytes | bytearray | memoryview) -> Iterator[bytes]:
             raise CutOff(at, f"a string of {length} bytes is expected")
         yield bytes(raw[at : at + length])
         at += length
+
+
+def item_size(dtype: DType) -> int:
+    """Return the bytes that a number of that type takes."""
+    return struct.calcsize(_CODES[dtype]) * (2 if dtype in COMPLEX else 1)
+
+
+def pack_numbers(dtype: DType, values: Sequence[Any]) -> bytes:
+    """Return numbers of the type as raw bytes.
+
+    Raises struct.error for a value of another kind or an integer out of range, and OverflowError
+    for a float out of range.
+    """
+    if dtype in COMPLEX:
+        values = tuple(chain.from_iterable((value.real, value.imag) for value in values))
+    if dtype is DType.BFLOAT16:
+        values = _rounded_to_bfloat16(values)
+    return struct.pack(f"<{len(values)}{_CODES[dtype]}", *values)
+
+
+def unpack_numbers(dtype: DType, data: bytes) -> tuple[Any, ...]:
+    """Return the numbers of the type in raw bytes. Raises struct.error for part of a number."""
+    size = struct.calcsize(_CODES[dtype])
+    values = struct.unpack(f"<{len(data) // size}{_CODES[dtype]}", data)
+    if dtype is DType.BFLOAT16:  # the upper half of a float32
+        upper = struct.pack(f"<{len(values)}I", *(value << 16 for value in values))
+        return struct.unpack(f"<{len(values)}f", upper)
+    if dtype in COMPLEX:
+        return tuple(map(complex, values[::2], values[1::2]))
+    return values
+
+
+def _rounded_to_bfloat16(values: Sequence[float]) -> tuple[int, ...]:
+    """Return the bits of floats, rounded to the nearest bfloat16, ties to even."""
+    wide = struct.unpack(f"<{len(values)}I", struct.pack(f"<{len(values)}f", *values))
+    return tuple(map(_upper_half, wide, values))
+
+
+def _upper_half(bits: int, value: float) -> int:
+    """Return the rounded upper half of a float32; rounding the bits of a NaN could lose it."""
+    if math.isnan(value):
+        return _NAN
+    half = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    if half & _INFINITY == _INFINITY and math.isfinite(value):
+        raise OverflowError("float too large to pack as bfloat16")
+    return half

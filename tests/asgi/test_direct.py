@@ -18,8 +18,7 @@ from mlserve import (
     AsyncClient,
     Deadline,
     DeadlineExceeded,
-    InferenceFailed,
-    InvalidInput,
+    InputTooLarge,
     MlserveError,
     ModelLoadFailed,
     NotAnImage,
@@ -133,37 +132,85 @@ def test_predict_raises_what_a_client_raises(
     _during(serving, ask)
 
 
-@pytest.mark.parametrize(
-    ("kind", "message", "options"),
-    [
-        (NotFound, 'Serving signature name: "ten" not found', {"signature": "ten"}),
-        (NotFound, "version 9", {"version": 9}),
-        (NotFound, "Could not find any versions of model n", {"model": "n"}),
-        (InvalidInput, "no output 'scor'", {"outputs": ["scor"]}),
-        (InvalidInput, "did you mean 'image' for 'imag'", {"inputs": {"imag": [PHOTO]}}),
-        (InvalidInput, "shape", {"inputs": {"image": PHOTO}}),
-        (
-            InvalidInput,
-            "is float64, not float32",
-            {"signature": "slow", "inputs": {"seconds": np.ones(1)}},
-        ),
-        (
-            InferenceFailed,
-            "the server's log has the details",
-            {"signature": "crash", "inputs": {"seconds": [1]}},
-        ),
-    ],
+ASKED = (
+    ({"image": [PHOTO, PHOTO]}, {}),
+    ({"image": np.array([PHOTO], object)}, {"signature": "top_k", "outputs": ["scores", "labels"]}),
+    ({"a": [1, 2], "b": np.ones(2)}, {"signature": "two"}),
+    ({"x": [[1.5]]}, {"signature": "identity_float16"}),
+    ({"x": [True]}, {"signature": "identity_bool"}),
+    ({"x": ["\u00e9", b"\xff\0"]}, {"signature": "identity_bytes"}),
+    ({"x": np.array([2**63], np.uint64)}, {"signature": "identity_uint64"}),
 )
-def test_infer_says_what_is_wrong(
-    export: Export, kind: type[MlserveError], message: str, options: dict[str, Any]
+REFUSED = (
+    ({"image": [PHOTO]}, {"signature": "ten"}),
+    ({"image": [PHOTO]}, {"outputs": ["scor"]}),
+    ({"image": [PHOTO]}, {"outputs": []}),
+    ({"imag": [PHOTO]}, {}),
+    ({}, {}),
+    ([PHOTO], {}),
+    ({"image": PHOTO}, {}),
+    ({"image": [[PHOTO]]}, {}),
+    ({"x": [2.5]}, {"signature": "identity_int32"}),
+    ({"x": np.array([2**40])}, {"signature": "identity_int32"}),
+    ({"x": [[1], [2, 3]]}, {"signature": "identity_float32"}),
+    ({"seconds": [1]}, {"signature": "crash"}),
+    ({"a": [-1.0]}, {"signature": "fragile"}),
+)
+
+
+@pytest.mark.parametrize(("inputs", "options"), ASKED)
+def test_infer_gives_what_a_client_gets(
+    export: Export, echo: Any, inputs: Any, options: dict[str, Any]
 ) -> None:
     export()
     serving = mlserve.server.mount()
 
     async def ask() -> None:
-        with pytest.raises(kind, match=message):
-            await serving.infer(**{"inputs": {"image": [PHOTO]}, **options})
-        assert await serving.infer({"image": [PHOTO]})
+        here = await serving.infer(inputs, **options)
+        async with AsyncClient(echo.endpoint("rest"), api="oip") as client:
+            there = await client.infer(inputs, **options)
+        assert list(here) == list(there)
+        for name, array in there.items():
+            assert here[name].dtype == array.dtype
+            np.testing.assert_array_equal(here[name], array)
+        assert here.signature == there.signature
+        assert here.to_json().keys() == there.to_json().keys()
+        assert here.timings.total >= (here.timings.run or 0) > 0
+
+    _during(serving, ask)
+
+
+@pytest.mark.parametrize(("inputs", "options"), REFUSED)
+def test_infer_refuses_what_a_client_refuses_in_its_words(
+    export: Export, echo: Any, inputs: Any, options: dict[str, Any]
+) -> None:
+    export("inception_v3")
+    serving = mlserve.server.mount()
+
+    async def ask() -> None:
+        with pytest.raises(MlserveError) as here:
+            await serving.infer(inputs, **options)
+        async with AsyncClient(echo.endpoint("rest"), api="tfs") as client:
+            with pytest.raises(MlserveError) as there:
+                await client.infer(inputs, **options)
+        assert type(here.value) is type(there.value)
+        assert here.value.message in there.value.message
+        assert (await serving.predict(PHOTO)).label == "sorrel"
+
+    _during(serving, ask)
+
+
+def test_infer_names_a_model_or_version_that_is_not_there(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount(max_batch_length=2)
+
+    async def ask() -> None:
+        with pytest.raises(NotFound, match="version 9"):
+            await serving.infer({"image": [PHOTO]}, version=9)
+        with pytest.raises(NotFound, match="any versions of model n"):
+            await serving.infer({"image": [PHOTO]}, model="n")
+        with pytest.raises(InputTooLarge, match="max-batch-length"):
+            await serving.infer({"image": [PHOTO] * 3})
 
     _during(serving, ask)
 

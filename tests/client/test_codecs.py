@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from mlserve.client.adapter import Reply
-from mlserve.client.answers import Answer, Column, choose_label
+from mlserve.client.answers import Answer, choose_label
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.oip import with_classes
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
 from mlserve.client.refusals import refusal
+from mlserve.client.tensor import Tensor
 from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.client.tfs_rest import TfsRest
 from mlserve.deadline import Deadline
@@ -63,14 +64,14 @@ def test_a_label_that_is_not_utf8_is_named(read: Any) -> None:
 
 def test_a_label_among_scores_that_is_not_utf8_is_an_error_too() -> None:
     labels = over_oip_grpc(LATIN_1).outputs["label"].values
-    outputs = {"labels": Column((1, 1), labels), "scores": Column((1, 1), (0.5,))}
+    outputs = {"labels": Tensor((1, 1), labels), "scores": Tensor((1, 1), (0.5,))}
     with pytest.raises(InferenceFailed, match=r"label 'caf\\xe9' is not UTF-8"):
         choose_label(outputs, 5)
 
 
 @pytest.mark.parametrize("score", ["nan", "-nan", "inf", "-inf", "NaN"])
 def test_a_class_whose_score_is_not_a_number_is_named(score: str) -> None:
-    classes = Column((1, 2), (f"{score}:1:zebra", "0.5:0:ox"))
+    classes = Tensor((1, 2), (f"{score}:1:zebra", "0.5:0:ox"))
     with pytest.raises(InferenceFailed, match=r"the score of zebra is -?(nan|inf)"):
         choose_label(with_classes({"probs": classes}, "probs"), 5)
 

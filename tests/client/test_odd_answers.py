@@ -11,13 +11,13 @@ import pytest
 
 from mlserve.client import Client
 from mlserve.client.adapter import ModelRef, Reply, number_of
-from mlserve.client.answers import Column
 from mlserve.client.codecs import MOST_VALUES, parse_json
-from mlserve.client.oip import raw_column, with_classes
+from mlserve.client.oip import raw_output, with_classes
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
 from mlserve.client.protobuf import MOST_FIELDS, parse_message
 from mlserve.client.refusals import Unreadable
+from mlserve.client.tensor import Tensor
 from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.client.tfs_rest import TfsRest
 from mlserve.errors import InferenceFailed, bounded
@@ -38,7 +38,7 @@ READ: tuple[Callable[[Reply], object], ...] = (
     lambda reply: TfsRest().read_metadata(ModelRef("m", None), reply),
     OipRest().read_answer,
     OipRest().read_versions,
-    OipRest().read_extensions,
+    OipRest().read_about,
     OipRest().read_ready,
     lambda reply: OipRest().read_metadata(ModelRef("m", None), reply),
 )
@@ -107,7 +107,7 @@ def test_a_header_of_10000_digits_is_no_traceback(faulty: Any, header: str, stat
 
 
 def test_a_class_whose_index_is_no_number_stays_a_label() -> None:
-    classes = {"scores": Column((1, 1), (f"0.5:{'9' * 5000}:sorrel",))}
+    classes = {"scores": Tensor((1, 1), (f"0.5:{'9' * 5000}:sorrel",))}
     assert with_classes(classes, "scores") == classes
 
 
@@ -159,7 +159,7 @@ def test_an_answer_with_other_values_than_its_shape_says_is_named_before_they_ar
     with pytest.raises(Unreadable):
         OipGrpc().read_answer(Reply(oip.SerializeToString()))
     with pytest.raises(Unreadable, match="2 values"):
-        raw_column("a", "BYTES", (1,), bytes(4_000_000))
+        raw_output("a", "BYTES", (1,), bytes(4_000_000), MOST_VALUES)
 
 
 def _as_content(answer: serving_pb2.PredictResponse) -> serving_pb2.PredictResponse:

@@ -89,6 +89,7 @@ def signatures(config: EchoConfig = EchoConfig()) -> Iterable[Signature]:
         for name in ("a", "b", "sum", "product", "seconds", "done")
     )
     yield Signature("two", (a, b), (total, product))
+    yield Signature("lenient", (a, b), (total,), frozenset({"b"}))
     yield Signature("slow", (seconds,), (done,))
     yield Signature("crash", (seconds,), (done,))
     yield Signature("fragile", (a,), (total,))

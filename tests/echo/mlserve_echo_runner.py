@@ -36,6 +36,8 @@ class EchoRunner:
         if signature == "two":
             a, b = inputs["a"], inputs["b"]
             return {"sum": a + b, "product": a * b}
+        if signature == "lenient":
+            return {"sum": inputs["a"] + inputs.get("b", np.float32(100))}
         if signature == "slow":
             self._closed.wait(float(inputs["seconds"].max(initial=0)))
             return {"done": inputs["seconds"]}

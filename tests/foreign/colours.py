@@ -1,4 +1,4 @@
-"""What every foreign server of the tests serves: an image classifier by mean colour.
+"""What every foreign server of the tests serves: an image classifier by mean colour, and an echo.
 
 Each environment has Pillow and nothing of mlserve, so this stands alone. In the folder that
 `MLSERVE_TEST_GATES` names, a model leaves a line in `NAME.entered` each time it is run (or loaded,
@@ -15,7 +15,9 @@ from pathlib import Path
 
 from PIL import Image
 
-MODELS = ("label", "scores", "slow", "broken", "loading")
+MODELS = ("label", "scores", "slow", "broken", "tensors", "loading")
+TENSORS = (("d", "FP64"), ("l", "INT64"), ("f", "FP32"), ("b", "BOOL"), ("t", "BYTES"))
+"""The inputs of the model `tensors`, which answers with the same: their names and types."""
 LABELS = ("red", "green", "blue")
 _LONGEST_WAIT = 60.0
 

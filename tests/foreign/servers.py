@@ -20,11 +20,12 @@ import pytest
 from mlserve.client import Client, Retries
 from mlserve.errors import MlserveError
 from mlserve.testing.processes import wait_until
+from tests.foreign.colours import TENSORS
 from tests.harness.ports import free_ports
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = SimpleNamespace(**runpy.run_path(str(HERE / "build.py")))
-MODELS = ("label", "scores", "slow", "broken", "loading")
+MODELS = ("label", "scores", "slow", "broken", "tensors", "loading")
 LOADED = MODELS[:-1]
 LABELS = ("red", "green", "blue")
 ONCE = Retries(max_attempts=1)
@@ -146,14 +147,19 @@ def _mlserver(server: ForeignServer) -> Layout:
     shutil.copy(HERE / "colours.py", server.folder)
     shutil.copy(HERE / "mlserver" / "runtime.py", server.folder)
     for model in MODELS:
-        output = {"name": "label", "datatype": "BYTES", "shape": [-1]}
+        inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+        outputs = [{"name": "label", "datatype": "BYTES", "shape": [-1]}]
         if model == "scores":
-            output = {"name": "scores", "datatype": "FP32", "shape": [-1, 3]}
+            outputs = [{"name": "scores", "datatype": "FP32", "shape": [-1, 3]}]
+        if model == "tensors":
+            inputs = outputs = [
+                {"name": name, "datatype": datatype, "shape": [-1, 2]} for name, datatype in TENSORS
+            ]
         settings = {
             "name": model,
             "implementation": "runtime.Colours",
-            "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
-            "outputs": [output],
+            "inputs": inputs,
+            "outputs": outputs,
         }
         (server.folder / model).mkdir()
         (server.folder / model / "model-settings.json").write_text(json.dumps(settings))

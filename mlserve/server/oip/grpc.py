@@ -49,7 +49,15 @@ from mlserve.server.oip.request import (
 from mlserve.server.oip.tensors import RAW_ONLY, from_bytes, from_contents, to_bytes, to_contents
 from mlserve.server.request import Purpose
 from mlserve.tensors import Signature
-from mlserve.wire.headers import CONTRACT, LIMITS, LOAD, RANDOM_WEIGHTS, SIGNATURE, SIGNATURES
+from mlserve.wire.headers import (
+    CONTRACT,
+    LIMITS,
+    LOAD,
+    OPTIONAL,
+    RANDOM_WEIGHTS,
+    SIGNATURE,
+    SIGNATURES,
+)
 from mlserve.wire.proto.inference_extensions_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -207,6 +215,7 @@ class OipGrpcService:
         about = {
             SIGNATURE: metadata.signature,
             SIGNATURES: ",".join(metadata.signatures),
+            OPTIONAL: ",".join(metadata.optional),
             LIMITS: json.dumps(self._models.limits()),
             CONTRACT: metadata.contract,
         }

@@ -55,6 +55,7 @@ class TensorMetadata:
 class ModelDescription:
     """A model: its available versions, one of its signatures, and the names of all.
 
+    `optional` are the inputs of that signature that a request may leave out.
     `platform` is `mlserve_` and the name of the backend, after the protocol's `<project>_<format>`.
     `contract` is that of `LoadedVersion`.
     """
@@ -66,6 +67,7 @@ class ModelDescription:
     outputs: tuple[TensorMetadata, ...]
     signature: str
     signatures: tuple[str, ...]
+    optional: tuple[str, ...]
     contract: str
 
 
@@ -129,6 +131,7 @@ class OipModels:
             TensorMetadata.from_specs(chosen.outputs),
             chosen.name,
             tuple(sorted(name for name, item in signatures.items() if _is_expressible(item))),
+            tuple(sorted(chosen.optional)),
             loaded.contract,
         )
 

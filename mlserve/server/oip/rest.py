@@ -131,8 +131,8 @@ class OipRestService:
 
     def _metadata(self, model: str, version: int | None, signature: str) -> Response:
         described = asdict(self._models.metadata(model, version, signature))
-        # The protocol has no field for signatures, so they go into its free parameters.
-        parameters = {name: described.pop(name) for name in ("signature", "signatures")}
+        # The protocol has no fields for signatures, so they go into its free parameters.
+        parameters = {name: described.pop(name) for name in ("signature", "signatures", "optional")}
         headers = contract_headers(described.pop("contract"))
         return _json({**described, "parameters": parameters | self._models.limits()}, headers)
 

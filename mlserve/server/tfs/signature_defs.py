@@ -25,10 +25,16 @@ def signature_def_map(runner: Runner) -> SignatureDefMap:
 
 
 def _definition(signature: Signature) -> SignatureDef:
-    """Return the message for that signature. A tensor's name is its alias, as it has no other."""
+    """Return the message for that signature. A tensor's name is its alias, as it has no other.
+
+    An input that may be left out has a default of unknown shape, whose value the Runner keeps.
+    """
     definition = SignatureDef(method_name=PREDICT)
     for spec, info in _infos(signature.inputs):
         definition.inputs[spec.name].CopyFrom(info)
+        if spec.name in signature.optional:
+            definition.defaults[spec.name].dtype = info.dtype
+            definition.defaults[spec.name].tensor_shape.unknown_rank = True
     for spec, info in _infos(signature.outputs):
         definition.outputs[spec.name].CopyFrom(info)
     return definition

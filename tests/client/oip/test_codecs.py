@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlserve.client.adapter import ImageRequest, ModelRef, Reply, SignatureChoice
-from mlserve.client.answers import Column
-from mlserve.client.oip import raw_column, with_classes
+from mlserve.client.codecs import MOST_VALUES
+from mlserve.client.oip import raw_output, with_classes
 from mlserve.client.oip_grpc import OipGrpc
 from mlserve.client.oip_rest import OipRest
 from mlserve.client.refusals import Unreadable
+from mlserve.client.tensor import Tensor
 from mlserve.wire.headers import JSON_LENGTH
 from mlserve.wire.tensors import pack_string
 
@@ -49,7 +50,7 @@ JSON = st.recursive(
 @given(st.lists(st.binary(), max_size=5))
 def test_strings_of_any_bytes(values: list[bytes]) -> None:
     raw = b"".join(pack_string(value) for value in values)
-    found = raw_column("x", "BYTES", (len(values),), raw)
+    found = raw_output("x", "BYTES", (len(values),), raw, MOST_VALUES)
 
     assert found.values == tuple(value.decode(errors="surrogateescape") for value in values)
 
@@ -59,29 +60,29 @@ def test_numbers_of_every_type(datatype: str) -> None:
     code, values = NUMBERS[datatype]
     raw = struct.pack(f"<2{code}", *values)
 
-    assert raw_column("x", datatype, (1, 2), raw) == Column((1, 2), tuple(values))
-    assert raw_column("x", datatype, (0,), b"").values == ()
+    assert raw_output("x", datatype, (1, 2), raw, MOST_VALUES).values == tuple(values)
+    assert raw_output("x", datatype, (0,), b"", MOST_VALUES).values == ()
     for wrong in (raw[:-1], raw + b"\0", b""):
         with pytest.raises(Unreadable, match="not an output 'x' of"):
-            raw_column("x", datatype, (1, 2), wrong)
+            raw_output("x", datatype, (1, 2), wrong, MOST_VALUES)
 
 
 @pytest.mark.parametrize("raw", [b"\1", b"\5\0\0\0abcd", b"\xff\xff\xff\xff"])
 def test_strings_that_are_cut_off(raw: bytes) -> None:
     with pytest.raises(Unreadable, match="cut off"):
-        raw_column("x", "BYTES", (1,), raw)
+        raw_output("x", "BYTES", (1,), raw, MOST_VALUES)
 
 
 @pytest.mark.parametrize("shape", [(-1,), (10**9,), (2, 10**7)])
 def test_a_shape_sizes_no_memory(shape: tuple[int, ...]) -> None:
     with pytest.raises(Unreadable, match="a tensor of shape"):
-        raw_column("x", "FP32", shape, b"")
+        raw_output("x", "FP32", shape, b"", MOST_VALUES)
 
 
 @given(DATATYPES, st.lists(st.integers(-1, 4), max_size=3), st.binary(max_size=40))
 def test_any_raw_tensor(datatype: str, shape: list[int], raw: bytes) -> None:
     with suppress(Unreadable):
-        raw_column("x", datatype, tuple(shape), raw)
+        raw_output("x", datatype, tuple(shape), raw, MOST_VALUES)
 
 
 @given(st.binary(max_size=200))
@@ -135,19 +136,19 @@ def test_ready_by_status_or_by_body(body: bytes, *, is_ready: bool) -> None:
 def test_a_timeout_longer_than_its_field() -> None:
     plan = SignatureChoice("", "data", (1,))
     for adapter in (OipGrpc(), OipRest()):
-        assert adapter.predict_call(MODEL, plan, ImageRequest(b"", 1), 1e30).body
+        assert adapter.infer_call(MODEL, plan.request(ImageRequest(b"", 1)), 1e30).body
 
 
 @given(st.lists(st.text(max_size=12) | st.floats(), max_size=4))
 def test_any_strings_for_classes(values: list[str | float]) -> None:
     with suppress(Unreadable):
-        with_classes({"x": Column((len(values),), tuple(values))}, "x")
+        with_classes({"x": Tensor((len(values),), tuple(values))}, "x")
 
 
 @given(st.binary(max_size=300), st.sampled_from(["", "top_k"]))
 def test_both_forms_ask_the_same(image: bytes, signature: str) -> None:
     plan = SignatureChoice(signature, "data", (1, 1), scores="probs")
-    call = OipRest().predict_call(MODEL, plan, ImageRequest(image, 3), 1.5)
+    call = OipRest().infer_call(MODEL, plan.request(ImageRequest(image, 3)), 1.5)
     size = int(call.headers["inference-header-content-length"])
     body = call.body or b""
     head = json.loads(body[:size])

@@ -19,15 +19,21 @@ class Colours(Model):
         return self.ready
 
     async def get_input_types(self) -> list[dict[str, Any]]:
+        if self.name == "tensors":
+            return _tensors()
         return [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
 
     async def get_output_types(self) -> list[dict[str, Any]]:
         if self.name == "scores":
             return [{"name": "scores", "datatype": "FP32", "shape": [-1, 3]}]
+        if self.name == "tensors":
+            return _tensors()
         return [{"name": "label", "datatype": "BYTES", "shape": [-1]}]
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         await asyncio.to_thread(colours.enter, self.name)
+        if self.name == "tensors":
+            return InferResponse("1", self.name, [_echo(tensor) for tensor in payload.inputs])
         image = payload.inputs[0].as_numpy().ravel()[0]
         if self.name == "scores":
             found = np.array([colours.scores(image)], np.float32)
@@ -36,6 +42,18 @@ class Colours(Model):
         else:
             output = InferOutput("label", [1], "BYTES", data=[colours.label(image)])
         return InferResponse("1", self.name, [output])
+
+
+def _tensors() -> list[dict[str, Any]]:
+    return [
+        {"name": name, "datatype": datatype, "shape": [-1, 2]} for name, datatype in colours.TENSORS
+    ]
+
+
+def _echo(given: Any) -> Any:
+    output = InferOutput(given.name, given.shape, given.datatype)
+    output.set_data_from_numpy(given.as_numpy(), binary_data=True)
+    return output
 
 
 if __name__ == "__main__":

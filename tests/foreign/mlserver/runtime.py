@@ -8,7 +8,7 @@ import colours
 import numpy as np
 from mlserver import MLModel
 from mlserver.codecs import Base64Codec, NumpyCodec, StringCodec
-from mlserver.types import InferenceRequest, InferenceResponse
+from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 
 class Colours(MLModel):
@@ -21,6 +21,8 @@ class Colours(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         await asyncio.to_thread(colours.enter, self.name)
+        if self.name == "tensors":
+            return self._echo(payload)
         image = Base64Codec.decode_input(payload.inputs[0])[0]
         if self.name == "scores":
             found = np.array([colours.scores(image)], np.float32)
@@ -28,3 +30,16 @@ class Colours(MLModel):
         else:
             output = StringCodec.encode_output("label", [colours.label(image)])
         return InferenceResponse(model_name=self.name, model_version="1", outputs=[output])
+
+    def _echo(self, payload: InferenceRequest) -> InferenceResponse:
+        outputs = [
+            ResponseOutput(
+                name=given.name,
+                shape=given.shape,
+                datatype=given.datatype,
+                data=given.data,
+                parameters=given.parameters,
+            )
+            for given in payload.inputs
+        ]
+        return InferenceResponse(model_name=self.name, model_version="1", outputs=outputs)

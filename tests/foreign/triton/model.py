@@ -22,6 +22,8 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         colours.enter(self._name)
+        if self._name == "tensors":
+            return triton.InferenceResponse([_echo(request, name) for name, _ in colours.TENSORS])
         images = triton.get_input_tensor_by_name(request, "image").as_numpy().ravel()
         return triton.InferenceResponse([triton.Tensor(*self._output(images))])
 
@@ -30,3 +32,7 @@ class TritonPythonModel:
             return "scores", np.array([colours.scores(image) for image in images], np.float32)
         labels = [[colours.label(image).encode()] for image in images]
         return "label", np.array(labels, object)
+
+
+def _echo(request: Any, name: str) -> Any:
+    return triton.Tensor(name, triton.get_input_tensor_by_name(request, name).as_numpy())

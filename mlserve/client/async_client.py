@@ -1,0 +1,450 @@
+"""The asynchronous client; every call has one total deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+from mlserve.client.adapter import ImageRequest, ModelRef
+from mlserve.client.answers import (
+    Answer,
+    ModelMetadata,
+    Prediction,
+    ServerLoad,
+    VersionStatus,
+    choose_label,
+    shortfall,
+)
+from mlserve.client.call import CallIds, Image, Trace, name_of, read_image
+from mlserve.client.connections import Connections
+from mlserve.client.endpoint import (
+    APIS,
+    Api,
+    Connection,
+    ConnectionOptions,
+    Endpoint,
+    ProtocolName,
+    shows_options,
+)
+from mlserve.client.proxies import proxy_to
+from mlserve.client.refusals import ConnectionLost, NotSpoken
+from mlserve.client.retries import ONCE, CallState, Retries
+from mlserve.client.session import ModelSession, Session, TfsSession
+from mlserve.deadline import Deadline
+from mlserve.errors import (
+    InferenceFailed,
+    MlserveError,
+    NotFound,
+    Transient,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from mlserve.client.inference import Inference
+    from mlserve.client.outputs import Outputs
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+DEFAULT_TIMEOUT = 5.0
+"""Seconds that a call may take in all."""
+
+
+class AsyncClient:
+    """A client of one model on one server, for use on an event loop.
+
+    `endpoint` is `host:port` (gRPC), `grpc://host:port`, or `http://host:port` (REST), with TLS
+    `grpcs://` or `https://`; `protocol` overrides what `host:port` means, and `tls` makes it use
+    TLS. `model` None asks the server once for its model; it must serve exactly one. `version` None
+    leaves the choice to the server. `api` is tfs (TensorFlow Serving, version 1) or oip (Open
+    Inference Protocol, version 2: Triton, KServe, MLServer); None tries one, then the other if the
+    server does not know the first.
+
+    `token` is sent with each request; a UserWarning is given if that crosses a network without TLS.
+    `retries` apply to all calls but `status` and `load`. `max_answer_bytes` limits the size of an
+    answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
+    TRACEPARENT, else each call begins a trace.
+
+        async with AsyncClient("127.0.0.1:8500") as client:
+            answers = await asyncio.gather(*(client.predict(path) for path in paths))
+
+    Nothing is connected until the first call; calls may run concurrently. Each event loop and each
+    forked process gets its own connections; after `close` no call can be made. Raises UsageError
+    for an invalid argument.
+    """
+
+    @shows_options
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        protocol: ProtocolName | None = None,
+        **options: Unpack[ConnectionOptions],
+    ) -> None:
+        self._connection = Connection.to(endpoint, protocol, **options)
+        if exposure := self._connection.exposure():
+            warnings.warn(exposure, stacklevel=2)
+        proxy_to(self.endpoint)  # one that cannot be used is reported now, not at the first call
+        self._connections = Connections(self._connection)
+        self._model = self._connection.model
+        self._apis = APIS if self._connection.api is None else (self._connection.api,)
+        self._sessions: dict[Api, ModelSession] = {}
+        self._inferences: dict[ModelSession, Inference] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.endpoint)!r}, model={self.model!r})"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server's address."""
+        return self._connection.endpoint
+
+    @property
+    def model(self) -> str | None:
+        """The name of the model; None until it is known."""
+        return self._model
+
+    @property
+    def api(self) -> Api | None:
+        """The API spoken to the server; None until it is known."""
+        return self._apis[0] if len(self._apis) == 1 else None
+
+    async def predict(
+        self,
+        image: Image,
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+        top_k: int | None = None,
+    ) -> Prediction:
+        """Return the label of an image, with the `top_k` best scores if the server offers scores.
+
+        `top_k` can be as large as the number of classes. None takes the best five, or as many as
+        the server offers. If an answer has fewer than requested, `shortfall` says why. `timeout` is
+        the total in seconds: reading the file, connecting, and the answer. Raises the errors of
+        `mlserve.errors`: DeadlineExceeded, Unavailable, Overloaded, InferenceFailed, or UsageError
+        and its kinds for an invalid call.
+        """
+        check_top_k(top_k)
+        async with self._call(timeout, self._connection.retries) as state:
+            state.enter("read", f"reading {name_of(image)}")
+            request = ImageRequest(await read_image(image), top_k)
+            answer = await self._ask(lambda session: session.predict(request, state), state)
+            return self._prediction(answer, request, state)
+
+    async def infer(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> Outputs:
+        """Return the outputs of a signature of the model, for any inputs.
+
+        `inputs` are by name: numpy arrays (or what numpy reads as one), nested lists, numbers,
+        `str` and `bytes`. They are checked against the metadata before they are sent: names,
+        missing inputs, element types, ranks. Numbers in lists become those of the model, whole
+        numbers only where it takes integers; an array is converted only if each value stays the
+        same, but for float64 to float32. `signature` None is `serving_default`, or the only one.
+        `outputs` names those that are wanted; None is all of them. `timeout` is the total in
+        seconds. Raises InvalidInput for inputs that do not fit, and as `predict` does.
+        """
+        if signature is not None and not isinstance(signature, str):
+            raise UsageError(
+                f"signature must be a name, not {signature!r}",
+                hint="see the names with mlserve metadata",
+            )
+        from mlserve.client.inference import inference_over  # predict needs none of it
+        from mlserve.client.question import Question
+
+        def over(session: ModelSession) -> Inference:
+            return self._inferences.setdefault(session, inference_over(session))
+
+        question = Question(inputs, signature, outputs)
+        async with self._call(timeout, self._connection.retries) as state:
+            answer = await self._ask(lambda session: over(session).ask(question, state), state)
+            return self._outputs(answer, state)
+
+    def predict_many(
+        self,
+        images: Iterable[Image] | AsyncIterable[Image],
+        *,
+        parallel: int | None = None,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,
+        top_k: int | None = None,
+    ) -> AsyncGenerator[Prediction | MlserveError]:
+        """Yield the prediction of each image, in their order, some calls at once.
+
+        An image that fails yields its error in place and stops no other. At most `parallel` calls
+        run at once; None takes a quarter of what fits into the server's queue, and four for a
+        server that does not tell. Images are taken as there is room. A `timeout` in seconds is that
+        of each call, from when it begins; a Deadline is that of all. Leaving the loop ends what
+        runs once the iterator is closed: `async with contextlib.aclosing(...)`.
+        """
+        check_top_k(top_k)
+
+        def ask(image: Image) -> Coroutine[Any, Any, Prediction]:
+            return self.predict(image, timeout=timeout, top_k=top_k)
+
+        return self._many("predict_many", images, ask, parallel, timeout)
+
+    def infer_many(
+        self,
+        items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        parallel: int | None = None,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,
+    ) -> AsyncGenerator[Outputs | MlserveError]:
+        """Yield the outputs for each mapping of inputs, as `infer` returns them.
+
+        For their order, errors, `parallel` and `timeout` see `predict_many`.
+        """
+
+        def ask(inputs: Mapping[str, Any]) -> Coroutine[Any, Any, Outputs]:
+            return self.infer(inputs, signature=signature, outputs=outputs, timeout=timeout)
+
+        return self._many("infer_many", items, ask, parallel, timeout)
+
+    async def metadata(
+        self,
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> ModelMetadata:
+        """Return the signatures of the model. Raises as `predict` does."""
+        async with self._call(timeout, self._connection.retries) as state:
+            metadata = await self._ask(lambda session: session.metadata(state), state)
+            self._require_version(metadata.version)
+            return metadata
+
+    async def status(
+        self,
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> tuple[VersionStatus, ...]:
+        """Return the model's versions and their states, latest first. Raises as `predict` does."""
+        async with self._call(timeout, ONCE) as state:
+            return await self._ask(lambda session: session.status(state), state)
+
+    async def load(
+        self,
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> ServerLoad | None:
+        """Return the server's load; None from a third-party server, which does not report it.
+
+        Raises DeadlineExceeded and Unavailable.
+        """
+        from mlserve.client.server_info import load_call, read_load
+
+        protocol = self.endpoint.protocol
+        async with self._call(timeout, ONCE) as state:
+            try:
+                return read_load(protocol, await self._connections.send(load_call(protocol), state))
+            except (NotSpoken, UsageError, InferenceFailed):
+                return None
+
+    async def capacity(self, timeout: float | Deadline) -> int:  # noqa: ASYNC109
+        """Return how many calls to make at once, as `predict_many` does without `parallel`."""
+        from mlserve.client.many import capacity_of
+
+        try:
+            return capacity_of(await self.load(timeout=timeout))
+        except MlserveError:
+            return capacity_of(None)  # the calls themselves will say what is wrong
+
+    def require_open(self) -> None:
+        """Raise UsageError once the client has been closed."""
+        self._connections.require_open()
+
+    async def close(self) -> None:
+        """Close the connections; running calls fail, and no more can be made."""
+        await self._connections.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def _call(self, timeout: float | Deadline, retries: Retries) -> AsyncIterator[CallState]:  # noqa: ASYNC109
+        """Bound the block by the deadline, whatever it awaits; errors say what it was doing."""
+        deadline = as_deadline(timeout)
+        self._connections.require_open()
+        ids = CallIds(Trace.following(self._connection.traceparent))
+        state = CallState(deadline, ids, retries)
+        try:
+            async with _bounded(state):
+                yield state
+        except MlserveError as error:
+            error.details |= state.details()
+            if isinstance(error, Transient):
+                error.message = state.with_attempts(error.message)
+            raise
+
+    async def _ask(self, ask: Callable[[ModelSession], Awaitable[T]], state: CallState) -> T:
+        """Return the answer in the server's API, which is found by trying and then remembered."""
+        model = self._model or await self._find_model(state)
+        first: NotSpoken | None = None
+        for api in self._apis:
+            session = self._session(api, model)
+            try:
+                answer = await ask(session)
+            except NotSpoken as error:
+                first = first or error
+                continue
+            except ConnectionLost as error:
+                if first is None or session.is_spoken:
+                    raise
+                # It answered the first request and hangs up on the next: the first says more.
+                raise first.refusal from error
+            self._apis = (api,)
+            return answer
+        assert first is not None  # there is always an API to try
+        raise first.refusal from first
+
+    async def _find_model(self, state: CallState) -> str:
+        """Return the server's only model, and keep it as this client's."""
+        from mlserve.client.server_info import find_model
+
+        self._model = await find_model(Session(self._connections), state)
+        return self._model
+
+    def _session(self, api: Api, model: str) -> ModelSession:
+        if api not in self._sessions:
+            reference = ModelRef(model, self._connection.version)
+            session = _open_session(api, reference, self._connections)
+            session.is_spoken = api == self._connection.api  # the user says so
+            self._sessions[api] = session
+        return self._sessions[api]
+
+    def _prediction(self, answer: Answer, request: ImageRequest, state: CallState) -> Prediction:
+        label, scores = choose_label(answer.outputs, request.count)
+        self._require_version(answer.version)
+        return Prediction(
+            label=label,
+            scores=scores,
+            shortfall=shortfall(answer, request.top_k),
+            **self._about(answer, state),
+        )
+
+    def _many(
+        self,
+        name: str,
+        items: Iterable[Item] | AsyncIterable[Item],
+        ask: Callable[[Item], Coroutine[Any, Any, T]],
+        parallel: int | None,
+        timeout: float | Deadline,
+    ) -> AsyncGenerator[T | MlserveError]:
+        from mlserve.client.many import async_outcomes, check_many  # one call needs neither
+
+        check_many(name, items, parallel)
+        as_deadline(timeout)
+        self.require_open()
+
+        async def at_once() -> int:
+            return await self.capacity(timeout) if parallel is None else parallel
+
+        return async_outcomes(items, lambda item: asyncio.ensure_future(ask(item)), at_once)
+
+    def _outputs(self, answer: Answer, state: CallState) -> Outputs:
+        from mlserve.client.outputs import Outputs, values_of  # predict needs neither
+
+        self._require_version(answer.version)
+        values = values_of(answer.outputs)
+        return Outputs(values, signature=answer.signature, **self._about(answer, state))
+
+    def _about(self, answer: Answer, state: CallState) -> dict[str, Any]:
+        """Return what `Prediction` and `Outputs` both have about a call."""
+        wanted = self._connection.version
+        return {
+            "model": self.model or "",
+            "version": wanted if answer.version is None else answer.version,
+            "endpoint": str(self.endpoint),
+            "protocol": self.endpoint.protocol,
+            "api": self._apis[0],
+            "timings": state.timings(answer.server_ms),
+            "has_random_weights": answer.has_random_weights,
+            "request_id": state.ids.request_id,
+            "trace_id": state.ids.trace.id,
+            "retries": tuple(state.retries),
+        }
+
+    def _require_version(self, answered: int | None) -> None:
+        """Raise NotFound if another version answered than was requested."""
+        wanted = self._connection.version
+        if None not in (wanted, answered) and wanted != answered:
+            raise NotFound(
+                f"version {wanted} of {self.model} was asked for, but version {answered} "
+                f"answered at {self.endpoint}",
+                hint="see the versions there with mlserve status; leave {version} out to take the "
+                "server's choice",
+            )
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Raise UsageError unless it is None or a number of classes."""
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise UsageError(
+            f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
+        )
+
+
+def as_deadline(timeout: float | Deadline) -> Deadline:
+    """Return the deadline itself, or one `timeout` seconds from now. Raises UsageError."""
+    return timeout if isinstance(timeout, Deadline) else Deadline.after(timeout)
+
+
+@asynccontextmanager
+async def _bounded(state: CallState) -> AsyncIterator[None]:
+    """End the block at the deadline; the error says what was being done."""
+    try:
+        async with asyncio.timeout(state.require()):
+            yield
+    except TimeoutError:
+        raise state.deadline.exceeded(state.doing) from None
+
+
+def _open_session(api: Api, model: ModelRef, connections: Connections) -> ModelSession:
+    """Return a session for the API, importing only what that API and protocol need.
+
+    Sends nothing yet.
+    """
+    is_grpc = connections.endpoint.protocol == "grpc"
+    if api == "tfs" and is_grpc:
+        from mlserve.client.tfs_grpc import TfsGrpc
+
+        return TfsSession(TfsGrpc(), model, connections)
+    if api == "tfs":
+        from mlserve.client.tfs_rest import TfsRest
+
+        return TfsSession(TfsRest(), model, connections)
+    from mlserve.client.oip_session import OipSession
+
+    if is_grpc:
+        from mlserve.client.oip_grpc import OipGrpc
+
+        return OipSession(OipGrpc(), model, connections)
+    from mlserve.client.oip_rest import OipRest
+
+    return OipSession(OipRest(), model, connections)

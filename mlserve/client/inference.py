@@ -1,0 +1,152 @@
+"""Ask about any signature of a model, whose description is asked for once, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+from mlserve.client.adapter import InferRequest
+from mlserve.client.answers import Answer
+from mlserve.client.oip import FUNCTION
+from mlserve.client.outputs import typed
+from mlserve.client.question import AskedSignature, Question, checked_request, signature_named
+from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
+from mlserve.client.retries import CallState
+from mlserve.client.session import ModelSession, TfsSession
+from mlserve.errors import InvalidInput, NotFound, UsageError
+from mlserve.tensors import Signature
+
+_UNFIT = (UsageError, InvalidInput, NotFound)
+"""What may be because the model is another one now; their subclasses are about other things."""
+
+
+def inference_over(session: ModelSession) -> Inference:
+    """Return what asks about signatures over that session."""
+    return (TfsInference if isinstance(session, TfsSession) else OipInference)(session)
+
+
+class Inference(ABC):
+    """Questions about the signatures of one model, in one API."""
+
+    def __init__(self, session: ModelSession) -> None:
+        self._session = session
+        self._kept: dict[str | None, AskedSignature] = {}
+        self._last_version: int | None = None
+        self._locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+
+    async def ask(self, question: Question, state: CallState) -> Answer:
+        """Return the outputs, with their types, once the inputs have been found to fit.
+
+        The description of the signature is asked for again when something does not fit it, here or
+        on the server, and when another version answers. Raises as `Client.infer` does, and
+        NotSpoken if the server does not speak the API.
+        """
+        is_kept = question.signature in self._kept
+        asked = await self._described(question.signature, state)
+        try:
+            return await self._ask(asked, question, state)
+        except UsageError as error:
+            if not is_kept or type(error) not in _UNFIT:
+                raise
+            now = await self._described(question.signature, state, is_fresh=True)
+            if now == asked:
+                raise
+        return await self._ask(now, question, state)
+
+    @abstractmethod
+    async def _describe(self, name: str | None, state: CallState) -> None:
+        """Ask the server about that signature, and keep what it says; None is the default one.
+
+        Raises NotFound for an unknown one, and UsageError if there are several, or none.
+        """
+
+    def _request(self, asked: AskedSignature, question: Question) -> InferRequest:
+        """Return the request of the question. Raises InvalidInput if the inputs do not fit."""
+        return checked_request(asked, question)
+
+    async def _described(
+        self, name: str | None, state: CallState, *, is_fresh: bool = False
+    ) -> AskedSignature:
+        lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        kept = self._kept.get(name)
+        async with lock:  # calls that begin together ask once
+            if is_fresh and kept is self._kept.get(name):
+                self._kept.clear()
+            if name not in self._kept:
+                await self._describe(name, state)
+            return self._kept[name]
+
+    async def _ask(self, asked: AskedSignature, question: Question, state: CallState) -> Answer:
+        state.enter("read", "reading the inputs")
+        request = self._request(asked, question)
+        try:
+            answer = await self._session.send(request, state, is_bounded=False)
+        except NotSpoken as error:
+            raise error.refusal from error  # the description proves that it speaks the API
+        before, self._last_version = self._last_version, answer.version
+        if None not in (before, answer.version) and before != answer.version:
+            asked = await self._described(question.signature, state, is_fresh=True)
+        try:
+            outputs = typed(answer.outputs, asked.signature, request.outputs)
+        except Unreadable as error:
+            raise not_an_answer(self._session.endpoint, error) from error
+        return replace(answer, outputs=outputs, signature=asked.sent_as)
+
+
+class TfsInference(Inference):
+    """TensorFlow Serving's API, version 1: its metadata has all signatures."""
+
+    async def _describe(self, name: str | None, state: CallState) -> None:
+        metadata = await self._session.metadata(state)
+        self._last_version = metadata.version
+        for signature in metadata.signatures:
+            asked = AskedSignature(metadata.model, signature, signature.name)
+            self._kept[signature.name] = asked
+        names = [signature.name for signature in metadata.signatures]
+        self._kept[name] = self._kept[signature_named(metadata.model, names, name)]
+
+    def _request(self, asked: AskedSignature, question: Question) -> InferRequest:
+        request = super()._request(asked, question)
+        if self._session.endpoint.protocol == "rest":
+            from mlserve.client.tfs_rest import require_json_form  # gRPC needs no JSON
+
+            for spec in asked.signature.inputs_in(request.inputs):
+                require_json_form(spec, request.inputs[spec.name])
+        return request
+
+
+class OipInference(Inference):
+    """The Open Inference Protocol: one nameless function, or one signature of our own servers."""
+
+    async def _describe(self, name: str | None, state: CallState) -> None:
+        try:
+            metadata = await self._session.metadata(state, name or "")
+        except NotFound as error:
+            if refuses_signature(error):  # the server's message names those that there are
+                error.hint = "choose one of them with {signature NAME}"
+            raise
+        sent_as = ""
+        if metadata.selectable:
+            sent_as = signature_named(metadata.model, metadata.selectable, name)
+        elif name not in (None, FUNCTION):
+            raise NotFound(
+                f"the server at {self._session.endpoint} knows no signatures, so not {name!r}: "
+                f"its model {metadata.model} is one nameless function",
+                hint="leave {signature} out",
+            )
+        if not metadata.signatures:
+            raise UsageError(
+                f"the model {metadata.model} has an input or an output of a type that no request "
+                "can carry",
+                hint="see its inputs and outputs with mlserve metadata",
+            )
+        signature = _of_any_rank(metadata.signatures[0])
+        self._kept[name] = AskedSignature(metadata.model, signature, sent_as)
+
+
+def _of_any_rank(signature: Signature) -> Signature:
+    """Return the signature with unknown shapes for [-1], which mlserve writes for any shape."""
+    inputs = (replace(i, shape=None) if i.shape == (None,) else i for i in signature.inputs)
+    return replace(signature, inputs=tuple(inputs))
