@@ -162,6 +162,16 @@ class MlserveError(Exception):
         """Return the error's stable name in JSON, such as `deadline_exceeded`."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the error as data: its kind, message, hint, exit code and details."""
+        return {
+            "kind": self.kind,
+            "message": self.message,
+            "hint": self.hint,
+            "exit_code": int(self.exit_code),
+            **self.details,
+        }
+
 
 class UsageError(MlserveError):
     """Something in the call itself is wrong; the same call will fail again.

@@ -110,7 +110,7 @@ def _compare(
     files: list[str],
     options: CompareOptions,
 ) -> Comparison:
-    from mlserve.cli.predict import gather
+    from mlserve.cli.images import gather
     from mlserve.compare.run import compare as run
     from mlserve.deadline import Deadline
 

@@ -74,7 +74,7 @@ def print_error(error: MlserveError, *, as_json: bool) -> None:
     If the error has the end of a server's log, that comes last.
     """
     if as_json:
-        typer.echo(json_text({"error": error_json(error)}), err=True)
+        typer.echo(json_text({"error": error.to_json()}), err=True)
         return
     note(f"error: {error.message}")
     if error.hint:
@@ -83,17 +83,6 @@ def print_error(error: MlserveError, *, as_json: bool) -> None:
     if log:
         note(f"the end of its log (all of it: {log['command']}):")
         note("\n".join(f"  {line}" for line in log["end"]))
-
-
-def error_json(error: MlserveError) -> dict[str, Any]:
-    """Return an error as data: its kind, message, hint, exit code and details."""
-    return {
-        "kind": error.kind,
-        "message": error.message,
-        "hint": error.hint,
-        "exit_code": int(error.exit_code),
-        **error.details,
-    }
 
 
 def is_interactive() -> bool:

@@ -223,11 +223,17 @@ class AsyncClient:
     async def metadata(
         self,
         *,
+        signature: str | None = None,
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> ModelMetadata:
-        """Return the signatures of the model. Raises as `predict` does."""
+        """Return the signatures of the model. Raises as `predict` does.
+
+        The Open Inference Protocol describes one: on mlserve's own servers the named `signature`,
+        which the other API ignores.
+        """
         async with self._call(timeout, self._connection.retries) as state:
-            metadata = await self._ask(lambda session: session.metadata(state), state)
+            name = signature or ""
+            metadata = await self._ask(lambda session: session.metadata(state, name), state)
             self._require_version(metadata.version)
             return metadata
 

@@ -157,10 +157,17 @@ class Client:
 
         return self._many("infer_many", items, ask, parallel, timeout)
 
-    def metadata(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> ModelMetadata:
-        """Return the signatures of the model."""
+    def metadata(
+        self, *, signature: str | None = None, timeout: float | Deadline = DEFAULT_TIMEOUT
+    ) -> ModelMetadata:
+        """Return the signatures of the model.
+
+        The Open Inference Protocol describes one: on mlserve's own servers the named `signature`,
+        which the other API ignores.
+        """
         deadline = as_deadline(timeout)
-        return self._run(deadline, self._client.metadata(timeout=deadline))
+        work = self._client.metadata(signature=signature, timeout=deadline)
+        return self._run(deadline, work)
 
     def status(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> tuple[VersionStatus, ...]:
         """Return the versions of the model and their states, latest first."""

@@ -320,3 +320,15 @@ def test_an_error_that_begins_with_its_file_names_it_once(
     outcome = cli("predict", "z.jpeg", "gone.jpg", "--endpoint", echo.grpc)
 
     assert outcome.stderr.startswith("error: gone.jpg cannot be read: No such file or directory\n")
+
+
+def test_images_in_parallel_keep_their_order(cli: Any, start_echo: Any, folder: Path) -> None:
+    """Four answers of 0.5 s, two at a time."""
+    names = [folder / "z.jpeg", folder / "bad.png", folder / "notes.txt", folder / "z.jpeg"]
+    outcome = cli("predict", *names, "--endpoint", start_echo(delay=0.5).grpc, "--parallel", 2)
+
+    assert [line.split("\t")[0] for line in outcome.stdout.splitlines()] == [
+        str(name) for name in names if name.suffix != ".png"
+    ]
+    assert outcome.stderr.startswith(f"error: {names[1]}: ")
+    assert outcome.returncode == 2

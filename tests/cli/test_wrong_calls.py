@@ -97,7 +97,7 @@ def test_an_option_before_its_command_is_told_where_it_stands() -> None:
         (("predict", "x", "--top-k", "many"), "many", "give a whole number, 1 or more"),
         (("up", "--grpc-port", "99999"), "99999", "give a whole number from 0 to 65535"),
         (("predict", "x", "--timeout", "5s"), "5s", "give a number"),
-        (("predict", "x", "--output", "jsn"), "jsn", "did you mean json? choose text, json or "),
+        (("predict", "x", "--output", "jsn"), "jsn", "did you mean json? choose text, json, "),
         (("up", "--launcher", "dokcer"), "dokcer", "did you mean docker? choose auto, "),
         (("status", "--protocol", "http"), "http", "choose grpc or rest"),
         (("status", "--api", "kserve"), "kserve", "choose tfs or oip"),

@@ -1,0 +1,259 @@
+"""`mlserve predict rows.csv`: ask about each row of tables, and write each row's answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from mlserve.background import run_within
+from mlserve.cli.answers import RANDOM_WEIGHTS_WARNING, PredictFormat, PredictOptions, writer
+from mlserve.cli.output import StatusLine, note
+from mlserve.cli.tensors import OneRequest, request_in
+from mlserve.errors import InferenceFailed, MlserveError
+from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
+from mlserve.rows.columns import named_columns, outputs_of, signature_of
+from mlserve.rows.files import Source, file_name, read_file, require_file
+from mlserve.rows.kinds import STDIN, FileKind, Stdin
+from mlserve.rows.objects import parse_json
+from mlserve.rows.reading import RowReader
+from mlserve.rows.requests import is_request, parse_request
+from mlserve.rows.resuming import Key, key_of, rows_in_jsonl, rows_in_table
+from mlserve.rows.writers import Layout, Writer
+
+if TYPE_CHECKING:
+    from mlserve.client import Client
+    from mlserve.deadline import Deadline
+    from mlserve.rows.table import BadRow
+
+_MOST_TOLD = 20
+"""Errors of rows that are told in full on stderr; an output with errors in it has them all."""
+_PER_SECOND = 10
+"""How often the line of progress is drawn."""
+
+
+def call_on_tables(
+    files: Sequence[tuple[str, FileKind]], options: PredictOptions, deadline: Deadline
+) -> Tables | OneRequest:
+    """Return the question in these files; one JSON file may be a whole request.
+
+    Raises UsageError for a single file that cannot be read, or options that do not fit.
+    """
+    if len(files) > 1:
+        return Tables([Source(name, kind) for name, kind in files], options)
+    [(name, kind)] = files
+    if kind is FileKind.JSON:
+        data = run_within(deadline, f"reading {name}", lambda: read_file(name))
+        return _of_json(Source(name, kind, parsed=parse_json(name, data)), options)
+    run_within(deadline, f"looking for {name}", lambda: require_file(name))
+    return Tables([Source(name, kind)], options)
+
+
+def call_on_stdin(
+    stdin: Stdin, kind: FileKind, options: PredictOptions, deadline: Deadline
+) -> Tables | OneRequest:
+    """Return the question on standard input. Raises UsageError as `call_on_tables` does."""
+    if kind is not FileKind.JSON:
+        return Tables([Source(STDIN, kind, stdin)], options)
+    data = run_within(deadline, "reading standard input", stdin.readall)
+    parsed = parse_json(file_name(STDIN), data)
+    return _of_json(Source(STDIN, kind, parsed=parsed), options)
+
+
+def _of_json(source: Source, options: PredictOptions) -> Tables | OneRequest:
+    if is_request(source.parsed):
+        return request_in(parse_request(file_name(source.name), source.parsed), options)
+    return Tables([source], options)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Tables to ask about, row by row."""
+
+    sources: Sequence[Source]
+    options: PredictOptions
+
+    def __post_init__(self) -> None:
+        self.options.refuse("top_k", "tables", "it goes with image files")
+
+    def ask(self, client: Client, deadline: Deadline, *, is_random: bool) -> int:
+        """Ask about each row, write the answers, and return the exit code of the first error.
+
+        The deadline is that of the model's metadata; each request gets as much time from when it is
+        sent. Raises the errors that end the run: of the only file, and of the server.
+        """
+        metadata = client.metadata(signature=self.options.signature, timeout=deadline)
+        signature = signature_of(metadata, self.options.signature)
+        layout = Layout(outputs_of(signature, self.options.outputs), has_file=len(self.sources) > 1)
+        done = self._done(layout)
+        reader = RowReader(self.sources, signature, named_columns(metadata, signature), note)
+        with closing(reader.rows()) as rows:
+            first = next(rows, None)  # what is wrong with the only file is found before any write
+            asking = Asking(
+                client,
+                reader.most_rows or self.options.batch or DEFAULT_BATCH,
+                deadline.timeout,
+                self.options.parallel,
+                self.options.signature,
+                self.options.outputs,
+            )
+            start = () if first is None else (first,)
+            asked = done.without(chain(start, rows), has_file=layout.has_file)
+            with self.options.sink() as sink:
+                out = writer(self.options.format, sink, layout, has_header=not done.has_header)
+                goes_on = self.options.is_resumable
+                run = Run(asking, out, done, is_random=is_random, goes_on=goes_on)
+                progress = StatusLine() if not sink.is_terminal else None
+                return run.over(asked, progress)
+
+    def _done(self, layout: Layout) -> Done:
+        path = self.options.output_file
+        if not self.options.resume or path is None or not path.is_file():
+            return Done()
+        if self.options.format is PredictFormat.JSONL:
+            return Done(rows_in_jsonl(path))
+        delimiter = "," if self.options.format is PredictFormat.CSV else "\t"
+        return Done(rows_in_table(path, layout.header, delimiter), path.stat().st_size > 0)
+
+
+@dataclass(slots=True)
+class Done:
+    """The rows that the output file has answers for; `skipped` counts those met again."""
+
+    keys: set[Key] = field(default_factory=set)
+    has_header: bool = False
+    skipped: int = 0
+
+    def without(
+        self, rows: Iterable[ReadyRow | BadRow], *, has_file: bool
+    ) -> Iterator[ReadyRow | BadRow]:
+        """Yield the rows without an answer."""
+        for row in rows:
+            if key_of(row.place, has_file=has_file) in self.keys:
+                self.skipped += 1
+            else:
+                yield row
+
+
+class Run:
+    """One run over rows: writes each outcome, tells errors, and sums up at the end.
+
+    `goes_on`: what it has written can be gone on with.
+    """
+
+    def __init__(
+        self, asking: Asking, out: Writer, done: Done, *, is_random: bool, goes_on: bool
+    ) -> None:
+        self._goes_on = goes_on
+        self._asking = asking
+        self._out = out
+        self._done = done
+        self._is_random = is_random
+        self._is_warned = False
+        self._rows = self._errors = self._exit_code = 0
+        self._began = time.monotonic()
+        self._drawn = self._began
+
+    def over(self, rows: Iterator[ReadyRow | BadRow], progress: StatusLine | None) -> int:
+        """Ask about the rows, and return the exit code of the first error, else 0.
+
+        Raises what ends the run: then, too, what has been answered is written.
+        """
+        is_over = False
+        try:
+            for outcome in self._asking.outcomes(rows):
+                if progress is not None:
+                    self._draw(progress)
+                self._take(outcome, progress)
+        except MlserveError as error:
+            if self._rows:
+                self._out.finish()
+            if self._goes_on:
+                first = f"{error.hint}; then " if error.hint else ""
+                error.hint = f"{first}go on with the same command and {{resume}}"
+            raise
+        else:
+            is_over = True
+            self._out.finish()
+        finally:
+            if progress is not None:
+                progress.clear()
+            if self._rows or is_over:
+                self._sum_up()
+        return self._exit_code
+
+    def _take(self, outcome: Outcome, progress: StatusLine | None) -> None:
+        self._rows += 1
+        if not isinstance(outcome, RowError):
+            try:
+                self._out.write(outcome)
+            except InferenceFailed as error:
+                outcome = RowError(outcome.place, error)
+            else:
+                self._warn(has_random_weights=outcome.server.has_random_weights)
+                return
+        self._errors += 1
+        self._exit_code = self._exit_code or int(outcome.error.exit_code)
+        self._out.write(outcome)
+        if not self._out.takes_errors and self._errors <= _MOST_TOLD:
+            if progress is not None:
+                progress.clear()
+            _tell(outcome)
+
+    def _warn(self, *, has_random_weights: bool) -> None:
+        if (has_random_weights or self._is_random) and not self._is_warned:
+            note(RANDOM_WEIGHTS_WARNING)
+            self._is_warned = True
+
+    def _draw(self, progress: StatusLine) -> None:
+        now = time.monotonic()
+        if now - self._drawn > 1 / _PER_SECOND:
+            self._drawn = now
+            progress.show(self._counts())
+
+    def _counts(self) -> str:
+        seconds = time.monotonic() - self._began
+        return (
+            f"{_count(self._rows, 'row')}, {_count(self._errors, 'error')}, "
+            f"{self._rows / max(seconds, 1e-9):.0f} rows/s"
+        )
+
+    def _sum_up(self) -> None:
+        """Tell what happened on stderr, if it was about more than one row."""
+        more = self._errors - _MOST_TOLD
+        if more > 0 and not self._out.takes_errors:
+            note(f"{_count(more, 'more error')}; --output jsonl has the error of every row")
+        skipped = (
+            f" ({_count(self._done.skipped, 'row')} had answers)" if self._done.skipped else ""
+        )
+        if self._rows == 1 and not skipped:
+            return
+        times = sorted(self._asking.milliseconds)
+        requests = ""
+        if times:
+            requests = (
+                f"; {_count(len(times), 'request')}, p50 {_at(times, 0.5):.1f} ms, "
+                f"p99 {_at(times, 0.99):.1f} ms"
+            )
+        note(f"{self._counts()}{skipped}{requests}")
+        if len(self._done.keys) > self._done.skipped and not self._exit_code:
+            missing = len(self._done.keys) - self._done.skipped
+            note(f"warning: the output file has {_count(missing, 'row')} that the input does not")
+
+
+def _tell(outcome: RowError) -> None:
+    note(f"error: {outcome.place}: {outcome.error.message}")
+    if outcome.error.hint:
+        note(f"hint: {outcome.error.hint}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    """Return the value below which that share of the values lies (nearest rank)."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

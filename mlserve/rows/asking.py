@@ -1,0 +1,216 @@
+"""Send rows in batches, several at once, and hand back each row's own answer or error, in order.
+
+A batch that the server or the model refuses is halved until the rows at fault stand alone, so one
+bad row takes no other down.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from mlserve.errors import (
+    InferenceFailed,
+    InputTooLarge,
+    InvalidInput,
+    MlserveError,
+    PluginError,
+    Unavailable,
+    UsageError,
+)
+from mlserve.rows.table import BadRow, Place
+
+if TYPE_CHECKING:
+    from mlserve.client import Client
+    from mlserve.client.outputs import Outputs
+
+DEFAULT_BATCH = 128
+"""Rows of a request: an eighth of the server's default `--max-batch-length`."""
+_OF_ROWS = (InvalidInput, InferenceFailed)
+"""Errors that may be the fault of one row."""
+_FOR_ALL = (Unavailable, PluginError, UsageError)
+"""Errors that every other row would get too, if they are not of one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRow:
+    """A row as the model takes it: its element of each input, by name."""
+
+    place: Place
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RowAnswer:
+    """A row's element of each output, by name; `server` is the answer that it came with."""
+
+    place: Place
+    outputs: Mapping[str, Any]
+    server: Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """The row was not answered, and why."""
+
+    place: Place
+    error: MlserveError
+
+
+Outcome = RowAnswer | RowError
+
+
+@dataclass(slots=True)
+class Asking:
+    """How rows are asked about: what to ask for, at most how many rows a request.
+
+    `size` shrinks when the server takes no request of that size. `milliseconds` are the times of
+    the requests that were answered.
+    """
+
+    client: Client
+    size: int
+    timeout: float
+    parallel: int | None = None
+    signature: str | None = None
+    outputs: Sequence[str] | None = None
+    milliseconds: list[float] = field(default_factory=list)
+
+    def outcomes(self, rows: Iterator[ReadyRow | BadRow]) -> Iterator[Outcome]:
+        """Yield the outcome of each row, in their order. Raises what no other row would escape."""
+        sent: deque[_Batch] = deque()
+
+        def requests() -> Iterator[Mapping[str, Any]]:
+            for batch in self._batches(rows):
+                sent.append(batch)
+                if batch.ready:
+                    yield batch.inputs()
+
+        answers = self.client.infer_many(
+            requests(), parallel=self.parallel, timeout=self.timeout, **self._question()
+        )
+        for answer in answers:
+            while not sent[0].ready:
+                yield from _merged(sent.popleft(), iter(()))
+            batch = sent.popleft()
+            yield from _merged(batch, self._settled(batch.ready, answer))
+        for batch in sent:
+            yield from _merged(batch, iter(()))
+
+    def _batches(self, rows: Iterator[ReadyRow | BadRow]) -> Iterator[_Batch]:
+        batch = _Batch()
+        for row in rows:
+            batch.add(row)
+            if len(batch.ready) >= self.size or len(batch.rows) >= 2 * DEFAULT_BATCH + self.size:
+                yield batch
+                batch = _Batch()
+        if batch.rows:
+            yield batch
+
+    def _settled(
+        self, rows: Sequence[ReadyRow], answer: Outputs | MlserveError
+    ) -> Iterator[Outcome]:
+        """Yield each row's share of the answer, or ask again about the halves."""
+        if isinstance(answer, MlserveError):
+            error = answer
+        elif (misfit := self._misfit(rows, answer)) is not None:
+            error = misfit
+        else:
+            self.milliseconds.append(answer.timings.total)
+            yield from _shares(rows, answer)
+            return
+        may_be_of_one = isinstance(error, _OF_ROWS)
+        if isinstance(error, _FOR_ALL) and not may_be_of_one:
+            raise error
+        if len(rows) == 1 or not may_be_of_one:
+            yield from (RowError(row.place, error) for row in rows)
+            return
+        middle = (len(rows) + 1) // 2
+        if isinstance(error, InputTooLarge):
+            self.size = min(self.size, middle)
+        for part in (rows[:middle], rows[middle:]):
+            yield from self._settled(part, self._again(part))
+
+    def _again(self, rows: Sequence[ReadyRow]) -> Outputs | MlserveError:
+        try:
+            return self.client.infer(_inputs(rows), timeout=self.timeout, **self._question())
+        except MlserveError as error:
+            return error
+
+    def _misfit(self, rows: Sequence[ReadyRow], answer: Mapping[str, Any]) -> MlserveError | None:
+        """Return the error for an answer that cannot be told apart by rows; None if it can."""
+        count = len(rows)
+        if count == 1:
+            return None
+        for name, value in answer.items():
+            size = length_of(value)
+            if size != count:
+                self.size = 1
+                what = "no rows" if size is None else f"{size} rows"
+                return InferenceFailed(f"the output {name!r} has {what} for {count} rows")
+        return None
+
+    def _question(self) -> _Question:
+        return {"signature": self.signature, "outputs": self.outputs}
+
+
+class _Question(TypedDict):
+    """What every request asks for."""
+
+    signature: str | None
+    outputs: Sequence[str] | None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows in their order; `ready` are those that are sent."""
+
+    rows: list[ReadyRow | BadRow] = field(default_factory=list)
+    ready: list[ReadyRow] = field(default_factory=list)
+
+    def add(self, row: ReadyRow | BadRow) -> None:
+        self.rows.append(row)
+        if isinstance(row, ReadyRow):
+            self.ready.append(row)
+
+    def inputs(self) -> dict[str, Any]:
+        return _inputs(self.ready)
+
+
+def _inputs(rows: Sequence[ReadyRow]) -> dict[str, Any]:
+    return {name: _stacked([row.inputs[name] for row in rows]) for name in rows[0].inputs}
+
+
+def _stacked(values: list[Any]) -> Any:
+    if not hasattr(values[0], "dtype"):
+        return values
+    from mlserve.rows.arrays import stacked  # the rows are numpy's already
+
+    return stacked(values)
+
+
+def _merged(batch: _Batch, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Yield the outcomes of a batch's rows in order, with the errors of the rows not sent."""
+    for row in batch.rows:
+        yield RowError(row.place, row.error) if isinstance(row, BadRow) else next(outcomes)
+
+
+def _shares(rows: Sequence[ReadyRow], answer: Outputs) -> Iterator[RowAnswer]:
+    for at, row in enumerate(rows):
+        values = {
+            name: value[at] if length_of(value) == len(rows) else value
+            for name, value in answer.items()
+        }
+        yield RowAnswer(row.place, values, answer)
+
+
+def length_of(value: Any) -> int | None:
+    """Return the first dimension of an output; None for a single value."""
+    if isinstance(value, str | bytes):
+        return None
+    with suppress(TypeError):  # a number, or an array of no dimension
+        return len(value)
+    return None

@@ -1,0 +1,204 @@
+"""Cells as values of an element type: text from CSV, and values from JSON.
+
+A missing value (an empty cell, or null) is NaN for floats and the empty string for strings; other
+types have none.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlserve.errors import shortened
+from mlserve.tensors import DType
+
+_NUMBER = re.compile(
+    r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf(inity)?)\s*", re.I
+)
+_WHOLE = re.compile(r"\s*[+-]?\d+(\.0*)?\s*")
+_MISSING = frozenset(("", "na", "n/a", "nan", "null"))
+_LARGEST = {
+    DType.FLOAT16: 65504.0,
+    DType.BFLOAT16: 3.3895313892515355e38,
+    DType.FLOAT32: 3.4028234663852886e38,
+    DType.FLOAT64: math.inf,
+}
+"""The largest finite value of each float type (IEEE 754; bfloat16 has float32's exponent)."""
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_INTEGER = re.compile(r"q?(u?)int(\d+)")
+BYTES_KEY = "b64"
+"""`{"b64": "..."}` stands for bytes in JSON, as in TensorFlow Serving's REST API."""
+
+
+class WrongCell(ValueError):
+    """A cell that the element type cannot take; the text says why."""
+
+
+def is_number_text(cell: str) -> bool:
+    """Return whether a cell of text is a number, or missing."""
+    return cell.strip().lower() in _MISSING or _NUMBER.fullmatch(cell) is not None
+
+
+def is_number_value(value: Any) -> bool:
+    """Return whether a value from JSON is a number, or null."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def text_reader(dtype: DType) -> Callable[[str], Any]:
+    """Return the function that reads a cell of text; it raises WrongCell."""
+    if dtype in _LARGEST:
+        return lambda cell: _float_of(cell, dtype)
+    if dtype is DType.BYTES:
+        return str
+    if dtype is DType.BOOL:
+        return _bool_of
+    if _INTEGER.fullmatch(dtype.label):
+        return lambda cell: _int_of(cell, dtype)
+    return lambda cell: _refuse(cell, dtype)
+
+
+def nested_reader(dtype: DType) -> Callable[[str], Any]:
+    """Return the function that reads a cell of text that holds one value or a JSON array."""
+    read_one, read_values = text_reader(dtype), value_reader(dtype)
+
+    def read(cell: str) -> Any:
+        if not cell.lstrip().startswith("["):
+            return read_one(cell)
+        try:
+            return read_values(json.loads(cell))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise WrongCell(f"'{shortened(cell)}' is not a JSON array: {error}") from error
+
+    return read
+
+
+def value_reader(dtype: DType) -> Callable[[Any], Any]:
+    """Return the function that reads a value from JSON, or lists of them; it raises WrongCell.
+
+    An array of numpy is returned as it is.
+    """
+    largest = _LARGEST.get(dtype, -1.0)
+
+    def read(value: Any) -> Any:
+        if type(value) is float and -largest <= value <= largest:
+            return value  # most values, which need no closer look
+        if isinstance(value, list):
+            return [read(item) for item in value]
+        if hasattr(value, "dtype") and hasattr(value, "ndim"):
+            return value
+        return _string(value) if dtype is DType.BYTES else _number_of(value, dtype)
+
+    return read
+
+
+def _number_of(value: Any, dtype: DType) -> Any:
+    if isinstance(value, Mapping):
+        raise WrongCell(f"{_shown(value)} is an object, not {_words(dtype)}")
+    if isinstance(value, str):
+        raise WrongCell(f"'{shortened(value)}' is a string, not {_words(dtype)}")
+    if value is None:
+        return _missing(dtype)
+    if dtype in _LARGEST:
+        return _fitting(_number(value, dtype), str(value), dtype)
+    if dtype is DType.BOOL:
+        return _boolean(value)
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise WrongCell(f"{_shown(value)} is not a whole number")
+    return _within(int(value), dtype)
+
+
+def _float_of(cell: str, dtype: DType) -> float:
+    if not _NUMBER.fullmatch(cell):
+        if cell.strip().lower() in _MISSING:
+            return math.nan
+        raise WrongCell(f"'{shortened(cell)}' is not a number")
+    return _fitting(float(cell), cell, dtype)
+
+
+def _fitting(value: float, shown: str, dtype: DType) -> float:
+    is_overflow = math.isinf(value) and "inf" not in shown.lower()
+    if is_overflow or (math.isfinite(value) and abs(value) > _LARGEST[dtype]):
+        raise WrongCell(f"{shortened(shown)} is too large for {dtype.label}")
+    return value
+
+
+def _number(value: Any, dtype: DType) -> float:
+    if isinstance(value, bool):
+        raise WrongCell(f"{_shown(value)} is not {_words(dtype)}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise WrongCell(f"{shortened(str(value))} is too large for {dtype.label}") from error
+
+
+def _int_of(cell: str, dtype: DType) -> int:
+    if not _WHOLE.fullmatch(cell):
+        if not cell.strip():
+            return int(_missing(dtype))
+        raise WrongCell(f"'{shortened(cell)}' is not a whole number")
+    return _within(int(cell.partition(".")[0]), dtype)
+
+
+def _within(value: int, dtype: DType) -> int:
+    match = _INTEGER.fullmatch(dtype.label)
+    if match is None:
+        _refuse(str(value), dtype)
+        return value
+    bits = int(match[2]) - (not match[1])
+    low, high = (0 if match[1] else -(2**bits)), 2**bits - 1
+    if not low <= value <= high:
+        raise WrongCell(
+            f"{shortened(str(value))} does not fit {dtype.label}, which is {low} to {high}"
+        )
+    return value
+
+
+def _bool_of(cell: str) -> bool:
+    word = cell.strip().lower()
+    if not word:
+        return bool(_missing(DType.BOOL))
+    if word not in _BOOLEANS:
+        raise WrongCell(f"'{shortened(cell)}' is not true or false")
+    return _BOOLEANS[word]
+
+
+def _boolean(value: Any) -> bool:
+    if value not in (0, 1):
+        raise WrongCell(f"{_shown(value)} is not true or false")
+    return bool(value)
+
+
+def _string(value: Any) -> str | bytes:
+    if value is None:
+        return ""
+    if isinstance(value, str | bytes):
+        return value
+    if isinstance(value, Mapping) and value.keys() == {BYTES_KEY}:
+        try:
+            return base64.b64decode(value[BYTES_KEY], validate=True)
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise WrongCell(f"its {BYTES_KEY} is not base64: {error}") from error
+    raise WrongCell(f"{_shown(value)} is not a string")
+
+
+def _missing(dtype: DType) -> Any:
+    if dtype in _LARGEST:
+        return math.nan
+    raise WrongCell(f"it is empty, and {dtype.label} has no missing value")
+
+
+def _refuse(cell: str, dtype: DType) -> None:
+    raise WrongCell(f"'{shortened(cell)}' cannot be read as {dtype.label}; send it with --input")
+
+
+def _words(dtype: DType) -> str:
+    return "a number" if dtype in _LARGEST else f"{dtype.label}"
+
+
+def _shown(value: Any) -> str:
+    return shortened(json.dumps(value, default=str))

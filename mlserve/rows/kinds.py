@@ -1,0 +1,120 @@
+"""What an input file is, by its name or its content: an image, or a table in some format."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from enum import StrEnum
+from pathlib import PurePath
+from typing import BinaryIO
+
+from mlserve.errors import UsageError
+
+STDIN = "-"
+_LOOKED_AT = 2**16
+_DELIMITERS = b",;\t"
+_REQUEST = re.compile(rb'\{\s*"(instances|inputs|signature_name|id|parameters)"')
+_ARRAY_MAGIC = (b"\x93NUMPY", b"PK\x03\x04")
+
+
+class FileKind(StrEnum):
+    """What a file holds. A JSON file is an array of objects, or a whole request."""
+
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+    JSON = "json"
+    NPY = "npy"
+    NPZ = "npz"
+    IMAGE = "image"
+
+
+_SUFFIXES = {
+    **{f".{kind}": kind for kind in FileKind if kind is not FileKind.IMAGE},
+    ".ndjson": FileKind.JSONL,
+}
+
+
+def kind_by_name(name: str) -> FileKind:
+    """Return what the suffix says; a file with any other suffix is an image."""
+    return _SUFFIXES.get(PurePath(name).suffix.lower(), FileKind.IMAGE)
+
+
+def kind_by_content(start: bytes) -> FileKind:
+    """Return what a stream holds by its first bytes; what looks like no table is an image.
+
+    A table starts with an object or an array of JSON, or its first line is text with a comma, a
+    semicolon or a tab in it.
+    """
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(_ARRAY_MAGIC[0]):
+        return FileKind.NPY
+    if start.startswith(_ARRAY_MAGIC[1]):
+        return FileKind.NPZ
+    if text.startswith(b"["):
+        return FileKind.JSON
+    if text.startswith(b"{"):
+        return _kind_of_objects(text)
+    line, newline, _ = text.partition(b"\n")
+    is_line = bool(newline) and any(mark in line for mark in _DELIMITERS)
+    return FileKind.CSV if is_line and _is_text(line) else FileKind.IMAGE
+
+
+def _kind_of_objects(text: bytes) -> FileKind:
+    """Return JSONL if the first line is a whole object that is not a request, else JSON."""
+    line, newline, _ = text.partition(b"\n")
+    try:
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        is_long = not newline and not _REQUEST.match(line)  # the rest of it has not come yet
+        return FileKind.JSONL if is_long else FileKind.JSON
+    is_request = isinstance(first, dict) and ("instances" in first or "inputs" in first)
+    return FileKind.JSON if is_request else FileKind.JSONL
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(char.isprintable() or char in "\t\r" for char in text)
+
+
+class Stdin(io.RawIOBase):
+    """Standard input whose first bytes can be looked at before it is read.
+
+    It is unbuffered: a buffer locked by a stalled reader would abort the process at exit.
+    """
+
+    name = 0
+
+    def __init__(self) -> None:
+        self._raw: BinaryIO = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
+        self._start = b""
+
+    def peek(self) -> bytes:
+        """Return the beginning, as far as it is there; waits for the first bytes.
+
+        Raises UsageError if it cannot be read.
+        """
+        if not self._start:
+            try:
+                self._start = self._raw.read(_LOOKED_AT) or b""
+            except OSError as error:
+                raise UsageError(
+                    f"standard input cannot be read: {error.strerror}",
+                    hint="give the path of a file",
+                ) from error
+        return self._start
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        if not self._start:
+            return self._raw.readinto(buffer) or 0  # type: ignore[attr-defined]
+        size = min(len(buffer), len(self._start))
+        buffer[:size] = self._start[:size]
+        self._start = self._start[size:]
+        return size

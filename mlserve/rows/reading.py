@@ -1,0 +1,106 @@
+"""The rows of several files in turn, as the inputs of one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from itertools import chain
+
+from mlserve.errors import InvalidInput, UsageError, readable, shortened
+from mlserve.rows.asking import ReadyRow
+from mlserve.rows.columns import Plan, known_names, plan
+from mlserve.rows.files import Source, file_name, unreadable_file
+from mlserve.rows.table import BadRow, Place, Row, Table
+from mlserve.tensors import Signature
+
+_NAMES_SHOWN = 10
+
+
+class RowReader:
+    """Reads tables, one after the other, and turns each row into inputs.
+
+    `named` are the names of the columns of matrix inputs; `tell` receives a note about a file, once
+    for each. `most_rows` is the most rows that the model takes in one request, None if it does not
+    say; it is known once the first row has been read.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        signature: Signature,
+        named: Mapping[str, tuple[str, ...]],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._sources = sources
+        self._signature = signature
+        self._named = named
+        self._tell = tell
+        self.most_rows: int | None = None
+
+    def rows(self) -> Generator[ReadyRow | BadRow, None, None]:
+        """Yield each row. A file that cannot be read is one BadRow with number 0.
+
+        Raises UsageError for the only file.
+        """
+        for source in self._sources:
+            try:
+                yield from self._rows_of(source)
+            except UsageError as error:
+                yield self._bad_file(source, error)
+            except OSError as error:
+                yield self._bad_file(source, unreadable_file(source.name, error))
+
+    def _bad_file(self, source: Source, error: UsageError) -> BadRow:
+        if len(self._sources) == 1:
+            raise error
+        return BadRow(Place(file_name(source.name), 0), error)
+
+    def _rows_of(self, source: Source) -> Iterator[ReadyRow | BadRow]:
+        known = known_names(self._signature, self._named)
+        nameless = next((spec.name for spec in self._signature.required), "")
+        with source.opened(known, nameless) as table:
+            start, first = _first_row(table)
+            found = plan(table, first, self._signature, self._named)
+            self.most_rows = found.most_rows
+            self._tell_of(table, found)
+            for row in chain(start, table.rows):
+                yield _ready(row, found)
+
+    def _tell_of(self, table: Table, found: Plan) -> None:
+        file = readable(table.file)
+        if found.is_by_order:
+            names = [name for feed in found.feeds for name in feed.columns]
+            why = (
+                f"the server does not name the columns of {found.feeds[0].spec.name!r}"
+                if table.has_names
+                else f"{file} has no header (its first line is numbers)"
+            )
+            self._tell(f"note: {why}; taken in the order of the file: {_listed(names)}")
+        if found.unused:
+            self._tell(
+                f"note: columns of {file} that the model does not take: {_listed(found.unused)}"
+            )
+
+
+def _first_row(table: Table) -> tuple[list[Row | BadRow], Row | None]:
+    """Return the rows up to the first that can be read, and that one."""
+    start: list[Row | BadRow] = []
+    for row in table.rows:
+        start.append(row)
+        if isinstance(row, Row):
+            return start, row
+    return start, None
+
+
+def _ready(row: Row | BadRow, found: Plan) -> ReadyRow | BadRow:
+    if isinstance(row, BadRow):
+        return row
+    try:
+        return ReadyRow(row.place, found.inputs(row))
+    except InvalidInput as error:
+        return BadRow(row.place, error)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(shortened(name) or "(no name)" for name in names[:_NAMES_SHOWN])
+    more = len(names) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

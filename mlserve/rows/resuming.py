@@ -1,0 +1,134 @@
+"""Go on with a file of results: which rows are in it, and repairing what a killed run left.
+
+A half-written last line is removed, and so are lines with errors, whose rows are asked again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from mlserve.errors import UsageError, shortened
+from mlserve.rows.table import Place
+from mlserve.rows.writers import ERROR, FILE, ROW, file_text
+
+Key = tuple[str | None, int]
+"""A row's file, None if only one is asked about, and its number."""
+_QUOTE = b'"'
+
+
+def key_of(place: Place, *, has_file: bool) -> Key:
+    """Return what tells a row apart in a file of results."""
+    return (file_text(place) if has_file else None, place.number)
+
+
+def rows_in_jsonl(path: Path) -> set[Key]:
+    """Return the rows that the file has answers for, after repairing it.
+
+    Raises UsageError, naming the line, for one that is not of `mlserve predict --output jsonl`.
+    """
+    found: set[Key] = set()
+
+    def is_kept(number: int, line: bytes) -> bool:
+        try:
+            data = json.loads(line)
+            key = (data.get(FILE), int(data[ROW]))
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise _not_results(path, number, line) from error
+        if ERROR in data:
+            return False
+        found.add(key)
+        return True
+
+    _keep(path, _lines, is_kept)
+    return found
+
+
+def rows_in_table(path: Path, header: Sequence[str], delimiter: str) -> set[Key]:
+    """Return the rows that a CSV or TSV file has answers for, after repairing it.
+
+    Raises UsageError, naming the line, for one that does not have the columns `header`.
+    """
+    place = int(header[0] == FILE)
+    found: set[Key] = set()
+
+    def is_kept(number: int, record: bytes) -> bool:
+        cells = _cells(record, delimiter)
+        if number == 1:
+            if cells != list(header):
+                raise _other_columns(path, cells, header)
+            return True
+        if len(cells) != len(header) or not cells[place].isdecimal():
+            raise _not_results(path, number, record)
+        found.add((cells[0] if place else None, int(cells[place])))
+        return True
+
+    _keep(path, _records if delimiter == "," else _lines, is_kept)
+    return found
+
+
+def _keep(
+    path: Path,
+    split: Callable[[Iterable[bytes]], Iterator[bytes]],
+    is_kept: Callable[[int, bytes], bool],
+) -> None:
+    """Remove the records that are not kept, and what follows the last whole one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with path.open("rb") as old, aside.open("wb") as new:
+            for number, record in enumerate(split(old), start=1):
+                if is_kept(number, record):
+                    new.write(record)
+            size = new.tell()
+        if size != path.stat().st_size:
+            shutil.copymode(path, aside)
+            aside.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read and repaired: {error.strerror}",
+            hint="give another --output-file",
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+    return (line for line in lines if line.endswith(b"\n"))
+
+
+def _records(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the whole records of CSV: the newlines inside quotes do not end one."""
+    record = b""
+    for line in lines:
+        record += line
+        if record.count(_QUOTE) % 2 == 0 and line.endswith(b"\n"):
+            yield record
+            record = b""
+
+
+def _cells(record: bytes, delimiter: str) -> list[str]:
+    text = record.decode(errors="backslashreplace")
+    if delimiter != ",":
+        return text.rstrip("\n").split(delimiter)
+    return next(csv.reader(io.StringIO(text, newline="")), [])
+
+
+def _other_columns(path: Path, cells: Sequence[str], header: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"{path} has the columns {shortened(', '.join(cells))}, and these answers have "
+        f"{shortened(', '.join(header))}",
+        hint="it has the answers to another question; give another --output-file",
+    )
+
+
+def _not_results(path: Path, number: int, line: bytes) -> UsageError:
+    shown = shortened(line.decode(errors="backslashreplace").rstrip())
+    return UsageError(
+        f"{path} cannot be gone on with: line {number} is not a result: {shown}",
+        hint="give the file that mlserve predict wrote in the same format, or another name",
+    )

@@ -1,0 +1,148 @@
+"""Batches of rows, against a client that is a function: order, halves, and what ends a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from mlserve.errors import (
+    DeadlineExceeded,
+    InputTooLarge,
+    InvalidInput,
+    MlserveError,
+    Unavailable,
+)
+from mlserve.rows.asking import Asking, ReadyRow, RowAnswer
+from mlserve.rows.table import BadRow, Place
+
+
+class Answer(dict[str, Any]):
+    """Outputs as the client gives them."""
+
+    timings = SimpleNamespace(total=1.0)
+
+
+class Model:
+    """A client whose answers `run` computes from the inputs; `asked` are the rows of each call."""
+
+    def __init__(self, run: Callable[[list[Any]], Mapping[str, Any]]) -> None:
+        self._run = run
+        self.asked: list[list[Any]] = []
+
+    def infer(self, inputs: Mapping[str, Any], **options: Any) -> Answer:
+        self.asked.append(inputs["x"])
+        return Answer(self._run(inputs["x"]))
+
+    def infer_many(self, items: Iterator[Mapping[str, Any]], **options: Any) -> Iterator[Any]:
+        for inputs in items:
+            try:
+                yield self.infer(inputs)
+            except MlserveError as error:
+                yield error
+
+
+def _doubled(rows: list[Any]) -> Mapping[str, Any]:
+    if any(row == "bad" for row in rows):
+        raise InvalidInput("a bad row")
+    return {"y": [2 * row for row in rows]}
+
+
+def _row(number: int, value: Any) -> ReadyRow | BadRow:
+    place = Place("rows.csv", number)
+    if isinstance(value, MlserveError):
+        return BadRow(place, InvalidInput(value.message))
+    return ReadyRow(place, {"x": value})
+
+
+def _outcomes(model: Model, *values: Any, size: int = 4) -> list[Any]:
+    """For each row its number and its output, or its error's message."""
+    rows = (_row(number, value) for number, value in enumerate(values, start=1))
+    asking = Asking(cast("Any", model), size, timeout=5)
+    return [
+        (
+            outcome.place.number,
+            outcome.outputs["y"] if isinstance(outcome, RowAnswer) else outcome.error.message,
+        )
+        for outcome in asking.outcomes(rows)
+    ]
+
+
+def test_rows_go_in_batches_and_come_back_in_order() -> None:
+    model = Model(_doubled)
+
+    assert _outcomes(model, 1, 2, 3, 4, 5) == [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10)]
+    assert model.asked == [[1, 2, 3, 4], [5]]
+
+
+def test_a_bad_row_takes_no_other_down() -> None:
+    model = Model(_doubled)
+
+    assert _outcomes(model, 1, 2, "bad", 4) == [(1, 2), (2, 4), (3, "a bad row"), (4, 8)]
+    assert model.asked == [[1, 2, "bad", 4], [1, 2], ["bad", 4], ["bad"], [4]]
+
+
+def test_rows_that_could_not_be_read_keep_their_place() -> None:
+    unread = InvalidInput("ragged")
+    found = _outcomes(Model(_doubled), unread, 1, unread, 2, unread, size=1)
+
+    assert found == [(1, "ragged"), (2, 2), (3, "ragged"), (4, 4), (5, "ragged")]
+
+
+def test_a_table_of_nothing_but_bad_rows() -> None:
+    model = Model(_doubled)
+    found = _outcomes(model, *[InvalidInput("ragged")] * 1000)
+
+    assert found == [(number, "ragged") for number in range(1, 1001)]
+    assert model.asked == []
+
+
+def test_a_batch_that_is_too_large_makes_the_next_ones_smaller() -> None:
+    def run(rows: list[Any]) -> Mapping[str, Any]:
+        if len(rows) > 2:
+            raise InputTooLarge("too many")
+        return _doubled(rows)
+
+    model = Model(run)
+
+    assert _outcomes(model, *range(20), size=8) == [(n + 1, 2 * n) for n in range(20)]
+    assert [len(rows) for rows in model.asked[-4:]] == [2, 2, 2, 2]
+
+
+def test_an_answer_that_is_not_by_rows_is_asked_again_row_by_row() -> None:
+    model = Model(lambda rows: {"y": sum(rows)})
+
+    assert _outcomes(model, 1, 2, 3) == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_no_time_is_an_error_of_the_rows_of_one_request() -> None:
+    def run(rows: list[Any]) -> Mapping[str, Any]:
+        if 1 in rows:
+            raise DeadlineExceeded("too late")
+        return _doubled(rows)
+
+    model = Model(run)
+
+    assert _outcomes(model, 1, 2, 3, 4, size=2) == [
+        (1, "too late"),
+        (2, "too late"),
+        (3, 6),
+        (4, 8),
+    ]
+    assert len(model.asked) == 2
+
+
+def test_a_server_that_is_gone_ends_the_run() -> None:
+    def run(rows: list[Any]) -> Mapping[str, Any]:
+        if 3 in rows:
+            raise Unavailable("gone")
+        return _doubled(rows)
+
+    rows = (_row(number, number) for number in range(1, 9))
+    outcomes = Asking(cast("Any", Model(run)), 2, timeout=5).outcomes(rows)
+
+    assert [next(outcomes).place.number for _ in range(2)] == [1, 2]
+    with pytest.raises(Unavailable, match="gone"):
+        next(outcomes)
