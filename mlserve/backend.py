@@ -202,6 +202,14 @@ class Backend(ABC):
             "one",
         )
 
+    def sample(self, into: Path) -> None:
+        """Write a small model of tensors into the empty folder `into`, without a manifest.
+
+        `pytest --mlserve-backend NAME` runs the conformance suite on it. The default is for
+        backends without one: the suite must then be given a model, with `--mlserve-model`.
+        """
+        raise NotImplementedError(f"the backend {self.name!r} has no sample model")
+
     def _only_serves(self) -> ExportError:
         return ExportError(
             f"the backend {self.name!r} only serves models and cannot export them",

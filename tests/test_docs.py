@@ -45,8 +45,18 @@ mlserve() {{
         *) command mlserve "$@" ;;
     esac
 }}
+pip() {{
+    local project="${{@: -1}}"
+    project="${{project%%\\[*}}"
+    python -m pip install --quiet --no-deps --no-build-isolation --target "$PWD/site" "$PWD/$project"
+    export PYTHONPATH="$PWD/$project:$PWD/site"
+}}
 """
-"""`mlserve` in the scripts. `doctor` may find that the machine lacks something, as a model hub."""
+"""`mlserve` and `pip` in the scripts.
+
+`doctor` may find that the machine lacks something, as a model hub. `pip install -e DIR[EXTRA]` puts
+the project's metadata beside the page's files, and not into the environment of these tests.
+"""
 
 
 def _script(page: Path, grpc: int, rest: int) -> str:
@@ -125,9 +135,11 @@ def test_both_forms_of_an_answer_are_shown_and_so_expected() -> None:
 def test_every_option_that_a_page_shows_exists(page: Path) -> None:
     group: Any = typer.main.get_command(app)
     for words in _commands(page):
-        command = group.commands.get(words[0])
-        assert command is not None, words
-        command.make_parser(command.context_class(command)).parse_args(words[1:])
+        command, rest = group, words
+        while rest and rest[0] in getattr(command, "commands", ()):
+            command, rest = command.commands[rest[0]], rest[1:]
+        assert command is not group, words
+        command.make_parser(command.context_class(command)).parse_args(rest)
 
 
 def _commands(page: Path) -> list[list[str]]:

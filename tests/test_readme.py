@@ -9,8 +9,10 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from tests.documents import ROOT, blocks
 
@@ -32,7 +34,8 @@ def test_every_command_is_in_the_readme() -> None:
     from mlserve.cli.app import app
 
     text = README.read_text()
-    names = [command.name for command in app.registered_commands]
+    group: Any = typer.main.get_command(app)
+    names = list(group.commands)
     assert names
     for name in names:
         assert f"mlserve {name}" in text or f"`{name}`" in text, name

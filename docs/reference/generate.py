@@ -37,6 +37,7 @@ _COMMAND_GROUPS = {
     "Run": ("up", "ps", "logs", "down"),
     "Ask": ("predict", "status", "metadata"),
     "Check": ("compare", "doctor", "plugins"),
+    "Extend": ("plugins new",),
 }
 _SHELL_COMPLETION = ("install_completion", "show_completion")
 _VARIABLES = {
@@ -129,8 +130,9 @@ def _link(heading: str, shown: str) -> str:
 
 def _commands() -> Iterator[str]:
     group: Any = typer.main.get_command(app)
+    commands = dict(_all(group))
     listed = [name for names in _COMMAND_GROUPS.values() for name in names]
-    if sorted(listed) != sorted(group.commands):
+    if sorted(listed) != sorted(commands):
         raise ValueError(f"_COMMAND_GROUPS lacks a command, or has one too many: {listed}")
     yield _wrapped(
         "Every command has `--help`. Data goes to standard output, everything else to standard "
@@ -143,7 +145,7 @@ def _commands() -> Iterator[str]:
             ("" if index else theme, _link(f"mlserve {name}", f"`{name}`"), _summary(command))
             for theme, names in _COMMAND_GROUPS.items()
             for index, name in enumerate(names)
-            for command in [group.commands[name]]
+            for command in [commands[name]]
         ),
     )
     yield _wrapped(
@@ -151,7 +153,7 @@ def _commands() -> Iterator[str]:
         "takes those of `tensorflow_model_server`."
     )
     for name in listed:
-        yield from _command(group.commands[name])
+        yield from _command(name, commands[name])
     yield "## Options before the command"
     yield _list(_option(p) for p in group.params if p.name not in _SHELL_COMPLETION)
     yield _wrapped(
@@ -164,16 +166,21 @@ def _commands() -> Iterator[str]:
     yield _exit_codes("errors.md")
 
 
-def _command(command: Any) -> Iterator[str]:
-    settings = (
-        {setting.name for setting in described(ServerSettings)} if command.name == "up" else set()
-    )
+def _all(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each command and its name, `plugins new` for one below another."""
+    for name, command in group.commands.items():
+        yield before + name, command
+        yield from _all(command, f"{name} ") if hasattr(command, "commands") else ()
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    settings = {setting.name for setting in described(ServerSettings)} if name == "up" else set()
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
-    yield f"## mlserve {command.name}"
+    yield f"## mlserve {name}"
     about, _, examples = inspect.cleandoc(command.help).partition("For example:")
     yield from map(_wrapped, about.strip().split("\n\n"))
-    yield _code([" ".join(["mlserve", command.name, *map(_word, arguments), "[OPTIONS]"])])
+    yield _code([" ".join(["mlserve", name, *map(_word, arguments), "[OPTIONS]"])])
     yield "For example:"
     yield _code(examples.strip().split("\n\n"))
     if arguments:
@@ -249,7 +256,7 @@ def _plain(value: Any) -> str:
 
 def _variables(group: Any) -> Iterator[tuple[str, str]]:
     named: dict[str, list[str]] = {}
-    for name, command in group.commands.items():
+    for name, command in _all(group):
         for param in command.params:
             if param.envvar:
                 named.setdefault(param.envvar, [param.opts[0]]).append(f"`{name}`")

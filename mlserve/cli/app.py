@@ -107,10 +107,10 @@ for _command in (
     compare.compare,
     metadata.metadata,
     status.status,
-    plugins.plugins,
     doctor.doctor,
 ):
     app.command(_command.__name__, cls=Command)(_command)
+app.add_typer(plugins.plugins, name="plugins")
 
 
 def main() -> None:

@@ -1,12 +1,23 @@
-"""`mlserve plugins`: list what is installed, missing or broken, with the fix."""
+"""`mlserve plugins`: list what is installed, missing or broken, with the fix; write a new one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from mlserve.cli.output import OutputFormat, OutputOption, fix_line, print_json, print_table
+import typer
+
+from mlserve.cli.output import (
+    OutputFormat,
+    OutputOption,
+    fix_line,
+    note,
+    print_json,
+    print_table,
+)
+from mlserve.cli.usage import Command, CommandGroup
 from mlserve.distributions import install_command
 
 if TYPE_CHECKING:
@@ -35,13 +46,57 @@ class PluginPart:
     fix: str | None = None
 
 
-def plugins(output: OutputOption = OutputFormat.TEXT) -> None:
+plugins = typer.Typer(cls=CommandGroup, invoke_without_command=True)
+
+
+@plugins.callback()
+def list_plugins(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
     """List the backends and model sources: installed, missing or broken, with the fix.
 
     For example:
 
     mlserve plugins --output json
+
+    mlserve plugins new my_runtime
     """
+    if ctx.invoked_subcommand is None:
+        _print_list(output)
+
+
+@plugins.command("new", cls=Command)
+def new(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The backend's name, which is the value of --backend."),
+    ],
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder to write. Default: mlserve-NAME, here."),
+    ] = None,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Write the files of a new backend: it can be installed, and passes its tests, at once.
+
+    docs/backend-tutorial.md goes on from there.
+
+    For example:
+
+    mlserve plugins new my_runtime --into my-runtime
+    """
+    from mlserve.new_plugin.write import write_plugin
+
+    folder = into or Path(f"mlserve-{name.replace('_', '-')}")
+    written = write_plugin(name, folder)
+    if output is OutputFormat.JSON:
+        print_json({"path": str(folder), "files": [str(path) for path in written]})
+        return
+    typer.echo(str(folder))
+    for path in written:
+        note(f"wrote    {path}")
+    note(f"next     pip install -e '{folder}[serve]' && pytest {folder}")
+
+
+def _print_list(output: OutputFormat) -> None:
     from mlserve.plugins import KNOWN, survey
 
     reports = survey()

@@ -103,7 +103,7 @@ class CommandGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first word names."""
         if args[0] not in self.commands and not ctx.resilient_parsing:
-            raise _unknown_command(self, args)
+            raise _unknown_command(ctx, self, args)
         return super().resolve_command(ctx, args)
 
 
@@ -144,12 +144,16 @@ def _usage_error(ctx: Any, error: typer.TyperException) -> UsageError:
     return UsageError(error.format_message().rstrip("."), hint=_see_help(ctx))
 
 
-def _unknown_command(group: CommandGroup, args: Sequence[str]) -> UsageError:
+def _unknown_command(ctx: Any, group: CommandGroup, args: Sequence[str]) -> UsageError:
     word = args[0]
     known = [name for name, command in group.commands.items() if not command.hidden]
+    if ctx.parent is None:
+        meant = _meant_command(word, args[1:], known)
+    else:
+        meant = did_you_mean(word, known, f"{ctx.command_path} ")
     return UsageError(
-        f"{word!r} is not a command of mlserve",
-        hint=_meant_command(word, args[1:], known) or f"the commands are {', '.join(known)}",
+        f"{word!r} is not a command of {ctx.command_path}",
+        hint=meant or f"the commands are {', '.join(known)}",
     )
 
 

@@ -5,11 +5,13 @@
     class TestBackend(ConformsAsBackend): ...
 
 A plugin's test module inherits each class once, and gives it what it asks for by overriding
-fixtures: `backend_name` and `classifier` always, `divided` for `ConformsAsImageClassifier`, others
-where the defaults do not fit. A backend that only serves inherits `ConformsAsLoader` in the place
-of `ConformsAsBackend`, and overrides `artifact` in the place of `classifier`. A fixture of the
-scope "class" is a class method. The classes need pytest and Pillow:
-`pip install -e '<checkout of mlserve>[server,testing]'`.
+fixtures: `backend_name` always, `classifier` for an image classifier or `model` for a model of
+tensors, `divided` for `ConformsAsImageClassifier`, others where the defaults do not fit. A backend
+that only serves inherits `ConformsAsLoader` in the place of `ConformsAsBackend`, and overrides
+`artifact` in the place of the model. A fixture of the scope "class" is a class method. The classes
+need pytest and Pillow: `pip install -e '<checkout of mlserve>[server,testing]'`.
+
+`pytest --mlserve-backend NAME` runs `mlserve.testing.suite` on any installed backend.
 """
 
 import pytest
@@ -18,7 +20,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{name}"
-        for name in ("backend", "foreign", "image_classifier", "labels", "server")
+        for name in ("backend", "foreign", "image_classifier", "labels", "server", "tensor_server")
     )
 )
 
@@ -27,12 +29,14 @@ from mlserve.testing.foreign import ServesForeignClients  # noqa: E402
 from mlserve.testing.image_classifier import ConformsAsImageClassifier  # noqa: E402
 from mlserve.testing.labels import KeepsLabels  # noqa: E402
 from mlserve.testing.server import ConformsAsServer  # noqa: E402
+from mlserve.testing.tensor_server import ConformsAsTensorServer  # noqa: E402
 
 __all__ = [
     "ConformsAsBackend",
     "ConformsAsImageClassifier",
     "ConformsAsLoader",
     "ConformsAsServer",
+    "ConformsAsTensorServer",
     "KeepsLabels",
     "ServesForeignClients",
 ]

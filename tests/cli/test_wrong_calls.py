@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
@@ -183,8 +185,8 @@ def test_no_word_at_all_shows_the_help() -> None:
 
 def test_each_command_prints_its_data_as_text_or_json() -> None:
     """But `logs`, which prints what the server wrote as it is."""
-    for command in app.registered_commands:
-        name = command.name or ""
+    group: Any = typer.main.get_command(app)
+    for name in group.commands:
         if name != "logs":
             error, hint = refused(name, *_NEEDED.get(name, ()), "--output", "folder")
             assert error == "'folder' is not a valid value of --output", name

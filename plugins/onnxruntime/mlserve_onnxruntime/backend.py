@@ -53,6 +53,13 @@ class OnnxRuntimeBackend(Backend):
         _require("tf2onnx", "tensorflow")
         return exporter.write_tensorflow(model, into / MODEL_FILE)
 
+    def sample(self, into: Path) -> None:
+        """Write an ONNX file of `y = x / 2`, which needs the package onnx."""
+        _require("onnx")
+        from mlserve_onnxruntime.sample import write_sample
+
+        write_sample(into / MODEL_FILE)
+
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
         """Load any ONNX file into ONNX Runtime in this process. Raises ModelLoadFailed."""
         file = _model_file(artifact.path)

@@ -45,6 +45,13 @@ class TFServingBackend(Backend):
 
         return write_saved_model(model, into)
 
+    def sample(self, into: Path) -> None:
+        """Write a SavedModel of `y = x / 2 + 2`."""
+        quiet_logs()
+        from mlserve_tfserving.sample import write_sample
+
+        write_sample(into)
+
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
         """Load any SavedModel into TensorFlow in this process. Raises ModelLoadFailed."""
         _require_saved_model(artifact.path)
