@@ -22,7 +22,7 @@ from served_model import IMAGE, ServedModel, served_model
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 
 BACKEND, MODEL = "onnxruntime", "inception_v3"
 CLIENTS = 4

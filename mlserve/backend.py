@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from mlserve.artifact import Artifact
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, ModelLoadFailed
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import Model, TensorModel
 from mlserve.tensors import Signature
 

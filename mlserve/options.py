@@ -1,6 +1,6 @@
 """Options as dataclass fields: from one field come a flag, a command's option and its checks.
 
-`Options` is the base of `mlserve.settings.ServerSettings` and `LoadOptions`.
+`Options` is the base of `mlserve.settings.ServerSettings` and `mlserve.load_options.LoadOptions`.
 """
 
 from __future__ import annotations

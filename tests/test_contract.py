@@ -22,8 +22,8 @@ from mlserve import plugins
 from mlserve.contract import RAW, SYMMETRIC, UNIT, Scale
 from mlserve.errors import ExportError
 from mlserve.export import export, no_progress
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
-from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, How, ModelRequest
 from mlserve.testing.images import saved
 

@@ -13,8 +13,9 @@ from mlserve.hints import did_you_mean
 from mlserve.launch.command import require_regarded, require_runtime
 from mlserve.launch.model_choice import choose
 from mlserve.launch.serving import Serving
+from mlserve.load_options import LoadOptions
 from mlserve.options import described
-from mlserve.settings import LoadOptions, ServerSettings
+from mlserve.settings import ServerSettings
 from mlserve.store import VersionPolicy, check_version
 
 if TYPE_CHECKING:

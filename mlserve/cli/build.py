@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mlserve.cli.options import ExportedBackendOption, ExportedModelOption, StoreOption
+from mlserve.cli.arguments import ExportedBackendOption, ExportedModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.launch.serving import Launcher
 from mlserve.settings import GRPC_PORT

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlserve.cli.options import NameArgument
+from mlserve.cli.arguments import NameArgument
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
 
 

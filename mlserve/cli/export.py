@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.options import StoreOption
+from mlserve.cli.arguments import StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
 from mlserve.pipeline import Exif

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.options import NameArgument
+from mlserve.cli.arguments import NameArgument
 from mlserve.cli.output import note, say
 from mlserve.errors import NotFound, Unavailable
 

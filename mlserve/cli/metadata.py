@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mlserve.cli import clock
 from mlserve.cli.contract import contract_lines_from_json
-from mlserve.cli.options import ServerChoice, TimeoutOption, address_json, with_server_choice
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table, say
+from mlserve.cli.server_choice import ServerChoice, TimeoutOption, address_json, with_server_choice
 from mlserve.client.client import DEFAULT_TIMEOUT
 from mlserve.deadline import Deadline
 from mlserve.tensors import Signature

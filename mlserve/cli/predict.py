@@ -14,8 +14,8 @@ from mlserve.background import run_within
 from mlserve.cli import clock
 from mlserve.cli.answers import PredictFormat, PredictOptions
 from mlserve.cli.images import Images, Inputs, gather
-from mlserve.cli.options import ServerChoice, with_server_choice
 from mlserve.cli.output import require_input
+from mlserve.cli.server_choice import ServerChoice, with_server_choice
 from mlserve.client import Retries
 from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.client import DEFAULT_TIMEOUT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.cli.options import (
+from mlserve.cli.arguments import (
     ExportedBackendOption,
     ExportedModelOption,
     StoreOption,
@@ -19,7 +19,8 @@ from mlserve.cli.options import (
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.errors import UsageError
 from mlserve.launch.serving import Launcher
-from mlserve.settings import GRPC_PORT, REST_PORT, LoadOptions, ServerSettings
+from mlserve.load_options import LoadOptions
+from mlserve.settings import GRPC_PORT, REST_PORT, ServerSettings
 
 if TYPE_CHECKING:
     from mlserve.launch.records import ServerRecord

@@ -22,7 +22,7 @@ from mlserve.artifact import Artifact
 from mlserve.backend import ImageStages
 from mlserve.compare.result import STAGES
 from mlserve.errors import MlserveError
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from mlserve.settings import DEFAULT_LOAD_OPTIONS, DEFAULT_SETTINGS, LoadOptions, ServerSettings
+from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.store import LATEST_VERSION, VersionPolicy
 
 

@@ -1,6 +1,7 @@
 """Run one server process: `python -m mlserve.server`, started by `mlserve up`, not by users.
 
-Its flags are the fields of `mlserve.settings.ServerSettings` and `mlserve.settings.LoadOptions`.
+Its flags are the fields of `LoadOptions` (`mlserve.load_options`) and `ServerSettings`
+(`mlserve.settings`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.errors import MlserveError
+from mlserve.load_options import LoadOptions
 from mlserve.options import described
 from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.telemetry.log import log_to_stderr
-from mlserve.settings import GRPC_PORT, REST_PORT, LoadOptions, LogFormat, ServerSettings
+from mlserve.settings import GRPC_PORT, REST_PORT, LogFormat, ServerSettings
 from mlserve.store import VersionPolicy
 
 

@@ -6,24 +6,22 @@ puts the REST API inside another ASGI application.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.access import RestGate
-from mlserve.server.listen.drain import InFlight
+from mlserve.server.listen.drain import InFlight, drain
 from mlserve.server.listen.grpc.service import UnaryMethod, unary_methods
-from mlserve.server.listen.http import RestApp
 from mlserve.server.listen.limits import limits_of
+from mlserve.server.listen.routes import RestApp
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import OipGrpcService
 from mlserve.server.oip.rest import OipRestExtensions, OipRestService
-from mlserve.server.pages import MetricsPage, OpenApiPage, ServerState
+from mlserve.server.pages import MetricsPage, OpenApiPage
+from mlserve.server.telemetry.gauges import Gauges
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
@@ -31,11 +29,6 @@ from mlserve.server.tfs.grpc import ModelReload, TfsGrpcService
 from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
 from mlserve.system import usable_cpus
-
-_log = logging.getLogger(__name__)
-
-_UNLOADING = 2.0
-"""Minimum time in seconds for unloading the models, once every request has ended."""
 
 
 class ServerParts:
@@ -65,7 +58,7 @@ class ServerParts:
             self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
         )
         self.limits = limits_of(settings, self.engine.max_queue, has_ports=host is not None)
-        self.metrics.registry.register(ServerState(self.engine, self.models, self.memory))
+        self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
         self._host = host or ""
         self._on_change = on_change
         self._extensions = OipExtensions(
@@ -110,29 +103,9 @@ class ServerParts:
         await self.models.run()
 
     async def drain(self, give_up: float) -> bool:
-        """Turn readiness off, refuse new requests, finish those in flight, and unload the models.
+        """Drain the server (`listen.drain.drain`) until `give_up`, a time on the monotonic clock.
 
-        Requests have until `give_up`, a time on the monotonic clock. Returns False if any of them,
-        or the unloading, has not ended by then.
+        Returns False if something has not ended by then.
         """
-        self.engine.refuse_new()
-        self.in_flight.begin_drain()
-        self._on_change()
-        _log.info("stopping: %d requests to finish", self.in_flight.unfinished)
-        await self.in_flight.wait_done(max(0.0, give_up - time.monotonic()))
-        # Work whose client has left no longer counts as a request, but it still runs.
-        is_done = await self.engine.drain(max(0.0, give_up - time.monotonic()))
-        if not is_done:
-            _log.warning("stopping with %d requests unfinished", self.engine.unfinished)
-            return False
-        return await self._unload(max(_UNLOADING, give_up - time.monotonic()))
-
-    async def _unload(self, seconds: float) -> bool:
-        """Unload every model; return False if that took longer than `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.models.close()
-        except TimeoutError:
-            _log.warning("stopping with a model that was not unloaded within %g s", seconds)
-            return False
-        return True
+        served = self.engine, self.models, self.in_flight
+        return await drain(*served, give_up, on_begin=self._on_change)

@@ -13,7 +13,7 @@ from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend
 from mlserve.errors import MlserveError, ModelLoadFailed
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import Model
 from mlserve.testing.artifacts import exported
 from mlserve.testing.given import GivenBackend

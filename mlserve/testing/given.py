@@ -9,7 +9,7 @@ import pytest
 from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, Runner
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import Classifier, Model
 from mlserve.testing.artifacts import exported
 from mlserve.testing.images import plain

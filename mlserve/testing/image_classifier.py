@@ -17,7 +17,7 @@ import pytest
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
 from mlserve.backend import Backend, ImageStages, Runner
 from mlserve.errors import InferenceFailed, InvalidInput, ModelLoadFailed
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.artifacts import exported

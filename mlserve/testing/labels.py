@@ -13,7 +13,7 @@ import pytest
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend
 from mlserve.client.endpoint import Api
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import LABELS

@@ -31,9 +31,9 @@ from mlserve.artifact import Artifact, digest_of
 from mlserve.backend import Backend, ImageStages, Runner
 from mlserve.contract import RAW, Evidence, settle
 from mlserve.errors import ModelLoadFailed
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.plugins import hookimpl
-from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, How, ModelRequest, ModelSource, Progress
 from mlserve.tensors import DType, Signature, TensorSpec
 

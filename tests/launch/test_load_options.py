@@ -14,10 +14,10 @@ import mlserve
 _PRELUDE = """
 import dataclasses, sys
 from pathlib import Path
-from mlserve import options, settings
+from mlserve import load_options, options
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LoadOptions(settings.LoadOptions):
+class LoadOptions(load_options.LoadOptions):
     colour: str | None = dataclasses.field(
         default=None, metadata=options.option(options.HelpPanel.MODEL, "What it looks like.")
     )
@@ -25,8 +25,8 @@ class LoadOptions(settings.LoadOptions):
         default=3, metadata=options.option(options.HelpPanel.MODEL, "How many.", least=1)
     )
 
-settings.LoadOptions = LoadOptions  # as if two fields were added to it
-settings.DEFAULT_LOAD_OPTIONS = LoadOptions()
+load_options.LoadOptions = LoadOptions  # as if two fields were added to it
+load_options.DEFAULT_LOAD_OPTIONS = LoadOptions()
 from mlserve.launch.serving import Serving
 serving = Serving("echo", "m", Path("/m"), options=LoadOptions(colour="red", layers=5))
 """
@@ -81,4 +81,4 @@ def test_an_option_is_named_in_one_file_of_core() -> None:
 
     naming = [path.name for path in root.rglob("*.py") if name.search(path.read_text())]
 
-    assert naming == ["settings.py"]
+    assert naming == ["load_options.py"]

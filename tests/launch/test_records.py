@@ -30,7 +30,8 @@ from mlserve.launch.records import (
 )
 from mlserve.launch.running import reconcile, server_of
 from mlserve.launch.serving import Launcher, Serving
-from mlserve.settings import LoadOptions, ServerSettings
+from mlserve.load_options import LoadOptions
+from mlserve.settings import ServerSettings
 from mlserve.store import VersionPolicy
 
 RECORD = ServerRecord(

@@ -20,7 +20,7 @@ from mlserve.launch.model_choice import choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
 from mlserve.launch.serving import Launcher
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()

@@ -19,7 +19,7 @@ from mlserve import plugins
 from mlserve.backend import Listen
 from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Launcher, Serving
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.testing.processes import wait_until
 
 pytestmark = pytest.mark.server

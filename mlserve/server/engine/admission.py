@@ -8,8 +8,7 @@ deadlines overtake long ones as far as those can spare the time.
 
 Overloaded means that a later try may succeed. Where none can, because the model needs longer than
 the client waits or the time is up, the error is DeadlineExceeded, which clients do not retry.
-`Overloaded.retry_after` leaves the server as `Retry-After` (`listen.http`) and as gRPC's pushback
-(`listen.grpc.service`).
+`retry_after` computes when to try again.
 
 Nothing here reads a clock or uses asyncio: the caller passes the time, in seconds.
 """
@@ -26,6 +25,7 @@ from typing import Generic, TypeVar
 from mlserve.deadline import Deadline, in_words
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
 from mlserve.server.engine.estimates import CostKey, Estimates, Meter
+from mlserve.server.engine.retry_after import until_a_slot_is_free, until_in_time
 from mlserve.server.request import Refusal
 
 _MARGIN = 3.0
@@ -36,9 +36,6 @@ _DRIFT = 0.08
 """The fraction by which all calls together may exceed their estimates as a machine gets busier."""
 _WAY_BACK = 0.005
 """Seconds for the answer to travel back to the client."""
-_UNKNOWN_WAIT = 1.0
-"""Seconds after which to retry, as long as nothing has been measured."""
-_SHORTEST_WAIT = 0.001
 IN_QUEUE = "waiting in the server's queue"
 _MORE_TIME = "give the call more time with --timeout, or serve the model on a faster machine"
 _OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another server"
@@ -101,13 +98,14 @@ class Admission(Generic[Queued]):
         if verdict is not None or not (self.running or self.waiting):
             return verdict
         over = self._overrun(now, ticket)
-        return None if over <= 0 else Verdict(Refusal.DEADLINE, max(over, _SHORTEST_WAIT))
+        return None if over <= 0 else Verdict(Refusal.DEADLINE, until_in_time(over))
 
     def check_room(self, now: float) -> Verdict | None:
         """Return why no call at all can be admitted; None if there is room for one."""
         if len(self.running) < self.slots or len(self.waiting) < self.max_waiting:
             return None
-        return Verdict(Refusal.QUEUE_FULL, self._next_end(now))
+        demand = self._slots(now)[0][0] if self._is_measured() else None
+        return Verdict(Refusal.QUEUE_FULL, until_a_slot_is_free(demand, len(self.running)))
 
     def check_kind(self, now: float, kind: CostKey, expires_at: float) -> Verdict | None:
         """Return why a call of that kind would be late even if it ran alone; None if in time."""
@@ -252,15 +250,10 @@ class Admission(Generic[Queued]):
         heapify(left)
         return left, variance
 
-    def _next_end(self, now: float) -> float:
-        """Return the seconds until a slot is free."""
-        if not any(self.estimates.guess(ticket.kind).samples for ticket in self._started()):
-            return _UNKNOWN_WAIT
-        return max(self._slots(now)[0][0] * len(self.running), _SHORTEST_WAIT)
-
-    def _started(self) -> Iterator[Queued]:
-        for slot in self.running:
-            yield from slot.tickets
+    def _is_measured(self) -> bool:
+        """Return whether there is an estimate for any of the running calls."""
+        started = (ticket for slot in self.running for ticket in slot.tickets)
+        return any(self.estimates.guess(ticket.kind).samples for ticket in started)
 
 
 def _due(ticket: Ticket) -> float:

@@ -1,4 +1,4 @@
-"""Drain a stopping server: what it still answers, and the order in which its ports close.
+"""Drain a stopping server: what it still answers (`drain`), and how its ports close after that.
 
 1. Requests in flight are kept (`InFlight.begin_drain`). A request is in flight from the moment its
    head has been read until its answer has been handed to the port; a kept request is answered
@@ -7,7 +7,7 @@
    they accept a request). Over HTTP their connection is closed, so that the client, or the load
    balancer in front of it, turns to another server (`RestApp`).
 2. The server waits for the kept requests (`InFlight.wait_done`) and for work whose client has left,
-   then unloads the models: `ServerParts.drain` does that within `--drain-timeout`.
+   then unloads the models, all within `--drain-timeout`.
 3. Each port closes. The kernel accepts connections before the event loop hears of them, even before
    the last packet of their handshake arrives, so the listener is closed only once nothing has been
    waiting on it for a moment (`take_last`). The system refuses later connections.
@@ -25,13 +25,21 @@ and was removed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 import socket
+import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from mlserve.server.engine.engine import Engine
+from mlserve.server.models.models import Models
 from mlserve.server.request import RequestRecord
 
+_log = logging.getLogger(__name__)
+
+_UNLOADING = 2.0
+"""Minimum time in seconds for unloading the models, once every request has ended."""
 _PAUSE = 0.005
 _HANDSHAKE = 0.1
 """Seconds for the last packet of a handshake to arrive; the client is already connected then."""
@@ -40,6 +48,42 @@ _QUIET = 1.0
 
 A busy machine may delay it by tenths of a second.
 """
+
+
+async def drain(
+    engine: Engine,
+    models: Models,
+    in_flight: InFlight,
+    give_up: float,
+    on_begin: Callable[[], None],
+) -> bool:
+    """Turn readiness off, refuse new requests, finish those in flight, and unload the models.
+
+    Requests have until `give_up`, a time on the monotonic clock. Returns False if any of them, or
+    the unloading, has not ended by then. Calls `on_begin` once the server is no longer ready.
+    """
+    engine.refuse_new()
+    in_flight.begin_drain()
+    on_begin()
+    _log.info("stopping: %d requests to finish", in_flight.unfinished)
+    await in_flight.wait_done(max(0.0, give_up - time.monotonic()))
+    # Work whose client has left no longer counts as a request, but it still runs.
+    is_done = await engine.drain(max(0.0, give_up - time.monotonic()))
+    if not is_done:
+        _log.warning("stopping with %d requests unfinished", engine.unfinished)
+        return False
+    return await _unload(models, max(_UNLOADING, give_up - time.monotonic()))
+
+
+async def _unload(models: Models, seconds: float) -> bool:
+    """Unload every model; return False if that took longer than `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await models.close()
+    except TimeoutError:
+        _log.warning("stopping with a model that was not unloaded within %g s", seconds)
+        return False
+    return True
 
 
 class IdleConnection(Protocol):

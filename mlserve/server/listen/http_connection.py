@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Sequence
 from enum import Enum
 from http import HTTPStatus
@@ -27,6 +28,7 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from mlserve.server.engine.retry_after import UNKNOWN
 from mlserve.server.listen.drain import is_readable
 from mlserve.wire.headers import RETRY_AFTER
 
@@ -313,8 +315,7 @@ class HttpConnection(HttpToolsProtocol):
             f"Content-Length: {len(body)}\r\nConnection: close\r\n"
         )
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            # Nothing is known of the request, so there is no estimate: send the shortest wait.
-            head += f"{RETRY_AFTER.title()}: 1\r\n"
+            head += f"{RETRY_AFTER.title()}: {math.ceil(UNKNOWN)}\r\n"
         self.transport.write(head.encode() + b"\r\n" + body)
 
 

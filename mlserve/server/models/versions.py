@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlserve.backend import Backend
 from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.store import VersionPolicy
 
 VersionChoice = int | str | None

@@ -21,7 +21,6 @@ from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
-    Operation,
     RestInference,
     answer_headers,
     check_method,
@@ -31,6 +30,7 @@ from mlserve.server.listen.http import (
     received,
 )
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
+from mlserve.server.listen.routes import Operation
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.oip.extensions import (

@@ -2,7 +2,7 @@
 
 docs/observability.md describes names and labels. No label takes a value from a client: models,
 versions and signatures are those being served, and every other label has a few fixed values.
-Gauges that are read at a scrape are in `mlserve.server.pages.ServerState`.
+Gauges, which are read when Prometheus asks, are in `gauges`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from mlserve.server.codec.rapidjson import parse_body, shown
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.listen.http import (
-    Operation,
     RestInference,
     answer_headers,
     check_method,
@@ -34,6 +33,7 @@ from mlserve.server.listen.http import (
     json_response,
 )
 from mlserve.server.listen.http_body import Body, content_of, is_encoded, text_of
+from mlserve.server.listen.routes import Operation
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, VersionChoice

@@ -15,10 +15,11 @@ from typing import Any
 from mlserve import __version__, plugins
 from mlserve.backend import Backend
 from mlserve.errors import ExitCode, MlserveError, UsageError
+from mlserve.load_options import LoadOptions
 from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.models.versions import LoadRetries
 from mlserve.server.telemetry.log import log_to_stderr
-from mlserve.settings import LoadOptions, LogFormat, ServerSettings
+from mlserve.settings import LogFormat, ServerSettings
 from mlserve.system import usable_memory
 from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
 from mlserve_model_server.config import ConfigReload, ServingDefaults, config_of, read_text

@@ -18,9 +18,9 @@ from google.protobuf.message import Message
 from mlserve.backend import Backend
 from mlserve.background import run_on_daemon_thread
 from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError, shortened
+from mlserve.load_options import LoadOptions
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadRetries, ModelSpec
-from mlserve.settings import LoadOptions
 from mlserve.store import VersionPolicy
 from mlserve.wire.proto._pool import POOL
 from mlserve.wire.proto.model_config_pb2 import (

@@ -12,8 +12,8 @@ from mlserve.classifiers import classifier
 from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed, PluginError
 from mlserve.frameworks import import_quietly
+from mlserve.load_options import LoadOptions
 from mlserve.plugins import absent_modules
-from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
 from mlserve.tensors import Signature
 

@@ -11,8 +11,8 @@ from mlserve.artifact import EXPORT_AGAIN, Artifact
 from mlserve.deadline import Deadline
 from mlserve.errors import ModelLoadFailed
 from mlserve.image_pipeline.steps import Array, ImageSteps
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import ImagePipeline
-from mlserve.settings import LoadOptions
 from mlserve_onnxruntime.layout import ImageInput, described, open_sizes
 from mlserve_onnxruntime.sessions import Sessions, run_session
 

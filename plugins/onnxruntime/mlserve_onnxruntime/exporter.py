@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from mlserve.errors import ExportError, MlserveError, reason_of
 from mlserve.image_pipeline.classifier import image_signatures
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
-from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_onnxruntime.external_data import whole_model

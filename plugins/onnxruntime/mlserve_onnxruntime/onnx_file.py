@@ -14,8 +14,8 @@ from mlserve.artifact import digest_of
 from mlserve.classifiers import Network
 from mlserve.errors import ExportError, MlserveError, reason_of
 from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
+from mlserve.load_options import LoadOptions
 from mlserve.measure import Subject, measure
-from mlserve.settings import LoadOptions
 from mlserve.sources import Fact, How, ModelRequest
 from mlserve_onnxruntime.external_data import fill_weights, whole_model
 from mlserve_onnxruntime.layout import RGB, ImageInput, Layout, described

@@ -14,7 +14,7 @@ from mlserve.backend import Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, ModelLoadFailed
 from mlserve.image_pipeline.classifier import DEFAULT, ImageClassifierRunner
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve_onnxruntime.classifier import PixelSessions
 from mlserve_onnxruntime.layout import described, open_sizes

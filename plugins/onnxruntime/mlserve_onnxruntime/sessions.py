@@ -30,7 +30,7 @@ from mlserve.errors import (
     bounded,
 )
 from mlserve.hints import did_you_mean
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.system import usable_cpus
 from mlserve_onnxruntime.external_data import linked_files
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from mlserve import plugins
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.testing import (
     ConformsAsBackend,

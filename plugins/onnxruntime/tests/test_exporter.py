@@ -14,8 +14,8 @@ from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 from mlserve import plugins
 from mlserve.errors import ExportError, UsageError
 from mlserve.export import export
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
-from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, ModelRequest
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mlserve.artifact import Artifact
 from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.export import export
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import ModelRequest
 from mlserve.testing.processes import launched
 

@@ -18,8 +18,8 @@ from mlserve.artifact import Artifact
 from mlserve.contract import UNIT
 from mlserve.errors import ExportError
 from mlserve.export import export, no_progress
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
-from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, How, ModelRequest
 from mlserve.testing.images import saved
 

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.images import ImageLimits
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Exif
-from mlserve.settings import LoadOptions
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier, expected_input
 from mlserve.testing.images import noise, saved, turned, with_png_chunk

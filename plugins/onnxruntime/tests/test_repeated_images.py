@@ -10,7 +10,7 @@ import pytest
 from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.image_pipeline import steps
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.testing.images import plain
 
 

@@ -16,9 +16,9 @@ from onnx import helper
 from mlserve import plugins
 from mlserve.errors import InferenceFailed
 from mlserve.image_pipeline.steps import activated, require_finite
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
 from mlserve.server.models.loading import warm_up
-from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier

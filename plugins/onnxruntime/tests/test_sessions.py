@@ -23,7 +23,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError, UsageError
 from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Launcher, Serving
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.testing.images import plain
 
 Save = Callable[..., Runner]
@@ -213,7 +213,7 @@ from pathlib import Path
 import numpy as np
 from mlserve import plugins
 from mlserve.artifact import Artifact
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 import mlserve.server.app
 base, image = map(Path, sys.argv[1:])
 runner = plugins.backend("onnxruntime").load(Artifact.open(base, "colours", 1), LoadOptions())

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from mlserve.artifact import Artifact
 from mlserve.errors import ExportError, ModelLoadFailed
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import ModelRequest
 
 

@@ -12,7 +12,7 @@ from mlserve.backend import Backend, ImageStages, Listen, Runner, ServerSpec
 from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed
 from mlserve.frameworks import import_quietly
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.sources import Classifier, Model
 from mlserve.tensors import Signature
 from mlserve_tfserving.native import server_specs

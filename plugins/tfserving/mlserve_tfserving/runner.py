@@ -18,7 +18,7 @@ from mlserve.backend import Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
 from mlserve.images import SCORE_PROBLEM, Problem, problem_error, scores_failed
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.system import usable_cpus
 from mlserve.tensors import Signature
 from mlserve_tfserving.loading import LoadedModel, load_model, plain

@@ -10,7 +10,7 @@ import tensorflow as tf
 from mlserve.artifact import Artifact
 from mlserve.backend import ImageStages
 from mlserve.errors import ModelLoadFailed
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.system import usable_cpus
 from mlserve_tfserving.loading import load_model
 from mlserve_tfserving.runner import bad_scores, refusal, set_threads

@@ -18,8 +18,8 @@ from mlserve_tfserving.backend import LEVEL_VARIABLE, TFServingBackend
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.errors import ExportError
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
-from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier
 from mlserve.testing.images import plain
 

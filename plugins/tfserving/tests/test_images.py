@@ -11,7 +11,7 @@ from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import Artifact
 from mlserve.backend import ImageStages
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.testing.images import noise, saved
 
 pytestmark = pytest.mark.tensorflow

@@ -16,8 +16,8 @@ from mlserve_tfserving.backend import TFServingBackend
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
 from mlserve.backend import Runner
 from mlserve.errors import InvalidInput, ModelLoadFailed, Overloaded
+from mlserve.load_options import LoadOptions
 from mlserve.server.tensors import NUMPY
-from mlserve.settings import LoadOptions
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.images import plain
 

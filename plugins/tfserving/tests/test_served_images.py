@@ -14,7 +14,7 @@ from mlserve import Client
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.errors import InputTooLarge, InvalidInput, NotAnImage
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.testing.images import BAD, ODD, AnsweredImage, RefusedImage, plain
 from tests.harness.command import FREE_PORTS, Command
 

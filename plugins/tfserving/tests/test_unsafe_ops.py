@@ -13,7 +13,7 @@ from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import Artifact
 from mlserve.errors import ModelLoadFailed
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.unsafe_ops import UNSAFE
 
 pytestmark = pytest.mark.tensorflow

@@ -29,7 +29,8 @@ from mlserve.launch.model_choice import choose
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Launcher, Serving
-from mlserve.settings import REST_PORT, LoadOptions, ServerSettings
+from mlserve.load_options import LoadOptions
+from mlserve.settings import REST_PORT, ServerSettings
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()

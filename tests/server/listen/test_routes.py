@@ -12,7 +12,7 @@ from mlserve.server.listen.access import GrpcGate
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.headers import GrpcStatus, Head
 from mlserve.server.listen.grpc.service import unary_methods
-from mlserve.server.listen.http import RestApp
+from mlserve.server.listen.routes import RestApp
 from mlserve.server.oip.grpc import OipGrpcService
 from mlserve.server.oip.rest import OipRestExtensions, OipRestService
 from mlserve.server.pages import MetricsPage, OpenApiPage

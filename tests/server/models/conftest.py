@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from mlserve import plugins
+from mlserve.load_options import LoadOptions
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
-from mlserve.settings import LoadOptions
 from mlserve.store import VersionPolicy
 from tests.harness.echo import put_version
 

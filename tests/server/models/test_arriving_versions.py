@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from mlserve import plugins
+from mlserve.load_options import LoadOptions
 from mlserve.server.models.folders import unfinished_versions
 from mlserve.server.models.model import Model
 from mlserve.server.models.versions import ModelSpec, State
-from mlserve.settings import LoadOptions
 from mlserve.store import VersionPolicy
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import LABELS, manifest

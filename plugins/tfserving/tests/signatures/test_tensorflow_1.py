@@ -15,7 +15,7 @@ from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import Artifact
 from mlserve.errors import ModelLoadFailed
-from mlserve.settings import LoadOptions
+from mlserve.load_options import LoadOptions
 from mlserve.tensors import DType, TensorSpec
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 

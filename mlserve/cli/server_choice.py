@@ -1,8 +1,7 @@
-"""Options shared by several commands, each declared once.
+"""The options that select the server which `predict`, `status` and `metadata` ask.
 
-`ServerChoice` selects the server for `predict`, `status` and `metadata`. The options of `up` are
-the fields of classes elsewhere (`mlserve.options.Options`). Typer reads a command's options from
-its signature, so `with_server_choice` and `with_options` add them there.
+Each is a field of `ServerChoice`. Typer reads a command's options from its signature, so
+`with_server_choice` adds them there.
 """
 
 from __future__ import annotations
@@ -10,57 +9,31 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
 from mlserve.background import run_within
+from mlserve.cli.arguments import Command
 from mlserve.cli.output import note
 from mlserve.client import Client, Tls
 from mlserve.client.endpoint import Api, ConnectionOptions, ProtocolName
 from mlserve.credentials import TOKEN_VARIABLE, read_token
 from mlserve.errors import UsageError
-from mlserve.options import Description, Options, described
 
 if TYPE_CHECKING:
     from mlserve.deadline import Deadline
     from mlserve.launch.records import ServerRecord
 
-Command = TypeVar("Command", bound=Callable[..., None])
 _ACCESS = "Access"
 TimeoutOption = Annotated[
     float,
     typer.Option(
         metavar="SECONDS",
         help="The total time allowed, in seconds, from the start of the command.",
-    ),
-]
-NameArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="NAME",
-        help="The server's name, as `mlserve ps` lists it. Default: the only one.",
-        show_default=False,
-    ),
-]
-ExportedBackendOption = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="The backend. Default: the one that has an exported model."),
-]
-ExportedModelOption = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="The model. Default: the only exported one."),
-]
-StoreOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="The folder of exported models. Default: `models` in your data folder, or in "
-        "MLSERVE_HOME.",
     ),
 ]
 
@@ -274,36 +247,3 @@ def with_server_choice(command: Command) -> Command:
 def _choices() -> list[inspect.Parameter]:
     fields = inspect.signature(ServerChoice, eval_str=True).parameters.values()
     return [field.replace(kind=field.KEYWORD_ONLY) for field in fields]
-
-
-def with_options(*groups: type[Options]) -> Callable[[Command], Command]:
-    """Decorate a command with an option for each field of these classes, passed by keyword.
-
-    Typer reads the options from the signature, where they replace `**options`.
-    """
-
-    def decorate(command: Command) -> Command:
-        signature = inspect.signature(command, eval_str=True)
-        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        parameters += [_parameter(item) for group in groups for item in described(group)]
-        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return command
-
-    return decorate
-
-
-def _parameter(setting: Description) -> inspect.Parameter:
-    option = typer.Option(
-        setting.flag,
-        metavar=setting.metavar,
-        help=setting.help,
-        rich_help_panel=setting.panel.value,
-        show_default=setting.default is not None,
-    )
-    kind = setting.kind if setting.default is not None else setting.kind | None
-    return inspect.Parameter(
-        setting.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=setting.default,
-        annotation=Annotated[kind, option],
-    )

@@ -1,0 +1,99 @@
+"""The options of how a model is loaded, such as `--threads`: each defined once.
+
+As with `mlserve.settings`, a field is the option of `mlserve up`, the flag of the server process,
+the argument of a container, and the entry in the record of a running server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mlserve.options import HelpPanel, Options, option
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions(Options):
+    """How to load a model; None leaves the choice to the backend.
+
+    A new option is one field here: `mlserve up`, the server process, containers and the record of a
+    running server take it from this class. A backend that supports it lists it in `load_options`.
+    `threads` None means the CPUs of the cgroup. `instances` are sessions that run at the same time
+    and share the threads. `allow_unsafe_ops` loads models that can do more than compute
+    (`mlserve.unsafe_ops`); `allow_pickle` those whose file can run code when it is read, and
+    `trusted_types` names types that a file may hold without it, separated by commas. Raises
+    UsageError for a number below 1.
+    """
+
+    threads: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "CPU threads that run the model.",
+            unit="n",
+            least=1,
+            chosen="one for each CPU that may be used",
+        ),
+    )
+    provider: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "What ONNX Runtime runs the model on: auto, cpu, cuda, ...",
+            unit="name",
+            chosen="auto",
+        ),
+    )
+    instances: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Sessions of ONNX Runtime, which share the threads.",
+            unit="n",
+            least=1,
+            chosen="1",
+        ),
+    )
+    allow_unsafe_ops: bool = field(
+        default=False,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Serve SavedModels whose graph can read and write files, or run Python: only if you "
+            "trust whoever made them.",
+        ),
+    )
+    device: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "The device that PyTorch runs the model on: auto, cpu, cuda, cuda:1, ...",
+            unit="name",
+            chosen="auto",
+        ),
+    )
+    allow_pickle: bool = field(
+        default=False,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Load models from pickle and joblib files, which can run any code when they are read: "
+            "only if you trust whoever made them.",
+        ),
+    )
+    trusted_types: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Types that a model's file may hold, besides those that are known to be safe.",
+            unit="names",
+            chosen="none",
+        ),
+    )
+    allow_version_mismatch: bool = field(
+        default=False,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Load models that another version of their library wrote: their answers may differ.",
+        ),
+    )
+
+
+DEFAULT_LOAD_OPTIONS = LoadOptions()
