@@ -14,7 +14,7 @@ import typer
 from mlserve.cli.options import StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
-from mlserve.pipeline import Exif
+from mlserve.pipeline import DEFAULT_TOP_K, Exif
 from mlserve.settings import DEFAULT_BACKEND
 from mlserve.sources import DEFAULT_MODEL, Kind
 from mlserve.tensors import TensorSpec
@@ -118,11 +118,14 @@ def export(
     ] = None,
     store: StoreOption = None,
     top_k: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, max=100_000, metavar="K", help="The number of labels in a top_k answer."
+            min=1,
+            max=100_000,
+            metavar="K",
+            help=f"The number of labels in a top_k answer. Default: {DEFAULT_TOP_K}.",
         ),
-    ] = 5,
+    ] = None,
     exif: Annotated[
         Exif,
         typer.Option(

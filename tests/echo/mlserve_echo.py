@@ -31,7 +31,7 @@ from mlserve.artifact import Artifact, digest_of
 from mlserve.backend import Backend, ImageStages, Runner
 from mlserve.contract import RAW, Evidence, settle
 from mlserve.errors import ModelLoadFailed
-from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.pipeline import DEFAULT_TOP_K, Activation, ImagePipeline
 from mlserve.plugins import hookimpl
 from mlserve.settings import LoadOptions
 from mlserve.sources import Classifier, How, ModelRequest, ModelSource, Progress
@@ -169,7 +169,7 @@ class EchoSource(ModelSource):
                 offset=low,
                 activation=contract.activation,
                 classes=len(labels),
-                top_k=request.top_k,
+                top_k=request.top_k or DEFAULT_TOP_K,
             ),
             labels=labels,
             source="echo",

@@ -9,7 +9,6 @@ import grpc
 import numpy as np
 import pytest
 
-from mlserve.server.engine.batching import is_batchable
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.processes import wait_until
 
@@ -172,5 +171,5 @@ def known(server: Any, predict_on: Any, request_of: Any) -> None:
 def test_what_has_rows_can_be_stacked(shape: tuple[int | None, ...] | None, expected: bool) -> None:
     free = TensorSpec("x", DType.FLOAT32, (None,))
     other = TensorSpec("y", DType.FLOAT32, shape)
-    assert is_batchable(Signature("s", (free,), (other,))) is expected
-    assert is_batchable(Signature("s", (other,), (free,))) is expected
+    assert Signature("s", (free,), (other,)).has_rows is expected
+    assert Signature("s", (other,), (free,)).has_rows is expected
