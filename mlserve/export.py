@@ -32,6 +32,8 @@ from mlserve.pipeline import Exif
 from mlserve.settings import LoadOptions
 from mlserve.sources import (
     Classifier,
+    Fact,
+    How,
     Model,
     ModelRequest,
     ModelSource,
@@ -85,6 +87,7 @@ def export(
         model, signatures = _write(request, source, runtime, incoming.path, progress)
         manifest = manifest_of(model, runtime.name, signatures, _libraries(runtime, source))
         if isinstance(model, TensorModel):
+            manifest = _with_omissions(manifest, model)
             progress(f"trying {request.model}", 0, None)
             manifest = _tried(request, runtime, Artifact(incoming.path, model.name, 0, manifest))
         manifest.write(incoming.path, model.labels if isinstance(model, Classifier) else ())
@@ -108,6 +111,17 @@ def _write(
         return model, runtime.export(model, into)
 
 
+def _with_omissions(manifest: Manifest, model: TensorModel) -> Manifest:
+    """Return the manifest with a warning about signatures that the backend has left out."""
+    written = {signature.name for signature in manifest.signatures}
+    omitted = ", ".join(s.name for s in model.signatures if s.name not in written)
+    if not omitted or len(written) == len(model.signatures):  # a backend may rename the only one
+        return manifest
+    warning = f"the backend {manifest.backend} does not export the signatures {omitted}"
+    fact = Fact(How.FOUND, f"the signatures {omitted}", warning)
+    return replace(manifest, facts={**manifest.facts, "omitted": fact})
+
+
 def _tried(request: ModelRequest, runtime: Backend, artifact: Artifact) -> Manifest:
     """Load what was written, as a server will, and return the manifest with what that tells.
 
@@ -129,7 +143,9 @@ def _tried(request: ModelRequest, runtime: Backend, artifact: Artifact) -> Manif
             runner = runtime.load(artifact, options)
         except ModelLoadFailed as error:
             raise ExportError(
-                f"the exported {artifact.model} does not load: {error.message}", hint=_NOT_LOADED
+                f"the exported {artifact.model} does not load: "
+                + error.message.replace(f"{artifact.path}/", ""),
+                hint=_NOT_LOADED,
             ) from error
         try:
             rows = check_rows(manifest.signatures, runner.run)
