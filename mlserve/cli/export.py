@@ -188,9 +188,10 @@ def export(
     ] = 0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Export a model with its whole pipeline: decode, resize, scale, model, labels.
+    """Export a model: an image classifier with its whole pipeline, any other model as it is.
 
-    Prints the folder of the new version. An existing version is never overwritten.
+    The pipeline is decode, resize, scale, model, labels. Prints the folder of the new version. An
+    existing version is never overwritten.
 
     For example:
 
@@ -199,6 +200,8 @@ def export(
     mlserve export --model efficientnet_lite0
 
     mlserve export --model defects --weights defects.keras --labels labels.txt --scale -1..1
+
+    mlserve export --model houses --weights houses.keras
     """
     from mlserve import export as exporting
     from mlserve.sources import ModelRequest

@@ -16,18 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from mlserve.testing.processes import wait_until
 from tests.documents import ROOT
 from tests.harness.command import Command
-from tests.harness.model_server import INSTALLED, ModelServer, started
+from tests.harness.model_server import INSTALLED, started
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.server]
 
-SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+SCRIPTS = sorted((ROOT / "examples").glob("keras_*.py"))
 _RUN_ALL = """
 import json, runpy, sys
 from mlserve.cli.app import main
@@ -48,23 +47,6 @@ def commands(script: Path) -> list[list[str]]:
     """The commands in the first lines of a script, as words."""
     text = ast.get_docstring(ast.parse(script.read_text())) or ""
     return [shlex.split(line) for line in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)]
-
-
-def question(script: Path) -> dict[str, Any]:
-    """The inputs of the script's `mlserve predict`, as JSON for TensorFlow Serving's REST API."""
-    (words,) = [words for words in commands(script) if words[:2] == ["mlserve", "predict"]]
-    given = dict(word.split("=", 1) for word in words[3::2])
-    return {name: _value(text) for name, text in given.items()}
-
-
-def _value(text: str) -> Any:
-    """One row, or the rows of an array in a file; what is not JSON is the text itself."""
-    if text.startswith("@"):
-        return np.load(text.removeprefix("@")).tolist()
-    try:
-        return [json.loads(text)]
-    except ValueError:
-        return [text]
 
 
 def test_each_script_shows_the_whole_path() -> None:
@@ -97,7 +79,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def test_models_of_tensorflow_in_one_server(made: Path) -> None:
+def predict(cli: Command, script: str, endpoint: str, *inputs: str) -> Any:
+    """Ask as the script's last lines do, or about other inputs; return the outputs by name."""
+    steps = commands(ROOT / "examples" / script)
+    model = steps[2][steps[2].index("--model") + 1]
+    words = ["predict", *(("--input", *inputs) if inputs else steps[3][2:])]
+    answer = cli.json(*words, "--endpoint", endpoint, "--model", model)
+    return answer["outputs"]
+
+
+def test_models_of_tensorflow_in_one_server(made: Path, cli: Command) -> None:
     names = ("houses", "reviews")
     store = made / "home" / "data" / "models" / "tfserving"
     config = made / "models.config"
@@ -105,40 +96,34 @@ def test_models_of_tensorflow_in_one_server(made: Path) -> None:
     config.write_text(f"model_config_list {{ {entries} }}")
     with started(INSTALLED, made / "log", f"--model_config_file={config}") as server:
         wait_until(server.is_ready, timeout=120)
-        price = ask(server, "houses", question(ROOT / "examples" / "keras_tabular.py"))
-        assert 300 < price[0][0] < 460, "2.5 * 120 + 8 * 4 + 0.6 * 95 = 389 thousand"
-        good = ask(server, "reviews", question(ROOT / "examples" / "keras_text.py"))
-        bad = ask(server, "reviews", {"text": ["an awful and rude place"]})
-        assert bad[0][0] < 0.5 < good[0][0]
-
-
-def ask(server: ModelServer, model: str, inputs: dict[str, Any]) -> Any:
-    answer = server.ask(f"{model}:predict", {"inputs": inputs})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["outputs"]
+        ((price,),) = predict(cli, "keras_tabular.py", server.grpc)["output_0"]
+        assert 300 < price < 460, "2.5 * 120 + 8 * 4 + 0.6 * 95 = 389 thousand"
+        ((good,),) = predict(cli, "keras_text.py", server.grpc)["good"]
+        ((bad,),) = predict(cli, "keras_text.py", server.grpc, "text=an awful, rude place")["good"]
+        assert bad < 0.5 < good
 
 
 def test_the_detector_finds_the_shape(
     made: Path, cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLSERVE_HOME", str(made / "home"))
-    monkeypatch.chdir(made)
+    (cli.folder / "build").symlink_to(made / "build")
     up = cli("up", "--model", "shapes", "--grpc-port", 0, "--rest-port", 0, timeout=60)
     assert up.returncode == 0, up.stderr
-    try:
-        rest = re.search(r"rest (\S+)", up.stdout)
-        assert rest is not None
-        inputs = question(ROOT / "examples" / "keras_detector.py")
-        answer = httpx.post(
-            f"{rest[1]}/v1/models/shapes:predict", json={"inputs": inputs}, timeout=20
-        )
-        found = answer.json()["outputs"]
-        assert set(found) == {"boxes", "scores", "classes"}
-        left, top, right, bottom = found["boxes"][0]
-        assert (right - left, bottom - top) == pytest.approx((0.4, 0.4), abs=0.2)
-        assert found["scores"][0][0] > 0.5
-        image = np.asarray(inputs["image"][0]).max(axis=2)
-        lit = np.argwhere(image >= 150) / len(image)
-        assert (top, left) == pytest.approx(tuple(lit.min(axis=0)), abs=0.15)
-    finally:
-        assert cli("down").returncode == 0
+    assert "next: mlserve predict --input image=@image.npy" in up.stderr
+    endpoint = up.stdout.split()[up.stdout.split().index("grpc") + 1]
+    found = predict(cli, "keras_detector.py", endpoint)
+    assert set(found) == {"boxes", "scores", "classes"}
+    image = np.load(made / "build" / "examples" / "image.npy")[0].max(axis=2)
+    lit = np.argwhere(image >= 150) / len(image)
+    (top, left), (bottom, right) = lit.min(axis=0), lit.max(axis=0)
+    assert found["boxes"][0] == pytest.approx((left, top, right, bottom), abs=0.15)
+    assert found["scores"][0][0] > 0.5
+    refused = cli("predict", ROOT / "examples" / "horse.jpg")
+    assert refused.returncode == 2
+    assert (
+        "does not take image files; it takes serving_default(image: uint8[?,32,32,3])"
+        in refused.stderr
+    )
+    assert "mlserve predict --input image=@image.npy" in refused.stderr
+    assert cli("down").returncode == 0
