@@ -58,7 +58,8 @@ class Manifest:
     `created` is UTC, ISO 8601. Digests are `sha256:<hex>`. `facts` say how each part of the
     pipeline is known; manifests of older versions have none. `pipeline` and `labels_digest` are
     None for a model of tensors. `libraries` are versions by distribution: what trained, saved and
-    exported the model. `columns` and `details` are those of `TensorModel`.
+    exported the model. `columns` and `details` are those of `TensorModel`. `has_dependent_rows`
+    means that a row's answer depends on the rows beside it, so that requests never share a batch.
     """
 
     mlserve: str
@@ -75,6 +76,7 @@ class Manifest:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    has_dependent_rows: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -123,6 +125,7 @@ class Manifest:
             "columns": {name: list(columns) for name, columns in self.columns.items()},
             "libraries": dict(self.libraries),
             "details": dict(self.details),
+            "has_dependent_rows": self.has_dependent_rows,
         }
 
     @classmethod

@@ -8,7 +8,8 @@ from typing import Any
 
 from mlserve.contract import Contract
 from mlserve.errors import ExportError
-from mlserve.pipeline import ImagePipeline, class_offset
+from mlserve.kinds import AS_TENSORS
+from mlserve.pipeline import DEFAULT_TOP_K, ImagePipeline, class_offset
 from mlserve.sources import Classifier, Facts, ModelRequest
 
 _BINARY_LABELS = 2
@@ -58,7 +59,7 @@ def classifier(
         classes=network.units,
         class_offset=class_offset(scored, labels, has_background=request.has_background),
         is_background_given=request.has_background,
-        top_k=min(request.top_k, scored),
+        top_k=min(request.top_k or DEFAULT_TOP_K, scored),
         exif=request.exif,
     )
     return Classifier(
@@ -82,7 +83,7 @@ def _labels(
         raise ExportError(
             f"the model {request.model!r} has {scored} classes and no labels are given",
             hint=f"name them with --labels FILE: {scored} lines, in the order of the model's "
-            "outputs",
+            f"outputs; or {AS_TENSORS}",
         )
     labels = tuple(own_labels or ()) if given is None else given
     if network.contract.activation.is_binary and len(labels) != _BINARY_LABELS:

@@ -20,14 +20,26 @@ from mlserve.distributions import MODELS, install_command
 from mlserve.errors import (
     ExportError,
     MlserveError,
+    ModelLoadFailed,
     NotFound,
     PluginError,
     UsageError,
     reason_of,
 )
 from mlserve.hints import did_you_mean
+from mlserve.kinds import require_fitting_options, require_kind
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Exif
-from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
+from mlserve.sources import (
+    Classifier,
+    Fact,
+    How,
+    Model,
+    ModelRequest,
+    ModelSource,
+    Progress,
+    TensorModel,
+)
 from mlserve.store import (
     Incoming,
     Store,
@@ -64,6 +76,7 @@ def export(
     _require_weights(request)
     request = replace(request, labels=request.given_labels())
     source = _source_for(request)
+    require_kind(request, source)
     runtime = plugins.backend(backend_for(request, source, backend))
     _require_exif(request, runtime)
     into = Store(store)
@@ -73,6 +86,10 @@ def export(
     with into.incoming(runtime.name, request.model) as incoming:
         model, signatures = _write(request, source, runtime, incoming.path, progress)
         manifest = manifest_of(model, runtime.name, signatures, _libraries(runtime, source))
+        if isinstance(model, TensorModel):
+            manifest = _with_omissions(manifest, model)
+            progress(f"trying {request.model}", 0, None)
+            manifest = _tried(request, runtime, Artifact(incoming.path, model.name, 0, manifest))
         manifest.write(incoming.path, model.labels if isinstance(model, Classifier) else ())
         folder = _publish(incoming, version)
     return Artifact.open(folder.parent, request.model, int(folder.name))
@@ -87,9 +104,63 @@ def _write(
     progress(f"opening {request.model}", 0, None)
     with _library_errors_named(f"the model source {source.name}", source):
         model = source.open(request, progress)
+    if isinstance(model, TensorModel):
+        require_fitting_options(request, model)
     progress(f"writing {request.model} for {runtime.name}", 0, None)
     with _library_errors_named(f"the backend {runtime.name}", runtime):
         return model, runtime.export(model, into)
+
+
+def _with_omissions(manifest: Manifest, model: TensorModel) -> Manifest:
+    """Return the manifest with a warning about signatures that the backend has left out."""
+    written = {signature.name for signature in manifest.signatures}
+    omitted = ", ".join(s.name for s in model.signatures if s.name not in written)
+    if not omitted or len(written) == len(model.signatures):  # a backend may rename the only one
+        return manifest
+    warning = f"the backend {manifest.backend} does not export the signatures {omitted}"
+    fact = Fact(How.FOUND, f"the signatures {omitted}", warning)
+    return replace(manifest, facts={**manifest.facts, "omitted": fact})
+
+
+def _tried(request: ModelRequest, runtime: Backend, artifact: Artifact) -> Manifest:
+    """Load what was written, as a server will, and return the manifest with what that tells.
+
+    Raises ExportError if it cannot be loaded.
+    """
+    options = LoadOptions(
+        allow_unsafe_ops=request.allow_unsafe_ops,
+        allow_pickle=request.allow_pickle,
+        trusted_types=",".join(request.trusted_types) or None,
+        allow_version_mismatch=request.allow_version_mismatch,
+    )
+    manifest = artifact.manifest
+    if manifest is None:
+        raise ValueError("only what has just been exported is tried")
+    with _library_errors_named(f"the backend {runtime.name}", runtime):
+        from mlserve.probe import check_rows
+
+        try:
+            runner = runtime.load(artifact, options)
+        except ModelLoadFailed as error:
+            raise ExportError(
+                f"the exported {artifact.model} does not load: "
+                + error.message.replace(f"{artifact.path}/", ""),
+                hint=_NOT_LOADED,
+            ) from error
+        try:
+            rows = check_rows(manifest.signatures, runner.run)
+        finally:
+            runner.close()
+    if rows is None:
+        return manifest
+    return replace(
+        manifest,
+        facts={**manifest.facts, "rows": rows.fact},
+        has_dependent_rows=rows.are_dependent,
+    )
+
+
+_NOT_LOADED = "load the model with the library that wrote it, to see whether it is whole"
 
 
 def _publish(incoming: Incoming, version: int | None) -> Path:

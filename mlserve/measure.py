@@ -17,6 +17,7 @@ import numpy as np  # noqa: TID253
 from mlserve.contract import RAW, SYMMETRIC, UNIT, Contract, Evidence, Scale, scale_text, settle
 from mlserve.errors import ExportError
 from mlserve.graph import Graph, Op
+from mlserve.kinds import AS_TENSORS
 from mlserve.pipeline import Activation
 from mlserve.sources import How, ModelRequest
 
@@ -79,7 +80,7 @@ def _outputs(subject: Subject, images: Array) -> Array:
         raise ExportError(
             f"{subject.name} answers {len(images)} images with the shape {list(outputs.shape)}, "
             "not [N,classes]",
-            hint="export a classifier: one row of scores for each image",
+            hint=f"export a classifier: one row of scores for each image; {AS_TENSORS}",
         )
     if not np.isfinite(outputs).all():
         raise ExportError(
@@ -185,7 +186,8 @@ def multi_label(name: str, units: int, sums: Array) -> ExportError:
         f"the {units} outputs of {name} are independent probabilities (sigmoid), not one choice "
         f"among classes: they add up to {sums.min():.3g} to {sums.max():.3g}",
         hint="end the model in softmax, or in one sigmoid unit for two classes; if the class with "
-        "the highest score is what you want all the same, say --activation none",
+        "the highest score is what you want all the same, say --activation none; to get all of "
+        f"them, {AS_TENSORS}",
     )
 
 

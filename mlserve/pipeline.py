@@ -25,6 +25,7 @@ _IMAGENET = (1001, 1000)
 """Classes and labels of the only models known to have a background class: TensorFlow's ImageNet."""
 
 
+DEFAULT_TOP_K = 5
 _MOST_CLASSES, _MOST_SIDE, _MOST = 2**24, 2**16, 2**53
 _BOUNDS = (
     ("height", 1, _MOST_SIDE),
@@ -86,7 +87,7 @@ class ImagePipeline:
     activation: Activation
     classes: int
     class_offset: int = 0
-    top_k: int = 5
+    top_k: int = DEFAULT_TOP_K
     max_pixels: int = MAX_PIXELS
     jpeg_dct: str = "INTEGER_ACCURATE"
     resize: str = "bilinear_half_pixel_no_antialias"

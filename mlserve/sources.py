@@ -58,7 +58,8 @@ class Fact:
 
 
 Facts = Mapping[str, Fact]
-"""Facts by subject: `size`, `layout`, `scale`, `activation`; `inputs` of a model of tensors."""
+"""Facts by subject: `size`, `layout`, `scale`, `activation`; of a model of tensors `kind`, `inputs`
+and `rows`."""
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class ModelRequest:
     labels: Path | tuple[str, ...] | None = None
     input_size: int | None = None
     scale: tuple[float, float] | None = None
-    top_k: int = 5
+    top_k: int | None = None
     seed: int = 0
     activation: str | None = None
     layout: str | None = None
@@ -192,6 +193,8 @@ class ModelSource(ABC):
     """The models it knows by name; empty for a source of the user's own files."""
     framework: ClassVar[str] = "tensorflow"
     """The `framework` of the models it opens."""
+    kinds: ClassVar[tuple[Kind, ...]] = tuple(Kind)
+    """The kinds of model that it opens; `--kind` selects one."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules `open` imports; `mlserve plugins` lists the absent ones."""
 

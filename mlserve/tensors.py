@@ -155,6 +155,12 @@ class Signature:
         """Return the inputs that a request must have."""
         return tuple(spec for spec in self.inputs if spec.name not in self.optional)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first size of every input and output is open: rows that can be stacked."""
+        specs = (*self.inputs, *self.outputs)
+        return all(spec.shape is not None and spec.shape[:1] == (None,) for spec in specs)
+
     def inputs_in(self, sent: Container[str]) -> tuple[TensorSpec, ...]:
         """Return the inputs that a request with these names contains."""
         return tuple(spec for spec in self.inputs if spec.name in sent)

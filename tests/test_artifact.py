@@ -1,15 +1,27 @@
-"""The labels of an artifact: what is written is what is read, or the label is named."""
+"""The manifest and the labels of an artifact: what is written is what is read, or is named."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlserve.artifact import LABELS_JSON_NAME, LABELS_NAME, Artifact, labels_text
+from mlserve.artifact import (
+    LABELS_JSON_NAME,
+    LABELS_NAME,
+    MANIFEST_NAME,
+    Artifact,
+    Manifest,
+    digest_of,
+    labels_text,
+)
 from mlserve.errors import UsageError
+from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.sources import Fact, How, Kind
+from mlserve.tensors import Signature, TensorSpec
 
 
 def put(folder: Path, name: str, content: bytes) -> Artifact:
@@ -41,3 +53,70 @@ def test_labels_that_are_not_a_list_of_strings_are_refused(tmp_path: Path, conte
     artifact = put(tmp_path / "1", LABELS_JSON_NAME, content)
     with pytest.raises(UsageError, match=r"labels.json is not "):
         artifact.labels()
+
+
+SIGNATURE = Signature(
+    "serving_default",
+    (TensorSpec.from_text("x:float32[?,2]"), TensorSpec.from_text("text:bytes[...]")),
+    (TensorSpec.from_text("y:int64[?]"),),
+)
+TABLE = Manifest(
+    mlserve="1",
+    backend="onnxruntime",
+    model="m",
+    source="file m.onnx",
+    created="2026-01-01T00:00:00+00:00",
+    weights_digest="sha256:0",
+    labels_digest=None,
+    has_random_weights=False,
+    pipeline=None,
+    signatures=(SIGNATURE,),
+    facts={"kind": Fact(How.FOUND, "it has 2 inputs"), "rows": Fact(How.FOUND, "", "they depend")},
+    columns={"x": ("width", "height")},
+    libraries={"onnx": "1.2"},
+    details={"classes": [1, 2]},
+    has_dependent_rows=True,
+)
+
+
+def test_a_manifest_of_tensors_is_read_as_it_was_written(tmp_path: Path) -> None:
+    TABLE.write(tmp_path, ())
+    assert [path.name for path in tmp_path.iterdir()] == [MANIFEST_NAME]
+    read = Manifest.read(tmp_path)
+    assert read == TABLE
+    assert read.kind is Kind.TENSORS
+    assert Artifact(tmp_path, "m", 1, read).labels() == ()
+    data = json.loads((tmp_path / MANIFEST_NAME).read_text())
+    assert (data["format"], data["kind"], data["pipeline"]) == (2, "tensors", None)
+
+
+def test_a_manifest_of_format_1_is_read_for_ever(tmp_path: Path) -> None:
+    """Its images and labels stand as an mlserve of before models of tensors wrote them."""
+    pipeline = ImagePipeline(8, 8, 1 / 255, 0.0, Activation.SOFTMAX, 2)
+    written = {
+        "format": 1,
+        "mlserve": "0.0.1",
+        "backend": "tfserving",
+        "model": "m",
+        "source": "file m.keras",
+        "created": "2025-01-01T00:00:00+00:00",
+        "weights_digest": "sha256:0",
+        "labels_digest": digest_of(b"good\nbad\n"),
+        "has_random_weights": False,
+        "pipeline": pipeline.to_json(),
+        "signatures": [SIGNATURE.to_json()],
+    }
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(written))
+    (tmp_path / LABELS_NAME).write_bytes(b"good\nbad\n")
+    manifest = Manifest.read(tmp_path)
+    assert manifest is not None
+    assert (manifest.kind, manifest.pipeline) == (Kind.IMAGE_CLASSIFIER, pipeline)
+    assert (manifest.facts, manifest.columns, manifest.libraries) == ({}, {}, {})
+    assert not manifest.has_dependent_rows
+    assert Artifact(tmp_path, "m", 1, manifest).labels() == ("good", "bad")
+
+
+def test_a_manifest_of_a_later_format_is_refused_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps({**TABLE.to_json(), "format": 3}))
+    with pytest.raises(UsageError, match="manifest format 3 is not known"):
+        Manifest.read(tmp_path)

@@ -46,7 +46,7 @@ def _tensor_lines(columns: Mapping[str, Sequence[str]], facts: Facts) -> Iterato
         shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
         yield f"columns  {name}: {shown} ({len(names)})"
     for subject, fact in facts.items():
-        yield f"{subject:<8} {fact}"
+        yield f"{subject:<8} {'tensors; ' if subject == 'kind' else ''}{fact}"
     yield from _warnings(facts)
 
 

@@ -14,7 +14,7 @@ import typer
 from mlserve.cli.arguments import StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
-from mlserve.pipeline import Exif
+from mlserve.pipeline import DEFAULT_TOP_K, Exif
 from mlserve.settings import DEFAULT_BACKEND
 from mlserve.sources import DEFAULT_MODEL, Kind
 from mlserve.tensors import TensorSpec
@@ -118,11 +118,14 @@ def export(
     ] = None,
     store: StoreOption = None,
     top_k: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, max=100_000, metavar="K", help="The number of labels in a top_k answer."
+            min=1,
+            max=100_000,
+            metavar="K",
+            help=f"The number of labels in a top_k answer. Default: {DEFAULT_TOP_K}.",
         ),
-    ] = 5,
+    ] = None,
     exif: Annotated[
         Exif,
         typer.Option(
@@ -185,9 +188,10 @@ def export(
     ] = 0,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Export a model with its whole pipeline: decode, resize, scale, model, labels.
+    """Export a model: an image classifier with its whole pipeline, any other model as it is.
 
-    Prints the folder of the new version. An existing version is never overwritten.
+    The pipeline is decode, resize, scale, model, labels. Prints the folder of the new version. An
+    existing version is never overwritten.
 
     For example:
 
@@ -196,6 +200,8 @@ def export(
     mlserve export --model efficientnet_lite0
 
     mlserve export --model defects --weights defects.keras --labels labels.txt --scale -1..1
+
+    mlserve export --model houses --weights houses.keras
     """
     from mlserve import export as exporting
     from mlserve.sources import ModelRequest

@@ -18,7 +18,7 @@ from mlserve.cli.arguments import (
 )
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.errors import UsageError
-from mlserve.launch.serving import Launcher
+from mlserve.launch.serving import Launcher, Serving
 from mlserve.load_options import LoadOptions
 from mlserve.settings import GRPC_PORT, REST_PORT, ServerSettings
 
@@ -157,8 +157,19 @@ def _start_in_background(request: UpRequest, output: OutputFormat) -> None:
     if done.was_running:
         note(f"{done.record.name} was already started ({done.record.identity})")
     _print_ready(done.record, request)
-    takes_files = request.serving.takes_images
-    note(f"next: mlserve {'predict FILE --timeout 5' if takes_files else 'metadata'}")
+    note(f"next: {_next_step(request.serving)}")
+
+
+def _next_step(serving: Serving) -> str:
+    """Return a command that asks the model; what it takes is known if mlserve exported it."""
+    from mlserve.artifact import Artifact
+    from mlserve.input_example import predict_command
+
+    if serving.takes_images:
+        return "mlserve predict FILE --timeout 5"
+    manifest = Artifact.open(serving.base_path, serving.model, serving.expected[-1]).manifest
+    example = predict_command(manifest.signatures) if manifest else None
+    return example or "mlserve metadata"
 
 
 def _run_in_foreground(request: UpRequest, output: OutputFormat) -> None:

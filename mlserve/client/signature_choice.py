@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from mlserve.client.adapter import USUAL_TOP_K, ImageRequest, SignatureChoice
 from mlserve.client.answers import Answer, ModelMetadata
 from mlserve.errors import UsageError
+from mlserve.input_example import predict_command
 from mlserve.tensors import PREDICT, DType, Signature
 
 BEST = SignatureChoice("top_k", "image", (1,))
@@ -64,7 +65,9 @@ def choose(metadata: ModelMetadata) -> SignatureChoices:
     Raises UsageError, saying what the model takes, if no signature takes a single string.
     """
     fits = {
-        signature.name: signature for signature in metadata.signatures if _takes_a_file(signature)
+        signature.name: signature
+        for signature in metadata.signatures
+        if _takes_a_file(signature) and not _takes_text(metadata, signature)
     }
     if not fits:
         raise _no_image_input(metadata)
@@ -116,6 +119,15 @@ def _takes_a_file(signature: Signature) -> bool:
     return is_one_string and is_for_tensors and _one_element(signature) is not None
 
 
+def _takes_text(metadata: ModelMetadata, signature: Signature) -> bool:
+    """Return whether the string is text rather than an image, as far as can be told.
+
+    mlserve exported the model, not as an image classifier, and no output can be a label.
+    """
+    is_for_tensors = metadata.contract is not None and "pipeline" not in metadata.contract
+    return is_for_tensors and all(spec.dtype is not DType.BYTES for spec in signature.outputs)
+
+
 def _one_element(signature: Signature) -> tuple[int, ...] | None:
     """Return the shape that holds one string in the signature's input, or None."""
     shape = signature.required[0].shape
@@ -133,10 +145,12 @@ def _no_image_input(metadata: ModelMetadata) -> UsageError:
         )
     offers = "; ".join(map(_offer, metadata.signatures))
     takes_examples = any(signature.method != PREDICT for signature in metadata.signatures)
+    example = predict_command(metadata.signatures)
+    way = f"give its inputs, for example: {example}; " if example else ""
     return UsageError(
         f"the model {metadata.model} does not take image files; it takes {offers or 'nothing'}",
-        hint="predict sends image files as they are: serve a model that decodes them itself, as "
-        "models from mlserve export do" + (_EXAMPLES if takes_examples else ""),
+        hint=f"{way}image files are for models that decode them, as the image "
+        "classifiers of mlserve export do" + (_EXAMPLES if takes_examples else ""),
     )
 
 

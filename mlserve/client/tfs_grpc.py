@@ -13,9 +13,10 @@ from mlserve.client.codecs import MOST_VALUES, element_count
 from mlserve.client.protobuf import parse_message
 from mlserve.client.refusals import Unreadable
 from mlserve.client.tensor import Tensor
-from mlserve.tensors import DType, Signature, TensorSpec, method_of
+from mlserve.tensors import DType, Signature
 from mlserve.wire.proto import framework_pb2, serving_pb2
 from mlserve.wire.services import MODEL, PREDICTION, method_path
+from mlserve.wire.signature_defs import read_signature
 from mlserve.wire.tensors import COMPLEX, TENSOR_PROTO_FIELDS, item_size
 
 _SIGNATURES = "signature_def"
@@ -84,22 +85,11 @@ def _state(row: serving_pb2.ModelVersionStatus) -> str:
 
 
 def _signature(name: str, definition: framework_pb2.SignatureDef) -> Signature | None:
-    """Return the signature; None if a type cannot be sent in a request, as with initializers."""
+    """Return the signature; None if it cannot be asked, as with initializers."""
     try:
-        inputs = tuple(_tensor_spec(n, info) for n, info in sorted(definition.inputs.items()))
-        outputs = tuple(_tensor_spec(n, info) for n, info in sorted(definition.outputs.items()))
+        return read_signature(name, definition)
     except ValueError:
         return None
-    return Signature(
-        name, inputs, outputs, frozenset(definition.defaults), method_of(definition.method_name)
-    )
-
-
-def _tensor_spec(name: str, info: framework_pb2.TensorInfo) -> TensorSpec:
-    shape = info.tensor_shape
-    sizes = tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
-    is_known = info.HasField("tensor_shape") and not shape.unknown_rank
-    return TensorSpec(name, DType.from_tf_number(info.dtype), sizes if is_known else None)
 
 
 def _write(tensor: Tensor, proto: framework_pb2.TensorProto) -> None:

@@ -24,6 +24,7 @@ from mlserve.launch.process import is_process
 from mlserve.launch.records import ServerRecord, read_records, state_lock, write_record
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
+from mlserve.sources import Kind
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -141,10 +142,8 @@ def _answers(record: ServerRecord, timeout: float) -> bool:
     with _client(record) as client:
         available = [s for s in client.status(timeout=timeout) if s.is_available]
     for version in [status.version for status in available if status.version is not None]:
-        if (
-            Artifact.open(record.serving.base_path, record.serving.model, version).manifest
-            is not None
-        ):
+        artifact = Artifact.open(record.serving.base_path, record.serving.model, version)
+        if artifact.manifest is not None and artifact.manifest.kind is Kind.IMAGE_CLASSIFIER:
             _predict(record, version, timeout)
     return bool(available)
 

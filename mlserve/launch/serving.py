@@ -32,7 +32,7 @@ class Serving:
     The version folders are in `base_path`. `image` is the container image to run; None takes the
     usual one. `docker_options` go to `docker run`. The rest is derived when the model is chosen,
     and ignored in comparisons: `expected` are the versions that must answer before the server is
-    ready, and the model `takes_images` if mlserve exported all of them.
+    ready, and the model `takes_images` if mlserve exported all of them as image classifiers.
     """
 
     backend: str

@@ -32,7 +32,7 @@ from mlserve.backend import Backend, ImageStages, Runner
 from mlserve.contract import RAW, Evidence, settle
 from mlserve.errors import ModelLoadFailed
 from mlserve.load_options import LoadOptions
-from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.pipeline import DEFAULT_TOP_K, Activation, ImagePipeline
 from mlserve.plugins import hookimpl
 from mlserve.sources import Classifier, How, ModelRequest, ModelSource, Progress
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -169,7 +169,7 @@ class EchoSource(ModelSource):
                 offset=low,
                 activation=contract.activation,
                 classes=len(labels),
-                top_k=request.top_k,
+                top_k=request.top_k or DEFAULT_TOP_K,
             ),
             labels=labels,
             source="echo",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,13 @@ def manifest(model: str = "m", *, has_random_weights: bool = False) -> Manifest:
         has_random_weights=has_random_weights,
         pipeline=ImagePipeline(8, 8, 1.0, 0.0, Activation.IDENTITY, classes=len(LABELS)),
         signatures=(SIGNATURE,),
+    )
+
+
+def tensors_manifest(*, has_dependent_rows: bool = False) -> Manifest:
+    """Return the manifest of a version that was exported as a model of tensors."""
+    return replace(
+        manifest(), pipeline=None, labels_digest=None, has_dependent_rows=has_dependent_rows
     )
 
 

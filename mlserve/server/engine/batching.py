@@ -20,7 +20,6 @@ from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed
 from mlserve.server.engine.job import Job
 from mlserve.server.telemetry.statistics import Execution
-from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -40,12 +39,6 @@ def run_jobs(jobs: Sequence[Job[Any]]) -> list[int]:
     return [size for size in sizes if size]
 
 
-def is_batchable(signature: Signature) -> bool:
-    """Return whether the first size of every input and output is free: rows that can be stacked."""
-    specs = (*signature.inputs, *signature.outputs)
-    return all(spec.shape is not None and spec.shape[:1] == (None,) for spec in specs)
-
-
 def can_join(first: Job[Any], other: Job[Any]) -> bool:
     """Return whether the two may turn out to have the same form.
 
@@ -56,8 +49,9 @@ def can_join(first: Job[Any], other: Job[Any]) -> bool:
     named = [signatures[name] for name in asked if name in signatures]
     return (
         first.loaded is other.loaded
+        and not first.loaded.has_dependent_rows
         and len(asked) <= 1
-        and any(map(is_batchable, named or signatures.values()))
+        and any(signature.has_rows for signature in named or signatures.values())
     )
 
 
@@ -72,7 +66,7 @@ def _alike(jobs: Iterable[Job[Any]]) -> list[list[Job[Any]]]:
 def _form(job: Job[Any]) -> object:
     arrays = sorted(job.inputs.items())
     rows = {array.shape[:1] for _, array in arrays}
-    if job.signature is None or not is_batchable(job.signature) or len(rows) != 1 or () in rows:
+    if job.signature is None or not job.signature.has_rows or len(rows) != 1 or () in rows:
         return job
     return job.signature.name, tuple((name, a.dtype, a.shape[1:]) for name, a in arrays)
 

@@ -27,7 +27,7 @@ from mlserve.server.errors import without_frames
 from mlserve.server.models.folders import Fingerprint
 from mlserve.server.models.versions import LoadRetries, ModelSpec
 from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
-from mlserve.sources import facts_to_json
+from mlserve.sources import Kind, facts_to_json
 from mlserve.tensors import DType, Signature, TensorSpec
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,12 @@ class LoadedVersion:
         """Whether its weights are random, so that its answers mean nothing."""
         manifest = self.artifact.manifest
         return manifest is not None and manifest.has_random_weights
+
+    @property
+    def has_dependent_rows(self) -> bool:
+        """Whether a row's answer is known to depend on the rows beside it."""
+        manifest = self.artifact.manifest
+        return manifest is not None and manifest.has_dependent_rows
 
     @property
     def contract(self) -> str:
@@ -145,11 +151,12 @@ def _open(source: ModelSpec, version: int) -> LoadedVersion:
 def warm_up(artifact: Artifact, runner: Runner) -> None:
     """Run the model once.
 
-    A model exported by mlserve must answer an image with each of its signatures, or ModelLoadFailed
-    is raised. Any other model has its default signature run on zeros, and a failure is only logged.
+    An image classifier exported by mlserve must answer an image with each of its signatures, or
+    ModelLoadFailed is raised. Any other model has its default signature run on zeros, and a failure
+    is only logged.
     """
-    if artifact.manifest is None:
-        _warm_foreign(runner)
+    if artifact.manifest is None or artifact.manifest.kind is Kind.TENSORS:
+        _warm_on_zeros(runner)
         return
     for signature in artifact.manifest.signatures:
         try:
@@ -161,7 +168,7 @@ def warm_up(artifact: Artifact, runner: Runner) -> None:
             ) from error
 
 
-def _warm_foreign(runner: Runner) -> None:
+def _warm_on_zeros(runner: Runner) -> None:
     names = sorted(runner.signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
     for name in names[:1]:
         try:

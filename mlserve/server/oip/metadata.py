@@ -12,7 +12,6 @@ from typing import Any
 
 from mlserve import __version__
 from mlserve.errors import MlserveError, NotFound, Unavailable
-from mlserve.server.engine.batching import is_batchable
 from mlserve.server.engine.engine import Engine
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State
@@ -183,7 +182,7 @@ def model_config(
     `max_batch_size` is the limit of one request, and 0 for a signature without a batch dimension;
     above 0, `dims` leave that dimension out. Raises InvalidInput for a type without a name.
     """
-    has_batches = is_batchable(signature)
+    has_batches = signature.has_rows
     config: dict[str, Any] = {
         "name": model,
         "platform": platform,

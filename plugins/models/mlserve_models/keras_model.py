@@ -1,4 +1,4 @@
-"""Open Keras models and find out their inputs and outputs."""
+"""Open Keras models: as image classifiers, or as models of tensors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import h5py  # type: ignore[import-untyped]
 import keras
 
 from mlserve.artifact import json_of
-from mlserve.classifiers import Network
+from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError, reason_of
-from mlserve.sources import ModelRequest
+from mlserve.kinds import is_for_tensors
+from mlserve.sources import Model, ModelRequest, TensorModel
+from mlserve_models.keras_export import write_saved_model
 from mlserve_models.names import path_digest
-from mlserve_models.sizes import image_size, size_fact
+from mlserve_models.sizes import image_problem, image_size, scores_problem, size_fact
+from mlserve_models.temporary import temporary_folder
+from mlserve_models.tensor_model import tensor_model
 from mlserve_models.tf_graph import Forward, measured
 
 _LARGEST_METADATA = 2**20
@@ -47,22 +51,40 @@ def complete_weights() -> Iterator[None]:
         yield
 
 
-def network_of_file(path: Path, request: ModelRequest) -> Network:
-    """Open the model in a file and find its size, scale and activation. Raises ExportError."""
+def open_file(path: Path, request: ModelRequest) -> Model:
+    """Open the model in a file: as a classifier if it can be one. Raises ExportError."""
     model = load(path)
-    inputs = _only(getattr(model, "inputs", None), "inputs")
-    outputs = _only(getattr(model, "outputs", None), "outputs", _output_names(model))
-    height, width, channels = image_size(tuple(inputs.shape), request)
-    if "float" not in inputs.dtype:
-        raise ExportError(
-            f"the model in {path} takes {inputs.dtype}, not float32[N,height,width,3]",
-            hint="save the model with an input of float32",
-        )
-    if len(outputs.shape) != 2 or outputs.shape[1] is None:  # noqa: PLR2004 - batch, classes
-        raise ExportError(
-            f"the model in {path} has the output shape {list(outputs.shape)}, not [N,classes]",
-            hint="export a classifier: one row of scores for each image",
-        )
+    inputs, outputs = _tensors(model, "inputs"), _tensors(model, "outputs")
+    problem = _problem(path, model, inputs, outputs)
+    if is_for_tensors(request, problem):
+        return _as_tensors(path, model, request, problem)
+    return classifier(request, _network(path, model, request))
+
+
+def _problem(path: Path, model: Any, inputs: Any, outputs: Any) -> ExportError | None:
+    """Return why the model is not an image classifier; None if it can be one."""
+    return (
+        _several(inputs, "inputs")
+        or _several(outputs, "outputs", _output_names(model))
+        or _not_floats(path, inputs[0])
+        or image_problem(tuple(inputs[0].shape))
+        or scores_problem(tuple(outputs[0].shape))
+    )
+
+
+def _not_floats(path: Path, pixels: Any) -> ExportError | None:
+    if "float" in pixels.dtype:
+        return None
+    return ExportError(
+        f"the model in {path} takes {pixels.dtype}, not float32[N,height,width,3]",
+        hint="save the model with an input of float32",
+    )
+
+
+def _network(path: Path, model: Any, request: ModelRequest) -> Network:
+    """Find the model's size, scale and activation. Raises ExportError."""
+    shape = tuple(model.inputs[0].shape)
+    height, width, channels = image_size(shape, request)
     forward = forward_of(model, channels)
     contract = measured(f"the model in {path}", forward, (height, width), request)
     return Network(
@@ -71,8 +93,23 @@ def network_of_file(path: Path, request: ModelRequest) -> Network:
         contract,
         f"file {path}",
         path_digest(path),
-        facts={"size": size_fact(tuple(inputs.shape))},
+        facts={"size": size_fact(shape)},
     )
+
+
+def _as_tensors(
+    path: Path, model: Any, request: ModelRequest, problem: ExportError | None
+) -> TensorModel:
+    """Write the model as a SavedModel, into a folder that stays until the process ends."""
+    folder = temporary_folder("mlserve-keras-")
+    try:
+        write_saved_model(model, folder)
+    except Exception as error:  # Keras and TensorFlow raise whatever its layers raise
+        raise ExportError(
+            f"Keras cannot write the model in {path} as a SavedModel: {reason_of(error)}",
+            hint="write one with model.export('DIR') and give --weights DIR",
+        ) from error
+    return tensor_model(folder, request, f"file {path}", path_digest(path), problem)
 
 
 def forward_of(model: Any, channels: int = 3) -> Forward:
@@ -123,17 +160,22 @@ def _output_names(model: Any) -> Sequence[str]:
     )
 
 
-def _only(tensors: Any, kind: str, names: Sequence[str] = ()) -> Any:
+def _tensors(model: Any, kind: str) -> Sequence[Any]:
+    tensors = getattr(model, kind, None)
     if not tensors:
         raise ExportError(
             f"the Keras model does not say what its {kind} are (a subclass of Model)",
             hint="export it as a SavedModel with model.export(DIR) and give --weights DIR",
         )
-    if len(tensors) != 1:
-        raise ExportError(
-            f"the Keras model has {len(tensors)} {kind}: "
-            + ", ".join(names or [tensor.name for tensor in tensors]),
-            hint="save a model that takes one image and gives one row of scores: "
-            "keras.Model(model.input, SCORES).save('FILE.keras')",
-        )
-    return tensors[0]
+    return list(tensors)
+
+
+def _several(tensors: Sequence[Any], kind: str, names: Sequence[str] = ()) -> ExportError | None:
+    if len(tensors) == 1:
+        return None
+    return ExportError(
+        f"the Keras model has {len(tensors)} {kind}: "
+        + ", ".join(names or [tensor.name for tensor in tensors]),
+        hint="save a model that takes one image and gives one row of scores: "
+        "keras.Model(model.input, SCORES).save('FILE.keras')",
+    )

@@ -1,11 +1,8 @@
-"""Open SavedModels and find the only function in them that classifies images."""
+"""Open SavedModels: as the only function in them that classifies images, or with all signatures."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +12,16 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
-from mlserve.classifiers import Network
+from mlserve.classifiers import Network, classifier
 from mlserve.contract import Evidence, Scale
 from mlserve.errors import ExportError, bounded
-from mlserve.sources import ModelRequest
+from mlserve.kinds import is_for_tensors
+from mlserve.sources import Kind, Model, ModelRequest
 from mlserve.unsafe_ops import require_safe_ops
 from mlserve_models.names import is_tar, path_digest
-from mlserve_models.sizes import image_size, size_fact
+from mlserve_models.sizes import image_problem, image_size, scores_problem, size_fact
+from mlserve_models.temporary import temporary_folder
+from mlserve_models.tensor_model import tensor_model
 from mlserve_models.tf_graph import Forward, measured
 
 _FILES = ("saved_model.pb", "saved_model.pbtxt")
@@ -31,10 +31,33 @@ _SIGNATURE = "serving_default"
 
 @dataclass(frozen=True)
 class _ImageFunction:
-    """A function of one image batch, with the TensorSpec of that batch."""
+    """A function of one image batch, with the TensorSpec of that batch.
+
+    `outputs` are the sizes of its output; None if the rank is unknown.
+    """
 
     call: Callable[[Any], Any]
     spec: Any
+    outputs: Sequence[int | None] | None = None
+
+
+def open_path(path: Path, request: ModelRequest) -> Model:
+    """Open a SavedModel folder, or a tar file of one: as a classifier if it can be one.
+
+    Raises ExportError.
+    """
+    folder, source, digest = _folder_of(path), f"SavedModel {path}", path_digest(path)
+    if request.kind is Kind.TENSORS:  # not loaded here: TensorFlow 1 models need a session
+        _require_savedmodel(folder, path)
+        require_safe(folder, f"the SavedModel {path}", request)
+        return tensor_model(folder, request, source, digest, None)
+    loaded = _load(folder, path, request)
+    found = _image_function(loaded, source)
+    if isinstance(found, ExportError):
+        if is_for_tensors(request, found):
+            return tensor_model(folder, request, source, digest, found)
+        raise found
+    return classifier(request, _network(found, loaded, request, source, digest))
 
 
 def network_of_path(
@@ -57,7 +80,20 @@ def network_of_loaded(
 ) -> Network:
     """Measure the result of `tf.saved_model.load`. Raises ExportError."""
     function = _image_function(loaded, source)
-    shape = _shape(function.spec)
+    if isinstance(function, ExportError):
+        raise function
+    return _network(function, loaded, request, source, digest, known)
+
+
+def _network(
+    function: _ImageFunction,
+    loaded: Any,
+    request: ModelRequest,
+    source: str,
+    digest: str,
+    known: Evidence[Scale] | None = None,
+) -> Network:
+    shape = _sizes(function.spec.shape)
     height, width, channels = image_size(shape, request)
     forward = Forward(function.call, loaded, channels, function.spec.dtype)
     contract = measured(source, forward, (height, width), request, known)
@@ -109,8 +145,7 @@ def _folder_of(path: Path) -> Path:
     """
     if not is_tar(path) or path.is_dir():
         return path
-    unpacked = Path(tempfile.mkdtemp(prefix="mlserve-savedmodel-"))
-    atexit.register(shutil.rmtree, unpacked, ignore_errors=True)
+    unpacked = temporary_folder("mlserve-savedmodel-")
     try:
         with tarfile.open(path) as archive:
             archive.extractall(unpacked, filter=_kept)  # noqa: S202  it asks Python's own
@@ -138,36 +173,42 @@ def _kept(member: tarfile.TarInfo, into: str) -> tarfile.TarInfo | None:
     return tarfile.data_filter(member, into)
 
 
-def _image_function(loaded: Any, source: str) -> _ImageFunction:
+def _image_function(loaded: Any, source: str) -> _ImageFunction | ExportError:
+    """Return the function that classifies images, or why there is none."""
     signature = loaded.signatures.get(_SIGNATURE) if hasattr(loaded, "signatures") else None
     function = _of_signature(signature, source) if signature else _of_callable(loaded)
     if function is None:
         found = ", ".join(sorted(getattr(loaded, "signatures", ()))) or "none"
-        raise ExportError(
+        return ExportError(
             f"{source} has no signature {_SIGNATURE} and cannot be called with a batch of images "
             f"(signatures: {found})",
             hint=f"save it with a signature {_SIGNATURE} of one float32[N,height,width,3] input",
         )
+    if isinstance(function, ExportError):
+        return function
     if not function.spec.dtype.is_floating:
-        raise ExportError(
+        return ExportError(
             f"{source} takes {function.spec.dtype.name}, not float32[N,height,width,3]",
             hint="export the classifier alone, without the decoding of images",
         )
-    return function
+    shape = _sizes(function.spec.shape)
+    return image_problem(shape) or scores_problem(function.outputs) or function
 
 
-def _of_signature(signature: Any, source: str) -> _ImageFunction:
+def _of_signature(signature: Any, source: str) -> _ImageFunction | ExportError:
     inputs: dict[str, Any] = signature.structured_input_signature[1]
     outputs: dict[str, Any] = signature.structured_outputs
     for kind, found in (("inputs", inputs), ("outputs", outputs)):
         if len(found) != 1:
-            raise ExportError(
+            return ExportError(
                 f"the signature {_SIGNATURE} of {source} has {len(found)} {kind}: "
                 + ", ".join(sorted(found)),
                 hint="export a model that takes one image and gives one row of scores",
             )
-    (name, spec), (output,) = next(iter(inputs.items())), outputs
-    return _ImageFunction(lambda images: signature(**{name: images})[output], spec)
+    (name, spec), (output, scores) = next(iter(inputs.items())), next(iter(outputs.items()))
+    return _ImageFunction(
+        lambda images: signature(**{name: images})[output], spec, _sizes(scores.shape)
+    )
 
 
 def _of_callable(loaded: Any) -> _ImageFunction | None:
@@ -182,5 +223,5 @@ def _of_callable(loaded: Any) -> _ImageFunction | None:
     return None
 
 
-def _shape(spec: Any) -> Sequence[int | None] | None:
-    return None if spec.shape.rank is None else tuple(spec.shape.as_list())
+def _sizes(shape: Any) -> Sequence[int | None] | None:
+    return None if shape.rank is None else tuple(shape.as_list())

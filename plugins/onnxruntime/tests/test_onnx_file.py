@@ -20,7 +20,7 @@ from mlserve.errors import ExportError
 from mlserve.export import export, no_progress
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
-from mlserve.sources import Classifier, How, ModelRequest
+from mlserve.sources import Classifier, How, Kind, ModelRequest
 from mlserve.testing.images import saved
 
 Build = Callable[..., ModelRequest]
@@ -140,7 +140,7 @@ def test_what_is_no_image_classifier_is_refused(
     build: Build, given: dict[str, Any], found: str
 ) -> None:
     with pytest.raises(ExportError, match=found) as refused:
-        opened(build(**given))
+        opened(build(**given, kind=Kind.IMAGE_CLASSIFIER))
     assert "\n" not in refused.value.message
 
 

@@ -38,7 +38,7 @@ def test_an_operation_of_another_domain_is_not_served(custom: Path) -> None:
 
 
 def test_an_operation_of_another_domain_is_not_exported(custom: Path) -> None:
-    from mlserve_onnxruntime.onnx_file import network_of_file
+    from mlserve_onnxruntime.onnx_file import open_file
 
     with pytest.raises(ExportError, match=r"ai\.onnx\.contrib"):
-        network_of_file(custom, ModelRequest("m", weights=str(custom)))
+        open_file(custom, ModelRequest("m", weights=str(custom)))

@@ -13,7 +13,7 @@ from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed
 from mlserve.frameworks import import_quietly
 from mlserve.load_options import LoadOptions
-from mlserve.sources import Classifier, Model
+from mlserve.sources import Model, TensorModel
 from mlserve.tensors import Signature
 from mlserve_tfserving.native import server_specs
 
@@ -25,7 +25,7 @@ class TFServingBackend(Backend):
     """TensorFlow SavedModels, as TensorFlow Serving serves them."""
 
     name = "tfserving"
-    summary = "TensorFlow SavedModels with decode, resize, model and labels in the graph"
+    summary = "TensorFlow SavedModels; a classifier's has decode, resize and labels in its graph"
     install_hint = install_command("mlserve-tfserving[export]")
     requires = ("numpy", "tensorflow")
     files = _GRAPH_FILES
@@ -37,10 +37,15 @@ class TFServingBackend(Backend):
         import_tensorflow()
 
     def export(self, model: Model, into: Path) -> Sequence[Signature]:
-        """Write a SavedModel and its warm-up requests into `into`. Raises ExportError."""
-        if not isinstance(model, Classifier):
-            raise self.takes_no(model)
+        """Write a SavedModel into `into`; one of a classifier has warm-up requests.
+
+        Raises ExportError.
+        """
         quiet_logs()
+        if isinstance(model, TensorModel):
+            from mlserve_tfserving.tensor_exporter import copy_saved_model
+
+            return copy_saved_model(model, into)
         from mlserve_tfserving.exporter import write_saved_model
 
         return write_saved_model(model, into)

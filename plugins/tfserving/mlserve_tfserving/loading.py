@@ -21,8 +21,9 @@ from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
 from mlserve.artifact import EXPORT_AGAIN
 from mlserve.errors import ModelLoadFailed, bounded
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DType, Signature, TensorSpec, method_of
 from mlserve.unsafe_ops import require_safe_ops
+from mlserve.wire.signature_defs import read_signature
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -65,14 +66,6 @@ def signature_of(name: str, function: Any) -> Signature:
     return Signature(name, _specs(inputs), _specs(outputs))
 
 
-def signature_defined(name: str, definition: Any) -> Signature:
-    """Return the signature that a SignatureDef describes. Raises ValueError, as `signature_of`."""
-    if not definition.outputs:
-        raise ValueError("it has no outputs")
-    inputs, outputs = _defined(definition.inputs), _defined(definition.outputs)
-    return Signature(name, inputs, outputs, frozenset(definition.defaults) & set(definition.inputs))
-
-
 def shape_of(shape: Any) -> tuple[int | None, ...] | None:
     """Return the sizes of a TensorShape; None if its rank is unknown."""
     return None if shape.rank is None else tuple(shape.as_list())
@@ -83,19 +76,6 @@ def _specs(tensors: dict[str, Any]) -> tuple[TensorSpec, ...]:
         TensorSpec(key, DType.from_tf_number(tensor.dtype.as_datatype_enum), shape_of(tensor.shape))
         for key, tensor in sorted(tensors.items())
     )
-
-
-def _defined(infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
-    return tuple(_tensor_spec(name, info) for name, info in sorted(infos.items()))
-
-
-def _tensor_spec(name: str, info: Any) -> TensorSpec:
-    """Return the spec of a TensorInfo. A missing shape means unknown, not a scalar."""
-    if not info.name:
-        raise ValueError(f"{name} is not one tensor, but a sparse or composite one")
-    has_shape = info.HasField("tensor_shape")
-    shape = shape_of(tf.TensorShape(info.tensor_shape)) if has_shape else None
-    return TensorSpec(name, DType.from_tf_number(info.dtype), shape)
 
 
 _AT_NODE = re.compile(r"(?:^|\n)([^\n]+)\n\s*\[\[\{\{node")
@@ -177,12 +157,16 @@ def _load_either_way(path: Path, threads: int) -> LoadedModel:
 
 
 def _described(model: LoadedModel, definitions: Mapping[str, Any]) -> LoadedModel:
-    """Add what only the file says: the SignatureDefs and their defaults."""
+    """Add what only the file says: the SignatureDefs, their methods and their defaults."""
     defaults = {name: _defaults(definitions[name]) for name in model.signatures}
     return replace(
         model,
         signatures={
-            name: replace(signature, optional=frozenset(defaults[name]))
+            name: replace(
+                signature,
+                optional=frozenset(defaults[name]),
+                method=method_of(definitions[name].method_name),
+            )
             for name, signature in model.signatures.items()
         },
         definitions={name: item.SerializeToString() for name, item in definitions.items()},
@@ -249,7 +233,7 @@ def _session_signature(session: Any, name: str, definition: Any) -> tuple[Signat
     `make_callable` would check the inputs against the placeholders' shapes before running the
     model; TensorFlow Serving's session does not, and neither does this callable.
     """
-    signature = signature_defined(name, definition)
+    signature = read_signature(name, definition)
     options = config_pb2.CallableOptions(
         feed=[definition.inputs[spec.name].name for spec in signature.inputs],
         fetch=[definition.outputs[spec.name].name for spec in signature.outputs],

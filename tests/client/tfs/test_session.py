@@ -118,7 +118,8 @@ def test_a_model_of_pixels_says_what_it_takes(serve: Any) -> None:
         "the model stranger does not take image files; "
         "it takes serving_default(input_1: float32[?,299,299,3])"
     )
-    assert "predict sends image files" in str(caught.value.hint)
+    hint = str(caught.value.hint)
+    assert "for example: mlserve predict --input input_1=@input_1.npy; image files are for" in hint
 
 
 def _of_method(method: str, output: str) -> Signature:

@@ -9,17 +9,18 @@ import grpc
 import numpy as np
 import pytest
 
-from mlserve.server.engine.batching import is_batchable
+from mlserve.artifact import Manifest
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.processes import wait_until
+from tests.harness.echo import tensors_manifest
 
 
 @pytest.fixture
 def batching(model: Any, start: Any) -> Any:
     """Starts a server with one worker that batches: `batching(delay, size=...)`."""
 
-    def serve(delay: float = 0.0, size: int = 8) -> Any:
-        model.put(1)
+    def serve(delay: float = 0.0, size: int = 8, manifest: Manifest | None = None) -> Any:
+        model.put(1, manifest=manifest)
         flags = ("--max-batch-size", str(size), "--max-batch-delay", str(delay))
         server = start("--threads", "1", *flags)
         model.journal.write_text("")
@@ -67,6 +68,21 @@ def test_requests_that_wait_run_as_one_and_each_gets_its_own_answer(
         assert [dim.size for dim in outputs["sum"].tensor_shape.dim] == [len(a)]
     assert slow.result()
     assert model.runs() == ["slow", "two"]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("are_dependent", [False, True])
+def test_rows_that_depend_on_each_other_are_never_run_together(
+    batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, *, are_dependent: bool
+) -> None:
+    server = batching(manifest=tensors_manifest(has_dependent_rows=are_dependent))
+    slow = occupy(server)
+    calls = [
+        predict_on(server, request_of("two", a=numbers(a), b=numbers(10.0))) for a in (1.0, 2.0)
+    ]
+    assert [list(call.result().outputs["sum"].float_val) for call in calls] == [[11.0], [12.0]]
+    assert slow.result()
+    assert model.runs() == ["slow", "two", *(["two"] if are_dependent else [])]
 
 
 @pytest.mark.server
@@ -172,5 +188,5 @@ def known(server: Any, predict_on: Any, request_of: Any) -> None:
 def test_what_has_rows_can_be_stacked(shape: tuple[int | None, ...] | None, expected: bool) -> None:
     free = TensorSpec("x", DType.FLOAT32, (None,))
     other = TensorSpec("y", DType.FLOAT32, shape)
-    assert is_batchable(Signature("s", (free,), (other,))) is expected
-    assert is_batchable(Signature("s", (other,), (free,))) is expected
+    assert Signature("s", (free,), (other,)).has_rows is expected
+    assert Signature("s", (other,), (free,)).has_rows is expected

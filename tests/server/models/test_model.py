@@ -11,10 +11,11 @@ import httpx
 import numpy as np
 import pytest
 
+from mlserve.artifact import Manifest
 from mlserve.tensors import DType
 from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
-from tests.harness.echo import manifest
+from tests.harness.echo import manifest, tensors_manifest
 
 pytestmark = pytest.mark.server
 
@@ -137,10 +138,11 @@ def grpc_status(channel: Any) -> Any:
     return GetModelStatusResponse.FromString(answer).model_version_status
 
 
-def test_a_foreign_model_need_not_take_zeros(
-    model: Any, start: Any, predict_on: Any, request_of: Any
+@pytest.mark.parametrize("exported", [None, tensors_manifest()], ids=["foreign", "tensors"])
+def test_a_model_that_is_no_image_classifier_need_not_take_zeros(
+    model: Any, start: Any, predict_on: Any, request_of: Any, exported: Manifest | None
 ) -> None:
-    model.put(1, fail_run="zeros are not for me")
+    model.put(1, manifest=exported, fail_run="zeros are not for me")
     server = start()
     assert "the warm-up run of 'serving_default' with zeros gave: zeros are not" in server.log()
     answer = server.post({"inputs": ["x"]})

@@ -1,0 +1,57 @@
+"""Write a command that asks a model of tensors, as an example made of its signature."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from mlserve.tensors import PREDICT, DType, Signature, TensorSpec
+
+_DEFAULT_SIGNATURE = "serving_default"
+_UNNAMED = (_DEFAULT_SIGNATURE, "infer")
+"""Signatures that predict asks by itself; `infer` is the one function of Open Inference."""
+_SHOWN = 8
+"""The most elements of an input that an example writes out; a larger one comes from a file."""
+_FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
+
+
+def predict_command(signatures: Sequence[Signature]) -> str | None:
+    """Return a `mlserve predict` command with a made-up row for each input of the usual signature.
+
+    None if no signature takes tensors.
+    """
+    asked = [s for s in signatures if s.method == PREDICT and s.required]
+    if not asked:
+        return None
+    signature = next((s for s in asked if s.name == _DEFAULT_SIGNATURE), asked[0])
+    words = ["mlserve", "predict"]
+    if signature.name not in _UNNAMED:
+        words += ["--signature", signature.name]
+    for spec in signature.required:
+        words += ["--input", f"{spec.name}={_value(spec)}"]
+    return shlex.join(words)
+
+
+def _value(spec: TensorSpec) -> str:
+    sizes = [size or 1 for size in _without_rows(spec)]
+    if math.prod(sizes) > _SHOWN:
+        return f"@{spec.name}.npy"
+    if spec.dtype is DType.BYTES:
+        return "good morning" if math.prod(sizes) == 1 else json.dumps(_filled(sizes, "good"))
+    number = True if spec.dtype is DType.BOOL else 0.5 if spec.dtype in _FLOATS else 1
+    return json.dumps(_filled(sizes, number))
+
+
+def _without_rows(spec: TensorSpec) -> Sequence[int | None]:
+    """Return the sizes without the batch's: `predict --input` adds it to a single row."""
+    sizes = spec.shape or ()
+    return sizes[1:] if sizes[:1] == (None,) else sizes
+
+
+def _filled(sizes: Sequence[int], value: object) -> Any:
+    for size in reversed(sizes):
+        value = [value] * size
+    return value
