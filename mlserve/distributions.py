@@ -20,6 +20,7 @@ FOLDERS = {
     MODELS: "plugins/models",
     "mlserve-tfserving": "plugins/tfserving",
     "mlserve-onnxruntime": "plugins/onnxruntime",
+    "mlserve-sklearn": "plugins/sklearn",
     "mlserve-model-server": "plugins/model-server",
 }
 """Our distributions, each with its folder in a checkout."""

@@ -145,10 +145,11 @@ def _open(source: ModelSpec, version: int) -> LoadedVersion:
 def warm_up(artifact: Artifact, runner: Runner) -> None:
     """Run the model once.
 
-    A model exported by mlserve must answer an image with each of its signatures, or ModelLoadFailed
-    is raised. Any other model has its default signature run on zeros, and a failure is only logged.
+    An image classifier exported by mlserve must answer an image with each of its signatures, or
+    ModelLoadFailed is raised. Any other model has its default signature run on zeros, and a failure
+    is only logged.
     """
-    if artifact.manifest is None:
+    if artifact.manifest is None or artifact.manifest.pipeline is None:
         _warm_foreign(runner)
         return
     for signature in artifact.manifest.signatures:
