@@ -14,7 +14,7 @@ from mlserve.errors import ModelLoadFailed, PluginError
 from mlserve.frameworks import import_quietly
 from mlserve.plugins import absent_modules
 from mlserve.settings import LoadOptions
-from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
+from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress, TensorModel
 from mlserve.tensors import Signature
 
 MODEL_FILE = "model.onnx"
@@ -28,7 +28,7 @@ class OnnxRuntimeBackend(Backend):
     install_hint = install_command("mlserve-onnxruntime[serve]")
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
-    frameworks = ("tensorflow", "onnx")
+    frameworks = ("tensorflow", "onnx", "sklearn")
     no_exif = None
     load_options = ("provider", "instances")
 
@@ -37,20 +37,25 @@ class OnnxRuntimeBackend(Backend):
 
         Raises PluginError when the ONNX package is absent, and ImportError for a broken import.
         """
-        _require("onnx")
+        _require("export", "onnx")
         if not absent_modules(("tensorflow",)):
             import_quietly("tensorflow", "TF_CPP_MIN_LOG_LEVEL", _first_use)
 
     def export(self, model: Model, into: Path) -> Sequence[Signature]:
-        """Write `model.onnx` into `into`. Raises ExportError; PluginError without tf2onnx."""
-        _require("onnx")
+        """Write `model.onnx` into `into`. Raises ExportError; PluginError without a converter."""
+        _require("export", "onnx")
+        if isinstance(model, TensorModel) and model.framework == "sklearn":
+            _require("sklearn", "skl2onnx", "onnxmltools")
+            from mlserve_onnxruntime.sklearn_exporter import write_sklearn
+
+            return write_sklearn(model, into / MODEL_FILE)
         if not isinstance(model, Classifier):
             raise self.takes_no(model)
         from mlserve_onnxruntime import exporter
 
         if model.framework == "onnx":
             return exporter.write_onnx_file(model, into / MODEL_FILE)
-        _require("tf2onnx", "tensorflow")
+        _require("export", "tf2onnx", "tensorflow")
         return exporter.write_tensorflow(model, into / MODEL_FILE)
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
@@ -68,12 +73,12 @@ class OnnxRuntimeBackend(Backend):
         return load_steps(artifact, file, options)
 
 
-def _require(*modules: str) -> None:
+def _require(extra: str, *modules: str) -> None:
     absent = absent_modules(modules)
     if absent:
         raise PluginError(
             f"exporting for onnxruntime needs {', '.join(absent)}, which is not installed",
-            hint=install_command("mlserve-onnxruntime[export]"),
+            hint=install_command(f"mlserve-onnxruntime[{extra}]"),
         )
 
 
