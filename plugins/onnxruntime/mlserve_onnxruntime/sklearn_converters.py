@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from skl2onnx.common import shape_calculator
 from skl2onnx.common.data_types import StringTensorType
 from skl2onnx.common.utils import check_input_and_output_numbers
 from skl2onnx.operator_converters.common import concatenate_variables
+from sklearn.ensemble import VotingClassifier
 from sklearn.impute import SimpleImputer
 
 _OPTIONS = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
@@ -48,6 +51,20 @@ def register(libraries: frozenset[str]) -> None:
                 convert,
                 options=_OPTIONS if is_classifier else None,
             )
+
+
+def ready(estimator: Any, parts: Callable[[Any], Iterable[Any]]) -> Any:
+    """Return a copy that the converters take.
+
+    XGBoost's knows columns by number only; that of voting refuses a parameter of `transform`.
+    """
+    copied = copy.deepcopy(estimator)
+    for part in parts(copied):
+        if type(part).__module__ == "xgboost.core" and hasattr(part, "feature_names"):
+            part.feature_names = None
+        if isinstance(part, VotingClassifier):
+            part.flatten_transform = False
+    return copied
 
 
 def _shape_of_imputed(operator: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from skl2onnx import convert_sklearn
 from skl2onnx.common import data_types
 from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.pipeline import Pipeline
 
 from mlserve.errors import ExportError, MlserveError, reason_of
@@ -28,14 +30,17 @@ from mlserve.tensors import DType, Signature
 from mlserve_onnxruntime import sklearn_converters
 from mlserve_onnxruntime.runner import OnnxRunner
 from mlserve_onnxruntime.sessions import Sessions
-from mlserve_onnxruntime.sklearn_graph import Variant, with_signature
+from mlserve_onnxruntime.sklearn_graph import OPSETS, Variant, with_signature
+from mlserve_onnxruntime.sklearn_trees import TreeNumbers
 
 TOLERANCE = 1e-5
 """The allowed difference of a score, relative to the largest of its output if that is above 1.
 
 Labels must be equal.
 """
-_OPSETS = {"": 19, "ai.onnx.ml": 3}
+_VECTORIZERS = (CountVectorizer, TfidfVectorizer)
+_LOCALE = "C.UTF-8"
+"""ONNX Runtime needs a locale of the system to lower the case of text; en_US may be absent."""
 _HINT = "serve the estimator itself: --backend sklearn"
 _TYPES = {
     DType.FLOAT64: data_types.DoubleTensorType,
@@ -81,19 +86,35 @@ def write_sklearn(model: TensorModel, file: Path) -> Sequence[Signature]:
 
 
 def _write(model: TensorModel, variant: Variant, file: Path) -> None:
-    estimator, (signature,) = model.content.estimator, model.signatures
-    columns = _columns(model)
+    (signature,) = model.signatures
+    estimator, columns = model.content.estimator, _columns(model)
+    types = _initial_types(signature, variant, columns)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        proto = convert_sklearn(
-            estimator,
-            initial_types=_initial_types(signature, variant, columns),
-            options={id(estimator): {"zipmap": False}} if is_classifier(estimator) else None,
-            target_opset=_OPSETS,
-        )
-    proto = with_signature(proto, signature, variant, columns)
+        proto = _converted(sklearn_converters.ready(estimator, model.content.parts), types)
+    trees = TreeNumbers(model.content.parts(estimator))
+    proto = with_signature(proto, signature, variant, columns, trees)
     onnx.checker.check_model(proto)
     onnx.save(proto, str(file))
+
+
+def _converted(estimator: Any, types: Sequence[tuple[str, Any]]) -> Any:
+    """Return skl2onnx' conversion, with scores as tensors. Raises what converters raise.
+
+    Some converters have no option for the scores, as theirs are a tensor (NameError), and that of
+    GaussianMixture takes one opset only (TypeError).
+    """
+    usual: dict[Any, Any] = {kind: {"locale": _LOCALE} for kind in _VECTORIZERS}
+    tensors = {id(estimator): {"zipmap": False}} if is_classifier(estimator) else {}
+    first: Exception | None = None
+    for options, opset in product((usual | tensors, usual), (OPSETS, OPSETS[""])):
+        try:
+            return convert_sklearn(
+                estimator, initial_types=list(types), options=options, target_opset=opset
+            )
+        except (NameError, TypeError) as error:
+            first = first or error
+    raise first or AssertionError("nothing was tried")
 
 
 def _columns(model: TensorModel) -> Sequence[str]:

@@ -1,20 +1,25 @@
 """The graph of a converted estimator, with the inputs and outputs of the estimator's signature.
 
-skl2onnx takes columns as [N, 1] and names and shapes its outputs in its own way. Here the graph gets
-the signature's names, types and shapes, and trees get the numbers that their library compares.
+skl2onnx takes columns as [N, 1], and names and shapes its outputs in its own way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve_onnxruntime.sklearn_trees import TreeNumbers
+
+ONNX_ML = "ai.onnx.ml"
+"""The domain of ONNX' operators for trees, vectors and the like."""
+OPSETS = {"": 19, ONNX_ML: 3}
+_LEAST_OPSET = 13
+_IR_VERSION = 9
 
 _PREFIX = "estimator_"
 _ELEMENTS = {
@@ -24,20 +29,15 @@ _ELEMENTS = {
     DType.BOOL: TensorProto.BOOL,
     DType.BYTES: TensorProto.STRING,
 }
-_TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
-_ONLY_FLOAT = ("SVMClassifier", "SVMRegressor", *_TREES)
-"""Operators whose scores are float32, whatever they take (the ONNX-ML specification)."""
 
 
 class Variant(Enum):
     """How numbers go through the graph. The check of the answers says which one is right."""
 
-    DOUBLE_FLOAT_TREES = "float64, and float32 in front of trees"
-    """What scikit-learn's own trees and XGBoost do: they compare float32 values."""
     DOUBLE = "float64"
-    """As HistGradientBoosting, LightGBM, and most estimators without trees."""
+    """As the estimator computes."""
     FLOAT = "float32"
-    """For converters that have no float64."""
+    """For converters and operators that have no float64."""
 
     @property
     def dtype(self) -> DType:
@@ -46,7 +46,11 @@ class Variant(Enum):
 
 
 def with_signature(
-    proto: Any, signature: Signature, variant: Variant, columns: Sequence[str]
+    proto: Any,
+    signature: Signature,
+    variant: Variant,
+    columns: Sequence[str],
+    trees: TreeNumbers,
 ) -> Any:
     """Return the converted model with that signature.
 
@@ -57,7 +61,8 @@ def with_signature(
     body = _Body()
     for spec in signature.inputs:
         body.add_input(spec, variant, columns)
-    body.nodes += _with_numbers_of_trees(inner.graph, variant)
+    for node in inner.graph.node:
+        body.nodes += trees.corrected(node, _ELEMENTS[variant.dtype])
     given = [output.name for output in inner.graph.output]
     types = {output.name: output.type for output in inner.graph.output}
     for i, spec in enumerate(signature.outputs):
@@ -72,7 +77,10 @@ def with_signature(
         [_info(spec) for spec in signature.outputs],
         initializer=[*inner.graph.initializer, *body.constants],
     )
-    return helper.make_model(graph, opset_imports=list(inner.opset_import), ir_version=9)
+    opsets = {each.domain: each.version for each in inner.opset_import}
+    opsets |= {"": max(opsets.get("", 0), _LEAST_OPSET), ONNX_ML: OPSETS[ONNX_ML]}
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    return helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
 
 
 class _Body:
@@ -97,10 +105,11 @@ class _Body:
             source = f"{_PREFIX}cast_{spec.name}"
             self.add("Cast", [spec.name], [source], to=_ELEMENTS[variant.dtype])
         if spec.shape is not None and len(spec.shape) == 1:
-            self.add("Unsqueeze", [source, self.constant([1])], [_PREFIX + spec.name])
+            self.add("Reshape", [source, self.constant([-1, 1])], [_PREFIX + spec.name])
         elif columns:
-            names = [_PREFIX + name for name in columns]
-            self.add("Split", [source], names, axis=1, num_outputs=len(names))
+            for i, name in enumerate(columns):
+                inputs = [source, self.constant([i])]
+                self.add("ArrayFeatureExtractor", inputs, [_PREFIX + name], domain=ONNX_ML)
         else:
             self.add("Identity", [source], [_PREFIX + spec.name])
 
@@ -130,33 +139,3 @@ class _Body:
 def _info(spec: TensorSpec) -> Any:
     sizes = ["N" if size is None else size for size in spec.shape or ()]
     return helper.make_tensor_value_info(spec.name, _ELEMENTS[spec.dtype], sizes)
-
-
-def _with_numbers_of_trees(graph: Any, variant: Variant) -> Iterator[Any]:
-    """Yield the nodes; trees take float32 values if the variant says so.
-
-    Their scores are float32 by ONNX' rules, also where skl2onnx declares float64: there they are
-    made float64, as what follows takes them.
-    """
-    for node in graph.node:
-        if variant is Variant.FLOAT or node.op_type not in _ONLY_FLOAT:
-            yield node
-            continue
-        taken, is_double = node.input[0], _has_double(node)
-        if not is_double or (variant is Variant.DOUBLE_FLOAT_TREES and node.op_type in _TREES):
-            taken = f"{node.name}_float"
-            yield helper.make_node("Cast", [node.input[0]], [taken], to=TensorProto.FLOAT)
-            if is_double:
-                yield helper.make_node("Cast", [taken], [f"{taken}64"], to=TensorProto.DOUBLE)
-                taken = f"{taken}64"
-        changed = onnx.NodeProto()
-        changed.CopyFrom(node)
-        changed.input[0] = taken
-        scores = node.output[-1]
-        changed.output[-1] = f"{scores}_float"
-        yield changed
-        yield helper.make_node("Cast", [changed.output[-1]], [scores], to=TensorProto.DOUBLE)
-
-
-def _has_double(node: Any) -> bool:
-    return any(attribute.name == "nodes_values_as_tensor" for attribute in node.attribute)

@@ -143,7 +143,7 @@ def _evidence_of_step(part: Any, columns: Sequence[int]) -> Iterator[_Evidence]:
 
 def _texts_for(vectorizer: Any) -> Array:
     """Return texts of words that it knows, and of some that it need not know."""
-    words = [*getattr(vectorizer, "vocabulary_", {}), "Some", "words,", "été", "42"][:_MOST_SEEN]
+    words = [*getattr(vectorizer, "vocabulary_", {}), "Some", "words,", "Été", "42"][:_MOST_SEEN]
     texts = [" ".join(words[i :: 1 + len(words) // 7]) for i in range(len(words))]
     return np.array(texts, dtype=object)
 

@@ -20,6 +20,7 @@ from mlserve.tensors import DType, TensorSpec
 from mlserve_sklearn import estimator_file
 from mlserve_sklearn.estimator_file import SCIKIT_LEARN
 from mlserve_sklearn.inputs import Inputs, inputs_of, with_type
+from mlserve_sklearn.parts import parts_of
 from mlserve_sklearn.probes import probe_rows
 from mlserve_sklearn.runner import SIGNATURE, SklearnRunner, task_of
 
@@ -37,7 +38,8 @@ class OpenedEstimator:
 
     `estimator` is the fitted object. `runner.answers(inputs)` returns its outputs by name, and
     `probes` are inputs, some hundred rows that it takes, for which a conversion must give the same.
-    `data` and `file_name` are the file that the sklearn backend writes.
+    `parts(estimator)` yields all the objects that an estimator is made of. `data` and `file_name`
+    are the file that the sklearn backend writes.
     """
 
     estimator: Any
@@ -45,6 +47,11 @@ class OpenedEstimator:
     probes: Tensors
     data: bytes
     file_name: str
+
+    @staticmethod
+    def parts(estimator: Any) -> Iterator[Any]:
+        """Yield the estimator and all the objects in it."""
+        return (part for part, _ in parts_of(estimator))
 
 
 def open_estimator(request: ModelRequest) -> TensorModel:

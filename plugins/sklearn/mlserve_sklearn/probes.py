@@ -159,6 +159,9 @@ def _thresholds(part: Any) -> Iterator[tuple[Array, Array]]:
         for predictor in np.ravel(part._predictors):  # noqa: SLF001 - nothing public has them
             inner = predictor.nodes["is_leaf"] == 0
             yield predictor.nodes["feature_idx"][inner], predictor.nodes["num_threshold"][inner]
+    elif hasattr(part, "bin_edges_"):
+        for i, edges in enumerate(part.bin_edges_):
+            yield np.full(len(edges), i), edges
     else:
         yield from _boosted_thresholds(part)
 
