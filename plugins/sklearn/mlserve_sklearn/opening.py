@@ -211,7 +211,7 @@ def _content(
     except Exception as error:  # noqa: BLE001 - whatever skops cannot do is why the pickle is kept
         why = f"skops cannot hold it: {reason_of(error)}"
     name = "model.joblib" if path.suffix == ".joblib" else "model.pkl"
-    warning = "serving needs --allow-pickle too: mlserve up --allow-pickle"
+    warning = "with --backend sklearn, serving needs --allow-pickle too"
     fact = Fact(How.FOUND, f"kept as a pickle: {why}", warning)
     return OpenedEstimator(estimator, runner, probes, data, name), {"file": fact}
 
