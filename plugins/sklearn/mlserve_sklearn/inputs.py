@@ -67,8 +67,9 @@ class Inputs:
             return next(iter(values.values()))
         if not self.is_frame:
             return np.stack([values[name].astype(object) for name in columns], axis=1)
-        # As a series, or pandas would turn objects into its own strings, in which None is NaN.
-        return pd.DataFrame({name: pd.Series(values[name]) for name in columns}, copy=False)
+        # With the dtype, or pandas would turn objects into its own strings, in which None is NaN.
+        series = {name: pd.Series(values[name], dtype=values[name].dtype) for name in columns}
+        return pd.DataFrame(series, copy=False)
 
 
 def inputs_of(estimator: Any, given: Sequence[TensorSpec] = ()) -> Inputs:
@@ -106,7 +107,7 @@ def inputs_of(estimator: Any, given: Sequence[TensorSpec] = ()) -> Inputs:
 def with_type(inputs: Inputs, name: str, dtype: DType) -> Inputs:
     """Return the inputs with a type that was found out for one column, sent by name if a string."""
     columns = tuple(
-        replace(column, dtype=dtype, how=How.FOUND) if column.name == name else column
+        _of_type(column, dtype, How.FOUND) if column.name == name else column
         for column in inputs.columns
     )
     is_matrix = inputs.is_matrix and all(column.dtype is not DType.BYTES for column in columns)
@@ -118,9 +119,9 @@ def _as_given(inputs: Inputs, given: Sequence[TensorSpec]) -> Inputs:
         return inputs
     matrix = TensorSpec(MATRIX, given[0].dtype, (None, len(inputs.columns)))
     if tuple(given) == (matrix,) and not inputs.is_text:
-        columns = inputs.columns
-        if not inputs.is_matrix or matrix.dtype is not inputs.matrix_dtype:
-            columns = tuple(replace(column, how=How.GIVEN) for column in columns)
+        if inputs.is_matrix and matrix.dtype is inputs.matrix_dtype:
+            return inputs
+        columns = tuple(_of_type(column, matrix.dtype, How.GIVEN) for column in inputs.columns)
         return replace(inputs, columns=columns, is_matrix=True, matrix_dtype=matrix.dtype)
     told = {spec.name: spec.dtype for spec in given}
     names = {column.name for column in inputs.columns}
@@ -131,10 +132,19 @@ def _as_given(inputs: Inputs, given: Sequence[TensorSpec]) -> Inputs:
             hint=f"give --input NAME:DTYPE[?] once for each column, or once '{matrix}'",
         )
     columns = tuple(
-        replace(c, dtype=told[c.name], how=c.how if c.dtype is told[c.name] else How.GIVEN)
-        for c in inputs.columns
+        column
+        if column.dtype is told[column.name]
+        else _of_type(column, told[column.name], How.GIVEN)
+        for column in inputs.columns
     )
     return replace(inputs, columns=columns, is_matrix=False)
+
+
+def _of_type(column: Column, dtype: DType, how: How) -> Column:
+    """Return the column with another type; what was seen in it counts only for the same type."""
+    if column.dtype is dtype:
+        return replace(column, how=how)
+    return Column(column.name, column.index, dtype, how)
 
 
 def _texts(columns: Array, about: Sequence[Column]) -> Array:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SIGNATURE = "serving_default"
 LABEL, PROBABILITIES, PREDICTION, SCORE = "label", "probabilities", "prediction", "score"
+_UNKNOWN = "unknown categories"
+"""How the errors of scikit-learn's encoders begin: `Found unknown categories ['q'] in column 0`."""
 _THREADS = 1
 """Threads of one call. The server runs as many calls at once as it has threads; with two threads
 inside each call, a forest of 100 trees takes 27 ms for one row instead of 4."""
@@ -70,17 +72,28 @@ class SklearnRunner:
         self.estimator = None
 
     def _refused(self, inputs: Tensors, error: Exception) -> InvalidInput:
-        """Return the estimator's own words, with the place of the first value that is no number."""
-        place = ""
+        """Return the estimator's own words, with the place of the first value that may be meant."""
+        why = bounded(str(error))
         for name, values in self.inputs.split(inputs).items():
-            bad = np.flatnonzero(~np.isfinite(values)).tolist() if values.dtype.kind == "f" else []
-            if bad:
-                place = f"row {bad[0]}, column {name!r} is {values[bad[0]]}: "
+            row = next((i for i, value in enumerate(values) if _is_meant(value, why)), None)
+            if row is not None:
+                why = f"row {row}, column {name!r} is {_shown(values[row])}: {why}"
                 break
         return InvalidInput(
-            f"the estimator does not take these rows: {place}{bounded(str(error))}",
+            f"the estimator does not take these rows: {why}",
             hint="compare the rows with the signature: mlserve metadata",
         )
+
+
+def _is_meant(value: Any, why: str) -> bool:
+    """Return whether the estimator's words can be about that value: not a number, or a category."""
+    if isinstance(value, bytes):
+        return _UNKNOWN in why and repr(value.decode()) in why
+    return isinstance(value, float | np.floating) and not np.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    return bounded(repr(value.decode())) if isinstance(value, bytes) else str(value)
 
 
 def task_of(estimator: Any) -> str:
