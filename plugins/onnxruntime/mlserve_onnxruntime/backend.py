@@ -18,6 +18,12 @@ from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progre
 from mlserve.tensors import Signature
 
 MODEL_FILE = "model.onnx"
+_CONVERTERS = {
+    "onnx": ("onnx",),
+    "sklearn": ("onnx", "skl2onnx", "onnxmltools"),
+    "tensorflow": ("onnx", "tf2onnx", "tensorflow"),
+}
+"""The modules that an export needs, by the framework of the model."""
 
 
 class OnnxRuntimeBackend(Backend):
@@ -28,24 +34,23 @@ class OnnxRuntimeBackend(Backend):
     install_hint = install_command("mlserve-onnxruntime[serve]")
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
-    frameworks = ("tensorflow", "onnx", "sklearn")
+    frameworks = tuple(_CONVERTERS)
     no_exif = None
     load_options = ("provider", "instances")
 
-    def prepare(self) -> None:
-        """Import TensorFlow, quietly, if it is installed: the user's own ONNX files do not need it.
+    def prepare(self, framework: str) -> None:
+        """Import TensorFlow, quietly, for its own models and, if it is installed, for ONNX files.
 
-        Raises PluginError when the ONNX package is absent, and ImportError for a broken import.
+        Raises PluginError when a package is absent, and ImportError for a broken import.
         """
-        _require("export", "onnx")
-        if not absent_modules(("tensorflow",)):
+        _require("sklearn" if framework == "sklearn" else "export", *_CONVERTERS[framework])
+        if framework != "sklearn" and not absent_modules(("tensorflow",)):
             import_quietly("tensorflow", "TF_CPP_MIN_LOG_LEVEL", _first_use)
 
     def export(self, model: Model, into: Path) -> Sequence[Signature]:
         """Write `model.onnx` into `into`. Raises ExportError; PluginError without a converter."""
-        _require("export", "onnx")
+        self.prepare(model.framework)
         if isinstance(model, TensorModel) and model.framework == "sklearn":
-            _require("sklearn", "skl2onnx", "onnxmltools")
             from mlserve_onnxruntime.sklearn_exporter import write_sklearn
 
             return write_sklearn(model, into / MODEL_FILE)
@@ -55,7 +60,6 @@ class OnnxRuntimeBackend(Backend):
 
         if model.framework == "onnx":
             return exporter.write_onnx_file(model, into / MODEL_FILE)
-        _require("export", "tf2onnx", "tensorflow")
         return exporter.write_tensorflow(model, into / MODEL_FILE)
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
