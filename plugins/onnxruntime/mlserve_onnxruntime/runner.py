@@ -108,8 +108,8 @@ def _dtype(tensor: Any) -> DType | None:
     return _DTYPES.get(tensor.type.removeprefix("tensor(").removesuffix(")"))
 
 
-def _differ_in_length(inputs: Tensors, error: InferenceFailed) -> InvalidInput:
-    listed = ", ".join(f"'{name}' has {len(array)}" for name, array in inputs.items())
+def _differ_in_length(lengths: Mapping[str, int], error: InferenceFailed) -> InvalidInput:
+    listed = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())
     return InvalidInput(
         f"the inputs differ in their first size ({listed}): {error.message}",
         hint="send as many elements of each input",
@@ -145,8 +145,9 @@ class OnnxRunner:
         try:
             outputs = self._sessions.run(names, feeds, deadline)
         except InferenceFailed as error:  # such as of the node that joins columns of a table
-            if len({array.shape[:1] for array in inputs.values()}) > 1:
-                raise _differ_in_length(inputs, error) from error
+            lengths = {name: len(array) for name, array in inputs.items() if array.ndim}
+            if len(set(lengths.values())) > 1:
+                raise _differ_in_length(lengths, error) from error
             raise
         return {name: from_runtime(array) for name, array in zip(names, outputs, strict=True)}
 
