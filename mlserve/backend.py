@@ -167,11 +167,12 @@ class Backend(ABC):
         """Return whether this backend supports that field of LoadOptions."""
         return load_option in (*_EVERY_BACKEND, *cls.load_options)
 
-    def prepare(self) -> None:
-        """Import what `export` needs; called before a model is opened, which can be a download.
+    def prepare(self, framework: str) -> None:
+        """Import what `export` needs for models of that framework.
 
-        Raises ImportError when it is absent or broken. The default does nothing, except that a
-        backend without `export` raises ExportError, before anything is downloaded.
+        Called before a model is opened, which can be a download. Raises ImportError when it is
+        absent or broken. The default does nothing, except that a backend without `export` raises
+        ExportError, before anything is downloaded.
         """
         if type(self).export is Backend.export:
             raise self._only_serves()

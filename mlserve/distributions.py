@@ -20,12 +20,14 @@ FOLDERS = {
     MODELS: "plugins/models",
     "mlserve-tfserving": "plugins/tfserving",
     "mlserve-onnxruntime": "plugins/onnxruntime",
+    "mlserve-sklearn": "plugins/sklearn",
     "mlserve-model-server": "plugins/model-server",
 }
 """Our distributions, each with its folder in a checkout."""
 _BESIDE = {
     "mlserve-tfserving[export]": f"{MODELS}[all]",
     "mlserve-onnxruntime[export]": f"{MODELS}[all]",
+    "mlserve-onnxruntime[sklearn]": "mlserve-sklearn[serve]",
 }
 """Our other distributions that an extra needs: pip cannot find them, so the command lists them."""
 

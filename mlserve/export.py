@@ -100,7 +100,7 @@ def _write(
 ) -> tuple[Model, Sequence[Signature]]:
     progress(f"importing the {runtime.name} runtime", 0, None)
     with _library_errors_named(f"the backend {runtime.name}", runtime):
-        runtime.prepare()
+        runtime.prepare(source.framework)
     progress(f"opening {request.model}", 0, None)
     with _library_errors_named(f"the model source {source.name}", source):
         model = source.open(request, progress)

@@ -51,6 +51,7 @@ KNOWN: Mapping[str, str] = MappingProxyType(
     {
         "models": "mlserve-models[all]",
         "onnxruntime": "mlserve-onnxruntime[export]",
+        "sklearn": "mlserve-sklearn[serve]",
         "tfserving": "mlserve-tfserving[export]",
     }
 )

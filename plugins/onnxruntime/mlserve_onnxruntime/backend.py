@@ -17,6 +17,12 @@ from mlserve.sources import Model, ModelRequest, ModelSource, Progress, TensorMo
 from mlserve.tensors import Signature
 
 MODEL_FILE = "model.onnx"
+_CONVERTERS = {
+    "onnx": ("onnx",),
+    "sklearn": ("onnx", "skl2onnx", "onnxmltools"),
+    "tensorflow": ("onnx", "tf2onnx", "tensorflow"),
+}
+"""The modules that an export needs, by the framework of the model."""
 
 
 class OnnxRuntimeBackend(Backend):
@@ -27,38 +33,41 @@ class OnnxRuntimeBackend(Backend):
     install_hint = install_command("mlserve-onnxruntime[serve]")
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
-    frameworks = ("tensorflow", "onnx")
+    frameworks = tuple(_CONVERTERS)
     no_exif = None
     load_options = ("provider", "instances")
 
-    def prepare(self) -> None:
-        """Import TensorFlow, quietly, if it is installed: the user's own ONNX files do not need it.
+    def prepare(self, framework: str) -> None:
+        """Import TensorFlow, quietly, for its own models and, if it is installed, for ONNX files.
 
-        Raises PluginError when the ONNX package is absent, and ImportError for a broken import.
+        Raises PluginError when a package is absent, and ImportError for a broken import.
         """
-        _require("onnx")
-        if not absent_modules(("tensorflow",)):
+        _require("sklearn" if framework == "sklearn" else "export", *_CONVERTERS[framework])
+        if framework != "sklearn" and not absent_modules(("tensorflow",)):
             import_quietly("tensorflow", "TF_CPP_MIN_LOG_LEVEL", _first_use)
 
     def export(self, model: Model, into: Path) -> Sequence[Signature]:
-        """Write `model.onnx` into `into`. Raises ExportError; PluginError without tf2onnx."""
-        _require("onnx")
+        """Write `model.onnx` into `into`. Raises ExportError; PluginError without a converter."""
+        self.prepare(model.framework)
         if model.framework == "onnx":
             from mlserve_onnxruntime.onnx_writer import write_onnx_file
 
             return write_onnx_file(model, into / MODEL_FILE)
-        _require("tf2onnx", "tensorflow")
-        if isinstance(model, TensorModel):
-            from mlserve_onnxruntime.tensor_exporter import write_signature
+        if not isinstance(model, TensorModel):
+            from mlserve_onnxruntime.exporter import write_tensorflow
 
-            return write_signature(model, into / MODEL_FILE)
-        from mlserve_onnxruntime.exporter import write_tensorflow
+            return write_tensorflow(model, into / MODEL_FILE)
+        if model.framework == "sklearn":
+            from mlserve_onnxruntime.sklearn_exporter import write_sklearn
 
-        return write_tensorflow(model, into / MODEL_FILE)
+            return write_sklearn(model, into / MODEL_FILE)
+        from mlserve_onnxruntime.tensor_exporter import write_signature
+
+        return write_signature(model, into / MODEL_FILE)
 
     def sample(self, into: Path) -> None:
         """Write an ONNX file of `y = x / 2`, which needs the package onnx."""
-        _require("onnx")
+        _require("export", "onnx")
         from mlserve_onnxruntime.sample import write_sample
 
         write_sample(into / MODEL_FILE)
@@ -78,12 +87,12 @@ class OnnxRuntimeBackend(Backend):
         return load_steps(artifact, file, options)
 
 
-def _require(*modules: str) -> None:
+def _require(extra: str, *modules: str) -> None:
     absent = absent_modules(modules)
     if absent:
         raise PluginError(
             f"exporting for onnxruntime needs {', '.join(absent)}, which is not installed",
-            hint=install_command("mlserve-onnxruntime[export]"),
+            hint=install_command(f"mlserve-onnxruntime[{extra}]"),
         )
 
 

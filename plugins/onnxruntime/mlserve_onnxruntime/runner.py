@@ -12,7 +12,7 @@ import numpy as np
 from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.deadline import Deadline
-from mlserve.errors import InvalidInput, ModelLoadFailed
+from mlserve.errors import InferenceFailed, InvalidInput, ModelLoadFailed
 from mlserve.image_pipeline.classifier import DEFAULT, ImageClassifierRunner
 from mlserve.load_options import LoadOptions
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -108,6 +108,14 @@ def _dtype(tensor: Any) -> DType | None:
     return _DTYPES.get(tensor.type.removeprefix("tensor(").removesuffix(")"))
 
 
+def _differ_in_length(lengths: Mapping[str, int], error: InferenceFailed) -> InvalidInput:
+    listed = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())
+    return InvalidInput(
+        f"the inputs differ in their first size ({listed}): {error.message}",
+        hint="send as many elements of each input",
+    )
+
+
 def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     """Load and warm up the ONNX model in `file`, with its image pipeline if mlserve exported it.
 
@@ -134,7 +142,13 @@ class OnnxRunner:
         """Return the outputs. Raises what `Sessions.run` raises."""
         names = [spec.name for spec in self.signatures[signature].outputs]
         feeds = {name: to_runtime(name, array) for name, array in inputs.items()}
-        outputs = self._sessions.run(names, feeds, deadline)
+        try:
+            outputs = self._sessions.run(names, feeds, deadline)
+        except InferenceFailed as error:  # such as of the node that joins columns of a table
+            lengths = {name: len(array) for name, array in inputs.items() if array.ndim}
+            if len(set(lengths.values())) > 1:
+                raise _differ_in_length(lengths, error) from error
+            raise
         return {name: from_runtime(array) for name, array in zip(names, outputs, strict=True)}
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ class TFServingBackend(Backend):
 
     no_exif = "its pipeline is a TensorFlow graph, and TensorFlow has no operation that reads EXIF"
 
-    def prepare(self) -> None:
+    def prepare(self, framework: str) -> None:
         """Import TensorFlow, quietly. Raises ImportError."""
         import_tensorflow()
 

@@ -156,7 +156,7 @@ def test_a_full_disk_is_an_oserror_that_the_store_explains(
 
 
 def test_tensorflow_starts_without_a_word_on_the_terminal() -> None:
-    code = "from mlserve_tfserving.backend import TFServingBackend as B; B().prepare()"
+    code = "from mlserve_tfserving.backend import TFServingBackend as B; B().prepare('tensorflow')"
     environment = {k: v for k, v in os.environ.items() if k != LEVEL_VARIABLE}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment

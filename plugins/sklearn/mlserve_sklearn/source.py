@@ -1,0 +1,42 @@
+"""The model source of fitted estimators: skops, joblib and pickle files."""
+
+from __future__ import annotations
+
+from mlserve.distributions import install_command
+from mlserve.errors import UsageError
+from mlserve.sources import Kind, ModelRequest, ModelSource, Progress, TensorModel
+from mlserve_sklearn.backend import FILES, FRAMEWORK, REQUIRES
+
+
+class SklearnSource(ModelSource):
+    """A fitted estimator in a file, under a name that the user chooses."""
+
+    name = FRAMEWORK
+    summary = "your own estimator: --model NAME --weights FILE.skops|FILE.joblib|FILE.pkl"
+    install_hint = install_command("mlserve-sklearn[serve]")
+    framework = FRAMEWORK
+    requires = REQUIRES
+
+    def accepts(self, request: ModelRequest) -> bool:
+        path = request.weights_path
+        return path is not None and f"*{path.suffix}" in FILES and not path.is_dir()
+
+    def open(self, request: ModelRequest, progress: Progress) -> TensorModel:
+        """Read the file and look at what the estimator takes and gives.
+
+        `content` of the result is an `OpenedEstimator`. Raises ExportError, and UsageError for an
+        option that is only for image classifiers.
+        """
+        for given, flag in (
+            (request.labels is not None, "--labels"),
+            (request.scale is not None, "--scale"),
+            (request.kind is Kind.IMAGE_CLASSIFIER, "--kind image-classifier"),
+        ):
+            if given:
+                raise UsageError(
+                    f"{flag} is for image classifiers, and an estimator of scikit-learn is not one",
+                    hint=f"leave {flag} out: the estimator has its classes in its file",
+                )
+        from mlserve_sklearn.opening import open_estimator
+
+        return open_estimator(request)

@@ -1,0 +1,20 @@
+"""The scikit-learn backend passes the conformance suite of mlserve."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlserve.sources import TensorModel
+from mlserve.testing import ConformsAsBackend
+
+
+class TestBackend(ConformsAsBackend):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend_name(cls) -> str:
+        return "sklearn"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, iris_model: TensorModel) -> TensorModel:
+        return iris_model
