@@ -54,6 +54,26 @@ def judges_shapes(runner: Runner) -> bool:
     return bool(getattr(runner, "judges_shapes", False))
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a runtime likes requests to be run together: up to `most` as one batch.
+
+    While `at_once` of its batches run, the next waits and grows; otherwise it starts at once.
+    """
+
+    most: int
+    at_once: int = 1
+
+
+def batching_of(runner: Runner) -> Batching | None:
+    """Return the Runner's `batching`: None for one that has none, or leaves it to the server.
+
+    `--max-batch-size` takes precedence.
+    """
+    batching = getattr(runner, "batching", None)
+    return batching if isinstance(batching, Batching) else None
+
+
 @runtime_checkable
 class HasDefinitions(Protocol):
     """A Runner of a model whose file holds TensorFlow SignatureDef messages."""

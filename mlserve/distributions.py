@@ -21,6 +21,7 @@ FOLDERS = {
     "mlserve-tfserving": "plugins/tfserving",
     "mlserve-onnxruntime": "plugins/onnxruntime",
     "mlserve-model-server": "plugins/model-server",
+    "mlserve-torch": "plugins/torch",
 }
 """Our distributions, each with its folder in a checkout."""
 _BESIDE = {

@@ -52,6 +52,7 @@ KNOWN: Mapping[str, str] = MappingProxyType(
         "models": "mlserve-models[all]",
         "onnxruntime": "mlserve-onnxruntime[export]",
         "tfserving": "mlserve-tfserving[export]",
+        "torch": "mlserve-torch[export]",
     }
 )
 """mlserve's own plugins by name: the pip requirement for both exporting and serving."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact
+from mlserve.backend import Batching
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, ModelLoadFailed, Overloaded
 from mlserve.image_pipeline.steps import Forward, ImageSteps, best
@@ -78,6 +79,11 @@ class ImageClassifierRunner:
         count = scores.shape[1] if signature == RANKING else self._count
         highest, indices = best(scores, count)
         return {"labels": self._labels[indices], "scores": highest, "indices": indices}
+
+    @property
+    def batching(self) -> Batching | None:
+        """How the model likes requests to be run together."""
+        return getattr(self._forward, "batching", None)
 
     def close(self) -> None:
         self._forward.close()
