@@ -56,17 +56,18 @@ def judges_shapes(runner: Runner) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How a runtime likes requests to be run together: up to `most` as one batch.
+    """How requests are run together: up to `most` as one batch.
 
-    While `at_once` of its batches run, the next waits and grows; otherwise it starts at once.
+    While `at_once` batches run, the next one waits and grows; otherwise it starts immediately. With
+    None, each waits for more requests as long as `--max-batch-delay` says.
     """
 
     most: int
-    at_once: int = 1
+    at_once: int | None = None
 
 
 def batching_of(runner: Runner) -> Batching | None:
-    """Return the Runner's `batching`: None for one that has none, or leaves it to the server.
+    """Return the Runner's `batching`, how its runtime likes it: None if it does not say.
 
     `--max-batch-size` takes precedence.
     """

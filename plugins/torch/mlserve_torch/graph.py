@@ -20,9 +20,9 @@ _OPS = by_name(
         Op.MOVE: (
             "alias cat channel_shuffle chunk clone constant_pad_nd contiguous detach dropout "
             "expand feature_dropout flatten flip getitem lift_fresh_copy movedim narrow pad "
-            "permute pixel_shuffle repeat reshape select slice split split_with_sizes squeeze stack t to "
-            "_to_copy transpose type_as unsqueeze upsample_bilinear2d upsample_nearest2d view "
-            "_unsafe_view"
+            "permute pixel_shuffle repeat reshape select slice split split_with_sizes squeeze "
+            "stack t to _to_copy transpose type_as unsqueeze upsample_bilinear2d "
+            "upsample_nearest2d view _unsafe_view"
         ),
         Op.ADD: "add",
         Op.SUBTRACT: "sub rsub",
@@ -74,8 +74,8 @@ def _constants(module: GraphModule) -> Iterator[tuple[str, Bounds]]:
 def _name(node: FxNode) -> str:
     """Return the operation's name, without the underscore of one that works in place: `relu`."""
     packet = getattr(node.target, "overloadpacket", node.target)
-    name: str = getattr(packet, "__name__", str(packet))
-    return name if name.startswith("_") else name.removesuffix("_")
+    name = str(getattr(packet, "__name__", packet))
+    return name if name[0] == "_" else name.removesuffix("_")
 
 
 def _node(node: FxNode, constants: dict[str, Bounds]) -> Node:
@@ -99,7 +99,8 @@ def _node(node: FxNode, constants: dict[str, Bounds]) -> Node:
 
 def _operand(argument: Any, constants: dict[str, Bounds]) -> str:
     if isinstance(argument, FxNode):
-        return argument.name
+        operand: str = argument.name
+        return operand
     name = f"the number {argument}"
     value = _number(argument, math.nan)
     constants[name] = (value, value)
