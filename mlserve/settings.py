@@ -34,6 +34,13 @@ class LogRequests(StrEnum):
     NONE = "none"
 
 
+class JpegChoice(StrEnum):
+    """Where JPEGs are decoded: on the CPU, bit for bit as everywhere, or on the GPU."""
+
+    ACCURATE = "accurate"
+    GPU = "gpu"
+
+
 class ModelControl(StrEnum):
     """Who may load and unload models while the server runs.
 
@@ -376,6 +383,15 @@ class LoadOptions(Options):
             "The device that PyTorch runs the model on: auto, cpu, cuda, cuda:1, ...",
             unit="name",
             chosen="auto",
+        ),
+    )
+    jpeg_decoder: JpegChoice | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Where PyTorch has JPEGs decoded: accurate is on the CPU, with the pixels that every "
+            "backend gets; gpu is faster, but its pixels differ a little.",
+            chosen="accurate",
         ),
     )
     allow_pickle: bool = field(

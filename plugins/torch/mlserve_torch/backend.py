@@ -29,7 +29,7 @@ class TorchBackend(Backend):
     files = ("*.pt2", "*.pt", "*.pth", "*.torchscript")
     frameworks = ("torch",)
     no_exif = None
-    load_options = ("device", "instances", "allow_pickle")
+    load_options = ("device", "instances", "jpeg_decoder", "allow_pickle")
 
     def export(self, model: Model, into: Path) -> Sequence[Signature]:
         """Copy the model's file into `into`. Raises ExportError for anything but a whole model."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,15 @@ from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
 from mlserve.backend import Batching, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, InvalidInput, ModelLoadFailed
-from mlserve.image_input import ImageInput
+from mlserve.image_input import RGB, ImageInput, Layout
 from mlserve.image_pipeline.classifier import ImageClassifierRunner
-from mlserve.image_pipeline.steps import Array, ImageSteps
+from mlserve.image_pipeline.steps import Array, Decoding, ImageSteps
 from mlserve.pipeline import ImagePipeline
-from mlserve.settings import LoadOptions
-from mlserve.tensors import Signature, TensorSpec
+from mlserve.settings import JpegChoice, LoadOptions
+from mlserve.system import usable_cpus
+from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve_torch.device import CUDA, device_for, set_up
+from mlserve_torch.gpu_jpeg import gpu_decoder
 from mlserve_torch.graph import id_limits
 from mlserve_torch.graphs import CudaCapture
 from mlserve_torch.instances import Instances
@@ -30,17 +34,21 @@ from mlserve_torch.source import SIGNATURE
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
+_log = logging.getLogger(__name__)
+
 
 def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     """Load and warm up the model, with its image pipeline if mlserve exported it with one.
 
     Raises ModelLoadFailed, and PluginError for a device that is not there.
     """
-    program, instances = _loaded(artifact, file, options)
+    device = device_for(options.device)
+    program = _opened(artifact, file, device, options)
     pipeline = artifact.manifest.pipeline if artifact.manifest else None
     if pipeline is None:
-        return TorchRunner(program, instances)
-    return ImageClassifierRunner(artifact, pipeline, PixelProgram(artifact, program, instances))
+        return TorchRunner(program, _instances(artifact, program, device, options))
+    pixels = _pixel_program(artifact, pipeline, program, device, options)
+    return ImageClassifierRunner(artifact, pipeline, pixels, _decoding(device, options))
 
 
 def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSteps:
@@ -51,15 +59,17 @@ def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSte
             f"{artifact.path} has no image pipeline: mlserve did not export it as a classifier",
             hint="export the model: mlserve export --backend torch",
         )
-    return ImageSteps(pipeline, PixelProgram(artifact, *_loaded(artifact, file, options)))
-
-
-def _loaded(artifact: Artifact, file: Path, options: LoadOptions) -> tuple[Program, Instances]:
-    set_up()
     device = device_for(options.device)
+    program = _opened(artifact, file, device, options)
+    pixels = _pixel_program(artifact, pipeline, program, device, options)
+    return ImageSteps(pipeline, pixels, _decoding(device, options))
+
+
+def _opened(artifact: Artifact, file: Path, device: torch.device, options: LoadOptions) -> Program:
+    set_up()
     inputs, outputs = _described(artifact)
     try:
-        program = opened(
+        return opened(
             file,
             device,
             inputs,
@@ -69,11 +79,25 @@ def _loaded(artifact: Artifact, file: Path, options: LoadOptions) -> tuple[Progr
         )
     except ExportError as error:
         raise ModelLoadFailed(error.message, hint=error.hint or EXPORT_AGAIN) from error
+
+
+def _instances(
+    artifact: Artifact, program: Program, device: torch.device, options: LoadOptions
+) -> Instances:
     manifest = artifact.manifest
     has_independent_rows = manifest is not None and not manifest.has_dependent_rows
     capture = partial(CudaCapture, device) if device.type == CUDA else None
-    instances = Instances(program, device, options, is_padded=has_independent_rows, capture=capture)
-    return program, instances
+    return Instances(program, device, options, is_padded=has_independent_rows, capture=capture)
+
+
+def _decoding(device: torch.device, options: LoadOptions) -> Decoding:
+    """Return how images are decoded: where the GPU waits for them, on all CPUs at the same time."""
+    threads = usable_cpus() if device.type == CUDA else 1
+    if options.jpeg_decoder is not JpegChoice.GPU:
+        return Decoding(threads=threads)
+    decoder = gpu_decoder(device)
+    _log.warning("JPEGs are decoded on %s: the pixels differ a little from other servers'", device)
+    return Decoding(decoder, threads)
 
 
 def _described(artifact: Artifact) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
@@ -130,21 +154,19 @@ def _require_ids(name: str, ids: np.ndarray[Any, Any], limit: int) -> None:
 
 
 class PixelProgram:
-    """A classifier's program, as `mlserve.image_pipeline.steps.Forward`."""
+    """A classifier's program of pixels, as `mlserve.image_pipeline.steps.Forward`."""
 
-    def __init__(self, artifact: Artifact, program: Program, instances: Instances) -> None:
-        """Raise ModelLoadFailed when the file does not match the manifest's pipeline."""
-        self._image = _image_input(artifact, program)
+    def __init__(self, instances: Instances) -> None:
         self._instances = instances
 
     def __call__(self, pixels: Array, deadline: Deadline | None = None) -> Array:
         """Return float32[N, units]. Raises what `Instances.run` raises."""
-        (outputs,) = self._instances.run([self._arranged(pixels)], deadline)
-        return to_numpy(outputs.float())
+        (outputs,) = self._instances.run([to_torch(pixels)], deadline)
+        return to_numpy(outputs)
 
     def warm_up(self, black: Array) -> None:
         """Run every instance once. Raises what `Instances.run` raises."""
-        self._instances.warm_up([self._arranged(black)])
+        self._instances.warm_up([to_torch(black)])
 
     @property
     def batching(self) -> Batching | None:
@@ -154,18 +176,37 @@ class PixelProgram:
     def close(self) -> None:
         self._instances.close()
 
-    def _arranged(self, pixels: Array) -> torch.Tensor:
-        return to_torch(self._image.arranged(pixels))
+
+def _pixel_program(
+    artifact: Artifact,
+    pipeline: ImagePipeline,
+    program: Program,
+    device: torch.device,
+    options: LoadOptions,
+) -> PixelProgram:
+    """Return the program as one of float32[N, height, width, 3], whatever layout it has.
+
+    Raises ModelLoadFailed when it does not match the manifest's pipeline.
+    """
+    image = _image_input(artifact, pipeline, program)
+
+    def call(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        (pixels,) = tensors
+        if image.layout is Layout.NCHW:
+            pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        return [output.float() for output in program.call([pixels])]
+
+    pixels = TensorSpec(image.name, DType.FLOAT32, (None, pipeline.height, pipeline.width, RGB))
+    own = replace(program, call=call, inputs=(pixels,))
+    return PixelProgram(_instances(artifact, own, device, options))
 
 
-def _image_input(artifact: Artifact, program: Program) -> ImageInput:
-    manifest = artifact.manifest
-    pipeline = manifest.pipeline if manifest is not None else None
+def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) -> ImageInput:
     found = ", ".join(map(str, (*program.inputs, *program.outputs)))
     try:
         ((spec,), (output,)) = program.inputs, program.outputs
-        image = _reading(spec, manifest)
-        if pipeline is None or not _fits(image, output, pipeline) or program.rows is None:
+        image = _reading(spec, artifact.manifest)
+        if not _fits(image, output, pipeline) or program.rows is None:
             raise ValueError("its sizes differ")
     except ValueError as error:
         raise ModelLoadFailed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
         path = tmp_path_factory.mktemp("torch") / "model.pt2"
         torch.export.save(program_of(module, *inputs, dynamic=dynamic), path)
         return path
+
+    return save
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Callable[[nn.Module], Path]:
+    """Saves a module as TorchScript, which torch calls deprecated and people still have."""
+
+    def save(module: nn.Module) -> Path:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.jit.script(module.eval()).save(str(tmp_path / "script.pt"))
+        return tmp_path / "script.pt"
 
     return save
 
