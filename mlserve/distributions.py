@@ -27,6 +27,7 @@ FOLDERS = {
 _BESIDE = {
     "mlserve-tfserving[export]": f"{MODELS}[all]",
     "mlserve-onnxruntime[export]": f"{MODELS}[all]",
+    "mlserve-onnxruntime[torch]": "mlserve-torch[export]",
 }
 """Our other distributions that an extra needs: pip cannot find them, so the command lists them."""
 

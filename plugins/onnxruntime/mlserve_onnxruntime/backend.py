@@ -27,7 +27,7 @@ class OnnxRuntimeBackend(Backend):
     install_hint = install_command("mlserve-onnxruntime[serve]")
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
-    frameworks = ("tensorflow", "onnx")
+    frameworks = ("tensorflow", "onnx", "torch")
     no_exif = None
     load_options = ("provider", "instances")
 
@@ -47,6 +47,11 @@ class OnnxRuntimeBackend(Backend):
             from mlserve_onnxruntime.onnx_writer import write_onnx_file
 
             return write_onnx_file(model, into / MODEL_FILE)
+        if model.framework == "torch":
+            _require("torch", "onnxscript", extra="torch")
+            from mlserve_onnxruntime.torch_exporter import write_program
+
+            return write_program(model, into / MODEL_FILE)
         _require("tf2onnx", "tensorflow")
         if isinstance(model, TensorModel):
             from mlserve_onnxruntime.tensor_exporter import write_signature
@@ -78,12 +83,12 @@ class OnnxRuntimeBackend(Backend):
         return load_steps(artifact, file, options)
 
 
-def _require(*modules: str) -> None:
+def _require(*modules: str, extra: str = "export") -> None:
     absent = absent_modules(modules)
     if absent:
         raise PluginError(
             f"exporting for onnxruntime needs {', '.join(absent)}, which is not installed",
-            hint=install_command("mlserve-onnxruntime[export]"),
+            hint=install_command(f"mlserve-onnxruntime[{extra}]"),
         )
 
 

@@ -80,6 +80,7 @@ def _tensor_model(
         f"file {path}",
         _digest(path),
         facts=facts,
+        details={"format": _format(program)},
     )
 
 
@@ -125,7 +126,11 @@ def _network(path: Path, program: Program, request: ModelRequest) -> Network:
             "layout": layout,
             **_batch_facts(program),
         },
-        details={"inputs": [spec.to_json()], "layout": image.layout.value},
+        details={
+            "format": _format(program),
+            "inputs": [spec.to_json()],
+            "layout": image.layout.value,
+        },
     )
 
 
@@ -156,6 +161,10 @@ def _does_not_run(name: str, height: int, width: int, error: Exception) -> Expor
         f"{name} does not run on images of {width}x{height}: {reason_of(error)}",
         hint="check --input-size",
     )
+
+
+def _format(program: Program) -> str:
+    return "TorchScript" if program.graph_module is None else "torch.export"
 
 
 def _digest(path: Path) -> str:
