@@ -54,6 +54,7 @@ def drawn(count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
 
 
 def train(steps: int = 300) -> Detector:
+    torch.set_num_threads(1)  # the network is too small for more to help
     torch.manual_seed(7)
     generator = torch.Generator().manual_seed(7)
     detector = Detector()

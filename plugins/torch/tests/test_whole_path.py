@@ -32,7 +32,8 @@ def test_a_detector_is_trained_exported_served_and_asked(cli: Command, tmp_path:
     done = cli("export", "--model", "shapes", "--weights", "shapes.pt2")
     assert done.returncode == 0, done.stderr
     assert "boxes: float32[?,4], scores: float32[?,2], labels: int64[?]" in done.stderr
-    up = cli("up", "--model", "shapes", *FREE_PORTS, "--wait", "60", "--device", "cpu")
+    options = ("--wait", 60, "--device", "cpu", "--threads", 1)
+    up = cli("up", "--model", "shapes", *FREE_PORTS, *options)
     assert up.returncode == 0, up.stderr
     (server,) = cli.ps()
     url = f"{server['rest']}/v1/models/shapes:predict"
