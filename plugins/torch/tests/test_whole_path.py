@@ -26,17 +26,17 @@ def drawn_rectangle() -> Any:
 
 
 def test_a_detector_is_trained_exported_served_and_asked(cli: Command, tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "examples/train_torch.py"), "shapes.pt2"]
+    script = [sys.executable, str(ROOT / "examples/torch_detector.py")]
     said = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert said.startswith("shapes right ")
-    done = cli("export", "--model", "shapes", "--weights", "shapes.pt2")
+    done = cli("export", "--model", "sketches", "--weights", "build/examples/sketches.pt2")
     assert done.returncode == 0, done.stderr
     assert "boxes: float32[?,4], scores: float32[?,2], labels: int64[?]" in done.stderr
     options = ("--wait", 60, "--device", "cpu", "--threads", 1)
-    up = cli("up", "--model", "shapes", *FREE_PORTS, *options)
+    up = cli("up", "--model", "sketches", *FREE_PORTS, *options)
     assert up.returncode == 0, up.stderr
     (server,) = cli.ps()
-    url = f"{server['rest']}/v1/models/shapes:predict"
+    url = f"{server['rest']}/v1/models/sketches:predict"
     picture = drawn_rectangle()
     answer = httpx.post(url, json={"instances": [picture, picture]}, timeout=20)
     first, second = answer.json()["predictions"]
@@ -53,6 +53,10 @@ def test_a_detector_is_trained_exported_served_and_asked(cli: Command, tmp_path:
         assert refused.status_code == 400
         assert said in refused.json()["error"]
     assert httpx.post(url, json={"instances": [picture]}, timeout=20).status_code == 200
+    asked = ("predict", "--input", "pictures=@build/examples/sketch.npy", "--output", "json")
+    answer = cli(*asked, "--endpoint", server["grpc"])
+    assert answer.returncode == 0, answer.stderr
+    assert {"boxes", "scores", "labels"} <= set(str(answer.json()).replace("'", " ").split())
     assert cli("down", "--all").returncode == 0
 
 

@@ -1,20 +1,25 @@
-"""Train a small detector with PyTorch and save it as a program that mlserve serves.
+"""Train a detector with PyTorch, save it as a `.pt2` program, and serve it: it finds a shape.
 
-It finds the one shape in a picture of 32x32 grey values and says where it is and what it is. The
-pictures are drawn here, so there is nothing to download, and the training takes seconds.
+    python examples/torch_detector.py
+    mlserve export --model sketches --weights build/examples/sketches.pt2
+    mlserve up --model sketches
+    mlserve predict --input pictures=@build/examples/sketch.npy
+    mlserve down
 
-    python examples/train_torch.py shapes.pt2
-    mlserve export --model shapes --weights shapes.pt2
-    mlserve up --model shapes
+A picture of 32x32 grey values has one rectangle or one cross. The answer has its box (left, top,
+right, bottom, as parts of the picture's size), a score for each shape, and the shape: 0 is a
+rectangle, 1 a cross. With `--backend onnxruntime`, the same file is converted to ONNX.
 """
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
+FOLDER = Path("build/examples")
 SIZE = 32
 SHAPES = ("rectangle", "cross")
 
@@ -54,6 +59,7 @@ def drawn(count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
 
 
 def train(steps: int = 300) -> Detector:
+    """Return a detector in evaluation mode."""
     torch.set_num_threads(1)  # the network is too small for more to help
     torch.manual_seed(7)
     generator = torch.Generator().manual_seed(7)
@@ -70,7 +76,8 @@ def train(steps: int = 300) -> Detector:
     return detector.eval()
 
 
-def main(path: str) -> None:
+def main() -> None:
+    """Train, and write the program and a picture."""
     detector = train()
     pictures, boxes, kinds = drawn(200, torch.Generator().manual_seed(8))
     with torch.inference_mode():
@@ -81,8 +88,10 @@ def main(path: str) -> None:
     # The batch is dynamic: the example has two pictures, as torch.export fixes a size of one.
     sizes = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(detector, (pictures[:2],), dynamic_shapes=sizes)
-    torch.export.save(program, path)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, FOLDER / "sketches.pt2")
+    np.save(FOLDER / "sketch.npy", pictures[:1].numpy())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "shapes.pt2")
+    main()
