@@ -54,6 +54,27 @@ def judges_shapes(runner: Runner) -> bool:
     return bool(getattr(runner, "judges_shapes", False))
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests are run together: up to `most` as one batch.
+
+    While `at_once` batches run, the next one waits and grows; otherwise it starts immediately. With
+    None, each waits for more requests as long as `--max-batch-delay` says.
+    """
+
+    most: int
+    at_once: int | None = None
+
+
+def batching_of(runner: Runner) -> Batching | None:
+    """Return the Runner's `batching`, how its runtime likes it: None if it does not say.
+
+    `--max-batch-size` takes precedence.
+    """
+    batching = getattr(runner, "batching", None)
+    return batching if isinstance(batching, Batching) else None
+
+
 @runtime_checkable
 class HasDefinitions(Protocol):
     """A Runner of a model whose file holds TensorFlow SignatureDef messages."""

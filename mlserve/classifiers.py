@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,8 @@ class Network:
     """A classifier in memory: `forward` maps float32[N, height, width, 3] to float32[N, units].
 
     `size` is (height, width). `contract` describes the rest of the input and output, and how it is
-    known; `facts` do the same for size and layout. `framework` says what `forward` is, as in
-    Classifier.
+    known; `facts` do the same for size and layout. `framework` says what `forward` is, and
+    `details` what else its backends need to know, as in Classifier.
     """
 
     forward: Any
@@ -32,6 +32,7 @@ class Network:
     has_random_weights: bool = False
     framework: str = "tensorflow"
     facts: Facts = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def units(self) -> int:
@@ -72,6 +73,7 @@ def classifier(
         has_random_weights=network.has_random_weights,
         framework=network.framework,
         facts={**network.facts, **network.contract.facts},
+        details=network.details,
     )
 
 

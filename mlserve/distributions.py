@@ -22,12 +22,14 @@ FOLDERS = {
     "mlserve-onnxruntime": "plugins/onnxruntime",
     "mlserve-sklearn": "plugins/sklearn",
     "mlserve-model-server": "plugins/model-server",
+    "mlserve-torch": "plugins/torch",
 }
 """Our distributions, each with its folder in a checkout."""
 _BESIDE = {
     "mlserve-tfserving[export]": f"{MODELS}[all]",
     "mlserve-onnxruntime[export]": f"{MODELS}[all]",
     "mlserve-onnxruntime[sklearn]": "mlserve-sklearn[serve]",
+    "mlserve-onnxruntime[torch]": "mlserve-torch[export]",
 }
 """Our other distributions that an extra needs: pip cannot find them, so the command lists them."""
 

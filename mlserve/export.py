@@ -196,6 +196,7 @@ def manifest_of(
         signatures=tuple(signatures),
         facts=model.facts,
         libraries=libraries,
+        details=model.details,
     )
     if isinstance(model, Classifier):
         labels = digest_of(labels_text(model.labels))
@@ -204,7 +205,6 @@ def manifest_of(
         common,
         columns=model.columns,
         libraries={**libraries, **model.libraries},
-        details=model.details,
     )
 
 

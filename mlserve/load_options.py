@@ -7,8 +7,16 @@ the argument of a container, and the entry in the record of a running server.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from mlserve.options import HelpPanel, Options, option
+
+
+class JpegChoice(StrEnum):
+    """Where JPEGs are decoded: on the CPU, bit for bit as everywhere, or on the GPU."""
+
+    ACCURATE = "accurate"
+    GPU = "gpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,15 @@ class LoadOptions(Options):
             "The device that PyTorch runs the model on: auto, cpu, cuda, cuda:1, ...",
             unit="name",
             chosen="auto",
+        ),
+    )
+    jpeg_decoder: JpegChoice | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Where PyTorch has JPEGs decoded: accurate is on the CPU, with the pixels that every "
+            "backend gets; gpu is faster, but its pixels differ a little.",
+            chosen="accurate",
         ),
     )
     allow_pickle: bool = field(

@@ -53,6 +53,7 @@ KNOWN: Mapping[str, str] = MappingProxyType(
         "onnxruntime": "mlserve-onnxruntime[export]",
         "sklearn": "mlserve-sklearn[serve]",
         "tfserving": "mlserve-tfserving[export]",
+        "torch": "mlserve-torch[export]",
     }
 )
 """mlserve's own plugins by name: the pip requirement for both exporting and serving."""

@@ -80,13 +80,14 @@ class ServerSettings(Options):
             least=0,
         ),
     )
-    max_batch_size: int = field(
-        default=1,
+    max_batch_size: int | None = field(
+        default=None,
         metadata=option(
             HelpPanel.LOAD,
             "The most requests to run together as one batch. 1 turns batching off.",
             unit="requests",
             least=1,
+            chosen="1; on a GPU, what suits it",
         ),
     )
     max_batch_delay: float = field(

@@ -133,7 +133,7 @@ class Classifier:
     ONNX file that does the same, or the loaded ModelProto. It is typed Any because core imports no
     framework. `facts` say how size, scale and activation are known. `labels` are those of the
     manifest: without the background class when `pipeline.class_offset` is 1. `weights_digest` is
-    `sha256:<hex>` of the weights' bytes.
+    `sha256:<hex>` of the weights' bytes. `details` are those of TensorModel.
     """
 
     name: str
@@ -145,6 +145,7 @@ class Classifier:
     has_random_weights: bool = False
     framework: str = "tensorflow"
     facts: Facts = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact
+from mlserve.backend import Batching
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, ModelLoadFailed, Overloaded
-from mlserve.image_pipeline.steps import Forward, ImageSteps, best
+from mlserve.image_pipeline.steps import DEFAULT_DECODING, Decoding, Forward, ImageSteps, best
 from mlserve.pipeline import ImagePipeline
 from mlserve.tensors import DType, Signature, TensorSpec
 
@@ -46,10 +47,16 @@ def _classes(count: int) -> tuple[TensorSpec, ...]:
 class ImageClassifierRunner:
     """A classifier that mlserve exported: image files in, labels out."""
 
-    def __init__(self, artifact: Artifact, pipeline: ImagePipeline, forward: Forward) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        pipeline: ImagePipeline,
+        forward: Forward,
+        decoding: Decoding = DEFAULT_DECODING,
+    ) -> None:
         """Raise ModelLoadFailed when the files do not match the manifest."""
         self._forward = forward
-        self._steps = ImageSteps(pipeline, forward)
+        self._steps = ImageSteps(pipeline, forward, decoding)
         self._labels = _labels(artifact, pipeline)
         self._count = min(pipeline.top_k, pipeline.scored_classes)
         self.signatures: Mapping[str, Signature] = _checked_signatures(artifact, pipeline)
@@ -79,8 +86,13 @@ class ImageClassifierRunner:
         highest, indices = best(scores, count)
         return {"labels": self._labels[indices], "scores": highest, "indices": indices}
 
+    @property
+    def batching(self) -> Batching | None:
+        """How the model likes requests to be run together."""
+        return getattr(self._forward, "batching", None)
+
     def close(self) -> None:
-        self._forward.close()
+        self._steps.close()
 
 
 def _labels(artifact: Artifact, pipeline: ImagePipeline) -> np.ndarray[Any, Any]:

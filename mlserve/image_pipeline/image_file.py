@@ -18,7 +18,7 @@ import numpy as np
 
 from mlserve.deadline import Deadline
 from mlserve.image_pipeline.codec import Refused
-from mlserve.image_pipeline.jpeg import decode_jpeg, segments
+from mlserve.image_pipeline.jpeg import JpegDecoder, accurate, decode_jpeg, segments
 from mlserve.image_pipeline.png import decode_png
 from mlserve.images import BASE64_OF_IMAGE, JPEG_MAGIC, PNG_MAGIC, ImageLimits, Problem
 from mlserve.pipeline import Exif
@@ -103,6 +103,7 @@ def decoded_image(
     limits: ImageLimits,
     exif: Exif = Exif.IGNORE,
     deadline: Deadline | None = None,
+    decoder: JpegDecoder = accurate,
 ) -> np.ndarray[Any, Any]:
     """Decode an image file or its base64 text to uint8[height, width, 3], in its own size, RGB.
 
@@ -110,8 +111,10 @@ def decoded_image(
     while it decodes. A JPEG of one scan cannot be interrupted: 100 megapixels take a second.
     """
     data = value if _is_image(value) else _from_base64(value)
-    decode = decode_jpeg if data.startswith(JPEG_MAGIC) else decode_png
-    pixels = decode(data, limits, deadline)
+    if data.startswith(JPEG_MAGIC):
+        pixels = decode_jpeg(data, limits, deadline, decoder)
+    else:
+        pixels = decode_png(data, limits, deadline)
     return upright(pixels, data) if exif is Exif.APPLY else pixels
 
 

@@ -14,7 +14,7 @@ report. Markers are those of ITU-T T.81, table B.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -170,7 +170,26 @@ _PIECE = 2**16
 Pixels = np.ndarray[Any, Any]
 
 
-def decode_jpeg(data: bytes, limits: ImageLimits, deadline: Deadline | None = None) -> Pixels:
+JpegDecoder = Callable[[bytes], Pixels]
+"""Decodes a JPEG of one or three components to uint8[height, width, 3]. Raises ValueError if it
+cannot, and Pillow's decoder then has the file."""
+
+
+def accurate(data: bytes) -> Pixels:
+    """Decode as every backend does: see the module's docstring. Raises ValueError."""
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+    except KeyError as error:  # a subsampling it does not know
+        raise ValueError(str(error)) from error
+    return pixels
+
+
+def decode_jpeg(
+    data: bytes,
+    limits: ImageLimits,
+    deadline: Deadline | None = None,
+    decoder: JpegDecoder = accurate,
+) -> Pixels:
     """Decode to uint8[height, width, 3]. Raises Refused and DeadlineExceeded."""
     frame = frame_of(data)
     if frame is None or not frame.width or not frame.height:
@@ -182,10 +201,9 @@ def decode_jpeg(data: bytes, limits: ImageLimits, deadline: Deadline | None = No
     is_long = not frame.is_read_at_once and cost.work > _SHORT_WORK
     if frame.components != _CMYK and not is_long:
         try:
-            pixels: Pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
-        except (ValueError, KeyError):  # KeyError: a subsampling it does not know
+            return decoder(data)
+        except ValueError:
             return _with_pillow(data, frame, deadline)
-        return pixels
     return _with_pillow(data, frame, deadline)
 
 

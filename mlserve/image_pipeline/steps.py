@@ -7,6 +7,8 @@ depends on the size of the result, not of the photo.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +17,7 @@ import numpy as np
 from mlserve.deadline import Deadline
 from mlserve.image_pipeline.codec import Refused
 from mlserve.image_pipeline.image_file import decoded_image
+from mlserve.image_pipeline.jpeg import JpegDecoder, accurate
 from mlserve.images import INFINITE, NAN, problem_error, score_problem_text, scores_failed
 from mlserve.pipeline import Activation, ImagePipeline
 
@@ -135,12 +138,29 @@ class Forward(Protocol):
         """Free the memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a batch is decoded: the decoder of usual JPEGs, and how many images at the same time."""
+
+    decoder: JpegDecoder = accurate
+    threads: int = 1
+
+
+DEFAULT_DECODING = Decoding()
+
+
 class ImageSteps:
     """An image classifier, step by step; thread-safe if `forward` is."""
 
-    def __init__(self, pipeline: ImagePipeline, forward: Forward) -> None:
+    def __init__(
+        self, pipeline: ImagePipeline, forward: Forward, decoding: Decoding = DEFAULT_DECODING
+    ) -> None:
         self.pipeline = pipeline
         self._forward = forward
+        self._decoder = decoding.decoder
+        self._threads = None
+        if decoding.threads > 1:
+            self._threads = ThreadPoolExecutor(decoding.threads, thread_name_prefix="decode")
 
     def decoded(self, image: bytes) -> Array:
         """Return uint8[height, width, 3] in its own size; upright where EXIF is applied.
@@ -148,7 +168,7 @@ class ImageSteps:
         Raises InvalidInput.
         """
         try:
-            return decoded_image(image, self.pipeline.limits, self.pipeline.exif)
+            return self._decoded(image, None)
         except Refused as refused:
             raise problem_error(0, 1, refused.text) from refused
 
@@ -168,21 +188,26 @@ class ImageSteps:
         Raises InvalidInput naming the first bad image, and DeadlineExceeded.
         """
         pipeline = self.pipeline
-        limits = pipeline.limits
         pixels = np.empty((len(images), pipeline.height, pipeline.width, 3), np.float32)
-        for index, image in enumerate(images):
-            if index and image == images[index - 1]:
-                pixels[index] = pixels[index - 1]
-                continue
+        new = [i for i, image in enumerate(images) if not i or image != images[i - 1]]
+
+        def prepare(index: int) -> None:
             if deadline is not None:
                 deadline.require("decoding the images")
             try:
-                decoded = decoded_image(image, limits, pipeline.exif, deadline)
+                decoded = self._decoded(images[index], deadline)
             except Refused as refused:
                 raise problem_error(index, len(images), refused.text) from refused
             values = resized(decoded, pipeline.height, pipeline.width)
             values *= np.float32(pipeline.scale)
             np.add(values, np.float32(pipeline.offset), out=pixels[index])
+
+        at_once = map if self._threads is None or len(new) == 1 else self._threads.map
+        for _ in at_once(prepare, new):
+            """The first bad image raises."""
+        for index in range(1, len(images)):
+            if images[index] == images[index - 1]:
+                pixels[index] = pixels[index - 1]
         return pixels
 
     def batch_scores(self, images: Sequence[bytes], deadline: Deadline | None) -> Array:
@@ -195,6 +220,16 @@ class ImageSteps:
             return np.empty((0, self.pipeline.scored_classes), np.float32)
         outputs = self._forward(self.pixels(images, deadline), deadline)
         return require_finite(activated(outputs, self.pipeline.activation))
+
+    def _decoded(self, image: bytes, deadline: Deadline | None) -> Array:
+        pipeline = self.pipeline
+        return decoded_image(image, pipeline.limits, pipeline.exif, deadline, self._decoder)
+
+    def close(self) -> None:
+        """Free the memory and the threads."""
+        self._forward.close()
+        if self._threads is not None:
+            self._threads.shutdown()
 
     def warm_up(self) -> None:
         """Run the model once, on black. Raises what `Runner.run` raises."""

@@ -15,6 +15,7 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
     pixel        the value of every decoded pixel (default 128)
     score        the first score of the pipeline's stages (default 0.5)
     fail_stages  a message: the stages end their process with it
+    together     how many requests it likes to run as one (default 0: it does not say)
     journal      a path: each run and the close append a line (the signature's name, "close")
 """
 
@@ -59,6 +60,7 @@ class EchoConfig:
     pixel: int = 128
     score: float = 0.5
     fail_stages: str | None = None
+    together: int = 0
     journal: str | None = None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mlserve_echo import LABELS, EchoConfig, signatures
 
+from mlserve.backend import Batching
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, NotAnImage
 from mlserve.tensors import Signature
@@ -28,6 +29,11 @@ class EchoRunner:
         self.signatures: Mapping[str, Signature] = {item.name: item for item in signatures(config)}
         self._config = config
         self._closed = Event()
+
+    @property
+    def batching(self) -> Batching | None:
+        most = self._config.together
+        return Batching(most, at_once=1) if most else None
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         self._note(signature)

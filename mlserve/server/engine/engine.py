@@ -19,6 +19,7 @@ from collections.abc import Collection, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from mlserve.backend import Batching, batching_of
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server import request
@@ -49,8 +50,7 @@ class Engine:
         self.settings = settings
         most_waiting = settings.max_queue
         self._max_queue = QUEUE_PER_THREAD * threads if most_waiting is None else most_waiting
-        self._max_batch = settings.max_batch_size
-        self._admission: Admission[Job[Any]] = Admission(threads, self._max_queue, self._max_batch)
+        self._admission: Admission[Job[Any]] = Admission(threads, self._max_queue)
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="mlserve-run")
         self._alarm: asyncio.TimerHandle | None = None
         self._is_draining = False
@@ -172,6 +172,7 @@ class Engine:
             loaded.release()
             raise self._refusal(verdict, call.deadline)
         record.model, record.version = call.model, loaded.version
+        self._admission.max_batch = max(self._admission.max_batch, self._batching(job).most)
         self._admission.enter(job)
         self._is_idle.clear()
         return job
@@ -206,20 +207,36 @@ class Engine:
 
     def _together_with(self, first: Job[Any]) -> list[Job[Any]]:
         """Return the first job and those behind it that may join, up to a full batch."""
-        if self._max_batch == 1 or not can_join(first, first):
+        most = self._batching(first).most
+        if most == 1 or not can_join(first, first):
             return [first]
         alike = [job for job in self._admission.waiting if can_join(first, job)]
-        return alike[: self._max_batch]
+        return alike[:most]
 
     def _start_of(self, now: float, jobs: Sequence[Job[Any]]) -> float:
         """Return when to start them: now, or later if others may still join the batch."""
-        is_alone = self._max_batch == 1 or not can_join(jobs[0], jobs[0])
-        if is_alone or len(jobs) >= self._max_batch or self._is_draining:
+        batching = self._batching(jobs[0])
+        is_alone = batching.most == 1 or not can_join(jobs[0], jobs[0])
+        if is_alone or self._is_draining:
+            return now
+        half_time = min((job.entered_at + job.deadline.expires_at) / 2 for job in jobs)
+        if batching.at_once is not None:  # the end of a batch that runs starts the next
+            return half_time if self._running_like(jobs[0]) >= batching.at_once else now
+        if len(jobs) >= batching.most:
             return now
         patience = min(job.entered_at for job in jobs) + self.settings.max_batch_delay
-        half_time = min((job.entered_at + job.deadline.expires_at) / 2 for job in jobs)
         latest = self._admission.latest_start(now, jobs)
         return min(patience, half_time, latest)
+
+    def _batching(self, job: Job[Any]) -> Batching:
+        """Return how calls are run together: as the user says, else as the runtime likes it."""
+        if self.settings.max_batch_size is not None:
+            return Batching(self.settings.max_batch_size)
+        return batching_of(job.loaded.runner) or Batching(1)
+
+    def _running_like(self, job: Job[Any]) -> int:
+        """Return the number of slots in which the same version of the model runs."""
+        return sum(slot.tickets[0].loaded is job.loaded for slot in self._admission.running)
 
     def _wake_at(self, due: float) -> None:
         if self._alarm is not None:
@@ -238,7 +255,7 @@ class Engine:
         now, jobs = time.monotonic(), slot.tickets
         demand = self._admission.end(now, slot)
         failure = done.exception()  # an error of batching itself: a job's own is its `error`
-        for size in () if failure or self._max_batch == 1 else done.result():
+        for size in () if failure or self._batching(jobs[0]).most == 1 else done.result():
             self._telemetry.metrics.batch(size)
         for execution in dict.fromkeys(job.execution for job in jobs):  # a batch shares one
             if execution is not None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+from mlserve.backend import batching_of
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, NotFound, Unavailable
 from mlserve.server.engine.engine import Engine
@@ -55,8 +57,11 @@ class OipExtensions:
         """Return the configuration of a loaded version. Raises NotFound, Unavailable."""
         with self._models.lease(model, version) as loaded:
             signature = default_signature(loaded.runner.signatures)
+            own = batching_of(loaded.runner)
         backend, policy = self._models.backend_of(model), self._models.policy_of(model)
         settings = self._engine.settings
+        if settings.max_batch_size is None and own is not None:
+            settings = replace(settings, max_batch_size=own.most, max_batch_delay=0.0)
         return model_config(model, backend, platform_of(backend), policy, signature, settings)
 
     def statistics(self, model: str, version: int | None) -> list[dict[str, Any]]:

@@ -198,7 +198,7 @@ def model_config(
         ],
         "output": [_tensor(spec, has_batches=has_batches) for spec in signature.outputs],
     }
-    if has_batches and settings.max_batch_size > 1:
+    if has_batches and (settings.max_batch_size or 1) > 1:
         delay = round(settings.max_batch_delay * _MICROSECONDS)
         config["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
     return config

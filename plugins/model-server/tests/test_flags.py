@@ -117,7 +117,7 @@ def test_the_defaults_are_those_of_tensorflow_serving(tmp_path: Path) -> None:
     assert (model.model, model.base_path) == ("default", Path("/models/m"))
     assert (model.policy, model.poll_seconds) == (VersionPolicy(), 1.0)
     assert (model.retries.times, model.retries.seconds) == (5, 60.0)
-    assert (made.settings.default_timeout, made.settings.max_batch_size) == (30.0, 1)
+    assert (made.settings.default_timeout, made.settings.max_batch_size) == (30.0, None)
     assert made.grpc_socket is None
     assert made.threads is None
     assert not made.cors

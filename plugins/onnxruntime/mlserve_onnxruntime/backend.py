@@ -21,8 +21,11 @@ _CONVERTERS = {
     "onnx": ("onnx",),
     "sklearn": ("onnx", "skl2onnx", "onnxmltools"),
     "tensorflow": ("onnx", "tf2onnx", "tensorflow"),
+    "torch": ("onnx", "torch", "onnxscript"),
 }
 """The modules that an export needs, by the framework of the model."""
+_EXTRAS = {"sklearn": "sklearn", "torch": "torch"}
+"""The extra of this distribution that has them, other than `export`."""
 
 
 class OnnxRuntimeBackend(Backend):
@@ -42,8 +45,8 @@ class OnnxRuntimeBackend(Backend):
 
         Raises PluginError when a package is absent, and ImportError for a broken import.
         """
-        _require("sklearn" if framework == "sklearn" else "export", *_CONVERTERS[framework])
-        if framework != "sklearn" and not absent_modules(("tensorflow",)):
+        _require(_EXTRAS.get(framework, "export"), *_CONVERTERS[framework])
+        if framework not in _EXTRAS and not absent_modules(("tensorflow",)):
             import_quietly("tensorflow", "TF_CPP_MIN_LOG_LEVEL", _first_use)
 
     def export(self, model: Model, into: Path) -> Sequence[Signature]:
@@ -53,6 +56,10 @@ class OnnxRuntimeBackend(Backend):
             from mlserve_onnxruntime.onnx_writer import write_onnx_file
 
             return write_onnx_file(model, into / MODEL_FILE)
+        if model.framework == "torch":
+            from mlserve_onnxruntime.torch_exporter import write_program
+
+            return write_program(model, into / MODEL_FILE)
         if not isinstance(model, TensorModel):
             from mlserve_onnxruntime.exporter import write_tensorflow
 

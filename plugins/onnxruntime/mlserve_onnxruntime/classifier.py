@@ -10,10 +10,11 @@ import numpy as np
 from mlserve.artifact import EXPORT_AGAIN, Artifact
 from mlserve.deadline import Deadline
 from mlserve.errors import ModelLoadFailed
+from mlserve.image_input import ImageInput
 from mlserve.image_pipeline.steps import Array, ImageSteps
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import ImagePipeline
-from mlserve_onnxruntime.layout import ImageInput, described, open_sizes
+from mlserve_onnxruntime.layout import described, image_spec, open_sizes
 from mlserve_onnxruntime.sessions import Sessions, run_session
 
 
@@ -67,7 +68,7 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions
     inputs, outputs = sessions.inputs, sessions.outputs
     try:
         (only_input,), (only_output,) = inputs, outputs
-        image = ImageInput.from_tensor(only_input)
+        image = ImageInput.from_spec(image_spec(only_input))
         if not _fits(image, only_output, pipeline):
             raise ValueError("its sizes differ")
     except ValueError as error:

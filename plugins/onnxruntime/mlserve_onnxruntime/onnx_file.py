@@ -14,12 +14,20 @@ from mlserve.artifact import digest_of
 from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError, MlserveError, ModelLoadFailed, reason_of
 from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
+from mlserve.image_input import (
+    ONE_IMAGE_IN,
+    RGB,
+    ImageInput,
+    Layout,
+    image_input,
+    not_images,
+)
 from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.load_options import LoadOptions
 from mlserve.measure import Subject, measure
 from mlserve.sources import Fact, How, Model, ModelRequest, TensorModel
 from mlserve_onnxruntime.external_data import fill_weights, whole_model
-from mlserve_onnxruntime.layout import RGB, ImageInput, Layout, described, open_sizes
+from mlserve_onnxruntime.layout import described, image_spec, open_sizes
 from mlserve_onnxruntime.runner import file_signature
 from mlserve_onnxruntime.sessions import ERRORS_ONLY, LOAD_ERRORS, Sessions
 
@@ -149,7 +157,6 @@ def _part(model: Any, image: str, tensor: str) -> Any:
 
 
 Array = np.ndarray[Any, Any]
-_ONE_IMAGE_IN = "export a classifier that takes one float32 image batch and gives one row of scores"
 
 
 def open_file(path: Path, request: ModelRequest) -> Model:
@@ -167,9 +174,9 @@ def _problem(path: Path, sessions: Sessions) -> ExportError | None:
     several = _several(path, "inputs", inputs) or _several(path, "outputs", outputs)
     if several is not None:
         return several
-    readings = ImageInput.readings(inputs[0])
+    readings = ImageInput.readings(image_spec(inputs[0]))
     if not readings:
-        return _not_images(path, inputs[0])
+        return not_images(f"the model in {path}", described(inputs[0]))
     if readings[0].batch not in (None, 1):
         return ExportError(
             f"the model in {path} takes batches of {readings[0].batch} only "
@@ -206,11 +213,14 @@ def _as_tensors(
 def _network(path: Path, sessions: Sessions, request: ModelRequest) -> Network:
     """Measure the classifier in that file. Raises ExportError."""
     (tensor,), (output,) = sessions.inputs, sessions.outputs
-    image, layout_fact = _image_input(path, tensor, sessions, request)
-    height, width = _size(path, image, request)
+    name = f"the model in {path}"
+    image, layout_fact = image_input(
+        name, image_spec(tensor), described(tensor), request, _runs(sessions, output.name)
+    )
+    height, width = image.size(name, request)
     run = _caller(sessions, image, output.name)
     graph = graph_of(path, image, output.name, (height, width))
-    name, has_batches = f"the model in {path}", image.batch is None
+    has_batches = image.batch is None
     try:
         contract = measure(Subject(name, run, height, width, graph, has_batches), request)
     except MlserveError as error:
@@ -219,10 +229,9 @@ def _network(path: Path, sessions: Sessions, request: ModelRequest) -> Network:
         raise _does_not_run(path, (height, width), error) from error
     except ValueError as error:
         raise _does_not_run(path, (height, width), error) from error
-    is_open = None in image.sizes_of(tensor)
     size_fact = Fact(How.FOUND, "its input has that size")
     return Network(
-        _with_sizes(path, image, (height, width)) if is_open else path,
+        _with_sizes(path, image, (height, width)) if image.has_open_sizes else path,
         (height, width),
         contract,
         f"file {path}",
@@ -242,6 +251,20 @@ def _opened(path: Path) -> Sessions:
         raise ExportError(error.message, hint="give a file that ONNX Runtime can load") from error
 
 
+def _runs(sessions: Sessions, output: str) -> Callable[[ImageInput, tuple[int, int]], bool]:
+    """Return a test of whether the model runs on a black image in some layout."""
+
+    def runs(image: ImageInput, size: tuple[int, int]) -> bool:
+        black = np.zeros((1, *size, RGB), np.float32)
+        try:
+            sessions.run([output], {image.name: image.arranged(black)}, None)
+        except MlserveError:  # not this layout
+            return False
+        return True
+
+    return runs
+
+
 def _caller(sessions: Sessions, image: ImageInput, output: str) -> Callable[[Array], Array]:
     def call(images: Array) -> Array:
         size = image.batch or len(images)
@@ -254,67 +277,6 @@ def _caller(sessions: Sessions, image: ImageInput, output: str) -> Callable[[Arr
         )
 
     return call
-
-
-def _image_input(
-    path: Path, tensor: Any, sessions: Sessions, request: ModelRequest
-) -> tuple[ImageInput, Fact]:
-    """Return the input in the layout given by the user, the file or a test run."""
-    wanted = None if request.layout is None else Layout(request.layout.upper())
-    readings = ImageInput.readings(tensor)
-    fitting = [image for image in readings if wanted in (None, image.layout)]
-    if not fitting:
-        raise _not_images(path, tensor, f". --layout {request.layout} does not fit")
-    if wanted is not None:
-        return fitting[0], Fact(How.GIVEN)
-    if len(fitting) == 1 or fitting[0].sizes_of(tensor)[-1] == RGB:
-        return fitting[0], Fact(How.FOUND, f"its input is {described(tensor)}")
-    return _layout_that_runs(path, tensor, fitting, sessions, request)
-
-
-def _layout_that_runs(
-    path: Path,
-    tensor: Any,
-    readings: Sequence[ImageInput],
-    sessions: Sessions,
-    request: ModelRequest,
-) -> tuple[ImageInput, Fact]:
-    (output, *_) = sessions.outputs
-    running = []
-    for image in readings:
-        size = _size(path, image, request)
-        black = np.zeros((1, *size, RGB), np.float32)
-        try:
-            sessions.run([output.name], {image.name: image.arranged(black)}, None)
-        except MlserveError:  # not this layout
-            continue
-        running.append(image)
-    if len(running) == 1:
-        layout = running[0].layout.value
-        return running[0], Fact(How.FOUND, f"it runs with {layout} and with no other layout")
-    which = "either layout" if running else "neither layout"
-    raise ExportError(
-        f"the model in {path} takes {described(tensor)} and runs with {which}",
-        hint="say where the colours are: --layout nchw or --layout nhwc"
-        if running
-        else "check --input-size: say which size it was trained with",
-    )
-
-
-def _size(path: Path, image: ImageInput, request: ModelRequest) -> tuple[int, int]:
-    wanted = request.input_size
-    height, width = image.height or wanted, image.width or wanted
-    if height is None or width is None:
-        raise ExportError(
-            f"the model in {path} leaves its input size open",
-            hint="say which it was trained with: --input-size N",
-        )
-    if wanted is not None and {height, width} != {wanted}:
-        raise ExportError(
-            f"--input-size {wanted} does not fit the model in {path}, which takes {width}x{height}",
-            hint="leave --input-size out: the model knows its size",
-        )
-    return height, width
 
 
 def _with_sizes(path: Path, image: ImageInput, size: tuple[int, int]) -> Any:
@@ -335,20 +297,12 @@ def _does_not_run(path: Path, size: tuple[int, int], error: Exception) -> Export
     )
 
 
-def _not_images(path: Path, tensor: Any, more: str = "") -> ExportError:
-    return ExportError(
-        f"the model in {path} takes {described(tensor)}, not float[N,height,width,3] or "
-        f"float[N,3,height,width]{more}",
-        hint=_ONE_IMAGE_IN,
-    )
-
-
 def _several(path: Path, kind: str, tensors: Sequence[Any]) -> ExportError | None:
     if len(tensors) == 1:
         return None
     found = ", ".join(described(tensor) for tensor in tensors) or "none"
     return ExportError(
-        f"the model in {path} has {len(tensors)} {kind}, not one: {found}", hint=_ONE_IMAGE_IN
+        f"the model in {path} has {len(tensors)} {kind}, not one: {found}", hint=ONE_IMAGE_IN
     )
 
 

@@ -10,22 +10,17 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import tensorflow as tf
 
-from mlserve.errors import ExportError, InvalidInput, MlserveError, reason_of
-from mlserve.load_options import LoadOptions
-from mlserve.probe import different_output, tried
+from mlserve.errors import ExportError, InvalidInput, reason_of
 from mlserve.sources import TensorModel
 from mlserve.tensors import PREDICT, Signature, TensorSpec
 from mlserve_onnxruntime.conversion import NOT_OURS, to_onnx
 from mlserve_onnxruntime.onnx_writer import write_model
-from mlserve_onnxruntime.runner import OnnxRunner, file_signature
-from mlserve_onnxruntime.sessions import Sessions
+from mlserve_onnxruntime.same_answers import Original, checked_signatures
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 _DEFAULT = "serving_default"
-TOLERANCE = 1e-4
-"""The allowed difference from TensorFlow's outputs, relative to the largest of each."""
 
 
 def write_signature(model: TensorModel, file: Path) -> Sequence[Signature]:
@@ -39,17 +34,14 @@ def write_signature(model: TensorModel, file: Path) -> Sequence[Signature]:
     proto = to_onnx(model.name, function)
     _declare(model, proto, signature)
     write_model(model.name, proto, file, NOT_OURS)
-    try:
-        sessions = Sessions(file, LoadOptions(provider="cpu"))
-        runner = OnnxRunner(sessions, file_signature(file, sessions.inputs, sessions.outputs))
-    except MlserveError as error:
-        raise ExportError(
-            f"the exported {model.name} does not load: "
-            + error.message.replace(f"{file.parent}/", ""),
-            hint=NOT_OURS,
-        ) from error
-    _check_same_answers(model, signature, runner, function)
-    return tuple(runner.signatures.values())
+    original = Original(
+        "TensorFlow",
+        model.name,
+        signature,
+        lambda inputs: _run(signature, function, inputs),
+        NOT_OURS,
+    )
+    return checked_signatures(original, file)
 
 
 def _chosen(model: TensorModel) -> Signature:
@@ -117,38 +109,6 @@ def _declared(tensor: Any, spec: TensorSpec, signature: Signature) -> Any:
     ]
     kind = tensor.type.tensor_type.elem_type
     return onnx.helper.make_tensor_value_info(tensor.name, kind, sizes)
-
-
-def _check_same_answers(
-    model: TensorModel, signature: Signature, runner: OnnxRunner, function: Any
-) -> None:
-    (ours,) = runner.signatures
-    trial = tried(signature, lambda inputs: _run(signature, function, inputs))
-    if isinstance(trial, str):
-        raise ExportError(
-            f"the exported {model.name} cannot be compared with TensorFlow, which refuses made-up "
-            f"inputs: {trial}",
-            hint=NOT_OURS,
-        )
-    pairs = [(trial.inputs, trial.outputs)]
-    if signature.has_rows:  # another size of batch
-        one = {name: array[:1] for name, array in trial.inputs.items()}
-        pairs.append((one, _run(signature, function, one)))
-    for inputs, expected in pairs:
-        try:
-            found = runner.run(ours, inputs)
-        except MlserveError as error:
-            raise ExportError(
-                f"ONNX Runtime does not run the exported {model.name}: {error.message}",
-                hint=NOT_OURS,
-            ) from error
-        differing = different_output(expected, found, TOLERANCE)
-        if differing:
-            raise ExportError(
-                f"the output {differing} of the exported {model.name} differs from TensorFlow's "
-                f"for made-up inputs, by more than {TOLERANCE:g} of the largest",
-                hint=f"{NOT_OURS}; please report it with the model",
-            )
 
 
 def _run(signature: Signature, function: Any, inputs: Mapping[str, Any]) -> Tensors:

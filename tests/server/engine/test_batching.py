@@ -176,6 +176,47 @@ def test_a_batch_never_waits_past_the_earliest_deadline(
     assert patient.result()
 
 
+@pytest.fixture
+def likes_batches(model: Any, start: Any) -> Any:
+    """Starts a server with four workers, of a runtime that likes up to eight requests together."""
+
+    def serve(*flags: str) -> Any:
+        model.put(1, together=8)
+        server = start("--threads", "4", *flags)
+        model.journal.write_text("")
+        return server
+
+    return serve
+
+
+@pytest.mark.server
+def test_a_runtime_that_likes_batches_gets_what_has_come_while_it_was_busy(
+    likes_batches: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    """Three workers are free, but the runtime is not; the first request waits for no other."""
+    server = likes_batches()
+    slow = occupy(server)
+    calls = [
+        predict_on(server, request_of("two", a=numbers(a), b=numbers(1.0))) for a in (1.0, 2.0, 3.0)
+    ]
+    assert slow.result()
+    sums = [list(call.result().outputs["sum"].float_val) for call in calls]
+    assert sums == [[2.0], [3.0], [4.0]]
+    assert model.runs() == ["slow", "two"]
+
+
+@pytest.mark.server
+def test_the_user_s_batch_size_comes_before_the_runtime_s(
+    likes_batches: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    server = likes_batches("--max-batch-size", "1")
+    slow = occupy(server)
+    calls = [predict_on(server, request_of(image=images(b"x"))) for _ in range(2)]
+    assert [call.result() for call in calls]
+    assert model.runs() == ["slow"] + ["serving_default"] * 2
+    assert slow.result()
+
+
 def known(server: Any, predict_on: Any, request_of: Any) -> None:
     """Has an image request measured: what nothing is known of does not wait."""
     assert predict_on(server, request_of(image=images(b"x"))).result()

@@ -1,0 +1,525 @@
+"""The torch backend on a GPU: one script, each part on its own, one JSON report on stdout.
+
+Inception v3 of torchvision with seeded weights, and a JPEG of about 64 kB. Targets on an H200: a
+request through the server takes at most 1.5 ms more than the same work in process, and 64 clients
+get at least 0.7 of the rate that batches of 32 have in process. A part that fails is reported with
+its error, and the next one runs.
+
+    python benchmarks/gpu.py [--device cuda] [--quick] [--only PART ...] [--report FILE]
+
+`--device cpu --quick` tries the script itself, on a small network if torchvision does not import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import torch
+from mlserve_torch.graphs import CudaCapture, EagerCapture
+from mlserve_torch.runner import load_runner
+from PIL import Image
+from served_model import predict_request
+from torch import nn
+
+from mlserve import export, plugins
+from mlserve.artifact import Artifact
+from mlserve.errors import MlserveError
+from mlserve.load_options import JpegChoice, LoadOptions
+from mlserve.sources import Kind, ModelRequest
+from mlserve.testing.processes import launched
+from mlserve.testing.questions import as_base64
+from mlserve.wire.proto.serving_pb2 import PredictRequest, PredictResponse
+
+MODEL = "inception"
+CLIENTS, PROCESSES = 64, 8
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Bench:
+    """What the parts share: the device, the folder, how much is measured, and the model."""
+
+    device: str
+    quick: bool
+    folder: Path
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+    @property
+    def calls(self) -> int:
+        return 10 if self.quick else 100
+
+    @property
+    def classes(self) -> int:
+        return 10 if self.found.get("network") == "small" else 1000
+
+    @property
+    def size(self) -> int:
+        return 32 if self.found.get("network") == "small" else 299
+
+    def artifact(self) -> Artifact:
+        """The exported model. Raises KeyError if the part `export` has failed."""
+        found: Artifact = self.found["artifact"]
+        return found
+
+    def synchronize(self) -> None:
+        if self.is_gpu:
+            torch.cuda.synchronize()
+
+    def milliseconds(self, call: Callable[[], object], calls: int | None = None) -> float:
+        """The median time of a call, with the work that it leaves on the GPU."""
+        for _ in range(3):
+            call()
+        times = []
+        for _ in range(calls or self.calls):
+            self.synchronize()
+            started = time.perf_counter()
+            call()
+            self.synchronize()
+            times.append((time.perf_counter() - started) * 1000)
+        return round(statistics.median(times), 3)
+
+
+def network(bench: Bench) -> nn.Module:
+    """Inception v3 with seeded weights, in evaluation mode, behind its own normalization."""
+    torch.manual_seed(0)
+    try:
+        from torchvision.models import inception_v3
+
+        inner: nn.Module = inception_v3(weights=None, init_weights=True, transform_input=False)
+        bench.found["network"] = "inception_v3"
+    except (ImportError, RuntimeError):  # torchvision of another build of torch
+        if bench.is_gpu:
+            raise
+        layers = (nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        inner = nn.Sequential(*layers, nn.Linear(16, 10))
+        bench.found["network"] = "small"
+    return Normalized(inner).eval()
+
+
+class Normalized(nn.Module):
+    """Takes pixels in 0..1."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.inner((pixels - 0.5) / 0.5)
+        return scores
+
+
+def photo(size: int = 64_000) -> bytes:
+    """A JPEG of 640x480 of about that many bytes: soft shapes with some grain."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8))
+    soft = np.asarray(small.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
+    grain = rng.normal(0, 9, soft.shape).astype(np.int16)
+    picture = Image.fromarray(np.clip(soft + grain, 0, 255).astype(np.uint8))
+    for quality in range(95, 10, -5):
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        if len(file.getvalue()) <= size:
+            break
+    return file.getvalue()
+
+
+def strings(images: list[bytes]) -> Any:
+    array = np.empty(len(images), dtype=object)
+    array[:] = images
+    return array
+
+
+def machine(bench: Bench) -> dict[str, Any]:
+    """Versions and the device."""
+    found: dict[str, Any] = {"python": sys.version.split()[0], "torch": torch.__version__}
+    found["cpus"] = len(os.sched_getaffinity(0))
+    if bench.is_gpu:
+        found["gpu"] = torch.cuda.get_device_name(bench.device)
+        found["gpu_bytes"] = torch.cuda.get_device_properties(bench.device).total_memory
+    try:
+        import torchvision
+
+        found["torchvision"] = torchvision.__version__
+    except (ImportError, RuntimeError) as error:
+        found["torchvision"] = f"does not import: {error}"
+    return found
+
+
+def in_process(bench: Bench) -> dict[str, Any]:
+    """The network alone: eager and as a CUDA graph, by type and batch."""
+    found: dict[str, Any] = {}
+    model = network(bench).to(bench.device)
+    for name, dtype in DTYPES.items():
+        if not bench.is_gpu and dtype is not torch.float32:
+            continue
+        typed = model.to(dtype)
+        for rows in (1, 32):
+            x = torch.rand(rows, 3, bench.size, bench.size, device=bench.device).to(dtype)
+            found[f"{name}_batch{rows}"] = _eager_and_graph(bench, typed, x)
+        del typed
+    found["network"] = bench.found["network"]
+    return found
+
+
+def _eager_and_graph(bench: Bench, model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
+    capture = CudaCapture(torch.device(bench.device)) if bench.is_gpu else EagerCapture()
+    with torch.inference_mode():
+        eager = bench.milliseconds(lambda: model(x))
+        expected = model(x).float()
+        bench.synchronize()
+        replay = capture.capture(lambda tensors: [model(tensors[0])], [x])
+        with capture.on_stream():
+            replay.play()
+        capture.wait()
+        difference = (replay.outputs[0].float() - expected).abs().max().item()
+
+        def play() -> None:
+            with capture.on_stream():
+                replay.play()
+            capture.wait()
+
+        graph = bench.milliseconds(play)
+    per_second = round(len(x) / graph * 1000)
+    return {"eager_ms": eager, "graph_ms": graph, "graph_per_s": per_second, "differs": difference}
+
+
+def exporting(bench: Bench) -> dict[str, Any]:
+    """`torch.export` and `mlserve export`, in seconds."""
+    model, labels = network(bench), tuple(f"class {index}" for index in range(bench.classes))
+    x = torch.rand(2, 3, bench.size, bench.size)
+    started = time.perf_counter()
+    sizes = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(model, (x,), dynamic_shapes=sizes)
+    torch.export.save(program, bench.folder / "model.pt2")
+    saved = time.perf_counter()
+    request = ModelRequest(
+        MODEL, str(bench.folder / "model.pt2"), labels=labels, scale=(0, 1), activation="softmax"
+    )
+    artifact = export.export(request, "torch", store=bench.folder / "store")
+    bench.found["artifact"] = artifact
+    return {
+        "torch_export_s": round(saved - started, 1),
+        "mlserve_export_s": round(time.perf_counter() - saved, 1),
+        "bytes": (artifact.path / "model.pt2").stat().st_size,
+    }
+
+
+def answers(bench: Bench) -> dict[str, Any]:
+    """Whether an image has the same scores alone, in every batch size, and on the CPU."""
+    runner = load_runner(bench.artifact(), bench.artifact().path / "model.pt2", _options(bench))
+    images = [photo(size) for size in (64_000, 40_000, 20_000, 10_000)] * 8
+    alone = [_ranking(runner, [image])[0] for image in images[:4]] * 8
+    found: dict[str, Any] = {"batching": str(getattr(runner, "batching", None))}
+    for rows in (2, 3, 5, 8, 17, 32):
+        together = _ranking(runner, images[:rows])
+        found[f"batch{rows}_differs"] = float(np.abs(together - np.stack(alone[:rows])).max())
+    runner.close()
+    cpu = load_runner(
+        bench.artifact(), bench.artifact().path / "model.pt2", LoadOptions(device="cpu")
+    )
+    on_cpu = _ranking(cpu, images[:4])
+    found["cpu_differs"] = float(np.abs(on_cpu - np.stack(alone[:4])).max())
+    found["same_label_as_cpu"] = bool((on_cpu.argmax(1) == np.stack(alone[:4]).argmax(1)).all())
+    cpu.close()
+    return found
+
+
+def _options(bench: Bench, **options: Any) -> LoadOptions:
+    return LoadOptions(device=bench.device, **options)
+
+
+def _ranking(runner: Any, images: list[bytes]) -> Any:
+    """float32[N, classes]: the scores by class."""
+    answer = runner.run("ranking", {"image": strings(images)})
+    scores = np.empty_like(answer["scores"])
+    np.put_along_axis(scores, answer["indices"].astype(np.int64), answer["scores"], axis=1)
+    return scores
+
+
+def pipeline(bench: Bench) -> dict[str, Any]:
+    """The whole work in process, as the server does it: decode, resize, model, labels."""
+    found: dict[str, Any] = {"jpeg_bytes": len(photo_bytes)}
+    pixels = {}
+    for choice in _decoders(bench):
+        steps = plugins.backend("torch").stages(
+            bench.artifact(), _options(bench, jpeg_decoder=choice)
+        )
+        found |= _pipeline_of(bench, choice, steps)
+        pixels[choice] = steps.decoded(photo_bytes).astype(int)
+    if JpegChoice.GPU in pixels:
+        far = np.abs(pixels[JpegChoice.GPU] - pixels[JpegChoice.ACCURATE])
+        found["gpu_pixels_differ"] = {"most": int(far.max()), "mean": float(far.mean())}
+    return found
+
+
+def _decoders(bench: Bench) -> tuple[JpegChoice, ...]:
+    return tuple(JpegChoice) if bench.is_gpu else (JpegChoice.ACCURATE,)
+
+
+def _pipeline_of(bench: Bench, choice: JpegChoice, steps: Any) -> dict[str, Any]:
+    options = _options(bench, jpeg_decoder=choice)
+    runner: Any = load_runner(bench.artifact(), bench.artifact().path / "model.pt2", options)
+    one, many = strings([photo_bytes]), _different(32)
+    calls = max(3, bench.calls // 4)
+    took = bench.milliseconds(lambda: runner.run("top_k", {"image": many}), calls)
+    found = {
+        "batch1_ms": bench.milliseconds(lambda: runner.run("top_k", {"image": one})),
+        "batch32_ms": took,
+        "batch32_per_s": round(32 / took * 1000),
+        "decode_ms": bench.milliseconds(lambda: steps.decoded(photo_bytes)),
+        "decode_resize_ms": bench.milliseconds(lambda: steps.resized(photo_bytes)),
+    }
+    runner.close()
+    return {f"{choice}_{name}": value for name, value in found.items()}
+
+
+photo_bytes = photo()
+
+
+def _different(count: int) -> Any:
+    """Copies of the photo that differ after its end marker, as repeated images are decoded once."""
+    return strings([photo_bytes + bytes([index]) for index in range(count)])
+
+
+def serving(bench: Bench) -> dict[str, Any]:
+    """The real server, one client and 64, on gRPC and REST."""
+    found: dict[str, Any] = {}
+    for choice in _decoders(bench):
+        flags = ("--device", bench.device, "--jpeg-decoder", choice, "--max-queue", "256")
+        with launched("torch", bench.artifact(), *flags) as server:
+            server.wait_ready()
+            found[f"{choice}_grpc_1_client_ms"] = _one_client(bench, server.grpc)
+            found[f"{choice}_rest_1_client_ms"] = _one_rest_client(bench, server.rest)
+            found[f"{choice}_grpc_{CLIENTS}_clients"] = _many_clients(bench, server.grpc)
+            metrics = httpx.get(f"http://{server.rest}/metrics", timeout=10).text
+            lines = [
+                line for line in metrics.splitlines() if "batch_size" in line and line[0] != "#"
+            ]
+            found[f"{choice}_batches"] = [line for line in lines if "_bucket" in line][-12:]
+    return found
+
+
+def _call(channel: grpc.Channel) -> Callable[[PredictRequest], PredictResponse]:
+    method: Any = channel.unary_unary(
+        "/tensorflow.serving.PredictionService/Predict",
+        request_serializer=PredictRequest.SerializeToString,
+        response_deserializer=PredictResponse.FromString,
+    )
+    return lambda request: method(request, timeout=60)
+
+
+def _one_client(bench: Bench, address: str) -> dict[str, float]:
+    request = predict_request(MODEL, "top_k", photo_bytes)
+    with grpc.insecure_channel(address) as channel:
+        call = _call(channel)
+        return _percentiles(lambda: call(request), bench.calls * 2)
+
+
+def _one_rest_client(bench: Bench, address: str) -> dict[str, float]:
+    body = {"signature_name": "top_k", "instances": [{"image": as_base64(photo_bytes)}]}
+    url, content = f"http://{address}/v1/models/{MODEL}:predict", json.dumps(body).encode()
+    with httpx.Client(timeout=60) as client:
+        return _percentiles(
+            lambda: client.post(url, content=content).raise_for_status(), bench.calls
+        )
+
+
+def _percentiles(call: Callable[[], object], calls: int) -> dict[str, float]:
+    for _ in range(5):
+        call()
+    times = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - started) * 1000)
+    times.sort()
+    return {"p50": round(times[len(times) // 2], 3), "p99": round(times[int(len(times) * 0.99)], 3)}
+
+
+def _many_clients(bench: Bench, address: str) -> dict[str, Any]:
+    seconds = 3.0 if bench.quick else 8.0
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(PROCESSES) as pool:
+        parts = pool.starmap(_load, [(address, seconds, CLIENTS // PROCESSES)] * PROCESSES)
+    times = sorted(took for part, _ in parts for took in part)
+    errors = [error for _, each in parts for error in each]
+    return {
+        "per_s": round(len(times) / seconds),
+        "p50_ms": round(times[len(times) // 2] * 1000, 1) if times else None,
+        "p99_ms": round(times[int(len(times) * 0.99)] * 1000, 1) if times else None,
+        "errors": len(errors),
+        "first_error": errors[0] if errors else None,
+    }
+
+
+def _load(address: str, seconds: float, clients: int) -> tuple[list[float], list[str]]:
+    """Ask from several threads of one process; return the times of the answers, and errors."""
+    times: list[float] = []
+    errors: list[str] = []
+    start = threading.Barrier(clients)
+
+    def client(number: int) -> None:
+        request = predict_request(MODEL, "top_k", photo_bytes + bytes([number]))
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(address, options=options) as channel:
+            call = _call(channel)
+            call(request)
+            start.wait()
+            until = time.monotonic() + seconds
+            while (began := time.monotonic()) < until:
+                try:
+                    call(request)
+                    times.append(time.monotonic() - began)
+                except grpc.RpcError as error:
+                    errors.append(str(error.details()))
+
+    with ThreadPoolExecutor(clients) as threads:
+        list(threads.map(client, range(clients)))
+    return times, errors
+
+
+class Square(nn.Module):
+    """Needs memory that grows with the square of the rows; ids are looked up in a small table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 8)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows = self.table(ids)
+        return (rows @ rows.T).sum(1)
+
+
+def device_errors(bench: Bench) -> dict[str, Any]:
+    """What a user meets: no such device, no memory, bad ids; and that the next answer comes."""
+    path = bench.folder / "square.pt2"
+    ids = torch.zeros(2, dtype=torch.long)
+    model = Square().to(bench.device)
+    sizes = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(model, (ids.to(bench.device),), dynamic_shapes=sizes)
+    torch.export.save(program, path)
+    request = ModelRequest("square", str(path), kind=Kind.TENSORS)
+    artifact = export.export(request, "torch", store=bench.folder / "store")
+    backend = plugins.backend("torch")
+    found: dict[str, Any] = {"exported": f"a program saved on {bench.device}"}
+    found["absent_device"] = _error(lambda: backend.load(artifact, LoadOptions(device="cuda:77")))
+    on_cpu: Any = backend.load(artifact, LoadOptions(device="cpu"))
+    runner: Any = backend.load(artifact, _options(bench))
+    few = np.arange(5)
+    expected = on_cpu.run("serving_default", {"ids": few})["output_0"]
+
+    def differs() -> float:
+        answer = runner.run("serving_default", {"ids": few})["output_0"]
+        return float(np.abs(answer - expected).max())
+
+    found["differs_from_cpu"] = differs()
+    bad = np.array([1, 10])
+    found["bad_id"] = _error(lambda: runner.run("serving_default", {"ids": bad}))
+    if bench.is_gpu:
+        many = np.zeros(400_000, np.int64)  # 640 GB
+        found["no_memory"] = _error(lambda: runner.run("serving_default", {"ids": many}))
+        found["differs_after_it"] = differs()
+    return found
+
+
+def _error(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except MlserveError as error:
+        return f"{type(error).__name__}: {error.message} | hint: {error.hint}"
+    return "NO ERROR"
+
+
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """The targets: milliseconds more than in process, and the share of the in-process rate."""
+    found: dict[str, Any] = {}
+    whole, served, alone = (report.get(name, {}) for name in ("pipeline", "serving", "in_process"))
+    for choice in JpegChoice:
+        one = whole.get(f"{choice}_batch1_ms")
+        for protocol in ("grpc", "rest"):
+            through = served.get(f"{choice}_{protocol}_1_client_ms")
+            if one and through:
+                found[f"{choice}_{protocol}_ms_more"] = round(through["p50"] - one, 3)
+        many = served.get(f"{choice}_grpc_{CLIENTS}_clients")
+        rate, graph = whole.get(f"{choice}_batch32_per_s"), alone.get("fp32_batch32", {})
+        if many and rate:
+            found[f"{choice}_share_of_pipeline_batch32"] = round(many["per_s"] / rate, 3)
+        if many and graph:
+            found[f"{choice}_share_of_model_batch32"] = round(
+                many["per_s"] / graph["graph_per_s"], 3
+            )
+    return found
+
+
+PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "machine": machine,
+    "in_process": in_process,
+    "export": exporting,
+    "answers": answers,
+    "pipeline": pipeline,
+    "serving": serving,
+    "device_errors": device_errors,
+}
+
+
+@contextmanager
+def noted(name: str, report: dict[str, Any]) -> Iterator[None]:
+    """Note how long a part took, and the error it ends with."""
+    started = time.perf_counter()
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the other parts run all the same
+        report[name] = {"error": repr(error), "at": traceback.format_exc(limit=-4)}
+    print(f"{name}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the parts and print the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true", help="few calls, to try the script")
+    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--report", type=Path, help="also write the report to this file")
+    options = parser.parse_args()
+    report: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="mlserve-gpu-") as folder:
+        os.environ["MLSERVE_HOME"] = folder
+        bench = Bench(options.device, options.quick, Path(folder))
+        for name in options.only:
+            with noted(name, report):
+                report[name] = PARTS[name](bench)
+            if options.report:  # what there is, should the rest not end in time
+                options.report.write_text(json.dumps(report, indent=1, default=str))
+        with noted("summary", report):
+            report["summary"] = summary(report)
+    text = json.dumps(report, indent=1, default=str)
+    if options.report:
+        options.report.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The input of an image classifier: its name, axis order and sizes, and how each is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np  # noqa: TID253
+
+from mlserve.errors import ExportError
+from mlserve.kinds import AS_TENSORS
+from mlserve.sources import Fact, How, ModelRequest
+from mlserve.tensors import DType, TensorSpec
+
+RGB = 3
+_RANK = 4
+ONE_IMAGE_IN = (
+    "export a classifier that takes one float32 image batch and gives one row of scores; or "
+    + AS_TENSORS
+)
+"""The hint for a model that is not an image classifier."""
+
+
+class Layout(Enum):
+    """The position of the colour axis: last (NHWC) or before the pixels (NCHW)."""
+
+    NHWC = "NHWC"
+    NCHW = "NCHW"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """A classifier's only input. Sizes that the model leaves open are None."""
+
+    name: str
+    layout: Layout
+    batch: int | None
+    height: int | None
+    width: int | None
+    colours: int | None
+
+    @classmethod
+    def from_spec(cls, spec: TensorSpec) -> ImageInput:
+        """Read an input whose colour axis is 3. Raises ValueError for other than images."""
+        readings = [image for image in cls.readings(spec) if image.colours is not None]
+        if not readings:
+            raise ValueError(f"the input is {spec}")
+        return readings[0]
+
+    @classmethod
+    def readings(cls, spec: TensorSpec) -> list[ImageInput]:
+        """Return the layouts that an input can have: its colour axis is 3, or left open.
+
+        One with a 3 comes before one that leaves it open.
+        """
+        if spec.dtype is not DType.FLOAT32 or spec.shape is None or len(spec.shape) != _RANK:
+            return []
+        batch, first, middle, last = spec.shape
+        found = [
+            cls(spec.name, Layout.NHWC, batch, first, middle, last),
+            cls(spec.name, Layout.NCHW, batch, middle, last, first),
+        ]
+        possible = [image for image in found if image.colours in (RGB, None)]
+        return sorted(possible, key=lambda image: image.colours is None)
+
+    @property
+    def has_open_sizes(self) -> bool:
+        """Whether the model leaves the height, the width or the colours open."""
+        return None in (self.height, self.width, self.colours)
+
+    def arranged(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Rearrange float32[N, height, width, 3] into the model's layout."""
+        if self.layout is Layout.NHWC:
+            return images
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+    def size(self, model: str, request: ModelRequest) -> tuple[int, int]:
+        """Return height and width: the model's own, or those that the user gives.
+
+        `model` is its name in messages: `the model in FILE`. Raises ExportError if neither says
+        them, or they differ.
+        """
+        wanted = request.input_size
+        height, width = self.height or wanted, self.width or wanted
+        if height is None or width is None:
+            raise ExportError(
+                f"{model} leaves its input size open",
+                hint="say which it was trained with: --input-size N",
+            )
+        if wanted is not None and {height, width} != {wanted}:
+            raise ExportError(
+                f"--input-size {wanted} does not fit {model}, which takes {width}x{height}",
+                hint="leave --input-size out: the model knows its size",
+            )
+        return height, width
+
+
+def image_input(
+    model: str,
+    spec: TensorSpec,
+    shown: str,
+    request: ModelRequest,
+    runs: Callable[[ImageInput, tuple[int, int]], bool],
+) -> tuple[ImageInput, Fact]:
+    """Return the input in the layout given by the user, the model or a test run.
+
+    `shown` is the input in messages, as its framework writes it. `runs` tells whether the model
+    runs on an image of that layout and size. Raises ExportError for other than one batch of images.
+    """
+    wanted = None if request.layout is None else Layout(request.layout.upper())
+    readings = ImageInput.readings(spec)
+    fitting = [image for image in readings if wanted in (None, image.layout)]
+    if not fitting:
+        misfit = f". --layout {request.layout} does not fit" if readings else ""
+        raise not_images(model, shown, misfit)
+    if fitting[0].batch not in (None, 1):
+        raise ExportError(
+            f"{model} takes batches of {fitting[0].batch} only ({shown})",
+            hint="save the model with an open batch size, or with 1",
+        )
+    if wanted is not None:
+        return fitting[0], Fact(How.GIVEN)
+    if len(fitting) == 1 or fitting[0].colours == RGB:
+        return fitting[0], Fact(How.FOUND, f"its input is {shown}")
+    running = [image for image in fitting if runs(image, image.size(model, request))]
+    if len(running) == 1:
+        layout = running[0].layout.value
+        return running[0], Fact(How.FOUND, f"it runs with {layout} and with no other layout")
+    which = "either layout" if running else "neither layout"
+    raise ExportError(
+        f"{model} takes {shown} and runs with {which}",
+        hint="say where the colours are: --layout nchw or --layout nhwc"
+        if running
+        else "check --input-size: say which size it was trained with",
+    )
+
+
+def not_images(model: str, shown: str, more: str = "") -> ExportError:
+    """Return the error for a model that takes something else than a batch of images."""
+    return ExportError(
+        f"{model} takes {shown}, not float[N,height,width,3] or float[N,3,height,width]{more}",
+        hint=ONE_IMAGE_IN,
+    )

@@ -1,0 +1,100 @@
+"""The `torch` backend: `torch.export` programs and TorchScript, in this process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlserve.artifact import Artifact
+from mlserve.backend import Backend, ImageStages, Runner
+from mlserve.distributions import install_command
+from mlserve.errors import ExportError, ModelLoadFailed
+from mlserve.load_options import LoadOptions
+from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
+from mlserve.tensors import Signature
+from mlserve_torch.archive import FileKind, has_known_suffix, kind_of
+
+PROGRAM_FILE, SCRIPT_FILE = "model.pt2", "model.pt"
+
+
+class TorchBackend(Backend):
+    """Whole PyTorch models, run by PyTorch in this process, on the CPU or on CUDA."""
+
+    name = "torch"
+    summary = "PyTorch: .pt2 programs and TorchScript, on the CPU and on CUDA"
+    install_hint = install_command("mlserve-torch[serve]")
+    requires = ("torch", "numpy", "ml_dtypes", "PIL", "simplejpeg")
+    files = ("*.pt2", "*.pt", "*.pth", "*.torchscript")
+    frameworks = ("torch",)
+    no_exif = None
+    load_options = ("device", "instances", "jpeg_decoder", "allow_pickle")
+
+    def export(self, model: Model, into: Path) -> Sequence[Signature]:
+        """Copy the model's file into `into`. Raises ExportError for anything but a whole model."""
+        file = Path(_file_of(model))
+        kind = kind_of(file)
+        name = PROGRAM_FILE if kind is FileKind.PROGRAM else SCRIPT_FILE
+        shutil.copyfile(file, into / name)
+        if isinstance(model, Classifier):
+            from mlserve.image_pipeline.classifier import image_signatures
+
+            return image_signatures(model.pipeline)
+        return model.signatures
+
+    def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
+        """Load the model onto the device. Raises ModelLoadFailed, and PluginError without it."""
+        file = _model_file(artifact.path)
+        from mlserve_torch.runner import load_runner
+
+        return load_runner(artifact, file, options)
+
+    def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
+        """Return the Python pipeline steps around an exported model. Raises ModelLoadFailed."""
+        file = _model_file(artifact.path)
+        from mlserve_torch.runner import load_steps
+
+        return load_steps(artifact, file, options)
+
+
+def _file_of(model: Model) -> Any:
+    return model.forward if isinstance(model, Classifier) else model.content
+
+
+def _model_file(folder: Path) -> Path:
+    """Return the file that `export` writes, or the folder's only one. Raises ModelLoadFailed."""
+    own = [folder / name for name in (PROGRAM_FILE, SCRIPT_FILE) if (folder / name).is_file()]
+    files = own or sorted(path for path in folder.glob("*") if has_known_suffix(path))
+    if len(files) == 1:
+        return files[0]
+    there = "there is no such folder" if not folder.exists() else "it has no .pt2 or .pt file"
+    if files:
+        there = f"it has several: {', '.join(file.name for file in files)}"
+    raise ModelLoadFailed(
+        f"{folder} is not a PyTorch model: {there}",
+        hint=f"a model's folder holds <version>/{PROGRAM_FILE}; `mlserve export --backend torch` "
+        "writes one",
+    )
+
+
+class TorchSource(ModelSource):
+    """A whole PyTorch model in a `.pt2` or TorchScript file, under a name that the user chooses."""
+
+    name = "torch"
+    summary = "your own PyTorch model: --model NAME --weights FILE.pt2|FILE.pt"
+    install_hint = install_command("mlserve-torch[serve]")
+    framework = "torch"
+    requires = ("torch", "numpy", "ml_dtypes")
+
+    def accepts(self, request: ModelRequest) -> bool:
+        return has_known_suffix(request.weights_path)
+
+    def open(self, request: ModelRequest, progress: Progress) -> Model:
+        """Open the model: inputs and outputs are read from the file, or found by a run."""
+        path = request.weights_path
+        if path is None:
+            raise ExportError("a PyTorch source was asked to open a request without a file")
+        from mlserve_torch.source import model_of_file
+
+        return model_of_file(path, request)

@@ -1,0 +1,159 @@
+"""The instances of a model: each runs one call at a time, and all share the weights and threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from queue import Empty, LifoQueue
+
+import torch
+
+from mlserve.backend import Batching
+from mlserve.deadline import Deadline
+from mlserve.errors import (
+    InferenceFailed,
+    InvalidInput,
+    MlserveError,
+    Overloaded,
+    Unavailable,
+    bounded,
+)
+from mlserve.load_options import LoadOptions
+from mlserve.system import usable_cpus
+from mlserve_torch.graphs import Capture, GraphedInstance, capture_sizes
+from mlserve_torch.program import Program
+
+_log = logging.getLogger(__name__)
+Tensors = Sequence[torch.Tensor]
+_NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""What the allocator of the CPU says, whose error has no class of its own."""
+
+
+class EagerInstance:
+    """Runs a program operation by operation, on the CPU."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def run(self, tensors: Tensors) -> list[torch.Tensor]:
+        """Return the outputs, on the CPU."""
+        with torch.inference_mode():
+            return self._program.call(tensors)
+
+
+class Instances:
+    """`options.instances` instances of a program; a call waits until one is free.
+
+    `is_padded` says that a row's answer does not depend on the rows beside it, so that a long batch
+    may be cut and a short one filled up. `capture` makes what captures the graphs of an instance;
+    None runs each call operation by operation.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        device: torch.device,
+        options: LoadOptions,
+        *,
+        is_padded: bool,
+        capture: Callable[[], Capture] | None = None,
+    ) -> None:
+        count = options.instances or 1
+        torch.set_num_threads(max(1, (options.threads or usable_cpus()) // count))
+        self._program = program
+        self._is_padded = is_padded
+        self._sizes = capture_sizes(program) if capture else ()
+        self.all = [
+            EagerInstance(program)
+            if capture is None
+            else GraphedInstance(program, device, self._sizes, capture(), is_padded=is_padded)
+            for _ in range(count)
+        ]
+        self._free: LifoQueue[EagerInstance | GraphedInstance] = LifoQueue()
+        for instance in self.all:
+            self._free.put(instance)
+        self._lost = ""
+        _log.info("PyTorch %s runs the model on %s", torch.__version__, device)
+
+    @property
+    def batching(self) -> Batching | None:
+        """How the runtime likes requests to be run together; None to leave it to the server."""
+        if not self._sizes or not self._is_padded or self._sizes[-1] == 1:
+            return None
+        return Batching(most=self._sizes[-1], at_once=len(self.all) + 1)
+
+    def run(self, tensors: Tensors, deadline: Deadline | None = None) -> list[torch.Tensor]:
+        """Return the outputs, on the CPU, in the program's order.
+
+        Raises InvalidInput for input that the program refuses, DeadlineExceeded when no instance
+        gets free in time, Overloaded when memory runs out, Unavailable once the GPU has failed, and
+        InferenceFailed.
+        """
+        instance = self._take(deadline)
+        try:
+            parts = [instance.run(part) for part in self._parts(tensors)]
+        except Exception as error:
+            raise self._explained(error) from error
+        finally:
+            self._free.put(instance)
+        return (
+            parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
+        )
+
+    def warm_up(self, tensors: Tensors) -> None:
+        """Run each instance once. Raises what `run` raises."""
+        try:
+            for instance in self.all:
+                instance.run(tensors)
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def close(self) -> None:
+        """Free the memory."""
+        self.all = []
+        self._free = LifoQueue()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _parts(self, tensors: Tensors) -> list[Tensors]:
+        """Return the batch in pieces that the program takes: whole if its rows may not be cut."""
+        rows = self._program.rows
+        if rows is None:
+            return [tensors]
+        if not len(tensors[0]):
+            raise InvalidInput("the batch has no rows", hint="send at least one row")
+        most = min(rows[1], self._sizes[-1]) if self._sizes else rows[1]
+        if len(tensors[0]) <= most or not (self._is_padded or rows[1] == 1):
+            return [tensors]
+        return list(zip(*(tensor.split(most) for tensor in tensors), strict=True))
+
+    def _take(self, deadline: Deadline | None) -> EagerInstance | GraphedInstance:
+        if self._lost:
+            raise Unavailable(self._lost, hint="restart the server: mlserve down, then mlserve up")
+        seconds = None if deadline is None else max(0.0, deadline.remaining())
+        try:
+            return self._free.get(timeout=seconds)
+        except Empty:
+            if deadline is None:
+                raise
+            raise deadline.exceeded("waiting for an instance of the model") from None
+
+    def _explained(self, error: Exception) -> MlserveError:
+        text = bounded(str(error)) or type(error).__name__
+        if isinstance(error, MlserveError):
+            return error
+        if isinstance(error, AssertionError | IndexError):
+            return InvalidInput(
+                f"the model refuses the input: {text.removeprefix('Guard failed: ')}",
+                hint="compare the input with the signature: mlserve metadata",
+            )
+        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if no_memory or any(words in text for words in _NO_MEMORY):
+            return Overloaded(
+                f"not enough memory to run the request: {text}",
+                hint="send smaller requests, or give the server more memory",
+            )
+        if isinstance(error, torch.AcceleratorError):
+            self._lost = f"the GPU has failed, and this process cannot use it any more: {text}"
+            _log.error("%s", self._lost)
+        return InferenceFailed(f"PyTorch failed: {text}", hint="see the server's log")

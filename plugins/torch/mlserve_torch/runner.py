@@ -1,0 +1,234 @@
+"""Serve a PyTorch model: an image classifier with its pipeline, or the model's own tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
+from mlserve.backend import Batching, Runner
+from mlserve.deadline import Deadline
+from mlserve.errors import ExportError, InvalidInput, ModelLoadFailed
+from mlserve.image_input import RGB, ImageInput, Layout
+from mlserve.image_pipeline.classifier import ImageClassifierRunner
+from mlserve.image_pipeline.steps import Array, Decoding, ImageSteps
+from mlserve.load_options import JpegChoice, LoadOptions
+from mlserve.pipeline import ImagePipeline
+from mlserve.system import usable_cpus
+from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve_torch.device import CUDA, device_for, set_up
+from mlserve_torch.gpu_jpeg import gpu_decoder
+from mlserve_torch.graph import id_limits
+from mlserve_torch.graphs import CudaCapture
+from mlserve_torch.instances import Instances
+from mlserve_torch.program import Program, opened, to_numpy, to_torch
+from mlserve_torch.source import SIGNATURE
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+_log = logging.getLogger(__name__)
+
+
+def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
+    """Load and warm up the model, with its image pipeline if mlserve exported it with one.
+
+    Raises ModelLoadFailed, and PluginError for a device that is not there.
+    """
+    device = device_for(options.device)
+    program = _opened(artifact, file, device, options)
+    pipeline = artifact.manifest.pipeline if artifact.manifest else None
+    if pipeline is None:
+        return TorchRunner(program, _instances(artifact, program, device, options))
+    pixels = _pixel_program(artifact, pipeline, program, device, options)
+    return ImageClassifierRunner(artifact, pipeline, pixels, _decoding(device, options))
+
+
+def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSteps:
+    """Load the steps of a classifier that mlserve exported. Raises ModelLoadFailed."""
+    pipeline = artifact.manifest.pipeline if artifact.manifest else None
+    if pipeline is None:
+        raise ModelLoadFailed(
+            f"{artifact.path} has no image pipeline: mlserve did not export it as a classifier",
+            hint="export the model: mlserve export --backend torch",
+        )
+    device = device_for(options.device)
+    program = _opened(artifact, file, device, options)
+    pixels = _pixel_program(artifact, pipeline, program, device, options)
+    return ImageSteps(pipeline, pixels, _decoding(device, options))
+
+
+def _opened(artifact: Artifact, file: Path, device: torch.device, options: LoadOptions) -> Program:
+    set_up()
+    inputs, outputs = _described(artifact)
+    try:
+        return opened(
+            file,
+            device,
+            inputs,
+            outputs,
+            allow_pickle=options.allow_pickle,
+            allow_ops=options.allow_unsafe_ops,
+        )
+    except ExportError as error:
+        raise ModelLoadFailed(error.message, hint=error.hint or EXPORT_AGAIN) from error
+
+
+def _instances(
+    artifact: Artifact, program: Program, device: torch.device, options: LoadOptions
+) -> Instances:
+    manifest = artifact.manifest
+    has_independent_rows = manifest is not None and not manifest.has_dependent_rows
+    capture = partial(CudaCapture, device) if device.type == CUDA else None
+    return Instances(program, device, options, is_padded=has_independent_rows, capture=capture)
+
+
+def _decoding(device: torch.device, options: LoadOptions) -> Decoding:
+    """Return how images are decoded: where the GPU waits for them, on all CPUs at the same time."""
+    threads = usable_cpus() if device.type == CUDA else 1
+    if options.jpeg_decoder is not JpegChoice.GPU:
+        return Decoding(threads=threads)
+    decoder = gpu_decoder(device)
+    _log.warning("JPEGs are decoded on %s: the pixels differ a little from other servers'", device)
+    return Decoding(decoder, threads)
+
+
+def _described(artifact: Artifact) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
+    """Return the inputs and outputs that the manifest names: TorchScript does not say them."""
+    manifest = artifact.manifest
+    if manifest is None:
+        return (), ()
+    if manifest.pipeline is None:
+        (signature,) = manifest.signatures
+        return signature.inputs, signature.outputs
+    return [TensorSpec.from_json(spec) for spec in manifest.details.get("inputs", ())], ()
+
+
+class TorchRunner:
+    """Any PyTorch model: one signature, with the program's own inputs and outputs."""
+
+    def __init__(self, program: Program, instances: Instances) -> None:
+        self._instances = instances
+        self._limits = {} if program.graph_module is None else id_limits(program.graph_module)
+        self.signatures: Mapping[str, Signature] = {
+            SIGNATURE: Signature(SIGNATURE, program.inputs, program.outputs)
+        }
+
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
+        """Return the outputs. Raises what `Instances.run` raises."""
+        described = self.signatures[signature]
+        for name, limit in self._limits.items():
+            _require_ids(name, inputs[name], limit)
+        tensors = [to_torch(inputs[spec.name]) for spec in described.inputs]
+        outputs = self._instances.run(tensors, deadline)
+        return {
+            spec.name: to_numpy(tensor)
+            for spec, tensor in zip(described.outputs, outputs, strict=True)
+        }
+
+    @property
+    def batching(self) -> Batching | None:
+        """How requests are best run together."""
+        return self._instances.batching
+
+    def close(self) -> None:
+        self._instances.close()
+
+
+def _require_ids(name: str, ids: np.ndarray[Any, Any], limit: int) -> None:
+    is_bad = (ids < 0) | (ids >= limit)
+    if is_bad.any():
+        place = tuple(int(at) for at in np.argwhere(is_bad)[0])
+        raise InvalidInput(
+            f"input {name!r} has the id {ids[place]} at {list(place)}; the model knows 0 to "
+            f"{limit - 1}",
+            hint="prepare the ids with the tokenizer or the table that the model was trained with",
+        )
+
+
+class PixelProgram:
+    """A classifier's program of pixels, as `mlserve.image_pipeline.steps.Forward`."""
+
+    def __init__(self, instances: Instances) -> None:
+        self._instances = instances
+
+    def __call__(self, pixels: Array, deadline: Deadline | None = None) -> Array:
+        """Return float32[N, units]. Raises what `Instances.run` raises."""
+        (outputs,) = self._instances.run([to_torch(pixels)], deadline)
+        return to_numpy(outputs)
+
+    def warm_up(self, black: Array) -> None:
+        """Run every instance once. Raises what `Instances.run` raises."""
+        self._instances.warm_up([to_torch(black)])
+
+    @property
+    def batching(self) -> Batching | None:
+        """How requests are best run together."""
+        return self._instances.batching
+
+    def close(self) -> None:
+        self._instances.close()
+
+
+def _pixel_program(
+    artifact: Artifact,
+    pipeline: ImagePipeline,
+    program: Program,
+    device: torch.device,
+    options: LoadOptions,
+) -> PixelProgram:
+    """Return the program as one of float32[N, height, width, 3], whatever layout it has.
+
+    Raises ModelLoadFailed when it does not match the manifest's pipeline.
+    """
+    image = _image_input(artifact, pipeline, program)
+
+    def call(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        (pixels,) = tensors
+        if image.layout is Layout.NCHW:
+            pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        return [output.float() for output in program.call([pixels])]
+
+    pixels = TensorSpec(image.name, DType.FLOAT32, (None, pipeline.height, pipeline.width, RGB))
+    own = replace(program, call=call, inputs=(pixels,))
+    return PixelProgram(_instances(artifact, own, device, options))
+
+
+def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) -> ImageInput:
+    found = ", ".join(map(str, (*program.inputs, *program.outputs)))
+    try:
+        ((spec,), (output,)) = program.inputs, program.outputs
+        image = _reading(spec, artifact.manifest)
+        if not _fits(image, output, pipeline) or program.rows is None:
+            raise ValueError("its sizes differ")
+    except ValueError as error:
+        raise ModelLoadFailed(
+            f"{artifact.path} holds a different model than its manifest says: {found}",
+            hint=EXPORT_AGAIN,
+        ) from error
+    return image
+
+
+def _reading(spec: TensorSpec, manifest: Manifest | None) -> ImageInput:
+    """Return the input in the layout that the export found. Raises ValueError for no image."""
+    layout = manifest.details.get("layout") if manifest is not None else None
+    readings = [i for i in ImageInput.readings(spec) if layout in (None, i.layout.value)]
+    if not readings:
+        raise ValueError(f"the input is {spec}")
+    return readings[0]
+
+
+def _fits(image: ImageInput, output: TensorSpec, pipeline: ImagePipeline) -> bool:
+    columns = 1 if pipeline.activation.is_binary else pipeline.classes
+    return (
+        image.height in (None, pipeline.height)
+        and image.width in (None, pipeline.width)
+        and (output.shape or ())[1:] in ((columns,), (None,))
+    )
