@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -83,15 +84,15 @@ class TorchServeSession(OipSession):
     async def predict(self, request: ImageRequest, state: CallState) -> Answer:
         """Return the answer of the model's handler, whoever wrote it."""
         if self._is_described:
-            try:
+            with suppress(NotDescribed):
                 return await super().predict(request, state)
-            except NotDescribed:
-                self._is_described = False
         call = self._envelope.file_call(self._model.name, self._version, request.image)
         try:
-            return await self._server.ask_with_retries(call, self._read_labels, state)
+            answer = await self._server.ask_with_retries(call, self._read_labels, state)
         except NotSpoken as error:  # TorchServe it is: its handler answers something else
             raise error.refusal from error
+        self._is_described = False
+        return answer
 
     async def metadata(self, state: CallState, signature: str = "") -> ModelMetadata:
         """Return the model's signatures. Raises NotDescribed if its handler does not know them."""
@@ -210,7 +211,7 @@ def _refusal(error: Exception) -> MlserveError:
 
 
 def _labels(body: bytes) -> Mapping[str, Tensor]:
-    """Return the columns of a handler's answer: scores by label, a label, or numbers.
+    """Return the outputs of a handler's answer: probabilities by label, or a label.
 
     Raises Unreadable for anything else.
     """
@@ -231,11 +232,10 @@ def _labels(body: bytes) -> Mapping[str, Tensor]:
 
 
 def _is_scores(said: Any) -> bool:
-    return (
-        isinstance(said, dict)
-        and bool(said)
-        and all(type(value) in (int, float) for value in said.values())
-    )
+    """Return whether these are probabilities by label, and not the sizes of something."""
+    if not isinstance(said, dict) or not said:
+        return False
+    return all(type(value) in (int, float) and 0 <= value <= 1 for value in said.values())
 
 
 def _text(body: bytes) -> str:

@@ -66,6 +66,8 @@ def test_the_forms_of_a_label(over_rest: Any, answer: bytes, label: str) -> None
         b"[]",
         b"[0.25, 0.75]",
         b'{"ox": true}',
+        b'{"width": 640, "height": 480}',
+        b'{"ox": NaN}',
         b'{"ox": "likely"}',
         b'{"boxes": [[1, 2, 3, 4]]}',
         b"\x89PNG\xff",
