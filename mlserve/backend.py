@@ -133,10 +133,13 @@ class ServerSpec:
     """A third-party server, as pure data: what `--launcher native` or `docker` runs.
 
     `executable` is looked up on PATH, or in the `image`; `env` is added to the environment. `files`
-    are texts by file name: the launcher writes them into a folder of the server's state before the
-    start, and replaces each `{files}` in `argv` with that folder's path. `listens_everywhere` means
-    that the server cannot be bound to a host: it listens on every address of the machine, or of the
-    container.
+    are texts by path: the launcher writes them into a folder of the server's state before the
+    start, and replaces each `{files}` in `argv` and in the values of `env` with that folder's path.
+    `listens_everywhere` means that the server cannot be bound to a host: it listens on every
+    address of the machine, or of the container. One that does not `follow_versions` keeps serving
+    those that it was started with. `only_on_request`: `--launcher auto` never chooses it.
+    `longest_folder` is how many bytes the path of its folder may have, for one that puts sockets
+    there (unix(7): 107 bytes in all); None if that does not matter.
     """
 
     launcher: str
@@ -147,6 +150,9 @@ class ServerSpec:
     files: Mapping[str, str] = field(default_factory=dict)
     listens_everywhere: bool = False
     image: ContainerImage | None = None
+    follows_versions: bool = True
+    only_on_request: bool = False
+    longest_folder: int | None = None
 
 
 _EVERY_BACKEND = ("threads", "allow_unsafe_ops")

@@ -83,8 +83,8 @@ class ServerChoice:
         Api | None,
         typer.Option(
             help="The API: tfs is TensorFlow Serving's, version 1; oip is the Open Inference "
-            "Protocol, version 2 (Triton, KServe, MLServer). Default: what the server turns out to "
-            "speak.",
+            "Protocol, version 2 (Triton, KServe, MLServer); torchserve is TorchServe's. Default: "
+            "what the server turns out to speak.",
         ),
     ] = None
     token_file: Annotated[

@@ -26,7 +26,7 @@ class Prediction:
 
     `scores` are the best classes, best first; empty if the server offers only a label. `version` is
     None if the server does not say which version answered. `api` is what was spoken: tfs
-    (TensorFlow Serving, version 1) or oip (Open Inference Protocol, version 2).
+    (TensorFlow Serving, version 1), oip (Open Inference Protocol, version 2) or torchserve.
     `has_random_weights` is True if the server says that its answers are meaningless. `retries` are
     the failed attempts before this answer. `request_id` and `trace_id` are in the server's log.
     `shortfall` says why there are fewer scores than requested, else None.

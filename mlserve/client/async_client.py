@@ -69,9 +69,9 @@ class AsyncClient:
     `endpoint` is `host:port` (gRPC), `grpc://host:port`, or `http://host:port` (REST), with TLS
     `grpcs://` or `https://`; `protocol` overrides what `host:port` means, and `tls` makes it use
     TLS. `model` None asks the server once for its model; it must serve exactly one. `version` None
-    leaves the choice to the server. `api` is tfs (TensorFlow Serving, version 1) or oip (Open
-    Inference Protocol, version 2: Triton, KServe, MLServer); None tries one, then the other if the
-    server does not know the first.
+    leaves the choice to the server. `api` is tfs (TensorFlow Serving, version 1), oip (Open
+    Inference Protocol, version 2: Triton, KServe, MLServer) or torchserve; None tries them in this
+    order until the server knows one.
 
     `token` is sent with each request; a UserWarning is given if that crosses a network without TLS.
     `retries` apply to all calls but `status` and `load`. `max_answer_bytes` limits the size of an
@@ -445,6 +445,8 @@ def _open_session(api: Api, model: ModelRef, connections: Connections) -> ModelS
         from mlserve.client.tfs_rest import TfsRest
 
         return TfsSession(TfsRest(), model, connections)
+    if api == "torchserve":
+        return _open_torchserve(model, connections, is_grpc=is_grpc)
     from mlserve.client.oip_session import OipSession
 
     if is_grpc:
@@ -454,3 +456,15 @@ def _open_session(api: Api, model: ModelRef, connections: Connections) -> ModelS
     from mlserve.client.oip_rest import OipRest
 
     return OipSession(OipRest(), model, connections)
+
+
+def _open_torchserve(model: ModelRef, connections: Connections, *, is_grpc: bool) -> ModelSession:
+    from mlserve.client.torchserve_session import TorchServeSession
+
+    if is_grpc:
+        from mlserve.client.torchserve_grpc import TorchServeGrpc
+
+        return TorchServeSession(TorchServeGrpc(), model, connections)
+    from mlserve.client.torchserve_rest import TorchServeRest
+
+    return TorchServeSession(TorchServeRest(), model, connections)

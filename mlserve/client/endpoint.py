@@ -15,8 +15,8 @@ from mlserve.client.retries import DEFAULT_RETRIES, Retries
 from mlserve.errors import UsageError
 
 ProtocolName = Literal["grpc", "rest"]
-Api = Literal["tfs", "oip"]
-"""TensorFlow Serving's API, version 1, or the Open Inference Protocol, version 2."""
+Api = Literal["tfs", "oip", "torchserve"]
+"""TensorFlow Serving's API, version 1, the Open Inference Protocol, version 2, or TorchServe's."""
 APIS: tuple[Api, ...] = get_args(Api)
 DEFAULT_MAX_ANSWER_BYTES = 64 * 2**20
 _PROTOCOLS: dict[str, ProtocolName] = {
@@ -25,7 +25,7 @@ _PROTOCOLS: dict[str, ProtocolName] = {
     "http": "rest",
     "https": "rest",
 }
-_MODEL_PATH = re.compile(r"/v[12]/models/([^/:]+).*")
+_MODEL_PATH = re.compile(r"/(?:v[12]/models|predictions)/([^/:]+).*")
 _SECURE = {"grpc": "grpcs", "http": "https"}
 """The TLS scheme for each scheme without TLS."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -204,7 +204,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         if self.api is not None and self.api not in APIS:
-            raise UsageError(f"{self.api!r} is not an API", hint=f"choose {' or '.join(APIS)}")
+            raise UsageError(f"{self.api!r} is not an API", hint=f"choose {', '.join(APIS)}")
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise UsageError(
                 "the token is empty or has characters other than visible ASCII",

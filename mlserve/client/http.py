@@ -35,11 +35,15 @@ from mlserve.wire.status import error_from_http
 
 _OK = 200
 _GZIP = 31  # zlib's wbits for a gzip stream
-_NO_SUCH_PATH = {404: "not found", 405: "method not allowed"}
-"""Standard messages of web frameworks for a path that they do not have."""
+_NO_SUCH_PATH = {
+    404: ("not found", "requested resource is not found, please refer to api document."),
+    405: ("method not allowed", "requested method is not allowed, please refer to api document."),
+}
+"""Standard messages of web frameworks, and TorchServe's, for a path that they do not have."""
 _BAD_REQUEST = 400
 _OF_PROXIES = (403, 407, 502, 503, 504)
 """Statuses that a proxy sends on its own, without the JSON of a model server's error."""
+_OF_TORCHSERVE = {"code", "type", "message"}
 _MOST_OF_AN_ERROR = 2**18
 """Bytes of an error's body searched for the exception at the end of a traceback."""
 _PUZZLING = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -246,11 +250,15 @@ def _first_words(error: BaseException, handled: BaseException | None) -> str:
 
 
 def _reason(answer: _Received) -> str | None:
-    """Return the server's message from `{"error": "..."}`; None for a body of another shape."""
+    """Return the server's message from `{"error": "..."}`; None for a body of another shape.
+
+    TorchServe's shape is `{"code": 404, "type": "...", "message": "..."}`.
+    """
     if len(answer.body) > _MOST_OF_AN_ERROR:
         return None
     try:
-        said = parse_json(answer.body)["error"]
+        body = parse_json(answer.body)
+        said = body["message"] if body.keys() == _OF_TORCHSERVE else body["error"]
     except (Unreadable, KeyError):
         return None
     return said if isinstance(said, str) else shown(said)
@@ -259,7 +267,7 @@ def _reason(answer: _Received) -> str | None:
 def _is_unknown_path(answer: _Received, reason: str | None) -> bool:
     """Return whether the server has no such path; for a missing model it sends its own message."""
     if answer.status in _NO_SUCH_PATH:
-        return reason is None or reason.lower() == _NO_SUCH_PATH[answer.status]
+        return reason is None or reason.lower() in _NO_SUCH_PATH[answer.status]
     # Triton sends an empty 400 for an unknown path.
     return answer.status == _BAD_REQUEST and not answer.body
 

@@ -20,14 +20,31 @@ _OUR_DEADLINE = "no answer within "
 _QUEUE_FULL = re.compile(r"exceeds maximum queue size", re.IGNORECASE)
 _NO_MODEL = re.compile(
     r"^request for unknown model.* is not found|^model (with name )?\S+ (with version \S+ )?"
-    r"(not found|does not exist)|'kserve\.errors\.ModelNotFound'",
+    r"(not found|does not exist)|'kserve\.errors\.ModelNotFound'"
+    r"|^model not found: |^model version: \S+ does not exist",
     re.IGNORECASE,
 )
 _NOT_YET = re.compile(
-    r"request for unknown model.* has no available versions|\bmodel .{1,200} is not ready\b",
+    r"request for unknown model.* has no available versions|\bmodel .{1,200} is not ready\b"
+    r"|^model .{1,200} has no worker to serve",
     re.IGNORECASE,
 )
-"""How Triton (loading or draining), MLServer and KServe say "not ready", in any status."""
+"""How Triton (loading or draining), MLServer and KServe say "not ready", in any status.
+
+So does TorchServe without a worker, as while the only one starts again.
+"""
+_HANDLER_FAILED = re.compile(
+    r"^(Prediction failed|Invalid model predict output|number of batch response mismatched"
+    r"|Unsupported model output data type\.)$"
+)
+"""TorchServe's messages, as if it were unavailable, for a handler that raised or answered wrongly.
+
+They are those of ts/service.py and ts/protocol/otf_message_handler.py of TorchServe 0.12.
+"""
+_NO_MEMORY = re.compile(r"^Out of resources$")
+"""TorchServe's message, in HTTP 507, for a model that ran out of memory."""
+_JAVA_CLASS = re.compile(r"\n(?:org\.pytorch\.[\w.$]+|\w+Exception\.\(\))$")
+"""The exception that TorchServe names after its message."""
 _TOO_LARGE = re.compile(r"(received|sent) message larger than max", re.IGNORECASE)
 _SIGNATURE = re.compile(
     r"signature|named input|input tensor|input alias|unknown input|no input|expected type"
@@ -38,8 +55,8 @@ _NO_BINARY = re.compile(r"HTTP 4(15|22)|json|utf-?8|unicode|decode|codec", re.IG
 _TRACEBACK = re.compile(r"^[ \t]*Traceback \(most recent call last\):$", re.MULTILINE)
 _EXCEPTION = re.compile(r"^[\w.]*\w(?:: .*)?$", re.MULTILINE)
 _WHAT_IT_SPEAKS = (
-    "is this a model server? it must speak TensorFlow Serving's API, version 1, or the Open "
-    "Inference Protocol, version 2"
+    "is this a model server? it must speak TensorFlow Serving's API, version 1, the Open Inference "
+    "Protocol, version 2, or TorchServe's API"
 )
 _RAISE_REQUEST_LIMIT = (
     "send a smaller file, or raise the server's limit for received messages "
@@ -87,7 +104,7 @@ def refusal(
 
     `sender` is the program that the answer names as its sender: a proxy's own answer names it.
     """
-    text = readable(without_traceback(text)) or "it gave no reason"
+    text = readable(_JAVA_CLASS.sub("", without_traceback(text))) or "it gave no reason"
     if issubclass(kind, errors.Unavailable | errors.DeadlineExceeded):
         from_proxy = of_a_proxy(text, readable(sender), endpoint, deadline)
         if from_proxy is not None:
@@ -110,13 +127,13 @@ def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.Ml
     TensorFlow Serving and Triton have no code for requests that expired in their queue, and a
     failed check in a graph is always an invalid argument.
     """
-    if SCORE_PROBLEM.search(text):
+    if SCORE_PROBLEM.search(text) or _HANDLER_FAILED.search(text):
         return errors.InferenceFailed
     if _NOT_YET.search(text):
         return errors.Unavailable
     if _QUEUE_EXPIRY.search(text):
         return errors.DeadlineExceeded
-    if _QUEUE_FULL.search(text):
+    if _QUEUE_FULL.search(text) or _NO_MEMORY.search(text):
         return errors.Overloaded
     return errors.NotFound if _NO_MODEL.search(text) else kind
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import IO
 
 from mlserve import __version__, paths
@@ -34,8 +34,10 @@ _NOWHERE = Listen("127.0.0.1", 0, 0)
 class ServerCommand:
     """A server process to start. `env` is added to the environment.
 
-    `files` maps names to texts written into the server's own folder first; `{files}` in an argument
-    stands for that folder. `listens_everywhere`: the server ignores the host.
+    `files` maps paths to texts written into the server's own folder first; `{files}` in an argument
+    or a value of `env` stands for that folder. `listens_everywhere`: the server ignores the host.
+    `follows_versions`: it serves a newer version as it appears. `longest_folder`: the bytes that
+    the path of the folder may have.
     """
 
     launcher: Launcher
@@ -43,10 +45,14 @@ class ServerCommand:
     env: Mapping[str, str]
     files: Mapping[str, str]
     listens_everywhere: bool = False
+    follows_versions: bool = True
+    longest_folder: int | None = None
 
-    def argv_in(self, folder: Path) -> list[str]:
-        """Return the arguments with the folder of the server's files filled in."""
-        return [argument.replace("{files}", str(folder)) for argument in self.argv]
+    def placed(self, folder: Path) -> ServerCommand:
+        """Return the command with the folder of the server's files filled in."""
+        argv = tuple(argument.replace("{files}", str(folder)) for argument in self.argv)
+        env = {name: value.replace("{files}", str(folder)) for name, value in self.env.items()}
+        return replace(self, argv=argv, env=env)
 
 
 def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launcher:
@@ -62,8 +68,10 @@ def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launch
     if wanted is Launcher.DOCKER:
         return wanted  # mlserve.launch.docker reports what it needs
     fits = not serving.changed and not serving.versions.serves_all
-    if wanted is Launcher.AUTO and fits and _is_on_path(_native_specs(backend, serving)):
-        return Launcher.NATIVE
+    if wanted is Launcher.AUTO and fits:
+        specs = [s for s in _native_specs(backend, serving) if not s.only_on_request]
+        if _is_on_path(specs):
+            return Launcher.NATIVE
     require_runtime(backend)
     return Launcher.EMBEDDED
 
@@ -79,8 +87,15 @@ def command(
     if spec is None:
         raise _no_native(backend, specs)
     executable = shutil.which(spec.executable) or spec.executable
-    argv = (executable, *spec.argv)
-    return ServerCommand(Launcher.NATIVE, argv, spec.env, spec.files, spec.listens_everywhere)
+    return ServerCommand(
+        Launcher.NATIVE,
+        (executable, *spec.argv),
+        spec.env,
+        spec.files,
+        spec.listens_everywhere,
+        spec.follows_versions,
+        spec.longest_folder,
+    )
 
 
 def _embedded(serving: Serving, listen: Listen) -> ServerCommand:
@@ -164,23 +179,34 @@ def require_runtime(backend: Backend) -> None:
 def spawn(command: ServerCommand, name: str, log: Path | None) -> Process:
     """Start the server's process. Its output goes to `log`, or to our stderr if that is None.
 
-    Raises UsageError if the state folder cannot be written, PluginError if the executable cannot be
-    run.
+    Raises UsageError if the state folder cannot be written or its path is too long, PluginError if
+    the executable cannot be run.
     """
     folder = paths.state_dir() / "files" / name
-    argv = command.argv_in(folder.absolute())
+    _require_short(folder.absolute(), command)
+    placed = command.placed(folder.absolute())
     try:
-        write_files(command.files, folder)
-        with _output(log, argv) as output:
-            return _start(argv, command, output)
+        write_files(placed.files, folder)
+        with _output(log, placed.argv) as output:
+            return _start(placed, output)
     except OSError as error:
         raise unwritable(paths.state_dir(), error) from error
 
 
-def _start(argv: list[str], command: ServerCommand, output: IO[bytes]) -> Process:
+def _require_short(folder: Path, command: ServerCommand) -> None:
+    size, most = len(os.fsencode(folder)), command.longest_folder
+    if most is not None and size > most:
+        raise UsageError(
+            f"{Path(command.argv[0]).name} takes a folder for its sockets of at most {most} bytes, "
+            f"and the path of its folder has {size}: {folder}",
+            hint="set MLSERVE_HOME to a shorter path, or take a model with a shorter name",
+        )
+
+
+def _start(command: ServerCommand, output: IO[bytes]) -> Process:
     try:
         return subprocess.Popen(
-            argv,
+            command.argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -189,7 +215,7 @@ def _start(argv: list[str], command: ServerCommand, output: IO[bytes]) -> Proces
         )
     except OSError as error:
         raise PluginError(
-            f"{argv[0]} cannot be run: {error.strerror or error}",
+            f"{command.argv[0]} cannot be run: {error.strerror or error}",
             hint="check the file and its permissions, or use another --launcher",
         ) from error
 
@@ -200,7 +226,7 @@ def _inherited() -> dict[str, str]:
 
 
 @contextmanager
-def _output(log: Path | None, argv: list[str]) -> Iterator[IO[bytes]]:
+def _output(log: Path | None, argv: Sequence[str]) -> Iterator[IO[bytes]]:
     if log is None:
         yield sys.stderr.buffer
         return
@@ -212,11 +238,12 @@ def _output(log: Path | None, argv: list[str]) -> Iterator[IO[bytes]]:
 
 
 def write_files(files: Mapping[str, str], folder: Path) -> None:
-    """Write a server's files, texts by name, into its folder. Raises OSError, UsageError."""
+    """Write a server's files, texts by path, into its folder. Raises OSError, UsageError."""
     if not files:
         return
-    for each in (paths.state_dir(), folder.parent, folder):
+    inner = {parent for path in files for parent in PurePath(path).parents}
+    for each in (paths.state_dir(), folder.parent, *(folder / part for part in sorted(inner))):
         private_folder(each)
-    for name, text in files.items():
-        with create_private(folder / name) as file:
+    for path, text in files.items():
+        with create_private(folder / path) as file:
             file.write(text.encode())

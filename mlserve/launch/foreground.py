@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from subprocess import Popen
 from types import FrameType
 
@@ -95,7 +96,9 @@ class _Forwarding:
 
     def _send(self) -> None:
         if self._process is not None and self._count:
-            self._process.send_signal(signal.SIGKILL if self._count > 1 else signal.SIGTERM)
+            number = signal.SIGKILL if self._count > 1 else signal.SIGTERM
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)  # it leads its group
 
 
 def _already_running(record: ServerRecord) -> UsageError:

@@ -48,6 +48,22 @@ def is_process(pid: int, since: float) -> bool:
         return True
 
 
+def _is_other(pid: int, since: float) -> bool:
+    """Return whether `pid` is a process, running or zombie, that did not start at `since`."""
+    try:
+        return abs(created(pid) - since) >= _SAME_START
+    except psutil.Error:
+        return False
+
+
+def _is_of_session(process: psutil.Process, session: int) -> bool:
+    try:
+        is_member = os.getsid(process.pid) == session and process.pid != session
+        return is_member and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, PermissionError, psutil.Error):
+        return False
+
+
 class NotTold(Unavailable):
     """The server was not stopped, as this user may not signal its process."""
 
@@ -109,7 +125,7 @@ class RunningProcess:
         )
 
     def stop(self, timeout: float, on_wait: OnWait | None = None) -> bool:
-        """Stop the process group. Raises NotTold and StillRunning."""
+        """Stop the process group, and wait for all of it. Raises NotTold and StillRunning."""
         self._send(signal.SIGTERM)
         if self._is_gone_within(timeout, on_wait):
             return False
@@ -133,11 +149,11 @@ class RunningProcess:
 
     def _send(self, number: signal.Signals) -> None:
         """Signal the server and its children: it leads its own process group."""
-        if not self.is_running():
+        if not self.is_running() and not self._has_left_children():
             return
         pid = self._record.pid
         try:
-            if os.getpgid(pid) == pid:
+            if self._leads_a_group():
                 os.killpg(pid, number)
             else:
                 os.kill(pid, number)
@@ -149,9 +165,33 @@ class RunningProcess:
                 hint="stop it as that user",
             ) from error
 
+    def _leads_a_group(self) -> bool:
+        try:
+            return os.getpgid(self._record.pid) == self._record.pid
+        except ProcessLookupError:
+            return True  # it did: its group may outlive it
+
+    def _has_left_children(self) -> bool:
+        """Return whether a process of its session runs on after it.
+
+        TorchServe's start script, for one, dies at once, and its Java server some seconds later.
+        No new process gets the id of a session that has processes left; where one has got it, the
+        server's session is over.
+        """
+        pid = self._record.pid
+        if _is_other(pid, self._record.pid_created):
+            return False
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            return False  # the usual case, without a look at all processes
+        except PermissionError:
+            return True
+        return any(_is_of_session(process, pid) for process in psutil.process_iter())
+
     def _is_gone_within(self, timeout: float, on_wait: OnWait | None = None) -> bool:
         give_up = time.monotonic() + timeout
-        while self.is_running():
+        while self.is_running() or self._has_left_children():
             left = give_up - time.monotonic()
             if left <= 0:
                 return False

@@ -62,6 +62,8 @@ def wait_until_ready(
                 if record.serving.settings.tls_client_ca is None:
                     raise
                 raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
+            except ModelLoadFailed:  # nor here, though it is a way to be unavailable
+                raise
             except _NOT_YET as error:
                 last = error
                 # A first answer may take longer than any guess, so the next attempt gets more time.

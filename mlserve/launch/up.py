@@ -229,6 +229,11 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> L
             f"warning: {Path(planned.argv[0]).name} listens on every address of this machine, "
             f"not only on {listen.host}; --launcher embedded does not"
         )
+    if not planned.follows_versions and not serving.versions.versions:
+        tell(
+            f"warning: {Path(planned.argv[0]).name} serves the latest version and does not follow "
+            "newer ones: after the next export, restart it with mlserve down and mlserve up"
+        )
     if request.launcher is Launcher.EMBEDDED:
         for risk in serving.settings.exposure(listen.host):
             tell(f"warning: {risk}")

@@ -45,6 +45,10 @@ LIMITS = "mlserve-limits"
 """JSON: the limits of the server (OIP over gRPC)."""
 LOAD = "mlserve-load"
 """JSON: the running and waiting requests (OIP over gRPC)."""
+ASKED = "mlserve-asked"
+"""What mlserve's handler in TorchServe is asked for instead of an inference: metadata, ready."""
+HANDLER_HEADERS = "headers"
+"""The parameter of that handler's metadata which holds the headers of mlserve's own server."""
 
 STAGES = ("queue", "decode", "run", "encode")
 """The stages of a request in the server, in order: the metrics of `Server-Timing`."""

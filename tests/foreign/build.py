@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SERVERS = ("envoy", "triton", "mlserver", "kserve")
+SERVERS = ("envoy", "triton", "mlserver", "kserve", "torchserve")
 FOLDER = Path(os.environ.get("MLSERVE_TEST_FOREIGN") or HERE.parents[1] / ".foreign")
 """Where the environments are; the variable lets several checkouts share them."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlserve.launch.down import stop_all
@@ -85,3 +86,45 @@ def test_a_record_with_a_pid_that_is_none_is_left_out(
     told: list[str] = []
     assert read_records(told.append) == []
     assert len(told) == 1
+
+
+def test_what_a_server_leaves_behind_is_stopped_with_it() -> None:
+    """As with TorchServe, whose start script dies of SIGTERM before its Java server does."""
+    slow = (
+        "import signal, sys, time\n"
+        "def end(*_): time.sleep(1); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)"
+    )
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {slow!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        leader.stdout.readline()
+        [child] = psutil.Process(leader.pid).children()
+        record = replace(RECORD, pid=leader.pid, pid_created=created(leader.pid))
+
+        assert server_of(record).stop(20) is False
+
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_outlives_even_sigterm_is_killed() -> None:
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {deaf!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        leader.stdout.readline()
+        [child] = psutil.Process(leader.pid).children()
+        record = replace(RECORD, pid=leader.pid, pid_created=created(leader.pid))
+
+        assert server_of(record).stop(0.5) is True
+
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

@@ -35,7 +35,7 @@ if os.environ.get("LOSE_A_PORT") and not os.path.exists({lost!r}):
         sys.executable, "-c",
         "import socket, sys; s = socket.create_server(('127.0.0.1', " + flags["port"] + ")); "
         "print(flush=True); sys.stdin.read()",
-    ], stdin=open({held!r}), stdout=subprocess.PIPE)
+    ], stdin=open({held!r}), stdout=subprocess.PIPE, start_new_session=True)
     holder.stdout.readline()
     open({lost!r}, "w").write(flags["port"])
     sys.exit("cannot listen: address already in use")

@@ -7,12 +7,13 @@ can ask for the metadata of another signature by name, and gets the names of all
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlserve import __version__
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.engine.engine import Engine
+from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State
 from mlserve.server.oip.request import datatype_of, default_signature
@@ -69,6 +70,16 @@ class ModelDescription:
     optional: tuple[str, ...]
     contract: str
 
+    def to_json(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the REST answer, with more of its free parameters.
+
+        The protocol has no field for signatures, so they are parameters too.
+        """
+        described = asdict(self)
+        del described["contract"]
+        own = {name: described.pop(name) for name in ("signature", "signatures", "optional")}
+        return {**described, "parameters": {**own, **parameters}}
+
 
 class OipModels:
     """The models of a server, in the protocol's terms."""
@@ -118,25 +129,35 @@ class OipModels:
         types the protocol does not have.
         """
         with self._models.lease(model, version) as loaded:
-            signatures = loaded.runner.signatures
-        chosen = (
-            find_signature(signatures, signature) if signature else default_signature(signatures)
-        )
-        return ModelDescription(
-            model,
-            self._versions(model, version),
-            platform_of(self._models.backend_of(model)),
-            TensorMetadata.from_specs(chosen.inputs),
-            TensorMetadata.from_specs(chosen.outputs),
-            chosen.name,
-            tuple(sorted(name for name, item in signatures.items() if _is_expressible(item))),
-            tuple(sorted(chosen.optional)),
-            loaded.contract,
-        )
+            versions = self._versions(model, version)
+            platform = platform_of(self._models.backend_of(model))
+            return describe(loaded, versions, platform, signature)
 
     def _versions(self, model: str, version: int | None) -> tuple[str, ...]:
         statuses = self._models.statuses(model, version)
         return tuple(str(s.version) for s in reversed(statuses) if s.state is State.AVAILABLE)
+
+
+def describe(
+    loaded: LoadedVersion, versions: tuple[str, ...], platform: str, signature: str
+) -> ModelDescription:
+    """Return the metadata of a loaded version; the empty signature is the default one.
+
+    Raises NotFound, and InvalidInput for a signature whose types the protocol does not have.
+    """
+    signatures = loaded.runner.signatures
+    chosen = find_signature(signatures, signature) if signature else default_signature(signatures)
+    return ModelDescription(
+        loaded.model,
+        versions,
+        platform,
+        TensorMetadata.from_specs(chosen.inputs),
+        TensorMetadata.from_specs(chosen.outputs),
+        chosen.name,
+        tuple(sorted(name for name, item in signatures.items() if _is_expressible(item))),
+        tuple(sorted(chosen.optional)),
+        loaded.contract,
+    )
 
 
 def platform_of(backend: str) -> str:

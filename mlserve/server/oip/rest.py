@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -130,11 +130,9 @@ class OipRestService:
         return _json({"name": model, "ready": True})
 
     def _metadata(self, model: str, version: int | None, signature: str) -> Response:
-        described = asdict(self._models.metadata(model, version, signature))
-        # The protocol has no fields for signatures, so they go into its free parameters.
-        parameters = {name: described.pop(name) for name in ("signature", "signatures", "optional")}
-        headers = contract_headers(described.pop("contract"))
-        return _json({**described, "parameters": parameters | self._models.limits()}, headers)
+        described = self._models.metadata(model, version, signature)
+        answer = described.to_json(self._models.limits())
+        return _json(answer, contract_headers(described.contract))
 
     async def _infer(self, request: Request, model: str, version: int | None) -> Response:
         def read(body: Body) -> InferenceCall[_Answer]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, ImageStages, Runner
+from mlserve.backend import Backend, ImageStages, Listen, Runner, ServerSpec
 from mlserve.distributions import install_command
 from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.load_options import LoadOptions
@@ -56,6 +56,14 @@ class TorchBackend(Backend):
         from mlserve_torch.runner import load_steps
 
         return load_steps(artifact, file, options)
+
+    def external_servers(
+        self, base_path: Path, model: str, versions: Sequence[int], listen: Listen
+    ) -> Sequence[ServerSpec]:
+        """Return TorchServe."""
+        from mlserve_torch.torchserve import server_specs
+
+        return server_specs(self.name, base_path, model, versions, listen)
 
 
 def _file_of(model: Model) -> Any:
