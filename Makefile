@@ -12,7 +12,7 @@ SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
 # The suite in as many processes as there are CPUs; `alone` is what nothing may run beside.
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
-RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export,sklearn,torch]' -e 'plugins/sklearn[export]' -e 'plugins/torch[export]' -e plugins/model-server
+RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/sklearn[export]' -e 'plugins/torch[export]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export,sklearn,torch]' -e plugins/model-server
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench parity \
