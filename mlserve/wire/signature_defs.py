@@ -35,7 +35,7 @@ def _specs(infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
 
 def _spec(name: str, info: Any) -> TensorSpec:
     """Return the spec of a TensorInfo. A missing shape means unknown, not a scalar."""
-    if not info.name:
+    if info.WhichOneof("encoding") not in ("name", None):  # servers need not send the name
         raise ValueError(f"{name} is not one tensor, but a sparse or composite one")
     dtype = DType.from_tf_number(info.dtype)
     shape = info.tensor_shape

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,9 +14,11 @@ import pytest
 
 from mlserve import Client
 from mlserve.images import tiny_png
+from mlserve.launch.ready import see
 from mlserve.launch.records import read_records
 from mlserve.launch.running import server_of
 from mlserve.testing.processes import wait_until
+from tests.harness.echo import put_version, tensors_manifest
 
 pytestmark = pytest.mark.server
 
@@ -86,6 +89,22 @@ def test_a_folder_of_ones_own_is_served_under_its_name(cli, tmp_path: Path) -> N
     assert up.returncode == 0, up.stderr
     assert up.stdout.startswith("horses version 7 is ready")
     assert "next: mlserve metadata" in up.stderr  # it is not known to take files
+
+
+def test_a_model_of_tensors_is_ready_without_an_image_and_up_says_how_to_ask(
+    cli, tmp_path: Path
+) -> None:
+    put_version(
+        tmp_path / "words" / "1", manifest=tensors_manifest(), fail_run="not an image for me"
+    )
+
+    up = cli.up("--path", str(tmp_path / "words"))
+
+    assert up.returncode == 0, up.stderr
+    assert up.stdout.startswith("words version 1 is ready")
+    assert "next: mlserve predict --input 'image=good morning'" in up.stderr
+    [record] = read_records(lambda _: None)
+    assert see(replace(record, is_ready=False, up_pid=None)).status == "ready"
 
 
 def test_named_versions_and_all_versions_are_waited_for(cli, export) -> None:
