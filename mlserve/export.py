@@ -260,7 +260,7 @@ def _no_source(
 
 
 def _known_or_own(request: ModelRequest, sources: Sequence[ModelSource]) -> str:
-    kinds = ".keras, .h5, .onnx, or a SavedModel folder or .tar.gz"
+    kinds = ".keras, .h5, .onnx, .pt2, .skops, or a SavedModel folder or .tar.gz"
     if request.weights_path is not None:
         return f"give the weights of your own model in a file of a known kind: {kinds}"
     known = (name for source in sources for name in source.models)

@@ -55,7 +55,7 @@ class LoadOptions(Options):
         default=None,
         metadata=option(
             HelpPanel.MODEL,
-            "Sessions of ONNX Runtime, which share the threads.",
+            "Instances of the model that run at the same time and share the threads.",
             unit="n",
             least=1,
             chosen="1",

@@ -59,9 +59,9 @@ def export(
         str | None,
         typer.Option(
             metavar="FILE|DIR|random",
-            help="Your own weights: a .keras, .h5, .hdf5 or .onnx file or a SavedModel folder. "
-            "`random` makes random ones, for speed tests only. Default: those published for "
-            "--model.",
+            help="Your own weights: a .keras, .h5, .hdf5, .onnx, .pt2 or .skops file, or a "
+            "SavedModel folder. `random` makes random ones, for speed tests only. Default: those "
+            "published for --model.",
         ),
     ] = None,
     labels: Annotated[

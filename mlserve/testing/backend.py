@@ -19,7 +19,18 @@ from mlserve.testing.artifacts import exported
 from mlserve.testing.given import GivenBackend
 
 HEAVY = frozenset(
-    ("cv2", "httpx", "keras", "numpy", "onnx", "onnxruntime", "PIL", "starlette", "tensorflow")
+    (
+        "cv2",
+        "httpx",
+        "keras",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "PIL",
+        "starlette",
+        "tensorflow",
+        "torch",
+    )
 )
 """Modules that importing a plugin must not import, besides what its backend requires."""
 _LIST_MODULES = """

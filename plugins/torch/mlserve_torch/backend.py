@@ -65,6 +65,11 @@ class TorchBackend(Backend):
 
         return server_specs(self.name, base_path, model, versions, listen)
 
+    def sample(self, into: Path) -> None:
+        from mlserve_torch.sample import write_sample
+
+        write_sample(into / PROGRAM_FILE)
+
 
 def _file_of(model: Model) -> Any:
     return model.forward if isinstance(model, Classifier) else model.content

@@ -21,6 +21,7 @@ from mlserve.image_pipeline.classifier import ImageClassifierRunner
 from mlserve.image_pipeline.steps import Array, Decoding, ImageSteps
 from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.pipeline import ImagePipeline
+from mlserve.sources import How, Kind
 from mlserve.system import usable_cpus
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve_torch.device import CUDA, device_for, set_up
@@ -84,10 +85,19 @@ def _opened(artifact: Artifact, file: Path, device: torch.device, options: LoadO
 def _instances(
     artifact: Artifact, program: Program, device: torch.device, options: LoadOptions
 ) -> Instances:
-    manifest = artifact.manifest
-    has_independent_rows = manifest is not None and not manifest.has_dependent_rows
     capture = partial(CudaCapture, device) if device.type == CUDA else None
-    return Instances(program, device, options, is_padded=has_independent_rows, capture=capture)
+    is_padded = has_independent_rows(artifact.manifest)
+    return Instances(program, device, options, is_padded=is_padded, capture=capture)
+
+
+def has_independent_rows(manifest: Manifest | None) -> bool:
+    """Return whether the export has seen that a row's answer is the same beside any others."""
+    if manifest is None or manifest.has_dependent_rows:
+        return False
+    if manifest.kind is Kind.IMAGE_CLASSIFIER:
+        return True  # else it would not have been exported as one
+    rows = manifest.facts.get("rows")
+    return rows is not None and rows.how is How.FOUND
 
 
 def _decoding(device: torch.device, options: LoadOptions) -> Decoding:

@@ -16,6 +16,7 @@ from mlserve_torch.gpu_jpeg import gpu_decoder
 from mlserve_torch.graphs import EagerCapture, GraphedInstance, Replay, capture_sizes
 from mlserve_torch.instances import Instances
 from mlserve_torch.program import DTYPES, Program, opened
+from mlserve_torch.runner import has_independent_rows
 from torch import nn
 
 from mlserve import export, plugins
@@ -350,3 +351,17 @@ def test_a_call_waits_for_its_instance_no_longer_than_its_deadline() -> None:
             instances.run([], Deadline.after(0.05))
         may_end.set()
         assert torch.equal(first.result()[0], torch.zeros(1))
+
+
+def test_only_rows_that_the_export_found_independent_are_filled_up(
+    saved: Saved, tmp_path: Path
+) -> None:
+    class Centred(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x - x.mean(0)
+
+    found = []
+    for module in (Counting(), Centred()):
+        request = ModelRequest("m", str(saved(module, torch.rand(2, 3))))
+        found.append(export.export(request, "torch", store=tmp_path).manifest)
+    assert [has_independent_rows(manifest) for manifest in (*found, None)] == [True, False, False]
