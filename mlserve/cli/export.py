@@ -59,9 +59,9 @@ def export(
         str | None,
         typer.Option(
             metavar="FILE|DIR|random",
-            help="Your own weights: a .keras, .h5, .hdf5, .onnx, .pt2 or .skops file, or a "
-            "SavedModel folder. `random` makes random ones, for speed tests only. Default: those "
-            "published for --model.",
+            help="Your own model: a .keras, .h5, .hdf5, .onnx, .pt2 or .skops file, a SavedModel "
+            "folder, or another kind that `mlserve plugins` lists. `random` makes random weights, "
+            "for speed tests only. Default: those published for --model.",
         ),
     ] = None,
     labels: Annotated[

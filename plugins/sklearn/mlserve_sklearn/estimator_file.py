@@ -74,10 +74,6 @@ TRUSTED = (
 """Types that hold data only, beside those that skops itself trusts, which are most estimators."""
 
 
-class VersionMismatch(ExportError):
-    """The file was written by another version of a library than the one that is installed."""
-
-
 def read_estimator(
     path: Path, *, allow_pickle: bool, trusted: Sequence[str], allow_mismatch: bool
 ) -> tuple[Any, dict[str, str]]:
@@ -133,7 +129,7 @@ def skops_loaded(data: bytes, trusted: Sequence[str]) -> Any:
 
 
 def require_same(library: str, saved: Mapping[str, str], *, allow_mismatch: bool) -> None:
-    """Raise VersionMismatch, or warn, if `saved` names another version than is installed."""
+    """Raise ExportError, or warn, if `saved` names another version than is installed."""
     module = next(module for module, name in _LIBRARIES.items() if name == library)
     here = str(importlib.import_module(module).__version__)
     other = saved.get(library, here)
@@ -141,7 +137,7 @@ def require_same(library: str, saved: Mapping[str, str], *, allow_mismatch: bool
         return
     what = f"the estimator was saved with {library} {bounded(other)}, and {here} is installed"
     if not allow_mismatch:
-        raise VersionMismatch(
+        raise ExportError(
             f"{what}: its answers may differ",
             hint=f"pip install {library}=={bounded(other)}, or train it again; to take it all the "
             "same, add --allow-version-mismatch",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 SKOPS_FILE = "model.skops"
 _LISTED = 8
 _FIRST = 8
+"""The rows that are tried one by one, before many at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def open_estimator(request: ModelRequest) -> TensorModel:
         trusted=request.trusted_types,
         allow_mismatch=request.allow_version_mismatch,
     )
-    runner, probes = _runner(estimator, request.inputs)
+    runner, probes = _runner(estimator, request.inputs, is_export=True)
     content, kept = _content(runner, probes, path, request.trusted_types)
     facts: dict[str, Fact] = {"inputs": _how_known(runner.inputs), **kept}
     classes = _classes(estimator)
@@ -101,13 +103,16 @@ def load_estimator(artifact: Artifact, file: Path, options: LoadOptions) -> Skle
     for library in estimator_file.libraries_of(estimator):
         estimator_file.require_same(library, saved, allow_mismatch=allow)
     given = artifact.manifest.signatures[0].inputs if artifact.manifest else ()
-    return _runner(estimator, given, most=2)[0]
+    return _runner(estimator, given, is_export=False)[0]
 
 
 def _runner(
-    estimator: Any, given: Sequence[TensorSpec], most: int | None = None
+    estimator: Any, given: Sequence[TensorSpec], *, is_export: bool
 ) -> tuple[SklearnRunner, Tensors]:
-    """Return a runner and the probe rows that it takes, `most` at most. Raises ExportError."""
+    """Return a runner and the probe rows that it takes; a few, but for the export.
+
+    Raises ExportError for an estimator without predict, or that takes no row.
+    """
     if not callable(getattr(estimator, "predict", None)):
         raise ExportError(
             f"the file holds a {type(estimator).__name__}, which has no predict",
@@ -115,10 +120,11 @@ def _runner(
             "(LocalOutlierFactor needs novelty=True)",
         )
     inputs = inputs_of(estimator, given)
-    for runner in _tried(estimator, inputs, is_given=bool(given)):
-        probes = rows_taken(runner, probe_rows(estimator, runner.inputs), most)
+    tried = _tried(estimator, inputs, is_given=bool(given))
+    for runner, is_short in product(tried, (False,) if is_export else (True, False)):
+        probes = _taken(runner, probe_rows(estimator, runner.inputs, is_short=is_short))
         if len(next(iter(probes.values()))):
-            if most is None:
+            if is_export:
                 runner.inputs = _with_found_numbers(runner, probes)
             runner.learn(probes)
             return runner, probes
@@ -129,22 +135,24 @@ def _tried(estimator: Any, inputs: Inputs, *, is_given: bool) -> Iterator[Sklear
     """Yield runners to try: columns of which nothing is known are numbers, then strings."""
     yield SklearnRunner(estimator, inputs)
     unknown = [column.name for column in inputs.columns if column.how is How.ASSUMED]
-    if not is_given:
-        for names in (unknown, *([name] for name in unknown[1:] and unknown)):
-            told = reduce(lambda each, name: with_type(each, name, DType.BYTES), names, inputs)
-            yield SklearnRunner(estimator, told)
+    if is_given or not unknown:
+        return
+    for names in (unknown, *([name] for name in unknown)):  # all of them, or one
+        told = reduce(lambda each, name: with_type(each, name, DType.BYTES), names, inputs)
+        yield SklearnRunner(estimator, told)
 
 
 def _with_found_numbers(runner: SklearnRunner, probes: Tensors) -> Inputs:
     """Return the inputs; columns that are ASSUMED to be numbers are FOUND if no string is taken."""
     inputs, row = runner.inputs, runner.inputs.split(_part(probes, 0, 1))
-    for column in runner.inputs.columns:
-        if column.how is How.ASSUMED:
-            with_text = copy(runner)
-            with_text.inputs = with_type(runner.inputs, column.name, DType.BYTES)
-            text = np.array([b"a"], dtype=object)
-            values = with_text.inputs.joined({**row, column.name: text})
-            if not _takes(with_text, values, 0, 1):
+    assumed = [column for column in inputs.columns if column.how is How.ASSUMED]
+    # An array has one type, so that one column tells of all.
+    for columns in ([column] for column in assumed) if inputs.is_frame else filter(None, [assumed]):
+        with_text = copy(runner)
+        with_text.inputs = with_type(runner.inputs, columns[0].name, DType.BYTES)
+        text = np.array([b"a"], dtype=object)
+        if not _takes(with_text, with_text.inputs.joined({**row, columns[0].name: text}), 0, 1):
+            for column in columns:
                 inputs = with_type(inputs, column.name, column.dtype)
     return inputs
 
@@ -164,13 +172,11 @@ def _refused(estimator: Any, inputs: Inputs) -> ExportError:
     )
 
 
-def rows_taken(runner: SklearnRunner, probes: Tensors, most: int | None = None) -> Tensors:
-    """Return the rows that the estimator takes; of the first 8, it must take one."""
+def _taken(runner: SklearnRunner, probes: Tensors) -> Tensors:
+    """Return the rows that the estimator takes; none if it takes none of the first."""
     count = len(next(iter(probes.values())))
-    first = [i for i in range(min(_FIRST, count)) if _takes(runner, probes, i, i + 1)]
-    if not first or most is not None:
-        return {name: array[first[:most]] for name, array in probes.items()}
-    taken, open_ends = list[int](), [(0, count)]
+    is_taking = any(_takes(runner, probes, i, i + 1) for i in range(min(_FIRST, count)))
+    taken, open_ends = list[int](), [(0, count)] if is_taking else []
     while open_ends:
         start, end = open_ends.pop()
         if _takes(runner, probes, start, end):

@@ -10,6 +10,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,29 +23,43 @@ from mlserve_sklearn.columns import INNER, Array, Column, indices_of
 from mlserve_sklearn.inputs import Inputs
 
 _ROWS = 300
-_MOST = 300
-"""The most thresholds of one tree, and the most rows that one part has kept."""
+_FEW = 8
+_MOST = 400
+"""The most thresholds of one estimator, and the most rows that it has kept."""
+_MOST_INSIDE = 16
+"""The most estimators inside an estimator that are looked into, if they are not trees."""
 _MOST_POINTS = 1500
+_MOST_GAPS = 50
+"""The most columns that get a missing value."""
+_MOST_NUMBERS = 2**23
+"""The most numbers at once, which is what limits rows of thousands of columns."""
 _SEED = 7
 _KEPT = ("cluster_centers_", "theta_", "means_", "_fit_X", "support_vectors_", "X_train_")
 """Attributes that hold rows, or rows of means, in the columns that the estimator takes."""
 _UNKNOWN = b"no such value"
 
 
-def probe_rows(estimator: Any, inputs: Inputs) -> dict[str, Array]:
-    """Return inputs of some hundred rows, by name. An estimator need not take all of them.
+def probe_rows(estimator: Any, inputs: Inputs, *, is_short: bool = False) -> dict[str, Array]:
+    """Return inputs of some hundred rows, by name; of a few if `is_short`.
 
-    Zeros and values that were seen come first, missing and unknown values last.
+    An estimator need not take all of them. Zeros and values that were seen come first, missing and
+    unknown values last.
     """
     random = np.random.default_rng(_SEED)
     width = getattr(estimator, "n_features_in_", len(inputs.columns))
-    numbers = _numbers(estimator, width, random)
-    gaps = len(inputs.columns)
+    if is_short:
+        numbers = random.normal(size=(_FEW, width))
+        numbers[:2] = [[0], [1]]
+    else:
+        numbers = _numbers(estimator, width, random)
+    gaps = 0 if is_short else min(len(inputs.columns), _MOST_GAPS)
     numbers = np.concatenate([numbers, numbers[:1].repeat(2 * gaps, axis=0)])
     values = {}
     for i, column in enumerate(inputs.columns):
         values[column.name] = array = _values(column, numbers[:, column.index], random)
         unusual = len(numbers) - 2 * gaps + 2 * i
+        if i >= gaps:
+            continue
         if column.dtype is DType.BYTES:
             array[unusual], array[unusual + 1] = b"", _UNKNOWN
         elif column.is_category:
@@ -75,7 +90,8 @@ def _values(column: Column, numbers: Array, random: np.random.Generator) -> Arra
 def _numbers(estimator: Any, width: int, random: np.random.Generator) -> Array:
     """Return float64[rows, width]; the first row is of zeros, the second of ones."""
     points = np.concatenate([np.empty((0, width)), *_points(estimator, width, random)])
-    points = points[random.permutation(len(points))[:_MOST_POINTS]]
+    most = min(_MOST_POINTS, max(_ROWS, _MOST_NUMBERS // width))
+    points = points[random.permutation(len(points))[:most]]
     kept = points[~np.isnan(points).any(axis=1)]
     centre, spread = np.zeros(width), np.ones(width)
     for i in range(width):
@@ -86,7 +102,8 @@ def _numbers(estimator: Any, width: int, random: np.random.Generator) -> Array:
     if len(kept):
         near[::2] = kept[random.integers(len(kept), size=len(near[::2]))]
         near[::4] += spread * random.normal(size=near[::4].shape)
-    any_size = random.normal(size=(_ROWS // 3, width)) * 10.0 ** random.integers(-2, 4, (100, 1))
+    sizes = 10.0 ** random.integers(-2, 4, (_ROWS // 3, 1))
+    any_size = random.normal(size=(_ROWS // 3, width)) * sizes
     around = near[random.integers(len(near), size=len(points))]
     crossed = np.where(np.isnan(points), around, points)
     return np.concatenate([np.zeros((1, width)), np.ones((1, width)), near, crossed, any_size])
@@ -117,7 +134,8 @@ def _points_inside(part: Any, width: int, random: np.random.Generator) -> Iterat
     if thresholds:
         columns, values = (np.concatenate(each) for each in zip(*thresholds, strict=True))
         pairs = np.unique(np.stack([columns, values], axis=1), axis=0)
-        pairs = pairs[random.permutation(len(pairs))[:_MOST]]
+        most = min(_MOST, max(4, _MOST_NUMBERS // (4 * _MOST_INSIDE * width)))
+        pairs = pairs[random.permutation(len(pairs))[:most]]
         yield _on_thresholds(pairs[(pairs[:, 0] < width) & np.isfinite(pairs[:, 1])], width)
     for name in _KEPT:
         kept = getattr(part, name, None)
@@ -132,11 +150,15 @@ def _points_inside(part: Any, width: int, random: np.random.Generator) -> Iterat
 def _inside(part: Any, width: int) -> Iterator[tuple[Any, Sequence[int]]]:
     """Yield the fitted estimators in an estimator, with the columns that each takes."""
     if hasattr(part, "estimators_features_"):
-        yield from zip(part.estimators_, part.estimators_features_, strict=True)
+        pairs = zip(part.estimators_, part.estimators_features_, strict=True)
+        yield from islice(pairs, _MOST_INSIDE)
         return
     for name in INNER:
-        for inner in np.ravel(np.asarray(getattr(part, name, []), dtype=object)):
-            yield getattr(inner, "estimator", inner), range(width)
+        inside = np.ravel(np.asarray(getattr(part, name, []), dtype=object))
+        others = [inner for inner in inside if not hasattr(inner, "tree_")]
+        yield from (
+            (getattr(each, "estimator", each), range(width)) for each in others[:_MOST_INSIDE]
+        )
 
 
 def _on_thresholds(pairs: Array, width: int) -> Array:
@@ -151,10 +173,14 @@ def _on_thresholds(pairs: Array, width: int) -> Array:
 
 
 def _thresholds(part: Any) -> Iterator[tuple[Array, Array]]:
-    """Yield the columns and thresholds of a tree of scikit-learn, XGBoost or LightGBM."""
+    """Yield the columns and thresholds of the trees of scikit-learn, XGBoost or LightGBM."""
     if hasattr(part, "tree_"):
         inner = part.tree_.children_left != -1
         yield part.tree_.feature[inner], part.tree_.threshold[inner]
+    elif hasattr(part, "estimators_") and not hasattr(part, "estimators_features_"):
+        for each in np.ravel(np.asarray(part.estimators_, dtype=object)):
+            if hasattr(each, "tree_"):
+                yield from _thresholds(each)
     elif hasattr(part, "_predictors") and getattr(part, "_preprocessor", None) is None:
         for predictor in np.ravel(part._predictors):  # noqa: SLF001 - nothing public has them
             inner = predictor.nodes["is_leaf"] == 0

@@ -197,6 +197,9 @@ def test_float32_would_change_answers(iris_model: TensorModel) -> None:
     assert (iris_model.content.runner.answers({"x": rows})["probabilities"] == own).all()
 
 
+# scikit-learn hands Python's warning filters to its workers. These belong to all threads, and are
+# empty for a moment when another thread does the same: then it warns, and computes the same.
+@pytest.mark.filterwarnings("ignore:`sklearn.utils.parallel.delayed`")
 def test_many_threads_get_their_own_answers(homes: Any) -> None:
     sizes = [float(size) for size in range(20, 100)]
     alone = [homes.answers(_row(size=[size]))["probabilities"].tolist() for size in sizes]
