@@ -144,7 +144,7 @@ def _words(where: str, reference: Any, value: Any, largest: float, *, is_exact: 
 
 def _shown(value: Any) -> str:
     plain = _plain(value)
-    return repr(shortened(plain)) if isinstance(plain, str) else str(plain)
+    return f"'{shortened(plain)}'" if isinstance(plain, str) else shortened(str(plain))
 
 
 def _plain(value: Any) -> Any:

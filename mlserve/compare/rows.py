@@ -192,7 +192,7 @@ class TablePanel:
                 for target, of_target in zip(self.targets, rows, strict=True):
                     with _named(target.name):
                         batch.append(list(islice(of_target, size)))
-                _require_same_places(batch, self.targets)
+                require_same_places(batch, self.targets)
                 if not batch[0]:
                     return
                 yield batch
@@ -245,9 +245,10 @@ def _require_answer(target: AskedTarget, answer: Any) -> None:
                 raise error
 
 
-def _require_same_places(
+def require_same_places(
     batch: Sequence[Sequence[ReadyRow | BadRow]], targets: Sequence[AskedTarget]
 ) -> None:
+    """Raise UsageError unless every target has the same rows of a file in its batch."""
     places = [[row.place for row in rows] for rows in batch]
     for target, of_target in zip(targets, places, strict=True):
         if of_target != places[0]:
@@ -261,11 +262,12 @@ def _require_same_places(
 
 @contextmanager
 def _named(target: str) -> Iterator[None]:
-    """Put the target's name in front of an error's message."""
+    """Put the target's name in front of an error's message that does not have it."""
     try:
         yield
     except MlserveError as error:
-        error.message = f"{target}: {error.message}"
+        if target not in error.message:
+            error.message = f"{target}: {error.message}"
         raise
 
 
