@@ -202,7 +202,7 @@ def test_files_that_two_targets_read_differently_are_an_error() -> None:
     lines = [[ReadyRow(Place("rows.csv", 1, line), {})] for line in (1, 2)]
 
     require_same_places([lines[0], lines[0]], [one, other])
-    with pytest.raises(UsageError, match="one and other do not read the same rows in rows.csv"):
+    with pytest.raises(UsageError, match=r"one and other do not read the same rows in rows\.csv"):
         require_same_places(lines, [one, other])
 
 
