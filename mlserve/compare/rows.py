@@ -237,8 +237,7 @@ def _by_row(answers: Sequence[Any], question: TableQuestion) -> Sequence[Sequenc
 
 def _require_answer(target: AskedTarget, answer: Any) -> None:
     """Raise the error of a target that is not the fault of a row."""
-    outcomes = answer if isinstance(answer, list) else [answer]
-    for outcome in outcomes:
+    for outcome in answer if isinstance(answer, list) else [answer]:
         error = outcome.error if isinstance(outcome, RowError) else outcome
         if isinstance(error, MlserveError) and not isinstance(error, _OF_ROWS):
             with _named(target.name):
@@ -255,7 +254,7 @@ def require_same_places(
             file = (places[0] or of_target)[0].file
             raise UsageError(
                 f"{targets[0].name} and {target.name} do not read the same rows in {file}: only "
-                "one of them knows its first line as the names of columns",
+                "one of them takes its first line for the names of columns",
                 hint="give the file a header that names the columns of the model's inputs",
             )
 

@@ -25,8 +25,8 @@ from mlserve.launch.up import UpRequest
 class CompareOptions:
     """Options of a comparison.
 
-    `tolerance` is the largest difference that counts as equal; each image or row is sent
-    `runs` times, and each request has `timeout` seconds.
+    `tolerance` is the largest difference that counts as equal; each image or row is sent `runs`
+    times, and each request has `timeout` seconds.
     """
 
     tolerance: float = 1e-4
