@@ -42,6 +42,11 @@ StoreOption = Annotated[
 ]
 
 
+def names_in(option: str | None) -> tuple[str, ...] | None:
+    """Return the names in an option such as `--outputs a,b`; None if it is not given."""
+    return None if option is None else tuple(map(str.strip, option.split(",")))
+
+
 def with_options(*groups: type[Options]) -> Callable[[Command], Command]:
     """Decorate a command with an option for each field of these classes, passed by keyword.
 

@@ -13,6 +13,7 @@ import typer
 from mlserve.background import run_within
 from mlserve.cli import clock
 from mlserve.cli.answers import PredictFormat, PredictOptions
+from mlserve.cli.arguments import names_in
 from mlserve.cli.images import Images, Inputs, gather
 from mlserve.cli.output import require_input
 from mlserve.cli.server_choice import ServerChoice, with_server_choice
@@ -22,8 +23,8 @@ from mlserve.client.client import DEFAULT_TIMEOUT
 from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
 from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline
-from mlserve.errors import UsageError, readable
-from mlserve.rows.kinds import STDIN, FileKind, Stdin, kind_by_content, kind_by_name
+from mlserve.errors import UsageError
+from mlserve.rows.kinds import STDIN, FileKind, Stdin, kind_by_content, tables_among
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -199,7 +200,7 @@ def predict(
     deadline = Deadline.after(timeout, since=clock.command_start())
     options = PredictOptions(
         signature=signature,
-        outputs=None if outputs is None else tuple(map(str.strip, outputs.split(","))),
+        outputs=names_in(outputs),
         batch=batch,
         parallel=parallel,
         output=output,
@@ -277,19 +278,12 @@ def _require_one_kind(files: Sequence[str], inputs: Sequence[str], json_file: st
 def _call_on_files(
     files: Sequence[str], options: PredictOptions, deadline: Deadline
 ) -> PredictCall:
-    kinds = {name: kind_by_name(name) for name in files}
-    tables = [name for name, kind in kinds.items() if kind is not FileKind.IMAGE]
+    tables = tables_among(files)
     if not tables:
         return Images(gather(files, deadline), options)
-    if len(tables) < len(kinds):
-        image = next(name for name in files if name not in tables)
-        raise UsageError(
-            f"{readable(tables[0])} is a table and {readable(image)} is not",
-            hint="ask about tables and images in two commands",
-        )
     from mlserve.cli.tables import call_on_tables
 
-    return call_on_tables([(name, kinds[name]) for name in files], options, deadline)
+    return call_on_tables(tables, options, deadline)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Report of a comparison: tables (also for the terminal), plots, and one HTML page."""
+"""Report of a comparison: tables (also for the terminal), plots, and one HTML page.
+
+What it shows of tables is in `rows_report`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from mlserve.compare.result import (
     STAGES,
     Comparison,
     Difference,
+    ImageComparison,
+    ImagesResult,
     Percentiles,
     Row,
     TargetResult,
@@ -57,28 +62,35 @@ _ABOUT = (
 )
 
 
-def page(found: Comparison) -> str:
+def page(found: ImageComparison) -> str:
     """Return the whole report: the verdict, targets, plots, differences, and every image."""
-    parts = [
-        "<h1>mlserve compare</h1>",
-        _verdict(found),
-        "<h2>Targets</h2>",
-        f'<p class="soft">{_ABOUT}</p>',
-        _table(DIFFERENCE_HEADER, difference_rows(found)),
-        _table(COST_HEADER, cost_rows(found)),
-        "<h2>Latency</h2>",
-        latency_plot(found),
-        "<h2>Largest score difference of each image</h2>",
-        difference_plot(found),
-    ]
+    parts = ["<h2>Largest score difference of each image</h2>", difference_plot(found)]
     problems = problem_rows(found)
     if problems:
-        parts += ["<h2>What differs</h2>", _table(PROBLEM_HEADER, problems)]
-    parts += ["<h2>Images, worst first</h2>", _images(found), _footer(found)]
-    return _document("\n".join(parts))
+        parts += ["<h2>What differs</h2>", table(PROBLEM_HEADER, problems)]
+    parts += ["<h2>Images, worst first</h2>", table(IMAGE_HEADER, image_rows(found))]
+    return document(found, _ABOUT, table(DIFFERENCE_HEADER, difference_rows(found)), parts)
 
 
-def _document(body: str) -> str:
+def document(found: Comparison, about: str, differences: str, parts: Sequence[str]) -> str:
+    """Return the page: the verdict, the targets with their `differences`, the costs, and `parts`.
+
+    `about` is a sentence on what the numbers are; the rest is HTML.
+    """
+    body = "\n".join(
+        [
+            "<h1>mlserve compare</h1>",
+            _verdict(found),
+            "<h2>Targets</h2>",
+            f'<p class="soft">{about}</p>',
+            differences,
+            table(COST_HEADER, cost_rows(found)),
+            "<h2>Latency</h2>",
+            latency_plot(found),
+            *parts,
+            _footer(found),
+        ]
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -92,11 +104,8 @@ def _verdict(found: Comparison) -> str:
     return f'<p class="verdict {kind}">{escape(verdict(found))}</p>'
 
 
-def _images(found: Comparison) -> str:
-    return _table(IMAGE_HEADER, image_rows(found))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in HTML."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
@@ -114,7 +123,7 @@ def _footer(found: Comparison) -> str:
     return f'<p class="soft">{escape(text)}</p>'
 
 
-def difference_rows(found: Comparison) -> list[list[str]]:
+def difference_rows(found: ImageComparison) -> list[list[str]]:
     """Return a row for each target: its largest differences; end to end, also the mean."""
     return [_difference_row(result, is_reference=not i) for i, result in enumerate(found.targets)]
 
@@ -124,18 +133,18 @@ def cost_rows(found: Comparison) -> list[list[str]]:
     return [_cost_row(result) for result in found.targets]
 
 
-def worst_rows(found: Comparison) -> list[list[str]]:
+def worst_rows(found: ImageComparison) -> list[list[str]]:
     """Return the images furthest from the reference, worst first; none if all are equal."""
     pairs = _pairs(found)
     return [_image_row(*pair) for pair in pairs if badness(pair[1]) > 0][:_WORST]
 
 
-def image_rows(found: Comparison) -> list[list[str]]:
+def image_rows(found: ImageComparison) -> list[list[str]]:
     """Return every image of every target but the reference, worst first."""
     return [_image_row(*pair) for pair in _pairs(found)]
 
 
-def problem_rows(found: Comparison) -> list[list[str]]:
+def problem_rows(found: ImageComparison) -> list[list[str]]:
     """Return every disagreement with the reference."""
     return [
         [problem.target, readable(problem.image), readable(problem.what)]
@@ -145,14 +154,12 @@ def problem_rows(found: Comparison) -> list[list[str]]:
 
 def verdict(found: Comparison) -> str:
     """Return one line that says whether all targets agree."""
-    images, targets = len(found.images), len(found.targets)
-    refused = _refused(found)
-    compared = _counted(images, "image") + (f" ({refused} refused by all)" if refused else "")
-    compared += f", {_counted(targets, 'target')}"
+    compared = _counted(found.count, found.noun)
+    compared += f" ({found.refused} refused by all)" if found.refused else ""
+    compared += f", {_counted(len(found.targets), 'target')}"
     if found.is_same:
         return f"same: {compared}, every difference within {found.tolerance:g}"
-    differing = len({problem.image for problem in found.problems})
-    return f"different: {differing} of {compared}, tolerance {found.tolerance:g}"
+    return f"different: {found.differing} of {compared}, tolerance {found.tolerance:g}"
 
 
 def short(value: float | None) -> str:
@@ -162,7 +169,7 @@ def short(value: float | None) -> str:
     return "0" if value == 0 else f"{value:.2g}"
 
 
-def _difference_row(result: TargetResult, *, is_reference: bool) -> list[str]:
+def _difference_row(result: ImagesResult, *, is_reference: bool) -> list[str]:
     return [
         result.target.name,
         "reference" if is_reference else f"{result.same_labels}/{len(result.rows)}",
@@ -183,7 +190,7 @@ def _cost_row(result: TargetResult) -> list[str]:
     ]
 
 
-def _image_row(result: TargetResult, row: Row) -> list[str]:
+def _image_row(result: ImagesResult, row: Row) -> list[str]:
     differences = row.stages.differences if row.stages else {}
     return [
         result.target.name,
@@ -194,7 +201,7 @@ def _image_row(result: TargetResult, row: Row) -> list[str]:
     ]
 
 
-def _pairs(found: Comparison) -> list[tuple[TargetResult, Row]]:
+def _pairs(found: ImageComparison) -> list[tuple[ImagesResult, Row]]:
     pairs = [(result, row) for result in found.targets[1:] for row in result.rows]
     return sorted(pairs, key=lambda pair: -badness(pair[1]))
 
@@ -203,14 +210,6 @@ def _largest(found: Difference | None) -> str:
     if found is None:
         return _NOTHING
     return "other shape" if math.isinf(found.largest) else short(found.largest)
-
-
-def _refused(found: Comparison) -> int:
-    """Count the images that no target accepted."""
-    return sum(
-        all(row.label is None for row in of_image)
-        for of_image in zip(*(result.rows for result in found.targets), strict=True)
-    )
 
 
 def _counted(count: int, what: str) -> str:
@@ -245,7 +244,7 @@ def latency_plot(found: Comparison) -> str:
     return _svg("Share of answers within a time", [*parts, *_legend(found, timed)])
 
 
-def difference_plot(found: Comparison) -> str:
+def difference_plot(found: ImageComparison) -> str:
     """Plot, for each image, the largest score difference from the reference, on a log scale."""
     compared = [(result, _apart(result)) for result in found.targets]
     compared = [(result, values) for result, values in compared if values]
@@ -276,7 +275,7 @@ def _ticks(longest: float) -> list[float]:
     return [round(step * number, 9) for number in range(math.floor(longest / step) + 1)]
 
 
-def _apart(result: TargetResult) -> list[tuple[int, str, float]]:
+def _apart(result: ImagesResult) -> list[tuple[int, str, float]]:
     """Return the number, name and score difference of each image that has one."""
     values = [(i, row.image, _largest_shown(row)) for i, row in enumerate(result.rows)]
     return [(i, image, value) for i, image, value in values if value is not None]

@@ -1,11 +1,12 @@
-"""Result of a comparison: a row for each image and target, and the verdict."""
+"""Result of a comparison: what images and tables share, and for images a row for each target."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from mlserve import errors
 from mlserve.compare.targets import ComparedTarget
@@ -39,10 +40,20 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 STAGES = ("decoded", "resized", "scores")
 """The stages of an image pipeline, in order: methods of `mlserve.backend.ImageStages`."""
-BAD_IMAGE = frozenset(
+_ANY_BAD_INPUT = errors.InvalidInput("").kind
+"""The kind of an API without finer ones, such as gRPC's INVALID_ARGUMENT."""
+BAD_INPUT = frozenset(
     kind("").kind for kind in (errors.InvalidInput, errors.NotAnImage, errors.InputTooLarge)
 )
-"""Error kinds that concern the image: two targets with the same kind agree."""
+"""Error kinds that concern the image or the row: two targets with the same kind agree."""
+
+
+def are_refused_alike(one: errors.MlserveError | None, other: errors.MlserveError | None) -> bool:
+    """Return whether two targets refused the same input for the same reason, as far as is known."""
+    kinds = {error.kind for error in (one, other) if error}
+    if one is None or other is None or not kinds <= BAD_INPUT:
+        return False
+    return len(kinds) == 1 or _ANY_BAD_INPUT in kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,7 @@ class Difference:
     mean: float
 
     def to_json(self) -> dict[str, Any]:
-        return {"largest": _finite(self.largest), "mean": _finite(self.mean)}
+        return {"largest": finite(self.largest), "mean": finite(self.mean)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,7 @@ class Stages:
     def is_refused_alike(self) -> bool:
         """Whether both refused the image, for the same reason."""
         one, other = self.refusals
-        return one == other and one in BAD_IMAGE
+        return one == other and one in BAD_INPUT
 
     def to_json(self) -> dict[str, Any]:
         stages = {name: found.to_json() for name, found in self.differences.items()}
@@ -124,18 +135,109 @@ class Row:
         }
 
 
-@dataclass(slots=True)
-class TargetResult:
-    """One target: a row for each image, in order, and its server's costs.
+@dataclass(slots=True, kw_only=True)
+class TargetResult(ABC):
+    """One target: its answers, and its server's costs.
 
     `rss` is in bytes, `ready_seconds` from the start of the process to the first answer; both are
     None for an endpoint.
     """
 
     target: ComparedTarget
-    rows: list[Row]
     rss: int | None = None
     ready_seconds: float | None = None
+
+    @property
+    @abstractmethod
+    def milliseconds(self) -> Sequence[float]:
+        """The time of every answer."""
+
+    @abstractmethod
+    def agreement(self) -> dict[str, Any]:
+        """Return, as JSON data, how well the answers agree with the reference's."""
+
+    def to_json(self) -> dict[str, Any]:
+        times = Percentiles.from_values(self.milliseconds)
+        return {
+            "name": self.target.name,
+            "model": self.target.model,
+            "version": self.target.version,
+            "endpoint": self.target.endpoint,
+            **self.agreement(),
+            "latency_ms": times.to_json() if times else None,
+            "rss_bytes": self.rss,
+            "ready_seconds": None if self.ready_seconds is None else round(self.ready_seconds, 3),
+        }
+
+
+class Problem(Protocol):
+    """The reason why a target disagrees with the reference."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(ABC):
+    """The whole result; the first target is the reference. `runs` is how often each was asked.
+
+    `noun` is what was asked about.
+    """
+
+    noun: ClassVar[str]
+    targets: Sequence[TargetResult]
+    tolerance: float
+    runs: int
+
+    @property
+    @abstractmethod
+    def problems(self) -> Sequence[Problem]:
+        """Every disagreement with the reference, for each target the worst first."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Number of images or rows."""
+
+    @property
+    @abstractmethod
+    def refused(self) -> int:
+        """Number of images or rows that no target answered."""
+
+    @property
+    @abstractmethod
+    def differing(self) -> int:
+        """Number of images or rows with a problem."""
+
+    @abstractmethod
+    def inputs(self) -> dict[str, Any]:
+        """Return, as JSON data, what was asked about."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether all agree, and every difference is within the tolerance."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "same": self.is_same,
+            "tolerance": self.tolerance,
+            "runs": self.runs,
+            "reference": self.targets[0].target.name,
+            "targets": [result.to_json() for result in self.targets],
+            **self.inputs(),
+            "problems": [problem.to_json() for problem in self.problems],
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class ImagesResult(TargetResult):
+    """One target's rows, one for each image, in order."""
+
+    rows: list[Row]
 
     @property
     def milliseconds(self) -> list[float]:
@@ -166,24 +268,16 @@ class TargetResult:
         mean = sum(difference.mean for difference in found) / len(found)
         return Difference(max(difference.largest for difference in found), mean)
 
-    def to_json(self) -> dict[str, Any]:
-        times = Percentiles.from_values(self.milliseconds)
+    def agreement(self) -> dict[str, Any]:
         return {
-            "name": self.target.name,
-            "model": self.target.model,
-            "version": self.target.version,
-            "endpoint": self.target.endpoint,
             "same_labels": self.same_labels,
             "score_difference": self.scores.to_json() if self.scores else None,
             "stages": {stage: found.to_json() for stage, found in self.stages.items()},
-            "latency_ms": times.to_json() if times else None,
-            "rss_bytes": self.rss,
-            "ready_seconds": None if self.ready_seconds is None else round(self.ready_seconds, 3),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class TargetProblem:
+class ImageProblem:
     """The reason why a target disagrees with the reference on an image."""
 
     image: str
@@ -194,39 +288,43 @@ class TargetProblem:
         return {"image": errors.as_utf8(self.image), "target": self.target, "what": self.what}
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The whole result; the first target is the reference. `runs` is how often each was asked."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageComparison(Comparison):
+    """The answers to images, each with a row of every target."""
 
+    noun = "image"
     images: Sequence[str]
-    targets: Sequence[TargetResult]
-    tolerance: float
-    runs: int
+    targets: Sequence[ImagesResult]
 
     @property
-    def problems(self) -> list[TargetProblem]:
+    def count(self) -> int:
+        return len(self.images)
+
+    @property
+    def refused(self) -> int:
+        return sum(
+            all(row.label is None for row in of_image)
+            for of_image in zip(*(result.rows for result in self.targets), strict=True)
+        )
+
+    @property
+    def differing(self) -> int:
+        return len({problem.image for problem in self.problems})
+
+    @property
+    def problems(self) -> list[ImageProblem]:
         """Return every disagreement with the reference, worst images first."""
         return [
-            TargetProblem(row.image, result.target.name, what)
+            ImageProblem(row.image, result.target.name, what)
             for result in self.targets
             for row in sorted(result.rows, key=lambda row: -badness(row))
             for what in row.problems(self.tolerance)
         ]
 
-    @property
-    def is_same(self) -> bool:
-        """Whether all agree on every label and every stage is within the tolerance."""
-        return not self.problems
-
-    def to_json(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
         rows = zip(*(result.rows for result in self.targets), strict=True)
         names = [result.target.name for result in self.targets]
         return {
-            "same": self.is_same,
-            "tolerance": self.tolerance,
-            "runs": self.runs,
-            "reference": names[0],
-            "targets": [result.to_json() for result in self.targets],
             "images": [
                 {
                     "file": errors.as_utf8(image),
@@ -235,8 +333,7 @@ class Comparison:
                     },
                 }
                 for image, of_image in zip(self.images, rows, strict=True)
-            ],
-            "problems": [problem.to_json() for problem in self.problems],
+            ]
         }
 
 
@@ -267,5 +364,6 @@ def _stage_problems(stages: Stages, tolerance: float) -> Iterator[str]:
         yield "stage scores has another best class"
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Return the value, or None for one that JSON cannot hold."""
     return value if math.isfinite(value) else None

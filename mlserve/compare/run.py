@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from mlserve.compare.asking import panel, requests_for, served
-from mlserve.compare.result import Comparison, TargetResult
+from mlserve.client import Client
+from mlserve.compare.asking import Served, connected, requests_for, served
+from mlserve.compare.images import ImagePanel
+from mlserve.compare.result import ImageComparison, ImagesResult
+from mlserve.compare.rows import TablePanel, TableQuestion
+from mlserve.compare.rows_result import RowTally, TableComparison, TableResult
 from mlserve.compare.stages import compare_stage_by_stage
 from mlserve.compare.targets import ComparedTarget
 from mlserve.deadline import Deadline
@@ -21,8 +25,8 @@ from mlserve.launch.up import UpRequest
 class CompareOptions:
     """Options of a comparison.
 
-    `tolerance` is the largest difference that counts as equal; each image is sent `runs` times, and
-    each request has `timeout` seconds.
+    `tolerance` is the largest difference that counts as equal; each image or row is sent `runs`
+    times, and each request has `timeout` seconds.
     """
 
     tolerance: float = 1e-4
@@ -40,15 +44,16 @@ class CompareOptions:
 
 
 Progress = Callable[[str, int, int, str], None]
-"""Called with the current step, how much of it is done, of how much, and what is next."""
+"""Called with the current step, how much of it is done, of how much (0: unknown), what is next."""
+_OFTEN = 100  # rows
 
 
-def compare(
+def compare_images(
     targets: Sequence[ComparedTarget],
     images: Sequence[str],
     options: CompareOptions,
     progress: Progress,
-) -> Comparison:
+) -> ImageComparison:
     """Compare the targets on these image files; the first target is the reference.
 
     Everything started here is stopped at the end, also if the user interrupts. Raises the errors of
@@ -65,33 +70,85 @@ def compare(
             interrupts,
             lambda done, name: progress("stages", done, count, name),
         )
-        results = _ask(targets, requests, images, options, interrupts, progress)
+        results = _ask_images(targets, requests, images, options, interrupts, progress)
     for result in results:
         for row, found in zip(result.rows, stages.get(result.target.name, ()), strict=False):
             row.stages = found
-    return Comparison(tuple(images), results, options.tolerance, options.runs)
+    return ImageComparison(
+        images=tuple(images), targets=results, tolerance=options.tolerance, runs=options.runs
+    )
 
 
-def _ask(
+def compare_tables(
+    targets: Sequence[ComparedTarget],
+    question: TableQuestion,
+    options: CompareOptions,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> TableComparison:
+    """Compare the targets on the rows of tables; `tell` receives notes about the files.
+
+    Raises what `compare_images` raises, and UsageError for a file that a target cannot take or
+    that has no rows; if no target answered a row, the error of the first.
+    """
+    requests = requests_for(targets)
+    with (
+        Interrupts.watched() as interrupts,
+        _connected(targets, requests, interrupts, progress) as (servers, clients),
+    ):
+        asked = TablePanel.of(servers, clients, question, options.timeout, tell)
+        results = [
+            TableResult(
+                target=replace(server.target, model=client.model),
+                ready_seconds=server.ready_seconds,
+            )
+            for server, client in zip(servers, clients, strict=True)
+        ]
+        tally = RowTally(results, options.tolerance)
+        for done, (run, outcomes) in enumerate(asked.rows(options.runs)):
+            if done % _OFTEN == 0:
+                progress("answers", done, 0, f"{done} rows")
+            tally.add(outcomes, is_first_run=run == 0)
+        for server, target, result in zip(servers, asked.targets, results, strict=True):
+            result.rss, result.times = server.rss(), target.asking.milliseconds
+    return tally.comparison(question.files, options.runs)
+
+
+def _ask_images(
     targets: Sequence[ComparedTarget],
     requests: Sequence[UpRequest | None],
     images: Sequence[str],
     options: CompareOptions,
     interrupts: Interrupts,
     progress: Progress,
-) -> list[TargetResult]:
-    def tell(what: str) -> None:
-        progress("servers", 0, len(targets), what)
-
+) -> list[ImagesResult]:
     total = options.runs * len(images)
-    with served(targets, requests, interrupts, tell) as servers, ExitStack() as stack:
-        asked = panel(servers, options.timeout, stack)
-        rows = asked.ask_all(
+    with _connected(targets, requests, interrupts, progress) as (servers, clients):
+        rows = ImagePanel(clients, options.timeout).ask_all(
             images, options.runs, lambda done, name: progress("answers", done, total, name)
         )
         return [
-            TargetResult(
-                replace(server.target, model=client.model), own, server.rss(), server.ready_seconds
+            ImagesResult(
+                target=replace(server.target, model=client.model),
+                rows=own,
+                rss=server.rss(),
+                ready_seconds=server.ready_seconds,
             )
-            for server, client, own in zip(servers, asked.clients, rows, strict=True)
+            for server, client, own in zip(servers, clients, rows, strict=True)
         ]
+
+
+@contextmanager
+def _connected(
+    targets: Sequence[ComparedTarget],
+    requests: Sequence[UpRequest | None],
+    interrupts: Interrupts,
+    progress: Progress,
+) -> Iterator[tuple[list[Served], list[Client]]]:
+    """Yield the targets, all answering, and a client of each."""
+
+    def tell(what: str) -> None:
+        progress("servers", 0, len(targets), what)
+
+    with served(targets, requests, interrupts, tell) as servers, ExitStack() as stack:
+        yield servers, connected(servers, stack)

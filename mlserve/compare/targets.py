@@ -9,10 +9,11 @@ from pathlib import Path
 from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.client.endpoint import Endpoint
-from mlserve.errors import UsageError
+from mlserve.errors import UsageError, readable
 from mlserve.hints import did_you_mean
 from mlserve.launch.model_choice import choose
 from mlserve.launch.serving import Serving
+from mlserve.sources import Kind
 from mlserve.store import VersionPolicy, check_version
 
 _USAGE = "mlserve compare tfserving onnxruntime photos/"
@@ -59,10 +60,13 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     if len(targets) < 2:  # noqa: PLR2004  a comparison has two sides
         raise UsageError(
             f"there is nothing to compare with: {len(targets)} of at least 2 targets given",
-            hint=f"name two backends or endpoints, then the images: {_USAGE}",
+            hint=f"name two backends or endpoints, then the images or the table: {_USAGE}",
         )
     if not files:
-        raise UsageError("no images are given", hint=f"name files or folders at the end: {_USAGE}")
+        raise UsageError(
+            "no images and no table are given",
+            hint=f"name files or folders at the end: {_USAGE}, or rows.csv",
+        )
     return targets, files
 
 
@@ -84,6 +88,33 @@ def resolve(
     default = exported.pop() if len(exported) == 1 else None
     found = [replace(target, model=target.model or default) for target in found]
     return [_numbered(target, found[:index]) for index, target in enumerate(found)]
+
+
+def require_image_classifiers(targets: Sequence[ComparedTarget], image: str) -> None:
+    """Raise UsageError for an exported model that does not take image files."""
+    for target in targets:
+        if _kind(target) is Kind.TENSORS:
+            raise UsageError(
+                f"{target.name} is a model of tensors, and {readable(image)} is not a table",
+                hint="give the rows to ask about: mlserve compare TARGET TARGET... rows.csv",
+            )
+
+
+def require_models_of_tensors(targets: Sequence[ComparedTarget], table: str) -> None:
+    """Raise UsageError for an exported model that takes image files."""
+    for target in targets:
+        if _kind(target) is Kind.IMAGE_CLASSIFIER:
+            raise UsageError(
+                f"{target.name} is an image classifier, and {readable(table)} is a table",
+                hint=f"give image files or folders: {_USAGE}; or name one of the model's other "
+                "signatures with --signature",
+            )
+
+
+def _kind(target: ComparedTarget) -> Kind | None:
+    """Return the kind of an exported model; None for an endpoint, and for files of others."""
+    manifest = target.artifact.manifest if target.artifact else None
+    return manifest.kind if manifest else None
 
 
 def _one_each(models: Sequence[str], words: Sequence[str]) -> Sequence[str | None]:
@@ -143,5 +174,5 @@ def _neither(word: str) -> UsageError:
         f"{word!r} is not a file, a folder, an endpoint (host:port) or an installed backend "
         f"(installed: {', '.join(known) or 'none'})",
         hint=did_you_mean(word.partition("@")[0], known)
-        + f"name the targets first, then the images: {_USAGE}",
+        + f"name the targets first, then the images or the table: {_USAGE}",
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import PurePath
 from typing import BinaryIO
 
-from mlserve.errors import UsageError
+from mlserve.errors import UsageError, readable
 
 STDIN = "-"
 _LOOKED_AT = 2**16
@@ -39,6 +40,22 @@ _SUFFIXES = {
 def kind_by_name(name: str) -> FileKind:
     """Return what the suffix says; a file with any other suffix is an image."""
     return _SUFFIXES.get(PurePath(name).suffix.lower(), FileKind.IMAGE)
+
+
+def tables_among(files: Sequence[str]) -> list[tuple[str, FileKind]]:
+    """Return the files with their kinds if all are tables, and nothing if all are images.
+
+    A folder is one of images. Raises UsageError for some of each.
+    """
+    kinds = [(name, kind_by_name(name)) for name in files]
+    tables = [pair for pair in kinds if pair[1] is not FileKind.IMAGE]
+    if tables and len(tables) < len(kinds):
+        image = next(name for name, kind in kinds if kind is FileKind.IMAGE)
+        raise UsageError(
+            f"{readable(tables[0][0])} is a table and {readable(image)} is not",
+            hint="give tables and images to two commands",
+        )
+    return tables
 
 
 def kind_by_content(start: bytes) -> FileKind:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mlserve.client.answers import Score
-from mlserve.compare.asking import Served, score_difference
+from mlserve.compare.asking import Served
+from mlserve.compare.images import score_difference
 from mlserve.compare.report import _ticks
 from mlserve.compare.result import Difference, Percentiles
 from mlserve.compare.stages import compare_stages, difference

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.server
     ("arguments", "message"),
     [
         (["echo@1", "PHOTOS"], "1 of at least 2 targets given"),
-        (["echo@1", "echo@1"], "no images are given"),
+        (["echo@1", "echo@1"], "no images and no table are given"),
         (["echo@1", "onnx", "PHOTOS"], "'onnx' is not a file, a folder, an endpoint"),
         (["echo@1", "echo@x", "PHOTOS"], "'echo@x' does not name a version: 'x' is not a number"),
         (["echo@1", "echo@9", "PHOTOS"], "m has no version 9 (there: 1)"),

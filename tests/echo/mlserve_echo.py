@@ -16,6 +16,7 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
     score        the first score of the pipeline's stages (default 0.5)
     fail_stages  a message: the stages end their process with it
     together     how many requests it likes to run as one (default 0: it does not say)
+    offset       what is added to the sum of `two`, `lenient` and `fragile` (default 0)
     journal      a path: each run and the close append a line (the signature's name, "close")
 """
 
@@ -61,6 +62,7 @@ class EchoConfig:
     score: float = 0.5
     fail_stages: str | None = None
     together: int = 0
+    offset: float = 0.0
     journal: str | None = None
 
 

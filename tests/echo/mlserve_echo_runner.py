@@ -37,20 +37,21 @@ class EchoRunner:
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         self._note(signature)
+        offset = np.float32(self._config.offset)
         if signature.startswith("identity_"):
             return {"y": inputs["x"]}
         if signature == "two":
             a, b = inputs["a"], inputs["b"]
-            return {"sum": a + b, "product": a * b}
+            return {"sum": a + b + offset, "product": a * b}
         if signature == "lenient":
-            return {"sum": inputs["a"] + inputs.get("b", np.float32(100))}
+            return {"sum": inputs["a"] + inputs.get("b", np.float32(100)) + offset}
         if signature == "slow":
             self._closed.wait(float(inputs["seconds"].max(initial=0)))
             return {"done": inputs["seconds"]}
         if signature == "crash":
             raise RuntimeError("a secret of the server")
         if signature == "fragile":
-            return {"sum": _require_sound(inputs["a"])}
+            return {"sum": _require_sound(inputs["a"]) + offset}
         return self._answer(signature, inputs["image"])
 
     def close(self) -> None:
