@@ -88,9 +88,10 @@ def read_estimator(
             return skops_loaded(path.read_bytes(), trusted), version
     if not allow_pickle:
         raise ExportError(
-            f"{path.name} is a pickle, which can run any code when it is read, so it was not read",
-            hint="save the estimator with skops.io.dump(estimator, 'model.skops'); if you trust "
-            "whoever made the file, add --allow-pickle",
+            f"{path.name} is a pickle, which can run any code when it is read: it needs "
+            "--allow-pickle",
+            hint="save the estimator with skops.io.dump(estimator, 'model.skops'); only if you "
+            "trust whoever made the file, add --allow-pickle",
         )
     found = {match.decode() for match in _IN_PICKLE.findall(path.read_bytes())}
     version = _require_found(found, allow_mismatch)
@@ -123,7 +124,8 @@ def skops_loaded(data: bytes, trusted: Sequence[str]) -> Any:
         ) from error
     names = ",".join(sorted(untrusted))
     raise ExportError(
-        f"the file holds types that are not known to be safe: {names.replace(',', ', ')}",
+        f"the file holds types that are not known to be safe, and not in --trusted-types: "
+        f"{names.replace(',', ', ')}",
         hint=f"if you know what they do and trust whoever made the file: --trusted-types {names}",
     )
 
@@ -138,7 +140,7 @@ def require_same(library: str, saved: Mapping[str, str], *, allow_mismatch: bool
     what = f"the estimator was saved with {library} {bounded(other)}, and {here} is installed"
     if not allow_mismatch:
         raise ExportError(
-            f"{what}: its answers may differ",
+            f"{what}: its answers may differ, which needs --allow-version-mismatch",
             hint=f"pip install {library}=={bounded(other)}, or train it again; to take it all the "
             "same, add --allow-version-mismatch",
         )
