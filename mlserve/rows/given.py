@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlserve.errors import InvalidInput, UsageError, shortened
-from mlserve.rows.cells import WrongCell, value_reader
+from mlserve.rows.cells import WrongCell, parsed_json, value_reader
 from mlserve.rows.kinds import STDIN, FileKind, kind_by_content, kind_by_name
 from mlserve.rows.objects import parse_json
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -96,7 +95,7 @@ def _value(item: GivenInput, spec: TensorSpec | None, read: Read) -> Any:
         return _file_value(item.name or "", item.file, spec, read)
     is_string = spec is not None and spec.dtype is DType.BYTES
     try:
-        value = json.loads(item.text)
+        value = parsed_json(item.text)
     except (ValueError, RecursionError) as error:
         if is_string or spec is None:
             return item.text
