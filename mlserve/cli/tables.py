@@ -99,6 +99,7 @@ class Tables:
                 self.options.parallel,
                 self.options.signature,
                 self.options.outputs,
+                {spec.name for spec in layout.specs if spec.shape and spec.shape[0] is not None},
             )
             start = () if first is None else (first,)
             asked = done.without(chain(start, rows), has_file=layout.has_file)
@@ -171,7 +172,7 @@ class Run:
         except MlserveError as error:
             if self._rows:
                 self._out.finish()
-            if self._goes_on:
+            if self._goes_on and not self._asking.is_spoiled:
                 first = f"{error.hint}; then " if error.hint else ""
                 error.hint = f"{first}go on with the same command and {{resume}}"
             raise

@@ -192,9 +192,10 @@ def _reader(
     """
     if not table.is_text:
         return value_reader(spec.dtype)
-    is_array = spec.dtype is not DType.BYTES if in_cell is None else len(in_cell) > 1
-    if spec.dtype is DType.BYTES and set((in_cell or ())[1:]) <= {1}:
-        is_array = False
+    if spec.dtype is DType.BYTES:
+        is_array = any(size != 1 for size in (in_cell or ())[1:])
+    else:
+        is_array = in_cell is None or len(in_cell) > 1
     return nested_reader(spec.dtype) if is_array else text_reader(spec.dtype)
 
 
