@@ -7,7 +7,7 @@ bad row takes no other down.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -69,7 +69,8 @@ class Asking:
 
     `size` shrinks when the server takes no request of that size. `whole` are the outputs that are
     not by rows, as far as that is known. `milliseconds` are the times of the requests that were
-    answered. `is_spoiled`: answers have been given out that turned out to be wrong.
+    answered. `check_version` is called with the place of the first row that a version answers, before
+    it is given out; it may raise. `is_spoiled`: answers have been given out that turned out to be wrong.
     """
 
     client: Client
@@ -80,7 +81,9 @@ class Asking:
     outputs: Sequence[str] | None = None
     whole: set[str] = field(default_factory=set)
     milliseconds: list[float] = field(default_factory=list)
+    check_version: Callable[[Outputs, Place], None] | None = None
     is_spoiled: bool = False
+    _versions: set[int | None] = field(default_factory=set)
     _ranks: dict[str, int] = field(default_factory=dict)
 
     def outcomes(self, rows: Iterator[ReadyRow | BadRow]) -> Iterator[Outcome]:
@@ -127,6 +130,9 @@ class Asking:
                 yield from self._settled([row], self._again([row]))
         else:
             self.milliseconds.append(answer.timings.total)
+            if answer.version not in self._versions and self.check_version is not None:
+                self.check_version(answer, rows[0].place)
+            self._versions.add(answer.version)
             yield from _shares(rows, answer)
 
     def _parts(self, rows: Sequence[ReadyRow], error: MlserveError) -> Iterator[Outcome]:

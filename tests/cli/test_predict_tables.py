@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from mlserve import Client
 from mlserve.cli.app import app
 from mlserve.testing.processes import wait_until
 from tests.harness.command import MLSERVE, Outcome
-from tests.harness.echo import EchoModel, manifest
+from tests.harness.echo import EchoModel, manifest, tensors_manifest
 from tests.harness.server import running
 
 pytestmark = pytest.mark.server
@@ -234,6 +235,42 @@ def test_the_columns_of_a_matrix_have_the_names_that_the_server_gives(
 
             assert str(rows) == "[[3.0, 1.0, 2.0], [6.0, nan, 5.0]]", outcome.stderr
             assert "that the model does not take: id\n" in outcome.stderr
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_version_whose_columns_have_moved_ends_the_run(tmp_path: Path, is_moved: bool) -> None:
+    model = EchoModel(tmp_path / "m")
+    one = replace(tensors_manifest(), columns={"x": ("a", "b")})
+    model.put(1, manifest=one)
+    with running(model, tmp_path / "log", "--host=127.0.0.1") as server:
+        server.wait_ready()
+        words = ("-", "--signature", "identity_float32", "--endpoint", server.grpc, "--timeout=30")
+        with subprocess.Popen(
+            [*MLSERVE, "predict", *words, "--batch=1", "--parallel=1", "--output=csv"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        ) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            assert run.stderr is not None
+            print("a,b\n1,2", file=run.stdin, flush=True)
+            first = [run.stdout.readline(), run.stdout.readline()]
+            model.put(2, manifest=replace(one, columns={"x": ("b", "a")}) if is_moved else one)
+            with Client(server.grpc) as client:
+                wait_until(lambda: client.metadata(timeout=5).version == 2)
+            print("3,4", file=run.stdin, flush=True)
+            run.stdin.close()
+            rest, told = run.stdout.read(), run.stderr.read()
+
+    assert first == ["row,y\n", '1,"[1.0, 2.0]"\n']
+    assert (run.returncode, rest) == ((2, "") if is_moved else (0, '2,"[3.0, 4.0]"\n')), told
+    if is_moved:
+        assert "error: version 2 of m, which answers now, takes other columns or inputs" in told
+    else:
+        assert "note: version 2 of m answers from row 2 on" in told
 
 
 def test_rows_are_sent_in_batches_that_the_server_takes(

@@ -24,6 +24,7 @@ class Answer(dict[str, Any]):
     """Outputs as the client gives them."""
 
     timings = SimpleNamespace(total=1.0)
+    version = 1
 
 
 class Model:
