@@ -15,7 +15,7 @@ from mlserve.cli.output import StatusLine, note
 from mlserve.cli.tensors import OneRequest, request_in
 from mlserve.errors import InferenceFailed, MlserveError, UsageError
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
-from mlserve.rows.columns import named_columns, outputs_of, signature_of
+from mlserve.rows.columns import has_dependent_rows, named_columns, outputs_of, signature_of
 from mlserve.rows.files import Source, file_name, read_file, require_file
 from mlserve.rows.kinds import STDIN, FileKind, Stdin
 from mlserve.rows.objects import parse_json
@@ -96,7 +96,7 @@ class Tables:
             first = next(rows, None)  # what is wrong with the only file is found before any write
             asking = Asking(
                 client,
-                reader.most_rows or self.options.batch or DEFAULT_BATCH,
+                reader.most_rows or self._batch(metadata),
                 deadline.timeout,
                 self.options.parallel,
                 self.options.signature,
@@ -112,6 +112,15 @@ class Tables:
                 run = Run(asking, out, done, is_random=is_random, goes_on=goes_on)
                 progress = StatusLine() if not sink.is_terminal else None
                 return run.over(asked, progress)
+
+    def _batch(self, metadata: ModelMetadata) -> int:
+        if self.options.batch is None and has_dependent_rows(metadata):
+            note(
+                "note: a row's answer depends on the rows beside it in the request, so each row is "
+                "asked about alone; --batch N asks about N together"
+            )
+            return 1
+        return self.options.batch or DEFAULT_BATCH
 
     def _done(self, layout: Layout) -> Done:
         path = self.options.output_file

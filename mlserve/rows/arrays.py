@@ -12,7 +12,7 @@ import numpy as np  # noqa: TID253  this module is imported for .npy and .npz al
 from mlserve.errors import InferenceFailed, UsageError
 from mlserve.rows.rendering import json_value
 from mlserve.rows.table import Place, Row, Table
-from mlserve.tensors import TensorSpec
+from mlserve.tensors import DType, TensorSpec
 
 Array = np.ndarray[Any, Any]
 _NO_OBJECTS = "save it with a dtype of numbers or strings: np.save(file, rows.astype(np.float32))"
@@ -106,11 +106,13 @@ def array_of(name: str, values: Any, spec: TensorSpec | None) -> Array:
 
     Strings become numpy's `str`; bfloat16, which numpy does not have, float32.
     """
-    label = None if spec is None else spec.dtype.label
-    dtype = {"bytes": None, "bfloat16": "float32"}.get(label or "bytes", label)
     hint = "its rows may have different sizes: take --output jsonl"
     try:
-        array = np.array(json_value(values, None), dtype=dtype and dtype.removeprefix("q"))
+        if spec is None or spec.dtype is DType.BYTES:
+            array = np.array(json_value(values, None))
+        else:
+            label = spec.dtype.label.removeprefix("q")
+            array = np.array(values, dtype="float32" if label == "bfloat16" else label)
     except ValueError as error:
         raise InferenceFailed(
             f"the output {name!r} is not one array: {error}", hint=hint

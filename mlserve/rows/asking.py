@@ -69,8 +69,9 @@ class Asking:
 
     `size` shrinks when the server takes no request of that size. `whole` are the outputs that are
     not by rows, as far as that is known. `milliseconds` are the times of the requests that were
-    answered. `check_version` is called with the place of the first row that a version answers, before
-    it is given out; it may raise. `is_spoiled`: answers have been given out that turned out to be wrong.
+    answered. `check_version` is called with a version's first answer and the place of its first
+    row, before it is given out; it may raise. `is_spoiled`: answers that turned out to be wrong
+    have been given out.
     """
 
     client: Client

@@ -96,6 +96,11 @@ def named_columns(metadata: ModelMetadata, signature: Signature) -> dict[str, tu
     return named
 
 
+def has_dependent_rows(metadata: ModelMetadata) -> bool:
+    """Return whether the server says that a row's answer depends on the rows beside it."""
+    return (metadata.contract or {}).get("has_dependent_rows") is True
+
+
 def signature_of(metadata: ModelMetadata, name: str | None) -> Signature:
     """Return the signature of that name; None is serving_default, or else the only one.
 

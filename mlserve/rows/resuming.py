@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlserve.errors import UsageError, shortened
+from mlserve.rows.delimited import LARGEST_CELL
 from mlserve.rows.table import Place
 from mlserve.rows.writers import ERROR, FILE, ROW, file_text
 
@@ -54,6 +55,7 @@ def rows_in_table(path: Path, header: Sequence[str], delimiter: str) -> set[Key]
 
     Raises UsageError, naming the line, for one that does not have the columns `header`.
     """
+    csv.field_size_limit(LARGEST_CELL)
     place = int(header[0] == FILE)
     found: set[Key] = set()
 

@@ -137,21 +137,24 @@ class TableWriter:
 
 
 class CsvWriter(TableWriter):
-    """Writes CSV, with quotes where they are needed."""
+    """Writes CSV, with quotes where they are needed: also for a lone carriage return in a text."""
 
     def __init__(self, write: Write, layout: Layout, *, has_header: bool = True) -> None:
         super().__init__(write, layout, has_header=has_header)
-        self._csv = csv.writer(_Into(write), lineterminator="\n")
+        self._csv = csv.writer(_Lines(write), lineterminator="\r\n")
 
     def _line(self, cells: Sequence[str]) -> None:
         self._csv.writerow(cells)
 
 
 @dataclass(frozen=True, slots=True)
-class _Into:
-    """What the csv module writes to."""
+class _Lines:
+    """What the csv module writes to, which quotes no other line ends than its own."""
 
-    write: Write
+    to: Write
+
+    def write(self, line: str) -> None:
+        self.to(line.removesuffix("\r\n") + "\n")
 
 
 class JsonlWriter:

@@ -273,6 +273,23 @@ def test_a_version_whose_columns_have_moved_ends_the_run(tmp_path: Path, is_move
         assert "note: version 2 of m answers from row 2 on" in told
 
 
+def test_rows_that_depend_on_each_other_are_asked_about_alone(
+    cli: Any, table: Any, tmp_path: Path
+) -> None:
+    model = EchoModel(tmp_path / "m")
+    model.put(1, manifest=tensors_manifest(has_dependent_rows=True))
+    path = table("rows.csv", "x\n1\n2\n3\n")
+    with running(model, tmp_path / "log", "--host=127.0.0.1") as server:
+        server.wait_ready()
+        words = ("predict", path, "--signature", "identity_float32", "--endpoint", server.grpc)
+        alone, together = cli(*words), cli(*words, "--batch", 128)
+
+    assert model.runs().count("identity_float32") == 3 + 1
+    assert alone.stdout == together.stdout == "row\ty\n1\t1.0\n2\t2.0\n3\t3.0\n"
+    assert "a row's answer depends on the rows beside it" in alone.stderr
+    assert "depends" not in together.stderr
+
+
 def test_rows_are_sent_in_batches_that_the_server_takes(
     cli: Any, start_echo: Any, table: Any
 ) -> None:

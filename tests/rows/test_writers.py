@@ -25,6 +25,7 @@ from mlserve.rows.writers import (
     Layout,
     NpzWriter,
     TableWriter,
+    arrays_of,
     rows_of,
 )
 from mlserve.tensors import DType, TensorSpec
@@ -61,6 +62,18 @@ def test_csv_has_a_column_for_each_element_of_a_vector() -> None:
         ["1", 'a, "b"\nc', "0.25", "0.75", "[[1, 2]]"],
         ["3", "a", "0.25", "0.75", "[]"],
     ]
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\r\nb", "a\nb", 'a"b', "\r", "a,b", " a ", "", "007"])
+def test_csv_gives_every_text_back(text: str) -> None:
+    layout = Layout((LABEL,), has_file=False)
+    written = _written(
+        CsvWriter, RowAnswer(Place("rows.csv", 1), {"label": text}, SERVER), layout=layout
+    )
+
+    assert list(csv.reader(io.StringIO(written, newline=""))) == [["row", "label"], ["1", text]]
+    assert written.endswith("\n")
+    assert not written.endswith("\r\n")
 
 
 def test_text_is_separated_by_tabs_and_stays_on_its_line() -> None:
@@ -121,6 +134,19 @@ def test_npz_has_the_rows_that_were_answered() -> None:
         assert found["label"].tolist() == ["a", "aaa"]
         assert found["probabilities"].dtype == np.float32
         assert found["probabilities"].shape == (2, 2)
+
+
+def test_npz_has_complex_numbers_as_they_are() -> None:
+    spec = TensorSpec("y", DType.COMPLEX64, (None, 2))
+    found = arrays_of({"y": np.array([[1 + 2j, 3]], np.complex64)}, {"y": spec})["y"]
+
+    assert (found.dtype, found.tolist()) == (np.complex64, [[1 + 2j, 3]])
+
+
+def test_npz_keeps_the_sizes_of_an_empty_answer() -> None:
+    spec = TensorSpec("y", DType.FLOAT32, (None, 3))
+
+    assert arrays_of({"y": np.zeros((0, 3), np.float32)}, {"y": spec})["y"].shape == (0, 3)
 
 
 def test_rows_of_different_sizes_are_not_an_array() -> None:
@@ -216,6 +242,14 @@ def test_a_table_is_gone_on_with(tmp_path: Path, data: str, rows: set[int], kept
     assert rows_in_table(path, HEADER, ",") == {(None, row) for row in rows}
     assert path.read_text() == kept
     assert [entry.name for entry in tmp_path.iterdir()] == ["answers.csv"]
+
+
+def test_a_table_with_a_large_cell_is_gone_on_with(tmp_path: Path) -> None:
+    csv.field_size_limit(2**17)  # what it is until a table is read
+    path = tmp_path / "answers.csv"
+    path.write_text(f"row,label\n1,{'a' * 200_000}\n")
+
+    assert rows_in_table(path, HEADER, ",") == {(None, 1)}
 
 
 def test_lines_with_errors_and_half_a_line_are_asked_again(tmp_path: Path) -> None:
