@@ -15,6 +15,7 @@ from mlserve.rows.table import Place, Row, Table
 from mlserve.tensors import DType, TensorSpec
 
 Array = np.ndarray[Any, Any]
+_NUMBERS = tuple("biufc")
 _NO_OBJECTS = "save it with a dtype of numbers or strings: np.save(file, rows.astype(np.float32))"
 
 
@@ -108,11 +109,7 @@ def array_of(name: str, values: Any, spec: TensorSpec | None) -> Array:
     """
     hint = "its rows may have different sizes: take --output jsonl"
     try:
-        if spec is None or spec.dtype is DType.BYTES:
-            array = np.array(json_value(values, None))
-        else:
-            label = spec.dtype.label.removeprefix("q")
-            array = np.array(values, dtype="float32" if label == "bfloat16" else label)
+        array = _array_of(values, spec)
     except ValueError as error:
         raise InferenceFailed(
             f"the output {name!r} is not one array: {error}", hint=hint
@@ -120,6 +117,16 @@ def array_of(name: str, values: Any, spec: TensorSpec | None) -> Array:
     if array.dtype == object:
         raise InferenceFailed(f"the output {name!r} is not an array of numbers or text", hint=hint)
     return array
+
+
+def _array_of(values: Any, spec: TensorSpec | None) -> Array:
+    first = next(iter(values), None) if isinstance(values, list) else values
+    if getattr(getattr(first, "dtype", None), "kind", "") in _NUMBERS:
+        return np.array(values)  # in the type that came, which the server need not list
+    if spec is None or spec.dtype is DType.BYTES:
+        return np.array(json_value(values, None))
+    label = spec.dtype.label.removeprefix("q")
+    return np.array(values, dtype="float32" if label == "bfloat16" else label)
 
 
 def require_shapes(outputs: Mapping[str, Any], first: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from mlserve.errors import InferenceFailed, InvalidInput, UsageError
 from mlserve.rows.arrays import save_arrays
 from mlserve.rows.asking import RowAnswer, RowError
+from mlserve.rows.columns import undeclared
 from mlserve.rows.rendering import cell_text, json_value
 from mlserve.rows.resuming import rows_in_jsonl, rows_in_table
 from mlserve.rows.table import Place
@@ -141,6 +142,13 @@ def test_npz_has_complex_numbers_as_they_are() -> None:
     found = arrays_of({"y": np.array([[1 + 2j, 3]], np.complex64)}, {"y": spec})["y"]
 
     assert (found.dtype, found.tolist()) == (np.complex64, [[1 + 2j, 3]])
+
+
+@pytest.mark.parametrize("value", [np.array([2**53 + 1]), [np.int64(2**53 + 1)]])
+def test_npz_has_an_output_that_the_server_does_not_list_in_its_own_type(value: Any) -> None:
+    found = arrays_of({"y": value}, {"y": undeclared("y")})["y"]
+
+    assert (found.dtype, found.tolist()) == (np.int64, [2**53 + 1])
 
 
 def test_npz_keeps_the_sizes_of_an_empty_answer() -> None:
