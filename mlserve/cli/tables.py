@@ -127,7 +127,8 @@ class Tables:
         if not self.options.resume or path is None or not path.is_file():
             return Done()
         if self.options.format is PredictFormat.JSONL:
-            return Done(rows_in_jsonl(path))
+            outputs = [spec.name for spec in layout.specs]
+            return Done(rows_in_jsonl(path, outputs, has_file=layout.has_file))
         delimiter = "," if self.options.format is PredictFormat.CSV else "\t"
         return Done(rows_in_table(path, layout.header, delimiter), path.stat().st_size > 0)
 

@@ -92,7 +92,7 @@ def request_in(found: JsonRequest, options: PredictOptions) -> OneRequest:
 def _write(answer: Any, format_: PredictFormat, sink: Sink, layout: Layout) -> None:
     specs = {spec.name: spec for spec in layout.specs}
     outputs = {name: json_value(value, specs[name]) for name, value in answer.items()}
-    rows = rows_of(answer)
+    rows = rows_of(answer, layout.specs)
     if format_ is PredictFormat.JSON:
         sink.show({**answer.to_json(), "outputs": outputs})
     elif format_ is PredictFormat.NPZ:

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 from collections.abc import Callable
@@ -19,7 +20,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mlserve import Client
+from mlserve.cli.answers import PredictOptions
 from mlserve.cli.app import app
+from mlserve.errors import Unavailable
 from mlserve.testing.processes import wait_until
 from tests.harness.command import MLSERVE, Outcome
 from tests.harness.echo import EchoModel, manifest, tensors_manifest
@@ -235,6 +238,46 @@ def test_the_columns_of_a_matrix_have_the_names_that_the_server_gives(
 
             assert str(rows) == "[[3.0, 1.0, 2.0], [6.0, nan, 5.0]]", outcome.stderr
             assert "that the model does not take: id\n" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("suffix", "is_kept", "hint"),
+    [
+        ("csv", True, "make room, and go on with the same command and --resume"),
+        ("npz", False, "give an --output-file with room"),
+    ],
+)
+def test_a_full_disk(
+    cli: Any, echo: Any, table: Any, tmp_path: Path, suffix: str, is_kept: bool, hint: str
+) -> None:
+    path = table("rows.csv", "a,b\n" + "1,2\n" * 2000)
+    answers = tmp_path / f"answers.{suffix}"
+    words = ("--signature", "two", "--endpoint", echo.grpc, "--timeout", "30")
+    command = [*MLSERVE, "predict", path, *words, "--output-file", answers]
+    most = (8192, resource.RLIM_INFINITY)
+    run = subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, most),
+    )
+
+    assert run.returncode == 2
+    assert f"error: {answers} cannot be written: File too large" in run.stderr
+    assert f"hint: {hint}" in run.stderr
+    assert answers.exists() == is_kept
+    again = cli("predict", path, *words, "--output-file", answers, *["--resume"] * is_kept)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+def test_no_empty_file_stays_of_a_run_without_an_answer(tmp_path: Path, suffix: str) -> None:
+    answers = tmp_path / f"answers.{suffix}"
+    with pytest.raises(Unavailable), PredictOptions(output_file=answers).sink():
+        raise Unavailable("the server is gone")
+
+    assert not answers.exists()
 
 
 @pytest.mark.parametrize("is_moved", [False, True])

@@ -221,10 +221,20 @@ def test_cells(value: Any, text: str) -> None:
     assert cell_text(value) == text
 
 
+def _rows_of(answer: Any, **sizes: int) -> Any:
+    specs = [TensorSpec(name, DType.FLOAT32, (sizes.get(name),)) for name in answer]
+    return rows_of(answer, specs)
+
+
+def test_a_constant_as_long_as_the_batch_makes_no_rows() -> None:
+    assert _rows_of({"a": [1, 2], "b": [7, 8]}, b=2) is None
+    assert len(_rows_of({"a": [1, 2], "b": [7, 8]}, a=2, b=2)) == 2
+
+
 def test_outputs_as_rows_if_they_have_the_same_number() -> None:
-    assert rows_of({"a": [1, 2], "b": [3]}) is None
-    assert rows_of({"a": 1.0}) is None
-    found = rows_of({"a": [1, 2], "b": np.zeros((2, 3))})
+    assert _rows_of({"a": [1, 2], "b": [3]}) is None
+    assert _rows_of({"a": 1.0}) is None
+    found = _rows_of({"a": [1, 2], "b": np.zeros((2, 3))})
     assert found is not None
     assert [row.outputs["a"] for row in found] == [1, 2]
 
@@ -265,7 +275,7 @@ def test_lines_with_errors_and_half_a_line_are_asked_again(tmp_path: Path) -> No
     good = '{"row": 1, "outputs": {"y": NaN}}\n'
     path.write_text(good + '{"row": 2, "error": {}}\n' + good.replace("1", "3") + '{"row": 4, "ou')
 
-    assert rows_in_jsonl(path) == {(None, 1), (None, 3)}
+    assert rows_in_jsonl(path, has_file=False) == {(None, 1), (None, 3)}
     assert path.read_text() == good + good.replace("1", "3")
 
 
@@ -292,9 +302,29 @@ def test_lines_of_something_else_are_left_alone(tmp_path: Path, line: str) -> No
     path = tmp_path / "answers.jsonl"
     path.write_text(f"{line}\n")
     with pytest.raises(UsageError, match="line 1 is not a result"):
-        rows_in_jsonl(path)
+        rows_in_jsonl(path, has_file=False)
 
     assert path.read_text() == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "has_file", "message"),
+    [
+        ({"file": "a.csv", "row": 1, "outputs": {"y": 1}}, False, "of a run about several files"),
+        ({"row": 1, "outputs": {"y": 1}}, True, "of a run about one file"),
+        ({"row": 1, "outputs": {"x": 1}}, False, "has no output 'y', which is asked for now"),
+    ],
+)
+def test_answers_to_another_question_are_left_alone(
+    tmp_path: Path, line: Any, has_file: bool, message: str
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    text = json.dumps(line) + "\n"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        rows_in_jsonl(path, ["y"], has_file=has_file)
+
+    assert path.read_text() == text
 
 
 def test_an_output_that_the_server_does_not_list_is_not_dropped_silently() -> None:
