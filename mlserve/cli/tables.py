@@ -15,7 +15,13 @@ from mlserve.cli.output import StatusLine, note
 from mlserve.cli.tensors import OneRequest, request_in
 from mlserve.errors import InferenceFailed, MlserveError, UsageError
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
-from mlserve.rows.columns import has_dependent_rows, named_columns, outputs_of, signature_of
+from mlserve.rows.columns import (
+    has_dependent_rows,
+    named_columns,
+    outputs_of,
+    signature_of,
+    whole_outputs,
+)
 from mlserve.rows.files import Source, file_name, read_file, require_file
 from mlserve.rows.kinds import STDIN, FileKind, Stdin
 from mlserve.rows.objects import parse_json
@@ -101,7 +107,7 @@ class Tables:
                 self.options.parallel,
                 self.options.signature,
                 self.options.outputs,
-                {spec.name for spec in layout.specs if spec.shape and spec.shape[0] is not None},
+                whole_outputs(layout.specs),
                 check_version=VersionCheck(client, self.options.signature, metadata, deadline),
             )
             start = () if first is None else (first,)
@@ -143,8 +149,11 @@ class VersionCheck:
     deadline: Deadline
 
     def __call__(self, answer: Outputs, place: Place) -> None:
-        """Raise UsageError if the columns or the inputs of that version are other ones."""
-        if answer.version == self.planned.version:
+        """Raise UsageError if the columns or the inputs of that version are other ones.
+
+        A server that tells no version, as TensorFlow Serving over REST, cannot be checked.
+        """
+        if None in (answer.version, self.planned.version) or answer.version == self.planned.version:
             return
         now = self.client.metadata(signature=self.signature, timeout=self.deadline.timeout)
         if self._taken(now) != self._taken(self.planned):

@@ -128,6 +128,11 @@ def outputs_of(signature: Signature, names: Sequence[str] | None) -> tuple[Tenso
     return tuple(known.values()) if names is None else tuple(known[name] for name in names)
 
 
+def whole_outputs(specs: Sequence[TensorSpec]) -> set[str]:
+    """Return the outputs that are not by rows: their first dimension has a fixed size."""
+    return {spec.name for spec in specs if spec.shape and spec.shape[0] is not None}
+
+
 def undeclared(name: str) -> TensorSpec:
     """Return what is known of an output that the server does not list."""
     return TensorSpec(name, DType.FLOAT64, None)

@@ -246,7 +246,7 @@ def json_line(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False) + "\n"
 
 
-def rows_of(answer: Outputs, specs: Collection[TensorSpec]) -> list[RowAnswer] | None:
+def rows_of(answer: Outputs, specs: Collection[TensorSpec] = ()) -> list[RowAnswer] | None:
     """Return the answer to one request as rows along the outputs' first dimension.
 
     None if the outputs do not all have the same one, or have it by chance: one is of a fixed

@@ -13,7 +13,8 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +23,11 @@ from typer.testing import CliRunner
 from mlserve import Client
 from mlserve.cli.answers import PredictOptions
 from mlserve.cli.app import app
+from mlserve.cli.tables import VersionCheck
+from mlserve.client import ModelMetadata
+from mlserve.deadline import Deadline
 from mlserve.errors import Unavailable
+from mlserve.rows.table import Place
 from mlserve.testing.processes import wait_until
 from tests.harness.command import MLSERVE, Outcome
 from tests.harness.echo import EchoModel, manifest, tensors_manifest
@@ -314,6 +319,17 @@ def test_a_version_whose_columns_have_moved_ends_the_run(tmp_path: Path, is_move
         assert "error: version 2 of m, which answers now, takes other columns or inputs" in told
     else:
         assert "note: version 2 of m answers from row 2 on" in told
+
+
+@pytest.mark.parametrize(("answers", "planned"), [(None, 1), (1, None), (1, 1)])
+def test_a_version_that_is_not_told_is_not_another_one(
+    answers: int | None, planned: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = ModelMetadata("m", planned, ())
+    check = VersionCheck(cast("Any", None), None, metadata, Deadline.after(5))
+    check(cast("Any", SimpleNamespace(version=answers, model="m")), Place("rows.csv", 1))
+
+    assert capsys.readouterr().err == ""
 
 
 def test_rows_that_depend_on_each_other_are_asked_about_alone(
