@@ -109,7 +109,7 @@ def _write(answer: Any, format_: PredictFormat, sink: Sink, layout: Layout) -> N
         sink.write(_aligned({name: v[0] if is_row else v for name, v in outputs.items()}))
     else:
         raise UsageError(
-            "the outputs are not the rows of one table: their first dimensions differ",
+            "the outputs are not one table: not all of them have the same rows",
             hint="take --output json or npz",
         )
 
