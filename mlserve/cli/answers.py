@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -97,22 +97,36 @@ class PredictOptions:
     def sink(self) -> Iterator[Sink]:
         """Open where the answers go. Raises UsageError if the file exists or cannot be written.
 
-        With `resume`, an existing file is appended to; so is what is no file, as /dev/null.
+        With `resume`, an existing file is appended to; so is what is no file, as /dev/null. A new
+        file that nothing could be written to, or only part of a .json or .npz, does not stay.
         """
         if self.output_file is None:
             yield Sink()
             return
         is_device = self.output_file.exists() and not self.output_file.is_file()
+        is_new = not (self.resume or is_device)
         try:
-            with self.output_file.open("ab" if self.resume or is_device else "xb") as file:
-                yield Sink(file, self.output_file)
+            file = self.output_file.open("xb" if is_new else "ab")
         except FileExistsError as error:
-            go_on = "--resume goes on with it; or " if self.is_resumable else ""
+            goes_on = "--resume goes on with it; or " if self.is_resumable else ""
             raise UsageError(
-                f"{self.output_file} exists already", hint=f"{go_on}give another --output-file"
+                f"{self.output_file} exists already", hint=f"{goes_on}give another --output-file"
             ) from error
         except OSError as error:
-            raise _unwritable(self.output_file, error) from error
+            raise _unwritable(self.output_file, error, _WRITABLE) from error
+        try:
+            with file:
+                yield Sink(file, self.output_file)
+        except OSError as error:
+            go_on = not is_device and self.is_resumable
+            if is_new and not go_on:
+                self.output_file.unlink(missing_ok=True)
+            hint = "make room, and go on with the same command and --resume" if go_on else _WRITABLE
+            raise _unwritable(self.output_file, error, hint) from error
+        finally:
+            with suppress(OSError):
+                if is_new and self.output_file.stat().st_size == 0:
+                    self.output_file.unlink()
 
 
 class Sink:
@@ -166,8 +180,8 @@ def writer(format_: PredictFormat, sink: Sink, layout: Layout, *, has_header: bo
     return NpzWriter(sink.save, layout)
 
 
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"{path} cannot be written: {error.strerror or error}",
-        hint="give an --output-file with room, in a folder that you may write to",
-    )
+_WRITABLE = "give an --output-file with room, in a folder that you may write to"
+
+
+def _unwritable(path: Path, error: OSError, hint: str) -> UsageError:
+    return UsageError(f"{path} cannot be written: {error.strerror or error}", hint=hint)

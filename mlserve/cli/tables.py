@@ -13,9 +13,15 @@ from mlserve.background import run_within
 from mlserve.cli.answers import RANDOM_WEIGHTS_WARNING, PredictFormat, PredictOptions, writer
 from mlserve.cli.output import StatusLine, note
 from mlserve.cli.tensors import OneRequest, request_in
-from mlserve.errors import InferenceFailed, MlserveError
+from mlserve.errors import InferenceFailed, MlserveError, UsageError
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
-from mlserve.rows.columns import named_columns, outputs_of, signature_of
+from mlserve.rows.columns import (
+    has_dependent_rows,
+    named_columns,
+    outputs_of,
+    signature_of,
+    whole_outputs,
+)
 from mlserve.rows.files import Source, file_name, read_file, require_file
 from mlserve.rows.kinds import STDIN, FileKind, Stdin
 from mlserve.rows.objects import parse_json
@@ -25,9 +31,10 @@ from mlserve.rows.resuming import Key, key_of, rows_in_jsonl, rows_in_table
 from mlserve.rows.writers import Layout, Writer
 
 if TYPE_CHECKING:
-    from mlserve.client import Client
+    from mlserve.client import Client, ModelMetadata
+    from mlserve.client.outputs import Outputs
     from mlserve.deadline import Deadline
-    from mlserve.rows.table import BadRow
+    from mlserve.rows.table import BadRow, Place
 
 _MOST_TOLD = 20
 """Errors of rows that are told in full on stderr; an output with errors in it has them all."""
@@ -89,16 +96,19 @@ class Tables:
         signature = signature_of(metadata, self.options.signature)
         layout = Layout(outputs_of(signature, self.options.outputs), has_file=len(self.sources) > 1)
         done = self._done(layout)
-        reader = RowReader(self.sources, signature, named_columns(metadata, signature), note)
+        named = named_columns(metadata, signature)
+        reader = RowReader(self.sources, signature, named, note)
         with closing(reader.rows()) as rows:
             first = next(rows, None)  # what is wrong with the only file is found before any write
             asking = Asking(
                 client,
-                reader.most_rows or self.options.batch or DEFAULT_BATCH,
+                reader.most_rows or self._batch(metadata),
                 deadline.timeout,
                 self.options.parallel,
                 self.options.signature,
                 self.options.outputs,
+                whole_outputs(layout.specs),
+                check_version=VersionCheck(client, self.options.signature, metadata, deadline),
             )
             start = () if first is None else (first,)
             asked = done.without(chain(start, rows), has_file=layout.has_file)
@@ -109,14 +119,54 @@ class Tables:
                 progress = StatusLine() if not sink.is_terminal else None
                 return run.over(asked, progress)
 
+    def _batch(self, metadata: ModelMetadata) -> int:
+        if self.options.batch is None and has_dependent_rows(metadata):
+            note(
+                "note: a row's answer depends on the rows beside it in the request, so each row is "
+                "asked about alone; --batch N asks about N together"
+            )
+            return 1
+        return self.options.batch or DEFAULT_BATCH
+
     def _done(self, layout: Layout) -> Done:
         path = self.options.output_file
         if not self.options.resume or path is None or not path.is_file():
             return Done()
         if self.options.format is PredictFormat.JSONL:
-            return Done(rows_in_jsonl(path))
+            outputs = [spec.name for spec in layout.specs]
+            return Done(rows_in_jsonl(path, outputs, has_file=layout.has_file))
         delimiter = "," if self.options.format is PredictFormat.CSV else "\t"
         return Done(rows_in_table(path, layout.header, delimiter), path.stat().st_size > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCheck:
+    """Sees to it that every version that answers takes what the columns were assigned by."""
+
+    client: Client
+    signature: str | None
+    planned: ModelMetadata
+    deadline: Deadline
+
+    def __call__(self, answer: Outputs, place: Place) -> None:
+        """Raise UsageError if the columns or the inputs of that version are other ones.
+
+        A server that tells no version, as TensorFlow Serving over REST, cannot be checked.
+        """
+        if None in (answer.version, self.planned.version) or answer.version == self.planned.version:
+            return
+        now = self.client.metadata(signature=self.signature, timeout=self.deadline.timeout)
+        if self._taken(now) != self._taken(self.planned):
+            raise UsageError(
+                f"version {answer.version} of {answer.model}, which answers now, takes other "
+                f"columns or inputs than version {self.planned.version}",
+                hint="see them with mlserve metadata",
+            )
+        note(f"note: version {answer.version} of {answer.model} answers from row {place.number} on")
+
+    def _taken(self, metadata: ModelMetadata) -> object:
+        signature = signature_of(metadata, self.signature)
+        return signature, named_columns(metadata, signature)
 
 
 @dataclass(slots=True)
@@ -171,7 +221,7 @@ class Run:
         except MlserveError as error:
             if self._rows:
                 self._out.finish()
-            if self._goes_on:
+            if self._goes_on and not self._asking.is_spoiled:
                 first = f"{error.hint}; then " if error.hint else ""
                 error.hint = f"{first}go on with the same command and {{resume}}"
             raise

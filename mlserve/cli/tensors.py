@@ -92,7 +92,7 @@ def request_in(found: JsonRequest, options: PredictOptions) -> OneRequest:
 def _write(answer: Any, format_: PredictFormat, sink: Sink, layout: Layout) -> None:
     specs = {spec.name: spec for spec in layout.specs}
     outputs = {name: json_value(value, specs[name]) for name, value in answer.items()}
-    rows = rows_of(answer)
+    rows = rows_of(answer, layout.specs)
     if format_ is PredictFormat.JSON:
         sink.show({**answer.to_json(), "outputs": outputs})
     elif format_ is PredictFormat.NPZ:
@@ -109,7 +109,7 @@ def _write(answer: Any, format_: PredictFormat, sink: Sink, layout: Layout) -> N
         sink.write(_aligned({name: v[0] if is_row else v for name, v in outputs.items()}))
     else:
         raise UsageError(
-            "the outputs are not the rows of one table: their first dimensions differ",
+            "the outputs are not one table: not all of them have the same rows",
             hint="take --output json or npz",
         )
 

@@ -12,9 +12,10 @@ import numpy as np  # noqa: TID253  this module is imported for .npy and .npz al
 from mlserve.errors import InferenceFailed, UsageError
 from mlserve.rows.rendering import json_value
 from mlserve.rows.table import Place, Row, Table
-from mlserve.tensors import TensorSpec
+from mlserve.tensors import DType, TensorSpec
 
 Array = np.ndarray[Any, Any]
+_NUMBERS = tuple("biufc")
 _NO_OBJECTS = "save it with a dtype of numbers or strings: np.save(file, rows.astype(np.float32))"
 
 
@@ -106,11 +107,9 @@ def array_of(name: str, values: Any, spec: TensorSpec | None) -> Array:
 
     Strings become numpy's `str`; bfloat16, which numpy does not have, float32.
     """
-    label = None if spec is None else spec.dtype.label
-    dtype = {"bytes": None, "bfloat16": "float32"}.get(label or "bytes", label)
     hint = "its rows may have different sizes: take --output jsonl"
     try:
-        array = np.array(json_value(values, None), dtype=dtype and dtype.removeprefix("q"))
+        array = _array_of(values, spec)
     except ValueError as error:
         raise InferenceFailed(
             f"the output {name!r} is not one array: {error}", hint=hint
@@ -118,6 +117,16 @@ def array_of(name: str, values: Any, spec: TensorSpec | None) -> Array:
     if array.dtype == object:
         raise InferenceFailed(f"the output {name!r} is not an array of numbers or text", hint=hint)
     return array
+
+
+def _array_of(values: Any, spec: TensorSpec | None) -> Array:
+    first = next(iter(values), None) if isinstance(values, list) else values
+    if getattr(getattr(first, "dtype", None), "kind", "") in _NUMBERS:
+        return np.array(values)  # in the type that came, which the server need not list
+    if spec is None or spec.dtype is DType.BYTES:
+        return np.array(json_value(values, None))
+    label = spec.dtype.label.removeprefix("q")
+    return np.array(values, dtype="float32" if label == "bfloat16" else label)
 
 
 def require_shapes(outputs: Mapping[str, Any], first: Mapping[str, Any]) -> None:

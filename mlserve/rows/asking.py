@@ -7,7 +7,7 @@ bad row takes no other down.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -67,8 +67,11 @@ Outcome = RowAnswer | RowError
 class Asking:
     """How rows are asked about: what to ask for, at most how many rows a request.
 
-    `size` shrinks when the server takes no request of that size. `milliseconds` are the times of
-    the requests that were answered.
+    `size` shrinks when the server takes no request of that size. `whole` are the outputs that are
+    not by rows, as far as that is known. `milliseconds` are the times of the requests that were
+    answered. `check_version` is called with a version's first answer and the place of its first
+    row, before it is given out; it may raise. `is_spoiled`: answers that turned out to be wrong
+    have been given out.
     """
 
     client: Client
@@ -77,7 +80,12 @@ class Asking:
     parallel: int | None = None
     signature: str | None = None
     outputs: Sequence[str] | None = None
+    whole: set[str] = field(default_factory=set)
     milliseconds: list[float] = field(default_factory=list)
+    check_version: Callable[[Outputs, Place], None] | None = None
+    is_spoiled: bool = False
+    _versions: set[int | None] = field(default_factory=set)
+    _ranks: dict[str, int] = field(default_factory=dict)
 
     def outcomes(self, rows: Iterator[ReadyRow | BadRow]) -> Iterator[Outcome]:
         """Yield the outcome of each row, in their order. Raises what no other row would escape."""
@@ -115,13 +123,20 @@ class Asking:
     ) -> Iterator[Outcome]:
         """Yield each row's share of the answer, or ask again about the halves."""
         if isinstance(answer, MlserveError):
-            error = answer
+            yield from self._parts(rows, answer)
         elif (misfit := self._misfit(rows, answer)) is not None:
-            error = misfit
+            self.whole.add(misfit)
+            self.size = 1
+            for row in rows:
+                yield from self._settled([row], self._again([row]))
         else:
             self.milliseconds.append(answer.timings.total)
+            if answer.version not in self._versions and self.check_version is not None:
+                self.check_version(answer, rows[0].place)
+            self._versions.add(answer.version)
             yield from _shares(rows, answer)
-            return
+
+    def _parts(self, rows: Sequence[ReadyRow], error: MlserveError) -> Iterator[Outcome]:
         may_be_of_one = isinstance(error, _OF_ROWS)
         if isinstance(error, _FOR_ALL) and not may_be_of_one:
             raise error
@@ -140,17 +155,27 @@ class Asking:
         except MlserveError as error:
             return error
 
-    def _misfit(self, rows: Sequence[ReadyRow], answer: Mapping[str, Any]) -> MlserveError | None:
-        """Return the error for an answer that cannot be told apart by rows; None if it can."""
+    def _misfit(self, rows: Sequence[ReadyRow], answer: Mapping[str, Any]) -> str | None:
+        """Return an output that cannot be told apart by rows; None if all can, or for one row.
+
+        Raises InferenceFailed if it was by rows in an earlier answer, then by chance.
+        """
         count = len(rows)
-        if count == 1:
-            return None
         for name, value in answer.items():
-            size = length_of(value)
-            if size != count:
-                self.size = 1
-                what = "no rows" if size is None else f"{size} rows"
-                return InferenceFailed(f"the output {name!r} has {what} for {count} rows")
+            size, rank = length_of(value), rank_of(value)
+            if size == count and name not in self.whole:
+                continue
+            if self._ranks.get(name) == rank:
+                self.is_spoiled = True
+                raise InferenceFailed(
+                    f"the output {name!r} has {size} rows for {count} row"
+                    + ("" if count == 1 else "s"),
+                    hint="the answers before are wrong: ask again, with {batch 1}",
+                )
+            if count > 1:
+                return name
+        if count > 1:
+            self._ranks.update((name, rank_of(value)) for name, value in answer.items())
         return None
 
     def _question(self) -> _Question:
@@ -214,3 +239,14 @@ def length_of(value: Any) -> int | None:
     with suppress(TypeError):  # a number, or an array of no dimension
         return len(value)
     return None
+
+
+def rank_of(value: Any) -> int:
+    """Return how deep the lists are, or the rank of an array."""
+    if hasattr(value, "ndim"):
+        return int(value.ndim)
+    rank = 0
+    while isinstance(value, list):
+        rank += 1
+        value = value[0] if value else None
+    return rank

@@ -22,13 +22,18 @@ _NUMBER = re.compile(
 )
 _WHOLE = re.compile(r"\s*[+-]?\d+(\.0*)?\s*")
 _MISSING = frozenset(("", "na", "n/a", "nan", "null"))
-_LARGEST = {
-    DType.FLOAT16: 65504.0,
-    DType.BFLOAT16: 3.3895313892515355e38,
-    DType.FLOAT32: 3.4028234663852886e38,
+_TOO_LARGE = {
+    DType.FLOAT16: 65520.0,
+    DType.BFLOAT16: 2.0**128 - 2.0**119,
+    DType.FLOAT32: 2.0**128 - 2.0**103,
     DType.FLOAT64: math.inf,
 }
-"""The largest finite value of each float type (IEEE 754; bfloat16 has float32's exponent)."""
+"""The least number that each float type rounds to infinity (IEEE 754, ties to even).
+
+It is above the largest value, whose shortest digits may be above it as well: 3.4028235e+38.
+"""
+_EXACT = 2.0**53
+"""Up to here, a float is the whole number that was written."""
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 _INTEGER = re.compile(r"q?(u?)int(\d+)")
 BYTES_KEY = "b64"
@@ -45,13 +50,40 @@ def is_number_text(cell: str) -> bool:
 
 
 def is_number_value(value: Any) -> bool:
-    """Return whether a value from JSON is a number, or null."""
+    """Return whether a value from JSON is a number, or null; or a single number of numpy."""
+    if hasattr(value, "dtype"):
+        return value.ndim == 0 and value.dtype.kind in "iuf"
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+class _Constant(float):
+    """NaN or an infinity that JSON names; Python reads 1e400 as infinity, too."""
+
+
+def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{shortened(twice)}' comes twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_Constant, object_pairs_hook=_as_object)
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """Return the value of JSON that a person wrote, as `value_reader` takes it.
+
+    Raises ValueError, also for text that is not UTF-8 and a key that comes twice, and
+    RecursionError.
+    """
+    return _DECODER.decode(text if isinstance(text, str) else text.decode())
 
 
 def text_reader(dtype: DType) -> Callable[[str], Any]:
     """Return the function that reads a cell of text; it raises WrongCell."""
-    if dtype in _LARGEST:
+    if dtype in _TOO_LARGE:
         return lambda cell: _float_of(cell, dtype)
     if dtype is DType.BYTES:
         return str
@@ -70,9 +102,10 @@ def nested_reader(dtype: DType) -> Callable[[str], Any]:
         if not cell.lstrip().startswith("["):
             return read_one(cell)
         try:
-            return read_values(json.loads(cell))
-        except (json.JSONDecodeError, RecursionError) as error:
+            values = parsed_json(cell)
+        except (ValueError, RecursionError) as error:
             raise WrongCell(f"'{shortened(cell)}' is not a JSON array: {error}") from error
+        return read_values(values)
 
     return read
 
@@ -82,10 +115,10 @@ def value_reader(dtype: DType) -> Callable[[Any], Any]:
 
     An array of numpy is returned as it is.
     """
-    largest = _LARGEST.get(dtype, -1.0)
+    too_large = _TOO_LARGE.get(dtype, 0.0)
 
     def read(value: Any) -> Any:
-        if type(value) is float and -largest <= value <= largest:
+        if type(value) is float and -too_large < value < too_large:
             return value  # most values, which need no closer look
         if isinstance(value, list):
             return [read(item) for item in value]
@@ -103,12 +136,15 @@ def _number_of(value: Any, dtype: DType) -> Any:
         raise WrongCell(f"'{shortened(value)}' is a string, not {_words(dtype)}")
     if value is None:
         return _missing(dtype)
-    if dtype in _LARGEST:
-        return _fitting(_number(value, dtype), str(value), dtype)
+    if dtype in _TOO_LARGE:
+        is_cut = type(value) is float and math.isinf(value)
+        return _fitting(_number(value, dtype), "a number" if is_cut else str(value), dtype)
     if dtype is DType.BOOL:
         return _boolean(value)
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise WrongCell(f"{_shown(value)} is not a whole number")
+    if isinstance(value, float) and abs(value) >= _EXACT:
+        raise WrongCell(f"{value!r} may have lost digits: write it without a point or an exponent")
     return _within(int(value), dtype)
 
 
@@ -122,7 +158,7 @@ def _float_of(cell: str, dtype: DType) -> float:
 
 def _fitting(value: float, shown: str, dtype: DType) -> float:
     is_overflow = math.isinf(value) and "inf" not in shown.lower()
-    if is_overflow or (math.isfinite(value) and abs(value) > _LARGEST[dtype]):
+    if is_overflow or (math.isfinite(value) and abs(value) >= _TOO_LARGE[dtype]):
         raise WrongCell(f"{shortened(shown)} is too large for {dtype.label}")
     return value
 
@@ -141,7 +177,12 @@ def _int_of(cell: str, dtype: DType) -> int:
         if not cell.strip():
             return int(_missing(dtype))
         raise WrongCell(f"'{shortened(cell)}' is not a whole number")
-    return _within(int(cell.partition(".")[0]), dtype)
+    try:
+        return _within(int(cell.partition(".")[0]), dtype)
+    except WrongCell:
+        raise
+    except ValueError as error:  # Python reads no integer of thousands of digits
+        raise WrongCell(f"'{shortened(cell)}' does not fit {dtype.label}") from error
 
 
 def _within(value: int, dtype: DType) -> int:
@@ -187,7 +228,7 @@ def _string(value: Any) -> str | bytes:
 
 
 def _missing(dtype: DType) -> Any:
-    if dtype in _LARGEST:
+    if dtype in _TOO_LARGE:
         return math.nan
     raise WrongCell(f"it is empty, and {dtype.label} has no missing value")
 
@@ -197,7 +238,7 @@ def _refuse(cell: str, dtype: DType) -> None:
 
 
 def _words(dtype: DType) -> str:
-    return "a number" if dtype in _LARGEST else f"{dtype.label}"
+    return "a number" if dtype in _TOO_LARGE else f"{dtype.label}"
 
 
 def _shown(value: Any) -> str:

@@ -56,13 +56,15 @@ class Plan:
     """How the rows of a table become inputs.
 
     `unused` are the columns that no input takes. `is_by_order`: the columns were taken in their
-    order, because the server or the table does not name them. `most_rows` is 1 for a model that
-    takes one row at a time, else None.
+    order, because the server or the table does not name them. `left_out` are the optional inputs
+    that the first row does not have. `most_rows` is 1 for a model that takes one row at a time,
+    else None.
     """
 
     feeds: tuple[Feed, ...]
     unused: tuple[str, ...]
     is_by_order: bool = False
+    left_out: tuple[str, ...] = ()
 
     @property
     def most_rows(self) -> int | None:
@@ -71,6 +73,12 @@ class Plan:
 
     def inputs(self, row: Row) -> dict[str, Any]:
         """Return the row's element of each input. Raises InvalidInput, naming the column."""
+        for name in self.left_out:
+            if name in row.cells:
+                raise InvalidInput(
+                    f"it has '{shortened(name)}', which the first row does not have",
+                    hint="give an optional input in every row, or in none",
+                )
         return {feed.spec.name: feed.value(row.cells) for feed in self.feeds}
 
 
@@ -86,6 +94,11 @@ def named_columns(metadata: ModelMetadata, signature: Signature) -> dict[str, tu
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             named[spec.name] = tuple(names)
     return named
+
+
+def has_dependent_rows(metadata: ModelMetadata) -> bool:
+    """Return whether the server says that a row's answer depends on the rows beside it."""
+    return (metadata.contract or {}).get("has_dependent_rows") is True
 
 
 def signature_of(metadata: ModelMetadata, name: str | None) -> Signature:
@@ -115,6 +128,11 @@ def outputs_of(signature: Signature, names: Sequence[str] | None) -> tuple[Tenso
     return tuple(known.values()) if names is None else tuple(known[name] for name in names)
 
 
+def whole_outputs(specs: Sequence[TensorSpec]) -> set[str]:
+    """Return the outputs that are not by rows: their first dimension has a fixed size."""
+    return {spec.name for spec in specs if spec.shape and spec.shape[0] is not None}
+
+
 def undeclared(name: str) -> TensorSpec:
     """Return what is known of an output that the server does not list."""
     return TensorSpec(name, DType.FLOAT64, None)
@@ -140,12 +158,14 @@ def plan(
             hint="send one request: --input NAME=VALUE",
         )
     feeds: list[Feed] = []
+    left_out: list[str] = []
     is_by_order = False
     for spec in signature.inputs:
         _require_rows(spec)
         names = named.get(spec.name, ())
         is_there = spec.name in table.columns or bool(set(names) & set(table.columns))
         if spec.name in signature.optional and not is_there:
+            left_out += (spec.name, *names)
             continue
         if names and set(names) <= set(table.columns):
             feeds.append(_matrix(spec, names, table))
@@ -162,7 +182,7 @@ def plan(
     unused = tuple(name for name in table.columns if name not in used)
     if table.is_fixed:
         _require_columns(table, used, unused)
-    return Plan(tuple(feeds), unused, is_by_order)
+    return Plan(tuple(feeds), unused, is_by_order, tuple(left_out))
 
 
 def _direct(spec: TensorSpec, table: Table) -> Feed:
@@ -176,10 +196,16 @@ def _matrix(spec: TensorSpec, columns: tuple[str, ...], table: Table) -> Feed:
 def _reader(
     spec: TensorSpec, table: Table, *, in_cell: tuple[int | None, ...] | None
 ) -> Callable[[Any], Any]:
-    """Return what reads a cell. With two dimensions or more in it, text may hold a JSON array."""
+    """Return what reads a cell. With two dimensions or more in it, text may hold a JSON array.
+
+    A cell that is one string, as for an input of strings [N, 1], is that text, even `["a"]`.
+    """
     if not table.is_text:
         return value_reader(spec.dtype)
-    is_array = spec.dtype is not DType.BYTES if in_cell is None else len(in_cell) > 1
+    if spec.dtype is DType.BYTES:
+        is_array = any(size != 1 for size in (in_cell or ())[1:])
+    else:
+        is_array = in_cell is None or len(in_cell) > 1
     return nested_reader(spec.dtype) if is_array else text_reader(spec.dtype)
 
 

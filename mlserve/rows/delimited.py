@@ -11,7 +11,7 @@ from mlserve.errors import InvalidInput, UsageError, shortened
 from mlserve.rows.cells import is_number_text
 from mlserve.rows.table import BadRow, Place, Row, Table
 
-_LARGEST_CELL = 2**26
+LARGEST_CELL = 2**26
 """Characters; the csv module's own limit is too small for an image in base64."""
 _UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
 _SURROGATES = ("\udc80", "\udcff")
@@ -26,7 +26,7 @@ def read_delimited(
     of numbers only is a row, not a header, unless it has a name in `known` or counts from 0, as
     pandas names columns. Raises UsageError if there is no header or it has a name twice.
     """
-    csv.field_size_limit(_LARGEST_CELL)
+    csv.field_size_limit(LARGEST_CELL)
     first = _first_line(file, text)
     reader = csv.reader(_Lines(first, text), delimiter=delimiter or _delimiter(first), strict=True)
     try:
@@ -35,6 +35,8 @@ def read_delimited(
         raise UsageError(
             f"the header of {file} cannot be read: {error}", hint="put names with commas in quotes"
         ) from error
+    if not all(map(_is_utf8, header)):
+        raise UsageError(f"the header of {file} is not UTF-8 text", hint="save the file in UTF-8")
     if _is_header(header, known):
         _require_distinct(file, header)
         return Table(file, header, _rows(file, reader, header), is_text=True, is_fixed=True)
@@ -145,12 +147,16 @@ def _fault(cells: Sequence[str], header: Sequence[str]) -> InvalidInput | None:
             hint="put a cell that has the delimiter in it in quotes",
         )
     for name, cell in zip(header, cells, strict=True):
-        if not cell.isascii() and any(_SURROGATES[0] <= char <= _SURROGATES[1] for char in cell):
+        if not _is_utf8(cell):
             return InvalidInput(
                 f"column '{shortened(name)}': '{shortened(cell)}' is not UTF-8 text",
                 hint="save the file in UTF-8",
             )
     return None
+
+
+def _is_utf8(cell: str) -> bool:
+    return cell.isascii() or not any(_SURROGATES[0] <= char <= _SURROGATES[1] for char in cell)
 
 
 def _unreadable(error: csv.Error, first: int, last: int) -> InvalidInput:

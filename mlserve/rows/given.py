@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlserve.errors import InvalidInput, UsageError, shortened
-from mlserve.rows.cells import WrongCell, value_reader
+from mlserve.rows.asking import rank_of
+from mlserve.rows.cells import WrongCell, parsed_json, value_reader
 from mlserve.rows.kinds import STDIN, FileKind, kind_by_content, kind_by_name
 from mlserve.rows.objects import parse_json
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -69,7 +69,7 @@ def as_batch(value: Any, spec: TensorSpec) -> Any:
     A single string or number for an input of shape [N], a row for one of [N, n].
     """
     shape = (None,) if spec.shape is None else spec.shape
-    lacking = len(shape) - _rank(value)
+    lacking = len(shape) - rank_of(value)
     if spec.shape is None and lacking < 1:
         return value
     for size in reversed(shape[: max(0, lacking)]):
@@ -96,7 +96,7 @@ def _value(item: GivenInput, spec: TensorSpec | None, read: Read) -> Any:
         return _file_value(item.name or "", item.file, spec, read)
     is_string = spec is not None and spec.dtype is DType.BYTES
     try:
-        value = json.loads(item.text)
+        value = parsed_json(item.text)
     except (ValueError, RecursionError) as error:
         if is_string or spec is None:
             return item.text
@@ -141,14 +141,3 @@ def _only_array(name: str, file: str, data: bytes) -> Any:
     from mlserve.rows.arrays import only_array  # numpy, for .npy and .npz alone
 
     return only_array(name, file, data)
-
-
-def _rank(value: Any) -> int:
-    """Return how deep the lists are, or the rank of an array."""
-    if hasattr(value, "ndim"):
-        return int(value.ndim)
-    rank = 0
-    while isinstance(value, list):
-        rank += 1
-        value = value[0] if value else None
-    return rank

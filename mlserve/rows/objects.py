@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from mlserve.errors import InvalidInput, UsageError, shortened
+from mlserve.rows.cells import parsed_json
 from mlserve.rows.table import BadRow, Place, Row, Table
 
 _OBJECTS = 'write one object a row, such as {"age": 41, "city": "Bern"}'
@@ -35,7 +36,7 @@ def read_array(file: str, objects: Any) -> Table:
 def parse_json(file: str, data: bytes) -> Any:
     """Return the value of a whole JSON file. Raises UsageError, naming it."""
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return parsed_json(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{file} is not JSON: {error}", hint="for one object a line, name the file .jsonl"
@@ -65,7 +66,7 @@ def _lines(file: str, stream: BinaryIO) -> Iterator[Row | BadRow]:
         number += 1
         place = Place(file, number, line)
         try:
-            value = json.loads(text)
+            value = parsed_json(text)
         except (ValueError, RecursionError) as error:
             yield BadRow(place, InvalidInput(f"it is not JSON: {error}", hint=_OBJECTS))
             continue

@@ -10,12 +10,13 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlserve.errors import UsageError, shortened
+from mlserve.rows.delimited import LARGEST_CELL
 from mlserve.rows.table import Place
-from mlserve.rows.writers import ERROR, FILE, ROW, file_text
+from mlserve.rows.writers import ERROR, FILE, OUTPUTS, ROW, file_text
 
 Key = tuple[str | None, int]
 """A row's file, None if only one is asked about, and its number."""
@@ -27,10 +28,11 @@ def key_of(place: Place, *, has_file: bool) -> Key:
     return (file_text(place) if has_file else None, place.number)
 
 
-def rows_in_jsonl(path: Path) -> set[Key]:
+def rows_in_jsonl(path: Path, outputs: Collection[str] = (), *, has_file: bool) -> set[Key]:
     """Return the rows that the file has answers for, after repairing it.
 
-    Raises UsageError, naming the line, for one that is not of `mlserve predict --output jsonl`.
+    Raises UsageError, naming the line, for one that is not of `mlserve predict --output jsonl`,
+    that lacks one of the `outputs`, or that names a file when only one is asked about.
     """
     found: set[Key] = set()
 
@@ -38,10 +40,16 @@ def rows_in_jsonl(path: Path) -> set[Key]:
         try:
             data = json.loads(line)
             key = (data.get(FILE), int(data[ROW]))
+            names = data.get(OUTPUTS, {}).keys()
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise _not_results(path, number, line) from error
+        if (FILE in data) != has_file:
+            raise _other_rows(path, number, has_file=has_file)
         if ERROR in data:
             return False
+        missing = [name for name in outputs if name not in names]
+        if missing:
+            raise _other_outputs(path, number, missing[0])
         found.add(key)
         return True
 
@@ -54,6 +62,7 @@ def rows_in_table(path: Path, header: Sequence[str], delimiter: str) -> set[Key]
 
     Raises UsageError, naming the line, for one that does not have the columns `header`.
     """
+    csv.field_size_limit(LARGEST_CELL)
     place = int(header[0] == FILE)
     found: set[Key] = set()
 
@@ -122,6 +131,21 @@ def _other_columns(path: Path, cells: Sequence[str], header: Sequence[str]) -> U
     return UsageError(
         f"{path} has the columns {shortened(', '.join(cells))}, and these answers have "
         f"{shortened(', '.join(header))}",
+        hint="it has the answers to another question; give another --output-file",
+    )
+
+
+def _other_rows(path: Path, number: int, *, has_file: bool) -> UsageError:
+    about = "one file, and this is about several" if has_file else "several files, and this is not"
+    return UsageError(
+        f"line {number} of {path} is of a run about {about}",
+        hint="give the same files as then, or another --output-file",
+    )
+
+
+def _other_outputs(path: Path, number: int, name: str) -> UsageError:
+    return UsageError(
+        f"line {number} of {path} has no output '{shortened(name)}', which is asked for now",
         hint="it has the answers to another question; give another --output-file",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlserve.rows.arrays import Array
 
 Write = Callable[[str], None]
-ROW, FILE, ERROR = "row", "file", "error"
+ROW, FILE, OUTPUTS, ERROR = "row", "file", "outputs", "error"
 _VECTOR = 2
 
 
@@ -137,21 +137,24 @@ class TableWriter:
 
 
 class CsvWriter(TableWriter):
-    """Writes CSV, with quotes where they are needed."""
+    """Writes CSV, with quotes where they are needed: also for a lone carriage return in a text."""
 
     def __init__(self, write: Write, layout: Layout, *, has_header: bool = True) -> None:
         super().__init__(write, layout, has_header=has_header)
-        self._csv = csv.writer(_Into(write), lineterminator="\n")
+        self._csv = csv.writer(_Lines(write), lineterminator="\r\n")
 
     def _line(self, cells: Sequence[str]) -> None:
         self._csv.writerow(cells)
 
 
 @dataclass(frozen=True, slots=True)
-class _Into:
-    """What the csv module writes to."""
+class _Lines:
+    """What the csv module writes to, which quotes no other line ends than its own."""
 
-    write: Write
+    to: Write
+
+    def write(self, line: str) -> None:
+        self.to(line.removesuffix("\r\n") + "\n")
 
 
 class JsonlWriter:
@@ -228,7 +231,7 @@ def row_json(outcome: Outcome, layout: Layout) -> dict[str, Any]:
     """Return a row's outcome as JSON data."""
     data = layout.place_json(outcome.place)
     if isinstance(outcome, RowAnswer):
-        return {**data, "outputs": layout.values(outcome)}
+        return {**data, OUTPUTS: layout.values(outcome)}
     line = {} if outcome.place.line is None else {"line": outcome.place.line}
     return {**data, **line, ERROR: outcome.error.to_json()}
 
@@ -243,11 +246,14 @@ def json_line(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False) + "\n"
 
 
-def rows_of(answer: Outputs) -> list[RowAnswer] | None:
+def rows_of(answer: Outputs, specs: Collection[TensorSpec] = ()) -> list[RowAnswer] | None:
     """Return the answer to one request as rows along the outputs' first dimension.
 
-    None if the outputs do not all have the same one.
+    None if the outputs do not all have the same one, or have it by chance: one is of a fixed
+    length, and another is not.
     """
+    if len({(spec.shape or (None,))[0] for spec in specs}) > 1:
+        return None
     lengths = {length_of(value) for value in answer.values()}
     count = lengths.pop() if len(lengths) == 1 else None
     if count is None:

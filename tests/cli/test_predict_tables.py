@@ -7,21 +7,30 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from mlserve import Client
+from mlserve.cli.answers import PredictOptions
 from mlserve.cli.app import app
+from mlserve.cli.tables import VersionCheck
+from mlserve.client import ModelMetadata
+from mlserve.deadline import Deadline
+from mlserve.errors import Unavailable
+from mlserve.rows.table import Place
 from mlserve.testing.processes import wait_until
 from tests.harness.command import MLSERVE, Outcome
-from tests.harness.echo import EchoModel, manifest
+from tests.harness.echo import EchoModel, manifest, tensors_manifest
 from tests.harness.server import running
 
 pytestmark = pytest.mark.server
@@ -234,6 +243,110 @@ def test_the_columns_of_a_matrix_have_the_names_that_the_server_gives(
 
             assert str(rows) == "[[3.0, 1.0, 2.0], [6.0, nan, 5.0]]", outcome.stderr
             assert "that the model does not take: id\n" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("suffix", "is_kept", "hint"),
+    [
+        ("csv", True, "make room, and go on with the same command and --resume"),
+        ("npz", False, "give an --output-file with room"),
+    ],
+)
+def test_a_full_disk(
+    cli: Any, echo: Any, table: Any, tmp_path: Path, suffix: str, is_kept: bool, hint: str
+) -> None:
+    path = table("rows.csv", "a,b\n" + "1,2\n" * 2000)
+    answers = tmp_path / f"answers.{suffix}"
+    words = ("--signature", "two", "--endpoint", echo.grpc, "--timeout", "30")
+    command = [*MLSERVE, "predict", path, *words, "--output-file", answers]
+    most = (8192, resource.RLIM_INFINITY)
+    run = subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, most),
+    )
+
+    assert run.returncode == 2
+    assert f"error: {answers} cannot be written: File too large" in run.stderr
+    assert f"hint: {hint}" in run.stderr
+    assert answers.exists() == is_kept
+    again = cli("predict", path, *words, "--output-file", answers, *["--resume"] * is_kept)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+def test_no_empty_file_stays_of_a_run_without_an_answer(tmp_path: Path, suffix: str) -> None:
+    answers = tmp_path / f"answers.{suffix}"
+    with pytest.raises(Unavailable), PredictOptions(output_file=answers).sink():
+        raise Unavailable("the server is gone")
+
+    assert not answers.exists()
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_version_whose_columns_have_moved_ends_the_run(tmp_path: Path, is_moved: bool) -> None:
+    model = EchoModel(tmp_path / "m")
+    one = replace(tensors_manifest(), columns={"x": ("a", "b")})
+    model.put(1, manifest=one)
+    with running(model, tmp_path / "log", "--host=127.0.0.1") as server:
+        server.wait_ready()
+        words = ("-", "--signature", "identity_float32", "--endpoint", server.grpc, "--timeout=30")
+        with subprocess.Popen(
+            [*MLSERVE, "predict", *words, "--batch=1", "--parallel=1", "--output=csv"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        ) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            assert run.stderr is not None
+            print("a,b\n1,2", file=run.stdin, flush=True)
+            first = [run.stdout.readline(), run.stdout.readline()]
+            model.put(2, manifest=replace(one, columns={"x": ("b", "a")}) if is_moved else one)
+            with Client(server.grpc) as client:
+                wait_until(lambda: client.metadata(timeout=5).version == 2)
+            print("3,4", file=run.stdin, flush=True)
+            run.stdin.close()
+            rest, told = run.stdout.read(), run.stderr.read()
+
+    assert first == ["row,y\n", '1,"[1.0, 2.0]"\n']
+    assert (run.returncode, rest) == ((2, "") if is_moved else (0, '2,"[3.0, 4.0]"\n')), told
+    if is_moved:
+        assert "error: version 2 of m, which answers now, takes other columns or inputs" in told
+    else:
+        assert "note: version 2 of m answers from row 2 on" in told
+
+
+@pytest.mark.parametrize(("answers", "planned"), [(None, 1), (1, None), (1, 1)])
+def test_a_version_that_is_not_told_is_not_another_one(
+    answers: int | None, planned: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = ModelMetadata("m", planned, ())
+    check = VersionCheck(cast("Any", None), None, metadata, Deadline.after(5))
+    check(cast("Any", SimpleNamespace(version=answers, model="m")), Place("rows.csv", 1))
+
+    assert capsys.readouterr().err == ""
+
+
+def test_rows_that_depend_on_each_other_are_asked_about_alone(
+    cli: Any, table: Any, tmp_path: Path
+) -> None:
+    model = EchoModel(tmp_path / "m")
+    model.put(1, manifest=tensors_manifest(has_dependent_rows=True))
+    path = table("rows.csv", "x\n1\n2\n3\n")
+    with running(model, tmp_path / "log", "--host=127.0.0.1") as server:
+        server.wait_ready()
+        words = ("predict", path, "--signature", "identity_float32", "--endpoint", server.grpc)
+        alone, together = cli(*words), cli(*words, "--batch", 128)
+
+    assert model.runs().count("identity_float32") == 3 + 1
+    assert alone.stdout == together.stdout == "row\ty\n1\t1.0\n2\t2.0\n3\t3.0\n"
+    assert "a row's answer depends on the rows beside it" in alone.stderr
+    assert "depends" not in together.stderr
 
 
 def test_rows_are_sent_in_batches_that_the_server_takes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import pytest
 
 from mlserve.errors import (
     DeadlineExceeded,
+    InferenceFailed,
     InputTooLarge,
     InvalidInput,
     MlserveError,
@@ -23,6 +24,7 @@ class Answer(dict[str, Any]):
     """Outputs as the client gives them."""
 
     timings = SimpleNamespace(total=1.0)
+    version = 1
 
 
 class Model:
@@ -57,10 +59,10 @@ def _row(number: int, value: Any) -> ReadyRow | BadRow:
     return ReadyRow(place, {"x": value})
 
 
-def _outcomes(model: Model, *values: Any, size: int = 4) -> list[Any]:
+def _outcomes(model: Model, *values: Any, size: int = 4, fixed: Sequence[str] = ()) -> list[Any]:
     """For each row its number and its output, or its error's message."""
     rows = (_row(number, value) for number, value in enumerate(values, start=1))
-    asking = Asking(cast("Any", model), size, timeout=5)
+    asking = Asking(cast("Any", model), size, timeout=5, whole=set(fixed))
     return [
         (
             outcome.place.number,
@@ -115,6 +117,37 @@ def test_an_answer_that_is_not_by_rows_is_asked_again_row_by_row() -> None:
     model = Model(lambda rows: {"y": sum(rows)})
 
     assert _outcomes(model, 1, 2, 3) == [(1, 1), (2, 2), (3, 3)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_a_constant_as_long_as_a_batch_is_not_cut_into_rows(size: int) -> None:
+    constant = [7, 8]
+    model = Model(lambda rows: {"x": rows, "y": constant})
+
+    assert _outcomes(model, *range(5), size=size, fixed=["y"]) == [
+        (number, constant) for number in range(1, 6)
+    ]
+
+
+def test_an_answer_that_was_not_by_rows_once_is_never_cut() -> None:
+    model = Model(lambda rows: {"x": rows, "y": [7, 8]})
+
+    assert _outcomes(model, 1, 2, 3, 4, 5, size=3) == [(n, [7, 8]) for n in range(1, 6)]
+    assert [len(rows) for rows in model.asked] == [3, 1, 1, 1, 1, 1]
+
+
+def test_rows_that_were_cut_by_chance_end_the_run() -> None:
+    model = Model(lambda rows: {"y": [7, 8]})
+    with pytest.raises(InferenceFailed, match="the output 'y' has 2 rows for 1 row") as wrong:
+        _outcomes(model, 1, 2, 3, size=2)
+
+    assert wrong.value.hint == "the answers before are wrong: ask again, with batch=1"
+
+
+def test_a_model_that_drops_the_first_dimension_of_a_single_row() -> None:
+    model = Model(lambda rows: {"y": [[r, r] for r in rows] if len(rows) > 1 else [rows[0]] * 2})
+
+    assert _outcomes(model, 1, 2, 3, size=2) == [(1, [1, 1]), (2, [2, 2]), (3, [3, 3])]
 
 
 def test_no_time_is_an_error_of_the_rows_of_one_request() -> None:

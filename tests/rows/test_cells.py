@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
-from mlserve.rows.cells import WrongCell, nested_reader, text_reader, value_reader
+from mlserve.errors import shortened
+from mlserve.rows.cells import (
+    WrongCell,
+    is_number_value,
+    nested_reader,
+    parsed_json,
+    text_reader,
+    value_reader,
+)
 from mlserve.tensors import DType
 
 
@@ -24,6 +33,9 @@ from mlserve.tensors import DType
         ("255", DType.UINT8, 255),
         ("True", DType.BOOL, True),
         ("0", DType.BOOL, False),
+        ("3.4028235e+38", DType.FLOAT32, 3.4028235e38),  # float32's largest, as it is written
+        ("65519", DType.FLOAT16, 65519.0),  # rounds to 65504, the largest
+        ("3.38953139e+38", DType.BFLOAT16, 3.38953139e38),
         (" a ", DType.BYTES, " a "),
         ("", DType.BYTES, ""),
     ],
@@ -46,7 +58,10 @@ def test_a_missing_number_is_nan(cell: str) -> None:
         ("1_000", DType.FLOAT32, "'1_000' is not a number"),
         ("1,5", DType.FLOAT32, "'1,5' is not a number"),
         ("1e39", DType.FLOAT32, "1e39 is too large for float32"),
-        ("70000", DType.FLOAT16, "70000 is too large for float16"),
+        ("3.4028236e+38", DType.FLOAT32, "3.4028236e+38 is too large for float32"),
+        ("65520", DType.FLOAT16, "65520 is too large for float16"),
+        ("3.397e38", DType.BFLOAT16, "3.397e38 is too large for bfloat16"),
+        ("7" * 5000, DType.INT64, f"'{shortened('7' * 5000)}' does not fit int64"),
         ("1e999", DType.FLOAT64, "1e999 is too large for float64"),
         ("", DType.INT64, "it is empty, and int64 has no missing value"),
         ("", DType.BOOL, "it is empty, and bool has no missing value"),
@@ -90,6 +105,7 @@ def test_values_that_fit(value: Any, dtype: DType, found: Any) -> None:
         ({"a": 1}, DType.FLOAT32, '{"a": 1} is an object, not a number'),
         (10**400, DType.FLOAT64, "is too large for float64"),
         (1.5, DType.INT64, "1.5 is not a whole number"),
+        (9007199254740992.0, DType.INT64, "may have lost digits"),
         (math.nan, DType.INT64, "NaN is not a whole number"),
         (True, DType.INT64, "true is not a whole number"),
         (None, DType.INT64, "it is empty, and int64 has no missing value"),
@@ -106,10 +122,35 @@ def test_values_that_do_not_fit(value: Any, dtype: DType, why: str) -> None:
     assert why in str(wrong.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"), [("[Infinity, -Infinity]", [math.inf, -math.inf]), ("3", 3.0)]
+)
+def test_json_may_name_infinity(text: str, found: Any) -> None:
+    assert value_reader(DType.FLOAT64)(parsed_json(text)) == found
+
+
+@pytest.mark.parametrize("text", ["1e400", "[1, -1e400]"])
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.FLOAT64])
+def test_a_number_of_json_does_not_become_infinity(text: str, dtype: DType) -> None:
+    with pytest.raises(WrongCell, match="is too large for"):
+        value_reader(dtype)(parsed_json(text))
+
+
+def test_a_key_of_json_is_not_given_twice() -> None:
+    with pytest.raises(ValueError, match="the key 'x' comes twice"):
+        parsed_json('{"x": 1, "y": 2, "x": 3}')
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert all(map(is_number_value, (np.float32(1), np.int64(1), np.uint8(1), 1.5, None)))
+    assert not any(map(is_number_value, (np.bool_(1), np.str_("a"), np.ones(2), True, "1")))
+
+
 def test_a_cell_may_hold_a_json_array() -> None:
     read = nested_reader(DType.FLOAT32)
 
     assert read("[1, 2]") == [1.0, 2.0]
     assert read("3") == 3.0
-    with pytest.raises(WrongCell, match="is not a JSON array"):
-        read("[1, 2")
+    for cell in ("[1, 2", f"[{'7' * 5000}]", '[{"a": 1, "a": 2}]'):
+        with pytest.raises(WrongCell, match="is not a JSON array"):
+            read(cell)

@@ -105,6 +105,27 @@ def test_an_optional_input_may_have_no_column() -> None:
     assert _planned({"a": "1", "b": "2"}, signature)[1] == {"a": 1.0, "b": 2.0}
 
 
+def test_an_optional_input_that_only_later_rows_have_is_not_dropped_silently() -> None:
+    signature = _signature(_spec("a", None), _spec("b", None), optional=["b"])
+    rows = [Row(PLACE, {"a": 1}), Row(PLACE, {"a": 1, "b": 2})]
+    found = plan(Table("rows.jsonl", ("a",), iter(rows)), rows[0], signature, {})
+
+    assert found.inputs(rows[0]) == {"a": 1.0}
+    with pytest.raises(InvalidInput) as wrong:
+        found.inputs(rows[1])
+    assert wrong.value.message == "it has 'b', which the first row does not have"
+
+
+@pytest.mark.parametrize("text", ['["a"]', "[N/A]", "007", ""])
+@pytest.mark.parametrize("shape", [(None,), (None, 1), (None, 1, 1)])
+def test_text_is_sent_as_it_stands(text: str, shape: tuple[int | None, ...]) -> None:
+    _, inputs = _planned({"t": text}, _signature(_spec("t", *shape, dtype=DType.BYTES)))
+
+    for _ in shape[1:]:
+        [inputs["t"]] = inputs["t"]
+    assert inputs == {"t": text}
+
+
 def test_an_element_that_is_a_list_of_one() -> None:
     assert _planned({"a": "1"}, _signature(_spec("a", None, 1)))[1] == {"a": [1.0]}
     assert _planned({"a": "[1]"}, _signature(_spec("a", None, 1)))[1] == {"a": [1.0]}

@@ -93,6 +93,7 @@ def test_bytes_that_are_not_utf8_are_a_bad_row() -> None:
         ("\n1,2\n", "rows.csv has no header: the first line of the file is empty"),
         ("a,b,a\n1,2,3\n", "rows.csv has the column 'a' twice"),
         ("a,b\n".encode("utf-16"), "rows.csv is UTF-16, not UTF-8"),
+        ("Größe,b\n1,2\n".encode("latin-1"), "the header of rows.csv is not UTF-8 text"),
         ('"a,b\n1,2\n', "the header of rows.csv cannot be read: unexpected end of data"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from mlserve.errors import InferenceFailed, InvalidInput, UsageError
 from mlserve.rows.arrays import save_arrays
 from mlserve.rows.asking import RowAnswer, RowError
+from mlserve.rows.columns import undeclared
 from mlserve.rows.rendering import cell_text, json_value
 from mlserve.rows.resuming import rows_in_jsonl, rows_in_table
 from mlserve.rows.table import Place
@@ -25,6 +26,7 @@ from mlserve.rows.writers import (
     Layout,
     NpzWriter,
     TableWriter,
+    arrays_of,
     rows_of,
 )
 from mlserve.tensors import DType, TensorSpec
@@ -61,6 +63,18 @@ def test_csv_has_a_column_for_each_element_of_a_vector() -> None:
         ["1", 'a, "b"\nc', "0.25", "0.75", "[[1, 2]]"],
         ["3", "a", "0.25", "0.75", "[]"],
     ]
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\r\nb", "a\nb", 'a"b', "\r", "a,b", " a ", "", "007"])
+def test_csv_gives_every_text_back(text: str) -> None:
+    layout = Layout((LABEL,), has_file=False)
+    written = _written(
+        CsvWriter, RowAnswer(Place("rows.csv", 1), {"label": text}, SERVER), layout=layout
+    )
+
+    assert list(csv.reader(io.StringIO(written, newline=""))) == [["row", "label"], ["1", text]]
+    assert written.endswith("\n")
+    assert not written.endswith("\r\n")
 
 
 def test_text_is_separated_by_tabs_and_stays_on_its_line() -> None:
@@ -121,6 +135,26 @@ def test_npz_has_the_rows_that_were_answered() -> None:
         assert found["label"].tolist() == ["a", "aaa"]
         assert found["probabilities"].dtype == np.float32
         assert found["probabilities"].shape == (2, 2)
+
+
+def test_npz_has_complex_numbers_as_they_are() -> None:
+    spec = TensorSpec("y", DType.COMPLEX64, (None, 2))
+    found = arrays_of({"y": np.array([[1 + 2j, 3]], np.complex64)}, {"y": spec})["y"]
+
+    assert (found.dtype, found.tolist()) == (np.complex64, [[1 + 2j, 3]])
+
+
+@pytest.mark.parametrize("value", [np.array([2**53 + 1]), [np.int64(2**53 + 1)]])
+def test_npz_has_an_output_that_the_server_does_not_list_in_its_own_type(value: Any) -> None:
+    found = arrays_of({"y": value}, {"y": undeclared("y")})["y"]
+
+    assert (found.dtype, found.tolist()) == (np.int64, [2**53 + 1])
+
+
+def test_npz_keeps_the_sizes_of_an_empty_answer() -> None:
+    spec = TensorSpec("y", DType.FLOAT32, (None, 3))
+
+    assert arrays_of({"y": np.zeros((0, 3), np.float32)}, {"y": spec})["y"].shape == (0, 3)
 
 
 def test_rows_of_different_sizes_are_not_an_array() -> None:
@@ -187,10 +221,20 @@ def test_cells(value: Any, text: str) -> None:
     assert cell_text(value) == text
 
 
+def _rows_of(answer: Any, **sizes: int) -> Any:
+    specs = [TensorSpec(name, DType.FLOAT32, (sizes.get(name),)) for name in answer]
+    return rows_of(answer, specs)
+
+
+def test_a_constant_as_long_as_the_batch_makes_no_rows() -> None:
+    assert _rows_of({"a": [1, 2], "b": [7, 8]}, b=2) is None
+    assert len(_rows_of({"a": [1, 2], "b": [7, 8]}, a=2, b=2)) == 2
+
+
 def test_outputs_as_rows_if_they_have_the_same_number() -> None:
-    assert rows_of({"a": [1, 2], "b": [3]}) is None
-    assert rows_of({"a": 1.0}) is None
-    found = rows_of({"a": [1, 2], "b": np.zeros((2, 3))})
+    assert _rows_of({"a": [1, 2], "b": [3]}) is None
+    assert _rows_of({"a": 1.0}) is None
+    found = _rows_of({"a": [1, 2], "b": np.zeros((2, 3))})
     assert found is not None
     assert [row.outputs["a"] for row in found] == [1, 2]
 
@@ -218,12 +262,20 @@ def test_a_table_is_gone_on_with(tmp_path: Path, data: str, rows: set[int], kept
     assert [entry.name for entry in tmp_path.iterdir()] == ["answers.csv"]
 
 
+def test_a_table_with_a_large_cell_is_gone_on_with(tmp_path: Path) -> None:
+    csv.field_size_limit(2**17)  # what it is until a table is read
+    path = tmp_path / "answers.csv"
+    path.write_text(f"row,label\n1,{'a' * 200_000}\n")
+
+    assert rows_in_table(path, HEADER, ",") == {(None, 1)}
+
+
 def test_lines_with_errors_and_half_a_line_are_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     good = '{"row": 1, "outputs": {"y": NaN}}\n'
     path.write_text(good + '{"row": 2, "error": {}}\n' + good.replace("1", "3") + '{"row": 4, "ou')
 
-    assert rows_in_jsonl(path) == {(None, 1), (None, 3)}
+    assert rows_in_jsonl(path, has_file=False) == {(None, 1), (None, 3)}
     assert path.read_text() == good + good.replace("1", "3")
 
 
@@ -250,9 +302,29 @@ def test_lines_of_something_else_are_left_alone(tmp_path: Path, line: str) -> No
     path = tmp_path / "answers.jsonl"
     path.write_text(f"{line}\n")
     with pytest.raises(UsageError, match="line 1 is not a result"):
-        rows_in_jsonl(path)
+        rows_in_jsonl(path, has_file=False)
 
     assert path.read_text() == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "has_file", "message"),
+    [
+        ({"file": "a.csv", "row": 1, "outputs": {"y": 1}}, False, "of a run about several files"),
+        ({"row": 1, "outputs": {"y": 1}}, True, "of a run about one file"),
+        ({"row": 1, "outputs": {"x": 1}}, False, "has no output 'y', which is asked for now"),
+    ],
+)
+def test_answers_to_another_question_are_left_alone(
+    tmp_path: Path, line: Any, has_file: bool, message: str
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    text = json.dumps(line) + "\n"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        rows_in_jsonl(path, ["y"], has_file=has_file)
+
+    assert path.read_text() == text
 
 
 def test_an_output_that_the_server_does_not_list_is_not_dropped_silently() -> None:

@@ -82,7 +82,8 @@ class LoadedVersion:
         facts = facts_to_json(manifest.facts)
         if manifest.pipeline is None:
             columns = {name: list(names) for name, names in manifest.columns.items()}
-            return json.dumps({"facts": facts, "columns": columns})
+            dependent = {"has_dependent_rows": True} if manifest.has_dependent_rows else {}
+            return json.dumps({"facts": facts, "columns": columns, **dependent})
         return json.dumps({"pipeline": manifest.pipeline.to_json(), "facts": facts})
 
     def lease(self) -> LoadedVersion:
