@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +94,8 @@ def new(
     typer.echo(str(folder))
     for path in written:
         note(f"wrote    {path}")
-    note(f"next     pip install -e '{folder}[serve]' && pytest {folder}")
+    place = shlex.quote(str(folder if folder.is_absolute() else Path(folder)))
+    note(f"next     pip install -e {place}'[serve]' && pytest {place}")
 
 
 def _print_list(output: OutputFormat) -> None:

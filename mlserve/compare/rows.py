@@ -14,7 +14,13 @@ from mlserve.client.outputs import Outputs
 from mlserve.compare.asking import WARM_UPS, Served, each_in_turn
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, Unavailable, UsageError
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowAnswer, RowError
-from mlserve.rows.columns import named_columns, outputs_of, signature_of
+from mlserve.rows.columns import (
+    has_dependent_rows,
+    named_columns,
+    outputs_of,
+    signature_of,
+    whole_outputs,
+)
 from mlserve.rows.files import Source, read_file, require_file
 from mlserve.rows.kinds import FileKind
 from mlserve.rows.objects import parse_json
@@ -22,7 +28,7 @@ from mlserve.rows.reading import RowReader
 from mlserve.rows.requests import JsonRequest, is_request, parse_request
 from mlserve.rows.table import BadRow, Place
 from mlserve.rows.writers import rows_of
-from mlserve.tensors import Signature
+from mlserve.tensors import Signature, TensorSpec
 
 _OF_ROWS = (InvalidInput, InferenceFailed)
 """Errors that may be the fault of one row."""
@@ -73,6 +79,8 @@ class AskedTarget:
     asking: Asking
     signature: Signature
     columns: Mapping[str, tuple[str, ...]]
+    specs: Sequence[TensorSpec]
+    """The outputs that are compared."""
 
     @classmethod
     def of(
@@ -83,9 +91,11 @@ class AskedTarget:
         with _named(name):
             metadata = client.metadata(signature=signature, timeout=timeout)
             found = signature_of(metadata, signature)
-            outputs_of(found, question.outputs)
-        asking = Asking(client, DEFAULT_BATCH, timeout, 1, signature, question.outputs)
-        return cls(name, asking, found, named_columns(metadata, found))
+            specs = outputs_of(found, question.outputs)
+        size = 1 if has_dependent_rows(metadata) else DEFAULT_BATCH
+        whole = whole_outputs(specs)
+        asking = Asking(client, size, timeout, 1, signature, question.outputs, whole)
+        return cls(name, asking, found, named_columns(metadata, found), specs)
 
     def reader(self, source: Source, tell: Callable[[str], None]) -> RowReader:
         """Return what reads the file as this target's inputs; `tell` receives notes about it."""
@@ -152,7 +162,7 @@ class TablePanel:
         for run in range(runs):
             for number, calls in enumerate(self._calls()):
                 answers = each_in_turn(calls, run + number, lambda call: call())
-                for outcomes in zip(*_by_row(answers, self.question), strict=True):
+                for outcomes in zip(*_by_row(answers, self.targets, self.question), strict=True):
                     yield run, list(outcomes)
 
     def _warm_up(self) -> None:
@@ -208,7 +218,9 @@ def _opened(
     return chain(first, rows)
 
 
-def _by_row(answers: Sequence[Any], question: TableQuestion) -> Sequence[Sequence[Outcome]]:
+def _by_row(
+    answers: Sequence[Any], targets: Sequence[AskedTarget], question: TableQuestion
+) -> Sequence[Sequence[Outcome]]:
     """Return each target's outcomes by row.
 
     The answers to a request are rows if those of all targets have the same number of them;
@@ -217,7 +229,10 @@ def _by_row(answers: Sequence[Any], question: TableQuestion) -> Sequence[Sequenc
     if question.request is None:
         return answers
     [file] = question.files
-    rows = [None if isinstance(answer, MlserveError) else rows_of(answer) for answer in answers]
+    rows = [
+        None if isinstance(answer, MlserveError) else rows_of(answer, target.specs)
+        for answer, target in zip(answers, targets, strict=True)
+    ]
     counts = {None if of_target is None else len(of_target) for of_target in rows}
     if len(counts) == 1 and all(counts):
         return [

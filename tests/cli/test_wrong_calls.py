@@ -102,7 +102,7 @@ def test_an_option_before_its_command_is_told_where_it_stands() -> None:
         (("predict", "x", "--output", "jsn"), "jsn", "did you mean json? choose text, json, "),
         (("up", "--launcher", "dokcer"), "dokcer", "did you mean docker? choose auto, "),
         (("status", "--protocol", "http"), "http", "choose grpc or rest"),
-        (("status", "--api", "kserve"), "kserve", "choose tfs or oip"),
+        (("status", "--api", "kserve"), "kserve", "choose tfs, oip or torchserve"),
         (
             ("export", "--output", "models/"),
             "models/",

@@ -196,7 +196,7 @@ def test_a_request_without_rows_is_compared_as_a_whole(echo: Any, table: Any) ->
 def test_files_that_two_targets_read_differently_are_an_error() -> None:
     """With numbers in its first line, a file has a header only for a model that knows a name."""
     one, other = (
-        AskedTarget(name, Asking(None, 1, 1.0), Signature("f", (), ()), {})  # type: ignore[arg-type]
+        AskedTarget(name, Asking(None, 1, 1.0), Signature("f", (), ()), {}, ())  # type: ignore[arg-type]
         for name in ("one", "other")
     )
     lines = [[ReadyRow(Place("rows.csv", 1, line), {})] for line in (1, 2)]
@@ -288,6 +288,38 @@ def _put_classifier(version: int, weights: list[float]) -> None:
     folder = Store().base_path("onnxruntime", "rows") / str(version)
     folder.mkdir(parents=True)
     onnx.save(make.make_model(graph, opset_imports=opsets, ir_version=8), folder / "model.onnx")
+
+
+def _put_with_constant(version: int, constant: list[float]) -> None:
+    """Write a version of the model `constant`: y = x, and the same two numbers for any request."""
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper
+    info, kinds = make.make_tensor_value_info, onnx.TensorProto
+    nodes = [make.make_node("Identity", [one], [other]) for one, other in ("xy", "kc")]
+    outputs = [info("y", kinds.FLOAT, ["N"]), info("c", kinds.FLOAT, [2])]
+    numbers = make.make_tensor("k", kinds.FLOAT, [2], constant)
+    graph = make.make_graph(nodes, "g", [info("x", kinds.FLOAT, ["N"])], outputs, [numbers])
+    opsets = [make.make_operatorsetid("", 17)]
+    folder = Store().base_path("onnxruntime", "constant") / str(version)
+    folder.mkdir(parents=True)
+    onnx.save(make.make_model(graph, opset_imports=opsets, ir_version=8), folder / "model.onnx")
+
+
+def test_an_output_that_is_not_by_rows_is_compared_whole(home: Path, table: Any) -> None:
+    """Two rows, and a constant of two numbers: it has their length by chance."""
+    pytest.importorskip("mlserve_onnxruntime")
+    _put_with_constant(1, [7.0, 8.0])
+    _put_with_constant(2, [7.0, 9.0])
+
+    targets = ("onnxruntime@1", "onnxruntime@2")
+    as_rows = _found(*targets, table("two.csv", "x\n1\n2\n"), "--runs", 1, code=8)
+    request = table("two.json", '{"inputs": {"x": [1, 2]}}')
+    as_request = _found(*targets, request, "--runs", 1, code=8)
+
+    assert [item["row"] for item in as_rows["problems"]] == [1, 2]
+    assert {(item["output"], item["element"]) for item in as_rows["problems"]} == {("c", "[1]")}
+    assert as_request["rows"] == 1
+    assert [item["output"] for item in as_request["problems"]] == ["c"]
 
 
 def test_faults_seeded_into_a_model_are_found(cli: Any, home: Path, table: Any) -> None:
