@@ -94,7 +94,7 @@ def new(
     typer.echo(str(folder))
     for path in written:
         note(f"wrote    {path}")
-    place = shlex.quote(str(folder if folder.is_absolute() else Path(folder)))
+    place = shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")
     note(f"next     pip install -e {place}'[serve]' && pytest {place}")
 
 

@@ -317,7 +317,8 @@ def test_an_output_that_is_not_by_rows_is_compared_whole(home: Path, table: Any)
     as_request = _found(*targets, request, "--runs", 1, code=8)
 
     assert [item["row"] for item in as_rows["problems"]] == [1, 2]
-    assert {(item["output"], item["element"]) for item in as_rows["problems"]} == {("c", "[1]")}
+    assert {item["output"] for item in as_rows["problems"]} == {"c"}
+    assert {(item["value"], item["reference"]) for item in as_rows["problems"]} == {(9.0, 8.0)}
     assert as_request["rows"] == 1
     assert [item["output"] for item in as_request["problems"]] == ["c"]
 
