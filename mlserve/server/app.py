@@ -1,4 +1,7 @@
-"""The server process: opens both ports, loads the models, serves, and drains on a signal."""
+"""The server process: opens both ports, loads the models, serves, and drains on a signal.
+
+`parts` puts the protocols, the engine and the models together; this module runs them.
+"""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import OipGrpcService
 from mlserve.server.oip.rest import OipRestExtensions, OipRestService
 from mlserve.server.pages import MetricsPage, OpenApiPage
-from mlserve.server.telemetry.gauges import Gauges
-from mlserve.server.telemetry.metrics import Metrics
+from mlserve.server.telemetry.metrics import Gauges, Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.server.tfs.grpc import ModelReload, TfsGrpcService

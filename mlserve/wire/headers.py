@@ -47,7 +47,7 @@ LOAD = "mlserve-load"
 """JSON: the running and waiting requests (OIP over gRPC)."""
 ASKED = "mlserve-asked"
 """What mlserve's handler in TorchServe is asked for instead of an inference: metadata, ready."""
-HANDLER_HEADERS = "headers"
+HANDLER_HEADERS = "mlserve-headers"
 """The parameter of that handler's metadata which holds the headers of mlserve's own server."""
 
 STAGES = ("queue", "decode", "run", "encode")

@@ -128,7 +128,7 @@ def test_a_file_of_weights_chooses_the_backend(tmp_path: Path) -> None:
 
 
 def test_a_file_of_no_known_kind_is_told_the_kinds(tmp_path: Path) -> None:
-    weights = tmp_path / "x.pt"
+    weights = tmp_path / "x.tflite"
     weights.touch()
     code, _, err = run("--model", "d", "--weights", str(weights))
     assert code == ExitCode.USAGE

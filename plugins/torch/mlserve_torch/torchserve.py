@@ -34,11 +34,12 @@ _INSTALL_HINT = (
 def server_specs(
     backend: str, base_path: Path, model: str, versions: Sequence[int], listen: Listen
 ) -> tuple[ServerSpec, ...]:
-    """Return TorchServe, which serves `versions`, or the one that is the latest now.
+    """Return TorchServe, which serves `versions`, or the one that is the latest now, if any.
 
     A request that names no version gets the highest.
     """
-    served = sorted(versions or present_versions(base_path)[-1:], reverse=True)
+    present = present_versions(base_path) if base_path.is_dir() else ()
+    served = sorted(versions or present[-1:], reverse=True)
     return (
         ServerSpec(
             launcher="native",

@@ -78,9 +78,9 @@ def test_its_metadata_has_the_headers_of_the_server(load: Load) -> None:
     assert described["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
     parameters = described["parameters"]
     assert {"ranking", "serving_default", "top_k"} <= set(parameters["signatures"])
-    assert parameters["headers"]["x-mlserve-model-version"] == "3"
-    assert parameters["headers"]["x-mlserve-random-weights"] == "1"
-    assert "pipeline" in json.loads(parameters["headers"]["x-mlserve-contract"])
+    assert parameters["mlserve-headers"]["x-mlserve-model-version"] == "3"
+    assert parameters["mlserve-headers"]["x-mlserve-random-weights"] == "1"
+    assert "pipeline" in json.loads(parameters["mlserve-headers"]["x-mlserve-contract"])
 
 
 def test_what_is_wrong_with_a_request(load: Load) -> None:
