@@ -12,7 +12,12 @@ SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
 # The suite in as many processes as there are CPUs; `alone` is what nothing may run beside.
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
-RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/sklearn[export]' -e 'plugins/torch[export]' -e 'plugins/tfserving[export]' -e 'plugins/onnxruntime[export,sklearn,torch]' -e plugins/model-server
+# What `make demo` needs. A part that another one needs comes first, so that pip takes it from here.
+RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' \
+	-e 'plugins/onnxruntime[export]' -e plugins/model-server
+ALL := -e '.[server,images,test,lint]' -e 'plugins/models[all]' -e 'plugins/sklearn[export]' \
+	-e 'plugins/torch[export]' -e 'plugins/tfserving[export]' \
+	-e 'plugins/onnxruntime[export,sklearn,torch]' -e plugins/model-server -e tests/echo
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench parity \
@@ -30,7 +35,7 @@ $(VENV)/installed-runtime: $(MANIFESTS)
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed-runtime
-	$(BIN)/pip install --quiet $(RUNTIME) -e '.[server,test,lint]' -e tests/echo
+	$(BIN)/pip install --quiet $(ALL)
 	touch $@
 
 ##@ Start

@@ -242,7 +242,11 @@ def test_a_proxy_is_not_asked_for_this_machine(cli: Any, echo: Any, photo: Path)
 
 
 @PROTOCOLS
-def test_metadata_lists_the_signatures(cli: Any, echo: Any, protocol: str) -> None:
+def test_metadata_lists_the_signatures(
+    cli: Any, echo: Any, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In columns where there is room: one of the model's signatures has many inputs."""
+    monkeypatch.setenv("COLUMNS", "200")
     endpoint = echo.endpoint(protocol)
     text = cli("metadata", "--endpoint", endpoint)
     data = cli("metadata", "--endpoint", endpoint, "--output", "json").json()
