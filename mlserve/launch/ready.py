@@ -38,6 +38,8 @@ _NAME_A_CERTIFICATE = (
     f"--tls-client-ca has signed, with {CERT_VARIABLE} and {KEY_VARIABLE}"
 )
 _ANSWER_SECONDS = 2.0
+_LAST_WORDS = 3.0
+"""Seconds that a server gets to end after a version has not loaded."""
 
 
 def wait_until_ready(
@@ -62,14 +64,18 @@ def wait_until_ready(
                 if record.serving.settings.tls_client_ca is None:
                     raise
                 raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
-            except ModelLoadFailed:  # nor here, though it is a way to be unavailable
-                raise
+            except ModelLoadFailed as error:
+                # A server of ours ends now, and its last words say more; a third-party one stays.
+                last = error
+                give_up = min(give_up, time.monotonic() + _LAST_WORDS)
             except _NOT_YET as error:
                 last = error
                 # A first answer may take longer than any guess, so the next attempt gets more time.
                 patience = patience * 2 if isinstance(error, DeadlineExceeded) else patience
             time.sleep(_PAUSE)
     require_alive()
+    if isinstance(last, ModelLoadFailed):
+        raise last
     raise Unavailable(
         f"{record.name} was not ready in time (last: {last.message})",
         hint=_hint(record),

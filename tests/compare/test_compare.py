@@ -116,7 +116,7 @@ def test_a_server_that_does_not_get_ready_is_an_error(cli: Any, export: Any, pho
     done = cli("compare", "echo@1", "echo@2", photos)
 
     assert done.returncode == ExitCode.UNAVAILABLE
-    assert "error: version 2 of m does not load" in done.stderr
+    assert "error: compare-2-echo-m stopped while it was starting" in done.stderr
     assert "out of order" in done.stderr
     assert "(all of it: mlserve logs compare-2-echo-m)" in done.stderr
     assert done.stdout == ""
