@@ -223,7 +223,8 @@ class Admission(Generic[Queued]):
         Each takes the first slot that becomes free; all occupied slots share the time.
         """
         free, variance = self._slots(now)
-        at_once = min(self.slots, len(self.running) + len(order))
+        batches = math.ceil(len(order) / self.max_batch)
+        at_once = min(self.slots, len(self.running) + batches)
         for first in range(0, len(order), self.max_batch):
             together = order[first : first + self.max_batch]
             estimates = [self.estimates.guess(ticket.kind) for ticket in together]

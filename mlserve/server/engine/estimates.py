@@ -11,6 +11,7 @@ Nothing here reads a clock: the caller passes the time, in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -131,6 +132,19 @@ class Estimates:
         self._kinds[kind] = Estimate(seconds, now)
         if len(self._kinds) > _MOST_KINDS:
             del self._kinds[min(self._kinds, key=lambda old: self._kinds[old].seen)]
+
+    def learn_run(
+        self, answered: Set[CostKey], ended: Set[CostKey], seconds: float, now: float
+    ) -> None:
+        """Add a measurement of calls that ran together: one for each kind, however many calls.
+
+        One stall of a batch must not count for each of its calls. The kinds in `ended` were ended
+        early and take at least that long.
+        """
+        for kind in answered:
+            self.learn(kind, seconds, now)
+        for kind in ended - answered:
+            self.learn_at_least(kind, seconds, now)
 
     def learn_at_least(self, kind: CostKey, seconds: float, now: float) -> None:
         """Note that a call of that kind, ended early, takes longer than this."""
