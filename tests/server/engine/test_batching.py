@@ -232,7 +232,7 @@ def test_more_than_one_batch_may_wait_with_the_user_s_batch_size(
     server = likes_batches("--max-batch-size", "6", "--max-batch-delay", "100")
     known(server, predict_on, request_of)
     calls = [predict_on(server, request_of(image=images(b"x")), timeout=300) for _ in range(20)]
-    wait_until(lambda: sum(call.done() for call in calls) == 18)  # noqa: PLR2004
+    wait_until(lambda: sum(call.done() for call in calls) == 18)
     assert model.runs() == ["serving_default"] * 4, "the first to be measured, then three of six"
     for call in calls:
         call.cancel()
