@@ -87,6 +87,8 @@ class Resizing:
         Runs on the device's current stream, and does not wait for it. Raises InvalidInput for a
         JPEG that neither nvJPEG nor the CPU can decode.
         """
+        # nvJPEG writes on a stream of its own. It comes first, while nothing is queued on this one
+        # that still reads memory which its results may get.
         found = self._decoded(images, span)
         different = list({id(image): image for image in found}.values())
         # The pixels from the CPU first, then those that are on the device already.
