@@ -219,9 +219,10 @@ class Engine:
         if is_alone or self._is_draining:
             return now
         half_time = min((job.entered_at + job.deadline.expires_at) / 2 for job in jobs)
-        if batching.at_once is not None:  # the end of a batch that runs starts the next
-            return half_time if self._running_like(jobs[0]) >= batching.at_once else now
-        if len(jobs) >= batching.most:
+        if batching.at_once is not None and self._running_like(jobs[0]) >= batching.at_once:
+            return half_time  # the end of a batch that runs starts the next
+        is_runtimes = batching.at_once is not None and self.settings.max_batch_size is None
+        if is_runtimes or len(jobs) >= batching.most:
             return now
         patience = min(job.entered_at for job in jobs) + self.settings.max_batch_delay
         latest = self._admission.latest_start(now, jobs)
@@ -229,9 +230,10 @@ class Engine:
 
     def _batching(self, job: Job[Any]) -> Batching:
         """Return how calls are run together: as the user says, else as the runtime likes it."""
+        own = batching_of(job.loaded.runner)
         if self.settings.max_batch_size is not None:
-            return Batching(self.settings.max_batch_size)
-        return batching_of(job.loaded.runner) or Batching(1)
+            return Batching(self.settings.max_batch_size, own.at_once if own else None)
+        return own or Batching(1)
 
     def _running_like(self, job: Job[Any]) -> int:
         """Return the number of slots in which the same version of the model runs."""
@@ -285,7 +287,7 @@ class Engine:
                 answered |= kinds
             elif isinstance(job.error, DeadlineExceeded | Unavailable) and job.times.run:
                 ended |= kinds
-        self._admission.estimates.learn_run(answered, ended, demand, now)
+        self._admission.estimates.learn_run(answered, ended, demand, now, together=len(jobs))
 
     def _find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
         """Return why a call of that kind is not worth running; called on a worker's thread."""
