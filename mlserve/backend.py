@@ -69,7 +69,8 @@ class Batching:
 def batching_of(runner: Runner) -> Batching | None:
     """Return the Runner's `batching`, how its runtime likes it: None if it does not say.
 
-    `--max-batch-size` takes precedence.
+    `--max-batch-size` takes precedence over `most`; below `at_once`, its batches wait for more
+    requests as long as `--max-batch-delay` says.
     """
     batching = getattr(runner, "batching", None)
     return batching if isinstance(batching, Batching) else None

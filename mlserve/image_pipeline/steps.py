@@ -6,11 +6,11 @@ depends on the size of the result, not of the photo.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 _RGB = 3
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """For each output position: its two neighbours, and the weight of the second."""
 
     low: Array
@@ -35,7 +35,7 @@ class _Axis(NamedTuple):
 
 def resized(image: Array, height: int, width: int) -> Array:
     """Resize uint8[any height, any width, 3] to float32[height, width, 3] in 0..255."""
-    rows, columns = _axis(image.shape[0], height), _columns(image.shape[1], width)
+    rows, columns = axis(image.shape[0], height), _columns(image.shape[1], width)
     top = _between(image, rows.low, columns)
     bottom = _between(image, rows.high, columns)
     bottom -= top
@@ -44,7 +44,7 @@ def resized(image: Array, height: int, width: int) -> Array:
     return bottom.reshape(height, width, _RGB)
 
 
-def _between(image: Array, rows: Array, columns: _Axis) -> Array:
+def _between(image: Array, rows: Array, columns: Axis) -> Array:
     """Return float32[rows, 3 * columns]: those rows of the image, resized in width."""
     flat = image.reshape(-1)
     starts = (rows * (image.shape[1] * _RGB))[:, np.newaxis]
@@ -58,7 +58,8 @@ def _between(image: Array, rows: Array, columns: _Axis) -> Array:
 
 
 @lru_cache(maxsize=256)
-def _axis(length: int, wanted: int) -> _Axis:
+def axis(length: int, wanted: int) -> Axis:
+    """Return how an axis of that length is resized."""
     # The order of operations and the single precision match TensorFlow's.
     scale = np.float32(length) / np.float32(wanted)
     half = np.float32(0.5)
@@ -66,17 +67,17 @@ def _axis(length: int, wanted: int) -> _Axis:
     below = np.floor(position)
     low = np.maximum(below.astype(np.int64), 0)
     high = np.minimum(np.ceil(position).astype(np.int64), length - 1)
-    return _Axis(low, high, position - below)
+    return Axis(low, high, position - below)
 
 
 @lru_cache(maxsize=256)
-def _columns(length: int, wanted: int) -> _Axis:
-    """Return `_axis` for each of the three colours of each column, which are interleaved."""
-    axis = _axis(length, wanted)
+def _columns(length: int, wanted: int) -> Axis:
+    """Return `axis` for each of the three colours of each column, which are interleaved."""
+    of_pixels = axis(length, wanted)
     low, high = (
-        (side[:, np.newaxis] * _RGB + np.arange(_RGB)).reshape(-1) for side in (axis.low, axis.high)
+        (side[:, np.newaxis] * _RGB + np.arange(_RGB)).reshape(-1) for side in of_pixels[:2]
     )
-    return _Axis(low, high, np.repeat(axis.fraction, _RGB))
+    return Axis(low, high, np.repeat(of_pixels.fraction, _RGB))
 
 
 def activated(outputs: Array, activation: Activation) -> Array:
@@ -138,6 +139,23 @@ class Forward(Protocol):
         """Free the memory."""
 
 
+@runtime_checkable
+class ResizingForward(Forward, Protocol):
+    """A model that resizes images itself, on its device, bit for bit as `resized`."""
+
+    decoder: JpegDecoder
+    """Decodes the JPEGs that it is given; it may also leave that to `of_prepared`."""
+
+    def prepare(self, image: Array) -> Any:
+        """Return what `of_prepared` needs of uint8[any height, any width, 3]."""
+
+    def of_prepared(self, images: Sequence[Any], deadline: Deadline | None = None) -> Array:
+        """Return the model's outputs, float32[N, units]; a repeated image is the same object.
+
+        Raises what `Runner.run` raises.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """How a batch is decoded: the decoder of usual JPEGs, and how many images at the same time."""
@@ -168,7 +186,7 @@ class ImageSteps:
         Raises InvalidInput.
         """
         try:
-            return self._decoded(image, None)
+            return self._decoded(image, None, self._decoder)
         except Refused as refused:
             raise problem_error(0, 1, refused.text) from refused
 
@@ -189,22 +207,13 @@ class ImageSteps:
         """
         pipeline = self.pipeline
         pixels = np.empty((len(images), pipeline.height, pipeline.width, 3), np.float32)
-        new = [i for i, image in enumerate(images) if not i or image != images[i - 1]]
 
-        def prepare(index: int) -> None:
-            if deadline is not None:
-                deadline.require("decoding the images")
-            try:
-                decoded = self._decoded(images[index], deadline)
-            except Refused as refused:
-                raise problem_error(index, len(images), refused.text) from refused
+        def fill(index: int, decoded: Array) -> None:
             values = resized(decoded, pipeline.height, pipeline.width)
             values *= np.float32(pipeline.scale)
             np.add(values, np.float32(pipeline.offset), out=pixels[index])
 
-        at_once = map if self._threads is None or len(new) == 1 else self._threads.map
-        for _ in at_once(prepare, new):
-            """The first bad image raises."""
+        self._decode(images, deadline, self._decoder, fill)
         for index in range(1, len(images)):
             if images[index] == images[index - 1]:
                 pixels[index] = pixels[index - 1]
@@ -218,12 +227,56 @@ class ImageSteps:
         """
         if not len(images):
             return np.empty((0, self.pipeline.scored_classes), np.float32)
-        outputs = self._forward(self.pixels(images, deadline), deadline)
+        if isinstance(self._forward, ResizingForward):
+            outputs = self._outputs_of(self._forward, images, deadline)
+        else:
+            outputs = self._forward(self.pixels(images, deadline), deadline)
         return require_finite(activated(outputs, self.pipeline.activation))
 
-    def _decoded(self, image: bytes, deadline: Deadline | None) -> Array:
+    def _outputs_of(
+        self, forward: ResizingForward, images: Sequence[bytes], deadline: Deadline | None
+    ) -> Array:
+        """Return the outputs of a model that resizes the images itself."""
+        prepared: list[Any] = [None] * len(images)
+
+        def prepare(index: int, decoded: Array) -> None:
+            prepared[index] = forward.prepare(decoded)
+
+        self._decode(images, deadline, forward.decoder, prepare)
+        for index in range(1, len(images)):
+            if images[index] == images[index - 1]:
+                prepared[index] = prepared[index - 1]
+        return forward.of_prepared(prepared, deadline)
+
+    def _decode(
+        self,
+        images: Sequence[bytes],
+        deadline: Deadline | None,
+        decoder: JpegDecoder,
+        use: Callable[[int, Array], None],
+    ) -> None:
+        """Call `use(index, decoded)` for each image that does not repeat the one before it.
+
+        Raises InvalidInput naming the first bad image, and DeadlineExceeded.
+        """
+        new = [i for i, image in enumerate(images) if not i or image != images[i - 1]]
+
+        def decode(index: int) -> None:
+            if deadline is not None:
+                deadline.require("decoding the images")
+            try:
+                decoded = self._decoded(images[index], deadline, decoder)
+            except Refused as refused:
+                raise problem_error(index, len(images), refused.text) from refused
+            use(index, decoded)
+
+        at_once = map if self._threads is None or len(new) == 1 else self._threads.map
+        for _ in at_once(decode, new):
+            """The first bad image raises."""
+
+    def _decoded(self, image: bytes, deadline: Deadline | None, decoder: JpegDecoder) -> Array:
         pipeline = self.pipeline
-        return decoded_image(image, pipeline.limits, pipeline.exif, deadline, self._decoder)
+        return decoded_image(image, pipeline.limits, pipeline.exif, deadline, decoder)
 
     def close(self) -> None:
         """Free the memory and the threads."""

@@ -24,7 +24,7 @@ from typing import Generic, TypeVar
 
 from mlserve.deadline import Deadline, in_words
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
-from mlserve.server.engine.estimates import CostKey, Estimates, Meter
+from mlserve.server.engine.estimates import CostKey, Estimate, Estimates, Meter
 from mlserve.server.engine.retry_after import until_a_slot_is_free, until_in_time
 from mlserve.server.request import Refusal
 
@@ -149,7 +149,7 @@ class Admission(Generic[Queued]):
         """Return when these calls, run as one, must start to end in time; now if unknown."""
         if any(self.estimates.of(ticket.kind, now) is None for ticket in tickets):
             return now
-        guesses = [self.estimates.guess(ticket.kind) for ticket in tickets]
+        guesses = self._guesses(tickets)
         need = sum(guess.mean + _MARGIN * guess.spread for guess in guesses)
         return min(ticket.expires_at for ticket in tickets) - self.slots * need - _WAY_BACK
 
@@ -223,10 +223,11 @@ class Admission(Generic[Queued]):
         Each takes the first slot that becomes free; all occupied slots share the time.
         """
         free, variance = self._slots(now)
-        at_once = min(self.slots, len(self.running) + len(order))
+        batches = math.ceil(len(order) / self.max_batch)
+        at_once = min(self.slots, len(self.running) + batches)
         for first in range(0, len(order), self.max_batch):
             together = order[first : first + self.max_batch]
-            estimates = [self.estimates.guess(ticket.kind) for ticket in together]
+            estimates = self._guesses(together)
             demand = free[0] + sum(estimate.mean for estimate in estimates)
             heapreplace(free, demand)
             own = sum(estimate.spread for estimate in estimates)
@@ -241,7 +242,7 @@ class Admission(Generic[Queued]):
         shown = self._meter.show(now)
         left, variance = [0.0] * (self.slots - len(self.running)), 0.0
         for slot in self.running:
-            estimates = [self.estimates.guess(ticket.kind) for ticket in slot.tickets]
+            estimates = self._guesses(slot.tickets)
             mean = sum(estimate.mean for estimate in estimates)
             done = shown - slot.shown
             # A call that has taken longer than the mean is expected to need as long again.
@@ -249,6 +250,12 @@ class Admission(Generic[Queued]):
             variance += sum(estimate.spread**2 for estimate in estimates)
         heapify(left)
         return left, variance
+
+    def _guesses(self, tickets: Sequence[Queued]) -> list[Estimate]:
+        """Return the estimates of calls that run as one."""
+        count, kinds = len(tickets), {ticket.kind for ticket in tickets}
+        found = {kind: self.estimates.guess_in_batch(kind, count) for kind in kinds}
+        return [found[ticket.kind] for ticket in tickets]
 
     def _is_measured(self) -> bool:
         """Return whether there is an estimate for any of the running calls."""

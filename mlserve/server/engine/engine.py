@@ -191,11 +191,12 @@ class Engine:
                 self._take_out(job, verdict.why)
                 job.settle(self._admission.error(verdict, job.deadline))
                 continue
-            jobs = self._together_with(job)
+            alike = self._alike(job)
+            jobs = alike[: self._batching(job).most]
             due = self._start_of(now, jobs)
             if due > now:
                 due_next = min(due, due_next)
-                held.update(jobs)
+                held.update(alike)  # also those beyond one batch: this loop has to come to an end
             else:
                 self._start(now, jobs)
         if held:
@@ -205,13 +206,11 @@ class Engine:
         """Return the first job in line that is not held back."""
         return next((job for job in self._admission.waiting if job not in held), None)
 
-    def _together_with(self, first: Job[Any]) -> list[Job[Any]]:
-        """Return the first job and those behind it that may join, up to a full batch."""
-        most = self._batching(first).most
-        if most == 1 or not can_join(first, first):
+    def _alike(self, first: Job[Any]) -> list[Job[Any]]:
+        """Return the waiting jobs that may run together with the first, and that one itself."""
+        if self._batching(first).most == 1 or not can_join(first, first):
             return [first]
-        alike = [job for job in self._admission.waiting if can_join(first, job)]
-        return alike[:most]
+        return [job for job in self._admission.waiting if can_join(first, job)]
 
     def _start_of(self, now: float, jobs: Sequence[Job[Any]]) -> float:
         """Return when to start them: now, or later if others may still join the batch."""
@@ -220,9 +219,10 @@ class Engine:
         if is_alone or self._is_draining:
             return now
         half_time = min((job.entered_at + job.deadline.expires_at) / 2 for job in jobs)
-        if batching.at_once is not None:  # the end of a batch that runs starts the next
-            return half_time if self._running_like(jobs[0]) >= batching.at_once else now
-        if len(jobs) >= batching.most:
+        if batching.at_once is not None and self._running_like(jobs[0]) >= batching.at_once:
+            return half_time  # the end of a batch that runs starts the next
+        is_runtimes = batching.at_once is not None and self.settings.max_batch_size is None
+        if is_runtimes or len(jobs) >= batching.most:
             return now
         patience = min(job.entered_at for job in jobs) + self.settings.max_batch_delay
         latest = self._admission.latest_start(now, jobs)
@@ -230,9 +230,10 @@ class Engine:
 
     def _batching(self, job: Job[Any]) -> Batching:
         """Return how calls are run together: as the user says, else as the runtime likes it."""
+        own = batching_of(job.loaded.runner)
         if self.settings.max_batch_size is not None:
-            return Batching(self.settings.max_batch_size)
-        return batching_of(job.loaded.runner) or Batching(1)
+            return Batching(self.settings.max_batch_size, own.at_once if own else None)
+        return own or Batching(1)
 
     def _running_like(self, job: Job[Any]) -> int:
         """Return the number of slots in which the same version of the model runs."""
@@ -262,8 +263,9 @@ class Engine:
                 self._telemetry.statistics.execution(execution)
         for job in jobs:
             job.error = job.error if failure is None else as_exception(failure)
+        self._learn(now, jobs, demand)
+        for job in jobs:
             job.loaded.release()
-            self._learn(now, job, demand)
             job.record.signature = "" if job.signature is None else job.signature.name
             self._telemetry.metrics.work(job.record, job.outcome())
             request.begin(job.record)  # errors logged from here belong to this request
@@ -271,15 +273,21 @@ class Engine:
         self._dispatch()
         self._note_idle()
 
-    def _learn(self, now: float, job: Job[Any], demand: float) -> None:
-        """Learn the demand of a call; if it was ended early, learn that it takes at least that."""
-        estimates = self._admission.estimates
-        # A call is admitted as if its images were small; a large one must not change that estimate.
-        for kind in {job.read_as} if job.kind.is_read else {job.kind, job.read_as}:
+    def _learn(self, now: float, jobs: Sequence[Job[Any]], demand: float) -> None:
+        """Learn the demand of each of the calls, which ran together.
+
+        From those that were ended early, learn that they take at least that.
+        """
+        answered: set[CostKey] = set()
+        ended: set[CostKey] = set()
+        for job in jobs:
+            # A call is admitted as if its images were small; a large one must not change that.
+            kinds = {job.read_as} if job.kind.is_read else {job.kind, job.read_as}
             if job.error is None:
-                estimates.learn(kind, demand, now)
+                answered |= kinds
             elif isinstance(job.error, DeadlineExceeded | Unavailable) and job.times.run:
-                estimates.learn_at_least(kind, demand, now)
+                ended |= kinds
+        self._admission.estimates.learn_run(answered, ended, demand, now, together=len(jobs))
 
     def _find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
         """Return why a call of that kind is not worth running; called on a worker's thread."""

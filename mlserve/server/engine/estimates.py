@@ -11,7 +11,8 @@ Nothing here reads a clock: the caller passes the time, in seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 _WEIGHT = 1 / 16
@@ -28,6 +29,8 @@ _EXACT_ROWS = 16
 _USUAL_WORK = 2**24
 """Bytes of decoding that make no difference: an image of 5 megapixels."""
 _MOST_KINDS = 1000
+_MOST_DOUBLINGS = 17
+"""A batch is of 2**16 calls at most."""
 
 
 class CostKey(NamedTuple):
@@ -108,6 +111,8 @@ class Estimates:
 
     def __init__(self) -> None:
         self._kinds: dict[CostKey, Estimate] = {}
+        self._batches: dict[tuple[CostKey, int], Estimate] = {}
+        """The demand of each call of a batch, by the batch's calls in powers of two."""
         self._any: Estimate | None = None
 
     def of(self, kind: CostKey, now: float) -> Estimate | None:
@@ -118,6 +123,25 @@ class Estimates:
     def guess(self, kind: CostKey) -> Estimate:
         """Return the latest estimate of that kind, else that of all calls, else an empty one."""
         return self._kinds.get(kind) or self._any or Estimate(0.0, 0.0, samples=0)
+
+    def guess_in_batch(self, kind: CostKey, together: int) -> Estimate:
+        """Return the estimate of a call among that many that run as one batch.
+
+        Without one for that many, it is what the call takes in the next smaller batch measured, and
+        no more than a whole larger batch takes; without those, the call's own.
+        """
+        size = (together - 1).bit_length()
+        if (exact := self._batches.get((kind, size))) is not None:
+            return exact
+        smaller = (self._batches.get((kind, less)) for less in range(size - 1, -1, -1))
+        found = next((estimate for estimate in smaller if estimate is not None), None)
+        for more in range(size + 1, _MOST_DOUBLINGS):
+            if (larger := self._batches.get((kind, more))) is not None:
+                share = 2.0 ** (more - size)
+                if found is None or larger.mean * share < found.mean:
+                    return replace(larger, mean=larger.mean * share, spread=larger.spread * share)
+                break
+        return found or self.guess(kind)
 
     def learn(self, kind: CostKey, seconds: float, now: float) -> None:
         """Add a measurement of a call of that kind."""
@@ -132,10 +156,40 @@ class Estimates:
         if len(self._kinds) > _MOST_KINDS:
             del self._kinds[min(self._kinds, key=lambda old: self._kinds[old].seen)]
 
+    def learn_run(
+        self,
+        answered: Set[CostKey],
+        ended: Set[CostKey],
+        seconds: float,
+        now: float,
+        *,
+        together: int = 1,
+    ) -> None:
+        """Add a measurement of calls that ran together: one for each kind, however many calls.
+
+        One stall of a batch must not count for each of its calls. The kinds in `ended` were ended
+        early and take at least that long. `seconds` is the demand of each of the calls.
+        """
+        for kind in answered:
+            self.learn(kind, seconds, now)
+            self._learn_in_batch(kind, seconds, now, together)
+        for kind in ended - answered:
+            self.learn_at_least(kind, seconds, now)
+
     def learn_at_least(self, kind: CostKey, seconds: float, now: float) -> None:
         """Note that a call of that kind, ended early, takes longer than this."""
         if seconds > self.guess(kind).mean:
             self.learn(kind, seconds, now)
+
+    def _learn_in_batch(self, kind: CostKey, seconds: float, now: float, together: int) -> None:
+        key = kind, (together - 1).bit_length()
+        estimate = self._batches.get(key)
+        if estimate is not None and estimate.holds(now):
+            estimate.learn(seconds, now)
+            return
+        self._batches[key] = Estimate(seconds, now)
+        if len(self._batches) > _MOST_KINDS:
+            del self._batches[min(self._batches, key=lambda old: self._batches[old].seen)]
 
 
 class Meter:

@@ -22,6 +22,8 @@ from mlserve_torch.program import Program, to_numpy, to_torch
 
 _log = logging.getLogger(__name__)
 Tensors = Sequence[torch.Tensor]
+Place = Callable[[], Tensors]
+"""Makes the inputs of a call on the device, on the current stream, without waiting for it."""
 _SIZES = (1, 2, 4, 8, 16, 32)
 _WARM_RUNS = 3
 """Runs before the capture, in which libraries choose their kernels and take their memory."""
@@ -122,9 +124,19 @@ class _Places:
             for tensor, sent, place in zip(tensors, self._sent, self._replay.inputs, strict=True):
                 sent[:rows].copy_(tensor)
                 place[:rows].copy_(sent[:rows], non_blocking=True)
-            self._replay.play()
-            for got, output in zip(self._got, self._replay.outputs, strict=True):
-                got[:rows].copy_(output[:rows], non_blocking=True)
+            return self._answer(rows)
+
+    def run_placed(self, place: Place) -> list[torch.Tensor]:
+        with self._capture.on_stream():
+            tensors = place()
+            for tensor, into in zip(tensors, self._replay.inputs, strict=True):
+                into[: len(tensor)].copy_(tensor)
+            return self._answer(len(tensors[0]))
+
+    def _answer(self, rows: int) -> list[torch.Tensor]:
+        self._replay.play()
+        for got, output in zip(self._got, self._replay.outputs, strict=True):
+            got[:rows].copy_(output[:rows], non_blocking=True)
         self._capture.wait()
         return [got[:rows].clone() for got in self._got]
 
@@ -167,6 +179,17 @@ class GraphedInstance:
         with torch.inference_mode():
             places = None if self._program.rows is None else self._fitting(len(tensors[0]))
             return self._eager(tensors) if places is None else places.run(tensors)
+
+    def run_placed(self, rows: int, place: Place) -> list[torch.Tensor]:
+        """Return the outputs, on the CPU, for inputs of that many rows made on the device."""
+        with torch.inference_mode():
+            places = self._fitting(rows)
+            if places is not None:
+                return places.run_placed(place)
+            with self._capture.on_stream():
+                outputs = [output.to("cpu") for output in self._program.call(place())]
+            self._capture.wait()
+            return outputs
 
     def _fitting(self, rows: int) -> _Places | None:
         if not self._is_padded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, LifoQueue
 
 import torch
@@ -20,7 +21,7 @@ from mlserve.errors import (
 )
 from mlserve.load_options import LoadOptions
 from mlserve.system import usable_cpus
-from mlserve_torch.graphs import Capture, GraphedInstance, capture_sizes
+from mlserve_torch.graphs import Capture, GraphedInstance, Place, capture_sizes
 from mlserve_torch.program import Program
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,11 @@ class EagerInstance:
         """Return the outputs, on the CPU."""
         with torch.inference_mode():
             return self._program.call(tensors)
+
+    def run_placed(self, rows: int, place: Place) -> list[torch.Tensor]:
+        """Return the outputs for inputs that `place` makes."""
+        with torch.inference_mode():
+            return self._program.call(place())
 
 
 class Instances:
@@ -89,9 +95,36 @@ class Instances:
         gets free in time, Overloaded when memory runs out, Unavailable once the GPU has failed, and
         InferenceFailed.
         """
+        return self._run(
+            lambda instance: [instance.run(part) for part in self._parts(tensors)], deadline
+        )
+
+    def run_placed(
+        self, rows: int, place: Callable[[range], Tensors], deadline: Deadline | None = None
+    ) -> list[torch.Tensor]:
+        """Return the outputs, on the CPU, for inputs that `place` makes on the device.
+
+        It is called on an instance's stream, for some of the rows at a time. Raises what `run` and
+        `place` raise.
+        """
+        most = self._most() if self._is_padded else rows
+        spans = [range(at, min(at + most, rows)) for at in range(0, rows, most)]
+        return self._run(
+            lambda instance: [
+                instance.run_placed(len(span), partial(place, span)) for span in spans
+            ],
+            deadline,
+        )
+
+    def _run(
+        self,
+        run: Callable[[EagerInstance | GraphedInstance], list[list[torch.Tensor]]],
+        deadline: Deadline | None,
+    ) -> list[torch.Tensor]:
+        """Run the parts of a call on a free instance, and join their outputs."""
         instance = self._take(deadline)
         try:
-            parts = [instance.run(part) for part in self._parts(tensors)]
+            parts = run(instance)
         except Exception as error:
             raise self._explained(error) from error
         finally:
@@ -122,10 +155,16 @@ class Instances:
             return [tensors]
         if not len(tensors[0]):
             raise InvalidInput("the batch has no rows", hint="send at least one row")
-        most = min(rows[1], self._sizes[-1]) if self._sizes else rows[1]
+        most = self._most()
         if len(tensors[0]) <= most or not (self._is_padded or rows[1] == 1):
             return [tensors]
         return list(zip(*(tensor.split(most) for tensor in tensors), strict=True))
+
+    def _most(self) -> int:
+        """Return the most rows that the program takes, or its largest graph."""
+        assert self._program.rows is not None
+        most = self._program.rows[1]
+        return min(most, self._sizes[-1]) if self._sizes else most
 
     def _take(self, deadline: Deadline | None) -> EagerInstance | GraphedInstance:
         if self._lost:

@@ -18,18 +18,20 @@ from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, InvalidInput, ModelLoadFailed
 from mlserve.image_input import RGB, ImageInput, Layout
 from mlserve.image_pipeline.classifier import ImageClassifierRunner
-from mlserve.image_pipeline.steps import Array, Decoding, ImageSteps
+from mlserve.image_pipeline.jpeg import accurate, decode_jpeg
+from mlserve.image_pipeline.steps import DEFAULT_DECODING, Array, Decoding, ImageSteps
 from mlserve.load_options import JpegChoice, LoadOptions
-from mlserve.pipeline import ImagePipeline
+from mlserve.pipeline import Exif, ImagePipeline
 from mlserve.sources import How, Kind
 from mlserve.system import usable_cpus
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve_torch.device import CUDA, device_for, set_up
-from mlserve_torch.gpu_jpeg import gpu_decoder
+from mlserve_torch.gpu_jpeg import NvJpeg
 from mlserve_torch.graph import id_limits
 from mlserve_torch.graphs import CudaCapture
 from mlserve_torch.instances import Instances
 from mlserve_torch.program import Program, opened, to_numpy, to_torch
+from mlserve_torch.resizing import Resizing, Unresized, pinned
 from mlserve_torch.source import SIGNATURE
 
 if TYPE_CHECKING:
@@ -48,8 +50,8 @@ def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     pipeline = artifact.manifest.pipeline if artifact.manifest else None
     if pipeline is None:
         return TorchRunner(program, _instances(artifact, program, device, options))
-    pixels = _pixel_program(artifact, pipeline, program, device, options)
-    return ImageClassifierRunner(artifact, pipeline, pixels, _decoding(device, options))
+    pixels, decoding = _pixel_program(artifact, pipeline, program, device, options)
+    return ImageClassifierRunner(artifact, pipeline, pixels, decoding)
 
 
 def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSteps:
@@ -62,8 +64,8 @@ def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSte
         )
     device = device_for(options.device)
     program = _opened(artifact, file, device, options)
-    pixels = _pixel_program(artifact, pipeline, program, device, options)
-    return ImageSteps(pipeline, pixels, _decoding(device, options))
+    pixels, decoding = _pixel_program(artifact, pipeline, program, device, options)
+    return ImageSteps(pipeline, pixels, decoding)
 
 
 def _opened(artifact: Artifact, file: Path, device: torch.device, options: LoadOptions) -> Program:
@@ -98,16 +100,6 @@ def has_independent_rows(manifest: Manifest | None) -> bool:
         return True  # else it would not have been exported as one
     rows = manifest.facts.get("rows")
     return rows is not None and rows.how is How.FOUND
-
-
-def _decoding(device: torch.device, options: LoadOptions) -> Decoding:
-    """Return how images are decoded: where the GPU waits for them, on all CPUs at the same time."""
-    threads = usable_cpus() if device.type == CUDA else 1
-    if options.jpeg_decoder is not JpegChoice.GPU:
-        return Decoding(threads=threads)
-    decoder = gpu_decoder(device)
-    _log.warning("JPEGs are decoded on %s: the pixels differ a little from other servers'", device)
-    return Decoding(decoder, threads)
 
 
 def _described(artifact: Artifact) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
@@ -187,16 +179,44 @@ class PixelProgram:
         self._instances.close()
 
 
+class ImageProgram(PixelProgram):
+    """One that also resizes: a `mlserve.image_pipeline.steps.ResizingForward`."""
+
+    def __init__(self, instances: Instances, resizing: Resizing) -> None:
+        super().__init__(instances)
+        self._resizing = resizing
+        self.decoder = resizing.decoder
+
+    def prepare(self, image: Array) -> Unresized | Array:
+        """Return what `of_prepared` needs of uint8[any height, any width, 3]."""
+        return self._resizing.prepare(image)
+
+    def of_prepared(
+        self, images: Sequence[Unresized | Array], deadline: Deadline | None = None
+    ) -> Array:
+        """Return float32[N, units]. Raises what `Instances.run_placed` raises."""
+        (outputs,) = self._instances.run_placed(
+            len(images), lambda span: [self._resizing.pixels(images, span)], deadline
+        )
+        return to_numpy(outputs)
+
+    def warm_up(self, black: Array) -> None:
+        """Run every instance once, and the resize. Raises what `Instances.run` raises."""
+        super().warm_up(black)
+        self.of_prepared([self.prepare(black[0].astype(np.uint8))])
+
+
 def _pixel_program(
     artifact: Artifact,
     pipeline: ImagePipeline,
     program: Program,
     device: torch.device,
     options: LoadOptions,
-) -> PixelProgram:
+) -> tuple[PixelProgram, Decoding]:
     """Return the program as one of float32[N, height, width, 3], whatever layout it has.
 
-    Raises ModelLoadFailed when it does not match the manifest's pipeline.
+    On a GPU it also resizes the images, and all CPUs decode them at the same time. Raises
+    ModelLoadFailed when it does not match the manifest's pipeline.
     """
     image = _image_input(artifact, pipeline, program)
 
@@ -208,7 +228,21 @@ def _pixel_program(
 
     pixels = TensorSpec(image.name, DType.FLOAT32, (None, pipeline.height, pipeline.width, RGB))
     own = replace(program, call=call, inputs=(pixels,))
-    return PixelProgram(_instances(artifact, own, device, options))
+    if device.type != CUDA:
+        if options.jpeg_decoder is JpegChoice.GPU:
+            NvJpeg(device)  # says what is missing
+        return PixelProgram(_instances(artifact, own, device, options)), DEFAULT_DECODING
+    nvjpeg = NvJpeg(device) if options.jpeg_decoder is JpegChoice.GPU else None
+    if nvjpeg is not None:
+        _log.warning("JPEGs are decoded on %s: the pixels differ a little from others'", device)
+    # Turning an image upright needs its pixels on the CPU.
+    is_left = nvjpeg if pipeline.exif is not Exif.APPLY else None
+    decode_here = partial(decode_jpeg, limits=pipeline.limits)
+    resizing = Resizing(pipeline, device, pinned, is_left, decode_here)
+    if nvjpeg is not None and is_left is None:
+        resizing.decoder = nvjpeg
+    decoding = Decoding(nvjpeg or accurate, usable_cpus())
+    return ImageProgram(_instances(artifact, own, device, options), resizing), decoding
 
 
 def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) -> ImageInput:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mlserve_torch.device import device_for, devices
-from mlserve_torch.gpu_jpeg import gpu_decoder
+from mlserve_torch.gpu_jpeg import NvJpeg
 from mlserve_torch.graphs import EagerCapture, GraphedInstance, Replay, capture_sizes
 from mlserve_torch.instances import Instances
 from mlserve_torch.program import DTYPES, Program, opened
@@ -195,7 +195,7 @@ def test_devices_that_are_not_there_are_refused_with_those_that_are() -> None:
 
 def test_a_gpu_for_jpegs_needs_a_gpu(colours: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a GPU, and the model runs on cpu"):
-        gpu_decoder(CPU)
+        NvJpeg(CPU)
     from mlserve.testing.artifacts import exported
 
     artifact = exported("torch", colours, tmp_path / "m")

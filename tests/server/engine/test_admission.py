@@ -270,6 +270,43 @@ def test_one_stall_does_not_move_an_estimate_far() -> None:
     assert estimates.guess(KIND).mean < 0.1
 
 
+def test_one_stall_of_a_full_batch_does_not_either() -> None:
+    estimates, kinds = Estimates(), {KIND, CostKey.from_length("m", 1, "s", 64_000)}
+    for _ in range(20):
+        estimates.learn_run(kinds, set(), 0.05, 0.0)
+    estimates.learn_run(kinds, set(), 10.0, 0.0)
+    assert [estimates.guess(kind).mean < 0.1 for kind in kinds] == [True, True]
+    estimates.learn_run(set(), kinds, 0.01, 0.0)
+    assert all(estimates.guess(kind).mean > 0.05 for kind in kinds), "ended early: at least that"
+
+
+def test_slots_are_shared_by_batches_not_by_calls() -> None:
+    """33 calls fill two of sixteen slots: 0.32 s of demand take 0.64 s, not 5 s."""
+    admission = known(Admission(16, 64, max_batch=32), 0.01)
+    enter(admission, *[9.0] * 32)
+    assert why(admission, 9.5) is None
+    enter(admission, *[1.5] * 32)
+    assert why(admission, 2.0) is None
+
+
+def test_a_batch_is_not_as_long_as_its_calls_one_by_one() -> None:
+    """40 ms and 1.5 ms for each call: alone 41.5 ms, 32 together 88 ms."""
+    admission = known(Admission(16, 256, max_batch=32), 0.0415)
+    estimates = admission.estimates
+    for calls in (1, 32):
+        for _ in range(5):
+            seconds = (0.04 + 0.0015 * calls) / calls
+            estimates.learn_run({KIND}, set(), seconds, 0.0, together=calls)
+    assert estimates.guess_in_batch(KIND, 32).mean == pytest.approx(0.00275)
+    assert estimates.guess_in_batch(KIND, 1).mean == pytest.approx(0.0415)
+    assert estimates.guess_in_batch(KIND, 16).mean == pytest.approx(0.0055), "no more than 32 take"
+    assert estimates.guess_in_batch(KIND, 2).mean == pytest.approx(0.0415), "as if alone"
+    assert estimates.guess_in_batch(KIND, 64).mean == pytest.approx(0.00275)
+    enter(admission, *[9.0] * 63)
+    assert why(admission, 9.5) is None
+    assert why(admission, 1.0) is None, "behind nobody, among 64 that take 0.2 s"
+
+
 def test_a_call_that_was_ended_early_can_only_raise_an_estimate() -> None:
     estimates = Estimates()
     estimates.learn(KIND, 0.1, 0.0)

@@ -206,6 +206,39 @@ def test_a_runtime_that_likes_batches_gets_what_has_come_while_it_was_busy(
 
 
 @pytest.mark.server
+def test_more_than_one_batch_may_wait_beside_free_workers(
+    likes_batches: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    """The server reads and answers meanwhile; it once looked for the first of the second batch
+    until half of that call's time was over."""
+    server = likes_batches()
+    slow = occupy(server)
+    sent = [float(number) for number in range(20)]
+    calls = [
+        predict_on(server, request_of("two", a=numbers(a), b=numbers(1.0)), timeout=200)
+        for a in sent
+    ]
+    assert slow.result(timeout=50)
+    assert [call.result(timeout=50).outputs["sum"].float_val[0] for call in calls] == [
+        value + 1 for value in sent
+    ]
+    assert model.runs() == ["slow"] + ["two"] * 3, "eight, eight and four"
+
+
+@pytest.mark.server
+def test_more_than_one_batch_may_wait_with_the_user_s_batch_size(
+    likes_batches: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    server = likes_batches("--max-batch-size", "6", "--max-batch-delay", "100")
+    known(server, predict_on, request_of)
+    calls = [predict_on(server, request_of(image=images(b"x")), timeout=300) for _ in range(20)]
+    wait_until(lambda: sum(call.done() for call in calls) == 18)
+    assert model.runs() == ["serving_default"] * 4, "the first to be measured, then three of six"
+    for call in calls:
+        call.cancel()
+
+
+@pytest.mark.server
 def test_the_user_s_batch_size_comes_before_the_runtime_s(
     likes_batches: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
