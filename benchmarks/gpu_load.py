@@ -8,8 +8,8 @@ answers, in seconds, and the errors, as JSON.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -58,9 +58,15 @@ def load(address: str, model: str, photo: bytes, seconds: float, clients: int) -
 
 def main() -> None:
     """Print what the clients got."""
-    address, model, photo, seconds, clients = sys.argv[1:]
-    found = load(address, model, Path(photo).read_bytes(), float(seconds), int(clients))
-    print(json.dumps(found))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address", help="host:port of the gRPC port")
+    parser.add_argument("model")
+    parser.add_argument("photo", type=Path)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("clients", type=int)
+    asked = parser.parse_args()
+    photo = asked.photo.read_bytes()
+    print(json.dumps(load(asked.address, asked.model, photo, asked.seconds, asked.clients)))
 
 
 if __name__ == "__main__":
