@@ -53,6 +53,12 @@ class SklearnBackend(Backend):
                 )
         return runner
 
+    def sample(self, into: Path) -> None:
+        """Write a logistic regression of four columns, trained on made-up rows."""
+        from mlserve_sklearn.sample import write_sample
+
+        write_sample(into / "sample.skops")
+
 
 def _only_file(folder: Path) -> Path:
     """Return the folder's only file of an estimator. Raises ModelLoadFailed."""

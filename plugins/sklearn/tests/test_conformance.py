@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mlserve.sources import TensorModel
-from mlserve.testing import ConformsAsBackend
+from mlserve.testing import ConformsAsBackend, ConformsAsTensorServer
 
 
-class TestBackend(ConformsAsBackend):
+class _Sklearn:
     @pytest.fixture(scope="class")
     @classmethod
     def backend_name(cls) -> str:
@@ -18,3 +18,12 @@ class TestBackend(ConformsAsBackend):
     @classmethod
     def model(cls, iris_model: TensorModel) -> TensorModel:
         return iris_model
+
+
+class TestBackend(_Sklearn, ConformsAsBackend):
+    pass
+
+
+@pytest.mark.server
+class TestServer(_Sklearn, ConformsAsTensorServer):
+    pass

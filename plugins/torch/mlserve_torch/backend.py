@@ -66,6 +66,7 @@ class TorchBackend(Backend):
         return server_specs(self.name, base_path, model, versions, listen)
 
     def sample(self, into: Path) -> None:
+        """Write a small program, for the conformance suite."""
         from mlserve_torch.sample import write_sample
 
         write_sample(into / PROGRAM_FILE)

@@ -1,0 +1,16 @@
+"""An estimator for the conformance suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import skops.io
+from sklearn.linear_model import LogisticRegression
+
+
+def write_sample(file: Path) -> None:
+    """Train a classifier of three classes on 60 rows of four numbers, and write it."""
+    rows = np.random.default_rng(0).uniform(0, 1, (60, 4))
+    classes = np.array(["low", "middle", "high"])[(rows.sum(axis=1) * 0.74).astype(int)]
+    skops.io.dump(LogisticRegression().fit(rows, classes), file)
