@@ -63,8 +63,8 @@ coverage: $(VENV)/installed-dev foreign ## Run the whole suite and print what it
 test-docker: $(VENV)/installed-dev ## Run what needs a Docker engine: build the images, run them
 	$(PYTEST) -m docker $(ARGS)
 
-test-fast: $(VENV)/installed-dev ## Run what needs no TensorFlow and starts no server: under a minute
-	$(PYTEST) $(SPREAD) -m 'not server and not tensorflow' $(ARGS)
+test-fast: $(VENV)/installed-dev ## Run what needs no framework and starts no server
+	$(PYTEST) $(SPREAD) -m 'not server and not tensorflow and not framework' $(ARGS)
 
 fuzz: $(VENV)/installed-dev ## Compare both decoders on 10,000 damaged images (ARGS='--seed 1')
 	$(BIN)/python tests/fuzz/compare_decoders.py $(ARGS)

@@ -27,6 +27,8 @@ from mlserve.errors import ExportError, PluginError
 from mlserve.export import no_progress
 from mlserve.sources import ModelRequest, TensorModel
 
+pytestmark = pytest.mark.framework
+
 Opened = Callable[[Any], TensorModel]
 CANCER = load_breast_cancer(return_X_y=True)
 DIABETES = load_diabetes(return_X_y=True)

@@ -18,6 +18,8 @@ from mlserve.load_options import LoadOptions
 from mlserve.sources import ModelRequest
 from mlserve.testing.images import noise, saved
 
+pytestmark = pytest.mark.framework
+
 DYNAMIC = torch.export.Dim.DYNAMIC
 
 

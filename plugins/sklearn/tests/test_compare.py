@@ -22,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder
 from mlserve.export import export
 from mlserve.sources import ModelRequest
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.framework, pytest.mark.server]
 
 
 def _homes(count: int) -> pd.DataFrame:

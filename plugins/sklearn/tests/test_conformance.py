@@ -7,6 +7,8 @@ import pytest
 from mlserve.sources import TensorModel
 from mlserve.testing import ConformsAsBackend, ConformsAsTensorServer
 
+pytestmark = pytest.mark.framework
+
 
 class _Sklearn:
     @pytest.fixture(scope="class")

@@ -49,7 +49,7 @@ from mlserve.sources import TensorModel
 from mlserve.testing.artifacts import exported
 
 Opened = Callable[..., TensorModel]
-pytestmark = pytest.mark.filterwarnings("default")  # those of the training are not our subject
+pytestmark = [pytest.mark.framework, pytest.mark.filterwarnings("default")]
 
 
 def _named_iris() -> tuple[Any, Any]:

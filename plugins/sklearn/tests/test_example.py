@@ -17,6 +17,8 @@ from mlserve.export import export
 from mlserve.load_options import LoadOptions
 from mlserve.sources import ModelRequest
 
+pytestmark = pytest.mark.framework
+
 SCRIPT = Path(__file__).parents[3] / "examples" / "train_sklearn.py"
 
 

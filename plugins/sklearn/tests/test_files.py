@@ -32,6 +32,8 @@ from mlserve.load_options import LoadOptions
 from mlserve.sources import How, Kind, ModelRequest, TensorModel
 from mlserve.testing.artifacts import exported
 
+pytestmark = pytest.mark.framework
+
 Opened = Callable[..., TensorModel]
 ROWS, CLASSES = load_iris(return_X_y=True)
 

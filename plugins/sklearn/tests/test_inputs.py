@@ -24,6 +24,8 @@ from mlserve.export import no_progress
 from mlserve.sources import How, ModelRequest, TensorModel
 from mlserve.tensors import TensorSpec
 
+pytestmark = pytest.mark.framework
+
 Opened = Callable[..., TensorModel]
 FRAME = pd.DataFrame(
     {

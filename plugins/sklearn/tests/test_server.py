@@ -20,7 +20,7 @@ from mlserve.export import export
 from mlserve.sources import ModelRequest
 from mlserve.testing.processes import ServerProcess, launched
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.framework, pytest.mark.server]
 HOMES = pd.DataFrame(
     {"city": ["Bern", "Köln", "Wien", "Bern"], "size": [30.5, 41.0, 62.25, 28.0]}, dtype=object
 ).astype({"size": float})

@@ -17,6 +17,8 @@ from torch import nn
 
 from mlserve.errors import ExportError
 
+pytestmark = pytest.mark.framework
+
 CPU = torch.device("cpu")
 
 

@@ -18,6 +18,8 @@ from mlserve.testing import (
     ServesForeignClients,
 )
 
+pytestmark = pytest.mark.framework
+
 
 class _Torch:
     @pytest.fixture(scope="class")

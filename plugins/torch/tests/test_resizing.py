@@ -24,6 +24,8 @@ from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.tensors import DType, TensorSpec
 
+pytestmark = pytest.mark.framework
+
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 29, 31
 PIPELINE = ImagePipeline(HEIGHT, WIDTH, 1 / 127.5, -1.0, Activation.IDENTITY, classes=3)

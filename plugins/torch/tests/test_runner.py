@@ -37,6 +37,8 @@ from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.sources import Kind, ModelRequest
 from mlserve.tensors import DType
 
+pytestmark = pytest.mark.framework
+
 Dim = torch.export.Dim
 CPU = torch.device("cpu")
 Saved = Callable[..., Path]

@@ -16,6 +16,8 @@ from mlserve.pipeline import Activation
 from mlserve.sources import Classifier, How, Kind, ModelRequest, TensorModel
 from mlserve.tensors import DType, TensorSpec
 
+pytestmark = pytest.mark.framework
+
 Dim = torch.export.Dim
 LABELS = ("red", "green", "blue")
 

@@ -13,6 +13,8 @@ from mlserve.backend import Listen, ServerSpec
 from mlserve.launch.command import ServerCommand, launcher_for
 from mlserve.launch.serving import Launcher, Serving
 
+pytestmark = pytest.mark.framework
+
 LISTEN = Listen("127.0.0.1", 8500, 8501)
 
 

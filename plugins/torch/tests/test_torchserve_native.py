@@ -45,7 +45,7 @@ from tests.harness.command import FREE_PORTS, Command
 from tests.harness.echo import PHOTO, manifest, put_version
 from tests.harness.ports import free_ports
 
-pytestmark = [pytest.mark.foreign, pytest.mark.server]
+pytestmark = [pytest.mark.framework, *[pytest.mark.foreign, pytest.mark.server]]
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 ONCE = Retries(max_attempts=1)

@@ -15,6 +15,8 @@ from torch import nn
 
 from tests.harness.command import FREE_PORTS, Command
 
+pytestmark = pytest.mark.framework
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
