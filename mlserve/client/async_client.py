@@ -162,11 +162,6 @@ class AsyncClient:
         `outputs` names those that are wanted; None is all of them. `timeout` is the total in
         seconds. Raises InvalidInput for inputs that do not fit, and as `predict` does.
         """
-        if signature is not None and not isinstance(signature, str):
-            raise UsageError(
-                f"signature must be a name, not {signature!r}",
-                hint="see the names with mlserve metadata",
-            )
         from mlserve.client.inference import inference_over  # predict needs none of it
         from mlserve.client.question import Question
 

@@ -21,11 +21,21 @@ from mlserve.tensors import DType, Signature, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The arguments of `infer`: inputs by name, and which signature and outputs are meant."""
+    """The arguments of `infer`: inputs by name, and which signature and outputs are meant.
+
+    Raises UsageError for a signature that is not a name.
+    """
 
     inputs: Any
     signature: str | None
     outputs: Any
+
+    def __post_init__(self) -> None:
+        if self.signature is not None and not isinstance(self.signature, str):
+            raise UsageError(
+                f"signature must be a name, not {self.signature!r}",
+                hint="see the names with mlserve metadata",
+            )
 
 
 @dataclass(frozen=True, slots=True)

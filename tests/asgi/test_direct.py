@@ -143,6 +143,7 @@ ASKED = (
 )
 REFUSED = (
     ({"image": [PHOTO]}, {"signature": "ten"}),
+    ({"image": [PHOTO]}, {"signature": 10}),
     ({"image": [PHOTO]}, {"outputs": ["scor"]}),
     ({"image": [PHOTO]}, {"outputs": []}),
     ({"imag": [PHOTO]}, {}),
