@@ -15,7 +15,6 @@ import numpy as np  # noqa: TID253
 
 from mlserve.client.tensor import Tensor
 from mlserve.client.values import (
-    FLOATS,
     limits,
     misfit,
     natural_type,
@@ -27,7 +26,7 @@ from mlserve.client.values import (
 )
 from mlserve.errors import InvalidInput, UsageError
 from mlserve.tensors import DType
-from mlserve.wire.tensors import COMPLEX
+from mlserve.wire.tensors import COMPLEX, FLOATS
 
 Array = np.ndarray[Any, Any]
 _STORED: dict[DType, Any] = {
@@ -43,15 +42,6 @@ _BFLOAT16 = "bfloat16"
 """The name of the type of ml_dtypes, which need not be imported to read an array of it."""
 _NUMBERS = "biufc"
 _NAN = 0x7FC0
-_WHOLE = {
-    DType.FLOAT16: 2.0**11,
-    DType.BFLOAT16: 2.0**8,
-    DType.FLOAT32: 2.0**24,
-    DType.FLOAT64: 2.0**53,
-    DType.COMPLEX64: 2.0**24,
-    DType.COMPLEX128: 2.0**53,
-}
-"""Up to here, every integer is a float of the type."""
 _ROUNDED = {
     DType.FLOAT32: (np.dtype(np.float64),),
     DType.COMPLEX64: (np.dtype(np.complex128), np.dtype(np.float64)),
@@ -202,7 +192,7 @@ def _is_kept(dtype: DType, array: Array, back: Array) -> Any:
     if array.dtype in _ROUNDED.get(dtype, ()):
         return np.isnan(array) | (np.isfinite(array) == np.isfinite(back))
     if dtype in FLOATS or dtype in COMPLEX:
-        return _is_exact(dtype, array, back)
+        return _is_exact(array, back)
     if dtype is DType.BOOL:
         return (array == 0) | (array == 1)
     low, high = limits(dtype)
@@ -214,18 +204,16 @@ def _is_kept(dtype: DType, array: Array, back: Array) -> Any:
     return (array >= max(low, int(own.min))) & (array <= min(high, int(own.max)))
 
 
-def _is_exact(dtype: DType, array: Array, back: Array) -> Any:
+def _is_exact(array: Array, back: Array) -> Any:
     """Return which numbers are the same as floats; numpy would round a large integer to compare."""
     if array.dtype.kind == "b":
         return np.ones(array.shape, bool)
     if array.dtype.kind not in "iu":
         return (back == array) | (np.isnan(array) & np.isnan(back))
-    exact: Array = np.abs(array.astype(np.float64)) <= _WHOLE[dtype]
-    for index in np.flatnonzero(~exact.reshape(-1)):
-        as_float = back.real.reshape(-1)[index]
-        whole = int(array.reshape(-1)[index])
-        exact.reshape(-1)[index] = np.isfinite(as_float) and int(as_float) == whole
-    return exact
+    own, wide = np.iinfo(array.dtype), back.real.astype(np.float64)
+    # So the floats are compared as integers, those that the array's own type can hold.
+    is_within = (wide >= float(own.min)) & (wide < float(own.max + 1))
+    return is_within & (np.where(is_within, wide, 0).astype(array.dtype) == array)
 
 
 def _loss(name: str, dtype: DType, array: Array, back: Array, index: int) -> InvalidInput:

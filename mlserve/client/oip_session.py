@@ -28,11 +28,10 @@ from mlserve.errors import (
     Unavailable,
     UsageError,
 )
-from mlserve.tensors import DType
+from mlserve.wire.tensors import FLOATS
 
 _MLSERVER = "mlserver"
 """The name that MLServer gives itself; its content type base64 is its own."""
-_FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 _NOT_READY = (InvalidInput, NotFound, Unavailable)
 """Errors by which servers say that a version is not ready."""
 
@@ -158,5 +157,5 @@ class OipSession(ModelSession):
 
 def _has_nan(request: InferRequest) -> bool:
     """Return whether an input has a number that JSON does not have: NaN or an infinity."""
-    floats = (tensor for tensor in request.inputs.values() if tensor.dtype in _FLOATS)
+    floats = (tensor for tensor in request.inputs.values() if tensor.dtype in FLOATS)
     return not all(isfinite(value) for tensor in floats for value in tensor.elements)

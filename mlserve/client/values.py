@@ -15,9 +15,8 @@ from typing import Any
 from mlserve.client.tensor import Tensor
 from mlserve.errors import InvalidInput, shortened
 from mlserve.tensors import DType
-from mlserve.wire.tensors import COMPLEX, item_size, pack_numbers
+from mlserve.wire.tensors import COMPLEX, FLOATS, item_size, pack_numbers
 
-FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 _UNSIGNED = ("uint", "quint")
 _LISTS = (list, tuple, range)
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, list, tuple, range, type(None)})

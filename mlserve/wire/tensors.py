@@ -79,6 +79,7 @@ _CODES = {
 """`struct` format of a number of each type, or of a part of it; Python has none for bfloat16."""
 _INFINITY, _NAN = 0x7F80, 0x7FC0
 """Bits of a bfloat16; those of infinity are also the mask of its exponent."""
+FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 
 LENGTH = struct.Struct("<I")

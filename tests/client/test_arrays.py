@@ -39,6 +39,8 @@ def strict() -> Any:
         (DType.FLOAT32, np.array([2**24])),
         (DType.FLOAT32, np.array([2**30, -(2**62)])),
         (DType.FLOAT64, np.array([2**62, 2**53])),
+        (DType.FLOAT32, np.array([2**63, 0], np.uint64)),
+        (DType.BFLOAT16, np.array([-(2**63), 255])),
         (DType.FLOAT16, f32(0.5, NAN, -INF)),
         (DType.BFLOAT16, f32(0.5, NAN, -INF)),
         (DType.BFLOAT16, np.array([1, 256])),
@@ -89,6 +91,8 @@ def test_float64_is_rounded_where_the_model_takes_float32() -> None:
         (DType.FLOAT32, np.array([[1], [2**24 + 1]]), "cannot hold 16777217 at [1, 0] exactly"),
         (DType.FLOAT64, np.array([2**63 - 1]), "cannot hold 9223372036854775807 at [0] exactly"),
         (DType.FLOAT64, np.array([2**64 - 1], np.uint64), "cannot hold 18446744073709551615"),
+        (DType.BFLOAT16, np.array([256, 257]), "cannot hold 257 at [1] exactly, only 256.0"),
+        (DType.FLOAT16, np.array([2**20]), "has 1048576 at [0], which is out of range of float16"),
         (
             DType.INT32,
             np.array([2**40]),
