@@ -24,6 +24,10 @@ Parsing takes 60 to 230 bytes for each, and blocks the whole process meanwhile.
 """
 MOST_OF_TENSORS = 2**24
 """More values than JSON of outputs should have: they take a gigabyte, and seconds to parse."""
+OVER_GRPC = "ask over gRPC: {protocol grpc}"
+"""The hint for a value that JSON cannot hold."""
+WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
+"""Raised when JSON of another shape is read."""
 _BEFORE_A_VALUE = (b",", b"[", b"{")
 _EXCERPT = 200
 """Bytes of a body that a message shows."""

@@ -14,7 +14,16 @@ from urllib.parse import quote
 
 from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, ServerAbout, number_of
 from mlserve.client.answers import Answer, ModelMetadata
-from mlserve.client.codecs import MOST_OF_TENSORS, MOST_VALUES, checked, excerpt, parse_json, shown
+from mlserve.client.codecs import (
+    MOST_OF_TENSORS,
+    MOST_VALUES,
+    OVER_GRPC,
+    WRONG,
+    checked,
+    excerpt,
+    parse_json,
+    shown,
+)
 from mlserve.client.oip import (
     DTYPES,
     Declared,
@@ -31,12 +40,9 @@ from mlserve.tensors import DType
 from mlserve.wire.headers import JSON_LENGTH
 
 _BASE64 = "base64"
-_OVER_GRPC = "ask over gRPC: {protocol grpc}"
-NO_NAN = f"JSON has neither NaN nor infinity; {_OVER_GRPC}"
+NO_NAN = f"JSON has neither NaN nor infinity; {OVER_GRPC}"
 BINARY = "binary_tensor_data"
 """The extension that lets tensors follow the JSON of a request."""
-_WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
-"""Raised when an answer of another shape is read."""
 
 
 class OipRest:
@@ -69,7 +75,7 @@ class OipRest:
             version = number_of(str(data.get("model_version", "")))
         except Unreadable:
             raise
-        except _WRONG as error:
+        except WRONG as error:
             raise Unreadable("an infer answer with outputs", excerpt(head)) from error
         return Answer(outputs, version)
 
@@ -84,7 +90,7 @@ class OipRest:
             inputs, outputs = _declared(data, "inputs"), _declared(data, "outputs")
             selectable, optional = _names(data, "signatures"), _names(data, "optional")
             return described(model, versions, selectable, inputs, outputs, optional)
-        except _WRONG as error:
+        except WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
 
     def read_versions(self, reply: Reply) -> tuple[str, ...]:
@@ -92,7 +98,7 @@ class OipRest:
         try:
             _declared(data, "inputs")
             return _versions(data)
-        except _WRONG as error:
+        except WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
 
     def about_call(self) -> Call | None:
@@ -102,7 +108,7 @@ class OipRest:
         try:
             data = parse_json(reply.body)
             return ServerAbout(str(data.get("name", "")), frozenset(map(str, data["extensions"])))
-        except _WRONG as error:
+        except WRONG as error:
             raise Unreadable("the metadata of a server", excerpt(reply.body)) from error
 
     def ready_call(self, model: ModelRef, version: str) -> Call:
@@ -144,15 +150,15 @@ def _in_json(name: str, tensor: Tensor, request: InferRequest) -> dict[str, Any]
         return {"data": tensor.elements}
     try:
         if not request.is_file:
-            return {"data": [item.decode() for item in tensor.strings]}
+            return {"data": [item.decode() for item in tensor.elements]}
     except UnicodeDecodeError as error:
         if not request.reads_base64:
             raise InvalidInput(
                 f"input '{name}' has bytes that are not UTF-8, which JSON cannot hold, and this "
                 "server reads nothing else over REST",
-                hint=_OVER_GRPC,
+                hint=OVER_GRPC,
             ) from error
-    data = [base64.b64encode(item).decode("ascii") for item in tensor.strings]
+    data = [base64.b64encode(item).decode("ascii") for item in tensor.elements]
     return {"parameters": {"content_type": _BASE64}, "data": data}
 
 

@@ -83,7 +83,8 @@ def typed(outputs: Tensors, signature: Signature, wanted: Sequence[str]) -> Tens
     """Return the outputs that are wanted, in that order, with their types and as raw bytes.
 
     Without `wanted`, these are all of the signature, and any that it does not declare. Raises
-    Unreadable for an answer that lacks one, or has one of another type.
+    Unreadable for an answer that lacks one, or has one of values that its type cannot hold. The
+    type is the one that the answer says; that of the signature if it says none.
     """
     specs = {spec.name: spec for spec in signature.outputs}
     if "" in outputs and len(specs) == 1:

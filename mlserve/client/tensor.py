@@ -40,12 +40,6 @@ class Tensor:
         return self.data
 
     @property
-    def strings(self) -> Sequence[bytes]:
-        """The elements of an input of strings."""
-        strings: Sequence[Any] = self.data
-        return strings
-
-    @property
     def values(self) -> tuple[Value, ...]:
         """The elements; strings as text, in which lone surrogates stand for bytes not in UTF-8."""
         return tuple(

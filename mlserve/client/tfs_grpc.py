@@ -100,7 +100,7 @@ def _write(tensor: Tensor, proto: framework_pb2.TensorProto) -> None:
     if isinstance(tensor.data, bytes):
         proto.tensor_content = tensor.data
     else:
-        proto.string_val.extend(tensor.strings)
+        proto.string_val.extend(tensor.elements)
 
 
 def _output(name: str, proto: framework_pb2.TensorProto, most: int | None) -> Tensor:

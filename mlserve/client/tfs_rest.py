@@ -11,16 +11,23 @@ from urllib.parse import quote
 
 from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply
 from mlserve.client.answers import Answer, ModelMetadata, VersionStatus
-from mlserve.client.codecs import MOST_OF_TENSORS, MOST_VALUES, excerpt, parse_json, shown
+from mlserve.client.codecs import (
+    MOST_OF_TENSORS,
+    MOST_VALUES,
+    OVER_GRPC,
+    WRONG,
+    excerpt,
+    parse_json,
+    shown,
+)
 from mlserve.client.refusals import Unreadable
 from mlserve.client.tensor import Tensor, Value, nested
 from mlserve.errors import InvalidInput
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
 from mlserve.wire.tensors import COMPLEX
 
-_OVER_GRPC = "ask over gRPC: {protocol grpc}"
-_WRONG = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
-"""Raised when an answer of another shape is read."""
+_ENCODINGS = frozenset(("coo_sparse", "composite_tensor"))
+"""The keys of a TensorInfo that is not one dense tensor (meta_graph.proto)."""
 
 
 class TfsRest:
@@ -49,7 +56,7 @@ class TfsRest:
             version = data["model_spec"].get("version") or model.version
             found = [_signature(name, item) for name, item in sorted(definitions.items())]
             number = None if version is None else int(version)
-        except _WRONG as error:
+        except WRONG as error:
             raise Unreadable("the metadata of a model", excerpt(reply.body)) from error
         return ModelMetadata(model.name, number, tuple(s for s in found if s is not None))
 
@@ -63,7 +70,7 @@ class TfsRest:
             return tuple(_version_status(row) for row in latest_first)
         except Unreadable:
             raise
-        except _WRONG as error:
+        except WRONG as error:
             raise Unreadable("the status of a model", excerpt(reply.body)) from error
 
 
@@ -78,11 +85,16 @@ def _version_status(row: Mapping[str, Any]) -> VersionStatus:
 
 
 def _signature(name: str, definition: Mapping[str, Any]) -> Signature | None:
-    """Return the signature; None if a type cannot be sent in a request, as with initializers."""
+    """Return the signature; None if it cannot be asked, as with initializers.
+
+    The same are left out as by `read_signature`, which reads the message instead of its JSON.
+    """
     inputs, outputs = definition.get("inputs", {}), definition.get("outputs", {})
     try:
         takes, gives = _tensor_specs(inputs), _tensor_specs(outputs)
     except ValueError:
+        return None
+    if not gives:
         return None
     optional = frozenset(definition.get("defaults", {}))
     method = method_of(str(definition.get("method_name", "")))
@@ -90,6 +102,9 @@ def _signature(name: str, definition: Mapping[str, Any]) -> Signature | None:
 
 
 def _tensor_specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    """Return the specs. Raises ValueError for a type or a tensor that no request can carry."""
+    if any(not _ENCODINGS.isdisjoint(info) for info in tensors.values()):
+        raise ValueError("a sparse or composite tensor")
     return tuple(
         TensorSpec(name, DType.from_tf_name(info["dtype"]), _shape(info.get("tensor_shape")))
         for name, info in sorted(tensors.items())
@@ -111,7 +126,7 @@ def require_json_form(spec: TensorSpec, tensor: Tensor) -> None:
     if tensor.dtype in COMPLEX:
         raise InvalidInput(
             f"input '{spec.name}' is {spec.dtype.label}, which JSON has no form for",
-            hint=_OVER_GRPC,
+            hint=OVER_GRPC,
         )
     if 0 not in tensor.shape:
         return
@@ -121,7 +136,7 @@ def require_json_form(spec: TensorSpec, tensor: Tensor) -> None:
         raise InvalidInput(
             f"input '{spec.name}' has the shape {list(tensor.shape)}, of which an empty list in "
             f"JSON shows only {list(tensor.shape[:known])}",
-            hint=_OVER_GRPC,
+            hint=OVER_GRPC,
         )
 
 
@@ -129,7 +144,7 @@ def _in_json(tensor: Tensor) -> Any:
     """Return the elements in nested lists; strings as base64, which any bytes can be."""
     elements: Sequence[Any] = tensor.elements
     if tensor.dtype is DType.BYTES:
-        elements = [{"b64": base64.b64encode(item).decode("ascii")} for item in tensor.strings]
+        elements = [{"b64": base64.b64encode(item).decode("ascii")} for item in tensor.elements]
     return nested(tensor.shape, elements)
 
 

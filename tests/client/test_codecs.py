@@ -7,8 +7,9 @@ import struct
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
-from mlserve.client.adapter import Reply
+from mlserve.client.adapter import ModelRef, Reply
 from mlserve.client.answers import Answer, choose_label
 from mlserve.client.endpoint import Endpoint
 from mlserve.client.oip import with_classes
@@ -23,7 +24,11 @@ from mlserve.errors import InferenceFailed, InvalidInput
 from mlserve.tensors import DType
 from mlserve.wire.headers import JSON_LENGTH
 from mlserve.wire.proto.inference_pb2 import ModelInferResponse
-from mlserve.wire.proto.serving_pb2 import PredictResponse
+from mlserve.wire.proto.serving_pb2 import (
+    GetModelMetadataResponse,
+    PredictResponse,
+    SignatureDefMap,
+)
 
 LATIN_1 = b"caf\xe9"
 
@@ -89,3 +94,26 @@ def test_a_graph_whose_scores_are_nan_has_failed_though_its_check_says_invalid_a
     error = refusal(InvalidInput, said, Endpoint.parse("h:1"), Deadline.after(1))
     assert type(error) is InferenceFailed
     assert "2 of 3 scores are NaN" in error.message
+
+
+def test_both_transports_leave_out_the_signatures_that_cannot_be_asked() -> None:
+    known = SignatureDefMap()
+    for name in ("dense", "sparse", "without_outputs", "initializer"):
+        made = known.signature_def[name]
+        made.inputs["x"].dtype = made.outputs["y"].dtype = DType.FLOAT32.tf_name
+        made.inputs["x"].name = made.outputs["y"].name = "node:0"
+    known.signature_def["sparse"].inputs["x"].coo_sparse.SetInParent()
+    known.signature_def["without_outputs"].ClearField("outputs")
+    known.signature_def["initializer"].outputs["y"].dtype = "DT_RESOURCE"
+    response, model = GetModelMetadataResponse(), ModelRef("m", 1)
+    response.metadata["signature_def"].value = known.SerializeToString()
+    spelt = {
+        "model_spec": {"name": "m", "version": "1"},
+        "metadata": {"signature_def": MessageToDict(known, preserving_proto_field_name=True)},
+    }
+
+    over_grpc = TfsGrpc().read_metadata(model, Reply(response.SerializeToString()))
+    over_rest = TfsRest().read_metadata(model, Reply(json.dumps(spelt).encode()))
+
+    assert [signature.name for signature in over_rest.signatures] == ["dense"]
+    assert over_rest == over_grpc
