@@ -8,14 +8,13 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from mlserve.tensors import PREDICT, DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, PREDICT, DType, Signature, TensorSpec
+from mlserve.wire.tensors import FLOATS
 
-_DEFAULT_SIGNATURE = "serving_default"
-_UNNAMED = (_DEFAULT_SIGNATURE, "infer")
+_UNNAMED = (DEFAULT_SIGNATURE, "infer")
 """Signatures that predict asks by itself; `infer` is the one function of Open Inference."""
 _SHOWN = 8
 """The most elements of an input that an example writes out; a larger one comes from a file."""
-_FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 
 
 def predict_command(signatures: Sequence[Signature]) -> str | None:
@@ -26,7 +25,7 @@ def predict_command(signatures: Sequence[Signature]) -> str | None:
     asked = [s for s in signatures if s.method == PREDICT and s.required]
     if not asked:
         return None
-    signature = next((s for s in asked if s.name == _DEFAULT_SIGNATURE), asked[0])
+    signature = next((s for s in asked if s.name == DEFAULT_SIGNATURE), asked[0])
     words = ["mlserve", "predict"]
     if signature.name not in _UNNAMED:
         words += ["--signature", signature.name]
@@ -41,7 +40,7 @@ def _value(spec: TensorSpec) -> str:
         return f"@{spec.name}.npy"
     if spec.dtype is DType.BYTES:
         return "good morning" if math.prod(sizes) == 1 else json.dumps(_filled(sizes, "good"))
-    number = True if spec.dtype is DType.BOOL else 0.5 if spec.dtype in _FLOATS else 1
+    number = True if spec.dtype is DType.BOOL else 0.5 if spec.dtype in FLOATS else 1
     return json.dumps(_filled(sizes, number))
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+DEFAULT_SIGNATURE = "serving_default"
+"""The name of the signature that is meant by a request without one (signature_constants.h)."""
 PREDICT = "predict"
 """The method of a signature that does not declare one."""
 _METHODS = "tensorflow/serving/"

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.client.adapter import InferRequest
-from mlserve.client.signature_choice import DEFAULT_SIGNATURE
 from mlserve.client.tensor import Tensor
 from mlserve.client.values import plain, tensor_of
 from mlserve.errors import InvalidInput, NotFound, UsageError, shortened
 from mlserve.hints import did_you_mean
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

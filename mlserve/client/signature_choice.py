@@ -8,11 +8,10 @@ from mlserve.client.adapter import USUAL_TOP_K, ImageRequest, SignatureChoice
 from mlserve.client.answers import Answer, ModelMetadata
 from mlserve.errors import UsageError
 from mlserve.input_example import predict_command
-from mlserve.tensors import PREDICT, DType, Signature
+from mlserve.tensors import DEFAULT_SIGNATURE, PREDICT, DType, Signature
 
 BEST = SignatureChoice("top_k", "image", (1,))
 RANKING = SignatureChoice("ranking", "image", (1,))
-DEFAULT_SIGNATURE = "serving_default"
 _EXAMPLES = (
     "; tf.Examples are for TensorFlow Serving's Classify and Regress over gRPC, and for :classify "
     "and :regress over REST"
