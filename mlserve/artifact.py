@@ -154,7 +154,7 @@ def without_manifest(base_path: Path, versions: Sequence[int]) -> tuple[int, ...
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One version of a model on disk: the folder `path`, version `number`.
+    """One version of a model on disk: the folder `path` of the version `version`.
 
     `manifest` is None for a model that mlserve did not export.
     """

@@ -260,7 +260,8 @@ def _no_source(
 
 
 def _known_or_own(request: ModelRequest, sources: Sequence[ModelSource]) -> str:
-    kinds = ".keras, .h5, .onnx, .pt2, .skops, or a SavedModel folder or .tar.gz"
+    kinds = ", ".join(kind for source in sources for kind in source.file_types)
+    kinds = kinds or "none, as no installed plugin opens files"
     if request.weights_path is not None:
         return f"give the weights of your own model in a file of a known kind: {kinds}"
     known = (name for source in sources for name in source.models)

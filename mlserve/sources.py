@@ -192,6 +192,8 @@ class ModelSource(ABC):
     """The command that installs the packages `open` needs."""
     models: ClassVar[tuple[str, ...]] = ()
     """The models it knows by name; empty for a source of the user's own files."""
+    file_types: ClassVar[tuple[str, ...]] = ()
+    """The types of the user's own files that it opens, as a hint names them: `.onnx`."""
     framework: ClassVar[str] = "tensorflow"
     """The `framework` of the models it opens."""
     kinds: ClassVar[tuple[Kind, ...]] = tuple(Kind)

@@ -3,7 +3,7 @@
 On a page with a `bash` block, all blocks in `bash` and `python` are run, in order, as one script in
 an empty home. Only the ports are replaced by free ones: 8500 and 8501 may be in use on the machine.
 What is shown in any other way (`sh`, indented, in a line of text) is not run, but its options must
-exist. A page that shows Python only shows files: `conformance/test_third_party.py` makes them.
+exist. A page that shows Python only shows files of `examples/`, whose own tests run them.
 """
 
 from __future__ import annotations

@@ -100,6 +100,18 @@ def test_what_the_model_refuses_is_said_and_not_held_against_it() -> None:
     assert "x must be 7" in rows.fact.why
 
 
+def test_a_model_that_refuses_a_row_alone_has_dependent_rows() -> None:
+    def in_threes(x: Any) -> Any:
+        if len(x) % 3:
+            raise InvalidInput("the rows come in threes")
+        return x
+
+    rows = rows_of(in_threes)
+    assert rows is not None
+    assert rows.are_dependent
+    assert "takes 3 rows, but not one alone (the rows come in threes)" in rows.fact.warning
+
+
 def test_types_that_cannot_be_made_up_are_said() -> None:
     rows = rows_of(lambda x: x, "x:bfloat16[?,2]")
     assert rows is not None

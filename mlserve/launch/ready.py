@@ -53,6 +53,7 @@ def wait_until_ready(
     """
     patience = _PROBE_TIMEOUT
     last: MlserveError = _NO_ATTEMPT
+    not_loaded: ModelLoadFailed | None = None
     with _client(record) as client:
         while (left := give_up - time.monotonic()) > 0:
             require_alive()
@@ -66,7 +67,7 @@ def wait_until_ready(
                 raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
             except ModelLoadFailed as error:
                 # A server of ours ends now, and its last words say more; a third-party one stays.
-                last = error
+                not_loaded = error
                 give_up = min(give_up, time.monotonic() + _LAST_WORDS)
             except _NOT_YET as error:
                 last = error
@@ -74,8 +75,8 @@ def wait_until_ready(
                 patience = patience * 2 if isinstance(error, DeadlineExceeded) else patience
             time.sleep(_PAUSE)
     require_alive()
-    if isinstance(last, ModelLoadFailed):
-        raise last
+    if not_loaded is not None:  # also of a server that has closed its ports, but not ended yet
+        raise not_loaded
     raise Unavailable(
         f"{record.name} was not ready in time (last: {last.message})",
         hint=_hint(record),

@@ -88,35 +88,20 @@ def test_a_record_with_a_pid_that_is_none_is_left_out(
     assert len(told) == 1
 
 
-def test_what_a_server_leaves_behind_is_stopped_with_it() -> None:
+@pytest.mark.parametrize(
+    ("on_sigterm", "timeout", "was_killed"),
+    [("lambda *_: (time.sleep(1), sys.exit())", 20, False), ("signal.SIG_IGN", 0.5, True)],
+    ids=["slow", "deaf"],
+)
+def test_what_a_server_leaves_behind_is_stopped_with_it(
+    on_sigterm: str, timeout: float, *, was_killed: bool
+) -> None:
     """As with TorchServe, whose start script dies of SIGTERM before its Java server does."""
-    slow = (
-        "import signal, sys, time\n"
-        "def end(*_): time.sleep(1); sys.exit()\n"
-        "signal.signal(signal.SIGTERM, end)\n"
-        "print('ready', flush=True)\n"
-        "time.sleep(600)"
-    )
-    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {slow!r}])"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True
-    ) as leader:
-        assert leader.stdout is not None
-        leader.stdout.readline()
-        [child] = psutil.Process(leader.pid).children()
-        record = replace(RECORD, pid=leader.pid, pid_created=created(leader.pid))
-
-        assert server_of(record).stop(20) is False
-
-        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-
-
-def test_what_outlives_even_sigterm_is_killed() -> None:
-    deaf = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    left = (
+        f"import signal, sys, time; signal.signal(signal.SIGTERM, {on_sigterm}); "
         "print('ready', flush=True); time.sleep(600)"
     )
-    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {deaf!r}])"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {left!r}])"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True
     ) as leader:
@@ -125,6 +110,6 @@ def test_what_outlives_even_sigterm_is_killed() -> None:
         [child] = psutil.Process(leader.pid).children()
         record = replace(RECORD, pid=leader.pid, pid_created=created(leader.pid))
 
-        assert server_of(record).stop(0.5) is True
+        assert server_of(record).stop(timeout) is was_killed
 
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

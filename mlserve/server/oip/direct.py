@@ -61,7 +61,7 @@ class DirectModel:
     def metadata(self, versions: tuple[str, ...], signature: str) -> bytes:
         """Return the JSON of `GET /v2/models/...`; the empty signature is the default one.
 
-        The headers of that answer are the parameter `headers`. Raises NotFound.
+        The headers of that answer are the parameter `HANDLER_HEADERS`. Raises NotFound.
         """
         described = describe(self._loaded, versions, self._platform, signature)
         headers = answer_headers(self._loaded) | contract_headers(described.contract)

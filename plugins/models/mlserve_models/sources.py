@@ -33,6 +33,7 @@ class KerasFileSource(ModelSource):
 
     name = "keras"
     summary = "your own Keras model: --model NAME --weights FILE.keras|FILE.h5 [--labels FILE]"
+    file_types = (".keras", ".h5")
     install_hint = INSTALL_HINT
     requires = ("keras", "tensorflow", "h5py")
 
@@ -54,6 +55,7 @@ class SavedModelSource(ModelSource):
 
     name = "savedmodel"
     summary = "your own SavedModel: --model NAME --weights DIR|FILE.tar.gz [--labels FILE]"
+    file_types = ("a SavedModel folder", ".tar.gz")
     install_hint = INSTALL_HINT
     requires = ("tensorflow", "numpy")
 

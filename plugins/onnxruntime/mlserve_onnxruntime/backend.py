@@ -128,6 +128,7 @@ class OnnxSource(ModelSource):
 
     name = "onnx"
     summary = "your own ONNX model: --model NAME --weights FILE.onnx [--labels FILE]"
+    file_types = (".onnx",)
     install_hint = install_command("mlserve-onnxruntime[serve]") + " onnx"
     framework = "onnx"
     requires = ("onnxruntime", "numpy", "onnx")

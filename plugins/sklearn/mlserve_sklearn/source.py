@@ -13,6 +13,7 @@ class SklearnSource(ModelSource):
 
     name = FRAMEWORK
     summary = "your own estimator: --model NAME --weights FILE.skops|FILE.joblib|FILE.pkl"
+    file_types = (".skops", ".joblib", ".pkl")
     install_hint = install_command("mlserve-sklearn[serve]")
     framework = FRAMEWORK
     requires = REQUIRES

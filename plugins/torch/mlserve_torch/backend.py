@@ -97,6 +97,7 @@ class TorchSource(ModelSource):
 
     name = "torch"
     summary = "your own PyTorch model: --model NAME --weights FILE.pt2|FILE.pt"
+    file_types = (".pt2", ".pt")
     install_hint = install_command("mlserve-torch[serve]")
     framework = "torch"
     requires = ("torch", "numpy", "ml_dtypes")

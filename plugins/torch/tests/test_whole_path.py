@@ -76,9 +76,11 @@ def test_a_device_that_is_not_there_is_named_and_no_server_is_left(
 ) -> None:
     sizes = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(nn.Linear(3, 2), (torch.rand(2, 3),), dynamic_shapes=sizes)
-    torch.export.save(program, tmp_path / "m.pt2")
-    assert cli("export", "--model", "m", "--weights", "m.pt2").returncode == 0
-    up = cli("up", "--model", "m", *FREE_PORTS, "--wait", "60", "--device", "cuda:99")
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    torch.export.save(program, version / "model.pt2")
+    served = ("--backend", "torch", "--model", "m", "--path", version.parent)
+    up = cli("up", *served, *FREE_PORTS, "--wait", "60", "--device", "cuda:99")
     assert up.returncode in (3, 5), "the server's end, or its version's state: what is seen first"
     assert "there is no device 'cuda:99' (there are: cpu" in up.stderr
     assert cli.ps() == []
