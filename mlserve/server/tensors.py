@@ -12,7 +12,7 @@ import numpy as np
 
 from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, shortened
 from mlserve.options import flag_of
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +32,6 @@ NUMPY: dict[DType, np.dtype[Any]] = {
 """The numpy dtype of each element type. Strings are object arrays of `bytes`."""
 
 
-DEFAULT_SIGNATURE = "serving_default"
 _NAMES_SHOWN = 10
 
 

@@ -27,10 +27,10 @@ from mlserve.server.codec.json_lists import (
 from mlserve.server.codec.rapidjson import JSON_NAMES
 from mlserve.server.tensors import NUMPY, Array
 from mlserve.tensors import DType, TensorSpec
+from mlserve.wire.tensors import FLOATS
 
 _PACKED = 1024
 """Items of a list above which it is packed and read in parts."""
-_FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 _BASE64_BLANKS = " \t\n\v\f\r"
 
 
@@ -100,7 +100,7 @@ def to_flat_array(spec: TensorSpec, flat: list[Any], *, overflows: bool) -> Arra
 
 def from_numbers(spec: TensorSpec, array: Array) -> Any:
     """Return an array of numbers or booleans as nested lists of JSON values, or a scalar as one."""
-    if spec.dtype in _FLOATS and spec.dtype is not DType.FLOAT64:
+    if spec.dtype in FLOATS and spec.dtype is not DType.FLOAT64:
         # The shortest decimal of a float32 is what a reader expects: 0.1, not 0.10000000149011612.
         array = array.astype(np.float32).astype(np.str_).astype(np.float64)
     return array.tolist()
@@ -145,7 +145,7 @@ def _allowed_types(dtype: DType) -> set[type]:
         return {str, dict}
     if dtype is DType.BOOL:
         return {bool}
-    return {int, float} if dtype in _FLOATS else {int}
+    return {int, float} if dtype in FLOATS else {int}
 
 
 def _to_array(spec: TensorSpec, values: Sequence[Any] | Array, *, overflows: bool) -> Array:
@@ -154,7 +154,7 @@ def _to_array(spec: TensorSpec, values: Sequence[Any] | Array, *, overflows: boo
         items = (_to_bytes(spec.name, item) for item in values)
         # The None keeps numpy from looking into the bytes.
         return np.array([*items, None], dtype=object)[:-1]
-    if spec.dtype in _FLOATS:
+    if spec.dtype in FLOATS:
         return _to_floats(spec, values, overflows=overflows)
     if spec.dtype is not DType.BOOL and len(values):
         limits = np.iinfo(dtype)

@@ -26,9 +26,9 @@ from mlserve.images import tiny_png
 from mlserve.server.errors import without_frames
 from mlserve.server.models.folders import Fingerprint
 from mlserve.server.models.versions import LoadRetries, ModelSpec
-from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
+from mlserve.server.tensors import NUMPY, Array
 from mlserve.sources import Kind, facts_to_json
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,6 @@ from mlserve.server.codec.images import check_images, input_of
 from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.tensors import from_bytes
 from mlserve.server.tensors import (
-    DEFAULT_SIGNATURE,
     NUMPY,
     Array,
     check_batch_length,
@@ -31,7 +30,7 @@ from mlserve.server.tensors import (
     find_signature,
 )
 from mlserve.settings import ServerSettings
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve.wire.headers import JSON_LENGTH
 
 if TYPE_CHECKING:

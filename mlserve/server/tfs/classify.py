@@ -38,11 +38,11 @@ from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import RequestRecord, begin, current
-from mlserve.server.tensors import DEFAULT_SIGNATURE, NUMPY, Array
+from mlserve.server.tensors import NUMPY, Array
 from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.examples import fields_of, read_examples
 from mlserve.server.tfs.model_spec import named_spec_of, telling_of_servables
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve.wire.headers import RANDOM_WEIGHTS
 from mlserve.wire.proto.framework_pb2 import SignatureDef
 from mlserve.wire.proto.serving_pb2 import (

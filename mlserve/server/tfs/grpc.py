@@ -25,7 +25,7 @@ from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import Purpose
-from mlserve.server.tensors import DEFAULT_SIGNATURE, check_batch_length, check_names
+from mlserve.server.tensors import check_batch_length, check_names
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.classify import InferenceGrpc
 from mlserve.server.tfs.model_spec import (
@@ -37,7 +37,7 @@ from mlserve.server.tfs.model_spec import (
 )
 from mlserve.server.tfs.signature_defs import signature_def_map
 from mlserve.settings import ServerSettings
-from mlserve.tensors import Signature
+from mlserve.tensors import DEFAULT_SIGNATURE, Signature
 from mlserve.wire.headers import CONTRACT, RANDOM_WEIGHTS
 from mlserve.wire.proto.model_config_pb2 import ModelServerConfig
 from mlserve.wire.proto.serving_pb2 import (

@@ -29,16 +29,11 @@ from mlserve.server.codec.json_values import (
     to_flat_array,
 )
 from mlserve.server.codec.rapidjson import shown, type_of_value
-from mlserve.server.tensors import (
-    DEFAULT_SIGNATURE,
-    Array,
-    check_batch_length,
-    check_names,
-    misspelt,
-)
+from mlserve.server.tensors import Array, check_batch_length, check_names, misspelt
 from mlserve.server.tfs.tensor_proto import type_name
 from mlserve.settings import ServerSettings
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
+from mlserve.wire.tensors import COMPLEX
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -53,7 +48,6 @@ _PLAIN_ROWS = (
     "instances is a plain list, but expecting list of objects as multiple input tensors required "
     "as per tensorinfo_map"
 )
-_COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 
 
 def signature_asked(body: bytes | bytearray) -> str:
@@ -128,7 +122,7 @@ def write_outputs(signature: Signature, outputs: Tensors, *, as_rows: bool) -> b
 
 def to_array(spec: TensorSpec, value: Any) -> Array:
     """Return nested lists of JSON values as an array. Raises InvalidInput naming the input."""
-    if spec.dtype in _COMPLEX:
+    if spec.dtype in COMPLEX:
         raise InvalidInput(f"input '{spec.name}' is {spec.dtype.label}, which JSON has no form for")
     shape, flat = flatten(spec.name, value)
     if shape and shape[-1] == 0 and spec.shape is not None:  # [] does not show what it is a list of
@@ -147,7 +141,7 @@ def from_array(spec: TensorSpec, array: Array) -> Any:
     if spec.dtype is DType.BYTES:
         as_object = spec.name.endswith("_bytes")
         return _map(lambda item: _text(item, as_object=as_object), array.tolist())
-    if spec.dtype in _COMPLEX:
+    if spec.dtype in COMPLEX:
         raise InvalidInput(
             f"output '{spec.name}' is {spec.dtype.label}, which JSON has no form for",
             hint="ask over gRPC",

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from mlserve.errors import InvalidInput, NotFound, NotYet, bounded, shortened
 from mlserve.server.models.versions import NotServed
-from mlserve.server.tensors import DEFAULT_SIGNATURE, find_signature, known_signatures
-from mlserve.tensors import Signature
+from mlserve.server.tensors import find_signature, known_signatures
+from mlserve.tensors import DEFAULT_SIGNATURE, Signature
 from mlserve.wire.proto.serving_pb2 import ModelSpec
 
 _LARGEST = 2**63 - 1

@@ -23,7 +23,7 @@ from mlserve.server.codec.proto_reader import narrow, numbers
 from mlserve.server.tensors import NUMPY, Array
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.wire.proto.framework_pb2 import TensorProto
-from mlserve.wire.tensors import TENSOR_PROTO_FIELDS
+from mlserve.wire.tensors import COMPLEX, TENSOR_PROTO_FIELDS
 
 _MOST_DIMENSIONS = 254
 """TensorFlow's own limit for a shape."""
@@ -37,7 +37,6 @@ _TYPE_NAMES = {
 }
 """TensorFlow's names of types where they differ from numpy's."""
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)
-_COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _VALUE_FIELDS = set(TENSOR_PROTO_FIELDS.values())
 _CONTINUES, _LONGEST_VARINT = 0x80, 63
 _BY_NUMBER = {dtype.tf_number: dtype for dtype in DType}
@@ -117,7 +116,7 @@ def _values(array: Array, dtype: DType) -> Iterable[Any]:
         return [_to_bytes(item) for item in flat.tolist()]
     if dtype in _HALVES:
         flat = flat.view(np.uint16)
-    elif dtype in _COMPLEX:
+    elif dtype in COMPLEX:
         flat = flat.view(flat.real.dtype)
     values: list[Any] = flat.tolist()
     return values
@@ -201,7 +200,7 @@ def _from_values(
 ) -> Array:
     field = TENSOR_PROTO_FIELDS[dtype]
     values = getattr(proto, field)
-    count, per_value = math.prod(shape), 2 if dtype in _COMPLEX else 1
+    count, per_value = math.prod(shape), 2 if dtype in COMPLEX else 1
     sent, rest = divmod(len(values), per_value)
     if rest or sent > count:
         raise InvalidInput(
@@ -233,7 +232,7 @@ def _parse(name: str, dtype: DType, proto: TensorProto) -> Array:
     if dtype in _HALVES:
         wide = numbers(proto, field, np.dtype(np.int64))
         return narrow(name, wide, np.dtype(np.uint16)).view(target)
-    if dtype in _COMPLEX:
+    if dtype in COMPLEX:
         return numbers(proto, field, target.type(0).real.dtype).view(target)
     if field == TENSOR_PROTO_FIELDS[DType.INT32]:
         return narrow(name, numbers(proto, field, np.dtype(np.int64)), target)
