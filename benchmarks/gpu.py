@@ -1,6 +1,6 @@
 """The torch backend on a GPU: one script, each part on its own, one JSON report on stdout.
 
-Inception v3 of torchvision with seeded weights, and a JPEG of about 64 kB. Targets on an H200: a
+Inception v3 of torchvision with seeded weights, and a JPEG of about 55 kB. Targets on an H200: a
 request through the server takes at most 1.5 ms more than the same work in process, and 64 clients
 get at least 0.7 of the rate that batches of 32 have in process. A part that fails is reported with
 its error, and the next one runs.
