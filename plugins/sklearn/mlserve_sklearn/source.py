@@ -15,6 +15,7 @@ class SklearnSource(ModelSource):
     summary = "your own estimator: --model NAME --weights FILE.skops|FILE.joblib|FILE.pkl"
     install_hint = install_command("mlserve-sklearn[serve]")
     framework = FRAMEWORK
+    options = ("inputs", "allow_pickle", "trusted_types", "allow_version_mismatch")
     requires = REQUIRES
 
     def accepts(self, request: ModelRequest) -> bool:

@@ -99,6 +99,7 @@ class TorchSource(ModelSource):
     summary = "your own PyTorch model: --model NAME --weights FILE.pt2|FILE.pt"
     install_hint = install_command("mlserve-torch[serve]")
     framework = "torch"
+    options = ("inputs", "allow_pickle")
     requires = ("torch", "numpy", "ml_dtypes")
 
     def accepts(self, request: ModelRequest) -> bool:
