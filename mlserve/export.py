@@ -31,6 +31,7 @@ from mlserve.kinds import require_fitting_options, require_kind
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Exif
 from mlserve.sources import (
+    SOME_USE,
     Classifier,
     Fact,
     How,
@@ -77,6 +78,7 @@ def export(
     request = replace(request, labels=request.given_labels())
     source = _source_for(request)
     require_kind(request, source)
+    _require_used(request, source)
     runtime = plugins.backend(backend_for(request, source, backend))
     _require_exif(request, runtime)
     into = Store(store)
@@ -221,6 +223,21 @@ def _require_weights(request: ModelRequest) -> None:
     if path is not None and not path.exists():
         raise UsageError(
             f"--weights {path}: there is no such file", hint="check the path and the spelling"
+        )
+
+
+def _require_used(request: ModelRequest, source: ModelSource) -> None:
+    """Raise UsageError for options that the source would ignore, naming the first."""
+    unused = [
+        option
+        for field, option in SOME_USE.items()
+        if getattr(request, field) and field not in source.options
+    ]
+    if unused:
+        raise UsageError(
+            f"{unused[0]} has no effect on {request.model}, which the model source {source.name} "
+            "opens",
+            hint=f"leave {' and '.join(unused)} out",
         )
 
 

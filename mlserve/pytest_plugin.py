@@ -34,11 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Collect the suite, unless files were named. Raises UsageError for an unknown backend."""
     config.addinivalue_line("markers", "server: starts a process or waits on whole commands")
-    name = config.getoption("--mlserve-backend")
-    if name is None:
-        return
     import pytest
 
+    name = config.getoption("--mlserve-backend")
+    if name is None:
+        if config.getoption("--mlserve-model") is not None:
+            raise pytest.UsageError("--mlserve-model needs --mlserve-backend NAME")
+        return
     from mlserve import plugins
     from mlserve.errors import MlserveError
 

@@ -178,6 +178,15 @@ Model = Classifier | TensorModel
 """A model in memory."""
 
 
+SOME_USE = {
+    "inputs": "--input",
+    "allow_pickle": "--allow-pickle",
+    "trusted_types": "--trusted-types",
+    "allow_version_mismatch": "--allow-version-mismatch",
+}
+"""The fields of ModelRequest that only some sources use, and the option of each."""
+
+
 class ModelSource(ABC):
     """A place that models come from, such as TF-Hub or a Keras file.
 
@@ -198,6 +207,8 @@ class ModelSource(ABC):
     """The `framework` of the models it opens."""
     kinds: ClassVar[tuple[Kind, ...]] = tuple(Kind)
     """The kinds of model that it opens; `--kind` selects one."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """The fields of ModelRequest in `SOME_USE` that `open` uses; the others are refused."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules `open` imports; `mlserve plugins` lists the absent ones."""
 

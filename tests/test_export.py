@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from mlserve.export import export
 from mlserve.pipeline import Activation, Exif, ImagePipeline
 from mlserve.sources import ModelRequest
 from mlserve.store import Store
+from mlserve.tensors import DType, TensorSpec
 
 ABSENT_PLUGIN = """
 from mlserve.plugins import hookimpl
@@ -220,6 +222,27 @@ def test_a_broken_package_is_not_called_absent(store: Store, install_plugin: Ins
     with pytest.raises(PluginError, match=r"installed but broken: .*forgot_to_require"):
         export(ModelRequest("broken"), "echo", store=store.root)
     assert store.versions("echo", "broken") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ({"inputs": (TensorSpec("x", DType.FLOAT32, (None, 4)),)}, "--input"),
+        ({"allow_pickle": True}, "--allow-pickle"),
+        (
+            {"trusted_types": ("a.B",), "allow_version_mismatch": True},
+            "--trusted-types and --allow-version-mismatch",
+        ),
+    ],
+)
+def test_an_option_that_the_source_would_ignore_is_refused(
+    given: dict[str, Any], options: str, store: Store, request_echo: ModelRequest
+) -> None:
+    why = f"{options.partition(' ')[0]} has no effect on echo, which the model source .* opens"
+    with pytest.raises(UsageError, match=why) as refused:
+        export(replace(request_echo, **given), "echo", store=store.root)
+    assert refused.value.hint == f"leave {options} out"
+    assert store.versions("echo", "echo") == []
 
 
 # `--exif apply`: an older mlserve cannot miss it, and a backend that cannot do it says so.

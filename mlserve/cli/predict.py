@@ -24,7 +24,7 @@ from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
 from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
-from mlserve.rows.kinds import STDIN, FileKind, Stdin, kind_by_content, tables_among
+from mlserve.rows.kinds import STDIN, FileKind, Stdin, is_text_line, kind_by_content, tables_among
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -240,6 +240,11 @@ def _call_of(
         raise UsageError(
             "--format is for standard input", hint="the suffix of a file says what is in it"
         )
+    if format_ not in (None, InputFormat.IMAGE) and len(files) > 1:
+        raise UsageError(
+            f"--format {format_}: a table on standard input does not go with other files",
+            hint="ask about it with a command of its own",
+        )
     if inputs:
         from mlserve.cli.tensors import request_of_inputs
         from mlserve.rows.given import parse_inputs
@@ -298,6 +303,11 @@ class _OfStdin:
         if self.format is None:
             start = run_within(deadline, "reading standard input", stdin.peek)
             kind = kind_by_content(start)
+            if kind is FileKind.IMAGE and is_text_line(start):
+                raise UsageError(
+                    "standard input is text, but its first line has no comma, semicolon or tab",
+                    hint="for a table with one column: --format csv",
+                )
         else:
             kind = FileKind(self.format.value)
         if kind is FileKind.IMAGE:

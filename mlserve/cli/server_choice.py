@@ -189,7 +189,6 @@ class ServerChoice:
 def _recorded_tls(record: ServerRecord, deadline: Deadline) -> Tls | None:
     if not record.serving.settings.speaks_tls:
         return None
-    from mlserve.background import run_within
     from mlserve.launch.access import tls_of
 
     doing = f"reading {record.serving.settings.tls_cert}"

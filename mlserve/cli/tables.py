@@ -23,10 +23,10 @@ from mlserve.rows.columns import (
     whole_outputs,
 )
 from mlserve.rows.files import Source, file_name, read_file, require_file
-from mlserve.rows.kinds import STDIN, FileKind, Stdin
+from mlserve.rows.kinds import STDIN, FileKind, Stdin, is_request
 from mlserve.rows.objects import parse_json
 from mlserve.rows.reading import RowReader
-from mlserve.rows.requests import is_request, parse_request
+from mlserve.rows.requests import parse_request
 from mlserve.rows.resuming import Key, key_of, rows_in_jsonl, rows_in_table
 from mlserve.rows.writers import Layout, Writer
 
@@ -295,7 +295,9 @@ class Run:
 
 
 def _tell(outcome: RowError) -> None:
-    note(f"error: {outcome.place}: {outcome.error.message}")
+    where, message = str(outcome.place), outcome.error.message
+    is_named = not outcome.place.number and message.startswith(where)
+    note(f"error: {message}" if is_named else f"error: {where}: {message}")
     if outcome.error.hint:
         note(f"hint: {outcome.error.hint}")
 

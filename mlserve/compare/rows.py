@@ -12,8 +12,16 @@ from typing import Any
 from mlserve.client import Client
 from mlserve.client.outputs import Outputs
 from mlserve.compare.asking import WARM_UPS, Served, each_in_turn
-from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, Unavailable, UsageError
-from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowAnswer, RowError
+from mlserve.errors import MlserveError, Unavailable, UsageError
+from mlserve.rows.asking import (
+    DEFAULT_BATCH,
+    OF_ROWS,
+    Asking,
+    Outcome,
+    ReadyRow,
+    RowAnswer,
+    RowError,
+)
 from mlserve.rows.columns import (
     has_dependent_rows,
     named_columns,
@@ -22,16 +30,13 @@ from mlserve.rows.columns import (
     whole_outputs,
 )
 from mlserve.rows.files import Source, read_file, require_file
-from mlserve.rows.kinds import FileKind
+from mlserve.rows.kinds import FileKind, is_request
 from mlserve.rows.objects import parse_json
 from mlserve.rows.reading import RowReader
-from mlserve.rows.requests import JsonRequest, is_request, parse_request
+from mlserve.rows.requests import JsonRequest, parse_request
 from mlserve.rows.table import BadRow, Place
 from mlserve.rows.writers import rows_of
 from mlserve.tensors import Signature, TensorSpec
-
-_OF_ROWS = (InvalidInput, InferenceFailed)
-"""Errors that may be the fault of one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +259,7 @@ def _require_answer(target: AskedTarget, answer: Any) -> None:
     """Raise the error of a target that is not the fault of a row."""
     for outcome in answer if isinstance(answer, list) else [answer]:
         error = outcome.error if isinstance(outcome, RowError) else outcome
-        if isinstance(error, MlserveError) and not isinstance(error, _OF_ROWS):
+        if isinstance(error, MlserveError) and not isinstance(error, OF_ROWS):
             with _named(target.name):
                 raise error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,21 +20,30 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 def write_plugin(name: str, into: Path) -> list[Path]:
     """Write the backend's files into the folder `into`, which must be new; return their paths.
 
-    Raises UsageError for a name that is not valid or is taken, and for a folder that exists.
+    Raises UsageError for a name that is not valid or is taken, and for a folder that exists or
+    cannot be written.
     """
     _check_name(name)
     if into.exists():
         raise UsageError(
             f"{into} exists already", hint="choose another folder: --into DIR, or remove it"
         )
-    written = []
+    try:
+        return list(_written(name, into))
+    except OSError as error:
+        raise UsageError(
+            f"{into} cannot be written: {error.strerror or error}",
+            hint="choose a folder that you may write to: --into DIR",
+        ) from error
+
+
+def _written(name: str, into: Path) -> Iterator[Path]:
     root = files("mlserve.new_plugin") / "template"
     for source in sorted(_below(Path(str(root)))):
         target = into / _named(source.relative_to(str(root)).as_posix(), name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_named(source.read_text(), name))
-        written.append(target)
-    return written
+        yield target
 
 
 def _check_name(name: str) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH = 128
 """Rows of a request: an eighth of the server's default `--max-batch-length`."""
-_OF_ROWS = (InvalidInput, InferenceFailed)
+OF_ROWS = (InvalidInput, InferenceFailed)
 """Errors that may be the fault of one row."""
 _FOR_ALL = (Unavailable, PluginError, UsageError)
 """Errors that every other row would get too, if they are not of one row."""
@@ -137,7 +137,7 @@ class Asking:
             yield from _shares(rows, answer)
 
     def _parts(self, rows: Sequence[ReadyRow], error: MlserveError) -> Iterator[Outcome]:
-        may_be_of_one = isinstance(error, _OF_ROWS)
+        may_be_of_one = isinstance(error, OF_ROWS)
         if isinstance(error, _FOR_ALL) and not may_be_of_one:
             raise error
         if len(rows) == 1 or not may_be_of_one:

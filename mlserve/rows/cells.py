@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlserve.errors import shortened
-from mlserve.tensors import DType
+from mlserve.errors import InvalidInput, shortened
+from mlserve.tensors import DType, TensorSpec
 
 _NUMBER = re.compile(
     r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf(inity)?)\s*", re.I
@@ -127,6 +127,16 @@ def value_reader(dtype: DType) -> Callable[[Any], Any]:
         return _string(value) if dtype is DType.BYTES else _number_of(value, dtype)
 
     return read
+
+
+def input_value(spec: TensorSpec, value: Any) -> Any:
+    """Return an input's value from JSON, or lists of them. Raises InvalidInput, naming it."""
+    try:
+        return value_reader(spec.dtype)(value)
+    except WrongCell as error:
+        raise InvalidInput(
+            f"input {spec.name!r}: {error}", hint=f"the model takes {spec}"
+        ) from error
 
 
 def _number_of(value: Any, dtype: DType) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlserve.errors import InvalidInput, UsageError, shortened
 from mlserve.rows.asking import rank_of
-from mlserve.rows.cells import WrongCell, parsed_json, value_reader
+from mlserve.rows.cells import input_value, parsed_json
 from mlserve.rows.kinds import STDIN, FileKind, kind_by_content, kind_by_name
 from mlserve.rows.objects import parse_json
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -106,7 +106,7 @@ def _value(item: GivenInput, spec: TensorSpec | None, read: Read) -> Any:
         ) from error
     if is_string and not isinstance(value, str | list):
         return item.text
-    return value if spec is None else _checked(item.name or "", value, spec)
+    return value if spec is None else input_value(spec, value)
 
 
 def _file_value(name: str, file: str, spec: TensorSpec | None, read: Read) -> Any:
@@ -117,18 +117,11 @@ def _file_value(name: str, file: str, spec: TensorSpec | None, read: Read) -> An
     if spec is None or spec.dtype is DType.BYTES:
         return data
     if kind is FileKind.JSON:
-        return _checked(name, parse_json(file, data), spec)
+        return input_value(spec, parse_json(file, data))
     raise InvalidInput(
         f"{file} is neither .npy nor .json, so it cannot be the numbers of {spec}",
         hint="give numbers as a file of np.save or as JSON; for a table: mlserve predict rows.csv",
     )
-
-
-def _checked(name: str, value: Any, spec: TensorSpec) -> Any:
-    try:
-        return value_reader(spec.dtype)(value)
-    except WrongCell as error:
-        raise InvalidInput(f"input {name!r}: {error}", hint=f"the model takes {spec}") from error
 
 
 def _arrays(file: str, read: Read) -> Mapping[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import PurePath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mlserve.errors import UsageError, readable
 
@@ -75,7 +75,7 @@ def kind_by_content(start: bytes) -> FileKind:
         return _kind_of_objects(text)
     line, newline, _ = text.partition(b"\n")
     is_line = bool(newline) and any(mark in line for mark in _DELIMITERS)
-    return FileKind.CSV if is_line and _is_text(line) else FileKind.IMAGE
+    return FileKind.CSV if is_line and is_text_line(text) else FileKind.IMAGE
 
 
 def _kind_of_objects(text: bytes) -> FileKind:
@@ -86,16 +86,21 @@ def _kind_of_objects(text: bytes) -> FileKind:
     except (ValueError, RecursionError):
         is_long = not newline and not _REQUEST.match(line)  # the rest of it has not come yet
         return FileKind.JSONL if is_long else FileKind.JSON
-    is_request = isinstance(first, dict) and ("instances" in first or "inputs" in first)
-    return FileKind.JSON if is_request else FileKind.JSONL
+    return FileKind.JSON if is_request(first) else FileKind.JSONL
 
 
-def _is_text(line: bytes) -> bool:
+def is_request(data: Any) -> bool:
+    """Return whether JSON data is a request, in either form, and not a table."""
+    return isinstance(data, Mapping) and not {"instances", "inputs"}.isdisjoint(data)
+
+
+def is_text_line(start: bytes) -> bool:
+    """Return whether a stream starts with a line of text, whose first bytes these are."""
     try:
-        text = line.decode()
+        text = start.partition(b"\n")[0].decode("utf-8-sig")
     except UnicodeDecodeError:
         return False
-    return all(char.isprintable() or char in "\t\r" for char in text)
+    return bool(text) and all(char.isprintable() or char in "\t\r" for char in text)
 
 
 class Stdin(io.RawIOBase):

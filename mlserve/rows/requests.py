@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.errors import InvalidInput, UsageError, shortened
-from mlserve.rows.cells import WrongCell, value_reader
+from mlserve.rows.cells import BYTES_KEY, input_value
+from mlserve.rows.kinds import is_request
 from mlserve.tensors import Signature, TensorSpec
 
 _FORMS = (
@@ -36,11 +37,6 @@ class JsonRequest:
     signature: str | None
     outputs: tuple[str, ...] | None
     inputs: Callable[[Signature], dict[str, Any]]
-
-
-def is_request(data: Any) -> bool:
-    """Return whether JSON data is a request, in either form, and not a table."""
-    return isinstance(data, Mapping) and not {"instances", "inputs"}.isdisjoint(data)
 
 
 def parse_request(file: str, data: Any) -> JsonRequest:
@@ -72,7 +68,7 @@ def _rows(file: str, instances: Any, signature: Signature) -> dict[str, Any]:
         raise InvalidInput(f"instances in {file} is not a list of rows", hint=_FORMS)
     if not all(_is_row(item) for item in instances):
         spec = _only_input(file, signature)
-        return {spec.name: _read(spec, instances)}
+        return {spec.name: input_value(spec, instances)}
     names = list(instances[0])
     for at, row in enumerate(instances):
         if row.keys() != set(names):
@@ -88,12 +84,12 @@ def _columns(file: str, inputs: Any, signature: Signature) -> dict[str, Any]:
     if _is_row(inputs):
         return {name: _named(signature, name, value) for name, value in inputs.items()}
     spec = _only_input(file, signature)
-    return {spec.name: _read(spec, inputs)}
+    return {spec.name: input_value(spec, inputs)}
 
 
 def _is_row(value: Any) -> bool:
     """Return whether it is an object of inputs, and not bytes in base64."""
-    return isinstance(value, Mapping) and value.keys() != {"b64"}
+    return isinstance(value, Mapping) and value.keys() != {BYTES_KEY}
 
 
 def _only_input(file: str, signature: Signature) -> TensorSpec:
@@ -108,16 +104,7 @@ def _only_input(file: str, signature: Signature) -> TensorSpec:
 
 def _named(signature: Signature, name: str, value: Any) -> Any:
     spec = next((spec for spec in signature.inputs if spec.name == name), None)
-    return value if spec is None else _read(spec, value)
-
-
-def _read(spec: TensorSpec, value: Any) -> Any:
-    try:
-        return value_reader(spec.dtype)(value)
-    except WrongCell as error:
-        raise InvalidInput(
-            f"input {spec.name!r}: {error}", hint=f"the model takes {spec}"
-        ) from error
+    return value if spec is None else input_value(spec, value)
 
 
 def _open_inference(file: str, data: Mapping[str, Any]) -> JsonRequest:
@@ -149,7 +136,7 @@ def _tensor(file: str, tensor: Mapping[str, Any], signature: Signature) -> Any:
             f"the input {name!r} in {file} is {shortened(str(datatype))}; the model takes {spec}",
             hint=f"its datatype is {spec.dtype.oip_name}",
         )
-    value = _read(spec, tensor["data"])
+    value = input_value(spec, tensor["data"])
     return value if shape is None else _reshaped(file, name, value, shape)
 
 

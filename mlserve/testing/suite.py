@@ -18,6 +18,9 @@ _NO_SAMPLE = (
 )
 
 
+_NO_VERSION = "--mlserve-model {}: it is not a folder that holds numbered version folders"
+
+
 class _Chosen:
     """The backend and the model that the command line names."""
 
@@ -37,8 +40,11 @@ class _Chosen:
     ) -> Artifact:
         given: str | None = request.config.getoption("--mlserve-model")
         if given is not None:
-            folder = Path(given)
-            return Artifact.open(folder, folder.name, max(folders_by_version(folder)))
+            folder = Path(given).absolute()
+            versions = folders_by_version(folder) if folder.is_dir() else {}
+            if not versions:
+                pytest.fail(_NO_VERSION.format(given), pytrace=False)
+            return Artifact.open(folder, folder.name, max(versions))
         base_path = tmp_path_factory.mktemp(backend_name) / "sample"
         (base_path / "1").mkdir(parents=True)
         backend = plugins.backend(backend_name)

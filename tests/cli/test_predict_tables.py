@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,21 @@ def test_standard_input(two: Any, table: Any, content: bytes, words: tuple[str, 
     assert (outcome.returncode, outcome.stdout) == (0, ANSWERS), outcome.stderr
 
 
+def test_text_that_looks_like_no_table_needs_a_format(two: Any, table: Any) -> None:
+    path = table("rows", "a\n1\n")
+    with path.open() as stdin:
+        guessed = two("-", stdin=stdin)
+    with path.open() as stdin:
+        told = two("-", "--format", "csv", stdin=stdin)
+
+    assert guessed.returncode == 2
+    assert guessed.stderr == (
+        "error: standard input is text, but its first line has no comma, semicolon or tab\n"
+        "hint: for a table with one column: --format csv\n"
+    )
+    assert "has no column 'b'" in told.stderr
+
+
 def test_bad_rows_stop_no_other(two: Any, table: Any) -> None:
     path = table("rows.csv", "a,b,label\n1,2,x\n3,4,y\n5,abc,z\n7\n9,,q\n")
     outcome = two(path)
@@ -192,9 +208,8 @@ def test_several_files_have_their_names_in_the_answers(two: Any, table: Any) -> 
         f"file\trow\tproduct\tsum\n{good}\t1\t2.0\t3.0\n"
         f"{good.with_name('last.jsonl')}\t1\t12.0\t7.0\n"
     )
-    assert f"error: {bad}: {bad} has no column 'b'\nhint: is it 'c'?" not in outcome.stderr
-    assert f"{bad} has no column 'b'" in outcome.stderr
-    assert "gone.csv cannot be read: No such file or directory" in outcome.stderr
+    assert f"error: {bad} has no column 'b'\nhint: the model takes" in outcome.stderr
+    assert "error: gone.csv cannot be read: No such file or directory\n" in outcome.stderr
     assert outcome.returncode == 2
 
 
@@ -439,7 +454,8 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_is_answered(
         where = ("--signature", "two", "--endpoint", server.grpc, "--output-file", answers)
         limits = ("--batch", 1, "--parallel", 1, "--max-attempts", 1)
         process = cli.start("predict", pipe, *where, *limits)
-        with pipe.open("w") as rows:
+        # It may end before it has read the last rows: at row 2, if that is asked about too late.
+        with suppress(BrokenPipeError), pipe.open("w") as rows:
             print("a,b\n1,2\n3,4", file=rows, flush=True)
             wait_until(lambda: answers.exists() and len(answers.read_text().splitlines()) > 1)
             server.process.kill()
@@ -515,6 +531,7 @@ def _read(terminal: int) -> bytes:
         (("rows.csv", "--resume"), "--resume needs the file to go on with"),
         (("rows.csv", "--resume", "--output-file", "a.npz"), "--resume cannot go on with npz"),
         (("rows.csv", "--format", "csv"), "--format is for standard input"),
+        (("-", "horse.jpg", "--format", "csv"), "--format csv: a table on standard input does not"),
         (("horse.jpg", "--batch", "3"), "--batch does not go with images"),
         (("horse.jpg", "--output", "csv"), "--output csv does not go with images"),
         (("gone.csv",), "gone.csv cannot be read: No such file or directory"),

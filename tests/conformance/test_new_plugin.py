@@ -110,6 +110,13 @@ def test_a_name_that_is_taken(tmp_path: Path) -> None:
         write_plugin("tfserving", tmp_path / "new")
 
 
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match=r"file/new cannot be written: Not a directory") as refused:
+        write_plugin("fresh", tmp_path / "file" / "new")
+    assert refused.value.hint == "choose a folder that you may write to: --into DIR"
+
+
 def test_a_folder_that_exists(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("mine")
     with pytest.raises(UsageError, match="exists already"):

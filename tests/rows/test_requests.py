@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mlserve.errors import InvalidInput, UsageError
-from mlserve.rows.requests import is_request, parse_request
+from mlserve.rows.kinds import is_request
+from mlserve.rows.requests import parse_request
 from mlserve.tensors import DType, Signature, TensorSpec
 
 ONE = Signature("serving_default", (TensorSpec("x", DType.FLOAT32, (None, 2)),), ())

@@ -16,6 +16,7 @@ class SklearnSource(ModelSource):
     file_types = (".skops", ".joblib", ".pkl")
     install_hint = install_command("mlserve-sklearn[serve]")
     framework = FRAMEWORK
+    options = ("inputs", "allow_pickle", "trusted_types", "allow_version_mismatch")
     requires = REQUIRES
 
     def accepts(self, request: ModelRequest) -> bool:
