@@ -27,7 +27,7 @@ from mlserve.errors import (
     reason_of,
 )
 from mlserve.hints import did_you_mean
-from mlserve.kinds import require_fitting_options, require_kind
+from mlserve.kinds import require_fitting_options, require_kind, require_taken_inputs
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Exif
 from mlserve.sources import (
@@ -77,6 +77,7 @@ def export(
     request = replace(request, labels=request.given_labels())
     source = _source_for(request)
     require_kind(request, source)
+    require_taken_inputs(request, source)
     runtime = plugins.backend(backend_for(request, source, backend))
     _require_exif(request, runtime)
     into = Store(store)

@@ -40,6 +40,15 @@ def require_kind(request: ModelRequest, source: ModelSource) -> None:
         _require_no_image_options(request, f"{request.model} is exported as tensors")
 
 
+def require_taken_inputs(request: ModelRequest, source: ModelSource) -> None:
+    """Raise UsageError, before anything is opened, for inputs that the source would ignore."""
+    if request.inputs and not source.takes_inputs:
+        raise UsageError(
+            f"--input describes the inputs of {request.model}, which says them itself",
+            hint="leave --input out",
+        )
+
+
 def require_fitting_options(request: ModelRequest, model: TensorModel) -> None:
     """Raise UsageError for options of image classifiers, naming the first that is given."""
     fact = model.facts.get("kind")

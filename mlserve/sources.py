@@ -198,6 +198,8 @@ class ModelSource(ABC):
     """The `framework` of the models it opens."""
     kinds: ClassVar[tuple[Kind, ...]] = tuple(Kind)
     """The kinds of model that it opens; `--kind` selects one."""
+    takes_inputs: ClassVar[bool] = False
+    """Whether `--input` may describe the inputs, as some of its files do not."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules `open` imports; `mlserve plugins` lists the absent ones."""
 

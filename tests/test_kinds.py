@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from mlserve.errors import ExportError, UsageError
-from mlserve.kinds import is_for_tensors, kind_fact, require_fitting_options, require_kind
+from mlserve.kinds import (
+    is_for_tensors,
+    kind_fact,
+    require_fitting_options,
+    require_kind,
+    require_taken_inputs,
+)
 from mlserve.pipeline import Exif
 from mlserve.sources import (
     Classifier,
@@ -19,6 +25,7 @@ from mlserve.sources import (
     Progress,
     TensorModel,
 )
+from mlserve.tensors import DType, TensorSpec
 
 PROBLEM = ExportError("it takes float32[?,4], not images")
 TABLE = TensorModel(
@@ -102,3 +109,13 @@ def test_a_source_of_one_kind_refuses_the_other() -> None:
     with pytest.raises(UsageError, match="--kind tensors: m is exported as image-classifier only"):
         require_kind(ModelRequest("m", kind=Kind.TENSORS), Source(Kind.IMAGE_CLASSIFIER))
     require_kind(ModelRequest("m", kind=Kind.IMAGE_CLASSIFIER), Source(Kind.IMAGE_CLASSIFIER))
+
+
+def test_inputs_are_refused_by_a_source_that_would_ignore_them() -> None:
+    request = ModelRequest("m", inputs=(TensorSpec("x", DType.FLOAT32, (None, 4)),))
+    source = Source()
+    with pytest.raises(UsageError, match="--input describes the inputs of m, which says them"):
+        require_taken_inputs(request, source)
+    require_taken_inputs(ModelRequest("m"), source)
+    source.takes_inputs = True  # type: ignore[misc]
+    require_taken_inputs(request, source)

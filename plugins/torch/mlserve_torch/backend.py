@@ -100,6 +100,7 @@ class TorchSource(ModelSource):
     file_types = (".pt2", ".pt")
     install_hint = install_command("mlserve-torch[serve]")
     framework = "torch"
+    takes_inputs = True
     requires = ("torch", "numpy", "ml_dtypes")
 
     def accepts(self, request: ModelRequest) -> bool:
