@@ -16,8 +16,8 @@ from mlserve.paths import cache_dir
 def confine_frameworks() -> None:
     """Switch telemetry off, whatever the user set, and put Keras' folder into our cache.
 
-    Each plugin calls this in its package's `__init__`, which runs before any module of it, and so
-    before it can import a framework; child processes inherit the settings.
+    A plugin of a framework that writes there calls this in its package's `__init__`, which runs
+    before any module of it; child processes inherit the settings.
 
     ONNX Runtime 1.29 and later keep a device id and an event queue under ~/.cache/Microsoft on
     Linux unless this variable is set before the import. Keras writes ~/.keras when it is imported;

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from mlserve.errors import ExportError, UsageError
-from mlserve.kinds import is_for_tensors, kind_fact, require_fitting_options, require_kind
+from mlserve.kinds import (
+    is_for_tensors,
+    kind_fact,
+    require_fitting_options,
+    require_kind,
+)
 from mlserve.pipeline import Exif
 from mlserve.sources import (
     Classifier,

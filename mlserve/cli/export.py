@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.arguments import StoreOption
+from mlserve.cli.arguments import StoreOption, names_in
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
 from mlserve.pipeline import DEFAULT_TOP_K, Exif
@@ -222,7 +222,7 @@ def export(
         kind=kind,
         inputs=tuple(parse_spec(text) for text in inputs or ()),
         allow_pickle=allow_pickle,
-        trusted_types=tuple(filter(None, (trusted_types or "").split(","))),
+        trusted_types=tuple(filter(None, names_in(trusted_types) or ())),
         allow_version_mismatch=allow_version_mismatch,
     )
     with _progress() as progress:

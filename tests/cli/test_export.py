@@ -150,6 +150,7 @@ def test_a_file_of_no_known_kind_is_told_the_kinds(tmp_path: Path) -> None:
         (("--top-k", "0"), ExitCode.USAGE),
         (("--version", "-1"), ExitCode.USAGE),
         (("--seed", "-1"), ExitCode.USAGE),
+        (("--backend", "echo", "--input", "x:float32[?,4]"), ExitCode.USAGE),
         (("--backend", "echo", "--model", "m", "--weights", "no.h5"), ExitCode.USAGE),
     ],
 )

@@ -18,6 +18,8 @@ with warnings.catch_warnings():
 
 OPSET = 18
 NOT_OURS = "export it for --backend tfserving"
+_TABLES = "LookupTable"
+"""How the operations of lookup tables begin."""
 
 
 def to_onnx(name: str, function: Any) -> Any:
@@ -69,6 +71,3 @@ def _require_no_tables(concrete: Any) -> None:
             f"it looks up its inputs in a table ({', '.join(sorted(found))}), as TextVectorization "
             "and StringLookup do, which tf2onnx cannot convert"
         )
-
-
-_TABLES = "LookupTable"

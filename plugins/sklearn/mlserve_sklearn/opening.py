@@ -68,7 +68,8 @@ def open_estimator(request: ModelRequest) -> TensorModel:
         allow_mismatch=request.allow_version_mismatch,
     )
     runner, probes = _runner(estimator, request.inputs, is_export=True)
-    content, kept = _content(runner, probes, path, request.trusted_types)
+    data = path.read_bytes()
+    content, kept = _content(runner, probes, path.suffix, data, request.trusted_types)
     facts: dict[str, Fact] = {"inputs": _how_known(runner.inputs), **kept}
     classes = _classes(estimator)
     if classes:
@@ -83,7 +84,7 @@ def open_estimator(request: ModelRequest) -> TensorModel:
         framework="sklearn",
         signatures=(runner.signatures[SIGNATURE],),
         source=f"file {path.name}",
-        weights_digest=digest_of(path.read_bytes()),
+        weights_digest=digest_of(data),
         facts=facts,
         columns=columns if runner.inputs.is_frame and runner.inputs.is_matrix else {},
         libraries=estimator_file.libraries_of(estimator) | saved,
@@ -200,11 +201,11 @@ def _part(probes: Tensors, start: int, end: int) -> Tensors:
 
 
 def _content(
-    runner: SklearnRunner, probes: Tensors, path: Path, trusted: Sequence[str]
+    runner: SklearnRunner, probes: Tensors, suffix: str, data: bytes, trusted: Sequence[str]
 ) -> tuple[OpenedEstimator, Facts]:
     """Return the content of the model: a pickle becomes skops if that gives the same answers."""
-    estimator, data = runner.estimator, path.read_bytes()
-    if path.suffix == ".skops":
+    estimator = runner.estimator
+    if suffix == ".skops":
         return OpenedEstimator(estimator, runner, probes, data, SKOPS_FILE), {}
     try:
         rewritten = skops.io.dumps(estimator)
@@ -216,7 +217,7 @@ def _content(
         why = "as skops it gives other answers"
     except Exception as error:  # noqa: BLE001 - whatever skops cannot do is why the pickle is kept
         why = f"skops cannot hold it: {reason_of(error)}"
-    name = "model.joblib" if path.suffix == ".joblib" else "model.pkl"
+    name = "model.joblib" if suffix == ".joblib" else "model.pkl"
     warning = "with --backend sklearn, serving needs --allow-pickle too"
     fact = Fact(How.FOUND, f"kept as a pickle: {why}", warning)
     return OpenedEstimator(estimator, runner, probes, data, name), {"file": fact}

@@ -65,7 +65,8 @@ class SklearnRunner:
             raise
         except Exception as error:  # estimators of other libraries have errors of their own
             raise InferenceFailed(
-                f"the estimator failed: {reason_of(error)}", hint="see the server's log"
+                f"the estimator failed: {reason_of(error)}",
+                hint="call the estimator's predict on the same rows in Python, to see where",
             ) from error
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mlserve.distributions import install_command
-from mlserve.errors import UsageError
 from mlserve.sources import Kind, ModelRequest, ModelSource, Progress, TensorModel
 from mlserve_sklearn.backend import FILES, FRAMEWORK, REQUIRES
 
@@ -16,6 +15,7 @@ class SklearnSource(ModelSource):
     file_types = (".skops", ".joblib", ".pkl")
     install_hint = install_command("mlserve-sklearn[serve]")
     framework = FRAMEWORK
+    kinds = (Kind.TENSORS,)
     options = ("inputs", "allow_pickle", "trusted_types", "allow_version_mismatch")
     requires = REQUIRES
 
@@ -24,21 +24,10 @@ class SklearnSource(ModelSource):
         return path is not None and f"*{path.suffix}" in FILES and not path.is_dir()
 
     def open(self, request: ModelRequest, progress: Progress) -> TensorModel:
-        """Read the file and look at what the estimator takes and gives.
+        """Read the file and look at what the estimator takes and gives. Raises ExportError.
 
-        `content` of the result is an `OpenedEstimator`. Raises ExportError, and UsageError for an
-        option that is only for image classifiers.
+        `content` of the result is an `OpenedEstimator`.
         """
-        for given, flag in (
-            (request.labels is not None, "--labels"),
-            (request.scale is not None, "--scale"),
-            (request.kind is Kind.IMAGE_CLASSIFIER, "--kind image-classifier"),
-        ):
-            if given:
-                raise UsageError(
-                    f"{flag} is for image classifiers, and an estimator of scikit-learn is not one",
-                    hint=f"leave {flag} out: the estimator has its classes in its file",
-                )
         from mlserve_sklearn.opening import open_estimator
 
         return open_estimator(request)

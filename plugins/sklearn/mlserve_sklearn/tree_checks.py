@@ -27,8 +27,9 @@ TYPES = (
 
 def check_trees(estimator: object) -> None:
     """Raise ValueError for a tree with an index that leads backwards or out of it."""
-    holders = {id(part): holder for part, holder in parts_of(estimator)}
-    for part, holder in parts_of(estimator):
+    parts = list(parts_of(estimator))
+    holders = {id(part): holder for part, holder in parts}
+    for part, holder in parts:
         if isinstance(part, Tree):
             _check_tree(part, _width(holder, holders))
         elif isinstance(part, TreePredictor):

@@ -248,10 +248,20 @@ def test_nor_is_one_of_neighbours(tmp_path: Path) -> None:
         _open(file)
 
 
-def test_options_of_image_classifiers_are_refused(iris_model: TensorModel, tmp_path: Path) -> None:
-    for options in ({"labels": ("a", "b")}, {"scale": (0, 1)}, {"kind": Kind.IMAGE_CLASSIFIER}):
-        with pytest.raises(UsageError, match="is for image classifiers"):
-            _open(tmp_path / "any.skops", **options)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"labels": ("a", "b")}, "--labels is for image classifiers"),
+        ({"top_k": 5}, "--top-k is for image classifiers"),
+        ({"kind": Kind.IMAGE_CLASSIFIER}, "--kind image-classifier: m is exported as tensors only"),
+    ],
+)
+def test_options_of_image_classifiers_are_refused_before_the_file_is_read(
+    options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "m.skops").write_text("not a model")
+    with pytest.raises(UsageError, match=words):
+        export(ModelRequest("m", str(tmp_path / "m.skops"), **options), store=tmp_path / "store")
 
 
 def test_the_manifest_has_the_classes_and_the_versions(
