@@ -124,6 +124,26 @@ def test_a_zip_file_of_something_else_and_a_compiled_package_are_refused(tmp_pat
             kind_of(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{top}/MODELS/MODEL.JSON", "two files named"),
+        ("other/models/model.json", "not all in one folder"),
+        ("serialized_exported_program.json", "not all in one folder"),
+    ],
+)
+def test_a_file_that_torch_could_read_in_place_of_the_checked_one_is_refused(
+    name: str, said: str, program: Path, tmp_path: Path
+) -> None:
+    """Torch runs the guards of `MODELS/MODEL.JSON`: it looks names up without regard to case."""
+    path = rewritten(program, tmp_path / "evil.pt2", lambda _, data: data)
+    with zipfile.ZipFile(path, "a") as archive:
+        top, _, _ = archive.namelist()[0].partition("/")
+        archive.writestr(name.format(top=top), b"{}")
+    with pytest.raises(ExportError, match=said):
+        opened(path, CPU)
+
+
 def _guard(program: Any) -> None:
     program["guards_code"] = ["__import__('os').mkdir('ran')"]
 
