@@ -163,7 +163,8 @@ def _inner_name(name: str) -> str:
 
 
 def _is_json(name: str) -> bool:
-    return name.endswith(".json")
+    """Return whether torch reads a file as JSON: all of `models/`, whatever they are called."""
+    return name.startswith("models/") or name.endswith(".json")
 
 
 def _no_model(path: Path, archive: zipfile.ZipFile, names: dict[str, str]) -> ExportError:

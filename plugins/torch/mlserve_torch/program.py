@@ -62,8 +62,8 @@ def opened(
     `inputs` and `outputs` describe a TorchScript file, which does not say them. Raises ExportError.
     """
     kind = kind_of(path)
-    require_safe(path, kind, allow_pickle=allow_pickle, allow_ops=allow_ops)
     try:
+        require_safe(path, kind, allow_pickle=allow_pickle, allow_ops=allow_ops)
         if kind is FileKind.PROGRAM:
             return _of_program(path, _loaded(path, device, allow_pickle=allow_pickle))
         with warnings.catch_warnings():

@@ -144,6 +144,31 @@ def test_a_file_that_torch_could_read_in_place_of_the_checked_one_is_refused(
         opened(path, CPU)
 
 
+@pytest.mark.parametrize("content", [b"{broken", b"[]", b"\xff\xfe\x80", b"[" * 100_000])
+def test_a_damaged_program_is_refused_with_its_name(
+    content: bytes, program: Path, tmp_path: Path
+) -> None:
+    path = rewritten(
+        program,
+        tmp_path / "damaged.pt2",
+        lambda name, data: content if name == "models/model.json" else data,
+    )
+    with pytest.raises(ExportError, match="cannot load") as refused:
+        opened(path, CPU)
+    assert str(path) in refused.value.message
+
+
+def test_every_file_of_models_is_checked_whatever_its_suffix(program: Path, tmp_path: Path) -> None:
+    """Torch cuts five characters off the name and reads it as a program."""
+    evil = changed_json(program, tmp_path / "evil.pt2", "models/model.json", _guard)
+    path = tmp_path / "named.pt2"
+    with zipfile.ZipFile(evil) as archive, zipfile.ZipFile(path, "w") as copy:
+        for item in archive.infolist():
+            copy.writestr(item.filename.replace("model.json", "model.text"), archive.read(item))
+    with pytest.raises(ExportError, match="would run code when it is read"):
+        opened(path, CPU)
+
+
 def _guard(program: Any) -> None:
     program["guards_code"] = ["__import__('os').mkdir('ran')"]
 
