@@ -309,14 +309,18 @@ def _is_harmless(node: ast.AST) -> bool:
     return isinstance(node, _ARITHMETIC)
 
 
-_FILE_ACCESS = re.compile(
-    rb"torch\.ops\.aten\.(?:from_file|save)\b|\btorch\.(?:save|from_file)\(|\bops\.aten\.(?:save|from_file)"
-)
+_FILE_OPERATIONS = frozenset(("from_file", "save"))
+_GAP = rb"(?:\s|\\|#[^\n]*\n)*"
+"""What may stand between the words of TorchScript."""
+_FILE_CALL = re.compile(rb"\b(?:torch|aten)" + _GAP + rb"\." + _GAP + rb"(?:from_file|save)\b")
 
 
 def _file_access(archive: zipfile.ZipFile, names: dict[str, str]) -> Iterator[str]:
     """Yield the operations that open files, in a program's JSON or the code of TorchScript."""
     for name, whole in names.items():
-        if name.startswith("models/") or (name.startswith("code/") and name.endswith(".py")):
-            for found in _FILE_ACCESS.finditer(archive.read(whole)):
-                yield found[0].decode().removesuffix("(")
+        if name.startswith("models/"):
+            targets = _values(json.loads(archive.read(whole)), "target")
+            yield from (each for each in targets if _FILE_OPERATIONS.intersection(each.split(".")))
+        elif name.startswith("code/") and name.endswith(".py"):
+            for found in _FILE_CALL.finditer(archive.read(whole)):
+                yield shortened(found[0].decode(errors="replace"))

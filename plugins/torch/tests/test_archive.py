@@ -246,6 +246,40 @@ def test_torchscript_that_opens_files_is_refused_unless_it_is_allowed(
     require_safe(path, kind_of(path), allow_pickle=False, allow_ops=True)
 
 
+def test_torchscript_that_opens_files_is_found_however_it_is_written(
+    scripted: Callable[[nn.Module], Path], tmp_path: Path
+) -> None:
+    path = rewritten(
+        scripted(Saves()),
+        tmp_path / "odd.pt",
+        lambda _, data: data.replace(b"torch.save(", b"torch . save ("),
+    )
+    with pytest.raises(ExportError, match="can open files"):
+        require_safe(path, kind_of(path), allow_pickle=False, allow_ops=False)
+
+
+@pytest.mark.parametrize(
+    "target", ["torch.ops.aten.from_file.default", "torch._decomp.decompositions.aten.from_file"]
+)
+def test_a_program_that_opens_files_is_found_however_it_is_written(
+    target: str, program: Path, tmp_path: Path
+) -> None:
+    def change(data: Any) -> None:
+        data["graph_module"]["graph"]["nodes"][0]["target"] = target
+
+    path = changed_json(program, tmp_path / "file.pt2", "models/model.json", change)
+    escaped = rewritten(
+        path,
+        tmp_path / "escaped.pt2",
+        lambda _, data: data.replace(b"from_file", b"from\\u005ffile"),
+    )
+    for each in (path, escaped):
+        with pytest.raises(ExportError, match="can open files") as refused:
+            opened(each, CPU)
+        assert target in refused.value.message
+        assert "--allow-unsafe-ops" in str(refused.value.hint)
+
+
 def test_a_program_of_a_gpu_is_moved_to_the_cpu_and_gives_the_same_answer(
     program: Path, tmp_path: Path
 ) -> None:
