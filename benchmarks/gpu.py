@@ -13,10 +13,8 @@ its error, and the next one runs.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +22,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +29,15 @@ import grpc
 import httpx
 import numpy as np
 import torch
+from gpu_bench import MODEL, Bench, network, photo, photo_bytes, strings
+from gpu_load import predict_method
 from mlserve_torch.graphs import CudaCapture, EagerCapture
 from mlserve_torch.resizing import Resizing, pinned
 from mlserve_torch.runner import load_runner
-from PIL import Image
 from served_model import predict_request
 from torch import nn
 
 from mlserve import export, plugins
-from mlserve.artifact import Artifact
 from mlserve.errors import MlserveError
 from mlserve.image_pipeline.steps import resized
 from mlserve.load_options import JpegChoice, LoadOptions
@@ -48,125 +45,9 @@ from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.sources import Kind, ModelRequest
 from mlserve.testing.processes import launched
 from mlserve.testing.questions import as_base64
-from mlserve.wire.proto.serving_pb2 import PredictRequest, PredictResponse
 
-MODEL = "inception"
 CLIENTS, PROCESSES = 64, 4
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass
-class Bench:
-    """What the parts share: the device, the folder, how much is measured, and the model."""
-
-    device: str
-    quick: bool
-    folder: Path
-    found: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_gpu(self) -> bool:
-        return self.device.startswith("cuda")
-
-    @property
-    def calls(self) -> int:
-        return 10 if self.quick else 50
-
-    @property
-    def classes(self) -> int:
-        return 10 if self.found.get("network") == "small" else 1000
-
-    @property
-    def size(self) -> int:
-        return 32 if self.found.get("network") == "small" else 299
-
-    def artifact(self) -> Artifact:
-        """The exported model. Raises KeyError if the part `export` has failed."""
-        found: Artifact = self.found["artifact"]
-        return found
-
-    def synchronize(self) -> None:
-        if self.is_gpu:
-            torch.cuda.synchronize()
-
-    def milliseconds(self, call: Callable[[], object], calls: int | None = None) -> float:
-        """The median time of a call, with the work that it leaves on the GPU."""
-        for _ in range(3):
-            call()
-        times = []
-        for _ in range(calls or self.calls):
-            self.synchronize()
-            started = time.perf_counter()
-            call()
-            self.synchronize()
-            times.append((time.perf_counter() - started) * 1000)
-        return round(statistics.median(times), 3)
-
-
-def network(bench: Bench) -> nn.Module:
-    """Inception v3 with seeded weights, in evaluation mode, behind its own normalization."""
-    torch.manual_seed(0)
-    try:
-        from torchvision.models import inception_v3
-
-        inner: nn.Module = inception_v3(weights=None, init_weights=False, transform_input=False)
-        bench.found["network"] = "inception_v3"
-    except (ImportError, RuntimeError):  # torchvision of another build of torch
-        if bench.is_gpu:
-            raise
-        layers = (nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        inner = nn.Sequential(*layers, nn.Linear(16, 10))
-        bench.found["network"] = "small"
-    model = Normalized(inner).eval()
-    settle(model, torch.rand(8, 3, bench.size, bench.size))
-    return model
-
-
-def settle(model: nn.Module, pixels: torch.Tensor) -> None:
-    """Set the statistics of all batch norms, without which the scores of seeded weights explode.
-
-    One class then has all of the score, and no difference shows.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
-        model(pixels)
-    model.eval()
-
-
-class Normalized(nn.Module):
-    """Takes pixels in 0..1."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.inner((pixels - 0.5) / 0.5)
-        return scores
-
-
-def photo(size: int = 64_000) -> bytes:
-    """A JPEG of 640x480 of about that many bytes: soft shapes with some grain."""
-    rng = np.random.default_rng(0)
-    small = Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8))
-    soft = np.asarray(small.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
-    grain = rng.normal(0, 9, soft.shape).astype(np.int16)
-    picture = Image.fromarray(np.clip(soft + grain, 0, 255).astype(np.uint8))
-    for quality in range(95, 10, -5):
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
-        if len(file.getvalue()) <= size:
-            break
-    return file.getvalue()
-
-
-def strings(images: list[bytes]) -> Any:
-    array = np.empty(len(images), dtype=object)
-    array[:] = images
-    return array
 
 
 def machine(bench: Bench) -> dict[str, Any]:
@@ -334,9 +215,6 @@ def _pipeline_of(bench: Bench, choice: JpegChoice, steps: Any) -> dict[str, Any]
     return {f"{choice}_{name}": value for name, value in found.items()}
 
 
-photo_bytes = photo()
-
-
 def _different(count: int) -> Any:
     """Copies of the photo that differ after its end marker, as repeated images are decoded once."""
     return strings([photo_bytes + bytes([index]) for index in range(count)])
@@ -365,20 +243,11 @@ def serving(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def _call(channel: grpc.Channel) -> Callable[[PredictRequest], PredictResponse]:
-    method: Any = channel.unary_unary(
-        "/tensorflow.serving.PredictionService/Predict",
-        request_serializer=PredictRequest.SerializeToString,
-        response_deserializer=PredictResponse.FromString,
-    )
-    return lambda request: method(request, timeout=60)
-
-
 def _one_client(bench: Bench, address: str) -> dict[str, float]:
     request = predict_request(MODEL, "top_k", photo_bytes)
     with grpc.insecure_channel(address) as channel:
-        call = _call(channel)
-        return _percentiles(lambda: call(request), bench.calls * 2)
+        call = predict_method(channel)
+        return _percentiles(lambda: call(request, timeout=60), bench.calls * 2)
 
 
 def _one_rest_client(bench: Bench, address: str) -> dict[str, float]:

@@ -25,6 +25,15 @@ METHOD = "/tensorflow.serving.PredictionService/Predict"
 TIMEOUT = 10.0
 
 
+def predict_method(channel: grpc.Channel) -> Any:
+    """Return `Predict` as a function of a request and a timeout."""
+    return channel.unary_unary(
+        METHOD,
+        request_serializer=PredictRequest.SerializeToString,
+        response_deserializer=PredictResponse.FromString,
+    )
+
+
 def load(address: str, model: str, photo: bytes, seconds: float, clients: int) -> dict[str, Any]:
     """Ask from several threads, each on a connection of its own."""
     times: list[float] = []
@@ -36,11 +45,7 @@ def load(address: str, model: str, photo: bytes, seconds: float, clients: int) -
         request = predict_request(model, "top_k", photo + bytes([number]))
         options = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(address, options=options) as channel:
-            call: Any = channel.unary_unary(
-                METHOD,
-                request_serializer=PredictRequest.SerializeToString,
-                response_deserializer=PredictResponse.FromString,
-            )
+            call = predict_method(channel)
             call(request, timeout=6 * TIMEOUT)
             start.wait()
             until = time.monotonic() + seconds

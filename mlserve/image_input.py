@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from mlserve.errors import ExportError
+from mlserve.images import RGB
 from mlserve.kinds import AS_TENSORS
 from mlserve.sources import Fact, How, ModelRequest
 from mlserve.tensors import DType, TensorSpec
 
-RGB = 3
 _RANK = 4
 ONE_IMAGE_IN = (
     "export a classifier that takes one float32 image batch and gives one row of scores; or "

@@ -53,6 +53,7 @@ _VARIABLES = {
 
 DETAILS = {
     "max_queue": "With 0, a request that cannot start at once is refused.",
+    "max_batch_size": "How many batches run at once stays as the runtime says, where it does.",
     "max_batch_delay": "A batch never waits past the earliest deadline in it.",
     "max_request_bytes": "A request compressed with gzip or deflate must also fit once it is "
     "decompressed.",

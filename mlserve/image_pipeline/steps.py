@@ -18,11 +18,10 @@ from mlserve.deadline import Deadline
 from mlserve.image_pipeline.codec import Refused
 from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.image_pipeline.jpeg import JpegDecoder, accurate
-from mlserve.images import INFINITE, NAN, problem_error, score_problem_text, scores_failed
+from mlserve.images import INFINITE, NAN, RGB, problem_error, score_problem_text, scores_failed
 from mlserve.pipeline import Activation, ImagePipeline
 
 Array = np.ndarray[Any, Any]
-_RGB = 3
 
 
 class Axis(NamedTuple):
@@ -41,13 +40,13 @@ def resized(image: Array, height: int, width: int) -> Array:
     bottom -= top
     bottom *= rows.fraction[:, np.newaxis]
     bottom += top
-    return bottom.reshape(height, width, _RGB)
+    return bottom.reshape(height, width, RGB)
 
 
 def _between(image: Array, rows: Array, columns: Axis) -> Array:
     """Return float32[rows, 3 * columns]: those rows of the image, resized in width."""
     flat = image.reshape(-1)
-    starts = (rows * (image.shape[1] * _RGB))[:, np.newaxis]
+    starts = (rows * (image.shape[1] * RGB))[:, np.newaxis]
     left = flat.take(starts + columns.low).astype(np.float32)
     right = flat.take(starts + columns.high).astype(np.float32)
     right -= left
@@ -74,10 +73,8 @@ def axis(length: int, wanted: int) -> Axis:
 def _columns(length: int, wanted: int) -> Axis:
     """Return `axis` for each of the three colours of each column, which are interleaved."""
     of_pixels = axis(length, wanted)
-    low, high = (
-        (side[:, np.newaxis] * _RGB + np.arange(_RGB)).reshape(-1) for side in of_pixels[:2]
-    )
-    return Axis(low, high, np.repeat(of_pixels.fraction, _RGB))
+    low, high = ((side[:, np.newaxis] * RGB + np.arange(RGB)).reshape(-1) for side in of_pixels[:2])
+    return Axis(low, high, np.repeat(of_pixels.fraction, RGB))
 
 
 def activated(outputs: Array, activation: Activation) -> Array:

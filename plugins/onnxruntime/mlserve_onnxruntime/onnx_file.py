@@ -16,12 +16,12 @@ from mlserve.errors import ExportError, MlserveError, ModelLoadFailed, reason_of
 from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
 from mlserve.image_input import (
     ONE_IMAGE_IN,
-    RGB,
     ImageInput,
     Layout,
     image_input,
     not_images,
 )
+from mlserve.images import RGB
 from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.load_options import LoadOptions
 from mlserve.measure import Subject, measure

@@ -60,13 +60,37 @@ def kind_of(path: Path) -> FileKind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = _names(archive)
-            if any(name.startswith("models/") for name in names):
-                return FileKind.PROGRAM
-            if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-                return FileKind.SCRIPT
-            raise _no_model(path, archive, names)
+            kind = _kind_by(names)
+            if kind is None:
+                raise _no_model(path, archive, names)
+            _require_unambiguous(path, archive)
+            return kind
     except (OSError, zipfile.BadZipFile) as error:
         raise _not_a_zip(path, error) from error
+
+
+def _kind_by(names: dict[str, str]) -> FileKind | None:
+    if any(name.startswith("models/") for name in names):
+        return FileKind.PROGRAM
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        return FileKind.SCRIPT
+    return None
+
+
+def _require_unambiguous(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise ExportError where torch could read another file than the one that is checked here.
+
+    Torch looks a name up in the folder of the first file, in any case; and where it cannot read a
+    program, it tries the format of PyTorch 2.7, whose files lie in no folder.
+    """
+    names = archive.namelist()
+    if len({name.partition("/")[0] for name in names}) > 1:
+        raise _not_pytorch(path, "its files are not all in one folder")
+    seen: set[str] = set()
+    for name in names:
+        if name.lower() in seen:
+            raise _not_pytorch(path, f"it has two files named {shortened(name)}")
+        seen.add(name.lower())
 
 
 def require_safe(path: Path, kind: FileKind, *, allow_pickle: bool, allow_ops: bool) -> None:
@@ -111,7 +135,7 @@ def moved_to_cpu(path: Path, into: Any) -> None:
     """
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(into, "w") as copy:
         for item in archive.infolist():
-            name = item.filename.partition("/")[2]
+            name = _inner_name(item.filename)
             data = archive.read(item)
             if name.startswith("data/sample_inputs/"):
                 data = b""
@@ -129,12 +153,18 @@ def _on_cpu(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Map the names of the files, without the folder that holds them, to their whole names."""
-    return {name.partition("/")[2]: name for name in archive.namelist()}
+    """Map the names of the files in their folder to their whole names."""
+    return {_inner_name(name): name for name in archive.namelist()}
+
+
+def _inner_name(name: str) -> str:
+    """Return a file's name without the folder, in lower case: torch ignores case."""
+    return name.partition("/")[2].lower()
 
 
 def _is_json(name: str) -> bool:
-    return name.endswith(".json")
+    """Return whether torch reads a file as JSON: all of `models/`, whatever they are called."""
+    return name.startswith("models/") or name.endswith(".json")
 
 
 def _no_model(path: Path, archive: zipfile.ZipFile, names: dict[str, str]) -> ExportError:
@@ -279,14 +309,18 @@ def _is_harmless(node: ast.AST) -> bool:
     return isinstance(node, _ARITHMETIC)
 
 
-_FILE_ACCESS = re.compile(
-    rb"torch\.ops\.aten\.(?:from_file|save)\b|\btorch\.(?:save|from_file)\(|\bops\.aten\.(?:save|from_file)"
-)
+_FILE_OPERATIONS = frozenset(("from_file", "save"))
+_GAP = rb"(?:\s|\\|#[^\n]*\n)*"
+"""What may stand between the words of TorchScript."""
+_FILE_CALL = re.compile(rb"\b(?:torch|aten)" + _GAP + rb"\." + _GAP + rb"(?:from_file|save)\b")
 
 
 def _file_access(archive: zipfile.ZipFile, names: dict[str, str]) -> Iterator[str]:
     """Yield the operations that open files, in a program's JSON or the code of TorchScript."""
     for name, whole in names.items():
-        if name.startswith("models/") or (name.startswith("code/") and name.endswith(".py")):
-            for found in _FILE_ACCESS.finditer(archive.read(whole)):
-                yield found[0].decode().removesuffix("(")
+        if name.startswith("models/"):
+            targets = _values(json.loads(archive.read(whole)), "target")
+            yield from (each for each in targets if _FILE_OPERATIONS.intersection(each.split(".")))
+        elif name.startswith("code/") and name.endswith(".py"):
+            for found in _FILE_CALL.finditer(archive.read(whole)):
+                yield shortened(found[0].decode(errors="replace"))

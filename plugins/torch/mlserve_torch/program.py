@@ -30,6 +30,7 @@ DTYPES: Mapping[torch.dtype, DType] = {
     if dtype is not DType.BYTES and not dtype.label.startswith("q")
 }
 """Element types by PyTorch's."""
+SIGNATURE = "serving_default"
 _MOST_ROWS = 2**31 - 1
 
 
@@ -62,8 +63,8 @@ def opened(
     `inputs` and `outputs` describe a TorchScript file, which does not say them. Raises ExportError.
     """
     kind = kind_of(path)
-    require_safe(path, kind, allow_pickle=allow_pickle, allow_ops=allow_ops)
     try:
+        require_safe(path, kind, allow_pickle=allow_pickle, allow_ops=allow_ops)
         if kind is FileKind.PROGRAM:
             return _of_program(path, _loaded(path, device, allow_pickle=allow_pickle))
         with warnings.catch_warnings():
@@ -250,7 +251,7 @@ def _require_inputs(path: Path, module: Any, inputs: Sequence[TensorSpec]) -> No
 
 def _outputs_of(path: Path, module: Any, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """Run the module on made-up inputs of three rows and of two; a size that differs is open."""
-    signature = Signature("serving_default", tuple(inputs), ())
+    signature = Signature(SIGNATURE, tuple(inputs), ())
     device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
     def leaves(arrays: Arrays) -> list[tuple[str, Any]]:

@@ -19,11 +19,9 @@ import torch
 from mlserve.image_pipeline.codec import Refused
 from mlserve.image_pipeline.jpeg import JpegDecoder, accurate
 from mlserve.image_pipeline.steps import Array, Axis, axis
-from mlserve.images import problem_error
+from mlserve.images import RGB, problem_error
 from mlserve.pipeline import ImagePipeline
 from mlserve_torch.program import to_torch
-
-_RGB = 3
 
 
 class Unresized(NamedTuple):
@@ -76,7 +74,7 @@ class Resizing:
             return image
         height, width = self._pipeline.height, self._pipeline.width
         rows, columns = axis(image.shape[0], height), axis(image.shape[1], width)
-        if image.size <= 4 * height * width * _RGB:
+        if image.size <= 4 * height * width * RGB:
             return Unresized(np.ascontiguousarray(image), rows, columns)
         needed = image[_pairs(rows)[:, np.newaxis], _pairs(columns)]
         return Unresized(needed, _of_pairs(rows), _of_pairs(columns))
@@ -98,7 +96,7 @@ class Resizing:
         values = self._resized(self._flat(different), found, [starts[id(each)] for each in found])
         values *= float(np.float32(self._pipeline.scale))
         values += float(np.float32(self._pipeline.offset))
-        return values.view(len(found), self._pipeline.height, self._pipeline.width, _RGB)
+        return values.view(len(found), self._pipeline.height, self._pipeline.width, RGB)
 
     def _decoded(self, images: Sequence[Unresized | Array], span: range) -> list[Unresized]:
         """Return those images, with the files among them decoded, a repeated one once."""
@@ -153,10 +151,10 @@ class Resizing:
         """Return float32[N, height, 3 * width] in 0..255."""
         tables = [_positions(image, at) for image, at in zip(images, starts, strict=True)]
         fractions = [
-            np.concatenate([image.rows.fraction, np.repeat(image.columns.fraction, _RGB)])
+            np.concatenate([image.rows.fraction, np.repeat(image.columns.fraction, RGB)])
             for image in images
         ]
-        height, width = self._pipeline.height, self._pipeline.width * _RGB
+        height, width = self._pipeline.height, self._pipeline.width * RGB
         sent = self._sent([torch.from_numpy(table) for table in tables]).view(len(images), -1)
         upper, lower, left, right = sent.split([height, height, width, width], 1)
         weights = self._sent([torch.from_numpy(each) for each in fractions]).view(len(images), -1)
@@ -211,8 +209,8 @@ def _positions(image: Unresized, start: int) -> Array:
         _, height, width = image.pixels.shape
         of_row, of_column, of_colour = width, 1, height * width
     else:
-        of_row, of_column, of_colour = image.pixels.shape[1] * _RGB, _RGB, 1
-    colours = np.arange(_RGB) * of_colour
+        of_row, of_column, of_colour = image.pixels.shape[1] * RGB, RGB, 1
+    colours = np.arange(RGB) * of_colour
     rows = [start + side * of_row for side in image.rows[:2]]
     columns = [
         (side[:, np.newaxis] * of_column + colours).reshape(-1) for side in image.columns[:2]

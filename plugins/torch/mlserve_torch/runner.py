@@ -16,10 +16,11 @@ from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
 from mlserve.backend import Batching, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, InvalidInput, ModelLoadFailed
-from mlserve.image_input import RGB, ImageInput, Layout
+from mlserve.image_input import ImageInput, Layout
 from mlserve.image_pipeline.classifier import ImageClassifierRunner
 from mlserve.image_pipeline.jpeg import accurate, decode_jpeg
 from mlserve.image_pipeline.steps import DEFAULT_DECODING, Array, Decoding, ImageSteps
+from mlserve.images import RGB
 from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.pipeline import Exif, ImagePipeline
 from mlserve.sources import How, Kind
@@ -30,9 +31,8 @@ from mlserve_torch.gpu_jpeg import NvJpeg
 from mlserve_torch.graph import id_limits
 from mlserve_torch.graphs import CudaCapture
 from mlserve_torch.instances import Instances
-from mlserve_torch.program import Program, opened, to_numpy, to_torch
+from mlserve_torch.program import SIGNATURE, Program, opened, to_numpy, to_torch
 from mlserve_torch.resizing import Resizing, Unresized, pinned
-from mlserve_torch.source import SIGNATURE
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
-    """Load and warm up the model, with its image pipeline if mlserve exported it with one.
+    """Load the model; one that mlserve exported with an image pipeline is warmed up, too.
 
     Raises ModelLoadFailed, and PluginError for a device that is not there.
     """
@@ -49,6 +49,10 @@ def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     program = _opened(artifact, file, device, options)
     pipeline = artifact.manifest.pipeline if artifact.manifest else None
     if pipeline is None:
+        if options.jpeg_decoder is not None:
+            _log.warning(
+                "--jpeg-decoder has no effect on %s: the model takes tensors", artifact.path
+            )
         return TorchRunner(program, _instances(artifact, program, device, options))
     pixels, decoding = _pixel_program(artifact, pipeline, program, device, options)
     return ImageClassifierRunner(artifact, pipeline, pixels, decoding)

@@ -12,7 +12,8 @@ import torch
 
 from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError, MlserveError, UsageError, reason_of
-from mlserve.image_input import ONE_IMAGE_IN, RGB, ImageInput, image_input
+from mlserve.image_input import ONE_IMAGE_IN, ImageInput, image_input
+from mlserve.images import RGB
 from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.measure import Subject, measure
 from mlserve.sources import Fact, How, Model, ModelRequest, TensorModel
@@ -20,10 +21,9 @@ from mlserve.tensors import Signature
 from mlserve_torch.archive import MAKE_PT2, FileKind, kind_of
 from mlserve_torch.device import CPU
 from mlserve_torch.graph import graph_of
-from mlserve_torch.program import Program, opened, to_numpy, to_torch
+from mlserve_torch.program import SIGNATURE, Program, opened, to_numpy, to_torch
 
 Array = np.ndarray[Any, Any]
-SIGNATURE = "serving_default"
 _MATRIX = 2
 
 

@@ -124,6 +124,51 @@ def test_a_zip_file_of_something_else_and_a_compiled_package_are_refused(tmp_pat
             kind_of(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{top}/MODELS/MODEL.JSON", "two files named"),
+        ("other/models/model.json", "not all in one folder"),
+        ("serialized_exported_program.json", "not all in one folder"),
+    ],
+)
+def test_a_file_that_torch_could_read_in_place_of_the_checked_one_is_refused(
+    name: str, said: str, program: Path, tmp_path: Path
+) -> None:
+    """Torch runs the guards of `MODELS/MODEL.JSON`: it looks names up without regard to case."""
+    path = rewritten(program, tmp_path / "evil.pt2", lambda _, data: data)
+    with zipfile.ZipFile(path, "a") as archive:
+        top, _, _ = archive.namelist()[0].partition("/")
+        archive.writestr(name.format(top=top), b"{}")
+    with pytest.raises(ExportError, match=said):
+        opened(path, CPU)
+
+
+@pytest.mark.parametrize("content", [b"{broken", b"[]", b"\xff\xfe\x80", b"[" * 100_000])
+def test_a_damaged_program_is_refused_with_its_name(
+    content: bytes, program: Path, tmp_path: Path
+) -> None:
+    path = rewritten(
+        program,
+        tmp_path / "damaged.pt2",
+        lambda name, data: content if name == "models/model.json" else data,
+    )
+    with pytest.raises(ExportError, match="cannot load") as refused:
+        opened(path, CPU)
+    assert str(path) in refused.value.message
+
+
+def test_every_file_of_models_is_checked_whatever_its_suffix(program: Path, tmp_path: Path) -> None:
+    """Torch cuts five characters off the name and reads it as a program."""
+    evil = changed_json(program, tmp_path / "evil.pt2", "models/model.json", _guard)
+    path = tmp_path / "named.pt2"
+    with zipfile.ZipFile(evil) as archive, zipfile.ZipFile(path, "w") as copy:
+        for item in archive.infolist():
+            copy.writestr(item.filename.replace("model.json", "model.text"), archive.read(item))
+    with pytest.raises(ExportError, match="would run code when it is read"):
+        opened(path, CPU)
+
+
 def _guard(program: Any) -> None:
     program["guards_code"] = ["__import__('os').mkdir('ran')"]
 
@@ -199,6 +244,40 @@ def test_torchscript_that_opens_files_is_refused_unless_it_is_allowed(
         require_safe(path, kind_of(path), allow_pickle=False, allow_ops=False)
     assert "--allow-unsafe-ops" in str(refused.value.hint)
     require_safe(path, kind_of(path), allow_pickle=False, allow_ops=True)
+
+
+def test_torchscript_that_opens_files_is_found_however_it_is_written(
+    scripted: Callable[[nn.Module], Path], tmp_path: Path
+) -> None:
+    path = rewritten(
+        scripted(Saves()),
+        tmp_path / "odd.pt",
+        lambda _, data: data.replace(b"torch.save(", b"torch . save ("),
+    )
+    with pytest.raises(ExportError, match="can open files"):
+        require_safe(path, kind_of(path), allow_pickle=False, allow_ops=False)
+
+
+@pytest.mark.parametrize(
+    "target", ["torch.ops.aten.from_file.default", "torch._decomp.decompositions.aten.from_file"]
+)
+def test_a_program_that_opens_files_is_found_however_it_is_written(
+    target: str, program: Path, tmp_path: Path
+) -> None:
+    def change(data: Any) -> None:
+        data["graph_module"]["graph"]["nodes"][0]["target"] = target
+
+    path = changed_json(program, tmp_path / "file.pt2", "models/model.json", change)
+    escaped = rewritten(
+        path,
+        tmp_path / "escaped.pt2",
+        lambda _, data: data.replace(b"from_file", b"from\\u005ffile"),
+    )
+    for each in (path, escaped):
+        with pytest.raises(ExportError, match="can open files") as refused:
+            opened(each, CPU)
+        assert target in refused.value.message
+        assert "--allow-unsafe-ops" in str(refused.value.hint)
 
 
 def test_a_program_of_a_gpu_is_moved_to_the_cpu_and_gives_the_same_answer(

@@ -206,6 +206,16 @@ def test_a_gpu_for_jpegs_needs_a_gpu(colours: Any, tmp_path: Path) -> None:
         plugins.backend("torch").load(artifact, options)
 
 
+def test_a_jpeg_decoder_for_a_model_of_tensors_is_said_to_have_no_effect(
+    saved: Saved, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = ModelRequest("m", str(saved(Same(), torch.zeros(2, 3))), kind=Kind.TENSORS)
+    artifact = export.export(wanted, "torch", store=tmp_path / "store")
+    options = LoadOptions(jpeg_decoder=JpegChoice.ACCURATE)
+    plugins.backend("torch").load(artifact, options).close()
+    assert "--jpeg-decoder has no effect" in caplog.text
+
+
 class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
