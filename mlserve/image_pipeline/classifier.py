@@ -13,12 +13,11 @@ from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, ModelLoadFailed, Overloaded
 from mlserve.image_pipeline.steps import DEFAULT_DECODING, Decoding, Forward, ImageSteps, best
 from mlserve.pipeline import ImagePipeline
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
-DEFAULT = "serving_default"
 RANKING = "ranking"
 """All classes, ordered by score."""
 
@@ -29,7 +28,7 @@ def image_signatures(pipeline: ImagePipeline) -> tuple[Signature, ...]:
     label = (TensorSpec("output_0", DType.BYTES, (None,)),)
     count = min(pipeline.top_k, pipeline.scored_classes)
     return (
-        Signature(DEFAULT, image, label),
+        Signature(DEFAULT_SIGNATURE, image, label),
         Signature("top_k", image, _classes(count)),
         Signature(RANKING, image, _classes(pipeline.scored_classes)),
     )
@@ -80,7 +79,7 @@ class ImageClassifierRunner:
                 "not enough memory to decode the images",
                 hint="send smaller requests, or give the server more memory",
             ) from error
-        if signature == DEFAULT:
+        if signature == DEFAULT_SIGNATURE:
             return {"output_0": self._labels[scores.argmax(axis=1)]}
         count = scores.shape[1] if signature == RANKING else self._count
         highest, indices = best(scores, count)

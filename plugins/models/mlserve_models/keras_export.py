@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_SIGNATURE = "serving_default"
+from mlserve.tensors import DEFAULT_SIGNATURE
+
 _ONE_OUTPUT = "output_0"
 """What TensorFlow calls an output without a name."""
 
@@ -38,7 +39,7 @@ def write_saved_model(model: Any, folder: Path) -> None:
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint(_SIGNATURE, serve, input_signature=specs)
+    archive.add_endpoint(DEFAULT_SIGNATURE, serve, input_signature=specs)
     archive.write_out(str(folder), verbose=False)
 
 

@@ -17,6 +17,7 @@ from mlserve.contract import Evidence, Scale
 from mlserve.errors import ExportError, bounded
 from mlserve.kinds import is_for_tensors
 from mlserve.sources import Kind, Model, ModelRequest
+from mlserve.tensors import DEFAULT_SIGNATURE
 from mlserve.unsafe_ops import require_safe_ops
 from mlserve_models.names import is_tar, path_digest
 from mlserve_models.sizes import image_problem, image_size, scores_problem, size_fact
@@ -26,7 +27,6 @@ from mlserve_models.tf_graph import Forward, measured
 
 _FILES = ("saved_model.pb", "saved_model.pbtxt")
 _HINT = "give the folder that holds saved_model.pb, or a .tar.gz of it"
-_SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,15 @@ def _kept(member: tarfile.TarInfo, into: str) -> tarfile.TarInfo | None:
 
 def _image_function(loaded: Any, source: str) -> _ImageFunction | ExportError:
     """Return the function that classifies images, or why there is none."""
-    signature = loaded.signatures.get(_SIGNATURE) if hasattr(loaded, "signatures") else None
+    signature = loaded.signatures.get(DEFAULT_SIGNATURE) if hasattr(loaded, "signatures") else None
     function = _of_signature(signature, source) if signature else _of_callable(loaded)
     if function is None:
         found = ", ".join(sorted(getattr(loaded, "signatures", ()))) or "none"
         return ExportError(
-            f"{source} has no signature {_SIGNATURE} and cannot be called with a batch of images "
-            f"(signatures: {found})",
-            hint=f"save it with a signature {_SIGNATURE} of one float32[N,height,width,3] input",
+            f"{source} has no signature {DEFAULT_SIGNATURE} and cannot be called with "
+            f"a batch of images (signatures: {found})",
+            hint=f"save it with a signature {DEFAULT_SIGNATURE} of one "
+            "float32[N,height,width,3] input",
         )
     if isinstance(function, ExportError):
         return function
@@ -201,7 +202,7 @@ def _of_signature(signature: Any, source: str) -> _ImageFunction | ExportError:
     for kind, found in (("inputs", inputs), ("outputs", outputs)):
         if len(found) != 1:
             return ExportError(
-                f"the signature {_SIGNATURE} of {source} has {len(found)} {kind}: "
+                f"the signature {DEFAULT_SIGNATURE} of {source} has {len(found)} {kind}: "
                 + ", ".join(sorted(found)),
                 hint="export a model that takes one image and gives one row of scores",
             )

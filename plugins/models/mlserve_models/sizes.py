@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlserve.errors import ExportError
+from mlserve.images import RGB
 from mlserve.sources import Fact, Facts, How, ModelRequest
 
-RGB = 3
 _RANK = 4
 """Batch, height, width, channels."""
 

@@ -13,9 +13,9 @@ from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, ModelLoadFailed
-from mlserve.image_pipeline.classifier import DEFAULT, ImageClassifierRunner
+from mlserve.image_pipeline.classifier import ImageClassifierRunner
 from mlserve.load_options import LoadOptions
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_onnxruntime.classifier import PixelSessions
 from mlserve_onnxruntime.layout import described, open_sizes
 from mlserve_onnxruntime.sessions import Sessions
@@ -67,7 +67,7 @@ def file_signature(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) ->
             f"{path} has no output that can be sent: {', '.join(map(described, outputs))}",
             hint="save a model whose outputs are tensors (of scikit-learn: zipmap=False)",
         )
-    return Signature(DEFAULT, tuple(map(_spec, inputs)), tuple(specs))
+    return Signature(DEFAULT_SIGNATURE, tuple(map(_spec, inputs)), tuple(specs))
 
 
 def to_runtime(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

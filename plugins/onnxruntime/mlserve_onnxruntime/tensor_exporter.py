@@ -12,15 +12,13 @@ import tensorflow as tf
 
 from mlserve.errors import ExportError, InvalidInput, reason_of
 from mlserve.sources import TensorModel
-from mlserve.tensors import PREDICT, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, PREDICT, Signature, TensorSpec
 from mlserve_onnxruntime.conversion import NOT_OURS, to_onnx
 from mlserve_onnxruntime.onnx_writer import write_model
 from mlserve_onnxruntime.same_answers import Original, checked_signatures
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
-
-_DEFAULT = "serving_default"
 
 
 def write_signature(model: TensorModel, file: Path) -> Sequence[Signature]:
@@ -47,12 +45,12 @@ def write_signature(model: TensorModel, file: Path) -> Sequence[Signature]:
 def _chosen(model: TensorModel) -> Signature:
     takes_tensors = [signature for signature in model.signatures if signature.method == PREDICT]
     for signature in takes_tensors:
-        if signature.name == _DEFAULT or len(takes_tensors) == 1:
+        if signature.name == DEFAULT_SIGNATURE or len(takes_tensors) == 1:
             return replace(signature, optional=frozenset())  # ONNX has no defaults for inputs
     names = ", ".join(signature.name for signature in model.signatures)
     raise ExportError(
-        f"an ONNX file has one signature, and none of those of {model.name} is {_DEFAULT} and "
-        f"takes tensors ({names})",
+        f"an ONNX file has one signature, and none of those of {model.name} is "
+        f"{DEFAULT_SIGNATURE} and takes tensors ({names})",
         hint=NOT_OURS,
     )
 

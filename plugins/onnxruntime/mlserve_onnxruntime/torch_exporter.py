@@ -17,7 +17,7 @@ from mlserve.errors import ExportError, InvalidInput, reason_of
 from mlserve.image_pipeline.classifier import image_signatures
 from mlserve.probe import Arrays
 from mlserve.sources import Classifier, Model
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_onnxruntime.onnx_writer import write_model
 from mlserve_onnxruntime.same_answers import Original, checked_signatures
 
@@ -65,7 +65,7 @@ def _signature(model: Model) -> Signature:
     inputs = tuple(TensorSpec.from_json(spec) for spec in model.details["inputs"])
     units = 1 if model.pipeline.activation.is_binary else model.pipeline.classes
     outputs = (TensorSpec("scores", DType.FLOAT32, (None, units)),)
-    return Signature("serving_default", inputs, outputs)
+    return Signature(DEFAULT_SIGNATURE, inputs, outputs)
 
 
 def _loaded(model: Model) -> Any:

@@ -17,13 +17,13 @@ from mlserve.artifact import Artifact, digest_of
 from mlserve.errors import ExportError, MlserveError, reason_of
 from mlserve.load_options import LoadOptions
 from mlserve.sources import Fact, Facts, How, ModelRequest, TensorModel
-from mlserve.tensors import DType, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, TensorSpec
 from mlserve_sklearn import estimator_file
 from mlserve_sklearn.estimator_file import SCIKIT_LEARN
 from mlserve_sklearn.inputs import Inputs, inputs_of, with_type
 from mlserve_sklearn.parts import parts_of
 from mlserve_sklearn.probes import probe_rows
-from mlserve_sklearn.runner import SIGNATURE, SklearnRunner, task_of
+from mlserve_sklearn.runner import SklearnRunner, task_of
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -82,7 +82,7 @@ def open_estimator(request: ModelRequest) -> TensorModel:
         name=request.model,
         content=content,
         framework="sklearn",
-        signatures=(runner.signatures[SIGNATURE],),
+        signatures=(runner.signatures[DEFAULT_SIGNATURE],),
         source=f"file {path.name}",
         weights_digest=digest_of(data),
         facts=facts,

@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, bounded, reason_of
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_sklearn.columns import Array
 from mlserve_sklearn.inputs import Inputs
 from mlserve_sklearn.parts import parts_of
@@ -19,7 +19,6 @@ from mlserve_sklearn.parts import parts_of
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
-SIGNATURE = "serving_default"
 LABEL, PROBABILITIES, PREDICTION, SCORE = "label", "probabilities", "prediction", "score"
 _UNKNOWN = "unknown categories"
 """How the errors of scikit-learn's encoders begin: `Found unknown categories ['q'] in column 0`."""
@@ -46,7 +45,9 @@ class SklearnRunner:
             TensorSpec(name, _dtype(array), (None, *array.shape[1:]))
             for name, array in self.answers(sample).items()
         )
-        self.signatures = {SIGNATURE: Signature(SIGNATURE, self.inputs.specs, outputs)}
+        self.signatures = {
+            DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, self.inputs.specs, outputs)
+        }
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """Return the outputs. Raises InvalidInput for rows that the estimator does not take."""

@@ -14,12 +14,12 @@ import tensorflow as tf
 from mlserve.errors import ExportError, MlserveError
 from mlserve.images import SCORE_PROBLEM
 from mlserve.sources import Classifier
-from mlserve.tensors import Signature
+from mlserve.tensors import DEFAULT_SIGNATURE, Signature
 from mlserve_tfserving.graph import ImageClassifier
 from mlserve_tfserving.loading import plain, signature_of
 from mlserve_tfserving.warmup import write_requests
 
-SIGNATURES = ("serving_default", "top_k", "ranking")
+SIGNATURES = (DEFAULT_SIGNATURE, "top_k", "ranking")
 
 
 def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
@@ -58,7 +58,7 @@ def _check_answers(model: Classifier, functions: dict[str, Any], image: bytes) -
     """Run each signature on one image. Raises ExportError for an implausible answer."""
     images = tf.constant([image])
     try:
-        label = functions["serving_default"](images)["output_0"].numpy()
+        label = functions[DEFAULT_SIGNATURE](images)["output_0"].numpy()
         best = {name: value.numpy() for name, value in functions["top_k"](images).items()}
         first = functions["ranking"](images)["labels"].numpy()[0, 0]
     except tf.errors.InvalidArgumentError as error:

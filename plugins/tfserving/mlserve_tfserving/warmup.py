@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlserve.tensors import DEFAULT_SIGNATURE
 from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.proto.serving_pb2 import PredictionLog
 
@@ -57,7 +58,7 @@ def read_requests(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             inputs = _tensors(request) if kind == "predict_log" else _examples(request)
             tasks = request.tasks if kind == "multi_inference_log" else [request]
             for task in tasks:
-                yield task.model_spec.signature_name or "serving_default", inputs
+                yield task.model_spec.signature_name or DEFAULT_SIGNATURE, inputs
 
 
 def _tensors(request: Any) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import torch
 
 from mlserve.errors import reason_of
 from mlserve.probe import different_output, made_up_inputs
-from mlserve.tensors import Signature
-from mlserve_torch.program import SIGNATURE, Program, to_numpy, to_torch
+from mlserve.tensors import DEFAULT_SIGNATURE, Signature
+from mlserve_torch.program import Program, to_numpy, to_torch
 
 _log = logging.getLogger(__name__)
 Tensors = Sequence[torch.Tensor]
@@ -206,7 +206,7 @@ class GraphedInstance:
 
     def _captured(self, size: int) -> _Places | None:
         """Return the run for that batch size; None if it cannot be captured or differs."""
-        signature = Signature(SIGNATURE, self._program.inputs, self._program.outputs)
+        signature = Signature(DEFAULT_SIGNATURE, self._program.inputs, self._program.outputs)
         given = made_up_inputs(signature, rows=size)
         tensors = [to_torch(given[spec.name]) for spec in self._program.inputs]
         try:

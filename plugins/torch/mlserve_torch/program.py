@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from mlserve.errors import ExportError, reason_of
 from mlserve.probe import Arrays, tried
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_torch.archive import FileKind, is_for_cuda, kind_of, moved_to_cpu, require_safe
 
 DTYPES: Mapping[torch.dtype, DType] = {
@@ -30,7 +30,6 @@ DTYPES: Mapping[torch.dtype, DType] = {
     if dtype is not DType.BYTES and not dtype.label.startswith("q")
 }
 """Element types by PyTorch's."""
-SIGNATURE = "serving_default"
 _MOST_ROWS = 2**31 - 1
 
 
@@ -251,7 +250,7 @@ def _require_inputs(path: Path, module: Any, inputs: Sequence[TensorSpec]) -> No
 
 def _outputs_of(path: Path, module: Any, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """Run the module on made-up inputs of three rows and of two; a size that differs is open."""
-    signature = Signature(SIGNATURE, tuple(inputs), ())
+    signature = Signature(DEFAULT_SIGNATURE, tuple(inputs), ())
     device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
     def leaves(arrays: Arrays) -> list[tuple[str, Any]]:

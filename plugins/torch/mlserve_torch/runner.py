@@ -25,13 +25,13 @@ from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.pipeline import Exif, ImagePipeline
 from mlserve.sources import How, Kind
 from mlserve.system import usable_cpus
-from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_torch.device import CUDA, device_for, set_up
 from mlserve_torch.gpu_jpeg import NvJpeg
 from mlserve_torch.graph import id_limits
 from mlserve_torch.graphs import CudaCapture
 from mlserve_torch.instances import Instances
-from mlserve_torch.program import SIGNATURE, Program, opened, to_numpy, to_torch
+from mlserve_torch.program import Program, opened, to_numpy, to_torch
 from mlserve_torch.resizing import Resizing, Unresized, pinned
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class TorchRunner:
         self._instances = instances
         self._limits = {} if program.graph_module is None else id_limits(program.graph_module)
         self.signatures: Mapping[str, Signature] = {
-            SIGNATURE: Signature(SIGNATURE, program.inputs, program.outputs)
+            DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs)
         }
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:

@@ -17,11 +17,11 @@ from mlserve.images import RGB
 from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.measure import Subject, measure
 from mlserve.sources import Fact, How, Model, ModelRequest, TensorModel
-from mlserve.tensors import Signature
+from mlserve.tensors import DEFAULT_SIGNATURE, Signature
 from mlserve_torch.archive import MAKE_PT2, FileKind, kind_of
 from mlserve_torch.device import CPU
 from mlserve_torch.graph import graph_of
-from mlserve_torch.program import SIGNATURE, Program, opened, to_numpy, to_torch
+from mlserve_torch.program import Program, opened, to_numpy, to_torch
 
 Array = np.ndarray[Any, Any]
 _MATRIX = 2
@@ -76,7 +76,7 @@ def _tensor_model(
         request.model,
         path,
         "torch",
-        (Signature(SIGNATURE, program.inputs, program.outputs),),
+        (Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs),),
         f"file {path}",
         _digest(path),
         facts=facts,
