@@ -364,6 +364,7 @@ class AsyncClient:
             label=label,
             scores=scores,
             shortfall=shortfall(answer, request.top_k),
+            has_all_classes=answer.has_all_classes,
             **self._about(answer, state),
         )
 
