@@ -137,8 +137,7 @@ class ImagePipeline:
     @property
     def features(self) -> frozenset[Feature]:
         """Return what the pipeline needs of a backend beyond version 1."""
-        exif = {Feature.EXIF} if self.exif is Exif.APPLY else set()
-        return frozenset(exif | _features_of(self.preprocessing))
+        return features_of(self.exif, self.preprocessing)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -220,9 +219,11 @@ class ImagePipeline:
         return found
 
 
-def _features_of(steps: Preprocessing) -> set[Feature]:
+def features_of(exif: Exif, steps: Preprocessing) -> frozenset[Feature]:
+    """Return what these steps need of a backend beyond version 1."""
     resize = steps.resize
     needed = {
+        Feature.EXIF: exif is Exif.APPLY,
         Feature.CHANNELS: steps.channels is not Channels.RGB,
         Feature.SIZES: resize.mode is not ResizeMode.DIRECT or resize.size is not None,
         Feature.ANTIALIAS: resize.antialias,
@@ -231,7 +232,7 @@ def _features_of(steps: Preprocessing) -> set[Feature]:
         Feature.NORMALIZATION: steps.arithmetic is not Arithmetic.MULTIPLY
         or bool(steps.mean or steps.std),
     }
-    return {feature for feature, is_needed in needed.items() if is_needed}
+    return frozenset(feature for feature, is_needed in needed.items() if is_needed)
 
 
 def _inserted(data: dict[str, Any], more: dict[str, Any], *, before: str) -> dict[str, Any]:
