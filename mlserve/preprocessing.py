@@ -88,8 +88,9 @@ class Resize:
     """How an image is resized.
 
     `size` is (height, width); None is the model's own. For SHORTEST_EDGE both are the shorter
-    side's length. With `antialias`, or NEAREST, the result is Pillow's `Image.resize`, uint8;
-    otherwise it is TensorFlow's `tf.image.resize` with half-pixel centres, float32. `fill` is the
+    side's length. With `antialias`, or NEAREST, the result is Pillow's `Image.resize`, uint8, the
+    width before the height; otherwise it is TensorFlow's `tf.image.resize` with half-pixel centres,
+    float32. `fill` is the
     colour beside a letterboxed image, one value (0..255) for each channel of the model.
     """
 
@@ -236,6 +237,19 @@ def resized_size(resize: Resize, image: Sequence[int], model: Sequence[int]) -> 
         case ResizeMode.LETTERBOX:
             ratio = min(tall / height, wide / width)
             return max(1, round(height * ratio)), max(1, round(width * ratio))
+
+
+def excess_of_size(geometry: Geometry, image: Sequence[int], most: int) -> str | None:
+    """Return what is too large about the size that an image (height, width) is resized to, or None.
+
+    A strip of a few pixels' height can become gigabytes when its shorter side is enlarged.
+    """
+    if geometry.height * geometry.width <= most:
+        return None
+    return (
+        f" to resize ({image[1]}x{image[0]} becomes {geometry.width}x{geometry.height}, at most "
+        f"{most} pixels)"
+    )
 
 
 def span(length: int, wanted: int, offset: CropOffset) -> Span:
