@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from mlserve.errors import ExportError, UsageError
+from mlserve.images import RGB
 from mlserve.preprocessing import (
     VERSION_1,
     Arithmetic,
@@ -20,6 +21,9 @@ from mlserve.preprocessing import (
 )
 
 T = TypeVar("T")
+
+SUBJECTS = {"mode": "resize", "size": "resize"}
+"""What a field is called in options and facts, if not by its own name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,20 @@ class PixelOptions:
         """Return the names of the fields that have a value."""
         names = (each.name for each in fields(self) if each.name != "origins")
         return tuple(name for name in names if getattr(self, name) not in (None, ()))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return the options of the command line that gave a value, each once."""
+        names = [name for name in self.given if name not in self.origins]
+        return tuple(dict.fromkeys(f"--{SUBJECTS.get(name, name)}" for name in names))
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Return how many channels a model of images may take: one only if the user says grey.
+
+        Otherwise a tensor with a size of 1 would be taken for an image by its shape alone.
+        """
+        return (RGB, 1) if self.channels is Channels.GREY else (RGB,)
 
     @property
     def normalizes(self) -> bool:
@@ -93,7 +111,7 @@ class PixelOptions:
         if not self.given:
             return VERSION_1
         mode, size = self._resized_to(model)
-        return Preprocessing(
+        steps = Preprocessing(
             channels=self._channels(depth),
             depth=depth,
             resize=Resize(
@@ -104,10 +122,13 @@ class PixelOptions:
                 fill=_for_each("--fill", self.fill, depth),
             ),
             crop_offset=self.crop_offset or CropOffset.ROUND,
-            arithmetic=self.arithmetic or Arithmetic.DIVIDE,
             mean=_for_each("--mean", self.mean, depth),
             std=_for_each("--std", self.std, depth),
         )
+        if steps == VERSION_1 and self.arithmetic in (None, Arithmetic.MULTIPLY):
+            return VERSION_1
+        # Training code divides; only version 1 multiplies.
+        return replace(steps, arithmetic=self.arithmetic or Arithmetic.DIVIDE)
 
     def _channels(self, depth: int) -> Channels:
         channels = self.channels or (Channels.GREY if depth == 1 else Channels.RGB)
@@ -129,7 +150,7 @@ class PixelOptions:
                 hint="say it: --resize shortest-edge:SIZE",
             )
         if self.crop is None:
-            return mode, self.size
+            return mode, None if self.size == model else self.size
         # `transforms_imagenet_eval` of timm.data.transforms_factory.
         height, width = (math.floor(side / self.crop) for side in model)
         return mode, (height, width)

@@ -5,8 +5,9 @@ can be resized some at a time, and only the columns that the model gets go on: n
 photo is made, and the result is the same.
 
 Pillow up to 12 always does that. Pillow 13 begins with the columns where an image loses more than
-twice as many rows as columns, which changes some pixels by 1 of 255. The answers of a model must
-not depend on that, so the order is fixed here: each call to Pillow resizes in one direction.
+twice as many rows as columns, which changes some pixels by 1 of 255, and by more where a bicubic
+value is cut at 0 or 255. The answers of a model must not depend on that, so the order is fixed
+here: each call to Pillow resizes in one direction.
 """
 
 from __future__ import annotations

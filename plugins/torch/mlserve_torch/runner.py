@@ -258,7 +258,7 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) 
     found = ", ".join(map(str, (*program.inputs, *program.outputs)))
     try:
         ((spec,), (output,)) = program.inputs, program.outputs
-        image = _reading(spec, artifact.manifest)
+        image = _reading(spec, artifact.manifest, pipeline.preprocessing.depth)
         if not _fits(image, output, pipeline) or program.rows is None:
             raise ValueError("its sizes differ")
     except ValueError as error:
@@ -269,10 +269,11 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) 
     return image
 
 
-def _reading(spec: TensorSpec, manifest: Manifest | None) -> ImageInput:
+def _reading(spec: TensorSpec, manifest: Manifest | None, depth: int) -> ImageInput:
     """Return the input in the layout that the export found. Raises ValueError for no image."""
     layout = manifest.details.get("layout") if manifest is not None else None
-    readings = [i for i in ImageInput.readings(spec) if layout in (None, i.layout.value)]
+    possible = ImageInput.readings(spec, (depth,))
+    readings = [image for image in possible if layout in (None, image.layout.value)]
     if not readings:
         raise ValueError(f"the input is {spec}")
     return readings[0]
