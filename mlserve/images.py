@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
 from mlserve.errors import InferenceFailed, InputTooLarge, InvalidInput, NotAnImage
 
@@ -87,6 +87,7 @@ It cannot occur in the data between scans, where a zero follows each FF.
 """
 PROGRESSIVE = (b"\xff\xc2\0", b"\xff\xca\0")
 """The markers of progressive frames (Huffman, arithmetic), each with its upper length byte."""
+_CODING_MARKER = re.compile(b"|".join(map(re.escape, (SCAN, *PROGRESSIVE))))
 PACKED_TEXTS = (b"zTXt", b"iTXt")
 """The PNG chunks that hold text, possibly compressed."""
 PNG_SAMPLES = (1, 4, 3, 1, 2, 4, 4, 4)
@@ -179,21 +180,17 @@ def png_cost(png: bytes, width: int, height: int, depth: int, colour: int) -> Im
 
 def jpeg_cost(jpeg: bytes, width: int, height: int, components: int) -> ImageCost:
     """Return the cost of a JPEG with these frame fields."""
-    is_held = any(kind in jpeg for kind in PROGRESSIVE) or any(
-        number < components for number in _components_of_scans(jpeg)
-    )
+    # One search for all markers: this runs several times a request, and holds the GIL.
+    markers = list(islice(_CODING_MARKER.finditer(jpeg), _LOOKED_AT))
+    starts = [marker.start() for marker in markers if marker[0] == SCAN]
+    scans, is_progressive = len(starts), len(starts) < len(markers)
+    if len(markers) == _LOOKED_AT:
+        scans, is_progressive = jpeg.count(SCAN), any(kind in jpeg for kind in PROGRESSIVE)
+    # The number of components of a scan comes after its length.
+    numbers = [number for start in starts for number in jpeg[start + 4 : start + 5]]
+    is_held = is_progressive or any(number < components for number in numbers)
     samples = COEFFICIENT_BYTES * components * width * height if is_held else 0
-    return ImageCost(width, height, samples, jpeg.count(SCAN))
-
-
-def _components_of_scans(jpeg: bytes) -> Iterator[int]:
-    """Yield the number of components of each of the first scans."""
-    at = jpeg.find(SCAN)
-    for _ in range(_LOOKED_AT):
-        if at < 0:
-            return
-        yield from jpeg[at + 4 : at + 5]  # after the length
-        at = jpeg.find(SCAN, at + len(SCAN))
+    return ImageCost(width, height, samples, scans)
 
 
 NAN = "NaN"
