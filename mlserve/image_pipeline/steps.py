@@ -80,7 +80,7 @@ class Forward(Protocol):
 
 
 @runtime_checkable
-class ResizingForward(Forward, Protocol):
+class ResizingForward(Protocol):
     """A model that resizes images itself, on its device: version 1 of the pipeline, bit for bit."""
 
     decoder: JpegDecoder
@@ -94,6 +94,12 @@ class ResizingForward(Forward, Protocol):
 
         Raises what `Runner.run` raises.
         """
+
+    def warm_up(self, black: Array) -> None:
+        """Run once on float32[1, height, width, 3], on every instance of the model."""
+
+    def close(self) -> None:
+        """Free the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,10 @@ class ImageSteps:
     """An image classifier, step by step; thread-safe if `forward` is."""
 
     def __init__(
-        self, pipeline: ImagePipeline, forward: Forward, decoding: Decoding = DEFAULT_DECODING
+        self,
+        pipeline: ImagePipeline,
+        forward: Forward | ResizingForward,
+        decoding: Decoding = DEFAULT_DECODING,
     ) -> None:
         self.pipeline = pipeline
         self._forward = forward
