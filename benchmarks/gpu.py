@@ -30,7 +30,7 @@ import httpx
 import numpy as np
 import torch
 from gpu_bench import MODEL, Bench, network, photo, photo_bytes, strings
-from gpu_load import predict_method
+from gpu_load import numbered, predict_method
 from mlserve_torch.device import set_up
 from mlserve_torch.graphs import CudaCapture
 from mlserve_torch.program import Program
@@ -220,8 +220,7 @@ def _pipeline_of(bench: Bench, choice: JpegChoice, steps: Any) -> dict[str, Any]
 
 
 def _different(count: int) -> Any:
-    """Copies of the photo that differ after its end marker, as repeated images are decoded once."""
-    return strings([photo_bytes + bytes([index]) for index in range(count)])
+    return strings([numbered(photo_bytes, index) for index in range(count)])
 
 
 def serving(bench: Bench) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
+from typing import NamedTuple
 
 from mlserve.errors import InferenceFailed, InputTooLarge, InvalidInput, NotAnImage
 
@@ -178,19 +179,38 @@ def png_cost(png: bytes, width: int, height: int, depth: int, colour: int) -> Im
     return ImageCost(width, height, width * height * bits // 8, packed_texts=texts)
 
 
-def jpeg_cost(jpeg: bytes, width: int, height: int, components: int) -> ImageCost:
-    """Return the cost of a JPEG with these frame fields."""
-    # One search for all markers: this runs several times a request, and holds the GIL.
+class JpegCoding(NamedTuple):
+    """How a JPEG is coded, as its markers say: `last_scan` is the position of the last, or -1.
+
+    `components` are the numbers of components of the first scans.
+    """
+
+    scans: int
+    last_scan: int
+    components: list[int]
+    is_progressive: bool
+
+
+def jpeg_coding(jpeg: bytes) -> JpegCoding:
+    """Find the scans of a JPEG and its progressive frames, in one search.
+
+    A server reads every file several times in this way, and no other thread runs meanwhile.
+    """
     markers = list(islice(_CODING_MARKER.finditer(jpeg), _LOOKED_AT))
     starts = [marker.start() for marker in markers if marker[0] == SCAN]
-    scans, is_progressive = len(starts), len(starts) < len(markers)
-    if len(markers) == _LOOKED_AT:
-        scans, is_progressive = jpeg.count(SCAN), any(kind in jpeg for kind in PROGRESSIVE)
-    # The number of components of a scan comes after its length.
-    numbers = [number for start in starts for number in jpeg[start + 4 : start + 5]]
-    is_held = is_progressive or any(number < components for number in numbers)
+    numbers = [number for start in starts for number in jpeg[start + 4 : start + 5]]  # after length
+    if len(markers) < _LOOKED_AT:
+        last = starts[-1] if starts else -1
+        return JpegCoding(len(starts), last, numbers, len(starts) < len(markers))
+    is_progressive = any(kind in jpeg for kind in PROGRESSIVE)
+    return JpegCoding(jpeg.count(SCAN), jpeg.rfind(SCAN), numbers, is_progressive)
+
+
+def jpeg_cost(coding: JpegCoding, width: int, height: int, components: int) -> ImageCost:
+    """Return the cost of a JPEG with these frame fields."""
+    is_held = coding.is_progressive or any(number < components for number in coding.components)
     samples = COEFFICIENT_BYTES * components * width * height if is_held else 0
-    return ImageCost(width, height, samples, scans)
+    return ImageCost(width, height, samples, coding.scans)
 
 
 NAN = "NaN"

@@ -22,7 +22,7 @@ from mlserve_torch.program import Program, to_numpy, to_torch
 
 _log = logging.getLogger(__name__)
 Tensors = Sequence[torch.Tensor]
-_SIZES = (1, 2, 4, 8, 16, 32)
+_SIZES = (1, 2, 4, 8, 16, 24, 32)
 _WARM_RUNS = 3
 """Runs before the capture, in which libraries choose their kernels and take their memory."""
 

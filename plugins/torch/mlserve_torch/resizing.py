@@ -11,6 +11,7 @@ bits are equal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -82,7 +83,7 @@ class Resizing:
         self._stream = torch.cuda.Stream(device) if self._is_cuda else None
         self._nvjpeg = nvjpeg
         self._decode_here = decode_here
-        self.decoder: JpegDecoder = accurate if nvjpeg is None else _left
+        self.decoder: JpegDecoder = self._accurate if nvjpeg is None else _left
 
     def before(self, program: Program) -> Program:
         """Return the program of float32[N, height, width, 3] as one of `inputs`."""
@@ -108,12 +109,12 @@ class Resizing:
             return image
         size = image.shape[:2]
         if image.size <= self._most_bytes:
-            sent = self._host_memory(image.shape, torch.uint8)
-            np.copyto(sent.numpy(), image)
+            there = torch.from_numpy(image)
+            sent = there if there.is_pinned() else self._host_memory(image.shape).copy_(there)
             return Unresized(sent, _table(*size, *self._size))
         rows, columns = self._pairs(size)
         reduced = image.take(rows, axis=0)
-        sent = self._host_memory((len(rows), len(columns), RGB), torch.uint8)
+        sent = self._host_memory((len(rows), len(columns), RGB))
         reduced.take(columns, axis=1, out=sent.numpy(), mode="clip")  # `raise` would copy once more
         return Unresized(sent, _table(*size, *self._size, is_reduced=True))
 
@@ -163,7 +164,18 @@ class Resizing:
         bottom += self._offset
         return bottom.view(-1, height, width, RGB)
 
-    def _host_memory(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def _accurate(self, data: bytes) -> Array:
+        """Decode as `accurate` does: a small image straight into memory that the device reads."""
+        return accurate(data, self._memory_for)
+
+    def _memory_for(self, height: int, width: int) -> Array:
+        size = height, width, RGB
+        if math.prod(size) > self._most_bytes:
+            return np.empty(size, np.uint8)
+        memory: Array = self._host_memory(size).numpy()
+        return memory
+
+    def _host_memory(self, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> torch.Tensor:
         """Return memory of the CPU that the device reads by itself."""
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=self._is_cuda)
 

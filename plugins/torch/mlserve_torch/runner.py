@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import simplejpeg
 import torch
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
@@ -211,8 +212,9 @@ class ImageProgram:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def warm_up(self, black: Array) -> None:
-        """Run every instance once. Raises what `Instances.run` raises."""
-        prepared = self.prepare(black[0].astype(np.uint8))
+        """Run every instance once, and the decoder. Raises what `Instances.run` raises."""
+        file = simplejpeg.encode_jpeg(black[0].astype(np.uint8))
+        prepared = self.prepare(self.decoder(file))
         self._instances.warm_up(self._resizing.inputs([prepared], range(1)))
 
     @property

@@ -254,7 +254,7 @@ def test_a_batch_is_filled_up_to_the_next_graph_and_gets_the_same_answer(
 ) -> None:
     capture = CountedCapture()
     instance = GraphedInstance(program, CPU, capture_sizes(program), capture, is_padded=True)
-    assert instance.sizes == (1, 2, 4, 8, 16, 32)
+    assert instance.sizes == (1, 2, 4, 8, 16, 24, 32)
     x = torch.rand(rows, 3)
     capture.played.clear()
     (found,) = instance.run([x])
