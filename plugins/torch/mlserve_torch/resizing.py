@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ from mlserve.images import RGB, problem_error
 from mlserve.pipeline import ImagePipeline
 from mlserve.tensors import DType, TensorSpec
 from mlserve_torch.device import CUDA
-from mlserve_torch.program import Program
+from mlserve_torch.program import Program, to_torch
 
 _BYTES_KEPT = 4
 """Bytes of an image that are sent to the device, for each value of the result: its neighbours."""
@@ -81,6 +82,7 @@ class Resizing:
         self._is_cuda = device.type == CUDA
         # Copies have a stream of their own: they overlap with the model's run on another batch.
         self._stream = torch.cuda.Stream(device) if self._is_cuda else None
+        self._copying = Lock()
         self._nvjpeg = nvjpeg
         self._decode_here = decode_here
         self.decoder: JpegDecoder = self._accurate if nvjpeg is None else _left
@@ -109,7 +111,7 @@ class Resizing:
             return image
         size = image.shape[:2]
         if image.size <= self._most_bytes:
-            there = torch.from_numpy(image)
+            there = to_torch(image)
             sent = there if there.is_pinned() else self._host_memory(image.shape).copy_(there)
             return Unresized(sent, _table(*size, *self._size))
         rows, columns = self._pairs(size)
@@ -123,18 +125,22 @@ class Resizing:
 
         Raises InvalidInput for a JPEG that neither nvJPEG nor the CPU can decode.
         """
-        with torch.cuda.stream(self._stream):
-            found = self._decoded(images, span)
-            pixels = torch.empty(
-                len(found), self._most_bytes, dtype=torch.uint8, device=self._device
-            )
-            for row, image in zip(pixels.unbind(), found, strict=True):
-                row[: image.pixels.numel()].copy_(image.pixels.view(-1), non_blocking=True)
-            tables = [image.table for image in found]
-            positions = self._sent([table.positions for table in tables], torch.int64)
-            weights = self._sent([table.weights for table in tables], torch.float32)
-            if self._is_cuda:
-                torch.cuda.current_stream(self._device).record_event().synchronize()
+        # One call at a time: nvJPEG writes on a stream of its own without waiting for this one,
+        # where a kernel of another call could still read memory that its results have got since.
+        with self._copying, torch.cuda.stream(self._stream):
+            try:
+                return self._inputs(self._decoded(images, span))
+            finally:
+                if self._stream is not None:
+                    self._stream.synchronize()
+
+    def _inputs(self, images: Sequence[Unresized]) -> list[torch.Tensor]:
+        """Start to copy the bytes and the tables to the device."""
+        pixels = torch.empty(len(images), self._most_bytes, dtype=torch.uint8, device=self._device)
+        for row, image in zip(pixels.unbind(), images, strict=True):
+            row[: image.pixels.numel()].copy_(image.pixels.view(-1), non_blocking=True)
+        positions = self._sent([image.table.positions for image in images], torch.int64)
+        weights = self._sent([image.table.weights for image in images], torch.float32)
         return [pixels, positions, weights]
 
     def _resized(
