@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -91,14 +92,18 @@ class _Places:
     def __init__(self, replay: Replay, capture: Capture) -> None:
         self._replay = replay
         self._capture = capture
-        self._sent = [capture.host_memory(tensor) for tensor in replay.inputs]
         self._got = [capture.host_memory(tensor) for tensor in replay.outputs]
+
+    @cached_property
+    def _sent(self) -> list[torch.Tensor]:
+        """Memory for inputs that come from the CPU: images never do, and theirs is large."""
+        return [self._capture.host_memory(tensor) for tensor in self._replay.inputs]
 
     def run(self, tensors: Tensors) -> list[torch.Tensor]:
         rows = len(tensors[0])
         with self._capture.on_stream():
-            for tensor, sent, place in zip(tensors, self._sent, self._replay.inputs, strict=True):
-                there = sent[:rows].copy_(tensor) if tensor.is_cpu else tensor
+            for index, (tensor, place) in enumerate(zip(tensors, self._replay.inputs, strict=True)):
+                there = self._sent[index][:rows].copy_(tensor) if tensor.is_cpu else tensor
                 place[:rows].copy_(there, non_blocking=True)
             self._replay.play()
             for got, output in zip(self._got, self._replay.outputs, strict=True):
@@ -175,7 +180,7 @@ class GraphedInstance:
             self._capture.wait()
             replay = self._capture.capture(self._program.call, inputs)
             places = _Places(replay, self._capture)
-            found = places.run(tensors)
+            found = places.run(inputs)
         except (RuntimeError, AssertionError, IndexError) as error:
             _log.warning(
                 "the model runs without a CUDA graph for a batch of %d: %s", size, reason_of(error)

@@ -214,8 +214,10 @@ class ImageProgram:
     def warm_up(self, black: Array) -> None:
         """Run every instance once, and the decoder. Raises what `Instances.run` raises."""
         file = simplejpeg.encode_jpeg(black[0].astype(np.uint8))
-        prepared = self.prepare(self.decoder(file))
-        self._instances.warm_up(self._resizing.inputs([prepared], range(1)))
+        with self._instances.explaining():
+            prepared = self.prepare(self.decoder(file))
+            inputs = self._resizing.inputs([prepared], range(1))
+        self._instances.warm_up(inputs)
 
     @property
     def batching(self) -> Batching | None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mlserve.errors import InvalidInput
 from mlserve.image_pipeline.float_resizing import resized
-from mlserve.image_pipeline.jpeg import decode_jpeg
+from mlserve.image_pipeline.jpeg import accurate, decode_jpeg
 from mlserve.image_pipeline.steps import Decoding, ImageSteps
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation, ImagePipeline
@@ -158,3 +158,33 @@ def test_a_file_that_nobody_can_decode_is_named_by_its_place(place: int) -> None
     with pytest.raises(InvalidInput, match=f"image {place} of 40 "):
         steps.batch_scores(files, None)
     steps.close()
+
+
+def test_the_first_of_several_bad_files_is_named_when_threads_decode() -> None:
+    files = [jpeg(20 + index, 20) for index in range(40)]
+    for place in (37, 11, 12):
+        files[place] = b"\xff\xd8\xff damaged"
+    resizing = Resizing(PIPELINE, CPU)
+    program = ImageProgram(instances(resizing, graphs=False), resizing)
+    steps = ImageSteps(PIPELINE, program, Decoding(threads=8))
+    for _ in range(20):
+        with pytest.raises(InvalidInput, match="image 11 of 40 "):
+            steps.batch_scores(files, None)
+    steps.close()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_are_left_where_the_caller_wants_them(mode: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(noise(50, 70)).convert(mode).save(file, "JPEG")
+    memory = np.empty((50, 70, 3), np.uint8)
+    sizes = []
+
+    def place(height: int, width: int) -> Any:
+        sizes.append((height, width))
+        return memory
+
+    found = accurate(file.getvalue(), place)
+    assert sizes == [(50, 70)]
+    assert np.shares_memory(found, memory)
+    np.testing.assert_array_equal(memory, accurate(file.getvalue()))
