@@ -91,7 +91,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TOKEN_FILE",
             rich_help_panel=_ACCESS,
             help="File with the server's token. Default: the running server's own, else the token "
             f"in {TOKEN_VARIABLE}.",
@@ -101,7 +100,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_CA",
             rich_help_panel=_ACCESS,
             help="PEM file with the authority (CA) that signed the server's certificate, or with "
             "the certificate itself. Default: the running server's own, else those the system "
@@ -112,7 +110,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_CERT",
             rich_help_panel=_ACCESS,
             help="PEM file with the client certificate, for a server that asks for one.",
         ),
@@ -121,7 +118,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_KEY",
             rich_help_panel=_ACCESS,
             help="PEM file with the private key of the client certificate.",
         ),
