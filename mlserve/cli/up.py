@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.cli.arguments import (
     ExportedBackendOption,
     ExportedModelOption,
@@ -44,6 +45,7 @@ def up(
             metavar="N|all",
             help="The version to serve, or `all`. Repeat it to serve several. Default: the latest, "
             "also when a newer one is exported later.",
+            autocompletion=completion.versions,
         ),
     ] = None,
     path: Annotated[
