@@ -13,6 +13,7 @@ import typer
 from mlserve.cli.defaults import all_settings, document_of
 from mlserve.cli.output import OutputFormat, OutputOption, json_text, note, print_json, say
 from mlserve.cli.usage import Command, CommandGroup
+from mlserve.config.locate import NAME
 from mlserve.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,6 +101,54 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
     say(f"{document.shown} is right")
     for name, models in _models_by_server(found).items():
         note(f"{name}: {', '.join(models)}")
+
+
+_STARTER = """\
+# What mlserve takes instead of flags. `mlserve config show --all` lists every key.
+# Paths start at this folder. Flags and MLSERVE_... variables go before this file.
+
+# store = "models"
+
+# For predict, metadata and status:
+# [client]
+# endpoint = "localhost:8500"
+# timeout = 5.0
+
+# For one command:
+# [up]
+# max_queue = 64
+
+# A server of several models, for `mlserve up line`:
+# [servers.line]
+# rest_port = 8501
+
+# [servers.line.models.defects]
+# backend = "onnxruntime"
+# threads = 2
+"""
+
+
+@config.command(cls=Command)
+def init(output: OutputOption = OutputFormat.TEXT) -> None:
+    """Write a commented mlserve.toml in this folder, to begin with. One that is there stays."""
+    path = Path(NAME)
+    try:
+        with path.open("x") as file:
+            file.write(_STARTER)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{path} is there already", hint="see what it sets: mlserve config show"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="change to a folder that this user may write",
+        ) from error
+    if output is OutputFormat.JSON:
+        print_json({"file": str(path.absolute())})
+        return
+    say(str(path))
+    note("next: take the # off the lines that you want, then mlserve config check")
 
 
 def _models_by_server(found: Config) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ from typer.core import TyperOption
 from mlserve.cli.server_choice import ServerChoice
 from mlserve.config.locate import NO_FILE, VARIABLE, candidates
 from mlserve.errors import UsageError
+from mlserve.options import flag_of
 
 if TYPE_CHECKING:  # a command that has no file loads none of this
     from mlserve.config.document import Document
@@ -95,6 +96,11 @@ class Setting:
     tables: tuple[str, ...]
 
     @property
+    def variables(self) -> tuple[str, ...]:
+        """Return the variables that set it, in the order of the tables."""
+        return tuple(_variable(table, self.key) for table in self.tables)
+
+    @property
     def own_key(self) -> str:
         """Return the dotted key that sets it for the commands that share its default."""
         table = CLIENT if CLIENT in self.tables else self.tables[0]
@@ -105,8 +111,7 @@ class Setting:
 
         A variable that is empty counts as absent. Raises UsageError for a wrong type in the file.
         """
-        for name in self.tables:
-            variable = _variable(name, self.key)
+        for name, variable in zip(self.tables, self.variables, strict=True):
             if text := os.environ.get(variable):
                 value = self.option.type.split_envvar_value(text) if self.option.multiple else text
                 return Given(value, self._way(name), variable)
@@ -297,7 +302,7 @@ def naming_origin(ctx: Any) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        named = _FLAG.findall(error.message)
+        named = {*_FLAG.findall(error.message), flag_of(error.message.partition(" ")[0])}
         for option in ctx.command.params:
             given = _given(ctx, option.name) if option.opts[0] in named else None
             if given is not None:
