@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 config = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    help="Show and check the configuration: the file mlserve.toml and MLSERVE_... variables.",
+    help="Show and check the configuration: the file mlserve.toml and MLSERVE_... variables."
+    "\n\nFor example:\n\nmlserve config show",
 )
 
 
@@ -81,8 +82,15 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
     """Check the whole configuration file: every key, its servers, and the files that they name.
 
     Exit codes: 0 it is right, 2 it is not: the error names line and column.
+
+    For example:
+
+    mlserve config check
+
+    mlserve config check --config deploy/mlserve.toml
     """
     from mlserve.config.servers import servers_of
+    from mlserve.config.table import SERVERS, Table
     from mlserve.credentials import check_files
 
     document = document_of(ctx)
@@ -91,9 +99,12 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
             "there is no configuration file to check",
             hint="name one: mlserve config check --config FILE",
         )
-    found = servers_of(document)
+    found, root = servers_of(document), Table(document, (), document.table)
     for server in found.servers:
-        check_files(server.settings)
+        try:
+            check_files(server.settings)
+        except UsageError as error:
+            raise root.table(SERVERS).table(server.name).located(error) from error
     _values(ctx, document, every=False)
     if output is OutputFormat.JSON:
         print_json({"file": document.shown, "servers": _models_by_server(found)})
@@ -130,7 +141,12 @@ _STARTER = """\
 
 @config.command(cls=Command)
 def init(output: OutputOption = OutputFormat.TEXT) -> None:
-    """Write a commented mlserve.toml in this folder, to begin with. One that is there stays."""
+    """Write a commented mlserve.toml in this folder, to begin with. One that is there stays.
+
+    For example:
+
+    mlserve config init
+    """
     path = Path(NAME)
     try:
         with path.open("x") as file:
