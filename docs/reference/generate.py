@@ -145,8 +145,8 @@ def _commands() -> Iterator[str]:
     yield _wrapped(
         "Every command has `--help`, and `--config FILE` for its defaults "
         "([configuration.md](../configuration.md)). Data goes to standard output, everything else "
-        "to standard error. With `--output json` the data is JSON, and so is an error, also that of a wrong "
-        "option."
+        "to standard error. With `--output json` the data is JSON, and so is an error, also that "
+        "of a wrong option."
     )
     yield _table(
         ("", "command", "what it does"),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -28,8 +27,7 @@ config = typer.Typer(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SetValue:
+class SetValue(NamedTuple):
     """A value, where it comes from, and the commands that take it.
 
     `key` is dotted, as in the file: `client.timeout`. `source` is `default`, `environment` or
@@ -188,7 +186,7 @@ def _values(ctx: Any, document: Document | None, *, every: bool) -> list[SetValu
             continue
         old = found.get((new.key, new.place))
         commands = (*old.commands, *new.commands) if old else new.commands
-        found[new.key, new.place] = replace(new, commands=commands)
+        found[new.key, new.place] = new._replace(commands=commands)
     return list(found.values())
 
 
