@@ -34,7 +34,7 @@ CLIENT = "client"
 _TOP = ""
 """The top of the file, outside of every table."""
 _ONE_CALL: Mapping[str, frozenset[str]] = {
-    "predict": frozenset({"input", "json", "format", "output_file", "resume"}),
+    "predict": frozenset({"input", "json", "format", "expect", "output_file", "resume"}),
     "metadata": frozenset(),
     "status": frozenset(),
     "export": frozenset({"version"}),
