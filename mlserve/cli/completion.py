@@ -6,7 +6,6 @@ what has been typed; one that cannot find them out returns none, as a shell has 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -74,18 +73,6 @@ def versions(ctx: typer.Context) -> Iterable[str]:
 def servers(_ctx: typer.Context) -> Iterable[str]:
     """Return the names of the servers that `mlserve up` started."""
     return [record.name for record in _records()]
-
-
-@_completing
-def described_servers(_ctx: typer.Context) -> Iterable[str]:
-    """Return the names of the servers that the configuration file describes."""
-    from mlserve.config.document import first_of
-    from mlserve.config.locate import VARIABLE, candidates
-    from mlserve.config.servers import servers_of
-
-    given = os.environ.get(VARIABLE) or None
-    document = first_of(candidates(given), are_found=given is None)
-    return [] if document is None else [server.name for server in servers_of(document).servers]
 
 
 def _exported(ctx: typer.Context) -> list[tuple[str, str]]:

@@ -7,13 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
-from mlserve.cli.completion import described_servers
 from mlserve.store import Store
 from tests.harness.command import Command
 
@@ -80,20 +78,6 @@ def test_what_cannot_be_found_out_is_not_offered(
     monkeypatch.setenv("MLSERVE_HOME", str(tmp_path / "file"))
     assert offered("up --model ") == []
     assert offered("down ") == []
-
-
-def test_described_servers_are_those_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    ctx: Any = None
-    assert described_servers(ctx, "") == []
-    (tmp_path / "mlserve.toml").write_text(
-        "[servers.b]\nmodels.m = {}\n[servers.a]\nmodels.m = {}\n"
-    )
-    assert described_servers(ctx, "") == ["a", "b"]
-    monkeypatch.setenv("MLSERVE_CONFIG", "none")
-    assert described_servers(ctx, "") == []
 
 
 @pytest.mark.server
