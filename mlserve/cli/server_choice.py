@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 import typer
 
 from mlserve.background import run_within
+from mlserve.cli import completion
 from mlserve.cli.arguments import Command
 from mlserve.cli.output import note
 from mlserve.client import Client, Tls
@@ -56,12 +57,15 @@ class ServerChoice:
             metavar="NAME",
             help="Ask the running server of this name, as `mlserve ps` lists it. Not with "
             "--endpoint.",
+            autocompletion=completion.servers,
         ),
     ] = None
     backend: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Ask the running server of this backend. Not with --endpoint."
+            metavar="NAME",
+            help="Ask the running server of this backend. Not with --endpoint.",
+            autocompletion=completion.backends,
         ),
     ] = None
     model: Annotated[
@@ -69,11 +73,17 @@ class ServerChoice:
         typer.Option(
             metavar="NAME",
             help="The model to ask. Default: the only one that the server serves.",
+            autocompletion=completion.models,
         ),
     ] = None
     version: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="The version to ask. Default: the server's choice."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="The version to ask. Default: the server's choice.",
+            autocompletion=completion.versions,
+        ),
     ] = None
     protocol: Annotated[
         ProtocolName | None,
@@ -91,7 +101,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TOKEN_FILE",
             rich_help_panel=_ACCESS,
             help="File with the server's token. Default: the running server's own, else the token "
             f"in {TOKEN_VARIABLE}.",
@@ -101,7 +110,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_CA",
             rich_help_panel=_ACCESS,
             help="PEM file with the authority (CA) that signed the server's certificate, or with "
             "the certificate itself. Default: the running server's own, else those the system "
@@ -112,7 +120,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_CERT",
             rich_help_panel=_ACCESS,
             help="PEM file with the client certificate, for a server that asks for one.",
         ),
@@ -121,7 +128,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_KEY",
             rich_help_panel=_ACCESS,
             help="PEM file with the private key of the client certificate.",
         ),

@@ -20,9 +20,9 @@ from mlserve.launch import ports
 from mlserve.launch.logs import log_path
 from mlserve.launch.ready import wait_until_ready
 from mlserve.launch.records import Tell
-from mlserve.launch.serving import Launcher
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import LaunchedServer, UpRequest, request_up, start, with_log
+from mlserve.settings import Launcher
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")

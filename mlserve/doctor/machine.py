@@ -22,8 +22,7 @@ from mlserve.launch import ports
 from mlserve.launch.docker import engine
 from mlserve.launch.model_choice import exported
 from mlserve.launch.records import read_records
-from mlserve.launch.serving import Launcher
-from mlserve.settings import GRPC_PORT, REST_PORT
+from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
 from mlserve.sources import DEFAULT_MODEL
 from mlserve.system import memory_limit, usable_cpus
 

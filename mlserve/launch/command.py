@@ -21,9 +21,10 @@ from mlserve.errors import PluginError, UsageError
 from mlserve.launch.logs import rotate
 from mlserve.launch.private_files import create_private, private_folder
 from mlserve.launch.records import unwritable
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.options import flag_of
 from mlserve.plugins import absent_to_serve
+from mlserve.settings import Launcher
 
 Process = subprocess.Popen[bytes]
 _NOWHERE = Listen("127.0.0.1", 0, 0)

@@ -30,7 +30,8 @@ from mlserve.launch.private_files import (
     require_own,
     state_folder,
 )
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
+from mlserve.settings import Launcher
 
 _FORMAT = 1
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.store import LATEST_VERSION, VersionPolicy
-
-
-class Launcher(StrEnum):
-    """The program that runs a server, here or in an image.
-
-    Mlserve's own server, the runtime's own (third-party) server, a container, or (auto) whichever
-    fits.
-    """
-
-    AUTO = "auto"
-    NATIVE = "native"
-    EMBEDDED = "embedded"
-    DOCKER = "docker"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,9 @@ from mlserve.launch.records import (
     write_record,
 )
 from mlserve.launch.running import reconcile, server_of
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
-from mlserve.settings import ServerSettings
+from mlserve.settings import Launcher, ServerSettings
 from mlserve.store import VersionPolicy
 
 RECORD = ServerRecord(

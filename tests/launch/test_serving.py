@@ -19,8 +19,8 @@ from mlserve.launch.command import command, launcher_for
 from mlserve.launch.model_choice import choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
-from mlserve.launch.serving import Launcher
 from mlserve.load_options import LoadOptions
+from mlserve.settings import Launcher
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()

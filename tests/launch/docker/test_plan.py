@@ -28,9 +28,9 @@ from mlserve.launch.docker.run import plan_of
 from mlserve.launch.model_choice import choose
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
-from mlserve.settings import REST_PORT, ServerSettings
+from mlserve.settings import REST_PORT, Launcher, ServerSettings
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()
