@@ -29,7 +29,6 @@ from mlserve.sources import Progress
 _MOST_REDIRECTS = 10
 _TRIES = 3
 """How often an answer may break off without more bytes than before."""
-_CHUNK = 2**20
 _ETAG, _MODIFIED = "ETag ", "Last-Modified "
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _REFUSED = {401, 403, 407}
@@ -189,7 +188,7 @@ def receive(
     total = begin + int(length) if length is not None and is_plain else None
     with part.open("ab" if begin else "wb") as file:
         progress(what, begin, total)
-        for chunk in response.iter_bytes(_CHUNK):
+        for chunk in response.iter_bytes():
             file.write(chunk)
             progress(what, file.tell(), total)
     if size_of(part) < _whole_size(response):  # the server has sent a smaller range than asked for
