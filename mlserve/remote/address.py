@@ -82,7 +82,8 @@ class Address:
             pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _is_signing(pair)
         ]
         host = parts.netloc.rpartition("@")[2]
-        plain = urlunsplit((parts.scheme, host, parts.path, urlencode(query), parts.fragment))
+        path = parts.path if self.scheme in {"http", "https"} else parts.path.rstrip("/")
+        plain = urlunsplit((parts.scheme, host, path, urlencode(query), parts.fragment))
         return sha256(plain.encode(errors="surrogateescape")).hexdigest()[:32]
 
     @property

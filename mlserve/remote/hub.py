@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -50,8 +49,10 @@ class HubFiles(Upstream):
 
     def fetch(self, known: str | None, into: Partial, progress: Progress) -> Found | None:
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when it is imported
-        if find_spec("huggingface_hub") is None:
-            raise absent_library(self._address, "huggingface_hub", "hf")
+        try:
+            import huggingface_hub  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise absent_library(self._address, "huggingface_hub", "hf") from error
         try:
             return self._fetch(known, into, progress)
         except Exception as error:
@@ -124,7 +125,8 @@ class HubFiles(Upstream):
             return refused(
                 f"{self._address.shown} cannot be fetched: HTTP {status}", hint=_SPELLING
             )
-        return unreachable(self._address, reason_of(error))
+        cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
+        return unreachable(self._address, reason_of(cause or error))
 
 
 _ASK = "ask for it on the model's page, and set HF_TOKEN"

@@ -7,6 +7,7 @@ application default credentials. AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST name
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Mapping
 from hashlib import sha256
@@ -28,6 +29,10 @@ from mlserve.remote.upstream import (
 from mlserve.sources import Progress
 
 _CHUNK = 16 * 2**20
+_TRIES = 3
+"""How often S3 is asked; s3fs waits in between."""
+_ANSWER_SECONDS = 20.0
+"""How long the first answer may take: gcsfs by itself tries again for half a minute."""
 _LIBRARIES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 """For each scheme the library, and the extra of ours that brings it."""
 _ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gs": {"token": "anon"}}
@@ -49,6 +54,7 @@ class Objects(Upstream):
         library, extra = _LIBRARIES[self._address.scheme]
         try:
             module = importlib.import_module(library)
+            logging.getLogger(library).addHandler(logging.NullHandler())  # no tracebacks on stderr
         except ModuleNotFoundError as error:
             raise absent_library(self._address, library, extra) from error
         try:
@@ -86,18 +92,24 @@ class Objects(Upstream):
         if anonymous or (self._address.scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST")):
             options |= _ANONYMOUS[self._address.scheme]
         if self._address.scheme == "gs":
-            return module.GCSFileSystem(requests_timeout=SILENT_SECONDS, **options)
+            # Not gcsfs.GCSFileSystem, which asks over gRPC what kind of bucket it is, for a minute
+            # where only JSON is spoken.
+            return module.core.GCSFileSystem(requests_timeout=SILENT_SECONDS, **options)
         limits = {
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": SILENT_SECONDS,
-            "retries": {"max_attempts": 2},
+            "retries": {"max_attempts": _TRIES - 1},
         }
-        return module.S3FileSystem(config_kwargs=limits, **options)
+        files = module.S3FileSystem(config_kwargs=limits, **options)
+        files.retries = _TRIES
+        return files
 
     def _objects(self, files: Any) -> dict[str, Mapping[str, Any]]:
         """Return what is known of each object by its path in the content. Raises ExportError."""
+        from fsspec.asyn import sync
+
         root = f"{self._path}?{self._query}" if self._query else self._path
-        info = files.info(root)
+        info = sync(files.loop, files._info, root, timeout=_ANSWER_SECONDS)  # noqa: SLF001
         if info["type"] != "directory":
             return {safe_name(self._name, self._address.shown): {**info, "name": root}}
         base = files._strip_protocol(self._path)  # noqa: SLF001  fsspec has no public name for it
@@ -151,6 +163,8 @@ class Objects(Upstream):
                 f"{shown} cannot be read: {reason_of(error)}",
                 hint="give credentials in the way of its library; docs/sources.md lists them",
             )
+        if type(error).__name__ == "FSTimeoutError":
+            return unreachable(self._address, f"no answer within {_ANSWER_SECONDS:g} s")
         if isinstance(error, (ValueError, TypeError, KeyError)):
             return ExportError(f"{shown} cannot be fetched: {reason_of(error)}")
         return unreachable(self._address, reason_of(error))

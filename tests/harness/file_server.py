@@ -61,6 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(file, names)
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def _send(self, file: File, names: dict[str, str]) -> None:
         wanted = names.get("range", "")
         is_same = names.get("if-range") in {None, file.etag}
@@ -84,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**length, **etag, **file.headers, **(more or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data[: file.breaks.pop(0)] if file.breaks else data)
+        if self.command == "GET":
+            self.wfile.write(data[: file.breaks.pop(0)] if file.breaks else data)
 
     def log_message(self, *args: Any) -> None:
         """Keep the output of the tests clean."""
