@@ -133,8 +133,13 @@ def _write(
 
 def _with_origin(manifest: Manifest, fetched: Fetched) -> Manifest:
     """Return the manifest with what was fetched, and its address as the source."""
+    facts = {
+        name: replace(fact, why=named(fact.why, fetched), warning=named(fact.warning, fetched))
+        for name, fact in manifest.facts.items()
+    }
     origins = {option: resolved.to_json() for option, resolved in fetched.items()}
-    return replace(manifest, source=named(manifest.source, fetched), fetched=origins)
+    source = named(manifest.source, fetched)
+    return replace(manifest, source=source, facts=facts, fetched=origins)
 
 
 def _with_omissions(manifest: Manifest, model: TensorModel) -> Manifest:

@@ -25,6 +25,7 @@ from mlserve.sources import Progress
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 _DEEPEST = 32
+_CHECK = "check the spelling, and MLFLOW_TRACKING_URI"
 
 
 class RestStore(Tracking):
@@ -51,7 +52,10 @@ class RestStore(Tracking):
         }
         found = self._get("/model-versions/search", query).get("model_versions")
         if not found:
-            raise NotFound(f"{self._address.shown}: there is no version of the model {name}")
+            raise NotFound(
+                f"{self._address.shown}: the MLflow server has no version of the model {name}",
+                hint=_CHECK,
+            )
         return str(found[0]["version"])
 
     def location_of_model(self, model_id: str) -> str:
@@ -161,7 +165,7 @@ class RestStore(Tracking):
             said = "HTTP 404"
         return NotFound(
             f"{self._address.shown}: the MLflow server says: {bounded(said, 200)}",
-            hint="check the spelling, and MLFLOW_TRACKING_URI",
+            hint=_CHECK,
         )
 
 

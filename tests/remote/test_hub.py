@@ -44,7 +44,7 @@ class Hub:
 
 @pytest.fixture
 def hub(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", server.url)  # HF_ENDPOINT is read at its import
     monkeypatch.setattr(
@@ -99,7 +99,7 @@ def test_names_of_the_hub_cannot_leave_the_folder(hub: Hub, get: Get, tmp_path: 
 
 def test_what_is_not_there(hub: Hub, get: Get) -> None:
     hub.commit(FIRST, {"m.onnx": DATA})
-    with pytest.raises(NotFound, match="has no other.onnx") as raised:
+    with pytest.raises(NotFound, match=r"has no other\.onnx") as raised:
         get("hf://org/tiny/other.onnx")
     assert raised.value.hint == "it has m.onnx"
     missing = {"X-Error-Code": "RevisionNotFound"}
@@ -120,7 +120,7 @@ def test_what_is_not_there(hub: Hub, get: Get) -> None:
 def test_no_hub_and_a_token_that_is_not_told(
     hub: Hub, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub.commit(FIRST, {"m.onnx": DATA})

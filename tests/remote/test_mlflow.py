@@ -20,7 +20,10 @@ from mlserve.sources import ModelRequest
 from tests.harness.file_server import FileServer
 from tests.remote.conftest import Get
 
-pytestmark = pytest.mark.framework  # importing mlflow takes more than a second
+pytestmark = [
+    pytest.mark.framework,  # importing mlflow takes more than a second
+    pytest.mark.filterwarnings("ignore"),  # and it warns of itself
+]
 
 
 @dataclass(frozen=True)

@@ -106,24 +106,23 @@ def test_a_prefix_is_a_folder(put: Put, root: str, get: Get) -> None:
     assert found.copy.path.name == "1"
     assert names == {"saved_model.pb", "variables/variables.index"}
     assert path_digest(found.copy.path) == f"sha256:{found.copy.digest}"
-    assert not get(f"{root}/saved/1").is_new
     put("saved/1/variables/variables.index", b"INDEX")
     assert get(f"{root}/saved/1").is_new
 
 
-def test_what_is_not_there_and_what_is_pinned(put: Put, root: str, get: Get) -> None:
-    with pytest.raises(NotFound, match=f"{root}/none.onnx: there is no such object"):
-        get(f"{root}/none.onnx")
-    put("m.onnx", DATA)
+def test_what_is_not_there_and_what_is_pinned(put_gcs: Put, get: Get) -> None:
+    with pytest.raises(NotFound, match=r"gs://bucket/none\.onnx: there is no such object"):
+        get("gs://bucket/none.onnx")
+    put_gcs("m.onnx", DATA)
     with pytest.raises(ExportError, match=f"has the digest sha256:{HEX}, not sha256:0000"):
-        get(f"{root}/m.onnx", "0" * 64)
+        get("gs://bucket/m.onnx", "0" * 64)
 
 
 def test_an_object_arrives_in_pieces_and_goes_on_after_a_break(
-    put: Put, root: str, get: Get, monkeypatch: pytest.MonkeyPatch
+    put_gcs: Put, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objects, "_CHUNK", 4000)
-    put("m.onnx", DATA)
+    put_gcs("pieces.onnx", DATA)
     from fsspec.spec import AbstractBufferedFile
 
     whole, begun = AbstractBufferedFile.read, []
@@ -137,8 +136,8 @@ def test_an_object_arrives_in_pieces_and_goes_on_after_a_break(
 
     monkeypatch.setattr(AbstractBufferedFile, "read", breaking)
     with pytest.raises(Unreachable, match="the connection broke off"):
-        get(f"{root}/m.onnx")
-    assert get(f"{root}/m.onnx").copy.digest == HEX
+        get("gs://bucket/pieces.onnx")
+    assert get("gs://bucket/pieces.onnx").copy.digest == HEX
     assert begun == [0, 4000, 4000, 8000]
 
 
@@ -157,7 +156,6 @@ def test_a_version_of_an_object(put_s3: Put, s3: Any, get: Get) -> None:
     found = get(f"s3://versions/m.onnx?versionId={old}").copy
     assert (found.path.name, found.path.read_bytes()) == ("m.onnx", b"old")
     assert found.revision == f"version {old}"
-    assert get("s3://versions/m.onnx").copy.path.read_bytes() == b"new"
 
 
 def test_s3_without_credentials_is_asked_as_anybody(
