@@ -92,9 +92,8 @@ class ModelRequest:
     and `trusted_types` are names of types that such a file may hold without it;
     `allow_version_mismatch` opens files that another version of their library wrote. `inputs`
     describes the inputs of a model whose file does not. `pixels` says how images were prepared in
-    training, where that differs from version 1 of the image pipeline.
-    `sha256` is the digest that the weights must
-    have; `offline` takes addresses from the cache and fetches nothing.
+    training, where that differs from version 1 of the image pipeline. `sha256` is the digest that
+    the weights must have; `offline` takes addresses from the cache and fetches nothing.
     """
 
     model: str

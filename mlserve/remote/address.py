@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from hashlib import sha256
@@ -76,7 +77,10 @@ class Address:
 
     @property
     def key(self) -> str:
-        """Return the name of its place in the cache: the same for each signature of one file."""
+        """Return the name of its place in the cache: the same for each signature of one file.
+
+        Where the environment names the server, each server has places of its own.
+        """
         parts = urlsplit(self.text)
         query = [
             pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _is_signing(pair)
@@ -84,7 +88,9 @@ class Address:
         host = parts.netloc.rpartition("@")[2]
         path = parts.path if self.scheme in {"http", "https"} else parts.path.rstrip("/")
         plain = urlunsplit((parts.scheme, host, path, urlencode(query), parts.fragment))
-        return sha256(plain.encode(errors="surrogateescape")).hexdigest()[:32]
+        servers = [os.environ.get(variable, "") for variable in _SERVERS.get(self.scheme, ())]
+        whole = "\n".join((plain, *servers))
+        return sha256(whole.encode(errors="surrogateescape")).hexdigest()[:32]
 
     @property
     def name(self) -> str:
@@ -119,6 +125,14 @@ class Address:
             )
 
 
+_SERVERS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    "gs": ("STORAGE_EMULATOR_HOST",),
+    "hf": ("HF_ENDPOINT",),
+    "models": ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"),
+    "runs": ("MLFLOW_TRACKING_URI",),
+}
+"""The variables that say which server an address of that scheme is asked of."""
 _HOSTS = {"s3": "bucket", "gs": "bucket", "hf": "organization"}
 
 

@@ -116,9 +116,8 @@ def _asked(address: Address, entry: Entry, last: Copy | None, progress: Progress
     try:
         found = upstream_of(address).fetch(last.revision if last else None, entry.partial, progress)
     except Unreachable as error:
-        if last is None:
+        if last is None or address.digest not in {None, last.digest}:
             raise
-        _require_pinned(address, last.digest)
         return Resolved(last, is_new=False, unchecked=error.message)
     except MlserveError as error:
         entry.partial.clear()

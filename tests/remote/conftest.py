@@ -15,7 +15,7 @@ Get = Callable[..., Resolved]
 
 
 @pytest.fixture
-def server() -> Iterator[FileServer]:
+def site() -> Iterator[FileServer]:
     with serving_files() as served:
         yield served
 

@@ -96,6 +96,14 @@ def test_one_file_has_one_place_however_it_is_signed() -> None:
     assert len({Address.parse(other).key for other in others}) == len(others)
 
 
+def test_each_server_has_its_own_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for place in ("http://a", "http://b"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+        keys |= {Address.parse("models:/tiny/1").key, Address.parse("https://h/m.onnx").key}
+    assert len(keys) == 3
+
+
 @pytest.mark.parametrize(
     "name", ["../x", "a/../../x", "/etc/x", "a//b", "", ".", "a\\..\\b", "a\0"]
 )

@@ -16,10 +16,10 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_labels_and_weights_are_fetched_and_the_second_export_needs_no_network(
-    server: FileServer,
+    site: FileServer,
 ) -> None:
-    labels = server.put("/labels.txt", b"cat\ndog\n", etag='"1"')
-    weights = server.put("/m.onnx", b"onnx", etag='"2"')
+    labels = site.put("/labels.txt", b"cat\ndog\n", etag='"1"')
+    weights = site.put("/m.onnx", b"onnx", etag='"2"')
     code, err = run("--labels", labels, "--weights", weights)
     assert code == 0, err
     assert f"fetched  --weights {weights} on " in err
@@ -28,7 +28,7 @@ def test_labels_and_weights_are_fetched_and_the_second_export_needs_no_network(
     assert artifact.manifest is not None
     assert set(artifact.manifest.fetched) == {"labels", "weights"}
 
-    for file in server.files.values():
+    for file in site.files.values():
         file.status = 503
     code, err = run("--labels", labels, "--weights", weights)
     assert code == 0, err
@@ -36,15 +36,15 @@ def test_labels_and_weights_are_fetched_and_the_second_export_needs_no_network(
     assert f"taken from the cache without a look: {reason}" in err
 
 
-def test_offline_fetches_nothing(server: FileServer) -> None:
-    code, err = run("--labels", server.put("/labels.txt", b"cat\ndog\n"), "--offline")
+def test_offline_fetches_nothing(site: FileServer) -> None:
+    code, err = run("--labels", site.put("/labels.txt", b"cat\ndog\n"), "--offline")
     assert code == 4
     assert "is not in the cache, and --offline fetches nothing" in err
-    assert not server.requests
+    assert not site.requests
 
 
-def test_an_error_in_a_file_names_its_address(server: FileServer) -> None:
-    url = server.put("/labels.txt", b"")
+def test_an_error_in_a_file_names_its_address(site: FileServer) -> None:
+    url = site.put("/labels.txt", b"")
     code, err = run("--labels", url)
     assert code == 4
     assert f"error: {url} holds no labels" in err

@@ -27,8 +27,8 @@ def kept() -> list[Path]:
     return [path for path in paths.cache_dir().glob("remote/*/*/content/*") if path.is_file()]
 
 
-def test_a_file_keeps_its_name_and_says_where_it_is_from(server: FileServer, get: Get) -> None:
-    url = server.put("/models/m.onnx", DATA, etag=ETAG)
+def test_a_file_keeps_its_name_and_says_where_it_is_from(site: FileServer, get: Get) -> None:
+    url = site.put("/models/m.onnx", DATA, etag=ETAG)
     found = get(url)
     assert found.copy.path.name == "m.onnx"
     assert found.copy.path.read_bytes() == DATA
@@ -43,46 +43,44 @@ def test_a_file_keeps_its_name_and_says_where_it_is_from(server: FileServer, get
     }
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(server: FileServer, get: Get) -> None:
-    url = server.put("/m.onnx", DATA, etag=ETAG, breaks=[1000, 2000])
+def test_a_download_that_breaks_off_goes_on_where_it_was(site: FileServer, get: Get) -> None:
+    url = site.put("/m.onnx", DATA, etag=ETAG, breaks=[1000, 2000])
     assert get(url).copy.digest == HEX
-    ranges = [headers.get("range") for _, headers in server.requests]
+    ranges = [headers.get("range") for _, headers in site.requests]
     assert ranges == [None, "bytes=1000-", "bytes=3000-"]
-    assert server.last["if-range"] == ETAG
+    assert site.last["if-range"] == ETAG
 
 
-def test_one_that_cannot_go_on_starts_again(server: FileServer, get: Get) -> None:
-    url = server.put("/m.onnx", DATA, etag=ETAG, breaks=[1000], takes_ranges=False)
+def test_one_that_cannot_go_on_starts_again(site: FileServer, get: Get) -> None:
+    url = site.put("/m.onnx", DATA, etag=ETAG, breaks=[1000], takes_ranges=False)
     assert get(url).copy.path.read_bytes() == DATA
-    url = server.put("/weak.onnx", DATA, etag='W/"weak"', breaks=[1000])
+    url = site.put("/weak.onnx", DATA, etag='W/"weak"', breaks=[1000])
     assert get(url).copy.path.read_bytes() == DATA
-    assert "range" not in server.last
+    assert "range" not in site.last
 
 
 def test_one_that_stays_broken_is_gone_on_with_by_the_next_export(
-    server: FileServer, get: Get
+    site: FileServer, get: Get
 ) -> None:
-    url = server.put("/m.onnx", DATA, etag=ETAG, breaks=[1000, 0, 0, 0, 0])
+    url = site.put("/m.onnx", DATA, etag=ETAG, breaks=[1000, 0, 0, 0, 0])
     with pytest.raises(ExportError, match=r"cannot be fetched: .* after 1000 bytes"):
         get(url)
     assert [path.name for path in kept()] == ["m.onnx.part"]
-    server.files["/m.onnx"].breaks.clear()
+    site.files["/m.onnx"].breaks.clear()
     assert get(url).copy.path.read_bytes() == DATA
-    assert server.last["range"] == "bytes=1000-"
+    assert site.last["range"] == "bytes=1000-"
 
 
-def test_one_that_changes_on_the_way_is_the_new_one_as_a_whole(
-    server: FileServer, get: Get
-) -> None:
-    url = server.put("/m.onnx", DATA, etag=ETAG, breaks=[1000, 0, 0, 0, 0])
+def test_one_that_changes_on_the_way_is_the_new_one_as_a_whole(site: FileServer, get: Get) -> None:
+    url = site.put("/m.onnx", DATA, etag=ETAG, breaks=[1000, 0, 0, 0, 0])
     with pytest.raises(ExportError):
         get(url)
-    server.put("/m.onnx", b"new" * 900, etag='"two"')
+    site.put("/m.onnx", b"new" * 900, etag='"two"')
     assert get(url).copy.path.read_bytes() == b"new" * 900
 
 
-def test_a_file_without_an_end_is_refused(server: FileServer, get: Get) -> None:
-    url = server.put("/m.onnx", DATA, has_length=False)
+def test_a_file_without_an_end_is_refused(site: FileServer, get: Get) -> None:
+    url = site.put("/m.onnx", DATA, has_length=False)
     with pytest.raises(ExportError, match="does not say how long the file is"):
         get(url)
     assert not kept()
@@ -99,20 +97,20 @@ def test_a_file_without_an_end_is_refused(server: FileServer, get: Get) -> None:
     ],
 )
 def test_a_refusal_is_told_without_the_secrets_of_the_address(
-    server: FileServer, get: Get, status: int, kind: type[MlserveError], said: str
+    site: FileServer, get: Get, status: int, kind: type[MlserveError], said: str
 ) -> None:
-    server.put("/m.onnx?sig=secret", status=status)
-    url = server.url.replace("//", "//me:secret@") + "/m.onnx?sig=secret"
+    site.put("/m.onnx?sig=secret", status=status)
+    url = site.url.replace("//", "//me:secret@") + "/m.onnx?sig=secret"
     with pytest.raises(kind) as raised:
         get(url)
-    assert raised.value.message == f"{server.url}/m.onnx?sig=... cannot be fetched: {said}"
+    assert raised.value.message == f"{site.url}/m.onnx?sig=... cannot be fetched: {said}"
     assert "secret" not in f"{raised.value.message}{raised.value.hint}"
-    assert server.last["authorization"].startswith("Basic ")
+    assert site.last["authorization"].startswith("Basic ")
 
 
-def test_no_secret_is_kept(server: FileServer, get: Get) -> None:
-    server.put("/m.onnx?sig=secret", DATA)
-    get(server.url.replace("//", "//me:secret@") + "/m.onnx?sig=secret")
+def test_no_secret_is_kept(site: FileServer, get: Get) -> None:
+    site.put("/m.onnx?sig=secret", DATA)
+    get(site.url.replace("//", "//me:secret@") + "/m.onnx?sig=secret")
     texts = [path.read_bytes() for path in paths.cache_dir().rglob("*") if path.is_file()]
     assert texts
     assert not any(b"secret" in text for text in texts)
@@ -125,7 +123,7 @@ def test_nobody_there(get: Get) -> None:
 
 
 def test_a_server_that_is_silent(
-    server: FileServer, get: Get, monkeypatch: pytest.MonkeyPatch
+    site: FileServer, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "SILENT_SECONDS", 0.1)
     with (
@@ -135,35 +133,35 @@ def test_a_server_that_is_silent(
         get(f"http://127.0.0.1:{mute.getsockname()[1]}/m.onnx")
 
 
-def test_a_redirect_is_followed_and_noted(server: FileServer, get: Get) -> None:
-    target = server.put("/cdn/v2.onnx", DATA, etag=ETAG)
-    url = server.put("/latest", status=302, headers={"Location": "/cdn/v2.onnx"})
+def test_a_redirect_is_followed_and_noted(site: FileServer, get: Get) -> None:
+    target = site.put("/cdn/v2.onnx", DATA, etag=ETAG)
+    url = site.put("/latest", status=302, headers={"Location": "/cdn/v2.onnx"})
     found = get(url)
     assert (found.copy.resolved, found.copy.path.name) == (target, "v2.onnx")
     assert not get(url).is_new
 
 
-def test_redirects_without_end(server: FileServer, get: Get) -> None:
-    url = server.put("/m.onnx", status=302, headers={"Location": "/m.onnx"})
+def test_redirects_without_end(site: FileServer, get: Get) -> None:
+    url = site.put("/m.onnx", status=302, headers={"Location": "/m.onnx"})
     with pytest.raises(ExportError, match="more than 10 redirects"):
         get(url)
 
 
 def test_no_redirect_leads_out_of_tls(
-    server: FileServer, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: FileServer, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    plain = server.put("/m.onnx", DATA)
+    plain = site.put("/m.onnx", DATA)
     with serving_files(context) as safe:
         assert get(safe.put("/whole.onnx", DATA)).copy.digest == HEX
         url = safe.put("/m.onnx", status=302, headers={"Location": plain})
         with pytest.raises(ExportError) as raised:
             get(url)
     assert raised.value.message == f"{url} redirects to {plain}, which is not encrypted"
-    assert not server.requests
+    assert not site.requests
 
 
 def test_a_certificate_that_is_not_trusted(get: Get) -> None:
@@ -178,30 +176,30 @@ def test_a_certificate_that_is_not_trusted(get: Get) -> None:
 
 @pytest.mark.parametrize("given", ["../../m.onnx", "/etc/m.onnx", "..\\m.onnx"])
 def test_a_name_from_the_server_cannot_leave_the_folder(
-    server: FileServer, get: Get, given: str, tmp_path: Path
+    site: FileServer, get: Get, given: str, tmp_path: Path
 ) -> None:
     disposition = {"Content-Disposition": f'attachment; filename="{given}"'}
-    url = server.put("/download?id=3", DATA, headers=disposition)
+    url = site.put("/download?id=3", DATA, headers=disposition)
     with pytest.raises(ExportError, match="which would lie outside its folder"):
         get(url)
     assert not list(tmp_path.rglob("*m.onnx*"))
 
 
-def test_the_server_s_name_says_what_kind_of_file_it_is(server: FileServer, get: Get) -> None:
+def test_the_server_s_name_says_what_kind_of_file_it_is(site: FileServer, get: Get) -> None:
     disposition = {"Content-Disposition": 'attachment; filename="m.onnx"'}
-    assert get(server.put("/get?id=1", DATA, headers=disposition)).copy.path.name == "m.onnx"
-    assert get(server.put("/a/..%2f..%2fm.onnx", DATA)).copy.path.name == "m.onnx"
+    assert get(site.put("/get?id=1", DATA, headers=disposition)).copy.path.name == "m.onnx"
+    assert get(site.put("/a/..%2f..%2fm.onnx", DATA)).copy.path.name == "m.onnx"
 
 
 def test_credentials_come_from_netrc_and_go_to_no_other_host(
-    server: FileServer, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: FileServer, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password pw\n")
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
-    server.put("/m.onnx", DATA)
-    away = server.url.replace("127.0.0.1", "localhost") + "/m.onnx"
-    get(server.put("/from", status=302, headers={"Location": away}))
-    (_, first), (_, second) = server.requests
+    site.put("/m.onnx", DATA)
+    away = site.url.replace("127.0.0.1", "localhost") + "/m.onnx"
+    get(site.put("/from", status=302, headers={"Location": away}))
+    (_, first), (_, second) = site.requests
     assert "authorization" in first
     assert "authorization" not in second

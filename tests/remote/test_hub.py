@@ -22,8 +22,8 @@ FIRST, SECOND = "1" * 40, "2" * 40
 class Hub:
     """The part of the hub's API that a download uses, for the model `org/tiny`."""
 
-    def __init__(self, server: FileServer) -> None:
-        self.server = server
+    def __init__(self, site: FileServer) -> None:
+        self.site = site
 
     def commit(self, commit: str, files: dict[str, bytes], names: list[str] | None = None) -> None:
         """Make this the newest commit of `main`; `names` is what the hub says that it has."""
@@ -34,25 +34,25 @@ class Hub:
         }
         for revision in ("main", commit):
             path = f"/api/models/org/tiny/revision/{revision}"
-            self.server.put(path, json.dumps(about).encode())
-        self.server.put("/api/models/org/tiny", json.dumps(about).encode())
+            self.site.put(path, json.dumps(about).encode())
+        self.site.put("/api/models/org/tiny", json.dumps(about).encode())
         for name, data in files.items():
             etag = f'"{sha256(data).hexdigest()}"'
             path = f"/org/tiny/resolve/{commit}/{name}"
-            self.server.put(path, data, etag=etag, headers={"X-Repo-Commit": commit})
+            self.site.put(path, data, etag=etag, headers={"X-Repo-Commit": commit})
 
 
 @pytest.fixture
-def hub(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Hub:
+def hub(site: FileServer, monkeypatch: pytest.MonkeyPatch) -> Hub:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)  # HF_ENDPOINT is read at its import
+    monkeypatch.setattr(constants, "ENDPOINT", site.url)  # HF_ENDPOINT is read at its import
     monkeypatch.setattr(
         constants,
         "HUGGINGFACE_CO_URL_TEMPLATE",
-        server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        site.url + "/{repo_id}/resolve/{revision}/{filename}",
     )
-    return Hub(server)
+    return Hub(site)
 
 
 def test_a_file_is_fetched_once_for_each_commit(hub: Hub, get: Get) -> None:
@@ -61,7 +61,7 @@ def test_a_file_is_fetched_once_for_each_commit(hub: Hub, get: Get) -> None:
     assert found.copy.path.name == "m.onnx"
     assert found.copy.digest == HEX
     assert found.copy.resolved == f"hf://org/tiny@{FIRST}/onnx/m.onnx"
-    assert not any("config" in path for path, _ in hub.server.requests)
+    assert not any("config" in path for path, _ in hub.site.requests)
     assert not get("hf://org/tiny/onnx/m.onnx").is_new
     hub.commit(SECOND, {"onnx/m.onnx": b"new"})
     assert get("hf://org/tiny/onnx/m.onnx").copy.path.read_bytes() == b"new"
@@ -85,9 +85,9 @@ def _names(folder: Path) -> list[str]:
 def test_a_download_that_breaks_off(hub: Hub, get: Get) -> None:
     hub.commit(FIRST, {"m.onnx": DATA})
     path = f"/org/tiny/resolve/{FIRST}/m.onnx"
-    hub.server.files[path].breaks = [1000]
+    hub.site.files[path].breaks = [1000]
     assert get("hf://org/tiny/m.onnx", HEX).copy.digest == HEX
-    assert hub.server.files[path].breaks == []
+    assert hub.site.files[path].breaks == []
 
 
 def test_names_of_the_hub_cannot_leave_the_folder(hub: Hub, get: Get, tmp_path: Path) -> None:
@@ -103,14 +103,14 @@ def test_what_is_not_there(hub: Hub, get: Get) -> None:
         get("hf://org/tiny/other.onnx")
     assert raised.value.hint == "it has m.onnx"
     missing = {"X-Error-Code": "RevisionNotFound"}
-    hub.server.put("/api/models/org/tiny/revision/old", status=404, headers=missing)
+    hub.site.put("/api/models/org/tiny/revision/old", status=404, headers=missing)
     with pytest.raises(NotFound, match="it has no such revision"):
         get("hf://org/tiny@old/m.onnx")
     missing = {"X-Error-Code": "RepoNotFound"}
-    hub.server.put("/api/models/org/none", status=401, headers=missing)
+    hub.site.put("/api/models/org/none", status=401, headers=missing)
     with pytest.raises(NotFound, match="the hub shows no such model"):
         get("hf://org/none/m.onnx")
-    hub.server.put("/api/models/org/gated", status=403, headers={"X-Error-Code": "GatedRepo"})
+    hub.site.put("/api/models/org/gated", status=403, headers={"X-Error-Code": "GatedRepo"})
     with pytest.raises(AccessDenied, match="its owner gives access on request"):
         get("hf://org/gated/m.onnx")
     with pytest.raises(UsageError, match="is not a file of the hub"):
@@ -125,7 +125,7 @@ def test_no_hub_and_a_token_that_is_not_told(
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub.commit(FIRST, {"m.onnx": DATA})
     get("hf://org/tiny/m.onnx")
-    assert hub.server.requests[0][1]["authorization"] == "Bearer hf_secret"
+    assert hub.site.requests[0][1]["authorization"] == "Bearer hf_secret"
     (port,) = free_ports(1)
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     found = get("hf://org/tiny/m.onnx")

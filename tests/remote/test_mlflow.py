@@ -1,4 +1,4 @@
-"""MLflow: models and artifacts that the real mlflow has logged, in a file store and on a server."""
+"""MLflow: models and artifacts that the real mlflow has logged, in a file store and on a site."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_without_a_tracking_server(get: Get, tmp_path: Path, monkeypatch: Any) -
 
 
 @pytest.fixture
-def tracking(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
+def tracking(site: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
     """A tracking server of one model, with the answers that `mlflow server` 3.17 has given."""
     api = "/api/2.0/mlflow"
     answers: dict[str, Any] = {
@@ -183,13 +183,13 @@ def tracking(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
     }
     answers[f"{files}?path=0%2Fr1%2Fartifacts%2Flabels.txt"] = {}
     for path, answer in answers.items():
-        server.put(path, json.dumps(answer).encode())
-    server.put(f"{files}/{root}/MLmodel", b"flavors: {onnx: {data: data/m.onnx}}")
-    server.put(f"{files}/{root}/data/m.onnx", b"onnx")
-    server.put(f"{files}/0/r1/artifacts/labels.txt", b"a\nb\n")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url + "/")
+        site.put(path, json.dumps(answer).encode())
+    site.put(f"{files}/{root}/MLmodel", b"flavors: {onnx: {data: data/m.onnx}}")
+    site.put(f"{files}/{root}/data/m.onnx", b"onnx")
+    site.put(f"{files}/0/r1/artifacts/labels.txt", b"a\nb\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", site.url + "/")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
-    return server
+    return site
 
 
 @pytest.mark.parametrize(

@@ -28,17 +28,17 @@ Put = Callable[[str, bytes], None]
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
-    """A client of S3, as boto3 has it, and a server."""
+    """A client of S3, as boto3 has it, and a site."""
     import boto3
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    site = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    site.start()
+    host, port = site.get_host_and_port()
     client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", **CREDENTIALS)
     client.create_bucket(Bucket="bucket")
     yield client
-    server.stop()
+    site.stop()
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,10 @@ def gcs_server() -> Iterator[str]:
     from gcp_storage_emulator.server import create_server
 
     (port,) = free_ports(1)
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
-    server.start()
+    site = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    site.start()
     yield f"http://127.0.0.1:{port}"
-    server.stop()
+    site.stop()
 
 
 @pytest.fixture
@@ -185,13 +185,13 @@ def test_nobody_there(variable: str, url: str, get: Get, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("status", "kind"), [(403, AccessDenied), (404, NotFound)])
 def test_refusals_of_s3(
-    server: Any, get: Get, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception]
+    site: Any, get: Get, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception]
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-key")
     for path in ("/bucket/m.onnx", "/bucket"):
-        server.put(path, status=status)
+        site.put(path, status=status)
     with pytest.raises(kind):
         get("s3://bucket/m.onnx")
 
