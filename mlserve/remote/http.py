@@ -20,6 +20,7 @@ from mlserve.remote.upstream import (
     Found,
     Partial,
     Upstream,
+    downloading,
     finish,
     size_of,
     unreachable,
@@ -78,7 +79,7 @@ class HttpFile(Upstream):
                 into.clear()
                 raise httpx.ReadError("the file has changed", request=response.request)
             into.begin(revision)
-            receive(response, into.part_of(name), begin, f"downloading {name}", progress)
+            receive(response, into.part_of(name), begin, downloading(name), progress)
             return Found(Address(self._address.scheme, str(response.url)).shown, revision)
 
 

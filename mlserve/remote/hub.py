@@ -20,6 +20,8 @@ from mlserve.remote.upstream import (
     Partial,
     Upstream,
     absent_library,
+    downloading,
+    is_of_disk,
     unreachable,
 )
 from mlserve.sources import Progress
@@ -56,6 +58,8 @@ class HubFiles(Upstream):
         try:
             return self._fetch(known, into, progress)
         except Exception as error:
+            if is_of_disk(error):
+                raise
             raise self._error(error) from error
 
     def _fetch(self, known: str | None, into: Partial, progress: Progress) -> Found | None:
@@ -103,7 +107,7 @@ class HubFiles(Upstream):
             name,
             revision=commit,
             local_dir=aside,
-            tqdm_class=_reporting(f"downloading {name}", progress),
+            tqdm_class=_reporting(downloading(name), progress),
         )
 
     def _error(self, error: Exception) -> MlserveError:

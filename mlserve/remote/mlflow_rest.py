@@ -19,7 +19,7 @@ from mlserve.errors import ExportError, NotFound, bounded
 from mlserve.remote.address import Address, safe_name
 from mlserve.remote.http import answered, opened_client, receive, require_success
 from mlserve.remote.mlflow_store import Tracking
-from mlserve.remote.upstream import Found, Partial, unreachable
+from mlserve.remote.upstream import Found, Partial, downloading, unreachable
 from mlserve.sources import Progress
 
 _API = "/api/2.0/mlflow"
@@ -121,7 +121,7 @@ class RestStore(Tracking):
 
     def _receive(self, path: str, name: str, into: Partial, progress: Progress) -> None:
         with self._asked(f"{_ARTIFACTS}/{quote(path)}", {}) as response:
-            receive(response, into.part_of(name), 0, f"downloading {name}", progress)
+            receive(response, into.part_of(name), 0, downloading(name), progress)
 
     def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         return self._json(_API + path, query)

@@ -22,7 +22,9 @@ from mlserve.remote.upstream import (
     Partial,
     Upstream,
     absent_library,
+    downloading,
     finish,
+    is_of_disk,
     size_of,
     unreachable,
 )
@@ -60,6 +62,8 @@ class Objects(Upstream):
         try:
             return self._fetch(module, known, into, progress, anonymous=False)
         except Exception as error:
+            if is_of_disk(error):
+                raise
             raise self._error(error) from error
 
     def _fetch(
@@ -72,6 +76,8 @@ class Objects(Upstream):
             if anonymous or type(error).__name__ not in _NO_CREDENTIALS:
                 raise
             return self._fetch(module, known, into, progress, anonymous=True)
+        if not objects:
+            raise FileNotFoundError(self._path)
         revision = _revision(objects)
         if revision is not None and revision == known:
             return None
@@ -127,7 +133,7 @@ class Objects(Upstream):
         part, size = into.part_of(name), int(info["size"])
         if size_of(part.with_name(part.name.removesuffix(".part"))) == size and size:
             return
-        what = f"downloading {name}"
+        what = downloading(name)
         with (
             files.open(info["name"], "rb", block_size=_CHUNK, cache_type="none") as source,
             part.open("ab") as file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlserve.distributions import CORE, install_command
-from mlserve.errors import ExportError, PluginError
+from mlserve.errors import ExportError, PluginError, shortened
 from mlserve.remote.address import Address
 from mlserve.sources import Progress
 
@@ -20,6 +21,7 @@ SILENT_SECONDS = 30.0
 PART = ".part"
 """The end of the name of a file that has not arrived whole."""
 _STATE = "state.json"
+_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 class Unreachable(ExportError):
@@ -99,6 +101,16 @@ class Partial:
         path = self.content / f"{name}{PART}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def downloading(name: str) -> str:
+    """Return what the progress says of a file; its name is the server's, and may be anything."""
+    return f"downloading {shortened(name)}"
+
+
+def is_of_disk(error: Exception) -> bool:
+    """Return whether the error is about this machine's disk, and not about the server."""
+    return isinstance(error, OSError) and error.errno in _DISK_FAULTS
 
 
 def size_of(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""MLflow: models and artifacts that the real mlflow has logged, in a file store and on a site."""
+"""MLflow: models and artifacts that the real mlflow has logged, in a file store and on a server."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ Put = Callable[[str, bytes], None]
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
-    """A client of S3, as boto3 has it, and a site."""
+    """A client of S3, as boto3 has it, and a server."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -113,6 +113,9 @@ def test_a_prefix_is_a_folder(put: Put, root: str, get: Get) -> None:
 def test_what_is_not_there_and_what_is_pinned(put_gcs: Put, get: Get) -> None:
     with pytest.raises(NotFound, match=r"gs://bucket/none\.onnx: there is no such object"):
         get("gs://bucket/none.onnx")
+    put_gcs("empty/", b"")
+    with pytest.raises(NotFound, match="there is no such object, nor anything below it"):
+        get("gs://bucket/empty")
     put_gcs("m.onnx", DATA)
     with pytest.raises(ExportError, match=f"has the digest sha256:{HEX}, not sha256:0000"):
         get("gs://bucket/m.onnx", "0" * 64)
