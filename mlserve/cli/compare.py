@@ -150,7 +150,7 @@ def _compare_images(
 
     images = gather(files, Deadline.after(_LOOKING)).names
     require_image_classifiers(targets, images[0])
-    _tell_of_orientation(targets)
+    _tell_of_pipelines(targets)
     progress = _Progress()
     try:
         return compare_images(targets, images, options, progress)
@@ -221,17 +221,23 @@ class _Progress:
             self._line.clear()
 
 
-def _tell_of_orientation(targets: list[ComparedTarget]) -> None:
-    """Say which exported models apply the EXIF orientation, if not all do."""
+def _tell_of_pipelines(targets: list[ComparedTarget]) -> None:
+    """Say in which steps before the model the exported pipelines differ."""
     from mlserve.pipeline import Exif
 
     manifests = {target.name: target.artifact.manifest for target in targets if target.artifact}
-    applied = {
-        name: m.pipeline.exif for name, m in manifests.items() if m is not None and m.pipeline
-    }
-    if len(set(applied.values())) > 1:
-        turning = ", ".join(name for name, exif in applied.items() if exif is Exif.APPLY)
-        note(f"only {turning} applies the EXIF orientation, so rotated photos differ")
+    pipelines = {name: m.pipeline for name, m in manifests.items() if m is not None and m.pipeline}
+    turning = [name for name, pipeline in pipelines.items() if pipeline.exif is Exif.APPLY]
+    if turning and len(turning) < len(pipelines):
+        named = ", ".join(turning)
+        note(f"only {named} applies the EXIF orientation, so rotated photos differ")
+    first, *others = pipelines or [""]
+    unlike = [n for n in others if pipelines[n].preprocessing != pipelines[first].preprocessing]
+    if unlike:
+        note(
+            f"{', '.join(unlike)} and {first} were exported with different options about pixels "
+            "(such as --resize, --antialias, --mean), so their inputs differ"
+        )
 
 
 def _print(found: ImageComparison | TableComparison, output: OutputFormat) -> None:

@@ -173,8 +173,8 @@ def export(
     exif: Annotated[
         Exif,
         typer.Option(
-            help="Whether to turn images by the orientation that a camera wrote into them. Only "
-            "onnxruntime can apply it."
+            help="Whether to turn images by the orientation that a camera wrote into them; "
+            "tfserving cannot apply it."
         ),
     ] = Exif.IGNORE,
     allow_unsafe_ops: Annotated[
@@ -247,8 +247,7 @@ def export(
 
     mlserve export --model houses --weights houses.keras
 
-    mlserve export --model birds --weights birds.onnx --labels birds.txt --crop 0.875 --antialias
-    --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+    mlserve export --model vit --weights vit.onnx --labels vit.txt --antialias --mean 0.5 --std 0.5
     """
     from mlserve import export as exporting
     from mlserve.pixel_options import PixelOptions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from mlserve.artifact import MANIFEST_NAME
 from mlserve.errors import ExitCode
+from mlserve.preprocessing import VERSION_1
 
 pytestmark = pytest.mark.server
 
@@ -46,19 +48,21 @@ def test_a_wrong_call_says_what_is_wrong(
     assert error["hint"]
 
 
-def test_a_comparison_says_that_only_one_side_turns_images_by_exif(
+def test_a_comparison_says_in_what_the_pipelines_differ(
     cli: Any, export: Any, photos: Path
 ) -> None:
     export(1)
     manifest = export(2) / "2" / MANIFEST_NAME
     written = json.loads(manifest.read_text())
-    written["pipeline"] |= {"exif": "apply", "version": 2}
+    steps = replace(VERSION_1, mean=(0.5, 0.5, 0.5)).to_json()
+    written["pipeline"] |= {"exif": "apply", "version": 3, "preprocessing": steps}
     manifest.write_text(json.dumps(written))
 
     done = cli("compare", "echo@1", "echo@2", photos, "--runs", "1")
 
     said = "only echo@2 applies the EXIF orientation, so rotated photos differ"
     assert said in done.stderr.splitlines(), done.stderr
+    assert "echo@2 and echo@1 were exported with different options about pixels" in done.stderr
 
 
 def test_the_command_is_light_until_it_runs() -> None:
