@@ -100,7 +100,7 @@ class ImageStages(Protocol):
         """uint8[height, width, 3]: the pixels as the decoder gives them, RGB."""
 
     def resized(self, image: bytes) -> np.ndarray[Any, Any]:
-        """float32[height, width, 3]: the model's input, resized and scaled."""
+        """float32[height, width, depth]: the model's input, resized and scaled."""
 
     def scores(self, image: bytes) -> np.ndarray[Any, Any]:
         """float32[classes]: the score of every class."""

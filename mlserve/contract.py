@@ -113,7 +113,7 @@ def _fact_of_given(
     if not request.pixels.normalizes:
         return Fact(How.GIVEN, "", _scale_warning(scale, found))
     why = "" if request.scale else "mean and std are of pixels in 0..1"
-    return Fact(How.GIVEN, why, _twice_warning(found))
+    return Fact(How.GIVEN, why, _twice_warning(found) or _range_warning(request, scale))
 
 
 def _twice_warning(found: Evidence[Scale] | ExportError) -> str:
@@ -124,6 +124,28 @@ def _twice_warning(found: Evidence[Scale] | ExportError) -> str:
         f"they are: {found.why}. If that is its own normalisation, pixels are normalised twice: "
         "leave --mean and --std out"
     )
+
+
+def _range_warning(request: ModelRequest, scale: Scale) -> str:
+    """Return a warning if the mean and deviation are of pixels in another range than the scale."""
+    mean, std = request.pixels.mean or (0.0,), request.pixels.std or (1.0,)
+    outside = [value for value in mean if not min(scale) <= value <= max(scale)]
+    if outside:
+        return (
+            f"--mean {outside[0]:g} is not between the values of pixels, {scale_text(scale)}: a "
+            "mean of pixels in 0..255 goes with --scale 0..255"
+        )
+    largest = max(abs(pixel - value) for pixel in scale for value in mean) / min(std)
+    if largest <= _LARGEST_USUAL:
+        return ""
+    return (
+        f"pixels become as large as {largest:.4g}: --mean and --std of pixels in 0..1 go with "
+        "--scale 0..1"
+    )
+
+
+_LARGEST_USUAL = 300.0
+"""Networks take numbers of about -3..3, or up to 255 if they are trained on plain pixels."""
 
 
 def _scale_warning(given: Scale, found: Evidence[Scale] | ExportError) -> str:

@@ -28,7 +28,10 @@ _ROUNDING = 1e-6
 _SUM_TOLERANCE = 1e-3
 _ROW_TOLERANCE = 1e-3
 """The largest difference, relative to the largest output, between an image alone and in a batch."""
-_ASK_SCALE = "say what the pixel values 0 and 255 were in training: --scale 0..1, -1..1 or 0..255"
+_ASK_SCALE = (
+    "say what the pixel values 0 and 255 were in training: --scale 0..1, -1..1 or 0..255; and if "
+    "a mean was subtracted, --mean and --std"
+)
 
 
 @dataclass(frozen=True)

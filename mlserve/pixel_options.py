@@ -149,11 +149,11 @@ class PixelOptions:
                 "does not tell what an image is resized to",
                 hint="say it: --resize shortest-edge:SIZE",
             )
-        if self.crop is None:
-            return mode, None if self.size == model else self.size
-        # `transforms_imagenet_eval` of timm.data.transforms_factory.
-        height, width = (math.floor(side / self.crop) for side in model)
-        return mode, (height, width)
+        size = self.size
+        if self.crop is not None:
+            # `transforms_imagenet_eval` of timm.data.transforms_factory.
+            size = math.floor(model[0] / self.crop), math.floor(model[1] / self.crop)
+        return mode, None if size == model else size
 
 
 def _for_each(option: str, values: Sequence[T], depth: int) -> tuple[T, ...]:

@@ -59,8 +59,9 @@ class Fact:
 
 
 Facts = Mapping[str, Fact]
-"""Facts by subject: `size`, `layout`, `scale`, `activation`; of a model of tensors `kind`, `inputs`
-and `rows`."""
+"""Facts by subject: `size`, `layout`, `scale`, `activation`; if anything was said about pixels also
+`channels`, `resize`, `interpolation`, `antialias`, and what was given of `crop`, `fill`, `mean` and
+`std`; of a model of tensors `kind`, `inputs` and `rows`."""
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
@@ -138,11 +139,11 @@ class Classifier:
     """An image classifier in memory, ready for a backend to export.
 
     With `framework` "tensorflow", `forward` is a `tf.Module` that is called with float32[N, height,
-    width, 3] (already scaled) and returns float32[N, classes]; with "onnx" it is the path of an
-    ONNX file that does the same, or the loaded ModelProto. It is typed Any because core imports no
-    framework. `facts` say how size, scale and activation are known. `labels` are those of the
-    manifest: without the background class when `pipeline.class_offset` is 1. `weights_digest` is
-    `sha256:<hex>` of the weights' bytes. `details` are those of TensorModel.
+    width, depth], what the pipeline makes of images, and returns float32[N, classes]; with "onnx"
+    it is the path of an ONNX file that does the same, or the loaded ModelProto. It is typed Any
+    because core imports no framework. `facts` say how size, pixels and activation are known.
+    `labels` are those of the manifest: without the background class when `pipeline.class_offset` is
+    1. `weights_digest` is `sha256:<hex>` of the weights' bytes. `details` are those of TensorModel.
     """
 
     name: str

@@ -15,6 +15,7 @@ from mlserve import plugins
 from mlserve.errors import ExportError, NotFound, PluginError, UsageError
 from mlserve.export import export
 from mlserve.pipeline import Activation, Exif, ImagePipeline
+from mlserve.preprocessing import VERSION_1, Channels
 from mlserve.sources import ModelRequest
 from mlserve.store import Store
 from mlserve.tensors import DType, TensorSpec
@@ -276,3 +277,18 @@ def test_a_backend_that_cannot_apply_exif_refuses_at_once_and_says_why(
 
     assert "--backend onnxruntime" in (refused.value.hint or "")
     assert store.versions(backend, "echo") == []
+
+
+def test_what_a_source_needs_by_itself_is_checked_before_anything_is_written(
+    store: Store, request_echo: ModelRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = next(s for report in plugins.survey() for s in report.sources if s.name == "echo")
+    opened = source.open(request_echo, lambda *_: None)
+    steps = replace(VERSION_1, channels=Channels.BGR)
+    swapped = replace(opened, pipeline=replace(opened.pipeline, preprocessing=steps))
+    monkeypatch.setattr(type(source), "open", lambda *_: swapped)
+
+    with pytest.raises(UsageError, match="echo cannot turn RGB into BGR or grey: its pipeline has"):
+        export(request_echo, "echo", store=store.root)
+
+    assert store.versions("echo", "echo") == []

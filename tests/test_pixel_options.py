@@ -146,3 +146,23 @@ def test_mean_and_std_follow_the_scale_and_a_model_that_normalises_too_is_warned
     assert fact.how is How.GIVEN
     assert warning in fact.warning
     assert bool(fact.warning) == bool(warning)
+
+
+@pytest.mark.parametrize(
+    ("scale", "mean", "std", "warning"),
+    [
+        (None, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "--mean 123.675 is not between"),
+        (RAW, MEAN, STD, "pixels become as large as 1"),
+        (RAW, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), ""),
+        (RAW, (103.939, 116.779, 123.68), (), ""),
+        (SYMMETRIC, (), (0.5,), ""),
+    ],
+)
+def test_a_mean_of_pixels_in_another_range_is_warned_of(
+    scale: Scale | None, mean: tuple[float, ...], std: tuple[float, ...], warning: str
+) -> None:
+    request = ModelRequest("m", scale=scale, pixels=PixelOptions(mean=mean, std=std))
+    contract = settle(request, 3, Evidence(Activation.SOFTMAX, ""), ExportError("nobody knows"))
+    fact = contract.facts["scale"]
+    assert warning in fact.warning
+    assert bool(fact.warning) == bool(warning)

@@ -194,10 +194,10 @@ class ImageSteps:
         """Return the outputs of a model that resizes the images itself."""
         prepared: list[Any] = [None] * len(images)
 
-        def prepare(index: int, decoded: Array) -> None:
+        def keep(index: int, decoded: Array) -> None:
             prepared[index] = forward.prepare(decoded)
 
-        self._decode(images, deadline, forward.decoder, prepare)
+        self._decode(images, deadline, forward.decoder, keep)
         for index in range(1, len(images)):
             if images[index] == images[index - 1]:
                 prepared[index] = prepared[index - 1]

@@ -126,13 +126,18 @@ def test_the_pixels_and_the_scores_are_those_of_training(
     artifact = export(request, "onnxruntime", store=tmp_path / "store")
     image = noise(83, 61, 3)
     expected = training(image)
-    steps = OnnxRuntimeBackend().stages(read_again(artifact), LoadOptions(threads=1))
+    artifact = read_again(artifact)
+    steps = OnnxRuntimeBackend().stages(artifact, LoadOptions(threads=1))
     np.testing.assert_array_equal(steps.resized(saved(image, "PNG")), expected)
     given = expected[np.newaxis] if is_last else expected.transpose(2, 0, 1)[np.newaxis]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"pixels": np.ascontiguousarray(given)})[0]
     weights = np.exp(logits - logits.max())
-    np.testing.assert_allclose(steps.scores(saved(image, "PNG")), weights / weights.sum(), 1e-5)
+    scores = weights / weights.sum()
+    np.testing.assert_allclose(steps.scores(saved(image, "PNG")), scores, 1e-5)
+    runner = OnnxRuntimeBackend().load(artifact, LoadOptions(threads=1))
+    answer = runner.run("top_k", {"image": np.array([saved(image, "PNG")] * 2, dtype=object)})
+    np.testing.assert_allclose(answer["scores"], [np.sort(scores)[::-1]] * 2, 1e-5)
 
 
 def read_again(artifact: Artifact) -> Artifact:
