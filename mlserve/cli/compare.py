@@ -231,11 +231,12 @@ def _tell_of_pipelines(targets: list[ComparedTarget]) -> None:
     if turning and len(turning) < len(pipelines):
         named = ", ".join(turning)
         note(f"only {named} applies the EXIF orientation, so rotated photos differ")
-    first, *others = pipelines or [""]
-    unlike = [n for n in others if pipelines[n].preprocessing != pipelines[first].preprocessing]
+    names = list(pipelines)
+    steps = [pipelines[name].preprocessing for name in names]
+    unlike = [name for name, its in zip(names, steps, strict=True) if its != steps[0]]
     if unlike:
         note(
-            f"{', '.join(unlike)} and {first} were exported with different options about pixels "
+            f"{', '.join(unlike)} and {names[0]} were exported with different options about pixels "
             "(such as --resize, --antialias, --mean), so their inputs differ"
         )
 
