@@ -15,12 +15,12 @@ _WITHIN = ("0", "<1e-6", "<1e-5", "<1e-4")
 _KINDS = ("1x1", "6000x4000", "q10", "q100", "420", "444", "progressive", "grey", "cmyk", "alpha")
 
 
-_PIXELS = ("--antialias", "--no-antialias", "bicubic", "nearest", "--crop", "letterbox", "bgr", "--std")
+_PIXELS = ("--antialias", "--no-antialias", "bicubic", "nearest", "--crop", "letterbox", "bgr")
 
 
 def _rows(page: str, title: str = "Images") -> dict[str, list[str]]:
     """The cells of the table under that title, by image or options."""
-    section = page.split(f"## {title}\n")[1].split("\n## ")[0]
+    section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
     lines = re.findall(r"^\| (.*) \|$", section, re.MULTILINE)[1:]
     return {cells[0]: cells[1:] for cells in (line.split(" | ") for line in lines)}
 
