@@ -3,7 +3,7 @@
 Exports efficientnet_lite0 for both into a folder of its own and compares them on the images of
 parity_images.py. Exit code 0 when every image is inside the tolerance, else that of the command.
 
-    python benchmarks/parity.py [--output docs/parity.md]
+    python benchmarks/parity.py [--output docs/parity.md] [--no-pixels]
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ from parity_images import write_images
 MODEL = "efficientnet_lite0"
 BACKENDS = ("tfserving", "onnxruntime")
 TOLERANCE = 1e-4
+PIXELS = (
+    "--crop 0.875 --antialias --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+    "--resize direct --interpolation bicubic --antialias --mean 0.5 --std 0.5",
+    "--resize direct:256x256 --interpolation nearest --scale 0..1",
+    "--resize shortest-edge --interpolation bicubic --no-antialias --channels bgr --scale 0..255",
+    "--resize letterbox --fill 114 --scale 0..1",
+)
+"""Options of `mlserve export` that change the pixels that the model gets."""
 _STAGES = ("decoded", "resized", "scores")
 _STEPS = (1e-6, 1e-5, TOLERANCE)
 _MLSERVE = (sys.executable, "-m", "mlserve")
@@ -57,28 +65,41 @@ each other, on files at each limit and beyond (`tests/fuzz/test_attacks.py`). On
 mlserve's own server and `onnxruntime` refuse, and a TensorFlow graph cannot count: a JPEG of more
 than 4,096 segments.
 
-## Images
+{pixels}## Images
 
 | image | decoded | resized | scores | end to end | label | same top-1 |
 |---|---|---|---|---|---|---|
 """
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """Run `mlserve compare --output json` on both exports; `folder` holds all files."""
-    env = {**os.environ, "MLSERVE_HOME": str(folder / "home")}
-    write_images(folder / "images")
+_PIXELS = """## Other pixels
+
+The same with options of `mlserve export` that change the pixels. The model was not trained for
+them, so its labels mean nothing here; whether both backends give it the same input does. Each
+number is the largest difference in all {count} images.
+
+| options | decoded | resized | scores | end to end | same top-1 |
+|---|---|---|---|---|---|
+"""
+
+
+def measure(images: Path, folder: Path, options: str = "") -> dict[str, Any]:
+    """Run `mlserve compare --output json` on both exports, made with those options.
+
+    `folder` holds their files.
+    """
+    env = {**os.environ, "MLSERVE_HOME": str(folder)}
     for backend in BACKENDS:
-        _run(env, "export", "--backend", backend, "--model", MODEL)
-    options = ("--runs", "1", "--tolerance", str(TOLERANCE), "--output", "json")
+        _run(env, "export", "--backend", backend, "--model", MODEL, *options.split())
+    how = ("--runs", "1", "--tolerance", str(TOLERANCE), "--output", "json")
     found: dict[str, Any] = json.loads(
-        _run(env, "compare", *BACKENDS, str(folder / "images"), *options, codes=(0, 8))
+        _run(env, "compare", *BACKENDS, str(images), *how, codes=(0, 8))
     )
     return found
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """Render the Markdown page of a comparison."""
+def page(found: Mapping[str, Any], pixels: Mapping[str, Mapping[str, Any]]) -> str:
+    """Render the Markdown page of a comparison, and of those with other pixels, by options."""
     other = found["targets"][1]["name"]
     rows = [_row(image, other) for image in found["images"]]
     agreeing = sum(row[-1] == "yes" for row in rows)
@@ -91,8 +112,26 @@ def page(found: Mapping[str, Any]) -> str:
         other=BACKENDS[1],
         tolerance=TOLERANCE,
         verdict=verdict,
+        pixels=_pixels_table(pixels, len(rows)) if pixels else "",
     )
     return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _pixels_table(pixels: Mapping[str, Mapping[str, Any]], count: int) -> str:
+    """Return the section with one row for each comparison."""
+    rows = (f"| {' | '.join(_worst(*item))} |\n" for item in pixels.items())
+    return _PIXELS.format(count=count) + "".join(rows) + "\n"
+
+
+def _worst(options: str, found: Mapping[str, Any]) -> list[str]:
+    """Return the largest difference of each kind, and how many labels agree."""
+    other = found["targets"][1]["name"]
+    rows = [image["targets"][other] for image in found["images"]]
+    stages = [[row["stages"]["differences"][stage]["largest"] for row in rows] for stage in _STAGES]
+    answers = [row["score_difference"] for row in rows]
+    agreeing = sum(row["disagreement"] is None and row["stages"]["same_top_1"] for row in rows)
+    worst = [_rounded(max(values)) for values in (*stages, answers)]
+    return [f"`{options}`", *worst, f"{agreeing} of {len(rows)}"]
 
 
 def _row(image: Mapping[str, Any], other: str) -> list[str]:
@@ -133,15 +172,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     default = Path(__file__).parents[1] / "docs" / "parity.md"
     parser.add_argument("--output", type=Path, default=default)
-    output = parser.parse_args().output
-    with tempfile.TemporaryDirectory(prefix="mlserve-parity-") as folder:
-        found = measure(Path(folder))
-    output.write_text(page(found))
-    for problem in found["problems"]:
+    parser.add_argument(
+        "--pixels",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare other pixels too (some minutes)",
+    )
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mlserve-parity-") as name:
+        folder = Path(name)
+        write_images(folder / "images")
+        found = measure(folder / "images", folder / "home")
+        pixels = {
+            each: measure(folder / "images", folder / f"home-{number}", each)
+            for number, each in enumerate(PIXELS if options.pixels else ())
+        }
+    options.output.write_text(page(found, pixels))
+    comparisons = [found, *pixels.values()]
+    for problem in [problem for each in comparisons for problem in each["problems"]]:
         print(f"{problem['image']}: {problem['what']}", file=sys.stderr)
-    if not found["same"]:
+    if not all(each["same"] for each in comparisons):
         raise SystemExit(8)
-    print(f"{len(found['images'])} images agree: {output}")
+    print(f"{len(found['images'])} images agree: {options.output}")
 
 
 if __name__ == "__main__":

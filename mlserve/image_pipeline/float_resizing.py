@@ -131,7 +131,7 @@ def _bicubic(image: Array, geometry: Geometry) -> Array:
     return total
 
 
-_STEPS = 1024
+CUBIC_STEPS = 1024
 """TensorFlow looks the weights up in a table of this many steps between two pixels."""
 
 
@@ -139,9 +139,9 @@ _STEPS = 1024
 def _cubic_axis(length: int, wanted: int, part: Span) -> CubicAxis:
     """Return how that part of an axis is resized: neighbours outside the image weigh nothing."""
     position, below = _positions(length, wanted, part)
-    step = np.rint((position - below) * np.float32(_STEPS)).astype(np.int64)
-    near, far = _cubic_weights()
-    weights = np.stack([far[step], near[step], near[_STEPS - step], far[_STEPS - step]])
+    step = np.rint((position - below) * np.float32(CUBIC_STEPS)).astype(np.int64)
+    near, far = cubic_weights()
+    weights = np.stack([far[step], near[step], near[CUBIC_STEPS - step], far[CUBIC_STEPS - step]])
     places = below.astype(np.int64) + np.arange(-1, 3)[:, np.newaxis]
     inside = np.clip(places, 0, length - 1)
     weights = np.where(inside == places, weights, np.float32(0))
@@ -150,10 +150,10 @@ def _cubic_axis(length: int, wanted: int, part: Span) -> CubicAxis:
 
 
 @lru_cache(maxsize=1)
-def _cubic_weights() -> tuple[Array, Array]:
+def cubic_weights() -> tuple[Array, Array]:
     """Return Keys' cubic kernel (a = -0.5) for distances of 0 to 1, and of 1 to 2 pixels."""
     a = -0.5
-    near = np.arange(_STEPS + 1, dtype=np.float32) / np.float32(_STEPS)
+    near = np.arange(CUBIC_STEPS + 1, dtype=np.float32) / np.float32(CUBIC_STEPS)
     far = near + np.float32(1)
     near, far = near.astype(np.float64), far.astype(np.float64)
     return (

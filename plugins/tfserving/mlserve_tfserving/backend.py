@@ -38,7 +38,7 @@ class TFServingBackend(Backend):
                 "its pipeline is a TensorFlow graph, and TensorFlow has no operation that reads "
                 "EXIF"
             )
-        return "its TensorFlow graph has no step for it yet"
+        return None
 
     def prepare(self, framework: str) -> None:
         """Import TensorFlow, quietly. Raises ImportError."""

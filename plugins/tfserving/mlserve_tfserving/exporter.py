@@ -42,7 +42,8 @@ def write_saved_model(model: Classifier, into: Path) -> Sequence[Signature]:
             f"the model {model.name} cannot be put into a graph: {type(error).__name__}: "
             f"{plain(str(error))}",
             hint="the model must take float32[N, "
-            f"{model.pipeline.height}, {model.pipeline.width}, 3] and give float32[N, classes]",
+            f"{model.pipeline.height}, {model.pipeline.width}, "
+            f"{model.pipeline.preprocessing.depth}] and give float32[N, classes]",
         ) from error
     return tuple(signature_of(name, function) for name, function in functions.items())
 

@@ -35,7 +35,9 @@ from mlserve.images import (
     score_problem_text,
 )
 from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.preprocessing import VERSION_1, Geometry
 from mlserve.sources import Classifier
+from mlserve_tfserving.prepare import geometry_in_graph, prepared
 
 _MOST_PIECES = 1000
 """The scans or text chunks counted separately; a file with more is over any limit on them."""
@@ -164,8 +166,8 @@ class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typ
 
     `serving_default`, `top_k` and `ranking` are its signatures. Its steps are `decoded` (bytes of
     one image -> uint8[height, width, 3] of its own size), `pixels` (bytes[N] -> float32[N, height,
-    width, 3], the model's input) and `scores` (bytes[N] -> float32[N, classes]): plain functions of
-    the loaded SavedModel, used to find a bad image and to compare two runtimes.
+    width, depth], the model's input) and `scores` (bytes[N] -> float32[N, classes]): plain
+    functions of the loaded SavedModel, used to find a bad image and to compare two runtimes.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -187,7 +189,7 @@ class ImageClassifier(tf.Module):  # type: ignore[misc]  # TensorFlow is not typ
             return decoded_image(tf.constant(0), image, self._pipeline)
 
     def _pixels(self, image: tf.Tensor) -> tf.Tensor:
-        size = (self._pipeline.height, self._pipeline.width, 3)
+        size = (*self._pipeline.size, self._pipeline.preprocessing.depth)
         with tf.device("/CPU:0"):
             return tf.map_fn(
                 lambda pair: image_pixels(pair[0], pair[1], self._pipeline),
@@ -252,14 +254,27 @@ def finite(scores: tf.Tensor, classes: int) -> tf.Tensor:
 
 
 def image_pixels(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
-    """Return float32[height, width, 3] of one image: int32 `index` in its batch, string `value`."""
+    """Return float32[height, width, depth] of one image: its int32 `index` in the batch, bytes."""
     decoded = decoded_image(index, value, pipeline)
-    resized = tf.raw_ops.ResizeBilinear(
-        images=decoded[tf.newaxis],
-        size=[pipeline.height, pipeline.width],
-        half_pixel_centers=True,
-    )
-    return resized[0] * pipeline.scale + pipeline.offset
+    geometry = geometry_in_graph(decoded, pipeline)
+    if pipeline.preprocessing != VERSION_1:
+        decoded = _checked_size(index, decoded, geometry, pipeline)
+    return prepared(decoded, geometry, pipeline)
+
+
+def _checked_size(
+    index: tf.Tensor, decoded: tf.Tensor, geometry: Geometry, pipeline: ImagePipeline
+) -> tf.Tensor:
+    """Return the image, verified not to become too large: as `excess_of_size`."""
+    most = pipeline.max_pixels
+    height, width = (tf.convert_to_tensor(side) for side in geometry[:2])
+    size = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    before = tf.shape(decoded)
+    becomes = (before[1], "x", before[0], " becomes ", width, "x", height)
+    detail = _joined(" to resize (", *becomes, f", at most {most} pixels)")
+    message = _joined("image ", index, ": ", Problem.TOO_LARGE.text, detail)
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=size <= most, data=[message])]):
+        return tf.identity(decoded)
 
 
 def decoded_image(index: tf.Tensor, value: tf.Tensor, pipeline: ImagePipeline) -> tf.Tensor:
