@@ -11,8 +11,9 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -209,6 +210,22 @@ def _sources(name: str) -> tuple[ModelSource, ...]:
 
 def _points() -> dict[str, list[EntryPoint]]:
     """Return the entry points by name; several if several distributions use the name."""
+    return _points_in(tuple((folder, _changed_at(folder)) for folder in sys.path))
+
+
+def _changed_at(folder: str) -> int | None:
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _points_in(_folders: tuple[tuple[str, int | None], ...]) -> dict[str, list[EntryPoint]]:
+    """Return the entry points of what these folders of `sys.path` hold, as changed at that time.
+
+    One look reads the metadata of every installed distribution, and an export would take fifty.
+    """
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         points = found.setdefault(point.name, [])

@@ -24,6 +24,7 @@ from mlserve.launch.process import is_process
 from mlserve.launch.records import ServerRecord, read_records, state_lock, write_record
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
+from mlserve.settings import Launcher
 from mlserve.sources import Kind
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ _NAME_A_CERTIFICATE = (
 )
 _ANSWER_SECONDS = 2.0
 _LAST_WORDS = 3.0
-"""Seconds that a server gets to end after a version has not loaded."""
+_OUR_LAST_WORDS = 15.0
+"""Seconds that a server gets to end after a version has not loaded; one of ours does end, but a
+framework can take a while to let go."""
 
 
 def wait_until_ready(
@@ -68,7 +71,9 @@ def wait_until_ready(
             except ModelLoadFailed as error:
                 # A server of ours ends now, and its last words say more; a third-party one stays.
                 not_loaded = error
-                give_up = min(give_up, time.monotonic() + _LAST_WORDS)
+                is_ours = record.launcher is Launcher.EMBEDDED
+                seconds = _OUR_LAST_WORDS if is_ours else _LAST_WORDS
+                give_up = min(give_up, time.monotonic() + seconds)
             except _NOT_YET as error:
                 last = error
                 # A first answer may take longer than any guess, so the next attempt gets more time.

@@ -27,7 +27,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[MlserveError | None]:
 
     monkeypatch.setattr(ready, "_are_available", are_available)
     monkeypatch.setattr(ready, "_ask_each", lambda *_: None)
-    monkeypatch.setattr(ready, "_LAST_WORDS", 0.3)
+    for seconds in ("_LAST_WORDS", "_OUR_LAST_WORDS"):
+        monkeypatch.setattr(ready, seconds, 0.3)
     return given
 
 

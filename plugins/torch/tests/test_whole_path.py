@@ -81,6 +81,6 @@ def test_a_device_that_is_not_there_is_named_and_no_server_is_left(
     torch.export.save(program, version / "model.pt2")
     served = ("--backend", "torch", "--model", "m", "--path", version.parent)
     up = cli("up", *served, *FREE_PORTS, "--wait", "60", "--device", "cuda:99")
-    assert up.returncode in (3, 5), "the server's end, or its version's state: what is seen first"
+    assert up.returncode == 3, up.stderr
     assert "there is no device 'cuda:99' (there are: cpu" in up.stderr
     assert cli.ps() == []
