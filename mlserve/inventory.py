@@ -23,7 +23,7 @@ from mlserve.digests import size_faults
 from mlserve.errors import NotFound, UsageError
 from mlserve.hints import did_you_mean
 from mlserve.pin import pin_or_none
-from mlserve.store import Store, check_version, present_versions
+from mlserve.store import LATEST_VERSION, Store, check_version, present_versions
 
 
 class VersionState(StrEnum):
@@ -121,6 +121,14 @@ class ModelFolder:
                 f"{error.filename or self.base_path} cannot be read: {error.strerror}",
                 hint="make it readable for this user",
             ) from error
+
+    def pin_problem(self) -> str:
+        """Return what is wrong with the pin; empty if nothing is, or if there is no pin."""
+        try:
+            LATEST_VERSION.at(self.base_path, [v.artifact.version for v in self.versions()])
+        except UsageError as error:
+            return f"{error.message}; {error.hint}"
+        return ""
 
     def usual(self) -> StoredVersion:
         """Return the version that a server would take: the pinned one, else the latest whole one.

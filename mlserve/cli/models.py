@@ -85,6 +85,8 @@ def list_models(
         return
     rows = [_row(version, names) for version, names in listed]
     print_table(_HEADER, rows, [[version.problem] for version, _ in listed])
+    for problem in filter(None, (folder.pin_problem() for folder in folders)):
+        note(f"warning: {problem}")
 
 
 @models.command("show", cls=Command)
