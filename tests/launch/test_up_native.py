@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,13 +134,13 @@ def test_named_and_pinned_versions_go_into_its_configuration_file(
 
 
 def test_a_damaged_version_is_refused_before_it_starts(cli, base: Path, seen: Path) -> None:
-    manifest().write(base / "2", LABELS)
-    (base / "2" / "saved_model.pb").unlink()
+    replace(manifest(), backend="tfserving").write(base / "2", LABELS)
+    (base / "2" / "saved_model.pb").write_text("other")
 
     started = up(cli, base, "--launcher", "native")
 
     assert started.returncode == 5
-    assert f"error: {base}/2/saved_model.pb is missing\n" in started.stderr
+    assert f"error: {base}/2/saved_model.pb has 5 bytes instead of 0\n" in started.stderr
     assert not seen.exists()
 
 
