@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.errors import MlserveError
 
 if TYPE_CHECKING:
@@ -62,10 +63,21 @@ def _numbers(folder: ModelFolder) -> list[int]:
 
 BackendFilter = Annotated[
     str | None,
-    typer.Option("--backend", metavar="NAME", help="Only models of this backend."),
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="Only models of this backend.",
+        autocompletion=completion.backends,
+    ),
 ]
 ModelFilter = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="Only the model of this name.")
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Only the model of this name.",
+        autocompletion=completion.models,
+    ),
 ]
 ModelArgument = Annotated[
     str | None,

@@ -10,9 +10,9 @@ from mlserve.artifact import Artifact, without_manifest
 from mlserve.backend_choice import backend_of_files, way_to_export
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.hints import nearest
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.pin import pin_or_none, read_pin, unpin_hint
-from mlserve.settings import DEFAULT_BACKEND
+from mlserve.settings import DEFAULT_BACKEND, Launcher
 from mlserve.store import Store, VersionPolicy, check_name, present_versions
 
 

@@ -10,8 +10,8 @@ from mlserve.inventory import ModelFolder, StoredVersion, VersionState
 from mlserve.launch.ready import client_of
 from mlserve.launch.records import ServerRecord, read_records
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Launcher
 from mlserve.pin import pin_or_none
+from mlserve.settings import Launcher
 
 _ANSWER_SECONDS = 5.0
 

@@ -20,8 +20,8 @@ from mlserve.launch.ready import client_of
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
 from mlserve.launch.served import follows_pin, servers_at
-from mlserve.launch.serving import Launcher
 from mlserve.pin import pin_or_none, write_pin
+from mlserve.settings import Launcher
 
 Show = Callable[[str], None]
 """Called with what is being waited for."""

@@ -9,8 +9,9 @@ import pytest
 
 from mlserve.errors import ModelLoadFailed, NotFound
 from mlserve.launch.model_choice import about_pin, by_number, choose, require_whole
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.pin import write_pin
+from mlserve.settings import Launcher
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()
