@@ -11,11 +11,12 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlserve.errors import UsageError, reason_of
+from mlserve.digests import Digests, digests_from_json, digests_of, digests_to_json, faults
+from mlserve.errors import ModelLoadFailed, UsageError, reason_of, shortened
 from mlserve.pipeline import ImagePipeline
 from mlserve.sources import Facts, Kind, facts_from_json, facts_to_json
 from mlserve.tensors import Signature
@@ -26,9 +27,12 @@ LABELS_JSON_NAME = "labels.json"
 """Replaces `labels.txt` when a label contains a line break."""
 EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"
 """The hint for a version whose files do not match."""
-_FORMAT = 2
-"""What `Manifest.write` writes. Format 1 has image classifiers only; it is read for ever."""
-_FORMATS = (1, 2)
+_FORMAT = 3
+"""What `Manifest.write` writes.
+
+Older ones are read for ever: format 1 has image classifiers only, and formats 1 and 2 list no
+files.
+"""
 _LONGEST = 200
 _EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"
 LARGEST_VERSION = 2**63 - 1
@@ -76,6 +80,8 @@ class Manifest:
     exported the model. `columns` and `details` are those of `TensorModel`. `has_dependent_rows`
     means that a row's answer depends on the rows beside it, so that requests never share a batch.
     `fetched` says what was fetched from where (`mlserve.remote`), by the option that named it.
+    `files` are the digests of every other file of the folder; None if it was exported before
+    manifests had them.
     """
 
     mlserve: str
@@ -94,6 +100,7 @@ class Manifest:
     details: Mapping[str, Any] = field(default_factory=dict)
     has_dependent_rows: bool = False
     fetched: Mapping[str, Any] = field(default_factory=dict)
+    files: Digests | None = None
 
     @property
     def kind(self) -> Kind:
@@ -101,11 +108,15 @@ class Manifest:
         return Kind.TENSORS if self.pipeline is None else Kind.IMAGE_CLASSIFIER
 
     def write(self, folder: Path, labels: Sequence[str]) -> None:
-        """Write the manifest into `folder`, and the labels of an image classifier."""
+        """Write the labels of an image classifier into `folder`, and at last the manifest.
+
+        It lists what is in the folder then. Raises OSError, and ValueError for what is not a file.
+        """
         if self.pipeline is not None:
             name = LABELS_JSON_NAME if _need_json(labels) else LABELS_NAME
             (folder / name).write_bytes(labels_text(labels))
-        (folder / MANIFEST_NAME).write_text(json.dumps(self.to_json(), indent=2) + "\n")
+        whole = replace(self, files=digests_of(folder, without=MANIFEST_NAME))
+        (folder / MANIFEST_NAME).write_text(json.dumps(whole.to_json(), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
@@ -115,7 +126,10 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            return cls.from_json(json_of(read_plain(path)))
+            data = json_of(read_plain(path))
+            if isinstance(data["format"], int) and data["format"] > _FORMAT:
+                raise _newer(path, data)
+            return cls.from_json(data)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -144,11 +158,12 @@ class Manifest:
             "details": dict(self.details),
             "has_dependent_rows": self.has_dependent_rows,
             "fetched": dict(self.fetched),
+            "files": None if self.files is None else digests_to_json(self.files),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Manifest:
-        if data["format"] not in _FORMATS:
+        if data["format"] not in range(1, _FORMAT + 1):
             raise ValueError(f"manifest format {data['format']!r} is not known")
         values = {key: value for key, value in data.items() if key not in ("format", "kind")}
         if data["pipeline"] is not None:
@@ -157,7 +172,21 @@ class Manifest:
         values["columns"] = {name: tuple(names) for name, names in columns.items()}
         values["signatures"] = tuple(Signature.from_json(item) for item in data["signatures"])
         values["facts"] = facts_from_json(data.get("facts", {}))
+        files = data.get("files")
+        values["files"] = None if files is None else digests_from_json(files)
         return cls(**values)
+
+
+class NewerManifest(UsageError):
+    """A version of the model was exported by a newer mlserve, in a format unknown to this one."""
+
+
+def _newer(path: Path, data: Mapping[str, Any]) -> NewerManifest:
+    return NewerManifest(
+        f"{path} was written by a newer mlserve, {shortened(str(data.get('mlserve')))}: "
+        f"manifest format {data['format']} is not known",
+        hint="upgrade mlserve, or choose another version with --version",
+    )
 
 
 def without_manifest(base_path: Path, versions: Sequence[int]) -> tuple[int, ...]:
@@ -187,6 +216,32 @@ class Artifact:
         """Open `base_path/<version>`. Raises UsageError for an unreadable manifest."""
         path = version_folder(base_path, version)
         return cls(path, model, version, Manifest.read(path))
+
+    def file_faults(self) -> dict[str, str]:
+        """Return what is wrong with which file: `is missing`, `was changed`, and so on, by path.
+
+        Reads every file. Empty if they are those that were exported, or if it is not known which
+        were: `mlserve` did not export them, or an older one did. Raises UsageError for a folder
+        that cannot be read.
+        """
+        if self.manifest is None or self.manifest.files is None:
+            return {}
+        try:
+            return faults(self.path, self.manifest.files, besides=MANIFEST_NAME)
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be read: {error.strerror}", hint="make the folder readable"
+            ) from error
+
+    def require_whole(self) -> None:
+        """Raise ModelLoadFailed, naming the file, unless `file_faults` finds nothing."""
+        found = self.file_faults()
+        for name, fault in found.items():
+            others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise ModelLoadFailed(
+                f"{self.path / name} {fault}{others}",
+                hint="copy or export this version again; `mlserve models verify` lists its files",
+            )
 
     def labels(self) -> tuple[str, ...]:
         """Return the labels, checked against the manifest's digest and class count.

@@ -28,6 +28,7 @@ from mlserve.errors import (
 )
 from mlserve.hints import did_you_mean
 from mlserve.images import RGB
+from mlserve.incoming import Incoming, VersionExists
 from mlserve.kinds import require_fitting_options, require_kind
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature, features_of
@@ -44,9 +45,7 @@ from mlserve.sources import (
     TensorModel,
 )
 from mlserve.store import (
-    Incoming,
     Store,
-    VersionExists,
     check_name,
     present_versions,
     version_taken,

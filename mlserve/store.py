@@ -1,192 +1,26 @@
-"""The artifact store: `<store>/<backend>/<model>/<version>/`, read and written.
+"""The artifact store: `<store>/<backend>/<model>/<version>/`.
 
 The manifest `mlserve.json` and `labels.txt` lie inside the version folder, beside the runtime's own
 files, so that one rename publishes everything or nothing. TensorFlow Serving reads only
 saved_model.pb, variables/, assets/ and assets.extra/ there, and skips entries of the model's folder
 whose names are not numbers.
-
-A version is written into such a folder, so no server looks into it. The writer holds a `flock` on
-it, which the kernel drops however the writer ends: a folder whose lock is free was left by a killed
-process, and the next writer removes it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-import secrets
-import shutil
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from mlserve import paths
 from mlserve.artifact import Artifact, folders_by_version, version_folder
 from mlserve.errors import ExportError, NotFound, UsageError
-
-PREFIX = ".incoming-"
-_ATTEMPTS = 100
-"""To create a folder that failing exports remove meanwhile; four of them needed six at most."""
-_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
-
-
-class VersionExists(Exception):
-    """The requested version already has a folder."""
-
-
-class Incoming:
-    """An empty folder `path` beside the version folders of a model, to write a version into."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.is_published = False
-
-    def publish(self, version: int) -> Path:
-        """Rename the folder to that version, safe against power loss; return its new path.
-
-        Raises VersionExists, and leaves that version unchanged, if there is one.
-        """
-        folder = self.path.with_name(str(version))
-        # A rename silently replaces an empty folder (but no other), so check first.
-        if os.path.lexists(folder):
-            raise VersionExists(folder)
-        _sync_tree(self.path)
-        try:
-            self.path.rename(folder)
-        except OSError as error:
-            if error.errno in _TAKEN:
-                raise VersionExists(folder) from error
-            raise
-        self.path, self.is_published = folder, True
-        _sync(folder.parent)
-        return folder
-
-
-@contextmanager
-def incoming_folder(base_path: Path, *, drop_empty: Sequence[Path] = ()) -> Iterator[Incoming]:
-    """Create a locked `Incoming` in `base_path`; remove it at the end unless it was published.
-
-    Then those of the folders `drop_empty` that are empty are removed, in that order. SIGTERM inside
-    the block ends the process cleanly (exit code 143): nothing stays behind.
-    """
-    with _sigterm_unwinds():
-        try:
-            sweep(base_path)
-            path, lock = _create_locked(base_path)
-            incoming = Incoming(path)
-            try:
-                yield incoming
-            finally:
-                if not incoming.is_published:
-                    shutil.rmtree(path, ignore_errors=True)
-                os.close(lock)
-        finally:
-            for folder in drop_empty:
-                with suppress(OSError):  # most often it is not empty: a version is in it
-                    folder.rmdir()
-
-
-def sweep(base_path: Path) -> None:
-    """Remove the folders that killed writers left in `base_path`."""
-    try:
-        left = list(base_path.glob(PREFIX + "*"))
-    except FileNotFoundError:  # an export that failed has just removed it
-        return
-    for path in left:
-        lock = _try_lock(path)
-        if lock is not None:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
-
-
-def _create_locked(base_path: Path) -> tuple[Path, int]:
-    while True:
-        path = _create(base_path)
-        lock = _try_lock(path)
-        # A sweep can remove the folder between the two lines above: then try another.
-        if lock is not None and path.exists():
-            return path, lock
-        if lock is not None:
-            os.close(lock)
-
-
-def _create(base_path: Path) -> Path:
-    for attempt in range(_ATTEMPTS):
-        path = base_path / (PREFIX + secrets.token_hex(8))
-        try:
-            base_path.mkdir(parents=True, exist_ok=True)
-            path.mkdir()
-        except (FileNotFoundError, FileExistsError):
-            # An export that failed just now may have removed a folder between two of the calls. Of
-            # a path that cannot be created at all, the last attempt says so.
-            if attempt + 1 == _ATTEMPTS:
-                raise
-        else:
-            return path
-    raise AssertionError(base_path)
-
-
-def _try_lock(path: Path) -> int | None:
-    """Return an open descriptor that holds the lock of `path`; None if it is taken or gone.
-
-    Also None for what no writer of ours leaves: a link, or a file. It is not ours to remove.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return descriptor
-
-
-@contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    is_ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if is_ours:
-        signal.signal(signal.SIGTERM, _exit_in_order)
-    try:
-        yield
-    finally:
-        if is_ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _exit_in_order(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(parent) / name)
-        _sync(Path(parent))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
+from mlserve.incoming import Incoming, incoming_folder
+from mlserve.pin import read_pin, unpin_hint
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -213,6 +47,10 @@ class Store:
         """Return the models with at least one version for that backend, sorted."""
         folders = _folders(self.root / check_name("backend", backend))
         return [name for name in folders if self.versions(backend, name)]
+
+    def exported(self) -> list[tuple[str, str]]:
+        """Return the backend and model of each exported model, by name. Raises UsageError."""
+        return [(backend, model) for backend in self.backends() for model in self.models(backend)]
 
     def versions(self, backend: str, model: str) -> list[int]:
         """Return the versions of a model, ascending; empty if there are none.
@@ -316,7 +154,8 @@ def present_versions(base_path: Path) -> tuple[int, ...]:
 class VersionPolicy:
     """Which versions to serve: the given ones, all, or (neither) the `latest` ones.
 
-    The latest and all are followed as version folders come and go.
+    The latest and all are followed as version folders come and go. The pin of a model's folder
+    takes the place of the latest: see `at`.
     """
 
     versions: tuple[int, ...] = ()
@@ -335,6 +174,27 @@ class VersionPolicy:
                     hint="give a number (several: --version 1 --version 2), or --version all",
                 )
         return cls(tuple(sorted({check_version(int(text)) for text in texts})))
+
+    @property
+    def follows_latest(self) -> bool:
+        """Whether no version is named, so that a pin decides."""
+        return not (self.versions or self.serves_all)
+
+    def at(self, base_path: Path, present: Sequence[int]) -> VersionPolicy:
+        """Return the policy for that folder, with its pin if it has one and no version is named.
+
+        Raises NotFound if the pinned version is not present, UsageError for an unreadable pin.
+        """
+        pin = read_pin(base_path) if self.follows_latest else None
+        if pin is None:
+            return self
+        if pin not in present:
+            there = ", ".join(map(str, present)) or "none"
+            raise NotFound(
+                f"{base_path} has no version {pin}, which is pinned (there: {there})",
+                hint=unpin_hint(base_path),
+            )
+        return VersionPolicy((pin,))
 
     def wanted(self, present: Sequence[int]) -> tuple[int, ...]:
         """Return which of the present versions to serve, in ascending order."""
@@ -359,9 +219,10 @@ def version_taken(folder: Path) -> ExportError:
 
 
 def _folders(folder: Path) -> list[str]:
+    """Return the names of the folders that can be those of backends and models."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            return sorted(e.name for e in entries if _NAME.fullmatch(e.name) and e.is_dir())
     except FileNotFoundError:
         return []
     except OSError as error:

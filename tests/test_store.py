@@ -15,7 +15,8 @@ from threading import Event
 import pytest
 
 from mlserve.errors import ExportError, NotFound, UsageError
-from mlserve.store import Store, VersionExists
+from mlserve.incoming import VersionExists
+from mlserve.store import Store
 
 WRITER = """
 import sys

@@ -38,6 +38,10 @@ _COMMAND_GROUPS = {
     "Make": ("export", "build"),
     "Run": ("up", "ps", "logs", "down"),
     "Ask": ("predict", "status", "metadata"),
+    "Keep": (
+        *("models", "models list", "models show", "models verify"),
+        *("models use", "models rm", "models copy", "models prune"),
+    ),
     "Check": ("compare", "doctor", "plugins"),
     "Configure": ("config", "config show", "config check", "config init"),
     "Extend": ("plugins new",),

@@ -21,6 +21,7 @@ from mlserve.cli import (
     export,
     logs,
     metadata,
+    models,
     plugins,
     predict,
     ps,
@@ -109,6 +110,7 @@ for _command in (
     doctor.doctor,
 ):
     app.command(_command.__name__, cls=Command)(_command)
+app.add_typer(models.models, name="models")
 app.add_typer(plugins.plugins, name="plugins")
 app.add_typer(config.config, name="config")
 

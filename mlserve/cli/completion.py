@@ -50,7 +50,7 @@ def models(ctx: typer.Context) -> Iterable[str]:
     """Return the exported models, and those of running servers; of the chosen backend, if any."""
     backend = ctx.params.get("backend")
     served = [(record.serving.backend, record.serving.model) for record in _records()]
-    return [model for of, model in (*_exported(ctx), *served) if backend in (None, of)]
+    return [model for of, model in (*_store(ctx).exported(), *served) if backend in (None, of)]
 
 
 @_completing
@@ -62,7 +62,7 @@ def versions(ctx: typer.Context) -> Iterable[str]:
     wanted = [ctx.params.get(name) for name in ("backend", "model")]
     found = {
         str(version)
-        for pair in _exported(ctx)
+        for pair in store.exported()
         if all(want in (None, name) for want, name in zip(wanted, pair, strict=True))
         for version in present_versions(store.base_path(*pair))
     }
@@ -73,12 +73,6 @@ def versions(ctx: typer.Context) -> Iterable[str]:
 def servers(_ctx: typer.Context) -> Iterable[str]:
     """Return the names of the servers that `mlserve up` started."""
     return [record.name for record in _records()]
-
-
-def _exported(ctx: typer.Context) -> list[tuple[str, str]]:
-    from mlserve.launch.model_choice import exported
-
-    return exported(_store(ctx))
 
 
 def _store(ctx: typer.Context) -> Store:

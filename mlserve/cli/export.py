@@ -352,6 +352,7 @@ def _report(
     _tell_of_shared_labels(labels, are_given=are_labels_given)
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
+    _tell_of_pin(artifact)
     note(f"next     {_next_step(artifact, manifest.backend, store)}")
 
 
@@ -365,6 +366,16 @@ def _tell_of_fetched(fetched: Mapping[str, Any]) -> None:
         )
         if origin["unchecked"]:
             note(f"         taken from the cache without a look: {origin['unchecked']}")
+
+
+def _tell_of_pin(artifact: Artifact) -> None:
+    """Say that servers go on with another version, if one is pinned."""
+    from mlserve.pin import pin_or_none, unpin_hint
+
+    base_path = artifact.path.parent
+    pin = pin_or_none(base_path)
+    if pin not in (None, artifact.version):
+        note(f"pinned   servers stay with version {pin}; {unpin_hint(base_path)}")
 
 
 def _tell_of_shared_labels(labels: Sequence[str], *, are_given: bool) -> None:

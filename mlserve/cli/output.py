@@ -121,6 +121,14 @@ def print_table(
             print_wrapped(text, _BELOW)
 
 
+def duration(seconds: float) -> str:
+    """Return a time in its largest unit, rounded down: `5m`."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
+
+
 def fix_line(fix: str) -> str:
     """Return the line for a fix. A command is kept in one piece, so that it can be copied."""
     line = f"fix: {fix}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, print_table
+from mlserve.cli.output import OutputFormat, OutputOption, duration, note, print_json, print_table
 
 if TYPE_CHECKING:
     from mlserve.launch.ready import Seen
@@ -46,7 +46,7 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
 def _row(record: ServerRecord, status: str) -> list[str]:
     from mlserve.launch.running import server_of
 
-    since = "-" if status == "dead" else _duration(server_of(record).uptime())
+    since = "-" if status == "dead" else duration(server_of(record).uptime())
     return [record.name, status, _versions(record), since, record.launcher]
 
 
@@ -72,14 +72,11 @@ def _as_json(seen: Seen) -> dict[str, Any]:
 
 
 def _versions(record: ServerRecord) -> str:
-    versions = record.serving.versions
+    from mlserve.launch.served import pin_of
+
+    versions, pin = record.serving.versions, pin_of(record)
     if versions.serves_all:
         return "all"
+    if pin is not None:
+        return f"{pin} (pinned)"
     return ",".join(map(str, versions.versions)) or "latest"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds)}s"

@@ -129,7 +129,7 @@ def up(
     mlserve up --launcher docker --docker-option=--memory=2g
     """
     from mlserve.credentials import check_files
-    from mlserve.launch.model_choice import choose
+    from mlserve.launch.model_choice import about_pin, choose
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.up import request_up
     from mlserve.store import VersionPolicy
@@ -141,14 +141,18 @@ def up(
     load_options = LoadOptions.taken_from(options)
     settings = ServerSettings.taken_from(options).absolute()
     check_files(settings)
+    versions = VersionPolicy.parse(version or [])
     serving = replace(
-        choose(backend, model, path, VersionPolicy.parse(version or []), store),
+        choose(backend, model, path, versions, store),
         options=load_options,
         settings=settings,
         image=image,
         docker_options=tuple(docker_option or ()),
     )
     request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
+    told = about_pin(versions, request.serving, request.launcher)
+    if told:
+        note(told)
     if foreground:
         _run_in_foreground(request, output)
     else:

@@ -36,7 +36,8 @@ _COMMANDS = {
     "logs": ("log", "tail"),
     "compare": ("diff", "bench", "benchmark", "parity"),
     "build": ("image", "docker", "package"),
-    "plugins": ("backends", "models"),
+    "models": ("versions", "store", "registry", "artifacts", "use", "rollback", "prune", "verify"),
+    "plugins": ("backends",),
     "config": ("settings", "configure", "init", "options"),
     "doctor": ("check", "diagnose", "env"),
 }

@@ -20,10 +20,10 @@ from mlserve.doctor.finding import Area, Finding, Status
 from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.launch import ports
 from mlserve.launch.docker import engine
-from mlserve.launch.model_choice import exported
 from mlserve.launch.records import read_records
 from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
 from mlserve.sources import DEFAULT_MODEL
+from mlserve.store import Store
 from mlserve.system import memory_limit, usable_cpus
 
 _ENGINE_TIMEOUT = 2.0
@@ -168,7 +168,7 @@ def _folder(name: str, path: Path) -> Finding:
 
 def _exported() -> Finding:
     try:
-        models = [f"{model} ({backend})" for backend, model in exported()]
+        models = [f"{model} ({backend})" for backend, model in Store().exported()]
     except MlserveError as error:
         return Finding(Area.FILES, "models", Status.FAIL, error.message, error.hint)
     text = ", ".join(models) or "none has been exported yet"
@@ -228,7 +228,7 @@ def _ask(place: httpx.URL, timeout: float) -> int:
 
 def _has_models() -> bool:
     try:
-        return bool(exported())
+        return bool(Store().exported())
     except MlserveError:
         return False
 

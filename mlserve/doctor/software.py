@@ -18,8 +18,8 @@ from packaging.version import InvalidVersion
 from mlserve import __version__, plugins
 from mlserve.distributions import install_command
 from mlserve.doctor.finding import Area, Finding, Status
-from mlserve.launch.model_choice import exported
 from mlserve.settings import DEFAULT_BACKEND
+from mlserve.store import Store
 
 _LIBRARIES = (
     *("grpcio", "protobuf", "httpx", "numpy", "tensorflow", "keras", "tensorflow-hub"),
@@ -159,7 +159,7 @@ def _sources(reports: list[plugins.PluginReport]) -> Finding:
         return Finding(
             Area.SOFTWARE, "models", Status.OK, ", ".join(source.name for source in usable)
         )
-    status = Status.WARN if exported() else Status.FAIL
+    status = Status.WARN if Store().exported() else Status.FAIL
     hint = sources[0].install_hint if sources else install_command(plugins.KNOWN["models"])
     return Finding(
         Area.SOFTWARE, "models", status, "no model source can be used: nothing to export", hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mlserve import plugins
@@ -10,7 +11,8 @@ from mlserve.backend_choice import backend_of_files, way_to_export
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.hints import nearest
 from mlserve.launch.serving import Serving
-from mlserve.settings import DEFAULT_BACKEND
+from mlserve.pin import pin_or_none, read_pin, unpin_hint
+from mlserve.settings import DEFAULT_BACKEND, Launcher
 from mlserve.store import Store, VersionPolicy, check_name, present_versions
 
 
@@ -42,14 +44,41 @@ def choose(
     return _serving(backend, model, there.base_path(backend, model), versions)
 
 
-def exported(store: Store | None = None) -> list[tuple[str, str]]:
-    """Return the backend and model of each exported model in the store, by name."""
-    store = store or Store()
-    return [(backend, model) for backend in store.backends() for model in store.models(backend)]
+def by_number(serving: Serving) -> Serving:
+    """Return the serving with its pinned version named, for a server that reads no pins."""
+    pin = read_pin(serving.base_path) if serving.versions.follows_latest else None
+    return serving if pin is None else replace(serving, versions=VersionPolicy((pin,)))
+
+
+def require_whole(serving: Serving) -> None:
+    """Check the files of the expected versions, for a server that does not check them itself.
+
+    Raises ModelLoadFailed, naming the file.
+    """
+    for version in serving.expected:
+        Artifact.open(serving.base_path, serving.model, version).require_whole()
+
+
+def about_pin(asked: VersionPolicy, serving: Serving, launcher: Launcher) -> str | None:
+    """Return what the user should know of the model's pin, if it has one.
+
+    `asked` are the versions that were named, `serving` is what the launcher will serve.
+    """
+    pin = pin_or_none(serving.base_path)
+    if pin is None or asked.versions == (pin,):
+        return None
+    if not asked.follows_latest:
+        return f"version {pin} of {serving.model} is pinned; --version takes precedence over it"
+    if launcher is Launcher.EMBEDDED:
+        return f"version {pin} of {serving.model} is pinned; {unpin_hint(serving.base_path)}"
+    return (
+        f"version {pin} of {serving.model} is pinned; this server serves it until it is started "
+        "again, whatever is pinned later"
+    )
 
 
 def _exported_choice(backend: str | None, model: str | None, store: Store) -> tuple[str, str]:
-    known = exported(store)
+    known = store.exported()
     fits = [(b, m) for b, m in known if backend in (None, b) and model in (None, m)]
     if backend is None and len(fits) > 1:
         fits = [pair for pair in fits if pair[0] == DEFAULT_BACKEND] or fits
@@ -109,7 +138,10 @@ def _serving(backend: str, model: str, base: Path, versions: VersionPolicy) -> S
 
 
 def _expected(base: Path, versions: VersionPolicy) -> tuple[int, ...]:
-    """Return the versions that must answer. Raises NotFound if one of them does not exist."""
+    """Return the versions that must answer; a pin is regarded.
+
+    Raises NotFound if one of them does not exist.
+    """
     present = _present(base)
     missing = sorted(set(versions.versions) - set(present))
     if missing:
@@ -117,6 +149,7 @@ def _expected(base: Path, versions: VersionPolicy) -> tuple[int, ...]:
             f"{base.name} has no version {missing[0]} (there: {', '.join(map(str, present))})",
             hint=f"the versions are the numbered folders in {base}",
         )
+    versions = versions.at(base, present)
     unfinished = () if versions.versions else without_manifest(base, present)
     return versions.wanted([version for version in present if version not in unfinished])
 

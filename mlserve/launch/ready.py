@@ -57,7 +57,7 @@ def wait_until_ready(
     patience = _PROBE_TIMEOUT
     last: MlserveError = _NO_ATTEMPT
     not_loaded: ModelLoadFailed | None = None
-    with _client(record) as client:
+    with client_of(record) as client:
         while (left := give_up - time.monotonic()) > 0:
             require_alive()
             try:
@@ -153,7 +153,7 @@ def _answers(record: ServerRecord, timeout: float) -> bool:
 
     `timeout` applies to each request. Raises what the client raises.
     """
-    with _client(record) as client:
+    with client_of(record) as client:
         available = [s for s in client.status(timeout=timeout) if s.is_available]
     for version in [status.version for status in available if status.version is not None]:
         artifact = Artifact.open(record.serving.base_path, record.serving.model, version)
@@ -182,11 +182,11 @@ def _ask_each(record: ServerRecord, serving: Serving, timeout: float) -> None:
 
 
 def _predict(record: ServerRecord, version: int, timeout: float) -> None:
-    with _client(record, version) as client:
+    with client_of(record, version) as client:
         client.predict(tiny_png(), timeout=timeout)
 
 
-def _client(record: ServerRecord, version: int | None = None) -> Client:
+def client_of(record: ServerRecord, version: int | None = None) -> Client:
     """Return a client that does not retry: the waiting loop does."""
     from mlserve.client import Client
     from mlserve.client.retries import ONCE

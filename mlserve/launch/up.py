@@ -27,6 +27,7 @@ from mlserve.launch import ports
 from mlserve.launch.access import name_to_expect
 from mlserve.launch.command import Process, command, launcher_for, spawn
 from mlserve.launch.logs import last_words, log_path
+from mlserve.launch.model_choice import by_number, require_whole
 from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready, wait_until_ready
 from mlserve.launch.records import ServerRecord, Tell, remove_record, state_lock, write_record
@@ -72,6 +73,8 @@ def request_up(
     check_seconds("--wait", wait)
     backend = plugins.backend(serving.backend)
     chosen = launcher_for(backend, serving, launcher)
+    if chosen is not Launcher.EMBEDDED:
+        serving = by_number(serving)
     return UpRequest(serving, where, backend, launcher, chosen, wait)
 
 
@@ -218,8 +221,11 @@ def start_or_join(request: UpRequest, log: Path | None, tell: Tell) -> LaunchedS
 def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> LaunchedServer:
     """Start a server process on those ports, without a record: `mlserve ps` does not list it.
 
-    Raises PluginError if something is missing.
+    Raises PluginError if something is missing, ModelLoadFailed if a file of a version that a
+    third-party server is to load is not as exported: mlserve's own server checks that itself.
     """
+    if request.launcher is not Launcher.EMBEDDED:
+        require_whole(request.serving)
     if request.launcher is Launcher.DOCKER:
         return _start_container(request, listen, log)
     serving = request.serving

@@ -7,8 +7,8 @@ from pathlib import Path
 from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.export import manifest_of
+from mlserve.incoming import incoming_folder
 from mlserve.sources import Classifier, Model
-from mlserve.store import incoming_folder
 
 
 def exported(backend: str, model: Model, base_path: Path, version: int = 1) -> Artifact:

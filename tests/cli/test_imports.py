@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def test_a_command_reads_toml_only_if_there_is_a_file(
     assert not _loaded("ps") & {"tomllib", "tree_sitter"}
     (tmp_path / "mlserve.toml").write_text("[client]\ntimeout = 3\n")
     assert _loaded("ps") & {"tomllib", "tree_sitter"} == {"tomllib"}
+
+
+def test_the_list_of_models_loads_nothing_heavy(export: Callable[..., Path]) -> None:
+    export()
+    assert not _loaded("models") & {*HEAVY, "grpc", "httpx", "google", "mlserve_echo"}
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])

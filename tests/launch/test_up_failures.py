@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,8 @@ def test_a_model_that_does_not_load_tells_the_servers_error_and_hint(
 def test_the_log_of_the_run_before_is_kept(cli, export, home: Path) -> None:
     base = export(fail_load="first")
     assert cli.up().returncode == 5
-    (base / "1" / "echo.json").write_text('{"fail_load": "second"}')
+    shutil.rmtree(base / "1")
+    export(fail_load="second")
     assert cli.up().returncode == 5
 
     logs = home / "state" / "logs"

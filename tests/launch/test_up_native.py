@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from mlserve.backend import Listen
 from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
+from mlserve.pin import write_pin
 from mlserve.settings import Launcher
 from mlserve.testing.processes import wait_until
+from tests.harness.echo import LABELS, manifest
 
 pytestmark = pytest.mark.server
 
@@ -115,16 +118,30 @@ def test_auto_takes_it_when_it_is_on_path(cli, base: Path, seen: Path) -> None:
     assert cli("down").stdout == "tfserving-m is stopped\n"
 
 
-def test_named_versions_go_into_its_configuration_file(
-    cli, base: Path, seen: Path, home: Path
+@pytest.mark.parametrize("named", [("--version", "1"), ()])
+def test_named_and_pinned_versions_go_into_its_configuration_file(
+    cli, base: Path, seen: Path, home: Path, named: tuple[str, ...]
 ) -> None:
-    started = up(cli, base, "--launcher", "native", "--version", "1")
+    write_pin(base, 2 if named else 1)
+    started = up(cli, base, "--launcher", "native", *named)
 
     assert started.stdout.startswith("m version 1 is ready"), started.stderr
     argv, _ = json.loads(seen.read_text())
     folder = home / "state" / "files" / "tfserving-m"
     assert f"--model_config_file={folder}/models.config" in argv
     assert "versions: 1\n" in (folder / "models.config").read_text()
+    assert named or "this server serves it until it is started again" in started.stderr
+
+
+def test_a_damaged_version_is_refused_before_it_starts(cli, base: Path, seen: Path) -> None:
+    replace(manifest(), backend="tfserving").write(base / "2", LABELS)
+    (base / "2" / "saved_model.pb").write_text("other")
+
+    started = up(cli, base, "--launcher", "native")
+
+    assert started.returncode == 5
+    assert f"error: {base}/2/saved_model.pb has 5 bytes instead of 0\n" in started.stderr
+    assert not seen.exists()
 
 
 def test_it_cannot_follow_all_versions(cli, base: Path, seen: Path) -> None:

@@ -179,8 +179,10 @@ def base_image(request: BuildRequest) -> str:
 def write_context(request: BuildRequest, into: Path, progress: Progress = no_progress) -> None:
     """Write the Dockerfile and everything it copies into `into`, an empty or absent folder.
 
-    Raises UsageError for a folder that is not empty or cannot be written, and BuildFailed.
+    Raises UsageError for a folder that is not empty or cannot be written, ModelLoadFailed for a
+    version whose files are not as exported, and BuildFailed.
     """
+    request.artifact.require_whole()
     try:
         into.mkdir(parents=True, exist_ok=True)
         if any(into.iterdir()):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlserve.artifact import MANIFEST_NAME, folders_by_version, version_folder, without_manifest
-from mlserve.errors import NotFound, Unavailable
+from mlserve.errors import NotFound, Unavailable, UsageError
 from mlserve.store import VersionPolicy, present_versions
 
 Fingerprint = frozenset[tuple[str, int, int]]
@@ -24,11 +24,12 @@ class Look:
     """The contents of the base path at one moment.
 
     `present` maps each version to its fingerprint if it is followed, else to None. `unfinished` are
-    the versions that are not served because they lack a manifest.
+    the versions that are not served because they lack a manifest, `wanted` those to serve.
     """
 
     present: Mapping[int, Fingerprint | None]
     unfinished: tuple[int, ...] = ()
+    wanted: tuple[int, ...] = ()
 
     @property
     def whole(self) -> tuple[int, ...]:
@@ -49,17 +50,19 @@ class VersionFolders:
         self.model = model
         self.base_path = base_path
         self.can_be_read = True
-        """Whether the last look could read the base path."""
+        """Whether the last look could read the base path and its pin."""
         self._doubles: frozenset[int] = frozenset()
 
     def look(self, policy: VersionPolicy, loaded: Collection[int]) -> Look | None:
-        """Return what is there now; None when the base path cannot be read.
+        """Return what is there now; None when the base path or its pin cannot be read.
 
-        A loaded version stays served, even without a manifest.
+        So it is when the pinned version is absent: neither must end what is served. A loaded
+        version stays served, even without a manifest.
         """
         try:
             folders = folders_by_version(self.base_path)
-        except OSError as error:
+            policy = policy.at(self.base_path, tuple(folders))
+        except (OSError, UsageError) as error:
             if self.can_be_read:
                 _log.warning("%s: the versions stay as they are until it can be read", error)
             self.can_be_read = False
@@ -69,9 +72,9 @@ class VersionFolders:
         present = tuple(folders)
         unfinished = set(unfinished_versions(self.base_path, policy, present)) - set(loaded)
         look = Look(dict.fromkeys(present), tuple(sorted(unfinished)))
-        followed = policy.wanted(look.whole)
-        prints = {version: fingerprint(self.folder(version)) for version in followed}
-        return replace(look, present={**look.present, **prints})
+        wanted = policy.wanted(look.whole)
+        prints = {version: fingerprint(self.folder(version)) for version in wanted}
+        return replace(look, present={**look.present, **prints}, wanted=wanted)
 
     def folder(self, version: int) -> Path:
         """Return the folder of that version."""
@@ -119,6 +122,10 @@ def first_versions(base_path: Path, policy: VersionPolicy) -> tuple[tuple[int, .
         ) from error
     if not present:
         raise _no_version(base_path)
+    try:
+        policy = policy.at(base_path, present)
+    except UsageError as error:
+        raise NotFound(error.message, hint=error.hint) from error
     unfinished = unfinished_versions(base_path, policy, present)
     wanted = policy.wanted([version for version in present if version not in unfinished])
     if not wanted:

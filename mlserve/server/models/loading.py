@@ -125,6 +125,7 @@ def open_version(source: ModelSpec, version: int) -> LoadedVersion:
 def _open(source: ModelSpec, version: int) -> LoadedVersion:
     try:
         artifact = Artifact.open(source.base_path, source.model, version)
+        artifact.require_whole()
         runner = source.backend.load(artifact, source.options)
         try:
             warm_up(artifact, runner)

@@ -13,7 +13,10 @@ Version folders are followed by polling. As in TensorFlow Serving:
 - when the folder of a served version disappears, the next one that the policy selects is loaded
   first (the one before it, if the policy is the latest); when no version folder is left, nothing is
   served;
-- a base path that cannot be read (such as a network share that is down) changes nothing;
+- a pin in the base path (`mlserve.pin`) takes the place of the latest, and is followed as it
+  changes: the pinned version is loaded first;
+- a base path that cannot be read (such as a network share that is down) changes nothing, nor does
+  the pin of a version that is not there;
 - loads run one after another, so that a switch never holds more than two models in memory; changes
   during a load are seen after it.
 """
@@ -157,7 +160,7 @@ class Model:
             self.is_unloaded = False
             self._failed.keep(())
             look = await self._follow_once(trusts_what_is_there=True)
-        for version in () if look is None else self._source.policy.wanted(look.whole):
+        for version in () if look is None else look.wanted:
             error = self._statuses[version].error if version in self._statuses else None
             if error is not None:
                 raise error
@@ -258,7 +261,7 @@ class Model:
                 error = self._folders.no_manifest(version)
                 _log.warning("version %d is not served: %s", version, error)
                 self._set(version, State.START, error)
-        for version in self._source.policy.wanted(look.whole):
+        for version in look.wanted:
             if version not in self._statuses:
                 _log.info("version %d of %s is new: waiting for all its files", version, self.name)
                 self._set(version, State.START)
@@ -268,7 +271,7 @@ class Model:
         return status is not None and status.state is State.START
 
     async def _reconcile(self, look: Look, before: Look) -> None:
-        wanted = self._source.policy.wanted(look.whole)
+        wanted = look.wanted
         self._failed.keep(wanted)
         for version in wanted:
             now = look.present[version]

@@ -22,6 +22,7 @@ from mlserve.launch.serving import Serving
 from mlserve.settings import Launcher
 from mlserve.store import VersionPolicy
 from mlserve.testing.processes import wait_until
+from tests.harness.echo import manifest, put_version
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
@@ -172,10 +173,8 @@ def test_a_broken_model_is_told_by_its_log(cli, built, export) -> None:
 
 
 def test_an_interrupt_takes_the_container_along(cli, built, tmp_path: Path) -> None:
-    config = tmp_path / "echo.json"
-    config.write_text('{"load_delay": 60}')
-    config.chmod(0o644)
-    slow = f"--docker-option=--volume={config}:/models/m/1/echo.json:ro"
+    version = put_version(tmp_path / "1", manifest=manifest(), load_delay=60)
+    slow = f"--docker-option=--volume={version}:/models/m/1:ro"
     starting = cli.start("up", "--launcher", "docker", slow)
     wait_until(cli.ps)
 

@@ -1,0 +1,169 @@
+"""Switch the running servers of a model to another version, without a lost request.
+
+The version is pinned in the model's folder (`mlserve.pin`). Each server that follows the folder
+loads it, answers with it, and then lets the other one go after its last request. A version that a
+server cannot load leaves everything as it was, the pin included.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from mlserve.artifact import Artifact, without_manifest
+from mlserve.errors import DeadlineExceeded, MlserveError, ModelLoadFailed, NotFound
+from mlserve.inventory import ModelFolder
+from mlserve.launch.ready import client_of
+from mlserve.launch.records import ServerRecord
+from mlserve.launch.running import server_of
+from mlserve.launch.served import follows_pin, servers_at
+from mlserve.pin import pin_or_none, write_pin
+from mlserve.settings import Launcher
+
+Show = Callable[[str], None]
+"""Called with what is being waited for."""
+
+_PAUSE = 0.05
+_ASK_SECONDS = 2.0
+_STALE = 5.0
+"""Seconds in which a server is sure to have looked at its folder; it looks every second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A pin that was set, or removed (`pin` None), and the servers that answer with `version`.
+
+    `others` are servers that do not follow the pin and serve something else, each with what to do.
+    """
+
+    version: int
+    pin: int | None
+    servers: tuple[ServerRecord, ...]
+    others: tuple[tuple[ServerRecord, str], ...]
+
+
+def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show) -> Switched:
+    """Pin `version`, or remove the pin (None), and wait until the running servers serve it.
+
+    Raises NotFound for a version that is not there, ModelLoadFailed for one that is damaged or that
+    a server cannot load (the pin is then as before), and DeadlineExceeded after `timeout` seconds;
+    the pin stays then, and the servers go on loading.
+    """
+    give_up = time.monotonic() + timeout
+    target = _target(folder, version)
+    show(f"checking the files of {folder}@{target}")
+    Artifact.open(folder.base_path, folder.model, target).require_whole()
+    servers = servers_at(folder.base_path)
+    followers = [_Follower(record, target) for record in servers if follows_pin(record)]
+    before = pin_or_none(folder.base_path)
+    write_pin(folder.base_path, version)
+    try:
+        _wait(followers, give_up, show)
+    except ModelLoadFailed:
+        write_pin(folder.base_path, before)
+        raise
+    others = [(record, _advice(record, folder)) for record in servers if not follows_pin(record)]
+    return Switched(
+        target,
+        version,
+        tuple(follower.record for follower in followers if follower.is_done),
+        tuple((record, advice) for record, advice in others if not _is_on(record, target)),
+    )
+
+
+def _target(folder: ModelFolder, version: int | None) -> int:
+    """Return the version that will be served: the given one, or the latest that is complete."""
+    present = [v.artifact.version for v in folder.versions()]
+    if version is not None:
+        folder.version(version)
+        return version
+    unfinished = without_manifest(folder.base_path, present)
+    complete = [number for number in present if number not in unfinished]
+    if not complete:
+        raise NotFound(f"{folder} has no version", hint="export one: mlserve export")
+    return complete[-1]
+
+
+def _wait(followers: Sequence[_Follower], give_up: float, show: Show) -> None:
+    waiting = list(followers)
+    while waiting := [follower for follower in waiting if not follower.look()]:
+        if time.monotonic() >= give_up:
+            raise waiting[0].not_in_time()
+        names = ", ".join(follower.record.name for follower in waiting)
+        show(f"{names}: {waiting[0].doing}")
+        time.sleep(_PAUSE)
+
+
+class _Follower:
+    """A server that follows the pin, asked again and again until it serves the version alone."""
+
+    def __init__(self, record: ServerRecord, version: int) -> None:
+        self.record = record
+        self.is_done = False
+        self.doing = "looking for the change"
+        self._version = version
+        # An error from before the change is shown until the server looks at its folder again.
+        self._may_be_stale = time.monotonic() + _STALE
+
+    def look(self) -> bool:
+        """Ask once; return whether there is nothing more to wait for. Raises ModelLoadFailed."""
+        if not server_of(self.record).is_running():
+            return True
+        try:
+            with client_of(self.record) as client:
+                statuses = client.status(timeout=_ASK_SECONDS)
+        except MlserveError as error:
+            self.doing = error.message
+            return False
+        mine = next((s for s in statuses if s.version == self._version), None)
+        if mine is not None and mine.state == "END" and mine.error:
+            if time.monotonic() >= self._may_be_stale:
+                raise self._not_loaded(mine.error)
+        else:
+            self._may_be_stale = 0.0
+            self.doing = f"version {self._version} is {mine.state if mine else 'not seen yet'}"
+        served = {s.version for s in statuses if s.is_available}
+        self.is_done = served == {self._version}
+        return self.is_done
+
+    def not_in_time(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"{self.record.name} does not serve version {self._version} yet: {self.doing}",
+            hint=f"it goes on: see mlserve status --server {self.record.name}; --timeout waits "
+            "longer",
+        )
+
+    def _not_loaded(self, reason: str) -> ModelLoadFailed:
+        return ModelLoadFailed(
+            f"{self.record.name} cannot load version {self._version}: {reason}",
+            hint="it serves what it served before, and the pin is as before",
+        )
+
+
+def _is_on(record: ServerRecord, version: int) -> bool:
+    """Return whether a server that does not follow the pin serves that version alone anyway."""
+    if record.serving.versions.versions:
+        return record.serving.versions.versions == (version,)
+    with suppress(MlserveError), client_of(record) as client:
+        served = {s.version for s in client.status(timeout=_ASK_SECONDS) if s.is_available}
+        return served == {version}
+    return False
+
+
+def _advice(record: ServerRecord, folder: ModelFolder) -> str:
+    """Return why a server does not follow the pin, and the command that brings it there."""
+    launcher = record.launcher
+    if launcher is Launcher.EMBEDDED:
+        why = "it was started with --version, which takes precedence"
+    elif launcher is Launcher.DOCKER:
+        why = "it runs in a container, which does not follow the pin"
+    else:
+        why = "it is a third-party server, which does not follow the pin"
+    flags = f"--path {shlex.quote(str(folder.base_path))} --model {folder.model}"
+    if launcher is not Launcher.EMBEDDED:
+        flags += f" --launcher {launcher}"
+    restart = f"mlserve down {record.name} && mlserve up --backend {folder.backend} {flags}"
+    return f"{why}; restart it: {restart}"
