@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion
 from mlserve import __version__, plugins
 from mlserve.distributions import install_command
 from mlserve.doctor.finding import Area, Finding, Status
-from mlserve.launch.model_choice import exported
+from mlserve.model_choice import exported
 from mlserve.settings import DEFAULT_BACKEND
 
 _LIBRARIES = (

@@ -28,7 +28,8 @@ class LoadOptions(load_options.LoadOptions):
 load_options.LoadOptions = LoadOptions  # as if two fields were added to it
 load_options.DEFAULT_LOAD_OPTIONS = LoadOptions()
 from mlserve.launch.serving import Serving
-serving = Serving("echo", "m", Path("/m"), options=LoadOptions(colour="red", layers=5))
+from mlserve.model_choice import ServedModel
+serving = Serving((ServedModel("echo", "m", Path("/m"), options=LoadOptions(colour="red", layers=5)),))
 """
 _USES = {
     "an option of up": """
@@ -51,7 +52,7 @@ print(plan_of_built("image", serving).argv)
     "a backend that does not take it": """
 from mlserve.launch.command import launcher_for
 from mlserve import plugins
-launcher_for(plugins.backend("echo"), serving, "auto")
+launcher_for([plugins.backend("echo")], serving, "auto")
 """,
 }
 

@@ -1,17 +1,77 @@
-"""Choose what to serve: a folder of version folders, or a matching exported model."""
+"""A model to serve, and its choice: a folder of version folders, or a matching exported model."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mlserve import plugins
 from mlserve.artifact import Artifact, without_manifest
-from mlserve.backend_choice import backend_of_files, way_to_export
+from mlserve.backend_choice import (
+    backend_of_files,
+    require_regarded,
+    require_runtime,
+    way_to_export,
+)
+from mlserve.config.servers import MODELS, SERVERS, ModelConfig, ServerConfig
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.hints import nearest
-from mlserve.launch.serving import Serving
+from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.settings import DEFAULT_BACKEND
-from mlserve.store import Store, VersionPolicy, check_name, present_versions
+from mlserve.store import LATEST_VERSION, Store, VersionPolicy, check_name, present_versions
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model to serve, and how it is loaded. Two are equal if they ask for the same.
+
+    The version folders are in `base_path`. The rest is derived when the model is chosen, and
+    ignored in comparisons: `expected` are the versions that must answer before the server is ready,
+    and the model `takes_images` if mlserve exported all of them as image classifiers.
+    """
+
+    backend: str
+    model: str
+    base_path: Path
+    versions: VersionPolicy = LATEST_VERSION
+    options: LoadOptions = DEFAULT_LOAD_OPTIONS
+    expected: tuple[int, ...] = field(default=(), compare=False)
+    has_random_weights: bool = field(default=False, compare=False)
+    takes_images: bool = field(default=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return flat data, as `mlserve ps` prints it; `from_json` reads it."""
+        return {
+            "backend": self.backend,
+            "model": self.model,
+            "base_path": str(self.base_path),
+            "versions": list(self.versions.versions),
+            "all_versions": self.versions.serves_all,
+            **self.options.to_json(),
+            "expected": list(self.expected),
+            "has_random_weights": self.has_random_weights,
+            "takes_images": self.takes_images,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ServedModel:
+        """Read what `to_json` wrote, also in an older version of mlserve.
+
+        Raises KeyError, TypeError, ValueError, or UsageError for data of another shape.
+        """
+        return cls(
+            backend=data["backend"],
+            model=data["model"],
+            base_path=Path(data["base_path"]),
+            versions=VersionPolicy(
+                tuple(map(int, data["versions"])), bool(data.get("all_versions", False))
+            ),
+            options=LoadOptions.from_json(data),
+            expected=tuple(map(int, data.get("expected", ()))),
+            has_random_weights=bool(data["has_random_weights"]),
+            takes_images=bool(data.get("takes_images", False)),
+        )
 
 
 def choose(
@@ -20,7 +80,7 @@ def choose(
     path: Path | None,
     versions: VersionPolicy,
     store: Path | None = None,
-) -> Serving:
+) -> ServedModel:
     """Return the model to serve: the folder `path`, or the one matching model in `store`.
 
     The files in `path` tell the backend. `store` None is the user's own. Raises NotFound if nothing
@@ -36,10 +96,36 @@ def choose(
         expected = _expected(base, versions)
         newest = Artifact.open(base, model or base.name, expected[-1])
         chosen = backend_of_files(newest, backend)
-        return _serving(chosen, model or base.name, base, versions)
+        return _chosen(chosen, model or base.name, base, versions)
     there = Store(store)
     backend, model = _exported_choice(backend, model, there)
-    return _serving(backend, model, there.base_path(backend, model), versions)
+    return _chosen(backend, model, there.base_path(backend, model), versions)
+
+
+def configured_models(config: ServerConfig) -> tuple[ServedModel, ...]:
+    """Return the models of a server in a configuration file, once it is sure that each can load.
+
+    Raises what `choose` raises, UsageError for a load option that the backend has not, and
+    PluginError for a missing package, each with the place in the file.
+    """
+    return tuple(_configured(config, model) for model in config.models)
+
+
+def _configured(config: ServerConfig, model: ModelConfig) -> ServedModel:
+    try:
+        name = model.name if model.path is not None else model.model
+        chosen = choose(model.backend, name, model.path, model.versions, model.store)
+        backend = plugins.backend(chosen.backend)
+        require_regarded(backend, model.options)
+        require_runtime(backend)
+    except MlserveError as error:
+        if config.source is not None:
+            from mlserve.config.document import read_document  # only to name the place
+
+            keys = (SERVERS, config.name, MODELS, model.name)
+            error.message = f"{read_document(config.source).place(keys)}: {error.message}"
+        raise
+    return replace(chosen, model=model.name, options=model.options)
 
 
 def exported(store: Store | None = None) -> list[tuple[str, str]]:
@@ -91,13 +177,13 @@ def _exported_instead(model: str | None, known: list[tuple[str, str]]) -> str:
     return f"did you mean --backend {names[meant]} --model {meant}? else "
 
 
-def _serving(backend: str, model: str, base: Path, versions: VersionPolicy) -> Serving:
+def _chosen(backend: str, model: str, base: Path, versions: VersionPolicy) -> ServedModel:
     expected = _expected(base, versions)
     manifests = [Artifact.open(base, model, version).manifest for version in expected]
     for manifest in filter(None, manifests):
         if manifest.pipeline is not None:
             manifest.pipeline.require_known_background()
-    return Serving(
+    return ServedModel(
         check_name("backend", backend),
         check_name("model", model),
         base,
