@@ -57,7 +57,8 @@ KNOWN: Mapping[str, str] = MappingProxyType(
     }
 )
 """mlserve's own plugins by name: the pip requirement for both exporting and serving."""
-_SOURCES_ONLY = "models"  # the only one that is not a backend
+SOURCES_ONLY = "models"
+"""The only one that is not a backend."""
 
 
 class DependencyMissing(PluginError):
@@ -271,7 +272,7 @@ def _distribution(point: EntryPoint) -> str:
 
 def _unknown(name: str) -> NotFound:
     choices = ", ".join(backend_names()) or "none"
-    if name in KNOWN and name != _SOURCES_ONLY:
+    if name in KNOWN and name != SOURCES_ONLY:
         return NotFound(
             f"the backend {name!r} is not installed (installed: {choices})",
             hint=f"{install_command(KNOWN[name])}, or {_CHOOSE}",

@@ -45,6 +45,19 @@ class ModelControl(StrEnum):
     OFF = "off"
 
 
+class Launcher(StrEnum):
+    """The program that runs a server, here or in an image.
+
+    Mlserve's own server, the runtime's own (third-party) server, a container, or (auto) whichever
+    fits.
+    """
+
+    AUTO = "auto"
+    NATIVE = "native"
+    EMBEDDED = "embedded"
+    DOCKER = "docker"
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings(Options):
     """The settings of one server. Times are seconds; None leaves the choice to the server.
@@ -320,6 +333,9 @@ def is_loopback(host: str) -> bool:
 
 
 DEFAULT_BACKEND = "tfserving"
+DEFAULT_HOST = "127.0.0.1"
+READY_WITHIN = 120.0
+"""Seconds that `mlserve up` waits for a server to be ready."""
 GRPC_PORT = 8500
 REST_PORT = 8501
 """The default ports of a server, and its ports inside every container."""

@@ -11,8 +11,7 @@ import typer
 
 from mlserve.cli.arguments import ExportedBackendOption, ExportedModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
-from mlserve.launch.serving import Launcher
-from mlserve.settings import GRPC_PORT
+from mlserve.settings import GRPC_PORT, Launcher
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.images import BuildRequest

@@ -18,9 +18,16 @@ from mlserve.cli.arguments import (
 )
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.errors import UsageError
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
-from mlserve.settings import GRPC_PORT, REST_PORT, ServerSettings
+from mlserve.settings import (
+    DEFAULT_HOST,
+    GRPC_PORT,
+    READY_WITHIN,
+    REST_PORT,
+    Launcher,
+    ServerSettings,
+)
 
 if TYPE_CHECKING:
     from mlserve.launch.records import ServerRecord
@@ -68,7 +75,7 @@ def up(
     ] = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="The address to listen on.")
-    ] = "127.0.0.1",
+    ] = DEFAULT_HOST,
     launcher: Annotated[
         Launcher,
         typer.Option(
@@ -105,7 +112,7 @@ def up(
         typer.Option(
             min=0.001, metavar="SECONDS", help="Seconds within which the server must be ready."
         ),
-    ] = 120.0,
+    ] = READY_WITHIN,
     output: OutputOption = OutputFormat.TEXT,
     **options: Any,
 ) -> None:

@@ -23,6 +23,7 @@ from mlserve.launch.records import Tell
 from mlserve.launch.serving import Launcher, Serving
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import LaunchedServer, UpRequest, request_up, start, with_log
+from mlserve.settings import Launcher
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")

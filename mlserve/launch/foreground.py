@@ -14,8 +14,8 @@ from mlserve.errors import MlserveError, UsageError
 from mlserve.launch.command import Process
 from mlserve.launch.ready import mark_ready, wait_until_ready
 from mlserve.launch.records import ServerRecord, Tell, state_lock
-from mlserve.launch.serving import Launcher
 from mlserve.launch.up import LaunchedServer, UpRequest, start_or_join
+from mlserve.settings import Launcher
 
 _PAUSE = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

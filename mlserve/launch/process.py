@@ -13,7 +13,7 @@ import psutil
 from mlserve.errors import Unavailable
 from mlserve.launch.logs import follow, last_lines
 from mlserve.launch.records import ServerRecord
-from mlserve.launch.serving import Launcher
+from mlserve.settings import Launcher
 
 OnWait = Callable[[float], None]
 """Called repeatedly while a server ends, with the seconds that are left."""

@@ -11,19 +11,6 @@ from mlserve.model_choice import ServedModel
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 
 
-class Launcher(StrEnum):
-    """The program that runs a server, here or in an image.
-
-    Mlserve's own server, the runtime's own (third-party) server, a container, or (auto) whichever
-    fits.
-    """
-
-    AUTO = "auto"
-    NATIVE = "native"
-    EMBEDDED = "embedded"
-    DOCKER = "docker"
-
-
 @dataclass(frozen=True, slots=True)
 class ConfigEntry:
     """A server's place in a configuration file: the table `[servers.<server>]` of `path`."""

@@ -31,7 +31,7 @@ from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready, wait_until_ready
 from mlserve.launch.records import ServerRecord, Tell, remove_record, state_lock, write_record
 from mlserve.launch.running import drop_dead, server_of
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
 from mlserve.model_choice import ServedModel
 from mlserve.settings import GRPC_PORT, REST_PORT

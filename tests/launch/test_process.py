@@ -18,7 +18,7 @@ from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready
 from mlserve.launch.records import ServerRecord, read_records, remove_record, write_record
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Launcher
+from mlserve.settings import Launcher
 from tests.launch.test_records import RECORD
 
 

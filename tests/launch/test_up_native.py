@@ -18,7 +18,7 @@ import pytest
 from mlserve import plugins
 from mlserve.backend import Listen
 from mlserve.launch.command import launcher_for
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
 from mlserve.model_choice import ServedModel
 from mlserve.testing.processes import wait_until

@@ -23,8 +23,9 @@ from mlserve.launch.docker.engine import EngineRefused, docker, engine_info, ins
 from mlserve.launch.docker.packages import packages_of, roots_of, write_wheels
 from mlserve.launch.docker.plan import published, server_spec
 from mlserve.launch.records import Tell
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.options import flag_of
+from mlserve.settings import Launcher
 from mlserve.sources import Progress
 from mlserve.store import VersionPolicy
 

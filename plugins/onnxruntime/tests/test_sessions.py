@@ -22,7 +22,7 @@ from mlserve.backend import Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError, UsageError
 from mlserve.launch.command import launcher_for
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
 from mlserve.model_choice import ServedModel
 from mlserve.testing.images import plain

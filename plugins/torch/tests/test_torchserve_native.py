@@ -37,8 +37,8 @@ from mlserve.errors import (
     UsageError,
 )
 from mlserve.launch.command import Process, ServerCommand, spawn
-from mlserve.launch.serving import Launcher
 from mlserve.paths import state_dir
+from mlserve.settings import Launcher
 from mlserve.testing.processes import wait_until
 from tests.foreign.servers import environment
 from tests.harness.command import FREE_PORTS, Command

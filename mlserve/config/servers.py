@@ -1,0 +1,290 @@
+"""The servers of a configuration file: the tables `[servers.NAME]`, each with its models.
+
+    [servers.line]
+    rest_port = 9000
+    max_queue = 32
+
+    [servers.line.models.defects]
+    backend = "onnxruntime"
+    threads = 2
+
+The keys are the options of `mlserve up`, with `_` for `-`. A load option beside the ports is for
+every model of the server, one beside a model is for that model. What is not in the table has its
+default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlserve.config.document import read_document
+from mlserve.config.table import Table
+from mlserve.errors import NotFound, UsageError, shortened
+from mlserve.hints import did_you_mean
+from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
+from mlserve.options import HelpPanel, Options, described, option
+from mlserve.settings import DEFAULT_HOST, READY_WITHIN, Launcher, ServerSettings
+from mlserve.store import LATEST_VERSION, VersionPolicy, check_name
+
+SERVERS = "servers"
+MODELS = "models"
+_VERSION = "version"
+_MOST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A model of a server. `name` is what clients call it, `model` what it was exported as.
+
+    It is the folder of version folders `path`, or else that model in `store` (None: the user's
+    own). `backend` None is found as `mlserve up` does.
+    """
+
+    name: str
+    model: str
+    backend: str | None = None
+    path: Path | None = None
+    store: Path | None = None
+    versions: VersionPolicy = LATEST_VERSION
+    options: LoadOptions = DEFAULT_LOAD_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """A server and its models, of one or several backends; it has at least one.
+
+    A port that is None is the usual one or the next free one; 0 is any free one. `wait` is the
+    time in seconds within which the server must be ready. `source` is the file, absolute, or None
+    if the value was made by a program.
+    """
+
+    name: str
+    models: tuple[ModelConfig, ...]
+    host: str = DEFAULT_HOST
+    grpc_port: int | None = None
+    rest_port: int | None = None
+    launcher: Launcher = Launcher.AUTO
+    wait: float = READY_WITHIN
+    settings: ServerSettings = field(default_factory=ServerSettings)
+    source: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a configuration file says. `defaults` are its other tables and keys, not checked."""
+
+    path: Path
+    servers: tuple[ServerConfig, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    def server(self, name: str) -> ServerConfig:
+        """Return the server of that name. Raises NotFound."""
+        for server in self.servers:
+            if server.name == name:
+                return server
+        names = [server.name for server in self.servers]
+        raise NotFound(
+            f"{self.path} has no server {name!r}",
+            hint=did_you_mean(name, names)
+            + (f"its servers are {', '.join(names)}" if names else f"add one: [{SERVERS}.{name}]"),
+        )
+
+
+def read_config(path: Path) -> Config:
+    """Read the file and check its servers.
+
+    Raises UsageError, with file, line and column, for bad TOML, an unknown key, a wrong value, a
+    port that is used twice, and a backend that is not installed.
+    """
+    document = read_document(path)
+    root = Table(document, (), document.table)
+    tables = root.table(SERVERS)
+    servers = tuple(_server(name, table) for name, table in tables.tables())
+    _require_own_ports(tables, servers)
+    others = {key: value for key, value in document.table.items() if key != SERVERS}
+    return Config(path, servers, others)
+
+
+@dataclass(frozen=True, slots=True)
+class _ListenKeys(Options):
+    """The keys of `[servers.NAME]` that are not settings."""
+
+    host: str = field(
+        default=DEFAULT_HOST, metadata=option(HelpPanel.ACCESS, "The address to listen on.")
+    )
+    grpc_port: int | None = field(
+        default=None, metadata=option(HelpPanel.ACCESS, "The gRPC port.", least=0)
+    )
+    rest_port: int | None = field(
+        default=None, metadata=option(HelpPanel.ACCESS, "The REST port.", least=0)
+    )
+    launcher: Launcher = field(
+        default=Launcher.AUTO, metadata=option(HelpPanel.MODEL, "What to start.")
+    )
+    wait: float = field(
+        default=READY_WITHIN,
+        metadata=option(
+            HelpPanel.MODEL, "Seconds within which the server must be ready.", least=0.001
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelKeys(Options):
+    """The keys of `[servers.NAME.models.MODEL]` that are not load options."""
+
+    backend: str | None = field(
+        default=None, metadata=option(HelpPanel.MODEL, "The backend.", chosen="the usual one")
+    )
+    model: str | None = field(
+        default=None,
+        metadata=option(HelpPanel.MODEL, "The exported model.", chosen="the name of the table"),
+    )
+    path: Path | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL, "A folder of version folders, instead of an exported model."
+        ),
+    )
+    store: Path | None = field(
+        default=None,
+        metadata=option(HelpPanel.MODEL, "The folder of exported models.", chosen="your own"),
+    )
+
+
+SERVER_KEYS = tuple(
+    item for kind in (_ListenKeys, LoadOptions, ServerSettings) for item in described(kind)
+)
+"""What may stand in `[servers.NAME]`, besides its models."""
+MODEL_KEYS = tuple(item for kind in (_ModelKeys, LoadOptions) for item in described(kind))
+"""What may stand in `[servers.NAME.models.MODEL]`, besides `version`."""
+
+
+def _server(name: str, table: Table) -> ServerConfig:
+    _require_name("server", name, table)
+    _refuse_token(table)
+    table.require_known({MODELS, *(item.name for item in SERVER_KEYS)})
+    listen = table.options(_ListenKeys)
+    for key in ("grpc_port", "rest_port"):
+        _require_port(table, key, getattr(listen, key))
+    shared = table.options(LoadOptions)
+    models = tuple(_model(model, inner, shared) for model, inner in table.table(MODELS).tables())
+    if not models:
+        raise table.error(
+            None, f"[{table.title}] has no models", f"add one: [{table.title}.{MODELS}.NAME]"
+        )
+    return ServerConfig(
+        name,
+        models,
+        **{item.name: getattr(listen, item.name) for item in described(_ListenKeys)},
+        settings=table.options(ServerSettings),
+        source=table.document.path.absolute(),
+    )
+
+
+def _model(name: str, table: Table, shared: LoadOptions) -> ModelConfig:
+    _require_name("model", name, table)
+    table.require_known({_VERSION, *(item.name for item in MODEL_KEYS)})
+    keys = table.options(_ModelKeys)
+    if keys.backend is not None:
+        _require_backend(table, keys.backend)
+    if keys.path is not None:
+        for other in ("store", "model"):
+            if getattr(keys, other) is not None:
+                raise table.error(
+                    other,
+                    f"path names a model's folder and {other} an exported model's",
+                    "give only one of the two",
+                )
+    return ModelConfig(
+        name,
+        model=keys.model or name,
+        backend=keys.backend,
+        path=keys.path,
+        store=keys.store,
+        versions=_versions(table),
+        options=table.options(LoadOptions, shared),
+    )
+
+
+def _versions(table: Table) -> VersionPolicy:
+    """Return the value of `version`: a number, a list of numbers, or "all"."""
+    given = table.values.get(_VERSION, [])
+    numbers = given if isinstance(given, list) else [given]
+    is_right = given == "all" or all(type(number) is int for number in numbers)
+    try:
+        if is_right:
+            return VersionPolicy.parse([str(number) for number in numbers])
+    except UsageError as error:
+        raise table.error(_VERSION, error.message, _VERSIONS, of_value=True) from error
+    raise table.error(_VERSION, f"{given!r} is not a version", _VERSIONS, of_value=True)
+
+
+_VERSIONS = 'give a number, a list such as [1, 2], or "all"'
+
+
+def _require_name(what: str, name: str, table: Table) -> None:
+    try:
+        check_name(what, name)
+    except UsageError as error:
+        raise table.error(None, error.message, error.hint or "") from error
+
+
+def _refuse_token(table: Table) -> None:
+    if "token" in table.values:
+        raise table.error(
+            "token",
+            "a token does not belong in this file, which others may read",
+            'write it to a file of its own, with mode 600, and give that: token_file = "FILE"',
+        )
+
+
+def _require_port(table: Table, key: str, port: int | None) -> None:
+    if port is not None and port > _MOST_PORT:
+        raise table.error(
+            key,
+            f"{key} must be at most {_MOST_PORT}, not {port}",
+            "give a port, or 0 for any free one",
+            of_value=True,
+        )
+
+
+def _require_backend(table: Table, name: str) -> None:
+    from mlserve.plugins import KNOWN, SOURCES_ONLY, installed  # a client needs no plugin
+
+    names = installed().keys() - {SOURCES_ONLY}
+    if name in names:
+        return
+    listed = ", ".join(sorted(names)) or "none"
+    raise table.error(
+        "backend",
+        f"there is no backend {shortened(name)!r} (installed: {listed})",
+        did_you_mean(name, names | KNOWN.keys() - {SOURCES_ONLY})
+        + "`mlserve plugins` shows what there is",
+        of_value=True,
+    )
+
+
+def _require_own_ports(tables: Table, servers: tuple[ServerConfig, ...]) -> None:
+    """Raise UsageError if two ports of the servers are the same on the same address."""
+    taken: dict[tuple[str, int], str] = {}
+    for server in servers:
+        for key, port in _ports(server):
+            table = tables.table(server.name)
+            other = taken.setdefault((server.host, port), f"{key} of {table.title}")
+            if other != f"{key} of {table.title}":
+                raise table.error(
+                    key,
+                    f"port {port} is already the {other}",
+                    "give each its own port, or leave it out for the next free one",
+                    of_value=True,
+                )
+
+
+def _ports(server: ServerConfig) -> Iterator[tuple[str, int]]:
+    for key, port in (("grpc_port", server.grpc_port), ("rest_port", server.rest_port)):
+        if port:
+            yield key, port
