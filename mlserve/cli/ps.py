@@ -86,6 +86,7 @@ def _as_json(seen: Seen) -> dict[str, Any]:
     return record.to_json() | {
         "status": status,
         "why": seen.why or None,
+        "models": [model.to_json() for model in record.serving.models],
         "config_problem": record.problem or None,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,

@@ -20,7 +20,7 @@ from mlserve.launch import ports
 from mlserve.launch.logs import log_path
 from mlserve.launch.ready import wait_until_ready
 from mlserve.launch.records import Tell
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import LaunchedServer, UpRequest, request_up, start, with_log
 from mlserve.settings import Launcher

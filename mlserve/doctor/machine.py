@@ -21,9 +21,8 @@ from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.launch import ports
 from mlserve.launch.docker import engine
 from mlserve.launch.records import read_records
-from mlserve.launch.serving import Launcher
 from mlserve.model_choice import exported
-from mlserve.settings import GRPC_PORT, REST_PORT
+from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
 from mlserve.sources import DEFAULT_MODEL
 from mlserve.system import memory_limit, usable_cpus
 

@@ -21,10 +21,11 @@ from mlserve.errors import PluginError, UsageError
 from mlserve.launch.logs import rotate
 from mlserve.launch.private_files import create_private, private_folder
 from mlserve.launch.records import STATE_FILE, files_folder, unwritable
-from mlserve.launch.serving import ConfigEntry, Launcher, Serving
+from mlserve.launch.serving import ConfigEntry, Serving
 from mlserve.model_choice import ServedModel
 from mlserve.options import flag_of
 from mlserve.server_state import state_text
+from mlserve.settings import Launcher
 
 Process = subprocess.Popen[bytes]
 _NOWHERE = Listen("127.0.0.1", 0, 0)

@@ -185,7 +185,7 @@ def _answers(record: ServerRecord, timeout: float) -> bool:
 
     `timeout` applies to each request. Raises what the client raises.
     """
-    return all([_model_answers(record, model, timeout) for model in record.serving.models])
+    return all(_model_answers(record, model, timeout) for model in record.serving.models)
 
 
 def _model_answers(record: ServerRecord, model: ServedModel, timeout: float) -> bool:

@@ -30,9 +30,10 @@ from mlserve.launch.private_files import (
     require_own,
     state_folder,
 )
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.model_choice import ServedModel
 from mlserve.server_state import ServerState
+from mlserve.settings import Launcher
 
 _FORMAT = 1
 STATE_FILE = "serves.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +66,11 @@ class Serving:
         return replace(self, image=self.image or running.image, models=models) == running
 
     def to_json(self) -> dict[str, Any]:
-        """Return data as `mlserve ps` prints it, flat for one model; `from_json` reads it."""
-        flat = self.only.to_json() if len(self.models) == 1 else {}
+        """Return data for `from_json`: flat as ever, but for a server that a file describes."""
         config = self.config
+        models = [model.to_json() for model in self.models]
         return {
-            **flat,
-            "models": [model.to_json() for model in self.models],
+            **(models[0] if config is None else {"models": models}),
             "settings": self.settings.to_json(),
             "image": self.image,
             "docker_options": list(self.docker_options),
@@ -86,7 +84,7 @@ class Serving:
         Raises KeyError, TypeError, ValueError, or UsageError for data of another shape.
         """
         settings, config = data.get("settings", {}), data.get("config")
-        # A server had one model. `allow_unsafe_ops` was a setting before it was a load option.
+        # A server of options has one model. `allow_unsafe_ops` was a setting before it was a load option.
         models = data.get("models", [{**settings, **data}])
         return cls(
             models=tuple(map(ServedModel.from_json, models)),

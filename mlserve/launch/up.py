@@ -34,7 +34,7 @@ from mlserve.launch.running import drop_dead, server_of
 from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
 from mlserve.model_choice import ServedModel
-from mlserve.settings import GRPC_PORT, REST_PORT
+from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.container import ContainerProcess

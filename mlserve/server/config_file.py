@@ -127,7 +127,7 @@ class ConfigFile:
         except MlserveError as error:
             _log.error("the configuration is refused, and the old one goes on: %s", error)
             return str(error)
-        except Exception as error:  # the models that are served must not stop
+        except Exception as error:  # noqa: BLE001 - the models that are served must not stop
             _log.exception("reading %s failed, and the old configuration goes on", self.path)
             return f"reading {self.path} failed: {error!r}"
         self._write_state("")

@@ -29,10 +29,10 @@ from mlserve.launch.records import (
     write_record,
 )
 from mlserve.launch.running import reconcile, server_of
-from mlserve.launch.serving import ConfigEntry, Launcher, Serving
+from mlserve.launch.serving import ConfigEntry, Serving
 from mlserve.load_options import LoadOptions
 from mlserve.model_choice import ServedModel
-from mlserve.settings import ServerSettings
+from mlserve.settings import Launcher, ServerSettings
 from mlserve.store import VersionPolicy
 
 RECORD = ServerRecord(

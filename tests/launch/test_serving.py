@@ -18,9 +18,10 @@ from mlserve.images import tiny_png
 from mlserve.launch.command import command, launcher_for
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
 from mlserve.model_choice import choose
+from mlserve.settings import Launcher
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()
@@ -229,8 +230,8 @@ def test_the_embedded_server_is_plain_data(export) -> None:
 
     assert started.argv == (
         *(sys.executable, "-P", "-m", "mlserve.server", "--backend", "echo", "--model=m"),
-        *("--base-path", str(base), "--host", "0.0.0.0", "--grpc-port", "1", "--rest-port", "2"),
-        *("--version", "1", "2", "--threads=3"),
+        *("--base-path", str(base), "--version", "1", "2", "--threads=3"),
+        *("--host", "0.0.0.0", "--grpc-port", "1", "--rest-port", "2"),
     )
 
 

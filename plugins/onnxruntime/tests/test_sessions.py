@@ -25,6 +25,7 @@ from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
 from mlserve.model_choice import ServedModel
+from mlserve.settings import Launcher
 from mlserve.testing.images import plain
 
 Save = Callable[..., Runner]

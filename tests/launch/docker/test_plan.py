@@ -27,10 +27,10 @@ from mlserve.launch.docker.plan import (
 from mlserve.launch.docker.run import plan_of
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Launcher, Serving
+from mlserve.launch.serving import Serving
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.model_choice import ServedModel, choose
-from mlserve.settings import REST_PORT, ServerSettings
+from mlserve.settings import REST_PORT, Launcher, ServerSettings
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()
@@ -51,7 +51,7 @@ RECORD = ServerRecord(
 
 
 def tensorflow_serving(tmp_path: Path, **changes: object) -> Serving:
-    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1").mkdir(parents=True, exist_ok=True)
     model = choose("tfserving", "m", tmp_path / "m", LATEST)
     own = {name: value for name, value in changes.items() if hasattr(model, name)}
     others = {name: value for name, value in changes.items() if name not in own}
