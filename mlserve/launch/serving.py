@@ -84,7 +84,7 @@ class Serving:
         Raises KeyError, TypeError, ValueError, or UsageError for data of another shape.
         """
         settings, config = data.get("settings", {}), data.get("config")
-        # A server of options has one model. `allow_unsafe_ops` was a setting before it was a load option.
+        # Described by options, it has one model, and `allow_unsafe_ops` was a setting once.
         models = data.get("models", [{**settings, **data}])
         return cls(
             models=tuple(map(ServedModel.from_json, models)),

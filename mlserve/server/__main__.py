@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -73,6 +74,7 @@ def _of_model(given: argparse.Namespace) -> ServerOptions:
 
 
 def _of_file(given: argparse.Namespace) -> ServerOptions:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end a server that is starting
     settings = ServerSettings.taken_from(vars(given))
     started = StartedWith(given.host, given.grpc_port, given.rest_port, settings)
     config = ConfigFile(

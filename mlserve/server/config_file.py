@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlserve import plugins
+from mlserve.backend import Backend
 from mlserve.background import run_on_daemon_thread
 from mlserve.config.document import read_document
 from mlserve.config.servers import SERVERS, ServerConfig, read_config
@@ -82,6 +83,7 @@ class ConfigFile:
         self._started = started
         self._state = state
         self._poll_seconds = poll_seconds
+        self._backends: dict[str, Backend] = {}
         self._in_force: tuple[ServedModel, ...] = ()
         self._read_at: _Look = None
         self._is_told = asyncio.Event()
@@ -125,8 +127,8 @@ class ConfigFile:
         try:
             self._in_force = await run_on_daemon_thread(self._read)
         except MlserveError as error:
-            _log.error("the configuration is refused, and the old one goes on: %s", error)
-            return str(error)
+            _log.error("the configuration is refused, and the old one goes on: %s", error.message)
+            return _told(error)
         except Exception as error:  # noqa: BLE001 - the models that are served must not stop
             _log.exception("reading %s failed, and the old configuration goes on", self.path)
             return f"reading {self.path} failed: {error!r}"
@@ -135,8 +137,8 @@ class ConfigFile:
         try:
             await parts.models.serve(self._specs())
         except MlserveError as error:
-            _log.error("%s", error)
-            return str(error)
+            _log.error("%s", error.message)
+            return _told(error)
         _log.info("the configuration is in force")
         return ""
 
@@ -144,17 +146,17 @@ class ConfigFile:
         config = read_config(self.path).server(self.server)
         for key, own in self._started.differences(config):
             place = read_document(self.path).place((SERVERS, self.server, key))
+            now = "not set" if own is None else own
             raise UsageError(
-                f"{place}: {key} cannot change while the server runs: it is {own}",
-                hint="restart the server to change it: "
-                f"mlserve down {self.server} && mlserve up {self.server}",
+                f"{place}: {key} is {now} until a restart: it cannot change while the server runs",
+                hint=f"mlserve down {self.server} && mlserve up {self.server}",
             )
         return configured_models(config)
 
     def _specs(self) -> tuple[ModelSpec, ...]:
         return tuple(
             ModelSpec(
-                plugins.backend(model.backend),
+                self._backend(model.backend),
                 model.model,
                 model.base_path,
                 model.versions,
@@ -163,6 +165,12 @@ class ConfigFile:
             )
             for model in self._in_force
         )
+
+    def _backend(self, name: str) -> Backend:
+        """Return the backend, the same one each time: a model with another one would be loaded."""
+        if name not in self._backends:
+            self._backends[name] = plugins.backend(name)
+        return self._backends[name]
 
     def _in_words(self) -> str:
         return ", ".join(f"{model.model} ({model.backend})" for model in self._in_force)
@@ -174,6 +182,14 @@ class ConfigFile:
             replace_state(self._state, state_text(self._in_force, problem))
         except OSError as error:
             _log.warning("%s cannot be written, so `mlserve ps` is behind: %s", self._state, error)
+
+
+def _told(error: MlserveError) -> str:
+    """Log the hint; return the message and the hint on one line."""
+    if error.hint is None:
+        return error.message
+    _log.error("hint: %s", error.hint)
+    return f"{error.message} (hint: {error.hint})"
 
 
 def _look(path: Path) -> _Look:

@@ -166,12 +166,12 @@ class Engine:
             is_known = call.signature in loaded.runner.signatures
             kind = CostKey.from_length(*served, call.signature if is_known else "", call.body)
         record = request.current()
+        record.model, record.version = served
         job = Job(call, loaded, kind, record, self._find_fault)
         verdict = self._admission.check(time.monotonic(), job)
         if verdict is not None:
             loaded.release()
             raise self._refusal(verdict, call.deadline)
-        record.model, record.version = call.model, loaded.version
         self._admission.max_batch = max(self._admission.max_batch, self._batching(job).most)
         self._admission.enter(job)
         self._is_idle.clear()

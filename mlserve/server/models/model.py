@@ -256,7 +256,7 @@ class Model:
         for version in look.unfinished:
             if not self._waits(version):
                 error = self._folders.no_manifest(version)
-                _log.warning("version %d is not served: %s", version, error)
+                _log.warning("version %d of %s is not served: %s", version, self.name, error)
                 self._set(version, State.START, error)
         for version in self._source.policy.wanted(look.whole):
             if version not in self._statuses:
@@ -294,7 +294,7 @@ class Model:
         try:
             loaded = await self._open(version)
         except MlserveError as error:
-            _log.error("version %d is not served: %s", version, error)
+            _log.error("version %d of %s is not served: %s", version, self.name, error)
             self._failed.note(version, fingerprint, error)
             if old is None:
                 self._set(version, State.END, error)
