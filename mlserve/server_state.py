@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.errors import UsageError
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 
 
 @dataclass(frozen=True, slots=True)

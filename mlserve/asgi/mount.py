@@ -12,8 +12,9 @@ from mlserve.backend_choice import require_regarded, require_runtime
 from mlserve.errors import MlserveError, UsageError
 from mlserve.hints import did_you_mean
 from mlserve.load_options import LoadOptions
-from mlserve.model_choice import ServedModel, choose
+from mlserve.model_choice import choose
 from mlserve.options import described
+from mlserve.served_model import ServedModel
 from mlserve.settings import ServerSettings
 from mlserve.store import VersionPolicy, check_version
 

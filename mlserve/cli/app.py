@@ -15,6 +15,7 @@ from mlserve import __version__
 from mlserve.cli import (
     build,
     compare,
+    config,
     doctor,
     down,
     export,
@@ -26,6 +27,7 @@ from mlserve.cli import (
     status,
     up,
 )
+from mlserve.cli.defaults import IS_JSON
 from mlserve.cli.output import guard_streams, print_error, require_output
 from mlserve.cli.usage import Command, CommandGroup, asks_for_json
 from mlserve.errors import ExitCode, MlserveError
@@ -41,7 +43,7 @@ class ErrorBoundary(CommandGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words before the command's name."""
-        ctx.meta[_IS_JSON] = asks_for_json(args)
+        ctx.meta[IS_JSON] = asks_for_json(args)
         with _boundary(ctx):
             return super().parse_args(ctx, args)
 
@@ -52,15 +54,12 @@ class ErrorBoundary(CommandGroup):
             return super().invoke(ctx)
 
 
-_IS_JSON = "mlserve.is_json"
-
-
 @contextmanager
 def _boundary(ctx: Any) -> Iterator[None]:
     try:
         yield
     except MlserveError as error:
-        print_error(error, as_json=ctx.meta[_IS_JSON])
+        print_error(error, as_json=ctx.meta[IS_JSON])
         raise typer.Exit(int(error.exit_code)) from error
     except KeyboardInterrupt:
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
@@ -111,6 +110,7 @@ for _command in (
 ):
     app.command(_command.__name__, cls=Command)(_command)
 app.add_typer(plugins.plugins, name="plugins")
+app.add_typer(config.config, name="config")
 
 
 def main() -> None:

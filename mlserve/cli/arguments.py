@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.options import Description, Options, described
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -21,16 +22,25 @@ NameArgument = Annotated[
     typer.Argument(
         metavar="NAME",
         help="The server's name, as `mlserve ps` lists it. Default: the only one.",
+        autocompletion=completion.servers,
         show_default=False,
     ),
 ]
 ExportedBackendOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="The backend. Default: the one that has an exported model."),
+    typer.Option(
+        metavar="NAME",
+        help="The backend. Default: the one that has an exported model.",
+        autocompletion=completion.backends,
+    ),
 ]
 ExportedModelOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="The model. Default: the only exported one."),
+    typer.Option(
+        metavar="NAME",
+        help="The model. Default: the only exported one.",
+        autocompletion=completion.models,
+    ),
 ]
 StoreOption = Annotated[
     Path | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.cli.arguments import ExportedBackendOption, ExportedModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.settings import GRPC_PORT, Launcher
@@ -22,7 +23,13 @@ def build(
     backend: ExportedBackendOption = None,
     model: ExportedModelOption = None,
     version: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="The version. Default: the latest.")
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="The version. Default: the latest.",
+            autocompletion=completion.versions,
+        ),
     ] = None,
     store: StoreOption = None,
     tag: Annotated[

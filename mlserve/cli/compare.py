@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.cli.arguments import StoreOption, names_in
 from mlserve.cli.output import (
     OutputFormat,
@@ -51,6 +52,7 @@ def compare(
             metavar="NAME",
             help="The model to compare. Repeat it to give one for each target, in the same order. "
             "Default: the only exported one, or the only one that an endpoint serves.",
+            autocompletion=completion.models,
         ),
     ] = None,
     store: StoreOption = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.cli.arguments import NameArgument
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
 
@@ -13,10 +14,20 @@ from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
 def down(
     name: NameArgument = None,
     backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Stop the server of this backend.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Stop the server of this backend.",
+            autocompletion=completion.backends,
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Stop the server of this model.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Stop the server of this model.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Stop all servers.")] = False,
     timeout: Annotated[

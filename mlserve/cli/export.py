@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.cli.arguments import StoreOption, names_in
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
@@ -47,12 +48,15 @@ def export(
             metavar="NAME",
             help="The runtime to export for; `mlserve plugins` lists them. Default: the one that "
             f"takes the file in --weights, or {DEFAULT_BACKEND} if several do.",
+            autocompletion=completion.backends,
         ),
     ] = None,
     model: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="The model to export, and the name it will be served under."
+            metavar="NAME",
+            help="The model to export, and the name it will be served under.",
+            autocompletion=completion.models,
         ),
     ] = DEFAULT_MODEL,
     weights: Annotated[

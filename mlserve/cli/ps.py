@@ -10,7 +10,7 @@ from mlserve.errors import readable
 if TYPE_CHECKING:
     from mlserve.launch.ready import Seen
     from mlserve.launch.records import ServerRecord
-    from mlserve.model_choice import ServedModel
+    from mlserve.served_model import ServedModel
 
 _HEADER = ("name", "status", "versions", "uptime", "launcher")
 
@@ -41,8 +41,8 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     for item in seen:
         if item.why:
             note(f"{item.record.name} is {item.status}: {item.why}")
-        if item.record.problem:
-            note(f"{item.record.name} refused its configuration: {readable(item.record.problem)}")
+        if item.record.refusal:
+            note(readable(item.record.refusal))
     for record in dead:
         note(f"{record.name} ({record.identity}) is gone; its log: mlserve logs {record.name}")
 
@@ -87,7 +87,7 @@ def _as_json(seen: Seen) -> dict[str, Any]:
         "status": status,
         "why": seen.why or None,
         "models": [model.to_json() for model in record.serving.models],
-        "config_problem": record.problem or None,
+        "config_problem": record.refusal or None,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,
         "uptime_s": None if status == "dead" else round(server_of(record).uptime()),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 import typer
 
 from mlserve.background import run_within
+from mlserve.cli import completion
 from mlserve.cli.arguments import Command
 from mlserve.cli.output import note
 from mlserve.client import Client, Tls
@@ -27,7 +28,7 @@ from mlserve.errors import UsageError
 if TYPE_CHECKING:
     from mlserve.deadline import Deadline
     from mlserve.launch.records import ServerRecord
-    from mlserve.model_choice import ServedModel
+    from mlserve.served_model import ServedModel
 
 _ACCESS = "Access"
 TimeoutOption = Annotated[
@@ -57,6 +58,7 @@ class ServerChoice:
             metavar="NAME",
             help="Ask the running server of this name, as `mlserve ps` lists it. Not with "
             "--endpoint.",
+            autocompletion=completion.servers,
         ),
     ] = None
     backend: Annotated[
@@ -64,6 +66,7 @@ class ServerChoice:
         typer.Option(
             metavar="NAME",
             help="Ask the running server that has a model of this backend. Not with --endpoint.",
+            autocompletion=completion.backends,
         ),
     ] = None
     model: Annotated[
@@ -71,11 +74,17 @@ class ServerChoice:
         typer.Option(
             metavar="NAME",
             help="The model to ask. Default: the only one that the server serves.",
+            autocompletion=completion.models,
         ),
     ] = None
     version: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="The version to ask. Default: the server's choice."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="The version to ask. Default: the server's choice.",
+            autocompletion=completion.versions,
+        ),
     ] = None
     protocol: Annotated[
         ProtocolName | None,
@@ -93,7 +102,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TOKEN_FILE",
             rich_help_panel=_ACCESS,
             help="File with the server's token. Default: the running server's own, else the token "
             f"in {TOKEN_VARIABLE}.",
@@ -103,7 +111,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_CA",
             rich_help_panel=_ACCESS,
             help="PEM file with the authority (CA) that signed the server's certificate, or with "
             "the certificate itself. Default: the running server's own, else those the system "
@@ -114,7 +121,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_CERT",
             rich_help_panel=_ACCESS,
             help="PEM file with the client certificate, for a server that asks for one.",
         ),
@@ -123,7 +129,6 @@ class ServerChoice:
         Path | None,
         typer.Option(
             metavar="FILE",
-            envvar="MLSERVE_TLS_KEY",
             rich_help_panel=_ACCESS,
             help="PEM file with the private key of the client certificate.",
         ),
@@ -181,7 +186,7 @@ class ServerChoice:
         token = self._token(record.serving.settings.token_file, deadline)
         options = self._options(model.model, token, self._tls_beside(record, deadline))
         return FoundServer(
-            endpoint, self.protocol, options, model.has_random_weights, record.problem
+            endpoint, self.protocol, options, model.has_random_weights, record.refusal
         )
 
     def _options(self, model: str | None, token: str | None, tls: Tls | None) -> ConnectionOptions:
@@ -227,15 +232,15 @@ def _recorded_tls(record: ServerRecord, deadline: Deadline) -> Tls | None:
 class FoundServer:
     """A server to ask, and how.
 
-    `has_random_weights`: the model is known to have random weights. `problem` is why the file that
-    the server follows is not in force.
+    `has_random_weights`: the model is known to have random weights. `refusal` says why the
+    file that the server follows is not in force.
     """
 
     endpoint: str
     protocol: ProtocolName | None
     options: ConnectionOptions
     has_random_weights: bool = False
-    problem: str = ""
+    refusal: str = ""
 
     def connect(self, **more: Unpack[ConnectionOptions]) -> Client:
         """Return a client of the server; sends nothing yet.

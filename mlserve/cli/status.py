@@ -45,11 +45,11 @@ def status(
             versions = client.status(timeout=deadline)
             seen[client.model or ""] = versions
             load = _load(client, deadline) if server is found[-1] else None
-    problem = found[-1].problem
+    refusal = found[-1].refusal
     if output is OutputFormat.JSON:
-        print_json(_as_json(seen, load, problem) | address_json(client))
+        print_json(_as_json(seen, load, refusal) | address_json(client))
     else:
-        _print(seen, load, problem)
+        _print(seen, load, refusal)
     absent = [name for name, rows in seen.items() if not any(row.is_available for row in rows)]
     if absent:
         raise Unavailable(
@@ -58,7 +58,7 @@ def status(
         )
 
 
-def _print(seen: dict[str, Versions], load: ServerLoad | None, problem: str) -> None:
+def _print(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> None:
     table = [
         [model, _shown(row.version), row.state, readable(row.error)]
         for model, rows in seen.items()
@@ -68,11 +68,11 @@ def _print(seen: dict[str, Versions], load: ServerLoad | None, problem: str) -> 
     print_table(header[skipped:], [row[skipped:] for row in table])
     if load is not None:
         say(f"load: {load}")
-    if problem:
-        say(f"the configuration was refused, and the old one goes on: {readable(problem)}")
+    if refusal:
+        say(readable(refusal))
 
 
-def _as_json(seen: dict[str, Versions], load: ServerLoad | None, problem: str) -> dict[str, Any]:
+def _as_json(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> dict[str, Any]:
     models = [
         {"model": model, "versions": [row.to_json() for row in rows]}
         for model, rows in seen.items()
@@ -81,7 +81,7 @@ def _as_json(seen: dict[str, Versions], load: ServerLoad | None, problem: str) -
         **(models[0] if len(models) == 1 else {}),
         "models": models,
         "load": None if load is None else load.to_json(),
-        "config_problem": problem or None,
+        "config_problem": refusal or None,
     }
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.cli.arguments import (
     ExportedBackendOption,
     ExportedModelOption,
     StoreOption,
     with_options,
 )
+from mlserve.cli.defaults import document_of
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.errors import UsageError
 from mlserve.launch.serving import Serving
@@ -31,10 +33,11 @@ from mlserve.settings import (
 )
 
 if TYPE_CHECKING:
+    from mlserve.config.document import Document
     from mlserve.config.servers import Config, ServerConfig
     from mlserve.launch.records import ServerRecord
     from mlserve.launch.up import UpRequest
-    from mlserve.model_choice import ServedModel
+    from mlserve.served_model import ServedModel
 
 
 @with_options(LoadOptions, ServerSettings)
@@ -46,6 +49,7 @@ def up(
             metavar="NAME",
             help="The server of the configuration file to start, with all its models.",
             show_default=False,
+            autocompletion=completion.described,
         ),
     ] = None,
     backend: ExportedBackendOption = None,
@@ -56,6 +60,7 @@ def up(
             metavar="N|all",
             help="The version to serve, or `all`. Repeat it to serve several. Default: the latest, "
             "also when a newer one is exported later.",
+            autocompletion=completion.versions,
         ),
     ] = None,
     path: Annotated[
@@ -148,7 +153,7 @@ def up(
     from mlserve.store import VersionPolicy
 
     given = _given(context)
-    config = _described_in_file(name, given)
+    config = _described_in_file(document_of(context), name, given)
     if config is not None:
         request = _request_of(config, wait if "wait" in given else config.wait)
     else:
@@ -172,7 +177,7 @@ def up(
 
 _CHOOSING = {"backend", "model", "version", "path", "store", "image", "docker_option"}
 """Parameters that say what to serve, so that no file is looked for."""
-_WITH_A_FILE = {"name", "wait", "foreground", "output"}
+_WITH_FILE = {"name", "wait", "foreground", "output"}
 """Parameters for a server of a file: everything else is in the file."""
 
 
@@ -182,29 +187,29 @@ def _given(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-def _described_in_file(name: str | None, given: set[str]) -> ServerConfig | None:
+def _described_in_file(
+    document: Document | None, name: str | None, given: set[str]
+) -> ServerConfig | None:
     """Return the server that the configuration file describes; None if options describe it.
 
     Raises UsageError for a bad file and for options beside it, NotFound for another name.
     """
-    from mlserve.config.locate import find_config
-    from mlserve.config.servers import read_config
-
-    if name is None and given & _CHOOSING:
+    if name is None and (document is None or given & _CHOOSING):
         return None
-    path = find_config()
-    if path is None and name is not None:
+    if document is None:
         raise UsageError(
             f"there is no configuration file that describes a server {name!r}",
             hint="write one, mlserve.toml, or name a model: mlserve up --model NAME",
         )
-    config = None if path is None else read_config(path)
-    if config is None or (name is None and not config.servers):
+    from mlserve.config.servers import servers_of  # of use only where there is a file
+
+    config = servers_of(document)
+    if name is None and not config.servers:
         return None
     server = _only_server(config) if name is None else config.server(name)
-    for option in sorted(given - _WITH_A_FILE):
+    for option in sorted(given - _WITH_FILE):
         raise UsageError(
-            f"{flag_of(option)} is not for the server {server.name!r}, which {config.path} "
+            f"{flag_of(option)} is not for the server {server.name!r}, which {document.shown} "
             "describes",
             hint=f"write it there, in [servers.{server.name}], or name the model to serve with "
             "--model",

@@ -15,6 +15,13 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from mlserve.cli.defaults import (
+    IS_JSON,
+    JSON_FORMATS,
+    config_option,
+    drop_overridden,
+    naming_origin,
+)
 from mlserve.errors import UsageError
 from mlserve.hints import did_you_mean, nearest
 
@@ -30,6 +37,7 @@ _COMMANDS = {
     "compare": ("diff", "bench", "benchmark", "parity"),
     "build": ("image", "docker", "package"),
     "plugins": ("backends", "models"),
+    "config": ("settings", "configure", "init", "options"),
     "doctor": ("check", "diagnose", "env"),
 }
 """Commands of other tools, by the command that does the same here."""
@@ -79,18 +87,35 @@ _SAID = re.compile(r"(?:'(?P<quoted>.*)'|(?P<bare>\S+)) is not ")
 class Command(TyperCommand):
     """A command whose usage errors are UsageErrors."""
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.params.append(config_option())
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words after the command's name."""
         ctx.allow_extra_args = True
-        with _understood(ctx):
+        with naming_origin(ctx), _understood(ctx):
             rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
             raise _extra_word(ctx, str(rest[0]))
+        if "output" in ctx.params:
+            ctx.meta[IS_JSON] = ctx.params["output"] in JSON_FORMATS
+        drop_overridden(ctx)
         return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with naming_origin(ctx):
+            return super().invoke(ctx)
 
 
 class CommandGroup(TyperGroup):
     """The commands; a wrong name, or a wrong option before it, is a UsageError."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        if self.invoke_without_command:  # it is a command too
+            self.params.append(config_option())
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words before the command's name; show the help if there are none."""

@@ -11,7 +11,8 @@ from mlserve.artifact import Artifact
 from mlserve.client.endpoint import Endpoint
 from mlserve.errors import UsageError, readable
 from mlserve.hints import did_you_mean
-from mlserve.model_choice import ServedModel, choose
+from mlserve.model_choice import choose
+from mlserve.served_model import ServedModel
 from mlserve.sources import Kind
 from mlserve.store import VersionPolicy, check_version
 

@@ -1,5 +1,6 @@
 """The configuration file: found, read, checked, and told where each value stands.
 
+    locate        which file counts, and whether it may be trusted
     servers       the tables [servers.NAME]: `read_config`
     table         one table of a document: its keys and values, checked
     document      a TOML file that has been parsed

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlserve.config.document import read_document
-from mlserve.config.table import Table
+from mlserve.config.document import Document, read_document
+from mlserve.config.table import SERVERS, Table
 from mlserve.errors import NotFound, UsageError, shortened
 from mlserve.hints import did_you_mean
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
@@ -29,7 +29,6 @@ from mlserve.options import HelpPanel, Options, described, option
 from mlserve.settings import DEFAULT_HOST, READY_WITHIN, Launcher, ServerSettings
 from mlserve.store import LATEST_VERSION, VersionPolicy, check_name
 
-SERVERS = "servers"
 MODELS = "models"
 _VERSION = "version"
 _MOST_PORT = 65535
@@ -99,13 +98,17 @@ def read_config(path: Path) -> Config:
     Raises UsageError, with file, line and column, for bad TOML, an unknown key, a wrong value, a
     port that is used twice, and a backend that is not installed.
     """
-    document = read_document(path)
+    return servers_of(read_document(path))
+
+
+def servers_of(document: Document) -> Config:
+    """Check the servers of a file that has been read; as `read_config`."""
     root = Table(document, (), document.table)
     tables = root.table(SERVERS)
     servers = tuple(_server(name, table) for name, table in tables.tables())
     _require_own_ports(tables, servers)
     others = {key: value for key, value in document.table.items() if key != SERVERS}
-    return Config(path, servers, others)
+    return Config(document.path, servers, others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def _server(name: str, table: Table) -> ServerConfig:
         models,
         **{item.name: getattr(listen, item.name) for item in described(_ListenKeys)},
         settings=table.options(ServerSettings),
-        source=table.document.path.absolute(),
+        source=table.document.path,
     )
 
 

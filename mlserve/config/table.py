@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,8 @@ from mlserve.errors import UsageError, shortened
 from mlserve.hints import did_you_mean
 from mlserve.options import Description, Options, described
 
+SERVERS = "servers"
+"""The table of the servers; all other tables are those of commands."""
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 _FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
 _MOST_LISTED = 12
@@ -76,22 +78,29 @@ class Table:
 
     def read(self, item: Description) -> Any:
         """Return the value of that option. Raises UsageError with its place."""
-        value = self.values[item.name]
-        if not _has_type(value, item.kind):
-            raise self.error(
-                item.name,
-                f"{item.name} must be {_wanted(item.kind)}, not {_shown(value)}",
-                "see `mlserve up --help` for what it does",
-                of_value=True,
-            )
+        choices = list(item.kind) if issubclass(item.kind, StrEnum) else ()
+        value = self.value(item.name, item.kind, choices)
         if item.kind is Path:
-            return self.path(value)
+            return value
         read = item.read(value)
         try:
             item.check(read)
         except UsageError as error:
             raise self.reworded(error, item.name) from error
         return read
+
+    def value(self, key: str, kind: type, choices: Sequence[str] = ()) -> Any:
+        """Return the value of that key, of that type, and one of the choices if there are any.
+
+        A path is absolute. Raises UsageError with the place of the value.
+        """
+        value = self.values[key]
+        if not _has_type(value, kind) or (choices and value not in choices):
+            wanted = " or ".join(f'"{choice}"' for choice in choices) or _WORDS[kind.__name__]
+            raise self.error(
+                key, f"{key} must be {wanted}, not {_shown(value)}", _SEE, of_value=True
+            )
+        return self.path(value) if kind is Path else value
 
     def path(self, text: str) -> Path:
         """Return the path that a value names; a relative one starts at the file's folder."""
@@ -113,7 +122,7 @@ class Table:
         return self.document.error(keys, message, hint, of_value=of_value and key is not None)
 
 
-_SEE = "`mlserve config show --all` lists the keys"
+_SEE = "`mlserve config show --all` lists the keys, with their values"
 
 
 def _key(flag: str) -> str:
@@ -129,15 +138,7 @@ def _has_type(value: object, kind: type) -> bool:
         return kind is bool and isinstance(value, bool)
     if kind is float:
         return isinstance(value, int | float)
-    if issubclass(kind, StrEnum):
-        return isinstance(value, str) and value in list(kind)
     return isinstance(value, int if kind is int else str)
-
-
-def _wanted(kind: type) -> str:
-    if issubclass(kind, StrEnum):
-        return " or ".join(f'"{choice}"' for choice in kind)
-    return _WORDS.get(kind.__name__, "a text in quotes")
 
 
 _WORDS = {
@@ -145,6 +146,7 @@ _WORDS = {
     "int": "a whole number",
     "float": "a number",
     "Path": "a path in quotes",
+    "str": "a text in quotes",
 }
 """What a value must be, by the name of its type: mypy takes no class for hashable."""
 
@@ -154,4 +156,6 @@ def _shown(value: object) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'"{shortened(value)}"'
-    return {dict: "a table", list: "a list"}.get(type(value)) or shortened(str(value))
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    return shortened(str(value))

@@ -22,8 +22,8 @@ from mlserve.launch.logs import rotate
 from mlserve.launch.private_files import create_private, private_folder
 from mlserve.launch.records import STATE_FILE, files_folder, unwritable
 from mlserve.launch.serving import ConfigEntry, Serving
-from mlserve.model_choice import ServedModel
 from mlserve.options import flag_of
+from mlserve.served_model import ServedModel
 from mlserve.server_state import state_text
 from mlserve.settings import Launcher
 

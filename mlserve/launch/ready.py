@@ -24,7 +24,7 @@ from mlserve.launch.process import is_process
 from mlserve.launch.records import ServerRecord, read_records, state_lock, write_record
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.sources import Kind
 
 if TYPE_CHECKING:

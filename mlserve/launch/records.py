@@ -31,7 +31,7 @@ from mlserve.launch.private_files import (
     state_folder,
 )
 from mlserve.launch.serving import Serving
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.server_state import ServerState
 from mlserve.settings import Launcher
 
@@ -95,6 +95,16 @@ class ServerRecord:
                 f"{self.name} is stopping: it takes no new work",
                 hint="once `mlserve ps` no longer lists it, start it again: mlserve up",
             )
+
+    @property
+    def refusal(self) -> str:
+        """Say which file is not in force, and why; empty if the server follows none or it is."""
+        if self.serving.config is None or not self.problem:
+            return ""
+        return (
+            f"{self.name} refused {self.serving.config.path}, and what it said before goes on: "
+            f"{self.problem}"
+        )
 
     @property
     def grpc_endpoint(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 
 

@@ -33,7 +33,7 @@ from mlserve.launch.records import ServerRecord, Tell, remove_record, state_lock
 from mlserve.launch.running import drop_dead, server_of
 from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
 
 if TYPE_CHECKING:

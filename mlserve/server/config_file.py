@@ -22,10 +22,12 @@ from mlserve import plugins
 from mlserve.backend import Backend
 from mlserve.background import run_on_daemon_thread
 from mlserve.config.document import read_document
-from mlserve.config.servers import SERVERS, ServerConfig, read_config
+from mlserve.config.servers import ServerConfig, read_config
+from mlserve.config.table import SERVERS
 from mlserve.errors import MlserveError, UsageError
-from mlserve.model_choice import ServedModel, configured_models
+from mlserve.model_choice import configured_models
 from mlserve.options import described
+from mlserve.served_model import ServedModel
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.parts import ServerParts
 from mlserve.server_state import replace_state, state_text

@@ -28,7 +28,7 @@ class LoadOptions(load_options.LoadOptions):
 load_options.LoadOptions = LoadOptions  # as if two fields were added to it
 load_options.DEFAULT_LOAD_OPTIONS = LoadOptions()
 from mlserve.launch.serving import Serving
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 options = LoadOptions(colour="red", layers=5)
 serving = Serving((ServedModel("echo", "m", Path("/m"), options=options),))
 """

@@ -31,7 +31,7 @@ from mlserve.launch.records import (
 from mlserve.launch.running import reconcile, server_of
 from mlserve.launch.serving import ConfigEntry, Serving
 from mlserve.load_options import LoadOptions
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher, ServerSettings
 from mlserve.store import VersionPolicy
 

@@ -51,7 +51,7 @@ def test_a_server_of_two_models_from_up_to_down(cli, describe, export, photo: Pa
     assert "second: random weights: its answers mean nothing" in up.stderr
     assert "next: mlserve predict FILE --timeout 5 --model first" in up.stderr
 
-    header, row, *models, where, random = cli("ps").stdout.splitlines()
+    _header, row, *models, where, random = cli("ps").stdout.splitlines()
     assert row.split() == ["line", "ready", "2", "models", row.split()[4], "embedded"]
     assert [line.strip() for line in models] == ["first (echo) latest", "second (echo) latest"]
     assert where.strip().startswith("grpc ")

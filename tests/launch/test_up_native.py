@@ -20,7 +20,7 @@ from mlserve.backend import Listen
 from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 from mlserve.testing.processes import wait_until
 

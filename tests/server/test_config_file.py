@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from mlserve.errors import NotFound, UsageError
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.server.config_file import ConfigFile, StartedWith
 from mlserve.server_state import ServerState
 from mlserve.settings import ServerSettings

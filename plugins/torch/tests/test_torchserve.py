@@ -12,7 +12,7 @@ from mlserve_torch.torchserve import server_specs
 from mlserve.backend import Listen, ServerSpec
 from mlserve.launch.command import ServerCommand, launcher_for
 from mlserve.launch.serving import Serving
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 
 pytestmark = pytest.mark.framework

@@ -19,7 +19,7 @@ from mlserve.launch.down import stop_all
 from mlserve.launch.records import ServerRecord, read_records, write_record
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
-from mlserve.model_choice import ServedModel
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 from mlserve.store import VersionPolicy
 from mlserve.testing.processes import wait_until

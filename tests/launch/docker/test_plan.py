@@ -29,7 +29,8 @@ from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
-from mlserve.model_choice import ServedModel, choose
+from mlserve.model_choice import choose
+from mlserve.served_model import ServedModel
 from mlserve.settings import REST_PORT, Launcher, ServerSettings
 from mlserve.store import VersionPolicy
 

@@ -1,0 +1,108 @@
+"""What the shell offers for an option when the user presses Tab.
+
+`mlserve --install-completion` sets the shell up. Each function returns the values that begin with
+what has been typed; one that cannot find them out returns none, as a shell has no place for errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from mlserve.errors import MlserveError
+
+if TYPE_CHECKING:
+    from mlserve.launch.records import ServerRecord
+    from mlserve.store import Store
+
+Complete = Callable[[typer.Context, str], list[str]]
+
+
+def _completing(values: Callable[[typer.Context], Iterable[str]]) -> Complete:
+    """Turn a function of all values into one that Typer calls with the beginning of one."""
+
+    @wraps(values)
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        try:
+            return sorted({value for value in values(ctx) if value.startswith(incomplete)})
+        except (MlserveError, OSError):
+            return []
+
+    complete.__annotations__ = {"ctx": typer.Context, "incomplete": str}  # Typer goes by these
+    del complete.__wrapped__  # and would look behind the wrapper
+    return complete
+
+
+@_completing
+def backends(_ctx: typer.Context) -> Iterable[str]:
+    """Return the installed backends."""
+    from mlserve.plugins import SOURCES_ONLY, installed
+
+    return installed().keys() - {SOURCES_ONLY}
+
+
+@_completing
+def models(ctx: typer.Context) -> Iterable[str]:
+    """Return the exported models, and those of running servers; of the chosen backend, if any."""
+    backend = ctx.params.get("backend")
+    served = [(each.backend, each.model) for r in _records() for each in r.serving.models]
+    return [model for of, model in (*_exported(ctx), *served) if backend in (None, of)]
+
+
+@_completing
+def versions(ctx: typer.Context) -> Iterable[str]:
+    """Return the versions in the store, of the chosen backend and model, if any; and `all`."""
+    from mlserve.store import present_versions
+
+    store = _store(ctx)
+    wanted = [ctx.params.get(name) for name in ("backend", "model")]
+    found = {
+        str(version)
+        for pair in _exported(ctx)
+        if all(want in (None, name) for want, name in zip(wanted, pair, strict=True))
+        for version in present_versions(store.base_path(*pair))
+    }
+    return found | ({"all"} if ctx.info_name == "up" else set())
+
+
+@_completing
+def servers(_ctx: typer.Context) -> Iterable[str]:
+    """Return the names of the servers that `mlserve up` started."""
+    return [record.name for record in _records()]
+
+
+@_completing
+def described(_ctx: typer.Context) -> Iterable[str]:
+    """Return the names of the servers that the configuration file describes."""
+    from mlserve.config.document import first_of
+    from mlserve.config.locate import VARIABLE, candidates
+    from mlserve.config.table import SERVERS
+
+    given = os.environ.get(VARIABLE)
+    document = first_of(candidates(given), are_found=given is None)
+    servers = {} if document is None else document.table.get(SERVERS, {})
+    return servers if isinstance(servers, dict) else ()
+
+
+def _exported(ctx: typer.Context) -> list[tuple[str, str]]:
+    from mlserve.model_choice import exported
+
+    return exported(_store(ctx))
+
+
+def _store(ctx: typer.Context) -> Store:
+    from mlserve.store import Store
+
+    given = ctx.params.get("store")
+    return Store(None if given is None else Path(given))
+
+
+def _records() -> list[ServerRecord]:
+    from mlserve.launch.records import read_records
+
+    return read_records(lambda _message: None)
