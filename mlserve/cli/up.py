@@ -153,7 +153,7 @@ def up(
     from mlserve.store import VersionPolicy
 
     given = _given(context)
-    config = _described_in_file(document_of(context), name, given)
+    config = described_in_file(document_of(context), name, given)
     if config is not None:
         request = _request_of(config, wait if "wait" in given else config.wait)
     else:
@@ -187,7 +187,7 @@ def _given(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-def _described_in_file(
+def described_in_file(
     document: Document | None, name: str | None, given: set[str]
 ) -> ServerConfig | None:
     """Return the server that the configuration file describes; None if options describe it.
