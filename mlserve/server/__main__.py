@@ -70,7 +70,7 @@ def _of_model(given: argparse.Namespace) -> ServerOptions:
         options,
         given.poll_seconds,
     )
-    return _options(given, (model,), ServerSettings.taken_from(vars(given)))
+    return _options(given, (model,), ServerSettings.taken_from(vars(given)), options.threads)
 
 
 def _of_file(given: argparse.Namespace) -> ServerOptions:
@@ -80,19 +80,24 @@ def _of_file(given: argparse.Namespace) -> ServerOptions:
     config = ConfigFile(
         given.config, given.server, started, state=given.state, poll_seconds=given.poll_seconds
     )
-    return replace(_options(given, config.first_models(), settings), config=config)
+    models = config.first_models()
+    # Each model has a width of its own, and the file may name more threads later.
+    threads = max(usable_cpus(), *(model.width or 0 for model in models))
+    return replace(_options(given, models, settings, threads), config=config)
 
 
 def _options(
-    given: argparse.Namespace, models: Sequence[ModelSpec], settings: ServerSettings
+    given: argparse.Namespace,
+    models: Sequence[ModelSpec],
+    settings: ServerSettings,
+    threads: int | None,
 ) -> ServerOptions:
-    threads = [model.options.threads or usable_cpus() for model in models]
     return ServerOptions(
         models=models,
         host=given.host,
         grpc_port=given.grpc_port,
         rest_port=given.rest_port,
-        threads=max(threads),
+        threads=threads,
         settings=settings,
     )
 

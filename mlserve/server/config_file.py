@@ -164,6 +164,7 @@ class ConfigFile:
                 model.versions,
                 model.options,
                 self._poll_seconds,
+                width=model.options.threads,
             )
             for model in self._in_force
         )
