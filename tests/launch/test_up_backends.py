@@ -40,10 +40,10 @@ path = "sklearn"
 X = [[2.0, 4.0], [6.0, 8.0]]
 ROWS = [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]
 ASKED: dict[str, tuple[dict[str, Any], str, Any]] = {
-    "savedmodel": ({"x": X}, "y", [[3.0, 4.0], [5.0, 6.0]]),
+    "savedmodel": ({"x": X}, "y", [[1.0, 2.0], [3.0, 4.0]]),
     "program": ({"x": X, "flags": [True, False]}, "y", [[1.0, 2.0], [3.0, 4.0]]),
-    "graph": ({"x": X}, "y", [[1.0, 2.0], [3.0, 4.0]]),
-    "estimator": ({"x": ROWS}, "label", [b"low", b"high"]),
+    "graph": ({"x": X, "text": ["a", "b"]}, "y", [[1.0, 2.0], [3.0, 4.0]]),
+    "estimator": ({"x": ROWS}, "label", [b"middle", b"high"]),
 }
 """The inputs for each model, and what one of its outputs must be."""
 
