@@ -102,7 +102,6 @@ class ConfigFile:
 
     async def follow(self, parts: ServerParts) -> None:
         """Apply each change of the file, forever; an error changes nothing."""
-        parts.metrics.config_in_force(True)
         before = self._read_at
         while True:
             is_told = await self._wait()

@@ -83,8 +83,12 @@ class Metrics:
         self._batches = self._histogram(
             "batch_size", "Number of requests that ran together as one batch.", buckets=_SIZES
         )
-        self._config: Gauge | None = None
-        """Only of a server that follows a file."""
+        self._config = Gauge(
+            "mlserve_config_in_force",
+            "0 if the configuration file, as it is now, was refused, else 1.",
+            registry=self.registry,
+        )
+        self.config_in_force(True)
         self._begin_at_zero()
 
     def request(self, ended: RequestRecord, seconds: float) -> None:
@@ -122,12 +126,6 @@ class Metrics:
 
     def config_in_force(self, value: bool) -> None:
         """Say whether the configuration file, as it is now, is in force."""
-        if self._config is None:
-            self._config = Gauge(
-                "mlserve_config_in_force",
-                "1 if the configuration file, as it is now, is in force, 0 if it was refused.",
-                registry=self.registry,
-            )
         self._config.set(value)
 
     def _counter(self, name: str, text: str, *labels: str) -> _Children[Counter]:
