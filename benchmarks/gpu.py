@@ -39,7 +39,7 @@ from torch import nn
 
 from mlserve import export, plugins
 from mlserve.errors import MlserveError
-from mlserve.image_pipeline.steps import resized
+from mlserve.image_pipeline.float_resizing import resized
 from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.sources import Kind, ModelRequest

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from mlserve.image_pipeline.float_resizing import resized
 from mlserve.image_pipeline.image_file import decoded_image
-from mlserve.image_pipeline.steps import resized
 from mlserve.images import ImageLimits
 
 WIDTH, HEIGHT = 4000, 3000

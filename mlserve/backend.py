@@ -12,6 +12,7 @@ from mlserve.artifact import Artifact
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.load_options import LoadOptions
+from mlserve.pipeline import Feature
 from mlserve.sources import Model, TensorModel
 from mlserve.tensors import Signature
 
@@ -187,13 +188,17 @@ class Backend(ABC):
     `up` refuses the others.
     """
 
-    no_exif: ClassVar[str | None] = "its pipeline has no step for it"
-    """Why the pipeline cannot apply an image's EXIF orientation; None if it can."""
-
     @classmethod
     def regards(cls, load_option: str) -> bool:
         """Return whether this backend supports that field of LoadOptions."""
         return load_option in (*_EVERY_BACKEND, *cls.load_options)
+
+    def lacks(self, feature: Feature) -> str | None:
+        """Return why its image pipelines do not have that; None if they do.
+
+        This default is for backends whose only pipeline is version 1, or that have none.
+        """
+        return "its pipeline has no step for it"
 
     def prepare(self, framework: str) -> None:
         """Import what `export` needs for models of that framework.

@@ -8,20 +8,23 @@ from typing import Any
 
 from mlserve.contract import Contract
 from mlserve.errors import ExportError
+from mlserve.images import RGB
 from mlserve.kinds import AS_TENSORS
 from mlserve.pipeline import DEFAULT_TOP_K, ImagePipeline, class_offset
-from mlserve.sources import Classifier, Facts, ModelRequest
+from mlserve.pixel_options import SUBJECTS, PixelOptions
+from mlserve.sources import Classifier, Fact, Facts, How, ModelRequest
 
 _BINARY_LABELS = 2
 
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier in memory: `forward` maps float32[N, height, width, 3] to float32[N, units].
+    """A classifier in memory: `forward` maps float32[N, height, width, depth] to float32[N, units].
 
-    `size` is (height, width). `contract` describes the rest of the input and output, and how it is
-    known; `facts` do the same for size and layout. `framework` says what `forward` is, and
-    `details` what else its backends need to know, as in Classifier.
+    `size` is (height, width), and `depth` 3, or 1 for a model of grey images. `contract` describes
+    the rest of the input and output, and how it is known; `facts` do the same for size and layout.
+    `framework` says what `forward` is, and `details` what else its backends need to know, as in
+    Classifier.
     """
 
     forward: Any
@@ -33,6 +36,7 @@ class Network:
     framework: str = "tensorflow"
     facts: Facts = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    depth: int = RGB
 
     @property
     def units(self) -> int:
@@ -62,6 +66,7 @@ def classifier(
         is_background_given=request.has_background,
         top_k=min(request.top_k or DEFAULT_TOP_K, scored),
         exif=request.exif,
+        preprocessing=request.pixels.preprocessing(network.size, network.depth),
     )
     return Classifier(
         name=request.model,
@@ -72,9 +77,29 @@ def classifier(
         weights_digest=network.digest,
         has_random_weights=network.has_random_weights,
         framework=network.framework,
-        facts={**network.facts, **network.contract.facts},
+        facts={**network.facts, **network.contract.facts, **pixel_facts(request.pixels)},
         details=network.details,
     )
+
+
+def pixel_facts(options: PixelOptions) -> Facts:
+    """Return how what is done to the pixels is known; nothing if nobody said anything about it.
+
+    What the options leave open is assumed: the other steps of version 1.
+    """
+    if not options.given:
+        return {}
+    assumed = dict.fromkeys(_ALWAYS_DONE, Fact(How.ASSUMED))
+    if options.crop is not None:
+        assumed["resize"] = Fact(How.ASSUMED, "the usual way with --crop")
+    given = {
+        SUBJECTS.get(name, name): Fact(How.GIVEN, options.origins.get(name, ""))
+        for name in options.given
+    }
+    return {**assumed, **given}
+
+
+_ALWAYS_DONE = ("channels", "resize", "interpolation", "antialias")
 
 
 def _labels(

@@ -59,9 +59,9 @@ def settle(
             f"{activation.why}, so that --activation {word_for(activation.value)} was expected"
         )
         turned_fact = Fact(turned_fact.how, turned_fact.why, warning)
-    wanted, scale_fact = _settled(request.scale, scale)
-    if request.scale is not None:
-        scale_fact = Fact(How.GIVEN, "", _scale_warning(request.scale, scale))
+    wanted, scale_fact = _settled(_given_scale(request), scale)
+    if scale_fact.how is How.GIVEN:
+        scale_fact = _fact_of_given(request, wanted, scale)
     return Contract(units, turned, wanted, {"scale": scale_fact, "activation": turned_fact})
 
 
@@ -100,6 +100,30 @@ def word_for(activation: Activation) -> str:
 def scale_text(scale: Scale) -> str:
     """Format a scale as `--scale` takes it: `-1..1`."""
     return f"{scale[0]:.4g}..{scale[1]:.4g}"
+
+
+def _given_scale(request: ModelRequest) -> Scale | None:
+    """Return the scale that the user gave; --mean and --std are those of pixels in 0..1."""
+    return UNIT if request.scale is None and request.pixels.normalizes else request.scale
+
+
+def _fact_of_given(
+    request: ModelRequest, scale: Scale, found: Evidence[Scale] | ExportError
+) -> Fact:
+    if not request.pixels.normalizes:
+        return Fact(How.GIVEN, "", _scale_warning(scale, found))
+    why = "" if request.scale else "mean and std are of pixels in 0..1"
+    return Fact(How.GIVEN, why, _twice_warning(found))
+
+
+def _twice_warning(found: Evidence[Scale] | ExportError) -> str:
+    if not isinstance(found, Evidence) or found.how is not How.FOUND:
+        return ""
+    return (
+        f"--mean and --std change the pixels, but the model takes {scale_text(found.value)} as "
+        f"they are: {found.why}. If that is its own normalisation, pixels are normalised twice: "
+        "leave --mean and --std out"
+    )
 
 
 def _scale_warning(given: Scale, found: Evidence[Scale] | ExportError) -> str:

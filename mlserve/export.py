@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,9 +27,10 @@ from mlserve.errors import (
     reason_of,
 )
 from mlserve.hints import did_you_mean
+from mlserve.images import RGB
 from mlserve.kinds import require_fitting_options, require_kind
 from mlserve.load_options import LoadOptions
-from mlserve.pipeline import Exif
+from mlserve.pipeline import Feature, features_of
 from mlserve.sources import (
     SOME_USE,
     Classifier,
@@ -80,7 +81,7 @@ def export(
     require_kind(request, source)
     _require_used(request, source)
     runtime = plugins.backend(backend_for(request, source, backend))
-    _require_exif(request, runtime)
+    _require_buildable(_asked_features(request), runtime)
     into = Store(store)
     into.require_free(runtime.name, request.model, version)
     _require_installed(f"the backend {runtime.name}", runtime)
@@ -108,6 +109,8 @@ def _write(
         model = source.open(request, progress)
     if isinstance(model, TensorModel):
         require_fitting_options(request, model)
+    else:
+        _require_buildable(model.pipeline.features, runtime)
     progress(f"writing {request.model} for {runtime.name}", 0, None)
     with _library_errors_named(f"the backend {runtime.name}", runtime):
         return model, runtime.export(model, into)
@@ -241,13 +244,31 @@ def _require_used(request: ModelRequest, source: ModelSource) -> None:
         )
 
 
-def _require_exif(request: ModelRequest, runtime: Backend) -> None:
-    if request.exif is Exif.APPLY and runtime.no_exif is not None:
-        raise UsageError(
-            f"the backend {runtime.name} cannot apply the EXIF orientation: {runtime.no_exif}",
-            hint="export for --backend onnxruntime, or leave --exif out and turn the images before "
-            "they are sent",
-        )
+def _asked_features(request: ModelRequest) -> frozenset[Feature]:
+    """Return what the user's options need of a backend, as far as it is known without the model."""
+    request.pixels.require_fitting()
+    side = request.input_size or _ANY_SIDE
+    return features_of(request.exif, request.pixels.preprocessing((side, side), RGB))
+
+
+_ANY_SIDE = 224
+
+
+def _require_buildable(features: Collection[Feature], runtime: Backend) -> None:
+    """Raise UsageError for a feature that the backend's image pipelines do not have."""
+    for feature in Feature:
+        why = runtime.lacks(feature) if feature in features else None
+        if why is not None:
+            raise UsageError(
+                f"the backend {runtime.name} cannot {feature}: {why}",
+                hint=_WITHOUT.get(feature, "export for --backend onnxruntime"),
+            )
+
+
+_WITHOUT = {
+    Feature.EXIF: "export for --backend onnxruntime, or leave --exif out and turn the images "
+    "before they are sent"
+}
 
 
 def _source_for(request: ModelRequest) -> ModelSource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -42,18 +42,18 @@ class ImageInput:
     colours: int | None
 
     @classmethod
-    def from_spec(cls, spec: TensorSpec) -> ImageInput:
-        """Read an input whose colour axis is 3. Raises ValueError for other than images."""
-        readings = [image for image in cls.readings(spec) if image.colours is not None]
+    def from_spec(cls, spec: TensorSpec, depth: int = RGB) -> ImageInput:
+        """Read an input whose colour axis is `depth`. Raises ValueError for other than images."""
+        readings = [image for image in cls.readings(spec, (depth,)) if image.colours is not None]
         if not readings:
             raise ValueError(f"the input is {spec}")
         return readings[0]
 
     @classmethod
-    def readings(cls, spec: TensorSpec) -> list[ImageInput]:
-        """Return the layouts that an input can have: its colour axis is 3, or left open.
+    def readings(cls, spec: TensorSpec, depths: Sequence[int] = (RGB,)) -> list[ImageInput]:
+        """Return the layouts that an input can have: its colour axis is of `depths`, or left open.
 
-        One with a 3 comes before one that leaves it open.
+        One that has such a size comes before one that leaves it open.
         """
         if spec.dtype is not DType.FLOAT32 or spec.shape is None or len(spec.shape) != _RANK:
             return []
@@ -62,8 +62,13 @@ class ImageInput:
             cls(spec.name, Layout.NHWC, batch, first, middle, last),
             cls(spec.name, Layout.NCHW, batch, middle, last, first),
         ]
-        possible = [image for image in found if image.colours in (RGB, None)]
+        possible = [image for image in found if image.colours in (*depths, None)]
         return sorted(possible, key=lambda image: image.colours is None)
+
+    @property
+    def depth(self) -> int:
+        """The number of colours: 3 if the model leaves it open."""
+        return self.colours or RGB
 
     @property
     def has_open_sizes(self) -> bool:
@@ -71,7 +76,7 @@ class ImageInput:
         return None in (self.height, self.width, self.colours)
 
     def arranged(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Rearrange float32[N, height, width, 3] into the model's layout."""
+        """Rearrange float32[N, height, width, depth] into the model's layout."""
         if self.layout is Layout.NHWC:
             return images
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -110,11 +115,11 @@ def image_input(
     runs on an image of that layout and size. Raises ExportError for other than one batch of images.
     """
     wanted = None if request.layout is None else Layout(request.layout.upper())
-    readings = ImageInput.readings(spec)
+    readings = ImageInput.readings(spec, request.pixels.depths)
     fitting = [image for image in readings if wanted in (None, image.layout)]
     if not fitting:
         misfit = f". --layout {request.layout} does not fit" if readings else ""
-        raise not_images(model, shown, misfit)
+        raise not_images(model, shown, misfit or or_grey(spec))
     if fitting[0].batch not in (None, 1):
         raise ExportError(
             f"{model} takes batches of {fitting[0].batch} only ({shown})",
@@ -122,7 +127,7 @@ def image_input(
         )
     if wanted is not None:
         return fitting[0], Fact(How.GIVEN)
-    if len(fitting) == 1 or fitting[0].colours == RGB:
+    if len(fitting) == 1 or fitting[0].colours is not None:
         return fitting[0], Fact(How.FOUND, f"its input is {shown}")
     running = [image for image in fitting if runs(image, image.size(model, request))]
     if len(running) == 1:
@@ -135,6 +140,12 @@ def image_input(
         if running
         else "check --input-size: say which size it was trained with",
     )
+
+
+def or_grey(spec: TensorSpec) -> str:
+    """Return what makes images of an input with one channel, for the end of a message."""
+    has_one = any(image.colours == 1 for image in ImageInput.readings(spec, (1,)))
+    return "; if it takes grey images, say --channels grey" if has_one else ""
 
 
 def not_images(model: str, shown: str, more: str = "") -> ExportError:

@@ -17,6 +17,7 @@ import numpy as np  # noqa: TID253
 from mlserve.contract import RAW, SYMMETRIC, UNIT, Contract, Evidence, Scale, scale_text, settle
 from mlserve.errors import ExportError
 from mlserve.graph import Graph, Op
+from mlserve.images import RGB
 from mlserve.kinds import AS_TENSORS
 from mlserve.pipeline import Activation
 from mlserve.sources import How, ModelRequest
@@ -34,9 +35,9 @@ _ASK_SCALE = "say what the pixel values 0 and 255 were in training: --scale 0..1
 class Subject:
     """The model to measure.
 
-    `run` maps float32[N, height, width, 3] to float32[N, units]. `graph` is None if it cannot be
-    read. `has_batches` is False for a model that only ever gets one image at a time. `name` is its
-    name in messages: `the model in FILE`.
+    `run` maps float32[N, height, width, depth] to float32[N, units]; `depth` is the number of
+    channels. `graph` is None if it cannot be read. `has_batches` is False for a model that only
+    ever gets one image at a time. `name` is its name in messages: `the model in FILE`.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Subject:
     width: int
     graph: Graph | None
     has_batches: bool = True
+    depth: int = RGB
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape of one image."""
+        return self.height, self.width, self.depth
 
 
 def measure(
@@ -56,7 +63,7 @@ def measure(
     not an image classifier, whose answers depend on the neighbours in the batch, and if neither the
     graph nor the probe tells what the user left open.
     """
-    images = _probe_images(subject.height, subject.width)
+    images = _probe_images(subject.shape)
     outputs = _outputs(subject, images)
     _check_rows(subject, images, outputs)
     activation = _activation(subject, outputs)
@@ -64,10 +71,9 @@ def measure(
     return settle(request, outputs.shape[1], activation, scale)
 
 
-def _probe_images(height: int, width: int) -> Array:
-    """Return float32[7, height, width, 3]: plain and seeded random images of growing range."""
+def _probe_images(shape: tuple[int, int, int]) -> Array:
+    """Return float32[7, height, width, depth]: plain and seeded random images of growing range."""
     rng = np.random.default_rng(0)
-    shape = (height, width, 3)
     images = [np.full(shape, value, np.float32) for value in (0, 255, 0.5)]
     for low, high in ((0, 1), (-1, 1), (0, 255), (-255, 255)):
         images.append(rng.random(shape, np.float32) * np.float32(high - low) + np.float32(low))
@@ -310,14 +316,14 @@ _SMALLEST_PART = 0.02
 
 def _plain_white(subject: Subject, scale: Scale) -> Array:
     """Return float32[units]: the outputs for a white image in that scale."""
-    white = np.full((1, subject.height, subject.width, 3), scale[1], np.float32)
+    white = np.full((1, *subject.shape), scale[1], np.float32)
     row: Array = np.asarray(subject.run(white))[0]
     return row
 
 
 def _is_scale_free(subject: Subject) -> bool:
     """Return whether noise gets the same outputs in 0..1 and in 0..255."""
-    noise = np.random.default_rng(1).random((1, subject.height, subject.width, 3), np.float32)
+    noise = np.random.default_rng(1).random((1, *subject.shape), np.float32)
     small, large = (np.asarray(subject.run(noise * np.float32(high))) for high in (1, 255))
     other = np.asarray(subject.run(1 - noise))
     close = _ROW_TOLERANCE * np.abs(small).max() + _ROUNDING

@@ -1,9 +1,10 @@
 """The image pipeline as data: one description from which every backend builds the same steps.
 
-    bytes or base64 -> decode -> resize -> scale -> model -> scores -> labels
+    bytes or base64 -> decode -> EXIF -> preprocessing -> model -> scores -> labels
 
-With these settings TensorFlow's decoder gives the same bytes as libjpeg-turbo's, and its resize
-equals OpenCV's `INTER_LINEAR` on floats within 4e-5: equal answers are guaranteed.
+With the default settings TensorFlow's decoder gives the same bytes as libjpeg-turbo's, and its
+resize equals OpenCV's `INTER_LINEAR` on floats within 4e-5: equal answers are guaranteed.
+`mlserve.preprocessing` describes the steps between the decoded image and the model.
 """
 
 from __future__ import annotations
@@ -16,9 +17,20 @@ from typing import Any
 
 from mlserve.errors import ExportError, UsageError
 from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
+from mlserve.preprocessing import (
+    MOST_SIDE,
+    VERSION_1,
+    Arithmetic,
+    Channels,
+    Interpolation,
+    Preprocessing,
+    ResizeMode,
+)
 
-_VERSIONS = (1, 2)
-"""Version 2 adds EXIF orientation; an mlserve that knows only version 1 refuses it."""
+_VERSIONS = (1, 2, 3)
+"""Version 2 adds EXIF orientation, version 3 Preprocessing; an older mlserve refuses them."""
+_RESIZE_OF_OLD = {"resize": "bilinear_half_pixel_no_antialias"}
+"""What versions 1 and 2 say in place of the Preprocessing."""
 BACKGROUND = "background"
 """The label of class 0 in a model with a background class that its labels do not list."""
 _IMAGENET = (1001, 1000)
@@ -26,10 +38,10 @@ _IMAGENET = (1001, 1000)
 
 
 DEFAULT_TOP_K = 5
-_MOST_CLASSES, _MOST_SIDE, _MOST = 2**24, 2**16, 2**53
+_MOST_CLASSES, _MOST = 2**24, 2**53
 _BOUNDS = (
-    ("height", 1, _MOST_SIDE),
-    ("width", 1, _MOST_SIDE),
+    ("height", 1, MOST_SIDE),
+    ("width", 1, MOST_SIDE),
     ("classes", 1, _MOST_CLASSES),
     ("class_offset", 0, 1),
     ("top_k", 1, _MOST_CLASSES),
@@ -67,17 +79,30 @@ class Activation(StrEnum):
         return self in (Activation.SIGMOID, Activation.COMPLEMENT)
 
 
+class Feature(StrEnum):
+    """What a pipeline may need of a backend beyond version 1, as what the backend has to do."""
+
+    EXIF = "apply the EXIF orientation"
+    CHANNELS = "turn RGB into BGR or grey"
+    SIZES = "keep the ratio of an image, or cut its centre"
+    ANTIALIAS = "resize with antialiasing"
+    BICUBIC = "resize by bicubic interpolation"
+    NEAREST = "resize to the nearest pixels"
+    NORMALIZATION = "divide pixels, or use mean and std"
+
+
 @dataclass(frozen=True, slots=True)
 class ImagePipeline:
     """How an image file becomes the model's input, and the model's output becomes labels.
 
-    Pixels are RGB, 0..255; the model gets `pixel * scale + offset` as float32[N, height, width, 3].
-    Resizing is bilinear with half-pixel centres and without antialiasing, straight to the target
-    size (no crop, no letterbox). Grey images are repeated over the channels, CMYK is converted,
+    Decoded pixels are RGB, 0..255. Grey images are repeated over the channels, CMYK is converted,
     alpha is dropped, 16-bit PNG is cut to its upper 8 bits, EXIF orientation is applied if `exif`
-    says so. An image whose file is over one of the limits is refused before it is decoded (see
-    `mlserve.images`). `class_offset` is 1 when class 0 is a background class that the labels do not
-    list; `is_background_given` means that the user declared it (`mlserve export --background`).
+    says so. The model gets float32[N, height, width, preprocessing.depth]: by default `pixel *
+    scale + offset` of the image resized straight to that size, bilinear with half-pixel centres and
+    without antialiasing; otherwise what `preprocessing` says. An image whose file is over one of
+    the limits is refused before it is decoded (see `mlserve.images`). `class_offset` is 1 when
+    class 0 is a background class that the labels do not list; `is_background_given` means that the
+    user declared it (`mlserve export --background`).
     """
 
     height: int
@@ -90,12 +115,12 @@ class ImagePipeline:
     top_k: int = DEFAULT_TOP_K
     max_pixels: int = MAX_PIXELS
     jpeg_dct: str = "INTEGER_ACCURATE"
-    resize: str = "bilinear_half_pixel_no_antialias"
     is_background_given: bool = False
     exif: Exif = Exif.IGNORE
     max_side: int = MAX_SIDE
     max_scans: int = MAX_SCANS
     max_decode_bytes: int = MAX_DECODE_BYTES
+    preprocessing: Preprocessing = VERSION_1
 
     @property
     def limits(self) -> ImageLimits:
@@ -105,7 +130,19 @@ class ImagePipeline:
     @property
     def version(self) -> int:
         """Return the lowest format version that can express this pipeline."""
+        if self.preprocessing != VERSION_1:
+            return 3
         return 2 if self.exif is Exif.APPLY else 1
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """Return what the pipeline needs of a backend beyond version 1."""
+        return features_of(self.exif, self.preprocessing)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return the height and width of the model's input."""
+        return self.height, self.width
 
     @property
     def scored_classes(self) -> int:
@@ -153,21 +190,56 @@ class ImagePipeline:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{name} is {value!r:.50}, not a number")
+        self.preprocessing.require_sane(self.scale, self.offset)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "version": self.version}
+        data = asdict(self)
+        if self.version < _VERSIONS[-1]:
+            del data["preprocessing"]
+            data = _inserted(data, _RESIZE_OF_OLD, before="is_background_given")
+        return {**data, "version": self.version}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ImagePipeline:
         """Read the output of `to_json`. Raises ValueError for a version that is too new."""
-        if data.get("version") not in _VERSIONS:
-            raise ValueError(f"image pipeline version {data.get('version')!r} is not known")
+        version = data.get("version")
+        if version not in _VERSIONS:
+            raise ValueError(f"image pipeline version {version!r} is not known")
         known = {field.name for field in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
-        exif = Exif(data.get("exif", Exif.IGNORE))
-        found = cls(**{**values, "activation": Activation(data["activation"]), "exif": exif})
+        values["exif"] = Exif(data.get("exif", Exif.IGNORE))
+        values["activation"] = Activation(data["activation"])
+        values.pop("preprocessing", None)
+        if version == _VERSIONS[-1]:
+            values["preprocessing"] = Preprocessing.from_json(data["preprocessing"])
+        elif data.get("resize") != _RESIZE_OF_OLD["resize"]:
+            raise ValueError(f"resize is {data.get('resize')!r:.50}, which is not known")
+        found = cls(**values)
         found.require_sane()
         return found
+
+
+def features_of(exif: Exif, steps: Preprocessing) -> frozenset[Feature]:
+    """Return what these steps need of a backend beyond version 1."""
+    resize = steps.resize
+    needed = {
+        Feature.EXIF: exif is Exif.APPLY,
+        Feature.CHANNELS: steps.channels is not Channels.RGB,
+        Feature.SIZES: resize.mode is not ResizeMode.DIRECT or resize.size is not None,
+        Feature.ANTIALIAS: resize.antialias,
+        Feature.BICUBIC: resize.interpolation is Interpolation.BICUBIC,
+        Feature.NEAREST: resize.interpolation is Interpolation.NEAREST,
+        Feature.NORMALIZATION: steps.arithmetic is not Arithmetic.MULTIPLY
+        or bool(steps.mean or steps.std),
+    }
+    return frozenset(feature for feature, is_needed in needed.items() if is_needed)
+
+
+def _inserted(data: dict[str, Any], more: dict[str, Any], *, before: str) -> dict[str, Any]:
+    """Return the items in their order, with `more` before that key."""
+    names = list(data)
+    at = names.index(before)
+    return {name: data.get(name, more.get(name)) for name in (*names[:at], *more, *names[at:])}
 
 
 def class_offset(classes: int, labels: Sequence[str], *, has_background: bool = False) -> int:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from mlserve.labels import read_labels
 from mlserve.pipeline import Exif, ImagePipeline
+from mlserve.pixel_options import PixelOptions
 from mlserve.tensors import Signature, TensorSpec
 
 DEFAULT_MODEL = "inception_v3"
@@ -89,7 +90,8 @@ class ModelRequest:
     compute (`mlserve.unsafe_ops`); `allow_pickle` opens files that can run code when they are read,
     and `trusted_types` are names of types that such a file may hold without it;
     `allow_version_mismatch` opens files that another version of their library wrote. `inputs`
-    describes the inputs of a model whose file does not.
+    describes the inputs of a model whose file does not. `pixels` says how images were prepared in
+    training, where that differs from version 1 of the image pipeline.
     """
 
     model: str
@@ -109,6 +111,7 @@ class ModelRequest:
     allow_pickle: bool = False
     allow_version_mismatch: bool = False
     trusted_types: tuple[str, ...] = ()
+    pixels: PixelOptions = field(default_factory=PixelOptions)
 
     @property
     def is_random(self) -> bool:

@@ -255,8 +255,8 @@ def test_a_pipeline_that_applies_exif_has_a_version_that_an_older_mlserve_refuse
 
     assert (PLAIN.to_json()["version"], turning.to_json()["version"]) == (1, 2)
     assert ImagePipeline.from_json(turning.to_json()) == turning
-    with pytest.raises(ValueError, match="version 3 is not known"):
-        ImagePipeline.from_json({**turning.to_json(), "version": 3})
+    with pytest.raises(ValueError, match="version 4 is not known"):
+        ImagePipeline.from_json({**turning.to_json(), "version": 4})
 
 
 def test_an_older_manifest_ignores_exif() -> None:

@@ -14,6 +14,8 @@ from mlserve.kinds import (
     require_kind,
 )
 from mlserve.pipeline import Exif
+from mlserve.pixel_options import PixelOptions
+from mlserve.preprocessing import ResizeMode
 from mlserve.sources import (
     Classifier,
     Fact,
@@ -86,6 +88,8 @@ def test_how_the_kind_is_known_is_a_fact() -> None:
         ({"activation": "none"}, "--activation"),
         ({"top_k": 5}, "--top-k"),
         ({"exif": Exif.APPLY}, "--exif"),
+        ({"pixels": PixelOptions(mean=(0.5,))}, "--mean"),
+        ({"pixels": PixelOptions(mode=ResizeMode.LETTERBOX)}, "--resize"),
     ],
 )
 def test_an_option_of_image_classifiers_is_named(given: dict[str, Any], option: str) -> None:

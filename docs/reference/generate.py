@@ -22,6 +22,8 @@ import typer
 
 from mlserve import errors
 from mlserve.cli.app import app
+from mlserve.cli.defaults import all_settings
+from mlserve.config.locate import VARIABLE
 from mlserve.credentials import TOKEN_VARIABLE
 from mlserve.errors import ExitCode, MlserveError, Transient
 from mlserve.options import Description, described
@@ -37,10 +39,15 @@ _COMMAND_GROUPS = {
     "Run": ("up", "ps", "logs", "down"),
     "Ask": ("predict", "status", "metadata"),
     "Check": ("compare", "doctor", "plugins"),
+    "Configure": ("config", "config show", "config check", "config init"),
     "Extend": ("plugins new",),
 }
 _SHELL_COMPLETION = ("install_completion", "show_completion")
 _VARIABLES = {
+    "MLSERVE_OUTPUT": "Stands for `--output` of every command that has it.",
+    "MLSERVE_COMMAND_OPTION": "Stands for that option of that command: `MLSERVE_UP_MAX_QUEUE`. "
+    "`mlserve config show --all` lists what can be set.",
+    VARIABLE: "The configuration file, as `--config`.",
     TOKEN_VARIABLE: "The server's token itself, for a client; `MLSERVE_TOKEN_FILE` goes first.",
     "MLSERVE_HOME": "One folder for everything that mlserve writes, in place of the user's cache, "
     "data and state folders.",
@@ -49,7 +56,7 @@ _VARIABLES = {
     "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY": "Proxies for a client, in capitals or small "
     "letters.",
 }
-"""The environment variables that are not the variable of an option."""
+"""The environment variables that are not the variable of one option."""
 
 DETAILS = {
     "max_queue": "With 0, a request that cannot start at once is refused.",
@@ -136,9 +143,10 @@ def _commands() -> Iterator[str]:
     if sorted(listed) != sorted(commands):
         raise ValueError(f"_COMMAND_GROUPS lacks a command, or has one too many: {listed}")
     yield _wrapped(
-        "Every command has `--help`. Data goes to standard output, everything else to standard "
-        "error. With `--output json` the data is JSON, and so is an error, also that of a wrong "
-        "option."
+        "Every command has `--help`, and `--config FILE` for its defaults "
+        "([configuration.md](../configuration.md)). Data goes to standard output, everything else "
+        "to standard error. With `--output json` the data is JSON, and so is an error, also that "
+        "of a wrong option."
     )
     yield _table(
         ("", "command", "what it does"),
@@ -177,7 +185,7 @@ def _all(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def _command(name: str, command: Any) -> Iterator[str]:
     settings = {setting.name for setting in described(ServerSettings)} if name == "up" else set()
     arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option"]
+    options = [p for p in command.params if p.param_type_name == "option" and p.name != "config"]
     yield f"## mlserve {name}"
     about, _, examples = inspect.cleandoc(command.help).partition("For example:")
     yield from map(_wrapped, about.strip().split("\n\n"))
@@ -257,10 +265,10 @@ def _plain(value: Any) -> str:
 
 def _variables(group: Any) -> Iterator[tuple[str, str]]:
     named: dict[str, list[str]] = {}
-    for name, command in _all(group):
-        for param in command.params:
-            if param.envvar:
-                named.setdefault(param.envvar, [param.opts[0]]).append(f"`{name}`")
+    for setting in all_settings(group):
+        for table, variable in zip(setting.tables, setting.variables, strict=True):
+            if table != setting.command and variable != "MLSERVE_OUTPUT":
+                named.setdefault(variable, [setting.option.opts[0]]).append(f"`{setting.command}`")
     for variable, (option, *commands) in named.items():
         yield variable, f"Stands for `{option}` of {', '.join(commands)}."
     yield from _VARIABLES.items()

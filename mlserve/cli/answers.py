@@ -54,6 +54,7 @@ class PredictOptions:
     output_file: Path | None = None
     resume: bool = False
     top_k: int | None = None
+    expect: str | None = None
 
     @property
     def format(self) -> PredictFormat:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from mlserve.cli.defaults import all_settings, document_of
 from mlserve.cli.output import OutputFormat, OutputOption, json_text, note, print_json, say
 from mlserve.cli.usage import Command, CommandGroup
+from mlserve.config.locate import NAME
 from mlserve.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 config = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    help="Show and check the configuration: the file mlserve.toml and MLSERVE_... variables.",
+    help="Show and check the configuration: the file mlserve.toml and MLSERVE_... variables."
+    "\n\nFor example:\n\nmlserve config show",
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SetValue:
+class SetValue(NamedTuple):
     """A value, where it comes from, and the commands that take it.
 
     `key` is dotted, as in the file: `client.timeout`. `source` is `default`, `environment` or
@@ -80,8 +80,15 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
     """Check the whole configuration file: every key, its servers, and the files that they name.
 
     Exit codes: 0 it is right, 2 it is not: the error names line and column.
+
+    For example:
+
+    mlserve config check
+
+    mlserve config check --config deploy/mlserve.toml
     """
     from mlserve.config.servers import servers_of
+    from mlserve.config.table import SERVERS, Table
     from mlserve.credentials import check_files
 
     document = document_of(ctx)
@@ -90,9 +97,12 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
             "there is no configuration file to check",
             hint="name one: mlserve config check --config FILE",
         )
-    found = servers_of(document)
+    found, root = servers_of(document), Table(document, (), document.table)
     for server in found.servers:
-        check_files(server.settings)
+        try:
+            check_files(server.settings)
+        except UsageError as error:
+            raise root.table(SERVERS).table(server.name).located(error) from error
     _values(ctx, document, every=False)
     if output is OutputFormat.JSON:
         print_json({"file": document.shown, "servers": _models_by_server(found)})
@@ -100,6 +110,59 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
     say(f"{document.shown} is right")
     for name, models in _models_by_server(found).items():
         note(f"{name}: {', '.join(models)}")
+
+
+_STARTER = """\
+# What mlserve takes instead of flags. `mlserve config show --all` lists every key.
+# Paths start at this folder. Flags and MLSERVE_... variables go before this file.
+
+# store = "models"
+
+# For predict, metadata and status:
+# [client]
+# endpoint = "localhost:8500"
+# timeout = 5.0
+
+# For one command:
+# [up]
+# max_queue = 64
+
+# A server of several models, for `mlserve up line`:
+# [servers.line]
+# rest_port = 8501
+
+# [servers.line.models.defects]
+# backend = "onnxruntime"
+# threads = 2
+"""
+
+
+@config.command(cls=Command)
+def init(output: OutputOption = OutputFormat.TEXT) -> None:
+    """Write a commented mlserve.toml in this folder, to begin with. One that is there stays.
+
+    For example:
+
+    mlserve config init
+    """
+    path = Path(NAME)
+    try:
+        with path.open("x") as file:
+            file.write(_STARTER)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{path} is there already", hint="see what it sets: mlserve config show"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="change to a folder that this user may write",
+        ) from error
+    if output is OutputFormat.JSON:
+        print_json({"file": str(path.absolute())})
+        return
+    say(str(path))
+    note("next: take the # off the lines that you want, then mlserve config check")
 
 
 def _models_by_server(found: Config) -> dict[str, list[str]]:
@@ -123,7 +186,7 @@ def _values(ctx: Any, document: Document | None, *, every: bool) -> list[SetValu
             continue
         old = found.get((new.key, new.place))
         commands = (*old.commands, *new.commands) if old else new.commands
-        found[new.key, new.place] = replace(new, commands=commands)
+        found[new.key, new.place] = new._replace(commands=commands)
     return list(found.values())
 
 

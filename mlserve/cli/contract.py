@@ -7,6 +7,7 @@ from typing import Any
 
 from mlserve.artifact import Manifest
 from mlserve.pipeline import Exif, ImagePipeline
+from mlserve.preprocessing import VERSION_1, Channels, Preprocessing, ResizeMode
 from mlserve.sources import Facts, How, facts_from_json
 
 _LISTED = 8
@@ -58,17 +59,61 @@ def _warnings(facts: Facts) -> Iterator[str]:
 
 def _lines(pipeline: ImagePipeline, facts: Facts) -> Iterator[str]:
     low, high = pipeline.offset, 255 * pipeline.scale + pipeline.offset
-    yield f"input    JPEG or PNG -> {pipeline.width}x{pipeline.height} RGB{_how(facts, 'size')}"
+    colours = _COLOURS[pipeline.preprocessing.channels]
+    yield (
+        f"input    JPEG or PNG -> {pipeline.width}x{pipeline.height} {colours}{_how(facts, 'size')}"
+    )
     if pipeline.exif is Exif.APPLY:
         yield "exif     images are turned upright by their EXIF orientation"
     if "layout" in facts:
         yield f"layout   {_how(facts, 'layout', '')}"
+    if pipeline.preprocessing != VERSION_1 or "resize" in facts:
+        yield from _resize_lines(pipeline, facts)
     yield f"scale    pixels 0 and 255 become {low:.4g} and {high:.4g}{_how(facts, 'scale')}"
+    yield from _normalization_lines(pipeline.preprocessing, facts)
     yield (
         f"output   {pipeline.scored_classes} classes, {_ACTIVATIONS[pipeline.activation.value]}"
         f"{_how(facts, 'activation')}"
     )
     yield from _warnings(facts)
+
+
+_COLOURS = {Channels.RGB: "RGB", Channels.BGR: "BGR", Channels.GREY: "grey"}
+
+
+def _resize_lines(pipeline: ImagePipeline, facts: Facts) -> Iterator[str]:
+    steps = pipeline.preprocessing
+    yield f"channels {_COLOURS[steps.channels]}{_how(facts, 'channels')}"
+    yield f"resize   {_resized_to(pipeline)}{_how(facts, 'resize')}"
+    if steps.resize.size or steps.resize.mode is ResizeMode.SHORTEST_EDGE:
+        yield f"crop     the centre, {pipeline.width}x{pipeline.height}{_how(facts, 'crop')}"
+    yield f"filter   {steps.resize.interpolation}{_how(facts, 'interpolation')}"
+    antialias = "with antialiasing" if steps.resize.antialias else "no antialiasing"
+    yield f"         {antialias}{_how(facts, 'antialias')}"
+
+
+def _resized_to(pipeline: ImagePipeline) -> str:
+    resize = pipeline.preprocessing.resize
+    height, width = resize.size or pipeline.size
+    match resize.mode:
+        case ResizeMode.SHORTEST_EDGE:
+            return f"the shorter side to {height}"
+        case ResizeMode.LETTERBOX:
+            fill = ",".join(map(str, pipeline.preprocessing.padding))
+            return f"to fit into {width}x{height}, the rest filled with {fill}"
+        case ResizeMode.DIRECT:
+            return f"to {width}x{height}"
+
+
+def _normalization_lines(steps: Preprocessing, facts: Facts) -> Iterator[str]:
+    for name, numbers, what in (
+        ("mean", steps.mean, "is subtracted"),
+        ("std", steps.std, "is divided by"),
+    ):
+        if numbers:
+            shown = numbers if len(set(numbers)) > 1 else numbers[:1]
+            listed = ", ".join(f"{number:.4g}" for number in shown)
+            yield f"{name:<8} {listed} {what}{_how(facts, name)}"
 
 
 def _how(facts: Facts, name: str, before: str = "; ") -> str:

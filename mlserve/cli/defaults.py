@@ -13,9 +13,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from typer.core import TyperOption
@@ -23,6 +23,7 @@ from typer.core import TyperOption
 from mlserve.cli.server_choice import ServerChoice
 from mlserve.config.locate import NO_FILE, VARIABLE, candidates
 from mlserve.errors import UsageError
+from mlserve.options import flag_of
 
 if TYPE_CHECKING:  # a command that has no file loads none of this
     from mlserve.config.document import Document
@@ -33,7 +34,7 @@ CLIENT = "client"
 _TOP = ""
 """The top of the file, outside of every table."""
 _ONE_CALL: Mapping[str, frozenset[str]] = {
-    "predict": frozenset({"input", "json", "format", "output_file", "resume"}),
+    "predict": frozenset({"input", "json", "format", "expect", "output_file", "resume"}),
     "metadata": frozenset(),
     "status": frozenset(),
     "export": frozenset({"version"}),
@@ -59,8 +60,8 @@ _IS_PATH = re.compile(r"\b(FILE|DIR)\b")
 _FLAG = re.compile(r"--[a-z]+(?:-[a-z]+)*")
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+# Every command loads this module: a NamedTuple is made in a tenth of a dataclass's time.
+class Given(NamedTuple):
     """A value that the environment or the file gives to an option, and where it stands.
 
     That is a `variable`, or else the file. `way` is where it stands there, or would.
@@ -82,8 +83,7 @@ class Given:
         return document.place(self.way, of_value=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """An option of a command that the environment and the file can set.
 
     It may stand in each of `tables`, empty for the top of the file: the first that has it counts.
@@ -93,6 +93,11 @@ class Setting:
     option: Any
     key: str
     tables: tuple[str, ...]
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Return the variables that set it, in the order of the tables."""
+        return tuple(_variable(table, self.key) for table in self.tables)
 
     @property
     def own_key(self) -> str:
@@ -105,8 +110,7 @@ class Setting:
 
         A variable that is empty counts as absent. Raises UsageError for a wrong type in the file.
         """
-        for name in self.tables:
-            variable = _variable(name, self.key)
+        for name, variable in zip(self.tables, self.variables, strict=True):
             if text := os.environ.get(variable):
                 value = self.option.type.split_envvar_value(text) if self.option.multiple else text
                 return Given(value, self._way(name), variable)
@@ -297,7 +301,7 @@ def naming_origin(ctx: Any) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        named = _FLAG.findall(error.message)
+        named = {*_FLAG.findall(error.message), flag_of(error.message.partition(" ")[0])}
         for option in ctx.command.params:
             given = _given(ctx, option.name) if option.opts[0] in named else None
             if given is not None:

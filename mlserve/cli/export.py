@@ -14,6 +14,21 @@ import typer
 from mlserve.cli import completion
 from mlserve.cli.arguments import StoreOption, names_in
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
+from mlserve.cli.pixel_arguments import (
+    AntialiasOption,
+    ChannelsOption,
+    CropOption,
+    FillOption,
+    InterpolationOption,
+    MeanOption,
+    ResizeOption,
+    StdOption,
+    parse_fill,
+    parse_mean,
+    parse_resize,
+    parse_std,
+    require_fraction,
+)
 from mlserve.errors import UsageError
 from mlserve.pipeline import DEFAULT_TOP_K, Exif
 from mlserve.settings import DEFAULT_BACKEND
@@ -101,6 +116,14 @@ def export(
             "the model; required if the model does not tell.",
         ),
     ] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    resize: ResizeOption = None,
+    crop: CropOption = None,
+    interpolation: InterpolationOption = None,
+    antialias: AntialiasOption = None,
+    channels: ChannelsOption = None,
+    fill: FillOption = None,
     layout: Annotated[
         LayoutChoice | None,
         typer.Option(
@@ -206,10 +229,26 @@ def export(
     mlserve export --model defects --weights defects.keras --labels labels.txt --scale -1..1
 
     mlserve export --model houses --weights houses.keras
+
+    mlserve export --model birds --weights birds.onnx --labels birds.txt --crop 0.875 --antialias
+    --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
     from mlserve import export as exporting
+    from mlserve.pixel_options import PixelOptions
     from mlserve.sources import ModelRequest
 
+    mode, size = (None, None) if resize is None else parse_resize(resize)
+    pixels = PixelOptions(
+        channels=channels,
+        mode=mode,
+        size=size,
+        crop=None if crop is None else require_fraction(crop),
+        interpolation=interpolation,
+        antialias=antialias,
+        fill=() if fill is None else parse_fill(fill),
+        mean=() if mean is None else parse_mean(mean),
+        std=() if std is None else parse_std(std),
+    )
     request = ModelRequest(
         model=model,
         weights=weights,
@@ -228,6 +267,7 @@ def export(
         allow_pickle=allow_pickle,
         trusted_types=tuple(filter(None, names_in(trusted_types) or ())),
         allow_version_mismatch=allow_version_mismatch,
+        pixels=pixels,
     )
     with _progress() as progress:
         artifact = exporting.export(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -26,12 +26,14 @@ _FORMATS = (PredictFormat.TEXT, PredictFormat.JSON, PredictFormat.JSONL)
 class Images:
     """Images to ask about; `stdin` is what `-` stands for, if its beginning has been read.
 
-    Raises UsageError for options that do not go with images.
+    `expected` are their labels, by name, where the user knows them. Raises UsageError for options
+    that do not go with images.
     """
 
     inputs: Inputs
     options: PredictOptions
     stdin: Stdin | None = None
+    expected: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         hint = (
@@ -48,11 +50,16 @@ class Images:
     def ask(self, client: Client, deadline: Deadline, *, is_random: bool) -> int:
         """Ask about each, print the answers, and return the exit code of the first error."""
         top_k = self.options.top_k
-        show = printer(
+        show: Printer = printer(
             self.options.format,
             is_batch=self.inputs.is_batch,
             has_scores=top_k is not None,
         )
+        if self.expected is not None:
+            from mlserve.cli.expect import accuracy_printer  # few questions are about known labels
+
+            first = self.inputs.names[0]
+            show = accuracy_printer(client, self.expected, first, deadline, self.options.format)
         predictor = Predictor(
             client,
             show,
@@ -217,18 +224,14 @@ class LinesPrinter(_Immediate):
             say(f"{file}\t{_score_line(row)}")
 
     def error(self, name: str, error: MlserveError) -> None:
-        # Only at its start: a file may be called `image`, which occurs in other messages.
-        is_named = error.message.startswith(f"{name} cannot be read")
-        note(f"error: {error.message}" if is_named else f"error: {readable(name)}: {error.message}")
-        if error.hint:
-            note(f"hint: {error.hint}")
+        tell_error(name, error)
 
 
 class ObjectPrinter(_OneImage):
     """Prints one indented object."""
 
     def prediction(self, name: str, answer: Prediction) -> None:
-        print_json(_row(name, answer))
+        print_json(prediction_row(name, answer))
 
 
 class BatchPrinter:
@@ -238,10 +241,10 @@ class BatchPrinter:
         self._rows: list[dict[str, Any]] = []
 
     def prediction(self, name: str, answer: Prediction) -> None:
-        self._rows.append(_row(name, answer))
+        self._rows.append(prediction_row(name, answer))
 
     def error(self, name: str, error: MlserveError) -> None:
-        self._rows.append(_error_row(name, error))
+        self._rows.append(error_row(name, error))
 
     def finish(self) -> None:
         print_json({"predictions": self._rows})
@@ -251,17 +254,26 @@ class JsonlPrinter(_Immediate):
     """Prints one object a line, immediately; a failed image's row has `error`."""
 
     def prediction(self, name: str, answer: Prediction) -> None:
-        print_json(_row(name, answer), indent=None)
+        print_json(prediction_row(name, answer), indent=None)
 
     def error(self, name: str, error: MlserveError) -> None:
-        print_json(_error_row(name, error), indent=None)
+        print_json(error_row(name, error), indent=None)
 
 
-def _row(name: str, answer: Prediction) -> dict[str, Any]:
+def tell_error(name: str, error: MlserveError) -> None:
+    """Print the error of one of several images on stderr."""
+    # Only at its start: a file may be called `image`, which occurs in other messages.
+    is_named = error.message.startswith(f"{name} cannot be read")
+    note(f"error: {error.message}" if is_named else f"error: {readable(name)}: {error.message}")
+    if error.hint:
+        note(f"hint: {error.hint}")
+
+
+def prediction_row(name: str, answer: Prediction) -> dict[str, Any]:
     return {"file": as_utf8(name), **answer.to_json()}
 
 
-def _error_row(name: str, error: MlserveError) -> dict[str, Any]:
+def error_row(name: str, error: MlserveError) -> dict[str, Any]:
     return {"file": as_utf8(name), "error": error.to_json()}
 
 

@@ -94,20 +94,22 @@ def print_table(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
     below: Sequence[Sequence[str]] | None = None,
+    *,
+    is_header_text: bool = False,
 ) -> None:
     """Print rows under an upper-case header, in columns as wide as their widest cell.
 
-    `below` are the lines under each row. Text wider than the terminal (80 columns if there is none)
-    is wrapped: the last column in place, or below its row if it has no room. Nothing is cut, so a
-    long name can still make a line longer.
+    With `is_header_text`, the header is printed as it is. `below` are the lines under each row.
+    Text wider than the terminal (80 columns if there is none) is wrapped: the last column in place,
+    or below its row if it has no room. Nothing is cut, so a long name can still make a line longer.
     """
     lines = [
-        [name.upper() for name in header],
+        [escaped(name, _KEPT) if is_header_text else name.upper() for name in header],
         *[[escaped(cell, _KEPT) for cell in row] for row in rows],
     ]
     under: list[list[str]] = [[], *[list(texts) for texts in below or [()] * len(rows)]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    room = _columns() - sum(width + len(_GAP) for width in widths[:-1])
+    room = terminal_columns() - sum(width + len(_GAP) for width in widths[:-1])
     if room < min(widths[-1], _NARROWEST):
         for line, texts in zip(lines, under, strict=True):
             texts.insert(0, line.pop())
@@ -133,7 +135,7 @@ class _Whole(str):
 
 def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
     """Print text wrapped to the terminal; `first` (default: `indent`) begins its first line."""
-    width = max(_columns() - len(indent), _NARROWEST)
+    width = max(terminal_columns() - len(indent), _NARROWEST)
     begin = indent if first is None else first
     if isinstance(text, _Whole):
         say(f"{begin}{text}")
@@ -143,7 +145,8 @@ def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
         begin = indent
 
 
-def _columns() -> int:
+def terminal_columns() -> int:
+    """Return the width of the terminal; 80 if there is none."""
     return shutil.get_terminal_size((80, 24)).columns
 
 

@@ -90,6 +90,16 @@ def predict(
             help="What standard input (-) holds. Default: what its beginning looks like.",
         ),
     ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|folders",
+            help="The labels that the images should get: a CSV file of file names and labels, or "
+            "`folders`, where the name of each image's folder is its label. Prints the accuracy "
+            "and which labels were confused, in place of the answers.",
+            show_default=False,
+        ),
+    ] = None,
     signature: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The signature to ask. Default: serving_default."),
@@ -191,6 +201,8 @@ def predict(
 
     mlserve predict photos/ --top-k 3 --output jsonl
 
+    mlserve predict labelled/ --expect folders
+
     mlserve predict --input 'x=[[5.1, 3.5, 1.4, 0.2]]'
 
     mlserve predict --input text="good morning" --input photo=@horse.jpg
@@ -207,6 +219,7 @@ def predict(
         output_file=output_file,
         resume=resume,
         top_k=top_k,
+        expect=expect,
     )
     call = _call_of(files or [], inputs or [], json_file, format_, options, deadline)
     server = choice.find(deadline)
@@ -244,6 +257,11 @@ def _call_of(
         raise UsageError(
             f"--format {format_}: a table on standard input does not go with other files",
             hint="ask about it with a command of its own",
+        )
+    if options.expect is not None and STDIN in files:
+        raise UsageError(
+            "--expect does not go with standard input, which has no file name",
+            hint="give the image as a file",
         )
     if inputs:
         from mlserve.cli.tensors import request_of_inputs
@@ -285,10 +303,23 @@ def _call_on_files(
 ) -> PredictCall:
     tables = tables_among(files)
     if not tables:
-        return Images(gather(files, deadline), options)
+        return _call_on_images(files, options, deadline)
     from mlserve.cli.tables import call_on_tables
 
     return call_on_tables(tables, options, deadline)
+
+
+def _call_on_images(files: Sequence[str], options: PredictOptions, deadline: Deadline) -> Images:
+    found = gather(files, deadline)
+    if options.expect is None:
+        return Images(found, options)
+    from mlserve.cli.expect import expected_labels  # few questions are about known labels
+
+    expect = options.expect
+    expected = run_within(
+        deadline, f"reading {expect}", lambda: expected_labels(expect, files, found.names)
+    )
+    return Images(found, options, expected=expected)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Tables:
     options: PredictOptions
 
     def __post_init__(self) -> None:
-        self.options.refuse("top_k", "tables", "it goes with image files")
+        self.options.refuse("top_k expect", "tables", "it goes with image files")
 
     def ask(self, client: Client, deadline: Deadline, *, is_random: bool) -> int:
         """Ask about each row, write the answers, and return the exit code of the first error.

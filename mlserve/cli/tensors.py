@@ -42,7 +42,7 @@ class OneRequest:
 
     def __post_init__(self) -> None:
         self.options.refuse("batch parallel resume", _ONE_REQUEST, _ROWS_HINT)
-        self.options.refuse("top_k", _ONE_REQUEST, "it goes with image files")
+        self.options.refuse("top_k expect", _ONE_REQUEST, "it goes with image files")
 
     def ask(self, client: Client, deadline: Deadline, *, is_random: bool) -> int:
         """Ask, print the outputs, and return 0. Raises the errors of `mlserve.errors`."""

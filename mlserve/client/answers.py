@@ -29,7 +29,8 @@ class Prediction:
     (TensorFlow Serving, version 1), oip (Open Inference Protocol, version 2) or torchserve.
     `has_random_weights` is True if the server says that its answers are meaningless. `retries` are
     the failed attempts before this answer. `request_id` and `trace_id` are in the server's log.
-    `shortfall` says why there are fewer scores than requested, else None.
+    `shortfall` says why there are fewer scores than requested, else None. `has_all_classes`:
+    `scores` are known to be those of all classes.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Prediction:
     trace_id: str
     retries: tuple[Retry, ...] = ()
     shortfall: str | None = None
+    has_all_classes: bool = False
 
     def __repr__(self) -> str:
         score = f", score={self.scores[0].score:.4g}" if self.scores else ""
@@ -60,7 +62,7 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
-        del data["timings"]
+        del data["timings"], data["has_all_classes"]
         return data | {
             "attempts": self.attempts,
             "retries": [retry.to_json() for retry in self.retries],

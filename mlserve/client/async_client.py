@@ -118,6 +118,11 @@ class AsyncClient:
         return self._model
 
     @property
+    def retries(self) -> Retries:
+        """How calls are retried that name no policy of their own."""
+        return self._connection.retries
+
+    @property
     def api(self) -> Api | None:
         """The API spoken to the server; None until it is known."""
         return self._apis[0] if len(self._apis) == 1 else None
@@ -128,17 +133,19 @@ class AsyncClient:
         *,
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
         top_k: int | None = None,
+        retries: Retries | None = None,
     ) -> Prediction:
         """Return the label of an image, with the `top_k` best scores if the server offers scores.
 
         `top_k` can be as large as the number of classes. None takes the best five, or as many as
         the server offers. If an answer has fewer than requested, `shortfall` says why. `timeout` is
-        the total in seconds: reading the file, connecting, and the answer. Raises the errors of
+        the total in seconds: reading the file, connecting, and the answer. `retries` replaces the
+        client's own policy for this call. Raises the errors of
         `mlserve.errors`: DeadlineExceeded, Unavailable, Overloaded, InferenceFailed, or UsageError
         and its kinds for an invalid call.
         """
         check_top_k(top_k)
-        async with self._call(timeout, self._connection.retries) as state:
+        async with self._call(timeout, retries or self.retries) as state:
             state.enter("read", f"reading {name_of(image)}")
             request = ImageRequest(await read_image(image), top_k)
             answer = await self._ask(lambda session: session.predict(request, state), state)
@@ -151,6 +158,7 @@ class AsyncClient:
         signature: str | None = None,
         outputs: Sequence[str] | None = None,
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+        retries: Retries | None = None,
     ) -> Outputs:
         """Return the outputs of a signature of the model, for any inputs.
 
@@ -160,7 +168,8 @@ class AsyncClient:
         numbers only where it takes integers; an array is converted only if each value stays the
         same, but for float64 to float32. `signature` None is `serving_default`, or the only one.
         `outputs` names those that are wanted; None is all of them. `timeout` is the total in
-        seconds. Raises InvalidInput for inputs that do not fit, and as `predict` does.
+        seconds; for `retries` see `predict`. Raises InvalidInput for inputs that do not fit, and as
+        `predict` does.
         """
         from mlserve.client.inference import inference_over  # predict needs none of it
         from mlserve.client.question import Question
@@ -169,7 +178,7 @@ class AsyncClient:
             return self._inferences.setdefault(session, inference_over(session))
 
         question = Question(inputs, signature, outputs)
-        async with self._call(timeout, self._connection.retries) as state:
+        async with self._call(timeout, retries or self.retries) as state:
             answer = await self._ask(lambda session: over(session).ask(question, state), state)
             return self._outputs(answer, state)
 
@@ -187,12 +196,15 @@ class AsyncClient:
         run at once; None takes a quarter of what fits into the server's queue, and four for a
         server that does not tell. Images are taken as there is room. A `timeout` in seconds is that
         of each call, from when it begins; a Deadline is that of all. Leaving the loop ends what
-        runs once the iterator is closed: `async with contextlib.aclosing(...)`.
+        runs once the iterator is closed: `async with contextlib.aclosing(...)`. An overloaded
+        server is asked again until the deadline: many calls slow down to what it takes.
         """
         check_top_k(top_k)
 
         def ask(image: Image) -> Coroutine[Any, Any, Prediction]:
-            return self.predict(image, timeout=timeout, top_k=top_k)
+            return self.predict(
+                image, timeout=timeout, top_k=top_k, retries=self.retries.for_many()
+            )
 
         return self._many("predict_many", images, ask, parallel, timeout)
 
@@ -211,7 +223,13 @@ class AsyncClient:
         """
 
         def ask(inputs: Mapping[str, Any]) -> Coroutine[Any, Any, Outputs]:
-            return self.infer(inputs, signature=signature, outputs=outputs, timeout=timeout)
+            return self.infer(
+                inputs,
+                signature=signature,
+                outputs=outputs,
+                timeout=timeout,
+                retries=self.retries.for_many(),
+            )
 
         return self._many("infer_many", items, ask, parallel, timeout)
 
@@ -346,6 +364,7 @@ class AsyncClient:
             label=label,
             scores=scores,
             shortfall=shortfall(answer, request.top_k),
+            has_all_classes=answer.has_all_classes,
             **self._about(answer, state),
         )
 

@@ -14,6 +14,7 @@ from mlserve.client.async_client import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT  # no
 from mlserve.client.async_client import AsyncClient, as_deadline, check_top_k
 from mlserve.client.call import Image
 from mlserve.client.endpoint import Api, ConnectionOptions, Endpoint, ProtocolName, shows_options
+from mlserve.client.retries import Retries
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError
 
@@ -74,18 +75,30 @@ class Client:
         """The API spoken to the server; None until it is known."""
         return self._client.api
 
+    @property
+    def retries(self) -> Retries:
+        """How calls are retried that name no policy of their own."""
+        return self._client.retries
+
     def predict(
-        self, image: Image, *, timeout: float | Deadline = DEFAULT_TIMEOUT, top_k: int | None = None
+        self,
+        image: Image,
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,
+        top_k: int | None = None,
+        retries: Retries | None = None,
     ) -> Prediction:
         """Return the label of an image, with the `top_k` best scores if the server offers scores.
 
         `image` is a path, the bytes of a JPEG or PNG file, or an open binary file. `timeout` is the
         total in seconds: reading the file, connecting, and the answer. `top_k` None takes the best
         five, or as many as the server offers; `shortfall` says why there are fewer than requested.
-        Raises the errors listed in the class's documentation.
+        `retries` replaces the client's own policy for this call. Raises the errors listed in the
+        class's documentation.
         """
         deadline = as_deadline(timeout)
-        return self._run(deadline, self._client.predict(image, timeout=deadline, top_k=top_k))
+        work = self._client.predict(image, timeout=deadline, top_k=top_k, retries=retries)
+        return self._run(deadline, work)
 
     def infer(
         self,
@@ -94,6 +107,7 @@ class Client:
         signature: str | None = None,
         outputs: Sequence[str] | None = None,
         timeout: float | Deadline = DEFAULT_TIMEOUT,
+        retries: Retries | None = None,
     ) -> Outputs:
         """Return the outputs of a signature of the model, for any inputs.
 
@@ -103,11 +117,13 @@ class Client:
         numbers only where it takes integers; an array is converted only if each value stays the
         same, but for float64 to float32. `signature` None is `serving_default`, or the only one.
         `outputs` names those that are wanted; None is all of them. `timeout` is the total in
-        seconds. Raises InvalidInput for inputs that do not fit, and the errors listed in the
-        class's documentation.
+        seconds; for `retries` see `predict`. Raises InvalidInput for inputs that do not fit, and
+        the errors listed in the class's documentation.
         """
         deadline = as_deadline(timeout)
-        work = self._client.infer(inputs, signature=signature, outputs=outputs, timeout=deadline)
+        work = self._client.infer(
+            inputs, signature=signature, outputs=outputs, timeout=deadline, retries=retries
+        )
         return self._run(deadline, work)
 
     def predict_many(
@@ -127,12 +143,14 @@ class Client:
         run at once; None takes a quarter of what fits into the server's queue, and four for a
         server that does not tell. Images are taken as there is room for them; with `parallel` 1,
         each after the outcome of the one before. A `timeout` in seconds is that of each call, from
-        when it begins; a Deadline is that of all. Closing the iterator cancels what runs.
+        when it begins; a Deadline is that of all. An overloaded server is asked again until the
+        deadline: many calls slow down to what it takes. Closing the iterator cancels what runs.
         """
         check_top_k(top_k)
 
         def ask(image: Image, deadline: Deadline) -> Coroutine[Any, Any, Prediction]:
-            return self._client.predict(image, timeout=deadline, top_k=top_k)
+            retries = self.retries.for_many()
+            return self._client.predict(image, timeout=deadline, top_k=top_k, retries=retries)
 
         return self._many("predict_many", images, ask, parallel, timeout)
 
@@ -152,7 +170,11 @@ class Client:
 
         def ask(inputs: Mapping[str, Any], deadline: Deadline) -> Coroutine[Any, Any, Outputs]:
             return self._client.infer(
-                inputs, signature=signature, outputs=outputs, timeout=deadline
+                inputs,
+                signature=signature,
+                outputs=outputs,
+                timeout=deadline,
+                retries=self.retries.for_many(),
             )
 
         return self._many("infer_many", items, ask, parallel, timeout)

@@ -6,13 +6,13 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlserve.client.answers import Retry, Timings
 from mlserve.client.call import CallIds
 from mlserve.deadline import Deadline, is_number
-from mlserve.errors import Transient, UsageError
+from mlserve.errors import Overloaded, Transient, UsageError
 
 if TYPE_CHECKING:
     from random import Random
@@ -27,14 +27,16 @@ class Retries:
     """How a call that met a `Transient` error is retried, always within its one deadline.
 
     The n-th wait is a random part of `min(cap, base * 2**n)` seconds, added to the wait that the
-    server asked for, if it did. `max_attempts` 1 never retries. `random` is the source of
-    randomness, for tests that need the same waits each time. Raises UsageError if no attempt is
-    allowed, or if `base` or `cap` is not a valid number of seconds.
+    server asked for, if it did. `max_attempts` 1 never retries. With `outlast_overload`, an
+    overloaded server is asked again until the deadline, however many attempts that takes. `random`
+    is the source of randomness, for tests that need the same waits each time. Raises UsageError if
+    no attempt is allowed, or if `base` or `cap` is not a valid number of seconds.
     """
 
     max_attempts: int = 5
     base: float = 0.05
     cap: float = 1.0
+    outlast_overload: bool = False
     random: Random | None = None
 
     def __post_init__(self) -> None:
@@ -53,10 +55,18 @@ class Retries:
 
     def pause(self, failed: int, error: Transient) -> float:
         """Return the seconds to wait after the `failed`-th failure; infinity: do not retry."""
-        if failed >= self.max_attempts:
+        is_patient = self.outlast_overload and isinstance(error, Overloaded)
+        if failed >= self.max_attempts and not is_patient:
             return float("inf")
         longest = min(self.cap, self.base * 2.0 ** min(failed - 1, _MOST_DOUBLINGS))
         return (error.retry_after or 0.0) + self._chance().uniform(0, longest)
+
+    def for_many(self) -> Retries:
+        """Return the policy for one of many calls, which may fill the server's queue themselves.
+
+        They slow down to what the server takes. A policy that never retries stays as it is.
+        """
+        return self if self.max_attempts == 1 else replace(self, outlast_overload=True)
 
     def _chance(self) -> Random:
         if self.random is not None:

@@ -33,7 +33,7 @@ def candidates(given: str | None) -> list[Path]:
     """
     if given == NO_FILE:
         return []
-    if given is not None:
+    if given:
         return [Path(given).expanduser()]
     try:
         start = Path.cwd()

@@ -73,8 +73,7 @@ class Table:
         try:
             return kind(**{**inherited, **given})
         except UsageError as error:  # one that several options together make wrong
-            named = [name for name in _FLAG.findall(error.message) if _key(name) in self.values]
-            raise self.reworded(error, _key(named[0]) if named else None) from error
+            raise self.located(error) from error
 
     def read(self, item: Description) -> Any:
         """Return the value of that option. Raises UsageError with its place."""
@@ -105,6 +104,11 @@ class Table:
     def path(self, text: str) -> Path:
         """Return the path that a value names; a relative one starts at the file's folder."""
         return self.document.folder / Path(text).expanduser()
+
+    def located(self, error: UsageError) -> UsageError:
+        """Return an error about flags as one about the first of their keys in this table."""
+        named = [name for name in _FLAG.findall(error.message) if _key(name) in self.values]
+        return self.reworded(error, _key(named[0]) if named else None)
 
     def reworded(self, error: UsageError, key: str | None) -> UsageError:
         """Return an error about flags as one about keys of this table."""

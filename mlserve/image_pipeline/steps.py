@@ -1,16 +1,11 @@
-"""The steps of the image pipeline in Python, around any model: file bytes in, scores out.
-
-Only the four neighbours of each output pixel are read from the image, which stays uint8: the work
-depends on the size of the result, not of the photo.
-"""
+"""The steps of the image pipeline in Python, around any model: file bytes in, scores out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,63 +13,11 @@ from mlserve.deadline import Deadline
 from mlserve.image_pipeline.codec import Refused
 from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.image_pipeline.jpeg import JpegDecoder, accurate
-from mlserve.images import INFINITE, NAN, RGB, problem_error, score_problem_text, scores_failed
+from mlserve.image_pipeline.prepare import prepare
+from mlserve.images import INFINITE, NAN, problem_error, score_problem_text, scores_failed
 from mlserve.pipeline import Activation, ImagePipeline
 
 Array = np.ndarray[Any, Any]
-
-
-class Axis(NamedTuple):
-    """For each output position: its two neighbours, and the weight of the second."""
-
-    low: Array
-    high: Array
-    fraction: Array
-
-
-def resized(image: Array, height: int, width: int) -> Array:
-    """Resize uint8[any height, any width, 3] to float32[height, width, 3] in 0..255."""
-    rows, columns = axis(image.shape[0], height), _columns(image.shape[1], width)
-    top = _between(image, rows.low, columns)
-    bottom = _between(image, rows.high, columns)
-    bottom -= top
-    bottom *= rows.fraction[:, np.newaxis]
-    bottom += top
-    return bottom.reshape(height, width, RGB)
-
-
-def _between(image: Array, rows: Array, columns: Axis) -> Array:
-    """Return float32[rows, 3 * columns]: those rows of the image, resized in width."""
-    flat = image.reshape(-1)
-    starts = (rows * (image.shape[1] * RGB))[:, np.newaxis]
-    left = flat.take(starts + columns.low).astype(np.float32)
-    right = flat.take(starts + columns.high).astype(np.float32)
-    right -= left
-    right *= columns.fraction
-    right += left
-    result: Array = right
-    return result
-
-
-@lru_cache(maxsize=256)
-def axis(length: int, wanted: int) -> Axis:
-    """Return how an axis of that length is resized."""
-    # The order of operations and the single precision match TensorFlow's.
-    scale = np.float32(length) / np.float32(wanted)
-    half = np.float32(0.5)
-    position = (np.arange(wanted, dtype=np.float32) + half) * scale - half
-    below = np.floor(position)
-    low = np.maximum(below.astype(np.int64), 0)
-    high = np.minimum(np.ceil(position).astype(np.int64), length - 1)
-    return Axis(low, high, position - below)
-
-
-@lru_cache(maxsize=256)
-def _columns(length: int, wanted: int) -> Axis:
-    """Return `axis` for each of the three colours of each column, which are interleaved."""
-    of_pixels = axis(length, wanted)
-    low, high = ((side[:, np.newaxis] * RGB + np.arange(RGB)).reshape(-1) for side in of_pixels[:2])
-    return Axis(low, high, np.repeat(of_pixels.fraction, RGB))
 
 
 def activated(outputs: Array, activation: Activation) -> Array:
@@ -121,7 +64,7 @@ def _sigmoid(values: Array) -> Array:
 
 
 class Forward(Protocol):
-    """A model as a function of pixels, float32[N, height, width, 3], already scaled."""
+    """A model as a function of its input, float32[N, height, width, depth]."""
 
     def __call__(self, pixels: Array, deadline: Deadline | None = None) -> Array:
         """Return the model's outputs, float32[N, units]; N is at least 1.
@@ -130,7 +73,7 @@ class Forward(Protocol):
         """
 
     def warm_up(self, black: Array) -> None:
-        """Run once on float32[1, height, width, 3], on every instance of the model."""
+        """Run once on float32[1, height, width, depth], on every instance of the model."""
 
     def close(self) -> None:
         """Free the memory."""
@@ -138,7 +81,7 @@ class Forward(Protocol):
 
 @runtime_checkable
 class ResizingForward(Forward, Protocol):
-    """A model that resizes images itself, on its device, bit for bit as `resized`."""
+    """A model that resizes images itself, on its device: version 1 of the pipeline, bit for bit."""
 
     decoder: JpegDecoder
     """Decodes the JPEGs that it is given; it may also leave that to `of_prepared`."""
@@ -177,6 +120,11 @@ class ImageSteps:
         if decoding.threads > 1:
             self._threads = ThreadPoolExecutor(decoding.threads, thread_name_prefix="decode")
 
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """The shape of the model's input for one image."""
+        return (*self.pipeline.size, self.pipeline.preprocessing.depth)
+
     def decoded(self, image: bytes) -> Array:
         """Return uint8[height, width, 3] in its own size; upright where EXIF is applied.
 
@@ -188,7 +136,7 @@ class ImageSteps:
             raise problem_error(0, 1, refused.text) from refused
 
     def resized(self, image: bytes) -> Array:
-        """Return float32[height, width, 3]: the model's input. Raises InvalidInput."""
+        """Return float32[height, width, depth]: the model's input. Raises InvalidInput."""
         pixels: Array = self.pixels([image], None)[0]
         return pixels
 
@@ -198,17 +146,15 @@ class ImageSteps:
         return scores
 
     def pixels(self, images: Sequence[bytes], deadline: Deadline | None) -> Array:
-        """Return the model's input, float32[N, height, width, 3]; a repeated image is decoded once.
+        """Return the model's input, float32[N, height, width, depth].
 
-        Raises InvalidInput naming the first bad image, and DeadlineExceeded.
+        A repeated image is decoded once. Raises InvalidInput naming the first bad image, and
+        DeadlineExceeded.
         """
-        pipeline = self.pipeline
-        pixels = np.empty((len(images), pipeline.height, pipeline.width, 3), np.float32)
+        pixels = np.empty((len(images), *self._shape), np.float32)
 
         def fill(index: int, decoded: Array) -> None:
-            values = resized(decoded, pipeline.height, pipeline.width)
-            values *= np.float32(pipeline.scale)
-            np.add(values, np.float32(pipeline.offset), out=pixels[index])
+            prepare(decoded, self.pipeline, deadline, pixels[index])
 
         self._decode(images, deadline, self._decoder, fill)
         for index in range(1, len(images)):
@@ -262,10 +208,9 @@ class ImageSteps:
             if deadline is not None:
                 deadline.require("decoding the images")
             try:
-                decoded = self._decoded(images[index], deadline, decoder)
+                use(index, self._decoded(images[index], deadline, decoder))
             except Refused as refused:
                 raise problem_error(index, len(images), refused.text) from refused
-            use(index, decoded)
 
         at_once = map if self._threads is None or len(new) == 1 else self._threads.map
         for _ in at_once(decode, new):
@@ -283,5 +228,4 @@ class ImageSteps:
 
     def warm_up(self) -> None:
         """Run the model once, on black. Raises what `Runner.run` raises."""
-        pipeline = self.pipeline
-        self._forward.warm_up(np.zeros((1, pipeline.height, pipeline.width, 3), np.float32))
+        self._forward.warm_up(np.zeros((1, *self._shape), np.float32))

@@ -151,7 +151,12 @@ class Asking:
 
     def _again(self, rows: Sequence[ReadyRow]) -> Outputs | MlserveError:
         try:
-            return self.client.infer(_inputs(rows), timeout=self.timeout, **self._question())
+            return self.client.infer(
+                _inputs(rows),
+                timeout=self.timeout,
+                retries=self.client.retries.for_many(),
+                **self._question(),
+            )
         except MlserveError as error:
             return error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO, Protocol, TextIO
 
 from mlserve.errors import InvalidInput, UsageError, shortened
@@ -14,6 +15,7 @@ from mlserve.rows.table import BadRow, Place, Row, Table
 LARGEST_CELL = 2**26
 """Characters; the csv module's own limit is too small for an image in base64."""
 _UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
+_ENCODING, _ERRORS = "utf-8-sig", "surrogateescape"
 _SURROGATES = ("\udc80", "\udcff")
 
 
@@ -45,12 +47,17 @@ def read_delimited(
     return Table(file, names, rows, is_text=True, is_fixed=True, has_names=False)
 
 
+def open_text(file: str) -> TextIO:
+    """Open a file for `read_delimited`. Raises OSError."""
+    return Path(file).open(encoding=_ENCODING, errors=_ERRORS, newline="")
+
+
 def as_text(stream: BinaryIO) -> TextIO:
     """Return the text of a binary stream; bytes that are not UTF-8 are found when read."""
     return io.TextIOWrapper(
         io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream,
-        encoding="utf-8-sig",
-        errors="surrogateescape",
+        encoding=_ENCODING,
+        errors=_ERRORS,
         newline="",
     )
 

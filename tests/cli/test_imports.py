@@ -53,6 +53,15 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not loaded & {*HEAVY, "grpc", "httpx", "google"}
 
 
+def test_a_command_reads_toml_only_if_there_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not _loaded("ps") & {"tomllib", "tree_sitter"}
+    (tmp_path / "mlserve.toml").write_text("[client]\ntimeout = 3\n")
+    assert _loaded("ps") & {"tomllib", "tree_sitter"} == {"tomllib"}
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_a_question_loads_its_own_protocol_only(echo: Any, photo: Path, protocol: str) -> None:
     for api in ([], ["--api", "oip"]):

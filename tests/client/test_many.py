@@ -15,10 +15,19 @@ from typing import Any
 
 import pytest
 
-from mlserve import AsyncClient, Client, Deadline, DeadlineExceeded, InvalidInput, UsageError
+from mlserve import (
+    AsyncClient,
+    Client,
+    Deadline,
+    DeadlineExceeded,
+    InvalidInput,
+    Overloaded,
+    UsageError,
+)
 from mlserve.background import background_loop
 from mlserve.client.answers import ServerLoad
 from mlserve.client.many import USUAL_PARALLEL, capacity_of
+from mlserve.client.retries import Retries
 from mlserve.errors import MlserveError
 from mlserve.testing.processes import wait_until
 
@@ -116,6 +125,20 @@ def test_calls_run_side_by_side_but_never_more_than_allowed(slow: Any) -> None:
         most = watching.result(20)
     assert not [found for found in outcomes if isinstance(found, MlserveError)]
     assert 2 <= most <= 3
+
+
+def test_many_calls_slow_down_to_what_the_server_takes(start_echo: Any) -> None:
+    """One call runs and none may wait: the others are refused far more than five times."""
+    server = start_echo("--threads=1", "--max-queue=0")
+    items = [{"seconds": [0.03]} for _ in range(40)]
+    with Client(server.grpc) as client:
+        found = list(client.infer_many(items, signature="slow", parallel=8, timeout=30))
+        impatient = Client(server.grpc, retries=Retries(max_attempts=1))
+        refused = list(impatient.infer_many(items, signature="slow", parallel=8, timeout=30))
+
+    assert [item for item in found if isinstance(item, MlserveError)] == []
+    assert max(len(item.retries) for item in found) > Retries().max_attempts  # type: ignore[union-attr]
+    assert Overloaded in {type(item) for item in refused}, "who never retries is not made to"
 
 
 def test_each_call_has_its_own_time_and_a_deadline_is_for_all(slow: Any) -> None:

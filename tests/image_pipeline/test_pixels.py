@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from mlserve.image_pipeline.codec import Refused
+from mlserve.image_pipeline.float_resizing import float_resized, resized
 from mlserve.image_pipeline.image_file import decoded_image
 from mlserve.image_pipeline.jpeg import lacks_scans
-from mlserve.image_pipeline.steps import resized
 from mlserve.images import ImageLimits
+from mlserve.preprocessing import Geometry, Interpolation, Span
 from mlserve.testing.images import noise, saved
 
 pytestmark = pytest.mark.tensorflow
@@ -95,6 +96,25 @@ def test_resizing_is_that_of_tensorflow(size: tuple[int, int]) -> None:
         images=image[np.newaxis], size=[224, 299], half_pixel_centers=True
     )
     np.testing.assert_array_equal(resized(image, 224, 299), theirs[0])
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (7, 5), (64, 96), (64, 1), (1, 96), (640, 480), (1201, 3), (3, 2000)]
+)
+def test_every_part_of_either_interpolation_is_tensorflows(
+    kind: str, size: tuple[int, int]
+) -> None:
+    import tensorflow as tf
+
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    theirs = tf.image.resize(image, (64, 96), method=kind).numpy()
+    geometry = Geometry(64, 96, Span(0, 64, 0), Span(0, 96, 0))
+    whole = float_resized(image, geometry, Interpolation(kind))
+    part = geometry._replace(rows=Span(5, 50, 0), columns=Span(17, 60, 0))
+    np.testing.assert_array_equal(whole, theirs)
+    cut = float_resized(image, part, Interpolation(kind))
+    np.testing.assert_array_equal(cut, theirs[5:55, 17:77])
 
 
 def test_an_extreme_shape_takes_no_more_memory_than_the_result() -> None:

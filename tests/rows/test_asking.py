@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from mlserve.client.retries import Retries
 from mlserve.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -29,6 +30,8 @@ class Answer(dict[str, Any]):
 
 class Model:
     """A client whose answers `run` computes from the inputs; `asked` are the rows of each call."""
+
+    retries = Retries()
 
     def __init__(self, run: Callable[[list[Any]], Mapping[str, Any]]) -> None:
         self._run = run

@@ -19,7 +19,13 @@ from mlserve.kinds import is_for_tensors
 from mlserve.sources import Model, ModelRequest, TensorModel
 from mlserve_models.keras_export import write_saved_model
 from mlserve_models.names import path_digest
-from mlserve_models.sizes import image_problem, image_size, scores_problem, size_fact
+from mlserve_models.sizes import (
+    depth_of,
+    image_problem,
+    image_size,
+    scores_problem,
+    size_fact,
+)
 from mlserve_models.temporary import temporary_folder
 from mlserve_models.tensor_model import tensor_model
 from mlserve_models.tf_graph import Forward, measured
@@ -86,7 +92,8 @@ def _network(path: Path, model: Any, request: ModelRequest) -> Network:
     shape = tuple(model.inputs[0].shape)
     height, width, channels = image_size(shape, request)
     forward = forward_of(model, channels)
-    contract = measured(f"the model in {path}", forward, (height, width), request)
+    depth = depth_of(channels, request)
+    contract = measured(f"the model in {path}", forward, (height, width), request, depth=depth)
     return Network(
         forward,
         (height, width),
@@ -94,6 +101,7 @@ def _network(path: Path, model: Any, request: ModelRequest) -> Network:
         f"file {path}",
         path_digest(path),
         facts={"size": size_fact(shape)},
+        depth=depth,
     )
 
 

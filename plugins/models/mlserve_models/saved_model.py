@@ -20,7 +20,13 @@ from mlserve.sources import Kind, Model, ModelRequest
 from mlserve.tensors import DEFAULT_SIGNATURE
 from mlserve.unsafe_ops import require_safe_ops
 from mlserve_models.names import is_tar, path_digest
-from mlserve_models.sizes import image_problem, image_size, scores_problem, size_fact
+from mlserve_models.sizes import (
+    depth_of,
+    image_problem,
+    image_size,
+    scores_problem,
+    size_fact,
+)
 from mlserve_models.temporary import temporary_folder
 from mlserve_models.tensor_model import tensor_model
 from mlserve_models.tf_graph import Forward, measured
@@ -96,9 +102,10 @@ def _network(
     shape = _sizes(function.spec.shape)
     height, width, channels = image_size(shape, request)
     forward = Forward(function.call, loaded, channels, function.spec.dtype)
-    contract = measured(source, forward, (height, width), request, known)
+    depth = depth_of(channels, request)
+    contract = measured(source, forward, (height, width), request, known, depth)
     facts = {"size": size_fact(shape)}
-    return Network(forward, (height, width), contract, source, digest, facts=facts)
+    return Network(forward, (height, width), contract, source, digest, facts=facts, depth=depth)
 
 
 def require_safe(folder: Path, what: str, request: ModelRequest) -> None:

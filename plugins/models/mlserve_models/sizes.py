@@ -76,6 +76,14 @@ def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tup
     return height or wanted or 0, width or wanted or 0, channels or RGB
 
 
+def depth_of(channels: int, request: ModelRequest) -> int:
+    """Return how many channels the pipeline makes for a model that takes so many.
+
+    Version 1 knows only RGB, and a model of one channel has its own step that makes it grey.
+    """
+    return channels if request.pixels.given else RGB
+
+
 def size_fact(shape: Sequence[int | None] | None) -> Fact:
     """Return how the size is known: the user gave what the model leaves open."""
     is_open = shape is None or None in shape[1:3]

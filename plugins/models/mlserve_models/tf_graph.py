@@ -12,6 +12,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from mlserve.contract import Contract, Evidence, Scale
 from mlserve.errors import ExportError, reason_of
 from mlserve.graph import ANYTHING, BOUNDS, SMALL, Bounds, Graph, Node, Op, by_name
+from mlserve.images import RGB
 from mlserve.measure import Subject, measure
 from mlserve.sources import ModelRequest
 
@@ -19,10 +20,10 @@ _GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image libraries conver
 
 
 class Forward(tf.Module):  # type: ignore[misc]
-    """A model as backends call it: float32[N, height, width, 3] -> float32[N, units].
+    """A model as backends call it: float32[N, height, width, 3 or channels] -> float32[N, units].
 
     `call` is the model; `tracked` holds its variables, so that saving this module saves them. A
-    model of one channel gets the image in grey, another float type is converted.
+    model of one channel gets an image of three in grey, another float type is converted.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Forward(tf.Module):  # type: ignore[misc]
 
     def prepared(self, images: Any) -> Any:
         """Convert the images to the model's number of channels and float type."""
-        if self.channels == 1:
+        if self.channels == 1 and images.shape[-1] == RGB:
             images = tf.reduce_sum(images * tf.constant(_GREY_WEIGHTS), axis=-1, keepdims=True)
         return tf.cast(images, self.dtype)
 
@@ -75,6 +76,7 @@ def measured(
     size: tuple[int, int],
     request: ModelRequest,
     known: Evidence[Scale] | None = None,
+    depth: int = RGB,
 ) -> Contract:
     """Measure the model; see `mlserve.measure`. Raises ExportError."""
     spec = tf.TensorSpec([None, *size, forward.channels], forward.dtype, name="images")
@@ -84,7 +86,8 @@ def measured(
 
     try:
         call = tf.function(forward.call, autograph=False).get_concrete_function(spec)
-        return measure(Subject(name, run, *size, _graph(call, spec)), request, known)
+        subject = Subject(name, run, *size, _graph(call, spec), depth=depth)
+        return measure(subject, request, known)
     except (tf.errors.OpError, ValueError, TypeError) as error:
         raise ExportError(
             f"{name} cannot be run with images of {size[0]}x{size[1]}: {reason_of(error)}",

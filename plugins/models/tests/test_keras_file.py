@@ -12,6 +12,8 @@ import pytest
 
 from mlserve.errors import ExportError
 from mlserve.pipeline import Activation
+from mlserve.pixel_options import PixelOptions
+from mlserve.preprocessing import Channels
 from mlserve.sources import Classifier, Kind
 
 pytestmark = [
@@ -151,6 +153,11 @@ def test_a_grey_model_gets_grey(
     grey = np.random.default_rng(0).random((2, 8, 8, 1), dtype=np.float32)
     expected = keras.saving.load_model(path)(grey, training=False)
     np.testing.assert_allclose(model.forward(np.repeat(grey, 3, axis=3)), expected, atol=1e-6)
+    assert model.pipeline.version == 1
+    said = PixelOptions(channels=Channels.GREY)
+    model = open_model("defects", weights=str(path), labels=labels_file(3), pixels=said)
+    assert model.pipeline.preprocessing.depth == 1
+    np.testing.assert_allclose(model.forward(grey), expected, atol=1e-6)
 
 
 def test_an_open_size_is_the_users(

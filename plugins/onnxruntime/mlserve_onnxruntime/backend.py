@@ -12,6 +12,7 @@ from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed, PluginError
 from mlserve.frameworks import import_quietly
 from mlserve.load_options import LoadOptions
+from mlserve.pipeline import Feature
 from mlserve.plugins import absent_modules
 from mlserve.sources import Model, ModelRequest, ModelSource, Progress, TensorModel
 from mlserve.tensors import Signature
@@ -37,8 +38,11 @@ class OnnxRuntimeBackend(Backend):
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
     frameworks = tuple(_CONVERTERS)
-    no_exif = None
     load_options = ("provider", "instances")
+
+    def lacks(self, feature: Feature) -> str | None:
+        """Nothing: its pipeline is mlserve's own, in Python."""
+        return None
 
     def prepare(self, framework: str) -> None:
         """Import TensorFlow, quietly, for its own models and, if it is installed, for ONNX files.

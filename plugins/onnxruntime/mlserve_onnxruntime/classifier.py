@@ -68,7 +68,7 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions
     inputs, outputs = sessions.inputs, sessions.outputs
     try:
         (only_input,), (only_output,) = inputs, outputs
-        image = ImageInput.from_spec(image_spec(only_input))
+        image = ImageInput.from_spec(image_spec(only_input), pipeline.preprocessing.depth)
         if not _fits(image, only_output, pipeline):
             raise ValueError("its sizes differ")
     except ValueError as error:

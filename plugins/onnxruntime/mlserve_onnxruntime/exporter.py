@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlserve.errors import ExportError, MlserveError
+from mlserve.image_pipeline.arithmetic import normalized
 from mlserve.image_pipeline.classifier import image_signatures
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
@@ -26,8 +27,8 @@ _LOGITS = (Activation.SOFTMAX, Activation.SIGMOID)
 def converted(model: Classifier) -> tuple[Any, Any]:
     """Return the ONNX model (a ModelProto) and the TensorFlow function that it was made from.
 
-    It maps `images` float32[N, height, width, 3] to `logits` or `scores` float32[N, units]. Raises
-    ExportError when an operation has no counterpart in ONNX.
+    It maps `images` float32[N, height, width, depth] to `logits` or `scores` float32[N, units].
+    Raises ExportError when an operation has no counterpart in ONNX.
     """
     function = _function(model)
     proto = to_onnx(model.name, function)
@@ -40,7 +41,8 @@ def _function(model: Classifier) -> Any:
     pipeline = model.pipeline
     output = "logits" if pipeline.activation in _LOGITS else "scores"
     units = 1 if pipeline.activation.is_binary else pipeline.classes
-    images = tf.TensorSpec([None, pipeline.height, pipeline.width, 3], tf.float32, name=INPUT)
+    shape = [None, *pipeline.size, pipeline.preprocessing.depth]
+    images = tf.TensorSpec(shape, tf.float32, name=INPUT)
 
     def forward(images: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = tf.cast(model.forward(images), tf.float32)
@@ -50,10 +52,11 @@ def _function(model: Classifier) -> Any:
 
 
 def seeded_images(model: Classifier) -> np.ndarray[Any, Any]:
-    """Return float32[2, height, width, 3]: reproducible noise in the model's own range."""
+    """Return float32[2, height, width, depth]: reproducible noise in the model's own range."""
     pipeline = model.pipeline
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, pipeline.height, pipeline.width, 3))
-    return (pixels * pipeline.scale + pipeline.offset).astype(np.float32)
+    shape = (2, *pipeline.size, pipeline.preprocessing.depth)
+    pixels = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    return normalized(pixels, pipeline)
 
 
 TOLERANCE = 1e-4

@@ -20,8 +20,8 @@ from mlserve.image_input import (
     Layout,
     image_input,
     not_images,
+    or_grey,
 )
-from mlserve.images import RGB
 from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.load_options import LoadOptions
 from mlserve.measure import Subject, measure
@@ -115,7 +115,7 @@ def _fetch(
     model: Any, path: Path, image: ImageInput, size: tuple[int, int]
 ) -> Callable[[str, float], Any]:
     def fetch(name: str, value: float) -> Any:
-        pixels = image.arranged(np.full((1, *size, 3), value, np.float32))
+        pixels = image.arranged(np.full((1, *size, image.depth), value, np.float32))
         if name == image.name:
             return pixels
         part = onnx.ModelProto()
@@ -162,21 +162,22 @@ Array = np.ndarray[Any, Any]
 def open_file(path: Path, request: ModelRequest) -> Model:
     """Open the model in that file: as a classifier if it can be one. Raises ExportError."""
     sessions = _opened(path)
-    problem = _problem(path, sessions)
+    problem = _problem(path, sessions, request)
     if is_for_tensors(request, problem):
         return _as_tensors(path, sessions, request, problem)
     return classifier(request, _network(path, sessions, request))
 
 
-def _problem(path: Path, sessions: Sessions) -> ExportError | None:
+def _problem(path: Path, sessions: Sessions, request: ModelRequest) -> ExportError | None:
     """Return why the model is not an image classifier; None if it can be one."""
     inputs, outputs = sessions.inputs, sessions.outputs
     several = _several(path, "inputs", inputs) or _several(path, "outputs", outputs)
     if several is not None:
         return several
-    readings = ImageInput.readings(image_spec(inputs[0]))
+    spec = image_spec(inputs[0])
+    readings = ImageInput.readings(spec, request.pixels.depths)
     if not readings:
-        return not_images(f"the model in {path}", described(inputs[0]))
+        return not_images(f"the model in {path}", described(inputs[0]), or_grey(spec))
     if readings[0].batch not in (None, 1):
         return ExportError(
             f"the model in {path} takes batches of {readings[0].batch} only "
@@ -222,7 +223,8 @@ def _network(path: Path, sessions: Sessions, request: ModelRequest) -> Network:
     graph = graph_of(path, image, output.name, (height, width))
     has_batches = image.batch is None
     try:
-        contract = measure(Subject(name, run, height, width, graph, has_batches), request)
+        subject = Subject(name, run, height, width, graph, has_batches, image.depth)
+        contract = measure(subject, request)
     except MlserveError as error:
         if isinstance(error, ExportError):
             raise
@@ -237,6 +239,7 @@ def _network(path: Path, sessions: Sessions, request: ModelRequest) -> Network:
         f"file {path}",
         _digest(path),
         framework="onnx",
+        depth=image.depth,
         facts={
             "size": Fact(How.GIVEN) if None in (image.height, image.width) else size_fact,
             "layout": layout_fact,
@@ -255,7 +258,7 @@ def _runs(sessions: Sessions, output: str) -> Callable[[ImageInput, tuple[int, i
     """Return a test of whether the model runs on a black image in some layout."""
 
     def runs(image: ImageInput, size: tuple[int, int]) -> bool:
-        black = np.zeros((1, *size, RGB), np.float32)
+        black = np.zeros((1, *size, image.depth), np.float32)
         try:
             sessions.run([output], {image.name: image.arranged(black)}, None)
         except MlserveError:  # not this layout
@@ -283,7 +286,7 @@ def _with_sizes(path: Path, image: ImageInput, size: tuple[int, int]) -> Any:
     """Return the model with its input sizes filled in, so that a server can read them."""
     model = whole_model(path)
     (tensor,) = [item for item in model.graph.input if item.name == image.name]
-    sizes = (*size, RGB) if image.layout is Layout.NHWC else (RGB, *size)
+    sizes = (*size, image.depth) if image.layout is Layout.NHWC else (image.depth, *size)
     for dimension, length in zip(tensor.type.tensor_type.shape.dim[1:], sizes, strict=True):
         dimension.dim_value = length
     del model.graph.value_info[:]  # computed for the open sizes

@@ -13,6 +13,7 @@ from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed
 from mlserve.frameworks import import_quietly
 from mlserve.load_options import LoadOptions
+from mlserve.pipeline import Feature
 from mlserve.sources import Model, TensorModel
 from mlserve.tensors import Signature
 from mlserve_tfserving.native import server_specs
@@ -30,7 +31,14 @@ class TFServingBackend(Backend):
     requires = ("numpy", "tensorflow")
     files = _GRAPH_FILES
 
-    no_exif = "its pipeline is a TensorFlow graph, and TensorFlow has no operation that reads EXIF"
+    def lacks(self, feature: Feature) -> str | None:
+        """Return why its graphs do not have that."""
+        if feature is Feature.EXIF:
+            return (
+                "its pipeline is a TensorFlow graph, and TensorFlow has no operation that reads "
+                "EXIF"
+            )
+        return "its TensorFlow graph has no step for it yet"
 
     def prepare(self, framework: str) -> None:
         """Import TensorFlow, quietly. Raises ImportError."""

@@ -12,6 +12,7 @@ from mlserve.backend import Backend, ImageStages, Listen, Runner, ServerSpec
 from mlserve.distributions import install_command
 from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.load_options import LoadOptions
+from mlserve.pipeline import Feature
 from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
 from mlserve.tensors import Signature
 from mlserve_torch.archive import FileKind, has_known_suffix, kind_of
@@ -28,8 +29,11 @@ class TorchBackend(Backend):
     requires = ("torch", "numpy", "ml_dtypes", "PIL", "simplejpeg")
     files = ("*.pt2", "*.pt", "*.pth", "*.torchscript")
     frameworks = ("torch",)
-    no_exif = None
     load_options = ("device", "instances", "jpeg_decoder", "allow_pickle")
+
+    def lacks(self, feature: Feature) -> str | None:
+        """Nothing: its pipeline is mlserve's own, in Python."""
+        return None
 
     def export(self, model: Model, into: Path) -> Sequence[Signature]:
         """Copy the model's file into `into`. Raises ExportError for anything but a whole model."""

@@ -123,7 +123,7 @@ def _fetch(
     module: GraphModule, placeholder: str, image: ImageInput, size: tuple[int, int]
 ) -> Callable[[str, float], Any]:
     def fetch(name: str, value: float) -> Any:
-        pixels = image.arranged(np.full((1, *size, 3), value, np.float32))
+        pixels = image.arranged(np.full((1, *size, image.depth), value, np.float32))
         if name == placeholder:
             return pixels
         try:

@@ -1,4 +1,4 @@
-"""Resize a batch of images on the device, bit for bit as `mlserve.image_pipeline.steps.resized`.
+"""Resize a batch of images on the device, bit for bit as `mlserve.image_pipeline.float_resizing`.
 
     files -> CPU: decode -> one upload of all pixels, still uint8 -> device: resize, scale
 
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from mlserve.image_pipeline.codec import Refused
+from mlserve.image_pipeline.float_resizing import Array, Axis, axis
 from mlserve.image_pipeline.jpeg import JpegDecoder, accurate
-from mlserve.image_pipeline.steps import Array, Axis, axis
 from mlserve.images import RGB, problem_error
 from mlserve.pipeline import ImagePipeline
 from mlserve_torch.program import to_torch

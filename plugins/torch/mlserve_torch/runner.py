@@ -20,9 +20,9 @@ from mlserve.image_input import ImageInput, Layout
 from mlserve.image_pipeline.classifier import ImageClassifierRunner
 from mlserve.image_pipeline.jpeg import accurate, decode_jpeg
 from mlserve.image_pipeline.steps import DEFAULT_DECODING, Array, Decoding, ImageSteps
-from mlserve.images import RGB
 from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.pipeline import Exif, ImagePipeline
+from mlserve.preprocessing import VERSION_1
 from mlserve.sources import How, Kind
 from mlserve.system import usable_cpus
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
@@ -217,7 +217,7 @@ def _pixel_program(
     device: torch.device,
     options: LoadOptions,
 ) -> tuple[PixelProgram, Decoding]:
-    """Return the program as one of float32[N, height, width, 3], whatever layout it has.
+    """Return the program as one of float32[N, height, width, depth], whatever layout it has.
 
     On a GPU it also resizes the images, and all CPUs decode them at the same time. Raises
     ModelLoadFailed when it does not match the manifest's pipeline.
@@ -230,7 +230,8 @@ def _pixel_program(
             pixels = pixels.permute(0, 3, 1, 2).contiguous()
         return [output.float() for output in program.call([pixels])]
 
-    pixels = TensorSpec(image.name, DType.FLOAT32, (None, pipeline.height, pipeline.width, RGB))
+    depth = pipeline.preprocessing.depth
+    pixels = TensorSpec(image.name, DType.FLOAT32, (None, *pipeline.size, depth))
     own = replace(program, call=call, inputs=(pixels,))
     if device.type != CUDA:
         if options.jpeg_decoder is JpegChoice.GPU:
@@ -239,6 +240,10 @@ def _pixel_program(
     nvjpeg = NvJpeg(device) if options.jpeg_decoder is JpegChoice.GPU else None
     if nvjpeg is not None:
         _log.warning("JPEGs are decoded on %s: the pixels differ a little from others'", device)
+    if pipeline.preprocessing != VERSION_1:
+        # `Resizing` knows only version 1; any other image is prepared on the CPU.
+        decoding = Decoding(nvjpeg or accurate, usable_cpus())
+        return PixelProgram(_instances(artifact, own, device, options)), decoding
     # Turning an image upright needs its pixels on the CPU.
     is_left = nvjpeg if pipeline.exif is not Exif.APPLY else None
     decode_here = partial(decode_jpeg, limits=pipeline.limits)
@@ -253,7 +258,7 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) 
     found = ", ".join(map(str, (*program.inputs, *program.outputs)))
     try:
         ((spec,), (output,)) = program.inputs, program.outputs
-        image = _reading(spec, artifact.manifest)
+        image = _reading(spec, artifact.manifest, pipeline.preprocessing.depth)
         if not _fits(image, output, pipeline) or program.rows is None:
             raise ValueError("its sizes differ")
     except ValueError as error:
@@ -264,10 +269,11 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) 
     return image
 
 
-def _reading(spec: TensorSpec, manifest: Manifest | None) -> ImageInput:
+def _reading(spec: TensorSpec, manifest: Manifest | None, depth: int) -> ImageInput:
     """Return the input in the layout that the export found. Raises ValueError for no image."""
     layout = manifest.details.get("layout") if manifest is not None else None
-    readings = [i for i in ImageInput.readings(spec) if layout in (None, i.layout.value)]
+    possible = ImageInput.readings(spec, (depth,))
+    readings = [image for image in possible if layout in (None, image.layout.value)]
     if not readings:
         raise ValueError(f"the input is {spec}")
     return readings[0]

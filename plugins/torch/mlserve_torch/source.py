@@ -12,8 +12,7 @@ import torch
 
 from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError, MlserveError, UsageError, reason_of
-from mlserve.image_input import ONE_IMAGE_IN, ImageInput, image_input
-from mlserve.images import RGB
+from mlserve.image_input import ONE_IMAGE_IN, ImageInput, image_input, or_grey
 from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.measure import Subject, measure
 from mlserve.sources import Fact, How, Model, ModelRequest, TensorModel
@@ -41,22 +40,24 @@ def model_of_file(path: Path, request: ModelRequest) -> Model:
         allow_pickle=request.allow_pickle,
         allow_ops=request.allow_unsafe_ops,
     )
-    problem = _not_a_classifier(path, program)
+    problem = _not_a_classifier(path, program, request)
     if is_for_tensors(request, problem):
         return _tensor_model(path, program, request, problem)
     return classifier(request, _network(path, program, request))
 
 
-def _not_a_classifier(path: Path, program: Program) -> ExportError | None:
+def _not_a_classifier(path: Path, program: Program, request: ModelRequest) -> ExportError | None:
     """Return why the model is not an image classifier; None if it may be one."""
     found = ", ".join(map(str, program.inputs)) or "nothing"
     given = ", ".join(map(str, program.outputs)) or "nothing"
-    is_image = len(program.inputs) == 1 and bool(ImageInput.readings(program.inputs[0]))
+    depths = request.pixels.depths
+    is_image = len(program.inputs) == 1 and bool(ImageInput.readings(program.inputs[0], depths))
     is_row = len(program.outputs) == 1 and len(program.outputs[0].shape or ()) == _MATRIX
     if is_image and is_row:
         return None
     return ExportError(
-        f"the model in {path} maps {found} to {given}, not a batch of images to rows of scores",
+        f"the model in {path} maps {found} to {given}, not a batch of images to rows of scores"
+        + (or_grey(program.inputs[0]) if is_row and len(program.inputs) == 1 else ""),
         hint=ONE_IMAGE_IN,
     )
 
@@ -106,7 +107,8 @@ def _network(path: Path, program: Program, request: ModelRequest) -> Network:
     graph = None if module is None else graph_of(module, image, (height, width))
     has_batches = program.rows[1] > 1
     try:
-        contract = measure(Subject(name, run, height, width, graph, has_batches), request)
+        subject = Subject(name, run, height, width, graph, has_batches, image.depth)
+        contract = measure(subject, request)
     except MlserveError as error:
         if isinstance(error, ExportError):
             raise
@@ -121,6 +123,7 @@ def _network(path: Path, program: Program, request: ModelRequest) -> Network:
         f"file {path}",
         _digest(path),
         framework="torch",
+        depth=image.depth,
         facts={
             "size": Fact(How.FOUND, "its input has that size") if is_own_size else Fact(How.GIVEN),
             "layout": layout,
@@ -137,7 +140,7 @@ def _network(path: Path, program: Program, request: ModelRequest) -> Network:
 def _runs(program: Program) -> Callable[[ImageInput, tuple[int, int]], bool]:
     def runs(image: ImageInput, size: tuple[int, int]) -> bool:
         try:
-            _caller(program, image)(np.zeros((1, *size, RGB), np.float32))
+            _caller(program, image)(np.zeros((1, *size, image.depth), np.float32))
         except (RuntimeError, AssertionError):  # not this layout
             return False
         return True

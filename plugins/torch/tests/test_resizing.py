@@ -18,8 +18,9 @@ from mlserve_torch.runner import ImageProgram, PixelProgram
 from PIL import Image
 
 from mlserve.errors import InvalidInput
+from mlserve.image_pipeline.float_resizing import resized
 from mlserve.image_pipeline.jpeg import decode_jpeg
-from mlserve.image_pipeline.steps import Decoding, ImageSteps, resized
+from mlserve.image_pipeline.steps import Decoding, ImageSteps
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.tensors import DType, TensorSpec
