@@ -47,14 +47,13 @@ class FollowedConfig(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What to serve, where and how. Port 0 is any free port; `threads` None is one for each CPU.
+    """What to serve, where and how. Port 0 is any free port.
 
-    `threads` is how many calls of all models run at once.
-
+    `threads` is how many calls run at once, of all models together; None is one for each CPU.
     Without `rest_port` there is no REST. `grpc_socket` is a UNIX socket beside the gRPC port.
-    `reload` and `config` change the models while the server runs: by request, and as a file
-    changes. Without them it serves the same ones until the end.
-    `cors` allows pages of every origin to use the REST port.
+    `reload` and `config` change the models while the server runs, by request and as a file changes;
+    without them it serves the same ones until the end. `cors` allows pages of every origin to use
+    the REST port.
     """
 
     models: Sequence[ModelSpec]

@@ -24,7 +24,7 @@ from mlserve.background import run_on_daemon_thread
 from mlserve.config.document import read_document
 from mlserve.config.servers import ServerConfig, read_config
 from mlserve.config.table import SERVERS
-from mlserve.errors import MlserveError, UsageError
+from mlserve.errors import MlserveError, UsageError, reason_of
 from mlserve.model_choice import configured_models
 from mlserve.options import described
 from mlserve.served_model import ServedModel
@@ -108,7 +108,7 @@ class ConfigFile:
             now = await run_on_daemon_thread(_look, self.path)
             if is_told or (now == before and now != self._read_at):
                 self._read_at = now
-                problem = await self._apply(parts)
+                problem = await self._try_to_apply(parts)
                 parts.metrics.config_in_force(not problem)
                 self._write_state(problem)
             before = now
@@ -123,16 +123,20 @@ class ConfigFile:
         self._is_told.clear()
         return True
 
-    async def _apply(self, parts: ServerParts) -> str:
+    async def _try_to_apply(self, parts: ServerParts) -> str:
         """Serve what the file says now; return why that is not so, else the empty string."""
+        try:
+            return await self._apply(parts)
+        except Exception as error:  # noqa: BLE001 - the models that are served must not stop
+            _log.exception("%s cannot be applied", self.path)
+            return f"an unexpected error: {reason_of(error)} (hint: the log has the traceback)"
+
+    async def _apply(self, parts: ServerParts) -> str:
         try:
             self._in_force = await run_on_daemon_thread(self._read)
         except MlserveError as error:
             _log.error("the configuration is refused, and the old one goes on: %s", error.message)
             return _told(error)
-        except Exception as error:  # noqa: BLE001 - the models that are served must not stop
-            _log.exception("reading %s failed, and the old configuration goes on", self.path)
-            return f"reading {self.path} failed: {error!r}"
         self._write_state("")
         _log.info("the configuration of %s has changed: %s", self.server, self._in_words())
         try:

@@ -87,6 +87,11 @@ def test_a_server_of_two_models_from_up_to_down(cli, describe, export, photo: Pa
     assert cli("status", "--model", "first").stdout.splitlines()[0].split()[0] == "VERSION"
     assert [model["model"] for model in cli.json("status")["models"]] == ["first", "second"]
     assert "version 1 of second is available" in cli("logs", "line").stdout
+
+    describe("[servers.line\n")
+    status = cli("status", "--model", "second")
+    assert status.returncode == 0, "what runs can be seen and stopped, whatever the file says"
+    assert "warning: mlserve.toml:1:14: this is not TOML" in status.stderr
     assert cli("down", "line").stdout == "line is stopped\n"
 
 
