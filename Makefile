@@ -7,15 +7,22 @@ PROTOS := mlserve/wire/proto
 # Every install, and every build that an install starts, takes the versions of constraints.txt.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Each of the thousand processes that the suite starts would compile mlserve anew.
+unexport PYTHONDONTWRITEBYTECODE
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml tests/*/pyproject.toml)
 SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
-# The suite in as many processes as there are CPUs; `alone` is what nothing may run beside.
+# The suite in as many processes as there are CPUs. ALONE is what nothing may run beside, in the files
+# that have such a test. FAST leaves out the files whose every test is slow: to read them takes longer
+# than all fast tests, as they import the frameworks.
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+ALONE = -m alone $$(grep -rl --include='test_*.py' mark.alone tests plugins | sort)
+FAST = -m 'not server and not tensorflow and not framework' $$(grep -rLE --include='test_*.py' \
+	'^(pytestmark = .*|    )pytest\.mark\.(server|tensorflow|framework)\>' tests plugins | sort)
 # What `make demo` needs. A part that another one needs comes first, so that pip takes it from here.
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' \
 	-e 'plugins/onnxruntime[export]' -e plugins/model-server
-ALL := -e '.[server,images,test,lint]' -e 'plugins/models[all]' -e 'plugins/sklearn[export]' \
+ALL := -e '.[server,images,s3,gcs,hf,mlflow,test,lint]' -e 'plugins/models[all]' -e 'plugins/sklearn[export]' \
 	-e 'plugins/torch[export]' -e 'plugins/tfserving[export]' \
 	-e 'plugins/onnxruntime[export,sklearn,torch]' -e plugins/model-server -e tests/echo
 
@@ -47,24 +54,24 @@ demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, st
 
 ##@ Test
 
-# Envoy, Triton, MLServer and KServe, each in an environment of its own; MLSERVE_TEST_FOREIGN names
-# another folder for them. What cannot be had is said, and its tests are skipped.
+# Envoy, Triton, MLServer, KServe and TorchServe, each in an environment of its own, in the folder that
+# MLSERVE_TEST_FOREIGN names, if set. What cannot be had is said, and its tests are skipped.
 foreign: $(VENV)/installed-dev ## Build the environments of the third-party servers of the tests
 	$(BIN)/python tests/foreign/build.py
 
 test: $(VENV)/installed-dev foreign ## Run the whole suite
 	$(PYTEST) $(SPREAD) -m 'not alone' $(ARGS)
-	$(PYTEST) -m alone $(ARGS)
+	$(PYTEST) $(ALONE) $(ARGS)
 
 coverage: $(VENV)/installed-dev foreign ## Run the whole suite and print what it covers: half as long again
 	$(PYTEST) $(SPREAD) -m 'not alone' --cov --cov-report= $(ARGS)
-	$(PYTEST) -m alone --cov --cov-append --cov-report=term $(ARGS)
+	$(PYTEST) $(ALONE) --cov --cov-append --cov-report=term $(ARGS)
 
 test-docker: $(VENV)/installed-dev ## Run what needs a Docker engine: build the images, run them
 	$(PYTEST) -m docker $(ARGS)
 
 test-fast: $(VENV)/installed-dev ## Run what needs no framework and starts no server
-	$(PYTEST) $(SPREAD) -m 'not server and not tensorflow and not framework' $(ARGS)
+	$(PYTEST) $(SPREAD) $(FAST) $(ARGS)
 
 fuzz: $(VENV)/installed-dev ## Compare both decoders on 10,000 damaged images (ARGS='--seed 1')
 	$(BIN)/python tests/fuzz/compare_decoders.py $(ARGS)

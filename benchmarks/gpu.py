@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,11 @@ import httpx
 import numpy as np
 import torch
 from gpu_bench import MODEL, Bench, network, photo, photo_bytes, strings
-from gpu_load import predict_method
-from mlserve_torch.graphs import CudaCapture, EagerCapture
-from mlserve_torch.resizing import Resizing, pinned
+from gpu_load import numbered, predict_method
+from mlserve_torch.device import set_up
+from mlserve_torch.graphs import CudaCapture
+from mlserve_torch.program import Program
+from mlserve_torch.resizing import Resizing
 from mlserve_torch.runner import load_runner
 from served_model import predict_request
 from torch import nn
@@ -43,6 +46,7 @@ from mlserve.image_pipeline.float_resizing import resized
 from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.sources import Kind, ModelRequest
+from mlserve.tensors import DType, TensorSpec
 from mlserve.testing.processes import launched
 from mlserve.testing.questions import as_base64
 
@@ -67,41 +71,43 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 
 def in_process(bench: Bench) -> dict[str, Any]:
-    """The network alone: eager and as a CUDA graph, by type and batch."""
+    """The network alone, as it is served (without TF32): eager and as a CUDA graph."""
+    set_up()
     found: dict[str, Any] = {}
     model = network(bench).to(bench.device)
     for name, dtype in DTYPES.items():
         if not bench.is_gpu and dtype is not torch.float32:
             continue
-        typed = model.to(dtype)
         for rows in (1, 32):
             x = torch.rand(rows, 3, bench.size, bench.size, device=bench.device).to(dtype)
-            found[f"{name}_batch{rows}"] = _eager_and_graph(bench, typed, x)
-        del typed
+            found[f"{name}_batch{rows}"] = _eager_and_graph(bench, model.to(dtype), x)
+    if bench.is_gpu:
+        torch.backends.cudnn.allow_tf32 = True
+        found["tf32_batch32"] = _eager_and_graph(bench, model.float(), x.float())
+        torch.backends.cudnn.allow_tf32 = False
     found["network"] = bench.found["network"]
     return found
 
 
 def _eager_and_graph(bench: Bench, model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-    capture = CudaCapture(torch.device(bench.device)) if bench.is_gpu else EagerCapture()
     with torch.inference_mode():
-        eager = bench.milliseconds(lambda: model(x))
+        found: dict[str, Any] = {"eager_ms": bench.milliseconds(lambda: model(x))}
+        if not bench.is_gpu:
+            return found
+        capture = CudaCapture(torch.device(bench.device))
         expected = model(x).float()
         bench.synchronize()
         replay = capture.capture(lambda tensors: [model(tensors[0])], [x])
-        with capture.on_stream():
-            replay.play()
-        capture.wait()
-        difference = (replay.outputs[0].float() - expected).abs().max().item()
 
         def play() -> None:
             with capture.on_stream():
                 replay.play()
             capture.wait()
 
-        graph = bench.milliseconds(play)
-    per_second = round(len(x) / graph * 1000)
-    return {"eager_ms": eager, "graph_ms": graph, "graph_per_s": per_second, "differs": difference}
+        play()
+        found["differs"] = (replay.outputs[0].float() - expected).abs().max().item()
+        found["graph_ms"] = bench.milliseconds(play)
+    return found | {"graph_per_s": round(len(x) / found["graph_ms"] * 1000)}
 
 
 def exporting(bench: Bench) -> dict[str, Any]:
@@ -150,7 +156,9 @@ def answers(bench: Bench) -> dict[str, Any]:
 def _resize_differs(bench: Bench) -> int:
     """How many values of the device's resize do not have the bits of the CPU's."""
     shape = ImagePipeline(bench.size, bench.size, 1 / 127.5, -1.0, Activation.IDENTITY, classes=3)
-    resizing = Resizing(shape, torch.device(bench.device), pinned if bench.is_gpu else unpinned)
+    resizing = Resizing(shape, torch.device(bench.device))
+    spec = TensorSpec("pixels", DType.FLOAT32, (None, bench.size, bench.size, 3))
+    program = resizing.before(Program(list, (spec,), (spec,), (1, 32)))
     rng = np.random.default_rng(0)
     sizes = [(480, 640), (3, 5), (299, 299), (300, 1000), (2000, 1500), (600, 598)]
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
@@ -158,12 +166,9 @@ def _resize_differs(bench: Bench) -> int:
     expected *= np.float32(shape.scale)
     expected += np.float32(shape.offset)
     prepared = [resizing.prepare(image) for image in images]
-    found = resizing.pixels(prepared, range(len(prepared))).cpu().numpy()
+    (pixels,) = program.call(resizing.inputs(prepared, range(len(prepared))))
+    found = pixels.cpu().numpy()
     return int((found.view(np.uint32) != expected.view(np.uint32)).sum())
-
-
-def unpinned(size: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(size, dtype=dtype)
 
 
 def _options(bench: Bench, **options: Any) -> LoadOptions:
@@ -208,6 +213,7 @@ def _pipeline_of(bench: Bench, choice: JpegChoice, steps: Any) -> dict[str, Any]
         "batch1_ms": bench.milliseconds(lambda: runner.run("top_k", {"image": one})),
         "batch32_ms": took,
         "batch32_per_s": round(32 / took * 1000),
+        "batch32_2_callers_per_s": _two_callers(bench, runner, many),
         "decode_ms": bench.milliseconds(lambda: steps.decoded(photo_bytes)),
         "decode_resize_ms": bench.milliseconds(lambda: steps.resized(photo_bytes)),
     }
@@ -215,9 +221,25 @@ def _pipeline_of(bench: Bench, choice: JpegChoice, steps: Any) -> dict[str, Any]
     return {f"{choice}_{name}": value for name, value in found.items()}
 
 
+def _two_callers(bench: Bench, runner: Any, images: Any) -> int:
+    """Images a second if two threads ask: one decodes while the model runs for the other."""
+    until = time.monotonic() + (0.5 if bench.quick else 2.0)
+
+    def ask(_: int) -> int:
+        calls = 0
+        while time.monotonic() < until:
+            runner.run("top_k", {"image": images})
+            calls += 1
+        return calls * len(images)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as threads:
+        asked = sum(threads.map(ask, range(2)))
+    return round(asked / (time.monotonic() - started))
+
+
 def _different(count: int) -> Any:
-    """Copies of the photo that differ after its end marker, as repeated images are decoded once."""
-    return strings([photo_bytes + bytes([index]) for index in range(count)])
+    return strings([numbered(photo_bytes, index) for index in range(count)])
 
 
 def serving(bench: Bench) -> dict[str, Any]:
@@ -228,18 +250,38 @@ def serving(bench: Bench) -> dict[str, Any]:
         with launched("torch", bench.artifact(), *flags) as server:
             server.wait_ready()
             found[f"{choice}_grpc_1_client_ms"] = _one_client(bench, server.grpc)
+            one = _metrics(server.rest)
+            found[f"{choice}_grpc_1_client_stages_ms"] = _stages(one, {})
             found[f"{choice}_rest_1_client_ms"] = _one_rest_client(bench, server.rest)
+            before = _metrics(server.rest)
             found[f"{choice}_grpc_{CLIENTS}_clients"] = _many_clients(bench, server.grpc)
-            metrics = httpx.get(f"http://{server.rest}/metrics", timeout=10).text
-            lines = [
-                line for line in metrics.splitlines() if "batch_size" in line and line[0] != "#"
-            ]
-            found[f"{choice}_batches"] = [line for line in lines if "_bucket" in line][-12:]
-            found[f"{choice}_stages"] = [
-                line
-                for line in metrics.splitlines()
-                if line[0] != "#" and "seconds" in line and ("_sum" in line or "_count" in line)
-            ]
+            after = _metrics(server.rest)
+            found[f"{choice}_grpc_{CLIENTS}_clients_stages_ms"] = _stages(after, before)
+            found[f"{choice}_batches"] = {
+                name.split('"')[1]: value - before[name]
+                for name, value in after.items()
+                if name.startswith("mlserve_batch_size_bucket")
+            }
+    return found
+
+
+def _metrics(address: str) -> dict[str, float]:
+    """The server's metrics by their names with labels."""
+    lines = httpx.get(f"http://{address}/metrics", timeout=10).text.splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def _stages(after: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """The mean milliseconds of each stage of a request, and of the whole, between the two."""
+    found = {}
+    for name, value in after.items():
+        if "request_duration_seconds_sum" in name or "stage_duration_seconds_sum" in name:
+            count = name.replace("_sum", "_count")
+            requests = after[count] - before.get(count, 0)
+            if requests:
+                took = (value - before.get(name, 0)) / requests
+                found[name.split('"')[5]] = round(took * 1000, 3)
     return found
 
 
@@ -368,7 +410,7 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
         rate, graph = whole.get(f"{choice}_batch32_per_s"), alone.get("fp32_batch32", {})
         if many and rate:
             found[f"{choice}_share_of_pipeline_batch32"] = round(many["per_s"] / rate, 3)
-        if many and graph:
+        if many and "graph_per_s" in graph:
             found[f"{choice}_share_of_model_batch32"] = round(
                 many["per_s"] / graph["graph_per_s"], 3
             )

@@ -41,6 +41,21 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def path_digest(path: Path) -> str:
+    """Return `sha256:<hex>` of a file's bytes, or of a folder's relative file names and bytes."""
+    if path.is_file():
+        return f"sha256:{_hex(path)}"
+    files = sorted(
+        (file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file()
+    )
+    return digest_of("".join(f"{name}\0{_hex(file)}\n" for name, file in files).encode())
+
+
+def _hex(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def labels_text(labels: Sequence[str]) -> bytes:
     """Return the labels as file content: UTF-8, one a line, or a JSON list if one has a line break.
 
@@ -60,6 +75,7 @@ class Manifest:
     None for a model of tensors. `libraries` are versions by distribution: what trained, saved and
     exported the model. `columns` and `details` are those of `TensorModel`. `has_dependent_rows`
     means that a row's answer depends on the rows beside it, so that requests never share a batch.
+    `fetched` says what was fetched from where (`mlserve.remote`), by the option that named it.
     """
 
     mlserve: str
@@ -77,6 +93,7 @@ class Manifest:
     libraries: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     has_dependent_rows: bool = False
+    fetched: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> Kind:
@@ -126,6 +143,7 @@ class Manifest:
             "libraries": dict(self.libraries),
             "details": dict(self.details),
             "has_dependent_rows": self.has_dependent_rows,
+            "fetched": dict(self.fetched),
         }
 
     @classmethod

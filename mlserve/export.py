@@ -31,6 +31,7 @@ from mlserve.images import RGB
 from mlserve.kinds import require_fitting_options, require_kind
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature, features_of
+from mlserve.remote.resolving import Fetched, addresses_named, localized, named, not_cached
 from mlserve.sources import (
     SOME_USE,
     Classifier,
@@ -75,20 +76,34 @@ def export(
     if backend is not None:
         plugins.backend(backend)
     check_name("model", request.model)
+    request, fetched = localized(request, progress)
+    with addresses_named(fetched):
+        return _exported(request, fetched, backend, Store(store), version, progress)
+
+
+def _exported(
+    request: ModelRequest,
+    fetched: Fetched,
+    backend: str | None,
+    into: Store,
+    version: int | None,
+    progress: Progress,
+) -> Artifact:
     _require_weights(request)
     request = replace(request, labels=request.given_labels())
     source = _source_for(request)
     require_kind(request, source)
     _require_used(request, source)
+    _require_fetched(request, source)
     runtime = plugins.backend(backend_for(request, source, backend))
     _require_buildable(_asked_features(request), runtime)
-    into = Store(store)
     into.require_free(runtime.name, request.model, version)
     _require_installed(f"the backend {runtime.name}", runtime)
     _require_installed(f"the model source {source.name}", source)
     with into.incoming(runtime.name, request.model) as incoming:
         model, signatures = _write(request, source, runtime, incoming.path, progress)
         manifest = manifest_of(model, runtime.name, signatures, _libraries(runtime, source))
+        manifest = _with_origin(manifest, fetched)
         if isinstance(model, TensorModel):
             manifest = _with_omissions(manifest, model)
             progress(f"trying {request.model}", 0, None)
@@ -114,6 +129,17 @@ def _write(
     progress(f"writing {request.model} for {runtime.name}", 0, None)
     with _library_errors_named(f"the backend {runtime.name}", runtime):
         return model, runtime.export(model, into)
+
+
+def _with_origin(manifest: Manifest, fetched: Fetched) -> Manifest:
+    """Return the manifest with what was fetched, and its address as the source."""
+    facts = {
+        name: replace(fact, why=named(fact.why, fetched), warning=named(fact.warning, fetched))
+        for name, fact in manifest.facts.items()
+    }
+    origins = {option: resolved.to_json() for option, resolved in fetched.items()}
+    source = named(manifest.source, fetched)
+    return replace(manifest, source=source, facts=facts, fetched=origins)
 
 
 def _with_omissions(manifest: Manifest, model: TensorModel) -> Manifest:
@@ -227,6 +253,15 @@ def _require_weights(request: ModelRequest) -> None:
         raise UsageError(
             f"--weights {path}: there is no such file", hint="check the path and the spelling"
         )
+
+
+def _require_fetched(request: ModelRequest, source: ModelSource) -> None:
+    """Raise ExportError if `--offline` was given and the source itself would fetch the model."""
+    if not request.offline or request.weights is not None:
+        return
+    url = source.download(request.model)
+    if url is not None:
+        raise not_cached(url)
 
 
 def _require_used(request: ModelRequest, source: ModelSource) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
+from typing import NamedTuple
 
 from mlserve.errors import InferenceFailed, InputTooLarge, InvalidInput, NotAnImage
 
@@ -87,6 +88,7 @@ It cannot occur in the data between scans, where a zero follows each FF.
 """
 PROGRESSIVE = (b"\xff\xc2\0", b"\xff\xca\0")
 """The markers of progressive frames (Huffman, arithmetic), each with its upper length byte."""
+_CODING_MARKER = re.compile(b"|".join(map(re.escape, (SCAN, *PROGRESSIVE))))
 PACKED_TEXTS = (b"zTXt", b"iTXt")
 """The PNG chunks that hold text, possibly compressed."""
 PNG_SAMPLES = (1, 4, 3, 1, 2, 4, 4, 4)
@@ -177,23 +179,38 @@ def png_cost(png: bytes, width: int, height: int, depth: int, colour: int) -> Im
     return ImageCost(width, height, width * height * bits // 8, packed_texts=texts)
 
 
-def jpeg_cost(jpeg: bytes, width: int, height: int, components: int) -> ImageCost:
+class JpegCoding(NamedTuple):
+    """How a JPEG is coded, as its markers say: `last_scan` is the position of the last, or -1.
+
+    `components` are the numbers of components of the first scans.
+    """
+
+    scans: int
+    last_scan: int
+    components: list[int]
+    is_progressive: bool
+
+
+def jpeg_coding(jpeg: bytes) -> JpegCoding:
+    """Find the scans of a JPEG and its progressive frames, in one search.
+
+    A server reads every file several times in this way, and no other thread runs meanwhile.
+    """
+    markers = list(islice(_CODING_MARKER.finditer(jpeg), _LOOKED_AT))
+    starts = [marker.start() for marker in markers if marker[0] == SCAN]
+    numbers = [number for start in starts for number in jpeg[start + 4 : start + 5]]  # after length
+    if len(markers) < _LOOKED_AT:
+        last = starts[-1] if starts else -1
+        return JpegCoding(len(starts), last, numbers, len(starts) < len(markers))
+    is_progressive = any(kind in jpeg for kind in PROGRESSIVE)
+    return JpegCoding(jpeg.count(SCAN), jpeg.rfind(SCAN), numbers, is_progressive)
+
+
+def jpeg_cost(coding: JpegCoding, width: int, height: int, components: int) -> ImageCost:
     """Return the cost of a JPEG with these frame fields."""
-    is_held = any(kind in jpeg for kind in PROGRESSIVE) or any(
-        number < components for number in _components_of_scans(jpeg)
-    )
+    is_held = coding.is_progressive or any(number < components for number in coding.components)
     samples = COEFFICIENT_BYTES * components * width * height if is_held else 0
-    return ImageCost(width, height, samples, jpeg.count(SCAN))
-
-
-def _components_of_scans(jpeg: bytes) -> Iterator[int]:
-    """Yield the number of components of each of the first scans."""
-    at = jpeg.find(SCAN)
-    for _ in range(_LOOKED_AT):
-        if at < 0:
-            return
-        yield from jpeg[at + 4 : at + 5]  # after the length
-        at = jpeg.find(SCAN, at + len(SCAN))
+    return ImageCost(width, height, samples, coding.scans)
 
 
 NAN = "NaN"

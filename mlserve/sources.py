@@ -83,6 +83,7 @@ Progress = Callable[[str, int, int | None], None]
 class ModelRequest:
     """What the user asked to export. None means the source's default.
 
+    `weights` and `labels` may be addresses (`mlserve.remote`); a model source only sees paths.
     `labels` are the labels themselves, or a file of them. `has_background` means that class 0 of
     the model is a background class that the labels do not list. `scale` holds the values for pixel
     0 and pixel 255. `activation` is what is still to be applied to the model's outputs: softmax,
@@ -91,12 +92,13 @@ class ModelRequest:
     and `trusted_types` are names of types that such a file may hold without it;
     `allow_version_mismatch` opens files that another version of their library wrote. `inputs`
     describes the inputs of a model whose file does not. `pixels` says how images were prepared in
-    training, where that differs from version 1 of the image pipeline.
+    training, where that differs from version 1 of the image pipeline. `sha256` is the digest that
+    the weights must have; `offline` takes addresses from the cache and fetches nothing.
     """
 
     model: str
     weights: str | None = None
-    labels: Path | tuple[str, ...] | None = None
+    labels: Path | str | tuple[str, ...] | None = None
     input_size: int | None = None
     scale: tuple[float, float] | None = None
     top_k: int | None = None
@@ -112,6 +114,8 @@ class ModelRequest:
     allow_version_mismatch: bool = False
     trusted_types: tuple[str, ...] = ()
     pixels: PixelOptions = field(default_factory=PixelOptions)
+    sha256: str | None = None
+    offline: bool = False
 
     @property
     def is_random(self) -> bool:
@@ -124,7 +128,9 @@ class ModelRequest:
 
     def given_labels(self) -> tuple[str, ...] | None:
         """Return the user's labels, read from the file if it is one. Raises as `read_labels`."""
-        return read_labels(self.labels) if isinstance(self.labels, Path) else self.labels
+        if isinstance(self.labels, str | Path):
+            return read_labels(Path(self.labels))
+        return self.labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -77,21 +77,38 @@ def export(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|DIR|random",
+            metavar="FILE|DIR|URL|random",
             help="Your own model: a .keras, .h5, .hdf5, .onnx, .pt2 or .skops file, a SavedModel "
-            "folder, or another kind that `mlserve plugins` lists. `random` makes random weights, "
+            "folder, or another kind that `mlserve plugins` lists; or its address: https://, "
+            "s3://, gs://, hf://, and models:/ or runs:/ of MLflow. `random` makes random weights, "
             "for speed tests only. Default: those published for --model.",
         ),
     ] = None,
     labels: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE",
+            metavar="FILE|URL",
             help="Labels in the order of the outputs: one a line; or JSON: a list, "
             '{"0": "cat", ...}, or a config.json with id2label. Default: those published for '
             "--model.",
         ),
     ] = None,
+    sha256: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX",
+            help="The SHA-256 digest that --weights must have. At the end of any address, "
+            "#sha256=HEX says the same.",
+            show_default=False,
+        ),
+    ] = None,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Fetch nothing: take what was fetched before from the cache.",
+        ),
+    ] = False,
     background: Annotated[
         bool,
         typer.Option(
@@ -268,6 +285,8 @@ def export(
         trusted_types=tuple(filter(None, names_in(trusted_types) or ())),
         allow_version_mismatch=allow_version_mismatch,
         pixels=pixels,
+        sha256=sha256,
+        offline=offline,
     )
     with _progress() as progress:
         artifact = exporting.export(
@@ -322,6 +341,7 @@ def _report(
     typer.echo(str(artifact.path))
     note(f"model    {artifact.model}, version {artifact.version}, for {manifest.backend}")
     note(f"source   {manifest.source}")
+    _tell_of_fetched(manifest.fetched)
     for line in contract_lines(manifest):
         note(line)
     if manifest.pipeline:
@@ -334,6 +354,18 @@ def _report(
     if manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
     note(f"next     {_next_step(artifact, manifest.backend, store)}")
+
+
+def _tell_of_fetched(fetched: Mapping[str, Any]) -> None:
+    """Report each address, what was there, and whether the server was asked for it now."""
+    for option, origin in fetched.items():
+        revision = f"{origin['revision']}, " if origin["revision"] else ""
+        note(
+            f"fetched  --{option} {origin['url']} on {origin['fetched']}: {revision}"
+            f"sha256:{origin['sha256']}"
+        )
+        if origin["unchecked"]:
+            note(f"         taken from the cache without a look: {origin['unchecked']}")
 
 
 def _tell_of_shared_labels(labels: Sequence[str], *, are_given: bool) -> None:
@@ -378,7 +410,7 @@ def _progress() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),

@@ -170,7 +170,7 @@ def look_deeper() -> list[Finding]:
     """Check that the runtimes can be imported, and run `pip check`."""
     modules = [name for name in _DEEP if find_spec(name) is not None]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return [*pool.map(_import, modules), _pip_check()]
+        return [*pool.map(_import, modules), pip_check()]
 
 
 def _import(module: str) -> Finding:
@@ -182,7 +182,7 @@ def _import(module: str) -> Finding:
     return Finding(Area.SOFTWARE, name, Status.FAIL, lines[-1], f"{fix}; install the package again")
 
 
-def _pip_check() -> Finding:
+def pip_check() -> Finding:
     """Report unmet requirements; a warning only, as they may be irrelevant here."""
     code, lines = _run([sys.executable, "-m", "pip", "check"])
     if code == 0:

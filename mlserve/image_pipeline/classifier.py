@@ -11,7 +11,14 @@ from mlserve.artifact import EXPORT_AGAIN, Artifact
 from mlserve.backend import Batching
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, ModelLoadFailed, Overloaded
-from mlserve.image_pipeline.steps import DEFAULT_DECODING, Decoding, Forward, ImageSteps, best
+from mlserve.image_pipeline.steps import (
+    DEFAULT_DECODING,
+    Decoding,
+    Forward,
+    ImageSteps,
+    ResizingForward,
+    best,
+)
 from mlserve.pipeline import ImagePipeline
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
@@ -50,7 +57,7 @@ class ImageClassifierRunner:
         self,
         artifact: Artifact,
         pipeline: ImagePipeline,
-        forward: Forward,
+        forward: Forward | ResizingForward,
         decoding: Decoding = DEFAULT_DECODING,
     ) -> None:
         """Raise ModelLoadFailed when the files do not match the manifest."""

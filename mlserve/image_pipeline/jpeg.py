@@ -23,7 +23,7 @@ import simplejpeg
 
 from mlserve.deadline import Deadline
 from mlserve.image_pipeline.codec import Refused, decoded, in_strips, require_within
-from mlserve.images import SCAN, ImageLimits, Problem, jpeg_cost
+from mlserve.images import SCAN, ImageLimits, Problem, jpeg_coding, jpeg_cost
 
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 """Matches the start of a segment, or the end: not an escaped or reserved byte, RSTn or SOI."""
@@ -175,10 +175,16 @@ JpegDecoder = Callable[[bytes], Pixels]
 cannot, and Pillow's decoder then has the file."""
 
 
-def accurate(data: bytes) -> Pixels:
-    """Decode as every backend does: see the module's docstring. Raises ValueError."""
+def accurate(data: bytes, memory: Callable[[int, int], Pixels] | None = None) -> Pixels:
+    """Decode as every backend does: see the module's docstring. Raises ValueError.
+
+    `memory` returns where to leave the pixels, uint8[height, width, 3], for a height and a width.
+    """
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+        into = None if memory is None else memory(*simplejpeg.decode_jpeg_header(data)[:2])
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            data, fastdct=False, fastupsample=False, buffer=into
+        )
     except KeyError as error:  # a subsampling it does not know
         raise ValueError(str(error)) from error
     return pixels
@@ -194,7 +200,7 @@ def decode_jpeg(
     frame = frame_of(data)
     if frame is None or not frame.width or not frame.height:
         raise Refused(Problem.DAMAGED)
-    cost = jpeg_cost(data, frame.width, frame.height, frame.components)
+    cost = jpeg_cost(jpeg_coding(data), frame.width, frame.height, frame.components)
     require_within(cost, limits)
     if frame.is_progressive and lacks_scans(data):
         raise Refused(Problem.DAMAGED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -80,7 +81,7 @@ class Forward(Protocol):
 
 
 @runtime_checkable
-class ResizingForward(Forward, Protocol):
+class ResizingForward(Protocol):
     """A model that resizes images itself, on its device: version 1 of the pipeline, bit for bit."""
 
     decoder: JpegDecoder
@@ -94,6 +95,12 @@ class ResizingForward(Forward, Protocol):
 
         Raises what `Runner.run` raises.
         """
+
+    def warm_up(self, black: Array) -> None:
+        """Run once on float32[1, height, width, 3], on every instance of the model."""
+
+    def close(self) -> None:
+        """Free the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +118,16 @@ class ImageSteps:
     """An image classifier, step by step; thread-safe if `forward` is."""
 
     def __init__(
-        self, pipeline: ImagePipeline, forward: Forward, decoding: Decoding = DEFAULT_DECODING
+        self,
+        pipeline: ImagePipeline,
+        forward: Forward | ResizingForward,
+        decoding: Decoding = DEFAULT_DECODING,
     ) -> None:
         self.pipeline = pipeline
         self._forward = forward
+        self._limits = pipeline.limits
         self._decoder = decoding.decoder
+        self._at_once = decoding.threads
         self._threads = None
         if decoding.threads > 1:
             self._threads = ThreadPoolExecutor(decoding.threads, thread_name_prefix="decode")
@@ -212,13 +224,14 @@ class ImageSteps:
             except Refused as refused:
                 raise problem_error(index, len(images), refused.text) from refused
 
-        at_once = map if self._threads is None or len(new) == 1 else self._threads.map
-        for _ in at_once(decode, new):
-            """The first bad image raises."""
+        if self._threads is None or len(new) == 1:
+            for index in new:
+                decode(index)
+        else:
+            _each(decode, new, self._threads, self._at_once)
 
     def _decoded(self, image: bytes, deadline: Deadline | None, decoder: JpegDecoder) -> Array:
-        pipeline = self.pipeline
-        return decoded_image(image, pipeline.limits, pipeline.exif, deadline, decoder)
+        return decoded_image(image, self._limits, self.pipeline.exif, deadline, decoder)
 
     def close(self) -> None:
         """Free the memory and the threads."""
@@ -229,3 +242,28 @@ class ImageSteps:
     def warm_up(self) -> None:
         """Run the model once, on black. Raises what `Runner.run` raises."""
         self._forward.warm_up(np.zeros((1, *self._shape), np.float32))
+
+
+def _each(
+    do: Callable[[int], None], indices: Sequence[int], threads: ThreadPoolExecutor, at_once: int
+) -> None:
+    """Call `do` for each of the ascending indices, and raise the error of the first that fails.
+
+    Each thread takes the next one when it is done: handing them out one by one, with a future for
+    each, takes more of the interpreter's time.
+    """
+    left, errors = iter(indices), list[tuple[int, Exception]]()
+
+    def work(_: int) -> None:
+        for index in left:
+            if any(failed < index for failed, _ in errors):
+                return
+            try:
+                do(index)
+            except Exception as error:  # noqa: BLE001 - raised below, if it is the first
+                errors.append((index, error))
+
+    for _ in threads.map(work, range(min(at_once, len(indices)))):
+        """All are done."""
+    if errors:
+        raise min(errors, key=itemgetter(0))[1]

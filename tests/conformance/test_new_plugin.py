@@ -1,4 +1,8 @@
-"""`mlserve plugins new`: what it writes is clean, installable, and passes the suite at once."""
+"""`mlserve plugins new`: what it writes is clean and installable.
+
+That its own tests and the conformance suite pass, and that its sample is served, is shown by
+`docs/backend-tutorial.md`, whose commands `tests/test_docs.py` runs.
+"""
 
 from __future__ import annotations
 
@@ -47,24 +51,6 @@ def _run(project: Path, *argv: str, home: Path) -> subprocess.CompletedProcess[s
         check=False,
         timeout=280,
     )
-
-
-def test_its_own_tests_pass(project: Path, tmp_path: Path) -> None:
-    done = _run(project, "pytest", "-q", "-p", "no:cacheprovider", home=tmp_path)
-
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    passed = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
-    assert passed, done.stdout[-2000:]
-    assert int(passed[1]) > 25
-
-
-def test_the_suite_runs_on_its_sample(project: Path, tmp_path: Path) -> None:
-    """Its loader's part: the test of `docs/backend-tutorial.md` runs all of it, with a server."""
-    suite = ("--mlserve-backend", "two_words", "-k", "TestLoader")
-    done = _run(project, "pytest", "-q", "-p", "no:cacheprovider", *suite, home=tmp_path)
-
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "6 passed" in done.stdout
 
 
 def test_linters_find_nothing(project: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_nothing_heavy_is_imported() -> None:
 def test_a_package_that_does_not_get_what_it_declares_is_told_by_pip(installed: Installed) -> None:
     installed("toy", "1", "protobuf>=99", "toy-absent")
 
-    [found] = [each for each in software.look_deeper() if each.name == "pip check"]
+    found = software.pip_check()
 
     assert found.status is Status.WARN
     assert "toy 1 requires toy-absent, which is not installed" in found.text
@@ -256,6 +256,7 @@ def test_a_deep_look_imports_in_other_processes(installed: Installed, tmp_path: 
 
     findings = software.look_deeper()
 
+    assert named(findings, "pip check").text
     assert named(findings, "import tensorflow").status is Status.OK
     broken = named(findings, "import onnxruntime")
     assert (broken.status, broken.text) == (Status.FAIL, "ImportError: libcuda is absent")

@@ -6,7 +6,7 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
     classes      how many classes `ranking` gives (default 5)
     k            how many classes `top_k` gives (default 5); never more than there are
     is_older     true: there is no signature `ranking`, as in exports of earlier versions
-    delay        seconds that each image request takes (default 0)
+    delay        seconds that each image request takes, but for the warm-up (default 0)
     burn         seconds of CPU time that each image request takes (default 0)
     load_delay   seconds that loading takes (default 0)
     needs        a module that loading imports

@@ -14,12 +14,15 @@ from mlserve_echo import LABELS, EchoConfig, signatures
 from mlserve.backend import Batching
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, NotAnImage
+from mlserve.images import tiny_png
 from mlserve.tensors import Signature
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 Array = np.ndarray[Any, Any]
+WARM_UP = frozenset((b"", tiny_png()))
+"""The images that a server warms a model up with: no test has to wait for their delay."""
 
 
 class EchoRunner:
@@ -59,7 +62,8 @@ class EchoRunner:
         self._note("close")
 
     def _answer(self, signature: str, images: Array) -> dict[str, Array]:
-        self._closed.wait(self._config.delay)
+        if not WARM_UP.issuperset(images):
+            self._closed.wait(self._config.delay)
         burnt = time.thread_time() + self._config.burn
         while time.thread_time() < burnt:
             pass

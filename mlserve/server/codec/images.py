@@ -28,10 +28,10 @@ from mlserve.images import (
     JPEG_MAGIC,
     PNG_HEADER_BYTES,
     PNG_MAGIC,
-    SCAN,
     Excess,
     ImageCost,
     Problem,
+    jpeg_coding,
     jpeg_cost,
     png_cost,
     problem_error,
@@ -168,6 +168,7 @@ def _png_cost(data: bytes) -> ImageCost:
 
 def _jpeg_cost(data: bytes) -> ImageCost | None:
     """Return None without a frame. Raises ValueError for too many markers before the last scan."""
+    coding = jpeg_coding(data)
     frame, place, marker = b"", len(_SOI), _MARKER
     for _ in range(_MAX_MARKERS):
         match = marker.search(data, place)
@@ -181,14 +182,14 @@ def _jpeg_cost(data: bytes) -> ImageCost | None:
             place += max(int.from_bytes(data[place : place + 2]), 2)
         if kind == _SCAN:
             marker = _SEGMENT
-            if data.find(SCAN, place) < 0:
+            if coding.last_scan < place:
                 break
     else:
         raise ValueError(f"more than {_MAX_MARKERS} markers before the last scan")
     if len(frame) < _FRAME_BYTES:
         return None
     height, width = int.from_bytes(frame[3:5]), int.from_bytes(frame[5:7])
-    return jpeg_cost(data, width, height, sum(frame[_FRAME_BYTES:]))
+    return jpeg_cost(coding, width, height, sum(frame[_FRAME_BYTES:]))
 
 
 def _refused(index: int, batch: int, excess: Excess) -> InvalidInput:

@@ -212,7 +212,12 @@ class Engine:
         """Return the waiting jobs that may run together with the first, and that one itself."""
         if self._batching(first).most == 1 or not can_join(first, first):
             return [first]
-        return [job for job in self._admission.waiting if can_join(first, job)]
+        asked = first.call.signature  # one that asks for the same can join: most do, of many
+        return [
+            job
+            for job in self._admission.waiting
+            if (job.loaded is first.loaded and job.call.signature == asked) or can_join(first, job)
+        ]
 
     def _start_of(self, now: float, jobs: Sequence[Job[Any]]) -> float:
         """Return when to start them: now, or later if others may still join the batch."""

@@ -14,12 +14,13 @@ from urllib.error import HTTPError, URLError
 import tensorflow as tf
 import tensorflow_hub as hub
 
+from mlserve.artifact import path_digest
 from mlserve.classifiers import Network
 from mlserve.errors import ExportError, reason_of
 from mlserve.sources import ModelRequest, Progress
 from mlserve_models.framework import environment
 from mlserve_models.hub_cache import CACHE_VARIABLE, CachedModule, no_module, unreachable
-from mlserve_models.names import HubModel, path_digest
+from mlserve_models.names import HubModel
 from mlserve_models.saved_model import network_of_loaded, require_safe
 
 STALL_SECONDS = 10.0

@@ -9,13 +9,14 @@ import h5py  # type: ignore[import-untyped]
 import keras
 import numpy as np
 
+from mlserve.artifact import path_digest
 from mlserve.classifiers import Network
 from mlserve.contract import Evidence, settle
 from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
 from mlserve_models import keras_model
-from mlserve_models.names import HubModel, path_digest, random_digest
+from mlserve_models.names import HubModel, random_digest
 from mlserve_models.sizes import known_size
 from mlserve_models.tf_graph import measured
 

@@ -12,13 +12,12 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 import keras
 
-from mlserve.artifact import json_of
+from mlserve.artifact import json_of, path_digest
 from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError, reason_of
 from mlserve.kinds import is_for_tensors
 from mlserve.sources import Model, ModelRequest, TensorModel
 from mlserve_models.keras_export import write_saved_model
-from mlserve_models.names import path_digest
 from mlserve_models.sizes import (
     depth_of,
     image_problem,

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
+from mlserve.artifact import path_digest
 from mlserve.classifiers import Network, classifier
 from mlserve.contract import Evidence, Scale
 from mlserve.errors import ExportError, bounded
@@ -19,7 +20,7 @@ from mlserve.kinds import is_for_tensors
 from mlserve.sources import Kind, Model, ModelRequest
 from mlserve.tensors import DEFAULT_SIGNATURE
 from mlserve.unsafe_ops import require_safe_ops
-from mlserve_models.names import is_tar, path_digest
+from mlserve_models.names import is_tar
 from mlserve_models.sizes import (
     depth_of,
     image_problem,

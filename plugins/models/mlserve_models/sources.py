@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlserve.artifact import path_digest
 from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError
 from mlserve.sources import Classifier, Kind, Model, ModelRequest, ModelSource, Progress
@@ -19,7 +20,6 @@ from mlserve_models.names import (
     is_keras_file,
     is_named,
     is_savedmodel,
-    path_digest,
     random_digest,
 )
 from mlserve_models.sizes import require_size

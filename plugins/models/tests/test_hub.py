@@ -49,29 +49,28 @@ def fails(open_model: Callable[..., Classifier], hub: Any, cache: Path) -> Calla
 def test_the_default_model_is_fetched_once(
     open_model: Callable[..., Classifier],
     hub: Any,
-    inception_tar: bytes,
+    module_tar: bytes,
     reports: list[tuple[str, int, int | None]],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    hub.serve(inception_tar)
+    hub.serve(module_tar)
     first = open_model("inception_v3")
     assert hub.requests == [f"/{HANDLE}?tf-hub-format=compressed"]
     assert reports[0] == ("downloading from TF-Hub", 0, None)
-    assert reports[-1][1] == reports[-1][2] > len(inception_tar)
+    assert reports[-1][1] == reports[-1][2] > len(module_tar)
     second = open_model("inception_v3")
     assert len(hub.requests) == 1
     assert first.weights_digest == second.weights_digest
     assert capfd.readouterr().out == ""
 
     images = np.random.default_rng(0).random((2, 299, 299, 3), dtype=np.float32)
-    expected = open_model("inception_v3", weights="random", seed=7).forward(images)
-    np.testing.assert_allclose(second.forward(images), expected, atol=1e-4)
+    np.testing.assert_array_equal(second.forward(images), images.reshape(2, -1)[:, :1001] / 2)
 
 
 def test_what_is_known_of_the_module(
-    open_model: Callable[..., Classifier], hub: Any, inception_tar: bytes
+    open_model: Callable[..., Classifier], hub: Any, module_tar: bytes
 ) -> None:
-    hub.serve(inception_tar)
+    hub.serve(module_tar)
     before = dict(os.environ)
     model = open_model("inception_v3")
     assert dict(os.environ) == before
@@ -88,12 +87,12 @@ def test_what_is_known_of_the_module(
 def test_a_cache_of_the_users_own_is_used(
     open_model: Callable[..., Classifier],
     hub: Any,
-    inception_tar: bytes,
+    module_tar: bytes,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(home / "shared"))
-    hub.serve(inception_tar)
+    hub.serve(module_tar)
     open_model("inception_v3")
     assert [entry.name for entry in home.iterdir()] == ["shared"]
     assert list((home / "shared").glob("*/saved_model.pb"))
@@ -109,10 +108,8 @@ def test_a_hub_that_hangs_up(fails: Callable[[str], None], hub: Any) -> None:
     fails(r"\(.+\)")
 
 
-def test_a_download_that_is_cut(
-    fails: Callable[[str], None], hub: Any, inception_tar: bytes
-) -> None:
-    hub.serve(inception_tar[: len(inception_tar) // 2], announced=len(inception_tar))
+def test_a_download_that_is_cut(fails: Callable[[str], None], hub: Any, module_tar: bytes) -> None:
+    hub.serve(module_tar[: len(module_tar) // 2], announced=len(module_tar))
     fails("not appear to be a valid module|unexpected end of data")
 
 

@@ -34,11 +34,16 @@ def test_random_weights_follow_the_seed(open_model: Callable[..., Classifier]) -
     assert models[0].pipeline.class_offset == 1
 
 
+@pytest.fixture(scope="module")
+def network(keras: Any) -> Any:
+    """The network of 1000 classes, with weights by chance. It takes seconds."""
+    return keras.applications.InceptionV3(weights=None)
+
+
 @pytest.mark.parametrize("name", ["inception.weights.h5", "inception.h5"])
 def test_weights_in_a_keras_file(
-    open_model: Callable[..., Classifier], keras: Any, tmp_path: Path, name: str
+    open_model: Callable[..., Classifier], network: Any, tmp_path: Path, name: str
 ) -> None:
-    network = keras.applications.InceptionV3(weights=None)
     save = network.save_weights if "weights" in name else network.save
     save(tmp_path / name)
     model = open_model("inception_v3", weights=str(tmp_path / name))
@@ -50,10 +55,10 @@ def test_weights_in_a_keras_file(
 
 
 def test_a_module_in_a_tar_file(
-    open_model: Callable[..., Classifier], inception_tar: bytes, tmp_path: Path
+    open_model: Callable[..., Classifier], module_tar: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "module.tar.gz"
-    path.write_bytes(inception_tar)
+    path.write_bytes(module_tar)
     model = open_model("inception_v3", weights=str(path))
     assert (model.pipeline.classes, model.pipeline.class_offset) == (1001, 1)
     assert model.source == f"SavedModel {path}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mlserve_models.names import imagenet_labels, path_digest, random_digest
+from mlserve_models.names import imagenet_labels, random_digest
 from mlserve_models.sizes import image_size
 
+from mlserve.artifact import path_digest
 from mlserve.classifiers import Network, classifier
 from mlserve.contract import RAW, UNIT, Contract, Evidence, settle
 from mlserve.errors import ExportError, UsageError

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -22,9 +23,7 @@ from mlserve_torch.program import Program, to_numpy, to_torch
 
 _log = logging.getLogger(__name__)
 Tensors = Sequence[torch.Tensor]
-Place = Callable[[], Tensors]
-"""Makes the inputs of a call on the device, on the current stream, without waiting for it."""
-_SIZES = (1, 2, 4, 8, 16, 32)
+_SIZES = (1, 2, 4, 8, 16, 24, 32)
 _WARM_RUNS = 3
 """Runs before the capture, in which libraries choose their kernels and take their memory."""
 
@@ -78,28 +77,6 @@ class CudaCapture:
         return Replay(inputs, outputs, graph.replay)
 
 
-class EagerCapture:
-    """The same on the CPU, for tests: a run is repeated operation by operation."""
-
-    def on_stream(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def wait(self) -> None:
-        """Do nothing: the CPU has done its work already."""
-
-    def host_memory(self, like: torch.Tensor) -> torch.Tensor:
-        return torch.empty(like.shape, dtype=like.dtype)
-
-    def capture(self, call: Callable[[Tensors], list[torch.Tensor]], inputs: Tensors) -> Replay:
-        outputs = [output.clone() for output in call(inputs)]
-
-        def play() -> None:
-            for output, new in zip(outputs, call(inputs), strict=True):
-                output.copy_(new)
-
-        return Replay(inputs, outputs, play)
-
-
 def capture_sizes(program: Program) -> tuple[int, ...]:
     """Return the batch sizes to capture; none for a program with other open sizes."""
     specs = program.inputs
@@ -115,30 +92,24 @@ class _Places:
     def __init__(self, replay: Replay, capture: Capture) -> None:
         self._replay = replay
         self._capture = capture
-        self._sent = [capture.host_memory(tensor) for tensor in replay.inputs]
         self._got = [capture.host_memory(tensor) for tensor in replay.outputs]
+
+    @cached_property
+    def _sent(self) -> list[torch.Tensor]:
+        """Memory for inputs that come from the CPU: images never do, and theirs is large."""
+        return [self._capture.host_memory(tensor) for tensor in self._replay.inputs]
 
     def run(self, tensors: Tensors) -> list[torch.Tensor]:
         rows = len(tensors[0])
         with self._capture.on_stream():
-            for tensor, sent, place in zip(tensors, self._sent, self._replay.inputs, strict=True):
-                sent[:rows].copy_(tensor)
-                place[:rows].copy_(sent[:rows], non_blocking=True)
-            return self._answer(rows)
-
-    def run_placed(self, place: Place) -> list[torch.Tensor]:
-        with self._capture.on_stream():
-            tensors = place()
-            for tensor, into in zip(tensors, self._replay.inputs, strict=True):
-                into[: len(tensor)].copy_(tensor)
-            return self._answer(len(tensors[0]))
-
-    def _answer(self, rows: int) -> list[torch.Tensor]:
-        self._replay.play()
-        for got, output in zip(self._got, self._replay.outputs, strict=True):
-            got[:rows].copy_(output[:rows], non_blocking=True)
-        self._capture.wait()
-        return [got[:rows].clone() for got in self._got]
+            for index, (tensor, place) in enumerate(zip(tensors, self._replay.inputs, strict=True)):
+                there = self._sent[index][:rows].copy_(tensor) if tensor.is_cpu else tensor
+                place[:rows].copy_(there, non_blocking=True)
+            self._replay.play()
+            for got, output in zip(self._got, self._replay.outputs, strict=True):
+                got[:rows].copy_(output[:rows], non_blocking=True)
+            self._capture.wait()
+            return [got[:rows].clone() for got in self._got]
 
 
 class GraphedInstance:
@@ -175,21 +146,10 @@ class GraphedInstance:
         return tuple(self._places)
 
     def run(self, tensors: Tensors) -> list[torch.Tensor]:
-        """Return the outputs, on the CPU."""
+        """Return the outputs, on the CPU, for tensors on the CPU, or complete on the device."""
         with torch.inference_mode():
             places = None if self._program.rows is None else self._fitting(len(tensors[0]))
             return self._eager(tensors) if places is None else places.run(tensors)
-
-    def run_placed(self, rows: int, place: Place) -> list[torch.Tensor]:
-        """Return the outputs, on the CPU, for inputs of that many rows made on the device."""
-        with torch.inference_mode():
-            places = self._fitting(rows)
-            if places is not None:
-                return places.run_placed(place)
-            with self._capture.on_stream():
-                outputs = [output.to("cpu") for output in self._program.call(place())]
-            self._capture.wait()
-            return outputs
 
     def _fitting(self, rows: int) -> _Places | None:
         if not self._is_padded:
@@ -198,7 +158,10 @@ class GraphedInstance:
 
     def _eager(self, tensors: Tensors) -> list[torch.Tensor]:
         with self._capture.on_stream():
-            sent = [self._capture.host_memory(tensor).copy_(tensor) for tensor in tensors]
+            sent = [
+                self._capture.host_memory(tensor).copy_(tensor) if tensor.is_cpu else tensor
+                for tensor in tensors
+            ]
             placed = [tensor.to(self._device, non_blocking=True) for tensor in sent]
             outputs = [output.to("cpu") for output in self._program.call(placed)]
         self._capture.wait()
@@ -217,7 +180,7 @@ class GraphedInstance:
             self._capture.wait()
             replay = self._capture.capture(self._program.call, inputs)
             places = _Places(replay, self._capture)
-            found = places.run(tensors)
+            found = places.run(inputs)
         except (RuntimeError, AssertionError, IndexError) as error:
             _log.warning(
                 "the model runs without a CUDA graph for a batch of %d: %s", size, reason_of(error)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, LifoQueue
 
 import torch
@@ -21,7 +21,7 @@ from mlserve.errors import (
 )
 from mlserve.load_options import LoadOptions
 from mlserve.system import usable_cpus
-from mlserve_torch.graphs import Capture, GraphedInstance, Place, capture_sizes
+from mlserve_torch.graphs import Capture, GraphedInstance, capture_sizes
 from mlserve_torch.program import Program
 
 _log = logging.getLogger(__name__)
@@ -40,11 +40,6 @@ class EagerInstance:
         """Return the outputs, on the CPU."""
         with torch.inference_mode():
             return self._program.call(tensors)
-
-    def run_placed(self, rows: int, place: Place) -> list[torch.Tensor]:
-        """Return the outputs for inputs that `place` makes."""
-        with torch.inference_mode():
-            return self._program.call(place())
 
 
 class Instances:
@@ -96,53 +91,38 @@ class Instances:
         gets free in time, Overloaded when memory runs out, Unavailable once the GPU has failed, and
         InferenceFailed.
         """
-        return self._run(
-            lambda instance: [instance.run(part) for part in self._parts(tensors)], deadline
-        )
-
-    def run_placed(
-        self, rows: int, place: Callable[[range], Tensors], deadline: Deadline | None = None
-    ) -> list[torch.Tensor]:
-        """Return the outputs, on the CPU, for inputs that `place` makes on the device.
-
-        It is called on an instance's stream, for some of the rows at a time. Raises what `run` and
-        `place` raise.
-        """
-        most = self._most() if self._is_padded else rows
-        spans = [range(at, min(at + most, rows)) for at in range(0, rows, most)]
-        return self._run(
-            lambda instance: [
-                instance.run_placed(len(span), partial(place, span)) for span in spans
-            ],
-            deadline,
-        )
-
-    def _run(
-        self,
-        run: Callable[[EagerInstance | GraphedInstance], list[list[torch.Tensor]]],
-        deadline: Deadline | None,
-    ) -> list[torch.Tensor]:
-        """Run the parts of a call on a free instance, and join their outputs."""
         instance = self._take(deadline)
         if torch.get_num_threads() != self._threads:  # it is the calling thread's, of all models
             torch.set_num_threads(self._threads)
         try:
-            parts = run(instance)
-        except Exception as error:
-            raise self._explained(error) from error
+            with self.explaining():
+                parts = [instance.run(part) for part in self._parts(tensors)]
         finally:
             self._free.put(instance)
         return (
             parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
         )
 
-    def warm_up(self, tensors: Tensors) -> None:
-        """Run each instance once. Raises what `run` raises."""
+    def spans(self, rows: int) -> list[range]:
+        """Return the pieces in which a batch is run: one if its rows may not be cut."""
+        assert self._program.rows is not None
+        may_cut = self._is_padded or self._program.rows[1] == 1
+        most = self._most() if may_cut else rows
+        return [range(at, min(at + most, rows)) for at in range(0, rows, most)]
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raise the errors of PyTorch within the block as `run` does."""
         try:
-            for instance in self.all:
-                instance.run(tensors)
+            yield
         except Exception as error:
             raise self._explained(error) from error
+
+    def warm_up(self, tensors: Tensors) -> None:
+        """Run each instance once. Raises what `run` raises."""
+        with self.explaining():
+            for instance in self.all:
+                instance.run(tensors)
 
     def close(self) -> None:
         """Free the memory."""
@@ -152,16 +132,13 @@ class Instances:
             torch.cuda.empty_cache()
 
     def _parts(self, tensors: Tensors) -> list[Tensors]:
-        """Return the batch in pieces that the program takes: whole if its rows may not be cut."""
-        rows = self._program.rows
-        if rows is None:
+        """Return the batch in pieces that the program takes."""
+        if self._program.rows is None:
             return [tensors]
         if not len(tensors[0]):
             raise InvalidInput("the batch has no rows", hint="send at least one row")
-        most = self._most()
-        if len(tensors[0]) <= most or not (self._is_padded or rows[1] == 1):
-            return [tensors]
-        return list(zip(*(tensor.split(most) for tensor in tensors), strict=True))
+        spans = self.spans(len(tensors[0]))
+        return [[tensor[span.start : span.stop] for tensor in tensors] for span in spans]
 
     def _most(self) -> int:
         """Return the most rows that the program takes, or its largest graph."""

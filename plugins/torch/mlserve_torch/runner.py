@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import simplejpeg
 import torch
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
@@ -32,7 +33,7 @@ from mlserve_torch.graph import id_limits
 from mlserve_torch.graphs import CudaCapture
 from mlserve_torch.instances import Instances
 from mlserve_torch.program import Program, opened, to_numpy, to_torch
-from mlserve_torch.resizing import Resizing, Unresized, pinned
+from mlserve_torch.resizing import Resizing, Unresized
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -183,31 +184,48 @@ class PixelProgram:
         self._instances.close()
 
 
-class ImageProgram(PixelProgram):
-    """One that also resizes: a `mlserve.image_pipeline.steps.ResizingForward`."""
+class ImageProgram:
+    """One that also resizes: a `mlserve.image_pipeline.steps.ResizingForward`.
+
+    `instances` run the program that `resizing` returns from `before`.
+    """
 
     def __init__(self, instances: Instances, resizing: Resizing) -> None:
-        super().__init__(instances)
+        self._instances = instances
         self._resizing = resizing
         self.decoder = resizing.decoder
 
     def prepare(self, image: Array) -> Unresized | Array:
         """Return what `of_prepared` needs of uint8[any height, any width, 3]."""
-        return self._resizing.prepare(image)
+        with self._instances.explaining():
+            return self._resizing.prepare(image)
 
     def of_prepared(
         self, images: Sequence[Unresized | Array], deadline: Deadline | None = None
     ) -> Array:
-        """Return float32[N, units]. Raises what `Instances.run_placed` raises."""
-        (outputs,) = self._instances.run_placed(
-            len(images), lambda span: [self._resizing.pixels(images, span)], deadline
-        )
-        return to_numpy(outputs)
+        """Return float32[N, units]. Raises what `Instances.run` raises."""
+        parts = []
+        for span in self._instances.spans(len(images)):
+            with self._instances.explaining():
+                inputs = self._resizing.inputs(images, span)
+            parts.append(to_numpy(self._instances.run(inputs, deadline)[0]))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def warm_up(self, black: Array) -> None:
-        """Run every instance once, and the resize. Raises what `Instances.run` raises."""
-        super().warm_up(black)
-        self.of_prepared([self.prepare(black[0].astype(np.uint8))])
+        """Run every instance once, and the decoder. Raises what `Instances.run` raises."""
+        file = simplejpeg.encode_jpeg(black[0].astype(np.uint8))
+        with self._instances.explaining():
+            prepared = self.prepare(self.decoder(file))
+            inputs = self._resizing.inputs([prepared], range(1))
+        self._instances.warm_up(inputs)
+
+    @property
+    def batching(self) -> Batching | None:
+        """How requests are best run together."""
+        return self._instances.batching
+
+    def close(self) -> None:
+        self._instances.close()
 
 
 def _pixel_program(
@@ -216,7 +234,7 @@ def _pixel_program(
     program: Program,
     device: torch.device,
     options: LoadOptions,
-) -> tuple[PixelProgram, Decoding]:
+) -> tuple[PixelProgram | ImageProgram, Decoding]:
     """Return the program as one of float32[N, height, width, depth], whatever layout it has.
 
     On a GPU it also resizes the images, and all CPUs decode them at the same time. Raises
@@ -247,11 +265,12 @@ def _pixel_program(
     # Turning an image upright needs its pixels on the CPU.
     is_left = nvjpeg if pipeline.exif is not Exif.APPLY else None
     decode_here = partial(decode_jpeg, limits=pipeline.limits)
-    resizing = Resizing(pipeline, device, pinned, is_left, decode_here)
+    resizing = Resizing(pipeline, device, is_left, decode_here)
     if nvjpeg is not None and is_left is None:
         resizing.decoder = nvjpeg
     decoding = Decoding(nvjpeg or accurate, usable_cpus())
-    return ImageProgram(_instances(artifact, own, device, options), resizing), decoding
+    instances = _instances(artifact, resizing.before(own), device, options)
+    return ImageProgram(instances, resizing), decoding
 
 
 def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) -> ImageInput:

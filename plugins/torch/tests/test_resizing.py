@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from mlserve_torch.graphs import EagerCapture
 from mlserve_torch.instances import Instances
 from mlserve_torch.program import Program
 from mlserve_torch.resizing import Resizing
@@ -19,11 +18,12 @@ from PIL import Image
 
 from mlserve.errors import InvalidInput
 from mlserve.image_pipeline.float_resizing import resized
-from mlserve.image_pipeline.jpeg import decode_jpeg
+from mlserve.image_pipeline.jpeg import accurate, decode_jpeg
 from mlserve.image_pipeline.steps import Decoding, ImageSteps
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.tensors import DType, TensorSpec
+from tests.harness.eager_capture import EagerCapture
 
 pytestmark = pytest.mark.framework
 
@@ -50,10 +50,6 @@ def png(height: int, width: int) -> bytes:
     return file.getvalue()
 
 
-def memory(size: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(size, dtype=dtype)
-
-
 class PlanarDecoder:
     """Decodes on the CPU into nvJPEG's layout; refuses files of that length. Notes its calls."""
 
@@ -70,6 +66,14 @@ class PlanarDecoder:
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+class Planes:
+    """Decodes the file "3" to the noise of the third of SIZES, in nvJPEG's layout."""
+
+    def decoded(self, files: Sequence[Any]) -> list[torch.Tensor | None]:
+        images = [noise(*SIZES[int(file.tobytes())]) for file in files]
+        return [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
+
+
 def expected(image: Any) -> Any:
     values = resized(image, HEIGHT, WIDTH)
     values *= np.float32(PIPELINE.scale)
@@ -77,31 +81,39 @@ def expected(image: Any) -> Any:
     return values
 
 
-def test_images_of_all_sizes_have_the_bits_of_the_cpu_s_resize() -> None:
-    """Among them some that are reduced on the CPU first, and one that is repeated."""
-    resizing = Resizing(PIPELINE, CPU, memory)
-    images = [noise(*size) for size in SIZES]
-    prepared = [resizing.prepare(image) for image in images]
-    sizes = [int(each.pixels.size) for each in prepared]  # type: ignore[union-attr]
-    assert max(sizes) <= 4 * HEIGHT * WIDTH * 3 < images[0].size
-    prepared.append(prepared[0])
-    found = resizing.pixels(prepared, range(1, len(prepared))).numpy()
-    wanted = np.stack([expected(image) for image in (*images[1:], images[0])])
-    np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
-
-
 def program() -> Program:
     def means(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [tensors[0].mean((1, 2))]
 
+    return of_pixels(means, TensorSpec("scores", DType.FLOAT32, (None, 3)))
+
+
+def of_pixels(call: Any, output: TensorSpec) -> Program:
     image = TensorSpec("image", DType.FLOAT32, (None, HEIGHT, WIDTH, 3))
-    scores = TensorSpec("scores", DType.FLOAT32, (None, 3))
-    return Program(means, (image,), (scores,), (1, 1000))
+    return Program(call, (image,), (output,), (1, 1000))
 
 
-def instances(*, graphs: bool) -> Instances:
+def instances(resizing: Resizing | None, *, graphs: bool) -> Instances:
+    wanted = program() if resizing is None else resizing.before(program())
     capture = EagerCapture if graphs else None
-    return Instances(program(), CPU, LoadOptions(), is_padded=True, capture=capture)
+    return Instances(wanted, CPU, LoadOptions(), is_padded=True, capture=capture)
+
+
+@pytest.mark.parametrize("decoder", ["cpu", "planar"])
+def test_images_of_all_sizes_have_the_bits_of_the_cpu_s_resize(decoder: str) -> None:
+    """Among them some that are reduced first, and one that is repeated."""
+    output = TensorSpec("pixels", DType.FLOAT32, (None, HEIGHT, WIDTH, 3))
+    resizing = Resizing(PIPELINE, CPU, Planes() if decoder == "planar" else None)
+    pixels = resizing.before(of_pixels(list, output))
+    images = [noise(*size) for size in SIZES]
+    assert images[0].size > 4 * HEIGHT * WIDTH * 3 > images[-1].size
+    prepared = [resizing.prepare(image) for image in images]
+    if decoder == "planar":
+        prepared = [np.frombuffer(str(index).encode(), np.uint8) for index in range(len(SIZES))]
+    prepared.append(prepared[0])
+    (found,) = pixels.call(resizing.inputs(prepared, range(1, len(prepared))))
+    wanted = np.stack([expected(image) for image in (*images[1:], images[0])])
+    np.testing.assert_array_equal(found.numpy().view(np.uint32), wanted.view(np.uint32))
 
 
 FILES = [jpeg(*size) if index % 3 else png(*size) for index, size in enumerate(SIZES)]
@@ -115,12 +127,10 @@ def test_files_have_the_same_scores_as_with_the_cpu_s_resize(
 ) -> None:
     """In several parts, too, and where the device's decoder refuses a file, or decodes some."""
     files = (FILES * 5)[:rows]
-    resizing = Resizing(
-        PIPELINE, CPU, memory, decoder, lambda data: decode_jpeg(data, PIPELINE.limits)
-    )
-    here = ImageSteps(PIPELINE, PixelProgram(instances(graphs=graphs)))
+    resizing = Resizing(PIPELINE, CPU, decoder, lambda data: decode_jpeg(data, PIPELINE.limits))
+    here = ImageSteps(PIPELINE, PixelProgram(instances(None, graphs=graphs)))
     there = ImageSteps(
-        PIPELINE, ImageProgram(instances(graphs=graphs), resizing), Decoding(threads=3)
+        PIPELINE, ImageProgram(instances(resizing, graphs=graphs), resizing), Decoding(threads=3)
     )
     there.warm_up()
     if decoder is not None:
@@ -141,11 +151,40 @@ def test_a_file_that_nobody_can_decode_is_named_by_its_place(place: int) -> None
     resizing = Resizing(
         PIPELINE,
         CPU,
-        memory,
         PlanarDecoder(len(damaged)),
         lambda data: decode_jpeg(data, PIPELINE.limits),
     )
-    steps = ImageSteps(PIPELINE, ImageProgram(instances(graphs=True), resizing))
+    steps = ImageSteps(PIPELINE, ImageProgram(instances(resizing, graphs=True), resizing))
     with pytest.raises(InvalidInput, match=f"image {place} of 40 "):
         steps.batch_scores(files, None)
     steps.close()
+
+
+def test_the_first_of_several_bad_files_is_named_when_threads_decode() -> None:
+    files = [jpeg(20 + index, 20) for index in range(40)]
+    for place in (37, 11, 12):
+        files[place] = b"\xff\xd8\xff damaged"
+    resizing = Resizing(PIPELINE, CPU)
+    program = ImageProgram(instances(resizing, graphs=False), resizing)
+    steps = ImageSteps(PIPELINE, program, Decoding(threads=8))
+    for _ in range(20):
+        with pytest.raises(InvalidInput, match="image 11 of 40 "):
+            steps.batch_scores(files, None)
+    steps.close()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_are_left_where_the_caller_wants_them(mode: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(noise(50, 70)).convert(mode).save(file, "JPEG")
+    memory = np.empty((50, 70, 3), np.uint8)
+    sizes = []
+
+    def place(height: int, width: int) -> Any:
+        sizes.append((height, width))
+        return memory
+
+    found = accurate(file.getvalue(), place)
+    assert sizes == [(50, 70)]
+    assert np.shares_memory(found, memory)
+    np.testing.assert_array_equal(memory, accurate(file.getvalue()))

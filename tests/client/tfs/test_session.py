@@ -281,7 +281,7 @@ def test_each_error_of_a_server_has_its_exit_code(
     met = Refusal(code, text, http=http, headers=headers)
     endpoint = serve(TfsModel((TEXT_IN,), refusal=met))
     options = ["--endpoint", endpoint, "--model", "stranger", "--timeout", "20"]
-    outcome = cli("predict", photo, *options)
+    outcome = cli("predict", photo, *options, "--max-attempts", "1")
 
     error, hint = outcome.stderr.splitlines()
     assert error.startswith(f"error: the server at {endpoint} {words}")
