@@ -1,4 +1,4 @@
-"""Choose a backend by a model's files or its framework.
+"""Choose a backend by a model's files or its framework, and check that it can serve here.
 
 Only the classes of installed plugins are inspected: no runtime is imported.
 """
@@ -12,8 +12,12 @@ from pathlib import Path
 from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend
+from mlserve.distributions import SERVER, SERVER_HINT, absent_packages
 from mlserve.errors import NotFound, PluginError, UsageError
 from mlserve.hints import did_you_mean
+from mlserve.load_options import LoadOptions
+from mlserve.options import flag_of
+from mlserve.plugins import absent_to_serve
 from mlserve.settings import DEFAULT_BACKEND
 from mlserve.sources import DEFAULT_MODEL, ModelRequest, ModelSource
 
@@ -67,6 +71,29 @@ def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -
             hint="choose one with --backend",
         )
     return fits[0]
+
+
+def require_regarded(backend: Backend, options: LoadOptions) -> None:
+    """Raise UsageError for a load option that the backend ignores."""
+    for name in options.changed:
+        if not backend.regards(name):
+            flag = flag_of(name)
+            raise UsageError(
+                f"the backend {backend.name!r} has no {flag}", hint=f"leave {flag} out"
+            )
+
+
+def require_runtime(backend: Backend) -> None:
+    """Raise PluginError if a package is missing that mlserve's own server of it needs."""
+    for absent, hint in (
+        (absent_packages(*SERVER), SERVER_HINT),
+        (absent_to_serve(type(backend)), backend.install_hint),
+    ):
+        if absent:
+            raise PluginError(
+                f"the backend {backend.name!r} cannot serve: {', '.join(absent)} not installed",
+                hint=hint,
+            )
 
 
 def way_to_export(backend: str | None, model: str | None) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlserve import plugins
+from mlserve.backend_choice import require_regarded, require_runtime
 from mlserve.errors import MlserveError, UsageError
 from mlserve.hints import did_you_mean
-from mlserve.launch.command import require_regarded, require_runtime
-from mlserve.launch.model_choice import choose
-from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
+from mlserve.model_choice import choose
 from mlserve.options import described
+from mlserve.served_model import ServedModel
 from mlserve.settings import ServerSettings
 from mlserve.store import VersionPolicy, check_version
 
@@ -83,30 +83,32 @@ def _choice(
     policy: VersionPolicy,
     store: str | Path | None,
     options: LoadOptions,
-) -> Serving:
+) -> ServedModel:
     """Return what to serve, once it is sure that it can be served here."""
     folder, root = (None if place is None else Path(place) for place in (path, store))
     chosen = replace(choose(backend, model, folder, policy, root), options=options)
     runtime = plugins.backend(chosen.backend)
-    require_regarded(runtime, chosen)
+    require_regarded(runtime, chosen.options)
     require_runtime(runtime)
     return chosen
 
 
-def _mounted(chosen: list[Serving], settings: ServerSettings, poll_seconds: float) -> MountedServer:
+def _mounted(
+    chosen: list[ServedModel], settings: ServerSettings, poll_seconds: float
+) -> MountedServer:
     from mlserve.asgi.mounted import MountedServer
     from mlserve.server.models.versions import ModelSpec
 
     models = [
         ModelSpec(
-            plugins.backend(serving.backend),
-            serving.model,
-            serving.base_path,
-            serving.versions,
-            serving.options,
+            plugins.backend(model.backend),
+            model.model,
+            model.base_path,
+            model.versions,
+            model.options,
             poll_seconds,
         )
-        for serving in chosen
+        for model in chosen
     ]
     return MountedServer(models, settings, threads=chosen[0].options.threads)
 

@@ -94,14 +94,14 @@ def build(
     from mlserve import plugins
     from mlserve.artifact import Artifact
     from mlserve.launch.docker.images import BuildRequest
-    from mlserve.launch.model_choice import choose
+    from mlserve.model_choice import choose
     from mlserve.store import VersionPolicy
 
     versions = VersionPolicy(() if version is None else (version,))
-    serving = choose(backend, model, None, versions, store)
+    chosen = choose(backend, model, None, versions, store)
     request = BuildRequest(
-        plugins.backend(serving.backend),
-        Artifact.open(serving.base_path, serving.model, serving.expected[-1]),
+        plugins.backend(chosen.backend),
+        Artifact.open(chosen.base_path, chosen.model, chosen.expected[-1]),
         tag=tag,
         kind=Launcher(server),
         base_image=base_image,

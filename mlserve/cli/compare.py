@@ -295,7 +295,7 @@ def _print_problems(header: Sequence[str], shown: Sequence[Sequence[str]], count
 
 def _warn_of_random_weights(targets: list[ComparedTarget]) -> None:
     for target in targets:
-        if target.serving and target.serving.has_random_weights:
+        if target.served and target.served.has_random_weights:
             note(f"warning: {target.name} has random weights: its answers mean nothing")
 
 

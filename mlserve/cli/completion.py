@@ -6,6 +6,7 @@ what has been typed; one that cannot find them out returns none, as a shell has 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -49,7 +50,7 @@ def backends(_ctx: typer.Context) -> Iterable[str]:
 def models(ctx: typer.Context) -> Iterable[str]:
     """Return the exported models, and those of running servers; of the chosen backend, if any."""
     backend = ctx.params.get("backend")
-    served = [(record.serving.backend, record.serving.model) for record in _records()]
+    served = [(each.backend, each.model) for r in _records() for each in r.serving.models]
     return [model for of, model in (*_store(ctx).exported(), *served) if backend in (None, of)]
 
 
@@ -73,6 +74,19 @@ def versions(ctx: typer.Context) -> Iterable[str]:
 def servers(_ctx: typer.Context) -> Iterable[str]:
     """Return the names of the servers that `mlserve up` started."""
     return [record.name for record in _records()]
+
+
+@_completing
+def described(_ctx: typer.Context) -> Iterable[str]:
+    """Return the names of the servers that the configuration file describes."""
+    from mlserve.config.document import first_of
+    from mlserve.config.locate import VARIABLE, candidates
+    from mlserve.config.table import SERVERS
+
+    given = os.environ.get(VARIABLE)
+    document = first_of(candidates(given), are_found=given is None)
+    servers = {} if document is None else document.table.get(SERVERS, {})
+    return servers if isinstance(servers, dict) else ()
 
 
 def _store(ctx: typer.Context) -> Store:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 from typer.core import TyperOption
 
+from mlserve.cli.output import note
 from mlserve.cli.server_choice import ServerChoice
 from mlserve.config.locate import NO_FILE, VARIABLE, candidates
 from mlserve.errors import UsageError
@@ -43,6 +44,8 @@ _ONE_CALL: Mapping[str, frozenset[str]] = {
     "compare": frozenset({"report"}),
 }
 """The commands that have a table, each with the options that make sense for one call only."""
+_OF_WHAT_RUNS = ("ps", "logs", "status", "down")
+"""Commands that show and stop servers that run: they have to work whatever the file says."""
 _FOR_ALL = ("store", "output")
 """Options that mean the same in every command: they may stand at the top of the file."""
 _CLIENT_KEYS = {field.name for field in fields(ServerChoice)} - {"version"} | {"timeout"}
@@ -192,9 +195,15 @@ def _apply(ctx: Any, _option: Any, path: str | None) -> None:
 def _load(ctx: Any, paths: Sequence[Path], *, are_found: bool) -> Document | None:
     from mlserve.config.document import first_of
 
-    document = first_of(paths, are_found=are_found)
-    if document is not None:
-        require_known(document, all_settings(ctx.find_root().command))
+    try:
+        document = first_of(paths, are_found=are_found)
+        if document is not None:
+            require_known(document, all_settings(ctx.find_root().command))
+    except UsageError as error:
+        if not are_found or command_name(ctx) not in _OF_WHAT_RUNS:
+            raise
+        note(f"warning: {error.message}: the file gives no defaults now")
+        return None
     return document
 
 

@@ -81,8 +81,8 @@ def use(
         line.clear()
     _print_switched(folder, switched, output)
     if switched.others:
-        record, advice = switched.others[0]
-        raise Unavailable(f"{record.name} does not serve version {switched.version}", hint=advice)
+        use, advice = switched.others[0]
+        raise Unavailable(f"{use.name} does not serve version {switched.version}", hint=advice)
 
 
 def rm(
@@ -260,10 +260,8 @@ def _print_switched(folder: ModelFolder, switched: Switched, output: OutputForma
                 "model": folder.model,
                 "version": switched.version,
                 "pin": switched.pin,
-                "servers": [record.name for record in switched.servers],
-                "others": [
-                    {"name": record.name, "advice": advice} for record, advice in switched.others
-                ],
+                "servers": [use.name for use in switched.servers],
+                "others": [{"name": use.name, "advice": advice} for use, advice in switched.others],
             }
         )
         return
@@ -271,8 +269,8 @@ def _print_switched(folder: ModelFolder, switched: Switched, output: OutputForma
         say(f"{folder} has no pin: its latest version is {switched.version}")
     else:
         say(f"{folder} is pinned to version {switched.version}")
-    for record in switched.servers:
-        say(f"{record.name} serves version {switched.version}")
+    for use in switched.servers:
+        say(f"{use.name} serves version {switched.version}")
     if not switched.servers and not switched.others:
         note("no server of it runs; the next one will serve it: mlserve up")
 

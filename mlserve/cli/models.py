@@ -186,13 +186,13 @@ def _chosen(
 
 def _with_servers(folder: ModelFolder) -> Iterator[tuple[StoredVersion, list[str]]]:
     """Yield the versions with the names of the servers that serve them, by their records."""
-    from mlserve.launch.served import recorded, servers_at
+    from mlserve.launch.served import uses_of
 
     versions = folder.versions()
-    served = {record.name: recorded(record, versions) for record in servers_at(folder.base_path)}
+    served = [(use.name, use.recorded(versions)) for use in uses_of(folder.base_path)]
     for version in versions:
         number = version.artifact.version
-        yield version, [name for name, numbers in served.items() if number in numbers]
+        yield version, [name for name, numbers in served if number in numbers]
 
 
 def _row(version: StoredVersion, names: list[str]) -> list[str]:

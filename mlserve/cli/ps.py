@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlserve.cli.output import OutputFormat, OutputOption, duration, note, print_json, print_table
+from mlserve.errors import readable
 
 if TYPE_CHECKING:
     from mlserve.launch.ready import Seen
     from mlserve.launch.records import ServerRecord
+    from mlserve.served_model import ServedModel
 
 _HEADER = ("name", "status", "versions", "uptime", "launcher")
 
@@ -39,6 +41,8 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     for item in seen:
         if item.why:
             note(f"{item.record.name} is {item.status}: {item.why}")
+        if item.record.refusal:
+            note(readable(item.record.refusal))
     for record in dead:
         note(f"{record.name} ({record.identity}) is gone; its log: mlserve logs {record.name}")
 
@@ -47,15 +51,33 @@ def _row(record: ServerRecord, status: str) -> list[str]:
     from mlserve.launch.running import server_of
 
     since = "-" if status == "dead" else duration(server_of(record).uptime())
-    return [record.name, status, _versions(record), since, record.launcher]
+    models = record.serving.models
+    versions = _versions(record, models[0]) if len(models) == 1 else f"{len(models)} models"
+    return [record.name, status, versions, since, record.launcher]
 
 
 def _below(record: ServerRecord) -> list[str]:
     where = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}  {record.identity}"
-    meaning = (
-        "random weights: its answers mean nothing" if record.serving.has_random_weights else ""
-    )
-    return [where, meaning]
+    return [*_models(record), where, _meaning(record)]
+
+
+def _models(record: ServerRecord) -> list[str]:
+    """Return a line for each model of a server whose name does not say them."""
+    if record.serving.config is None:
+        return []
+    return [
+        f"{model.model} ({model.backend}) {_versions(record, model)}"
+        for model in record.serving.models
+    ]
+
+
+def _meaning(record: ServerRecord) -> str:
+    random = [model.model for model in record.serving.models if model.has_random_weights]
+    if not random:
+        return ""
+    if record.serving.config is None:
+        return "random weights: its answers mean nothing"
+    return f"random weights, so that the answers mean nothing: {', '.join(random)}"
 
 
 def _as_json(seen: Seen) -> dict[str, Any]:
@@ -65,16 +87,18 @@ def _as_json(seen: Seen) -> dict[str, Any]:
     return record.to_json() | {
         "status": status,
         "why": seen.why or None,
+        "models": [model.to_json() for model in record.serving.models],
+        "config_problem": record.refusal or None,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,
         "uptime_s": None if status == "dead" else round(server_of(record).uptime()),
     }
 
 
-def _versions(record: ServerRecord) -> str:
-    from mlserve.launch.served import pin_of
+def _versions(record: ServerRecord, model: ServedModel) -> str:
+    from mlserve.launch.served import Use
 
-    versions, pin = record.serving.versions, pin_of(record)
+    versions, pin = model.versions, Use(record, model).pin
     if versions.serves_all:
         return "all"
     if pin is not None:

@@ -28,6 +28,7 @@ from mlserve.errors import UsageError
 if TYPE_CHECKING:
     from mlserve.deadline import Deadline
     from mlserve.launch.records import ServerRecord
+    from mlserve.served_model import ServedModel
 
 _ACCESS = "Access"
 TimeoutOption = Annotated[
@@ -64,7 +65,7 @@ class ServerChoice:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Ask the running server of this backend. Not with --endpoint.",
+            help="Ask the running server that has a model of this backend. Not with --endpoint.",
             autocompletion=completion.backends,
         ),
     ] = None
@@ -134,14 +135,34 @@ class ServerChoice:
     ] = None
 
     def find(self, deadline: Deadline) -> FoundServer:
-        """Return the server that the options select.
+        """Return the server that the options select, and the model.
 
         Raises Unavailable if none runs, DeadlineExceeded if the file system does not answer, and
-        UsageError if several servers match, for a bad file, or if --endpoint is combined with
-        options that select among the running ones.
+        UsageError if several servers or several models of one match, for a bad file, or if
+        --endpoint is combined with options that select among the running ones.
         """
-        if self.endpoint is None:
-            return self._find_running(deadline)
+        if self.endpoint is not None:
+            return self._find_endpoint(self.endpoint, deadline)
+        record, models = self._find_running(deadline)
+        if len(models) > 1:
+            raise UsageError(
+                f"{record.name} serves {len(models)} models: "
+                + ", ".join(model.model for model in models),
+                hint=f"name one with --model, for example: --model {models[0].model}",
+            )
+        return self._found(record, models[0], deadline)
+
+    def find_each(self, deadline: Deadline) -> list[FoundServer]:
+        """Return the server that the options select, once for each model that they leave open.
+
+        Raises what `find` raises, but not for several models.
+        """
+        if self.endpoint is not None:
+            return [self._find_endpoint(self.endpoint, deadline)]
+        record, models = self._find_running(deadline)
+        return [self._found(record, model, deadline) for model in models]
+
+    def _find_endpoint(self, endpoint: str, deadline: Deadline) -> FoundServer:
         if self.backend is not None or self.server is not None:
             option = "--backend" if self.server is None else "--server"
             raise UsageError(
@@ -149,18 +170,24 @@ class ServerChoice:
                 hint="give only one of the two",
             )
         options = self._options(self.model, self._token(None, deadline), self._tls())
-        return FoundServer(self.endpoint, self.protocol, options)
+        return FoundServer(endpoint, self.protocol, options)
 
-    def _find_running(self, deadline: Deadline) -> FoundServer:
-        from mlserve.launch.records import read_records, select
+    def _find_running(self, deadline: Deadline) -> tuple[ServerRecord, list[ServedModel]]:
+        """Return the record of the running server, and those of its models that fit."""
+        from mlserve.launch.records import models_of, read_records, select
 
         records = run_within(deadline, "looking for the running server", read_records)
         record = select(records, backend=self.backend, model=self.model, name=self.server)
         record.require_staying()
+        return record, models_of(record, self.backend, self.model)
+
+    def _found(self, record: ServerRecord, model: ServedModel, deadline: Deadline) -> FoundServer:
         endpoint = record.rest_endpoint if self.protocol == "rest" else record.grpc_endpoint
         token = self._token(record.serving.settings.token_file, deadline)
-        options = self._options(record.serving.model, token, self._tls_beside(record, deadline))
-        return FoundServer(endpoint, self.protocol, options, record.serving.has_random_weights)
+        options = self._options(model.model, token, self._tls_beside(record, deadline))
+        return FoundServer(
+            endpoint, self.protocol, options, model.has_random_weights, record.refusal
+        )
 
     def _options(self, model: str | None, token: str | None, tls: Tls | None) -> ConnectionOptions:
         return {
@@ -203,12 +230,17 @@ def _recorded_tls(record: ServerRecord, deadline: Deadline) -> Tls | None:
 
 @dataclass(frozen=True, slots=True)
 class FoundServer:
-    """A server to ask, and how. `has_random_weights`: it is known to serve random weights."""
+    """A server to ask, and how.
+
+    `has_random_weights`: the model is known to have random weights. `refusal` says why the
+    file that the server follows is not in force.
+    """
 
     endpoint: str
     protocol: ProtocolName | None
     options: ConnectionOptions
     has_random_weights: bool = False
+    refusal: str = ""
 
     def connect(self, **more: Unpack[ConnectionOptions]) -> Client:
         """Return a client of the server; sends nothing yet.

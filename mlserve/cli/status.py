@@ -1,6 +1,8 @@
-"""`mlserve status`: show the versions of a model on a server and their states."""
+"""`mlserve status`: show the versions of a server's models and their states."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from mlserve.cli import clock
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table, say
@@ -10,6 +12,11 @@ from mlserve.client.client import DEFAULT_TIMEOUT
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, Unavailable, readable
 
+if TYPE_CHECKING:
+    from mlserve.client.answers import VersionStatus
+
+    Versions = tuple[VersionStatus, ...]
+
 
 @with_server_choice
 def status(
@@ -18,37 +25,64 @@ def status(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Show the versions of a served model, whether they are ready, and the load of the server.
+    """Show the versions of a server's models, whether they are ready, and the server's load.
 
-    Exit codes: 0 a version is AVAILABLE, 5 none is, so that this can serve as a probe.
+    Of a server of several models, --model shows one. If the server follows a file that it has
+    refused, this says why.
+
+    Exit codes: 0 a version of each model shown is AVAILABLE, 5 none is, so that this can serve as a
+    probe.
 
     For example:
 
     mlserve status --endpoint http://127.0.0.1:8501 --model inception_v3
     """
     deadline = Deadline.after(timeout, since=clock.command_start())
-    with choice.find(deadline).connect() as client:
-        versions = client.status(timeout=deadline)
-        load = _load(client, deadline)
+    found = choice.find_each(deadline)
+    seen: dict[str, Versions] = {}
+    for server in found:
+        with server.connect() as client:
+            versions = client.status(timeout=deadline)
+            seen[client.model or ""] = versions
+            load = _load(client, deadline) if server is found[-1] else None
+    refusal = found[-1].refusal
     if output is OutputFormat.JSON:
-        print_json(
-            {
-                "model": client.model,
-                "versions": [row.to_json() for row in versions],
-                "load": None if load is None else load.to_json(),
-                **address_json(client),
-            }
-        )
+        print_json(_as_json(seen, load, refusal) | address_json(client))
     else:
-        table = [[_shown(row.version), row.state, readable(row.error)] for row in versions]
-        print_table(["version", "state", "error"], table)
-        if load is not None:
-            say(f"load: {load}")
-    if not any(row.is_available for row in versions):
+        _print(seen, load, refusal)
+    absent = [name for name, rows in seen.items() if not any(row.is_available for row in rows)]
+    if absent:
         raise Unavailable(
-            f"no version of {client.model} is available at {client.endpoint}",
+            f"no version of {', '.join(absent)} is available at {client.endpoint}",
             hint="see why with mlserve logs (or the log of that server)",
         )
+
+
+def _print(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> None:
+    table = [
+        [model, _shown(row.version), row.state, readable(row.error)]
+        for model, rows in seen.items()
+        for row in rows
+    ]
+    header, skipped = ["model", "version", "state", "error"], 0 if len(seen) > 1 else 1
+    print_table(header[skipped:], [row[skipped:] for row in table])
+    if load is not None:
+        say(f"load: {load}")
+    if refusal:
+        say(readable(refusal))
+
+
+def _as_json(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> dict[str, Any]:
+    models = [
+        {"model": model, "versions": [row.to_json() for row in rows]}
+        for model, rows in seen.items()
+    ]
+    return {
+        **(models[0] if len(models) == 1 else {}),
+        "models": models,
+        "load": None if load is None else load.to_json(),
+        "config_problem": refusal or None,
+    }
 
 
 def _load(client: Client, deadline: Deadline) -> ServerLoad | None:

@@ -17,10 +17,12 @@ from mlserve.cli.arguments import (
     StoreOption,
     with_options,
 )
+from mlserve.cli.defaults import document_of
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.errors import UsageError
 from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
+from mlserve.options import flag_of
 from mlserve.settings import (
     DEFAULT_HOST,
     GRPC_PORT,
@@ -31,12 +33,26 @@ from mlserve.settings import (
 )
 
 if TYPE_CHECKING:
+    from mlserve.config.document import Document
+    from mlserve.config.servers import Config, ServerConfig
     from mlserve.launch.records import ServerRecord
     from mlserve.launch.up import UpRequest
+    from mlserve.served_model import ServedModel
+    from mlserve.store import VersionPolicy
 
 
 @with_options(LoadOptions, ServerSettings)
 def up(
+    context: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="The server of the configuration file to start, with all its models.",
+            show_default=False,
+            autocompletion=completion.described,
+        ),
+    ] = None,
     backend: ExportedBackendOption = None,
     model: ExportedModelOption = None,
     version: Annotated[
@@ -120,6 +136,9 @@ def up(
 ) -> None:
     """Start a server and return when it answers a real request.
 
+    NAME is a server that a configuration file describes, with all its models and settings; without
+    NAME and without options that choose a model, the only server of the file, if there is one.
+
     For example:
 
     mlserve up && mlserve predict horse.jpg --timeout 5 && mlserve down
@@ -129,34 +148,116 @@ def up(
     mlserve up --launcher docker --docker-option=--memory=2g
     """
     from mlserve.credentials import check_files
-    from mlserve.launch.model_choice import about_pin, choose
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.up import request_up
+    from mlserve.model_choice import choose
     from mlserve.store import VersionPolicy
 
-    if launcher is not Launcher.DOCKER and (image or docker_option):
-        raise UsageError(
-            "--image and --docker-option are for containers", hint="add --launcher docker"
-        )
-    load_options = LoadOptions.taken_from(options)
-    settings = ServerSettings.taken_from(options).absolute()
-    check_files(settings)
     versions = VersionPolicy.parse(version or [])
-    serving = replace(
-        choose(backend, model, path, versions, store),
-        options=load_options,
-        settings=settings,
-        image=image,
-        docker_options=tuple(docker_option or ()),
-    )
-    request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
-    told = about_pin(versions, request.serving, request.launcher)
-    if told:
-        note(told)
+
+    given = _given(context)
+    config = described_in_file(document_of(context), name, given)
+    if config is not None:
+        request = _request_of(config, wait if "wait" in given else config.wait)
+    else:
+        if launcher is not Launcher.DOCKER and (image or docker_option):
+            raise UsageError(
+                "--image and --docker-option are for containers", hint="add --launcher docker"
+            )
+        load_options = LoadOptions.taken_from(options)
+        settings = ServerSettings.taken_from(options).absolute()
+        check_files(settings)
+        chosen = choose(backend, model, path, versions, store)
+        serving = Serving(
+            (replace(chosen, options=load_options),), settings, image, tuple(docker_option or ())
+        )
+        request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
+    _tell_of_pins(request, None if config is not None else versions)
     if foreground:
         _run_in_foreground(request, output)
     else:
         _start_in_background(request, output)
+
+
+def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
+    """Say which models have a pinned version; `asked` are the versions of the command line."""
+    from mlserve.model_choice import about_pin
+
+    for model in request.serving.models:
+        told = about_pin(asked or model.versions, model, request.launcher)
+        if told is not None:
+            note(told)
+
+
+_CHOOSING = {"backend", "model", "version", "path", "store", "image", "docker_option"}
+"""Parameters that say what to serve, so that no file is looked for."""
+_WITH_FILE = {"name", "wait", "foreground", "output"}
+"""Parameters for a server of a file: everything else is in the file."""
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the parameters that are on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def described_in_file(
+    document: Document | None, name: str | None, given: set[str]
+) -> ServerConfig | None:
+    """Return the server that the configuration file describes; None if options describe it.
+
+    Raises UsageError for a bad file and for options beside it, NotFound for another name.
+    """
+    if name is None and (document is None or given & _CHOOSING):
+        return None
+    if document is None:
+        raise UsageError(
+            f"there is no configuration file that describes a server {name!r}",
+            hint="write one, mlserve.toml, or name a model: mlserve up --model NAME",
+        )
+    from mlserve.config.servers import servers_of  # of use only where there is a file
+
+    config = servers_of(document)
+    if name is None and not config.servers:
+        return None
+    server = _only_server(config) if name is None else config.server(name)
+    for option in sorted(given - _WITH_FILE):
+        raise UsageError(
+            f"{flag_of(option)} is not for the server {server.name!r}, which {document.shown} "
+            "describes",
+            hint=f"write it there, in [servers.{server.name}], or name the model to serve with "
+            "--model",
+        )
+    return server
+
+
+def _only_server(config: Config) -> ServerConfig:
+    if len(config.servers) == 1:
+        return config.servers[0]
+    names = [server.name for server in config.servers]
+    raise UsageError(
+        f"{config.path} describes {len(names)} servers: {', '.join(names)}",
+        hint=f"choose one by its name, for example: mlserve up {names[0]}",
+    )
+
+
+def _request_of(config: ServerConfig, wait: float) -> UpRequest:
+    """Return the request for a server of a file, once it is sure that its models can load."""
+    from mlserve.credentials import check_files
+    from mlserve.launch.ports import PortRequest
+    from mlserve.launch.serving import ConfigEntry
+    from mlserve.launch.up import request_up
+    from mlserve.model_choice import configured_models
+
+    assert config.source is not None, "it was read from a file"
+    check_files(config.settings)
+    serving = Serving(
+        configured_models(config),
+        config.settings,
+        config=ConfigEntry(config.source, config.name),
+    )
+    where = PortRequest(config.host, config.grpc_port, config.rest_port)
+    return request_up(serving, where, config.launcher, wait)
 
 
 def _start_in_background(request: UpRequest, output: OutputFormat) -> None:
@@ -178,11 +279,13 @@ def _next_step(serving: Serving) -> str:
     from mlserve.artifact import Artifact
     from mlserve.input_example import predict_command
 
-    if serving.takes_images:
-        return "mlserve predict FILE --timeout 5"
-    manifest = Artifact.open(serving.base_path, serving.model, serving.expected[-1]).manifest
+    model = serving.models[0]
+    one_of = f" --model {model.model}" if len(serving.models) > 1 else ""
+    if model.takes_images:
+        return f"mlserve predict FILE --timeout 5{one_of}"
+    manifest = Artifact.open(model.base_path, model.model, model.expected[-1]).manifest
     example = predict_command(manifest.signatures) if manifest else None
-    return example or "mlserve metadata"
+    return (example or "mlserve metadata") + one_of
 
 
 def _run_in_foreground(request: UpRequest, output: OutputFormat) -> None:
@@ -198,18 +301,31 @@ def _run_in_foreground(request: UpRequest, output: OutputFormat) -> None:
 
 
 def _print_ready(record: ServerRecord, request: UpRequest) -> None:
-    numbers = request.serving.expected
-    listed = ", ".join(str(number) for number in numbers)
-    what = f"version {listed} is" if len(numbers) == 1 else f"versions {listed} are"
+    models = request.serving.models
     endpoints = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}"
-    say(f"{record.serving.model} {what} ready  {endpoints}")
-    if record.serving.has_random_weights:
-        note("warning: this model has random weights: its answers mean nothing")
+    if len(models) == 1:
+        say(f"{_versions_ready(models[0])}  {endpoints}")
+    else:
+        for model in models:
+            say(_versions_ready(model))
+        say(f"{record.name} is ready  {endpoints}")
+    random = [model.model for model in models if model.has_random_weights]
+    if random:
+        which = "this model has" if len(models) == 1 else f"{', '.join(random)}:"
+        note(f"warning: {which} random weights: its answers mean nothing")
+
+
+def _versions_ready(model: ServedModel) -> str:
+    listed = ", ".join(str(number) for number in model.expected)
+    what = f"version {listed} is" if len(model.expected) == 1 else f"versions {listed} are"
+    return f"{model.model} {what} ready"
 
 
 def _as_json(record: ServerRecord, request: UpRequest) -> dict[str, Any]:
+    models = request.serving.models
+    versions = {"ready_versions": list(models[0].expected)} if len(models) == 1 else {}
     endpoints = {"grpc": record.grpc_endpoint, "rest": record.rest_endpoint}
-    return record.to_json() | endpoints | {"ready_versions": list(request.serving.expected)}
+    return record.to_json() | endpoints | versions
 
 
 @contextmanager

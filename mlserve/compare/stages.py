@@ -49,7 +49,7 @@ def compare_stage_by_stage(
     Endpoints, and the first exported model itself, have none. `timeout` applies to one image in one
     model. Raises the errors of loading, and InferenceFailed for a process that ends.
     """
-    exported = [target for target in targets if target.serving]
+    exported = [target for target in targets if target.served]
     if len(exported) < 2:  # noqa: PLR2004  a comparison has two sides
         return {}
     found: dict[str, list[Stages]] = {target.name: [] for target in exported[1:]}
@@ -169,12 +169,12 @@ class StageProcess:
 
 
 def _command(target: ComparedTarget) -> list[str]:
-    serving, artifact = target.serving, cast(Artifact, target.artifact)
-    if serving is None:
+    model, artifact = target.served, cast(Artifact, target.artifact)
+    if model is None:
         raise ValueError(f"{target.name} has no files")
     # -P: a user's module in the current folder must not shadow one of the worker's.
-    argv = [sys.executable, "-P", "-m", "mlserve.compare.worker", "--backend", serving.backend]
-    argv += [f"--model={serving.model}", "--base-path", str(serving.base_path)]
+    argv = [sys.executable, "-P", "-m", "mlserve.compare.worker", "--backend", model.backend]
+    argv += [f"--model={model.model}", "--base-path", str(model.base_path)]
     return [*argv, "--version", str(artifact.version)]
 
 

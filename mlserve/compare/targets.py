@@ -11,8 +11,8 @@ from mlserve.artifact import Artifact
 from mlserve.client.endpoint import Endpoint
 from mlserve.errors import UsageError, readable
 from mlserve.hints import did_you_mean
-from mlserve.launch.model_choice import choose
-from mlserve.launch.serving import Serving
+from mlserve.model_choice import choose
+from mlserve.served_model import ServedModel
 from mlserve.sources import Kind
 from mlserve.store import VersionPolicy, check_version
 
@@ -21,7 +21,7 @@ _USAGE = "mlserve compare tfserving onnxruntime photos/"
 
 @dataclass(frozen=True, slots=True)
 class ComparedTarget:
-    """One thing to compare, by its `name`: an exported model, or (`serving` None) an endpoint.
+    """One thing to compare, by its `name`: an exported model (`served`), or an endpoint.
 
     `endpoint` is None for an exported model, whose server is not started yet. `model` None is the
     endpoint's only one.
@@ -29,20 +29,20 @@ class ComparedTarget:
 
     name: str
     model: str | None
-    serving: Serving | None = None
+    served: ServedModel | None = None
     endpoint: str | None = None
 
     @property
     def version(self) -> int | None:
         """The version to compare; None leaves it to the endpoint."""
-        return self.serving.expected[0] if self.serving else None
+        return self.served.expected[0] if self.served else None
 
     @property
     def artifact(self) -> Artifact | None:
         """The exported model's files; None for an endpoint. Raises UsageError (unreadable)."""
-        if self.serving is None:
+        if self.served is None:
             return None
-        return Artifact.open(self.serving.base_path, self.serving.model, self.serving.expected[0])
+        return Artifact.open(self.served.base_path, self.served.model, self.served.expected[0])
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -84,7 +84,7 @@ def resolve(
         _endpoint(word, model) if _is_endpoint(word) else _exported(word, model, store)
         for word, model in zip(words, _one_each(models, words), strict=True)
     ]
-    exported = {target.model for target in found if target.serving}
+    exported = {target.model for target in found if target.served}
     default = exported.pop() if len(exported) == 1 else None
     found = [replace(target, model=target.model or default) for target in found]
     return [_numbered(target, found[:index]) for index, target in enumerate(found)]
@@ -147,10 +147,10 @@ def _exported(word: str, model: str | None, store: Path | None) -> ComparedTarge
     backend, _, version = word.partition("@")
     plugins.backend(backend)
     versions = VersionPolicy((_number(word, version),)) if "@" in word else VersionPolicy()
-    serving = choose(backend, model, None, versions, store)
+    chosen = choose(backend, model, None, versions, store)
     # Pin the version, so that exports during the comparison do not change it.
-    pinned = replace(serving, versions=VersionPolicy(serving.expected))
-    return ComparedTarget(f"{backend}@{serving.expected[0]}", serving.model, pinned)
+    pinned = replace(chosen, versions=VersionPolicy(chosen.expected))
+    return ComparedTarget(f"{backend}@{chosen.expected[0]}", chosen.model, pinned)
 
 
 def _number(word: str, version: str) -> int:

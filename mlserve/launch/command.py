@@ -13,17 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO
 
-from mlserve import __version__, paths
+from mlserve import __version__, paths, plugins
 from mlserve.backend import Backend, Listen, ServerSpec
+from mlserve.backend_choice import require_regarded, require_runtime
 from mlserve.credentials import TOKEN_VARIABLE
-from mlserve.distributions import SERVER, SERVER_HINT, absent_packages
 from mlserve.errors import PluginError, UsageError
 from mlserve.launch.logs import rotate
 from mlserve.launch.private_files import create_private, private_folder
-from mlserve.launch.records import unwritable
-from mlserve.launch.serving import Serving
+from mlserve.launch.records import STATE_FILE, files_folder, unwritable
+from mlserve.launch.serving import ConfigEntry, Serving
 from mlserve.options import flag_of
-from mlserve.plugins import absent_to_serve
+from mlserve.served_model import ServedModel
+from mlserve.server_state import state_text
 from mlserve.settings import Launcher
 
 Process = subprocess.Popen[bytes]
@@ -56,33 +57,51 @@ class ServerCommand:
         return replace(self, argv=argv, env=env)
 
 
-def launcher_for(backend: Backend, serving: Serving, wanted: Launcher) -> Launcher:
+def launcher_for(backends: Sequence[Backend], serving: Serving, wanted: Launcher) -> Launcher:
     """Return the launcher to use; `auto` is native if its executable is on PATH, else embedded.
 
-    Raises PluginError if something the launcher needs is not installed, UsageError if the backend
-    or the versions are not supported by it.
+    `backends` are those of the models, in their order. Raises PluginError if something the launcher
+    needs is not installed, UsageError if the backend or the versions are not supported by it.
     """
-    require_regarded(backend, serving)
+    for backend, model in zip(backends, serving.models, strict=True):
+        require_regarded(backend, model.options)
+    if serving.config is not None:
+        _require_following(serving.config, wanted)
+        wanted = Launcher.EMBEDDED
     if wanted is Launcher.NATIVE:
-        _require_native(backend, serving)
+        _require_native(backends[0], serving)
         return wanted
     if wanted is Launcher.DOCKER:
         return wanted  # mlserve.launch.docker reports what it needs
-    fits = not serving.changed and not serving.versions.serves_all
-    if wanted is Launcher.AUTO and fits:
-        specs = [s for s in _native_specs(backend, serving) if not s.only_on_request]
-        if _is_on_path(specs):
-            return Launcher.NATIVE
-    require_runtime(backend)
+    if wanted is Launcher.AUTO and _suits_native(backends[0], serving):
+        return Launcher.NATIVE
+    for backend in backends:
+        require_runtime(backend)
     return Launcher.EMBEDDED
 
 
-def command(
-    backend: Backend, serving: Serving, launcher: Launcher, listen: Listen
-) -> ServerCommand:
+def _require_following(config: ConfigEntry, wanted: Launcher) -> None:
+    """Raise UsageError for a launcher whose servers do not follow a configuration file."""
+    if wanted in (Launcher.NATIVE, Launcher.DOCKER):
+        raise UsageError(
+            f"the {wanted} launcher does not serve [servers.{config.server}] of {config.path}: its "
+            "servers have one model, and do not follow the file",
+            hint="use --launcher embedded, or name the model: mlserve up --backend NAME --model "
+            f"NAME --launcher {wanted}",
+        )
+
+
+def _suits_native(backend: Backend, serving: Serving) -> bool:
+    if serving.changed or serving.only.versions.serves_all:
+        return False
+    return _is_on_path([s for s in _native_specs(backend, serving) if not s.only_on_request])
+
+
+def command(serving: Serving, launcher: Launcher, listen: Listen) -> ServerCommand:
     """Return the process that serves this on those ports with that launcher (not `auto`)."""
     if launcher is Launcher.EMBEDDED:
         return _embedded(serving, listen)
+    backend = plugins.backend(serving.only.backend)
     specs = _native_specs(backend, serving, listen)
     spec = next((s for s in specs if shutil.which(s.executable)), None)
     if spec is None:
@@ -102,24 +121,35 @@ def command(
 def _embedded(serving: Serving, listen: Listen) -> ServerCommand:
     # -P: a user's module in the current folder must not shadow one of the server's.
     argv = [sys.executable, "-P", "-m", "mlserve.server"]
-    # One argument, because a model's name may begin with a dash.
-    argv += ["--backend", serving.backend, f"--model={serving.model}"]
-    argv += ["--base-path", str(serving.base_path), "--host", listen.host]
+    argv += _flags_of(serving.only) if serving.config is None else _flags_of_entry(serving.config)
+    argv += ["--host", listen.host]
     argv += ["--grpc-port", str(listen.grpc_port), "--rest-port", str(listen.rest_port)]
-    if serving.versions.versions:
-        argv += ["--version", *map(str, serving.versions.versions)]
-    if serving.versions.serves_all:
-        argv.append("--all-versions")
-    argv += serving.argv()
-    return ServerCommand(Launcher.EMBEDDED, tuple(argv), {"PYTHONUNBUFFERED": "1"}, {})
+    argv += serving.settings.argv()
+    files = {} if serving.config is None else {STATE_FILE: state_text(serving.models)}
+    return ServerCommand(Launcher.EMBEDDED, tuple(argv), {"PYTHONUNBUFFERED": "1"}, files)
+
+
+def _flags_of(model: ServedModel) -> list[str]:
+    # One argument, because a model's name may begin with a dash.
+    flags = ["--backend", model.backend, f"--model={model.model}"]
+    flags += ["--base-path", str(model.base_path)]
+    if model.versions.versions:
+        flags += ["--version", *map(str, model.versions.versions)]
+    if model.versions.serves_all:
+        flags.append("--all-versions")
+    return flags + model.options.argv()
+
+
+def _flags_of_entry(config: ConfigEntry) -> list[str]:
+    flags = [f"--config={config.path}", f"--server={config.server}"]
+    return [*flags, f"--state={{files}}/{STATE_FILE}"]
 
 
 def _native_specs(
     backend: Backend, serving: Serving, listen: Listen = _NOWHERE
 ) -> list[ServerSpec]:
-    specs = backend.external_servers(
-        serving.base_path, serving.model, serving.versions.versions, listen
-    )
+    model = serving.only
+    specs = backend.external_servers(model.base_path, model.model, model.versions.versions, listen)
     return [spec for spec in specs if spec.launcher == Launcher.NATIVE]
 
 
@@ -134,7 +164,7 @@ def _require_native(backend: Backend, serving: Serving) -> None:
             f"the native launcher does not take {flag_of(serving.changed[0])}",
             hint="use --launcher embedded",
         )
-    if serving.versions.serves_all:
+    if serving.only.versions.serves_all:
         raise UsageError(
             "the native launcher cannot follow all versions",
             hint="name them (--version 1 --version 2), or use --launcher embedded",
@@ -142,16 +172,6 @@ def _require_native(backend: Backend, serving: Serving) -> None:
     specs = _native_specs(backend, serving)
     if not _is_on_path(specs):
         raise _no_native(backend, specs)
-
-
-def require_regarded(backend: Backend, serving: Serving) -> None:
-    """Raise UsageError for a load option that the backend ignores."""
-    for name in serving.options.changed:
-        if not backend.regards(name):
-            flag = flag_of(name)
-            raise UsageError(
-                f"the backend {backend.name!r} has no {flag}", hint=f"leave {flag} out"
-            )
 
 
 def _no_native(backend: Backend, specs: Sequence[ServerSpec]) -> PluginError | UsageError:
@@ -164,26 +184,13 @@ def _no_native(backend: Backend, specs: Sequence[ServerSpec]) -> PluginError | U
     return PluginError(f"{names} is not on PATH", hint=specs[0].install_hint)
 
 
-def require_runtime(backend: Backend) -> None:
-    """Raise PluginError if a package is missing that mlserve's own server of it needs."""
-    for absent, hint in (
-        (absent_packages(*SERVER), SERVER_HINT),
-        (absent_to_serve(type(backend)), backend.install_hint),
-    ):
-        if absent:
-            raise PluginError(
-                f"the backend {backend.name!r} cannot serve: {', '.join(absent)} not installed",
-                hint=hint,
-            )
-
-
 def spawn(command: ServerCommand, name: str, log: Path | None) -> Process:
     """Start the server's process. Its output goes to `log`, or to our stderr if that is None.
 
     Raises UsageError if the state folder cannot be written or its path is too long, PluginError if
     the executable cannot be run.
     """
-    folder = paths.state_dir() / "files" / name
+    folder = files_folder(name)
     _require_short(folder.absolute(), command)
     placed = command.placed(folder.absolute())
     try:

@@ -26,15 +26,15 @@ def run_in_foreground(
 ) -> int:
     """Run the server until it ends, and return its exit code (128 + n if signal n ended it).
 
-    SIGTERM and SIGINT make it drain and stop; a second one kills it. `on_ready` is called once it
-    answers. Raises what `up` raises.
+    SIGTERM and SIGINT make it drain and stop; a second one kills it. SIGHUP has it read its
+    configuration file again. `on_ready` is called once it answers. Raises what `up` raises.
     """
     if request.launcher is Launcher.DOCKER:
         raise UsageError(
             "the docker launcher only runs servers in the background",
             hint="leave --foreground out, or run the image yourself: mlserve build, docker run",
         )
-    forwarding = _Forwarding()
+    forwarding = _Forwarding(follows_file=request.serving.config is not None)
     with ExitStack() as signals:
         with state_lock(request.wait):  # until it is held, a signal ends this command at once
             signals.enter_context(forwarding.installed())
@@ -71,15 +71,19 @@ def _serve(
 
 
 class _Forwarding:
-    """Forward SIGTERM and SIGINT to a process, including those received before it existed."""
+    """Forward SIGTERM and SIGINT to a process, including those received before it existed.
 
-    def __init__(self) -> None:
+    For a server that `follows_file`, also SIGHUP.
+    """
+
+    def __init__(self, *, follows_file: bool) -> None:
+        self._signals = (*_SIGNALS, signal.SIGHUP) if follows_file else _SIGNALS
         self._process: Process | None = None
         self._count = 0
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._on_signal) for number in self._signals}
         try:
             yield
         finally:
@@ -90,13 +94,19 @@ class _Forwarding:
         self._process = process
         self._send()
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._count += 1
-        self._send()
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._pass_on(number)
+        else:
+            self._count += 1
+            self._send()
 
     def _send(self) -> None:
-        if self._process is not None and self._count:
-            number = signal.SIGKILL if self._count > 1 else signal.SIGTERM
+        if self._count:
+            self._pass_on(signal.SIGKILL if self._count > 1 else signal.SIGTERM)
+
+    def _pass_on(self, number: int) -> None:
+        if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)  # it leads its group
 

@@ -1,10 +1,10 @@
-"""Readiness of a server: its versions are available, and an image gets an answer."""
+"""Readiness of a server: the versions of its models are available, and an image gets an answer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from mlserve.launch.process import is_process
 from mlserve.launch.records import ServerRecord, read_records, state_lock, write_record
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 from mlserve.sources import Kind
 
@@ -48,44 +49,79 @@ framework can take a while to let go."""
 def wait_until_ready(
     record: ServerRecord, serving: Serving, give_up: float, require_alive: Callable[[], None]
 ) -> None:
-    """Wait until the server answers for each expected version.
+    """Wait until the server answers for each expected version of each model.
 
     Each round first calls `require_alive`, which raises if the process is gone. `give_up` is a
-    `time.monotonic()` value. Raises Unavailable once it has passed, ModelLoadFailed for a version
-    that does not load, and the error of a real request that fails.
+    `time.monotonic()` value. Raises Unavailable once it has passed, naming the models that are not
+    ready, ModelLoadFailed for a version that does not load, and the error of a real request that
+    fails.
     """
-    patience = _PROBE_TIMEOUT
-    last: MlserveError = _NO_ATTEMPT
-    not_loaded: ModelLoadFailed | None = None
-    with client_of(record) as client:
-        while (left := give_up - time.monotonic()) > 0:
+    with ExitStack() as stack:
+        awaited = [
+            _Awaited(record, model, stack.enter_context(client_of(record, model)))
+            for model in serving.models
+        ]
+        while time.monotonic() < give_up:
             require_alive()
-            try:
-                if _are_available(client, serving, min(left, patience)):
-                    _ask_each(record, serving, min(left, patience))
-                    return
-            except AccessDenied as error:  # waiting does not help
-                if record.serving.settings.tls_client_ca is None:
-                    raise
-                raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
-            except ModelLoadFailed as error:
+            for model in awaited:
+                if (left := give_up - time.monotonic()) > 0:
+                    model.ask(min(left, model.patience))
+            awaited = [model for model in awaited if not model.is_ready]
+            if not awaited:
+                return
+            if any(model.failure is not None for model in awaited):
                 # A server of ours ends now, and its last words say more; a third-party one stays.
-                not_loaded = error
-                is_ours = record.launcher is Launcher.EMBEDDED
-                seconds = _OUR_LAST_WORDS if is_ours else _LAST_WORDS
+                seconds = _OUR_LAST_WORDS if record.launcher is Launcher.EMBEDDED else _LAST_WORDS
                 give_up = min(give_up, time.monotonic() + seconds)
-            except _NOT_YET as error:
-                last = error
-                # A first answer may take longer than any guess, so the next attempt gets more time.
-                patience = patience * 2 if isinstance(error, DeadlineExceeded) else patience
             time.sleep(_PAUSE)
     require_alive()
-    if not_loaded is not None:  # also of a server that has closed its ports, but not ended yet
-        raise not_loaded
-    raise Unavailable(
-        f"{record.name} was not ready in time (last: {last.message})",
-        hint=_hint(record),
-    )
+    for model in awaited:
+        if model.failure is not None:  # also if it has closed its ports, but not ended yet
+            raise model.failure
+    raise _not_in_time(record, awaited)
+
+
+@dataclass(slots=True)
+class _Awaited:
+    """A model that must become ready, and what it has said so far."""
+
+    record: ServerRecord
+    served: ServedModel
+    client: Client
+    patience: float = _PROBE_TIMEOUT
+    last: MlserveError = _NO_ATTEMPT
+    failure: ModelLoadFailed | None = None
+    is_ready: bool = False
+
+    def ask(self, timeout: float) -> None:
+        """Look whether it is ready. Raises AccessDenied, as waiting does not help then."""
+        try:
+            if _are_available(self.client, self.served, timeout):
+                _ask_each(self.record, self.served, timeout)
+                self.is_ready = True
+            else:
+                self.last = Unavailable(f"{self.served.model} is loading")
+        except AccessDenied as error:
+            if self.record.serving.settings.tls_client_ca is None:
+                raise
+            raise AccessDenied(error.message, hint=_NAME_A_CERTIFICATE) from error
+        except ModelLoadFailed as error:
+            self.failure = error
+        except _NOT_YET as error:
+            self.last = error
+            if isinstance(error, DeadlineExceeded):
+                # A first answer may take longer than any guess, so the next one gets more time.
+                self.patience *= 2
+
+
+def _not_in_time(record: ServerRecord, late: Sequence[_Awaited]) -> Unavailable:
+    last = late[-1].last.message if late else _NO_ATTEMPT.message
+    if len(record.serving.models) == 1:
+        message = f"{record.name} was not ready in time (last: {last})"
+    else:
+        names = ", ".join(model.served.model for model in late)
+        message = f"{record.name} was not ready in time: {names} did not answer (last: {last})"
+    return Unavailable(message, hint=_hint(record))
 
 
 def _hint(record: ServerRecord) -> str:
@@ -149,51 +185,55 @@ def _ask(record: ServerRecord) -> tuple[str, str]:
 
 
 def _answers(record: ServerRecord, timeout: float) -> bool:
-    """Return whether a version is available, and answers an image if it takes any.
+    """Return whether each model has an available version, which answers an image if it takes any.
 
     `timeout` applies to each request. Raises what the client raises.
     """
-    with client_of(record) as client:
+    return all(_model_answers(record, model, timeout) for model in record.serving.models)
+
+
+def _model_answers(record: ServerRecord, model: ServedModel, timeout: float) -> bool:
+    with client_of(record, model) as client:
         available = [s for s in client.status(timeout=timeout) if s.is_available]
     for version in [status.version for status in available if status.version is not None]:
-        artifact = Artifact.open(record.serving.base_path, record.serving.model, version)
+        artifact = Artifact.open(model.base_path, model.model, version)
         if artifact.manifest is not None and artifact.manifest.kind is Kind.IMAGE_CLASSIFIER:
-            _predict(record, version, timeout)
+            _predict(record, model, version, timeout)
     return bool(available)
 
 
-def _are_available(client: Client, serving: Serving, timeout: float) -> bool:
+def _are_available(client: Client, model: ServedModel, timeout: float) -> bool:
     states = {status.version: status for status in client.status(timeout=timeout)}
-    for version in serving.expected:
+    for version in model.expected:
         status = states.get(version)
         if status is not None and status.error and status.state == "END":
             raise ModelLoadFailed(
-                f"version {version} of {serving.model} does not load: {status.error}"
+                f"version {version} of {model.model} does not load: {status.error}"
             )
         if status is None or not status.is_available:
             return False
     return True
 
 
-def _ask_each(record: ServerRecord, serving: Serving, timeout: float) -> None:
+def _ask_each(record: ServerRecord, model: ServedModel, timeout: float) -> None:
     """Send an image to each expected version, if it takes images."""
-    for version in serving.expected if serving.takes_images else ():
-        _predict(record, version, timeout)
+    for version in model.expected if model.takes_images else ():
+        _predict(record, model, version, timeout)
 
 
-def _predict(record: ServerRecord, version: int, timeout: float) -> None:
-    with client_of(record, version) as client:
+def _predict(record: ServerRecord, model: ServedModel, version: int, timeout: float) -> None:
+    with client_of(record, model, version) as client:
         client.predict(tiny_png(), timeout=timeout)
 
 
-def client_of(record: ServerRecord, version: int | None = None) -> Client:
+def client_of(record: ServerRecord, model: ServedModel, version: int | None = None) -> Client:
     """Return a client that does not retry: the waiting loop does."""
     from mlserve.client import Client
     from mlserve.client.retries import ONCE
 
     return Client(
         record.grpc_endpoint,
-        model=record.serving.model,
+        model=model.model,
         version=version,
         token=token_of(record),
         tls=tls_of(record),

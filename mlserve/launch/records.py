@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,9 +31,13 @@ from mlserve.launch.private_files import (
     state_folder,
 )
 from mlserve.launch.serving import Serving
+from mlserve.served_model import ServedModel
+from mlserve.server_state import ServerState
 from mlserve.settings import Launcher
 
 _FORMAT = 1
+STATE_FILE = "serves.json"
+"""The name of the state of a server that follows a file, in the folder of its files."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 """Names of servers become file names."""
 _MOST_PID = 2**31 - 1
@@ -55,7 +59,7 @@ class ServerRecord:
     until then `up_pid` and `up_created` identify the command that started it and waits for it, as
     `pid` and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so
     that it gets no new work. `tls_server_name` is the name to expect in its certificate if that
-    does not cover the host.
+    does not cover the host. `problem` is why the file that it follows is not in force now.
     """
 
     name: str
@@ -72,6 +76,7 @@ class ServerRecord:
     up_created: float = 0.0
     container: str | None = None
     tls_server_name: str | None = None
+    problem: str = field(default="", compare=False)
 
     @property
     def identity(self) -> str:
@@ -90,6 +95,16 @@ class ServerRecord:
                 f"{self.name} is stopping: it takes no new work",
                 hint="once `mlserve ps` no longer lists it, start it again: mlserve up",
             )
+
+    @property
+    def refusal(self) -> str:
+        """Say which file is not in force, and why; empty if the server follows none or it is."""
+        if self.serving.config is None or not self.problem:
+            return ""
+        return (
+            f"{self.name} refused {self.serving.config.path}, and what it said before goes on: "
+            f"{self.problem}"
+        )
 
     @property
     def grpc_endpoint(self) -> str:
@@ -143,14 +158,17 @@ class ServerRecord:
         return cls(**values)
 
 
-_OWN_FIELDS = [item.name for item in fields(ServerRecord) if item.name not in ("serving", "listen")]
+_OWN_FIELDS = [
+    item.name for item in fields(ServerRecord) if item.name not in ("serving", "listen", "problem")
+]
 
 
 def read_records(report: Tell | None = None) -> list[ServerRecord]:
     """Return the recorded servers, by name, without looking at their processes.
 
-    A record that is unreadable or another user's is passed to `report` (default: a line on stderr)
-    and left out. Raises UsageError for another user's state folder.
+    The models of one that follows a file are those that it serves now. A record that is unreadable
+    or another user's is passed to `report` (default: a line on stderr) and left out. Raises
+    UsageError for another user's state folder.
     """
     found: list[ServerRecord] = []
     for path in _record_files(report or _warn):
@@ -184,7 +202,9 @@ def select(
     known = list(records)
     wanted = {"name": name, "backend": backend, "model": model}
     given = {key: value for key, value in wanted.items() if value is not None}
-    fits = [record for record in known if given.items() <= _keys(record).items()]
+    fits = [record for record in known if name in (None, record.name)]
+    if backend is not None or model is not None:
+        fits = [record for record in fits if models_of(record, backend, model)]
     if len(fits) == 1:
         return fits[0]
     if fits:
@@ -196,10 +216,22 @@ def select(
     raise _none_running(given, known)
 
 
-def _keys(record: ServerRecord) -> dict[str, str]:
-    """Return the values that a server can be chosen by."""
-    serving = record.serving
-    return {"name": record.name, "backend": serving.backend, "model": serving.model}
+def models_of(
+    record: ServerRecord, backend: str | None = None, model: str | None = None
+) -> list[ServedModel]:
+    """Return the server's models that match; None matches all."""
+    return [
+        each
+        for each in record.serving.models
+        if backend in (None, each.backend) and model in (None, each.model)
+    ]
+
+
+def _values(record: ServerRecord, key: str) -> set[str]:
+    """Return the values of `key` (name, backend or model) that the server can be chosen by."""
+    if key == "name":
+        return {record.name}
+    return {getattr(model, key) for model in record.serving.models}
 
 
 def write_record(record: ServerRecord) -> None:
@@ -262,7 +294,24 @@ def _read(path: Path) -> ServerRecord:
         data = json_of(file.read(LARGEST_PLAIN_FILE))
     if data["format"] != _FORMAT:
         raise ValueError(f"record format {data['format']!r} is not known")
-    return ServerRecord.from_json(data)
+    record = ServerRecord.from_json(data)
+    return record if record.serving.config is None else _as_of_now(record)
+
+
+def _as_of_now(record: ServerRecord) -> ServerRecord:
+    """Return the record with the models that the server follows its file to now."""
+    try:
+        with open_own(files_folder(record.name) / STATE_FILE) as file:
+            state = ServerState.from_json(json_of(file.read(LARGEST_PLAIN_FILE)))
+    except FileNotFoundError:
+        return record
+    serving = replace(record.serving, models=state.models)
+    return replace(record, serving=serving, problem=state.problem)
+
+
+def files_folder(name: str) -> Path:
+    """Return the folder of the files that the launcher wrote for the server of that name."""
+    return paths.state_dir() / "files" / name
 
 
 def _pid(value: Any) -> int:
@@ -291,13 +340,23 @@ def _none_running(given: dict[str, str], known: list[ServerRecord]) -> Unavailab
     if not known:
         return Unavailable("no server is running", hint="start one: mlserve up")
     asked = " and ".join(f"{key} {value!r}" for key, value in given.items())
-    names = ", ".join(record.name for record in known)
-    meant = (did_you_mean(value, {_keys(r)[key] for r in known}) for key, value in given.items())
+    names = ", ".join(map(_with_models, known))
+    meant = (
+        did_you_mean(value, set().union(*(_values(record, key) for record in known)))
+        for key, value in given.items()
+    )
     return Unavailable(
         f"no server with {asked} is running (running: {names})",
         hint=next(filter(None, meant), "")
         + "`mlserve ps` shows them; start another with mlserve up",
     )
+
+
+def _with_models(record: ServerRecord) -> str:
+    """Return the server's name, with the names of its models if that does not have them."""
+    if record.serving.config is None:
+        return record.name
+    return f"{record.name} with {', '.join(model.model for model in record.serving.models)}"
 
 
 def _warn(message: str) -> None:

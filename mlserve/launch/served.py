@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlserve.errors import MlserveError, Unavailable
 from mlserve.inventory import ModelFolder, StoredVersion, VersionState
@@ -11,57 +12,76 @@ from mlserve.launch.ready import client_of
 from mlserve.launch.records import ServerRecord, read_records
 from mlserve.launch.running import server_of
 from mlserve.pin import pin_or_none
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
+
+if TYPE_CHECKING:
+    from mlserve.client import Client
 
 _ANSWER_SECONDS = 5.0
 
 
-def follows_pin(record: ServerRecord) -> bool:
-    """Return whether the server looks at the pin: a process of mlserve's without `--version`."""
-    return record.launcher is Launcher.EMBEDDED and record.serving.versions.follows_latest
+class Use(NamedTuple):
+    """A server, and one of its models."""
+
+    record: ServerRecord
+    model: ServedModel
+
+    @property
+    def name(self) -> str:
+        """The server's name."""
+        return self.record.name
+
+    @property
+    def follows_pin(self) -> bool:
+        """Whether the server looks at the pin: mlserve's own, without versions of its own."""
+        return self.record.launcher is Launcher.EMBEDDED and self.model.versions.follows_latest
+
+    @property
+    def pin(self) -> int | None:
+        """The version that the server serves because it is pinned; None if it is not."""
+        return pin_or_none(self.model.base_path) if self.follows_pin else None
+
+    def client(self) -> Client:
+        """Return a client of the model, which does not retry."""
+        return client_of(self.record, self.model)
+
+    def recorded(self, versions: Sequence[StoredVersion]) -> tuple[int, ...]:
+        """Return which versions the server should serve, as its record says; it is not asked."""
+        usable = (VersionState.WHOLE, VersionState.DAMAGED)
+        present = [v.artifact.version for v in versions if v.state in usable]
+        pinned = [v.artifact.version for v in versions if v.is_pinned]
+        if pinned and self.follows_pin:
+            return tuple(pinned)
+        return self.model.versions.wanted(present)
+
+    def served_now(self) -> frozenset[int]:
+        """Return the versions that the server has loaded, is loading or is about to unload.
+
+        Raises Unavailable if it cannot be asked.
+        """
+        try:
+            with self.client() as client:
+                statuses = client.status(timeout=_ANSWER_SECONDS)
+        except MlserveError as error:
+            raise Unavailable(
+                f"{self.name} does not say which versions it serves: {error.message}",
+                hint=f"see mlserve status --server {self.name}, or stop it: "
+                f"mlserve down {self.name}",
+            ) from error
+        return frozenset(s.version for s in statuses if s.version is not None and s.state != "END")
 
 
-def pin_of(record: ServerRecord) -> int | None:
-    """Return the version that the server serves because it is pinned; None if it is not."""
-    return pin_or_none(record.serving.base_path) if follows_pin(record) else None
+def uses() -> list[Use]:
+    """Return the models of the servers that run."""
+    running = (record for record in read_records() if server_of(record).is_running())
+    return [Use(record, model) for record in running for model in record.serving.models]
 
 
-def running_servers() -> list[ServerRecord]:
-    """Return the records of the servers that run."""
-    return [record for record in read_records() if server_of(record).is_running()]
-
-
-def servers_at(base_path: Path) -> list[ServerRecord]:
+def uses_of(base_path: Path) -> list[Use]:
     """Return the running servers that serve the versions in that folder."""
     wanted = base_path.resolve()
-    return [r for r in running_servers() if r.serving.base_path.resolve() == wanted]
-
-
-def recorded(record: ServerRecord, versions: Sequence[StoredVersion]) -> tuple[int, ...]:
-    """Return which of the versions the server should serve, as its record says; it is not asked."""
-    usable = (VersionState.WHOLE, VersionState.DAMAGED)
-    present = [v.artifact.version for v in versions if v.state in usable]
-    pinned = [v.artifact.version for v in versions if v.is_pinned]
-    if pinned and follows_pin(record):
-        return tuple(pinned)
-    return record.serving.versions.wanted(present)
-
-
-def served_now(record: ServerRecord) -> frozenset[int]:
-    """Return the versions that the server has loaded, is loading or is about to unload.
-
-    Raises Unavailable if it cannot be asked.
-    """
-    try:
-        with client_of(record) as client:
-            statuses = client.status(timeout=_ANSWER_SECONDS)
-    except MlserveError as error:
-        raise Unavailable(
-            f"{record.name} does not say which versions it serves: {error.message}",
-            hint=f"see mlserve status --server {record.name}, or stop it: "
-            f"mlserve down {record.name}",
-        ) from error
-    return frozenset(s.version for s in statuses if s.version is not None and s.state != "END")
+    return [use for use in uses() if use.model.base_path.resolve() == wanted]
 
 
 def users_by_version(folder: ModelFolder) -> dict[int, list[str]]:
@@ -70,7 +90,7 @@ def users_by_version(folder: ModelFolder) -> dict[int, list[str]]:
     Raises Unavailable if one cannot be asked.
     """
     users: dict[int, list[str]] = {}
-    for record in servers_at(folder.base_path):
-        for version in served_now(record):
-            users.setdefault(version, []).append(record.name)
+    for use in uses_of(folder.base_path):
+        for version in use.served_now():
+            users.setdefault(version, []).append(use.name)
     return users

@@ -1,71 +1,80 @@
-"""What `mlserve up` serves: one value, from the options to the record."""
+"""What `mlserve up` serves: one value, from the options or the file to the record."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
+from mlserve.served_model import ServedModel
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
-from mlserve.store import LATEST_VERSION, VersionPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigEntry:
+    """A server's place in a configuration file: the table `[servers.<server>]` of `path`."""
+
+    path: Path
+    server: str
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A model to serve, and how. Two are equal if they ask for the same server.
+    """The models that one server serves, and how. Two are equal if they ask for the same server.
 
-    The version folders are in `base_path`. `image` is the container image to run; None takes the
-    usual one. `docker_options` go to `docker run`. The rest is derived when the model is chosen,
-    and ignored in comparisons: `expected` are the versions that must answer before the server is
-    ready, and the model `takes_images` if mlserve exported all of them as image classifiers.
+    `image` is the container image to run; None takes the usual one. `docker_options` go to
+    `docker run`. A server that is described in a file has its place in `config`, and its models
+    change with the file while it runs.
     """
 
-    backend: str
-    model: str
-    base_path: Path
-    versions: VersionPolicy = LATEST_VERSION
-    options: LoadOptions = DEFAULT_LOAD_OPTIONS
+    models: tuple[ServedModel, ...]
     settings: ServerSettings = DEFAULT_SETTINGS
     image: str | None = None
     docker_options: tuple[str, ...] = ()
-    expected: tuple[int, ...] = field(default=(), compare=False)
-    has_random_weights: bool = field(default=False, compare=False)
-    takes_images: bool = field(default=False, compare=False)
+    config: ConfigEntry | None = None
 
     @property
     def name(self) -> str:
-        """The server's name: `<backend>-<model>`."""
-        return f"{self.backend}-{self.model}"
+        """The server's name: `<backend>-<model>`, or the one that its file gives it."""
+        if self.config is not None:
+            return self.config.server
+        return f"{self.only.backend}-{self.only.model}"
+
+    @property
+    def only(self) -> ServedModel:
+        """The model of a server of one model, which the rest of mlserve has made sure of."""
+        [model] = self.models
+        return model
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether one of the models has random weights."""
+        return any(model.has_random_weights for model in self.models)
 
     @property
     def changed(self) -> list[str]:
         """Return the names of the load options and settings that differ from their defaults."""
-        return [*self.options.changed, *self.settings.changed]
-
-    def argv(self) -> list[str]:
-        """Return the flags of mlserve's own server for the load options and the settings."""
-        return [*self.options.argv(), *self.settings.argv()]
+        options = (name for model in self.models for name in model.options.changed)
+        return [*dict.fromkeys(options), *self.settings.changed]
 
     def is_served_by(self, running: Serving) -> bool:
-        """Return whether a server started for `running` will do. `image` None accepts any."""
-        return replace(self, image=self.image or running.image) == running
+        """Return whether a server started for `running` will do.
+
+        `image` None accepts any. A server that follows a file has its models from there.
+        """
+        models = self.models if self.config is None else running.models
+        return replace(self, image=self.image or running.image, models=models) == running
 
     def to_json(self) -> dict[str, Any]:
-        """Return flat data, as `mlserve ps` prints it; `from_json` reads it."""
+        """Return data for `from_json`: flat as ever, but for a server that a file describes."""
+        config = self.config
+        models = [model.to_json() for model in self.models]
         return {
-            "backend": self.backend,
-            "model": self.model,
-            "base_path": str(self.base_path),
-            "versions": list(self.versions.versions),
-            "all_versions": self.versions.serves_all,
-            **self.options.to_json(),
+            **(models[0] if config is None else {"models": models}),
             "settings": self.settings.to_json(),
             "image": self.image,
             "docker_options": list(self.docker_options),
-            "expected": list(self.expected),
-            "has_random_weights": self.has_random_weights,
-            "takes_images": self.takes_images,
+            "config": config and {"path": str(config.path), "server": config.server},
         }
 
     @classmethod
@@ -74,20 +83,13 @@ class Serving:
 
         Raises KeyError, TypeError, ValueError, or UsageError for data of another shape.
         """
-        settings = data.get("settings", {})
+        settings, config = data.get("settings", {}), data.get("config")
+        # Described by options, it has one model, and `allow_unsafe_ops` was a setting once.
+        models = data.get("models", [{**settings, **data}])
         return cls(
-            backend=data["backend"],
-            model=data["model"],
-            base_path=Path(data["base_path"]),
-            versions=VersionPolicy(
-                tuple(map(int, data["versions"])), bool(data.get("all_versions", False))
-            ),
-            # `allow_unsafe_ops` was a setting before it became a load option.
-            options=LoadOptions.from_json({**settings, **data}),
+            models=tuple(map(ServedModel.from_json, models)),
             settings=ServerSettings.from_json(settings),
             image=data.get("image"),
             docker_options=tuple(map(str, data.get("docker_options", ()))),
-            expected=tuple(map(int, data.get("expected", ()))),
-            has_random_weights=bool(data["has_random_weights"]),
-            takes_images=bool(data.get("takes_images", False)),
+            config=config and ConfigEntry(Path(config["path"]), str(config["server"])),
         )

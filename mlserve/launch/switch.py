@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from mlserve.artifact import Artifact, without_manifest
 from mlserve.errors import DeadlineExceeded, MlserveError, ModelLoadFailed, NotFound
 from mlserve.inventory import ModelFolder
-from mlserve.launch.ready import client_of
-from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
-from mlserve.launch.served import follows_pin, servers_at
+from mlserve.launch.served import Use, uses_of
 from mlserve.pin import pin_or_none, write_pin
 from mlserve.settings import Launcher
 
@@ -41,8 +39,8 @@ class Switched:
 
     version: int
     pin: int | None
-    servers: tuple[ServerRecord, ...]
-    others: tuple[tuple[ServerRecord, str], ...]
+    servers: tuple[Use, ...]
+    others: tuple[tuple[Use, str], ...]
 
 
 def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show) -> Switched:
@@ -56,8 +54,8 @@ def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show)
     target = _target(folder, version)
     show(f"checking the files of {folder}@{target}")
     Artifact.open(folder.base_path, folder.model, target).require_whole()
-    servers = servers_at(folder.base_path)
-    followers = [_Follower(record, target) for record in servers if follows_pin(record)]
+    uses = uses_of(folder.base_path)
+    followers = [_Follower(use, target) for use in uses if use.follows_pin]
     before = pin_or_none(folder.base_path)
     write_pin(folder.base_path, version)
     try:
@@ -65,12 +63,12 @@ def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show)
     except ModelLoadFailed:
         write_pin(folder.base_path, before)
         raise
-    others = [(record, _advice(record, folder)) for record in servers if not follows_pin(record)]
+    others = [(use, _advice(use, folder)) for use in uses if not use.follows_pin]
     return Switched(
         target,
         version,
-        tuple(follower.record for follower in followers if follower.is_done),
-        tuple((record, advice) for record, advice in others if not _is_on(record, target)),
+        tuple(follower.use for follower in followers if follower.is_done),
+        tuple((use, advice) for use, advice in others if not _is_on(use, target)),
     )
 
 
@@ -92,7 +90,7 @@ def _wait(followers: Sequence[_Follower], give_up: float, show: Show) -> None:
     while waiting := [follower for follower in waiting if not follower.look()]:
         if time.monotonic() >= give_up:
             raise waiting[0].not_in_time()
-        names = ", ".join(follower.record.name for follower in waiting)
+        names = ", ".join(follower.use.name for follower in waiting)
         show(f"{names}: {waiting[0].doing}")
         time.sleep(_PAUSE)
 
@@ -100,8 +98,8 @@ def _wait(followers: Sequence[_Follower], give_up: float, show: Show) -> None:
 class _Follower:
     """A server that follows the pin, asked again and again until it serves the version alone."""
 
-    def __init__(self, record: ServerRecord, version: int) -> None:
-        self.record = record
+    def __init__(self, use: Use, version: int) -> None:
+        self.use = use
         self.is_done = False
         self.doing = "looking for the change"
         self._version = version
@@ -110,10 +108,10 @@ class _Follower:
 
     def look(self) -> bool:
         """Ask once; return whether there is nothing more to wait for. Raises ModelLoadFailed."""
-        if not server_of(self.record).is_running():
+        if not server_of(self.use.record).is_running():
             return True
         try:
-            with client_of(self.record) as client:
+            with self.use.client() as client:
                 statuses = client.status(timeout=_ASK_SECONDS)
         except MlserveError as error:
             self.doing = error.message
@@ -131,31 +129,33 @@ class _Follower:
 
     def not_in_time(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"{self.record.name} does not serve version {self._version} yet: {self.doing}",
-            hint=f"it goes on: see mlserve status --server {self.record.name}; --timeout waits "
-            "longer",
+            f"{self.use.name} does not serve version {self._version} yet: {self.doing}",
+            hint=f"it goes on: see mlserve status --server {self.use.name}; --timeout waits longer",
         )
 
     def _not_loaded(self, reason: str) -> ModelLoadFailed:
         return ModelLoadFailed(
-            f"{self.record.name} cannot load version {self._version}: {reason}",
+            f"{self.use.name} cannot load version {self._version}: {reason}",
             hint="it serves what it served before, and the pin is as before",
         )
 
 
-def _is_on(record: ServerRecord, version: int) -> bool:
+def _is_on(use: Use, version: int) -> bool:
     """Return whether a server that does not follow the pin serves that version alone anyway."""
-    if record.serving.versions.versions:
-        return record.serving.versions.versions == (version,)
-    with suppress(MlserveError), client_of(record) as client:
+    if use.model.versions.versions:
+        return use.model.versions.versions == (version,)
+    with suppress(MlserveError), use.client() as client:
         served = {s.version for s in client.status(timeout=_ASK_SECONDS) if s.is_available}
         return served == {version}
     return False
 
 
-def _advice(record: ServerRecord, folder: ModelFolder) -> str:
+def _advice(use: Use, folder: ModelFolder) -> str:
     """Return why a server does not follow the pin, and the command that brings it there."""
-    launcher = record.launcher
+    launcher = use.record.launcher
+    if use.record.serving.config is not None:
+        file = use.record.serving.config.path
+        return f"{file} names its versions, which takes precedence; change them there"
     if launcher is Launcher.EMBEDDED:
         why = "it was started with --version, which takes precedence"
     elif launcher is Launcher.DOCKER:
@@ -165,5 +165,5 @@ def _advice(record: ServerRecord, folder: ModelFolder) -> str:
     flags = f"--path {shlex.quote(str(folder.base_path))} --model {folder.model}"
     if launcher is not Launcher.EMBEDDED:
         flags += f" --launcher {launcher}"
-    restart = f"mlserve down {record.name} && mlserve up --backend {folder.backend} {flags}"
+    restart = f"mlserve down {use.name} && mlserve up --backend {folder.backend} {flags}"
     return f"{why}; restart it: {restart}"

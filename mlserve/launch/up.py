@@ -27,13 +27,14 @@ from mlserve.launch import ports
 from mlserve.launch.access import name_to_expect
 from mlserve.launch.command import Process, command, launcher_for, spawn
 from mlserve.launch.logs import last_words, log_path
-from mlserve.launch.model_choice import by_number, require_whole
 from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready, wait_until_ready
 from mlserve.launch.records import ServerRecord, Tell, remove_record, state_lock, write_record
 from mlserve.launch.running import drop_dead, server_of
 from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
+from mlserve.model_choice import by_number, require_whole
+from mlserve.served_model import ServedModel
 from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
 
 if TYPE_CHECKING:
@@ -53,10 +54,14 @@ class UpRequest:
 
     serving: Serving
     ports: ports.PortRequest
-    backend: Backend
     wanted: Launcher
     launcher: Launcher
     wait: float
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of a server of one model."""
+        return plugins.backend(self.serving.only.backend)
 
 
 def request_up(
@@ -71,11 +76,11 @@ def request_up(
     does not support, and for a `wait` that is not a number of seconds.
     """
     check_seconds("--wait", wait)
-    backend = plugins.backend(serving.backend)
-    chosen = launcher_for(backend, serving, launcher)
+    backends = [plugins.backend(model.backend) for model in serving.models]
+    chosen = launcher_for(backends, serving, launcher)
     if chosen is not Launcher.EMBEDDED:
-        serving = by_number(serving)
-    return UpRequest(serving, where, backend, launcher, chosen, wait)
+        serving = replace(serving, models=tuple(map(by_number, serving.models)))
+    return UpRequest(serving, where, launcher, chosen, wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,17 +230,18 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> L
     third-party server is to load is not as exported: mlserve's own server checks that itself.
     """
     if request.launcher is not Launcher.EMBEDDED:
-        require_whole(request.serving)
+        for model in request.serving.models:
+            require_whole(model)
     if request.launcher is Launcher.DOCKER:
         return _start_container(request, listen, log)
     serving = request.serving
-    planned = command(request.backend, serving, request.launcher, listen)
+    planned = command(serving, request.launcher, listen)
     if planned.listens_everywhere and listen.host not in ("0.0.0.0", "::"):
         tell(
             f"warning: {Path(planned.argv[0]).name} listens on every address of this machine, "
             f"not only on {listen.host}; --launcher embedded does not"
         )
-    if not planned.follows_versions and not serving.versions.versions:
+    if not planned.follows_versions and not serving.only.versions.versions:
         tell(
             f"warning: {Path(planned.argv[0]).name} serves the latest version and does not follow "
             "newer ones: after the next export, restart it with mlserve down and mlserve up"
@@ -289,21 +295,33 @@ def _require_same_settings(request: UpRequest, running: ServerRecord) -> None:
     if not is_same:
         raise UsageError(
             f"{running.name} is already running with other settings: {_in_words(running)}",
-            hint=f"leave out what differs, or stop it first: mlserve down {running.name}",
+            hint=f"{_make_same(request.serving)}, or stop it first: mlserve down {running.name}",
         )
 
 
 def _in_words(record: ServerRecord) -> str:
-    serving, listen = record.serving, record.listen
-    numbers = ", ".join(str(version) for version in serving.versions.versions)
-    versions = f"version {numbers}" if numbers else "the latest version"
-    flags = [*serving.argv(), *serving.docker_options]
+    serving, listen, config = record.serving, record.listen, record.serving.config
+    flags = [*serving.settings.argv(), *serving.docker_options]
+    if config is None:
+        flags = [*serving.only.options.argv(), *flags]
     flags += [f"image {serving.image}"] if serving.image else []
+    what = _model_in_words(serving.only) if config is None else f"the models of {config.path}"
     return (
-        f"{'all versions' if serving.versions.serves_all else versions} of {serving.base_path} on "
-        f"{listen.host}, gRPC {listen.grpc_port}, REST {listen.rest_port}, "
+        f"{what} on {listen.host}, gRPC {listen.grpc_port}, REST {listen.rest_port}, "
         f"{record.launcher}{''.join(f', {flag}' for flag in flags)}"
     )
+
+
+def _model_in_words(model: ServedModel) -> str:
+    numbers = ", ".join(str(version) for version in model.versions.versions)
+    versions = f"version {numbers}" if numbers else "the latest version"
+    return f"{'all versions' if model.versions.serves_all else versions} of {model.base_path}"
+
+
+def _make_same(serving: Serving) -> str:
+    if serving.config is None:
+        return "leave out what differs"
+    return "settings of a server other than its models hold from its start"
 
 
 def _tell_of_moved_ports(asked: ports.PortRequest, listen: Listen, tell: Tell) -> None:

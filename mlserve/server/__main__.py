@@ -1,34 +1,42 @@
 """Run one server process: `python -m mlserve.server`, started by `mlserve up`, not by users.
 
-Its flags are the fields of `LoadOptions` (`mlserve.load_options`) and `ServerSettings`
-(`mlserve.settings`).
+It serves one model, which its flags name, or those of a server in a configuration file. Its other
+flags are the fields of `LoadOptions` (`mlserve.load_options`), for the one model, and of
+`ServerSettings` (`mlserve.settings`).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlserve import plugins
 from mlserve.errors import MlserveError
 from mlserve.load_options import LoadOptions
-from mlserve.options import described
+from mlserve.options import described, flag_of
 from mlserve.server.app import ServerOptions, log_error, serve
+from mlserve.server.config_file import ConfigFile, StartedWith
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.telemetry.log import log_to_stderr
 from mlserve.settings import GRPC_PORT, REST_PORT, LogFormat, ServerSettings
 from mlserve.store import VersionPolicy
+from mlserve.system import usable_cpus
 
 
 def parse(argv: Sequence[str]) -> ServerOptions:
     """Parse the command line. Raises PluginError, and UsageError for a bad value."""
     parser = argparse.ArgumentParser(prog="python -m mlserve.server", allow_abbrev=False)
-    parser.add_argument("--backend", required=True, help="the plugin that loads the model")
-    parser.add_argument("--model", required=True, help="the name to serve it under")
-    parser.add_argument("--base-path", required=True, type=Path, help="holds <version>/ folders")
+    parser.add_argument("--backend", help="the plugin that loads the model")
+    parser.add_argument("--model", help="the name to serve it under")
+    parser.add_argument("--base-path", type=Path, help="holds <version>/ folders")
+    parser.add_argument("--config", type=Path, help="serve the models of a server in this file")
+    parser.add_argument("--server", help="the name of that server")
+    parser.add_argument("--state", type=Path, help="where to write what is served")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--grpc-port", type=int, default=GRPC_PORT, help="0: any free port")
     parser.add_argument("--rest-port", type=int, default=REST_PORT, help="0: any free port")
@@ -45,18 +53,53 @@ def parse(argv: Sequence[str]) -> ServerOptions:
             nargs="?" if is_switch else None,
             const=True if is_switch else None,
         )
-    values = vars(parser.parse_args(argv))
-    options = LoadOptions.taken_from(values)
-    settings = ServerSettings.taken_from(values)
+    given = parser.parse_args(argv)
+    needed = ("backend", "model", "base_path") if given.config is None else ("server",)
+    if any(getattr(given, name) is None for name in needed):
+        parser.error(f"needed: {', '.join(map(flag_of, needed))}")
+    return _of_model(given) if given.config is None else _of_file(given)
+
+
+def _of_model(given: argparse.Namespace) -> ServerOptions:
+    options = LoadOptions.taken_from(vars(given))
     model = ModelSpec(
-        plugins.backend(values.pop("backend")),
-        values.pop("model"),
-        values.pop("base_path"),
-        VersionPolicy(tuple(values.pop("version")), values.pop("all_versions")),
+        plugins.backend(given.backend),
+        given.model,
+        given.base_path,
+        VersionPolicy(tuple(given.version), given.all_versions),
         options,
-        values.pop("poll_seconds"),
+        given.poll_seconds,
     )
-    return ServerOptions(models=(model,), threads=options.threads, settings=settings, **values)
+    return _options(given, (model,), ServerSettings.taken_from(vars(given)), options.threads)
+
+
+def _of_file(given: argparse.Namespace) -> ServerOptions:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end a server that is starting
+    settings = ServerSettings.taken_from(vars(given))
+    started = StartedWith(given.host, given.grpc_port, given.rest_port, settings)
+    config = ConfigFile(
+        given.config, given.server, started, state=given.state, poll_seconds=given.poll_seconds
+    )
+    models = config.first_models()
+    # Each model has a width of its own, and the file may name more threads later.
+    threads = max(usable_cpus(), *(model.width or 0 for model in models))
+    return replace(_options(given, models, settings, threads), config=config)
+
+
+def _options(
+    given: argparse.Namespace,
+    models: Sequence[ModelSpec],
+    settings: ServerSettings,
+    threads: int | None,
+) -> ServerOptions:
+    return ServerOptions(
+        models=models,
+        host=given.host,
+        grpc_port=given.grpc_port,
+        rest_port=given.rest_port,
+        threads=threads,
+        settings=settings,
+    )
 
 
 def main() -> None:

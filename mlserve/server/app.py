@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from mlserve.background import end_process
 from mlserve.errors import ExitCode, MlserveError
@@ -34,13 +35,25 @@ reads a long request; a health check makes half a dozen system calls.
 """
 
 
+class FollowedConfig(Protocol):
+    """A file that describes the models, followed while the server runs."""
+
+    async def follow(self, parts: ServerParts, /) -> None:
+        """Apply each change of the file, forever."""
+
+    def look_now(self) -> None:
+        """Have the file read again at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What to serve, where and how. Port 0 is any free port; `threads` None is one for each CPU.
+    """What to serve, where and how. Port 0 is any free port.
 
+    `threads` is how many calls run at once, of all models together; None is one for each CPU.
     Without `rest_port` there is no REST. `grpc_socket` is a UNIX socket beside the gRPC port.
-    `reload` changes the models while the server runs; None serves the same ones until the end.
-    `cors` allows pages of every origin to use the REST port.
+    `reload` and `config` change the models while the server runs, by request and as a file changes;
+    without them it serves the same ones until the end. `cors` allows pages of every origin to use
+    the REST port.
     """
 
     models: Sequence[ModelSpec]
@@ -51,6 +64,7 @@ class ServerOptions:
     settings: ServerSettings
     grpc_socket: Path | None = None
     reload: ModelReload | None = None
+    config: FollowedConfig | None = None
     metrics_path: str | None = None
     cors: bool = False
 
@@ -130,8 +144,9 @@ class Server:
         return await self.parts.drain(self._give_up) and not self.parts.models.is_loading
 
     async def _load_and_follow(self) -> None:
-        reload, models = self._options.reload, self.parts.models
+        reload, config, models = self._options.reload, self._options.config, self.parts.models
         changes = [] if reload is None else [reload.follow(models)]
+        changes += [] if config is None else [config.follow(self.parts)]
         await asyncio.gather(models.run(), *changes)
 
     def _note_change(self) -> None:
@@ -141,6 +156,8 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        if self._options.config is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._options.config.look_now)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

@@ -167,7 +167,7 @@ def test_endpoints_and_models_are_compared_together(
     assert [bool(target["stages"]) for target in found["targets"]] == [False] * 3 + [True]
     assert [target["rss_bytes"] is None for target in found["targets"]] == [True] * 2 + [False] * 2
     assert {problem["target"] for problem in found["problems"]} == {"echo@2"}
-    backends = [record.serving.backend for record in read_records()]
+    backends = [record.serving.only.backend for record in read_records()]
     assert backends == ["echo"], "the user's server stays"
 
 

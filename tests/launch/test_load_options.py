@@ -28,7 +28,9 @@ class LoadOptions(load_options.LoadOptions):
 load_options.LoadOptions = LoadOptions  # as if two fields were added to it
 load_options.DEFAULT_LOAD_OPTIONS = LoadOptions()
 from mlserve.launch.serving import Serving
-serving = Serving("echo", "m", Path("/m"), options=LoadOptions(colour="red", layers=5))
+from mlserve.served_model import ServedModel
+options = LoadOptions(colour="red", layers=5)
+serving = Serving((ServedModel("echo", "m", Path("/m"), options=options),))
 """
 _USES = {
     "an option of up": """
@@ -38,8 +40,8 @@ main()
 """,
     "the server's command line": """
 from mlserve.server.__main__ import parse
-argv = ["--backend", "echo", "--model", "m", "--base-path", "/m", *serving.argv()]
-print(serving.argv(), parse(argv).models[0].options == serving.options)
+argv = ["--backend", "echo", "--model", "m", "--base-path", "/m", *options.argv()]
+print(options.argv(), parse(argv).models[0].options == options)
 """,
     "the record": """
 print(Serving.from_json(serving.to_json()) == serving, serving.to_json()["colour"])
@@ -51,7 +53,7 @@ print(plan_of_built("image", serving).argv)
     "a backend that does not take it": """
 from mlserve.launch.command import launcher_for
 from mlserve import plugins
-launcher_for(plugins.backend("echo"), serving, "auto")
+launcher_for([plugins.backend("echo")], serving, "auto")
 """,
 }
 

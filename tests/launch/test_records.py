@@ -29,14 +29,15 @@ from mlserve.launch.records import (
     write_record,
 )
 from mlserve.launch.running import reconcile, server_of
-from mlserve.launch.serving import Serving
+from mlserve.launch.serving import ConfigEntry, Serving
 from mlserve.load_options import LoadOptions
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher, ServerSettings
 from mlserve.store import VersionPolicy
 
 RECORD = ServerRecord(
     name="echo-m",
-    serving=Serving("echo", "m", Path("/models/m"), VersionPolicy((1, 2))),
+    serving=Serving((ServedModel("echo", "m", Path("/models/m"), VersionPolicy((1, 2))),)),
     launcher=Launcher.EMBEDDED,
     listen=Listen("127.0.0.1", 8500, 8501),
     pid=1,
@@ -48,27 +49,33 @@ RECORD = ServerRecord(
 
 
 def other(name: str, **values: object) -> ServerRecord:
-    return replace(RECORD, name=name, serving=replace(RECORD.serving, **values))
+    model = replace(RECORD.serving.only, **values)
+    return replace(RECORD, name=name, serving=replace(RECORD.serving, models=(model,)))
 
 
 def is_running(record: ServerRecord) -> bool:
     return server_of(record).is_running()
 
 
-EVERYTHING = Serving(
+MODEL = ServedModel(
     "echo",
     "m",
     Path("/models/m"),
     VersionPolicy(serves_all=True),
     options=LoadOptions(threads=2, provider="cpu", instances=3, allow_unsafe_ops=True),
-    settings=ServerSettings(max_queue=4, token_file=Path("/token")),
-    image="image:1",
-    docker_options=("--memory=2g",),
     expected=(1, 2),
     has_random_weights=True,
     takes_images=True,
 )
 """A model to serve with a value of its own in each field."""
+EVERYTHING = Serving(
+    (MODEL,),
+    settings=ServerSettings(max_queue=4, token_file=Path("/token")),
+    image="image:1",
+    docker_options=("--memory=2g",),
+    config=ConfigEntry(Path("/etc/mlserve.toml"), "line"),
+)
+"""The same for a server."""
 
 
 @pytest.mark.parametrize(
@@ -82,10 +89,11 @@ def test_a_record_is_read_as_it_was_written(record: ServerRecord) -> None:
 
 def test_what_a_record_was_found_to_hold_is_read_too() -> None:
     """It does not count when two are compared, so the test above does not see it."""
-    read = ServerRecord.from_json(replace(RECORD, serving=EVERYTHING).to_json()).serving
+    [read] = ServerRecord.from_json(replace(RECORD, serving=EVERYTHING).to_json()).serving.models
 
     assert (read.expected, read.has_random_weights, read.takes_images) == ((1, 2), True, True)
-    assert all(getattr(EVERYTHING, f.name) != f.default for f in fields(Serving)), "none is missed"
+    for value in (MODEL, EVERYTHING):
+        assert all(getattr(value, f.name) != f.default for f in fields(value)), "none is missed"
 
 
 def test_a_record_of_the_version_before_is_read(home: Path) -> None:
@@ -99,11 +107,15 @@ def test_a_record_of_the_version_before_is_read(home: Path) -> None:
     assert record == replace(
         RECORD,
         serving=Serving(
-            "echo",
-            "m",
-            Path("/models/m"),
-            VersionPolicy((1, 2)),
-            options=LoadOptions(threads=2, allow_unsafe_ops=True),
+            (
+                ServedModel(
+                    "echo",
+                    "m",
+                    Path("/models/m"),
+                    VersionPolicy((1, 2)),
+                    options=LoadOptions(threads=2, allow_unsafe_ops=True),
+                ),
+            ),
             settings=ServerSettings(max_queue=4),
         ),
     )
@@ -268,7 +280,8 @@ def test_reading_records_imports_no_process_library() -> None:
 
 
 def test_a_name_says_backend_and_model() -> None:
-    assert Serving("tfserving", "inception_v3", Path()).name == "tfserving-inception_v3"
+    model = ServedModel("tfserving", "inception_v3", Path())
+    assert Serving((model,)).name == "tfserving-inception_v3"
 
 
 # A command that has to wait for another one which holds the lock of the state folder.

@@ -16,10 +16,11 @@ from mlserve.backend import Listen
 from mlserve.errors import NotFound, UsageError
 from mlserve.images import tiny_png
 from mlserve.launch.command import command, launcher_for
-from mlserve.launch.model_choice import choose
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
+from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
+from mlserve.model_choice import choose
 from mlserve.settings import Launcher
 from mlserve.store import VersionPolicy
 
@@ -49,10 +50,11 @@ def test_the_only_exported_model_is_the_default(export) -> None:
     base = export(version=1)
     export(version=12)
 
-    serving = choose(None, None, None, LATEST)
+    found = choose(None, None, None, LATEST)
 
-    assert (serving.name, serving.base_path, serving.expected) == ("echo-m", base, (12,))
-    assert serving.takes_images
+    assert (found.backend, found.model, found.base_path) == ("echo", "m", base)
+    assert found.expected == (12,)
+    assert found.takes_images
 
 
 def test_of_several_models_one_has_to_be_named(export) -> None:
@@ -214,24 +216,22 @@ def test_a_folder_whose_name_is_no_model_name_needs_one(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="'my model'"):
         choose("echo", None, tmp_path / "my model", LATEST)
-    assert choose("echo", "mine", tmp_path / "my model", LATEST).name == "echo-mine"
+    assert choose("echo", "mine", tmp_path / "my model", LATEST).model == "mine"
 
 
 def test_the_embedded_server_is_plain_data(export) -> None:
     base = export(version=1)
     export(version=2)
-    serving = replace(
-        choose(None, None, None, VersionPolicy((1, 2))), options=LoadOptions(threads=3)
-    )
-    backend = plugins.backend("echo")
+    model = replace(choose(None, None, None, VersionPolicy((1, 2))), options=LoadOptions(threads=3))
+    serving = Serving((model,))
 
-    assert launcher_for(backend, serving, Launcher.AUTO) is Launcher.EMBEDDED
-    started = command(backend, serving, Launcher.EMBEDDED, Listen("0.0.0.0", 1, 2))
+    assert launcher_for([plugins.backend("echo")], serving, Launcher.AUTO) is Launcher.EMBEDDED
+    started = command(serving, Launcher.EMBEDDED, Listen("0.0.0.0", 1, 2))
 
     assert started.argv == (
         *(sys.executable, "-P", "-m", "mlserve.server", "--backend", "echo", "--model=m"),
-        *("--base-path", str(base), "--host", "0.0.0.0", "--grpc-port", "1", "--rest-port", "2"),
-        *("--version", "1", "2", "--threads=3"),
+        *("--base-path", str(base), "--version", "1", "2", "--threads=3"),
+        *("--host", "0.0.0.0", "--grpc-port", "1", "--rest-port", "2"),
     )
 
 

@@ -22,6 +22,7 @@ from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
 from mlserve.pin import write_pin
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import LABELS, manifest
@@ -159,12 +160,14 @@ def test_a_load_option_is_not_dropped_but_takes_the_embedded_server(
 
     assert refused.returncode == 2
     assert "error: the native launcher does not take --threads\n" in refused.stderr
-    serving = Serving("tfserving", "m", base, options=LoadOptions(threads=2))
+    serving = Serving((ServedModel("tfserving", "m", base, options=LoadOptions(threads=2)),))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", cli.env["PATH"])
-        chosen = launcher_for(plugins.backend("tfserving"), serving, Launcher.AUTO)
+        chosen = launcher_for([plugins.backend("tfserving")], serving, Launcher.AUTO)
         plain = launcher_for(
-            plugins.backend("tfserving"), Serving("tfserving", "m", base), Launcher.AUTO
+            [plugins.backend("tfserving")],
+            Serving((ServedModel("tfserving", "m", base),)),
+            Launcher.AUTO,
         )
     assert (chosen, plain) == (Launcher.EMBEDDED, Launcher.NATIVE)
     assert not seen.exists()

@@ -107,13 +107,15 @@ def image_tag(backend: str, model: str, version: int) -> str:
 
 def artifact_tag(serving: Serving) -> str:
     """Return the tag of the image of the one version that is served."""
-    return image_tag(serving.backend, serving.model, serving.expected[-1])
+    model = serving.only
+    return image_tag(model.backend, model.model, model.expected[-1])
 
 
 def require_regarded(backend: Backend, serving: Serving) -> None:
     """Raise UsageError for options that this backend's container does not support."""
     if server_spec(backend, serving) is None:
-        if serving.versions.serves_all or len(serving.versions.versions) > 1:
+        versions = serving.only.versions
+        if versions.serves_all or len(versions.versions) > 1:
             raise UsageError(
                 "an image holds one version of a model",
                 hint="choose it with --version N, or use --launcher embedded",
@@ -124,7 +126,7 @@ def require_regarded(backend: Backend, serving: Serving) -> None:
             f"the server in the image does not take {flag_of(serving.changed[0])}",
             hint="use --launcher embedded, or leave it out",
         )
-    if serving.versions.serves_all:
+    if serving.only.versions.serves_all:
         raise UsageError(
             "the server in the image cannot follow all versions",
             hint="name them (--version 1 --version 2), or use --launcher embedded",
@@ -135,7 +137,8 @@ def pinned(backend: Backend, serving: Serving) -> Serving:
     """Return the serving an image supports: an image of ours holds one version."""
     if server_spec(backend, serving) is not None:
         return serving
-    return replace(serving, versions=VersionPolicy(serving.expected[-1:]))
+    model = serving.only
+    return replace(serving, models=(replace(model, versions=VersionPolicy(model.expected[-1:])),))
 
 
 def ensure_image(backend: Backend, serving: Serving, tell: Tell) -> None:
@@ -245,7 +248,8 @@ def _is_there(image: str) -> bool:
 
 def _ensure_built(backend: Backend, serving: Serving, tell: Tell) -> None:
     tag = artifact_tag(serving)
-    artifact = Artifact.open(serving.base_path, serving.model, serving.expected[-1])
+    model = serving.only
+    artifact = Artifact.open(model.base_path, model.model, model.expected[-1])
     digest = folder_digest(artifact.path)
     expected = {DIGEST_LABEL: digest, MLSERVE_LABEL: __version__}
     found = engine.inspect("image", [tag])

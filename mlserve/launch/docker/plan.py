@@ -24,7 +24,7 @@ from mlserve.launch.docker.container import (
     SEAL_LABEL,
 )
 from mlserve.launch.private_files import seal
-from mlserve.launch.records import ServerRecord
+from mlserve.launch.records import ServerRecord, files_folder
 from mlserve.launch.serving import Serving
 from mlserve.settings import GRPC_PORT, REST_PORT
 
@@ -59,7 +59,8 @@ class ContainerPlan:
 
 def server_spec(backend: Backend, serving: Serving) -> ServerSpec | None:
     """Return the third-party server's image for this; None if mlserve's own server serves it."""
-    return published(backend, serving.base_path, serving.model, serving.versions.versions)
+    model = serving.only
+    return published(backend, model.base_path, model.model, model.versions.versions)
 
 
 def published(
@@ -77,8 +78,8 @@ def plan_of_published(spec: ServerSpec, serving: Serving) -> ContainerPlan:
     Nothing has to be built, and the server sees new versions as they are exported.
     """
     assert spec.image is not None
-    folder = str((paths.state_dir() / "files" / serving.name).absolute())
-    mounts = {str(serving.base_path): spec.image.base_path}
+    folder = str(files_folder(serving.name).absolute())
+    mounts = {str(serving.only.base_path): spec.image.base_path}
     if spec.files:
         mounts[folder] = _FILES
     return ContainerPlan(
@@ -99,7 +100,7 @@ def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
     settings = replace(serving.settings, **inside)
     return ContainerPlan(
         image=image,
-        argv=tuple(replace(serving, settings=settings).argv()),
+        argv=(*serving.only.options.argv(), *settings.argv()),
         mounts={str(path): str(inside[name]) for name, path in files.items()},
         has_healthcheck=settings.tls_client_ca is None,
     )

@@ -6,7 +6,6 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 
-from mlserve import paths
 from mlserve.backend import Backend
 from mlserve.errors import Unavailable, UsageError
 from mlserve.launch.command import write_files
@@ -22,7 +21,7 @@ from mlserve.launch.docker.plan import (
     run_options,
     server_spec,
 )
-from mlserve.launch.records import ServerRecord, unwritable
+from mlserve.launch.records import ServerRecord, files_folder, unwritable
 from mlserve.launch.serving import Serving
 
 _RUN_TIMEOUT = 120.0
@@ -63,7 +62,7 @@ def plan_of(backend: Backend, serving: Serving) -> ContainerPlan:
 
 
 def _write_files(plan: ContainerPlan, name: str) -> None:
-    folder = paths.state_dir() / "files" / name
+    folder = files_folder(name)
     try:
         write_files(plan.files, folder)
     except OSError as error:

@@ -4,6 +4,10 @@ The queue is ordered by deadline. A call is admitted if, by the estimates, it en
 everything that runs or is due before it, and makes no call late that is due after it. So short
 deadlines overtake long ones as far as those can spare the time.
 
+All models share the slots and the queue. A model may have a `width`, the most calls of it that run
+at once, so that the others have the remaining slots. Half of the queue's places are divided among
+the models, and each keeps its own, however many calls of the others wait.
+
     check -> enter -> judge -> start -> end          leave: a client that has gone
 
 Overloaded means that a later try may succeed. Where none can, because the model needs longer than
@@ -17,9 +21,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right, insort
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heapreplace
+from heapq import heapreplace
 from typing import Generic, TypeVar
 
 from mlserve.deadline import Deadline, in_words
@@ -43,10 +48,14 @@ _OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another s
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A call as admission sees it: its kind, and when its answer is due."""
+    """A call as admission sees it: its kind, when its answer is due, and its model's width.
+
+    `width` None is all slots.
+    """
 
     kind: CostKey
     expires_at: float
+    width: int | None = None
 
 
 Queued = TypeVar("Queued", bound=Ticket)
@@ -58,6 +67,11 @@ class Slot(Generic[Queued]):
 
     tickets: Sequence[Queued]
     shown: float
+
+    @property
+    def model(self) -> str:
+        """The model of the calls: calls of one model run together."""
+        return self.tickets[0].kind.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +90,13 @@ class Verdict:
 class Admission(Generic[Queued]):
     """The queue and slots of a server: at most `slots` run at once and `max_waiting` wait.
 
-    Up to `max_batch` waiting calls may run as one, in one slot.
+    Up to `max_batch` waiting calls may run as one, in one slot. `models` is how many are served.
     """
 
     slots: int
     max_waiting: int
     max_batch: int = 1
+    models: int = 1
     estimates: Estimates = field(default_factory=Estimates)
     waiting: list[Queued] = field(default_factory=list)
     running: list[Slot[Queued]] = field(default_factory=list)
@@ -94,15 +109,16 @@ class Admission(Generic[Queued]):
 
     def check(self, now: float, ticket: Queued) -> Verdict | None:
         """Return why the call cannot be admitted; None if it can."""
-        verdict = self.check_room(now) or self.check_kind(now, ticket.kind, ticket.expires_at)
+        kind = ticket.kind
+        verdict = self.check_room(now, kind.model) or self.check_kind(now, kind, ticket.expires_at)
         if verdict is not None or not (self.running or self.waiting):
             return verdict
         over = self._overrun(now, ticket)
         return None if over <= 0 else Verdict(Refusal.DEADLINE, until_in_time(over))
 
-    def check_room(self, now: float) -> Verdict | None:
-        """Return why no call at all can be admitted; None if there is room for one."""
-        if len(self.running) < self.slots or len(self.waiting) < self.max_waiting:
+    def check_room(self, now: float, model: str | None = None) -> Verdict | None:
+        """Return why no call of that model can be admitted, or none at all; None if one can."""
+        if len(self.running) < self.slots or len(self.waiting) < self._places(model):
             return None
         demand = self._slots(now)[0][0] if self._is_measured() else None
         return Verdict(Refusal.QUEUE_FULL, until_a_slot_is_free(demand, len(self.running)))
@@ -114,6 +130,15 @@ class Admission(Generic[Queued]):
             return None
         # An unread request may turn out to be fast, however slow others of its length were.
         return Verdict(Refusal.TOO_SLOW, estimate.mean) if kind.is_read else None
+
+    def _places(self, model: str | None) -> int:
+        """Return how many calls may wait before the next one of that model."""
+        own = self.max_waiting // (2 * self.models) if self.models > 1 and model else 0
+        waiting = Counter(ticket.kind.model for ticket in self.waiting) if own else Counter[str]()
+        if not own or waiting[model or ""] < own:
+            return self.max_waiting
+        taken = sum(min(own, count) for name, count in waiting.items() if name != model)
+        return self.max_waiting - max(0, (self.models - 1) * own - taken)
 
     def enter(self, ticket: Queued) -> None:
         """Put the call into the queue."""
@@ -130,6 +155,11 @@ class Admission(Generic[Queued]):
         """Return whether a slot is free."""
         return len(self.running) < self.slots
 
+    def is_full(self, ticket: Queued) -> bool:
+        """Return whether as many calls of its model run as its width allows."""
+        running = sum(slot.model == ticket.kind.model for slot in self.running)
+        return ticket.width is not None and running >= ticket.width
+
     def judge(self, now: float, ticket: Queued) -> Verdict | None:
         """Return why the call at the head of the queue must not start; None if it may."""
         left = ticket.expires_at - now
@@ -139,7 +169,7 @@ class Admission(Generic[Queued]):
         if estimate is None or not estimate.is_sure:
             return None
         others = len(self.running) + len(self.waiting) - 1
-        at_once = min(self.slots, others + 1)
+        at_once = min(self.slots, self._most_at_once(self.waiting))
         needed = estimate.least
         if others:
             needed = at_once * (estimate.mean + _LAST_MARGIN * estimate.spread) + _WAY_BACK
@@ -223,13 +253,19 @@ class Admission(Generic[Queued]):
         Each takes the first slot that becomes free; all occupied slots share the time.
         """
         free, variance = self._slots(now)
-        batches = math.ceil(len(order) / self.max_batch)
-        at_once = min(self.slots, len(self.running) + batches)
+        lanes = self._lanes(now, order)
+        at_once = min(self.slots, self._most_at_once(order[:: self.max_batch]))
         for first in range(0, len(order), self.max_batch):
             together = order[first : first + self.max_batch]
             estimates = self._guesses(together)
-            demand = free[0] + sum(estimate.mean for estimate in estimates)
-            heapreplace(free, demand)
+            lane = lanes.get(together[0].kind.model)
+            start = free[0] if lane is None else max(free[0], lane[0])
+            demand = start + sum(estimate.mean for estimate in estimates)
+            # Of the slots that are free by then, the last one to be: other models have the rest.
+            free.pop(bisect_right(free, start) - 1)
+            insort(free, demand)
+            if lane is not None:
+                heapreplace(lane, demand)
             own = sum(estimate.spread for estimate in estimates)
             behind, alone = _MARGIN * math.sqrt(variance), _LAST_MARGIN * at_once * own
             margin = math.hypot(behind, alone) + _DRIFT * at_once * demand + _WAY_BACK
@@ -238,18 +274,35 @@ class Admission(Generic[Queued]):
                 yield at_once * demand + margin
 
     def _slots(self, now: float) -> tuple[list[float], float]:
-        """Return the remaining demand of each slot, as a heap, and the variance of their sum."""
+        """Return the remaining demand of each slot, ascending, and the variance of their sum."""
         shown = self._meter.show(now)
         left, variance = [0.0] * (self.slots - len(self.running)), 0.0
         for slot in self.running:
             estimates = self._guesses(slot.tickets)
-            mean = sum(estimate.mean for estimate in estimates)
-            done = shown - slot.shown
-            # A call that has taken longer than the mean is expected to need as long again.
-            left.append(mean - done if done < mean else min(done - mean, mean))
+            left.append(_left(shown - slot.shown, estimates))
             variance += sum(estimate.spread**2 for estimate in estimates)
-        heapify(left)
-        return left, variance
+        return sorted(left), variance
+
+    def _lanes(self, now: float, order: Sequence[Queued]) -> dict[str, list[float]]:
+        """Return, of each model with a width, when its next calls can start, as a heap."""
+        lanes: dict[str, list[float]] = {}
+        for ticket in order:
+            model, width = ticket.kind.model, ticket.width
+            if width is not None and model not in lanes:
+                shown = self._meter.show(now)
+                own = [slot for slot in self.running if slot.model == model]
+                left = [_left(shown - s.shown, self._guesses(s.tickets)) for s in own]
+                lanes[model] = sorted([*left, *[0.0] * (width - len(own))])
+        return lanes
+
+    def _most_at_once(self, starts: Sequence[Queued]) -> int:
+        """Return how many of what runs and of these could run at once, with slots enough."""
+        tickets = [*(slot.tickets[0] for slot in self.running), *starts]
+        if all(ticket.width is None for ticket in tickets):
+            return len(tickets)
+        counts = Counter(ticket.kind.model for ticket in tickets)
+        widths = {ticket.kind.model: ticket.width for ticket in tickets}
+        return sum(min(count, widths[model] or count) for model, count in counts.items())
 
     def _guesses(self, tickets: Sequence[Queued]) -> list[Estimate]:
         """Return the estimates of calls that run as one."""
@@ -261,6 +314,13 @@ class Admission(Generic[Queued]):
         """Return whether there is an estimate for any of the running calls."""
         started = (ticket for slot in self.running for ticket in slot.tickets)
         return any(self.estimates.guess(ticket.kind).samples for ticket in started)
+
+
+def _left(done: float, estimates: Sequence[Estimate]) -> float:
+    """Return the remaining demand of calls that run as one, with so much done."""
+    mean = sum(estimate.mean for estimate in estimates)
+    # Calls that have taken longer than the mean are expected to need as long again.
+    return mean - done if done < mean else min(done - mean, mean)
 
 
 def _due(ticket: Ticket) -> float:

@@ -166,12 +166,13 @@ class Engine:
             is_known = call.signature in loaded.runner.signatures
             kind = CostKey.from_length(*served, call.signature if is_known else "", call.body)
         record = request.current()
+        record.model, record.version = served
         job = Job(call, loaded, kind, record, self._find_fault)
+        self._admission.models = len(self._models.names)
         verdict = self._admission.check(time.monotonic(), job)
         if verdict is not None:
             loaded.release()
             raise self._refusal(verdict, call.deadline)
-        record.model, record.version = call.model, loaded.version
         self._admission.max_batch = max(self._admission.max_batch, self._batching(job).most)
         self._admission.enter(job)
         self._is_idle.clear()
@@ -203,8 +204,9 @@ class Engine:
             self._wake_at(due_next)
 
     def _first_but(self, held: Collection[Job[Any]]) -> Job[Any] | None:
-        """Return the first job in line that is not held back."""
-        return next((job for job in self._admission.waiting if job not in held), None)
+        """Return the first job in line that neither a batch nor its model's width holds back."""
+        line = (job for job in self._admission.waiting if job not in held)
+        return next((job for job in line if not self._admission.is_full(job)), None)
 
     def _alike(self, first: Job[Any]) -> list[Job[Any]]:
         """Return the waiting jobs that may run together with the first, and that one itself."""

@@ -69,7 +69,7 @@ class Job(Ticket, Generic[Answer]):
         record: RequestRecord,
         find_fault: FindFault,
     ) -> None:
-        super().__init__(kind, call.deadline.expires_at)
+        super().__init__(kind, call.deadline.expires_at, loaded.width)
         self.call = call
         self.deadline = call.deadline
         self.loaded = loaded

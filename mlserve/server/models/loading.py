@@ -40,9 +40,11 @@ class LoadedVersion:
     that ends with a block of code is its `with` block; any other ends with `release`.
     """
 
-    def __init__(self, artifact: Artifact, runner: Runner) -> None:
+    def __init__(self, artifact: Artifact, runner: Runner, width: int | None = None) -> None:
         self.artifact = artifact
         self.runner = runner
+        self.width = width
+        """The most calls of the model that run at once; None leaves it to the server."""
         self._leases = 0
         self._is_unused = asyncio.Event()
         self._is_unused.set()
@@ -147,7 +149,7 @@ def _open(source: ModelSpec, version: int) -> LoadedVersion:
             f"version {version} failed to load: {reason_of(error)}",
             hint="the server's log has the traceback",
         ) from error
-    return LoadedVersion(artifact, runner)
+    return LoadedVersion(artifact, runner, source.width)
 
 
 def warm_up(artifact: Artifact, runner: Runner) -> None:

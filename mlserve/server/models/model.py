@@ -259,7 +259,7 @@ class Model:
         for version in look.unfinished:
             if not self._waits(version):
                 error = self._folders.no_manifest(version)
-                _log.warning("version %d is not served: %s", version, error)
+                _log.warning("version %d of %s is not served: %s", version, self.name, error)
                 self._set(version, State.START, error)
         for version in look.wanted:
             if version not in self._statuses:
@@ -297,7 +297,7 @@ class Model:
         try:
             loaded = await self._open(version)
         except MlserveError as error:
-            _log.error("version %d is not served: %s", version, error)
+            _log.error("version %d of %s is not served: %s", version, self.name, error)
             self._failed.note(version, fingerprint, error)
             if old is None:
                 self._set(version, State.END, error)

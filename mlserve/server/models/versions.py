@@ -66,6 +66,7 @@ class ModelSpec:
 
     `poll_seconds` is the time between two looks at the folder; 0 never looks again. `labels` are
     names for version numbers. A model that `awaits_versions` may have none when the server starts.
+    `width` is the most calls of it that run at once; None leaves it to the server.
     """
 
     backend: Backend
@@ -77,6 +78,7 @@ class ModelSpec:
     labels: Mapping[str, int] = field(default_factory=dict)
     retries: LoadRetries = field(default_factory=LoadRetries)
     awaits_versions: bool = False
+    width: int | None = None
 
     def differs_in_choice_only(self, other: ModelSpec) -> bool:
         """Return whether only the versions to serve and their labels may differ between the two."""

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     PlatformCollector,
@@ -82,6 +83,12 @@ class Metrics:
         self._batches = self._histogram(
             "batch_size", "Number of requests that ran together as one batch.", buckets=_SIZES
         )
+        self._config = Gauge(
+            "mlserve_config_in_force",
+            "0 if the configuration file, as it is now, was refused, else 1.",
+            registry=self.registry,
+        )
+        self.config_in_force(True)
         self._begin_at_zero()
 
     def request(self, ended: RequestRecord, seconds: float) -> None:
@@ -116,6 +123,10 @@ class Metrics:
     def batch(self, size: int) -> None:
         """Count calls that were run as one batch."""
         self._batches.labelled().observe(size)
+
+    def config_in_force(self, value: bool) -> None:
+        """Say whether the configuration file, as it is now, is in force."""
+        self._config.set(value)
 
     def _counter(self, name: str, text: str, *labels: str) -> _Children[Counter]:
         return _Children(Counter(f"mlserve_{name}", text, labels, registry=self.registry))

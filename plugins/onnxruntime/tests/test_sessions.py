@@ -24,6 +24,7 @@ from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, Plug
 from mlserve.launch.command import launcher_for
 from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 from mlserve.testing.images import plain
 
@@ -183,10 +184,10 @@ def test_up_refuses_an_option_that_the_backend_does_not_have(tmp_path: Path) -> 
         name = "plain"
         load_options = ()
 
-    serving = Serving("plain", "m", tmp_path, options=LoadOptions(instances=2), expected=(1,))
+    serving = Serving((ServedModel("plain", "m", tmp_path, options=LoadOptions(instances=2)),))
     with pytest.raises(UsageError, match="'plain' has no --instances"):
-        launcher_for(Plain(), serving, Launcher.AUTO)
-    assert launcher_for(OnnxRuntimeBackend(), serving, Launcher.AUTO) is Launcher.EMBEDDED
+        launcher_for([Plain()], serving, Launcher.AUTO)
+    assert launcher_for([OnnxRuntimeBackend()], serving, Launcher.AUTO) is Launcher.EMBEDDED
 
 
 @pytest.mark.parametrize(

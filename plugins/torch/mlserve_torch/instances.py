@@ -60,7 +60,8 @@ class Instances:
         capture: Callable[[], Capture] | None = None,
     ) -> None:
         count = options.instances or 1
-        torch.set_num_threads(max(1, (options.threads or usable_cpus()) // count))
+        self._threads = max(1, (options.threads or usable_cpus()) // count)
+        torch.set_num_threads(self._threads)
         self._program = program
         self._is_padded = is_padded
         self._sizes = capture_sizes(program) if capture else ()
@@ -91,6 +92,8 @@ class Instances:
         InferenceFailed.
         """
         instance = self._take(deadline)
+        if torch.get_num_threads() != self._threads:  # it is the calling thread's, of all models
+            torch.set_num_threads(self._threads)
         try:
             with self.explaining():
                 parts = [instance.run(part) for part in self._parts(tensors)]

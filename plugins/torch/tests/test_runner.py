@@ -307,6 +307,21 @@ def test_a_long_batch_runs_in_parts_and_several_threads_get_their_own_answers(
         torch.testing.assert_close(one, other)
 
 
+def test_each_model_of_a_process_runs_with_its_own_threads(program: Program) -> None:
+    """The number is a setting of PyTorch's, and the thread that calls runs both models."""
+    one, three = (
+        Instances(program, CPU, LoadOptions(threads=count), is_padded=True) for count in (1, 3)
+    )
+
+    def threads_of(model: Instances) -> int:
+        model.run([torch.rand(1, 3)])
+        return torch.get_num_threads()
+
+    with ThreadPoolExecutor(1) as worker:
+        asked = [one, three, one]
+        assert list(worker.map(threads_of, asked)) == [1, 3, 1]
+
+
 def test_the_cpu_leaves_batching_to_the_server(program: Program) -> None:
     assert Instances(program, CPU, LoadOptions(), is_padded=True).batching is None
 

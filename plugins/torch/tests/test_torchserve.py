@@ -12,6 +12,7 @@ from mlserve_torch.torchserve import server_specs
 from mlserve.backend import Listen, ServerSpec
 from mlserve.launch.command import ServerCommand, launcher_for
 from mlserve.launch.serving import Serving
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 
 pytestmark = pytest.mark.framework
@@ -146,6 +147,6 @@ def test_auto_never_chooses_it(
     pytest.importorskip("torch")
     (tmp_path / "torchserve").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    serving = Serving("torch", "m", base_path)
-    assert launcher_for(TorchBackend(), serving, Launcher.AUTO) is Launcher.EMBEDDED
-    assert launcher_for(TorchBackend(), serving, Launcher.NATIVE) is Launcher.NATIVE
+    serving = Serving((ServedModel("torch", "m", base_path),))
+    assert launcher_for([TorchBackend()], serving, Launcher.AUTO) is Launcher.EMBEDDED
+    assert launcher_for([TorchBackend()], serving, Launcher.NATIVE) is Launcher.NATIVE

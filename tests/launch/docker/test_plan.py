@@ -25,11 +25,12 @@ from mlserve.launch.docker.plan import (
     run_options,
 )
 from mlserve.launch.docker.run import plan_of
-from mlserve.launch.model_choice import choose
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
-from mlserve.load_options import LoadOptions
+from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
+from mlserve.model_choice import choose
+from mlserve.served_model import ServedModel
 from mlserve.settings import REST_PORT, Launcher, ServerSettings
 from mlserve.store import VersionPolicy
 
@@ -37,10 +38,7 @@ LATEST = VersionPolicy()
 RECORD = ServerRecord(
     name="echo-m",
     serving=Serving(
-        "echo",
-        "m",
-        Path("/store/echo/m"),
-        VersionPolicy((1,)),
+        (ServedModel("echo", "m", Path("/store/echo/m"), VersionPolicy((1,))),),
         docker_options=("--memory=2g",),
     ),
     launcher=Launcher.DOCKER,
@@ -54,8 +52,11 @@ RECORD = ServerRecord(
 
 
 def tensorflow_serving(tmp_path: Path, **changes: object) -> Serving:
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    return replace(choose("tfserving", "m", tmp_path / "m", LATEST), **changes)
+    (tmp_path / "m" / "1").mkdir(parents=True, exist_ok=True)
+    model = choose("tfserving", "m", tmp_path / "m", LATEST)
+    own = {name: value for name, value in changes.items() if hasattr(model, name)}
+    others = {name: value for name, value in changes.items() if name not in own}
+    return Serving((replace(model, **own),), **others)
 
 
 def after(arguments: list[str], flag: str) -> list[str]:
@@ -63,7 +64,7 @@ def after(arguments: list[str], flag: str) -> list[str]:
 
 
 def test_a_container_listens_on_the_host_that_was_asked_for_only() -> None:
-    plan = plan_of_built("image", replace(_serving(), options=LoadOptions(threads=2)))
+    plan = plan_of_built("image", _serving(options=LoadOptions(threads=2)))
 
     arguments = run_options(plan, RECORD, "7:7")
 
@@ -172,7 +173,7 @@ def test_another_makers_image_gets_the_folder_and_the_flags(tmp_path: Path) -> N
     assert plan.entrypoint == "tensorflow_model_server"
     assert plan.mounts == {str(tmp_path / "m"): "/models/m"}
     assert "--model_base_path=/models/m" in plan.argv
-    named = replace(serving, versions=VersionPolicy((1,)), image="mirror/serving:1")
+    named = tensorflow_serving(tmp_path, versions=VersionPolicy((1,)), image="mirror/serving:1")
     plan = plan_of(plugins.backend("tfserving"), named)
     assert plan.image == "mirror/serving:1"
     assert "--model_config_file=/run/mlserve/models.config" in plan.argv
@@ -202,9 +203,11 @@ def test_an_image_of_ours_holds_one_version(export) -> None:
     export(version=2)
     echo = plugins.backend("echo")
 
+    all_of_them = Serving((choose("echo", "m", None, VersionPolicy(serves_all=True)),))
     with pytest.raises(UsageError, match="an image holds one version"):
-        images.require_regarded(echo, choose("echo", "m", None, VersionPolicy(serves_all=True)))
-    assert images.pinned(echo, choose("echo", "m", None, LATEST)).versions == VersionPolicy((2,))
+        images.require_regarded(echo, all_of_them)
+    pinned = images.pinned(echo, Serving((choose("echo", "m", None, LATEST),)))
+    assert pinned.only.versions == VersionPolicy((2,))
 
 
 @pytest.mark.parametrize(
@@ -287,5 +290,7 @@ def test_a_digest_is_of_names_and_bytes(tmp_path: Path) -> None:
     assert before != images.folder_digest(tmp_path / "two")
 
 
-def _serving() -> Serving:
-    return Serving("echo", "m", Path("/store/m"), expected=(1,), takes_images=True)
+def _serving(options: LoadOptions = DEFAULT_LOAD_OPTIONS) -> Serving:
+    path = Path("/store/m")
+    model = ServedModel("echo", "m", path, options=options, expected=(1,), takes_images=True)
+    return Serving((model,))

@@ -343,3 +343,66 @@ def test_a_call_with_much_to_decode_is_of_another_kind() -> None:
     estimates = Estimates()
     estimates.learn(scan, 2.0, 0.0)
     assert estimates.of(photo, 0.0) is None
+
+
+OTHER = CostKey.from_rows("other", 1, "serving_default", 1)
+
+
+def verdict_of(admission: Admission, kind: CostKey, deadline: float) -> Refusal | None:
+    verdict = admission.check(0.0, Ticket(kind, deadline))
+    return None if verdict is None else verdict.why
+
+
+def test_a_model_of_a_width_leaves_the_other_slots_to_other_models() -> None:
+    """Calls of a second each wait one after another, and the other slot is free at once."""
+    admission = known(known(Admission(2, 32), 1.0), 0.1, OTHER)
+    calls: list[Ticket] = []
+    while admission.check(0.0, Ticket(KIND, 9.0, width=1)) is None:
+        calls.append(Ticket(KIND, 9.0, width=1))
+        admission.enter(calls[-1])
+        if len(calls) == 1:
+            assert not admission.is_full(calls[0])
+            admission.start(0.0, calls[:1])
+
+    assert len(calls) == 8, "in nine seconds, with the drift"
+    assert admission.is_full(calls[1])
+    assert admission.has_slot(), "which is not for this model"
+    assert verdict_of(admission, OTHER, 9.5) is None, "though it is due after all of them"
+
+
+def test_a_width_of_all_slots_changes_nothing() -> None:
+    answers = []
+    for width in (None, 2):
+        admission = known(Admission(2, 32), 0.5)
+        for _ in range(4):
+            admission.enter(Ticket(KIND, 2.6, width=width))
+        for _ in range(2):
+            admission.start(0.0, admission.waiting[:1])
+        calls = [Ticket(KIND, deadline / 10, width=width) for deadline in range(40)]
+        answers.append([admission.check(0.0, call) for call in calls])
+    assert answers[0] == answers[1]
+    assert None in answers[0]
+
+
+def test_the_calls_of_one_model_do_not_take_every_place_of_the_queue() -> None:
+    """Of eight places, four are divided among the two models."""
+    admission = Admission(1, 8, models=2)
+    admission.start(0.0, enter(admission, 99.0))
+    for _ in range(6):
+        assert verdict_of(admission, KIND, 99.0) is None
+        enter(admission, 99.0)
+
+    assert verdict_of(admission, KIND, 99.0) is Refusal.QUEUE_FULL
+    assert admission.check_room(0.0) is None, "there are places for some model"
+    for _ in range(2):
+        assert verdict_of(admission, OTHER, 99.0) is None
+        admission.enter(Ticket(OTHER, 99.0))
+    assert verdict_of(admission, OTHER, 99.0) is Refusal.QUEUE_FULL
+    assert admission.check_room(0.0) is not None
+
+
+def test_a_server_of_one_model_has_every_place_for_it() -> None:
+    admission = Admission(1, 8)
+    admission.start(0.0, enter(admission, 99.0))
+    enter(admission, *[99.0] * 7)
+    assert verdict_of(admission, KIND, 99.0) is None

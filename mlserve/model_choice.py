@@ -7,11 +7,18 @@ from pathlib import Path
 
 from mlserve import plugins
 from mlserve.artifact import Artifact, without_manifest
-from mlserve.backend_choice import backend_of_files, way_to_export
+from mlserve.backend_choice import (
+    backend_of_files,
+    require_regarded,
+    require_runtime,
+    way_to_export,
+)
+from mlserve.config.servers import MODELS, ModelConfig, ServerConfig
+from mlserve.config.table import SERVERS
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.hints import nearest
-from mlserve.launch.serving import Serving
 from mlserve.pin import pin_or_none, read_pin, unpin_hint
+from mlserve.served_model import ServedModel
 from mlserve.settings import DEFAULT_BACKEND, Launcher
 from mlserve.store import Store, VersionPolicy, check_name, present_versions
 
@@ -22,7 +29,7 @@ def choose(
     path: Path | None,
     versions: VersionPolicy,
     store: Path | None = None,
-) -> Serving:
+) -> ServedModel:
     """Return the model to serve: the folder `path`, or the one matching model in `store`.
 
     The files in `path` tell the backend. `store` None is the user's own. Raises NotFound if nothing
@@ -38,41 +45,67 @@ def choose(
         expected = _expected(base, versions)
         newest = Artifact.open(base, model or base.name, expected[-1])
         chosen = backend_of_files(newest, backend)
-        return _serving(chosen, model or base.name, base, versions)
+        return _chosen(chosen, model or base.name, base, versions)
     there = Store(store)
     backend, model = _exported_choice(backend, model, there)
-    return _serving(backend, model, there.base_path(backend, model), versions)
+    return _chosen(backend, model, there.base_path(backend, model), versions)
 
 
-def by_number(serving: Serving) -> Serving:
-    """Return the serving with its pinned version named, for a server that reads no pins."""
-    pin = read_pin(serving.base_path) if serving.versions.follows_latest else None
-    return serving if pin is None else replace(serving, versions=VersionPolicy((pin,)))
+def configured_models(config: ServerConfig) -> tuple[ServedModel, ...]:
+    """Return the models of a server in a configuration file, once it is sure that each can load.
+
+    Raises what `choose` raises, UsageError for a load option that the backend has not, and
+    PluginError for a missing package, each with the place in the file.
+    """
+    return tuple(_configured(config, model) for model in config.models)
 
 
-def require_whole(serving: Serving) -> None:
+def _configured(config: ServerConfig, model: ModelConfig) -> ServedModel:
+    try:
+        name = model.name if model.path is not None else model.model
+        chosen = choose(model.backend, name, model.path, model.versions, model.store)
+        backend = plugins.backend(chosen.backend)
+        require_regarded(backend, model.options)
+        require_runtime(backend)
+    except MlserveError as error:
+        if config.source is not None:
+            from mlserve.config.document import read_document  # only to name the place
+
+            keys = (SERVERS, config.name, MODELS, model.name)
+            error.message = f"{read_document(config.source).place(keys)}: {error.message}"
+        raise
+    return replace(chosen, model=model.name, options=model.options)
+
+
+def by_number(model: ServedModel) -> ServedModel:
+    """Return the model with its pinned version named, for a server that reads no pins."""
+    pin = read_pin(model.base_path) if model.versions.follows_latest else None
+    return model if pin is None else replace(model, versions=VersionPolicy((pin,)))
+
+
+def require_whole(model: ServedModel) -> None:
     """Check the files of the expected versions, for a server that does not check them itself.
 
     Raises ModelLoadFailed, naming the file.
     """
-    for version in serving.expected:
-        Artifact.open(serving.base_path, serving.model, version).require_whole()
+    for version in model.expected:
+        Artifact.open(model.base_path, model.model, version).require_whole()
 
 
-def about_pin(asked: VersionPolicy, serving: Serving, launcher: Launcher) -> str | None:
+def about_pin(asked: VersionPolicy, model: ServedModel, launcher: Launcher) -> str | None:
     """Return what the user should know of the model's pin, if it has one.
 
-    `asked` are the versions that were named, `serving` is what the launcher will serve.
+    `asked` are the versions that were named, `model` is what the launcher will serve.
     """
-    pin = pin_or_none(serving.base_path)
+    pin = pin_or_none(model.base_path)
     if pin is None or asked.versions == (pin,):
         return None
     if not asked.follows_latest:
-        return f"version {pin} of {serving.model} is pinned; --version takes precedence over it"
+        return f"version {pin} of {model.model} is pinned; --version takes precedence over it"
     if launcher is Launcher.EMBEDDED:
-        return f"version {pin} of {serving.model} is pinned; {unpin_hint(serving.base_path)}"
+        return f"version {pin} of {model.model} is pinned; {unpin_hint(model.base_path)}"
     return (
-        f"version {pin} of {serving.model} is pinned; this server serves it until it is started "
+        f"version {pin} of {model.model} is pinned; this server serves it until it is started "
         "again, whatever is pinned later"
     )
 
@@ -120,13 +153,13 @@ def _exported_instead(model: str | None, known: list[tuple[str, str]]) -> str:
     return f"did you mean --backend {names[meant]} --model {meant}? else "
 
 
-def _serving(backend: str, model: str, base: Path, versions: VersionPolicy) -> Serving:
+def _chosen(backend: str, model: str, base: Path, versions: VersionPolicy) -> ServedModel:
     expected = _expected(base, versions)
     manifests = [Artifact.open(base, model, version).manifest for version in expected]
     for manifest in filter(None, manifests):
         if manifest.pipeline is not None:
             manifest.pipeline.require_known_background()
-    return Serving(
+    return ServedModel(
         check_name("backend", backend),
         check_name("model", model),
         base,

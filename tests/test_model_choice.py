@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlserve.errors import ModelLoadFailed, NotFound
-from mlserve.launch.model_choice import about_pin, by_number, choose, require_whole
-from mlserve.launch.serving import Serving
+from mlserve.model_choice import about_pin, by_number, choose, require_whole
 from mlserve.pin import write_pin
+from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 from mlserve.store import VersionPolicy
 
@@ -26,7 +26,7 @@ def base(export: Callable[..., Path]) -> Path:
     return base
 
 
-def chosen(versions: VersionPolicy = LATEST) -> Serving:
+def chosen(versions: VersionPolicy = LATEST) -> ServedModel:
     return choose("echo", "m", None, versions)
 
 
