@@ -119,7 +119,7 @@ def _columns_of(file: str, columns: Sequence[str]) -> tuple[str, str]:
 
 
 def accuracy_printer(
-    client: Client, expected: Mapping[str, str], first: str, deadline: Deadline, output: str
+    expected: Mapping[str, str], first: str, output: str, client: Client, deadline: Deadline
 ) -> AccuracyPrinter:
     """Return the printer for images of these labels, which are checked against the model's.
 

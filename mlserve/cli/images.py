@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -26,14 +26,14 @@ _FORMATS = (PredictFormat.TEXT, PredictFormat.JSON, PredictFormat.JSONL)
 class Images:
     """Images to ask about; `stdin` is what `-` stands for, if its beginning has been read.
 
-    `expected` are their labels, by name, where the user knows them. Raises UsageError for options
-    that do not go with images.
+    `printer` makes what prints the answers, if it is not that of the output format. Raises
+    UsageError for options that do not go with images.
     """
 
     inputs: Inputs
     options: PredictOptions
     stdin: Stdin | None = None
-    expected: Mapping[str, str] | None = None
+    printer: Callable[[Client, Deadline], Printer] | None = None
 
     def __post_init__(self) -> None:
         hint = (
@@ -50,16 +50,15 @@ class Images:
     def ask(self, client: Client, deadline: Deadline, *, is_random: bool) -> int:
         """Ask about each, print the answers, and return the exit code of the first error."""
         top_k = self.options.top_k
-        show: Printer = printer(
-            self.options.format,
-            is_batch=self.inputs.is_batch,
-            has_scores=top_k is not None,
+        show = (
+            printer(
+                self.options.format,
+                is_batch=self.inputs.is_batch,
+                has_scores=top_k is not None,
+            )
+            if self.printer is None
+            else self.printer(client, deadline)
         )
-        if self.expected is not None:
-            from mlserve.cli.expect import accuracy_printer  # few questions are about known labels
-
-            first = self.inputs.names[0]
-            show = accuracy_printer(client, self.expected, first, deadline, self.options.format)
         predictor = Predictor(
             client,
             show,

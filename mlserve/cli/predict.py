@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -313,13 +314,15 @@ def _call_on_images(files: Sequence[str], options: PredictOptions, deadline: Dea
     found = gather(files, deadline)
     if options.expect is None:
         return Images(found, options)
-    from mlserve.cli.expect import expected_labels  # few questions are about known labels
+    # Few questions are about known labels.
+    from mlserve.cli.expect import accuracy_printer, expected_labels
 
     expect = options.expect
     expected = run_within(
         deadline, f"reading {expect}", lambda: expected_labels(expect, files, found.names)
     )
-    return Images(found, options, expected=expected)
+    printer = partial(accuracy_printer, expected, found.names[0], options.format)
+    return Images(found, options, printer=printer)
 
 
 @dataclass(frozen=True, slots=True)
