@@ -15,7 +15,6 @@ import numpy as np  # noqa: TID253
 
 from mlserve.client.tensor import Tensor
 from mlserve.client.values import (
-    limits,
     misfit,
     natural_type,
     packed,
@@ -26,7 +25,7 @@ from mlserve.client.values import (
 )
 from mlserve.errors import InvalidInput, UsageError
 from mlserve.tensors import DType
-from mlserve.wire.tensors import COMPLEX, FLOATS
+from mlserve.wire.tensors import COMPLEX, FLOATS, integer_limits
 
 Array = np.ndarray[Any, Any]
 _STORED: dict[DType, Any] = {
@@ -195,7 +194,7 @@ def _is_kept(dtype: DType, array: Array, back: Array) -> Any:
         return _is_exact(array, back)
     if dtype is DType.BOOL:
         return (array == 0) | (array == 1)
-    low, high = limits(dtype)
+    low, high = integer_limits(dtype)
     if array.dtype.kind == "f":
         # The largest integer may have no float; the one after it always has.
         is_within = (array >= float(low)) & (array < float(high + 1))

@@ -15,9 +15,8 @@ from typing import Any
 from mlserve.client.tensor import Tensor
 from mlserve.errors import InvalidInput, shortened
 from mlserve.tensors import DType
-from mlserve.wire.tensors import COMPLEX, FLOATS, item_size, pack_numbers
+from mlserve.wire.tensors import COMPLEX, FLOATS, integer_limits, pack_numbers
 
-_UNSIGNED = ("uint", "quint")
 _LISTS = (list, tuple, range)
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, list, tuple, range, type(None)})
 _MOST_DIMENSIONS = 64
@@ -110,18 +109,10 @@ def _reason_against_number(dtype: DType, value: Any) -> str:
         return "" if _packs(dtype, value) else f"which is out of range of {dtype.label}"
     if isinstance(value, float) and not value.is_integer():
         return f"which is not a whole number; the model takes {dtype.label}"
-    low, high = limits(dtype)
+    low, high = integer_limits(dtype)
     return (
         "" if low <= value <= high else f"which is out of range of {dtype.label} ({low} to {high})"
     )
-
-
-def limits(dtype: DType) -> tuple[int, int]:
-    """Return the smallest and the largest integer of an integer type."""
-    bits = 8 * item_size(dtype)
-    if dtype.label.startswith(_UNSIGNED):
-        return 0, 2**bits - 1
-    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def plain(item: Any) -> Any:

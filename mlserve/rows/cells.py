@@ -12,10 +12,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from mlserve.errors import InvalidInput, shortened
 from mlserve.tensors import DType, TensorSpec
+from mlserve.wire.tensors import INTEGERS, integer_limits
 
 _NUMBER = re.compile(
     r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf(inity)?)\s*", re.I
@@ -35,7 +36,6 @@ It is above the largest value, whose shortest digits may be above it as well: 3.
 _EXACT = 2.0**53
 """Up to here, a float is the whole number that was written."""
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
-_INTEGER = re.compile(r"q?(u?)int(\d+)")
 BYTES_KEY = "b64"
 """`{"b64": "..."}` stands for bytes in JSON, as in TensorFlow Serving's REST API."""
 
@@ -89,7 +89,7 @@ def text_reader(dtype: DType) -> Callable[[str], Any]:
         return str
     if dtype is DType.BOOL:
         return _bool_of
-    if _INTEGER.fullmatch(dtype.label):
+    if dtype in INTEGERS:
         return lambda cell: _int_of(cell, dtype)
     return lambda cell: _refuse(cell, dtype)
 
@@ -196,12 +196,9 @@ def _int_of(cell: str, dtype: DType) -> int:
 
 
 def _within(value: int, dtype: DType) -> int:
-    match = _INTEGER.fullmatch(dtype.label)
-    if match is None:
+    if dtype not in INTEGERS:
         _refuse(str(value), dtype)
-        return value
-    bits = int(match[2]) - (not match[1])
-    low, high = (0 if match[1] else -(2**bits)), 2**bits - 1
+    low, high = integer_limits(dtype)
     if not low <= value <= high:
         raise WrongCell(
             f"{shortened(str(value))} does not fit {dtype.label}, which is {low} to {high}"
@@ -243,7 +240,7 @@ def _missing(dtype: DType) -> Any:
     raise WrongCell(f"it is empty, and {dtype.label} has no missing value")
 
 
-def _refuse(cell: str, dtype: DType) -> None:
+def _refuse(cell: str, dtype: DType) -> NoReturn:
     raise WrongCell(f"'{shortened(cell)}' cannot be read as {dtype.label}; send it with --input")
 
 

@@ -81,6 +81,7 @@ _INFINITY, _NAN = 0x7F80, 0x7FC0
 """Bits of a bfloat16; those of infinity are also the mask of its exponent."""
 FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
+INTEGERS = frozenset(_CODES.keys() - {DType.BOOL, *FLOATS, *COMPLEX})
 
 LENGTH = struct.Struct("<I")
 """Prefix of a string in raw bytes (OIP): its length as a little-endian uint32."""
@@ -117,6 +118,13 @@ def unpack_strings(raw: bytes | bytearray | memoryview) -> Iterator[bytes]:
 def item_size(dtype: DType) -> int:
     """Return the bytes that a number of that type takes."""
     return struct.calcsize(_CODES[dtype]) * (2 if dtype in COMPLEX else 1)
+
+
+def integer_limits(dtype: DType) -> tuple[int, int]:
+    """Return the smallest and the largest number of one of INTEGERS."""
+    bits = 8 * item_size(dtype)
+    is_unsigned = _CODES[dtype].isupper()
+    return (0, 2**bits - 1) if is_unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def pack_numbers(dtype: DType, values: Sequence[Any]) -> bytes:
