@@ -13,7 +13,7 @@ from mlserve import plugins
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend
 from mlserve.distributions import SERVER, SERVER_HINT, absent_packages
-from mlserve.errors import NotFound, PluginError, UsageError
+from mlserve.errors import NotFound, PluginError, UsageError, either
 from mlserve.hints import did_you_mean
 from mlserve.load_options import LoadOptions
 from mlserve.options import flag_of
@@ -32,8 +32,9 @@ def backend_of_files(model: Artifact, asked: str | None) -> str:
     if asked is None:
         return _only(model.path, fits)
     if fits and asked not in fits:
+        names = either([repr(name) for name in fits])
         raise UsageError(
-            f"{model.path} holds a model for the backend {_listed(fits)}, not for {asked!r}",
+            f"{model.path} holds a model for the backend {names}, not for {asked!r}",
             hint=f"leave --backend out, or give --backend {fits[0]}",
         )
     return asked
@@ -54,7 +55,7 @@ def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -
             raise UsageError(
                 f"the framework of {what} is {source.framework}, which the backend {asked!r} does "
                 f"not take (it takes {' and '.join(takes)})",
-                hint=f"choose --backend {_either(fits)}" if fits else _INSTALL,
+                hint=f"choose --backend {either(fits)}" if fits else _INSTALL,
             )
         return asked
     if not fits:
@@ -161,11 +162,3 @@ def _only(folder: Path, fits: Sequence[str]) -> str:
         f"{folder} holds no file that an installed backend reads ({wanted or 'none installed'})",
         hint=f"put the model's files there, or choose with --backend; {_INSTALL}",
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " or ".join(repr(name) for name in names)
-
-
-def _either(names: Sequence[str]) -> str:
-    return " or ".join(names)

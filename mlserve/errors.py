@@ -27,6 +27,7 @@ from the docstrings here: the first paragraph says what happened, the second wha
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Self
 
@@ -65,6 +66,23 @@ def readable(text: str) -> str:
 def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     """Return the beginning of a caller's text on one line, for use in a message."""
     return escaped(text if len(text) <= longest else f"{text[:longest]}...")
+
+
+def counted(count: int, what: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def either(words: Sequence[str], conjunction: str = "or") -> str:
+    """Return `a`, `a or b`, `a, b or c`, for one word or more."""
+    return f" {conjunction} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def first_of(names: Sequence[str], most: int, separator: str = ", ", quote: str = "") -> str:
+    """Return the first names of a caller, each cut, and say how many more there are."""
+    shown = separator.join(f"{quote}{shortened(name)}{quote}" for name in names[:most])
+    more = len(names) - most
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def escaped(text: str, keeping: str = "") -> str:

@@ -14,7 +14,7 @@ from mlserve.cli.output import note, print_json, print_table, say, terminal_colu
 from mlserve.client import Client, Prediction
 from mlserve.client.answers import Score
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, UsageError, readable
+from mlserve.errors import MlserveError, UsageError, counted, readable
 from mlserve.hints import did_you_mean
 from mlserve.rows.delimited import open_text, read_delimited
 from mlserve.rows.table import BadRow
@@ -157,7 +157,7 @@ def in_words_of(
     images = sum(label == unknown[0] for label in expected.values())
     others = f" (and {len(unknown) - 1} more labels)" if len(unknown) > 1 else ""
     raise UsageError(
-        f"{unknown[0]!r}, expected of {images} image{'' if images == 1 else 's'}, is not a label "
+        f"{unknown[0]!r}, expected of {counted(images, 'image')}, is not a label "
         f"of the model{others}",
         hint=f"{did_you_mean(unknown[0], labels)}the labels of the model are those that "
         "`mlserve predict FILE --top-k 1000000` prints",
@@ -225,7 +225,7 @@ def _summary(accuracy: Accuracy, errors: int) -> Iterator[str]:
             f"({accuracy.in_best} of {images})"
         )
     if errors:
-        yield f"not counted: {errors} image{'' if errors == 1 else 's'} with an error"
+        yield f"not counted: {counted(errors, 'image')} with an error"
 
 
 def _print_confusion(accuracy: Accuracy, labels: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from mlserve.background import run_within
 from mlserve.cli.answers import RANDOM_WEIGHTS_WARNING, PredictFormat, PredictOptions, writer
 from mlserve.cli.output import StatusLine, note
 from mlserve.cli.tensors import OneRequest, request_in
-from mlserve.errors import InferenceFailed, MlserveError, UsageError
+from mlserve.errors import InferenceFailed, MlserveError, UsageError, counted
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
 from mlserve.rows.columns import (
     has_dependent_rows,
@@ -267,7 +267,7 @@ class Run:
     def _counts(self) -> str:
         seconds = time.monotonic() - self._began
         return (
-            f"{_count(self._rows, 'row')}, {_count(self._errors, 'error')}, "
+            f"{counted(self._rows, 'row')}, {counted(self._errors, 'error')}, "
             f"{self._rows / max(seconds, 1e-9):.0f} rows/s"
         )
 
@@ -275,9 +275,9 @@ class Run:
         """Tell what happened on stderr, if it was about more than one row."""
         more = self._errors - _MOST_TOLD
         if more > 0 and not self._out.takes_errors:
-            note(f"{_count(more, 'more error')}; --output jsonl has the error of every row")
+            note(f"{counted(more, 'more error')}; --output jsonl has the error of every row")
         skipped = (
-            f" ({_count(self._done.skipped, 'row')} had answers)" if self._done.skipped else ""
+            f" ({counted(self._done.skipped, 'row')} had answers)" if self._done.skipped else ""
         )
         if self._rows == 1 and not skipped:
             return
@@ -285,13 +285,13 @@ class Run:
         requests = ""
         if times:
             requests = (
-                f"; {_count(len(times), 'request')}, p50 {_at(times, 0.5):.1f} ms, "
+                f"; {counted(len(times), 'request')}, p50 {_at(times, 0.5):.1f} ms, "
                 f"p99 {_at(times, 0.99):.1f} ms"
             )
         note(f"{self._counts()}{skipped}{requests}")
         if len(self._done.keys) > self._done.skipped and not self._exit_code:
             missing = len(self._done.keys) - self._done.skipped
-            note(f"warning: the output file has {_count(missing, 'row')} that the input does not")
+            note(f"warning: the output file has {counted(missing, 'row')} that the input does not")
 
 
 def _tell(outcome: RowError) -> None:
@@ -300,10 +300,6 @@ def _tell(outcome: RowError) -> None:
     note(f"error: {message}" if is_named else f"error: {where}: {message}")
     if outcome.error.hint:
         note(f"hint: {outcome.error.hint}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _at(ordered: Sequence[float], share: float) -> float:

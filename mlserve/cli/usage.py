@@ -22,7 +22,7 @@ from mlserve.cli.defaults import (
     drop_overridden,
     naming_origin,
 )
-from mlserve.errors import UsageError
+from mlserve.errors import UsageError, either
 from mlserve.hints import did_you_mean, nearest
 
 _COMMANDS = {
@@ -225,7 +225,7 @@ def _elsewhere(ctx: Any, name: str) -> str:
     if ctx.command is group:
         given = next((word for word in ctx.meta[_WORDS] if word in having), having[0])
         return f"options go after the command: mlserve {given} {name} ..."
-    return f"it is an option of mlserve {_listed(having, 'and')}; {_see_help(ctx)}"
+    return f"it is an option of mlserve {either(having, 'and')}; {_see_help(ctx)}"
 
 
 def _bad_value(ctx: Any, param: Any, said: str) -> UsageError:
@@ -242,7 +242,7 @@ def _bad_value(ctx: Any, param: Any, said: str) -> UsageError:
 def _valid_values(ctx: Any, param: Any, value: str) -> str:
     choices = [str(choice) for choice in getattr(param.type, "choices", ())]
     if choices:
-        listed = f"choose {_listed(choices, 'or')}"
+        listed = f"choose {either(choices)}"
         if _option(param) == _OUTPUT and "--store" in _options_of(ctx.command):
             return f"{listed}; for a folder to write to or read from, use --store DIR"
         return did_you_mean(value, choices) + listed
@@ -296,7 +296,3 @@ def _option(param: Any) -> str:
 
 def _see_help(ctx: Any) -> str:
     return f"see {ctx.command_path} --help"
-
-
-def _listed(names: Sequence[str], word: str) -> str:
-    return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))

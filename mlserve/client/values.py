@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlserve.client.tensor import Tensor
-from mlserve.errors import InvalidInput, shortened
+from mlserve.errors import InvalidInput, counted, shortened
 from mlserve.tensors import DType
 from mlserve.wire.tensors import COMPLEX, FLOATS, integer_limits, pack_numbers
 
@@ -169,7 +169,7 @@ def _require_rows(name: str, shape: tuple[int, ...], level: list[Any]) -> None:
 def _length(row: Any) -> str:
     if not isinstance(row, _LISTS):
         return f"is {shown(row)}"
-    return f"has {len(row)} value{'' if len(row) == 1 else 's'}"
+    return f"has {counted(len(row), 'value')}"
 
 
 def natural_type(elements: Sequence[Any]) -> DType:

@@ -23,7 +23,7 @@ from mlserve.compare.result import (
     TargetResult,
     badness,
 )
-from mlserve.errors import readable
+from mlserve.errors import counted, readable
 
 DIFFERENCE_HEADER = ("target", "labels", *STAGES, "end to end", "mean")
 COST_HEADER = ("target", "p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s")
@@ -154,9 +154,9 @@ def problem_rows(found: ImageComparison) -> list[list[str]]:
 
 def verdict(found: Comparison) -> str:
     """Return one line that says whether all targets agree."""
-    compared = _counted(found.count, found.noun)
+    compared = counted(found.count, found.noun)
     compared += f" ({found.refused} refused by all)" if found.refused else ""
-    compared += f", {_counted(len(found.targets), 'target')}"
+    compared += f", {counted(len(found.targets), 'target')}"
     if found.is_same:
         return f"same: {compared}, every difference within {found.tolerance:g}"
     return f"different: {found.differing} of {compared}, tolerance {found.tolerance:g}"
@@ -210,10 +210,6 @@ def _largest(found: Difference | None) -> str:
     if found is None:
         return _NOTHING
     return "other shape" if math.isinf(found.largest) else short(found.largest)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from mlserve.errors import (
     PluginError,
     Unavailable,
     UsageError,
+    counted,
 )
 from mlserve.rows.table import BadRow, Place
 
@@ -173,8 +174,7 @@ class Asking:
             if self._ranks.get(name) == rank:
                 self.is_spoiled = True
                 raise InferenceFailed(
-                    f"the output {name!r} has {size} rows for {count} row"
-                    + ("" if count == 1 else "s"),
+                    f"the output {name!r} has {size} rows for {counted(count, 'row')}",
                     hint="the answers before are wrong: ask again, with {batch 1}",
                 )
             if count > 1:

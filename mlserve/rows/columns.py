@@ -8,7 +8,7 @@ from typing import Any
 
 from mlserve.client import ModelMetadata
 from mlserve.client.question import signature_named
-from mlserve.errors import InvalidInput, UsageError, readable, shortened
+from mlserve.errors import InvalidInput, UsageError, first_of, readable, shortened
 from mlserve.hints import did_you_mean, nearest
 from mlserve.rows.cells import (
     WrongCell,
@@ -279,5 +279,4 @@ def _without(column: str, cells: Mapping[str, Any]) -> InvalidInput:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{shortened(name)}'" for name in names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return first_of(names, _SHOWN, quote="'")

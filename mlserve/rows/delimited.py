@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol, TextIO
 
-from mlserve.errors import InvalidInput, UsageError, shortened
+from mlserve.errors import InvalidInput, UsageError, counted, shortened
 from mlserve.rows.cells import is_number_text
 from mlserve.rows.table import BadRow, Place, Row, Table
 
@@ -148,9 +148,8 @@ def _rows(
 
 def _fault(cells: Sequence[str], header: Sequence[str]) -> InvalidInput | None:
     if len(cells) != len(header):
-        count = f"{len(cells)} cell" + ("" if len(cells) == 1 else "s")
         return InvalidInput(
-            f"{count} where the header has {len(header)}",
+            f"{counted(len(cells), 'cell')} where the header has {len(header)}",
             hint="put a cell that has the delimiter in it in quotes",
         )
     for name, cell in zip(header, cells, strict=True):

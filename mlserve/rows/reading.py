@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import chain
 
-from mlserve.errors import InvalidInput, UsageError, readable, shortened
+from mlserve.errors import InvalidInput, UsageError, first_of, readable
 from mlserve.rows.asking import ReadyRow
 from mlserve.rows.columns import Plan, known_names, plan
 from mlserve.rows.files import Source, file_name, unreadable_file
@@ -101,6 +101,4 @@ def _ready(row: Row | BadRow, found: Plan) -> ReadyRow | BadRow:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(shortened(name) or "(no name)" for name in names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return first_of([name or "(no name)" for name in names], _NAMES_SHOWN)

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, shortened
+from mlserve.errors import LONGEST_NAME, InputTooLarge, InvalidInput, NotFound, first_of, shortened
 from mlserve.options import flag_of
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
@@ -137,10 +137,7 @@ def _is_batched(spec: TensorSpec) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """List the first of these names, each cut, and say how many more there are."""
-    shown = [shortened(name) for name in names[:_NAMES_SHOWN]]
-    more = len(names) - len(shown)
-    return ",".join(shown) + (f" and {more} more" if more else "")
+    return first_of(names, _NAMES_SHOWN, separator=",")
 
 
 def _guess(name: str, choices: Collection[str]) -> str:
