@@ -14,6 +14,7 @@ from mlserve.cli.answers import RANDOM_WEIGHTS_WARNING, PredictFormat, PredictOp
 from mlserve.cli.output import StatusLine, note
 from mlserve.cli.tensors import OneRequest, request_in
 from mlserve.errors import InferenceFailed, MlserveError, UsageError, counted
+from mlserve.percentiles import Percentiles
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
 from mlserve.rows.columns import (
     has_dependent_rows,
@@ -281,13 +282,7 @@ class Run:
         )
         if self._rows == 1 and not skipped:
             return
-        times = sorted(self._asking.milliseconds)
-        requests = ""
-        if times:
-            requests = (
-                f"; {counted(len(times), 'request')}, p50 {_at(times, 0.5):.1f} ms, "
-                f"p99 {_at(times, 0.99):.1f} ms"
-            )
+        requests = _requests(self._asking.milliseconds)
         note(f"{self._counts()}{skipped}{requests}")
         if len(self._done.keys) > self._done.skipped and not self._exit_code:
             missing = len(self._done.keys) - self._done.skipped
@@ -302,6 +297,10 @@ def _tell(outcome: RowError) -> None:
         note(f"hint: {outcome.error.hint}")
 
 
-def _at(ordered: Sequence[float], share: float) -> float:
-    """Return the value below which that share of the values lies (nearest rank)."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def _requests(milliseconds: Sequence[float]) -> str:
+    """Return how many requests there were, and how long they took; nothing for none."""
+    times = Percentiles.from_values(milliseconds)
+    if times is None:
+        return ""
+    requests = counted(len(milliseconds), "request")
+    return f"; {requests}, p50 {times.p50:.1f} ms, p99 {times.p99:.1f} ms"

@@ -18,12 +18,12 @@ from mlserve.compare.result import (
     Difference,
     ImageComparison,
     ImagesResult,
-    Percentiles,
     Row,
     TargetResult,
     badness,
 )
 from mlserve.errors import counted, readable
+from mlserve.percentiles import Percentiles
 
 DIFFERENCE_HEADER = ("target", "labels", *STAGES, "end to end", "mean")
 COST_HEADER = ("target", "p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s")

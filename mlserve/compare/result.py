@@ -5,38 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from mlserve import errors
 from mlserve.compare.targets import ComparedTarget
-
-
-@dataclass(frozen=True, slots=True)
-class Percentiles:
-    """The median and the tail of some latencies, in milliseconds."""
-
-    p50: float
-    p95: float
-    p99: float
-
-    @classmethod
-    def from_values(cls, milliseconds: Sequence[float]) -> Self | None:
-        """Compute them, interpolating between neighbours; None for no values."""
-        if not milliseconds:
-            return None
-        ordered = sorted(milliseconds)
-        return cls(*(_quantile(ordered, share) for share in (0.5, 0.95, 0.99)))
-
-    def to_json(self) -> dict[str, float]:
-        return {name: round(value, 3) for name, value in asdict(self).items()}
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    low, high = math.floor(place), math.ceil(place)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
+from mlserve.percentiles import Percentiles
 
 STAGES = ("decoded", "resized", "scores")
 """The stages of an image pipeline, in order: methods of `mlserve.backend.ImageStages`."""

@@ -1,4 +1,4 @@
-"""The parts of a comparison that are functions: differences, percentiles, words of the command."""
+"""The parts of a comparison that are functions: differences, words of the command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlserve.client.answers import Score
 from mlserve.compare.asking import Served
 from mlserve.compare.images import score_difference
 from mlserve.compare.report import _ticks
-from mlserve.compare.result import Difference, Percentiles
+from mlserve.compare.result import Difference
 from mlserve.compare.stages import compare_stages, difference
 from mlserve.compare.targets import ComparedTarget, split
 
@@ -78,12 +78,6 @@ def test_a_label_that_one_does_not_list_is_at_most_the_other_s_last() -> None:
 
 def test_labels_alone_have_no_score_difference() -> None:
     assert score_difference([], _scores(("a", 1.0))) is None
-
-
-def test_percentiles_lie_between_the_values() -> None:
-    assert Percentiles.from_values(range(101)) == Percentiles(50.0, 95.0, 99.0)
-    assert Percentiles.from_values([2.0, 1.0]) == Percentiles(1.5, 1.95, 1.99)
-    assert Percentiles.from_values([]) is None
 
 
 def test_a_backend_s_name_is_a_target_and_a_path_is_a_file(
