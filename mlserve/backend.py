@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from mlserve.artifact import Artifact
 from mlserve.deadline import Deadline
-from mlserve.errors import ExportError, ModelLoadFailed
+from mlserve.errors import ExportError, ModelLoadFailed, either
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
 from mlserve.sources import Model, TensorModel
@@ -192,6 +193,30 @@ class Backend(ABC):
     def regards(cls, load_option: str) -> bool:
         """Return whether this backend supports that field of LoadOptions."""
         return load_option in (*_EVERY_BACKEND, *cls.load_options)
+
+    @classmethod
+    def reads(cls, name: str) -> bool:
+        """Return whether a file of that name identifies a version folder of this backend."""
+        return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in cls.files)
+
+    @classmethod
+    def model_file(cls, folder: Path, *own: str) -> Path:
+        """Return a version's one file: of the names in `own`, which `export` writes, or `files`.
+
+        Raises ModelLoadFailed if the folder has none or several.
+        """
+        named = [folder / name for name in own if (folder / name).is_file()]
+        found = named or sorted(p for p in folder.glob("*") if cls.reads(p.name) and p.is_file())
+        if len(found) == 1:
+            return found[0]
+        if found:
+            there = f"it has several: {', '.join(file.name for file in found)}"
+        else:
+            there = f"it has no {either(cls.files)}" if folder.exists() else "it does not exist"
+        raise ModelLoadFailed(
+            f"{folder} must hold one file of a model for {cls.name}, and {there}",
+            hint=f"`mlserve export --backend {cls.name}` writes such a folder",
+        )
 
     def lacks(self, feature: Feature) -> str | None:
         """Return why its image pipelines do not have that; None if they do.

@@ -6,7 +6,6 @@ Only the classes of installed plugins are inspected: no runtime is imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from mlserve import plugins
@@ -142,11 +141,7 @@ def _backends_of(model: Artifact) -> list[str]:
             f"{model.path} cannot be read: {error.strerror or error}",
             hint="make the folder readable for this user",
         ) from error
-    return [
-        backend.name
-        for backend in _backends()
-        if any(fnmatch(name, pattern) for pattern in backend.files for name in names)
-    ]
+    return [backend.name for backend in _backends() if any(map(backend.reads, names))]
 
 
 def _only(folder: Path, fits: Sequence[str]) -> str:

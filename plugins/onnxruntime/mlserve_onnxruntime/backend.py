@@ -9,7 +9,7 @@ from typing import Any
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, Runner
 from mlserve.distributions import install_command
-from mlserve.errors import ModelLoadFailed, PluginError
+from mlserve.errors import PluginError
 from mlserve.frameworks import import_quietly
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
@@ -85,14 +85,14 @@ class OnnxRuntimeBackend(Backend):
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
         """Load any ONNX file into ONNX Runtime in this process. Raises ModelLoadFailed."""
-        file = _model_file(artifact.path)
+        file = self.model_file(artifact.path, MODEL_FILE)
         from mlserve_onnxruntime.runner import load_runner
 
         return load_runner(artifact, file, options)
 
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
         """Return the Python pipeline steps around an exported model. Raises ModelLoadFailed."""
-        file = _model_file(artifact.path)
+        file = self.model_file(artifact.path, MODEL_FILE)
         from mlserve_onnxruntime.classifier import load_steps
 
         return load_steps(artifact, file, options)
@@ -105,23 +105,6 @@ def _require(extra: str, *modules: str) -> None:
             f"exporting for onnxruntime needs {', '.join(absent)}, which is not installed",
             hint=install_command(f"mlserve-onnxruntime[{extra}]"),
         )
-
-
-def _model_file(folder: Path) -> Path:
-    """Return `model.onnx`, or the folder's only ONNX file. Raises ModelLoadFailed."""
-    if (folder / MODEL_FILE).is_file():
-        return folder / MODEL_FILE
-    files = sorted(folder.glob("*.onnx"))
-    if len(files) == 1:
-        return files[0]
-    there = "there is no such folder" if not folder.exists() else f"it has no {MODEL_FILE}"
-    if files:
-        there = f"it has several ONNX files: {', '.join(file.name for file in files)}"
-    raise ModelLoadFailed(
-        f"{folder} is not an ONNX model: {there}",
-        hint=f"a model's folder holds <version>/{MODEL_FILE}; `mlserve export --backend "
-        "onnxruntime` writes one",
-    )
 
 
 class OnnxSource(ModelSource):

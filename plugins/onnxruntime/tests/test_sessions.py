@@ -193,9 +193,9 @@ def test_up_refuses_an_option_that_the_backend_does_not_have(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({}, "no model.onnx"),
+        ({}, r"must hold one file of a model for onnxruntime, and it has no \*\.onnx"),
         ({"model.onnx": b"damaged"}, "cannot load"),
-        ({"a.onnx": b"", "b.onnx": b""}, "several ONNX files: a.onnx, b.onnx"),
+        ({"a.onnx": b"", "b.onnx": b""}, "it has several: a.onnx, b.onnx"),
     ],
 )
 def test_a_folder_without_a_model_is_named(

@@ -38,7 +38,7 @@ class SklearnBackend(Backend):
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
         """Load an estimator's file, whoever put it there. Raises ModelLoadFailed."""
-        file = _only_file(artifact.path)
+        file = self.model_file(artifact.path)
         from mlserve_sklearn.opening import load_estimator
 
         try:
@@ -58,15 +58,3 @@ class SklearnBackend(Backend):
         from mlserve_sklearn.sample import write_sample
 
         write_sample(into / "sample.skops")
-
-
-def _only_file(folder: Path) -> Path:
-    """Return the folder's only file of an estimator. Raises ModelLoadFailed."""
-    files = sorted(path for pattern in FILES for path in folder.glob(pattern))
-    if len(files) == 1:
-        return files[0]
-    there = "has several: " + ", ".join(file.name for file in files) if files else "has none"
-    raise ModelLoadFailed(
-        f"{folder} must hold one file of an estimator ({', '.join(FILES)}), but it {there}",
-        hint="`mlserve export --backend sklearn --weights FILE` writes such a folder",
-    )

@@ -26,7 +26,7 @@ MAKE_PT2 = (
     'torch.export.Dim.DYNAMIC},))`, then `torch.export.save(program, "model.pt2")`'
 )
 """The two lines that make a `.pt2`."""
-_SUFFIXES = (".pt2", ".pt", ".pth", ".torchscript")
+SUFFIXES = (".pt2", ".pt", ".pth", ".torchscript")
 _OLD_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The magic number that begins a file of `torch.save` before PyTorch 1.6, as it is pickled."""
 _TENSORS = frozenset(
@@ -52,7 +52,7 @@ class FileKind(StrEnum):
 
 def has_known_suffix(path: Path | None) -> bool:
     """Return whether a file's name is one that PyTorch models usually have."""
-    return path is not None and path.suffix.lower() in _SUFFIXES and not path.is_dir()
+    return path is not None and path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
 def kind_of(path: Path) -> FileKind:

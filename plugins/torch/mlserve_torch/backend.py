@@ -10,12 +10,12 @@ from typing import Any
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, Listen, Runner, ServerSpec
 from mlserve.distributions import install_command
-from mlserve.errors import ExportError, ModelLoadFailed
+from mlserve.errors import ExportError
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
 from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
 from mlserve.tensors import Signature
-from mlserve_torch.archive import FileKind, has_known_suffix, kind_of
+from mlserve_torch.archive import SUFFIXES, FileKind, has_known_suffix, kind_of
 
 PROGRAM_FILE, SCRIPT_FILE = "model.pt2", "model.pt"
 
@@ -27,7 +27,7 @@ class TorchBackend(Backend):
     summary = "PyTorch: .pt2 programs and TorchScript, on the CPU and on CUDA"
     install_hint = install_command("mlserve-torch[serve]")
     requires = ("torch", "numpy", "ml_dtypes", "PIL", "simplejpeg")
-    files = ("*.pt2", "*.pt", "*.pth", "*.torchscript")
+    files = tuple(f"*{suffix}" for suffix in SUFFIXES)
     frameworks = ("torch",)
     load_options = ("device", "instances", "jpeg_decoder", "allow_pickle")
 
@@ -49,14 +49,14 @@ class TorchBackend(Backend):
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
         """Load the model onto the device. Raises ModelLoadFailed, and PluginError without it."""
-        file = _model_file(artifact.path)
+        file = self.model_file(artifact.path, PROGRAM_FILE, SCRIPT_FILE)
         from mlserve_torch.runner import load_runner
 
         return load_runner(artifact, file, options)
 
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
         """Return the Python pipeline steps around an exported model. Raises ModelLoadFailed."""
-        file = _model_file(artifact.path)
+        file = self.model_file(artifact.path, PROGRAM_FILE, SCRIPT_FILE)
         from mlserve_torch.runner import load_steps
 
         return load_steps(artifact, file, options)
@@ -78,22 +78,6 @@ class TorchBackend(Backend):
 
 def _file_of(model: Model) -> Any:
     return model.forward if isinstance(model, Classifier) else model.content
-
-
-def _model_file(folder: Path) -> Path:
-    """Return the file that `export` writes, or the folder's only one. Raises ModelLoadFailed."""
-    own = [folder / name for name in (PROGRAM_FILE, SCRIPT_FILE) if (folder / name).is_file()]
-    files = own or sorted(path for path in folder.glob("*") if has_known_suffix(path))
-    if len(files) == 1:
-        return files[0]
-    there = "there is no such folder" if not folder.exists() else "it has no .pt2 or .pt file"
-    if files:
-        there = f"it has several: {', '.join(file.name for file in files)}"
-    raise ModelLoadFailed(
-        f"{folder} is not a PyTorch model: {there}",
-        hint=f"a model's folder holds <version>/{PROGRAM_FILE}; `mlserve export --backend torch` "
-        "writes one",
-    )
 
 
 class TorchSource(ModelSource):
