@@ -12,6 +12,7 @@ import numpy as np  # noqa: TID253
 from mlserve.errors import ExportError
 from mlserve.images import RGB
 from mlserve.kinds import AS_TENSORS
+from mlserve.pipeline import ImagePipeline
 from mlserve.sources import Fact, How, ModelRequest
 from mlserve.tensors import DType, TensorSpec
 
@@ -74,6 +75,15 @@ class ImageInput:
     def has_open_sizes(self) -> bool:
         """Whether the model leaves the height, the width or the colours open."""
         return None in (self.height, self.width, self.colours)
+
+    def fits(self, pipeline: ImagePipeline, scores: Sequence[int | None] | None) -> bool:
+        """Return whether a model of this input, and scores of that shape, can be the pipeline's."""
+        columns = 1 if pipeline.activation.is_binary else pipeline.classes
+        return (
+            self.height in (None, pipeline.height)
+            and self.width in (None, pipeline.width)
+            and tuple(scores or ())[1:] in ((columns,), (None,))
+        )
 
     def arranged(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Rearrange float32[N, height, width, depth] into the model's layout."""

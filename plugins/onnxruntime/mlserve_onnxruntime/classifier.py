@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,8 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions
     try:
         (only_input,), (only_output,) = inputs, outputs
         image = ImageInput.from_spec(image_spec(only_input), pipeline.preprocessing.depth)
-        if not _fits(image, only_output, pipeline):
+        fits = image.fits(pipeline, open_sizes(only_output.shape))
+        if image.batch not in (None, 1) or not fits:
             raise ValueError("its sizes differ")
     except ValueError as error:
         found = ", ".join(described(tensor) for tensor in (*inputs, *outputs))
@@ -78,13 +78,3 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, sessions: Sessions
             hint=EXPORT_AGAIN,
         ) from error
     return image
-
-
-def _fits(image: ImageInput, output: Any, pipeline: ImagePipeline) -> bool:
-    columns = 1 if pipeline.activation.is_binary else pipeline.classes
-    return (
-        image.batch in (None, 1)
-        and image.height in (None, pipeline.height)
-        and image.width in (None, pipeline.width)
-        and (open_sizes(output.shape) or ())[1:] in ((columns,), (None,))
-    )

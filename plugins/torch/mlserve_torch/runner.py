@@ -278,7 +278,7 @@ def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) 
     try:
         ((spec,), (output,)) = program.inputs, program.outputs
         image = _reading(spec, artifact.manifest, pipeline.preprocessing.depth)
-        if not _fits(image, output, pipeline) or program.rows is None:
+        if not image.fits(pipeline, output.shape) or program.rows is None:
             raise ValueError("its sizes differ")
     except ValueError as error:
         raise ModelLoadFailed(
@@ -296,12 +296,3 @@ def _reading(spec: TensorSpec, manifest: Manifest | None, depth: int) -> ImageIn
     if not readings:
         raise ValueError(f"the input is {spec}")
     return readings[0]
-
-
-def _fits(image: ImageInput, output: TensorSpec, pipeline: ImagePipeline) -> bool:
-    columns = 1 if pipeline.activation.is_binary else pipeline.classes
-    return (
-        image.height in (None, pipeline.height)
-        and image.width in (None, pipeline.width)
-        and (output.shape or ())[1:] in ((columns,), (None,))
-    )
