@@ -7,26 +7,21 @@ against it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np  # noqa: TID253
 
+from mlserve.differences import Array, Arrays, different_output
 from mlserve.errors import MlserveError
 from mlserve.sources import Fact, How
 from mlserve.tensors import PREDICT, DType, Signature, TensorSpec
-
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
 
 _ROWS = 3
 _LENGTHS = (16, 64, 224, 1)
 """Sizes to try where one is open: those of a sentence, a window, an image, and one element."""
 _WORDS = (b"good morning", b"what a bad, bad day", b"yes", b"never again")
-_ROW_TOLERANCE = 1e-3
-_ROUNDING = 1e-6
 _UNMADE = (DType.BFLOAT16, DType.QINT8, DType.QUINT8, DType.QINT16, DType.QUINT16, DType.QINT32)
 """Types that numpy does not have."""
 
@@ -132,26 +127,3 @@ def _rows_of(signature: Signature, run: Callable[[Arrays], Arrays]) -> Rows:
 def _dependent(why: str) -> Rows:
     warning = f"{why}: requests are never run together as a batch"
     return Rows(Fact(How.FOUND, why, warning), are_dependent=True)
-
-
-def different_output(
-    expected: Arrays, found: Arrays, tolerance: float = _ROW_TOLERANCE
-) -> str | None:
-    """Return the name of the first output that differs; None if none does.
-
-    Floats may differ by `tolerance` relative to the largest of the output. All else is exact.
-    """
-    for name, array in expected.items():
-        if not _is_close(array, found[name], tolerance):
-            return name
-    return None
-
-
-def _is_close(expected: Array, found: Array, tolerance: float) -> bool:
-    if expected.shape != found.shape or expected.dtype != found.dtype:
-        return False
-    if expected.dtype.kind not in "fc":
-        return bool(np.array_equal(expected, found))
-    finite = np.abs(expected[np.isfinite(expected)])
-    allowed = tolerance * float(finite.max(initial=0)) + _ROUNDING
-    return bool(np.allclose(found, expected, rtol=0, atol=allowed, equal_nan=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlserve.errors import InvalidInput
-from mlserve.probe import Rows, check_rows, different_output, made_up_inputs, tried
+from mlserve.probe import Rows, check_rows, made_up_inputs, tried
 from mlserve.sources import How
 from mlserve.tensors import DType, Signature, TensorSpec
 
@@ -133,27 +133,3 @@ def test_an_open_size_is_one_that_the_model_takes() -> None:
     assert not isinstance(trial, str)
     assert trial.inputs["x"].shape == (3, 64)
     assert tried(signature(("x:float32[?,4]",)), at_least_fifty) == "too short"
-
-
-@pytest.mark.parametrize(
-    ("found", "differs"),
-    [
-        ([1.0, np.nan, 1000.5], False),
-        ([1.0, np.nan, 1002.0], True),
-        ([1.0, 0.0, 1000.0], True),
-        ([[1.0, np.nan, 1000.0]], True),
-    ],
-)
-def test_floats_are_compared_within_a_tolerance(found: Any, *, differs: bool) -> None:
-    expected = {"y": np.array([1.0, np.nan, 1000.0])}
-    assert different_output(expected, {"y": np.array(found)}) == ("y" if differs else None)
-
-
-def test_all_else_is_compared_exactly() -> None:
-    def texts(*values: bytes) -> Any:
-        return np.array([*values, None], dtype=object)[:-1]
-
-    assert different_output({"y": texts(b"a", b"b")}, {"y": texts(b"a", b"b")}) is None
-    assert different_output({"y": texts(b"a", b"b")}, {"y": texts(b"a", b"c")}) == "y"
-    assert different_output({"y": np.array([1, 2])}, {"y": np.array([1, 3])}) == "y"
-    assert different_output({"y": np.array([1])}, {"y": np.array([1], np.int32)}) == "y"

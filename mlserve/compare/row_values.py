@@ -1,7 +1,6 @@
 """Compare one row's outputs from two targets: by name, text and whole numbers exactly, floats not.
 
-The difference of two floats is absolute up to a reference of 1, and relative to it above. NaN
-equals NaN.
+The difference of two floats is that of `mlserve.differences.distances`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from mlserve.compare.result import BAD_INPUT, are_refused_alike
+from mlserve.differences import Array, distances
 from mlserve.errors import shortened
 from mlserve.rows.asking import Outcome, RowAnswer, RowError
 from mlserve.rows.rendering import json_value
 
-Array = np.ndarray[Any, Any]
 _NUMBERS = "biufc"
 _FLOATS = "fc"
 
@@ -67,7 +66,7 @@ def output_difference(name: str, reference: Any, other: Any) -> OutputDifference
     kinds = one.dtype.kind + two.dtype.kind
     is_exact = not (set(kinds) <= set(_NUMBERS) and set(kinds) & set(_FLOATS))
     flat = one.reshape(-1), two.reshape(-1)
-    far = _unequal(*flat) if is_exact else _distances(*flat)
+    far = _unequal(*flat) if is_exact else distances(*flat)
     largest = float(far.max(initial=0.0))
     if not largest:
         return OutputDifference(name, 0.0, 0.0, is_exact)
@@ -115,17 +114,6 @@ def _unequal(one: Array, two: Array) -> Array:
     if one.dtype != two.dtype:  # int64 and uint64 have no common type that is exact
         one, two = one.astype(object), two.astype(object)
     return np.where(np.asarray(one != two, dtype=bool), np.inf, 0.0)
-
-
-def _distances(one: Array, two: Array) -> Array:
-    """Return the differences of the elements; infinite where only one is finite."""
-    wide = np.complex128 if "c" in one.dtype.kind + two.dtype.kind else np.float64
-    expected, found = one.astype(wide), two.astype(wide)
-    with np.errstate(invalid="ignore", over="ignore"):
-        far: Array = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
-    far[np.isnan(far)] = np.inf
-    far[(found == expected) | (np.isnan(found) & np.isnan(expected))] = 0.0
-    return far
 
 
 def _element(name: str, shape: tuple[int, ...], at: int) -> str:

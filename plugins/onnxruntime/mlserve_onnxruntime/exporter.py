@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlserve.differences import different_output
 from mlserve.errors import ExportError, MlserveError
 from mlserve.image_pipeline.arithmetic import normalized
 from mlserve.image_pipeline.classifier import image_signatures
@@ -18,6 +19,7 @@ from mlserve.sources import Classifier
 from mlserve.tensors import Signature
 from mlserve_onnxruntime.conversion import NOT_OURS, to_onnx
 from mlserve_onnxruntime.onnx_writer import write_model
+from mlserve_onnxruntime.same_answers import TOLERANCE
 from mlserve_onnxruntime.sessions import Sessions
 
 INPUT = "images"
@@ -59,10 +61,6 @@ def seeded_images(model: Classifier) -> np.ndarray[Any, Any]:
     return normalized(pixels, pipeline)
 
 
-TOLERANCE = 1e-4
-"""The allowed difference from TensorFlow's outputs, relative to the largest of them."""
-
-
 def write_tensorflow(model: Classifier, file: Path) -> Sequence[Signature]:
     """Convert the model, write it, and check it against TensorFlow; return its signatures.
 
@@ -92,10 +90,9 @@ def _check_same_answer(
             f"the model {model.name} gives outputs that are not finite numbers for random images",
             hint="check the weights, and the range of the pixels (--scale)",
         )
-    difference = float(np.abs(ours - theirs).max())
-    if not difference <= TOLERANCE * max(1.0, float(np.abs(theirs).max())):
+    if different_output({"scores": theirs}, {"scores": ours}, TOLERANCE):
         raise ExportError(
-            f"the exported {model.name} differs from TensorFlow's by {difference:.2g} on a test "
-            f"image, more than {TOLERANCE:g}",
+            f"the exported {model.name} differs from TensorFlow's on a test image, by more than "
+            f"{TOLERANCE:g} of the largest score",
             hint="export it for --backend tfserving; please report it with the model",
         )

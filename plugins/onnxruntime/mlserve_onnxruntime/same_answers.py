@@ -6,15 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlserve.differences import Arrays, different_output
 from mlserve.errors import ExportError, MlserveError
 from mlserve.load_options import LoadOptions
-from mlserve.probe import Arrays, Trial, different_output, tried
+from mlserve.probe import Trial, tried
 from mlserve.tensors import Signature
 from mlserve_onnxruntime.runner import OnnxRunner, file_signature
 from mlserve_onnxruntime.sessions import Sessions
 
 TOLERANCE = 1e-4
-"""The allowed difference from the framework's outputs, relative to the largest of each."""
+"""The allowed difference from the framework's outputs, relative to the largest of each.
+
+For estimators it is that of each score, relative to the score where that is above 1.
+"""
 
 
 @dataclass(frozen=True)

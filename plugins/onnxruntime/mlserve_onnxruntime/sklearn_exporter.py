@@ -8,7 +8,7 @@ conversions go wrong. The variants of a conversion are tried until one passes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,21 +23,18 @@ from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.pipeline import Pipeline
 
+from mlserve.differences import Arrays, distances
 from mlserve.errors import ExportError, MlserveError, reason_of
 from mlserve.load_options import LoadOptions
 from mlserve.sources import TensorModel
 from mlserve.tensors import DType, Signature
 from mlserve_onnxruntime import sklearn_converters
 from mlserve_onnxruntime.runner import OnnxRunner
+from mlserve_onnxruntime.same_answers import TOLERANCE
 from mlserve_onnxruntime.sessions import Sessions
 from mlserve_onnxruntime.sklearn_graph import OPSETS, Variant, with_signature
 from mlserve_onnxruntime.sklearn_trees import TreeNumbers
 
-TOLERANCE = 1e-4
-"""The allowed difference of a score, relative to the score where that is above 1.
-
-Labels must be equal.
-"""
 _VECTORIZERS = (CountVectorizer, TfidfVectorizer)
 _LOCALE = "C.UTF-8"
 """ONNX Runtime needs a locale of the system to lower the case of text; en_US may be absent."""
@@ -49,7 +46,6 @@ _TYPES = {
     DType.BOOL: data_types.BooleanTensorType,
     DType.BYTES: data_types.StringTensorType,
 }
-Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +159,6 @@ def _difference(given: Arrays, expected: Arrays) -> _Fault | None:
 def _differing(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> tuple[Any, str]:
     if theirs.dtype.kind != "f":
         return ours != theirs, ""
-    is_same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))  # infinities are equal too
-    with np.errstate(invalid="ignore"):  # of infinities that are not
-        difference = np.where(is_same, 0, np.abs(ours - theirs))
-    differs = ~(difference <= TOLERANCE * np.maximum(1, np.abs(theirs)))
-    most = f"{difference[differs].max(initial=0):.2g}" if np.isfinite(difference).all() else "more"
-    return differs, f", by up to {most}"
+    far = distances(theirs, ours)
+    largest = far.max(initial=0)
+    return far > TOLERANCE, f", by up to {largest:.2g}" if np.isfinite(largest) else ""

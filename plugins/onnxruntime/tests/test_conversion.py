@@ -14,10 +14,11 @@ from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 
 from mlserve import plugins
 from mlserve.artifact import Artifact
+from mlserve.differences import different_output
 from mlserve.errors import ExportError
 from mlserve.export import export
 from mlserve.load_options import LoadOptions
-from mlserve.probe import different_output, made_up_inputs
+from mlserve.probe import made_up_inputs
 from mlserve.sources import Kind, ModelRequest
 
 pytestmark = pytest.mark.tensorflow

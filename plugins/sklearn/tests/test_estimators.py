@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xgboost
-from mlserve_onnxruntime.sklearn_exporter import TOLERANCE
+from mlserve_onnxruntime.same_answers import TOLERANCE
 from sklearn import (
     cluster,
     datasets,

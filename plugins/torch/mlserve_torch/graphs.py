@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import torch
 
+from mlserve.differences import different_output
 from mlserve.errors import reason_of
-from mlserve.probe import different_output, made_up_inputs
+from mlserve.probe import made_up_inputs
 from mlserve.tensors import DEFAULT_SIGNATURE, Signature
 from mlserve_torch.program import Program, to_numpy, to_torch
 
