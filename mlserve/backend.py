@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     """Arrays by name. Strings are object arrays of `bytes`."""
 
 
+RUN_IT_OUTSIDE = (
+    "run the same input through the model outside the server: the error is its runtime's own"
+)
+"""The hint for a run that the runtime itself ended with an error, which the message quotes."""
+
+
 class Runner(Protocol):
     """The minimum to serve a model: named signatures and a way to run them.
 

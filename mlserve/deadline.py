@@ -105,3 +105,8 @@ def in_words(seconds: float) -> str:
 def is_number(value: Any) -> bool:
     """Return whether this is a real number: neither a string nor a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_count(value: Any) -> bool:
+    """Return whether this is a whole number of at least 1, and not True."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

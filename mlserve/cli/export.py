@@ -32,7 +32,7 @@ from mlserve.cli.pixel_arguments import (
 from mlserve.errors import UsageError
 from mlserve.pipeline import DEFAULT_TOP_K, Exif
 from mlserve.settings import DEFAULT_BACKEND
-from mlserve.sources import DEFAULT_MODEL, Kind
+from mlserve.sources import DEFAULT_MODEL, RANDOM_WEIGHTS, Kind
 from mlserve.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -228,8 +228,11 @@ def export(
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="The seed of `--weights random`.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0, max=2**31 - 1, metavar="N", help="The seed of `--weights random`: 0 if left out."
+        ),
+    ] = None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Export a model: an image classifier with its whole pipeline, any other model as it is.
@@ -272,7 +275,7 @@ def export(
         input_size=input_size,
         scale=None if scale is None else parse_scale(scale),
         top_k=top_k,
-        seed=seed,
+        seed=_seed(seed, weights),
         activation=None if activation is None else activation.value,
         layout=None if layout is None else layout.value,
         has_background=background,
@@ -292,6 +295,16 @@ def export(
             request, backend, store=store, version=version, progress=progress
         )
     _report(artifact, store, output, are_labels_given=labels is not None)
+
+
+def _seed(seed: int | None, weights: str | None) -> int:
+    """Return the seed of random weights. Raises UsageError if it is given for other weights."""
+    if seed is not None and weights != RANDOM_WEIGHTS:
+        raise UsageError(
+            f"--seed {seed} has no effect: only --weights random draws weights from a seed",
+            hint="leave --seed out, or add --weights random",
+        )
+    return seed or 0
 
 
 def parse_spec(text: str) -> TensorSpec:

@@ -44,7 +44,7 @@ from mlserve.client.proxies import proxy_to
 from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.retries import ONCE, CallState, Retries
 from mlserve.client.session import ModelSession, Session, TfsSession
-from mlserve.deadline import Deadline
+from mlserve.deadline import Deadline, is_count
 from mlserve.errors import (
     InferenceFailed,
     MlserveError,
@@ -424,7 +424,7 @@ class AsyncClient:
 
 def check_top_k(top_k: int | None) -> None:
     """Raise UsageError unless it is None or a number of classes."""
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+    if top_k is not None and not is_count(top_k):
         raise UsageError(
             f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
         )

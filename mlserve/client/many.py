@@ -22,6 +22,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Generic, Protocol, TypeVar
 
 from mlserve.client.answers import ServerLoad
+from mlserve.deadline import is_count
 from mlserve.errors import MlserveError, UsageError
 
 Item = TypeVar("Item")
@@ -79,7 +80,7 @@ def check_many(name: str, items: object, parallel: int | None) -> None:
             f"{name} takes an iterable of what to ask about, not {type(items).__name__}",
             hint=f"for a single one write {name}([...]), or {name.removesuffix('_many')}(...)",
         )
-    if parallel is not None and (not isinstance(parallel, int) or parallel < 1):
+    if parallel is not None and not is_count(parallel):
         raise UsageError(
             f"parallel must be at least 1, not {parallel!r}", hint="give for example {parallel 4}"
         )

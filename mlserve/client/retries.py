@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlserve.client.answers import Retry, Timings
 from mlserve.client.call import CallIds
-from mlserve.deadline import Deadline, is_number
+from mlserve.deadline import Deadline, is_count, is_number
 from mlserve.errors import Overloaded, Transient, UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Retries:
                     f"{name} must be a number of seconds, at least 0, not {value!r}",
                     hint=f"the default is {self.__dataclass_fields__[name].default}",
                 )
-        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+        if not is_count(self.max_attempts):
             raise UsageError(
                 f"max_attempts must be at least 1, not {self.max_attempts!r}",
                 hint="1 asks once and never again",

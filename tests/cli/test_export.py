@@ -158,6 +158,12 @@ def test_a_wrong_option_ends_with_its_exit_code(arguments: tuple[str, ...], code
     assert run(*arguments)[0] == code
 
 
+def test_a_seed_without_random_weights_is_refused() -> None:
+    code, _, err = run("--backend", "echo", "--weights", "my.h5", "--seed", "7")
+    assert code == ExitCode.USAGE
+    assert "error: --seed 7 has no effect: only --weights random draws" in err
+
+
 def test_a_version_that_is_there_ends_with_the_export_code() -> None:
     run("--backend", "echo", "--model", "echo", "--version", "1")
     code, out, err = run("--backend", "echo", "--model", "echo", "--version", "1")

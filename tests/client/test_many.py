@@ -199,9 +199,11 @@ def test_one_thing_is_not_many(kind: Any, call: str, items: Any, said: str) -> N
     ("wrong", "said"),
     [
         ({"parallel": 0}, "parallel must be at least 1, not 0"),
+        ({"parallel": True}, "parallel must be at least 1, not True"),
         ({"parallel": "4"}, "parallel must be at least 1, not '4'"),
         ({"timeout": -1}, "timeout must be a positive number"),
         ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_k": True}, "top_k must be at least 1, not True"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(kind: Any, wrong: Any, said: str) -> None:

@@ -28,6 +28,7 @@ def test_a_hint_comes_before_the_chance() -> None:
     assert Retries(max_attempts=3).pause(3, Unavailable("gone")) == math.inf
 
 
-def test_a_client_asks_at_least_once() -> None:
-    with pytest.raises(UsageError, match="max_attempts must be at least 1, not 0"):
-        Retries(max_attempts=0)
+@pytest.mark.parametrize("attempts", [0, True])
+def test_a_client_asks_at_least_once(attempts: int) -> None:
+    with pytest.raises(UsageError, match=f"max_attempts must be at least 1, not {attempts}"):
+        Retries(max_attempts=attempts)

@@ -19,6 +19,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from mlserve.artifact import EXPORT_AGAIN
+from mlserve.backend import RUN_IT_OUTSIDE
 from mlserve.deadline import Deadline
 from mlserve.errors import (
     InferenceFailed,
@@ -193,7 +194,7 @@ def _explained(error: Exception) -> MlserveError:
             f"not enough memory to run the request: {plain(error)}",
             hint="send smaller requests, or give the server more memory",
         )
-    return InferenceFailed(f"ONNX Runtime failed: {plain(error)}", hint="see the server's log")
+    return InferenceFailed(f"ONNX Runtime failed: {plain(error)}", hint=RUN_IT_OUTSIDE)
 
 
 def _session(path: Path, threads: int, provider: str | None) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact
-from mlserve.backend import Runner
+from mlserve.backend import RUN_IT_OUTSIDE, Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
 from mlserve.images import SCORE_PROBLEM, Problem, problem_error, scores_failed
@@ -115,7 +115,7 @@ class TensorFlowRunner:
                 f"not enough memory to run the request: {message}",
                 hint="send smaller requests, or give the server more memory",
             )
-        return InferenceFailed(f"TensorFlow failed: {message}", hint="see the server's log")
+        return InferenceFailed(f"TensorFlow failed: {message}", hint=RUN_IT_OUTSIDE)
 
 
 class ImageClassifierRunner(TensorFlowRunner):

@@ -9,7 +9,7 @@ from queue import Empty, LifoQueue
 
 import torch
 
-from mlserve.backend import Batching
+from mlserve.backend import RUN_IT_OUTSIDE, Batching
 from mlserve.deadline import Deadline
 from mlserve.errors import (
     InferenceFailed,
@@ -175,4 +175,4 @@ class Instances:
         if isinstance(error, torch.AcceleratorError):
             self._lost = f"the GPU has failed, and this process cannot use it any more: {text}"
             _log.error("%s", self._lost)
-        return InferenceFailed(f"PyTorch failed: {text}", hint="see the server's log")
+        return InferenceFailed(f"PyTorch failed: {text}", hint=RUN_IT_OUTSIDE)
