@@ -13,7 +13,7 @@ import json
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,13 @@ def _require_unambiguous(path: Path, archive: zipfile.ZipFile) -> None:
 
 def require_safe(path: Path, kind: FileKind, *, allow_pickle: bool, allow_ops: bool) -> None:
     """Raise ExportError for a file that would run code or open files, unless that is allowed."""
+    if allow_pickle and allow_ops:
+        return
     with zipfile.ZipFile(path) as archive:
         names = _names(archive)
-        found = [] if allow_pickle or kind is FileKind.SCRIPT else list(_code_in(archive, names))
-        files = [] if allow_ops else list(_file_access(archive, names))
+        texts = {name: json.loads(archive.read(names[name])) for name in filter(_is_json, names)}
+        found = [] if allow_pickle or kind is FileKind.SCRIPT else list(_code_in(names, texts))
+        files = [] if allow_ops else list(_file_access(archive, names, texts))
     if found:
         raise ExportError(
             f"{path} would run code when it is read: {found[0]}",
@@ -122,8 +125,9 @@ def is_for_cuda(path: Path) -> bool:
 
     with zipfile.ZipFile(path) as archive:
         for name, whole in _names(archive).items():
-            if _is_json(name):
-                json.loads(archive.read(whole), object_hook=note)
+            data = archive.read(whole) if _is_json(name) else b""
+            if b'"cuda"' in data:  # most programs have none, and parsing a large one takes seconds
+                json.loads(data, object_hook=note)
     return any(found)
 
 
@@ -226,13 +230,15 @@ def _is_of_tensors(name: str) -> bool:
     return name in _TENSORS or re.fullmatch(r"torch(\.storage)? \w+(Storage|\d+)", name) is not None
 
 
-def _code_in(archive: zipfile.ZipFile, names: dict[str, str]) -> Iterator[str]:
-    """Yield what of a program torch would unpickle, evaluate or execute, and is not arithmetic."""
+def _code_in(names: Iterable[str], texts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what of a program torch would unpickle, evaluate or execute, and is not arithmetic.
+
+    `texts` are its JSON files, parsed.
+    """
     for name in names:
         if name.startswith("data/aotinductor/"):
             yield f"{name} is compiled code"
-    for name in filter(_is_json, names):
-        data = json.loads(archive.read(names[name]))
+    for name, data in texts.items():
         if name.startswith("models/"):
             yield from _expressions(data)
         elif name.startswith(("data/weights/", "data/constants/")):
@@ -315,11 +321,13 @@ _GAP = rb"(?:\s|\\|#[^\n]*\n)*"
 _FILE_CALL = re.compile(rb"\b(?:torch|aten)" + _GAP + rb"\." + _GAP + rb"(?:from_file|save)\b")
 
 
-def _file_access(archive: zipfile.ZipFile, names: dict[str, str]) -> Iterator[str]:
+def _file_access(
+    archive: zipfile.ZipFile, names: Mapping[str, str], texts: Mapping[str, Any]
+) -> Iterator[str]:
     """Yield the operations that open files, in a program's JSON or the code of TorchScript."""
     for name, whole in names.items():
         if name.startswith("models/"):
-            targets = _values(json.loads(archive.read(whole)), "target")
+            targets = _values(texts[name], "target")
             yield from (each for each in targets if _FILE_OPERATIONS.intersection(each.split(".")))
         elif name.startswith("code/") and name.endswith(".py"):
             for found in _FILE_CALL.finditer(archive.read(whole)):
