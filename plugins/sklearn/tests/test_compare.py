@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import skops.io
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -53,6 +54,32 @@ def _with_another_imputer(forest: Pipeline, homes: pd.DataFrame) -> Pipeline:
     return other
 
 
+def _compared(table: Path, store: Path) -> dict[str, Any]:
+    """Return the report of the command, which must find a difference."""
+    command = ["compare", "sklearn", "onnxruntime", str(table), "--store", str(store)]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlserve", *command, "--runs", "1", "--output", "json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "MLSERVE_HOME": str(store.parent / "home")},
+    )
+    assert done.returncode == 8, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _exported(model: Any, backend: str, store: Path) -> None:
+    file = store.parent / "homes.skops"
+    skops.io.dump(model, file)
+    export(ModelRequest("homes", str(file)), backend, store=store)
+
+
+def _rows_in(found: dict[str, Any]) -> set[int]:
+    return {item["row"] for item in found["problems"]}
+
+
 def test_another_imputer_differs_in_the_rows_without_a_value(tmp_path: Path) -> None:
     pytest.importorskip("mlserve_onnxruntime")
     pytest.importorskip("skl2onnx")
@@ -61,27 +88,47 @@ def test_another_imputer_differs_in_the_rows_without_a_value(tmp_path: Path) -> 
     other = _with_another_imputer(forest, homes)
     table, store = tmp_path / "homes.csv", tmp_path / "store"
     homes.to_csv(table, index=False)
-    for backend, model in (("sklearn", forest), ("onnxruntime", other)):
-        skops.io.dump(model, tmp_path / "homes.skops")
-        export(ModelRequest("homes", str(tmp_path / "homes.skops")), backend, store=store)
-    targets = ["sklearn", "onnxruntime"]
-    command = ["compare", *targets, str(table), "--store", str(store), "--runs", "1"]
+    _exported(forest, "sklearn", store)
+    _exported(other, "onnxruntime", store)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "mlserve", *command, "--output", "json"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "MLSERVE_HOME": str(tmp_path / "home")},
-    )
+    found = _compared(table, store)
 
-    assert done.returncode == 8, done.stderr
-    found = json.loads(done.stdout)
     apart = np.abs(forest.predict_proba(homes) - other.predict_proba(homes)).max(axis=1) > 1e-4
     assert apart.sum() > 10
     assert homes["size"].isna()[apart].all(), "the fault shows where a size is missing"
-    assert {item["row"] for item in found["problems"]} == set((np.flatnonzero(apart) + 1).tolist())
+    assert _rows_in(found) == set((np.flatnonzero(apart) + 1).tolist())
     assert found["targets"][1]["outputs"]["label"]["rows_that_differ"] == np.count_nonzero(
         forest.predict(homes) != other.predict(homes)
     )
+
+
+def test_float32_differs_in_the_rows_at_a_threshold_that_it_rounds_across(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value and its threshold become float32: the value to the nearest, the threshold downwards.
+
+    So a threshold that is rounded up goes to the other branch itself; where it is rounded down, the
+    next float64 above it does. No other value is between the two thresholds.
+    """
+    exporter = pytest.importorskip("mlserve_onnxruntime.sklearn_exporter")
+    sizes = np.random.default_rng(5).exponential(60, (300, 1))
+    trees = HistGradientBoostingRegressor(max_iter=2, learning_rate=1.0)
+    trees.fit(pd.DataFrame(sizes, columns=["size"]), np.sqrt(sizes[:, 0]))
+    nodes = np.concatenate([tree.nodes for (tree,) in trees._predictors])
+    thresholds = np.unique(nodes["num_threshold"][nodes["is_leaf"] == 0])
+    above = np.nextafter(thresholds, np.inf)
+    between = (thresholds[1:] + thresholds[:-1]) / 2
+    rows = pd.DataFrame({"size": np.concatenate([thresholds, above, between])})
+    table, store = tmp_path / "homes.csv", tmp_path / "store"
+    rows.to_csv(table, index=False)
+    _exported(trees, "sklearn", store)
+    monkeypatch.setattr(exporter, "Variant", [exporter.Variant.FLOAT])
+    monkeypatch.setattr(exporter, "_difference", lambda *_: None)  # which would refuse it
+    _exported(trees, "onnxruntime", store)
+
+    found = _compared(table, store)
+
+    is_up = thresholds.astype(np.float32) > thresholds
+    assert 0 < is_up.sum() < len(is_up)
+    at, just_above = np.arange(len(is_up)) + 1, np.arange(len(is_up)) + 1 + len(is_up)
+    assert _rows_in(found) == set(np.where(is_up, at, just_above).tolist())
