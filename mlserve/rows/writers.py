@@ -141,14 +141,14 @@ class CsvWriter(TableWriter):
 
     def __init__(self, write: Write, layout: Layout, *, has_header: bool = True) -> None:
         super().__init__(write, layout, has_header=has_header)
-        self._csv = csv.writer(_Lines(write), lineterminator="\r\n")
+        self._csv = csv.writer(_UnixLines(write), lineterminator="\r\n")
 
     def _line(self, cells: Sequence[str]) -> None:
         self._csv.writerow(cells)
 
 
 @dataclass(frozen=True, slots=True)
-class _Lines:
+class _UnixLines:
     """What the csv module writes to, which quotes no other line ends than its own."""
 
     to: Write

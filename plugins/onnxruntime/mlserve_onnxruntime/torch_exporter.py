@@ -13,9 +13,9 @@ import torch
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from mlserve.differences import Arrays
 from mlserve.errors import ExportError, InvalidInput, reason_of
 from mlserve.image_pipeline.classifier import image_signatures
-from mlserve.probe import Arrays
 from mlserve.sources import Classifier, Model
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_onnxruntime.onnx_writer import write_model

@@ -19,8 +19,9 @@ import torch
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from mlserve.differences import Arrays
 from mlserve.errors import ExportError, reason_of
-from mlserve.probe import Arrays, tried
+from mlserve.probe import tried
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_torch.archive import FileKind, is_for_cuda, kind_of, moved_to_cpu, require_safe
 
