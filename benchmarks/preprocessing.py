@@ -30,6 +30,7 @@ from PIL import Image
 from preprocessing_models import MODELS, Model, sharpening
 
 Array = np.ndarray[Any, Any]
+Cases = Sequence[tuple[str, bytes, Image.Image]]
 HERE = Path(__file__).parent
 LIBRARIES = HERE / "preprocessing_libraries.txt"
 FOLDER = Path(os.environ.get("MLSERVE_PREPROCESSING") or HERE.parent / ".preprocessing")
@@ -74,19 +75,15 @@ declared: list[Any] = []
 
 def images(folder: Path) -> Iterator[tuple[str, bytes, Image.Image]]:
     """Yield name, file and RGB image, as the data sets of all three libraries open it."""
-    for name in write_images(folder):
-        data = (folder / name).read_bytes()
-        with Image.open(folder / name) as opened:
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as opened:
             if opened.width * opened.height <= _MOST_PIXELS:
-                yield name, data, opened.convert("RGB")
+                yield path.name, path.read_bytes(), opened.convert("RGB")
 
 
-def compared(name: str, folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each backend that takes the model."""
-    if not name.startswith("Keras"):
-        declare_operators()
+def compared(name: str, cases: Cases, folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each backend that takes the model; `folder` is empty."""
     model = MODELS[name](folder)
-    cases = list(images(folder / "images"))
     theirs = [model.pixels(image) for _, _, image in cases]
     gain, shift = sharpening(model, theirs[:: len(theirs) // _SHARPENED_BY])
     file = model.save(folder, gain, shift)
@@ -123,7 +120,7 @@ def _served(
     request = ModelRequest("m", str(file), pixels=pixels, **options)
     try:
         artifact = export(request, backend, store=folder / "store")
-        stages = plugins.backend(backend).stages(artifact, LoadOptions())
+        stages = plugins.backend(backend).stages(artifact, LoadOptions(threads=2))
     except MlserveError as error:
         return error.message
     return [stages.resized(data) for data in files], [stages.scores(data) for data in files]
@@ -161,8 +158,7 @@ def _softmax(logits: Array) -> Array:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Render the rows as Markdown."""
     lines = [
-        "| model | backend | pixels bit-equal | largest difference of pixels | of scores "
-        "| same label |",
+        "| model | backend | pixels bit-equal | pixels differ by | scores differ by | same label |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -179,21 +175,23 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Compare every model in a process of its own, and print the table or write it."""
+    """Compare the models, those of a framework in one process; print the table or write it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", action="append", choices=list(MODELS))
     parser.add_argument("--output", type=Path, help="the page whose table is replaced")
-    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--images", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     chosen = options.model or list(MODELS)
     with tempfile.TemporaryDirectory(prefix="mlserve-preprocessing-") as folder:
-        if options.rows:
-            found = compared(chosen[0], Path(folder))
-            options.rows.write_text(json.dumps(found, default=int))
+        if options.images:
+            _print_rows(chosen, options.images, Path(folder))
             return
-        rows = [row for name in chosen for row in _in_a_process(name, Path(folder))]
+        write_images(Path(folder) / "images")
+        keras = [name for name in chosen if _is_keras(name)]
+        torch = [name for name in chosen if not _is_keras(name)]
+        rows = [row for names in (torch, keras) if names for row in _asked(names, Path(folder))]
     print(table(rows))
     if options.output:
         page = options.output.read_text()
@@ -201,15 +199,33 @@ def main() -> None:
         options.output.write_text(before + _BEGIN + "\n" + table(rows) + "\n" + _END + after)
 
 
-def _in_a_process(name: str, folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of one model. A framework does not give its memory back."""
-    rows = folder / "rows.json"
-    command = (sys.executable, __file__, "--model", name, "--rows", rows)
-    subprocess.run(command, env=environment(), check=True)
-    found: list[dict[str, Any]] = json.loads(rows.read_text())
-    for row in found:
-        print(json.dumps(row), file=sys.stderr)
-    return found
+def _print_rows(names: Sequence[str], given: Path, folder: Path) -> None:
+    """Print each row as a line of JSON, in the process that has the libraries."""
+    if not _is_keras(names[0]):
+        declare_operators()
+    cases = list(images(given))
+    for number, name in enumerate(names):
+        place = folder / str(number)
+        place.mkdir()
+        for row in compared(name, cases, place):
+            print(json.dumps(row, default=int), flush=True)
+
+
+def _is_keras(name: str) -> bool:
+    return name.startswith("Keras")
+
+
+def _asked(names: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of models of one framework, from a process that has the libraries."""
+    chosen = [word for name in names for word in ("--model", name)]
+    command = (sys.executable, __file__, *chosen, "--images", str(folder / "images"))
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if line.startswith("{"):
+                print(line, end="", file=sys.stderr, flush=True)
+                yield json.loads(line)
+    if process.returncode:
+        raise SystemExit(process.returncode)
 
 
 if __name__ == "__main__":

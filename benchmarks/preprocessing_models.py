@@ -1,6 +1,6 @@
 """The models of benchmarks/preprocessing.py, each with the preprocessing of its own library.
 
-Weights are seeded, none are downloaded. The scores of such models are nearly the same for every
+Weights are seeded, none are downloaded, and those of transformers have few layers. The scores of such models are nearly the same for every
 image, so each is sharpened: over some images its logits get the mean 0 and the deviation 3. A small
 difference of the pixels then changes the label.
 """
@@ -61,13 +61,19 @@ def resnet(folder: Path, *, is_fast: bool) -> Model:
     kind = t.ConvNextImageProcessor if is_fast else t.ConvNextImageProcessorPil
     processor = kind(size={"shortest_edge": 224}, image_mean=_MEAN, image_std=_STD)
     name = "ConvNextImageProcessorFast" if is_fast else "ConvNextImageProcessor"
-    config = t.ResNetConfig(num_labels=CLASSES)
+    sizes: dict[str, Any] = {
+        "hidden_sizes": [32, 64, 128, 256],
+        "depths": [1] * 4,
+        "layer_type": "basic",
+    }
+    config = t.ResNetConfig(num_labels=CLASSES, **sizes)
     return hugging_face("ResNet", config, processor, name, folder)
 
 
 def vit(folder: Path) -> Model:
     t = _transformers()
-    sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    sizes: dict[str, Any] = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    sizes["num_hidden_layers"] = 3
     config = t.ViTConfig(num_labels=CLASSES, **sizes)
     return hugging_face("ViT", config, t.ViTImageProcessorPil(), "ViTImageProcessor", folder)
 
@@ -77,14 +83,16 @@ def swin(folder: Path, *, is_fast: bool) -> Model:
     kind = t.ViTImageProcessor if is_fast else t.ViTImageProcessorPil
     processor = kind(image_mean=_MEAN, image_std=_STD, resample=3)
     name = "ViTImageProcessorFast" if is_fast else "ViTImageProcessor"
-    return hugging_face("Swin", t.SwinConfig(num_labels=CLASSES), processor, name, folder)
+    config = t.SwinConfig(num_labels=CLASSES, embed_dim=48, depths=[1, 1, 2, 1])
+    return hugging_face("Swin", config, processor, name, folder)
 
 
 def convnext(folder: Path) -> Model:
     t = _transformers()
     size = {"shortest_edge": 224}
     processor = t.ConvNextImageProcessorPil(size=size, image_mean=_MEAN, image_std=_STD)
-    config = t.ConvNextConfig(num_labels=CLASSES)
+    sizes: dict[str, Any] = {"hidden_sizes": [32, 64, 128, 256], "depths": [1] * 4}
+    config = t.ConvNextConfig(num_labels=CLASSES, **sizes)
     return hugging_face("ConvNext", config, processor, "ConvNextImageProcessor", folder)
 
 
@@ -97,8 +105,9 @@ def mobilenet_v2(folder: Path) -> Model:
 
 def efficientnet(folder: Path) -> Model:
     t = _transformers()
-    b0 = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
-    config = t.EfficientNetConfig(num_labels=CLASSES, image_size=224, **b0)
+    sizes: dict[str, Any] = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
+    sizes["num_block_repeats"] = [1] * 7
+    config = t.EfficientNetConfig(num_labels=CLASSES, image_size=224, **sizes)
     size = {"height": 224, "width": 224}
     std = [0.47853944, 0.4732864, 0.47434163]
     processor = t.EfficientNetImageProcessorPil(size=size, image_mean=_MEAN, image_std=std)
@@ -221,20 +230,20 @@ def _torch_model(network: Any, pixels: Pixels, options: dict[str, Any]) -> Model
 
 _CAFFE = {"mean": (103.939, 116.779, 123.68), "channels": "bgr"}
 MODELS: dict[str, Callable[[Path], Model]] = {
-    "transformers ResNet-50": lambda folder: resnet(folder, is_fast=False),
-    "transformers ResNet-50, fast": lambda folder: resnet(folder, is_fast=True),
+    "transformers ResNet": lambda folder: resnet(folder, is_fast=False),
+    "transformers ResNet, fast": lambda folder: resnet(folder, is_fast=True),
     "transformers ViT": vit,
-    "transformers Swin-T": lambda folder: swin(folder, is_fast=False),
-    "transformers Swin-T, fast": lambda folder: swin(folder, is_fast=True),
-    "transformers ConvNeXt-T": convnext,
+    "transformers Swin": lambda folder: swin(folder, is_fast=False),
+    "transformers Swin, fast": lambda folder: swin(folder, is_fast=True),
+    "transformers ConvNeXt": convnext,
     "transformers MobileNetV2": mobilenet_v2,
-    "transformers EfficientNet-B0": efficientnet,
+    "transformers EfficientNet": efficientnet,
     "torchvision Inception v3": lambda _: torchvision_model(
         "inception_v3", transform_input=True, init_weights=False
     ),
-    "torchvision DenseNet-121": lambda _: torchvision_model("densenet121"),
-    "timm MobileNetV3": lambda _: timm_model("mobilenetv3_large_100"),
-    "timm EfficientNetV2-S": lambda _: timm_model("tf_efficientnetv2_b0"),
+    "torchvision MobileNetV3": lambda _: torchvision_model("mobilenet_v3_small"),
+    "timm MobileNetV3": lambda _: timm_model("mobilenetv3_small_050"),
+    "timm ViT": lambda _: timm_model("vit_tiny_patch16_224"),
     "Keras MobileNetV2": lambda _: keras_model(
         "mobilenet_v2", "MobileNetV2", 224, scale=(-1, 1), pixels={"antialias": True}
     ),
