@@ -1,8 +1,8 @@
 """The models of benchmarks/preprocessing.py, each with the preprocessing of its own library.
 
-Weights are seeded, none are downloaded, and those of transformers have few layers. The scores of such models are nearly the same for every
-image, so each is sharpened: over some images its logits get the mean 0 and the deviation 3. A small
-difference of the pixels then changes the label.
+Weights are seeded, none are downloaded, and the models of transformers have few layers. The scores
+of such models are nearly the same for every image, so each is sharpened: over some images its
+logits get the mean 0 and the deviation 3. A small difference of the pixels then changes the label.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _torch_model(network: Any, pixels: Pixels, options: dict[str, Any]) -> Model
         return folder / "model.pt2"
 
     told = {"activation": "none", **options}
-    return Model(pixels, run, save, told, ("torch", "onnxruntime", "tfserving"))
+    return Model(pixels, run, save, told, ("torch", "onnxruntime"))
 
 
 _CAFFE = {"mean": (103.939, 116.779, 123.68), "channels": "bgr"}
