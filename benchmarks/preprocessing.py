@@ -168,7 +168,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         place = f"| {row['model']} | `{row['backend']}` |"
         if "refused" in row:
-            lines.append(f"{place} {row['refused']} | | | |")
+            lines.append(f"{place} not exported: {_short(row['refused'])} | | | |")
             continue
         count = row["images"]
         lines.append(
@@ -176,6 +176,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"| {row['labels']} of {count} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _short(reason: str) -> str:
+    """Return an error without the folders of this run and the colours of a terminal."""
+    plain = re.sub(r"\\x1b\[\d+m|in \S+/model\.\w+ ", "", reason)
+    return plain.split(". ")[0].strip()
 
 
 def main() -> None:
