@@ -77,9 +77,20 @@ def classifier(
         weights_digest=network.digest,
         has_random_weights=network.has_random_weights,
         framework=network.framework,
-        facts={**network.facts, **network.contract.facts, **pixel_facts(request.pixels)},
+        facts={
+            **network.facts,
+            **network.contract.facts,
+            **pixel_facts(request.pixels),
+            **_label_facts(request),
+        },
         details=network.details,
     )
+
+
+def _label_facts(request: ModelRequest) -> Facts:
+    if not request.labels_origin:
+        return {}
+    return {"labels": Fact(How.GIVEN, request.labels_origin)}
 
 
 def pixel_facts(options: PixelOptions) -> Facts:
@@ -89,12 +100,12 @@ def pixel_facts(options: PixelOptions) -> Facts:
     """
     if not options.given:
         return {}
+    said = {**options.origins, **options.notes}
     assumed = dict.fromkeys(_ALWAYS_DONE, Fact(How.ASSUMED))
     if options.crop is not None:
         assumed["resize"] = Fact(How.ASSUMED, "the usual way with --crop")
     given = {
-        SUBJECTS.get(name, name): Fact(How.GIVEN, options.origins.get(name, ""))
-        for name in options.given
+        SUBJECTS.get(name, name): Fact(How.GIVEN, said.get(name, "")) for name in options.given
     }
     return {**assumed, **given}
 

@@ -110,9 +110,11 @@ def _given_scale(request: ModelRequest) -> Scale | None:
 def _fact_of_given(
     request: ModelRequest, scale: Scale, found: Evidence[Scale] | ExportError
 ) -> Fact:
-    if not request.pixels.normalizes:
-        return Fact(How.GIVEN, "", _scale_warning(scale, found))
-    why = "" if request.scale else "mean and std are of pixels in 0..1"
+    pixels = request.pixels
+    said = pixels.origins.get("scale") or pixels.notes.get("scale", "")
+    if not pixels.normalizes:
+        return Fact(How.GIVEN, said, _scale_warning(scale, found))
+    why = said if request.scale else "mean and std are of pixels in 0..1"
     return Fact(How.GIVEN, why, _twice_warning(found) or _range_warning(request, scale))
 
 

@@ -32,6 +32,8 @@ from mlserve.incoming import Incoming, VersionExists
 from mlserve.kinds import require_fitting_options, require_kind
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature, features_of
+from mlserve.preprocessors.applied import applied
+from mlserve.preprocessors.choice import preprocessor
 from mlserve.remote.resolving import Fetched, addresses_named, localized, named, not_cached
 from mlserve.sources import (
     SOME_USE,
@@ -94,6 +96,8 @@ def _exported(
     require_kind(request, source)
     _require_used(request, source)
     _require_fetched(request, source)
+    if request.preprocessor is not None:
+        request = applied(request, preprocessor(request.preprocessor))
     runtime = plugins.backend(backend_for(request, source, backend))
     _require_buildable(_asked_features(request), runtime)
     into.require_free(runtime.name, request.model, version)
@@ -282,7 +286,8 @@ def _asked_features(request: ModelRequest) -> frozenset[Feature]:
     """Return what the user's options need of a backend, as far as it is known without the model."""
     request.pixels.require_fitting()
     side = request.input_size or _ANY_SIDE
-    return features_of(request.exif, request.pixels.preprocessing((side, side), RGB))
+    size = request.pixels.input or (side, side)
+    return features_of(request.exif, request.pixels.preprocessing(size, RGB))
 
 
 _ANY_SIDE = 224

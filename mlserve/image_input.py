@@ -98,7 +98,8 @@ class ImageInput:
         them, or they differ.
         """
         wanted = request.input_size
-        height, width = self.height or wanted, self.width or wanted
+        tall, wide = request.open_size
+        height, width = self.height or tall, self.width or wide
         if height is None or width is None:
             raise ExportError(
                 f"{model} leaves its input size open",

@@ -67,5 +67,7 @@ def _image_options(request: ModelRequest) -> list[str]:
         "--top-k": request.top_k is not None,
         "--exif": request.exif is not Exif.IGNORE,
     }
+    if request.preprocessor is not None:
+        return ["--preprocessor"]
     given = [option for option, is_given in options.items() if is_given]
     return [*given, *request.pixels.options]

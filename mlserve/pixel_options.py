@@ -22,6 +22,8 @@ from mlserve.preprocessing import (
 
 T = TypeVar("T")
 
+_ABOUT = ("input", "origins", "notes")
+"""The fields that are no step."""
 SUBJECTS = {"mode": "resize", "size": "resize"}
 """What a field is called in options and facts, if not by its own name."""
 
@@ -33,8 +35,9 @@ class PixelOptions:
     `size` is what an image is resized to, (height, width), for SHORTEST_EDGE twice the shorter
     side. `crop` is the part of it that the model's input shows (timm's `crop_pct`): 0.875 means
     that an image is resized to 256 for an input of 224. `fill`, `mean` and `std` have one value, or
-    one for each channel in the model's order. `origins` says, by the name of a field, where a value
-    comes from that was not given on the command line.
+    one for each channel in the model's order. `input` is the (height, width) that the steps end
+    with, if they were made for one. `origins` says, by the name of a field, where a value comes
+    from that was not given on the command line, and `notes` what is to be said of one that was.
     """
 
     channels: Channels | None = None
@@ -48,12 +51,14 @@ class PixelOptions:
     std: tuple[float, ...] = ()
     crop_offset: CropOffset | None = None
     arithmetic: Arithmetic | None = None
+    input: tuple[int, int] | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def given(self) -> tuple[str, ...]:
         """Return the names of the fields that have a value."""
-        names = (each.name for each in fields(self) if each.name != "origins")
+        names = (each.name for each in fields(self) if each.name not in _ABOUT)
         return tuple(name for name in names if getattr(self, name) not in (None, ()))
 
     @property
@@ -110,6 +115,7 @@ class PixelOptions:
         """
         if not self.given:
             return VERSION_1
+        self._require_input(model)
         mode, size = self._resized_to(model)
         steps = Preprocessing(
             channels=self._channels(depth),
@@ -129,6 +135,15 @@ class PixelOptions:
             return VERSION_1
         # Training code divides; only version 1 multiplies.
         return replace(steps, arithmetic=self.arithmetic or Arithmetic.DIVIDE)
+
+    def _require_input(self, model: tuple[int, int]) -> None:
+        if self.input not in (None, model):
+            origin = next(iter(self.origins.values()), "the preprocessor")
+            raise ExportError(
+                f"{origin} makes images of {_by(self.input)}, and the model takes {_by(model)}",
+                hint="give the preprocessor of this model, or say what an image is resized to: "
+                "--resize or --crop",
+            )
 
     def _channels(self, depth: int) -> Channels:
         channels = self.channels or (Channels.GREY if depth == 1 else Channels.RGB)
@@ -167,6 +182,11 @@ def _for_each(option: str, values: Sequence[T], depth: int) -> tuple[T, ...]:
         f"{option} {_listed(values)} has {len(values)} values, and the model takes {channels}",
         hint=f"give one value, or {depth} separated by commas" if depth > 1 else "give one value",
     )
+
+
+def _by(size: tuple[int, int] | None) -> str:
+    height, width = size or (0, 0)
+    return f"{width}x{height}"
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -52,6 +52,11 @@ class Interpolation(StrEnum):
     BICUBIC = "bicubic"
     NEAREST = "nearest"
 
+    @property
+    def has_antialias(self) -> bool:
+        """Whether Pillow's filter of that name is wider for smaller images."""
+        return self is not Interpolation.NEAREST
+
 
 class CropOffset(StrEnum):
     """Where the centre crop begins, and the padding of an image smaller than the crop.

@@ -93,8 +93,11 @@ class ModelRequest:
     and `trusted_types` are names of types that such a file may hold without it;
     `allow_version_mismatch` opens files that another version of their library wrote. `inputs`
     describes the inputs of a model whose file does not. `pixels` says how images were prepared in
-    training, where that differs from version 1 of the image pipeline. `sha256` is the digest that
-    the weights must have; `offline` takes addresses from the cache and fetches nothing.
+    training, where that differs from version 1 of the image pipeline; `preprocessor` names a file
+    or a model of a library that says so (`mlserve.preprocessors.choice`), and everything that is
+    given besides takes precedence. `labels_origin` says where labels that nobody gave come from.
+    `sha256` is the digest that the weights must have; `offline` takes addresses from the cache and
+    fetches nothing.
     """
 
     model: str
@@ -117,10 +120,19 @@ class ModelRequest:
     pixels: PixelOptions = field(default_factory=PixelOptions)
     sha256: str | None = None
     offline: bool = False
+    preprocessor: str | None = None
+    labels_origin: str = ""
 
     @property
     def is_random(self) -> bool:
         return self.weights == RANDOM_WEIGHTS
+
+    @property
+    def open_size(self) -> tuple[int, int] | tuple[None, None]:
+        """Return (height, width) for a model that leaves them open; None if nobody said them."""
+        if self.input_size is not None:
+            return self.input_size, self.input_size
+        return self.pixels.input or (None, None)
 
     @property
     def weights_path(self) -> Path | None:
@@ -221,6 +233,8 @@ class ModelSource(ABC):
     """The fields of ModelRequest in `SOME_USE` that `open` uses; the others are refused."""
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules `open` imports; `mlserve plugins` lists the absent ones."""
+    preprocessors: ClassVar[tuple[str, ...]] = ()
+    """The libraries that `preprocessing_of` can ask: `timm`, as in `--preprocessor timm:NAME`."""
 
     def download(self, model: str) -> str | None:
         """Return the URL that `open` would fetch this model from; None if nothing is fetched.
@@ -228,6 +242,14 @@ class ModelSource(ABC):
         Imports nothing and sends no request. This default is for sources that fetch nothing.
         """
         return None
+
+    def preprocessing_of(self, library: str, name: str) -> Mapping[str, Any]:
+        """Return what one of `preprocessors` says about the images of a model, as plain data.
+
+        The readers in `mlserve.preprocessors` say which. Downloads nothing. Raises PluginError
+        without the library, and UsageError for a model that it does not know.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def accepts(self, request: ModelRequest) -> bool:

@@ -21,6 +21,7 @@ from mlserve.cli.pixel_arguments import (
     FillOption,
     InterpolationOption,
     MeanOption,
+    PreprocessorOption,
     ResizeOption,
     StdOption,
     parse_fill,
@@ -38,7 +39,7 @@ from mlserve.tensors import TensorSpec
 if TYPE_CHECKING:
     from mlserve.artifact import Artifact
     from mlserve.pipeline import ImagePipeline
-    from mlserve.sources import Progress
+    from mlserve.sources import Facts, Progress
 
 
 class LayoutChoice(StrEnum):
@@ -141,6 +142,7 @@ def export(
     antialias: AntialiasOption = None,
     channels: ChannelsOption = None,
     fill: FillOption = None,
+    preprocessor: PreprocessorOption = None,
     layout: Annotated[
         LayoutChoice | None,
         typer.Option(
@@ -251,6 +253,8 @@ def export(
     mlserve export --model houses --weights houses.keras
 
     mlserve export --model vit --weights vit.onnx --labels vit.txt --antialias --mean 0.5 --std 0.5
+
+    mlserve export --model birds --weights birds.onnx --preprocessor preprocessor_config.json
     """
     from mlserve import export as exporting
     from mlserve.pixel_options import PixelOptions
@@ -289,6 +293,7 @@ def export(
         pixels=pixels,
         sha256=sha256,
         offline=offline,
+        preprocessor=preprocessor,
     )
     with _progress() as progress:
         artifact = exporting.export(
@@ -360,7 +365,7 @@ def _report(
         last = len(labels) - 1
         note(
             f"labels   class 0 is {labels[0]!r}, class {last} is {labels[last]!r}"
-            f"{_origin(manifest.pipeline)}"
+            f"{_origin(manifest.pipeline)}{_named_by(manifest.facts)}"
         )
     _tell_of_shared_labels(labels, are_given=are_labels_given)
     if manifest.has_random_weights:
@@ -410,6 +415,11 @@ def _origin(pipeline: ImagePipeline) -> str:
     count = pipeline.scored_classes - 1
     how = "--background" if pipeline.is_background_given else f"{count + 1} outputs"
     return f" (a background class and {count} labels: {how})"
+
+
+def _named_by(facts: Facts) -> str:
+    """Explain where labels come from that are not those of --labels; empty for these."""
+    return f"; {facts['labels']}" if "labels" in facts else ""
 
 
 _LISTED = 5

@@ -80,6 +80,17 @@ FillOption = Annotated[
         show_default=False,
     ),
 ]
+PreprocessorOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|DIR|torchvision:MODEL|timm:MODEL",
+        help="What says how training prepared its images, so that you need not: Hugging Face's "
+        "preprocessor_config.json or its folder, timm's config.json, or the weights of an "
+        "installed torchvision (torchvision:ResNet50_Weights.IMAGENET1K_V2, torchvision:resnet50) "
+        "or timm. Options beside it take precedence. Also gives the labels that it knows.",
+        show_default=False,
+    ),
+]
 
 _SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 _MOST_SIDE = 4096

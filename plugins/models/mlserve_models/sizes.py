@@ -63,7 +63,8 @@ def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tup
     assert shape is not None  # an unknown one is a problem
     _, height, width, channels = shape
     wanted = request.input_size
-    if wanted is None and (height is None or width is None):
+    tall, wide = height or request.open_size[0], width or request.open_size[1]
+    if tall is None or wide is None:
         raise ExportError(
             f"the model leaves its input size open ({_text(shape)})",
             hint="say which it was trained with: --input-size N",
@@ -73,7 +74,7 @@ def image_size(shape: Sequence[int | None] | None, request: ModelRequest) -> tup
             f"--input-size {wanted} does not fit the model's input {_text(shape)}",
             hint="leave --input-size out: the model knows its size",
         )
-    return height or wanted or 0, width or wanted or 0, channels or RGB
+    return tall, wide, channels or RGB
 
 
 def depth_of(channels: int, request: ModelRequest) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,16 @@ class TorchSource(ModelSource):
     framework = "torch"
     options = ("inputs", "allow_pickle")
     requires = ("torch", "numpy", "ml_dtypes")
+    preprocessors = ("torchvision", "timm")
 
     def accepts(self, request: ModelRequest) -> bool:
         return has_known_suffix(request.weights_path)
+
+    def preprocessing_of(self, library: str, name: str) -> Mapping[str, Any]:
+        """Return the transforms of torchvision's weights, or timm's data configuration."""
+        from mlserve_torch.training import preprocessing_of
+
+        return preprocessing_of(library, name)
 
     def open(self, request: ModelRequest, progress: Progress) -> Model:
         """Open the model: inputs and outputs are read from the file, or found by a run."""
