@@ -20,12 +20,12 @@ from typing import Any
 
 import joblib
 import sklearn
-import skops.io
 from sklearn.exceptions import InconsistentVersionWarning
 
 from mlserve.errors import ExportError, bounded, reason_of
 from mlserve_sklearn import tree_checks
 from mlserve_sklearn.parts import parts_of
+from mlserve_sklearn.skops_files import skops_io
 
 _log = logging.getLogger(__name__)
 
@@ -113,9 +113,9 @@ def read_estimator(
 def skops_loaded(data: bytes, trusted: Sequence[str]) -> Any:
     """Return the estimator in the bytes of a skops file. Raises ExportError."""
     try:
-        untrusted = set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *trusted}
+        untrusted = set(skops_io.get_untrusted_types(data=data)) - {*TRUSTED, *trusted}
         if not untrusted:
-            estimator = skops.io.loads(data, trusted=[*TRUSTED, *trusted])
+            estimator = skops_io.loads(data, trusted=[*TRUSTED, *trusted])
             tree_checks.check_trees(estimator)
             return estimator
     except Exception as error:  # skops does not document what it raises for damaged files

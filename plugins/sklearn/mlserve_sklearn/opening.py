@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import skops.io
 
 from mlserve.artifact import Artifact, digest_of
 from mlserve.errors import ExportError, MlserveError, reason_of
@@ -24,6 +23,7 @@ from mlserve_sklearn.inputs import Inputs, inputs_of, with_type
 from mlserve_sklearn.parts import parts_of
 from mlserve_sklearn.probes import probe_rows
 from mlserve_sklearn.runner import SklearnRunner, task_of
+from mlserve_sklearn.skops_files import skops_io
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -208,7 +208,7 @@ def _content(
     if suffix == ".skops":
         return OpenedEstimator(estimator, runner, probes, data, SKOPS_FILE), {}
     try:
-        rewritten = skops.io.dumps(estimator)
+        rewritten = skops_io.dumps(estimator)
         copy = SklearnRunner(estimator_file.skops_loaded(rewritten, trusted), runner.inputs)
         if _same(runner.answers(probes), copy.answers(probes)):
             fact = Fact(How.FOUND, "rewritten as skops, which gives the same answers")

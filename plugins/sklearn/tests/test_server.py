@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pandas as pd
+import psutil
 import pytest
 import skops.io
 from sklearn.compose import ColumnTransformer
@@ -78,3 +79,9 @@ def test_wrong_columns_are_refused_and_the_server_lives_on(
     assert words in answer.json()["error"]
     right = httpx.post(url, json={"inputs": {"city": ["Bern"], "size": [30.5]}})
     assert right.json()["outputs"]["label"] == ["yes"]
+
+
+def test_the_server_loads_no_pytorch(server: ServerProcess) -> None:
+    libraries = [Path(one.path).parts for one in psutil.Process(server.process.pid).memory_maps()]
+    assert any("numpy" in parts for parts in libraries)
+    assert not any("torch" in parts for parts in libraries)
