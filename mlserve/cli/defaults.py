@@ -202,7 +202,7 @@ def _load(ctx: Any, paths: Sequence[Path], *, are_found: bool) -> Document | Non
     except UsageError as error:
         if not are_found or command_name(ctx) not in _OF_WHAT_RUNS:
             raise
-        note(f"warning: {error.message}: the file gives no defaults now")
+        note(f"warning: {error.message}; the defaults in this file are not used")
         return None
     return document
 
