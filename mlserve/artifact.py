@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ _FORMAT = 3
 Older ones are read for ever: format 1 has image classifiers only, and formats 1 and 2 list no
 files.
 """
+_DERIVED = {"format", "kind"}
+"""Keys of a manifest's file that are not fields of `Manifest`."""
 _LONGEST = 200
 _EXPORT_AGAIN = "export the model again: mlserve export --labels FILE"
 LARGEST_VERSION = 2**63 - 1
@@ -128,7 +130,9 @@ class Manifest:
         try:
             data = json_of(read_plain(path))
             if isinstance(data["format"], int) and data["format"] > _FORMAT:
-                raise _newer(path, data)
+                raise _newer(path, data, f"manifest format {data['format']}")
+            for key in sorted(data.keys() - {item.name for item in fields(cls)} - _DERIVED):
+                raise _newer(path, data, repr(shortened(key)))
             return cls.from_json(data)
         except FileNotFoundError:
             return None
@@ -165,7 +169,7 @@ class Manifest:
     def from_json(cls, data: dict[str, Any]) -> Manifest:
         if data["format"] not in range(1, _FORMAT + 1):
             raise ValueError(f"manifest format {data['format']!r} is not known")
-        values = {key: value for key, value in data.items() if key not in ("format", "kind")}
+        values = {key: value for key, value in data.items() if key not in _DERIVED}
         if data["pipeline"] is not None:
             values["pipeline"] = ImagePipeline.from_json(data["pipeline"])
         columns = data.get("columns", {})
@@ -181,11 +185,11 @@ class NewerManifest(UsageError):
     """A version of the model was exported by a newer mlserve, in a format unknown to this one."""
 
 
-def _newer(path: Path, data: Mapping[str, Any]) -> NewerManifest:
+def _newer(path: Path, data: Mapping[str, Any], unknown: str) -> NewerManifest:
     return NewerManifest(
         f"{path} was written by a newer mlserve, {shortened(str(data.get('mlserve')))}: "
-        f"manifest format {data['format']} is not known",
-        hint="upgrade mlserve, or choose another version with --version",
+        f"{unknown} is not known",
+        hint="upgrade mlserve, or choose another version",
     )
 
 
@@ -235,7 +239,10 @@ class Artifact:
 
     def require_whole(self) -> None:
         """Raise ModelLoadFailed, naming the file, unless `file_faults` finds nothing."""
-        found = self.file_faults()
+        self.require_none(self.file_faults())
+
+    def require_none(self, found: Mapping[str, str]) -> None:
+        """Raise ModelLoadFailed for the first of these faults of files, by path."""
         for name, fault in found.items():
             others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise ModelLoadFailed(

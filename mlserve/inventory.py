@@ -20,7 +20,7 @@ from mlserve.artifact import (
     without_manifest,
 )
 from mlserve.digests import size_faults
-from mlserve.errors import NotFound, UsageError
+from mlserve.errors import ModelLoadFailed, NotFound, UsageError
 from mlserve.hints import did_you_mean
 from mlserve.pin import pin_or_none
 from mlserve.store import LATEST_VERSION, Store, check_version, present_versions
@@ -59,7 +59,18 @@ class StoredVersion:
     def source(self) -> str:
         """Where the model comes from, as the manifest says."""
         manifest = self.artifact.manifest
-        return "not exported by mlserve" if manifest is None else manifest.source
+        if manifest is not None:
+            return manifest.source
+        return "not exported by mlserve" if self.state is VersionState.WHOLE else "unknown"
+
+    def require_complete(self) -> None:
+        """Raise ModelLoadFailed if it may still be being copied."""
+        if self.state is VersionState.INCOMPLETE:
+            raise ModelLoadFailed(
+                f"{self}: {self.problem}",
+                hint="try again once every file is there; a model that mlserve did not export "
+                "belongs in the folder of another model",
+            )
 
     def __str__(self) -> str:
         return f"{self.backend}/{self.artifact.model}@{self.artifact.version}"
@@ -209,7 +220,7 @@ class Reference:
             raise _no_such(asked, known)
         listed = ", ".join(map(str, fits))
         raise UsageError(
-            f"{asked!r} can be {listed}"
+            f"{asked!r} matches several models: {listed}"
             if asked
             else f"{len(fits)} models were exported: {listed}",
             hint=f"name one of them, for example {fits[0]}, or choose with --backend and --model",
@@ -227,7 +238,7 @@ def _no_such(asked: str, known: list[ModelFolder]) -> NotFound:
         return NotFound("no model has been exported yet", hint="export one: mlserve export")
     names = [name for f in known for name in (f.model, str(f), f.backend)]
     return NotFound(
-        f"no exported model fits {asked!r} (exported: {', '.join(map(str, known))})",
+        f"no exported model matches {asked!r} (exported: {', '.join(map(str, known))})",
         hint=did_you_mean(asked, names) + "`mlserve models` lists what is there",
     )
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mlserve.artifact import MANIFEST_NAME, Artifact, json_of, read_plain
+from mlserve.artifact import MANIFEST_NAME, Artifact, json_of, read_plain, version_folder
 from mlserve.digests import file_names
 from mlserve.errors import UsageError
 from mlserve.incoming import VersionExists, discard
 from mlserve.inventory import ModelFolder, StoredVersion, VersionState
 from mlserve.pin import PIN_NAME
-from mlserve.store import Store, version_taken
+from mlserve.store import Store, present_versions, version_taken
 
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}
 """Why a file system makes no hard link; the file is copied then."""
@@ -28,9 +28,12 @@ def remove(folder: ModelFolder, version: int) -> None:
     The folders of the model and the backend go with the last version, and so does its pin. Raises
     UsageError if it cannot be removed.
     """
-    path = folder.version(version).artifact.path
+    path = version_folder(folder.base_path, version)
     try:
         discard(path)
+    except FileNotFoundError:
+        folder.version(version)  # raises NotFound, listing the others
+        raise
     except BlockingIOError as error:
         raise UsageError(
             f"{path} is being removed by another command", hint="wait until that has ended"
@@ -40,7 +43,7 @@ def remove(folder: ModelFolder, version: int) -> None:
             f"{path} cannot be removed: {error.strerror or error}",
             hint="make the folder writable, or run this as the user who exported the model",
         ) from error
-    if not folder.versions():
+    if not present_versions(folder.base_path):
         _remove_empty(folder.base_path)
 
 
@@ -78,9 +81,11 @@ def copy(
 
     It is written aside and appears whole, after its digests were checked, and replaces nothing.
     With `links`, files are hard links where the file system allows: they take no room, and stay
-    when the other version is removed. Raises ModelLoadFailed if the version is damaged, UsageError
-    for one that a newer mlserve wrote, ExportError if the copy exists or cannot be written.
+    when the other version is removed. Raises ModelLoadFailed if the version is damaged or
+    incomplete, UsageError for one that a newer mlserve wrote, ExportError if the copy exists or
+    cannot be written.
     """
+    source.require_complete()
     artifact = Artifact.open(
         source.artifact.path.parent, source.artifact.model, source.artifact.version
     )
@@ -92,7 +97,8 @@ def copy(
             (incoming.path / file).parent.mkdir(parents=True, exist_ok=True)
             _copy_file(artifact.path / file, incoming.path / file, links=links)
         _write_manifest(artifact, incoming.path, name)
-        Artifact(incoming.path, name, number, artifact.manifest).require_whole()
+        copied = Artifact(incoming.path, name, number, artifact.manifest)
+        artifact.require_none(copied.file_faults())
         try:
             published = incoming.publish(number)
         except VersionExists as error:

@@ -67,7 +67,15 @@ def test_a_version_of_a_newer_mlserve_is_listed_with_the_reason(store: Store) ->
     older, newer = folder_of(store).versions()
     assert (older.state, newer.state) == (VersionState.WHOLE, VersionState.NEWER)
     assert "written by a newer mlserve, 9.0: manifest format 99 is not known" in newer.problem
+    assert newer.source == "unknown"
     assert folder_of(store).usual() == older
+
+
+def test_a_key_that_is_not_known_is_of_a_newer_mlserve(store: Store) -> None:
+    edit(put(store, 1), mlserve="9.0", calibration={})
+    [newer] = folder_of(store).versions()
+    assert newer.state == VersionState.NEWER
+    assert "written by a newer mlserve, 9.0: 'calibration' is not known" in newer.problem
 
 
 def test_a_half_deleted_version_is_damaged_and_its_file_named(store: Store) -> None:
@@ -123,10 +131,10 @@ def test_a_backend_is_enough_where_it_has_one_model(store: Store) -> None:
     put(store, 1, backend="other", model="n")
     assert str(Reference.parse("other@1").find(store)) == "other/n"
     put(store, 1, backend="other", model="m")
-    with pytest.raises(UsageError, match="'other' can be other/m, other/n"):
+    with pytest.raises(UsageError, match="'other' matches several models: other/m, other/n"):
         Reference.parse("other").find(store)
     assert str(Reference.parse("other").find(store, model="n")) == "other/n"
-    with pytest.raises(UsageError, match="'m' can be echo/m, other/m") as several:
+    with pytest.raises(UsageError, match="'m' matches several models: echo/m, other/m") as several:
         Reference.parse("m").find(store)
     assert "for example echo/m" in str(several.value.hint)
     assert str(Reference.parse("m").find(store, backend="other")) == "other/m"
@@ -144,7 +152,7 @@ def test_without_a_name_it_is_the_only_model(store: Store) -> None:
 
 def test_a_misspelt_name_is_answered_with_the_nearest(store: Store) -> None:
     put(store, 1, model="inception_v3")
-    with pytest.raises(NotFound, match="no exported model fits 'incepton_v3'") as unknown:
+    with pytest.raises(NotFound, match="no exported model matches 'incepton_v3'") as unknown:
         Reference.parse("incepton_v3").find(store)
     assert str(unknown.value.hint).startswith("did you mean inception_v3? ")
     with pytest.raises(NotFound, match=r"echo/inception_v3 has no version 4 \(there: 1\)"):

@@ -49,6 +49,15 @@ def test_what_is_removed_is_gone_and_the_rest_stays(folder: ModelFolder) -> None
         remove(folder, 2)
 
 
+def test_a_version_is_removed_without_a_look_at_the_others(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    monkeypatch.setattr("mlserve.inventory._look", lambda path, *_: looks.append(path))
+    remove(folder, 2)
+    assert looks == []
+
+
 def test_the_folders_go_with_the_last_version_and_its_pin(
     store: Store, folder: ModelFolder
 ) -> None:
@@ -137,7 +146,7 @@ def test_a_copy_replaces_nothing(store: Store, folder: ModelFolder) -> None:
 def test_a_damaged_version_is_not_copied(folder: ModelFolder, tmp_path: Path) -> None:
     path = folder.base_path / "4" / "echo.json"
     path.write_bytes(path.read_bytes().upper())
-    with pytest.raises(ModelLoadFailed, match=r"echo.json was changed"):
+    with pytest.raises(ModelLoadFailed, match=rf"{path} was changed"):
         copy(latest(folder), Store(tmp_path / "other"))
     assert not (tmp_path / "other" / "echo").exists()
 
@@ -146,6 +155,14 @@ def test_a_version_of_a_newer_mlserve_is_not_copied(folder: ModelFolder, tmp_pat
     (folder.base_path / "4" / MANIFEST_NAME).write_text('{"format": 99}')
     with pytest.raises(UsageError, match="a newer mlserve"):
         copy(latest(folder), Store(tmp_path / "other"))
+
+
+def test_what_is_being_copied_is_not_copied(store: Store, folder: ModelFolder) -> None:
+    (folder.base_path / "4" / MANIFEST_NAME).unlink()
+    with pytest.raises(ModelLoadFailed, match=r"echo/m@4: it has no mlserve.json") as told:
+        copy(latest(folder), store, version=9)
+    assert "once every file is there" in str(told.value.hint)
+    assert numbers(folder) == [1, 2, 3, 4]
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")

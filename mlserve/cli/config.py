@@ -1,4 +1,4 @@
-"""`mlserve config`: what the environment and the configuration file set, and if it is right."""
+"""`mlserve config`: what the environment and the file set, and whether the file is valid."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def show(
 def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
     """Check the whole configuration file: every key, its servers, and the files that they name.
 
-    Exit codes: 0 it is right, 2 it is not: the error names line and column.
+    Exit codes: 0 it is valid, 2 it is not: the error names line and column.
 
     For example:
 
@@ -107,7 +107,7 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
     if output is OutputFormat.JSON:
         print_json({"file": document.shown, "servers": _models_by_server(found)})
         return
-    say(f"{document.shown} is right")
+    say(f"{document.shown} is valid")
     for name, models in _models_by_server(found).items():
         note(f"{name}: {', '.join(models)}")
 

@@ -60,6 +60,7 @@ _DOCUMENT, _GIVEN = "mlserve.document", "mlserve.given"
 _FROM_DEFAULTS = "DEFAULT_MAP"
 """Typer's name for the source of a value that neither a flag nor the option itself gives."""
 _IS_PATH = re.compile(r"\b(FILE|DIR)\b")
+_PLACES = {"FILE", "DIR", "URL"}
 _FLAG = re.compile(r"--[a-z]+(?:-[a-z]+)*")
 
 
@@ -154,10 +155,17 @@ class Setting(NamedTuple):
         return str(replace(table, values={self.key: text}).value(self.key, str))
 
     def _beside(self, table: Table, value: Any) -> Any:
-        """Return a path as text, also of a text that names a file beside the configuration."""
-        is_text = isinstance(value, str) and _IS_PATH.search(self.option.metavar or "")
-        if is_text and (path := table.path(value)).exists():
-            return str(path)
+        """Return a path as text, also of a text that names a file beside the configuration.
+
+        Where the option takes other words too (`random`), the text is a path if that is there.
+        """
+        metavar = self.option.metavar or ""
+        if isinstance(value, str) and _IS_PATH.search(metavar):
+            from mlserve.remote.address import is_remote  # most files name no model
+
+            path = table.path(value)
+            is_path = path.exists() or set(metavar.split("|")) <= _PLACES
+            return str(path) if is_path and not is_remote(value) else value
         return str(value) if isinstance(value, Path) else value
 
 
@@ -202,7 +210,7 @@ def _load(ctx: Any, paths: Sequence[Path], *, are_found: bool) -> Document | Non
     except UsageError as error:
         if not are_found or command_name(ctx) not in _OF_WHAT_RUNS:
             raise
-        note(f"warning: {error.message}: the file gives no defaults now")
+        note(f"warning: {error.message}; the defaults in this file are not used")
         return None
     return document
 

@@ -26,6 +26,7 @@ from mlserve.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
     from mlserve.inventory import ModelFolder, StoredVersion
+    from mlserve.launch.served import Use
     from mlserve.launch.switch import Switched
 
 _LATEST = "latest"
@@ -82,7 +83,7 @@ def use(
     _print_switched(folder, switched, output)
     if switched.others:
         use, advice = switched.others[0]
-        raise Unavailable(f"{use.name} does not serve version {switched.version}", hint=advice)
+        raise Unavailable(f"{use.label} does not serve version {switched.version}", hint=advice)
 
 
 def rm(
@@ -164,7 +165,7 @@ def copy(
 
     if to_store is None and to_model is None and to_version is None:
         raise UsageError(
-            "the copy would have the place of the original",
+            "the copy would take the place of the original",
             hint="say where it goes: --to-store DIR, --to-model NAME or --to-version N",
         )
     root = Store(store)
@@ -260,8 +261,8 @@ def _print_switched(folder: ModelFolder, switched: Switched, output: OutputForma
                 "model": folder.model,
                 "version": switched.version,
                 "pin": switched.pin,
-                "servers": [use.name for use in switched.servers],
-                "others": [{"name": use.name, "advice": advice} for use, advice in switched.others],
+                "servers": [_use_json(use) for use in switched.servers],
+                "others": [_use_json(use) | {"advice": advice} for use, advice in switched.others],
             }
         )
         return
@@ -270,9 +271,13 @@ def _print_switched(folder: ModelFolder, switched: Switched, output: OutputForma
     else:
         say(f"{folder} is pinned to version {switched.version}")
     for use in switched.servers:
-        say(f"{use.name} serves version {switched.version}")
+        say(f"{use.label} serves version {switched.version}")
     if not switched.servers and not switched.others:
-        note("no server of it runs; the next one will serve it: mlserve up")
+        note("no server of this model is running; the next one will serve this version: mlserve up")
+
+
+def _use_json(use: Use) -> dict[str, str]:
+    return {"name": use.name, "model": use.model.model}
 
 
 def _one(
@@ -313,12 +318,12 @@ def _require_unused(folder: ModelFolder, versions: Sequence[StoredVersion]) -> N
 
     users = users_by_version(folder)
     for version in versions:
-        names = users.get(version.artifact.version)
-        if names:
+        found = users.get(version.artifact.version)
+        if found:
             raise UsageError(
-                f"{version} is served by {', '.join(names)}",
+                f"{version} is served by {', '.join(use.label for use in found)}",
                 hint="switch to another version first (mlserve models use N), or stop the server "
-                f"(mlserve down {names[0]}); --force removes it all the same",
+                f"(mlserve down {found[0].name}); --force removes it all the same",
             )
         if version.is_pinned:
             raise UsageError(

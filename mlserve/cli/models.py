@@ -192,7 +192,7 @@ def _with_servers(folder: ModelFolder) -> Iterator[tuple[StoredVersion, list[str
     served = [(use.name, use.recorded(versions)) for use in uses_of(folder.base_path)]
     for version in versions:
         number = version.artifact.version
-        yield version, [name for name, numbers in served if number in numbers]
+        yield version, list(dict.fromkeys(name for name, numbers in served if number in numbers))
 
 
 def _row(version: StoredVersion, names: list[str]) -> list[str]:

@@ -102,7 +102,7 @@ class ServerRecord:
         if self.serving.config is None or not self.problem:
             return ""
         return (
-            f"{self.name} refused {self.serving.config.path}, and what it said before goes on: "
+            f"{self.name} refused {self.serving.config.path} and goes on with what it said before: "
             f"{self.problem}"
         )
 

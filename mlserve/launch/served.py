@@ -33,6 +33,13 @@ class Use(NamedTuple):
         return self.record.name
 
     @property
+    def label(self) -> str:
+        """The server's name, and the model's before it if the server has several."""
+        if len(self.record.serving.models) == 1:
+            return self.name
+        return f"{self.model.model} of {self.name}"
+
+    @property
     def follows_pin(self) -> bool:
         """Whether the server looks at the pin: mlserve's own, without versions of its own."""
         return self.record.launcher is Launcher.EMBEDDED and self.model.versions.follows_latest
@@ -65,7 +72,7 @@ class Use(NamedTuple):
                 statuses = client.status(timeout=_ANSWER_SECONDS)
         except MlserveError as error:
             raise Unavailable(
-                f"{self.name} does not say which versions it serves: {error.message}",
+                f"{self.label} does not say which versions it serves: {error.message}",
                 hint=f"see mlserve status --server {self.name}, or stop it: "
                 f"mlserve down {self.name}",
             ) from error
@@ -84,13 +91,13 @@ def uses_of(base_path: Path) -> list[Use]:
     return [use for use in uses() if use.model.base_path.resolve() == wanted]
 
 
-def users_by_version(folder: ModelFolder) -> dict[int, list[str]]:
-    """Return the names of the servers that serve each version, as they say themselves.
+def users_by_version(folder: ModelFolder) -> dict[int, list[Use]]:
+    """Return which servers serve each version, as they say themselves.
 
     Raises Unavailable if one cannot be asked.
     """
-    users: dict[int, list[str]] = {}
+    users: dict[int, list[Use]] = {}
     for use in uses_of(folder.base_path):
         for version in use.served_now():
-            users.setdefault(version, []).append(use.name)
+            users.setdefault(version, []).append(use)
     return users

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from mlserve.artifact import Artifact, without_manifest
-from mlserve.errors import DeadlineExceeded, MlserveError, ModelLoadFailed, NotFound
+from mlserve.errors import (
+    DeadlineExceeded,
+    MlserveError,
+    ModelLoadFailed,
+    NotFound,
+    Unavailable,
+)
 from mlserve.inventory import ModelFolder
 from mlserve.launch.running import server_of
 from mlserve.launch.served import Use, uses_of
@@ -48,7 +54,8 @@ def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show)
 
     Raises NotFound for a version that is not there, ModelLoadFailed for one that is damaged or that
     a server cannot load (the pin is then as before), and DeadlineExceeded after `timeout` seconds;
-    the pin stays then, and the servers go on loading.
+    the pin stays then, and the servers go on loading. Raises Unavailable if another command changes
+    the pin meanwhile.
     """
     give_up = time.monotonic() + timeout
     target = _target(folder, version)
@@ -59,16 +66,20 @@ def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show)
     before = pin_or_none(folder.base_path)
     write_pin(folder.base_path, version)
     try:
-        _wait(followers, give_up, show)
+        for waiting in _rounds(followers, give_up):
+            _require_own_pin(folder, version)
+            show(f"{', '.join(one.use.label for one in waiting)}: {waiting[0].doing}")
     except ModelLoadFailed:
-        write_pin(folder.base_path, before)
+        if pin_or_none(folder.base_path) == version:
+            write_pin(folder.base_path, before)
         raise
     others = [(use, _advice(use, folder)) for use in uses if not use.follows_pin]
+    unloaded = [(one.use, _load_advice(one.use)) for one in followers if one.is_unloaded]
     return Switched(
         target,
         version,
         tuple(follower.use for follower in followers if follower.is_done),
-        tuple((use, advice) for use, advice in others if not _is_on(use, target)),
+        (*unloaded, *((use, advice) for use, advice in others if not _is_on(use, target))),
     )
 
 
@@ -76,7 +87,7 @@ def _target(folder: ModelFolder, version: int | None) -> int:
     """Return the version that will be served: the given one, or the latest that is complete."""
     present = [v.artifact.version for v in folder.versions()]
     if version is not None:
-        folder.version(version)
+        folder.version(version).require_complete()
         return version
     unfinished = without_manifest(folder.base_path, present)
     complete = [number for number in present if number not in unfinished]
@@ -85,14 +96,26 @@ def _target(folder: ModelFolder, version: int | None) -> int:
     return complete[-1]
 
 
-def _wait(followers: Sequence[_Follower], give_up: float, show: Show) -> None:
+def _rounds(followers: Sequence[_Follower], give_up: float) -> Iterator[list[_Follower]]:
+    """Ask the followers until none is waited for; yield those that are, after each round."""
     waiting = list(followers)
     while waiting := [follower for follower in waiting if not follower.look()]:
+        yield waiting
         if time.monotonic() >= give_up:
             raise waiting[0].not_in_time()
-        names = ", ".join(follower.use.name for follower in waiting)
-        show(f"{names}: {waiting[0].doing}")
         time.sleep(_PAUSE)
+
+
+def _require_own_pin(folder: ModelFolder, version: int | None) -> None:
+    """Raise Unavailable if the pin is not the one that was set, which nothing waits for then."""
+    now = pin_or_none(folder.base_path)
+    if now == version:
+        return
+    change = f"the pin of {folder} was removed" if now is None else f"{folder}@{now} was pinned"
+    raise Unavailable(
+        f"{change} by another command meanwhile",
+        hint="see what is served: mlserve status; then choose a version again",
+    )
 
 
 class _Follower:
@@ -101,10 +124,12 @@ class _Follower:
     def __init__(self, use: Use, version: int) -> None:
         self.use = use
         self.is_done = False
+        self.is_unloaded = False
+        """Whether a client had the model unloaded: it is loaded only if a client asks for it."""
         self.doing = "looking for the change"
         self._version = version
-        # An error from before the change is shown until the server looks at its folder again.
-        self._may_be_stale = time.monotonic() + _STALE
+        # What was there before the change is shown until the server looks at its folder again.
+        self._may_be_stale = self._has_looked = time.monotonic() + _STALE
 
     def look(self) -> bool:
         """Ask once; return whether there is nothing more to wait for. Raises ModelLoadFailed."""
@@ -125,19 +150,26 @@ class _Follower:
             self.doing = f"version {self._version} is {mine.state if mine else 'not seen yet'}"
         served = {s.version for s in statuses if s.is_available}
         self.is_done = served == {self._version}
-        return self.is_done
+        has_ended = all(s.state == "END" and not s.error for s in statuses)
+        self.is_unloaded = has_ended and time.monotonic() >= self._has_looked
+        return self.is_done or self.is_unloaded
 
     def not_in_time(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"{self.use.name} does not serve version {self._version} yet: {self.doing}",
+            f"{self.use.label} does not serve version {self._version} yet: {self.doing}",
             hint=f"it goes on: see mlserve status --server {self.use.name}; --timeout waits longer",
         )
 
     def _not_loaded(self, reason: str) -> ModelLoadFailed:
         return ModelLoadFailed(
-            f"{self.use.name} cannot load version {self._version}: {reason}",
+            f"{self.use.label} cannot load version {self._version}: {reason}",
             hint="it serves what it served before, and the pin is as before",
         )
+
+
+def _load_advice(use: Use) -> str:
+    url = f"{use.record.rest_endpoint}/v2/repository/models/{use.model.model}/load"
+    return f"it was unloaded by request, and serves the version once it is loaded: POST {url}"
 
 
 def _is_on(use: Use, version: int) -> bool:

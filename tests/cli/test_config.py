@@ -81,7 +81,7 @@ def test_show_all_has_every_key_and_is_a_file(folder: Path) -> None:
     with_values = [line for line in lines if not line.partition("#")[0].strip().endswith("=")]
     (folder / "mlserve.toml").write_text("\n".join(with_values))
     code, out, err = run("config", "check")
-    assert (code, out) == (0, "mlserve.toml is right\n"), err
+    assert (code, out) == (0, "mlserve.toml is valid\n"), err
 
 
 def test_nothing_set_is_said() -> None:
@@ -100,7 +100,7 @@ def test_check_looks_at_the_servers_and_their_files(folder: Path) -> None:
     (folder / "token").write_text("s3cret\n")
     assert run("config", "check") == (
         0,
-        "mlserve.toml is right\n",
+        "mlserve.toml is valid\n",
         "line: defects, species\n",
     )
     assert json.loads(run("config", "check", "--output", "json")[1]) == {
@@ -129,7 +129,7 @@ def test_init_writes_a_file_that_is_right_with_and_without_its_comments(folder: 
         for line in text.splitlines()
     ]
     path.write_text("\n".join(chosen))
-    assert run("config", "check") == (0, "mlserve.toml is right\n", "line: defects\n")
+    assert run("config", "check") == (0, "mlserve.toml is valid\n", "line: defects\n")
 
 
 def test_init_needs_a_folder_that_it_may_write(

@@ -110,7 +110,7 @@ def test_an_error_in_any_table_names_its_place(
     folder: Path, text: str, error: str, hint: str
 ) -> None:
     (folder / "mlserve.toml").write_text(text)
-    found, then = refused("ps", "--output", "text")
+    found, then = refused("models", "--output", "text")
     assert found.startswith(f"mlserve.toml:{error}")
     assert hint in then
 

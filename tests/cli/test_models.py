@@ -72,7 +72,7 @@ def test_the_list_can_be_narrowed(base: Path, export: Put) -> None:
     assert len(data("list", "--backend", "echo")) == 4
     code, _, err = run("--backend", "tfserving")
     assert code == 2
-    assert "error: no exported model fits 'tfserving' (exported: echo/m, echo/n)\n" in err
+    assert "error: no exported model matches 'tfserving' (exported: echo/m, echo/n)\n" in err
 
 
 def test_a_pin_without_a_version_is_warned_of(base: Path) -> None:
@@ -189,7 +189,10 @@ def test_prune_keeps_the_highest_of_each_model(base: Path, export: Put) -> None:
 def test_use_pins_also_where_no_server_runs(base: Path) -> None:
     code, out, err = run("use", "2")
     assert (code, out) == (0, "echo/m is pinned to version 2\n")
-    assert err == "no server of it runs; the next one will serve it: mlserve up\n"
+    assert (
+        err
+        == "no server of this model is running; the next one will serve this version: mlserve up\n"
+    )
     assert data("use", "latest")["pin"] is None
     assert run("use", "1", "--path", str(base))[0] == 0
     assert read_pin(base) == 1
@@ -201,7 +204,7 @@ def test_use_pins_also_where_no_server_runs(base: Path) -> None:
         (["use", "m"], "'m' does not say which version to use"),
         (["use", "m@x"], "'x' is not a number"),
         (["use", "9"], "echo/m has no version 9 (there: 1, 2, 3)"),
-        (["use", "n@1"], "no exported model fits 'n'"),
+        (["use", "n@1"], "no exported model matches 'n'"),
         (["use", "m@1", "--path", "x"], "--path names a model's folder"),
         (["use", "1", "--path", "/nowhere"], "/nowhere"),
         (["use", "1", "--timeout", "nan"], "--timeout"),

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mlserve.cli.app import app
-from mlserve.errors import DeadlineExceeded, ModelLoadFailed, NotFound
+from mlserve.errors import DeadlineExceeded, ModelLoadFailed, NotFound, Unavailable
 from mlserve.inventory import ModelFolder
 from mlserve.launch.switch import switch
 from mlserve.pin import read_pin, write_pin
@@ -110,6 +110,41 @@ def test_a_damaged_version_is_refused_before_any_server_hears_of_it(folder: Mode
     with pytest.raises(NotFound, match=r"has no version 9 \(there: 1, 2\)"):
         switch(folder, 9, 20, quiet)
     assert read_pin(folder.base_path) is None
+
+
+def test_a_version_that_is_being_copied_is_not_pinned(folder: ModelFolder) -> None:
+    (folder.base_path / "2" / "mlserve.json").unlink()
+    with pytest.raises(ModelLoadFailed, match=r"echo/m@2: it has no mlserve.json"):
+        switch(folder, 2, 20, quiet)
+    assert read_pin(folder.base_path) is None
+
+
+def test_a_pin_that_another_command_sets_meanwhile_stays(cli: Any, folder: ModelFolder) -> None:
+    assert cli.up().returncode == 0
+
+    def other(told: str) -> None:
+        if told.startswith("echo-m"):
+            write_pin(folder.base_path, 2)
+
+    with pytest.raises(Unavailable, match="echo/m@2 was pinned by another command meanwhile"):
+        switch(folder, 1, 20, other)
+    assert read_pin(folder.base_path) == 2
+
+
+def test_a_model_that_was_unloaded_is_not_waited_for(
+    cli: Any, export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlserve.launch.switch._STALE", 0.0)
+    export(version=1)
+    base = export(version=2)
+    assert cli.up().returncode == 0
+    [server] = cli.ps()
+    httpx.post(f"{server['rest']}/v2/repository/models/m/unload").raise_for_status()
+    switched = switch(ModelFolder("echo", "m", base), 1, 30, quiet)
+    [(use, advice)] = switched.others
+    assert (use.label, switched.servers) == ("echo-m", ())
+    assert f"POST {server['rest']}/v2/repository/models/m/load" in advice
+    assert read_pin(base) == 1
 
 
 def test_a_server_of_named_versions_is_told_of(cli: Any, export: Callable[..., Path]) -> None:

@@ -96,6 +96,27 @@ def test_a_server_of_two_models_from_up_to_down(cli, describe, export, photo: Pa
 
 
 @pytest.mark.server
+def test_two_names_of_one_folder_are_told_apart(cli, describe, export) -> None:
+    export("one", 1)
+    base = export("one", 2)
+    describe(LINE + '[servers.line.models.old]\nmodel = "one"\nversion = 1\n', a=base, b=base)
+    assert cli("up").returncode == 0
+    assert [row["served_by"] for row in cli.json("models")] == [["line"], ["line"]]
+    refused = cli("models", "rm", "one@2", "--yes")
+    assert "error: echo/one@2 is served by a of line, b of line\n" in refused.stderr
+    assert "mlserve down line" in refused.stderr
+    used = cli("models", "use", "one@1")
+    assert used.returncode == 0, used.stderr
+    assert used.stdout.splitlines()[1:] == [
+        "a of line serves version 1",
+        "b of line serves version 1",
+    ]
+    used = cli("models", "use", "one@2")
+    assert used.returncode == 5
+    assert "error: old of line does not serve version 2\n" in used.stderr
+
+
+@pytest.mark.server
 def test_ps_and_status_show_the_file_as_it_is_now(cli, describe, export) -> None:
     base, other = export("one"), export("other")
     describe(first=base)
@@ -107,8 +128,8 @@ def test_ps_and_status_show_the_file_as_it_is_now(cli, describe, export) -> None
     status = cli("status")
     assert status.returncode == 0, "the old one goes on"
     told = (
-        f"line refused {bad}, and what it said before goes on: mlserve.toml:6:1: max_queue is not "
-        "set until a restart"
+        f"line refused {bad} and goes on with what it said before: mlserve.toml:6:1: max_queue is "
+        "not set until a restart"
     )
     assert told in status.stdout.replace("\n", " ")
     assert told in cli("ps").stderr.replace("\n", " ")

@@ -343,7 +343,7 @@ class Model:
     def _not_served(self, version: int | None) -> MlserveError:
         if self.is_unloaded:
             return Unavailable(
-                f"{self.name} is unloaded, as it was asked for",
+                f"{self.name} was unloaded by request",
                 hint=f"load it: POST /v2/repository/models/{self.name}/load",
             )
         statuses = self._statuses

@@ -62,13 +62,13 @@ def test_unloaded_is_unloaded_everywhere_until_it_is_loaded(
     page = httpx.get(f"http://{server.rest}/metrics").text
     assert "mlserve_ready 0.0" in page
     assert "mlserve_model_version{" not in page
-    with pytest.raises(InferenceServerException, match="m is unloaded") as refused:
+    with pytest.raises(InferenceServerException, match="m was unloaded") as refused:
         label(client)
     assert refused.value.status() in ("503", "StatusCode.UNAVAILABLE")
     refused_too = server.post({"inputs": ["x"]})
-    assert (refused_too.status_code, "m is unloaded" in refused_too.text) == (503, True)
+    assert (refused_too.status_code, "m was unloaded" in refused_too.text) == (503, True)
     for ask in (client.get_model_metadata, client.get_model_config):
-        with pytest.raises(InferenceServerException, match="m is unloaded"):
+        with pytest.raises(InferenceServerException, match="m was unloaded"):
             ask("m")
 
     client.load_model("m")
