@@ -75,7 +75,7 @@ class HttpFile(Upstream):
             revision = _revision(response)
             name = _name(response, self._address)
             begin = _first_byte(response)
-            if begin and (revision != into.revision or begin != _arrived(into)):
+            if begin and (revision != into.revision or begin != size_of(into.part_of(name))):
                 into.clear()
                 raise httpx.ReadError("the file has changed", request=response.request)
             into.begin(revision)

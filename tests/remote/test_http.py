@@ -79,6 +79,16 @@ def test_one_that_changes_on_the_way_is_the_new_one_as_a_whole(site: FileServer,
     assert get(url).copy.path.read_bytes() == b"new" * 900
 
 
+def test_a_rest_under_another_name_is_not_taken_for_the_file(site: FileServer, get: Get) -> None:
+    named = {"Content-Disposition": 'attachment; filename="one.onnx"'}
+    url = site.put("/get?id=1", DATA, etag=ETAG, headers=named, breaks=[1000, 0, 0, 0, 0])
+    with pytest.raises(ExportError):
+        get(url)
+    named["Content-Disposition"] = 'attachment; filename="two.onnx"'
+    site.put("/get?id=1", DATA, etag=ETAG, headers=named)
+    assert get(url).copy.digest == HEX
+
+
 def test_a_file_without_an_end_is_refused(site: FileServer, get: Get) -> None:
     url = site.put("/m.onnx", DATA, has_length=False)
     with pytest.raises(ExportError, match="does not say how long the file is"):
