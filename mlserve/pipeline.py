@@ -9,7 +9,6 @@ resize equals OpenCV's `INTER_LINEAR` on floats within 4e-5: equal answers are g
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -39,6 +38,8 @@ _IMAGENET = (1001, 1000)
 
 DEFAULT_TOP_K = 5
 _MOST_CLASSES, _MOST = 2**24, 2**53
+_LARGEST_FLOAT = 2.0**127
+"""The largest scale or offset, in the range of float32."""
 _BOUNDS = (
     ("height", 1, MOST_SIDE),
     ("width", 1, MOST_SIDE),
@@ -188,7 +189,7 @@ class ImagePipeline:
                 raise ValueError(f"{name} is {value!r:.50}, not a whole number up to {most}")
         for name in ("scale", "offset"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            if not isinstance(value, int | float) or not abs(value) <= _LARGEST_FLOAT:
                 raise ValueError(f"{name} is {value!r:.50}, not a number")
         self.preprocessing.require_sane(self.scale, self.offset)
 

@@ -22,6 +22,9 @@ from mlserve.preprocessing import (
 
 T = TypeVar("T")
 
+MOST_RESIZED_SIDE = 4096
+"""The longest side that an export may resize images to, in pixels."""
+
 _ABOUT = ("input", "origins", "notes")
 """The fields that are no step."""
 SUBJECTS = {"mode": "resize", "size": "resize"}
@@ -166,9 +169,20 @@ class PixelOptions:
             )
         size = self.size
         if self.crop is not None:
-            # `transforms_imagenet_eval` of timm.data.transforms_factory.
-            size = math.floor(model[0] / self.crop), math.floor(model[1] / self.crop)
+            size = _cropped_from(model, self.crop)
         return mode, None if size == model else size
+
+
+def _cropped_from(model: tuple[int, int], crop: float) -> tuple[int, int]:
+    """Return what an image is resized to so that the model's input shows that part of it."""
+    if max(model) / crop >= MOST_RESIZED_SIDE + 1:
+        raise ExportError(
+            f"--crop {crop:g} of an input of {model[1]}x{model[0]} resizes images to more than "
+            f"{MOST_RESIZED_SIDE} pixels a side",
+            hint="give the part of the image that the input shows, such as 0.875",
+        )
+    # `transforms_imagenet_eval` of timm.data.transforms_factory.
+    return math.floor(model[0] / crop), math.floor(model[1] / crop)
 
 
 def _for_each(option: str, values: Sequence[T], depth: int) -> tuple[T, ...]:

@@ -10,7 +10,6 @@ The arithmetic of sizes is here too, in pure Python, so that all backends share 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -23,6 +22,8 @@ MOST_SIDE = 2**16
 _WHITE = 255
 _LARGEST = 1e6
 """The largest mean or standard deviation."""
+LEAST_DIVISOR = 2.0**-126
+"""The smallest float32 with all its digits: TensorFlow takes a smaller one for 0."""
 
 
 class Channels(StrEnum):
@@ -171,8 +172,9 @@ class Preprocessing:
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             is_known = len(numbers) in (0, self.depth) and all(map(_is_number, numbers))
             _require(is_known, name, numbers)
-        _require(all(number > 0 for number in self.std), "std", self.std)
-        _require(self.arithmetic is not Arithmetic.DIVIDE or scale != 0, "scale", scale)
+        _require(all(number >= LEAST_DIVISOR for number in self.std), "std", self.std)
+        is_divisor = abs(scale) >= LEAST_DIVISOR
+        _require(self.arithmetic is not Arithmetic.DIVIDE or is_divisor, "scale", scale)
         if self.arithmetic is Arithmetic.FUSED:
             _require(
                 scale > 0 and bool(self.mean and self.std), "scale without mean and std", scale
@@ -269,7 +271,7 @@ def span(length: int, wanted: int, offset: CropOffset) -> Span:
 def _is_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return math.isfinite(value) and abs(value) <= _LARGEST
+    return -_LARGEST <= value <= _LARGEST  # whole numbers of any length, and NaN, too
 
 
 def _is_whole(value: object, least: int, most: int) -> bool:

@@ -85,6 +85,8 @@ def test_one_mean_is_for_all_channels_and_only_a_grey_model_has_one() -> None:
         ({"mode": EDGE}, (8, 9), 3, "the model's input, 9x8, is not square"),
         ({"crop": 0.5, "size": (9, 9), "mode": EDGE}, (8, 8), 3, "--crop 0.5 and the size"),
         ({"crop": 0.5, "mode": ResizeMode.LETTERBOX}, (8, 8), 3, "--crop 0.5 cuts an image"),
+        ({"crop": 1e-3}, (8, 8), 3, "--crop 0.001 of an input of 8x8 resizes images to more than"),
+        ({"crop": 5e-324}, (8, 8), 3, "--crop 4.94066e-324 of an input"),
         ({"fill": (1, 2, 3)}, (8, 8), 3, "--fill 1,2,3 has no effect"),
         (
             {"antialias": True, "interpolation": Interpolation.NEAREST},

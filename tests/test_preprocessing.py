@@ -115,7 +115,9 @@ def test_version_3_is_read_as_it_was_written(steps: Preprocessing) -> None:
         ({"depth": True}, "depth is True"),
         ({"mean": [0.5, 0.5]}, "mean is"),
         ({"mean": [0.5, 0.5, "0.5"]}, "mean is"),
+        ({"mean": [10**400] * 3}, "mean is"),
         ({"std": [1, 1, 0]}, "std is"),
+        ({"std": [1, 1, 1e-50]}, "std is"),  # 0 as a float32
         ({"std": [1, 1, float("nan")]}, "std is"),
         ({"std": [1, 1, float("inf")]}, "std is"),
         ({"arithmetic": "fused", "std": []}, "scale without mean and std is"),
@@ -135,6 +137,13 @@ def test_manifests_are_not_trusted(change: dict[str, Any], named: str) -> None:
     resize = {**steps["resize"], **change.pop("resize", {})}
     with pytest.raises(ValueError, match=named):
         ImagePipeline.from_json({**data, "preprocessing": {**steps, "resize": resize, **change}})
+
+
+@pytest.mark.parametrize("scale", [10**400, 1e308, 1e-320, 0, float("nan"), "1"])
+def test_nor_is_a_scale_that_float32_does_not_have(scale: Any) -> None:
+    data = replace(PLAIN, preprocessing=OF_TORCHVISION).to_json()
+    with pytest.raises(ValueError, match="scale is"):
+        ImagePipeline.from_json({**data, "scale": scale})
 
 
 def test_what_a_pipeline_needs_of_a_backend() -> None:

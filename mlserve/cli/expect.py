@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,11 @@ def expected_labels(
     else:
         listed = _read(expect)
         places = [Path(expect).parent, *map(Path, arguments)]
-        found = {name: _listed(name, listed, places) for name in names}
+        alone = Counter(Path(name).name for name in set(names))
+        found = {
+            name: _listed(name, listed, places, is_alone=alone[Path(name).name] == 1)
+            for name in names
+        }
         hint = f"add a line for each to {expect}: FILE,LABEL"
     known = {name: label for name, label in found.items() if label is not None}
     unknown = [readable(name) for name in names if name not in known]
@@ -70,14 +75,20 @@ def _folder_of(name: str, arguments: Sequence[str]) -> str | None:
     return Path(name).absolute().parent.name
 
 
-def _listed(name: str, listed: Mapping[str, str], places: Sequence[Path]) -> str | None:
-    """Return the label of a file that the list names from one of these places, or by itself."""
+def _listed(
+    name: str, listed: Mapping[str, str], places: Sequence[Path], *, is_alone: bool
+) -> str | None:
+    """Return the label of a file that the list names from one of these places, or by itself.
+
+    `is_alone` means that no other image has that name, so that the name without its folder will do.
+    """
     whole = str(Path(name).absolute())
     for place in places:
         label = listed.get(os.path.relpath(whole, place))
         if label is not None:
             return label
-    return listed.get(name) or listed.get(whole) or listed.get(Path(name).name)
+    by_name = listed.get(Path(name).name) if is_alone else None
+    return listed.get(name) or listed.get(whole) or by_name
 
 
 def _read(file: str) -> Mapping[str, str]:

@@ -10,7 +10,8 @@ from typing import Annotated, TypeVar
 import typer
 
 from mlserve.errors import UsageError
-from mlserve.preprocessing import Channels, Interpolation, ResizeMode
+from mlserve.pixel_options import MOST_RESIZED_SIDE
+from mlserve.preprocessing import LEAST_DIVISOR, Channels, Interpolation, ResizeMode
 
 T = TypeVar("T")
 
@@ -93,7 +94,6 @@ PreprocessorOption = Annotated[
 ]
 
 _SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
-_MOST_SIDE = 4096
 
 
 def parse_mean(text: str) -> tuple[float, ...]:
@@ -104,10 +104,11 @@ def parse_mean(text: str) -> tuple[float, ...]:
 def parse_std(text: str) -> tuple[float, ...]:
     """Parse `--std`. Raises UsageError for anything but numbers above 0."""
     values = _numbers("--std", text, _finite, "give numbers: --std 0.229,0.224,0.225")
-    bad = [value for value in values if value <= 0]
+    bad = [value for value in values if value < LEAST_DIVISOR]
     if bad:
+        why = "which is 0 as a float32" if bad[0] > 0 else "and a standard deviation is above 0"
         raise UsageError(
-            f"--std {text} divides by {bad[0]:g}, and a standard deviation is above 0",
+            f"--std {text} divides by {bad[0]:g}, {why}",
             hint="leave --std out if the training code divides by nothing",
         )
     return values
@@ -130,10 +131,10 @@ def parse_resize(text: str) -> tuple[ResizeMode, tuple[int, int] | None]:
     found = _SIZE.fullmatch(size)
     width = int(found[1]) if found else 0
     height = int(found[2] or width) if found else 0
-    if not all(1 <= side <= _MOST_SIDE for side in (width, height)):
+    if not all(1 <= side <= MOST_RESIZED_SIDE for side in (width, height)):
         raise UsageError(
             f"--resize {text!r} has no size that can be resized to",
-            hint=f"give 1 to {_MOST_SIDE} pixels: --resize {word}:256",
+            hint=f"give 1 to {MOST_RESIZED_SIDE} pixels: --resize {word}:256",
         )
     if mode is ResizeMode.SHORTEST_EDGE and found and found[2]:
         raise UsageError(

@@ -59,17 +59,23 @@ def _narrow(
     columns = geometry.columns
     mode = "L" if image.shape[2] == 1 else "RGB"
     narrow = Image.new(mode, (columns.length, image.shape[0]))
-    for top, strip in strips(image, deadline):
+    for top, strip in strips(image, deadline, geometry.width):
         rows = strip.resize((geometry.width, strip.height), chosen)
         end = columns.start + columns.length
         narrow.paste(rows.crop((columns.start, 0, end, strip.height)), (0, top))
     return narrow
 
 
-def strips(image: Array, deadline: Deadline | None) -> Iterator[tuple[int, Image.Image]]:
-    """Yield some rows of the image at a time, after the number of the first. Raises as above."""
+def strips(
+    image: Array, deadline: Deadline | None, becomes: int = 0
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield some rows of the image at a time, after the number of the first. Raises as above.
+
+    `becomes` is how many pixels wide the rows will be: a tall image of one column can grow a
+    thousandfold.
+    """
     height, width, depth = image.shape
-    count = max(1, _STRIP // width)
+    count = max(1, _STRIP // max(width, becomes))
     for top in range(0, height, count):
         if deadline is not None:
             deadline.require(_RESIZING)

@@ -106,7 +106,7 @@ class Address:
             parts = urlsplit(self.text)
             _ = parts.port
         except ValueError as error:
-            raise UsageError(f"{self.shown} is not a valid address: {error}") from error
+            raise UsageError(f"{self.shown} is not a valid address", hint=_SPELLING) from error
         if self.scheme not in {"models", "runs"} and not parts.hostname:
             raise UsageError(
                 f"{self.shown} is not a valid address: it names no "
@@ -120,7 +120,7 @@ class Address:
             )
         if parts.fragment and self.scheme in {"http", "https"}:
             raise UsageError(
-                f"{self.shown}#{shortened(parts.fragment, 40)}: what follows # is not understood",
+                f"{self.shown}: what follows # is not understood",
                 hint="only #sha256=HEX is; write %23 for a # in the name of a file",
             )
 
@@ -133,6 +133,10 @@ _SERVERS = {
     "runs": ("MLFLOW_TRACKING_URI",),
 }
 """The variables that say which server an address of that scheme is asked of."""
+_SPELLING = (
+    "check the host and the port; in a user name or password, write / as %2F, ? as %3F, # as %23 "
+    "and [ as %5B"
+)
 _HOSTS = {"s3": "bucket", "gs": "bucket", "hf": "organization"}
 
 
@@ -169,20 +173,22 @@ def safe_name(name: str, owner: str) -> str:
 def _shown(text: str) -> str:
     try:
         parts = urlsplit(text)
+        _ = parts.port  # what is not a number may be a password, cut at a / that it has
         query = parse_qsl(parts.query, keep_blank_values=True)
-    except (
-        ValueError
-    ):  # such as a bracket that is not closed: nothing of it is known to be harmless
+    except ValueError:  # nothing of it is known to be harmless
         return shortened(text.partition(":")[0]) + "://..."
     host = parts.netloc.rpartition("@")[2]
-    values = "&".join(f"{key}={value if _is_plain(key) else '...'}" for key, value in query)
+    values = "&".join(map(_shown_pair, query))
     separator = "" if parts.scheme in {"models", "runs"} and not host else "//"
     plain = f"{parts.scheme}:{separator}{host}{parts.path}"
     return shortened(f"{plain}?{values}" if values else plain, 500)
 
 
-def _is_plain(key: str) -> bool:
-    return key.lower() in _SHOWN
+def _shown_pair(pair: tuple[str, str]) -> str:
+    key, value = pair
+    if key.lower() in _SHOWN:
+        return f"{key}={value}"
+    return f"{key}=..." if value else "..."  # without a value, the name itself may be a secret
 
 
 def _is_signing(pair: tuple[str, str]) -> bool:

@@ -53,6 +53,8 @@ class HttpFile(Upstream):
                     return self._try(client, known, into, progress)
                 except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
                     raise unreachable(self._address, _reason(error)) from error
+                except httpx.DecodingError as error:
+                    raise unreachable(self._address, bounded(str(error), 200)) from error
                 except httpx.TransportError as error:
                     arrived = _arrived(into)
                     tries = 0 if arrived > most else tries + 1
@@ -66,7 +68,7 @@ class HttpFile(Upstream):
         self, client: httpx.Client, known: str | None, into: Partial, progress: Progress
     ) -> Found | None:
         with answered(client, self._address, self._headers | _conditions(known, into)) as response:
-            if response.status_code == httpx.codes.NOT_MODIFIED:
+            if response.status_code == httpx.codes.NOT_MODIFIED and known is not None:
                 return None
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 into.clear()  # it has all bytes already, or the file has become shorter
@@ -75,10 +77,11 @@ class HttpFile(Upstream):
             revision = _revision(response)
             name = _name(response, self._address)
             begin = _first_byte(response)
-            if begin and (revision != into.revision or begin != _arrived(into)):
+            if begin and (revision != into.revision or begin != size_of(into.part_of(name))):
                 into.clear()
                 raise httpx.ReadError("the file has changed", request=response.request)
-            into.begin(revision)
+            # What is decoded on the way cannot be gone on with: a range counts the bytes as sent.
+            into.begin(revision if _is_plain(response) else None)
             receive(response, into.part_of(name), begin, downloading(name), progress)
             return Found(Address(self._address.scheme, str(response.url)).shown, revision)
 
@@ -112,7 +115,7 @@ def answered(
 ) -> Iterator[httpx.Response]:
     """Yield the answer to a GET, its body still to be read, after redirects.
 
-    Raises ExportError for a redirect to an address without TLS, and for too many.
+    Raises ExportError for a redirect to an address without TLS or not of HTTP, and for too many.
     """
     try:
         request = client.build_request(
@@ -121,7 +124,7 @@ def answered(
     except httpx.InvalidURL as error:
         raise ExportError(f"{address.shown} is not a valid address: {error}") from error
     for _ in range(_MOST_REDIRECTS + 1):
-        response = client.send(request, stream=True)
+        response = _sent(client, request, address)
         try:
             if response.next_request is None:
                 yield response
@@ -136,11 +139,29 @@ def answered(
     )
 
 
+def _sent(client: httpx.Client, request: httpx.Request, address: Address) -> httpx.Response:
+    try:
+        return client.send(request, stream=True)
+    except UnicodeError as error:  # from Python's own look-up of a name
+        host = bounded(request.url.host, 100)
+        raise ExportError(
+            f"{address.shown} cannot be fetched: {host!r} is not a valid name of a host",
+            hint="check the spelling",
+        ) from error
+
+
 def _require_as_safe(response: httpx.Response, address: Address) -> None:
     request = response.next_request
-    if request is None or request.url.scheme == "https" or response.url.scheme == "http":
+    if request is None or request.url.scheme == "https":
         return
     target = Address(request.url.scheme, str(request.url)).shown
+    if request.url.scheme != "http":
+        raise ExportError(
+            f"{address.shown} redirects to {target}, and only http:// and https:// are followed",
+            hint="tell whoever runs that server",
+        )
+    if response.url.scheme == "http":
+        return
     raise ExportError(
         f"{address.shown} redirects to {target}, which is not encrypted",
         hint="anyone on the way could send another model; if you trust the network, give that "
@@ -185,8 +206,7 @@ def receive(
             "is, so half of it would look whole",
             hint="download it in another way, and give --weights FILE with --sha256 HEX",
         )
-    is_plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
-    total = begin + int(length) if length is not None and is_plain else None
+    total = begin + int(length) if length is not None and _is_plain(response) else None
     with part.open("ab" if begin else "wb") as file:
         progress(what, begin, total)
         for chunk in response.iter_bytes():
@@ -195,6 +215,11 @@ def receive(
     if size_of(part) < _whole_size(response):  # the server has sent a smaller range than asked for
         raise httpx.ReadError("only a part was sent", request=response.request)
     finish(part)
+
+
+def _is_plain(response: httpx.Response) -> bool:
+    encoding: str = response.headers.get("Content-Encoding", "identity")
+    return encoding.lower() == "identity"
 
 
 def _conditions(known: str | None, into: Partial) -> dict[str, str]:
@@ -236,7 +261,11 @@ def _whole_size(response: httpx.Response) -> int:
 
 
 def _revision(response: httpx.Response) -> str | None:
-    etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+    """Return what the file is asked for with next time: so only what a request may contain."""
+    etag, modified = (
+        value if value.isascii() and value.isprintable() else ""
+        for value in (response.headers.get(name, "") for name in ("ETag", "Last-Modified"))
+    )
     if etag:
         return f"{_ETAG}{etag}"
     return f"{_MODIFIED}{modified}" if modified else None

@@ -76,6 +76,13 @@ def test_a_file_that_does_not_tell_is_refused(tmp_path: Path, text: str, said: s
         expected_labels(str(tmp_path / "labels.csv"), names, names)
 
 
+def test_a_bare_name_is_not_enough_for_two_images(tmp_path: Path) -> None:
+    names = photos(tmp_path / "all", "a.jpg", "sub/a.jpg")
+    (tmp_path / "labels.csv").write_text("file,label\na.jpg,cat\n")
+    with pytest.raises(UsageError, match=r"has no label for .*sub/a\.jpg"):
+        expected_labels(str(tmp_path / "labels.csv"), [str(tmp_path / "all")], names)
+
+
 def test_numbers_are_those_of_the_classes() -> None:
     found, taken = in_words_of(MODEL, {"a": "2", "b": "0"})
     assert (dict(found), "numbers" in str(taken)) == ({"a": "cow", "b": "cat"}, True)

@@ -55,6 +55,7 @@ def test_how_they_are_read(parse: Callable[[str], Any], text: str, expected: Any
         (parse_mean, "nan", "--mean 'nan' is not a list of numbers: 'nan' is not a finite"),
         (parse_mean, "1e9", "--mean '1e9' is not a list of numbers: '1e9' is over 1000000"),
         (parse_std, "0.2,0,0.2", "--std 0.2,0,0.2 divides by 0, and a standard deviation is"),
+        (parse_std, "1e-50", "--std 1e-50 divides by 1e-50, which is 0 as a float32"),
         (parse_std, "-1", "--std -1 divides by -1"),
         (parse_fill, "256", "--fill '256' is not a list of numbers: '256' is not in 0..255"),
         (parse_fill, "1.5", "--fill '1.5' is not a list of numbers"),

@@ -139,6 +139,13 @@ def test_a_photo_is_resized_in_strips_and_the_result_is_the_same() -> None:
     )
 
 
+def test_the_strips_of_a_tall_image_count_the_pixels_that_they_become() -> None:
+    column = np.zeros((60_000, 1, 3), np.uint8)
+    strips = [strip for _, strip in pillow_resizing.strips(column, None, 4096)]
+    assert max(strip.height for strip in strips) * 4096 <= pillow_resizing._STRIP
+    assert sum(strip.height for strip in strips) == 60_000
+
+
 @settings(max_examples=60, deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from([Interpolation.BILINEAR, Interpolation.BICUBIC]))
 def test_one_call_of_pillow_is_the_same_where_it_begins_with_the_width(

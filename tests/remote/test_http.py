@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import ssl
 from hashlib import sha256
@@ -79,6 +80,16 @@ def test_one_that_changes_on_the_way_is_the_new_one_as_a_whole(site: FileServer,
     assert get(url).copy.path.read_bytes() == b"new" * 900
 
 
+def test_a_rest_under_another_name_is_not_taken_for_the_file(site: FileServer, get: Get) -> None:
+    named = {"Content-Disposition": 'attachment; filename="one.onnx"'}
+    url = site.put("/get?id=1", DATA, etag=ETAG, headers=named, breaks=[1000, 0, 0, 0, 0])
+    with pytest.raises(ExportError):
+        get(url)
+    named["Content-Disposition"] = 'attachment; filename="two.onnx"'
+    site.put("/get?id=1", DATA, etag=ETAG, headers=named)
+    assert get(url).copy.digest == HEX
+
+
 def test_a_file_without_an_end_is_refused(site: FileServer, get: Get) -> None:
     url = site.put("/m.onnx", DATA, has_length=False)
     with pytest.raises(ExportError, match="does not say how long the file is"):
@@ -94,6 +105,7 @@ def test_a_file_without_an_end_is_refused(site: FileServer, get: Get) -> None:
         (401, AccessDenied, "HTTP 401 Unauthorized"),
         (400, ExportError, "HTTP 400 Bad Request"),
         (503, upstream.Unreachable, "HTTP 503 Service Unavailable"),
+        (304, ExportError, "HTTP 304 Not Modified"),  # of what was never fetched
     ],
 )
 def test_a_refusal_is_told_without_the_secrets_of_the_address(
@@ -139,6 +151,42 @@ def test_a_redirect_is_followed_and_noted(site: FileServer, get: Get) -> None:
     found = get(url)
     assert (found.copy.resolved, found.copy.path.name) == (target, "v2.onnx")
     assert not get(url).is_new
+
+
+def test_a_redirect_leads_to_no_file_of_this_machine(site: FileServer, get: Get) -> None:
+    url = site.put("/m.onnx", status=302, headers={"Location": "file:///etc/passwd"})
+    with pytest.raises(ExportError, match=r"redirects to file://.*/etc/passwd, and only http"):
+        get(url)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_a_host_that_cannot_be_one(site: FileServer, get: Get, host: str) -> None:
+    with pytest.raises(ExportError, match=f"'{host}' is not a valid name of a host"):
+        get(f"http://{host}/m.onnx")
+    url = site.put("/m.onnx", status=302, headers={"Location": f"http://{host}/m.onnx"})
+    with pytest.raises(ExportError, match=f"'{host}' is not a valid name of a host"):
+        get(url)
+
+
+def test_a_body_that_is_not_compressed_as_it_says(site: FileServer, get: Get) -> None:
+    url = site.put("/m.onnx", DATA, etag=ETAG, headers={"Content-Encoding": "gzip"})
+    with pytest.raises(upstream.Unreachable, match="cannot be fetched: Error -3"):
+        get(url)
+    assert not kept()[1:]
+
+
+def test_a_compressed_body_that_breaks_off_starts_again(site: FileServer, get: Get) -> None:
+    packed = gzip.compress(DATA * 9)
+    headers = {"Content-Encoding": "gzip"}
+    url = site.put("/m.onnx", packed, etag=ETAG, headers=headers, breaks=[len(packed) // 2])
+    assert get(url).copy.path.read_bytes() == DATA * 9
+    assert "range" not in site.last
+
+
+@pytest.mark.parametrize("name", ["ETag", "Last-Modified"])
+def test_a_mark_that_cannot_be_sent_back_is_none(site: FileServer, get: Get, name: str) -> None:
+    url = site.put("/m.onnx", DATA, headers={name: '"caf\u00e9"'})
+    assert [get(url).is_new, get(url).is_new] == [True, True]
 
 
 def test_redirects_without_end(site: FileServer, get: Get) -> None:
