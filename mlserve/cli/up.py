@@ -19,6 +19,7 @@ from mlserve.cli.arguments import (
 )
 from mlserve.cli.defaults import document_of
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
+from mlserve.cli.usage import meant_option
 from mlserve.errors import UsageError
 from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
@@ -211,9 +212,10 @@ def described_in_file(
     if name is None and (document is None or given & _CHOOSING):
         return None
     if document is None:
+        meant = meant_option(name or "", ("--backend", "--path", "--model"))
         raise UsageError(
             f"there is no configuration file that describes a server {name!r}",
-            hint="write one, mlserve.toml, or name a model: mlserve up --model NAME",
+            hint=f"{meant} a server needs a file: mlserve config init",
         )
     from mlserve.config.servers import servers_of  # of use only where there is a file
 

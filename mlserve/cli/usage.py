@@ -7,7 +7,7 @@ boundary prints them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -259,15 +259,15 @@ def _extra_word(ctx: Any, word: str) -> UsageError:
     own = _options_of(ctx.command)
     return UsageError(
         f"{ctx.command_path} does not take {word!r}",
-        hint=next(
-            (
-                f"did you mean {option} {word}?"
-                for option, fits in _guesses(word)
-                if fits and option in own
-            ),
-            _see_help(ctx),
-        ),
+        hint=meant_option(word, own) or _see_help(ctx),
     )
+
+
+def meant_option(word: str, options: Collection[str]) -> str | None:
+    """Return a hint that names the option which takes the word as its value; None if none does."""
+    fitting = (option for option, fits in _guesses(word) if fits and option in options)
+    option = next(fitting, None)
+    return None if option is None else f"did you mean {option} {word}?"
 
 
 def _guesses(word: str) -> Iterator[tuple[str, bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -346,7 +347,8 @@ def test_without_a_lifespan_the_first_call_loads_and_a_failure_is_tried_again(
         assert not serving.is_ready
         with pytest.raises(NotFound, match="the file is torn"):
             await serving.predict(PHOTO)
-        (path / "1" / "echo.json").write_text("{}")
+        shutil.rmtree(path / "1")
+        export()
         monkeypatch.setattr(mounted, "_PAUSE", 0.0)
         with pytest.raises(Unavailable, match="loading"):
             await serving.predict(PHOTO)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import mlserve.server
+from mlserve import backend_choice
 from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
-from mlserve.launch import command
 from tests.conftest import Export
 
 
@@ -102,7 +102,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
     export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export("m")
-    monkeypatch.setattr(command, "absent_packages", lambda *_: ["starlette"])
+    monkeypatch.setattr(backend_choice, "absent_packages", lambda *_: ["starlette"])
 
     text = _refused(PluginError)
     assert "starlette not installed" in text

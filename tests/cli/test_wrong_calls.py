@@ -135,9 +135,6 @@ def test_what_is_missing_or_too_much_is_named(words: tuple[str, ...], error: str
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (("up", "echo"), "did you mean --backend echo?"),
-        (("up", "."), "did you mean --path .?"),
-        (("up", "inception_v3"), "did you mean --model inception_v3?"),
         (("status", "localhost:8500"), "did you mean --endpoint localhost:8500?"),
         (("ps", "all"), "see mlserve ps --help"),
     ],
@@ -146,6 +143,20 @@ def test_a_word_too_many_leads_to_the_option_that_takes_it(
     words: tuple[str, ...], hint: str
 ) -> None:
     assert refused(*words) == (f"mlserve {words[0]} does not take {words[1]!r}", hint)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("echo", "did you mean --backend echo?"),
+        (".", "did you mean --path .?"),
+        ("inception_v3", "did you mean --model inception_v3?"),
+    ],
+)
+def test_a_word_for_up_that_is_no_server_leads_to_the_option(word: str, hint: str) -> None:
+    error, said = refused("up", word)
+    assert error == f"there is no configuration file that describes a server {word!r}"
+    assert said.startswith(hint)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from mlserve.images import tiny_png
 from mlserve.testing.processes import wait_until
+from tests.harness.echo import PHOTO
 
 pytestmark = pytest.mark.server
 
@@ -255,8 +255,8 @@ def test_predict_ends_when_its_server_is_killed_in_the_middle(cli, tmp_path: Pat
     (tmp_path / "m" / "1").mkdir(parents=True)
     config = json.dumps({"delay": 1.5, "journal": str(journal)})
     (tmp_path / "m" / "1" / "echo.json").write_text(config)
-    image = tmp_path / "horse.png"
-    image.write_bytes(tiny_png())
+    image = tmp_path / "horse.jpg"
+    image.write_bytes(PHOTO)
     assert cli.up("--path", str(tmp_path / "m")).returncode == 0
     runs, pid = len(journal.read_text().splitlines()), cli.ps()[0]["pid"]
     predict = cli.start("predict", str(image), "--timeout", "4")
