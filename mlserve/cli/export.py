@@ -383,7 +383,7 @@ def _tell_of_fetched(fetched: Mapping[str, Any]) -> None:
             f"sha256:{origin['sha256']}"
         )
         if origin["unchecked"]:
-            note(f"         taken from the cache without a look: {origin['unchecked']}")
+            note(f"         taken from the cache unchecked: {origin['unchecked']}")
 
 
 def _tell_of_pin(artifact: Artifact) -> None:

@@ -1,4 +1,4 @@
-"""Files from HTTP servers: asked for with conditions, gone on with after a break."""
+"""Files from HTTP servers: asked for with conditions, resumed after a break."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class HttpFile(Upstream):
             if begin and (revision != into.revision or begin != size_of(into.part_of(name))):
                 into.clear()
                 raise httpx.ReadError("the file has changed", request=response.request)
-            # What is decoded on the way cannot be gone on with: a range counts the bytes as sent.
+            # A body that is decoded on the way cannot be resumed: a range counts the bytes as sent.
             into.begin(revision if _is_plain(response) else None)
             receive(response, into.part_of(name), begin, downloading(name), progress)
             return Found(Address(self._address.scheme, str(response.url)).shown, revision)

@@ -32,8 +32,8 @@ def unreachable(address: Address, reason: str) -> Unreachable:
     """Return the error for a server that gives no whole answer; what has arrived is kept."""
     return Unreachable(
         f"{address.shown} cannot be fetched: {reason}",
-        hint="check the network and the address, and try again: what has arrived is kept and gone "
-        "on with where the server allows it",
+        hint="check the network and the address, and try again: what has arrived is kept, and the "
+        "download is resumed where the server allows it",
     )
 
 

@@ -33,7 +33,7 @@ def test_labels_and_weights_are_fetched_and_the_second_export_needs_no_network(
     code, err = run("--labels", labels, "--weights", weights)
     assert code == 0, err
     reason = f"{weights} cannot be fetched: HTTP 503 Service Unavailable"
-    assert f"taken from the cache without a look: {reason}" in err
+    assert f"taken from the cache unchecked: {reason}" in err
 
 
 def test_offline_fetches_nothing(site: FileServer) -> None:
