@@ -53,6 +53,7 @@ def classifier(
     """
     scored = 2 if network.contract.activation.is_binary else network.units
     labels = _labels(request, network, scored, own_labels)
+    request.pixels.require_resizable(network.size)
     height, width = network.size
     low, high = network.contract.scale
     pipeline = ImagePipeline(

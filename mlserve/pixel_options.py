@@ -10,6 +10,7 @@ from typing import TypeVar
 from mlserve.errors import ExportError, UsageError
 from mlserve.images import RGB
 from mlserve.preprocessing import (
+    MOST_SIDE,
     VERSION_1,
     Arithmetic,
     Channels,
@@ -110,6 +111,15 @@ class PixelOptions:
                 hint="leave one of them out",
             )
 
+    def require_resizable(self, model: tuple[int, int]) -> None:
+        """Raise ExportError if --crop makes images too large for a model of that height, width."""
+        if self.crop is not None and max(_cropped_from(model, self.crop)) > MOST_RESIZED_SIDE:
+            raise ExportError(
+                f"--crop {self.crop:g} of an input of {model[1]}x{model[0]} resizes images to more "
+                f"than {MOST_RESIZED_SIDE} pixels a side",
+                hint="give the part of the image that the input shows, such as 0.875",
+            )
+
     def preprocessing(self, model: tuple[int, int], depth: int) -> Preprocessing:
         """Return the steps for a model of that (height, width) and number of channels.
 
@@ -175,14 +185,9 @@ class PixelOptions:
 
 def _cropped_from(model: tuple[int, int], crop: float) -> tuple[int, int]:
     """Return what an image is resized to so that the model's input shows that part of it."""
-    if max(model) / crop >= MOST_RESIZED_SIDE + 1:
-        raise ExportError(
-            f"--crop {crop:g} of an input of {model[1]}x{model[0]} resizes images to more than "
-            f"{MOST_RESIZED_SIDE} pixels a side",
-            hint="give the part of the image that the input shows, such as 0.875",
-        )
     # `transforms_imagenet_eval` of timm.data.transforms_factory.
-    return math.floor(model[0] / crop), math.floor(model[1] / crop)
+    height, width = (math.floor(min(side / crop, MOST_SIDE)) for side in model)
+    return height, width
 
 
 def _for_each(option: str, values: Sequence[T], depth: int) -> tuple[T, ...]:

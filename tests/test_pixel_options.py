@@ -107,6 +107,7 @@ def test_what_does_not_fit_is_named(
 
 def checked(options: PixelOptions, size: tuple[int, int], depth: int) -> Preprocessing:
     options.require_fitting()
+    options.require_resizable(size)
     return options.preprocessing(size, depth)
 
 
