@@ -96,16 +96,22 @@ def size_faults(folder: Path, expected: Digests) -> dict[str, str]:
 def faults(folder: Path, expected: Digests, *, besides: str) -> dict[str, str]:
     """Return what is wrong with which file in `folder`; empty if it is what was listed.
 
-    A file that is missing, has another content, cannot be read, or is not listed is wrong; the file
-    `besides` need not be listed. Raises OSError if the folder cannot be read.
+    A file that is missing, has another content, cannot be read, or is not listed is wrong. The file
+    `besides` need not be listed, nor hidden ones: file systems and desktops leave some (`.nfs...`,
+    `.DS_Store`), and no runtime looks for them. Raises OSError if the folder cannot be read.
     """
     found = size_faults(folder, expected)
     sound = [name for name in expected if name not in found]
     with ThreadPoolExecutor(_THREADS) as threads:
         contents = threads.map(lambda name: _content_fault(folder / name, expected[name]), sound)
         found |= {name: fault for name, fault in zip(sound, contents, strict=True) if fault}
-    unlisted = set(file_names(folder)) - set(expected) - {besides}
+    visible = {name for name in file_names(folder) if not _is_hidden(name)}
+    unlisted = visible - set(expected) - {besides}
     return dict(sorted((found | dict.fromkeys(unlisted, "is not an exported file")).items()))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def joined(digests: Digests) -> str:

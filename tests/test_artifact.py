@@ -173,6 +173,12 @@ def test_a_file_that_is_not_as_exported_is_named(
         version.require_whole()
 
 
+def test_hidden_files_of_file_systems_and_desktops_do_no_harm(version: Artifact) -> None:
+    (version.path / ".nfs0000001").touch()
+    (version.path / "variables" / ".DS_Store").touch()
+    version.require_whole()
+
+
 def test_the_number_of_wrong_files_is_told(version: Artifact) -> None:
     (version.path / "model.onnx").unlink()
     (version.path / "variables/data").unlink()

@@ -233,6 +233,11 @@ def test_a_name_from_the_server_cannot_leave_the_folder(
     assert not list(tmp_path.rglob("*m.onnx*"))
 
 
+def test_a_name_with_control_characters_is_refused(site: FileServer, get: Get) -> None:
+    with pytest.raises(ExportError, match=r"which has characters that cannot be printed"):
+        get(site.put("/a%0a%1b%5b31mb.onnx", DATA))
+
+
 def test_the_server_s_name_says_what_kind_of_file_it_is(site: FileServer, get: Get) -> None:
     disposition = {"Content-Disposition": 'attachment; filename="m.onnx"'}
     assert get(site.put("/get?id=1", DATA, headers=disposition)).copy.path.name == "m.onnx"
