@@ -158,11 +158,12 @@ def _no_digest(text: str) -> UsageError:
 def safe_name(name: str, owner: str) -> str:
     """Return a relative path that a server gave, if it stays in the folder it is put in.
 
-    Raises ExportError, naming `owner`, for one that would lead out of it, or has control characters.
+    Raises ExportError, naming `owner`, for one that would lead out of it or cannot be printed.
     """
     if not name.isprintable():
         raise ExportError(
-            f"{owner} names a file '{shortened(name)}', which has characters that cannot be printed",
+            f"{owner} names a file '{shortened(name)}', which has characters that cannot be "
+            "printed",
             hint="nothing was kept; tell whoever runs that server",
         )
     parts = name.split("/")
