@@ -128,7 +128,7 @@ def test_calls_run_side_by_side_but_never_more_than_allowed(slow: Any) -> None:
 
 
 def test_many_calls_slow_down_to_what_the_server_takes(start_echo: Any) -> None:
-    """One call runs and none may wait: the others are refused more often than a single call asks."""
+    """One call runs and none may wait: the others are refused more often than they may ask."""
     server = start_echo("--threads=1", "--max-queue=0")
     items = [{"seconds": [0.03]} for _ in range(40)]
     twice = Retries(max_attempts=2)
