@@ -103,17 +103,6 @@ def mobilenet_v2(folder: Path) -> Model:
     return hugging_face("MobileNetV2", config, processor, "MobileNetV2ImageProcessor", folder)
 
 
-def efficientnet(folder: Path) -> Model:
-    t = _transformers()
-    sizes: dict[str, Any] = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
-    sizes["num_block_repeats"] = [1] * 7
-    config = t.EfficientNetConfig(num_labels=CLASSES, image_size=224, **sizes)
-    size = {"height": 224, "width": 224}
-    std = [0.47853944, 0.4732864, 0.47434163]
-    processor = t.EfficientNetImageProcessorPil(size=size, image_mean=_MEAN, image_std=std)
-    return hugging_face("EfficientNet", config, processor, "EfficientNetImageProcessor", folder)
-
-
 def torchvision_model(name: str, **options: Any) -> Model:
     """Return a model of torchvision, and the transforms of its default weights."""
     import torch
@@ -237,12 +226,13 @@ MODELS: dict[str, Callable[[Path], Model]] = {
     "transformers Swin, fast": lambda folder: swin(folder, is_fast=True),
     "transformers ConvNeXt": convnext,
     "transformers MobileNetV2": mobilenet_v2,
-    "transformers EfficientNet": efficientnet,
     "torchvision Inception v3": lambda _: torchvision_model(
         "inception_v3", transform_input=True, init_weights=False
     ),
+    "torchvision ResNet": lambda _: torchvision_model("resnet18"),
     "torchvision MobileNetV3": lambda _: torchvision_model("mobilenet_v3_small"),
     "timm MobileNetV3": lambda _: timm_model("mobilenetv3_small_050"),
+    "timm EfficientNet": lambda _: timm_model("efficientnet_b0"),
     "timm ViT": lambda _: timm_model("vit_tiny_patch16_224"),
     "Keras MobileNetV2": lambda _: keras_model(
         "mobilenet_v2", "MobileNetV2", 224, scale=(-1, 1), pixels={"antialias": True}
