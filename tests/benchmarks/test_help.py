@@ -42,5 +42,5 @@ def test_help(tmp_path: Path) -> None:
     assert set(said) == set(map(str, SCRIPTS))
     for script in SCRIPTS:
         assert f"usage: {script.name} [-h]" in said[str(script)]
-    written = [path.name for path in tmp_path.rglob("*") if path.is_file()]
-    assert written == ["keras.json"], "which Keras writes when it is imported"
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert written <= {"keras.json"}, "which Keras writes when it is imported, unless it has one"
