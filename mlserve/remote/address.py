@@ -167,7 +167,7 @@ def safe_name(name: str, owner: str) -> str:
             hint="nothing was kept; tell whoever runs that server",
         )
     parts = name.split("/")
-    is_safe = all(parts) and not {".", ".."} & set(parts) and not set(name) & {"\\", "\0"}
+    is_safe = all(parts) and not {".", ".."} & set(parts) and "\\" not in name
     if is_safe and not PurePosixPath(name).is_absolute():
         return name
     raise ExportError(

@@ -32,7 +32,7 @@ def test_a_changed_file_is_named_before_the_runtime_opens_it(tmp_path: Path) -> 
     assert "mlserve models verify" in str(found.value.hint)
 
 
-@pytest.mark.parametrize("name", ["variables/more", ".hidden"])
+@pytest.mark.parametrize("name", ["variables/more", "more.json"])
 def test_a_file_that_was_added_is_refused(tmp_path: Path, name: str) -> None:
     folder = put_version(tmp_path / "1", manifest=manifest())
     (folder / name).parent.mkdir(exist_ok=True)
