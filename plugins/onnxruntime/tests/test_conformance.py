@@ -23,6 +23,8 @@ from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier, expected_scores
 from mlserve.testing.images import decoded, noise, saved
 
+pytestmark = pytest.mark.framework
+
 
 class _OnnxRuntime:
     @pytest.fixture(scope="class")

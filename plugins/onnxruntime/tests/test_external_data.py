@@ -22,6 +22,8 @@ from mlserve.load_options import LoadOptions
 from mlserve.sources import ModelRequest
 from mlserve.testing.processes import launched
 
+pytestmark = pytest.mark.framework
+
 WEIGHTS = "model.onnx.data"
 Laid = Callable[[Path], Path]
 

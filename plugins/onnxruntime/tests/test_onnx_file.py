@@ -23,6 +23,8 @@ from mlserve.pipeline import Activation
 from mlserve.sources import Classifier, How, Kind, ModelRequest
 from mlserve.testing.images import saved
 
+pytestmark = pytest.mark.framework
+
 Build = Callable[..., ModelRequest]
 COLOURS = ("red", "green", "blue")
 

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from mlserve_onnxruntime.backend import OnnxRuntimeBackend
 from PIL import Image, ImageOps
 
@@ -14,6 +15,8 @@ from mlserve.pipeline import Exif
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier, expected_input
 from mlserve.testing.images import noise, saved, turned
+
+pytestmark = pytest.mark.framework
 
 
 def test_an_export_with_exif_applied_serves_upright_images(

@@ -22,6 +22,8 @@ from mlserve.testing.image_classifier import ask
 from mlserve.testing.images import noise, plain, saved
 from mlserve.testing.processes import launched
 
+pytestmark = pytest.mark.framework
+
 
 def test_a_model_that_divides_by_the_deviation_answers_its_first_request(
     onnx_file: Callable[..., Path], tmp_path: Path

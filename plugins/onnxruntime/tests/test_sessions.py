@@ -28,6 +28,8 @@ from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
 from mlserve.testing.images import plain
 
+pytestmark = pytest.mark.framework
+
 Save = Callable[..., Runner]
 
 

@@ -21,6 +21,8 @@ from mlserve.export import export
 from mlserve.load_options import LoadOptions
 from mlserve.sources import How, Kind, ModelRequest
 
+pytestmark = pytest.mark.framework
+
 Value = tuple[str, int, Sequence[Any]]
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 

@@ -23,6 +23,8 @@ from mlserve.preprocessing import Channels, Interpolation, ResizeMode
 from mlserve.sources import How, Kind, ModelRequest
 from mlserve.testing.images import noise, saved
 
+pytestmark = pytest.mark.framework
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LABELS = ("a", "b", "c")
 SIZE = 24

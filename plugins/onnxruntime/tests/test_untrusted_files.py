@@ -14,6 +14,8 @@ from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.load_options import LoadOptions
 from mlserve.sources import ModelRequest
 
+pytestmark = pytest.mark.framework
+
 
 @pytest.fixture
 def custom(tmp_path: Path) -> Path:
