@@ -7,13 +7,13 @@ The rules are those of timm 1.0: `resolve_data_config` in `timm.data.config`, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from mlserve.images import RGB
 from mlserve.pixel_options import PixelOptions
-from mlserve.preprocessing import Arithmetic, Channels, CropOffset, ResizeMode
-from mlserve.preprocessors.preprocessor import UNIT, Preprocessor, Reader, with_origin
+from mlserve.preprocessing import ResizeMode
+from mlserve.preprocessors.preprocessor import UNIT, Preprocessor, Reader
+from mlserve.preprocessors.torchvision import transformed
 
 _DEFAULTS: Mapping[str, Any] = {
     "input_size": (RGB, 224, 224),
@@ -49,20 +49,8 @@ def read(data: Mapping[str, Any], name: str) -> Preprocessor:
     mode = _MODES.get(str(reader.data["crop_mode"]))
     if mode is None:
         raise reader.refused("crop_mode", f"mlserve has {' and '.join(_MODES)}")
-    interpolation = reader.interpolation("interpolation", _NAMES)
-    pixels = PixelOptions(
-        channels=Channels.RGB,
-        mode=mode,
-        crop=reader.fraction("crop_pct"),
-        interpolation=interpolation,
-        antialias=interpolation.has_antialias,
-        mean=reader.numbers("mean"),
-        std=reader.deviations("std"),
-        crop_offset=CropOffset.ROUND,
-        arithmetic=Arithmetic.DIVIDE,
-        input=(height, width),
-    )
-    pixels = replace(pixels, origins=with_origin(pixels, name))
+    sizes = PixelOptions(mode=mode, crop=reader.fraction("crop_pct"), input=(height, width))
+    pixels = transformed(reader, sizes, _NAMES)
     labels = data.get("label_names") or config.get("label_names")
     is_named = isinstance(labels, list | tuple) and bool(labels)
     return Preprocessor(

@@ -27,22 +27,30 @@ def read(data: Mapping[str, Any], name: str) -> Preprocessor:
     reader = Reader(name, data)
     edge = reader.side("resize_size", _only(data["resize_size"]))
     side = reader.side("crop_size", _only(data["crop_size"]))
-    interpolation = reader.interpolation("interpolation", _NAMES)
-    pixels = PixelOptions(
+    sizes = PixelOptions(mode=ResizeMode.SHORTEST_EDGE, size=(edge, edge), input=(side, side))
+    pixels = transformed(reader, sizes, _NAMES)
+    labels = tuple(map(str, data.get("categories") or ())) or None
+    return Preprocessor(name, pixels, UNIT, labels, f"the categories of {name}")
+
+
+def transformed(reader: Reader, sizes: PixelOptions, names: Mapping[str, str]) -> PixelOptions:
+    """Return what torchvision's transforms do to Pillow's RGB images of those sizes.
+
+    The rest is read from `interpolation` (by its name in `names`), `mean` and `std`. timm's
+    transforms are torchvision's.
+    """
+    interpolation = reader.interpolation("interpolation", names)
+    pixels = replace(
+        sizes,
         channels=Channels.RGB,
-        mode=ResizeMode.SHORTEST_EDGE,
-        size=(edge, edge),
         interpolation=interpolation,
         antialias=interpolation.has_antialias,
         mean=reader.numbers("mean"),
         std=reader.deviations("std"),
         crop_offset=CropOffset.ROUND,
         arithmetic=Arithmetic.DIVIDE,
-        input=(side, side),
     )
-    pixels = replace(pixels, origins=with_origin(pixels, name))
-    labels = tuple(map(str, data.get("categories") or ())) or None
-    return Preprocessor(name, pixels, UNIT, labels, f"the categories of {name}")
+    return replace(pixels, origins=with_origin(pixels, reader.name))
 
 
 def _only(value: Any) -> Any:
