@@ -58,9 +58,7 @@ class Address:
                 hint=f"{did_you_mean(scheme, SCHEMES)}it knows {', '.join(SCHEMES)}; give the path "
                 "of a file on this machine as it is",
             )
-        pins = {parse_digest(given) for given in (pin[1] if pin else None, digest) if given}
-        if pin and not pin[1]:
-            raise _no_digest("")
+        pins = {parse_digest(given) for given in (pin and pin[1], digest) if given is not None}
         if len(pins) > 1:
             raise UsageError(
                 f"{_shown(plain)} was given with two digests: {' and '.join(sorted(pins))}",
@@ -144,15 +142,11 @@ def parse_digest(text: str) -> str:
     """Return a SHA-256 in hexadecimal, given with or without `sha256:`. Raises UsageError."""
     digest = text.strip().lower().removeprefix("sha256:")
     if _DIGEST.fullmatch(digest) is None:
-        raise _no_digest(text)
+        raise UsageError(
+            f"{shortened(text, 80)!r} is not a SHA-256 digest",
+            hint="give its 64 hexadecimal digits, as `sha256sum FILE` prints them",
+        )
     return digest
-
-
-def _no_digest(text: str) -> UsageError:
-    return UsageError(
-        f"{shortened(text, 80)!r} is not a SHA-256 digest",
-        hint="give its 64 hexadecimal digits, as `sha256sum FILE` prints them",
-    )
 
 
 def safe_name(name: str, owner: str) -> str:

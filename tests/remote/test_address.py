@@ -77,6 +77,8 @@ def test_a_digest_is_part_of_the_address_or_given_beside_it() -> None:
     for wrong in ("", "ab", "xy" * 32):
         with pytest.raises(UsageError, match="is not a SHA-256 digest"):
             Address.parse(f"https://h/m#sha256={wrong}")
+        with pytest.raises(UsageError, match="is not a SHA-256 digest"):
+            Address.parse("https://h/m", wrong)
     with pytest.raises(UsageError, match="'abc' is not a SHA-256 digest"):
         parse_digest("abc")
 
