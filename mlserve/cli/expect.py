@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlserve.cli.output import note, print_json, print_table, say, terminal_colu
 from mlserve.client import Client, Prediction
 from mlserve.client.answers import Score
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, UsageError, counted, readable
+from mlserve.errors import InferenceFailed, MlserveError, UsageError, counted, first_of, readable
 from mlserve.hints import did_you_mean
 from mlserve.rows.delimited import open_text, read_delimited
 from mlserve.rows.table import BadRow
@@ -28,6 +29,8 @@ _WIDEST = 14
 """Characters of a label at the head of a column of the confusion table."""
 _MOST_MISTAKES = 20
 _ALL_CLASSES = 10**6
+_MOST_TRIED = 10
+"""Images that may be bad before the labels are taken as they are."""
 
 
 def expected_labels(
@@ -55,9 +58,8 @@ def expected_labels(
     known = {name: label for name, label in found.items() if label is not None}
     unknown = [readable(name) for name in names if name not in known]
     if unknown:
-        others = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise UsageError(
-            f"--expect {expect} has no label for {', '.join(unknown[:_NAMED])}{others}", hint=hint
+            f"--expect {expect} has no label for {first_of(unknown, _NAMED)}", hint=hint
         )
     return known
 
@@ -124,28 +126,40 @@ def _columns_of(file: str, columns: Sequence[str]) -> tuple[str, str]:
     if len(columns) == 2:  # noqa: PLR2004
         return columns[0], columns[1]
     raise UsageError(
-        f"--expect {file} has the columns {', '.join(map(readable, columns[:_NAMED]))}",
+        f"--expect {file} has the columns {first_of(columns, _NAMED)}",
         hint="name two of them `file` and `label` in its first line",
     )
 
 
 def accuracy_printer(
-    expected: Mapping[str, str], first: str, output: str, client: Client, deadline: Deadline
+    expected: Mapping[str, str], output: str, client: Client, deadline: Deadline
 ) -> AccuracyPrinter:
     """Return the printer for images of these labels, which are checked against the model's.
 
-    The server is asked for all classes of the `first` image. Raises UsageError for a label that the
-    model does not have.
+    The server is asked for all classes of the first image that it answers. Raises UsageError for a
+    label that the model does not have.
     """
-    try:
-        answer = client.predict(first, timeout=deadline.timeout, top_k=_ALL_CLASSES)
-    except MlserveError:
-        return AccuracyPrinter(expected, output)  # the questions will say what is wrong
-    if answer.has_all_classes:
+    answer = _first_answer(client, expected, deadline)
+    if answer is not None and answer.has_all_classes:
         expected, taken = in_words_of(answer.scores, expected)
         if taken:
             note(taken)
     return AccuracyPrinter(expected, output)
+
+
+def _first_answer(client: Client, names: Iterable[str], deadline: Deadline) -> Prediction | None:
+    """Return the answer for the first good image; None if the first few are bad, or no server.
+
+    What is wrong, the questions that follow will say.
+    """
+    for name in islice(names, _MOST_TRIED):
+        try:
+            return client.predict(name, timeout=deadline.timeout, top_k=_ALL_CLASSES)
+        except (UsageError, InferenceFailed):  # perhaps of this image: it may not be one
+            continue
+        except MlserveError:
+            return None
+    return None
 
 
 def in_words_of(
@@ -171,7 +185,7 @@ def in_words_of(
         f"{unknown[0]!r}, expected of {counted(images, 'image')}, is not a label "
         f"of the model{others}",
         hint=f"{did_you_mean(unknown[0], labels)}the labels of the model are those that "
-        "`mlserve predict FILE --top-k 1000000` prints",
+        f"`mlserve predict FILE --top-k {_ALL_CLASSES}` prints",
     )
 
 

@@ -321,7 +321,7 @@ def _call_on_images(files: Sequence[str], options: PredictOptions, deadline: Dea
     expected = run_within(
         deadline, f"reading {expect}", lambda: expected_labels(expect, files, found.names)
     )
-    printer = partial(accuracy_printer, expected, found.names[0], options.format)
+    printer = partial(accuracy_printer, expected, options.format)
     return Images(found, options, printer=printer)
 
 

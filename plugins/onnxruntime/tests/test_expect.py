@@ -122,3 +122,20 @@ def test_a_fault_in_pixels_or_labels_shows(
         assert found["accuracy"] == 0.0
         after = dict(zip(COLOURS, [*COLOURS][1:] + [*COLOURS][:1], strict=True))
         assert confused == {(name, after[name]): 5 for name in COLOURS}
+
+
+def test_labels_are_taken_as_numbers_though_the_first_image_is_damaged(
+    versions: tuple[ServerProcess, list[str]], labelled: Path, tmp_path: Path
+) -> None:
+    server, _ = versions
+    (tmp_path / "0.png").write_bytes(b"not an image")
+    (tmp_path / "1.png").write_bytes((labelled / "red" / "0.png").read_bytes())
+    (tmp_path / "labels.csv").write_text("file,label\n0.png,0\n1.png,3\n")
+    words = ["predict", str(tmp_path), "--expect", str(tmp_path / "labels.csv"), "--version", "1"]
+    done = CliRunner().invoke(
+        app, [*words, "--endpoint", server.grpc, "--timeout", "30", "--output", "json"]
+    )
+    found = json.loads(done.stdout)
+
+    assert done.exit_code != 0
+    assert found["confusion"] == [{"expected": "red", "answered": "red", "images": 1}]
