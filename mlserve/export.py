@@ -285,8 +285,8 @@ def _require_used(request: ModelRequest, source: ModelSource) -> None:
 def _asked_features(request: ModelRequest) -> frozenset[Feature]:
     """Return what the user's options need of a backend, as far as it is known without the model."""
     request.pixels.require_fitting()
-    side = request.input_size or _ANY_SIDE
-    size = request.pixels.input or (side, side)
+    height, width = request.open_size
+    size = height or _ANY_SIDE, width or _ANY_SIDE
     return features_of(request.exif, request.pixels.preprocessing(size, RGB))
 
 

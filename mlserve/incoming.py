@@ -46,7 +46,7 @@ class Incoming:
         # A rename silently replaces an empty folder (but no other), so check first.
         if os.path.lexists(folder):
             raise VersionExists(folder)
-        _sync_tree(self.path)
+        sync_tree(self.path)
         try:
             self.path.rename(folder)
         except OSError as error:
@@ -181,7 +181,8 @@ def _exit_in_order(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Write a folder and everything in it to the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             sync(Path(parent) / name)

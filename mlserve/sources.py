@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mlserve.errors import PluginError, bounded
 from mlserve.labels import read_labels
 from mlserve.pipeline import Exif, ImagePipeline
 from mlserve.pixel_options import PixelOptions
@@ -247,9 +248,13 @@ class ModelSource(ABC):
         """Return what one of `preprocessors` says about the images of a model, as plain data.
 
         The readers in `mlserve.preprocessors` say which. Downloads nothing. Raises PluginError
-        without the library, and UsageError for a model that it does not know.
+        without the library, and UsageError for a model that it does not know. This default is for
+        sources without `preprocessors`.
         """
-        raise NotImplementedError
+        raise PluginError(
+            f"the model source {self.name} does not ask {library} about {bounded(name)!r}",
+            hint="give the model's preprocessor_config.json instead: --preprocessor FILE",
+        )
 
     @abstractmethod
     def accepts(self, request: ModelRequest) -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,8 +22,9 @@ from typing import Any
 
 from mlserve import paths
 from mlserve.artifact import path_digest
+from mlserve.incoming import sync, sync_tree
 from mlserve.remote.address import Address
-from mlserve.remote.upstream import Found, Partial, sync_tree
+from mlserve.remote.upstream import Found, Partial
 from mlserve.sources import Progress
 
 _RECORD = "record.json"
@@ -85,7 +85,7 @@ class Entry:
         One that has been damaged is removed.
         """
         try:
-            digest = digest or (self._folder / _CURRENT).read_text().strip()
+            digest = digest or self._read_current()
             record = json.loads((self._folder / digest / _RECORD).read_text())
             found = Copy(folder=self._folder / digest, **record)
         except (OSError, ValueError, TypeError):
@@ -127,11 +127,7 @@ class Entry:
         aside = self._folder / f"{_CURRENT}.new"
         aside.write_text(digest + "\n")
         aside.rename(self._folder / _CURRENT)
-        sync = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(sync)
-        finally:
-            os.close(sync)
+        sync(self._folder)
 
     def _prune(self, kept: set[str]) -> None:
         """Remove old copies. The one before stays: another process may still read it."""

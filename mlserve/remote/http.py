@@ -22,6 +22,7 @@ from mlserve.remote.upstream import (
     Upstream,
     downloading,
     finish,
+    is_outage,
     size_of,
     unreachable,
 )
@@ -34,8 +35,6 @@ _ETAG, _MODIFIED = "ETag ", "Last-Modified "
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _REFUSED = {401, 403, 407}
 _ABSENT = {404, 410}
-_BUSY = {408, 425, 429}
-_LOWEST_FAULT = 500
 
 
 class HttpFile(Upstream):
@@ -52,7 +51,7 @@ class HttpFile(Upstream):
                 try:
                     return self._try(client, known, into, progress)
                 except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-                    raise unreachable(self._address, _reason(error)) from error
+                    raise unreachable(self._address, transport_reason(error)) from error
                 except httpx.DecodingError as error:
                     raise unreachable(self._address, bounded(str(error), 200)) from error
                 except httpx.TransportError as error:
@@ -61,7 +60,7 @@ class HttpFile(Upstream):
                     most = max(most, arrived)
                     if tries >= _TRIES:
                         raise unreachable(
-                            self._address, f"{_reason(error)} after {arrived} bytes"
+                            self._address, f"{transport_reason(error)} after {arrived} bytes"
                         ) from error
 
     def _try(
@@ -175,7 +174,7 @@ def require_success(response: httpx.Response, address: Address) -> None:
     if status in {httpx.codes.OK, httpx.codes.PARTIAL_CONTENT}:
         return
     said = f"HTTP {status} {bounded(response.reason_phrase, 100)}".strip()
-    if status in _BUSY or status >= _LOWEST_FAULT:
+    if is_outage(status):
         raise unreachable(address, said)
     raise _refusal(status, f"{address.shown} cannot be fetched: {said}")
 
@@ -283,7 +282,8 @@ def _name(response: httpx.Response, address: Address) -> str:
     return safe_name(given or (final if Path(final).suffix else own), address.shown)
 
 
-def _reason(error: httpx.TransportError) -> str:
+def transport_reason(error: httpx.TransportError) -> str:
+    """Return why there was no answer, in words."""
     if isinstance(error, httpx.ConnectTimeout):
         return f"no connection within {CONNECT_SECONDS:g} s"
     if isinstance(error, httpx.TimeoutException):

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from mlserve.errors import AccessDenied, ExportError, MlserveError, NotFound, UsageError, reason_of
+from mlserve.errors import (
+    AccessDenied,
+    ExportError,
+    MlserveError,
+    NotFound,
+    UsageError,
+    first_of,
+    reason_of,
+)
 from mlserve.remote.address import Address, safe_name
 from mlserve.remote.upstream import (
     CONNECT_SECONDS,
@@ -22,6 +30,7 @@ from mlserve.remote.upstream import (
     absent_library,
     downloading,
     is_of_disk,
+    is_outage,
     unreachable,
 )
 from mlserve.sources import Progress
@@ -29,7 +38,6 @@ from mlserve.sources import Progress
 _PARTS = 2
 _REFUSED = {401, 403}
 _LOWEST_FAULT = 400
-_LOWEST_OUTAGE = 500
 
 
 class HubFiles(Upstream):
@@ -95,7 +103,7 @@ class HubFiles(Upstream):
             raise NotFound(
                 f"{self._address.shown}: commit {commit[:12]} of {self._repository} has no "
                 f"{self._path}",
-                hint=f"it has {', '.join(sorted(there)[:_LISTED]) or 'no files'}",
+                hint=f"it has {first_of(sorted(there), _LISTED) or 'no files'}",
             )
         return [safe_name(name, self._address.shown) for name in below]
 
@@ -124,7 +132,7 @@ class HubFiles(Upstream):
             if isinstance(error, kind):
                 return make(f"{self._address.shown} cannot be fetched: {what}", hint=hint)
         status = getattr(getattr(error, "response", None), "status_code", 0) or 0
-        if _LOWEST_FAULT <= status < _LOWEST_OUTAGE:
+        if status >= _LOWEST_FAULT and not is_outage(status):
             refused: type[MlserveError] = AccessDenied if status in _REFUSED else ExportError
             return refused(
                 f"{self._address.shown} cannot be fetched: HTTP {status}", hint=_SPELLING

@@ -17,7 +17,13 @@ import httpx
 
 from mlserve.errors import ExportError, NotFound, bounded
 from mlserve.remote.address import Address, safe_name
-from mlserve.remote.http import answered, opened_client, receive, require_success
+from mlserve.remote.http import (
+    answered,
+    opened_client,
+    receive,
+    require_success,
+    transport_reason,
+)
 from mlserve.remote.mlflow_store import Tracking
 from mlserve.remote.upstream import Found, Partial, downloading, unreachable
 from mlserve.sources import Progress
@@ -155,7 +161,8 @@ class RestStore(Tracking):
                 yield response
         except httpx.TransportError as error:
             server = Address(address.scheme, self._uri).shown
-            raise unreachable(self._address, f"the MLflow server {server}: {error}") from error
+            reason = transport_reason(error)
+            raise unreachable(self._address, f"the MLflow server {server}: {reason}") from error
 
     def _absent(self, response: httpx.Response) -> NotFound:
         response.read()

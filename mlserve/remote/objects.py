@@ -27,6 +27,7 @@ from mlserve.remote.upstream import (
     is_of_disk,
     size_of,
     unreachable,
+    whole_of,
 )
 from mlserve.sources import Progress
 
@@ -131,7 +132,7 @@ class Objects(Upstream):
         self, files: Any, name: str, info: Mapping[str, Any], into: Partial, progress: Progress
     ) -> None:
         part, size = into.part_of(name), int(info["size"])
-        if size_of(part.with_name(part.name.removesuffix(".part"))) == size and size:
+        if size_of(whole_of(part)) == size and size:
             return
         what = downloading(name)
         with (

@@ -75,10 +75,9 @@ def addresses_named(fetched: Fetched) -> Iterator[None]:
     try:
         yield
     except MlserveError as error:
-        message = named(error.message, fetched)
-        if message == error.message:
-            raise
-        raise type(error)(message, hint=error.hint) from error
+        error.message = named(error.message, fetched)
+        error.hint = error.hint and named(error.hint, fetched)
+        raise
 
 
 def named(text: str, fetched: Fetched) -> str:
@@ -124,8 +123,8 @@ def _asked(address: Address, entry: Entry, last: Copy | None, progress: Progress
         if last is None or address.digest:
             raise
         kept = f"a copy of {last.fetched} is in the cache; --offline exports that one"
-        hint = f"{error.hint}; {kept}" if error.hint else kept
-        raise type(error)(error.message, hint=hint) from error
+        error.hint = f"{error.hint}; {kept}" if error.hint else kept
+        raise
     if found is None and last is not None:
         _require_pinned(address, last.digest)
         return Resolved(last, is_new=False)

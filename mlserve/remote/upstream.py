@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ SILENT_SECONDS = 30.0
 PART = ".part"
 """The end of the name of a file that has not arrived whole."""
 _STATE = "state.json"
+_BUSY = {408, 425, 429}
+_LOWEST_FAULT = 500
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
@@ -108,6 +109,11 @@ def downloading(name: str) -> str:
     return f"downloading {shortened(name)}"
 
 
+def is_outage(status: int) -> bool:
+    """Return whether an HTTP status says that the server cannot answer now, but may later."""
+    return status in _BUSY or status >= _LOWEST_FAULT
+
+
 def is_of_disk(error: Exception) -> bool:
     """Return whether the error is about this machine's disk, and not about the server."""
     return isinstance(error, OSError) and error.errno in _DISK_FAULTS
@@ -121,20 +127,14 @@ def size_of(path: Path) -> int:
         return 0
 
 
+def whole_of(part: Path) -> Path:
+    """Return the path of a file that has arrived whole, from the path in which it arrives."""
+    return part.with_name(part.name.removesuffix(PART))
+
+
 def finish(part: Path) -> None:
     """Give a file that has arrived whole its own name."""
-    part.rename(part.with_name(part.name.removesuffix(PART)))
-
-
-def sync_tree(folder: Path) -> None:
-    """Write the folder and everything in it to the disk, safe against power loss."""
-    for parent, _, names in os.walk(folder):
-        for path in [*(Path(parent) / name for name in names), Path(parent)]:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    part.rename(whole_of(part))
 
 
 class Upstream(ABC):

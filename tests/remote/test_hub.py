@@ -117,6 +117,15 @@ def test_what_is_not_there(hub: Hub, get: Get) -> None:
         get("hf://org")
 
 
+def test_a_hub_that_is_too_busy_is_asked_again_later(hub: Hub, get: Get) -> None:
+    hub.commit(FIRST, {"m.onnx": DATA})
+    get("hf://org/tiny/m.onnx")
+    hub.site.put("/api/models/org/tiny", status=429)
+    kept = get("hf://org/tiny/m.onnx")
+    assert (kept.copy.digest, kept.is_new) == (HEX, False)
+    assert "429" in kept.unchecked
+
+
 def test_no_hub_and_a_token_that_is_not_told(
     hub: Hub, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from mlserve import paths
 from mlserve.errors import ExportError, NotFound, UsageError
 from mlserve.export import no_progress
-from mlserve.remote.resolving import localized
+from mlserve.remote.resolving import addresses_named, localized
 from mlserve.sources import ModelRequest
 from tests.harness.file_server import FileServer
 from tests.remote.conftest import Get
@@ -184,3 +184,12 @@ def test_a_digest_holds_for_a_local_file_too(tmp_path: Path) -> None:
         localized(request, no_progress)
     with pytest.raises(UsageError, match="--sha256 is the digest of your own weights"):
         localized(ModelRequest("m", sha256=HEX), no_progress)
+
+
+def test_errors_name_the_address_in_place_of_the_copy(site: FileServer, get: Get) -> None:
+    url = site.put("/m.onnx", OLD)
+    found = get(url)
+    path = found.copy.path
+    with pytest.raises(NotFound) as raised, addresses_named({"weights": found}):
+        raise NotFound(f"{path} has no inputs", hint=f"look into {path}")
+    assert (str(raised.value), raised.value.hint) == (f"{url} has no inputs", f"look into {url}")
