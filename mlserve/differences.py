@@ -22,7 +22,7 @@ def distances(reference: Array, other: Array) -> Array:
     wide = np.complex128 if "c" in reference.dtype.kind + other.dtype.kind else np.float64
     expected, found = reference.astype(wide), other.astype(wide)
     with np.errstate(invalid="ignore", over="ignore"):
-        far: Array = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
+        far = np.asarray(np.abs(found - expected) / np.maximum(1.0, np.abs(expected)))
     far[np.isnan(far)] = np.inf
     far[(found == expected) | (np.isnan(found) & np.isnan(expected))] = 0.0
     return far

@@ -12,6 +12,7 @@ def test_a_distance_is_relative_above_one_and_infinite_if_only_one_is_finite() -
     reference = np.array([0.5, 100.0, NAN, INF, INF, NAN, 1.0], np.float32)
     other = np.array([0.75, 101.0, NAN, INF, -INF, 1.0, INF], np.float64)
     assert distances(reference, other).tolist() == [0.25, 0.01, 0.0, 0.0, INF, INF, INF]
+    assert distances(np.array(1.0), np.array(2.0)).tolist() == 1.0
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def _require_digest(request: ModelRequest, expected: str) -> None:
 def _wrong_digest(what: str, digest: str, expected: str) -> ExportError:
     return ExportError(
         f"{what} has the digest sha256:{digest}, not sha256:{expected} as given",
-        hint="nothing of it was kept; find out which of the two is right before you go on",
+        hint="find out which of the two is right before you go on",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlserve.artifact import path_digest
 from mlserve.classifiers import Network, classifier
 from mlserve.errors import ExportError, MlserveError, UsageError, reason_of
 from mlserve.image_input import ONE_IMAGE_IN, ImageInput, image_input, or_grey
@@ -79,7 +79,7 @@ def _tensor_model(
         "torch",
         (Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs),),
         f"file {path}",
-        _digest(path),
+        path_digest(path),
         facts=facts,
         details={"format": _format(program)},
     )
@@ -121,7 +121,7 @@ def _network(path: Path, program: Program, request: ModelRequest) -> Network:
         (height, width),
         contract,
         f"file {path}",
-        _digest(path),
+        path_digest(path),
         framework="torch",
         depth=image.depth,
         facts={
@@ -168,8 +168,3 @@ def _does_not_run(name: str, height: int, width: int, error: Exception) -> Expor
 
 def _format(program: Program) -> str:
     return "TorchScript" if program.graph_module is None else "torch.export"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
