@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mlserve.client.adapter import ImageRequest, InferRequest, SignatureChoice
+from mlserve.client.adapter import ImageRequest, InferRequest
 from mlserve.client.answers import (
     Answer,
     ModelMetadata,
@@ -31,8 +31,9 @@ from mlserve.client.tensor import Tensor
 from mlserve.deadline import Deadline
 from mlserve.server.codec.images import check_images
 from mlserve.server.engine.job import InferenceCall
+from mlserve.server.engine.work import Codec
 from mlserve.server.errors import as_known_error
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import Served
 from mlserve.server.parts import ServerParts
 from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.tensors import Array, check_batch_length
@@ -64,34 +65,26 @@ async def infer(
     """Run the signature that the question is about, asked since `began` on the monotonic clock."""
 
     def chosen(signatures: Mapping[str, Signature]) -> AskedSignature:
-        name = signature_named(target.model, sorted(signatures), question.signature)
-        return AskedSignature(target.model, signatures[name], name)
-
-    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-        asked = chosen(signatures)
-        request = checked_request(asked, question)
-        return asked.signature, _limited(asked.signature, request, parts.settings)
-
-    def encode(loaded: LoadedVersion, ran: Signature, given: Tensors) -> _Given:
-        wanted = dict.fromkeys(question.outputs or (spec.name for spec in ran.outputs))
-        return _Given(loaded, ran.name, {name: given[name] for name in wanted})
+        return _asked(target.model, question, signatures)
 
     def call() -> InferenceCall[_Given]:
         name, rows = _signatures_seen(parts, target, chosen).sent_as, _rows(question.inputs)
-        asked = target.model, target.version, deadline
-        return InferenceCall(*asked, decode, encode, signature=name, rows=rows)
+        codec = _InferCodec(target.model, question)
+        return InferenceCall(
+            target.model, target.version, deadline, codec, signature=name, rows=rows
+        )
 
     found, record = await _recorded(parts, "infer", deadline, call)
     return Outputs(
         found.values,
         signature=found.signature,
         model=target.model,
-        version=found.loaded.version,
+        version=found.served.version,
         endpoint=HERE,
         protocol=HERE,
         api="",
         timings=_timings(record, 0.0, time.monotonic() - began),
-        has_random_weights=found.loaded.has_random_weights,
+        has_random_weights=found.served.has_random_weights,
         request_id=record.request_id,
         trace_id=record.span.trace_id,
     )
@@ -101,9 +94,35 @@ async def infer(
 class _Given:
     """The outputs that were asked for, the signature that ran, and which version gave them."""
 
-    loaded: LoadedVersion
+    served: Served
     signature: str
     values: Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class _InferCodec(Codec[_Given]):
+    """A question about tensors; it stays in this process."""
+
+    model: str
+    question: Question
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
+        asked = _asked(self.model, self.question, signatures)
+        request = checked_request(asked, self.question)
+        return asked.signature, _limited(asked.signature, request, settings)
+
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> _Given:
+        every = (spec.name for spec in signature.outputs)
+        wanted = dict.fromkeys(self.question.outputs or every)
+        return _Given(served, signature.name, {name: outputs[name] for name in wanted})
+
+
+def _asked(model: str, question: Question, signatures: Mapping[str, Signature]) -> AskedSignature:
+    """Return the signature that the question is about."""
+    name = signature_named(model, sorted(signatures), question.signature)
+    return AskedSignature(model, signatures[name], name)
 
 
 async def predict(
@@ -112,42 +131,27 @@ async def predict(
     """Return the label of an image, read since `began` on the monotonic clock."""
     read = time.monotonic() - began
 
-    def chosen(signatures: Mapping[str, Signature]) -> tuple[SignatureChoices, SignatureChoice]:
-        known = ModelMetadata(target.model, target.version, tuple(signatures.values()))
-        choices = choose(known)
-        return choices, choices.choice_for(request)
-
-    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-        _, choice = chosen(signatures)
-        found = signatures[choice.signature]
-        inputs = {choice.input: _one_string(request.image, choice.shape)}
-        check_images(found, inputs, parts.settings)
-        return found, inputs
-
-    def encode(loaded: LoadedVersion, _: Signature, given: Tensors) -> _Labelled:
-        choices, choice = chosen(loaded.runner.signatures)
-        answer = Answer({name: _tensor(array) for name, array in given.items()}, loaded.version)
-        has_all = choices.has_all_classes(choice, answer)
-        label, scores = choose_label(answer.outputs, request.count)
-        missing = shortfall(replace(answer, has_all_classes=has_all), request.top_k)
-        return _Labelled(loaded.version, loaded.has_random_weights, label, scores, missing)
+    def choices(signatures: Mapping[str, Signature]) -> SignatureChoices:
+        return _choices(target, signatures)
 
     def call() -> InferenceCall[_Labelled]:
-        _, choice = _signatures_seen(parts, target, chosen)
-        asked = target.model, target.version, deadline
-        return InferenceCall(*asked, decode, encode, signature=choice.signature, rows=1)
+        choice = _signatures_seen(parts, target, choices).choice_for(request)
+        codec = _PredictCodec(target, request)
+        return InferenceCall(
+            target.model, target.version, deadline, codec, signature=choice.signature, rows=1
+        )
 
     found, record = await _recorded(parts, "predict", deadline, call)
     return Prediction(
         label=found.label,
         scores=found.scores,
         model=target.model,
-        version=found.version,
+        version=found.served.version,
         endpoint=HERE,
         protocol=HERE,
         api="",
         timings=_timings(record, read, time.monotonic() - began),
-        has_random_weights=found.has_random_weights,
+        has_random_weights=found.served.has_random_weights,
         request_id=record.request_id,
         trace_id=record.span.trace_id,
         shortfall=found.shortfall,
@@ -158,11 +162,42 @@ async def predict(
 class _Labelled:
     """What an answer about an image says, and which version gave it."""
 
-    version: int
-    has_random_weights: bool
+    served: Served
     label: str
     scores: tuple[Score, ...]
     shortfall: str | None
+
+
+class _PredictCodec(Codec[_Labelled]):
+    """A question about an image; it stays in this process."""
+
+    def __init__(self, target: Target, request: ImageRequest) -> None:
+        self._target = target
+        self._request = request
+        self._signatures: Mapping[str, Signature] = {}
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
+        self._signatures = signatures
+        choice = _choices(self._target, signatures).choice_for(self._request)
+        found = signatures[choice.signature]
+        inputs = {choice.input: _one_string(self._request.image, choice.shape)}
+        check_images(found, inputs, settings)
+        return found, inputs
+
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> _Labelled:
+        request, choices = self._request, _choices(self._target, self._signatures)
+        answer = Answer({name: _tensor(array) for name, array in outputs.items()}, served.version)
+        has_all = choices.has_all_classes(choices.choice_for(request), answer)
+        label, scores = choose_label(answer.outputs, request.count)
+        missing = shortfall(replace(answer, has_all_classes=has_all), request.top_k)
+        return _Labelled(served, label, scores, missing)
+
+
+def _choices(target: Target, signatures: Mapping[str, Signature]) -> SignatureChoices:
+    """Return what the model's signatures can answer about an image."""
+    return choose(ModelMetadata(target.model, target.version, tuple(signatures.values())))
 
 
 async def _recorded(

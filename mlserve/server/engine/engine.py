@@ -3,7 +3,7 @@
     admit -> serve -> queue -> worker thread: decode, run, encode -> answer
 
 `admit` checks a request's head, `serve` takes the call itself. `admission` decides which calls get
-in and which runs next; `batching` is what a worker does with them.
+in and which runs next; `work` is what a worker does with them.
 
 A slot is held until its work has really ended, even if the caller has left with DeadlineExceeded: a
 runtime cannot be interrupted, and a slot freed early would run two calls at once. The queue lives
@@ -24,9 +24,9 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server import request
 from mlserve.server.engine.admission import Admission, Slot, Verdict
-from mlserve.server.engine.batching import can_join, run_jobs
 from mlserve.server.engine.estimates import CostKey
-from mlserve.server.engine.job import Answer, InferenceCall, Job
+from mlserve.server.engine.job import InferenceCall, Job
+from mlserve.server.engine.work import Answer, run_works
 from mlserve.server.errors import as_exception
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
@@ -127,7 +127,7 @@ class Engine:
                 return await job.answer
         except TimeoutError:
             self._drop(job, Refusal.EXPIRED)
-            raise deadline.exceeded(job.doing) from None
+            raise deadline.exceeded(job.work.doing) from None
         finally:
             self._drop(job, Refusal.GONE)
 
@@ -167,7 +167,7 @@ class Engine:
             kind = CostKey.from_length(*served, call.signature if is_known else "", call.body)
         record = request.current()
         record.model, record.version = served
-        job = Job(call, loaded, kind, record, self._find_fault)
+        job = Job(call, loaded, kind, record, self.settings, self._find_fault)
         self._admission.models = len(self._models.names)
         verdict = self._admission.check(time.monotonic(), job)
         if verdict is not None:
@@ -210,28 +210,28 @@ class Engine:
 
     def _alike(self, first: Job[Any]) -> list[Job[Any]]:
         """Return the waiting jobs that may run together with the first, and that one itself."""
-        if self._batching(first).most == 1 or not can_join(first, first):
+        if self._batching(first).most == 1 or not first.can_join(first):
             return [first]
-        asked = first.call.signature  # one that asks for the same can join: most do, of many
+        asked = first.signature_asked  # one that asks for the same can join: most do, of many
         return [
             job
             for job in self._admission.waiting
-            if (job.loaded is first.loaded and job.call.signature == asked) or can_join(first, job)
+            if (job.loaded is first.loaded and job.signature_asked == asked) or first.can_join(job)
         ]
 
     def _start_of(self, now: float, jobs: Sequence[Job[Any]]) -> float:
         """Return when to start them: now, or later if others may still join the batch."""
         batching = self._batching(jobs[0])
-        is_alone = batching.most == 1 or not can_join(jobs[0], jobs[0])
+        is_alone = batching.most == 1 or not jobs[0].can_join(jobs[0])
         if is_alone or self._is_draining:
             return now
-        half_time = min((job.entered_at + job.deadline.expires_at) / 2 for job in jobs)
+        half_time = min((job.work.entered_at + job.deadline.expires_at) / 2 for job in jobs)
         if batching.at_once is not None and self._running_like(jobs[0]) >= batching.at_once:
             return half_time  # the end of a batch that runs starts the next
         is_runtimes = batching.at_once is not None and self.settings.max_batch_size is None
         if is_runtimes or len(jobs) >= batching.most:
             return now
-        patience = min(job.entered_at for job in jobs) + self.settings.max_batch_delay
+        patience = min(job.work.entered_at for job in jobs) + self.settings.max_batch_delay
         latest = self._admission.latest_start(now, jobs)
         return min(patience, half_time, latest)
 
@@ -257,7 +257,7 @@ class Engine:
         def ended(done: Future[list[int]]) -> None:
             self._loop.call_soon_threadsafe(self._finish, slot, done)
 
-        self._workers.submit(run_jobs, jobs).add_done_callback(ended)
+        self._workers.submit(run_works, [job.work for job in jobs]).add_done_callback(ended)
 
     def _finish(self, slot: Slot[Job[Any]], done: Future[list[int]]) -> None:
         now, jobs = time.monotonic(), slot.tickets
@@ -265,18 +265,19 @@ class Engine:
         failure = done.exception()  # an error of batching itself: a job's own is its `error`
         for size in () if failure or self._batching(jobs[0]).most == 1 else done.result():
             self._telemetry.metrics.batch(size)
-        for execution in dict.fromkeys(job.execution for job in jobs):  # a batch shares one
+        for execution in dict.fromkeys(job.work.execution for job in jobs):  # a batch shares one
             if execution is not None:
                 self._telemetry.statistics.execution(execution)
-        for job in jobs:
-            job.error = job.error if failure is None else as_exception(failure)
+        for work in (job.work for job in jobs):
+            work.error = work.error if failure is None else as_exception(failure)
         self._learn(now, jobs, demand)
         for job in jobs:
             job.loaded.release()
-            job.record.signature = "" if job.signature is None else job.signature.name
+            signature = job.work.signature
+            job.record.signature = "" if signature is None else signature.name
             self._telemetry.metrics.work(job.record, job.outcome())
             request.begin(job.record)  # errors logged from here belong to this request
-            job.settle(job.error)
+            job.settle(job.work.error)
         self._dispatch()
         self._note_idle()
 
@@ -287,12 +288,12 @@ class Engine:
         """
         answered: set[CostKey] = set()
         ended: set[CostKey] = set()
-        for job in jobs:
+        for work in (job.work for job in jobs):
             # A call is admitted as if its images were small; a large one must not change that.
-            kinds = {job.read_as} if job.kind.is_read else {job.kind, job.read_as}
-            if job.error is None:
+            kinds = {work.read_as} if work.kind.is_read else {work.kind, work.read_as}
+            if work.error is None:
                 answered |= kinds
-            elif isinstance(job.error, DeadlineExceeded | Unavailable) and job.times.run:
+            elif isinstance(work.error, DeadlineExceeded | Unavailable) and work.times.run:
                 ended |= kinds
         self._admission.estimates.learn_run(answered, ended, demand, now, together=len(jobs))
 

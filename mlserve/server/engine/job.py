@@ -1,32 +1,23 @@
-"""One call on its way through the engine: the request, its stages, and the result."""
+"""One call on its way through the engine: its place in the queue, its work, and its caller."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import Generic, cast
 
-from mlserve.backend import judges_shapes
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
-from mlserve.server.codec.images import work_of
-from mlserve.server.engine.admission import IN_QUEUE, Ticket
+from mlserve.errors import DeadlineExceeded, MlserveError
+from mlserve.server.engine.admission import Ticket
 from mlserve.server.engine.estimates import CostKey
-from mlserve.server.errors import as_exception, as_known_error
+from mlserve.server.engine.work import Answer, Codec, Work
+from mlserve.server.errors import as_known_error
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import Outcome, RequestRecord
-from mlserve.server.telemetry.statistics import Execution
-from mlserve.server.tensors import check_shapes
-from mlserve.tensors import Signature
+from mlserve.settings import ServerSettings
 
-if TYPE_CHECKING:
-    from mlserve.backend import Tensors
-
-
-Answer = TypeVar("Answer")
 FindFault = Callable[[CostKey, Deadline], MlserveError | None]
 """Returns why a call of that kind is not worth running with that deadline; None if it is."""
 
@@ -35,30 +26,24 @@ FindFault = Callable[[CostKey, Deadline], MlserveError | None]
 class InferenceCall(Generic[Answer]):
     """What a protocol adapter asks of the engine. `version` None means the latest.
 
-    `decode` reads the request into its signature and inputs, `encode` writes the answer; both run
-    on a worker's thread, like the model. `body` is the request's length in bytes. `signature` and
-    `rows` (the first size of its inputs) are given if known before decoding; else they are empty
-    and None. `sooner` returns the deadline once `decode` has run, as the request itself may hold an
-    earlier one.
+    `body` is the request's length in bytes. `signature` and `rows` (the first size of its inputs)
+    are given if known before decoding; else they are empty and None.
     """
 
     model: str
     version: VersionChoice
     deadline: Deadline
-    decode: Callable[[Mapping[str, Signature]], tuple[Signature, Tensors]]
-    encode: Callable[[LoadedVersion, Signature, Tensors], Answer]
+    codec: Codec[Answer]
     body: int = 0
     signature: str = ""
     rows: int | None = None
-    sooner: Callable[[Deadline], Deadline] | None = None
 
 
 class Job(Ticket, Generic[Answer]):
-    """An admitted call and its place in the queue.
+    """An admitted call, on the event loop's thread.
 
-    Its stages run on a worker's thread and never raise. `kind` is what it was admitted as,
-    `read_as` what it turned out to be. The queue is ordered by `expires_at`; `deadline` may be
-    earlier if the request itself brings one.
+    The queue is ordered by `expires_at`; `deadline` may be earlier if the request itself brings
+    one.
     """
 
     def __init__(
@@ -67,112 +52,58 @@ class Job(Ticket, Generic[Answer]):
         loaded: LoadedVersion,
         kind: CostKey,
         record: RequestRecord,
+        settings: ServerSettings,
         find_fault: FindFault,
     ) -> None:
         super().__init__(kind, call.deadline.expires_at, loaded.width)
-        self.call = call
-        self.deadline = call.deadline
+        self.signature_asked = call.signature
         self.loaded = loaded
         self.record = record
-        self.times = record.times
-        self.find_fault = find_fault
-        self.entered_at = time.monotonic()
-        self.doing = IN_QUEUE
-        self._loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[Answer] = self._loop.create_future()
-        self.read_as = kind
-        self.signature: Signature | None = None
-        self.inputs: Tensors = {}
-        self.outputs: Tensors = {}
-        self.execution: Execution | None = None
-        """The run that gave the outputs, possibly shared with other calls."""
-        self.result: Answer | None = None
-        self.error: Exception | None = None
+        self._waiting = _Waiting[Answer](find_fault)
+        self.work = Work(
+            call.codec,
+            loaded.served,
+            loaded.runner,
+            settings,
+            kind,
+            call.deadline,
+            record.times,
+            self._waiting,
+        )
 
-    def decode(self) -> None:
-        """Read the request."""
-        self.times.queue = time.monotonic() - self.entered_at
+    @property
+    def deadline(self) -> Deadline:
+        """When the answer is due."""
+        return self.work.deadline
 
-        def read() -> None:
-            loaded = self.loaded
-            self.signature, self.inputs = self.call.decode(loaded.runner.signatures)
-            if not judges_shapes(loaded.runner):
-                check_shapes(self.signature, self.inputs)
-            name, work = self.signature.name, work_of(self.inputs)
-            self.read_as = CostKey.from_rows(loaded.model, loaded.version, name, self.rows, work)
-            if self.call.sooner is not None:
-                self._bring_forward(self.call.sooner(self.deadline))
+    @property
+    def answer(self) -> asyncio.Future[Answer]:
+        """The answer, or the error."""
+        return self._waiting.answer
 
-        self.attempt("decode", "reading the request", read)
+    def can_join(self, other: Job[Answer]) -> bool:
+        """Return whether the two may turn out to have the same form, to run as one batch.
 
-    def run(self) -> None:
-        """Run the model for this call alone."""
-
-        def run() -> None:
-            assert self.signature is not None
-            loaded = self.loaded
-            self.outputs = loaded.runner.run(self.signature.name, self.inputs, self.deadline)
-            self.execution = Execution(loaded.model, loaded.version, self.rows, (self.times,))
-
-        self.attempt("run", "running the model", run)
-
-    def encode(self) -> None:
-        """Write the answer."""
-
-        def write() -> None:
-            assert self.signature is not None
-            self.result = self.call.encode(self.loaded, self.signature, self.outputs)
-
-        self.attempt("encode", "writing the answer", write)
-        self.inputs = self.outputs = {}
-
-    def attempt(self, stage: str, doing: str, work: Callable[[], None]) -> None:
-        """Do that work, timed as that stage, unless the call has failed or is no longer wanted.
-
-        Whatever it raises becomes the call's error.
+        If the signature is unknown before decoding, that depends on what they seem to ask for.
         """
-        if self.error is not None:
-            return
-        started = time.monotonic()
-        try:
-            self.require()
-            self.doing = doing
-            work()
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the call is awaited
-            # BaseException, as a panic in a runtime written in Rust is not an Exception. The slot,
-            # the lease and the caller must be released all the same.
-            self.error = as_exception(error)
-        finally:
-            spent = getattr(self.times, stage) + time.monotonic() - started
-            setattr(self.times, stage, spent)
-
-    def require_time(self) -> None:
-        """Fail the call if the time left is too short for what the request turned out to be."""
-        if self.error is None:
-            self.error = self.find_fault(self.read_as, self.deadline)
-
-    def is_wanted(self) -> bool:
-        """Return whether to run it: it has not failed, and its caller still waits."""
-        if self.error is None:
-            try:
-                self.require()
-            except MlserveError as error:
-                self.error = error
-        return self.error is None
-
-    def require(self) -> None:
-        """Raise if the answer is no longer wanted: the deadline passed or the client left."""
-        self.deadline.require(self.doing)
-        if self.answer.done():
-            raise Unavailable("the client disconnected")
+        asked = {job.signature_asked for job in (self, other)} - {""}
+        signatures = self.loaded.runner.signatures
+        named = [signatures[name] for name in asked if name in signatures]
+        return (
+            self.loaded is other.loaded
+            and not self.loaded.has_dependent_rows
+            and len(asked) <= 1
+            and any(signature.has_rows for signature in named or signatures.values())
+        )
 
     def outcome(self) -> Outcome:
         """Return how it ended; call this before `settle`."""
-        if isinstance(self.error, DeadlineExceeded) or self.deadline.is_expired:
+        error = self.work.error
+        if isinstance(error, DeadlineExceeded) or self.deadline.is_expired:
             return Outcome.LATE
         if self.answer.done():
             return Outcome.GONE
-        return Outcome.ANSWERED if self.error is None else Outcome.FAILED
+        return Outcome.ANSWERED if error is None else Outcome.FAILED
 
     def settle(self, error: Exception | None) -> None:
         """Give the caller, if still waiting, the error, or without one the answer."""
@@ -181,24 +112,32 @@ class Job(Ticket, Generic[Answer]):
         if error is not None:
             self.answer.set_exception(as_known_error(error))
         else:
-            self.answer.set_result(cast("Answer", self.result))
+            self.answer.set_result(cast("Answer", self.work.result))
 
-    def _bring_forward(self, deadline: Deadline) -> None:
-        """Fail at that deadline, if it is sooner, whatever the call is doing then."""
-        if deadline.expires_at < self.deadline.expires_at:
-            self.deadline = deadline
-            self._loop.call_soon_threadsafe(self._expire_at, deadline.expires_at)
 
-    def _expire_at(self, time_: float) -> None:
+class _Waiting(Generic[Answer]):
+    """The caller of a job, as its work sees it from a thread.
+
+    Apart from the job, which it must not refer to: a cycle would keep the whole request in memory
+    until the next garbage collection.
+    """
+
+    def __init__(self, find_fault: FindFault) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Answer] = self._loop.create_future()
+        self.find_fault = find_fault
+
+    def has_left(self) -> bool:
+        return self.answer.done()
+
+    def bring_forward(self, work: Work[Answer]) -> None:
+        self._loop.call_soon_threadsafe(self._watch, work)
+
+    def _watch(self, work: Work[Answer]) -> None:
         """Set the timer of a deadline; it ends with the call, as it holds the whole request."""
-        alarm = self._loop.call_at(time_, self._expire)
+        alarm = self._loop.call_at(work.deadline.expires_at, self._expire, work)
         self.answer.add_done_callback(lambda _: alarm.cancel())
 
-    def _expire(self) -> None:
+    def _expire(self, work: Work[Answer]) -> None:
         if not self.answer.done():
-            self.answer.set_exception(self.deadline.exceeded(self.doing))
-
-    @property
-    def rows(self) -> int:
-        """The first size of its inputs; 1 if they have none."""
-        return max((a.shape[0] for a in self.inputs.values() if a.ndim), default=1)
+            self.answer.set_exception(work.deadline.exceeded(work.doing))

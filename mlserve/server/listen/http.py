@@ -28,7 +28,7 @@ from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.errors import error_text
 from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import current
@@ -93,10 +93,10 @@ def json_response(body: bytes, headers: dict[str, str] | None = None) -> Respons
     return Response(body, headers=headers, media_type="application/json")
 
 
-def answer_headers(loaded: LoadedVersion) -> dict[str, str]:
+def answer_headers(served: Served) -> dict[str, str]:
     """Return the headers for the version that answered and, if so, its random weights."""
-    headers = {over_http(MODEL_VERSION): str(loaded.version)}
-    if loaded.has_random_weights:
+    headers = {over_http(MODEL_VERSION): str(served.version)}
+    if served.has_random_weights:
         headers[over_http(RANDOM_WEIGHTS)] = "1"
     return headers
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,14 @@ from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 _log = logging.getLogger(__name__)
 
 
+class Served(NamedTuple):
+    """The version that answers a call, and whether its weights are random."""
+
+    model: str
+    version: int
+    has_random_weights: bool
+
+
 class LoadedVersion:
     """A Runner with its artifact and a count of the requests that use it.
 
@@ -43,6 +52,9 @@ class LoadedVersion:
     def __init__(self, artifact: Artifact, runner: Runner, width: int | None = None) -> None:
         self.artifact = artifact
         self.runner = runner
+        manifest = artifact.manifest
+        is_random = manifest is not None and manifest.has_random_weights
+        self.served = Served(artifact.model, artifact.version, is_random)
         self.width = width
         """The most calls of the model that run at once; None leaves it to the server."""
         self._leases = 0
@@ -58,12 +70,6 @@ class LoadedVersion:
     def version(self) -> int:
         """The number of its folder."""
         return self.artifact.version
-
-    @property
-    def has_random_weights(self) -> bool:
-        """Whether its weights are random, so that its answers mean nothing."""
-        manifest = self.artifact.manifest
-        return manifest is not None and manifest.has_random_weights
 
     @property
     def has_dependent_rows(self) -> bool:

@@ -64,7 +64,7 @@ class DirectModel:
         The headers of that answer are the parameter `HANDLER_HEADERS`. Raises NotFound.
         """
         described = describe(self._loaded, versions, self._platform, signature)
-        headers = answer_headers(self._loaded) | contract_headers(described.contract)
+        headers = answer_headers(self._loaded.served) | contract_headers(described.contract)
         return json.dumps(described.to_json({HANDLER_HEADERS: headers})).encode()
 
     def infer(self, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, bytes | None]:
@@ -78,7 +78,7 @@ class DirectModel:
             deadline = request.sooner(Deadline.after(self._settings.default_timeout))
             signature, outputs = self._run(request, deadline)
             answers = write_outputs(signature, outputs, request.outputs)
-            return write_response(self._loaded, request, answers)
+            return write_response(self._loaded.served, request, answers)
         except Exception as error:  # noqa: BLE001 - a model's code may raise anything
             raise as_known_error(error) from None
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf import json_format
 
 from mlserve.errors import InvalidInput, NotFound
-from mlserve.server.codec.proto_reader import Request, read_message
+from mlserve.server.codec.proto_reader import Request, parse, read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
+from mlserve.server.engine.work import Codec
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
     BytesMethod,
@@ -20,7 +21,7 @@ from mlserve.server.listen.grpc.service import (
     Service,
     deadline_of,
 )
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.oip.extensions import (
     PATIENCE,
@@ -48,6 +49,7 @@ from mlserve.server.oip.request import (
 )
 from mlserve.server.oip.tensors import RAW_ONLY, from_bytes, from_contents, to_bytes, to_contents
 from mlserve.server.request import Purpose
+from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 from mlserve.wire.headers import (
     CONTRACT,
@@ -232,26 +234,15 @@ class OipGrpcService:
         """ModelInfer: run a signature; the response has the outputs and the version that ran."""
         deadline = deadline_of(context, self._engine.default_timeout)
         request = await read_message(ModelInferRequest, data, deadline)
-        asked = read_request(request)
-        is_raw = bool(request.raw_input_contents)
-
-        def encode(
-            loaded: LoadedVersion, signature: Signature, outputs: Tensors
-        ) -> tuple[bool, bytes]:
-            answers = write_outputs(signature, outputs, asked.outputs)
-            response = write_response(loaded, asked, answers, is_raw=is_raw)
-            return loaded.has_random_weights, response.SerializeToString()
-
+        codec = InferCodec(data, request)
         version = version_of(request.model_version, request.model_name)
-        decode = partial(asked.decode, settings=self._engine.settings)
         call = InferenceCall(
             request.model_name,
             version,
-            asked.sooner(deadline),
-            decode,
-            encode,
+            codec.asked.sooner(deadline),
+            codec,
             len(data),
-            *asked.hints(),
+            *codec.asked.hints(),
         )
         is_random, response = await self._engine.serve(call)
         if is_random:
@@ -261,6 +252,34 @@ class OipGrpcService:
     async def _read(self, kind: type[Request], data: bytes, context: Context) -> Request:
         deadline = deadline_of(context, self._engine.default_timeout)
         return await read_message(kind, data, deadline)
+
+
+class InferCodec(Codec[tuple[bool, bytes]]):
+    """A ModelInferRequest; the answer is whether the weights are random, and the response."""
+
+    def __init__(self, data: bytes, request: ModelInferRequest) -> None:
+        """Take the message and its bytes. Raises InvalidInput for wrong parameters."""
+        self._data = data
+        self._is_raw = bool(request.raw_input_contents)
+        self.asked = read_request(request)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read the message from bytes that have been checked."""
+        return cls(data, parse(ModelInferRequest, data))
+
+    def __reduce__(self) -> tuple[Callable[[bytes], InferCodec], tuple[bytes]]:
+        return InferCodec.from_bytes, (self._data,)
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
+        return self.asked.decode(signatures, settings)
+
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> tuple[bool, bytes]:
+        answers = write_outputs(signature, outputs, self.asked.outputs)
+        response = write_response(served, self.asked, answers, is_raw=self._is_raw)
+        return served.has_random_weights, response.SerializeToString()
 
 
 def read_request(request: ModelInferRequest) -> InferRequest:
@@ -276,11 +295,11 @@ def read_request(request: ModelInferRequest) -> InferRequest:
 
 
 def write_response(
-    loaded: LoadedVersion, asked: InferRequest, answers: Sequence[AnswerTensor], *, is_raw: bool
+    served: Served, asked: InferRequest, answers: Sequence[AnswerTensor], *, is_raw: bool
 ) -> ModelInferResponse:
     """Return the answer's message: raw, or typed if every output has a typed field."""
     response = ModelInferResponse(
-        model_name=loaded.artifact.model, model_version=str(loaded.version), id=asked.id
+        model_name=served.model, model_version=str(served.version), id=asked.id
     )
     is_raw = is_raw or any(answer.spec.dtype in RAW_ONLY for answer in answers)
     for answer in answers:

@@ -32,7 +32,7 @@ from mlserve.server.codec.json_values import (
 from mlserve.server.codec.proto_scan import MOST_TEXT
 from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import Content, content_of, text_of
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import Served
 from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import (
     AnswerTensor,
@@ -105,7 +105,7 @@ def _id_of(head: Mapping[str, Any]) -> str:
 
 
 def write_response(
-    loaded: LoadedVersion, request: InferRequest, answers: Sequence[AnswerTensor]
+    served: Served, request: InferRequest, answers: Sequence[AnswerTensor]
 ) -> tuple[bytes, bytes | None]:
     """Return the response's JSON, and the bytes after it: None when no output is binary.
 
@@ -119,7 +119,7 @@ def write_response(
         _output(answer, tail if binary.get(answer.spec.name, request.is_binary) else None)
         for answer in answers
     ]
-    head = {"model_name": loaded.artifact.model, "model_version": str(loaded.version)}
+    head = {"model_name": served.model, "model_version": str(served.version)}
     if request.id:
         head["id"] = request.id
     members: dict[str, json_writer.Text] = {

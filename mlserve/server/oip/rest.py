@@ -20,6 +20,7 @@ from mlserve.server.body_memory import BodyMemory
 from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
+from mlserve.server.engine.work import Codec
 from mlserve.server.listen.http import (
     RestInference,
     answer_headers,
@@ -31,7 +32,7 @@ from mlserve.server.listen.http import (
 )
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
 from mlserve.server.listen.routes import Operation
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.oip.extensions import (
     PATIENCE,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 
-_Answer = tuple[LoadedVersion, bytes, bytes | None]
+_Answer = tuple[Served, bytes, bytes | None]
 
 _SERVER = re.compile(r"/v2(?:/health/(?P<health>live|ready))?/?")
 _MODEL = re.compile(
@@ -136,48 +137,64 @@ class OipRestService:
 
     async def _infer(self, request: Request, model: str, version: int | None) -> Response:
         def read(body: Body) -> InferenceCall[_Answer]:
-            return _Inference(body, request.headers, self._settings).call(model, version)
+            codec = InferCodec(body, request.headers)
+            hints = codec.look(self._settings)
+            asked = model, version, codec.sooner(body.deadline), codec, len(body.content)
+            return InferenceCall(*asked, *hints)
 
-        loaded, head, tail = await self._inference.answer(request, model, version, read)
-        headers = answer_headers(loaded)
+        served, head, tail = await self._inference.answer(request, model, version, read)
+        headers = answer_headers(served)
         if tail is None:
             return json_response(head, headers)
         headers[JSON_LENGTH] = str(len(head))
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 
-class _Inference:
-    """An inference request. Long JSON is read on the worker, once admitted."""
+class InferCodec(Codec[_Answer]):
+    """The body of an inference request; the answer is its JSON, and the bytes behind it if any.
 
-    def __init__(self, body: Body, headers: Headers, settings: ServerSettings) -> None:
+    Long JSON is read on the worker, once admitted.
+    """
+
+    def __init__(self, body: Body, headers: Headers) -> None:
         self._body = body
         self._headers = headers
-        self._settings = settings
-        self._is_read = is_small(body.content, headers)
-        self._request = self._read() if self._is_read else InferRequest("", Parameters(), (), ())
+        self._is_read = False
+        self._request = InferRequest("", Parameters(), (), ())
 
-    def call(self, model: str, version: int | None) -> InferenceCall[_Answer]:
-        deadline, size = self._sooner(self._body.deadline), len(self._body.content)
-        parts = model, version, deadline, self._decode, self._encode, size
-        if self._is_read:
-            return InferenceCall(*parts, *self._request.hints())
-        return InferenceCall(*parts, sooner=self._sooner)
+    def look(self, settings: ServerSettings) -> tuple[str, int | None]:
+        """Return the request's signature and rows, if it is quick to read; else nothing.
 
-    def _sooner(self, deadline: Deadline) -> Deadline:
+        Raises InvalidInput.
+        """
+        if not is_small(self._body.content, self._headers):
+            return "", None
+        self._read(settings)
+        return self._request.hints()
+
+    def sooner(self, deadline: Deadline) -> Deadline:
         return self._request.sooner(deadline)
 
-    def _read(self) -> InferRequest:
-        return read_request(self._body.content, self._headers, self._settings, self._body.room)
-
-    def _decode(self, signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
         with self._body.reading():
-            request = self._request if self._is_read else self._read()
+            if not self._is_read:
+                self._read(settings)
+            request = self._request
             self._request = replace(request, inputs=(), raw_body=None, files=())
-            return request.decode(signatures, self._settings)
+            return request.decode(signatures, settings)
 
-    def _encode(self, loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> _Answer:
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> _Answer:
         answers = write_outputs(signature, outputs, self._request.outputs)
-        return loaded, *write_response(loaded, self._request, answers)
+        return served, *write_response(served, self._request, answers)
+
+    def __reduce__(self) -> tuple[type[InferCodec], tuple[Body, Headers]]:
+        return InferCodec, (self._body, self._headers)
+
+    def _read(self, settings: ServerSettings) -> None:
+        self._request = read_request(self._body.content, self._headers, settings, self._body.room)
+        self._is_read = True
 
 
 def _raise(error: Exception | None) -> None:

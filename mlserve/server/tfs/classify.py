@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,16 +32,18 @@ from mlserve.errors import (
 from mlserve.server.codec.proto_reader import read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
+from mlserve.server.engine.work import Codec
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import BytesMethod, deadline_of
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import RequestRecord, begin, current
 from mlserve.server.tensors import NUMPY, Array
 from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.examples import fields_of, read_examples
-from mlserve.server.tfs.model_spec import named_spec_of, telling_of_servables
+from mlserve.server.tfs.model_spec import named_spec_of, spec_served, telling_of_servables
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve.wire.headers import RANDOM_WEIGHTS
 from mlserve.wire.proto.framework_pb2 import SignatureDef
@@ -60,8 +62,8 @@ from mlserve.wire.proto.unread_input_pb2 import UnreadRequest
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
-    Answer = tuple[LoadedVersion, ModelSpec, Any]
 
+Answer = tuple[Served, bytes]
 
 INPUT = "inputs"
 """The input of serialized examples."""
@@ -296,12 +298,11 @@ class InferenceGrpc:
         deadline = deadline_of(context, self._engine.default_timeout)
         request = await read_message(UnreadRequest, data, deadline)
         spec = named_spec_of(request)
-        read = partial(read_examples, request.input, self._engine.settings, deadline)
-        call = _call((spec, self._version_of(spec), deadline), method, read, len(data))
+        codec = ExamplesCodec(method, spec.signature_name, Examples(request.input, deadline))
+        call = _call(spec, self._version_of(spec), codec, len(data))
         with telling_of_servables():
-            loaded, served, result = await self._engine.serve(call)
-        await _tell_of_random_weights(loaded, context)
-        response: bytes = method.response(model_spec=served, result=result).SerializeToString()
+            served, response = await self._engine.serve(call)
+        await _tell_of_random_weights(served, context)
         return response
 
     async def _multi_inference(self, data: bytes, context: Context) -> bytes:
@@ -318,21 +319,20 @@ class InferenceGrpc:
             loaded = self._models.lease(spec.name, self._version_of(spec))
         with loaded:
             methods = _methods_of(tasks, loaded.runner)
-            # Read once for all of them. Two workers may both read it at once, with the same result.
-            read = cache(partial(read_examples, sent, self._engine.settings, deadline))
+            examples = Examples(sent, deadline)
             calls = [
-                _call((task.model_spec, loaded.version, deadline), method, read, len(data))
+                _call(
+                    task.model_spec,
+                    loaded.version,
+                    ExamplesCodec(method, task.model_spec.signature_name, examples, is_task=True),
+                    len(data),
+                )
                 for task, method in zip(tasks, methods, strict=True)
             ]
             answers = await self._answer_all(calls)
-            await _tell_of_random_weights(loaded, context)
-        response = MultiInferenceResponse(
-            results=[
-                _as_result(method, served, result)
-                for method, (_, served, result) in zip(methods, answers, strict=True)
-            ]
-        )
-        return response.SerializeToString()
+            await _tell_of_random_weights(loaded.served, context)
+        results = [InferenceResult.FromString(result) for _, result in answers]
+        return MultiInferenceResponse(results=results).SerializeToString()
 
     async def _answer_all(self, calls: Sequence[InferenceCall[Answer]]) -> list[Answer]:
         """Return the answers to these parts of one request. Raises the first error."""
@@ -355,30 +355,74 @@ class InferenceGrpc:
         return await self._engine.serve(call)
 
 
-def _call(
-    asked: tuple[ModelSpec, VersionChoice, Deadline],
-    method: ExampleMethod,
-    read: Callable[[], Array],
-    size: int,
-) -> InferenceCall[Answer]:
-    spec, version, deadline = asked
-    signature_name = spec.signature_name or DEFAULT_SIGNATURE
-    count = 0
+class Examples:
+    """A serialized Input, read once for all calls of one request.
 
-    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-        nonlocal count
-        signature = method.find(signatures, spec.signature_name)
+    Two workers may both read it at once, with the same result.
+    """
+
+    def __init__(self, sent: bytes, deadline: Deadline) -> None:
+        self._sent = sent
+        self.deadline = deadline
+        self._read: Array | None = None
+
+    def read(self, settings: ServerSettings) -> Array:
+        """Return the examples as object[N] of bytes. Raises what `read_examples` raises."""
+        if self._read is None:
+            self._read = read_examples(self._sent, settings, self.deadline)
+        return self._read
+
+    def __reduce__(self) -> tuple[type[Examples], tuple[bytes, Deadline]]:
+        return Examples, (self._sent, self.deadline)
+
+
+class ExamplesCodec(Codec[Answer]):
+    """Classify, Regress or one task of MultiInference.
+
+    The answer is which version gave it, and the serialized response; for a task an InferenceResult.
+    """
+
+    def __init__(
+        self, method: ExampleMethod, signature: str, examples: Examples, *, is_task: bool = False
+    ) -> None:
+        self._method = method
+        self._signature = signature
+        self._examples = examples
+        self._is_task = is_task
+        self._count = 0
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the answer is due."""
+        return self._examples.deadline
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
+        signature = self._method.find(signatures, self._signature)
         check_takes_examples(signature)
-        examples = read()
-        count = len(examples)
+        examples = self._examples.read(settings)
+        self._count = len(examples)
         return signature, {INPUT: examples}
 
-    def encode(loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> Answer:
-        served = ModelSpec(name=loaded.model, signature_name=signature.name)
-        served.version.value = loaded.version
-        return loaded, served, method.result(outputs, count)
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> Answer:
+        spec, result = (
+            spec_served(served, signature.name),
+            self._method.result(outputs, self._count),
+        )
+        response = (
+            _as_result(self._method, spec, result)
+            if self._is_task
+            else self._method.response(model_spec=spec, result=result)
+        )
+        return served, response.SerializeToString()
 
-    return InferenceCall(spec.name, version, deadline, decode, encode, size, signature_name)
+
+def _call(
+    spec: ModelSpec, version: VersionChoice, codec: ExamplesCodec, size: int
+) -> InferenceCall[Answer]:
+    deadline, signature = codec.deadline, spec.signature_name or DEFAULT_SIGNATURE
+    return InferenceCall(spec.name, version, deadline, codec, size, signature)
 
 
 async def _read_tasks(data: bytes, deadline: Deadline) -> tuple[list[InferenceTask], bytes]:
@@ -433,11 +477,11 @@ def _input_tensor(runner: Runner, signature: str) -> str:
 
 
 def _as_result(method: ExampleMethod, served: ModelSpec, result: Any) -> InferenceResult:
-    if method is CLASSIFY:
+    if method.name == CLASSIFY.name:
         return InferenceResult(model_spec=served, classification_result=result)
     return InferenceResult(model_spec=served, regression_result=result)
 
 
-async def _tell_of_random_weights(loaded: LoadedVersion, context: Context) -> None:
-    if loaded.has_random_weights:
+async def _tell_of_random_weights(served: Served, context: Context) -> None:
+    if served.has_random_weights:
         await context.send_initial_metadata(((RANDOM_WEIGHTS, "1"),))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from mlserve.errors import InvalidInput, shortened
 from mlserve.server.codec.images import check_images
-from mlserve.server.codec.proto_reader import Request, read_message
+from mlserve.server.codec.proto_reader import Request, parse, read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
+from mlserve.server.engine.work import Codec
 from mlserve.server.listen.access import require_control
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import (
@@ -21,7 +22,7 @@ from mlserve.server.listen.grpc.service import (
     deadline_of,
 )
 from mlserve.server.listen.grpc.status import CODES
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import Purpose
@@ -32,6 +33,7 @@ from mlserve.server.tfs.model_spec import (
     named_spec_of,
     signature_over_grpc,
     spec_of,
+    spec_served,
     telling_of_servables,
     telling_of_versions,
 )
@@ -115,25 +117,11 @@ class TfsGrpcService:
         deadline = deadline_of(context, self._engine.default_timeout)
         request = await read_message(PredictRequest, data, deadline)
         spec = named_spec_of(request)
-
-        def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-            signature = signature_over_grpc(signatures, spec.signature_name)
-            check_outputs(signature, request.output_filter)
-            return signature, read_inputs(signature, request, self._engine.settings)
-
-        def encode(
-            loaded: LoadedVersion, signature: Signature, outputs: Tensors
-        ) -> tuple[bool, bytes]:
-            response = write_outputs(signature, outputs, request.output_filter)
-            response.model_spec.CopyFrom(_served(loaded, signature.name))
-            return loaded.has_random_weights, response.SerializeToString()
-
         call = InferenceCall(
             spec.name,
             self._version_of(spec),
             deadline,
-            decode,
-            encode,
+            PredictCodec(data, request),
             body=len(data),
             signature=spec.signature_name or DEFAULT_SIGNATURE,
             rows=_claimed_rows(request),
@@ -153,7 +141,7 @@ class TfsGrpcService:
         with telling_of_servables():
             loaded = self._models.lease(spec.name, self._version_of(spec))
         with loaded:
-            response = GetModelMetadataResponse(model_spec=_served(loaded, ""))
+            response = GetModelMetadataResponse(model_spec=spec_served(loaded.served, ""))
             signatures = signature_def_map(loaded.runner)
             response.metadata["signature_def"].Pack(signatures)
             if loaded.contract:
@@ -201,6 +189,35 @@ class TfsGrpcService:
         if not spec.HasField("version"):
             return None
         return self._models.latest_for_zero(spec.name, spec.version.value)
+
+
+class PredictCodec(Codec[tuple[bool, bytes]]):
+    """A PredictRequest; the answer is whether the weights are random, and the response."""
+
+    def __init__(self, data: bytes, request: PredictRequest) -> None:
+        self._data = data
+        self._request = request
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read the message from bytes that have been checked."""
+        return cls(data, parse(PredictRequest, data))
+
+    def __reduce__(self) -> tuple[Callable[[bytes], PredictCodec], tuple[bytes]]:
+        return PredictCodec.from_bytes, (self._data,)
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
+        request = self._request
+        signature = signature_over_grpc(signatures, named_spec_of(request).signature_name)
+        check_outputs(signature, request.output_filter)
+        return signature, read_inputs(signature, request, settings)
+
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> tuple[bool, bytes]:
+        response = write_outputs(signature, outputs, self._request.output_filter)
+        response.model_spec.CopyFrom(spec_served(served, signature.name))
+        return served.has_random_weights, response.SerializeToString()
 
 
 def read_inputs(signature: Signature, request: PredictRequest, settings: ServerSettings) -> Tensors:
@@ -255,12 +272,6 @@ def _claimed_rows(request: PredictRequest) -> int:
     """Return the largest first size that the shapes of the inputs claim; at least 1."""
     shapes = [tensor.tensor_shape.dim for tensor in request.inputs.values()]
     return max((shape[0].size for shape in shapes if shape), default=1)
-
-
-def _served(loaded: LoadedVersion, signature: str) -> ModelSpec:
-    spec = ModelSpec(name=loaded.artifact.model, signature_name=signature)
-    spec.version.value = loaded.version
-    return spec
 
 
 def _check_metadata_fields(fields: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from mlserve.errors import InvalidInput, NotFound, NotYet, bounded, shortened
+from mlserve.server.models.loading import Served
 from mlserve.server.models.versions import NotServed
 from mlserve.server.tensors import find_signature, known_signatures
 from mlserve.tensors import DEFAULT_SIGNATURE, Signature
@@ -45,6 +46,13 @@ def named_spec_of(request: _Request) -> ModelSpec:
         raise InvalidInput(
             "ModelSpec has no name specified.", hint="name the model in model_spec.name"
         )
+    return spec
+
+
+def spec_served(served: Served, signature: str) -> ModelSpec:
+    """Return the model spec of an answer: which version gave it, with which signature."""
+    spec = ModelSpec(name=served.model, signature_name=signature)
+    spec.version.value = served.version
     return spec
 
 

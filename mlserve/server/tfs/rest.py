@@ -25,6 +25,7 @@ from mlserve.server.codec.json_writer import dumps
 from mlserve.server.codec.rapidjson import parse_body, shown
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
+from mlserve.server.engine.work import Codec
 from mlserve.server.listen.http import (
     RestInference,
     answer_headers,
@@ -34,7 +35,7 @@ from mlserve.server.listen.http import (
 )
 from mlserve.server.listen.http_body import Body, content_of, is_encoded, text_of
 from mlserve.server.listen.routes import Operation
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, VersionChoice
 from mlserve.server.request import Purpose
@@ -63,44 +64,62 @@ from mlserve.wire.status import grpc_status
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
-    Answer = tuple[LoadedVersion, bytes]
 
+Answer = tuple[Served, bytes]
 
 _METHODS: Mapping[str, ExampleMethod] = {"classify": CLASSIFY, "regress": REGRESS}
 
 
-def _examples_call(
-    request: Request,
-    model: str,
-    version: VersionChoice,
-    method: ExampleMethod,
-    body: Body,
-    settings: ServerSettings,
-) -> InferenceCall[Answer]:
-    count = 0
+class ExamplesCodec(Codec[Answer]):
+    """The body of Classify or Regress."""
 
-    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-        nonlocal count
-        with body.reading():
-            content = _read_content(body, request, settings)
+    def __init__(self, method: ExampleMethod, body: Body, headers: Headers) -> None:
+        self._method = method
+        self._body = body
+        self._headers = headers
+        self._count = 0
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
+        with self._body.reading():
+            content = _read_content(self._body, self._headers, settings)
             name = signature_of(content)
-            examples = read_json_examples(content, settings, body.deadline)
-        signature = method.find(signatures, name)
+            examples = read_json_examples(content, settings, self._body.deadline)
+        signature = self._method.find(signatures, name)
         check_takes_examples(signature)
-        count = len(examples)
+        self._count = len(examples)
         return signature, {INPUT: examples}
 
-    def encode(loaded: LoadedVersion, _: Signature, outputs: Tensors) -> Answer:
-        rows = json_writer.list_text([dumps(row)] for row in method.rows(outputs, count))
-        return loaded, "".join(json_writer.object_text({"results": rows})).encode()
-
-    sent = body.content
-    signature = "" if is_encoded(request.headers) else json_tensors.signature_asked(sent)
-    return InferenceCall(model, version, body.deadline, decode, encode, len(sent), signature)
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> Answer:
+        rows = self._method.rows(outputs, self._count)
+        text = json_writer.list_text([dumps(row)] for row in rows)
+        return served, "".join(json_writer.object_text({"results": text})).encode()
 
 
-def _read_content(body: Body, request: Request, settings: ServerSettings) -> Mapping[str, Any]:
-    sent = content_of(body.content, request.headers, settings.max_request_bytes, body.room)
+class PredictCodec(Codec[Answer]):
+    """The body of Predict: JSON, or image files."""
+
+    def __init__(self, body: Body, headers: Headers) -> None:
+        self._body = body
+        self._headers = headers
+        self._is_row_form = False
+
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
+        with self._body.reading():
+            signature, inputs, self._is_row_form = _read_predict(
+                self._body, self._headers, signatures, settings
+            )
+        return signature, inputs
+
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> Answer:
+        return served, json_tensors.write_outputs(signature, outputs, as_rows=self._is_row_form)
+
+
+def _read_content(body: Body, headers: Headers, settings: ServerSettings) -> Mapping[str, Any]:
+    sent = content_of(body.content, headers, settings.max_request_bytes, body.room)
     text = text_of(sent, body.room)
     body.forget(sent)
     return parse_body(text, max_depth=settings.max_json_depth, room=body.room)
@@ -160,14 +179,20 @@ class TfsRestService:
         self, request: Request, model: str, version: VersionChoice, verb: str
     ) -> Response:
         def read(body: Body) -> InferenceCall[Answer]:
-            if verb == "predict":
-                return _predict_call(request, model, version, body, self._settings)
-            method = _METHODS[verb]
-            return _examples_call(request, model, version, method, body, self._settings)
+            sent, headers = body.content, request.headers
+            is_predict = verb == "predict"
+            codec = (
+                PredictCodec(body, headers)
+                if is_predict
+                else ExamplesCodec(_METHODS[verb], body, headers)
+            )
+            is_unread = is_encoded(headers) or (is_predict and is_image_body(sent, headers))
+            signature = "" if is_unread else json_tensors.signature_asked(sent)
+            return InferenceCall(model, version, body.deadline, codec, len(sent), signature)
 
         with telling_of_servables():
-            loaded, answer = await self._inference.answer(request, model, version, read)
-        return json_response(answer, answer_headers(loaded))
+            served, answer = await self._inference.answer(request, model, version, read)
+        return json_response(answer, answer_headers(served))
 
     def _status(self, model: str, version: VersionChoice) -> Response:
         with telling_of_versions():
@@ -204,28 +229,6 @@ def _check_colon(request: Request, model: str) -> None:
             f"Malformed request: the colon before {verb!r} is escaped as %3A in the path; ask "
             f"{request.method} /v1/models/{name}:{verb}"
         )
-
-
-def _predict_call(
-    request: Request, model: str, version: VersionChoice, body: Body, settings: ServerSettings
-) -> InferenceCall[Answer]:
-    is_row_form = False
-
-    def decode(signatures: Mapping[str, Signature]) -> tuple[Signature, Tensors]:
-        nonlocal is_row_form
-        with body.reading():
-            signature, inputs, is_row_form = _read_predict(
-                body, request.headers, signatures, settings
-            )
-        return signature, inputs
-
-    def encode(loaded: LoadedVersion, signature: Signature, outputs: Tensors) -> Answer:
-        return loaded, json_tensors.write_outputs(signature, outputs, as_rows=is_row_form)
-
-    sent = body.content
-    is_unread = is_encoded(request.headers) or is_image_body(sent, request.headers)
-    signature = "" if is_unread else json_tensors.signature_asked(sent)
-    return InferenceCall(model, version, body.deadline, decode, encode, len(sent), signature)
 
 
 def _read_predict(

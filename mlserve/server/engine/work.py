@@ -1,0 +1,279 @@
+"""The part of a call that needs no event loop: decode it, run the model, encode the answer.
+
+    decode each -> group those that agree -> stack, run once, split -> encode each
+
+A work that fails fails alone: one that cannot be read never enters a batch, and if a batch fails,
+each of its works is run by itself, so that only the one at fault gets an error, with the right
+index in it. Nothing here raises: what goes wrong is a work's `error`.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from mlserve.backend import Runner, judges_shapes
+from mlserve.deadline import Deadline
+from mlserve.errors import InferenceFailed, MlserveError, Unavailable
+from mlserve.server.codec.images import work_of
+from mlserve.server.engine.admission import IN_QUEUE
+from mlserve.server.engine.estimates import CostKey
+from mlserve.server.errors import as_exception
+from mlserve.server.models.loading import Served
+from mlserve.server.request import StageTimes
+from mlserve.server.telemetry.statistics import Execution
+from mlserve.server.tensors import check_shapes
+from mlserve.settings import ServerSettings
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+
+Answer = TypeVar("Answer")
+
+
+class Codec(ABC, Generic[Answer]):
+    """One request as a protocol has it: how it is read, and how its answer is written.
+
+    Both are called once, on the thread that runs the model. A codec holds values only, no part of
+    the server, and so does its answer: the thread may be in another process.
+    """
+
+    @abstractmethod
+    def decode(
+        self, signatures: Mapping[str, Signature], settings: ServerSettings
+    ) -> tuple[Signature, Tensors]:
+        """Return the signature to run and its inputs, within the server's limits.
+
+        Raises what the protocol answers a bad request with, such as InvalidInput and NotFound.
+        """
+
+    @abstractmethod
+    def encode(self, served: Served, signature: Signature, outputs: Tensors) -> Answer:
+        """Return the answer: bytes, as a rule. Raises InvalidInput and InferenceFailed."""
+
+    def sooner(self, deadline: Deadline) -> Deadline:
+        """Return that deadline or an earlier one that the request holds; called after `decode`."""
+        return deadline
+
+
+class Caller(Protocol):
+    """Whoever waits for a work's answer, asked from the thread that does the work."""
+
+    def has_left(self) -> bool:
+        """Return whether nobody waits any more."""
+
+    def find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
+        """Return why a call of that kind is not worth running; None if it is."""
+
+    def bring_forward(self, work: Work[Any]) -> None:
+        """Take note that the work's deadline is now an earlier one."""
+
+
+class Work(Generic[Answer]):
+    """What is to be done for one call, and how that went.
+
+    `kind` is what the call was admitted as, `read_as` what it turned out to be. `threads` is how
+    many CPU threads its run may use; 0 leaves that to the Runner. Times are on the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        codec: Codec[Answer],
+        served: Served,
+        runner: Runner,
+        settings: ServerSettings,
+        kind: CostKey,
+        deadline: Deadline,
+        times: StageTimes,
+        caller: Caller,
+    ) -> None:
+        self.codec = codec
+        self.served = served
+        self.runner = runner
+        self.settings = settings
+        self.kind = kind
+        self.deadline = deadline
+        self.times = times
+        self.caller = caller
+        self.entered_at = time.monotonic()
+        self.threads = 0
+        self.doing = IN_QUEUE
+        self.read_as = kind
+        self.signature: Signature | None = None
+        self.inputs: Tensors = {}
+        self.outputs: Tensors = {}
+        self.execution: Execution | None = None
+        """The run that gave the outputs, possibly shared with other works."""
+        self.result: Answer | None = None
+        self.error: Exception | None = None
+
+    def decode(self) -> None:
+        """Read the request."""
+        self.times.queue = time.monotonic() - self.entered_at
+
+        def read() -> None:
+            runner, served = self.runner, self.served
+            self.signature, self.inputs = self.codec.decode(runner.signatures, self.settings)
+            if not judges_shapes(runner):
+                check_shapes(self.signature, self.inputs)
+            name, decoding = self.signature.name, work_of(self.inputs)
+            self.read_as = CostKey.from_rows(
+                served.model, served.version, name, self.rows, decoding
+            )
+            self._bring_forward(self.codec.sooner(self.deadline))
+
+        self._attempt("decode", "reading the request", read)
+
+    def run(self) -> None:
+        """Run the model for this call alone."""
+
+        def run() -> None:
+            assert self.signature is not None
+            self.outputs = self.runner.run(self.signature.name, self.inputs, self.deadline)
+            self.execution = Execution(
+                self.served.model, self.served.version, self.rows, (self.times,)
+            )
+
+        self._attempt("run", "running the model", run)
+
+    def encode(self) -> None:
+        """Write the answer."""
+
+        def write() -> None:
+            assert self.signature is not None
+            self.result = self.codec.encode(self.served, self.signature, self.outputs)
+
+        self._attempt("encode", "writing the answer", write)
+        self.inputs = self.outputs = {}
+
+    def require_time(self) -> None:
+        """Fail the work if the time left is too short for what the request turned out to be."""
+        if self.error is None:
+            self.error = self.caller.find_fault(self.read_as, self.deadline)
+
+    def is_wanted(self) -> bool:
+        """Return whether to run it: it has not failed, and its caller still waits."""
+        if self.error is None:
+            try:
+                self._require()
+            except MlserveError as error:
+                self.error = error
+        return self.error is None
+
+    @property
+    def rows(self) -> int:
+        """The first size of its inputs; 1 if they have none."""
+        return max((a.shape[0] for a in self.inputs.values() if a.ndim), default=1)
+
+    def _attempt(self, stage: str, doing: str, do: Callable[[], None]) -> None:
+        """Do that, timed as that stage, unless the work has failed or is no longer wanted."""
+        if self.error is not None:
+            return
+        started = time.monotonic()
+        try:
+            self._require()
+            self.doing = doing
+            do()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the call is awaited
+            # BaseException, as a panic in a runtime written in Rust is not an Exception. The slot,
+            # the lease and the caller must be released all the same.
+            self.error = as_exception(error)
+        finally:
+            spent = getattr(self.times, stage) + time.monotonic() - started
+            setattr(self.times, stage, spent)
+
+    def _require(self) -> None:
+        """Raise if the answer is no longer wanted: the deadline passed or the client left."""
+        self.deadline.require(self.doing)
+        if self.caller.has_left():
+            raise Unavailable("the client disconnected")
+
+    def _bring_forward(self, deadline: Deadline) -> None:
+        if deadline.expires_at < self.deadline.expires_at:
+            self.deadline = deadline
+            self.caller.bring_forward(self)
+
+
+def run_works(works: Sequence[Work[Any]]) -> list[int]:
+    """Do each of the works; return the number of works in each batch that was run."""
+    for work in works:
+        work.decode()
+        work.require_time()
+    sizes = [_run(group) for group in _alike(work for work in works if work.error is None)]
+    for work in works:
+        work.encode()
+    return [size for size in sizes if size]
+
+
+def _alike(works: Iterable[Work[Any]]) -> list[list[Work[Any]]]:
+    """Group the works by signature, dtypes and all sizes but the first."""
+    groups: dict[object, list[Work[Any]]] = {}
+    for work in works:
+        groups.setdefault(_form(work), []).append(work)
+    return list(groups.values())
+
+
+def _form(work: Work[Any]) -> object:
+    arrays = sorted(work.inputs.items())
+    rows = {array.shape[:1] for _, array in arrays}
+    if work.signature is None or not work.signature.has_rows or len(rows) != 1 or () in rows:
+        return work
+    return work.signature.name, tuple((name, a.dtype, a.shape[1:]) for name, a in arrays)
+
+
+def _run(works: Sequence[Work[Any]]) -> int:
+    """Run the works; return how many still had to run, as some may have been given up meanwhile."""
+    wanted = [work for work in works if work.is_wanted()]
+    is_done = len(wanted) > 1 and _run_as_one(wanted)
+    for work in () if is_done else wanted:
+        work.run()
+    return len(wanted)
+
+
+def _run_as_one(works: Sequence[Work[Any]]) -> bool:
+    """Run the works as one batch; return False on any error, and each must then run alone."""
+    started = time.monotonic()
+    rows = [work.rows for work in works]
+    for work in works:
+        work.doing = "running the model"
+    try:
+        parts = _split(_outputs(works), rows)
+    except BaseException:  # noqa: BLE001 - alone, each gets its own error, or none
+        return False
+    finally:
+        for work in works:
+            work.times.run = time.monotonic() - started
+    served, times = works[0].served, tuple(work.times for work in works)
+    execution = Execution(served.model, served.version, sum(rows), times)
+    for work, part in zip(works, parts, strict=True):
+        work.outputs, work.execution = part, execution
+    return True
+
+
+def _outputs(works: Sequence[Work[Any]]) -> Tensors:
+    first = works[0]
+    assert first.signature is not None
+    inputs = {name: np.concatenate([work.inputs[name] for work in works]) for name in first.inputs}
+    latest = max((work.deadline for work in works), key=lambda deadline: deadline.expires_at)
+    return first.runner.run(first.signature.name, inputs, latest)
+
+
+def _split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:
+    """Split the outputs into those of each work, which has that many rows."""
+    ends = np.cumsum([0, *rows])
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != ends[-1]:
+            raise InferenceFailed(
+                f"output {name!r} has shape {list(array.shape)} for a batch of {ends[-1]}",
+                hint="this model cannot be batched: serve it with --max-batch-size 1",
+            )
+    return [
+        {name: array[start:end] for name, array in outputs.items()} for start, end in pairwise(ends)
+    ]
