@@ -164,7 +164,7 @@ class ServerSpec:
     longest_folder: int | None = None
 
 
-_EVERY_BACKEND = ("threads", "allow_unsafe_ops")
+_EVERY_BACKEND = ("threads", "processes", "allow_unsafe_ops")
 """Fields of LoadOptions that every backend takes; one without unsafe operations allows them all."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import pickle
 import zlib
 from collections.abc import AsyncIterable, Iterator
 from contextlib import contextmanager, suppress
@@ -61,9 +62,12 @@ class Body:
         self.held = memory.open(self._give_way)
         self.is_left = False
         """Whether the request's task has ended, so that no one waits for an answer."""
-        self.room = _BodyRoom(self)
+        self.room: Room = _BodyRoom(self)
         self._loop = asyncio.get_running_loop()
         self._patience: asyncio.Timeout | None = None
+
+    def __reduce__(self) -> tuple[type[BodyElsewhere], tuple[pickle.PickleBuffer, Deadline]]:
+        return BodyElsewhere, (pickle.PickleBuffer(self.content), self.deadline)
 
     def __enter__(self) -> Body:
         self.held.__enter__()
@@ -145,6 +149,27 @@ class Body:
         if self._patience is not None:
             self.content = b""
             self._patience.reschedule(self._loop.time())
+
+
+class BodyElsewhere:
+    """A body in the process that reads it; the server's own counts its memory."""
+
+    def __init__(self, content: Content, deadline: Deadline) -> None:
+        self.content = content
+        self.deadline = deadline
+        self.room: Room = UNBOUNDED
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Drop the content at the end of the block."""
+        try:
+            yield
+        finally:
+            self.content = b""
+
+    def forget(self, _: Content) -> None:
+        """Drop the content before the text made of it is parsed."""
+        self.content = b""
 
 
 class _BodyRoom(Room):
