@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from mlserve.backend import Runner, judges_shapes
+from mlserve.backend import Runner, judges_shapes, limit_threads
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable
 from mlserve.server.codec.images import work_of
@@ -136,6 +136,7 @@ class Work(Generic[Answer]):
 
         def run() -> None:
             assert self.signature is not None
+            limit_threads(self.runner, self.threads)
             self.outputs = self.runner.run(self.signature.name, self.inputs, self.deadline)
             self.execution = Execution(
                 self.served.model, self.served.version, self.rows, (self.times,)
@@ -262,6 +263,7 @@ def _outputs(works: Sequence[Work[Any]]) -> Tensors:
     assert first.signature is not None
     inputs = {name: np.concatenate([work.inputs[name] for work in works]) for name in first.inputs}
     latest = max((work.deadline for work in works), key=lambda deadline: deadline.expires_at)
+    limit_threads(first.runner, first.threads)
     return first.runner.run(first.signature.name, inputs, latest)
 
 
