@@ -40,6 +40,8 @@ def read(data: Mapping[str, Any], name: str) -> Preprocessor:
     Sizes are those of `input_size`; timm uses `test_input_size` only if it is asked to.
     """
     config = data.get("pretrained_cfg", data)
+    if not isinstance(config, Mapping):
+        raise Reader(name, data).refused("pretrained_cfg", "not an object")
     given = {key: config[key] for key in _DEFAULTS if config.get(key)}
     reader = Reader(name, {**_DEFAULTS, **given})
     size = reader.data["input_size"]
