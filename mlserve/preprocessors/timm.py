@@ -53,7 +53,7 @@ def read(data: Mapping[str, Any], name: str) -> Preprocessor:
         raise reader.refused("crop_mode", f"mlserve has {' and '.join(_MODES)}")
     sizes = PixelOptions(mode=mode, crop=reader.fraction("crop_pct"), input=(height, width))
     pixels = transformed(reader, sizes, _NAMES)
-    labels = data.get("label_names") or config.get("label_names")
+    labels: Any = data.get("label_names") or config.get("label_names")
     is_named = isinstance(labels, list | tuple) and bool(labels)
     return Preprocessor(
         name,

@@ -41,7 +41,7 @@ def test_the_file_of_timm_is_known_by_its_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", ["resnet50", None, [1]])
 def test_what_is_not_a_configuration_of_timm_is_named(tmp_path: Path, config: Any) -> None:
     path = written(tmp_path / "config.json", {"pretrained_cfg": config})
-    with pytest.raises(ExportError, match="pretrained_cfg in .* not an object"):
+    with pytest.raises(ExportError, match=r"pretrained_cfg in .* not an object"):
         preprocessor(str(path))
 
 
