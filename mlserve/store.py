@@ -30,7 +30,7 @@ class Store:
     """The exported models under `root`, by default the user's own store."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = (paths.store_dir() if root is None else root).expanduser().absolute()
+        self.root = paths.expanded(paths.store_dir() if root is None else root).absolute()
 
     def base_path(self, backend: str, model: str) -> Path:
         """Return the folder that holds the version folders of a model.

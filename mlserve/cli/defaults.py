@@ -165,7 +165,7 @@ class Setting(NamedTuple):
         if isinstance(value, str) and _IS_PATH.search(metavar):
             from mlserve.remote.address import is_remote  # most files name no model
 
-            path = table.path(value)
+            path = table.path(self.key, value)
             is_path = path.exists() or set(metavar.split("|")) <= _PLACES
             return str(path) if is_path and not is_remote(value) else value
         return str(value) if isinstance(value, Path) else value

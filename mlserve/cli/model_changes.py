@@ -232,6 +232,7 @@ def _target(
 ) -> tuple[ModelFolder, int | None]:
     """Return the model and the version to use; None is the latest."""
     from mlserve.inventory import ModelFolder, Reference
+    from mlserve.paths import expanded
     from mlserve.store import Store
 
     name, at, version = target.rpartition("@")
@@ -249,7 +250,7 @@ def _target(
             "--path names a model's folder, and no other is needed",
             hint=f"give the version alone: mlserve models use {version} --path {path}",
         )
-    base = path.expanduser().absolute()
+    base = expanded(path).absolute()
     return ModelFolder(backend or base.parent.name, model or base.name, base), asked.version
 
 
