@@ -108,7 +108,8 @@ def rm(
 
     mlserve models rm inception_v3@1 inception_v3@2 --yes
     """
-    chosen = [_one(word, backend, model, store) for word in references]
+    named = [_one(word, backend, model, store) for word in references]
+    chosen = list({str(version.artifact.path): (f, version) for f, version in named}.values())
     if not force:
         for folder in {folder.base_path: folder for folder, _ in chosen}.values():
             _require_unused(folder, [v for f, v in chosen if f == folder])
