@@ -83,8 +83,8 @@ def copy(
     It is written aside and appears whole, after its digests were checked, and replaces nothing.
     With `links`, files are hard links where the file system allows: they take no room, and stay
     when the other version is removed. Raises ModelLoadFailed if the version is damaged or
-    incomplete, UsageError for one that a newer mlserve wrote or that cannot be read, ExportError if the copy exists or
-    cannot be written.
+    incomplete, UsageError for one that a newer mlserve wrote or that cannot be read, ExportError if
+    the copy exists or cannot be written.
     """
     source.require_complete()
     artifact = Artifact.open(
