@@ -26,23 +26,29 @@ class ClassScore(NamedTuple):
 class Accuracy:
     """Counts answers as they come.
 
-    `in_best` counts the answers whose expected label was among the classes that came with scores,
-    and `best` is the least number of classes that an answer had.
+    `best` is the least number of classes that an answer had.
     """
 
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    in_best: int = 0
     best: int | None = None
+    _places: Counter[int] = field(default_factory=Counter)
+    """How many answers had their expected label at each place, from 0 for the best class."""
 
     def add(self, expected: str, answered: Sequence[str]) -> None:
         """Count an answer: its label, then the labels of the next best classes if it has them."""
         self.pairs[expected, answered[0]] += 1
-        self.in_best += expected in answered
+        if expected in answered:
+            self._places[answered.index(expected)] += 1
         self.best = len(answered) if self.best is None else min(self.best, len(answered))
 
     @property
     def images(self) -> int:
         return self.pairs.total()
+
+    @property
+    def in_best(self) -> int:
+        """How many answers had their expected label among the `best` classes, the same for all."""
+        return sum(count for place, count in self._places.items() if place < (self.best or 0))
 
     @property
     def right(self) -> int:

@@ -47,21 +47,6 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def path_digest(path: Path) -> str:
-    """Return `sha256:<hex>` of a file's bytes, or of a folder's relative file names and bytes."""
-    if path.is_file():
-        return f"sha256:{_hex(path)}"
-    files = sorted(
-        (file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file()
-    )
-    return digest_of("".join(f"{name}\0{_hex(file)}\n" for name, file in files).encode())
-
-
-def _hex(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def labels_text(labels: Sequence[str]) -> bytes:
     """Return the labels as file content: UTF-8, one a line, or a JSON list if one has a line break.
 

@@ -62,6 +62,29 @@ def judges_shapes(runner: Runner) -> bool:
     return bool(getattr(runner, "judges_shapes", False))
 
 
+@runtime_checkable
+class LimitsThreads(Protocol):
+    """A Runner whose calls can run on more threads or fewer."""
+
+    def limit_threads(self, threads: int) -> None:
+        """Let the calls of `run` from this thread use at most that many threads from now on.
+
+        0 is as many as the Runner likes. Called on the thread that calls `run`, before each call:
+        it must take microseconds. A call on fewer threads gives the same outputs.
+        """
+
+
+def limit_threads(runner: Runner, threads: int) -> None:
+    """Say how many threads the next call of `run` from this thread may use; 0 is any number.
+
+    A call that is alone in the server may use all threads. Where several run side by side, each
+    does best on its share: no call waits for another's threads. A Runner that does not
+    `limit_threads` decides for itself.
+    """
+    if isinstance(runner, LimitsThreads):
+        runner.limit_threads(threads)
+
+
 @dataclass(frozen=True, slots=True)
 class Batching:
     """How requests are run together: up to `most` as one batch.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from io import FileIO
@@ -56,10 +56,23 @@ def digests_of(folder: Path, *, without: str = "") -> dict[str, FileDigest]:
     Links are followed. Raises OSError for what cannot be read, and ValueError for what is not a
     regular file.
     """
-    names = [name for name in file_names(folder) if name != without]
+    return _digests(folder, [name for name in file_names(folder) if name != without])
+
+
+def _digests(folder: Path, names: Sequence[str]) -> dict[str, FileDigest]:
     with ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(lambda name: _digest(folder / name), names)
         return dict(zip(names, found, strict=True))
+
+
+def path_digest(path: Path) -> str:
+    """Return `sha256:<hex>` of a file's bytes, or of a folder's regular files, as `joined`.
+
+    Links are followed. Raises OSError for what cannot be read.
+    """
+    if path.is_file():
+        return f"sha256:{_digest(path).sha256}"
+    return joined(_digests(path, [name for name in file_names(path) if (path / name).is_file()]))
 
 
 def file_names(folder: Path) -> list[str]:
@@ -115,11 +128,12 @@ def _is_hidden(name: str) -> bool:
 
 
 def joined(digests: Digests) -> str:
-    """Return `sha256:<hex>` over the paths and digests of files: one digest of them all."""
-    total = hashlib.sha256()
-    for name, digest in sorted(digests.items()):
-        total.update(name.encode(errors="surrogateescape") + b"\0" + bytes.fromhex(digest.sha256))
-    return f"sha256:{total.hexdigest()}"
+    """Return `sha256:<hex>` over the paths and digests of files: one digest of them all.
+
+    Users pin folders by it (`--sha256`), so it stays as it is.
+    """
+    lines = "".join(f"{name}\0{digest.sha256}\n" for name, digest in sorted(digests.items()))
+    return f"sha256:{hashlib.sha256(lines.encode(errors='surrogateescape')).hexdigest()}"
 
 
 def _size_fault(path: Path, expected: FileDigest) -> str:

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlserve import __version__
+from mlserve.errors import PluginError
 
 CORE = "mlserve"
 MODELS = "mlserve-models"
@@ -42,6 +43,12 @@ def install_command(wanted: str) -> str:
     """
     beside = [_BESIDE[wanted]] if wanted in _BESIDE else []
     return " ".join(["pip install", *map(_argument, [*beside, wanted])])
+
+
+def not_installed(what: str, *modules: str, hint: str) -> PluginError:
+    """Return the error for something that needs modules which are not installed."""
+    verb = "is" if len(modules) == 1 else "are"
+    return PluginError(f"{what} needs {', '.join(modules)}, which {verb} not installed", hint=hint)
 
 
 def is_ours(name: str) -> bool:

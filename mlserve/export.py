@@ -16,7 +16,7 @@ from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
 from mlserve.backend import Backend
 from mlserve.backend_choice import backend_for
-from mlserve.distributions import MODELS, install_command
+from mlserve.distributions import MODELS, install_command, not_installed
 from mlserve.errors import (
     ExportError,
     MlserveError,
@@ -34,6 +34,7 @@ from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature, features_of
 from mlserve.preprocessors.applied import applied
 from mlserve.preprocessors.choice import preprocessor
+from mlserve.remote.address import is_remote
 from mlserve.remote.resolving import Fetched, addresses_named, localized, named, not_cached
 from mlserve.sources import (
     SOME_USE,
@@ -74,12 +75,16 @@ def export(
     before any heavy import. Raises UsageError, NotFound, PluginError and ExportError, and then
     leaves nothing behind.
     """
-    if backend is not None:
-        plugins.backend(backend)
+    into = Store(store)
+    chosen = None if backend is None else plugins.backend(backend)
     check_name("model", request.model)
+    _require_weights(request)
+    request.pixels.require_fitting()
+    if chosen is not None:  # before anything is fetched
+        _require_possible(request, chosen, into, version)
     request, fetched = localized(request, progress)
     with addresses_named(fetched):
-        return _exported(request, fetched, backend, Store(store), version, progress)
+        return _exported(request, fetched, backend, into, version, progress)
 
 
 def _exported(
@@ -90,7 +95,6 @@ def _exported(
     version: int | None,
     progress: Progress,
 ) -> Artifact:
-    _require_weights(request)
     request = replace(request, labels=request.given_labels())
     source = _source_for(request)
     require_kind(request, source)
@@ -98,10 +102,9 @@ def _exported(
     _require_fetched(request, source)
     if request.preprocessor is not None:
         request = applied(request, preprocessor(request.preprocessor))
+        request.pixels.require_fitting()
     runtime = plugins.backend(backend_for(request, source, backend))
-    _require_buildable(_asked_features(request), runtime)
-    into.require_free(runtime.name, request.model, version)
-    _require_installed(f"the backend {runtime.name}", runtime)
+    _require_possible(request, runtime, into, version)
     _require_installed(f"the model source {source.name}", source)
     with into.incoming(runtime.name, request.model) as incoming:
         model, signatures = _write(request, source, runtime, incoming.path, progress)
@@ -252,10 +255,19 @@ def _libraries(*parts: Backend | ModelSource) -> dict[str, str]:
 
 def _require_weights(request: ModelRequest) -> None:
     path = request.weights_path
-    if path is not None and not path.exists():
+    if path is not None and not (is_remote(str(request.weights)) or path.exists()):
         raise UsageError(
             f"--weights {path}: there is no such file", hint="check the path and the spelling"
         )
+
+
+def _require_possible(
+    request: ModelRequest, runtime: Backend, into: Store, version: int | None
+) -> None:
+    """Raise what can be known of an export without the model: a cheap check."""
+    _require_buildable(_asked_features(request), runtime)
+    into.require_free(runtime.name, request.model, version)
+    _require_installed(f"the backend {runtime.name}", runtime)
 
 
 def _require_fetched(request: ModelRequest, source: ModelSource) -> None:
@@ -284,7 +296,6 @@ def _require_used(request: ModelRequest, source: ModelSource) -> None:
 
 def _asked_features(request: ModelRequest) -> frozenset[Feature]:
     """Return what the user's options need of a backend, as far as it is known without the model."""
-    request.pixels.require_fitting()
     height, width = request.open_size
     size = height or _ANY_SIDE, width or _ANY_SIDE
     return features_of(request.exif, request.pixels.preprocessing(size, RGB))
@@ -352,7 +363,7 @@ def _known_or_own(request: ModelRequest, sources: Sequence[ModelSource]) -> str:
 def _require_installed(what: str, part: Backend | ModelSource) -> None:
     absent = plugins.absent_modules(part.requires)
     if absent:
-        raise _absent(what, ", ".join(absent), part)
+        raise not_installed(what, *absent, hint=part.install_hint)
 
 
 @contextmanager
@@ -366,7 +377,7 @@ def _library_errors_named(what: str, part: Backend | ModelSource) -> Iterator[No
         yield
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name in part.requires:
-            raise _absent(what, error.name, part) from error
+            raise not_installed(what, error.name, hint=part.install_hint) from error
         raise PluginError(
             f"{what} is installed but broken: {reason_of(error)}",
             hint=f"reinstall what it needs: {part.install_hint}",
@@ -386,7 +397,3 @@ def _is_ours(error: Exception) -> bool:
     """Return whether our code raised it, which is a bug; a library's errors are about the model."""
     names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
     return names[-1].startswith("mlserve")
-
-
-def _absent(what: str, modules: str, part: Backend | ModelSource) -> PluginError:
-    return PluginError(f"{what} needs {modules}, which is not installed", hint=part.install_hint)

@@ -36,11 +36,33 @@ def import_quietly(framework: str, level_variable: str, first_use: Callable[[Any
     it looks for devices. Raises ImportError.
     """
     if level_variable in os.environ or framework in sys.modules:
-        importlib.import_module(framework)
+        with keras_left_out():
+            importlib.import_module(framework)
         return
     os.environ[level_variable] = "2"
-    with _notes_held_back():
+    with _notes_held_back(), keras_left_out():
         first_use(importlib.import_module(framework))
+
+
+@contextmanager
+def keras_left_out() -> Iterator[None]:
+    """Keep TensorFlow from importing Keras inside the block, for 1.5 s and 110 MB less.
+
+    TensorFlow imports Keras' optimizers at its end, if it can: only training needs them. Afterwards
+    Keras can be imported as usual, as `tensorflow.keras` too.
+    """
+    if _OPTIMIZERS in sys.modules:
+        yield
+        return
+    modules: dict[str, Any] = sys.modules
+    modules[_OPTIMIZERS] = None  # its import fails, and TensorFlow goes on
+    try:
+        yield
+    finally:
+        del modules[_OPTIMIZERS]
+
+
+_OPTIMIZERS = "keras.src.optimizers"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mlserve.config.servers import MODELS, ModelConfig, ServerConfig
 from mlserve.config.table import SERVERS
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.hints import nearest
+from mlserve.paths import expanded
 from mlserve.pin import pin_or_none, read_pin, unpin_hint
 from mlserve.served_model import ServedModel
 from mlserve.settings import DEFAULT_BACKEND, Launcher
@@ -41,7 +42,7 @@ def choose(
             hint="give only one of the two",
         )
     if path is not None:
-        base = path.expanduser().absolute()
+        base = expanded(path).absolute()
         expected = _expected(base, versions)
         newest = Artifact.open(base, model or base.name, expected[-1])
         chosen = backend_of_files(newest, backend)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import platformdirs
 
+from mlserve.errors import UsageError
+
 _APP = "mlserve"
 
 
@@ -28,6 +30,20 @@ def state_dir() -> Path:
     return _home("state") or platformdirs.user_state_path(_APP)
 
 
+def expanded(path: Path | str) -> Path:
+    """Return the path with the home folder in place of `~` or `~USER`.
+
+    Raises UsageError if there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"{path}: the home folder of {Path(path).parts[0]} is not known",
+            hint="write the whole path, from / on",
+        ) from error
+
+
 def _home(part: str) -> Path | None:
     home = os.environ.get("MLSERVE_HOME")
-    return Path(home).expanduser() / part if home else None
+    return expanded(home) / part if home else None

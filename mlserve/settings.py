@@ -17,6 +17,7 @@ from typing import Any
 from mlserve.errors import UsageError
 from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
 from mlserve.options import HelpPanel, Options, flag_of, option
+from mlserve.paths import expanded
 
 
 class LogFormat(StrEnum):
@@ -315,7 +316,7 @@ class ServerSettings(Options):
     def absolute(self) -> ServerSettings:
         """Return the same settings with absolute paths."""
         paths: dict[str, Any] = {
-            name: value.expanduser().absolute()
+            name: expanded(value).absolute()
             for name, value in asdict(self).items()
             if isinstance(value, Path)
         }

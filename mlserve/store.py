@@ -23,6 +23,7 @@ from mlserve.incoming import Incoming, incoming_folder
 from mlserve.pin import read_pin, unpin_hint
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+NEXT_NUMBER = "leave --version out to take the next number; remove the folder if it is not wanted"
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
@@ -30,7 +31,7 @@ class Store:
     """The exported models under `root`, by default the user's own store."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = (paths.store_dir() if root is None else root).expanduser().absolute()
+        self.root = paths.expanded(paths.store_dir() if root is None else root).absolute()
 
     def base_path(self, backend: str, model: str) -> Path:
         """Return the folder that holds the version folders of a model.
@@ -78,7 +79,9 @@ class Store:
         chosen = versions[-1] if version is None else version
         return Artifact.open(self.base_path(backend, model), model, chosen)
 
-    def require_free(self, backend: str, model: str, version: int | None) -> None:
+    def require_free(
+        self, backend: str, model: str, version: int | None, hint: str = NEXT_NUMBER
+    ) -> None:
         """Raise ExportError if that version already exists, UsageError if it is invalid.
 
         None, which stands for the next version, is always free.
@@ -88,7 +91,7 @@ class Store:
         check_version(version)
         folder = version_folder(self.base_path(backend, model), version)
         if os.path.lexists(folder):
-            raise version_taken(folder)
+            raise version_taken(folder, hint)
 
     @contextmanager
     def incoming(self, backend: str, model: str) -> Iterator[Incoming]:
@@ -210,12 +213,9 @@ _MOST_DIGITS, _SHOWN = 400, 40
 """For parsing versions: with more digits, `int` is slow or raises."""
 
 
-def version_taken(folder: Path) -> ExportError:
+def version_taken(folder: Path, hint: str = NEXT_NUMBER) -> ExportError:
     """Return the error for a version that already exists."""
-    return ExportError(
-        f"version {folder.name} is there already: {folder}",
-        hint="leave --version out to take the next number; remove the folder if it is not wanted",
-    )
+    return ExportError(f"version {folder.name} is there already: {folder}", hint=hint)
 
 
 def _folders(folder: Path) -> list[str]:

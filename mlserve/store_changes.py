@@ -18,6 +18,7 @@ from mlserve.inventory import ModelFolder, StoredVersion, VersionState
 from mlserve.pin import PIN_NAME
 from mlserve.store import Store, present_versions, version_taken
 
+_OTHER_NUMBER = "give the copy another number, --to-version N, or another name, --to-model NAME"
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}
 """Why a file system makes no hard link; the file is copied then."""
 
@@ -82,8 +83,8 @@ def copy(
     It is written aside and appears whole, after its digests were checked, and replaces nothing.
     With `links`, files are hard links where the file system allows: they take no room, and stay
     when the other version is removed. Raises ModelLoadFailed if the version is damaged or
-    incomplete, UsageError for one that a newer mlserve wrote, ExportError if the copy exists or
-    cannot be written.
+    incomplete, UsageError for one that a newer mlserve wrote or that cannot be read, ExportError if
+    the copy exists or cannot be written.
     """
     source.require_complete()
     artifact = Artifact.open(
@@ -91,11 +92,11 @@ def copy(
     )
     name = model or artifact.model
     number = artifact.version if version is None else version
-    store.require_free(source.backend, name, number)
+    store.require_free(source.backend, name, number, _OTHER_NUMBER)
     with store.incoming(source.backend, name) as incoming:
         for file in file_names(artifact.path):
             (incoming.path / file).parent.mkdir(parents=True, exist_ok=True)
-            _copy_file(artifact.path / file, incoming.path / file, links=links)
+            _copy_readable(artifact.path / file, incoming.path / file, links=links)
         _write_manifest(artifact, incoming.path, name)
         copied = Artifact(incoming.path, name, number, artifact.manifest)
         artifact.require_none(copied.file_faults())
@@ -103,8 +104,20 @@ def copy(
             published = incoming.publish(number)
         except VersionExists as error:
             folder = store.base_path(source.backend, name) / str(number)
-            raise version_taken(folder) from error
+            raise version_taken(folder, _OTHER_NUMBER) from error
     return Artifact.open(published.parent, name, number)
+
+
+def _copy_readable(source: Path, target: Path, *, links: bool) -> None:
+    try:
+        _copy_file(source, target, links=links)
+    except OSError as error:
+        if os.access(source, os.R_OK):
+            raise
+        raise UsageError(
+            f"{source} cannot be read: {error.strerror}",
+            hint="make it readable, or remove it if it does not belong to the model",
+        ) from error
 
 
 def _copy_file(source: Path, target: Path, *, links: bool) -> None:

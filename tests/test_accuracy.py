@@ -28,5 +28,13 @@ def test_counts_by_class_and_by_mistake() -> None:
     assert found.to_json()["confusion"][0] == {"expected": "cat", "answered": "cat", "images": 1}
 
 
+def test_the_best_are_as_many_for_each_answer() -> None:
+    found = Accuracy()
+    found.add("cat", ["dog", "ox", "cat"])
+    found.add("dog", ["dog", "cat"])
+    found.add("ox", ["cat", "ox", "dog"])
+    assert (found.best, found.in_best) == (2, 2)  # the third place of a longer list does not count
+
+
 def test_no_answer_is_no_accuracy() -> None:
     assert (Accuracy().share, Accuracy().share_in_best, Accuracy().best) == (None, None, None)

@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from mlserve import __version__, plugins
-from mlserve.distributions import CORE, FOLDERS, install_command
+from mlserve.distributions import CORE, FOLDERS, install_command, not_installed
 
 CHECKOUT = Path(__file__).parents[1]
 NAMES = pytest.mark.parametrize("name", FOLDERS)
@@ -171,3 +171,9 @@ def test_nothing_says_to_install_mlserve_from_the_index() -> None:
     ]
 
     assert not said
+
+
+def test_what_is_absent_is_named_in_one_sentence() -> None:
+    one, two = not_installed("x", "a", hint="h"), not_installed("x", "a", "b", hint="h")
+    assert (one.message, one.hint) == ("x needs a, which is not installed", "h")
+    assert two.message == "x needs a, b, which are not installed"

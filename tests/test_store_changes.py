@@ -151,6 +151,15 @@ def test_a_damaged_version_is_not_copied(folder: ModelFolder, tmp_path: Path) ->
     assert not (tmp_path / "other" / "echo").exists()
 
 
+def test_a_link_that_leads_nowhere_is_named_and_nothing_is_copied(
+    store: Store, folder: ModelFolder
+) -> None:
+    (folder.base_path / "2" / "gone").symlink_to("nowhere")
+    with pytest.raises(UsageError, match=r"2/gone cannot be read: No such file"):
+        copy(folder.version(2), store, version=9)
+    assert numbers(folder) == [1, 2, 3, 4]
+
+
 def test_a_version_of_a_newer_mlserve_is_not_copied(folder: ModelFolder, tmp_path: Path) -> None:
     (folder.base_path / "4" / MANIFEST_NAME).write_text('{"format": 99}')
     with pytest.raises(UsageError, match="a newer mlserve"):

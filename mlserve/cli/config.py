@@ -87,9 +87,7 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
 
     mlserve config check --config deploy/mlserve.toml
     """
-    from mlserve.config.servers import servers_of
-    from mlserve.config.table import SERVERS, Table
-    from mlserve.credentials import check_files
+    from mlserve.config.servers import require_files, servers_of
 
     document = document_of(ctx)
     if document is None:
@@ -97,12 +95,9 @@ def check(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
             "there is no configuration file to check",
             hint="name one: mlserve config check --config FILE",
         )
-    found, root = servers_of(document), Table(document, (), document.table)
+    found = servers_of(document)
     for server in found.servers:
-        try:
-            check_files(server.settings)
-        except UsageError as error:
-            raise root.table(SERVERS).table(server.name).located(error) from error
+        require_files(document, server)
     _values(ctx, document, every=False)
     if output is OutputFormat.JSON:
         print_json({"file": document.shown, "servers": _models_by_server(found)})

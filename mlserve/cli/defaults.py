@@ -57,6 +57,8 @@ JSON_FORMATS = ("json", "jsonl")
 """The formats of `--output` with which errors are JSON too."""
 _DOCUMENT, _GIVEN = "mlserve.document", "mlserve.given"
 """Keys under which a context keeps the configuration file, and what was given to the command."""
+_DIAGNOSES, _PROBLEM = "doctor", "mlserve.problem"
+"""The command that reports what is wrong with the file, and the key under which that is kept."""
 _FROM_DEFAULTS = "DEFAULT_MAP"
 """Typer's name for the source of a value that neither a flag nor the option itself gives."""
 _IS_PATH = re.compile(r"\b(FILE|DIR)\b")
@@ -163,7 +165,7 @@ class Setting(NamedTuple):
         if isinstance(value, str) and _IS_PATH.search(metavar):
             from mlserve.remote.address import is_remote  # most files name no model
 
-            path = table.path(value)
+            path = table.path(self.key, value)
             is_path = path.exists() or set(metavar.split("|")) <= _PLACES
             return str(path) if is_path and not is_remote(value) else value
         return str(value) if isinstance(value, Path) else value
@@ -208,6 +210,9 @@ def _load(ctx: Any, paths: Sequence[Path], *, are_found: bool) -> Document | Non
         if document is not None:
             require_known(document, all_settings(ctx.find_root().command))
     except UsageError as error:
+        if command_name(ctx) == _DIAGNOSES:
+            ctx.meta[_PROBLEM] = error
+            return None
         if not are_found or command_name(ctx) not in _OF_WHAT_RUNS:
             raise
         note(f"warning: {error.message}; the defaults in this file are not used")
@@ -272,6 +277,12 @@ def require_known(document: Document, settings: Sequence[Setting]) -> None:
 def document_of(ctx: Any) -> Document | None:
     """Return the configuration file of this run, if there is one."""
     found: Document | None = ctx.meta.get(_DOCUMENT)
+    return found
+
+
+def problem_of(ctx: Any) -> UsageError | None:
+    """Return why the configuration file could not be read, for a command that says so itself."""
+    found: UsageError | None = ctx.meta.get(_PROBLEM)
     return found
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.cli.defaults import document_of, problem_of
 from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
+    ctx: typer.Context,
     deep: Annotated[
         bool,
         typer.Option(
@@ -32,7 +34,7 @@ def doctor(
     ] = False,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Check this machine: versions, conflicts, launchers, ports, memory, disk, network.
+    """Check this machine: versions, conflicts, launchers, ports, memory, disk, files, network.
 
     Each finding is ok, warn or fail, and comes with its fix. Exit codes: 0 the default path
     (export, up, predict) would work, 3 something that it needs is missing.
@@ -44,7 +46,7 @@ def doctor(
     from mlserve.doctor.finding import Status
     from mlserve.doctor.run import examine
 
-    findings = examine(is_deep=deep)
+    findings = examine(is_deep=deep, document=document_of(ctx), problem=problem_of(ctx))
     failed = [found for found in findings if found.status is Status.FAIL]
     if output is OutputFormat.JSON:
         print_json({"works": not failed, "findings": [found.to_json() for found in findings]})

@@ -108,7 +108,8 @@ def rm(
 
     mlserve models rm inception_v3@1 inception_v3@2 --yes
     """
-    chosen = [_one(word, backend, model, store) for word in references]
+    named = [_one(word, backend, model, store) for word in references]
+    chosen = list({str(version.artifact.path): (f, version) for f, version in named}.values())
     if not force:
         for folder in {folder.base_path: folder for folder, _ in chosen}.values():
             _require_unused(folder, [v for f, v in chosen if f == folder])
@@ -232,6 +233,7 @@ def _target(
 ) -> tuple[ModelFolder, int | None]:
     """Return the model and the version to use; None is the latest."""
     from mlserve.inventory import ModelFolder, Reference
+    from mlserve.paths import expanded
     from mlserve.store import Store
 
     name, at, version = target.rpartition("@")
@@ -249,7 +251,7 @@ def _target(
             "--path names a model's folder, and no other is needed",
             hint=f"give the version alone: mlserve models use {version} --path {path}",
         )
-    base = path.expanduser().absolute()
+    base = expanded(path).absolute()
     return ModelFolder(backend or base.parent.name, model or base.name, base), asked.version
 
 

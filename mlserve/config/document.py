@@ -104,7 +104,7 @@ def read_document(path: Path) -> Document:
 
 def _read(path: Path) -> str:
     try:
-        return read_plain(path, _LARGEST).decode().replace("\r\n", "\n")
+        return read_plain(path, _LARGEST).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UsageError(

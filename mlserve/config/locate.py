@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 
 from mlserve.errors import UsageError
+from mlserve.paths import expanded
 
 NAME = "mlserve.toml"
 PYPROJECT = "pyproject.toml"
@@ -34,7 +35,7 @@ def candidates(given: str | None) -> list[Path]:
     if given == NO_FILE:
         return []
     if given:
-        return [Path(given).expanduser()]
+        return [expanded(given)]
     try:
         start = Path.cwd()
     except FileNotFoundError:  # the current folder has been removed
@@ -44,7 +45,7 @@ def candidates(given: str | None) -> list[Path]:
 
 
 def _folders(start: Path) -> tuple[Path, ...]:
-    home = Path("~").expanduser()
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - the other raises where there is none
     way = (start, *start.parents)
     end = next((i for i, f in enumerate(way) if f == home or (f / _REPOSITORY).exists()), 0)
     return way[: end + 1]

@@ -111,6 +111,17 @@ def servers_of(document: Document) -> Config:
     return Config(document.path, servers, others)
 
 
+def require_files(document: Document, server: ServerConfig) -> None:
+    """Raise UsageError, with its place, unless the files of tokens and TLS are as they must be."""
+    from mlserve.credentials import check_files  # a client needs it not
+
+    try:
+        check_files(server.settings)
+    except UsageError as error:
+        root = Table(document, (), document.table)
+        raise root.table(SERVERS).table(server.name).located(error) from error
+
+
 @dataclass(frozen=True, slots=True)
 class _ListenKeys(Options):
     """The keys of `[servers.NAME]` that are not settings."""

@@ -13,6 +13,7 @@ from mlserve.config.document import Document
 from mlserve.errors import UsageError, shortened
 from mlserve.hints import did_you_mean
 from mlserve.options import Description, Options, described
+from mlserve.paths import expanded
 
 SERVERS = "servers"
 """The table of the servers; all other tables are those of commands."""
@@ -99,11 +100,14 @@ class Table:
             raise self.error(
                 key, f"{key} must be {wanted}, not {_shown(value)}", _SEE, of_value=True
             )
-        return self.path(value) if kind is Path else value
+        return self.path(key, value) if kind is Path else value
 
-    def path(self, text: str) -> Path:
-        """Return the path that a value names; a relative one starts at the file's folder."""
-        return self.document.folder / Path(text).expanduser()
+    def path(self, key: str, text: str) -> Path:
+        """Return the path that a key's value names; a relative one starts at the file's folder."""
+        try:
+            return self.document.folder / expanded(text)
+        except UsageError as error:
+            raise self.error(key, error.message, error.hint or "", of_value=True) from error
 
     def located(self, error: UsageError) -> UsageError:
         """Return an error about flags as one about the first of their keys in this table."""

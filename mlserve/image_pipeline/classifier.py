@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact
-from mlserve.backend import Batching
+from mlserve.backend import Batching, LimitsThreads
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, ModelLoadFailed, Overloaded
 from mlserve.image_pipeline.steps import (
@@ -91,6 +91,11 @@ class ImageClassifierRunner:
         count = scores.shape[1] if signature == RANKING else self._count
         highest, indices = best(scores, count)
         return {"labels": self._labels[indices], "scores": highest, "indices": indices}
+
+    def limit_threads(self, threads: int) -> None:
+        """Let the model's calls from this thread use at most that many threads; 0 is any number."""
+        if isinstance(self._forward, LimitsThreads):
+            self._forward.limit_threads(threads)
 
     @property
     def batching(self) -> Batching | None:

@@ -19,7 +19,10 @@ Array = np.ndarray[Any, Any]
 
 
 class Axis(NamedTuple):
-    """For each output position: its two neighbours, and the weight of the second."""
+    """For each output position: its two neighbours, and the weight of the second; 0 if it is alone.
+
+    The second is the one after the first, or the same one.
+    """
 
     low: Array
     high: Array
@@ -51,27 +54,42 @@ def float_resized(image: Array, geometry: Geometry, interpolation: Interpolation
 
 def _bilinear(image: Array, geometry: Geometry) -> Array:
     height, width, depth = image.shape
+    first = _first_of_four((height, width, depth), geometry)
     rows = _cut_axis(height, geometry.height, geometry.rows)
     columns = _columns(width, geometry.width, geometry.columns, depth)
-    top = _between(image, rows.low, columns)
-    bottom = _between(image, rows.high, columns)
+    flat, row = image.reshape(-1), width * depth
+    top = _between(flat, first, depth, columns.fraction)
+    bottom = _between(flat[row:] if height > 1 else flat, first, depth, columns.fraction)
     bottom -= top
     bottom *= rows.fraction[:, np.newaxis]
     bottom += top
     return bottom
 
 
-def _between(image: Array, rows: Array, columns: Axis) -> Array:
-    """Return float32[rows, depth * columns]: those rows of the image, resized in width."""
-    flat = image.reshape(-1)
-    starts = (rows * (image.shape[1] * image.shape[2]))[:, np.newaxis]
-    left = flat.take(starts + columns.low).astype(np.float32)
-    right = flat.take(starts + columns.high).astype(np.float32)
+@lru_cache(maxsize=2)
+def _first_of_four(shape: tuple[int, int, int], geometry: Geometry) -> Array:
+    """Return where the upper left one of each value's four neighbours lies in the flat image.
+
+    Kept for two shapes, as it takes megabytes, and a camera's images are all alike.
+    """
+    height, width, depth = shape
+    rows = _cut_axis(height, geometry.height, geometry.rows)
+    columns = _columns(width, geometry.width, geometry.columns, depth)
+    first: Array = (rows.low * (width * depth))[:, np.newaxis] + columns.low
+    return first
+
+
+def _between(flat: Array, first: Array, depth: int, fraction: Array) -> Array:
+    """Return float32[rows, depth * columns]: these values, resized in width.
+
+    Where the image has no further column or row, something else is read; its weight is 0.
+    """
+    left = flat.take(first, mode="clip").astype(np.float32)
+    right = flat[min(depth, flat.size - 1) :].take(first, mode="clip").astype(np.float32)
     right -= left
-    right *= columns.fraction
+    right *= fraction
     right += left
-    result: Array = right
-    return result
+    return right
 
 
 def axis(length: int, wanted: int) -> Axis:
@@ -85,7 +103,7 @@ def _cut_axis(length: int, wanted: int, part: Span) -> Axis:
     position, below = _positions(length, wanted, part)
     low = np.maximum(below.astype(np.int64), 0)
     high = np.minimum(np.ceil(position).astype(np.int64), length - 1)
-    return Axis(low, high, position - below)
+    return Axis(low, high, np.where(low == high, np.float32(0), position - below))
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mlserve.artifact import Artifact, without_manifest
+from mlserve.artifact import Artifact, version_folder, without_manifest
 from mlserve.errors import (
     DeadlineExceeded,
     MlserveError,
@@ -60,7 +60,16 @@ def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show)
     give_up = time.monotonic() + timeout
     target = _target(folder, version)
     show(f"checking the files of {folder}@{target}")
-    Artifact.open(folder.base_path, folder.model, target).require_whole()
+    try:
+        Artifact.open(folder.base_path, folder.model, target).require_whole()
+    except MlserveError as error:
+        if version is None:
+            path = shlex.quote(str(version_folder(folder.base_path, target)))
+            error.hint = (
+                "the pin stays: without it, servers would have to load that version. If it is not "
+                f"wanted, rm -r {path}, and use latest again; else copy or export it again"
+            )
+        raise
     uses = uses_of(folder.base_path)
     followers = [_Follower(use, target) for use in uses if use.follows_pin]
     before = pin_or_none(folder.base_path)

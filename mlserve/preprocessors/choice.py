@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlserve import plugins
+from mlserve.artifact import json_of, read_plain
 from mlserve.distributions import install_command
-from mlserve.errors import ExportError, UsageError
+from mlserve.errors import ExportError, PluginError, UsageError
 from mlserve.labels import read_labels
 from mlserve.preprocessors import huggingface, timm, torchvision
 from mlserve.preprocessors.preprocessor import Preprocessor
@@ -44,7 +44,7 @@ def _of_library(library: str, name: str) -> Mapping[str, Any]:
     for source in plugins.model_sources():
         if library in source.preprocessors:
             return source.preprocessing_of(library, name)
-    raise UsageError(
+    raise PluginError(
         f"--preprocessor {library}:{name} needs a plugin that can ask {library}",
         hint=f"install it: {install_command(f'mlserve-torch[{library}]')}",
     )
@@ -61,12 +61,8 @@ def _file(path: Path) -> Path:
 
 def _parsed(path: Path) -> Mapping[str, Any]:
     try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST >> 20} MiB")
-        data = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        data = json_of(read_plain(path, _LARGEST))
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ExportError(
             f"--preprocessor {path} cannot be read as JSON: {reason}", hint=_GIVE

@@ -10,7 +10,7 @@ from typing import Any
 from mlserve.errors import ExportError
 from mlserve.images import RGB
 from mlserve.pixel_options import PixelOptions
-from mlserve.preprocessing import MOST_SIDE, Interpolation
+from mlserve.preprocessing import LEAST_DIVISOR, MOST_SIDE, Interpolation
 
 UNIT = (0.0, 1.0)
 RAW = (0.0, 255.0)
@@ -76,9 +76,9 @@ class Reader:
         return tuple(map(float, values))
 
     def deviations(self, key: str) -> tuple[float, ...]:
-        """Return the same, all above 0."""
+        """Return the same, all above 0, and not 0 as a float32 either."""
         values = self.numbers(key)
-        if min(values) <= 0:
+        if min(values) < LEAST_DIVISOR:
             raise self.refused(key, "not above 0")
         return values
 

@@ -40,6 +40,8 @@ def read(data: Mapping[str, Any], name: str) -> Preprocessor:
     Sizes are those of `input_size`; timm uses `test_input_size` only if it is asked to.
     """
     config = data.get("pretrained_cfg", data)
+    if not isinstance(config, Mapping):
+        raise Reader(name, data).refused("pretrained_cfg", "not an object")
     given = {key: config[key] for key in _DEFAULTS if config.get(key)}
     reader = Reader(name, {**_DEFAULTS, **given})
     size = reader.data["input_size"]
@@ -51,7 +53,7 @@ def read(data: Mapping[str, Any], name: str) -> Preprocessor:
         raise reader.refused("crop_mode", f"mlserve has {' and '.join(_MODES)}")
     sizes = PixelOptions(mode=mode, crop=reader.fraction("crop_pct"), input=(height, width))
     pixels = transformed(reader, sizes, _NAMES)
-    labels = data.get("label_names") or config.get("label_names")
+    labels: Any = data.get("label_names") or config.get("label_names")
     is_named = isinstance(labels, list | tuple) and bool(labels)
     return Preprocessor(
         name,

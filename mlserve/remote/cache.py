@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mlserve import paths
-from mlserve.artifact import path_digest
+from mlserve.digests import path_digest
 from mlserve.incoming import sync, sync_tree
 from mlserve.remote.address import Address
 from mlserve.remote.upstream import Found, Partial

@@ -37,14 +37,29 @@ class MlflowArtifacts(Upstream):
         self._address = address
         self._upstream_of = upstream_of
         self._what = address.text.partition(":")[2].strip("/")
+        self._stores: dict[str, Tracking] = {}
         safe_name(self._what or "..", address.shown)
 
     def fetch(self, known: str | None, into: Partial, progress: Progress) -> Found | None:
+        try:
+            return self._fetch(known, into, progress)
+        finally:
+            for store in self._stores.values():
+                store.close()
+            self._stores.clear()
+
+    def _fetch(self, known: str | None, into: Partial, progress: Progress) -> Found | None:
         location = self._location(self._address.scheme, self._what)
         scheme = urlsplit(location).scheme
         if scheme == "mlflow-artifacts":
             is_fixed = self._address.scheme == "models"
-            store = RestStore(_tracking(), self._address)
+            store = self._store(TRACKING_VARIABLE)
+            if not isinstance(store, RestStore):
+                raise UsageError(
+                    f"{self._address.shown} lies on a tracking server, and the tracking store is "
+                    f"{_tracking()}",
+                    hint=f"set {TRACKING_VARIABLE} to the address of that server",
+                )
             return store.fetch(location, known, into, progress, is_fixed=is_fixed)
         if scheme in {"", "file"}:
             return _copied(self._address, _local(location), known, into, progress)
@@ -105,7 +120,13 @@ class MlflowArtifacts(Upstream):
         return _joined(store.location_of_run(run), path)
 
     def _store(self, variable: str) -> Tracking:
+        """Return the store that the variable names, opened once for each fetch."""
         uri = os.environ.get(variable) or _tracking()
+        if uri not in self._stores:
+            self._stores[uri] = self._opened(uri, variable)
+        return self._stores[uri]
+
+    def _opened(self, uri: str, variable: str) -> Tracking:
         scheme = urlsplit(uri).scheme
         if scheme in {"http", "https"}:
             return RestStore(uri, self._address)

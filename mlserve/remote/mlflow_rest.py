@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -24,7 +24,7 @@ from mlserve.remote.http import (
     require_success,
     transport_reason,
 )
-from mlserve.remote.mlflow_store import Tracking
+from mlserve.remote.mlflow_store import Tracking, text_in
 from mlserve.remote.upstream import Found, Partial, downloading, unreachable
 from mlserve.sources import Progress
 
@@ -35,20 +35,30 @@ _CHECK = "check the spelling, and MLFLOW_TRACKING_URI"
 
 
 class RestStore(Tracking):
-    """The server at `uri`; `address` is what the user asked for, and stands in messages."""
+    """The server at `uri`; `address` is what the user asked for, and stands in messages.
+
+    It has one client until it is closed, and asks for nothing about models and runs twice.
+    """
 
     def __init__(self, uri: str, address: Address) -> None:
         self._uri = uri.rstrip("/")
         self._address = address
         self._headers = _credentials()
+        self._opened = ExitStack()
+        server = Address(urlsplit(self._uri).scheme, self._uri)
+        self._client = self._opened.enter_context(opened_client(server, self._headers))
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def close(self) -> None:
+        self._opened.close()
 
     def location_of_version(self, name: str, version: str) -> str:
         found = self._get("/model-versions/get-download-uri", {"name": name, "version": version})
-        return str(found["artifact_uri"])
+        return self._said(found, "artifact_uri")
 
     def version_of_alias(self, name: str, alias: str) -> str:
         found = self._get("/registered-models/alias", {"name": name, "alias": alias})
-        return str(found["model_version"]["version"])
+        return self._said(found, "model_version", "version")
 
     def latest_version(self, name: str) -> str:
         query = {
@@ -62,21 +72,21 @@ class RestStore(Tracking):
                 f"{self._address.shown}: the MLflow server has no version of the model {name}",
                 hint=_CHECK,
             )
-        return str(found[0]["version"])
+        return self._said(found, 0, "version")
 
     def location_of_model(self, model_id: str) -> str:
         found = self._get(f"/logged-models/{quote(model_id, safe='')}", {})
-        return str(found["model"]["info"]["artifact_uri"])
+        return self._said(found, "model", "info", "artifact_uri")
 
     def location_of_run(self, run: str) -> str:
-        return str(self._of_run(run)["info"]["artifact_uri"])
+        return self._said(self._of_run(run), "run", "info", "artifact_uri")
 
     def model_of_run(self, run: str, name: str) -> str | None:
-        outputs = self._of_run(run).get("outputs") or {}
+        outputs = (self._of_run(run).get("run") or {}).get("outputs") or {}
         for output in outputs.get("model_outputs") or ():
-            model = str(output["model_id"])
+            model = self._said(output, "model_id")
             found = self._get(f"/logged-models/{quote(model, safe='')}", {})
-            if found["model"]["info"].get("name") == name:
+            if ((found.get("model") or {}).get("info") or {}).get("name") == name:
                 return model
         return None
 
@@ -110,8 +120,10 @@ class RestStore(Tracking):
         return Found(f"mlflow-artifacts:/{root}", revision)
 
     def _of_run(self, run: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._get("/runs/get", {"run_id": run})["run"]
-        return found
+        return self._get("/runs/get", {"run_id": run})
+
+    def _said(self, found: Any, *keys: str | int) -> str:
+        return text_in(found, *keys, owner=f"{self._address.shown}: the MLflow server's answer")
 
     def _files(self, root: str, inside: str = "", depth: int = 0) -> Iterator[str]:
         if depth > _DEEPEST:
@@ -130,7 +142,10 @@ class RestStore(Tracking):
             receive(response, into.part_of(name), 0, downloading(name), progress)
 
     def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
-        return self._json(_API + path, query)
+        question = f"{path}?{urlencode(query)}"
+        if question not in self._known:
+            self._known[question] = self._json(_API + path, query)
+        return self._known[question]
 
     def _json(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         with self._asked(path, query) as response:
@@ -151,10 +166,7 @@ class RestStore(Tracking):
         target = f"{self._uri}{path}" + (f"?{urlencode(query)}" if query else "")
         address = Address(urlsplit(self._uri).scheme, target)
         try:
-            with (
-                opened_client(address, self._headers) as client,
-                answered(client, address, self._headers) as response,
-            ):
+            with answered(self._client, address, self._headers) as response:
                 if response.status_code == httpx.codes.NOT_FOUND:
                     raise self._absent(response)
                 require_success(response, address)

@@ -41,6 +41,10 @@ class Tracking(ABC):
     def model_of_run(self, run: str, name: str) -> str | None:
         """Return the id of the model that the run has logged under that name, if it has."""
 
+    def close(self) -> None:
+        """Close what is open."""
+        return  # a folder is not
+
 
 class FileStore(Tracking):
     """The folder that MLFLOW_TRACKING_URI names: `<experiment>/<run>/`, `<experiment>/models/`."""
@@ -52,7 +56,8 @@ class FileStore(Tracking):
     def location_of_version(self, name: str, version: str) -> str:
         what = f"version {version} of the model {name}"
         meta = self._read(self._model(name) / f"version-{version}", what)
-        return str(meta.get("storage_location") or meta["source"])
+        key = "storage_location" if meta.get("storage_location") else "source"
+        return text_in(meta, key, owner=what)
 
     def version_of_alias(self, name: str, alias: str) -> str:
         path = self._model(name) / "aliases" / self._safe(alias)
@@ -73,10 +78,11 @@ class FileStore(Tracking):
 
     def location_of_model(self, model_id: str) -> str:
         found = self._one(f"*/models/{self._safe(model_id)}", f"model {model_id}")
-        return str(self._read(found, f"model {model_id}")["artifact_location"])
+        what = f"model {model_id}"
+        return text_in(self._read(found, what), "artifact_location", owner=what)
 
     def location_of_run(self, run: str) -> str:
-        return str(self._read(self._run(run), f"run {run}")["artifact_uri"])
+        return text_in(self._read(self._run(run), f"run {run}"), "artifact_uri", owner=f"run {run}")
 
     def model_of_run(self, run: str, name: str) -> str | None:
         for output in sorted((self._run(run) / "outputs").glob("m-*")):
@@ -111,6 +117,22 @@ class FileStore(Tracking):
             f"{self._address.shown}: the MLflow store {self._root} has no {what}",
             hint="check the spelling, and MLFLOW_TRACKING_URI",
         )
+
+
+def text_in(found: Any, *keys: str | int, owner: str) -> str:
+    """Return the text at these keys of what MLflow said. Raises ExportError, naming the owner."""
+    inner = found
+    for key in keys:
+        try:
+            inner = inner[key]
+        except (KeyError, IndexError, TypeError):
+            inner = None
+    if isinstance(inner, str | int) and str(inner):
+        return str(inner)
+    raise ExportError(
+        f"{owner} has no {'.'.join(map(str, keys))}",
+        hint="check that MLflow can open it: mlflow artifacts download",
+    )
 
 
 def read_yaml(path: Path, address: Address) -> dict[str, Any]:

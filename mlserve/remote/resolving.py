@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlserve.artifact import path_digest
+from mlserve.digests import path_digest
 from mlserve.errors import ExportError, MlserveError, UsageError, reason_of
 from mlserve.remote.address import Address, is_remote, parse_digest
 from mlserve.remote.cache import Copy, Entry
@@ -142,14 +142,15 @@ def _asked(address: Address, entry: Entry, last: Copy | None, progress: Progress
 def _offline(address: Address, last: Copy | None) -> Copy:
     if last is None:
         raise not_cached(address.shown)
-    _require_pinned(address, last.digest)
+    if address.digest not in {None, last.digest}:
+        raise not_cached(f"{address.shown} with the digest sha256:{address.digest}")
     return last
 
 
-def not_cached(url: str) -> ExportError:
-    """Return the error for `--offline` and an address of which there is no copy."""
+def not_cached(what: str) -> ExportError:
+    """Return the error for `--offline` and an address, or content, of which there is no copy."""
     return ExportError(
-        f"{url} is not in the cache, and --offline fetches nothing",
+        f"{what} is not in the cache, and --offline fetches nothing",
         hint="export it once without --offline, where there is a network",
     )
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlserve.distributions import CORE, install_command
+from mlserve.distributions import CORE, install_command, not_installed
 from mlserve.errors import ExportError, PluginError, shortened
 from mlserve.remote.address import Address
 from mlserve.sources import Progress
@@ -40,10 +40,7 @@ def unreachable(address: Address, reason: str) -> Unreachable:
 
 def absent_library(address: Address, module: str, extra: str) -> PluginError:
     """Return the error for an address whose library is not installed."""
-    return PluginError(
-        f"{address.shown} needs {module}, which is not installed",
-        hint=install_command(f"{CORE}[{extra}]"),
-    )
+    return not_installed(address.shown, module, hint=install_command(f"{CORE}[{extra}]"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ def test_rm_does_not_ask_a_pipe(base: Path) -> None:
     assert code == 2
     assert "error: this command asks before it removes anything" in err
     assert "hint: add --yes" in err
-    assert run("rm", "m@2", "--yes") == (0, "echo/m@2 is removed\n", "")
+    assert run("rm", "m@2", "echo/m@2", "--yes") == (0, "echo/m@2 is removed\n", "")
 
 
 def test_rm_removes_none_if_one_is_wrong(base: Path) -> None:
@@ -172,6 +172,7 @@ def test_copy_needs_a_place_and_prints_the_new_one(base: Path, tmp_path: Path) -
     assert (code, out) == (0, f"{tmp_path}/other/echo/m/2\n")
     code, _, err = run("copy", "m@2", "--to-store", str(tmp_path / "other"))
     assert (code, "version 2 is there already" in err) == (4, True)
+    assert "hint: give the copy another number, --to-version N" in err
     assert data("copy", "m", "--to-model", "canary")["version"] == 3
 
 

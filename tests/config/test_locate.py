@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,15 @@ def test_a_removed_folder_has_no_file(repository: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(repository / "a/b")
     (repository / "a/b").rmdir()
     assert candidates(None) == []
+
+
+def test_a_user_without_a_home_folder_has_files_too(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    (repository / "mlserve.toml").touch()
+    assert _found(repository / "a", monkeypatch) == str(repository / "mlserve.toml")

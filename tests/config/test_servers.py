@@ -209,3 +209,12 @@ def test_every_setting_and_load_option_is_a_key(tmp_path: Path) -> None:
     for kind in (ServerSettings, LoadOptions):
         assert set(kind().to_json()) <= keys
     assert set(LoadOptions().to_json()) <= {item.name for item in MODEL_KEYS}
+
+
+def test_a_folder_of_an_unknown_user_is_named_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"mlserve.toml:2:8: ~no-such-user/m: the home folder of"):
+        _read(tmp_path, '[servers.a.models.m]\npath = "~no-such-user/m"\n')
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    assert _read(tmp_path, "\ufeff[servers.a.models.m]\n").server("a").models

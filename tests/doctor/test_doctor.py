@@ -15,8 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from mlserve import plugins
+from mlserve.cli.app import app
 from mlserve.doctor import machine, software
 from mlserve.doctor.finding import Finding, Status
 from mlserve.doctor.software import known_conflicts
@@ -260,3 +262,35 @@ def test_a_deep_look_imports_in_other_processes(installed: Installed, tmp_path: 
     assert named(findings, "import tensorflow").status is Status.OK
     broken = named(findings, "import onnxruntime")
     assert (broken.status, broken.text) == (Status.FAIL, "ImportError: libcuda is absent")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "message"),
+    [
+        ("", "ok", "mlserve.toml: no servers"),
+        ("x = 1\n", "fail", "mlserve.toml:1:1: 'x' is not a key of the file"),
+        ("[", "fail", "mlserve.toml:1:2: this is not TOML"),
+        ("[servers.line]\n", "warn", r"mlserve.toml:1:\d+: \[servers.line\] has no models"),
+        (
+            '[servers.line.models.a]\nbackend = "echo"\n',
+            "warn",
+            "mlserve.toml:1:22: no model 'a' has been exported for the backend 'echo'",
+        ),
+        (
+            '[servers.line]\ntoken_file = "absent"\n[servers.line.models.a]\n',
+            "warn",
+            r"mlserve.toml:2:\d+: .*absent",
+        ),
+    ],
+)
+def test_the_configuration_file_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, status: str, message: str
+) -> None:
+    (tmp_path / "mlserve.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "look_at_network", list)
+    result = CliRunner().invoke(app, ["doctor", "--output", "json"], catch_exceptions=False)
+    found = [f for f in json.loads(result.stdout)["findings"] if f["name"] == "configuration"]
+    assert found[0]["status"] == status
+    assert re.search(message, found[0]["text"])
+    assert found[0]["fix"] or status == "ok"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,20 @@ def test_a_damaged_version_is_refused_before_any_server_hears_of_it(folder: Mode
         switch(folder, 1, 20, quiet)
     with pytest.raises(NotFound, match=r"has no version 9 \(there: 1, 2\)"):
         switch(folder, 9, 20, quiet)
+    assert read_pin(folder.base_path) is None
+
+
+def test_a_pin_stays_while_the_latest_version_is_damaged_and_the_hint_is_the_way_out(
+    folder: ModelFolder,
+) -> None:
+    write_pin(folder.base_path, 1)
+    (folder.base_path / "2" / "echo.json").write_text("changed")
+    with pytest.raises(ModelLoadFailed, match=r"2/echo.json has 7 bytes") as raised:
+        switch(folder, None, 20, quiet)
+    assert f"rm -r {folder.base_path}/2, and use latest again" in str(raised.value.hint)
+    assert read_pin(folder.base_path) == 1
+    shutil.rmtree(folder.base_path / "2")
+    assert switch(folder, None, 20, quiet).version == 1
     assert read_pin(folder.base_path) is None
 
 

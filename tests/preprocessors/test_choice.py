@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlserve import plugins
-from mlserve.errors import ExportError, UsageError
+from mlserve.errors import ExportError, PluginError, UsageError
 from mlserve.preprocessors.choice import preprocessor
 
 VIT = {"image_processor_type": "ViTImageProcessor"}
@@ -38,12 +38,26 @@ def test_the_file_of_timm_is_known_by_its_keys(tmp_path: Path) -> None:
     assert preprocessor(str(config)).pixels.input == (224, 224)
 
 
+@pytest.mark.parametrize("config", ["resnet50", None, [1]])
+def test_what_is_not_a_configuration_of_timm_is_named(tmp_path: Path, config: Any) -> None:
+    path = written(tmp_path / "config.json", {"pretrained_cfg": config})
+    with pytest.raises(ExportError, match=r"pretrained_cfg in .* not an object"):
+        preprocessor(str(path))
+
+
+def test_a_deviation_that_is_0_as_a_float32_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "config.json", {"pretrained_cfg": {"std": [1e-39] * 3}})
+    with pytest.raises(ExportError, match=r"std in .* is \[1e-39.*: not above 0"):
+        preprocessor(str(path))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
         ("[]", "holds JSON, but not an object"),
         ("\xff", "cannot be read as JSON"),
+        ("[" * 10**5, "cannot be read as JSON: it is nested too deep"),
     ],
 )
 def test_what_cannot_be_read_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -59,6 +73,6 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UsageError, match=r"has no preprocessor_config\.json"):
         preprocessor(str(tmp_path))
     monkeypatch.setattr(plugins, "model_sources", list)
-    with pytest.raises(UsageError, match="timm:x needs a plugin that can ask timm") as refused:
+    with pytest.raises(PluginError, match="timm:x needs a plugin that can ask timm") as refused:
         preprocessor("timm:x")
     assert "mlserve-torch" in str(refused.value.hint) or "plugins/torch" in str(refused.value.hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
@@ -41,6 +42,24 @@ def test_offline_fetches_nothing(site: FileServer) -> None:
     assert code == 4
     assert "is not in the cache, and --offline fetches nothing" in err
     assert not site.requests
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--version", "1"], 4, "version 1 is there already"),
+        (["--fill", "0"], 2, "--fill 0 has no effect"),
+        (["--mean", "0.5,0.5"], 4, "--mean 0.5,0.5 has 2 values"),
+    ],
+)
+def test_nothing_is_fetched_for_an_export_that_cannot_be(
+    site: FileServer, more: list[str], code: int, message: str
+) -> None:
+    run("--labels", site.put("/labels.txt", b"cat\ndog\n"))
+    site.requests.clear()
+    found, err = run("--weights", site.put("/m.onnx", b"onnx"), *more)
+    assert (found, site.requests) == (code, [])
+    assert message in err
 
 
 def test_an_error_in_a_file_names_its_address(site: FileServer) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -192,6 +193,9 @@ def tracking(site: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
     return site
 
 
+_client = httpx.Client
+
+
 @pytest.mark.parametrize(
     "url", ["models:/tiny/1", "models:/tiny@prod", "models:/tiny/latest", "runs:/r1/model"]
 )
@@ -203,6 +207,41 @@ def test_a_model_of_a_server(tracking: FileServer, url: str) -> None:
     assert copy.resolved == "mlflow-artifacts:/0/models/m-1/artifacts"
     assert {names["authorization"] for _, names in tracking.requests} == {"Bearer secret"}
     assert "secret" not in str(fetched["weights"].to_json())
+
+
+def test_nothing_is_asked_twice_and_one_client_asks(
+    tracking: FileServer, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = list[httpx.Client]()
+
+    def client(**how: Any) -> httpx.Client:
+        clients.append(_client(**how))
+        return clients[-1]
+
+    monkeypatch.setattr(httpx, "Client", client)
+    get("runs:/r1/model")
+    asked = [path for path, _ in tracking.requests]
+    assert len(asked) == len(set(asked)) == 6
+    assert [client.is_closed for client in clients] == [True]
+
+
+def test_files_of_a_server_need_that_server(
+    tracking: FileServer, get: Get, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path))
+    with pytest.raises(UsageError, match=f"and the tracking store is {tmp_path}"):
+        get("models:/tiny/1")
+
+
+@pytest.mark.parametrize("answer", [{}, {"artifact_uri": None}, {"artifact_uri": {}}])
+def test_an_answer_without_what_was_asked_for_is_named(
+    tracking: FileServer, get: Get, answer: Any
+) -> None:
+    path = "/api/2.0/mlflow/model-versions/get-download-uri?name=tiny&version=1"
+    tracking.put(path, json.dumps(answer).encode())
+    with pytest.raises(ExportError, match="the MLflow server's answer has no artifact_uri"):
+        get("models:/tiny/1")
 
 
 def test_an_artifact_of_a_run_on_a_server(tracking: FileServer, get: Get) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlserve.artifact import path_digest
+from mlserve.digests import path_digest
 from mlserve.errors import AccessDenied, ExportError, NotFound, PluginError
 from mlserve.remote import objects
 from mlserve.remote.upstream import Unreachable

@@ -63,10 +63,16 @@ Queued = TypeVar("Queued", bound=Ticket)
 
 @dataclass(eq=False, slots=True)
 class Slot(Generic[Queued]):
-    """Calls that were started together, and what the meter showed then."""
+    """Calls that were started together, and what the meter showed then.
+
+    `threads` is how many of the server's threads their run may use; `was_alone`, whether nothing
+    else has run so far.
+    """
 
     tickets: Sequence[Queued]
     shown: float
+    threads: int
+    was_alone: bool
 
     @property
     def model(self) -> str:
@@ -125,7 +131,7 @@ class Admission(Generic[Queued]):
 
     def check_kind(self, now: float, kind: CostKey, expires_at: float) -> Verdict | None:
         """Return why a call of that kind would be late even if it ran alone; None if in time."""
-        estimate = self.estimates.of(kind, now)
+        estimate = self.estimates.of(kind, now, alone=True)
         if estimate is None or not estimate.is_sure or estimate.least <= expires_at - now:
             return None
         # An unread request may turn out to be fast, however slow others of its length were.
@@ -165,10 +171,10 @@ class Admission(Generic[Queued]):
         left = ticket.expires_at - now
         if left <= 0:
             return Verdict(Refusal.EXPIRED, 0.0)
-        estimate = self.estimates.of(ticket.kind, now)
+        others = len(self.running) + len(self.waiting) - 1
+        estimate = self.estimates.of(ticket.kind, now, alone=not others)
         if estimate is None or not estimate.is_sure:
             return None
-        others = len(self.running) + len(self.waiting) - 1
         at_once = min(self.slots, self._most_at_once(self.waiting))
         needed = estimate.least
         if others:
@@ -184,11 +190,19 @@ class Admission(Generic[Queued]):
         return min(ticket.expires_at for ticket in tickets) - self.slots * need - _WAY_BACK
 
     def start(self, now: float, tickets: Sequence[Queued]) -> Slot[Queued]:
-        """Move these calls from the queue into one slot."""
+        """Move these calls from the queue into one slot.
+
+        They may use their share of the threads, which is all where nothing else runs or waits. What
+        runs already keeps what it has, until it ends.
+        """
         for ticket in tickets:
             self.waiting.remove(ticket)
-        slot = Slot(tickets, self._meter.change(now, len(self.running) + 1))
+        shown = self._meter.change(now, len(self.running) + 1)
+        for other in self.running:
+            other.was_alone = False
+        slot = Slot(tickets, shown, self.slots, was_alone=not self.running)
         self.running.append(slot)
+        slot.threads = self.slots // self._at_once(self.waiting)
         return slot
 
     def end(self, now: float, slot: Slot[Queued]) -> float:
@@ -254,7 +268,7 @@ class Admission(Generic[Queued]):
         """
         free, variance = self._slots(now)
         lanes = self._lanes(now, order)
-        at_once = min(self.slots, self._most_at_once(order[:: self.max_batch]))
+        at_once = self._at_once(order)
         for first in range(0, len(order), self.max_batch):
             together = order[first : first + self.max_batch]
             estimates = self._guesses(together)
@@ -294,6 +308,10 @@ class Admission(Generic[Queued]):
                 left = [_left(shown - s.shown, self._guesses(s.tickets)) for s in own]
                 lanes[model] = sorted([*left, *[0.0] * (width - len(own))])
         return lanes
+
+    def _at_once(self, waiting: Sequence[Queued]) -> int:
+        """Return how many slots what runs and these calls will use at once, in full batches."""
+        return min(self.slots, self._most_at_once(waiting[:: self.max_batch]))
 
     def _most_at_once(self, starts: Sequence[Queued]) -> int:
         """Return how many of what runs and of these could run at once, with slots enough."""

@@ -256,6 +256,8 @@ class Engine:
 
     def _start(self, now: float, jobs: Sequence[Job[Any]]) -> None:
         slot = self._admission.start(now, jobs)
+        for job in jobs:
+            job.work.threads = slot.threads
         workers = jobs[0].loaded.processes or self._threads
         workers.submit([job.work for job in jobs], partial(self._finish, slot))
 
@@ -271,7 +273,7 @@ class Engine:
                 self._telemetry.statistics.execution(execution)
         for work in (job.work for job in jobs):
             work.error = work.error if failure is None else as_exception(failure)
-        self._learn(now, jobs, demand)
+        self._learn(now, slot, demand)
         for job in jobs:
             job.loaded.release()
             signature = job.work.signature
@@ -282,21 +284,24 @@ class Engine:
         self._dispatch()
         self._note_idle()
 
-    def _learn(self, now: float, jobs: Sequence[Job[Any]], demand: float) -> None:
-        """Learn the demand of each of the calls, which ran together.
+    def _learn(self, now: float, slot: Slot[Job[Any]], demand: float) -> None:
+        """Learn the demand of each of the slot's calls, which ran together.
 
         From those that were ended early, learn that they take at least that.
         """
         answered: set[CostKey] = set()
         ended: set[CostKey] = set()
-        for work in (job.work for job in jobs):
+        for work in (job.work for job in slot.tickets):
             # A call is admitted as if its images were small; a large one must not change that.
             kinds = {work.read_as} if work.kind.is_read else {work.kind, work.read_as}
             if work.error is None:
                 answered |= kinds
             elif isinstance(work.error, DeadlineExceeded | Unavailable) and work.times.run:
                 ended |= kinds
-        self._admission.estimates.learn_run(answered, ended, demand, now, together=len(jobs))
+        together, alone = len(slot.tickets), slot.was_alone
+        self._admission.estimates.learn_run(
+            answered, ended, demand, now, together=together, alone=alone
+        )
 
     def _find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
         """Return why a call of that kind is not worth running; called on a worker's thread."""

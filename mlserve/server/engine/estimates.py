@@ -6,6 +6,11 @@ call's demand does not depend on how many run beside it; if its runs do not slow
 the demand falls as more of them run. Either way `demand x calls running at once` is how long a call
 runs, and the sum of the demands is how long the server needs for all of them.
 
+A call that is alone in the server has all threads, and beside others its share. The work is the
+same, but it takes more of the server's time alone: no model is twice as fast on twice the threads.
+So a call that ran alone from start to end is learned apart. Where only one of the two has been
+measured, it stands for both.
+
 Nothing here reads a clock: the caller passes the time, in seconds.
 """
 
@@ -13,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 _WEIGHT = 1 / 16
 """The weight of a new measurement, once there have been that many (16)."""
@@ -111,18 +116,25 @@ class Estimates:
 
     def __init__(self) -> None:
         self._kinds: dict[CostKey, Estimate] = {}
+        self._alone: dict[CostKey, Estimate] = {}
+        """The demand of calls beside which nothing ran; not in `_kinds`."""
         self._batches: dict[tuple[CostKey, int], Estimate] = {}
         """The demand of each call of a batch, by the batch's calls in powers of two."""
         self._any: Estimate | None = None
 
-    def of(self, kind: CostKey, now: float) -> Estimate | None:
-        """Return the estimate of that kind; None without one, or when it no longer holds."""
-        estimate = self._kinds.get(kind)
-        return estimate if estimate is not None and estimate.holds(now) else None
+    def of(self, kind: CostKey, now: float, *, alone: bool = False) -> Estimate | None:
+        """Return the estimate of that kind; None without one, or when it no longer holds.
+
+        It is of a call beside others, or of one that is `alone`.
+        """
+        first, other = (self._alone, self._kinds) if alone else (self._kinds, self._alone)
+        found = (estimates.get(kind) for estimates in (first, other))
+        return next((each for each in found if each is not None and each.holds(now)), None)
 
     def guess(self, kind: CostKey) -> Estimate:
         """Return the latest estimate of that kind, else that of all calls, else an empty one."""
-        return self._kinds.get(kind) or self._any or Estimate(0.0, 0.0, samples=0)
+        known = self._kinds.get(kind) or self._alone.get(kind)
+        return known or self._any or Estimate(0.0, 0.0, samples=0)
 
     def guess_in_batch(self, kind: CostKey, together: int) -> Estimate:
         """Return the estimate of a call among that many that run as one batch.
@@ -131,7 +143,8 @@ class Estimates:
         no more than a whole larger batch takes; without those, the call's own.
         """
         size = (together - 1).bit_length()
-        if (exact := self._batches.get((kind, size))) is not None:
+        exact = self._batches.get((kind, size)) or (None if size else self._alone.get(kind))
+        if exact is not None:
             return exact
         smaller = (self._batches.get((kind, less)) for less in range(size - 1, -1, -1))
         found = next((estimate for estimate in smaller if estimate is not None), None)
@@ -143,18 +156,13 @@ class Estimates:
                 break
         return found or self.guess(kind)
 
-    def learn(self, kind: CostKey, seconds: float, now: float) -> None:
-        """Add a measurement of a call of that kind."""
+    def learn(self, kind: CostKey, seconds: float, now: float, *, alone: bool = False) -> None:
+        """Add a measurement of a call of that kind, beside others or `alone`."""
         if self._any is None:
             self._any = Estimate(seconds, now)
         else:
             self._any.learn(seconds, now)
-        if (estimate := self.of(kind, now)) is not None:
-            estimate.learn(seconds, now)
-            return
-        self._kinds[kind] = Estimate(seconds, now)
-        if len(self._kinds) > _MOST_KINDS:
-            del self._kinds[min(self._kinds, key=lambda old: self._kinds[old].seen)]
+        _learn(self._alone if alone else self._kinds, kind, seconds, now)
 
     def learn_run(
         self,
@@ -164,15 +172,19 @@ class Estimates:
         now: float,
         *,
         together: int = 1,
+        alone: bool = False,
     ) -> None:
         """Add a measurement of calls that ran together: one for each kind, however many calls.
 
         One stall of a batch must not count for each of its calls. The kinds in `ended` were ended
-        early and take at least that long. `seconds` is the demand of each of the calls.
+        early and take at least that long. `seconds` is the demand of each of the calls. `alone`
+        says that nothing ran beside them.
         """
+        is_single = alone and together == 1
         for kind in answered:
-            self.learn(kind, seconds, now)
-            self._learn_in_batch(kind, seconds, now, together)
+            self.learn(kind, seconds, now, alone=is_single)
+            if not is_single:
+                _learn(self._batches, (kind, (together - 1).bit_length()), seconds, now)
         for kind in ended - answered:
             self.learn_at_least(kind, seconds, now)
 
@@ -181,15 +193,19 @@ class Estimates:
         if seconds > self.guess(kind).mean:
             self.learn(kind, seconds, now)
 
-    def _learn_in_batch(self, kind: CostKey, seconds: float, now: float, together: int) -> None:
-        key = kind, (together - 1).bit_length()
-        estimate = self._batches.get(key)
-        if estimate is not None and estimate.holds(now):
-            estimate.learn(seconds, now)
-            return
-        self._batches[key] = Estimate(seconds, now)
-        if len(self._batches) > _MOST_KINDS:
-            del self._batches[min(self._batches, key=lambda old: self._batches[old].seen)]
+
+Key = TypeVar("Key")
+
+
+def _learn(estimates: dict[Key, Estimate], key: Key, seconds: float, now: float) -> None:
+    """Add a measurement; one that no longer holds is replaced, and the oldest of many forgotten."""
+    estimate = estimates.get(key)
+    if estimate is not None and estimate.holds(now):
+        estimate.learn(seconds, now)
+        return
+    estimates[key] = Estimate(seconds, now)
+    if len(estimates) > _MOST_KINDS:
+        del estimates[min(estimates, key=lambda old: estimates[old].seen)]
 
 
 class Meter:

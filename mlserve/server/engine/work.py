@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from mlserve.backend import Runner, judges_shapes
+from mlserve.backend import Runner, judges_shapes, limit_threads
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable
 from mlserve.server.body_memory import UNBOUNDED, Room
@@ -169,6 +169,7 @@ class Work(Generic[Answer]):
 
         def run() -> None:
             assert self.signature is not None
+            limit_threads(self.runner, self.threads)
             self.outputs = self.runner.run(self.signature.name, self.inputs, self.deadline)
             self.execution = Execution(
                 self.served.model, self.served.version, self.rows, (self.times,)
@@ -300,6 +301,7 @@ def _outputs(works: Sequence[Work[Any]]) -> Tensors:
     assert first.signature is not None
     inputs = {name: np.concatenate([work.inputs[name] for work in works]) for name in first.inputs}
     latest = max((work.deadline for work in works), key=lambda deadline: deadline.expires_at)
+    limit_threads(first.runner, first.threads)
     return first.runner.run(first.signature.name, inputs, latest)
 
 

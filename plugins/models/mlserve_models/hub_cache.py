@@ -48,7 +48,7 @@ class CachedModule:
         """Return the module at that path of the hub that the environment names."""
         base = os.environ.get(URL_VARIABLE) or _DEFAULT_URL
         cache = os.environ.get(CACHE_VARIABLE) or paths.cache_dir() / "tfhub"
-        return cls(f"{base.rstrip('/')}/{path}", Path(cache).expanduser())
+        return cls(f"{base.rstrip('/')}/{path}", paths.expanded(cache))
 
     @property
     def folder(self) -> Path:

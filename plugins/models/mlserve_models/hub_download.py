@@ -14,8 +14,8 @@ from urllib.error import HTTPError, URLError
 import tensorflow as tf
 import tensorflow_hub as hub
 
-from mlserve.artifact import path_digest
 from mlserve.classifiers import Network
+from mlserve.digests import path_digest
 from mlserve.errors import ExportError, reason_of
 from mlserve.sources import ModelRequest, Progress
 from mlserve_models.framework import environment

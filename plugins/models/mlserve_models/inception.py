@@ -9,9 +9,9 @@ import h5py  # type: ignore[import-untyped]
 import keras
 import numpy as np
 
-from mlserve.artifact import path_digest
 from mlserve.classifiers import Network
 from mlserve.contract import Evidence, settle
+from mlserve.digests import path_digest
 from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest

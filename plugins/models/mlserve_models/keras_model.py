@@ -12,8 +12,9 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 import keras
 
-from mlserve.artifact import json_of, path_digest
+from mlserve.artifact import json_of
 from mlserve.classifiers import Network, classifier
+from mlserve.digests import path_digest
 from mlserve.errors import ExportError, reason_of
 from mlserve.kinds import is_for_tensors
 from mlserve.sources import Model, ModelRequest, TensorModel

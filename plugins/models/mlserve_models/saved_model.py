@@ -12,9 +12,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
-from mlserve.artifact import path_digest
 from mlserve.classifiers import Network, classifier
 from mlserve.contract import Evidence, Scale
+from mlserve.digests import path_digest
 from mlserve.errors import ExportError, bounded
 from mlserve.kinds import is_for_tensors
 from mlserve.sources import Kind, Model, ModelRequest

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlserve.artifact import path_digest
 from mlserve.classifiers import Network, classifier
+from mlserve.digests import path_digest
 from mlserve.errors import ExportError
 from mlserve.sources import Classifier, Kind, Model, ModelRequest, ModelSource, Progress
 from mlserve_models.framework import INSTALL_HINT, framework_imports

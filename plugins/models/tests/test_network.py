@@ -8,9 +8,9 @@ import pytest
 from mlserve_models.names import imagenet_labels, random_digest
 from mlserve_models.sizes import image_size
 
-from mlserve.artifact import path_digest
 from mlserve.classifiers import Network, classifier
 from mlserve.contract import RAW, UNIT, Contract, Evidence, settle
+from mlserve.digests import path_digest
 from mlserve.errors import ExportError, UsageError
 from mlserve.pipeline import Activation
 from mlserve.sources import How, ModelRequest

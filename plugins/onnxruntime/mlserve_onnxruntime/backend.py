@@ -8,8 +8,7 @@ from typing import Any
 
 from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, Runner
-from mlserve.distributions import install_command
-from mlserve.errors import PluginError
+from mlserve.distributions import install_command, not_installed
 from mlserve.frameworks import import_quietly
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
@@ -101,10 +100,8 @@ class OnnxRuntimeBackend(Backend):
 def _require(extra: str, *modules: str) -> None:
     absent = absent_modules(modules)
     if absent:
-        raise PluginError(
-            f"exporting for onnxruntime needs {', '.join(absent)}, which is not installed",
-            hint=install_command(f"mlserve-onnxruntime[{extra}]"),
-        )
+        hint = install_command(f"mlserve-onnxruntime[{extra}]")
+        raise not_installed("exporting for onnxruntime", *absent, hint=hint)
 
 
 class OnnxSource(ModelSource):

@@ -42,6 +42,10 @@ class PixelSessions:
         for session in self._sessions.all:
             run_session(session, [self._output], {self._input.name: self._input.arranged(black)})
 
+    def limit_threads(self, threads: int) -> None:
+        """Let the calls from this thread use at most that many threads; 0 is all."""
+        self._sessions.limit_threads(threads)
+
     def close(self) -> None:
         """Free the memory."""
         self._sessions.close()

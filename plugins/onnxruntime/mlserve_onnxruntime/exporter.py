@@ -77,7 +77,7 @@ def _check_same_answer(
 ) -> None:
     theirs = function(images)
     try:
-        sessions = Sessions(file, LoadOptions(provider="cpu"))
+        sessions = Sessions(file, LoadOptions(provider="cpu", instances=1))
         feeds = {sessions.inputs[0].name: images}
         (ours,) = sessions.run([sessions.outputs[0].name], feeds, None)
     except MlserveError as error:

@@ -28,8 +28,9 @@ from mlserve.measure import Subject, measure
 from mlserve.sources import Fact, How, Model, ModelRequest, TensorModel
 from mlserve_onnxruntime.external_data import fill_weights, whole_model
 from mlserve_onnxruntime.layout import described, image_spec, open_sizes
+from mlserve_onnxruntime.opening import ERRORS_ONLY, LOAD_ERRORS
 from mlserve_onnxruntime.runner import file_signature
-from mlserve_onnxruntime.sessions import ERRORS_ONLY, LOAD_ERRORS, Sessions
+from mlserve_onnxruntime.sessions import Sessions
 
 _OPS = by_name(
     {
@@ -249,7 +250,7 @@ def _network(path: Path, sessions: Sessions, request: ModelRequest) -> Network:
 
 def _opened(path: Path) -> Sessions:
     try:
-        return Sessions(path, LoadOptions(provider="cpu"))
+        return Sessions(path, LoadOptions(provider="cpu", instances=1))
     except MlserveError as error:
         raise ExportError(error.message, hint="give a file that ONNX Runtime can load") from error
 

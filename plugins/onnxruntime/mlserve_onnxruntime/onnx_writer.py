@@ -13,7 +13,7 @@ from mlserve.image_pipeline.classifier import image_signatures
 from mlserve.sources import Model, TensorModel
 from mlserve.tensors import Signature
 from mlserve_onnxruntime.external_data import whole_model
-from mlserve_onnxruntime.sessions import plain
+from mlserve_onnxruntime.opening import plain
 
 _LARGEST = 2**31 - 1
 """The maximum bytes of a protobuf message, and so of one ONNX file."""

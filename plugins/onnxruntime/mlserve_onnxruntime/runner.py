@@ -151,5 +151,9 @@ class OnnxRunner:
             raise
         return {name: from_runtime(array) for name, array in zip(names, outputs, strict=True)}
 
+    def limit_threads(self, threads: int) -> None:
+        """Let the calls from this thread use at most that many threads; 0 is all."""
+        self._sessions.limit_threads(threads)
+
     def close(self) -> None:
         self._sessions.close()

@@ -41,7 +41,7 @@ def checked_signatures(original: Original, file: Path) -> tuple[Signature, ...]:
     Raises ExportError if it does not load, cannot be tried, or gives other answers.
     """
     try:
-        sessions = Sessions(file, LoadOptions(provider="cpu"))
+        sessions = Sessions(file, LoadOptions(provider="cpu", instances=1))
         runner = OnnxRunner(sessions, file_signature(file, sessions.inputs, sessions.outputs))
     except MlserveError as error:
         raise ExportError(

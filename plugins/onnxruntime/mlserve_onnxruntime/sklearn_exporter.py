@@ -137,7 +137,9 @@ def _initial_types(
 
 
 def _answers(model: TensorModel, file: Path) -> Arrays:
-    runner = OnnxRunner(Sessions(file, LoadOptions(provider="cpu")), model.signatures[0])
+    runner = OnnxRunner(
+        Sessions(file, LoadOptions(provider="cpu", instances=1)), model.signatures[0]
+    )
     answers = runner.run(model.signatures[0].name, model.content.probes)
     runner.close()
     return answers

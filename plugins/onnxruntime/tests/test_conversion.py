@@ -191,3 +191,24 @@ def test_an_image_model_is_converted_as_tensors_if_asked(saved: Save, tmp_path: 
     assert theirs.manifest is not None
     assert ours.manifest.signatures == theirs.manifest.signatures
     assert str(ours.manifest.signatures[0].inputs[0]) == "pixels: float32[?,8,8,3]"
+
+
+def test_an_optimization_that_fails_is_left_out(
+    saved: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+    from tf2onnx import optimizer
+
+    tries: list[str] = []
+
+    def broken() -> Any:
+        tries.append("once")
+        raise ValueError("this optimization is broken")
+
+    monkeypatch.setitem(optimizer._get_optimizers(), "remove_identity", broken)
+    path = saved(lambda x: {"y": x * 2}, tf.TensorSpec([None], tf.float32, name="x"))
+    artifact = exported(path, tmp_path, "onnxruntime")
+    assert len(tries) > 1
+    runner = OnnxRuntimeBackend().load(artifact, LoadOptions())
+    answer = runner.run("serving_default", {"x": np.array([2.0], np.float32)})
+    assert answer["y"].tolist() == [4.0]

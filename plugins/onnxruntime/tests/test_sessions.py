@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import pytest
 from mlserve_onnxruntime.backend import OnnxRuntimeBackend
-from mlserve_onnxruntime.sessions import Sessions, installed, providers_for
+from mlserve_onnxruntime.providers import installed, providers_for
+from mlserve_onnxruntime.sessions import Sessions
 from onnx import TensorProto, helper, numpy_helper
 
 from mlserve.artifact import Artifact
@@ -139,7 +140,7 @@ def test_a_run_ends_when_its_deadline_passes(tmp_path: Path) -> None:
 
 
 def test_a_call_waits_for_a_session_no_longer_than_its_deadline(tmp_path: Path) -> None:
-    runner = loaded(write(tmp_path, endless()), threads=1)
+    runner = loaded(write(tmp_path, endless()), threads=1, instances=1)
     sent = {"x": np.ones(1, np.float32)}
     errors: list[Exception] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from mlserve.artifact import Artifact
 from mlserve.backend import Backend, ImageStages, Listen, Runner, ServerSpec
 from mlserve.distributions import install_command
 from mlserve.errors import ModelLoadFailed
-from mlserve.frameworks import import_quietly
+from mlserve.frameworks import import_quietly, keras_left_out
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
 from mlserve.sources import Model, TensorModel
@@ -60,7 +61,7 @@ class TFServingBackend(Backend):
 
     def sample(self, into: Path) -> None:
         """Write a SavedModel of `y = x / 2 + 2`."""
-        quiet_logs()
+        _load_tensorflow()
         from mlserve_tfserving.sample import write_sample
 
         write_sample(into)
@@ -68,7 +69,7 @@ class TFServingBackend(Backend):
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
         """Load any SavedModel into TensorFlow in this process. Raises ModelLoadFailed."""
         _require_saved_model(artifact.path)
-        quiet_logs()
+        _load_tensorflow()
         from mlserve_tfserving.runner import load_runner
 
         return load_runner(artifact, options)
@@ -76,7 +77,7 @@ class TFServingBackend(Backend):
     def stages(self, artifact: Artifact, options: LoadOptions) -> ImageStages:
         """Return the steps of a SavedModel that mlserve exported. Raises ModelLoadFailed."""
         _require_saved_model(artifact.path)
-        quiet_logs()
+        _load_tensorflow()
         from mlserve_tfserving.stages import load_stages
 
         return load_stages(artifact, options)
@@ -104,6 +105,13 @@ def quiet_logs() -> None:
     It takes effect only before TensorFlow is imported.
     """
     os.environ.setdefault(LEVEL_VARIABLE, "2")
+
+
+def _load_tensorflow() -> None:
+    """Import TensorFlow without Keras and with few messages."""
+    quiet_logs()
+    with keras_left_out():
+        importlib.import_module("tensorflow")
 
 
 def import_tensorflow() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlserve.artifact import path_digest
 from mlserve.classifiers import Network, classifier
+from mlserve.digests import path_digest
 from mlserve.errors import ExportError, MlserveError, UsageError, reason_of
 from mlserve.image_input import ONE_IMAGE_IN, ImageInput, image_input, or_grey
 from mlserve.kinds import is_for_tensors, kind_fact

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from mlserve.distributions import install_command
+from mlserve.distributions import install_command, not_installed
 from mlserve.errors import PluginError, UsageError, bounded, reason_of
 from mlserve.hints import did_you_mean
 
@@ -74,10 +74,8 @@ def _imported(module: str, library: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != library:
             raise _broken(library, error) from error
-        raise PluginError(
-            f"--preprocessor {library}:... needs {library}, which is not installed",
-            hint=install_command(f"mlserve-torch[{library}]"),
-        ) from error
+        hint = install_command(f"mlserve-torch[{library}]")
+        raise not_installed(f"--preprocessor {library}:...", library, hint=hint) from error
     except (ImportError, RuntimeError, OSError) as error:
         raise _broken(library, error) from error
 

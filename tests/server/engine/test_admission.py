@@ -406,3 +406,86 @@ def test_a_server_of_one_model_has_every_place_for_it() -> None:
     admission.start(0.0, enter(admission, 99.0))
     enter(admission, *[99.0] * 7)
     assert verdict_of(admission, KIND, 99.0) is None
+
+
+def test_a_call_gets_all_threads_alone_and_its_share_beside_others() -> None:
+    admission = Admission[Ticket](12, QUEUE)
+    tickets = [Ticket(KIND, 10.0 + n) for n in range(6)]
+    admission.enter(tickets[0])
+    alone = admission.start(0.0, tickets[:1])
+    assert alone.threads == 12
+    for ticket in tickets[1:4]:
+        admission.enter(ticket)
+    beside = [admission.start(0.1, [ticket]) for ticket in tickets[1:4]]
+    assert [slot.threads for slot in beside] == [3, 3, 3]  # for each, all four are there
+    for slot in (alone, *beside):
+        admission.end(0.2, slot)
+    admission.enter(tickets[4])
+    assert admission.start(0.3, tickets[4:5]).threads == 12
+
+
+def test_more_calls_than_slots_get_one_thread_each() -> None:
+    admission = Admission[Ticket](SLOTS, QUEUE)
+    tickets = [Ticket(KIND, 10.0 + n) for n in range(9)]
+    for ticket in tickets:
+        admission.enter(ticket)
+    assert [admission.start(0.0, [ticket]).threads for ticket in tickets[:SLOTS]] == [1, 1]
+
+
+def test_calls_that_wait_for_their_batch_share_its_thread() -> None:
+    admission = Admission[Ticket](8, QUEUE, max_batch=4)
+    tickets = [Ticket(KIND, 10.0 + n) for n in range(8)]
+    for ticket in tickets:
+        admission.enter(ticket)
+    assert admission.start(0.0, tickets[:4]).threads == 4
+
+
+def test_who_waits_for_the_width_of_a_model_takes_no_threads() -> None:
+    admission = Admission[Ticket](4, QUEUE)
+    narrow = CostKey.from_rows("narrow", 1, "serving_default", 1)
+    tickets = [Ticket(narrow, 10.0 + n, width=1) for n in range(3)]
+    for ticket in tickets:
+        admission.enter(ticket)
+    assert admission.start(0.0, tickets[:1]).threads == 4
+
+
+def run_together(admission: Admission[Ticket], now: float, seconds: float, count: int) -> float:
+    """Run that many calls at once from `now` on, and learn from them as the engine does."""
+    tickets = [Ticket(KIND, now + 60) for _ in range(count)]
+    for ticket in tickets:
+        admission.enter(ticket)
+    slots = [admission.start(now, [ticket]) for ticket in tickets]
+    now += seconds
+    for slot in slots:
+        demand = admission.end(now, slot)
+        admission.estimates.learn_run({KIND}, set(), demand, now, alone=slot.was_alone)
+    return now
+
+
+def test_what_a_call_takes_alone_does_not_count_for_calls_side_by_side() -> None:
+    """On both threads it takes 80 ms, and two on one thread each take 100 ms."""
+    admission = Admission[Ticket](SLOTS, QUEUE)
+    now = 0.0
+    for _ in range(20):
+        now = run_together(admission, now, 0.080, 1)
+    assert admission.estimates.guess(KIND).mean == pytest.approx(0.080)  # all that is known
+    for _ in range(20):
+        now = run_together(admission, now, 0.100, 2)
+    assert admission.estimates.guess(KIND).mean == pytest.approx(0.050)
+    assert admission.estimates.guess_in_batch(KIND, 1).mean == pytest.approx(0.050)
+    assert admission.check_kind(now, KIND, now + 0.075) is not None  # alone, it takes 80 ms
+    assert admission.check_kind(now, KIND, now + 0.085) is None
+
+
+def test_a_call_that_others_joined_was_not_alone() -> None:
+    admission = Admission[Ticket](SLOTS, QUEUE)
+    tickets = [Ticket(KIND, 10.0), Ticket(KIND, 11.0)]
+    for ticket in tickets:
+        admission.enter(ticket)
+    first = admission.start(0.0, tickets[:1])
+    assert first.was_alone
+    second = admission.start(0.5, tickets[1:])
+    assert not first.was_alone
+    admission.end(1.0, first)
+    admission.end(2.0, second)
+    assert not second.was_alone
