@@ -100,7 +100,6 @@ class _Tasks:
     def _work(self, place: int, order: Order) -> Work[Any]:
         assert self._settings is not None, "the first task has them"
         caller = _Caller(self._channel, place, self._seconds)
-        self._channel.board[place] = 0
         work = Work(
             order.codec,
             self._loaded.served,

@@ -64,7 +64,9 @@ class Opener:
 
     def _in_processes(self, source: ModelSpec, version: int, count: int) -> LoadedVersion:
         threads = source.options.threads or usable_cpus()
-        options = replace(source.options, threads=max(1, threads // count), processes=1)
+        if not source.backend.limits_threads:  # else a call that is alone may have them all
+            threads = max(1, threads // count)
+        options = replace(source.options, threads=threads, processes=1)
         pool = RunnerProcesses(
             replace(source, options=options), version, count, self._log_format, self._on_change
         )

@@ -168,7 +168,7 @@ class RunnerProcesses:
         orders = [_order(work) for work in run.works]
         packet = pack(Task(orders, None if is_known else settings))
         for place, work in enumerate(run.works):
-            work.elsewhere = _Place(process.channel, place)
+            work.elsewhere = _Place.begin(process.channel, place)
         self._running[process] = run
         process.tell(packet)
 
@@ -206,12 +206,12 @@ class RunnerProcesses:
         if process in self._idle:
             self._idle.remove(process)
         self._settings.pop(process, None)
-        process.detach()
-        is_young = time.monotonic() - process.started_at < _YOUNG
-        self._deaths_in_a_row = self._deaths_in_a_row + 1 if is_young else 0
         run = self._running.pop(process, None)
         if run is not None:
             self._queue.extendleft(reversed(run.after_death(process.pid)))
+        process.detach()
+        is_young = time.monotonic() - process.started_at < _YOUNG
+        self._deaths_in_a_row = self._deaths_in_a_row + 1 if is_young else 0
         self._replace(process)
         if not self._processes:
             self._on_change()
@@ -316,11 +316,16 @@ class _Run:
         self.batch.end(len(self.works), report.sizes)
 
     def after_death(self, pid: int) -> list[_Run]:
-        """Return the runs in its place, as the process with that id has died."""
+        """Return the runs in its place, as the process with that id has died.
+
+        If it died before it had begun with any of them, they are not to blame.
+        """
+        places = [work.elsewhere for work in self.works if work.elsewhere is not None]
+        deaths = self.deaths + any(place.stage for place in places)
         for work in self.works:
             work.elsewhere = None
-        if self.deaths + 1 < _MOST_DEATHS:
-            return [_Run([work], self.batch, self.deaths + 1) for work in self.works]
+        if deaths < _MOST_DEATHS:
+            return [_Run([work], self.batch, deaths) for work in self.works]
         self.fail(
             Unavailable(
                 f"the process that ran the request has ended, as another one did before (the last "
@@ -343,6 +348,12 @@ class _Place:
 
     channel: Channel
     place: int
+
+    @classmethod
+    def begin(cls, channel: Channel, place: int) -> _Place:
+        """Return a place that shows nothing of the work that was there before."""
+        channel.board[place] = channel.board[LEFT + place] = 0
+        return cls(channel, place)
 
     @property
     def stage(self) -> int:
