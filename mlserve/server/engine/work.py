@@ -69,6 +69,13 @@ class Codec(ABC, Generic[Answer]):
         """Return that deadline or an earlier one that the request holds; called after `decode`."""
         return deadline
 
+    def let_go(self) -> bool:
+        """Drop a large request that is now in another process; return whether it was dropped.
+
+        It cannot be sent again then.
+        """
+        return False
+
 
 class Caller(Protocol):
     """Whoever waits for a work's answer, asked from the thread that does the work."""

@@ -97,6 +97,10 @@ class BodyCodec(Codec[Result]):
         self.body = body
         self.headers = headers
 
+    def let_go(self) -> bool:
+        self.body.content = b""
+        return True
+
     @property
     def room(self) -> Room:
         """The room that the body is read in."""

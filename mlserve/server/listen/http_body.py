@@ -116,10 +116,7 @@ class Body:
 
     def forget(self, unpacked: Content) -> None:
         """Release the bytes as sent and as decompressed, before the text made of them is parsed."""
-        size = len(unpacked)
-        size += 0 if unpacked is self.content else len(self.content)
-        self.content = b""
-        self.held.release(size)
+        _forget(self, unpacked)
 
     async def _receive(self, stream: AsyncIterable[bytes], limit: int) -> None:
         async for part in stream:
@@ -167,9 +164,16 @@ class BodyElsewhere:
         finally:
             self.content = b""
 
-    def forget(self, _: Content) -> None:
-        """Drop the content before the text made of it is parsed."""
-        self.content = b""
+    def forget(self, unpacked: Content) -> None:
+        """Release the bytes as sent and as decompressed, before the text made of them is parsed."""
+        _forget(self, unpacked)
+
+
+def _forget(body: Body | BodyElsewhere, unpacked: Content) -> None:
+    size = len(unpacked)
+    size += 0 if unpacked is body.content else len(body.content)
+    body.content = b""
+    body.room.give_back(size)
 
 
 class _BodyRoom(Room):
@@ -180,6 +184,9 @@ class _BodyRoom(Room):
 
     def take(self, size: int) -> None:
         self._body.held.take(size)
+
+    def give_back(self, size: int) -> None:
+        self._body.held.release(size)
 
     def require_time(self) -> None:
         self._body.deadline.require("reading the request")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Self
@@ -271,6 +272,10 @@ class InferCodec(Codec[tuple[bool, bytes]]):
 
     def __reduce__(self) -> tuple[Callable[[bytes], InferCodec], tuple[PickleBuffer]]:
         return InferCodec.from_bytes, (PickleBuffer(self._data),)
+
+    def let_go(self) -> bool:
+        self._data, self.asked = b"", replace(self.asked, inputs=())
+        return True
 
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings

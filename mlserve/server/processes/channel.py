@@ -30,8 +30,6 @@ LONG = 2**20
 """Bytes from which copying takes so long that an event loop should leave it to a thread."""
 _LONGEST = 2**15
 """The longest pickle that goes into the packet itself, well below the socket's buffer."""
-_KEPT = 4 * 2**20
-"""Bytes of the shared file that are kept between messages; what is beyond is given back."""
 _COUNT, _SIZE = struct.Struct("<I"), struct.Struct("<Q")
 _PACKET = 2**18
 
@@ -108,13 +106,10 @@ class Channel:
         for size in note.sizes:
             buffers.append(_read(self._memory, size, place))
             place += size
+        if note.is_long:  # it is read: the file need not hold it any longer
+            os.ftruncate(self._memory, BOARD)
         pickled = note.pickled or buffers.pop()
         return pickle.loads(pickled, buffers=buffers)  # noqa: S301 - the other side is this program
-
-    def shrink(self) -> None:
-        """Give back what a long message left in the shared file, once nobody reads it any more."""
-        if os.fstat(self._memory).st_size > BOARD + _KEPT:
-            os.ftruncate(self._memory, BOARD)
 
     def close(self) -> None:
         """Close both ways; the other side sees the end."""

@@ -71,8 +71,11 @@ def _serve(channel: Channel) -> None:
         channel.send(Failed(error))
         return
     tasks = _Tasks(channel, loaded)
-    while True:
-        tasks.do(channel.receive())
+    try:
+        while True:
+            tasks.do(channel.receive())
+    finally:
+        loaded.runner.close()
 
 
 class _Tasks:
@@ -168,6 +171,10 @@ class _RoomElsewhere(Room):
         self._free -= size
         if self._free < 0:
             self._caller.ask(Subject.ROOM, size)
+
+    def give_back(self, size: int) -> None:
+        if size > _UNCOUNTED:
+            self._caller.ask(Subject.ROOM, -size)
 
     def require_time(self) -> None:
         self._deadline.require("reading the request")

@@ -94,7 +94,7 @@ class Subject(IntEnum):
     FAULT = 1
     """Is a call of this kind, due then, worth running? Answered with None or `Failed`."""
     ROOM = 2
-    """May the body take so many more bytes? Answered with None or `Failed`."""
+    """May the body take so many more bytes? Fewer than 0 are given back. Answered as above."""
     SOONER = 3
     """The answer is due by this deadline. Not answered."""
 

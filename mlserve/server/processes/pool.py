@@ -170,7 +170,10 @@ class RunnerProcesses:
         for place, work in enumerate(run.works):
             work.elsewhere = _Place.begin(process.channel, place)
         self._running[process] = run
-        process.tell(packet)
+        if packet.is_long:
+            process.tell(packet, run.let_go)
+        else:
+            process.tell(packet)
 
     def _on_message(self, process: RunnerProcess, message: Any) -> None:
         run = self._running[process]
@@ -179,7 +182,6 @@ class RunnerProcesses:
             return
         assert isinstance(message, Report)
         del self._running[process]
-        process.channel.shrink()
         self._idle.append(process)
         run.take(message)
         self._feed()
@@ -194,10 +196,7 @@ class RunnerProcesses:
         if aside.subject is Subject.FAULT:
             error = work.caller.find_fault(*aside.values)
         else:
-            try:
-                work.codec.room.take(*aside.values)
-            except MlserveError as refused:
-                error = refused
+            error = _change_room(work, *aside.values)
         process.tell(pack(None if error is None else Failed(error)))
 
     def _on_end(self, process: RunnerProcess) -> None:
@@ -300,6 +299,12 @@ class _Run:
     works: Sequence[Work[Any]]
     batch: _Batch
     deaths: int = 0
+    can_run_again: bool = True
+
+    def let_go(self) -> None:
+        """Drop the requests, which are large and in a process now."""
+        for work in self.works:
+            self.can_run_again &= not work.codec.let_go()
 
     def keep_wanted(self) -> bool:
         """Drop the works that nobody waits for any more; return whether any is left."""
@@ -324,6 +329,15 @@ class _Run:
         deaths = self.deaths + any(place.stage for place in places)
         for work in self.works:
             work.elsewhere = None
+        if not self.can_run_again:
+            self.fail(
+                Unavailable(
+                    f"the process that ran the request has ended ({pid}), and a request of that "
+                    "size is not kept to run it again",
+                    hint="ask again; the server's log says how the process ended",
+                )
+            )
+            return []
         if deaths < _MOST_DEATHS:
             return [_Run([work], self.batch, deaths) for work in self.works]
         self.fail(
@@ -361,6 +375,18 @@ class _Place:
 
     def leave(self) -> None:
         self.channel.board[LEFT + self.place] = 1
+
+
+def _change_room(work: Work[Any], size: int) -> MlserveError | None:
+    """Count so many bytes more for reading the work's request; return why there is no room."""
+    if size < 0:
+        work.codec.room.give_back(-size)
+        return None
+    try:
+        work.codec.room.take(size)
+    except MlserveError as refused:
+        return refused
+    return None
 
 
 def _order(work: Work[Any]) -> Order:

@@ -23,6 +23,10 @@ _ENDS_WITHIN = 5.0
 """Seconds that a process whose connection is closed has before it is killed."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class RunnerProcess:
     """A process that has the Runner of one version.
 
@@ -32,6 +36,7 @@ class RunnerProcess:
     def __init__(self, source: ModelSpec, version: int, log_format: LogFormat) -> None:
         """Start the process, which begins to load. Raises OSError."""
         self.channel, theirs, memory = pair()
+        self._life: int | None
         life, self._life = os.pipe()
         arguments = [str(theirs.fileno()), str(memory), str(life), log_format.value]
         try:
@@ -82,10 +87,15 @@ class RunnerProcess:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self.channel.socket, self._hear)
 
-    def tell(self, packet: Packet) -> None:
-        """Send a packet, whose long buffers are written on a thread first."""
+    def tell(self, packet: Packet, then: Callable[[], None] = _nothing) -> None:
+        """Send a packet, whose long buffers are written on a thread first; `then` call that."""
+
+        def written(_: object) -> None:
+            self._tell(packet)
+            then()
+
         if packet.is_long:
-            self._apart(self.channel.write, packet, lambda _: self._tell(packet))
+            self._apart(self.channel.write, packet, written)
         else:
             self.channel.write(packet)
             self._tell(packet)
@@ -97,6 +107,8 @@ class RunnerProcess:
         except subprocess.TimeoutExpired:
             self._child.kill()
             code = self._child.wait()
+        finally:
+            self._let_die()
         if code >= 0:
             return f"exit code {code}"
         return f"signal {-code}, {signal.Signals(-code).name}"
@@ -107,7 +119,11 @@ class RunnerProcess:
             self._loop.remove_reader(self.channel.socket)
             self._loop = None
         self.channel.close()
-        os.close(self._life)
+
+    def _let_die(self) -> None:
+        if self._life is not None:
+            os.close(self._life)
+            self._life = None
 
     def _hear(self) -> None:
         try:

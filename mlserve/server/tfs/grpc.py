@@ -207,6 +207,10 @@ class PredictCodec(Codec[tuple[bool, bytes]]):
     def __reduce__(self) -> tuple[Callable[[bytes], PredictCodec], tuple[PickleBuffer]]:
         return PredictCodec.from_bytes, (PickleBuffer(self._data),)
 
+    def let_go(self) -> bool:
+        self._data, self._request = b"", PredictRequest()
+        return True
+
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings
     ) -> tuple[Signature, Tensors]:

@@ -201,7 +201,15 @@ def test_20_megabytes_come_and_go(server: EchoServer, protocol: str) -> None:
 
 def test_what_is_large_is_counted_while_it_is_read(tmp_path: Path) -> None:
     # 4 MB of JSON numbers need more than 8 MB to be read, and no call may have that much.
-    flags = (*LONG, "--processes", "2", "--max-request-bytes", "5000000", "--max-body-memory", "6000000")
+    flags = (
+        *LONG,
+        "--processes",
+        "2",
+        "--max-request-bytes",
+        "5000000",
+        "--max-body-memory",
+        "6000000",
+    )
     text = json.dumps({"signature_name": "lenient", "inputs": {"a": [0.125] * 600_000}})
     with serving(tmp_path, *flags) as server:
         answer = httpx.post(f"http://{server.rest}{PREDICT_PATH}", content=text, timeout=30)
@@ -307,6 +315,7 @@ def test_unloading_ends_the_processes_and_loading_starts_others(tmp_path: Path) 
         control = f"http://{server.rest}/v2/repository/models/m"
         assert httpx.post(f"{control}/unload", timeout=30).status_code == 200
         assert not any(map(psutil.pid_exists, children))
+        assert (tmp_path / "journal").read_text().split().count("close") == 2
         assert server.post({"instances": ["x"]}).status_code == 503
         assert httpx.post(f"{control}/load", timeout=30).status_code == 200
         assert len(pids(server)) == 2
