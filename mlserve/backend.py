@@ -187,7 +187,7 @@ class ServerSpec:
     longest_folder: int | None = None
 
 
-_EVERY_BACKEND = ("threads", "allow_unsafe_ops")
+_EVERY_BACKEND = ("threads", "processes", "allow_unsafe_ops")
 """Fields of LoadOptions that every backend takes; one without unsafe operations allows them all."""
 
 
@@ -212,6 +212,8 @@ class Backend(ABC):
     """File names or patterns (`*.onnx`) that identify a version folder of this backend."""
     frameworks: ClassVar[tuple[str, ...]] = ("tensorflow",)
     """The values of `Model.framework` that `export` accepts."""
+    limits_threads: ClassVar[bool] = False
+    """Whether its Runners `limit_threads`: of several processes, each may then have all threads."""
     load_options: ClassVar[tuple[str, ...]] = ()
     """The fields of LoadOptions that `load` supports beside those that every backend takes.
 

@@ -166,6 +166,9 @@ class MlserveError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (type(self), self.args, self.__dict__)
+
     @property
     def hint(self) -> str | None:
         """Return the next step to take, if there is one."""
@@ -189,6 +192,13 @@ class MlserveError(Exception):
             "exit_code": int(self.exit_code),
             **self.details,
         }
+
+
+def _remade(kind: type[MlserveError], args: tuple[Any, ...], state: dict[str, Any]) -> MlserveError:
+    """Make an error again in another process, whatever arguments its class takes."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(MlserveError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mlserve.options import HelpPanel, Options, option
+from mlserve.system import usable_cpus
 
 
 class JpegChoice(StrEnum):
@@ -26,7 +27,8 @@ class LoadOptions(Options):
     A new option is one field here: `mlserve up`, the server process, containers and the record of a
     running server take it from this class. A backend that supports it lists it in `load_options`.
     `threads` None means the CPUs of the cgroup. `instances` are sessions that run at the same time
-    and share the threads. `allow_unsafe_ops` loads models that can do more than compute
+    and share the threads. `processes` run the calls and divide the threads among them
+    (`mlserve.server.processes`). `allow_unsafe_ops` loads models that can do more than compute
     (`mlserve.unsafe_ops`); `allow_pickle` those whose file can run code when it is read, and
     `trusted_types` names types that a file may hold without it, separated by commas. Raises
     UsageError for a number below 1.
@@ -59,6 +61,17 @@ class LoadOptions(Options):
             unit="n",
             least=1,
             chosen="1",
+        ),
+    )
+    processes: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Processes that run the model, beside the one that has the ports. 1: that one itself "
+            "runs it.",
+            unit="n",
+            least=1,
+            chosen="one for each CPU where the model is fast for their number, else 1",
         ),
     )
     allow_unsafe_ops: bool = field(
@@ -111,6 +124,13 @@ class LoadOptions(Options):
             "Load models that another version of their library wrote: their answers may differ.",
         ),
     )
+
+    @property
+    def calls_at_once(self) -> int | None:
+        """Return how many calls the server runs at once, of all its models; None for one a CPU."""
+        if (self.processes or 1) == 1:
+            return self.threads
+        return max(self.threads or usable_cpus(), self.processes or 1)
 
 
 DEFAULT_LOAD_OPTIONS = LoadOptions()

@@ -75,3 +75,12 @@ def memory_limit(cgroup: Path = _CGROUP) -> int | None:
             continue  # the other cgroup version
         return int(text) if text.isdigit() and int(text) < _UNLIMITED else None
     return None
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process; 0 once it has ended."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

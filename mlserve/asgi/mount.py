@@ -126,6 +126,11 @@ def _settings(values: Mapping[str, Any]) -> tuple[LoadOptions, ServerSettings]:
                 f"{name} cannot be set here: the port and the log belong to the ASGI server",
                 hint="set it there; docs/web-frameworks.md says what holds in its place",
             )
+    if values.get("processes") not in (None, 1):
+        raise UsageError(
+            "a mounted server runs its models in the application's own process",
+            hint="leave processes out, and have the ASGI server run more of its own",
+        )
     read = {name: known[name].read(value) for name, value in values.items()}
     loading = {
         item.name: read.pop(item.name) for item in described(LoadOptions) if item.name in read

@@ -68,6 +68,8 @@ def _print(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> 
     print_table(header[skipped:], [row[skipped:] for row in table])
     if load is not None:
         say(f"load: {load}")
+        for processes in load.processes:
+            say(f"processes: {processes}")
     if refusal:
         say(readable(refusal))
 

@@ -166,17 +166,33 @@ class VersionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionProcesses:
+    """The processes in which a server runs a version: their ids, and how many died so far."""
+
+    model: str
+    version: int
+    pids: tuple[int, ...]
+    restarts: int
+
+    def __str__(self) -> str:
+        pids = ", ".join(map(str, self.pids)) or "none is alive"
+        died = f"; {self.restarts} died and were replaced" if self.restarts else ""
+        return f"version {self.version} of {self.model} runs in {len(self.pids)} ({pids}){died}"
+
+
+@dataclass(frozen=True, slots=True)
 class ServerLoad:
     """The load of an mlserve server: running and waiting requests of all its models.
 
     `max_queue` is how many may wait; `default_timeout` is the deadline, in seconds, of a request
-    without one.
+    without one. `processes` has the versions that run in processes of their own.
     """
 
     running: int
     waiting: int
     max_queue: int
     default_timeout: float
+    processes: tuple[VersionProcesses, ...] = ()
 
     def __str__(self) -> str:
         return (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.answers import ServerLoad
+from mlserve.client.answers import ServerLoad, VersionProcesses
 from mlserve.client.codecs import excerpt, parse_any_json, parse_json
 from mlserve.client.endpoint import Endpoint, ProtocolName
 from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable
@@ -147,9 +147,15 @@ def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
             waiting=int(load["waiting"]),
             max_queue=int(load["max_queue"]),
             default_timeout=float(load["default_timeout"]),
+            processes=tuple(map(_processes, load.get("processes", ()))),
         )
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
         return None  # a third-party server, or another version of ours
+
+
+def _processes(read: Mapping[str, Any]) -> VersionProcesses:
+    pids = tuple(int(pid) for pid in read["pids"])
+    return VersionProcesses(str(read["model"]), int(read["version"]), pids, int(read["restarts"]))
 
 
 def _in_metadata(reply: Reply) -> Mapping[str, Any]:

@@ -70,7 +70,8 @@ def _of_model(given: argparse.Namespace) -> ServerOptions:
         options,
         given.poll_seconds,
     )
-    return _options(given, (model,), ServerSettings.taken_from(vars(given)), options.threads)
+    settings = ServerSettings.taken_from(vars(given))
+    return _options(given, (model,), settings, options.calls_at_once)
 
 
 def _of_file(given: argparse.Namespace) -> ServerOptions:
@@ -82,7 +83,7 @@ def _of_file(given: argparse.Namespace) -> ServerOptions:
     )
     models = config.first_models()
     # Each model has a width of its own, and the file may name more threads later.
-    threads = max(usable_cpus(), *(model.width or 0 for model in models))
+    threads = max(usable_cpus(), *(model.options.calls_at_once or 0 for model in models))
     return replace(_options(given, models, settings, threads), config=config)
 
 

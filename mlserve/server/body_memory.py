@@ -206,6 +206,9 @@ class Room:
     def take(self, size: int) -> None:
         """Count bytes before they are allocated. Raises Overloaded and InputTooLarge."""
 
+    def give_back(self, size: int) -> None:
+        """Uncount bytes that are held no more."""
+
     def require_time(self) -> None:
         """Raise DeadlineExceeded or Unavailable once no one waits for the answer any more."""
 

@@ -15,12 +15,14 @@ from mlserve.server.listen.drain import InFlight, drain
 from mlserve.server.listen.grpc.service import UnaryMethod, unary_methods
 from mlserve.server.listen.limits import limits_of
 from mlserve.server.listen.routes import RestApp
+from mlserve.server.models.loading import open_version
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import OipGrpcService
 from mlserve.server.oip.rest import OipRestExtensions, OipRestService
 from mlserve.server.pages import MetricsPage, OpenApiPage
+from mlserve.server.processes.choice import Opener
 from mlserve.server.telemetry.metrics import Gauges, Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
@@ -34,7 +36,8 @@ class ServerParts:
     """A server without ports. All methods are for the event loop that it was made on.
 
     `host` is the address that the server listens on, which decides who may load and unload models;
-    None for one that has no ports of its own. `threads` None is one for each CPU. `on_change` is
+    None for one that has no ports of its own, which runs its models in its own process. `threads`
+    None is one for each CPU. `on_change` is
     called whenever `is_ready` may have changed.
     """
 
@@ -52,7 +55,8 @@ class ServerParts:
         self.metrics = Metrics()
         self.request_log = RequestLog(settings)
         self.telemetry = Telemetry(self.metrics, self.request_log)
-        self.models = Models(on_change)
+        opener = Opener(settings.log_format, on_change)
+        self.models = Models(on_change, open_version if host is None else opener.open)
         self.engine = Engine(
             self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
         )

@@ -1,9 +1,10 @@
-"""Admit calls, queue them, and run them on a fixed number of threads.
+"""Admit calls, queue them, and have a fixed number of workers run them.
 
-    admit -> serve -> queue -> worker thread: decode, run, encode -> answer
+    admit -> serve -> queue -> worker: decode, run, encode -> answer
 
 `admit` checks a request's head, `serve` takes the call itself. `admission` decides which calls get
-in and which runs next; `work` is what a worker does with them.
+in and which runs next; `work` is what a worker does with them. A worker is a thread, or one of the
+processes that a version has for itself (`server.processes`).
 
 A slot is held until its work has really ended, even if the caller has left with DeadlineExceeded: a
 runtime cannot be interrupted, and a slot freed early would run two calls at once. The queue lives
@@ -16,7 +17,7 @@ import asyncio
 import math
 import time
 from collections.abc import Collection, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from mlserve.backend import Batching, batching_of
@@ -26,7 +27,8 @@ from mlserve.server import request
 from mlserve.server.engine.admission import Admission, Slot, Verdict
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.job import InferenceCall, Job
-from mlserve.server.engine.work import Answer, run_works
+from mlserve.server.engine.threads import WorkerThreads
+from mlserve.server.engine.work import Answer
 from mlserve.server.errors import as_exception
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
@@ -51,7 +53,7 @@ class Engine:
         most_waiting = settings.max_queue
         self._max_queue = QUEUE_PER_THREAD * threads if most_waiting is None else most_waiting
         self._admission: Admission[Job[Any]] = Admission(threads, self._max_queue)
-        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="mlserve-run")
+        self._threads = WorkerThreads(threads)
         self._alarm: asyncio.TimerHandle | None = None
         self._is_draining = False
         self._is_idle = asyncio.Event()
@@ -129,6 +131,7 @@ class Engine:
             self._drop(job, Refusal.EXPIRED)
             raise deadline.exceeded(job.work.doing) from None
         finally:
+            job.leave()
             self._drop(job, Refusal.GONE)
 
     def refuse_new(self) -> None:
@@ -153,7 +156,7 @@ class Engine:
 
     def close(self) -> None:
         """Let the threads end, each after the call that it runs; no call can be served any more."""
-        self._workers.shutdown(wait=False)
+        self._threads.close()
 
     def _enter(self, call: InferenceCall[Answer], loaded: LoadedVersion) -> Job[Answer]:
         """Queue the call as a job. Raises Overloaded and DeadlineExceeded."""
@@ -255,17 +258,15 @@ class Engine:
         slot = self._admission.start(now, jobs)
         for job in jobs:
             job.work.threads = slot.threads
+        workers = jobs[0].loaded.processes or self._threads
+        workers.submit([job.work for job in jobs], partial(self._finish, slot))
 
-        def ended(done: Future[list[int]]) -> None:
-            self._loop.call_soon_threadsafe(self._finish, slot, done)
-
-        self._workers.submit(run_works, [job.work for job in jobs]).add_done_callback(ended)
-
-    def _finish(self, slot: Slot[Job[Any]], done: Future[list[int]]) -> None:
+    def _finish(self, slot: Slot[Job[Any]], ended: Sequence[int] | BaseException) -> None:
         now, jobs = time.monotonic(), slot.tickets
         demand = self._admission.end(now, slot)
-        failure = done.exception()  # an error of batching itself: a job's own is its `error`
-        for size in () if failure or self._batching(jobs[0]).most == 1 else done.result():
+        failure = ended if isinstance(ended, BaseException) else None
+        sizes = () if isinstance(ended, BaseException) else ended
+        for size in () if self._batching(jobs[0]).most == 1 else sizes:
             self._telemetry.metrics.batch(size)
         for execution in dict.fromkeys(job.work.execution for job in jobs):  # a batch shares one
             if execution is not None:

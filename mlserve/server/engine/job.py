@@ -69,6 +69,8 @@ class Job(Ticket, Generic[Answer]):
             call.deadline,
             record.times,
             self._waiting,
+            record.request_id,
+            record.span.trace_id,
         )
 
     @property
@@ -80,6 +82,12 @@ class Job(Ticket, Generic[Answer]):
     def answer(self) -> asyncio.Future[Answer]:
         """The answer, or the error."""
         return self._waiting.answer
+
+    def leave(self) -> None:
+        """Say that the caller does not wait any more."""
+        elsewhere = self.work.elsewhere
+        if elsewhere is not None:
+            elsewhere.leave()
 
     def can_join(self, other: Job[Answer]) -> bool:
         """Return whether the two may turn out to have the same form, to run as one batch.
@@ -129,6 +137,9 @@ class _Waiting(Generic[Answer]):
 
     def has_left(self) -> bool:
         return self.answer.done()
+
+    def enter(self, stage: int) -> None:
+        """Do nothing: the work itself knows its stage."""
 
     def bring_forward(self, work: Work[Answer]) -> None:
         self._loop.call_soon_threadsafe(self._watch, work)

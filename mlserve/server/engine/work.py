@@ -20,6 +20,7 @@ import numpy as np
 from mlserve.backend import Runner, judges_shapes, limit_threads
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable
+from mlserve.server.body_memory import UNBOUNDED, Room
 from mlserve.server.codec.images import work_of
 from mlserve.server.engine.admission import IN_QUEUE
 from mlserve.server.engine.estimates import CostKey
@@ -36,14 +37,20 @@ if TYPE_CHECKING:
 
 
 Answer = TypeVar("Answer")
+_DOING = (IN_QUEUE, "reading the request", "running the model", "writing the answer")
+_DECODE, _RUN, _ENCODE = 1, 2, 3
+"""The places in `_DOING` of the stages that a work goes through."""
 
 
 class Codec(ABC, Generic[Answer]):
     """One request as a protocol has it: how it is read, and how its answer is written.
 
     Both are called once, on the thread that runs the model. A codec holds values only, no part of
-    the server, and so does its answer: the thread may be in another process.
+    the server, and so does its answer: the thread may be in another process. `room` bounds what
+    reading it takes.
     """
+
+    room: Room = UNBOUNDED
 
     @abstractmethod
     def decode(
@@ -62,12 +69,22 @@ class Codec(ABC, Generic[Answer]):
         """Return that deadline or an earlier one that the request holds; called after `decode`."""
         return deadline
 
+    def let_go(self) -> bool:
+        """Drop a large request that is now in another process; return whether it was dropped.
+
+        It cannot be sent again then.
+        """
+        return False
+
 
 class Caller(Protocol):
     """Whoever waits for a work's answer, asked from the thread that does the work."""
 
     def has_left(self) -> bool:
         """Return whether nobody waits any more."""
+
+    def enter(self, stage: int) -> None:
+        """Take note of the stage that the work begins."""
 
     def find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
         """Return why a call of that kind is not worth running; None if it is."""
@@ -76,11 +93,23 @@ class Caller(Protocol):
         """Take note that the work's deadline is now an earlier one."""
 
 
+class Elsewhere(Protocol):
+    """Where a work is done that is not done in this process."""
+
+    @property
+    def stage(self) -> int:
+        """The stage that it is in, as for `Caller.enter`."""
+
+    def leave(self) -> None:
+        """Say that nobody waits for it any more."""
+
+
 class Work(Generic[Answer]):
     """What is to be done for one call, and how that went.
 
     `kind` is what the call was admitted as, `read_as` what it turned out to be. `threads` is how
     many CPU threads its run may use; 0 leaves that to the Runner. Times are on the monotonic clock.
+    The ids are the request's, for the log.
     """
 
     def __init__(
@@ -93,6 +122,8 @@ class Work(Generic[Answer]):
         deadline: Deadline,
         times: StageTimes,
         caller: Caller,
+        request_id: str = "",
+        trace_id: str = "",
     ) -> None:
         self.codec = codec
         self.served = served
@@ -102,9 +133,12 @@ class Work(Generic[Answer]):
         self.deadline = deadline
         self.times = times
         self.caller = caller
+        self.request_id = request_id
+        self.trace_id = trace_id
         self.entered_at = time.monotonic()
         self.threads = 0
-        self.doing = IN_QUEUE
+        self.elsewhere: Elsewhere | None = None
+        self._stage = 0
         self.read_as = kind
         self.signature: Signature | None = None
         self.inputs: Tensors = {}
@@ -113,6 +147,12 @@ class Work(Generic[Answer]):
         """The run that gave the outputs, possibly shared with other works."""
         self.result: Answer | None = None
         self.error: Exception | None = None
+
+    @property
+    def doing(self) -> str:
+        """What is being done, to say in the message of a deadline that passes meanwhile."""
+        elsewhere = self.elsewhere
+        return _DOING[self._stage if elsewhere is None else elsewhere.stage]
 
     def decode(self) -> None:
         """Read the request."""
@@ -129,7 +169,7 @@ class Work(Generic[Answer]):
             )
             self._bring_forward(self.codec.sooner(self.deadline))
 
-        self._attempt("decode", "reading the request", read)
+        self._attempt("decode", _DECODE, read)
 
     def run(self) -> None:
         """Run the model for this call alone."""
@@ -142,7 +182,7 @@ class Work(Generic[Answer]):
                 self.served.model, self.served.version, self.rows, (self.times,)
             )
 
-        self._attempt("run", "running the model", run)
+        self._attempt("run", _RUN, run)
 
     def encode(self) -> None:
         """Write the answer."""
@@ -151,7 +191,7 @@ class Work(Generic[Answer]):
             assert self.signature is not None
             self.result = self.codec.encode(self.served, self.signature, self.outputs)
 
-        self._attempt("encode", "writing the answer", write)
+        self._attempt("encode", _ENCODE, write)
         self.inputs = self.outputs = {}
 
     def require_time(self) -> None:
@@ -173,22 +213,27 @@ class Work(Generic[Answer]):
         """The first size of its inputs; 1 if they have none."""
         return max((a.shape[0] for a in self.inputs.values() if a.ndim), default=1)
 
-    def _attempt(self, stage: str, doing: str, do: Callable[[], None]) -> None:
-        """Do that, timed as that stage, unless the work has failed or is no longer wanted."""
+    def enter(self, stage: int) -> None:
+        """Begin a stage."""
+        self._stage = stage
+        self.caller.enter(stage)
+
+    def _attempt(self, name: str, stage: int, do: Callable[[], None]) -> None:
+        """Do that, timed by that name, unless the work has failed or is no longer wanted."""
         if self.error is not None:
             return
         started = time.monotonic()
         try:
             self._require()
-            self.doing = doing
+            self.enter(stage)
             do()
         except BaseException as error:  # noqa: BLE001 - it is raised again where the call is awaited
             # BaseException, as a panic in a runtime written in Rust is not an Exception. The slot,
             # the lease and the caller must be released all the same.
             self.error = as_exception(error)
         finally:
-            spent = getattr(self.times, stage) + time.monotonic() - started
-            setattr(self.times, stage, spent)
+            spent = getattr(self.times, name) + time.monotonic() - started
+            setattr(self.times, name, spent)
 
     def _require(self) -> None:
         """Raise if the answer is no longer wanted: the deadline passed or the client left."""
@@ -243,7 +288,7 @@ def _run_as_one(works: Sequence[Work[Any]]) -> bool:
     started = time.monotonic()
     rows = [work.rows for work in works]
     for work in works:
-        work.doing = "running the model"
+        work.enter(_RUN)
     try:
         parts = _split(_outputs(works), rows)
     except BaseException:  # noqa: BLE001 - alone, each gets its own error, or none

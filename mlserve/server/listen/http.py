@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -23,9 +24,10 @@ from mlserve.errors import (
     NotAllowed,
     UsageError,
 )
-from mlserve.server.body_memory import BodyMemory
+from mlserve.server.body_memory import BodyMemory, Room
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
+from mlserve.server.engine.work import Codec
 from mlserve.server.errors import error_text
 from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom
 from mlserve.server.models.loading import Served
@@ -86,6 +88,27 @@ class RestInference:
         most_bytes = engine.settings.max_request_bytes
         async with received(request, deadline, most_bytes, self._memory) as body:
             return await _while_connected(request, engine.serve(read(body)))
+
+
+class BodyCodec(Codec[Result]):
+    """A request whose content is a body with headers about it."""
+
+    def __init__(self, body: Body, headers: Headers) -> None:
+        self.body = body
+        self.headers = headers
+
+    def let_go(self) -> bool:
+        self.body.content = b""
+        return True
+
+    @property
+    def room(self) -> Room:
+        """The room that the body is read in."""
+        return self.body.room
+
+    @room.setter
+    def room(self, room: Room) -> None:
+        self.body.room = room
 
 
 def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:

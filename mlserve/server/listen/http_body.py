@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import pickle
 import zlib
 from collections.abc import AsyncIterable, Iterator
 from contextlib import contextmanager, suppress
@@ -61,9 +62,12 @@ class Body:
         self.held = memory.open(self._give_way)
         self.is_left = False
         """Whether the request's task has ended, so that no one waits for an answer."""
-        self.room = _BodyRoom(self)
+        self.room: Room = _BodyRoom(self)
         self._loop = asyncio.get_running_loop()
         self._patience: asyncio.Timeout | None = None
+
+    def __reduce__(self) -> tuple[type[BodyElsewhere], tuple[pickle.PickleBuffer, Deadline]]:
+        return BodyElsewhere, (pickle.PickleBuffer(self.content), self.deadline)
 
     def __enter__(self) -> Body:
         self.held.__enter__()
@@ -112,10 +116,7 @@ class Body:
 
     def forget(self, unpacked: Content) -> None:
         """Release the bytes as sent and as decompressed, before the text made of them is parsed."""
-        size = len(unpacked)
-        size += 0 if unpacked is self.content else len(self.content)
-        self.content = b""
-        self.held.release(size)
+        _forget(self, unpacked)
 
     async def _receive(self, stream: AsyncIterable[bytes], limit: int) -> None:
         async for part in stream:
@@ -147,6 +148,34 @@ class Body:
             self._patience.reschedule(self._loop.time())
 
 
+class BodyElsewhere:
+    """A body in the process that reads it; the server's own counts its memory."""
+
+    def __init__(self, content: Content, deadline: Deadline) -> None:
+        self.content = content
+        self.deadline = deadline
+        self.room: Room = UNBOUNDED
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Drop the content at the end of the block."""
+        try:
+            yield
+        finally:
+            self.content = b""
+
+    def forget(self, unpacked: Content) -> None:
+        """Release the bytes as sent and as decompressed, before the text made of them is parsed."""
+        _forget(self, unpacked)
+
+
+def _forget(body: Body | BodyElsewhere, unpacked: Content) -> None:
+    size = len(unpacked)
+    size += 0 if unpacked is body.content else len(body.content)
+    body.content = b""
+    body.room.give_back(size)
+
+
 class _BodyRoom(Room):
     """The memory and time for reading one body."""
 
@@ -155,6 +184,9 @@ class _BodyRoom(Room):
 
     def take(self, size: int) -> None:
         self._body.held.take(size)
+
+    def give_back(self, size: int) -> None:
+        self._body.held.release(size)
 
     def require_time(self) -> None:
         self._body.deadline.require("reading the request")

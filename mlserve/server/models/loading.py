@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -42,6 +43,43 @@ class Served(NamedTuple):
     has_random_weights: bool
 
 
+Done = Callable[[Sequence[int] | BaseException], None]
+"""Called on the event loop's thread with the sizes of the batches that ran, or their error."""
+
+
+class ProcessState(NamedTuple):
+    """A process that runs calls, and whether it does now."""
+
+    pid: int
+    is_running: bool
+
+
+class Workers(Protocol):
+    """What runs the calls of a version: the threads of the server, or processes of its own."""
+
+    def submit(self, works: Sequence[Any], done: Done, /) -> None:
+        """Do these works (`engine.work.Work`) together, and then call `done`.
+
+        How each went is in the work itself.
+        """
+
+
+class WorkerProcesses(Workers, Protocol):
+    """Processes that run the calls of a version."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether any of them can run a call."""
+
+    @property
+    def states(self) -> Sequence[ProcessState]:
+        """Those that are alive."""
+
+    @property
+    def restarts(self) -> int:
+        """How many died and were replaced."""
+
+
 class LoadedVersion:
     """A Runner with its artifact and a count of the requests that use it.
 
@@ -49,9 +87,17 @@ class LoadedVersion:
     that ends with a block of code is its `with` block; any other ends with `release`.
     """
 
-    def __init__(self, artifact: Artifact, runner: Runner, width: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        runner: Runner,
+        width: int | None = None,
+        processes: WorkerProcesses | None = None,
+    ) -> None:
         self.artifact = artifact
         self.runner = runner
+        self.processes = processes
+        """What runs its calls; None for the threads of the server."""
         manifest = artifact.manifest
         is_random = manifest is not None and manifest.has_random_weights
         self.served = Served(artifact.model, artifact.version, is_random)
@@ -70,6 +116,11 @@ class LoadedVersion:
     def version(self) -> int:
         """The number of its folder."""
         return self.artifact.version
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is something that runs its calls."""
+        return self.processes is None or self.processes.is_alive
 
     @property
     def has_dependent_rows(self) -> bool:
@@ -118,20 +169,16 @@ class LoadedVersion:
         await run_on_daemon_thread(self.runner.close)
 
 
+Open = Callable[[ModelSpec, int], LoadedVersion]
+"""Loads and warms up a version. Can take minutes, and raises nothing but MlserveError."""
+
+
 def open_version(source: ModelSpec, version: int) -> LoadedVersion:
-    """Load and warm up a version. Can take minutes, and raises nothing but MlserveError.
+    """Load and warm up a version in this process.
 
-    A version that fails its first request is closed. The error has no traceback and no cause, whose
-    frames would keep the model in memory for as long as the error is shown.
+    A version that fails its first request is closed. Raises nothing but MlserveError.
     """
-    try:
-        return _open(source, version)
-    except MlserveError as error:
-        raise without_frames(error) from None
-
-
-def _open(source: ModelSpec, version: int) -> LoadedVersion:
-    try:
+    with as_load_error(source, version):
         artifact = Artifact.open(source.base_path, source.model, version)
         artifact.require_whole()
         runner = source.backend.load(artifact, source.options)
@@ -140,22 +187,36 @@ def _open(source: ModelSpec, version: int) -> LoadedVersion:
         except BaseException:
             runner.close()
             raise
+        return LoadedVersion(artifact, runner, source.width)
+
+
+@contextmanager
+def as_load_error(source: ModelSpec, version: int) -> Iterator[None]:
+    """Turn whatever the block raises into an MlserveError that says why the version is not loaded.
+
+    It has no traceback and no cause, whose frames would keep the model in memory for as long as the
+    error is shown.
+    """
+    try:
+        yield
     except UsageError as error:  # the manifest cannot be read
-        raise ModelLoadFailed(error.message, hint=error.hint) from error
-    except MlserveError:
-        raise
+        failure: MlserveError = ModelLoadFailed(error.message, hint=error.hint)
+    except MlserveError as error:
+        failure = error
     except ImportError as error:
-        raise PluginError(
+        failure = PluginError(
             f"the backend {source.backend.name!r} cannot be used: {reason_of(error)}",
             hint=source.backend.install_hint,
-        ) from error
-    except BaseException as error:  # a panic in a runtime written in Rust is not an Exception
+        )
+    except BaseException as error:  # noqa: BLE001 - a panic in a runtime in Rust is no Exception
         _log.exception("version %d of %s failed to load", version, source.model)
-        raise ModelLoadFailed(
+        failure = ModelLoadFailed(
             f"version {version} failed to load: {reason_of(error)}",
             hint="the server's log has the traceback",
-        ) from error
-    return LoadedVersion(artifact, runner, source.width)
+        )
+    else:
+        return
+    raise without_frames(failure) from None
 
 
 def warm_up(artifact: Artifact, runner: Runner) -> None:

@@ -26,12 +26,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mlserve.background import run_on_daemon_thread
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.models.folders import Fingerprint, Look, VersionFolders, first_versions
-from mlserve.server.models.loading import FailedVersions, LoadedVersion, open_version
+from mlserve.server.models.loading import FailedVersions, LoadedVersion, Open
 from mlserve.server.models.versions import (
     LoadStatus,
     ModelSpec,
@@ -51,12 +51,13 @@ REMIND_SECONDS = 60.0
 class Model:
     """The versions of one model. All methods are for the event loop's thread."""
 
-    def __init__(self, source: ModelSpec, on_change: Callable[[], None]) -> None:
+    def __init__(self, source: ModelSpec, on_change: Callable[[], None], open_: Open) -> None:
         self.name = source.model
         self.backend = source.backend.name
         self.was_tried = asyncio.Event()
         self._source = source
         self._on_change = on_change
+        self._open_version = open_
         self._loaded: dict[int, LoadedVersion] = {}
         self._loaded_as: dict[int, Fingerprint] = {}
         self._folders = VersionFolders(source.model, source.base_path)
@@ -79,7 +80,7 @@ class Model:
     @property
     def is_ready(self) -> bool:
         """Whether a request that names no version would be served."""
-        return bool(self._loaded)
+        return any(loaded.is_alive for loaded in self._loaded.values())
 
     @property
     def is_loading(self) -> bool:
@@ -200,11 +201,22 @@ class Model:
         loaded = None if wanted is None else self._loaded.get(wanted)
         if loaded is None:
             raise self._not_served(version)
+        if not loaded.is_alive:
+            raise Unavailable(
+                f"the processes of version {loaded.version} of {self.name} have ended, and others "
+                "are started",
+                hint="see why with mlserve logs",
+            )
         return loaded.lease()
 
     def knows(self, version: int) -> bool:
         """Return whether that version is, was or will be served."""
         return version in self._statuses
+
+    @property
+    def loaded(self) -> Collection[LoadedVersion]:
+        """The versions that are loaded."""
+        return self._loaded.values()
 
     def statuses(self, choice: VersionChoice = None) -> list[LoadStatus]:
         """Return the states of all versions, or of one, newest first. Raises NotFound."""
@@ -312,7 +324,7 @@ class Model:
     async def _open(self, version: int) -> LoadedVersion:
         self._is_loading = True
         try:
-            loaded = await run_on_daemon_thread(open_version, self._source, version)
+            loaded = await run_on_daemon_thread(self._open_version, self._source, version)
         except MlserveError:
             self._is_loading = False
             raise

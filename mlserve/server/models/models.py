@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from mlserve.errors import MlserveError, ModelLoadFailed, Unavailable, shortened
-from mlserve.server.models.loading import LoadedVersion
+from mlserve.server.models.loading import LoadedVersion, Open, open_version
 from mlserve.server.models.model import Model
 from mlserve.server.models.versions import (
     LoadStatus,
@@ -35,8 +35,9 @@ _MOST_DEPARTED = 1000
 class Models:
     """The models of a server by name. All methods are for the event loop's thread."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], open_: Open = open_version) -> None:
         self._on_change = on_change
+        self._open_version = open_
         self._models: dict[str, Model] = {}
         self._successors: dict[str, Model] = {}
         self._awaited: set[str] = set()
@@ -81,7 +82,7 @@ class Models:
         Raises NotFound for one that has no version and does not await any.
         """
         for source in sources:
-            self._models[source.model] = Model(source, self._note_change)
+            self._models[source.model] = Model(source, self._note_change, self._open_version)
             self._awaited.add(source.model)
         self._has_begun = True
         for model in list(self._models.values()):
@@ -183,6 +184,11 @@ class Models:
         """Return the labels of its versions; none for a model that is not served."""
         return self._models[model].source.labels if model in self._models else {}
 
+    def loaded(self) -> Iterator[LoadedVersion]:
+        """Yield every version that is loaded, by model and number."""
+        for name in self.names:
+            yield from sorted(self._models[name].loaded, key=lambda loaded: loaded.version)
+
     def is_available(self, model: str, version: int) -> bool:
         """Return whether that version would be served."""
         statuses = self._models[model].statuses() if model in self._models else []
@@ -232,7 +238,7 @@ class Models:
             return model
         if model is not None:
             self._leave(model)
-        model = Model(source, self._note_change)
+        model = Model(source, self._note_change, self._open_version)
         place = self._successors if source.model in self._models else self._models
         place[source.model] = model
         self._start(self._load_later(model))

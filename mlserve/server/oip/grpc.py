@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf import json_format
@@ -268,8 +270,12 @@ class InferCodec(Codec[tuple[bool, bytes]]):
         """Read the message from bytes that have been checked."""
         return cls(data, parse(ModelInferRequest, data))
 
-    def __reduce__(self) -> tuple[Callable[[bytes], InferCodec], tuple[bytes]]:
-        return InferCodec.from_bytes, (self._data,)
+    def __reduce__(self) -> tuple[Callable[[bytes], InferCodec], tuple[PickleBuffer]]:
+        return InferCodec.from_bytes, (PickleBuffer(self._data),)
+
+    def let_go(self) -> bool:
+        self._data, self.asked = b"", replace(self.asked, inputs=())
+        return True
 
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings

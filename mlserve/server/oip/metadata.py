@@ -118,9 +118,20 @@ class OipModels:
         """Return the server's limits, and the default deadline of a request."""
         return dict(self._limits)
 
-    def load(self) -> dict[str, int]:
-        """Return how many calls are running and waiting."""
-        return {"running": self._engine.running, "waiting": self._engine.waiting}
+    def load(self) -> dict[str, Any]:
+        """Return how many calls are running and waiting, and the processes of the versions."""
+        load = {"running": self._engine.running, "waiting": self._engine.waiting}
+        processes = [
+            {
+                "model": loaded.model,
+                "version": loaded.version,
+                "pids": [state.pid for state in loaded.processes.states],
+                "restarts": loaded.processes.restarts,
+            }
+            for loaded in self._models.loaded()
+            if loaded.processes is not None
+        ]
+        return {**load, "processes": processes} if processes else load
 
     def metadata(self, model: str, version: int | None, signature: str) -> ModelDescription:
         """Return the metadata of a loaded version; the empty signature is the default one.

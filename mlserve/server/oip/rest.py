@@ -20,8 +20,8 @@ from mlserve.server.body_memory import BodyMemory
 from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
-from mlserve.server.engine.work import Codec
 from mlserve.server.listen.http import (
+    BodyCodec,
     RestInference,
     answer_headers,
     check_method,
@@ -150,15 +150,14 @@ class OipRestService:
         return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 
-class InferCodec(Codec[_Answer]):
+class InferCodec(BodyCodec[_Answer]):
     """The body of an inference request; the answer is its JSON, and the bytes behind it if any.
 
     Long JSON is read on the worker, once admitted.
     """
 
     def __init__(self, body: Body, headers: Headers) -> None:
-        self._body = body
-        self._headers = headers
+        super().__init__(body, headers)
         self._is_read = False
         self._request = InferRequest("", Parameters(), (), ())
 
@@ -167,7 +166,7 @@ class InferCodec(Codec[_Answer]):
 
         Raises InvalidInput.
         """
-        if not is_small(self._body.content, self._headers):
+        if not is_small(self.body.content, self.headers):
             return "", None
         self._read(settings)
         return self._request.hints()
@@ -178,7 +177,7 @@ class InferCodec(Codec[_Answer]):
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings
     ) -> tuple[Signature, Tensors]:
-        with self._body.reading():
+        with self.body.reading():
             if not self._is_read:
                 self._read(settings)
             request = self._request
@@ -190,10 +189,10 @@ class InferCodec(Codec[_Answer]):
         return served, *write_response(served, self._request, answers)
 
     def __reduce__(self) -> tuple[type[InferCodec], tuple[Body, Headers]]:
-        return InferCodec, (self._body, self._headers)
+        return type(self), (self.body, self.headers)
 
     def _read(self, settings: ServerSettings) -> None:
-        self._request = read_request(self._body.content, self._headers, settings, self._body.room)
+        self._request = read_request(self.body.content, self.headers, settings, self.body.room)
         self._is_read = True
 
 

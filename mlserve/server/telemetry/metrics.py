@@ -32,6 +32,7 @@ from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, State
 from mlserve.server.request import Outcome, Purpose, Refusal, RequestRecord
 from mlserve.server.telemetry.log import lost_lines
+from mlserve.system import resident_bytes
 from mlserve.wire.headers import STAGES
 
 Kept = TypeVar("Kept", Counter, Histogram)
@@ -215,6 +216,7 @@ class Gauges(Collector):
         ):
             yield GaugeMetricFamily(f"mlserve_{name}", text, value)
         yield self._versions()
+        yield from self._processes()
         about = GaugeMetricFamily(
             "mlserve_build_info",
             "Always 1; the labels say which mlserve and backend are running.",
@@ -226,6 +228,35 @@ class Gauges(Collector):
         yield CounterMetricFamily(
             "mlserve_log_lines_lost", "Log lines that could not be written.", lost_lines()
         )
+
+    def _processes(self) -> Iterator[Metric]:
+        """Yield the processes of each version that has some."""
+        which = ("model", "version")
+        memory = GaugeMetricFamily(
+            "mlserve_process_memory_bytes",
+            "Resident memory of each process that runs a version.",
+            labels=(*which, "pid"),
+        )
+        running = GaugeMetricFamily(
+            "mlserve_processes_running",
+            "Processes of each version that run a call now.",
+            labels=which,
+        )
+        restarts = CounterMetricFamily(
+            "mlserve_process_restarts",
+            "Processes of each version that died and were replaced.",
+            labels=which,
+        )
+        for loaded in self._models.loaded():
+            if (processes := loaded.processes) is None:
+                continue
+            name = loaded.model, str(loaded.version)
+            states = processes.states
+            running.add_metric(name, sum(state.is_running for state in states))
+            restarts.add_metric(name, processes.restarts)
+            for state in states:
+                memory.add_metric((*name, str(state.pid)), resident_bytes(state.pid))
+        yield from (memory, running, restarts)
 
     def _versions(self) -> GaugeMetricFamily:
         """Return one series for each version, except for those that ended without an error."""

@@ -15,6 +15,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -372,8 +373,8 @@ class Examples:
             self._read = read_examples(self._sent, settings, self.deadline)
         return self._read
 
-    def __reduce__(self) -> tuple[type[Examples], tuple[bytes, Deadline]]:
-        return Examples, (self._sent, self.deadline)
+    def __reduce__(self) -> tuple[type[Examples], tuple[PickleBuffer, Deadline]]:
+        return Examples, (PickleBuffer(self._sent), self.deadline)
 
 
 class ExamplesCodec(Codec[Answer]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Protocol, Self
 
 from mlserve.errors import InvalidInput, shortened
@@ -203,8 +204,12 @@ class PredictCodec(Codec[tuple[bool, bytes]]):
         """Read the message from bytes that have been checked."""
         return cls(data, parse(PredictRequest, data))
 
-    def __reduce__(self) -> tuple[Callable[[bytes], PredictCodec], tuple[bytes]]:
-        return PredictCodec.from_bytes, (self._data,)
+    def __reduce__(self) -> tuple[Callable[[bytes], PredictCodec], tuple[PickleBuffer]]:
+        return PredictCodec.from_bytes, (PickleBuffer(self._data),)
+
+    def let_go(self) -> bool:
+        self._data, self._request = b"", PredictRequest()
+        return True
 
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings

@@ -25,8 +25,8 @@ from mlserve.server.codec.json_writer import dumps
 from mlserve.server.codec.rapidjson import parse_body, shown
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import InferenceCall
-from mlserve.server.engine.work import Codec
 from mlserve.server.listen.http import (
+    BodyCodec,
     RestInference,
     answer_headers,
     check_method,
@@ -70,22 +70,21 @@ Answer = tuple[Served, bytes]
 _METHODS: Mapping[str, ExampleMethod] = {"classify": CLASSIFY, "regress": REGRESS}
 
 
-class ExamplesCodec(Codec[Answer]):
+class ExamplesCodec(BodyCodec[Answer]):
     """The body of Classify or Regress."""
 
     def __init__(self, method: ExampleMethod, body: Body, headers: Headers) -> None:
+        super().__init__(body, headers)
         self._method = method
-        self._body = body
-        self._headers = headers
         self._count = 0
 
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings
     ) -> tuple[Signature, Tensors]:
-        with self._body.reading():
-            content = _read_content(self._body, self._headers, settings)
+        with self.body.reading():
+            content = _read_content(self.body, self.headers, settings)
             name = signature_of(content)
-            examples = read_json_examples(content, settings, self._body.deadline)
+            examples = read_json_examples(content, settings, self.body.deadline)
         signature = self._method.find(signatures, name)
         check_takes_examples(signature)
         self._count = len(examples)
@@ -97,20 +96,19 @@ class ExamplesCodec(Codec[Answer]):
         return served, "".join(json_writer.object_text({"results": text})).encode()
 
 
-class PredictCodec(Codec[Answer]):
+class PredictCodec(BodyCodec[Answer]):
     """The body of Predict: JSON, or image files."""
 
     def __init__(self, body: Body, headers: Headers) -> None:
-        self._body = body
-        self._headers = headers
+        super().__init__(body, headers)
         self._is_row_form = False
 
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings
     ) -> tuple[Signature, Tensors]:
-        with self._body.reading():
+        with self.body.reading():
             signature, inputs, self._is_row_form = _read_predict(
-                self._body, self._headers, signatures, settings
+                self.body, self.headers, signatures, settings
             )
         return signature, inputs
 

@@ -84,6 +84,7 @@ def options_of(given: Given, backend: Backend, folder: Path) -> ServerOptions:
     threads = given.number("tensorflow_session_parallelism") or None
     options = LoadOptions(
         given.number("tensorflow_intra_op_parallelism") or threads,
+        processes=1,  # as tensorflow_model_server has
         allow_unsafe_ops=given.is_on("allow_unsafe_ops"),
     )
     reload = _reload(given, ServingDefaults(backend, options, _poll(given), _retries(given)))

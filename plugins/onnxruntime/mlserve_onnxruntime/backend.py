@@ -37,6 +37,7 @@ class OnnxRuntimeBackend(Backend):
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
     frameworks = tuple(_CONVERTERS)
+    limits_threads = True
     load_options = ("provider", "instances")
 
     def lacks(self, feature: Feature) -> str | None:

@@ -1,0 +1,116 @@
+"""What the server and a runner process say to each other."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from mlserve.backend import Batching, HasDefinitions, Runner, batching_of, judges_shapes
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError
+from mlserve.server.engine.estimates import CostKey
+from mlserve.server.models.versions import ModelSpec
+from mlserve.settings import ServerSettings
+from mlserve.tensors import Signature
+
+
+class Load(NamedTuple):
+    """To the process, first of all: load that version."""
+
+    source: ModelSpec
+    version: int
+
+
+class Loaded(NamedTuple):
+    """From the process: the version is loaded and warmed up; this is its Runner.
+
+    `definitions` is None for a Runner that has none.
+    """
+
+    signatures: Mapping[str, Signature]
+    judges_shapes: bool
+    batching: Batching | None
+    definitions: Mapping[str, bytes] | None
+
+    @classmethod
+    def from_runner(cls, runner: Runner) -> Loaded:
+        """Describe the Runner."""
+        definitions = dict(runner.definitions) if isinstance(runner, HasDefinitions) else None
+        signatures = dict(runner.signatures)
+        return cls(signatures, judges_shapes(runner), batching_of(runner), definitions)
+
+
+class Failed(NamedTuple):
+    """From the process: the version cannot be loaded, or the answer to a question is an error."""
+
+    error: MlserveError
+
+
+class Order(NamedTuple):
+    """One call of a `Task`. `entered_at` is when it was queued, on the machine's monotonic clock.
+
+    The ids belong to the log lines about it.
+    """
+
+    codec: Any
+    kind: CostKey
+    deadline: Deadline
+    entered_at: float
+    threads: int
+    request_id: str
+    trace_id: str
+
+
+class Task(NamedTuple):
+    """To the process: do these together. `settings` is given once, and again when they change."""
+
+    orders: Sequence[Order]
+    settings: ServerSettings | None
+
+
+class Result(NamedTuple):
+    """How one call of a task went: the fields of `Work`, and of `Execution` its place and rows."""
+
+    answer: Any
+    error: MlserveError | None
+    read_as: CostKey
+    signature: Signature | None
+    times: tuple[float, float, float, float]
+    execution: tuple[int, int] | None
+
+
+class Report(NamedTuple):
+    """From the process: the results of a task in its order, and the sizes of its batches."""
+
+    results: Sequence[Result]
+    sizes: Sequence[int]
+
+
+class Subject(IntEnum):
+    """What a process asks or tells in the middle of a task, about one call of it."""
+
+    FAULT = 1
+    """Is a call of this kind, due then, worth running? Answered with None or `Failed`."""
+    ROOM = 2
+    """May the body take so many more bytes? Fewer than 0 are given back. Answered as above."""
+    SOONER = 3
+    """The answer is due by this deadline. Not answered."""
+
+
+class Aside(NamedTuple):
+    """From the process, in the middle of a task."""
+
+    subject: Subject
+    place: int
+    values: tuple[Any, ...]
+
+
+def sendable(answer: Any) -> Any:
+    """Return the answer with its bytes as buffers, which need not be copied into a pickle."""
+    if isinstance(answer, bytes):
+        return pickle.PickleBuffer(answer)
+    if type(answer) is tuple:
+        return tuple(map(sendable, answer))
+    return answer

@@ -1,0 +1,420 @@
+"""The runner processes of one version: which of them runs what, and what happens when one dies.
+
+A process runs one task at a time: a call, or a batch of them. When a process dies, its calls are
+run again by another one, each alone; a call that was in two processes which died gets Unavailable,
+as it may be what ends them. A process that died is replaced at once, and later if its replacements
+die young too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlserve.background import run_on_daemon_thread
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError, Unavailable
+from mlserve.server.engine.work import Work
+from mlserve.server.models.loading import Done, ProcessState
+from mlserve.server.models.versions import ModelSpec
+from mlserve.server.processes.channel import LEFT, Channel, pack
+from mlserve.server.processes.messages import (
+    Aside,
+    Failed,
+    Loaded,
+    Order,
+    Report,
+    Result,
+    Subject,
+    Task,
+)
+from mlserve.server.processes.process import RunnerProcess
+from mlserve.server.telemetry.statistics import Execution
+from mlserve.settings import LogFormat, ServerSettings
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+_log = logging.getLogger(__name__)
+_YOUNG = 10.0
+"""A process that dies before it is so many seconds old is replaced with a delay."""
+_FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
+"""Seconds until a replacement that died young is replaced: twice as long each time."""
+_MOST_DEATHS = 2
+"""In how many processes that died a call may have been, before it is not run again."""
+
+
+class RunnerProcesses:
+    """A Runner whose calls run in processes, and the workers that run them.
+
+    `start` is for any thread, all else for the event loop's.
+    """
+
+    def __init__(
+        self,
+        source: ModelSpec,
+        version: int,
+        count: int,
+        log_format: LogFormat,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._started_with = source, version, log_format
+        self._name = f"version {version} of {source.model}"
+        self._count = count
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._processes: list[RunnerProcess] = []
+        self._idle: list[RunnerProcess] = []
+        self._running: dict[RunnerProcess, _Run] = {}
+        self._queue: deque[_Run] = deque()
+        self._settings: dict[RunnerProcess, ServerSettings] = {}
+        self._replacing: set[asyncio.Task[None]] = set()
+        self._deaths_in_a_row = 0
+        self._is_closed = False
+        self.restarts = 0
+        """How many processes died and were replaced."""
+        self._on_change = on_change
+        self.signatures: Mapping[str, Signature] = {}
+
+    def start(self) -> None:
+        """Start all processes and wait until each has loaded the version.
+
+        Raises the error of one that has not, after the others were ended.
+        """
+        started: list[RunnerProcess] = []
+        try:
+            started.extend(RunnerProcess(*self._started_with) for _ in range(self._count))
+            with ThreadPoolExecutor(self._count) as waiting:
+                described = list(waiting.map(RunnerProcess.load, started))
+        except BaseException:
+            for process in started:
+                process.detach()
+                process.cause()
+            raise
+        self._processes = started
+        self._describe(described[0])
+
+    def attach(self) -> None:
+        """Take calls from now on, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        for process in self._processes:
+            self._take_on(process)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether any process can run a call."""
+        return bool(self._processes)
+
+    @property
+    def states(self) -> Sequence[ProcessState]:
+        """The processes that are alive."""
+        return [ProcessState(p.pid, p in self._running) for p in self._processes]
+
+    def submit(self, works: Sequence[Work[Any]], done: Done) -> None:
+        """Do the works in one process as soon as one is idle; then call `done`."""
+        batch = _Batch(len(works), done)
+        self._queue.append(_Run(works, batch))
+        self._feed()
+
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
+        """Raise RuntimeError: calls go through `submit`."""
+        raise RuntimeError("the Runner is in another process")
+
+    def close(self) -> None:
+        """End the processes, from another thread than the event loop's; nothing runs any more."""
+        loop = self._loop
+        assert loop is not None
+        ended = asyncio.run_coroutine_threadsafe(self._close(), loop).result()
+        for process in ended:
+            process.cause()
+
+    async def _close(self) -> list[RunnerProcess]:
+        self._is_closed = True
+        for task in self._replacing:
+            task.cancel()
+        processes, self._processes, self._idle = self._processes, [], []
+        for process in processes:
+            process.detach()
+        return processes
+
+    def _describe(self, loaded: Loaded) -> None:
+        self.signatures = loaded.signatures
+        self.judges_shapes = loaded.judges_shapes
+        self.batching = loaded.batching
+        if loaded.definitions is not None:
+            self.definitions = loaded.definitions
+
+    def _take_on(self, process: RunnerProcess) -> None:
+        process.attach(self._on_message, self._on_end)
+        self._idle.append(process)
+
+    def _feed(self) -> None:
+        """Give waiting runs to idle processes."""
+        while self._idle and self._queue:
+            run = self._queue.popleft()
+            if run.keep_wanted():
+                self._give(self._idle.pop(), run)
+
+    def _give(self, process: RunnerProcess, run: _Run) -> None:
+        settings = run.works[0].settings
+        is_known = self._settings.get(process) is settings
+        self._settings[process] = settings
+        orders = [_order(work) for work in run.works]
+        packet = pack(Task(orders, None if is_known else settings))
+        for place, work in enumerate(run.works):
+            work.elsewhere = _Place.begin(process.channel, place)
+        self._running[process] = run
+        if packet.is_long:
+            process.tell(packet, run.let_go)
+        else:
+            process.tell(packet)
+
+    def _on_message(self, process: RunnerProcess, message: Any) -> None:
+        run = self._running[process]
+        if isinstance(message, Aside):
+            self._answer(process, run.works[message.place], message)
+            return
+        assert isinstance(message, Report)
+        del self._running[process]
+        self._idle.append(process)
+        run.take(message)
+        self._feed()
+
+    def _answer(self, process: RunnerProcess, work: Work[Any], aside: Aside) -> None:
+        """Answer what a process asks about a call that it is doing."""
+        if aside.subject is Subject.SOONER:
+            (work.deadline,) = aside.values
+            work.caller.bring_forward(work)
+            return
+        error: MlserveError | None = None
+        if aside.subject is Subject.FAULT:
+            error = work.caller.find_fault(*aside.values)
+        else:
+            error = _change_room(work, *aside.values)
+        process.tell(pack(None if error is None else Failed(error)))
+
+    def _on_end(self, process: RunnerProcess) -> None:
+        """Replace a process that died, and run its calls again."""
+        self._processes.remove(process)
+        if process in self._idle:
+            self._idle.remove(process)
+        self._settings.pop(process, None)
+        run = self._running.pop(process, None)
+        if run is not None:
+            self._queue.extendleft(reversed(run.after_death(process.pid)))
+        process.detach()
+        is_young = time.monotonic() - process.started_at < _YOUNG
+        self._deaths_in_a_row = self._deaths_in_a_row + 1 if is_young else 0
+        self._replace(process)
+        if not self._processes:
+            self._on_change()
+        self._feed()
+
+    def _replace(self, process: RunnerProcess) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(self._replaced(process))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+
+    async def _replaced(self, process: RunnerProcess) -> None:
+        cause = await run_on_daemon_thread(process.cause)
+        delay = 0.0
+        if self._deaths_in_a_row > 1:
+            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (self._deaths_in_a_row - 2))
+        _log.error(
+            "the process %d of %s has ended (%s); another one is started%s",
+            process.pid,
+            self._name,
+            cause,
+            f" in {delay:g} s" if delay else "",
+        )
+        self._fail_waiting_if_none_is_left(cause if delay else "")
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                fresh = await run_on_daemon_thread(self._start_one)
+                break
+            except (MlserveError, OSError) as error:
+                delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
+                _log.error("%s has no new process (%s); next try in %g s", self._name, error, delay)
+                self._fail_waiting_if_none_is_left(str(error))
+        self.restarts += 1
+        self._processes.append(fresh)
+        self._take_on(fresh)
+        self._on_change()
+        self._feed()
+
+    def _start_one(self) -> RunnerProcess:
+        process = RunnerProcess(*self._started_with)
+        try:
+            process.load()
+            if self._is_closed:
+                raise Unavailable(f"{self._name} is being unloaded")
+        except BaseException:
+            process.detach()
+            process.cause()
+            raise
+        return process
+
+    def _fail_waiting_if_none_is_left(self, why: str) -> None:
+        """Refuse what waits if no process is left and none is started soon, which is `why`."""
+        if not why or self._processes:
+            return
+        runs, self._queue = self._queue, deque()
+        for run in runs:
+            run.fail(
+                Unavailable(
+                    f"{self._name} has no process left to run it: {why}",
+                    hint="the server's log says why; it goes on trying",
+                )
+            )
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Works that were submitted together, until each of them has ended."""
+
+    unfinished: int
+    done: Done
+    sizes: list[int] = field(default_factory=list)
+
+    def end(self, count: int, sizes: Sequence[int]) -> None:
+        """Note the end of so many works, which ran in batches of these sizes."""
+        self.sizes.extend(sizes)
+        self.unfinished -= count
+        if not self.unfinished:
+            self.done(self.sizes)
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """Works of a batch that go to a process together, and in how many they were when it died."""
+
+    works: Sequence[Work[Any]]
+    batch: _Batch
+    deaths: int = 0
+    can_run_again: bool = True
+
+    def let_go(self) -> None:
+        """Drop the requests, which are large and in a process now."""
+        for work in self.works:
+            self.can_run_again &= not work.codec.let_go()
+
+    def keep_wanted(self) -> bool:
+        """Drop the works that nobody waits for any more; return whether any is left."""
+        wanted = [work for work in self.works if work.is_wanted()]
+        gone = len(self.works) - len(wanted)
+        self.works = wanted
+        if gone:
+            self.batch.end(gone, ())
+        return bool(wanted)
+
+    def take(self, report: Report) -> None:
+        """Fill in how the works went."""
+        _fill_in(self.works, report.results)
+        self.batch.end(len(self.works), report.sizes)
+
+    def after_death(self, pid: int) -> list[_Run]:
+        """Return the runs in its place, as the process with that id has died.
+
+        If it died before it had begun with any of them, they are not to blame.
+        """
+        places = [work.elsewhere for work in self.works if work.elsewhere is not None]
+        deaths = self.deaths + any(place.stage for place in places)
+        for work in self.works:
+            work.elsewhere = None
+        if not self.can_run_again:
+            self.fail(
+                Unavailable(
+                    f"the process that ran the request has ended ({pid}), and a request of that "
+                    "size is not kept to run it again",
+                    hint="ask again; the server's log says how the process ended",
+                )
+            )
+            return []
+        if deaths < _MOST_DEATHS:
+            return [_Run([work], self.batch, deaths) for work in self.works]
+        self.fail(
+            Unavailable(
+                f"the process that ran the request has ended, as another one did before (the last "
+                f"was {pid})",
+                hint="the request may be what ends them: the server's log says how they ended",
+            )
+        )
+        return []
+
+    def fail(self, error: MlserveError) -> None:
+        """End the works with that error."""
+        for work in self.works:
+            work.error = error
+        self.batch.end(len(self.works), ())
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a work is done: a process, and the place in its task."""
+
+    channel: Channel
+    place: int
+
+    @classmethod
+    def begin(cls, channel: Channel, place: int) -> _Place:
+        """Return a place that shows nothing of the work that was there before."""
+        channel.board[place] = channel.board[LEFT + place] = 0
+        return cls(channel, place)
+
+    @property
+    def stage(self) -> int:
+        return self.channel.board[self.place]
+
+    def leave(self) -> None:
+        self.channel.board[LEFT + self.place] = 1
+
+
+def _change_room(work: Work[Any], size: int) -> MlserveError | None:
+    """Count so many bytes more for reading the work's request; return why there is no room."""
+    if size < 0:
+        work.codec.room.give_back(-size)
+        return None
+    try:
+        work.codec.room.take(size)
+    except MlserveError as refused:
+        return refused
+    return None
+
+
+def _order(work: Work[Any]) -> Order:
+    return Order(
+        work.codec,
+        work.kind,
+        work.deadline,
+        work.entered_at,
+        work.threads,
+        work.request_id,
+        work.trace_id,
+    )
+
+
+def _fill_in(works: Sequence[Work[Any]], results: Sequence[Result]) -> None:
+    shared: dict[int, list[Work[Any]]] = {}
+    for work, result in zip(works, results, strict=True):
+        work.elsewhere = None
+        work.result, work.error = result.answer, result.error
+        work.read_as, work.signature = result.read_as, result.signature
+        times = work.times
+        times.queue, times.decode, times.run, times.encode = result.times
+        if result.execution is not None:
+            shared.setdefault(result.execution[0], []).append(work)
+    rows = dict(result.execution for result in results if result.execution is not None)
+    for place, together in shared.items():
+        served = together[0].served
+        times_of_all = tuple(work.times for work in together)
+        execution = Execution(served.model, served.version, rows[place], times_of_all)
+        for work in together:
+            work.execution = execution

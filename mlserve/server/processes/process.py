@@ -1,0 +1,177 @@
+"""One runner process, seen from the server: started, loaded, asked, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mlserve.errors import ModelLoadFailed
+from mlserve.server.models.versions import ModelSpec
+from mlserve.server.processes.channel import Note, Packet, pair
+from mlserve.server.processes.messages import Failed, Load, Loaded
+from mlserve.settings import LogFormat
+
+_log = logging.getLogger(__name__)
+_ENDS_WITHIN = 5.0
+"""Seconds that a process whose connection is closed has before it is killed."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class RunnerProcess:
+    """A process that has the Runner of one version.
+
+    It is started and loaded on any thread; from `attach` on, it belongs to the event loop.
+    """
+
+    def __init__(self, source: ModelSpec, version: int, log_format: LogFormat) -> None:
+        """Start the process, which begins to load. Raises OSError."""
+        self.channel, theirs, memory = pair()
+        self._life: int | None
+        life, self._life = os.pipe()
+        arguments = [str(theirs.fileno()), str(memory), str(life), log_format.value]
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "mlserve.server.processes.child", *arguments],
+                pass_fds=(theirs.fileno(), memory, life),
+                stdin=subprocess.DEVNULL,
+            )
+        finally:
+            theirs.close()
+            os.close(life)
+        self.started_at = time.monotonic()
+        self._load = Load(source, version)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_message: Callable[[RunnerProcess, Any], None] = _unexpected
+        self._on_end: Callable[[RunnerProcess], None] = _unexpected
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._child.pid
+
+    def load(self) -> Loaded:
+        """Wait until the version is loaded. Raises its error, and ModelLoadFailed if it dies."""
+        try:
+            self.channel.send(self._load)
+            answer = self.channel.receive()
+        except (EOFError, OSError) as error:
+            raise ModelLoadFailed(
+                f"version {self._load.version} of {self._load.source.model} is not served: its "
+                f"process ended while it was loading ({self.cause()})",
+                hint="the server's log has what it wrote; a process that runs out of memory is "
+                "ended by signal 9",
+            ) from error
+        if isinstance(answer, Failed):
+            raise answer.error
+        assert isinstance(answer, Loaded)
+        return answer
+
+    def attach(
+        self,
+        on_message: Callable[[RunnerProcess, Any], None],
+        on_end: Callable[[RunnerProcess], None],
+    ) -> None:
+        """Have the running event loop pass on the process's messages, and its end."""
+        self._on_message, self._on_end = on_message, on_end
+        self.channel.socket.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self.channel.socket, self._hear)
+
+    def tell(self, packet: Packet, then: Callable[[], None] = _nothing) -> None:
+        """Send a packet, whose long buffers are written on a thread first; `then` call that."""
+
+        def written(_: object) -> None:
+            self._tell(packet)
+            then()
+
+        if packet.is_long:
+            self._apart(self.channel.write, packet, written)
+        else:
+            self.channel.write(packet)
+            self._tell(packet)
+
+    def cause(self) -> str:
+        """Wait for the end of the process, and return what ended it."""
+        try:
+            code = self._child.wait(_ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            code = self._child.wait()
+        finally:
+            self._let_die()
+        if code >= 0:
+            return f"exit code {code}"
+        return f"signal {-code}, {signal.Signals(-code).name}"
+
+    def detach(self) -> None:
+        """Close the connection, on the event loop: the process ends once it is idle."""
+        if self._loop is not None:
+            self._loop.remove_reader(self.channel.socket)
+            self._loop = None
+        self.channel.close()
+
+    def _let_die(self) -> None:
+        if self._life is not None:
+            os.close(self._life)
+            self._life = None
+
+    def _hear(self) -> None:
+        try:
+            note = self.channel.hear()
+        except BlockingIOError:
+            return
+        except EOFError:
+            self._end()
+            return
+        if note.is_long:
+            self._apart(self.channel.read, note, self._pass_on)
+        else:
+            self._pass_on(self.channel.read(note))
+
+    def _pass_on(self, message: Any) -> None:
+        self._on_message(self, message)
+
+    def _tell(self, packet: Packet) -> None:
+        try:
+            self.channel.tell(packet)
+        except OSError:
+            self._end()
+
+    def _end(self) -> None:
+        if self._loop is not None:
+            self._on_end(self)
+
+    def _apart(
+        self, work: Callable[[Any], Any], given: Note | Packet, then: Callable[..., None]
+    ) -> None:
+        """Copy long buffers on a thread; nothing else is heard from the process meanwhile."""
+        loop = self._loop
+        assert loop is not None
+        loop.remove_reader(self.channel.socket)
+
+        def done(copied: asyncio.Future[Any]) -> None:
+            if self._loop is None:
+                return  # closed meanwhile
+            loop.add_reader(self.channel.socket, self._hear)
+            try:
+                result = copied.result()
+            except (EOFError, OSError):
+                self._end()
+            else:
+                then(result)
+
+        loop.run_in_executor(None, work, given).add_done_callback(done)
+
+
+def _unexpected(*_: Any) -> None:
+    raise AssertionError("the process is not attached")
