@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterator
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from typing import TYPE_CHECKING
 
 from mlserve import __version__
 from mlserve.errors import PluginError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 CORE = "mlserve"
 MODELS = "mlserve-models"
@@ -113,6 +114,8 @@ def absent_packages(owner: str, extra: str) -> list[str]:
 
 def requirements_of(found: Distribution, extras: Collection[str] = ()) -> Iterator[Requirement]:
     """Yield what a distribution needs on this platform with these extras, by its metadata."""
+    from packaging.requirements import Requirement  # as above
+
     for text in found.requires or ():
         requirement = Requirement(text)
         marker = requirement.marker
@@ -122,6 +125,8 @@ def requirements_of(found: Distribution, extras: Collection[str] = ()) -> Iterat
 
 def _needed(owner: str, extras: frozenset[str], seen: set[str]) -> Iterator[Requirement]:
     """Yield its requirements, and those of the extras that it asks of other distributions."""
+    from packaging.utils import canonicalize_name  # as above
+
     seen.add(canonicalize_name(owner))
     for requirement in requirements_of(distribution(owner), extras):
         yield requirement
@@ -133,6 +138,8 @@ def _needed(owner: str, extras: frozenset[str], seen: set[str]) -> Iterator[Requ
 
 
 def _is_there(name: str) -> bool:
+    from packaging.utils import canonicalize_name  # as above
+
     try:
         distribution(name)
     except PackageNotFoundError:

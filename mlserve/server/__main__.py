@@ -7,6 +7,15 @@ flags are the fields of `LoadOptions` (`mlserve.load_options`), for the one mode
 
 from __future__ import annotations
 
+# Both come before the imports. What is imported stays: the collector would walk it a dozen times.
+# numpy's OpenBLAS starts a thread for each further CPU, which then spins 0.1 s for its first work.
+import gc
+import os
+
+if __name__ == "__main__":
+    gc.disable()
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 import argparse
 import asyncio
 import signal
@@ -105,6 +114,8 @@ def _options(
 
 def main() -> None:
     """Run the server and exit with its exit code."""
+    gc.freeze()
+    gc.enable()
     try:
         options = parse(sys.argv[1:])
     except MlserveError as error:

@@ -94,11 +94,17 @@ def tensorflow_image(engine: Engine) -> str:
     return tag
 
 
-# Not the packages of this tree, which the images are to build themselves. Compiled modules come
-# along: a container with a read-only root would compile TensorFlow at each start.
-_COPY = """
+# Not the packages of this tree, which the images are to build themselves, nor the third of the rest
+# that no image needs. Compiled modules come along: a container with a read-only root would compile
+# TensorFlow at each start.
+_UNUSED = (
+    *("torch*", "functorch", "xgboost*", "clang", "django", "moto", "botocore", "mlflow"),
+    *("mypy", "mypyc", "*__mypyc*"),
+)
+_COPY = f"""
 tar -C /packages --anchored --no-wildcards-match-slash \\
     --exclude='./mlserve*' --exclude='./_mlserve*' --exclude='./*.pth' \\
+    {" ".join(f"--exclude='./{name}'" for name in _UNUSED)} \\
     --exclude=./tensorflow/include -cf - . |
 tar -C "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -xf -
 """
