@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
+OF_LOADS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+"""The percentiles of a load's latencies, and the share of them that each does not exceed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:

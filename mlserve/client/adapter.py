@@ -138,6 +138,19 @@ class Adapter(Protocol):
     def read_metadata(self, model: ModelRef, reply: Reply) -> ModelMetadata: ...
 
 
+@dataclass(frozen=True, slots=True)
+class SentRequest:
+    """A request as a session sent it, once it was answered: `call` encodes it anew."""
+
+    adapter: Adapter
+    model: ModelRef
+    request: InferRequest
+
+    def call(self, seconds: float) -> Call:
+        """Return the call with that time limit."""
+        return self.adapter.infer_call(self.model, self.request, seconds)
+
+
 class TfsAdapter(Adapter, Protocol):
     """TensorFlow Serving's API, version 1: one call returns the states of all versions."""
 

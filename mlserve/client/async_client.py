@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from mlserve.client.adapter import ImageRequest, ModelRef
+from mlserve.client.adapter import ImageRequest, ModelRef, SentRequest
 from mlserve.client.answers import (
     Answer,
     ModelMetadata,
@@ -126,6 +126,11 @@ class AsyncClient:
     def api(self) -> Api | None:
         """The API spoken to the server; None until it is known."""
         return self._apis[0] if len(self._apis) == 1 else None
+
+    @property
+    def sent(self) -> SentRequest | None:
+        """The last request that was answered, to be encoded anew (`mlserve bench`)."""
+        return self._sessions[self._apis[0]].sent if self._apis[0] in self._sessions else None
 
     async def predict(
         self,

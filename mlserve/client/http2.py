@@ -14,7 +14,6 @@ import ssl
 import struct
 from urllib.parse import unquote
 
-import grpc
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import (
@@ -46,22 +45,10 @@ from mlserve.client.refusals import (
 from mlserve.client.retries import CallState
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
+from mlserve.wire.status import CODES_OF_GRPC, GRPC_CODES_OF_HTTP
 
 _PREFIX = struct.Struct("!BI")
 """Prefix of a message: a compression flag, and its length in bytes."""
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-"""Names of gRPC's status codes, which are numbers on the wire."""
-_BY_HTTP = {
-    400: "INTERNAL",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "UNIMPLEMENTED",
-    429: "UNAVAILABLE",
-    502: "UNAVAILABLE",
-    503: "UNAVAILABLE",
-    504: "UNAVAILABLE",
-}
-"""Meaning of an HTTP status without a gRPC status (http-grpc-status-mapping.md)."""
 _SHOWN = 80
 """Bytes of a server's first data that an error shows if they are not HTTP/2."""
 _MOST_OF_A_HEAD = 2**14
@@ -229,9 +216,9 @@ class _Response:
         number = self.headers.get("grpc-status", "")
         text = unquote(self.headers.get("grpc-message", ""))
         if number.isdecimal():
-            return _CODES.get(int(number), "UNKNOWN"), text
+            return CODES_OF_GRPC.get(int(number), "UNKNOWN"), text
         http = self.headers.get(":status", "")
-        code = _BY_HTTP.get(int(http) if http.isdecimal() else 0, "UNKNOWN")
+        code = GRPC_CODES_OF_HTTP.get(int(http) if http.isdecimal() else 0, "UNKNOWN")
         return code, f"Received http2 header with status: {http}"
 
     def message(self) -> bytes | None:

@@ -19,6 +19,7 @@ from mlserve.client.adapter import (
     InferRequest,
     ModelRef,
     Reply,
+    SentRequest,
     SignatureChoice,
     TfsAdapter,
     Transport,
@@ -75,12 +76,13 @@ class Session:
 class ModelSession(Session, ABC):
     """One API spoken about one model, and what was learnt about the model.
 
-    Each call raises `NotSpoken` if the server does not speak the API, or answers with something
-    else.
+    `sent` is the last request that was answered. Each call raises `NotSpoken` if the server does
+    not speak the API, or answers with something else.
     """
 
     def __init__(self, adapter: Adapter, model: ModelRef, transport: Transport) -> None:
         super().__init__(transport)
+        self.sent: SentRequest | None = None
         self._adapter: Adapter = adapter
         self._model = model
 
@@ -105,9 +107,11 @@ class ModelSession(Session, ABC):
         self, request: InferRequest, state: CallState, *, is_bounded: bool = True
     ) -> Answer:
         """Return the answer of one signature."""
-        call = partial(self._adapter.infer_call, self._model, request)
+        sent = SentRequest(self._adapter, self._model, request)
         read = partial(self._read_answer, request, is_bounded=is_bounded)
-        return await self.ask_with_retries(call, read, state)
+        answer = await self.ask_with_retries(sent.call, read, state)
+        self.sent = sent
+        return answer
 
     def _read_metadata(self, reply: Reply) -> ModelMetadata:
         metadata = self._adapter.read_metadata(self._model, reply)

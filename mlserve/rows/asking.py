@@ -153,7 +153,7 @@ class Asking:
     def _again(self, rows: Sequence[ReadyRow]) -> Outputs | MlserveError:
         try:
             return self.client.infer(
-                _inputs(rows),
+                inputs_of(rows),
                 timeout=self.timeout,
                 retries=self.client.retries.for_many(),
                 **self._question(),
@@ -207,10 +207,11 @@ class _Batch:
             self.ready.append(row)
 
     def inputs(self) -> dict[str, Any]:
-        return _inputs(self.ready)
+        return inputs_of(self.ready)
 
 
-def _inputs(rows: Sequence[ReadyRow]) -> dict[str, Any]:
+def inputs_of(rows: Sequence[ReadyRow]) -> dict[str, Any]:
+    """Return the inputs of one request about these rows, at least one."""
     return {name: _stacked([row.inputs[name] for row in rows]) for name in rows[0].inputs}
 
 

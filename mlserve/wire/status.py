@@ -54,6 +54,42 @@ _FROM_HTTP: dict[int, type[errors.MlserveError]] = {
     504: errors.DeadlineExceeded,
 }
 
+CODES_OF_GRPC = dict(
+    enumerate(
+        (
+            "OK",
+            "CANCELLED",
+            "UNKNOWN",
+            "INVALID_ARGUMENT",
+            "DEADLINE_EXCEEDED",
+            "NOT_FOUND",
+            "ALREADY_EXISTS",
+            "PERMISSION_DENIED",
+            "RESOURCE_EXHAUSTED",
+            "FAILED_PRECONDITION",
+            "ABORTED",
+            "OUT_OF_RANGE",
+            "UNIMPLEMENTED",
+            "INTERNAL",
+            "UNAVAILABLE",
+            "DATA_LOSS",
+            "UNAUTHENTICATED",
+        )
+    )
+)
+"""Names of gRPC's status codes, which are numbers on the wire."""
+GRPC_CODES_OF_HTTP = {
+    400: "INTERNAL",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "UNIMPLEMENTED",
+    429: "UNAVAILABLE",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "UNAVAILABLE",
+}
+"""Meaning of an HTTP status without a gRPC status (http-grpc-status-mapping.md of grpc/grpc)."""
+
 
 def grpc_status(error: errors.MlserveError) -> str:
     """Return the name of the gRPC status code for the error."""

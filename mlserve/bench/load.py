@@ -1,0 +1,366 @@
+"""One load on one target from this process: a closed loop, or an open one.
+
+There is no task and no future a request: an answer calls back, and that sends the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+
+from mlserve.bench.alarm import Alarm
+from mlserve.bench.arrivals import Arrivals
+from mlserve.bench.connection import NOT_CONNECTED, LoadConnection
+from mlserve.bench.server_process import ServerProcesses
+from mlserve.bench.tally import ANSWERED, EXPIRED, LATE, Tally
+from mlserve.bench.target import Target
+
+MOST_CONNECTIONS = 1024
+"""Connections that an open loop opens at most; what finds none waits, and its latency counts."""
+_SWEEP = 0.005
+_PAUSE = 0.05
+"""Seconds until a client tries again that could not connect."""
+_SAMPLES = 4096
+"""Server-Timing headers that are kept: every one, then every second, and so on."""
+_SPARE_FILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """`concurrency` clients, each of which asks again as soon as it has its answer."""
+
+    concurrency: int
+
+    def __str__(self) -> str:
+        return f"{self.concurrency} client{'s'[: self.concurrency != 1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLoop:
+    """Requests at planned moments, `rate` a second, whatever becomes of those before."""
+
+    rate: float
+    arrivals: Arrivals = field(default_factory=Arrivals)
+
+    def __str__(self) -> str:
+        return f"{self.rate:.5g}/s"
+
+
+Load = ClosedLoop | OpenLoop
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How long a load runs: `warm_up` seconds that are not counted, then `seconds`.
+
+    Each request has `timeout` seconds, from its planned moment.
+    """
+
+    seconds: float
+    warm_up: float
+    timeout: float
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of a load this process sends: number `index` of `count` processes.
+
+    All begin at the moment `start` of the monotonic clock; None is now.
+    """
+
+    index: int = 0
+    count: int = 1
+    start: float | None = None
+
+
+def run_load(target: Target, load: Load, window: Window, share: Share = Share()) -> Tally:
+    """Run this process's share of a load, and return what became of it.
+
+    An interrupt (Ctrl-C) ends the load early: the tally is of what was measured, and not whole.
+    """
+    return asyncio.run(_run(target, load, window, share))
+
+
+async def _run(target: Target, load: Load, window: Window, share: Share) -> Tally:
+    run: _Run
+    if isinstance(load, ClosedLoop):
+        run = _Closed(target, load, window, share)
+    else:
+        run = _Open(target, load, window, share)
+    task = asyncio.ensure_future(run.whole())
+    with _cancelling(task):
+        await asyncio.wait([task])
+    if task.cancelled():
+        run.tally.is_whole = False
+        return run.tally
+    return task.result()
+
+
+@contextmanager
+def _cancelling(task: asyncio.Task[Tally]) -> Iterator[None]:
+    """Cancel the task on Ctrl-C and SIGTERM, whatever they do otherwise. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, action)
+
+
+class _Run(ABC):
+    """A load while it runs: connections, requests, and the tally."""
+
+    def __init__(self, target: Target, load: Load, window: Window, share: Share) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._target, self._window, self._share = target, window, share
+        self._open = target.opener()
+        self._requests = cycle(target.requests)
+        for _ in islice(self._requests, share.index % len(target.requests)):
+            pass
+        self._idle: list[LoadConnection] = []
+        self._busy: set[LoadConnection] = set()
+        self._opening: set[asyncio.Future[LoadConnection]] = set()
+        self._waiting: deque[float] = deque()
+        self._most_connections = MOST_CONNECTIONS
+        self._server = ServerProcesses(target.pids if share.index == 0 else ())
+        self.tally = Tally()
+        self._begin = self._end = 0.0
+        self._is_counting = self._is_over = False
+        self._samples: list[bytes] = []
+        self._sample_every, self._until_sample = 1, 1
+        self._cpu_before = 0.0
+
+    async def whole(self) -> Tally:
+        """Run the load to its end."""
+        await self._prepare()
+        start = max(self._loop.time(), self._share.start or 0.0)
+        self._begin = start + self._window.warm_up
+        self._end = self._begin + self._window.seconds
+        self._loop.call_at(self._begin, self._start_counting)
+        self._sweep()
+        try:
+            await self._send_all(start)
+            self._is_over = True
+        finally:
+            self._stop_counting(self._end)
+            self._close()
+        return self.tally
+
+    @abstractmethod
+    async def _prepare(self) -> None:
+        """Open the connections that are there before the load begins."""
+
+    @abstractmethod
+    async def _send_all(self, start: float) -> None:
+        """Send all requests, from the moment `start` to the end."""
+
+    @abstractmethod
+    def _is_counted(self, planned: float, now: float) -> bool:
+        """Return whether a request belongs to what is measured."""
+
+    @abstractmethod
+    def _after(self) -> None:
+        """Do what follows the end of a request."""
+
+    def _ask(self, planned: float) -> None:
+        """Send a request, or have it wait for a connection."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                self._send(connection, planned)
+                return
+        self._waiting.append(planned)
+        count = len(self._busy) + len(self._opening)
+        if len(self._opening) < len(self._waiting) and count < self._most_connections:
+            self._connect()
+
+    def _send(self, connection: LoadConnection, planned: float) -> None:
+        connection.planned = planned
+        connection.due = planned + self._window.timeout
+        self._busy.add(connection)
+        now = self._loop.time()
+        if self._is_counted(planned, now):
+            self.tally.lag.add(now - planned)
+        connection.send(next(self._requests))
+
+    def _connect(self) -> None:
+        opening = self._open(self._ended)
+        self._opening.add(opening)
+        opening.add_done_callback(self._connected)
+
+    def _connected(self, opening: asyncio.Future[LoadConnection]) -> None:
+        self._opening.discard(opening)
+        if opening.cancelled():
+            return
+        if opening.exception() is None:
+            connection = opening.result()
+            if self._is_over:
+                connection.close()
+            else:
+                self._reuse(connection)
+        elif self._waiting and not self._is_over:
+            self._loop.call_later(_PAUSE, self._count, self._waiting.popleft(), NOT_CONNECTED)
+
+    def _reuse(self, connection: LoadConnection) -> None:
+        if not connection.is_open:
+            if self._waiting:
+                self._connect()
+        elif self._waiting:
+            self._send(connection, self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+
+    def _ended(self, connection: LoadConnection, kind: str, timing: bytes) -> None:
+        self._busy.discard(connection)
+        if self._is_over:
+            return
+        if kind == ANSWERED and timing and self._is_counting:
+            self._sample(timing)
+        planned = connection.planned
+        if kind == ANSWERED and self._loop.time() > connection.due:
+            kind = LATE
+        self._reuse(connection)
+        self._count(planned, kind)
+
+    def _count(self, planned: float, kind: str) -> None:
+        now = self._loop.time()
+        if self._is_counted(planned, now):
+            self.tally.latencies[kind].add(now - planned)
+        self._after()
+
+    def _sample(self, timing: bytes) -> None:
+        self._until_sample -= 1
+        if self._until_sample:
+            return
+        self._samples.append(timing)
+        if len(self._samples) >= _SAMPLES:
+            del self._samples[::2]
+            self._sample_every *= 2
+        self._until_sample = self._sample_every
+
+    def _sweep(self) -> None:
+        """Give up the requests whose time is over."""
+        now = self._loop.time()
+        for connection in [each for each in self._busy if each.due < now - _SWEEP]:
+            planned = connection.planned
+            self._busy.discard(connection)
+            connection.give_up()
+            self._reuse(connection)
+            self._count(planned, EXPIRED)
+        while self._waiting and self._waiting[0] + self._window.timeout < now:
+            self._count(self._waiting.popleft(), EXPIRED)
+        if not self._is_over:
+            self._loop.call_later(_SWEEP, self._sweep)
+
+    def _start_counting(self) -> None:
+        self._is_counting = True
+        self._cpu_before = time.process_time()
+        self._server.start()
+
+    def _stop_counting(self, at: float) -> None:
+        """Note what the measured time has cost; called once, at its end."""
+        if not self._is_counting:
+            return
+        self._is_counting = False
+        seconds = max(0.0, min(self._loop.time(), at) - self._begin)
+        self.tally.seconds = seconds
+        self.tally.generator_cpu = time.process_time() - self._cpu_before
+        self.tally.busiest_generator = self.tally.generator_cpu / seconds if seconds else 0.0
+        self.tally.server_cpu = self._server.cpu_seconds()
+
+    def _close(self) -> None:
+        self._is_over = True
+        for header in self._samples:
+            self.tally.take_stages(header.decode("latin-1"))
+        for opening in self._opening:
+            opening.cancel()
+        for connection in [*self._idle, *self._busy]:
+            connection.close()
+
+
+class _Closed(_Run):
+    """Clients that ask again as soon as they have an answer; what ends in the window counts."""
+
+    def __init__(self, target: Target, load: ClosedLoop, window: Window, share: Share) -> None:
+        super().__init__(target, load, window, share)
+        extra = share.index < load.concurrency % share.count
+        self._clients = load.concurrency // share.count + extra
+        self._most_connections = self._clients
+
+    async def _prepare(self) -> None:
+        for _ in range(self._clients):
+            self._connect()
+        while self._opening:
+            await asyncio.wait(self._opening)
+
+    async def _send_all(self, start: float) -> None:
+        await asyncio.sleep(max(0.0, start - self._loop.time()))
+        for _ in range(self._clients):
+            self._ask(self._loop.time())
+        await asyncio.sleep(max(0.0, self._end - self._loop.time()))
+
+    def _is_counted(self, planned: float, now: float) -> bool:
+        return self._begin <= now < self._end
+
+    def _after(self) -> None:
+        if not self._is_over:
+            self._ask(self._loop.time())
+
+
+class _Open(_Run):
+    """Requests at planned moments; what was planned in the window counts, whenever it ends."""
+
+    def __init__(self, target: Target, load: OpenLoop, window: Window, share: Share) -> None:
+        super().__init__(target, load, window, share)
+        whole = window.warm_up + window.seconds
+        moments = load.arrivals.moments(load.rate, whole, window.seed)
+        self._moments = deque(islice(moments, share.index, None, share.count))
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_connections = max(1, min(MOST_CONNECTIONS // share.count, files - _SPARE_FILES))
+
+    async def _prepare(self) -> None:
+        self._connect()
+
+    def _after(self) -> None:
+        """Nothing follows: the next request has its own moment."""
+
+    async def _send_all(self, start: float) -> None:
+        self._moments = deque(start + moment for moment in self._moments)
+        alarm = Alarm(lambda: self._send_due(alarm))
+        try:
+            self._send_due(alarm)
+            await asyncio.sleep(max(0.0, self._end - self._loop.time()))
+            self._stop_counting(self._end)
+            # Polled, so that no request pays for an event.
+            while self._moments or self._busy or self._waiting or self._opening:  # noqa: ASYNC110
+                await asyncio.sleep(_SWEEP)
+        finally:
+            alarm.close()
+
+    def _send_due(self, alarm: Alarm) -> None:
+        """Send the requests whose moment has come, and wait for the next."""
+        moments, clock = self._moments, self._loop.time
+        while moments and moments[0] <= clock():
+            self._ask(moments.popleft())
+        if moments:
+            alarm.set(moments[0])
+
+    def _is_counted(self, planned: float, now: float) -> bool:
+        return self._begin <= planned < self._end

@@ -1,0 +1,86 @@
+"""Run a load in as many processes as it takes: Python sends some thousand requests a second."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from multiprocessing import get_context
+from types import TracebackType
+
+from mlserve.bench.load import ClosedLoop, Load, Share, Window, run_load
+from mlserve.bench.tally import Tally
+from mlserve.bench.target import Target
+from mlserve.system import usable_cpus
+
+_RATE_OF_ONE = 4000.0
+"""Requests a second that one process sends with room to spare."""
+_CLIENTS_OF_ONE = 64
+_START = 0.1
+"""Seconds until all processes have their share of a load."""
+_FIRST_START = 1.5
+"""The same for new processes, which have to import everything."""
+
+
+class LoadProcesses(AbstractContextManager["LoadProcesses"]):
+    """Where loads run: in this process, or in `count` others; None chooses for each load."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self._count = count
+        self._pool: ProcessPoolExecutor | None = None
+        self._size = 0
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def run(self, target: Target, load: Load, window: Window) -> Tally:
+        """Run a load and return what became of it; after an interrupt, of what was measured."""
+        count = self._count or processes_for(load)
+        if count == 1:
+            return run_load(target, load, window)
+        pool, wait = self._of_size(count)
+        start = time.monotonic() + wait
+        shares = [Share(index, count, start) for index in range(count)]
+        futures = [pool.submit(run_load, target, load, window, share) for share in shares]
+        try:
+            return Tally.of_processes(future.result() for future in futures)
+        except KeyboardInterrupt:
+            self._interrupt(pool)
+            return Tally.of_processes(future.result() for future in futures)
+
+    def _of_size(self, count: int) -> tuple[ProcessPoolExecutor, float]:
+        if self._pool is not None and self._size == count:
+            return self._pool, _START
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._size = count
+        self._pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_ignore_interrupt)
+        return self._pool, _FIRST_START
+
+    def _interrupt(self, pool: ProcessPoolExecutor) -> None:
+        """Pass Ctrl-C on: from a terminal they have it already, from `kill` they do not."""
+        for pid in list(pool._processes):  # noqa: SLF001  there is no other way to them
+            os.kill(pid, signal.SIGINT)
+
+
+def processes_for(load: Load) -> int:
+    """Return how many processes a load takes; never more than this machine has CPUs."""
+    if isinstance(load, ClosedLoop):
+        wanted = -(-load.concurrency // _CLIENTS_OF_ONE)
+    else:
+        wanted = int(-(-load.rate // _RATE_OF_ONE))
+    return max(1, min(wanted, usable_cpus()))
+
+
+def _ignore_interrupt() -> None:
+    """Leave Ctrl-C to the loads, which return what they have measured."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

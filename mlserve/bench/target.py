@@ -1,0 +1,141 @@
+"""What the load is sent to: an address, and requests in ready bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mlserve.bench.connection import LoadConnection, Request
+from mlserve.bench.http1 import Http1Connection
+from mlserve.client.adapter import Call
+from mlserve.client.endpoint import Connection, Endpoint, Tls
+from mlserve.client.proxies import proxy_to
+from mlserve.errors import UsageError
+from mlserve.wire.headers import REQUEST_TIMEOUT_MS
+
+Ended = Callable[[LoadConnection, str, bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server to send a load to, by its `name`; `requests` are sent in turn.
+
+    `pids` are the processes of the server on this machine, whose children count, too. `model` and
+    `api` are only told.
+    """
+
+    name: str
+    endpoint: Endpoint
+    requests: tuple[Request, ...]
+    tls: Tls | None = None
+    pids: tuple[int, ...] = ()
+    model: str | None = None
+    api: str | None = None
+
+    @classmethod
+    def of_http(
+        cls,
+        name: str,
+        url: str,
+        body: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        pids: tuple[int, ...] = (),
+    ) -> Target:
+        """Return a target that gets this body by POST, whatever its server is.
+
+        `timeout` is told to servers that read mlserve's header. Raises UsageError for a bad URL.
+        """
+        endpoint = Endpoint.parse(url, "rest")
+        call = Call("", body, dict(headers or {}))
+        request = _http_request(endpoint, call, timeout, {})
+        return cls(name, endpoint, (request,), pids=pids)
+
+    @classmethod
+    def of_calls(
+        cls, name: str, connection: Connection, calls: Sequence[Call], timeout: float
+    ) -> Target:
+        """Return the target for calls that the client's adapters have encoded.
+
+        Raises UsageError for a server behind a proxy, which would be measured in its place.
+        """
+        endpoint = connection.endpoint
+        if proxy := proxy_to(endpoint):
+            raise UsageError(
+                f"{endpoint} is reached through the proxy {proxy}, which the load would measure",
+                hint=f"go there directly: no_proxy={endpoint.host} mlserve bench ...",
+            )
+        write = _grpc_request if endpoint.protocol == "grpc" else _http_request
+        headers = connection.access_headers()
+        requests = tuple(write(endpoint, call, timeout, headers) for call in calls)
+        return cls(name, endpoint, requests, connection.tls)
+
+    def opener(self) -> Callable[[Ended], asyncio.Future[LoadConnection]]:
+        """Return what opens a connection; its future raises OSError if that is not possible."""
+        options = {"host": self.endpoint.host, "port": self.endpoint.port}
+        if self.endpoint.is_secure:
+            from mlserve.client.tls import ssl_context
+
+            files = self.tls or Tls()
+            context = ssl_context(files)
+            context.set_alpn_protocols(["h2" if self.endpoint.protocol == "grpc" else "http/1.1"])
+            options |= {"ssl": context, "server_hostname": files.server_name or self.endpoint.host}
+        return partial(_opened, self.endpoint.protocol == "grpc", options)
+
+
+def _opened(
+    is_grpc: bool, options: Mapping[str, object], ended: Ended
+) -> asyncio.Future[LoadConnection]:
+    return asyncio.ensure_future(_open(is_grpc, options, ended))
+
+
+async def _open(is_grpc: bool, options: Mapping[str, object], ended: Ended) -> LoadConnection:
+    loop = asyncio.get_running_loop()
+    if not is_grpc:
+        _, http1 = await loop.create_connection(lambda: Http1Connection(ended), **options)  # type: ignore[call-overload]
+        return http1  # type: ignore[no-any-return]
+    from mlserve.bench.http2 import Http2Connection  # REST needs no HPACK
+
+    _, http2 = await loop.create_connection(lambda: Http2Connection(ended), **options)  # type: ignore[call-overload]
+    await http2.greeted
+    return http2  # type: ignore[no-any-return]
+
+
+def _http_request(
+    endpoint: Endpoint, call: Call, timeout: float, access: Mapping[str, str]
+) -> Request:
+    body = call.body or b""
+    headers = {
+        "host": endpoint.address,
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        REQUEST_TIMEOUT_MS: str(max(1, int(timeout * 1000))),
+        **call.headers,
+        **access,
+        "content-length": str(len(body)),
+    }
+    lines = [f"POST {endpoint.path}{call.path or '/'} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return Request("\r\n".join([*lines, "", ""]).encode(), body)
+
+
+def _grpc_request(
+    endpoint: Endpoint, call: Call, timeout: float, access: Mapping[str, str]
+) -> Request:
+    from mlserve.bench.http2 import header_block, message
+
+    fields = {
+        ":method": "POST",
+        ":scheme": "https" if endpoint.is_secure else "http",
+        ":path": call.path,
+        ":authority": endpoint.address,
+        "te": "trailers",
+        "content-type": "application/grpc",
+        "grpc-timeout": f"{max(1, min(int(timeout * 1000), 99_999_999))}m",
+        **call.headers,
+        **access,
+    }
+    return Request(header_block(fields.items()), message(call.body or b""))
