@@ -20,7 +20,7 @@ from mlserve.images import RGB
 MOST_SIDE = 2**16
 """The longest side that a pipeline may ask for, in pixels."""
 _WHITE = 255
-_LARGEST = 1e6
+LARGEST = 1_000_000
 """The largest mean or standard deviation."""
 LEAST_DIVISOR = 2.0**-126
 """The smallest float32 with all its digits: TensorFlow takes a smaller one for 0."""
@@ -170,7 +170,7 @@ class Preprocessing:
         depths = (1, RGB) if self.channels is Channels.GREY else (RGB,)
         _require(type(self.depth) is int and self.depth in depths, "depth", self.depth)
         for name, numbers in (("mean", self.mean), ("std", self.std)):
-            is_known = len(numbers) in (0, self.depth) and all(map(_is_number, numbers))
+            is_known = len(numbers) in (0, self.depth) and all(map(is_number, numbers))
             _require(is_known, name, numbers)
         _require(all(number >= LEAST_DIVISOR for number in self.std), "std", self.std)
         is_divisor = abs(scale) >= LEAST_DIVISOR
@@ -268,10 +268,11 @@ def span(length: int, wanted: int, offset: CropOffset) -> Span:
     return Span(0, length, rest - rest // 2 if offset is CropOffset.FLOOR_PAD_MORE else rest // 2)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether it is a number that a mean can be: finite, and not too large."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return -_LARGEST <= value <= _LARGEST  # whole numbers of any length, and NaN, too
+    return -LARGEST <= value <= LARGEST  # whole numbers of any length, and NaN, too
 
 
 def _is_whole(value: object, least: int, most: int) -> bool:

@@ -20,7 +20,10 @@ from mlserve.served_model import ServedModel
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """The models as last accepted, and why the file as it is now is not in force (else empty)."""
+    """The models as last accepted, and why the file as it is now is not in force as a whole.
+
+    `problem` is said of the server, so it begins with a verb; it is empty if all is in force.
+    """
 
     models: tuple[ServedModel, ...]
     problem: str = ""

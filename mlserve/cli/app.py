@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from mlserve.cli import (
 from mlserve.cli.defaults import IS_JSON
 from mlserve.cli.output import guard_streams, print_error, require_output
 from mlserve.cli.usage import Command, CommandGroup, asks_for_json
-from mlserve.errors import ExitCode, MlserveError
+from mlserve.errors import ExitCode, MlserveError, UsageError, shortened
 from mlserve.hints import speak_flags
 
 
@@ -58,12 +59,30 @@ class ErrorBoundary(CommandGroup):
 @contextmanager
 def _boundary(ctx: Any) -> Iterator[None]:
     try:
-        yield
+        with _overlong_names_told():
+            yield
     except MlserveError as error:
         print_error(error, as_json=ctx.meta[IS_JSON])
         raise typer.Exit(int(error.exit_code)) from error
     except KeyboardInterrupt:
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
+
+
+@contextmanager
+def _overlong_names_told() -> Iterator[None]:
+    """Make an error of a name that no file can have: most often it is the content of one.
+
+    Whatever looks at a path raises it, `Path.exists` too.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UsageError(
+            f"{shortened(str(error.filename), 80)!r} is too long to be the name of a file",
+            hint="give the path of the file, not what is in it",
+        ) from error
 
 
 def _print_version(wanted: bool) -> None:

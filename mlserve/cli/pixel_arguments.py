@@ -11,7 +11,7 @@ import typer
 
 from mlserve.errors import UsageError
 from mlserve.pixel_options import MOST_RESIZED_SIDE
-from mlserve.preprocessing import LEAST_DIVISOR, Channels, Interpolation, ResizeMode
+from mlserve.preprocessing import LARGEST, LEAST_DIVISOR, Channels, Interpolation, ResizeMode
 
 T = TypeVar("T")
 
@@ -166,12 +166,9 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number")
-    if abs(value) > _LARGEST:
-        raise ValueError(f"{text!r} is over {_LARGEST}")
+    if abs(value) > LARGEST:
+        raise ValueError(f"{text!r} is over {LARGEST}")
     return value
-
-
-_LARGEST = 1_000_000
 
 
 def _colour(text: str) -> int:

@@ -59,7 +59,7 @@ class ServerRecord:
     until then `up_pid` and `up_created` identify the command that started it and waits for it, as
     `pid` and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so
     that it gets no new work. `tls_server_name` is the name to expect in its certificate if that
-    does not cover the host. `problem` is why the file that it follows is not in force now.
+    does not cover the host. `problem` is that of ServerState.
     """
 
     name: str
@@ -98,13 +98,10 @@ class ServerRecord:
 
     @property
     def refusal(self) -> str:
-        """Say which file is not in force, and why; empty if the server follows none or it is."""
+        """Say which file is not in force as a whole, and why; empty if there is no such file."""
         if self.serving.config is None or not self.problem:
             return ""
-        return (
-            f"{self.name} refused {self.serving.config.path} and goes on with what it said before: "
-            f"{self.problem}"
-        )
+        return f"{self.name} {self.problem}"
 
     @property
     def grpc_endpoint(self) -> str:

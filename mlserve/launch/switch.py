@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mlserve.artifact import Artifact, version_folder, without_manifest
+from mlserve.artifact import Artifact, version_folder
 from mlserve.errors import (
     DeadlineExceeded,
     MlserveError,
@@ -21,7 +21,7 @@ from mlserve.errors import (
     NotFound,
     Unavailable,
 )
-from mlserve.inventory import ModelFolder
+from mlserve.inventory import ModelFolder, VersionState
 from mlserve.launch.running import server_of
 from mlserve.launch.served import Use, uses_of
 from mlserve.pin import pin_or_none, write_pin
@@ -94,15 +94,13 @@ def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show)
 
 def _target(folder: ModelFolder, version: int | None) -> int:
     """Return the version that will be served: the given one, or the latest that is complete."""
-    present = [v.artifact.version for v in folder.versions()]
     if version is not None:
         folder.version(version).require_complete()
         return version
-    unfinished = without_manifest(folder.base_path, present)
-    complete = [number for number in present if number not in unfinished]
+    complete = [v for v in folder.versions() if v.state is not VersionState.INCOMPLETE]
     if not complete:
         raise NotFound(f"{folder} has no version", hint="export one: mlserve export")
-    return complete[-1]
+    return complete[-1].artifact.version
 
 
 def _rounds(followers: Sequence[_Follower], give_up: float) -> Iterator[list[_Follower]]:

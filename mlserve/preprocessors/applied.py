@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from mlserve.pixel_options import PixelOptions
-from mlserve.preprocessing import Arithmetic, Interpolation, ResizeMode
+from mlserve.preprocessing import Arithmetic, ResizeMode
 from mlserve.preprocessors.preprocessor import Preprocessor
 from mlserve.sources import ModelRequest
 
@@ -41,8 +41,9 @@ def merged(given: PixelOptions, found: PixelOptions) -> PixelOptions:
     if any(field in given.given for field in _GEOMETRY):
         replaces |= {field for field in _GEOMETRY if field in found.given}
         found = replace(found, mode=None, size=None, crop=None, input=None, fill=())
-    if given.interpolation is Interpolation.NEAREST and given.antialias is None:
-        found = replace(found, antialias=None)
+    if given.interpolation is not None and given.antialias is None:
+        # Pillow, which these libraries resize with, decides by the filter.
+        found = replace(found, antialias=given.interpolation.has_antialias)
     values = {
         field.name: getattr(given if field.name in given.given else found, field.name)
         for field in fields(PixelOptions)

@@ -29,6 +29,8 @@ def preprocessor(value: str) -> Preprocessor:
     Raises UsageError if there is no such thing, PluginError without the library that knows it, and
     ExportError for what mlserve cannot do.
     """
+    if not value:
+        raise UsageError("--preprocessor is empty", hint=_GIVE)
     library, separator, name = value.partition(":")
     if separator and library in _READERS and not Path(value).exists():
         return _READERS[library](_of_library(library, name), value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 from mlserve.errors import ExportError
 from mlserve.images import RGB
 from mlserve.pixel_options import PixelOptions
-from mlserve.preprocessing import LEAST_DIVISOR, MOST_SIDE, Interpolation
+from mlserve.preprocessing import LEAST_DIVISOR, MOST_SIDE, Interpolation, is_number
 
 UNIT = (0.0, 1.0)
 RAW = (0.0, 255.0)
 BY_HAND = "give --resize, --crop, --interpolation, --mean and --std yourself if mlserve can do it"
 _SHOWN = 120
-_LARGEST = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Reader:
     def number(self, key: str) -> float:
         """Return a finite number."""
         value: Any = self.data.get(key)
-        if not _is_number(value):
+        if not is_number(value):
             raise self.refused(key, "not a number")
         return float(value)
 
@@ -69,9 +67,9 @@ class Reader:
     def numbers(self, key: str) -> tuple[float, ...]:
         """Return one finite number, or one for each channel."""
         value = self.data.get(key)
-        values: Any = [value] if _is_number(value) else value
+        values: Any = [value] if is_number(value) else value
         is_list = isinstance(values, list | tuple) and len(values) in (1, RGB)
-        if not is_list or not all(map(_is_number, values)):
+        if not is_list or not all(map(is_number, values)):
             raise self.refused(key, f"not a number, or {RGB} of them")
         return tuple(map(float, values))
 
@@ -127,8 +125,3 @@ def require_known(name: str, data: Mapping[str, Any], known: Sequence[str]) -> N
             f"{name} has {shown}, and mlserve does not know what that does to pixels",
             hint=f"remove it from the file if it does nothing; {BY_HAND}",
         )
-
-
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and abs(value) <= _LARGEST

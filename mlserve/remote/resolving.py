@@ -18,13 +18,9 @@ from mlserve.sources import ModelRequest, Progress
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The local copy of an address. `unchecked` says why the server was not asked, if it was not.
-
-    `is_new` means that it was fetched just now.
-    """
+    """The local copy of an address; `unchecked` says why the server was not asked, if so."""
 
     copy: Copy
-    is_new: bool
     unchecked: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -98,10 +94,10 @@ def resolve(address: Address, progress: Progress, *, offline: bool = False) -> R
     try:
         with entry.locked(progress):
             if address.digest and (pinned := entry.copy(address.digest)):
-                return Resolved(pinned, is_new=False, unchecked="the copy has the given digest")
+                return Resolved(pinned, unchecked="the copy has the given digest")
             last = entry.copy()
             if offline:
-                return Resolved(_offline(address, last), is_new=False, unchecked="--offline")
+                return Resolved(_offline(address, last), unchecked="--offline")
             return _asked(address, entry, last, progress)
     except OSError as error:
         raise ExportError(
@@ -117,7 +113,7 @@ def _asked(address: Address, entry: Entry, last: Copy | None, progress: Progress
     except Unreachable as error:
         if last is None or address.digest not in {None, last.digest}:
             raise
-        return Resolved(last, is_new=False, unchecked=error.message)
+        return Resolved(last, unchecked=error.message)
     except MlserveError as error:
         entry.partial.clear()
         if last is None or address.digest:
@@ -127,7 +123,7 @@ def _asked(address: Address, entry: Entry, last: Copy | None, progress: Progress
         raise
     if found is None and last is not None:
         _require_pinned(address, last.digest)
-        return Resolved(last, is_new=False)
+        return Resolved(last)
     if found is None:
         raise ValueError(f"{address.shown}: nothing is known and nothing came")
     digest = entry.digest_of_arrived()
@@ -136,7 +132,7 @@ def _asked(address: Address, entry: Entry, last: Copy | None, progress: Progress
     except ExportError:
         entry.partial.clear()
         raise
-    return Resolved(entry.publish(found, digest), is_new=True)
+    return Resolved(entry.publish(found, digest))
 
 
 def _offline(address: Address, last: Copy | None) -> Copy:

@@ -6,6 +6,7 @@ applied as a whole or, with the reason in the log and in `mlserve status`, not a
 
 - a new model is loaded, and one that is gone is unloaded after its last request;
 - a model with other load options is loaded with them, and replaces the old one when it is ready;
+- a model that fails to load is named in the same places, and does not keep the others from it;
 - the address, TLS, limits and the other settings of the server hold from its start.
 """
 
@@ -129,23 +130,27 @@ class ConfigFile:
             return await self._apply(parts)
         except Exception as error:  # noqa: BLE001 - the models that are served must not stop
             _log.exception("%s cannot be applied", self.path)
-            return f"an unexpected error: {reason_of(error)} (hint: the log has the traceback)"
+            return self._half(f"{reason_of(error)} (hint: the log has the traceback)")
 
     async def _apply(self, parts: ServerParts) -> str:
         try:
             self._in_force = await run_on_daemon_thread(self._read)
         except MlserveError as error:
             _log.error("the configuration is refused, and the old one goes on: %s", error.message)
-            return _told(error)
+            return f"refused {self.path} and goes on with what it said before: {_told(error)}"
         self._write_state("")
         _log.info("the configuration of %s has changed: %s", self.server, self._in_words())
         try:
             await parts.models.serve(self._specs())
         except MlserveError as error:
             _log.error("%s", error.message)
-            return _told(error)
+            return self._half(_told(error))
         _log.info("the configuration is in force")
         return ""
+
+    def _half(self, failed: str) -> str:
+        """Return what is said of the server when something failed after the file was accepted."""
+        return f"serves {self.path}, but this failed when it was read: {failed}"
 
     def _read(self) -> tuple[ServedModel, ...]:
         config = read_config(self.path).server(self.server)

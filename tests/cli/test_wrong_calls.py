@@ -186,6 +186,20 @@ def test_words_behind_two_dashes_are_files_whatever_they_look_like() -> None:
     assert err.startswith("error: 'host' is not an endpoint")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "x" * 300),
+        ("export", "--backend", "echo", "--model", "m", "--weights", "x" * 300),
+        ("export", "--backend", "echo", "--model", "echo", "--preprocessor", "x" * 300),
+    ],
+)
+def test_the_content_of_a_file_in_place_of_its_name_is_told(words: tuple[str, ...]) -> None:
+    error, hint = refused(*words)
+    assert error == f"'{'x' * 80}...' is too long to be the name of a file"
+    assert hint == "give the path of the file, not what is in it"
+
+
 def test_no_word_at_all_shows_the_help() -> None:
     code, out, err = run()
 

@@ -65,6 +65,16 @@ def test_a_flag_about_sizes_replaces_all_sizes(options: dict[str, Any], expected
     assert pixels.preprocessing((224, 224), 3).resize == expected
 
 
+def test_another_interpolation_is_pillows_too() -> None:
+    nearest = read({"image_processor_type": "ViTImageProcessor", "resample": 0}, "p.json")
+    pixels = PixelOptions(interpolation=Interpolation.BILINEAR)
+    asked = applied(ModelRequest("m", pixels=pixels), nearest)
+    assert asked.pixels.preprocessing((224, 224), 3).resize == Resize(antialias=True)
+    pixels = PixelOptions(interpolation=Interpolation.BILINEAR, antialias=False)
+    asked = applied(ModelRequest("m", pixels=pixels), nearest)
+    assert asked.pixels.preprocessing((224, 224), 3).resize == Resize()
+
+
 def test_another_scale_takes_its_own_order_of_operations() -> None:
     asked = applied(ModelRequest("m", scale=(-1, 1)), FOUND)
     assert asked.scale == (-1, 1)

@@ -70,6 +70,8 @@ def test_what_cannot_be_read_is_named(text: str, message: str, tmp_path: Path) -
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--preprocessor nowhere: there is no such file"):
         preprocessor("nowhere")
+    with pytest.raises(UsageError, match="--preprocessor is empty"):
+        preprocessor("")
     with pytest.raises(UsageError, match=r"has no preprocessor_config\.json"):
         preprocessor(str(tmp_path))
     monkeypatch.setattr(plugins, "model_sources", list)

@@ -85,19 +85,22 @@ def root(request: pytest.FixtureRequest) -> str:
     return f"{request.node.callspec.params['put']}://bucket"
 
 
-def test_an_object_is_fetched_once_and_again_when_it_changes(put: Put, root: str, get: Get) -> None:
+def test_an_object_is_fetched_once_and_again_when_it_changes(
+    put: Put, root: str, get: Get, arrived: list[str]
+) -> None:
     put("models/m.onnx", DATA)
     first = get(f"{root}/models/m.onnx")
     assert first.copy.path.name == "m.onnx"
-    assert (first.copy.digest, first.is_new) == (HEX, True)
+    assert first.copy.digest == HEX
     assert first.copy.resolved == f"{root}/models/m.onnx"
     assert first.copy.revision
-    assert not get(f"{root}/models/m.onnx").is_new
+    get(f"{root}/models/m.onnx")
+    assert arrived == [HEX]
     put("models/m.onnx", b"new")
     assert get(f"{root}/models/m.onnx").copy.path.read_bytes() == b"new"
 
 
-def test_a_prefix_is_a_folder(put: Put, root: str, get: Get) -> None:
+def test_a_prefix_is_a_folder(put: Put, root: str, get: Get, arrived: list[str]) -> None:
     put("saved/1/saved_model.pb", b"graph")
     put("saved/1/variables/variables.index", b"index")
     put("saved/10/saved_model.pb", b"of another version")
@@ -107,7 +110,8 @@ def test_a_prefix_is_a_folder(put: Put, root: str, get: Get) -> None:
     assert names == {"saved_model.pb", "variables/variables.index"}
     assert path_digest(found.copy.path) == f"sha256:{found.copy.digest}"
     put("saved/1/variables/variables.index", b"INDEX")
-    assert get(f"{root}/saved/1").is_new
+    get(f"{root}/saved/1")
+    assert len(arrived) == 2
 
 
 def test_what_is_not_there_and_what_is_pinned(put_gcs: Put, get: Get) -> None:

@@ -126,7 +126,8 @@ def test_the_file_is_followed_and_no_request_is_lost(
         wait_until(lambda: server.metric("mlserve_config_in_force") == 0)
         wait_until(server.problem)
         place = "mlserve.toml:3:"
-        assert server.problem().startswith(place)
+        told = f"refused {tmp_path}/mlserve.toml and goes on with what it said before: {place}"
+        assert server.problem().startswith(told)
         assert f"refused, and the old one goes on: {place}" in server.log()
         assert server.served() == {"b": 1, "c": 1}
 
@@ -158,6 +159,8 @@ def test_sighup_has_it_read_at_once(
 
     wait_until(lambda: "did not become available" in server.log())
     wait_until(server.problem)
+    told = f"serves {tmp_path}/mlserve.toml, but this failed when it was read: 1 model"
+    assert server.problem().startswith(told)
     assert "b: the disk is lost" in server.problem()
     assert "version 1 of b is not served: the disk is lost" in server.log()
     assert server.label("a") == "a"
