@@ -5,35 +5,58 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import typer
 
 from mlserve import __version__
-from mlserve.cli import (
-    build,
-    compare,
-    config,
-    doctor,
-    down,
-    export,
-    logs,
-    metadata,
-    models,
-    plugins,
-    predict,
-    ps,
-    status,
-    up,
-)
 from mlserve.cli.defaults import IS_JSON
 from mlserve.cli.output import guard_streams, print_error, require_output
 from mlserve.cli.usage import Command, CommandGroup, asks_for_json
 from mlserve.errors import ExitCode, MlserveError, UsageError, shortened
 from mlserve.hints import speak_flags
+
+_COMMANDS = (
+    *("export", "build", "up", "down", "ps", "logs", "predict", "compare", "metadata", "status"),
+    *("doctor", "models", "plugins", "config"),
+)
+"""In the order of the help. `mlserve/cli/<command>.py` holds a function or a Typer of that name."""
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name; the module of each is imported when it is first asked for.
+
+    To import them all takes longer than most commands.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _COMMANDS:
+            raise KeyError(name)
+        return _command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+@cache
+def _command(name: str) -> Any:
+    found = getattr(importlib.import_module(f"mlserve.cli.{name}"), name)
+    if isinstance(found, typer.Typer):
+        command: Any = typer.main.get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False)
+        alone.command(cls=Command)(found)
+        command = typer.main.get_command(alone)
+    command.name = name
+    return command
 
 
 class ErrorBoundary(CommandGroup):
@@ -42,6 +65,10 @@ class ErrorBoundary(CommandGroup):
     This includes wrong options, values and commands. Any other exception is a bug and keeps its
     traceback (exit code 1).
     """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.commands: Any = _Commands()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words before the command's name."""
@@ -113,25 +140,6 @@ def _options(
     ),
 ) -> None:
     pass
-
-
-for _command in (
-    export.export,
-    build.build,
-    up.up,
-    down.down,
-    ps.ps,
-    logs.logs,
-    predict.predict,
-    compare.compare,
-    metadata.metadata,
-    status.status,
-    doctor.doctor,
-):
-    app.command(_command.__name__, cls=Command)(_command)
-app.add_typer(models.models, name="models")
-app.add_typer(plugins.plugins, name="plugins")
-app.add_typer(config.config, name="config")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,6 @@ import typer
 from typer.core import TyperOption
 
 from mlserve.cli.output import note
-from mlserve.cli.server_choice import ServerChoice
 from mlserve.config.locate import NO_FILE, VARIABLE, candidates
 from mlserve.errors import UsageError
 from mlserve.options import flag_of
@@ -48,7 +48,6 @@ _OF_WHAT_RUNS = ("ps", "logs", "status", "down")
 """Commands that show and stop servers that run: they have to work whatever the file says."""
 _FOR_ALL = ("store", "output")
 """Options that mean the same in every command: they may stand at the top of the file."""
-_CLIENT_KEYS = {field.name for field in fields(ServerChoice)} - {"version"} | {"timeout"}
 _ALTERNATIVES = (("endpoint", "server"), ("endpoint", "backend"), ("path", "store"))
 """Options of which a call takes one: a flag for one overrides the other's value of the file."""
 IS_JSON = "mlserve.is_json"
@@ -237,8 +236,15 @@ def _tables(command: str, key: str, *, asks: bool) -> tuple[str, ...]:
     """Return the tables where an option may stand, the one that goes first in front."""
     has_own = command in _ONE_CALL and key not in _ONE_CALL[command]
     own = (command,) if has_own else ()
-    shared = (CLIENT,) if has_own and asks and key in _CLIENT_KEYS else ()
+    shared = (CLIENT,) if has_own and asks and key in _client_keys() else ()
     return (*own, *shared, *((_TOP,) if key in _FOR_ALL else ()))
+
+
+@cache
+def _client_keys() -> frozenset[str]:
+    from mlserve.cli.server_choice import ServerChoice  # only commands that ask a server need it
+
+    return frozenset(field.name for field in fields(ServerChoice)) - {"version"} | {"timeout"}
 
 
 def all_settings(group: Any) -> list[Setting]:

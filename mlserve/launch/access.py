@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlserve.client.endpoint import Tls
 from mlserve.credentials import names_in_certificate, read_token
 from mlserve.launch.records import ServerRecord
 from mlserve.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from mlserve.client import Tls
 
 CERT_VARIABLE = "MLSERVE_TLS_CERT"
 KEY_VARIABLE = "MLSERVE_TLS_KEY"
@@ -30,6 +33,8 @@ def tls_of(record: ServerRecord) -> Tls | None:
     certificate = record.serving.settings.tls_cert
     if certificate is None:
         return None
+    from mlserve.client import Tls  # most servers have none
+
     cert, key = _client_certificate(record.serving.settings)
     return Tls(ca=certificate, cert=cert, key=key, server_name=record.tls_server_name)
 
