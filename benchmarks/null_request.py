@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import os
 import re
@@ -36,17 +37,22 @@ from typing import Protocol
 
 import hpack
 import null_server
+import numpy as np
+from PIL import Image
 
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 MODEL = "m"
 IMAGE_BYTES = 64 * 2**10
+_SIDE = 324
+"""Of a square of noise that makes a JPEG of almost that size."""
 BASELINE = "FastAPI"
 WARM_UP = 300
 """Requests to each target before anything is measured."""
 READ = 2**18
 _PATIENCE = 20.0
+"""Seconds without any answer after which something is wrong."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,8 @@ class GrpcConnection:
         self._at = 0
         self._rest = b""
         self._is_told = False
-        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
+        hello = _frame(4, 0, 0, b"") + _frame(8, 0, 0, (2**30).to_bytes(4, "big"))
+        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + hello)
 
     def ask(self) -> None:
         block = self._blocks[self._stream > 0]
@@ -186,10 +193,11 @@ def _post(path: str, body: bytes, kind: str, *more: str) -> bytes:
 
 
 def _jpeg() -> bytes:
-    """Return a small JPEG, and what a camera puts behind it up to 64 kB."""
-    from mlserve.testing.images import noise, saved
-
-    return saved(noise(64, 64, seed=0), "JPEG").ljust(IMAGE_BYTES, b"\0")
+    """Return a JPEG of 64 kB: noise, and a few bytes behind its end."""
+    noise = np.random.default_rng(0).bytes(_SIDE * _SIDE * 3)
+    file = io.BytesIO()
+    Image.frombytes("RGB", (_SIDE, _SIDE), noise).save(file, "JPEG")
+    return file.getvalue().ljust(IMAGE_BYTES, b"\0")
 
 
 def _own_targets(pid: int, grpc: int, rest: int) -> list[Target]:
