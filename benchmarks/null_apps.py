@@ -1,7 +1,7 @@
 """What mlserve is compared with in `null_request.py`: a FastAPI endpoint, and uvicorn alone.
 
-    uvicorn null_apps:fastapi_app
-    uvicorn null_apps:bare_app
+uvicorn null_apps:fastapi_app
+uvicorn null_apps:bare_app
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.datastructures import Headers
 
 from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.images import (
@@ -38,6 +37,7 @@ from mlserve.images import (
 )
 from mlserve.options import flag_of
 from mlserve.server.body_memory import PIECE, UNBOUNDED, Room
+from mlserve.server.message import Headers
 from mlserve.server.tensors import Array, check_batch_length, check_shape
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature
@@ -276,7 +276,7 @@ def input_of(
 
 
 def _kind(headers: Headers) -> tuple[bytes, dict[bytes, bytes]]:
-    kind, options = parse_options_header(headers.get("content-type", ""))
+    kind, options = parse_options_header(headers.get("content-type"))
     return kind.lower(), options
 
 
