@@ -14,12 +14,12 @@ fastapi_app = FastAPI()
 
 
 @fastapi_app.post("/predict")
-def predict(image: Annotated[bytes, Body(media_type="image/jpeg")]) -> dict[str, str]:
+def predict(image: Annotated[bytes, Body(media_type="image/jpeg")]) -> dict[str, str]:  # noqa: ARG001
     """Return the same label for every image."""
     return {"label": "sorrel"}
 
 
-async def bare_app(scope: Any, receive: Any, send: Any) -> None:
+async def bare_app(_: Any, receive: Any, send: Any) -> None:
     """Read the body, and answer the same label, without any framework."""
     while (await receive()).get("more_body"):
         pass

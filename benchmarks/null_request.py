@@ -261,12 +261,12 @@ def _targets(loop: str) -> Iterator[list[Target]]:
         pid, (grpc, rest) = stack.enter_context(_process(folder / "own", ready, *argv))
         targets = _own_targets(pid, grpc, rest)
         image = _post("/predict", _jpeg(), "image/jpeg")
-        for name, app in ((BASELINE, "fastapi_app"), ("uvicorn alone", "bare_app")):
+        for shown, app in ((BASELINE, "fastapi_app"), ("uvicorn alone", "bare_app")):
             running = r"running on http://127\.0\.0\.1:(\d+)"
             flags = ("--port", "0", "--no-access-log", "--loop", loop)
             argv = ("-m", "uvicorn", f"null_apps:{app}", *flags)
             pid, (port,) = stack.enter_context(_process(folder / app, running, *argv))
-            targets.append(Target(name, pid, port, partial(HttpConnection, image)))
+            targets.append(Target(shown, pid, port, partial(HttpConnection, image)))
         yield targets
 
 
@@ -396,11 +396,11 @@ def _stage_of(stack: str) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     lines = [f"{'':<20}{'connections':>12}{'CPU us':>9}{'to FastAPI':>12}{'a second':>10}"]
-    for row in rows:
-        lines.append(
-            f"{row.target:<20}{row.connections:>12}{row.cpu * 1e6:>9.0f}{row.ratio:>12.2f}"
-            f"{row.a_second:>10.0f}"
-        )
+    lines += [
+        f"{row.target:<20}{row.connections:>12}{row.cpu * 1e6:>9.0f}{row.ratio:>12.2f}"
+        f"{row.a_second:>10.0f}"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 
@@ -419,10 +419,9 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[Row] = []
     stages: dict[str, dict[str, float]] = {}
-    with _targets(options.loop) as targets:
-        own = targets[0].pid
-        if options.only:
-            targets = [t for t in targets if t.pid != own or options.only in t.name]
+    with _targets(options.loop) as every:
+        own = every[0].pid
+        targets = [t for t in every if t.pid != own or (options.only or "") in t.name]
         for connections in map(int, options.connections.split(",")):
             rows += _measure(targets, connections, options.requests, options.rounds)
         for target in targets if options.stages else ():

@@ -13,6 +13,12 @@ from urllib.parse import parse_qsl, unquote
 
 Result = TypeVar("Result")
 RawHeaders = Sequence[tuple[bytes, bytes]]
+LINGER = 1.0
+"""Seconds in which incoming data is read and dropped before the connection is closed.
+
+If it were closed at once, the client might see a reset in place of the response (RFC 9112, section
+9.6).
+"""
 
 
 class ClientGone(Exception):

@@ -8,8 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from mlserve.server.listen.http_connection import LINGER
-from mlserve.server.message import ClientGone, Headers, Request, Response, Result
+from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -29,7 +29,7 @@ import httptools
 
 from mlserve.server.engine.retry_after import UNKNOWN
 from mlserve.server.listen.drain import is_readable
-from mlserve.server.message import ClientGone, Headers, Request, Response, Result
+from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
 from mlserve.wire.headers import RETRY_AFTER
 
 MOST_HEAD_BYTES = 64 * 2**10
@@ -37,12 +37,6 @@ MOST_HEAD_BYTES = 64 * 2**10
 _MARKS = len(": \r\n")
 _VERSIONS = ("1.0", "1.1")
 _FRAMING = (b"content-length", b"transfer-encoding")
-LINGER = 1.0
-"""Seconds in which incoming data is read and dropped before the connection is closed.
-
-If it were closed at once, the client might see a reset in place of the response (RFC 9112, section
-9.6).
-"""
 _MOST_LINGERING = 100
 """Refused clients that linger at the same time; at most a quarter of the connections."""
 _KEEP_ALIVE = 75.0
