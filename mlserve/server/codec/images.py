@@ -14,9 +14,11 @@ from __future__ import annotations
 import binascii
 import re
 import string
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import ReferenceType, ref
 
 import numpy as np
 from python_multipart.exceptions import FormParserError
@@ -136,13 +138,27 @@ def _pixels(array: Array, settings: ServerSettings, enough: int) -> int:
     return pixels
 
 
+class _Known(threading.local):
+    """The costs of the array that this thread examined last, as it is asked for them twice."""
+
+    array: ReferenceType[Array] | None = None
+    costs: Mapping[int, ImageCost | None] = {}
+
+
+_KNOWN = _Known()
+
+
 def _costs(array: Array) -> Iterator[ImageCost | None]:
     """Yield the cost of each item; an object that occurs repeatedly is examined once."""
+    if _KNOWN.array is not None and _KNOWN.array() is array:
+        yield from (_KNOWN.costs[id(item)] for item in array.flat)
+        return
     costs: dict[int, ImageCost | None] = {}
     for item in array.flat:
         if id(item) not in costs:
             costs[id(item)] = cost_of(item)
         yield costs[id(item)]
+    _KNOWN.array, _KNOWN.costs = ref(array), costs
 
 
 def _decoded(text: bytes) -> bytes:

@@ -28,7 +28,6 @@ from mlserve.server.message import Request, Response
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.request import current
 from mlserve.wire.headers import (
     CONTRACT,
     ENVOY_TIMEOUT_MS,
@@ -81,7 +80,8 @@ class RestInference:
         engine.admit(deadline)
         self._models.lease(model, version).release()
         most_bytes = engine.settings.max_request_bytes
-        async with received(request, deadline, most_bytes, self._memory) as body:
+        with Body(self._memory, deadline) as body:
+            await body.receive(request, most_bytes)
             return await request.while_connected(engine.serve(read(body)))
 
 
@@ -145,7 +145,6 @@ async def received(
     """
     with Body(memory, deadline) as body:
         await body.receive(request, limit)
-        current().bytes_in = len(body.content)
         yield body
 
 

@@ -19,6 +19,7 @@ from mlserve.errors import InputTooLarge, InvalidInput, Overloaded, Unavailable
 from mlserve.options import flag_of
 from mlserve.server.body_memory import PIECE, RETRY_SECONDS, UNBOUNDED, BodyMemory, Room
 from mlserve.server.message import Headers, Request
+from mlserve.server.request import current
 
 _GZIP = 31  # zlib's wbits for a gzip stream
 _ZLIB_HEAD, _ZLIB_CHECK = 2, 31  # RFC 1950: its two bytes, as one number, are a multiple of 31
@@ -94,6 +95,7 @@ class Body:
             self._patience = None
             self.held.finish()
         self._require_room()
+        current().bytes_in = len(self.content)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from mlserve.errors import NotFound
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 _CLIENT_CLOSED_REQUEST = 499
+_KNOWN_PATHS = 256
+"""Paths whose operations are remembered: most clients ask for the same ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class RestApp:
         self._telemetry = telemetry
         self._in_flight = in_flight
         self._headers = [(name.lower(), value) for name, value in headers]
+        self._find_known = lru_cache(_KNOWN_PATHS)(self._find)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of an ASGI server."""
@@ -80,8 +84,9 @@ class RestApp:
 
     async def serve(self, request: Request) -> None:
         """Answer a request, and record it."""
-        operation = self.operation(request.below)
-        route = operation.route(request.method, request.path)
+        is_usual = len(request.path) <= LONGEST_PATH
+        find = self._find_known if is_usual else self._find
+        operation, route = find(request.method, request.path, request.below)
         record = self._telemetry.begin(route, request.headers.find)
         self._in_flight.take(record)
         is_late = self._in_flight.is_draining  # it will be refused, with its body unread
@@ -97,6 +102,10 @@ class RestApp:
         finally:
             self._telemetry.end(record)
             self._in_flight.answered(record)
+
+    def _find(self, method: str, path: str, below: str) -> tuple[Operation, Route]:
+        operation = self.operation(below)
+        return operation, operation.route(method, path)
 
     def operation(self, path: str) -> Operation:
         """Return the operation at that raw path; for unknown paths, one that raises NotFound."""
