@@ -185,7 +185,8 @@ def text_of(content: Content | memoryview, room: Room = UNBOUNDED) -> str:
     """Decode UTF-8, without a byte order mark. Raises InvalidInput."""
     if len(content) <= 2 * PIECE:
         try:
-            return str(content, "utf-8-sig")
+            has_mark = bytes(content[: len(codecs.BOM_UTF8)]) == codecs.BOM_UTF8
+            return str(content, "utf-8-sig" if has_mark else "utf-8")  # C alone reads the latter
         except UnicodeDecodeError as error:
             raise _not_utf_8(error) from error
     room.take(len(content) * _widest(content, room))

@@ -121,11 +121,7 @@ def write_response(
     head = {"model_name": served.model, "model_version": str(served.version)}
     if request.id:
         head["id"] = request.id
-    members: dict[str, json_writer.Text] = {
-        name: [json_writer.dumps(value)] for name, value in head.items()
-    }
-    members["outputs"] = json_writer.list_text(outputs)
-    text = "".join(json_writer.object_text(members))
+    text = "".join(json_writer.members_text(head, "outputs", json_writer.list_text(outputs)))
     return text.encode(), b"".join(tail) if tail else None
 
 
@@ -269,9 +265,6 @@ def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writer.Text:
     if tail is not None:
         tail.append(to_bytes(spec, value))
         described["parameters"] = {"binary_data_size": len(tail[-1])}
-    members: dict[str, json_writer.Text] = {
-        name: [json_writer.dumps(what)] for name, what in described.items()
-    }
-    if tail is None:
-        members["data"] = json_writer.array_text(value.reshape(-1), partial(to_json, spec))
-    return json_writer.object_text(members)
+        return (json_writer.dumps(described),)
+    data = json_writer.array_text(value.reshape(-1), partial(to_json, spec))
+    return json_writer.members_text(described, "data", data)
