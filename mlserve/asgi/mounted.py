@@ -25,6 +25,7 @@ from mlserve.client.question import Question
 from mlserve.deadline import Deadline
 from mlserve.errors import Unavailable, UsageError
 from mlserve.server.listen.access import RestGate
+from mlserve.server.listen.asgi import send_response
 from mlserve.server.listen.http import error_response
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.parts import ServerParts
@@ -117,7 +118,10 @@ class MountedServer:
         else:
             run = self._running()
             is_here = run.loop is asyncio.get_running_loop()
-            await (run.app if is_here else error_response(_elsewhere()))(scope, receive, send)
+            if is_here:
+                await run.app(scope, receive, send)
+            else:
+                await send_response(error_response(_elsewhere()), send)
 
     async def infer(
         self,

@@ -128,7 +128,8 @@ class Server:
         await self.grpc.start(self.parts.grpc_methods(options.reload), SHORT_NAMES)
         rest = "off"
         if self.rest is not None:
-            await self.rest.start(self.parts.rest_app(options.metrics_path, cors=options.cors))
+            app = self.parts.rest_app(options.metrics_path, cors=options.cors)
+            await self.rest.start(app.serve)
             rest = self.rest.address
         log_limits(options.settings, self.parts.limits, options.host)
         _log.info("listening grpc=%s rest=%s", self.grpc.address, rest)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from mlserve.server.listen.http import check_method, json_response
 from mlserve.server.listen.routes import Operation
+from mlserve.server.message import Request, Response
 from mlserve.server.openapi import DOCUMENT, DOCUMENT_PATH, METRICS_PATHS
 from mlserve.server.request import Purpose
 from mlserve.server.telemetry.metrics import Metrics
@@ -25,7 +23,7 @@ class OpenApiPage:
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
-        root = request.scope.get("root_path", "").rstrip("/")
+        root = request.root.rstrip("/")
         servers = {"servers": [{"url": quote(root)}]} if root else {}
         return json_response(json.dumps(DOCUMENT | servers).encode())
 
@@ -44,5 +42,5 @@ class MetricsPage:
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
-        body, media_type = self._metrics.page(request.headers.get("accept", ""))
-        return Response(body, headers={"Content-Type": media_type})
+        body, media_type = self._metrics.page(request.headers.get("accept"))
+        return Response(body, media_type=media_type)

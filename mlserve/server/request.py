@@ -7,12 +7,13 @@ returns the record of the running task.
 
 from __future__ import annotations
 
+import os
+import random
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from mlserve.errors import MlserveError
@@ -33,6 +34,15 @@ _REFUSALS = ("overloaded", "access_denied")
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 _NOT_SAMPLED = "00"
 LONGEST_PATH = 256
+
+
+_IDS = random.Random()  # noqa: S311 - an id need only be unlike others; a system call costs more
+os.register_at_fork(after_in_child=_IDS.seed)
+
+
+def _fresh_id(size: int) -> str:
+    """Return that many random bytes in lower-case hex."""
+    return _IDS.randbytes(size).hex()
 
 
 class Purpose(StrEnum):
@@ -138,7 +148,7 @@ class Span:
         asks (https://www.w3.org/TR/trace-context/).
         """
         parent = read_traceparent(traceparent) if traceparent else None
-        fresh = secrets.token_hex(24)  # both ids at once: each draw is a system call
+        fresh = _fresh_id(24)
         span_id = fresh[:16]
         if parent is None:
             return cls(fresh[16:], span_id, "", _NOT_SAMPLED)
@@ -183,7 +193,7 @@ class RequestRecord:
         """Create the record of a new request; `header` returns a header by lower-case name."""
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
-            request_id = secrets.token_hex(16)
+            request_id = _fresh_id(16)
         return cls(request_id, Span.from_header(header(TRACEPARENT)), route)
 
     def answered(self) -> None:
@@ -223,7 +233,7 @@ class RequestRecord:
         ids = ((REQUEST_ID, self.request_id), (TRACEPARENT, self.span.traceparent))
         reached = dict(self.times.reached())
         if reached and self.code == OK:
-            reached = asdict(self.times)
+            reached = {name: getattr(self.times, name) for name in STAGES}
         return (*ids, (SERVER_TIMING, write_server_timing(reached))) if reached else ids
 
 

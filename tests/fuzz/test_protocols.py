@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlserve_echo import signatures
-from starlette.datastructures import Headers
 
 from mlserve.deadline import Deadline
 from mlserve.errors import ExitCode, InputTooLarge, InvalidInput, MlserveError
@@ -19,6 +18,7 @@ from mlserve.server.codec.proto_reader import parse
 from mlserve.server.codec.proto_scan import estimate
 from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import content_of, text_of
+from mlserve.server.message import Headers
 from mlserve.server.oip import grpc as oip_grpc
 from mlserve.server.oip import json_body as oip_json
 from mlserve.server.tensors import find_signature
@@ -86,7 +86,7 @@ def read_oip_grpc(data: bytes) -> None:
 
 def read_tfs_rest(sent: tuple[bytes, dict[str, str]]) -> None:
     body, headers = sent
-    text = text_of(content_of(body, Headers(headers), SETTINGS.max_request_bytes))
+    text = text_of(content_of(body, Headers.of(headers), SETTINGS.max_request_bytes))
     content = parse_body(text, max_depth=SETTINGS.max_json_depth)
     name = content.get("signature_name", "")
     signature = find_signature(SIGNATURES, name if isinstance(name, str) else "")
@@ -96,8 +96,8 @@ def read_tfs_rest(sent: tuple[bytes, dict[str, str]]) -> None:
 
 def read_oip_rest(sent: tuple[bytes, dict[str, str]]) -> None:
     body, headers = sent
-    oip_json.is_small(body, Headers(headers))
-    asked = oip_json.read_request(body, Headers(headers), SETTINGS)
+    oip_json.is_small(body, Headers.of(headers))
+    asked = oip_json.read_request(body, Headers.of(headers), SETTINGS)
     asked.sooner(Deadline.after(1))
     asked.hints()
     check_arrays(*asked.decode(SIGNATURES, SETTINGS))

@@ -14,14 +14,15 @@ from __future__ import annotations
 import binascii
 import re
 import string
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import ReferenceType, ref
 
 import numpy as np
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.datastructures import Headers
 
 from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.images import (
@@ -38,6 +39,7 @@ from mlserve.images import (
 )
 from mlserve.options import flag_of
 from mlserve.server.body_memory import PIECE, UNBOUNDED, Room
+from mlserve.server.message import Headers
 from mlserve.server.tensors import Array, check_batch_length, check_shape
 from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature
@@ -136,13 +138,27 @@ def _pixels(array: Array, settings: ServerSettings, enough: int) -> int:
     return pixels
 
 
+class _Known(threading.local):
+    """The costs of the array that this thread examined last, as it is asked for them twice."""
+
+    array: ReferenceType[Array] | None = None
+    costs: Mapping[int, ImageCost | None] = {}
+
+
+_KNOWN = _Known()
+
+
 def _costs(array: Array) -> Iterator[ImageCost | None]:
     """Yield the cost of each item; an object that occurs repeatedly is examined once."""
+    if _KNOWN.array is not None and _KNOWN.array() is array:
+        yield from (_KNOWN.costs[id(item)] for item in array.flat)
+        return
     costs: dict[int, ImageCost | None] = {}
     for item in array.flat:
         if id(item) not in costs:
             costs[id(item)] = cost_of(item)
         yield costs[id(item)]
+    _KNOWN.array, _KNOWN.costs = ref(array), costs
 
 
 def _decoded(text: bytes) -> bytes:
@@ -276,7 +292,7 @@ def input_of(
 
 
 def _kind(headers: Headers) -> tuple[bytes, dict[bytes, bytes]]:
-    kind, options = parse_options_header(headers.get("content-type", ""))
+    kind, options = parse_options_header(headers.get("content-type"))
     return kind.lower(), options
 
 

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pybase64
 
 from mlserve.errors import InvalidInput
 from mlserve.server.body_memory import PIECE
@@ -31,6 +32,8 @@ from mlserve.wire.tensors import FLOATS
 
 _PACKED = 1024
 """Items of a list above which it is packed and read in parts."""
+_DECODED = 16 * PIECE
+"""Characters of base64 that are decoded at once: a tenth of a millisecond."""
 _BASE64_BLANKS = " \t\n\v\f\r"
 
 
@@ -118,22 +121,31 @@ def from_base64(text: str) -> bytes:
     TensorFlow Serving accepts both (`Base64Unescape` of Abseil).
     """
     for blank in _BASE64_BLANKS:
-        text = text.replace(blank, "")
+        if blank in text:  # far quicker than to replace what is not there
+            text = text.replace(blank, "")
+    if len(text) % 4:
+        text += "=" * (-len(text) % 4)
     parts = []
-    for start in range(0, len(text), PIECE):
-        part, is_last = text[start : start + PIECE], start + PIECE >= len(text)
-        if not is_last and "=" in part:
+    for start in range(0, len(text), _DECODED):
+        part = text if len(text) <= _DECODED else text[start : start + _DECODED]
+        if start + _DECODED < len(text) and "=" in part:
             raise binascii.Error("Excess data after padding")
-        padding = "=" * (-len(part) % 4)
-        parts.append(base64.b64decode(part + padding, validate=True))
-    return b"".join(parts)
+        parts.append(_decoded(part))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except binascii.Error:
+        return base64.b64decode(text, validate=True)  # says what is wrong with it
 
 
 def to_base64(data: bytes) -> str:
     """Encode bytes as base64 text, in pieces."""
     size = PIECE // 3 * 3
     pieces = (data[start : start + size] for start in range(0, len(data), size))
-    return "".join(base64.b64encode(piece).decode() for piece in pieces)
+    return "".join(pybase64.b64encode(piece).decode() for piece in pieces)
 
 
 def _is_in_parts(flat: list[Any]) -> bool:

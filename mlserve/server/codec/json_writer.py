@@ -16,6 +16,8 @@ from mlserve.server.tensors import Array
 Text = Iterable[str]
 Convert = Callable[[Array], Any]
 """Converts an array to nested lists of JSON values: numbers, strings, objects with one string."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""Made once: `json.dumps` makes one for each value."""
 _VALUES = 4 * 2**10
 """Values written at once: a few milliseconds for numbers."""
 
@@ -57,9 +59,14 @@ def object_text(members: Mapping[str, Text]) -> Text:
     return _between("{", texts, "}")
 
 
+def members_text(small: Mapping[str, Any], name: str, text: Text) -> Text:
+    """Write an object of small values and of one text, its last member."""
+    return (f"{dumps(small)[:-1]}, {dumps(name)}: ", *text, "}")
+
+
 def dumps(value: Any) -> str:
     """Return the JSON text of a small value."""
-    return json.dumps(value, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def _value_text(value: Any) -> Text:

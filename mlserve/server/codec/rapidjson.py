@@ -14,6 +14,7 @@ from typing import Any
 
 from mlserve.errors import InvalidInput
 from mlserve.server.body_memory import PIECE, UNBOUNDED, Room
+from mlserve.server.codec.json_cut import cut_strings
 from mlserve.server.codec.json_lists import PackedList
 from mlserve.server.codec.json_outline import check_depth
 from mlserve.server.codec.json_parser import after_blanks, finite, has_large_exponent, raw_decode
@@ -84,6 +85,14 @@ def parse_body(
 
 def _parsed(text: str, *, max_depth: int, most_rows: int | None, room: Room) -> tuple[Any, int]:
     """Return the first value of the text, and where it ends. Raises what `parse_body` raises."""
+    if (cut := cut_strings(text, _PARSED_AT_ONCE)) is not None:
+        if len(text) > _PARSED_AT_ONCE:
+            room.take(len(text))
+        try:
+            body, end = _parsed(cut.rest, max_depth=max_depth, most_rows=most_rows, room=room)
+            return cut.restored(body), cut.place_of(end)
+        except (ValueError, RecursionError):
+            pass  # the error must say where it is in the whole text
     start = after_blanks(text, 0)
     decoder = _FINITE if has_large_exponent(text) else _DECODER
     if len(text) - start > _PARSED_AT_ONCE:

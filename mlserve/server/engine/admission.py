@@ -324,6 +324,8 @@ class Admission(Generic[Queued]):
 
     def _guesses(self, tickets: Sequence[Queued]) -> list[Estimate]:
         """Return the estimates of calls that run as one."""
+        if len(tickets) == 1:
+            return [self.estimates.guess_in_batch(tickets[0].kind, 1)]
         count, kinds = len(tickets), {ticket.kind for ticket in tickets}
         found = {kind: self.estimates.guess_in_batch(kind, count) for kind in kinds}
         return [found[ticket.kind] for ticket in tickets]

@@ -25,6 +25,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server import request
 from mlserve.server.engine.admission import Admission, Slot, Verdict
+from mlserve.server.engine.deadlines import Deadlines
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.job import InferenceCall, Job
 from mlserve.server.engine.threads import WorkerThreads
@@ -55,6 +56,7 @@ class Engine:
         self._admission: Admission[Job[Any]] = Admission(threads, self._max_queue)
         self._threads = WorkerThreads(threads)
         self._alarm: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(self._expire)
         self._is_draining = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -123,16 +125,17 @@ class Engine:
         Raises InvalidInput, InferenceFailed, and DeadlineExceeded as soon as the deadline passes,
         whatever the work is doing then.
         """
-        deadline = job.deadline
+        self._deadlines.watch(job)
         try:
-            async with asyncio.timeout_at(deadline.expires_at):
-                return await job.answer
-        except TimeoutError:
-            self._drop(job, Refusal.EXPIRED)
-            raise deadline.exceeded(job.work.doing) from None
+            return await job.answer
         finally:
             job.leave()
+            self._deadlines.forget(job)
             self._drop(job, Refusal.GONE)
+
+    def _expire(self, job: Job[Any]) -> None:
+        self._drop(job, Refusal.EXPIRED)
+        job.settle(job.deadline.exceeded(job.work.doing))
 
     def refuse_new(self) -> None:
         """Refuse new calls from now on; batches stop waiting for more."""

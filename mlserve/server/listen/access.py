@@ -9,13 +9,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
-from starlette.requests import Request
-
 from mlserve.credentials import read_token
 from mlserve.errors import AccessDenied, NotAllowed
 from mlserve.options import flag_of
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.service import header_of, status_of
+from mlserve.server.message import Request
 from mlserve.server.request import LONGEST_PATH, Purpose, Route
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
@@ -39,7 +38,7 @@ class RestGate:
     def check(self, request: Request) -> None:
         """Raise AccessDenied unless the request carries the token."""
         if self._token is not None:
-            check_token(request.headers.getlist("authorization"), self._token)
+            check_token(request.headers.all("authorization"), self._token)
 
 
 class GrpcGate:

@@ -5,16 +5,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
-
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 
 from mlserve.deadline import Deadline
 from mlserve.errors import (
@@ -30,10 +25,10 @@ from mlserve.server.engine.job import InferenceCall
 from mlserve.server.engine.work import Codec
 from mlserve.server.errors import error_text
 from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom
+from mlserve.server.message import Headers, Request, Response
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.request import current
 from mlserve.wire.headers import (
     CONTRACT,
     ENVOY_TIMEOUT_MS,
@@ -79,15 +74,16 @@ class RestInference:
         """Return the result of the call that `read` makes from the request's body.
 
         Requests to a full server or for an unknown model are refused before their body is read.
-        Raises MlserveError, and ClientDisconnect if the client leaves.
+        Raises MlserveError, and ClientGone if the client leaves.
         """
         engine = self._engine
         deadline = deadline_of(request, engine.default_timeout)
         engine.admit(deadline)
         self._models.lease(model, version).release()
         most_bytes = engine.settings.max_request_bytes
-        async with received(request, deadline, most_bytes, self._memory) as body:
-            return await _while_connected(request, engine.serve(read(body)))
+        with Body(self._memory, deadline) as body:
+            await body.receive(request, most_bytes)
+            return await request.while_connected(engine.serve(read(body)))
 
 
 class BodyCodec(Codec[Result]):
@@ -138,11 +134,11 @@ def error_response(error: MlserveError) -> Response:
     body = json.dumps({"error": error_text(error)}).encode()
     status, headers = http_status(error), retry_headers(error)
     if isinstance(error, MethodNotAllowed):
-        status, headers["Allow"] = 405, error.allowed
+        status, headers["allow"] = 405, error.allowed
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):
-        headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
+        headers |= {"www-authenticate": "Bearer", "connection": "close"}
     if isinstance(error, BodyTooLarge | NoRoom):  # the rest of the body has not been read
-        headers["Connection"] = "close"
+        headers["connection"] = "close"
     return Response(body, status, headers, "application/json")
 
 
@@ -150,13 +146,14 @@ def check_method(request: Request, allowed: str) -> None:
     """Raise MethodNotAllowed for any other method; where GET is allowed, so is HEAD."""
     if request.method != allowed and (request.method, allowed) != ("HEAD", "GET"):
         raise MethodNotAllowed(
-            f"Method {request.method} is not allowed for {request.url.path}; use {allowed}", allowed
+            f"Method {request.method} is not allowed for {request.shown_path}; use {allowed}",
+            allowed,
         )
 
 
 def deadline_of(request: Request, default: float) -> Deadline:
     """Return the deadline from the request's headers, or `default` seconds. Raises InvalidInput."""
-    values = [value for name in _TIMEOUTS for value in request.headers.getlist(name)]
+    values = [value for name in _TIMEOUTS for value in request.headers.all(name)]
     return Deadline.at_most(min(map(_seconds, values), default=default))
 
 
@@ -169,26 +166,8 @@ async def received(
     Raises DeadlineExceeded, BodyTooLarge above `limit`, and NoRoom.
     """
     with Body(memory, deadline) as body:
-        await body.receive(request.stream(), request.headers, limit)
-        current().bytes_in = len(body.content)
+        await body.receive(request, limit)
         yield body
-
-
-async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
-    """Return the result of `work`; if the client disconnects, cancel it, raise ClientDisconnect.
-
-    Call it after the body was read: from then on a request receives nothing but the disconnect.
-    """
-    answer = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        raise ClientDisconnect
-    finally:
-        gone.cancel()
-        answer.cancel()
 
 
 def _seconds(milliseconds: str) -> float:

@@ -9,18 +9,18 @@ import asyncio
 import codecs
 import pickle
 import zlib
-from collections.abc import AsyncIterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import numpy as np
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlserve.deadline import Deadline
 from mlserve.errors import InputTooLarge, InvalidInput, Overloaded, Unavailable
 from mlserve.options import flag_of
 from mlserve.server.body_memory import PIECE, RETRY_SECONDS, UNBOUNDED, BodyMemory, Room
+from mlserve.server.message import Headers, Request
+from mlserve.server.request import current
 
 _GZIP = 31  # zlib's wbits for a gzip stream
 _ZLIB_HEAD, _ZLIB_CHECK = 2, 31  # RFC 1950: its two bytes, as one number, are a multiple of 31
@@ -30,13 +30,6 @@ _GROWS = 2**20
 """Bytes that are decompressed at once, at most."""
 _TWO_BYTES, _FOUR_BYTES = 0xC4, 0xF0
 """UTF-8 lead bytes from which on Python stores every character of a text in 2, or in 4, bytes."""
-
-_LINGER = 1.0
-"""Seconds in which incoming data is read and dropped before the connection is closed.
-
-If it were closed at once, the client might see a reset in place of the response (RFC 9112, section
-9.6).
-"""
 
 Content = bytes | bytearray
 
@@ -83,16 +76,19 @@ class Body:
         self.content = b""
         self.held.__exit__(kind, error, trace)
 
-    async def receive(self, stream: AsyncIterable[bytes], headers: Headers, limit: int) -> None:
+    async def receive(self, request: Request, limit: int) -> None:
         """Receive the body.
 
         Raises BodyTooLarge (before reading, if Content-Length says so), DeadlineExceeded, and
         NoRoom when the bodies of all requests take too much memory.
         """
-        check_length(headers, limit)
+        check_length(request.headers, limit)
         try:
-            async with asyncio.timeout_at(self.deadline.expires_at) as self._patience:
-                await self._receive(stream, limit)
+            if request.has_arrived:  # most have, and a timer costs more than what it would watch
+                await self._receive(request, limit)
+            else:
+                async with asyncio.timeout_at(self.deadline.expires_at) as self._patience:
+                    await self._receive(request, limit)
         except TimeoutError:
             self._require_room()
             raise self.deadline.exceeded("the request's body was still arriving") from None
@@ -103,6 +99,7 @@ class Body:
             self._patience = None
             self.held.finish()
         self._require_room()
+        current().bytes_in = len(self.content)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -118,8 +115,8 @@ class Body:
         """Release the bytes as sent and as decompressed, before the text made of them is parsed."""
         _forget(self, unpacked)
 
-    async def _receive(self, stream: AsyncIterable[bytes], limit: int) -> None:
-        async for part in stream:
+    async def _receive(self, request: Request, limit: int) -> None:
+        while part := await request.next_part():
             if len(self.content) + len(part) > limit:
                 raise BodyTooLarge(_too_large(f"more than {limit} bytes", limit))
             self.held.take(len(part))
@@ -194,29 +191,9 @@ class _BodyRoom(Room):
             raise Unavailable("the client disconnected")
 
 
-async def respond_and_close(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a `Connection: close` response, let the client read it, and close the connection."""
-
-    async def send_all_but_the_end(message: Message) -> None:
-        is_body = message["type"] == "http.response.body"
-        await send({**message, "more_body": True} if is_body else message)
-
-    await response(scope, receive, send_all_but_the_end)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER):
-            await _drop_body(receive)
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _drop_body(receive: Receive) -> None:
-    message = await receive()
-    while message["type"] == "http.request" and message.get("more_body", False):
-        message = await receive()
-
-
 def check_length(headers: Headers, limit: int) -> None:
     """Raise BodyTooLarge if Content-Length exceeds the limit."""
-    length = headers.get("content-length", "")
+    length = headers.get("content-length")
     if length.isdigit() and (len(length) > _MAX_DIGITS or int(length) > limit):
         raise BodyTooLarge(_too_large(f"{length[:_MAX_DIGITS]} bytes", limit))
 
@@ -240,7 +217,8 @@ def text_of(content: Content | memoryview, room: Room = UNBOUNDED) -> str:
     """Decode UTF-8, without a byte order mark. Raises InvalidInput."""
     if len(content) <= 2 * PIECE:
         try:
-            return str(content, "utf-8-sig")
+            has_mark = bytes(content[: len(codecs.BOM_UTF8)]) == codecs.BOM_UTF8
+            return str(content, "utf-8-sig" if has_mark else "utf-8")  # C alone reads the latter
         except UnicodeDecodeError as error:
             raise _not_utf_8(error) from error
     room.take(len(content) * _widest(content, room))

@@ -7,16 +7,12 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import cast
 
-import uvicorn
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2
-from starlette.types import ASGIApp
 
 from mlserve.credentials import read_token, tls_context
 from mlserve.errors import Unavailable
@@ -27,7 +23,7 @@ from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.health import Health
 from mlserve.server.listen.grpc.reflection import Reflection
 from mlserve.server.listen.grpc.server import GrpcServer, Method
-from mlserve.server.listen.http_connection import HttpConnection, HttpConnections
+from mlserve.server.listen.http_connection import HttpConnection, HttpConnections, Serve
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 from mlserve.wire.proto._pool import POOL
@@ -36,10 +32,10 @@ from mlserve.wire.services import HEALTH
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-_KEEP_ALIVE = 75
-"""Seconds that an idle HTTP connection is kept open: longer than clients keep theirs."""
 LAST_WORDS = 2.0
 """Minimum seconds for the responses of finished requests to leave the process."""
+_LAST_ANSWERS = 1.0
+"""Seconds that HTTP requests still have once the port has been stopped."""
 BATCH = 16
 """Connections accepted before the event loop turns to something else."""
 _PAUSE = 0.1
@@ -117,81 +113,36 @@ class GrpcPort:
 
 
 class RestPort:
-    """The HTTP/1.1 server for an ASGI application."""
+    """The HTTP/1.1 server."""
 
     def __init__(self, host: str, port: int, settings: ServerSettings) -> None:
         self._tls = tls_context(settings) if settings.speaks_tls else None
-        self._connections = HttpConnections(settings.max_connections, settings.header_timeout)
-        self._socket = _listener("REST", host, port)
-        self.address = _join(host, self._socket.getsockname()[1])
-        self._task: asyncio.Task[None] | None = None
-        self._server: _Uvicorn | None = None
+        self._settings = settings
+        self._listeners = [_listener("REST", host, port)]
+        self._acceptors: list[Acceptor] = []
+        self._connections: HttpConnections | None = None
+        self.address = _join(host, self._listeners[0].getsockname()[1])
 
-    async def start(self, app: ASGIApp) -> None:
+    async def start(self, serve: Serve) -> None:
         """Start serving; connections made since the port was bound are answered now."""
-        config = uvicorn.Config(
-            app,
-            http=partial(HttpConnection, port=self._connections),  # type: ignore[arg-type]
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE,
-            proxy_headers=False,
-            timeout_graceful_shutdown=1,  # `stop` has already waited
-        )
-        self._server = _Uvicorn(config, self._tls, self._connections)
-        self._task = asyncio.create_task(self._server.serve([self._socket]))
+        most, timeout = self._settings.max_connections, self._settings.header_timeout
+        self._connections = HttpConnections(most, timeout, serve)
+        make = partial(HttpConnection, self._connections)
+        for listener in self._listeners:
+            tls = None if listener.family == socket.AF_UNIX else self._tls
+            self._acceptors.append(Acceptor(listener, make, most, tls, timeout))
 
     async def stop(self, seconds: float = LAST_WORDS) -> None:
         """Stop accepting requests, and give finished ones that long to send their answers."""
-        if self._server is not None and self._task is not None:
-            if self._server.started:
-                await self._server.finish(seconds)
-            self._server.should_exit = True
-            await self._task
-        self._socket.close()
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn with our `Acceptor`, signals and shutdown; overrides internals (see `pyproject`)."""
-
-    def __init__(
-        self, config: uvicorn.Config, tls: ssl.SSLContext | None, connections: HttpConnections
-    ) -> None:
-        super().__init__(config)
-        self._tls = tls
-        self._connections = connections
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen as uvicorn does, but limit the number and duration of TLS handshakes."""
-        await self.lifespan.startup()
-        make: Callable[[], asyncio.Protocol] = partial(
-            self.config.http_protocol_class,  # type: ignore[call-arg]
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
-        most, timeout = self._connections.most, self._connections.head_timeout
-        self.servers = [
-            cast("asyncio.Server", Acceptor(listener, make, most, self._tls, timeout))
-            for listener in sockets or ()
-        ]
-        self.started = True
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the process, which drains both ports together."""
-        yield
-
-    async def finish(self, seconds: float) -> None:
-        """Answer requests that have reached the port, and close connections as they fall idle."""
+        connections = self._connections
+        if connections is None:  # it was never started
+            for listener in self._listeners:
+                _close(listener)
+            return
         give_up = asyncio.get_running_loop().time() + seconds
-        acceptors = cast("list[Acceptor]", self.servers)
-        await asyncio.gather(*(acceptor.finish(give_up) for acceptor in acceptors))
-        connections = cast("set[HttpConnection]", self.server_state.connections)
-        await drain.close_idle(lambda: connections, give_up)
+        await asyncio.gather(*(acceptor.finish(give_up) for acceptor in self._acceptors))
+        await drain.close_idle(lambda: connections.open, give_up)
+        await connections.end(_LAST_ANSWERS)
 
 
 class Acceptor:
@@ -202,7 +153,7 @@ class Acceptor:
     logs an endless stream of errors. This one accepts a few at a time.
 
     At most `most` TLS handshakes run at a time; at that number, those running longest are
-    cancelled. It stands in for the `asyncio.Server` that uvicorn closes at the end.
+    cancelled.
     """
 
     def __init__(

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers
-
 from mlserve import plugins
 from mlserve.backend import judges_shapes
 from mlserve.deadline import Deadline
 from mlserve.load_options import LoadOptions
 from mlserve.server.errors import as_known_error
 from mlserve.server.listen.http import answer_headers, contract_headers
+from mlserve.server.message import Headers
 from mlserve.server.models.loading import open_version
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.json_body import read_request, write_response
@@ -74,7 +73,7 @@ class DirectModel:
         in lower case. Raises MlserveError, for an unexpected failure as well.
         """
         try:
-            request = read_request(body, Headers(headers), self._settings)
+            request = read_request(body, Headers.of(headers), self._settings)
             deadline = request.sooner(Deadline.after(self._settings.default_timeout))
             signature, outputs = self._run(request, deadline)
             answers = write_outputs(signature, outputs, request.outputs)

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from starlette.datastructures import Headers
-
 from mlserve.errors import InputTooLarge, InvalidInput
 from mlserve.server.body_memory import UNBOUNDED, Room
 from mlserve.server.codec import json_writer
@@ -32,6 +30,7 @@ from mlserve.server.codec.json_values import (
 from mlserve.server.codec.proto_scan import MOST_TEXT
 from mlserve.server.codec.rapidjson import parse_body
 from mlserve.server.listen.http_body import Content, content_of, text_of
+from mlserve.server.message import Headers
 from mlserve.server.models.loading import Served
 from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import (
@@ -56,7 +55,7 @@ def is_small(body: Content, headers: Headers) -> bool:
     """Return whether `read_request` is quick: its JSON is short, and nothing is compressed."""
     if "content-encoding" in headers:
         return False
-    length = headers.get(JSON_LENGTH, "")
+    length = headers.get(JSON_LENGTH)
     return len(body) <= _INLINE_BYTES or (length.isdecimal() and len(length) < _INLINE_DIGITS)
 
 
@@ -122,17 +121,13 @@ def write_response(
     head = {"model_name": served.model, "model_version": str(served.version)}
     if request.id:
         head["id"] = request.id
-    members: dict[str, json_writer.Text] = {
-        name: [json_writer.dumps(value)] for name, value in head.items()
-    }
-    members["outputs"] = json_writer.list_text(outputs)
-    text = "".join(json_writer.object_text(members))
+    text = "".join(json_writer.members_text(head, "outputs", json_writer.list_text(outputs)))
     return text.encode(), b"".join(tail) if tail else None
 
 
 def _json_length(content: Content, headers: Headers) -> int | None:
     """Return the length of the JSON at the start of the body; None if the body is all JSON."""
-    length = headers.get(JSON_LENGTH)
+    length = headers.find(JSON_LENGTH)
     if length is None:
         return None
     if not (length.isascii() and length.isdigit()) or len(length) > len(str(len(content))):
@@ -270,9 +265,6 @@ def _output(answer: AnswerTensor, tail: list[bytes] | None) -> json_writer.Text:
     if tail is not None:
         tail.append(to_bytes(spec, value))
         described["parameters"] = {"binary_data_size": len(tail[-1])}
-    members: dict[str, json_writer.Text] = {
-        name: [json_writer.dumps(what)] for name, what in described.items()
-    }
-    if tail is None:
-        members["data"] = json_writer.array_text(value.reshape(-1), partial(to_json, spec))
-    return json_writer.object_text(members)
+        return (json_writer.dumps(described),)
+    data = json_writer.array_text(value.reshape(-1), partial(to_json, spec))
+    return json_writer.members_text(described, "data", data)

@@ -10,10 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from starlette.datastructures import Headers
-from starlette.requests import Request
-from starlette.responses import Response
-
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.body_memory import BodyMemory
@@ -32,6 +28,7 @@ from mlserve.server.listen.http import (
 )
 from mlserve.server.listen.http_body import Body, Content, content_of, text_of
 from mlserve.server.listen.routes import Operation
+from mlserve.server.message import Headers, Request, Response
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.oip.extensions import (
@@ -112,7 +109,7 @@ class OipRestService:
             return await self._infer(request, model, version)
         if match["verb"] == "ready":
             return self._model_ready(model, version)
-        return self._metadata(model, version, request.query_params.get("signature", ""))
+        return self._metadata(model, version, request.parameter("signature"))
 
     async def _health(self, kind: str, request: Request) -> Response:
         check_method(request, "GET")

@@ -297,7 +297,6 @@ def lost_lines() -> int:
 def log_to_stderr(log_format: LogFormat) -> None:
     """Send all log records to stderr, including warnings and unhandled errors."""
     logging.basicConfig(level=logging.INFO, handlers=[_writer_to_stderr(log_format)])
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_unexpected
     threading.excepthook = _log_of_thread

@@ -8,14 +8,12 @@ versions and signatures are those being served, and every other label has a few 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -32,10 +30,9 @@ from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, State
 from mlserve.server.request import Outcome, Purpose, Refusal, RequestRecord
 from mlserve.server.telemetry.log import lost_lines
+from mlserve.server.telemetry.series import Counter, Histogram
 from mlserve.system import resident_bytes
 from mlserve.wire.headers import STAGES
-
-Kept = TypeVar("Kept", Counter, Histogram)
 
 _SECONDS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
@@ -100,74 +97,61 @@ class Metrics:
         signature = ended.signature if is_known else ""
         version = str(ended.version) if is_known else ""
         where = (route.api, route.transport, route.purpose.value)
-        self._requests.labelled(model, version, signature, *where, ended.code).inc()
+        self._requests.add((model, version, signature, *where, ended.code))
         if route.purpose is Purpose.PREDICT:
-            self._durations.labelled(model, signature, route.transport).observe(seconds)
+            self._durations.observe((model, signature, route.transport), seconds)
             if ended.code == _DEADLINE and ended.refused in ("", Refusal.EXPIRED.value):
-                self._late.labelled(ended.times.unreached()).inc()
+                self._late.add((ended.times.unreached(),))
             if ended.code in _REFUSED_AT_THE_DOOR and not is_known:
-                self._refused.labelled(_REFUSED_AT_THE_DOOR[ended.code]).inc()
+                self._refused.add((_REFUSED_AT_THE_DOOR[ended.code],))
 
     def refused(self, why: Refusal) -> None:
         """Count a call that the engine did not start."""
-        self._refused.labelled(why.value).inc()
+        self._refused.add((why.value,))
 
     def work(self, ended: RequestRecord, outcome: Outcome) -> None:
         """Count work that the engine started and that has ended, and time its stages.
 
         The request may have ended before, as its client does not wait forever.
         """
-        self._work.labelled(outcome.value).inc()
+        self._work.add((outcome.value,))
         for stage, seconds in ended.times.reached():
-            self._stages.labelled(ended.model, ended.signature, stage).observe(seconds)
+            self._stages.observe((ended.model, ended.signature, stage), seconds)
 
     def batch(self, size: int) -> None:
         """Count calls that were run as one batch."""
-        self._batches.labelled().observe(size)
+        self._batches.observe((), size)
 
     def config_in_force(self, value: bool) -> None:
         """Say whether the configuration file, as it is now, is in force."""
         self._config.set(value)
 
-    def _counter(self, name: str, text: str, *labels: str) -> _Children[Counter]:
-        return _Children(Counter(f"mlserve_{name}", text, labels, registry=self.registry))
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        counter = Counter(f"mlserve_{name}", text, labels)
+        self.registry.register(counter)
+        return counter
 
     def _histogram(
         self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
-    ) -> _Children[Histogram]:
-        name = f"mlserve_{name}"
-        metric = Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-        return _Children(metric)
+    ) -> Histogram:
+        histogram = Histogram(f"mlserve_{name}", text, labels, buckets)
+        self.registry.register(histogram)
+        return histogram
 
     def _begin_at_zero(self) -> None:
         """Create every series with fixed labels at zero, so that a rate sees its first count."""
         for reason in (*Refusal, *_REFUSED_AT_THE_DOOR.values()):
-            self._refused.labelled(str(reason))
+            self._refused.begin(str(reason))
         for outcome in Outcome:
-            self._work.labelled(outcome.value)
+            self._work.begin(outcome.value)
         for stage in STAGES:
-            self._late.labelled(stage)
+            self._late.begin(stage)
+        self._batches.begin()
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """Return the page and its media type, in the format that an Accept header asks for."""
         write, media_type = choose_encoder(accept)
         return write(self.registry), media_type
-
-
-class _Children(Generic[Kept]):
-    """The series of one metric, each looked up once."""
-
-    def __init__(self, metric: Kept) -> None:
-        self._metric: Kept = metric
-        self._bound: dict[tuple[str, ...], Kept] = {}
-
-    def labelled(self, *values: str) -> Kept:
-        """Return the series with these label values."""
-        series = self._bound.get(values)
-        if series is None:
-            series = self._metric.labels(*values) if values else self._metric
-            self._bound[values] = series
-        return series
 
 
 class Load(Protocol):

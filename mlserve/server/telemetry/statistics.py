@@ -83,8 +83,10 @@ class VersionStatistics:
         """Count a run of the model, once its answers are written."""
         self.executions += 1
         self.inferences += ended.rows
-        if ended.rows in self.batches or len(self.batches) < _MOST_SIZES:
-            totals = self.batches.setdefault(ended.rows, BatchTotals())
+        totals = self.batches.get(ended.rows)
+        if totals is None and len(self.batches) < _MOST_SIZES:
+            totals = self.batches[ended.rows] = BatchTotals()
+        if totals is not None:
             totals.decode.add(sum(times.decode for times in ended.times))
             totals.run.add(ended.times[0].run)  # the run that they shared
             totals.encode.add(sum(times.encode for times in ended.times))
@@ -110,4 +112,7 @@ class Statistics:
         self._kept(ended.model, ended.version).execution(ended)
 
     def _kept(self, model: str, version: int) -> VersionStatistics:
-        return self._versions.setdefault((model, version), VersionStatistics())
+        known = self._versions.get((model, version))
+        if known is None:  # made only then: it takes longer than to count a request
+            known = self._versions[model, version] = VersionStatistics()
+        return known

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from google.protobuf import json_format
-from starlette.datastructures import Headers
-from starlette.requests import Request
-from starlette.responses import Response
 
 from mlserve.errors import InvalidInput, NotFound
 from mlserve.server.body_memory import BodyMemory
@@ -35,6 +32,7 @@ from mlserve.server.listen.http import (
 )
 from mlserve.server.listen.http_body import Body, content_of, is_encoded, text_of
 from mlserve.server.listen.routes import Operation
+from mlserve.server.message import Headers, Request, Response
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, VersionChoice
