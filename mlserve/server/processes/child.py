@@ -193,7 +193,7 @@ def _result(work: Work[Any], order: Order, places: dict[int, int]) -> Result:
         None if error is not None else sendable(work.result),
         error,
         work.read_as,
-        work.signature,
+        None if work.signature is None else work.signature.name,
         (times.queue, times.decode, times.run, times.encode),
         None if execution is None else (place, execution.rows),
     )

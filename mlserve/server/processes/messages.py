@@ -71,12 +71,15 @@ class Task(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How one call of a task went: the fields of `Work`, and of `Execution` its place and rows."""
+    """How one call of a task went: the fields of `Work`, and of `Execution` its place and rows.
+
+    `signature` is the name of the one that ran; None for a call that was not read.
+    """
 
     answer: Any
     error: MlserveError | None
     read_as: CostKey
-    signature: Signature | None
+    signature: str | None
     times: tuple[float, float, float, float]
     execution: tuple[int, int] | None
 

@@ -406,7 +406,9 @@ def _fill_in(works: Sequence[Work[Any]], results: Sequence[Result]) -> None:
     for work, result in zip(works, results, strict=True):
         work.elsewhere = None
         work.result, work.error = result.answer, result.error
-        work.read_as, work.signature = result.read_as, result.signature
+        work.read_as = result.read_as
+        name = result.signature
+        work.signature = None if name is None else work.runner.signatures[name]
         times = work.times
         times.queue, times.decode, times.run, times.encode = result.times
         if result.execution is not None:
