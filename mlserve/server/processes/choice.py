@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from mlserve.server.models.loading import LoadedVersion, as_load_error, open_ver
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.processes.pool import RunnerProcesses
 from mlserve.settings import LogFormat
-from mlserve.system import usable_cpus
+from mlserve.system import resident_bytes, usable_cpus, usable_memory
 
 _log = logging.getLogger(__name__)
 FEW_CPUS = 2
@@ -59,8 +60,11 @@ class Opener:
         seconds = time.process_time() - began
         if seconds > PER_CORE * cpus:
             return loaded
+        count = min(cpus, _that_fit_in_memory())
+        if count == 1:
+            return loaded
         loaded.runner.close()
-        return self._in_processes(source, version, cpus)
+        return self._in_processes(source, version, count)
 
     def _in_processes(self, source: ModelSpec, version: int, count: int) -> LoadedVersion:
         threads = source.options.threads or usable_cpus()
@@ -77,3 +81,8 @@ class Opener:
         _log.info("version %d of %s runs in %d processes", version, source.model, count)
         width = count if source.width is None else min(count, source.width)
         return LoadedVersion(artifact, pool, width, pool)
+
+
+def _that_fit_in_memory() -> int:
+    """Return how many processes as large as this one, which has the model, fit in half of it."""
+    return max(1, usable_memory() // 2 // max(1, resident_bytes(os.getpid())))
