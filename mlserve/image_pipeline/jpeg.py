@@ -23,7 +23,8 @@ import simplejpeg
 
 from mlserve.deadline import Deadline
 from mlserve.image_pipeline.codec import Refused, decoded, in_strips, require_within
-from mlserve.images import SCAN, ImageLimits, Problem, jpeg_coding, jpeg_cost
+from mlserve.image_pipeline.jpeg_coding import jpeg_coding
+from mlserve.images import SCAN, ImageLimits, Problem, jpeg_cost
 
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 """Matches the start of a segment, or the end: not an escaped or reserved byte, RSTn or SOI."""
