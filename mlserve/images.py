@@ -7,7 +7,6 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from typing import NamedTuple
 
 from mlserve.errors import InferenceFailed, InputTooLarge, InvalidInput, NotAnImage
@@ -88,7 +87,6 @@ It cannot occur in the data between scans, where a zero follows each FF.
 """
 PROGRESSIVE = (b"\xff\xc2\0", b"\xff\xca\0")
 """The markers of progressive frames (Huffman, arithmetic), each with its upper length byte."""
-_CODING_MARKER = re.compile(b"|".join(map(re.escape, (SCAN, *PROGRESSIVE))))
 PACKED_TEXTS = (b"zTXt", b"iTXt")
 """The PNG chunks that hold text, possibly compressed."""
 PNG_SAMPLES = (1, 4, 3, 1, 2, 4, 4, 4)
@@ -96,8 +94,6 @@ PNG_SAMPLES = (1, 4, 3, 1, 2, 4, 4, 4)
 PNG_LARGEST_DEPTH = 16
 RGB = 3
 COEFFICIENT_BYTES = 2
-_LOOKED_AT = 1000
-"""Scans whose components are counted; a file with more is over any limit on scans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,21 +185,6 @@ class JpegCoding(NamedTuple):
     last_scan: int
     components: list[int]
     is_progressive: bool
-
-
-def jpeg_coding(jpeg: bytes) -> JpegCoding:
-    """Find the scans of a JPEG and its progressive frames, in one search.
-
-    A server reads every file several times in this way, and no other thread runs meanwhile.
-    """
-    markers = list(islice(_CODING_MARKER.finditer(jpeg), _LOOKED_AT))
-    starts = [marker.start() for marker in markers if marker[0] == SCAN]
-    numbers = [number for start in starts for number in jpeg[start + 4 : start + 5]]  # after length
-    if len(markers) < _LOOKED_AT:
-        last = starts[-1] if starts else -1
-        return JpegCoding(len(starts), last, numbers, len(starts) < len(markers))
-    is_progressive = any(kind in jpeg for kind in PROGRESSIVE)
-    return JpegCoding(jpeg.count(SCAN), jpeg.rfind(SCAN), numbers, is_progressive)
 
 
 def jpeg_cost(coding: JpegCoding, width: int, height: int, components: int) -> ImageCost:

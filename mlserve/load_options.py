@@ -60,7 +60,7 @@ class LoadOptions(Options):
             "Instances of the model that run at the same time and share the threads.",
             unit="n",
             least=1,
-            chosen="1",
+            chosen="1 on a GPU; on a CPU, calls share the threads by load",
         ),
     )
     processes: int | None = field(

@@ -23,7 +23,8 @@ import simplejpeg
 
 from mlserve.deadline import Deadline
 from mlserve.image_pipeline.codec import Refused, decoded, in_strips, require_within
-from mlserve.images import SCAN, ImageLimits, Problem, jpeg_coding, jpeg_cost
+from mlserve.image_pipeline.jpeg_coding import jpeg_coding
+from mlserve.images import SCAN, ImageLimits, Problem, jpeg_cost
 
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 """Matches the start of a segment, or the end: not an escaped or reserved byte, RSTn or SOI."""
@@ -171,8 +172,8 @@ Pixels = np.ndarray[Any, Any]
 
 
 JpegDecoder = Callable[[bytes], Pixels]
-"""Decodes a JPEG of one or three components to uint8[height, width, 3]. Raises ValueError if it
-cannot, and Pillow's decoder then has the file."""
+"""Decodes a JPEG of one or three components to uint8[height, width, 3 or 4]; a fourth channel means
+nothing. Raises ValueError if it cannot, and Pillow's decoder then has the file."""
 
 
 def accurate(data: bytes, memory: Callable[[int, int], Pixels] | None = None) -> Pixels:
@@ -186,6 +187,20 @@ def accurate(data: bytes, memory: Callable[[int, int], Pixels] | None = None) ->
             data, fastdct=False, fastupsample=False, buffer=into
         )
     except KeyError as error:  # a subsampling it does not know
+        raise ValueError(str(error)) from error
+    return pixels
+
+
+def padded(data: bytes) -> Pixels:
+    """Decode as `accurate`, with a byte behind each pixel: uint8[height, width, 4].
+
+    Pillow keeps RGB so, and resizes such pixels where they are. Raises ValueError.
+    """
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            data, colorspace="RGBA", fastdct=False, fastupsample=False
+        )
+    except KeyError as error:
         raise ValueError(str(error)) from error
     return pixels
 

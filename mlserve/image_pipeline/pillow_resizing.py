@@ -12,6 +12,7 @@ here: each call to Pillow resizes in one direction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -30,36 +31,41 @@ _FILTERS = {
     Interpolation.BILINEAR: Image.Resampling.BILINEAR,
     Interpolation.BICUBIC: Image.Resampling.BICUBIC,
 }
+_RGB = 3
 _RESIZING = "resizing an image"
 
 
 def pillow_resized(
     image: Array, geometry: Geometry, interpolation: Interpolation, deadline: Deadline | None
 ) -> Array:
-    """Resize uint8[any height, any width, 3 or 1], and cut the part that the model gets.
+    """Resize uint8[any height, any width, 3, 4 or 1], and cut the part that the model gets.
 
-    Returns uint8[rows, columns, 3 or 1]. Raises DeadlineExceeded.
+    A fourth channel is left out: returns uint8[rows, columns, 3 or 1]. Raises DeadlineExceeded.
     """
     if interpolation is Interpolation.NEAREST:
         rows = _nearest(image.shape[0], geometry.height, geometry.rows)
         columns = _nearest(image.shape[1], geometry.width, geometry.columns)
-        nearest: Array = image[rows[:, np.newaxis], columns]
+        nearest: Array = image[rows[:, np.newaxis], columns, :_RGB]
         return nearest
     chosen = _FILTERS[interpolation]
     narrow = _narrow(image, geometry, chosen, deadline)
     left, top, height = geometry.columns.length, geometry.rows.start, geometry.height
     found = narrow.resize((left, height), chosen).crop((0, top, left, top + geometry.rows.length))
-    return np.asarray(found).reshape(geometry.rows.length, left, image.shape[2])
+    return np.asarray(found).reshape(geometry.rows.length, left, min(image.shape[2], _RGB))
 
 
 def _narrow(
     image: Array, geometry: Geometry, chosen: Image.Resampling, deadline: Deadline | None
 ) -> Image.Image:
-    """Return the image with its rows resized and cut, its columns as they are."""
+    """Return the image with its rows resized and cut, its columns as they are.
+
+    Rows that the columns will not need are black.
+    """
     columns = geometry.columns
     mode = "L" if image.shape[2] == 1 else "RGB"
     narrow = Image.new(mode, (columns.length, image.shape[0]))
-    for top, strip in strips(image, deadline, geometry.width):
+    needed = _needed(image.shape[0], geometry.height, geometry.rows)
+    for top, strip in strips(image, deadline, geometry.width, needed):
         rows = strip.resize((geometry.width, strip.height), chosen)
         end = columns.start + columns.length
         narrow.paste(rows.crop((columns.start, 0, end, strip.height)), (0, top))
@@ -67,20 +73,42 @@ def _narrow(
 
 
 def strips(
-    image: Array, deadline: Deadline | None, becomes: int = 0
+    image: Array, deadline: Deadline | None, becomes: int = 0, rows: range | None = None
 ) -> Iterator[tuple[int, Image.Image]]:
     """Yield some rows of the image at a time, after the number of the first. Raises as above.
 
     `becomes` is how many pixels wide the rows will be: a tall image of one column can grow a
-    thousandfold.
+    thousandfold. `rows` are all without it.
     """
-    height, width, depth = image.shape
+    height, width = image.shape[:2]
     count = max(1, _STRIP // max(width, becomes))
-    for top in range(0, height, count):
+    rows = range(height) if rows is None else rows
+    for top in rows[::count]:
         if deadline is not None:
             deadline.require(_RESIZING)
-        part = image[top : top + count]
-        yield top, Image.fromarray(part if depth > 1 else part[:, :, 0])
+        yield top, _pillow_image(image[top : min(top + count, rows.stop)])
+
+
+def _needed(length: int, wanted: int, part: Span) -> range:
+    """Return which positions of an axis have weight in that part of the resized one, and a few.
+
+    Pillow's widest filter, bicubic, reaches two positions to each side, of the longer axis.
+    """
+    scale = length / wanted
+    reach = 2 * max(1.0, scale) + 1
+    first = math.floor((part.start + 0.5) * scale - reach)
+    last = math.ceil((part.start + part.length - 0.5) * scale + reach)
+    return range(max(0, first), min(length, last))
+
+
+def _pillow_image(pixels: Array) -> Image.Image:
+    """Return the pixels as Pillow has them; those with a fourth channel are not copied."""
+    height, width, depth = pixels.shape
+    if depth <= _RGB:
+        return Image.fromarray(pixels if depth > 1 else pixels[:, :, 0])
+    core: Any = Image.core  # type: ignore[attr-defined]
+    mapped = core.map_buffer(pixels, (width, height), "raw", 0, ("RGB", 0, 1))
+    return Image.new("RGB", (0, 0))._new(mapped)  # noqa: SLF001 - as frombuffer does
 
 
 @lru_cache(maxsize=256)

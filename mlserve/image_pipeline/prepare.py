@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 def prepare(image: Array, pipeline: ImagePipeline, deadline: Deadline | None, into: Array) -> None:
     """Write the model's input, float32[height, width, depth], of uint8[any height, any width, 3].
 
+    Where it is resized as whole pixels, the image may have a fourth channel, which means nothing.
+
     Raises Refused for an image that would become too large, and DeadlineExceeded.
     """
     steps = pipeline.preprocessing
@@ -45,7 +47,7 @@ def prepare(image: Array, pipeline: ImagePipeline, deadline: Deadline | None, in
 
 
 def grey(image: Array, deadline: Deadline | None) -> Array:
-    """Return uint8[height, width, 1] of uint8[height, width, 3], as Pillow's `convert("L")`."""
+    """Return uint8[height, width, 1] of RGB, as Pillow's `convert("L")`."""
     result = np.empty((*image.shape[:2], 1), np.uint8)
     for top, strip in strips(image, deadline):
         result[top : top + strip.height, :, 0] = np.asarray(strip.convert("L"))

@@ -13,7 +13,7 @@ import numpy as np
 from mlserve.deadline import Deadline
 from mlserve.image_pipeline.codec import Refused
 from mlserve.image_pipeline.image_file import decoded_image
-from mlserve.image_pipeline.jpeg import JpegDecoder, accurate
+from mlserve.image_pipeline.jpeg import JpegDecoder, accurate, padded
 from mlserve.image_pipeline.prepare import prepare
 from mlserve.images import INFINITE, NAN, problem_error, score_problem_text, scores_failed
 from mlserve.pipeline import Activation, ImagePipeline
@@ -168,7 +168,9 @@ class ImageSteps:
         def fill(index: int, decoded: Array) -> None:
             prepare(decoded, self.pipeline, deadline, pixels[index])
 
-        self._decode(images, deadline, self._decoder, fill)
+        is_pillows = self.pipeline.preprocessing.resize.is_uint8
+        decoder = padded if is_pillows and self._decoder is accurate else self._decoder
+        self._decode(images, deadline, decoder, fill)
         for index in range(1, len(images)):
             if images[index] == images[index - 1]:
                 pixels[index] = pixels[index - 1]

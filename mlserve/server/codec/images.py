@@ -25,6 +25,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from mlserve.errors import InputTooLarge, InvalidInput
+from mlserve.image_pipeline.jpeg_coding import jpeg_coding
 from mlserve.images import (
     JPEG_MAGIC,
     PNG_HEADER_BYTES,
@@ -32,7 +33,6 @@ from mlserve.images import (
     Excess,
     ImageCost,
     Problem,
-    jpeg_coding,
     jpeg_cost,
     png_cost,
     problem_error,

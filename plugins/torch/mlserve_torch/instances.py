@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty, LifoQueue
+from threading import local
 
 import torch
 
@@ -42,9 +43,17 @@ class EagerInstance:
             return self._program.call(tensors)
 
 
+class _Asked(local):
+    """How many threads the calling thread has asked for."""
+
+    threads = 0
+
+
 class Instances:
     """`options.instances` instances of a program; a call waits until one is free.
 
+    Without that option, calls that run operation by operation run side by side, each on as many
+    threads as `limit_threads` has allowed it: PyTorch keeps that number for each calling thread.
     `is_padded` says that a row's answer does not depend on the rows beside it, so that a long batch
     may be cut and a short one filled up. `capture` makes what captures the graphs of an instance;
     None runs each call operation by operation.
@@ -71,9 +80,12 @@ class Instances:
             else GraphedInstance(program, device, self._sizes, capture(), is_padded=is_padded)
             for _ in range(count)
         ]
-        self._free: LifoQueue[EagerInstance | GraphedInstance] = LifoQueue()
-        for instance in self.all:
-            self._free.put(instance)
+        self._free: LifoQueue[EagerInstance | GraphedInstance] | None = None
+        if options.instances is not None or capture is not None:
+            self._free = LifoQueue()
+            for instance in self.all:
+                self._free.put(instance)
+        self._asked = _Asked()
         self._lost = ""
         _log.info("PyTorch %s runs the model on %s", torch.__version__, device)
 
@@ -84,6 +96,10 @@ class Instances:
             return None
         return Batching(most=self._sizes[-1], at_once=len(self.all) + 1)
 
+    def limit_threads(self, threads: int) -> None:
+        """Let the calls from this thread use at most that many threads; 0 is all."""
+        self._asked.threads = threads
+
     def run(self, tensors: Tensors, deadline: Deadline | None = None) -> list[torch.Tensor]:
         """Return the outputs, on the CPU, in the program's order.
 
@@ -92,13 +108,17 @@ class Instances:
         InferenceFailed.
         """
         instance = self._take(deadline)
-        if torch.get_num_threads() != self._threads:  # it is the calling thread's, of all models
-            torch.set_num_threads(self._threads)
+        threads = self._threads
+        if self._free is None:
+            threads = min(threads, self._asked.threads or threads)
+        if torch.get_num_threads() != threads:  # it is the calling thread's, of all models
+            torch.set_num_threads(threads)
         try:
             with self.explaining():
                 parts = [instance.run(part) for part in self._parts(tensors)]
         finally:
-            self._free.put(instance)
+            if self._free is not None:
+                self._free.put(instance)
         return (
             parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
         )
@@ -127,7 +147,7 @@ class Instances:
     def close(self) -> None:
         """Free the memory."""
         self.all = []
-        self._free = LifoQueue()
+        self._free = None
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
@@ -149,6 +169,8 @@ class Instances:
     def _take(self, deadline: Deadline | None) -> EagerInstance | GraphedInstance:
         if self._lost:
             raise Unavailable(self._lost, hint="restart the server: mlserve down, then mlserve up")
+        if self._free is None:
+            return self.all[0]
         seconds = None if deadline is None else max(0.0, deadline.remaining())
         try:
             return self._free.get(timeout=seconds)

@@ -145,6 +145,10 @@ class TorchRunner:
         """How requests are best run together."""
         return self._instances.batching
 
+    def limit_threads(self, threads: int) -> None:
+        """Let the calls from this thread use at most that many threads; 0 is all."""
+        self._instances.limit_threads(threads)
+
     def close(self) -> None:
         self._instances.close()
 
@@ -179,6 +183,10 @@ class PixelProgram:
     def batching(self) -> Batching | None:
         """How requests are best run together."""
         return self._instances.batching
+
+    def limit_threads(self, threads: int) -> None:
+        """Let the calls from this thread use at most that many threads; 0 is all."""
+        self._instances.limit_threads(threads)
 
     def close(self) -> None:
         self._instances.close()
@@ -223,6 +231,10 @@ class ImageProgram:
     def batching(self) -> Batching | None:
         """How requests are best run together."""
         return self._instances.batching
+
+    def limit_threads(self, threads: int) -> None:
+        """Let the calls from this thread use at most that many threads; 0 is all."""
+        self._instances.limit_threads(threads)
 
     def close(self) -> None:
         self._instances.close()

@@ -371,7 +371,8 @@ def test_a_call_waits_for_its_instance_no_longer_than_its_deadline() -> None:
         may_end.wait(30)
         return [torch.zeros(1)]
 
-    instances = Instances(Program(call, (), (), None), CPU, LoadOptions(), is_padded=False)
+    options = LoadOptions(instances=1)
+    instances = Instances(Program(call, (), (), None), CPU, options, is_padded=False)
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(instances.run, [])
         assert is_running.wait(30)
@@ -379,6 +380,28 @@ def test_a_call_waits_for_its_instance_no_longer_than_its_deadline() -> None:
             instances.run([], Deadline.after(0.05))
         may_end.set()
         assert torch.equal(first.result()[0], torch.zeros(1))
+
+
+def test_calls_run_side_by_side_each_on_the_threads_that_it_may_use() -> None:
+    both, seen = threading.Barrier(2), set()
+
+    def call(_: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        both.wait(30)
+        seen.add(torch.get_num_threads())
+        return [torch.zeros(1)]
+
+    program = Program(call, (), (), None)
+    instances = Instances(program, CPU, LoadOptions(threads=4), is_padded=False)
+
+    def run(limit: int) -> None:
+        instances.limit_threads(limit)
+        instances.run([])
+
+    for limits, used in (((1, 2), {1, 2}), ((0, 99), {4})):
+        seen.clear()
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(run, limits)) == [None, None]
+        assert seen == used
 
 
 def test_only_rows_that_the_export_found_independent_are_filled_up(
