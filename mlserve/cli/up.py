@@ -153,7 +153,7 @@ def up(
     from mlserve.launch.up import request_up
     from mlserve.model_choice import choose
     from mlserve.store import VersionPolicy
-    from mlserve.tune.advice import advised
+    from mlserve.tune.advice import advised, naming_tuned
 
     versions = VersionPolicy.parse(version or [])
 
@@ -176,10 +176,11 @@ def up(
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
         request = advised(request, _chosen(context), note)
     _tell_of_pins(request, None if config is not None else versions)
-    if foreground:
-        _run_in_foreground(request, output)
-    else:
-        _start_in_background(request, output)
+    with naming_tuned(request):
+        if foreground:
+            _run_in_foreground(request, output)
+        else:
+            _start_in_background(request, output)
 
 
 def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:

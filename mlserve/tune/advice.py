@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
-from mlserve.errors import MlserveError
+from mlserve.errors import MlserveError, ModelLoadFailed, PluginError
 from mlserve.launch.records import ServerRecord, Tell, read_records
 from mlserve.launch.running import server_of
 from mlserve.launch.serving import Serving
 from mlserve.launch.up import UpRequest
-from mlserve.load_options import LoadOptions
+from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.options import flag_of
 from mlserve.served_model import ServedModel
 from mlserve.settings import Launcher
@@ -47,6 +48,29 @@ def advised(request: UpRequest, given: Collection[str], tell: Tell) -> UpRequest
     tell(said)
     tuned = replace(request.serving.only.options, **tuning.options.changed)
     return _with_options(request, tuned)
+
+
+@contextmanager
+def naming_tuned(request: UpRequest) -> Iterator[None]:
+    """Say of a model that does not load that its options may come from a tuning."""
+    try:
+        yield
+    except (ModelLoadFailed, PluginError) as error:
+        if request.serving.config is None and _is_tuned(request.serving.only):
+            hint = "" if error.hint is None else f"{error.hint}; or "
+            error.hint = f"{hint}drop the options that were tuned: mlserve tune --forget"
+        raise
+
+
+def _is_tuned(model: ServedModel) -> bool:
+    options = tuned_part(model.options)
+    try:
+        return any(
+            each.is_of(model) and each.options == options != DEFAULT_LOAD_OPTIONS
+            for each in tunings()
+        )
+    except MlserveError:
+        return False
 
 
 def _tuning_of(model: ServedModel, tell: Tell) -> Tuning | None:

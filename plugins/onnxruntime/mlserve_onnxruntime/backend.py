@@ -44,7 +44,7 @@ class OnnxRuntimeBackend(Backend):
         """Return the execution providers of the installed build of ONNX Runtime."""
         if load_option != "provider":
             return ()
-        from mlserve_onnxruntime.sessions import installed
+        from mlserve_onnxruntime.providers import installed
 
         return tuple(installed())
 
