@@ -75,6 +75,7 @@ class LoadOptions(Options):
             unit="n",
             least=1,
             chosen="one for each CPU where the model is fast for their number, else 1",
+            is_tuned=True,
         ),
     )
     allow_unsafe_ops: bool = field(

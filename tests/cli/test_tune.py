@@ -9,7 +9,9 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from mlserve.cli.app import app
 from mlserve.errors import ExitCode
 from mlserve.load_options import LoadOptions
 from mlserve.model_choice import choose
@@ -75,8 +77,8 @@ def test_up_uses_what_was_tuned_until_it_is_forgotten(cli: Any, export: Export) 
     up = cli.up()
     [server] = cli.ps()
     again = cli.up()
-    shown = cli("tune", "--show")
-    gone = cli("tune", "--forget", "--model", "m")
+    shown = CliRunner().invoke(app, ["tune", "--show"])
+    gone = CliRunner().invoke(app, ["tune", "--forget", "--model", "m"])
 
     assert "tuned on 2026-01-02: --threads=1 (mlserve tune)" in up.stderr
     assert server["threads"] == 1
@@ -100,7 +102,7 @@ def test_ctrl_c_leaves_what_was_there_and_no_server(cli: Any, export: Export, ph
     assert _servers() == []
 
 
-def test_wrong_calls_say_what_is_wrong(cli: Any, export: Export, photo: Path) -> None:
+def test_wrong_calls_say_what_is_wrong(export: Export, photo: Path) -> None:
     export()
     export(version=2)
 
@@ -110,6 +112,6 @@ def test_wrong_calls_say_what_is_wrong(cli: Any, export: Export, photo: Path) ->
         (("--version", "all"), "2 versions are given, and one is measured"),
         (("--instances", "2"), "the backend 'echo' has no --instances"),
     ):
-        done = cli("tune", *arguments)
-        assert done.returncode == ExitCode.USAGE, done.stderr
+        done = CliRunner().invoke(app, ["tune", *map(str, arguments)])
+        assert done.exit_code == ExitCode.USAGE
         assert said in done.stderr
