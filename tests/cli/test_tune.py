@@ -11,6 +11,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from mlserve import paths
 from mlserve.cli.app import app
 from mlserve.errors import ExitCode
 from mlserve.load_options import LoadOptions
@@ -44,23 +45,24 @@ def _keep(**options: object) -> Tuning:
 
 
 def _servers() -> list[psutil.Process]:
-    """The servers that this test's commands have started."""
-    ours = psutil.Process().children(recursive=True)
-    return [process for process in ours if "mlserve.server" in process.cmdline()]
+    """The servers of the models of this test's home that its commands have started."""
+    found = psutil.Process().children(recursive=True)
+    store = str(paths.store_dir())
+    return [each for each in found if any(word.startswith(store) for word in each.cmdline())]
 
 
 def test_a_model_is_tuned_and_the_winner_kept(cli: Any, export: Export) -> None:
     """The question is made up: an image that the echo model answers after 2 ms."""
     export(delay=0.002)
 
-    found = cli.json("tune", "--budget", "1", "--threads", "1")
+    found = cli.json("tune", "--budget", "1", "--threads", "1", "--processes", "1")
 
     [kept] = tunings()
     assert found["tuning"] == kept.to_json()
-    assert kept.options == LoadOptions(threads=1), "the echo backend has no other option to tune"
+    assert kept.options == LoadOptions(threads=1, processes=1), "there is no other option to tune"
     [only] = found["candidates"]
     assert only["is_winner"]
-    assert only["options"] == {"threads": 1}
+    assert only["options"] == {"threads": 1, "processes": 1}
     [sample] = only["samples"]
     assert sample["one_client"]["answers_per_second"] > 0
     assert sample["one_client"]["p50_ms"] >= 2
