@@ -226,6 +226,13 @@ class Backend(ABC):
         """Return whether this backend supports that field of LoadOptions."""
         return load_option in (*_EVERY_BACKEND, *cls.load_options)
 
+    def values_here(self, load_option: str) -> Sequence[str]:
+        """Return the values of that load option that this machine has, for `mlserve tune` to try.
+
+        It asks about options of text only, such as the name of a device. The default is none.
+        """
+        return ()
+
     @classmethod
     def reads(cls, name: str) -> bool:
         """Return whether a file of that name identifies a version folder of this backend."""

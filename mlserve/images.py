@@ -215,17 +215,23 @@ def scores_failed(index: int, batch: int, text: str) -> InferenceFailed:
     )
 
 
-_SIZE = 8
-
-
 def tiny_png() -> bytes:
     """Return an RGB PNG of 8x8 pixels, a gradient: the smallest real image classifier request.
 
     A single colour would give 0 / 0 in a model that divides by the deviation of the pixels.
     """
-    steps = range(0, 256, 256 // _SIZE)
+    return _gradient(8)
+
+
+def plain_png() -> bytes:
+    """Return an RGB PNG of 256x256 pixels, a gradient: about as large as what models look at."""
+    return _gradient(256)
+
+
+def _gradient(size: int) -> bytes:
+    steps = range(0, 256, 256 // size)
     rows = b"".join(b"\0" + b"".join(bytes((x, y, 255 - x)) for x in steps) for y in steps)
-    header = struct.pack(">IIBBBBB", _SIZE, _SIZE, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 

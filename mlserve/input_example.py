@@ -1,4 +1,4 @@
-"""Write a command that asks a model of tensors, as an example made of its signature."""
+"""Ask a model of tensors with an example made of its signature: as a command, or as values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from mlserve.errors import UsageError
 from mlserve.tensors import DEFAULT_SIGNATURE, PREDICT, DType, Signature, TensorSpec
 from mlserve.wire.tensors import FLOATS
 
@@ -15,6 +16,8 @@ _UNNAMED = (DEFAULT_SIGNATURE, "infer")
 """Signatures that predict asks by itself; `infer` is the one function of Open Inference."""
 _SHOWN = 8
 """The most elements of an input that an example writes out; a larger one comes from a file."""
+_MADE_UP = 2**22
+"""The most elements of an input that are made up."""
 
 
 def predict_command(signatures: Sequence[Signature]) -> str | None:
@@ -34,14 +37,36 @@ def predict_command(signatures: Sequence[Signature]) -> str | None:
     return shlex.join(words)
 
 
+def example_inputs(signature: Signature) -> dict[str, Any]:
+    """Return a made-up row for each required input, as nested lists; unknown sizes are 1.
+
+    Raises UsageError for an input that is too large to make up.
+    """
+    return {spec.name: _whole_value(spec) for spec in signature.required}
+
+
+def _whole_value(spec: TensorSpec) -> Any:
+    sizes = [size or 1 for size in spec.shape or ()]
+    if math.prod(sizes) > _MADE_UP:
+        raise UsageError(
+            f"the input {spec.name!r} has {math.prod(sizes)} elements, and an example of at most "
+            f"{_MADE_UP} is made up",
+            hint=f"give one: --input {spec.name}=@FILE.npy",
+        )
+    return _filled(sizes, "good" if spec.dtype is DType.BYTES else _number(spec))
+
+
 def _value(spec: TensorSpec) -> str:
     sizes = [size or 1 for size in _without_rows(spec)]
     if math.prod(sizes) > _SHOWN:
         return f"@{spec.name}.npy"
     if spec.dtype is DType.BYTES:
         return "good morning" if math.prod(sizes) == 1 else json.dumps(_filled(sizes, "good"))
-    number = True if spec.dtype is DType.BOOL else 0.5 if spec.dtype in FLOATS else 1
-    return json.dumps(_filled(sizes, number))
+    return json.dumps(_filled(sizes, _number(spec)))
+
+
+def _number(spec: TensorSpec) -> bool | float:
+    return True if spec.dtype is DType.BOOL else 0.5 if spec.dtype in FLOATS else 1
 
 
 def _without_rows(spec: TensorSpec) -> Sequence[int | None]:

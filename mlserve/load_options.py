@@ -42,6 +42,7 @@ class LoadOptions(Options):
             unit="n",
             least=1,
             chosen="one for each CPU that may be used",
+            is_tuned=True,
         ),
     )
     provider: str | None = field(
@@ -51,6 +52,7 @@ class LoadOptions(Options):
             "What ONNX Runtime runs the model on: auto, cpu, cuda, ...",
             unit="name",
             chosen="auto",
+            is_tuned=True,
         ),
     )
     instances: int | None = field(
@@ -61,6 +63,7 @@ class LoadOptions(Options):
             unit="n",
             least=1,
             chosen="1 on a GPU; on a CPU, calls share the threads by load",
+            is_tuned=True,
         ),
     )
     processes: int | None = field(
@@ -72,6 +75,7 @@ class LoadOptions(Options):
             unit="n",
             least=1,
             chosen="one for each CPU where the model is fast for their number, else 1",
+            is_tuned=True,
         ),
     )
     allow_unsafe_ops: bool = field(
@@ -89,6 +93,7 @@ class LoadOptions(Options):
             "The device that PyTorch runs the model on: auto, cpu, cuda, cuda:1, ...",
             unit="name",
             chosen="auto",
+            is_tuned=True,
         ),
     )
     jpeg_decoder: JpegChoice | None = field(

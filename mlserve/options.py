@@ -29,13 +29,27 @@ class HelpPanel(StrEnum):
 
 
 def option(
-    panel: HelpPanel, text: str, *, unit: str = "", least: float | None = None, chosen: str = ""
+    panel: HelpPanel,
+    text: str,
+    *,
+    unit: str = "",
+    least: float | None = None,
+    chosen: str = "",
+    is_tuned: bool = False,
 ) -> dict[str, Any]:
     """Build the metadata of an option: all that its name, type and default do not say.
 
-    `chosen` describes what the server chooses if the default is None.
+    `chosen` describes what the server chooses if the default is None. `mlserve tune` looks for the
+    best value of an option that `is_tuned`.
     """
-    return {"panel": panel, "text": text, "unit": unit, "least": least, "chosen": chosen}
+    return {
+        "panel": panel,
+        "text": text,
+        "unit": unit,
+        "least": least,
+        "chosen": chosen,
+        "is_tuned": is_tuned,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,8 @@ class Description:
     least: float | None = None
     chosen: str = ""
     """What the server chooses if `default` is None."""
+    is_tuned: bool = False
+    """Whether `mlserve tune` looks for its best value."""
 
     @property
     def help(self) -> str:

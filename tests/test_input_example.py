@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlserve.input_example import predict_command
+from mlserve.errors import UsageError
+from mlserve.input_example import example_inputs, predict_command
 from mlserve.tensors import Signature, TensorSpec
 
 
@@ -41,3 +42,15 @@ def test_the_usual_signature_is_asked_without_its_name() -> None:
     )
     assert predict_command([examples]) is None
     assert predict_command([]) is None
+
+
+def test_a_row_of_values_has_the_shape_of_the_signature() -> None:
+    made = example_inputs(signature("x:float32[?,2]", "ids:int64[?,?]", "text:bytes[?]"))
+
+    assert made == {"x": [[0.5, 0.5]], "ids": [[1]], "text": ["good"]}
+    assert example_inputs(signature("m:bool[]", "y:float32[...]")) == {"m": True, "y": 0.5}
+
+
+def test_what_is_too_large_to_make_up_is_asked_for() -> None:
+    with pytest.raises(UsageError, match="'x' has 100000000 elements"):
+        example_inputs(signature("x:float32[10000,10000]"))

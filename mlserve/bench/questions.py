@@ -40,9 +40,9 @@ class LoadQuestion(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageQuestion:
-    """Image files, each a request; the server is asked about the first."""
+    """Images, by file name or as bytes, each a request; the server is asked about the first."""
 
-    files: Sequence[str]
+    files: Sequence[str | bytes]
 
     async def encoded(self, client: AsyncClient, deadline: Deadline) -> list[SentRequest]:
         images = [await read_image(name) for name in self.files[:MOST_REQUESTS]]

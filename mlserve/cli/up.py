@@ -153,6 +153,7 @@ def up(
     from mlserve.launch.up import request_up
     from mlserve.model_choice import choose
     from mlserve.store import VersionPolicy
+    from mlserve.tune.advice import advised, naming_tuned
 
     versions = VersionPolicy.parse(version or [])
 
@@ -173,11 +174,13 @@ def up(
             (replace(chosen, options=load_options),), settings, image, tuple(docker_option or ())
         )
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
+        request = advised(request, _chosen(context), note)
     _tell_of_pins(request, None if config is not None else versions)
-    if foreground:
-        _run_in_foreground(request, output)
-    else:
-        _start_in_background(request, output)
+    with naming_tuned(request):
+        if foreground:
+            _run_in_foreground(request, output)
+        else:
+            _start_in_background(request, output)
 
 
 def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
@@ -198,8 +201,19 @@ _WITH_FILE = {"name", "wait", "foreground", "output"}
 
 def _given(context: typer.Context) -> set[str]:
     """Return the names of the parameters that are on the command line."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    return {name for name, source in _sources(context) if source == "COMMANDLINE"}
+
+
+def _chosen(context: typer.Context) -> set[str]:
+    """Return the names of the parameters that the user has set, wherever."""
+    return {name for name, source in _sources(context) if source != "DEFAULT"}
+
+
+def _sources(context: typer.Context) -> Iterator[tuple[str, str]]:
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None:
+            yield name, source.name
 
 
 def described_in_file(

@@ -14,6 +14,7 @@ import hmac
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -64,6 +65,24 @@ def create_private(path: Path, *, buffering: int = -1) -> BinaryIO:
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
     return os.fdopen(os.open(path, flags, _FILE), "wb", buffering)
+
+
+def replace_private(path: Path, text: str) -> None:
+    """Write the file as `create_private` does, in one step: it is there whole, or as before.
+
+    Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with create_private(temporary) as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def open_own(path: Path, flags: int = os.O_RDONLY) -> IO[bytes]:

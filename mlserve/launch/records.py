@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any
@@ -24,9 +24,9 @@ from mlserve.backend import Listen
 from mlserve.errors import MlserveError, Unavailable, UsageError, reason_of
 from mlserve.hints import did_you_mean
 from mlserve.launch.private_files import (
-    create_private,
     open_own,
     private_folder,
+    replace_private,
     require_own,
     state_folder,
 )
@@ -241,7 +241,7 @@ def write_record(record: ServerRecord) -> None:
     try:
         state_folder()
         private_folder(path.parent)
-        _replace(path, text)
+        replace_private(path, text)
     except OSError as error:
         raise unwritable(path.parent, error) from error
 
@@ -317,20 +317,6 @@ def _pid(value: Any) -> int:
     if not 0 <= pid <= _MOST_PID:
         raise ValueError(f"{value} is not a process id")
     return pid
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with create_private(temporary) as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _none_running(given: dict[str, str], known: list[ServerRecord]) -> Unavailable:

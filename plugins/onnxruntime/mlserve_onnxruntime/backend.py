@@ -40,6 +40,14 @@ class OnnxRuntimeBackend(Backend):
     limits_threads = True
     load_options = ("provider", "instances")
 
+    def values_here(self, load_option: str) -> Sequence[str]:
+        """Return the execution providers of the installed build of ONNX Runtime."""
+        if load_option != "provider":
+            return ()
+        from mlserve_onnxruntime.providers import installed
+
+        return tuple(installed())
+
     def lacks(self, feature: Feature) -> str | None:
         """Nothing: its pipeline is mlserve's own, in Python."""
         return None

@@ -31,6 +31,14 @@ class TorchBackend(Backend):
     frameworks = ("torch",)
     load_options = ("device", "instances", "jpeg_decoder", "allow_pickle")
 
+    def values_here(self, load_option: str) -> Sequence[str]:
+        """Return the devices of this machine."""
+        if load_option != "device":
+            return ()
+        from mlserve_torch.device import devices
+
+        return devices()
+
     def lacks(self, feature: Feature) -> str | None:
         """Nothing: its pipeline is mlserve's own, in Python."""
         return None
