@@ -95,6 +95,7 @@ format: $(VENV)/installed-dev ## Format the code, and fix what ruff can fix
 
 bench: $(VENV)/installed-dev ## Measure start-up, latency, the image pipeline and overload: prints tables
 	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/pipeline.py

@@ -63,6 +63,13 @@ def test_a_command_reads_toml_only_if_there_is_a_file(
     assert _loaded("ps") & {"tomllib", "tree_sitter"} == {"tomllib"}
 
 
+def test_a_command_loads_no_other_command_and_no_client_unless_it_asks() -> None:
+    loaded = _modules("ps")
+    commands = {f"mlserve.cli.{name}" for name in ("export", "predict", "up", "models", "config")}
+    assert "mlserve.cli.ps" in loaded
+    assert not loaded & {*commands, "mlserve.client", "asyncio"}
+
+
 def test_the_list_of_models_loads_nothing_heavy(export: Callable[..., Path]) -> None:
     export()
     assert not _loaded("models") & {*HEAVY, "grpc", "httpx", "google", "mlserve_echo"}
