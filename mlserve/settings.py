@@ -230,6 +230,18 @@ class ServerSettings(Options):
             "PEM file with the authority (CA) that must have signed each client's certificate.",
         ),
     )
+    grpc_socket: Path | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "UNIX socket for gRPC, beside the port and without TLS. Who may write the file may "
+            "connect.",
+        ),
+    )
+    rest_socket: Path | None = field(
+        default=None,
+        metadata=option(HelpPanel.ACCESS, "The same for REST."),
+    )
     model_control: ModelControl = field(
         default=ModelControl.AUTO,
         metadata=option(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OF_THE_PORT = (
     *("header_timeout", "max_connections", "log_format"),
-    *("tls_cert", "tls_key", "tls_client_ca"),
+    *("tls_cert", "tls_key", "tls_client_ca", "grpc_socket", "rest_socket"),
 )
 """Settings of what mlserve does not own here: the port and the log of the process."""
 

@@ -82,16 +82,22 @@ async def failure_by_looking(connection: Connection, deadline: Deadline) -> Mlse
 
 def other_port(endpoint: Endpoint) -> UsageError:
     """Return the error for a port that speaks the other of the two protocols."""
-    secure = "s" if endpoint.is_secure else ""
     if endpoint.protocol == "grpc":
         return UsageError(
             f"{endpoint} is a REST port: it speaks HTTP/1.1, and gRPC needs HTTP/2",
-            hint=f"ask http{secure}://{endpoint.address}, or give the server's gRPC port",
+            hint=f"ask {_other(endpoint, 'http')}, or give the server's gRPC port",
         )
     return UsageError(
         f"{endpoint} is a gRPC port: it speaks HTTP/2, and REST needs HTTP/1.1",
-        hint=f"ask grpc{secure}://{endpoint.address}, or give the server's REST port",
+        hint=f"ask {_other(endpoint, 'grpc')}, or give the server's REST port",
     )
+
+
+def _other(endpoint: Endpoint, scheme: str) -> str:
+    """Return the same address with that scheme."""
+    if endpoint.socket:
+        return f"{'http+' if scheme == 'http' else ''}{endpoint.address}"
+    return f"{scheme}{'s' if endpoint.is_secure else ''}://{endpoint.address}"
 
 
 async def _first_bytes(endpoint: Endpoint, tls: Tls, handshake: set[int]) -> bytes:
@@ -141,6 +147,8 @@ async def _context(endpoint: Endpoint, tls: Tls, offered: list[str]) -> ssl.SSLC
 async def _opened(
     endpoint: Endpoint, tls: Tls, context: ssl.SSLContext | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if endpoint.socket:
+        return await asyncio.open_unix_connection(endpoint.socket)
     name = None if context is None else tls.server_name or endpoint.host
     return await asyncio.open_connection(
         endpoint.host, endpoint.port, ssl=context, server_hostname=name

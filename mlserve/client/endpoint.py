@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
@@ -26,6 +27,9 @@ _PROTOCOLS: dict[str, ProtocolName] = {
     "https": "rest",
 }
 _MODEL_PATH = re.compile(r"/(?:v[12]/models|predictions)/([^/:]+).*")
+_UNIX = re.compile(r"(?P<http>http\+)?unix:(?P<path>.*)", re.DOTALL)
+_LONGEST_SOCKET = 107
+"""Bytes that the path of a UNIX socket may have (unix(7))."""
 _SECURE = {"grpc": "grpcs", "http": "https"}
 """The TLS scheme for each scheme without TLS."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -33,12 +37,17 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The address of a server. `path` is what precedes `/v1/...` in a REST address."""
+    """The address of a server. `path` is what precedes `/v1/...` in a REST address.
+
+    A server on this machine may listen on a UNIX socket, whose path is `socket`; host and port then
+    mean nothing.
+    """
 
     scheme: str
     host: str
     port: int
     path: str = ""
+    socket: str = ""
 
     @classmethod
     def parse(
@@ -51,6 +60,8 @@ class Endpoint:
         """
         if protocol not in (None, "grpc", "rest"):
             raise UsageError(f"{protocol!r} is not a protocol", hint="choose grpc or rest")
+        if (unix := _UNIX.fullmatch(text)) is not None:
+            return cls._of_socket(text, unix, protocol, is_secure=is_secure)
         scheme, parts = _split(text, protocol, is_secure=is_secure)
         if is_secure and scheme in _SECURE:
             raise _bad(text, f"with TLS files it must be {_SECURE[scheme]}://")
@@ -67,6 +78,27 @@ class Endpoint:
             raise _bad(text, "a gRPC endpoint has no path")
         return cls(scheme, cast(str, parts.hostname), _port(text, scheme, parts), path)
 
+    @classmethod
+    def _of_socket(
+        cls, text: str, unix: re.Match[str], protocol: ProtocolName | None, *, is_secure: bool
+    ) -> Endpoint:
+        """Return the endpoint of `unix:PATH`, for gRPC unless `protocol` says REST."""
+        is_rest = unix["http"] is not None
+        if is_secure:
+            raise _bad(text, "a UNIX socket has no TLS")
+        if is_rest and protocol == "grpc":
+            raise _bad(text, "it does not fit the protocol grpc")
+        path = unix["path"].removeprefix("//") if unix["path"].startswith("///") else unix["path"]
+        if path.startswith("//"):
+            raise _bad(text, "three slashes must follow if it begins with two")
+        if not path or not path.isprintable():
+            raise _bad(text, "it has no path")
+        path = os.path.abspath(path)  # noqa: PTH100 - this module loads no pathlib at its start
+        if len(path.encode()) > _LONGEST_SOCKET:
+            raise _bad(text, f"the path of a UNIX socket has at most {_LONGEST_SOCKET} bytes")
+        scheme = "http" if is_rest or protocol == "rest" else "grpc"
+        return cls(scheme, "localhost", 0, socket=path)
+
     @property
     def protocol(self) -> ProtocolName:
         return _PROTOCOLS[self.scheme]
@@ -78,7 +110,9 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """`host:port`, with an IPv6 host in brackets."""
+        """`host:port`, with an IPv6 host in brackets; `unix:PATH` for a UNIX socket."""
+        if self.socket:
+            return f"unix:{self.socket}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
@@ -88,11 +122,20 @@ class Endpoint:
         return self.host in ("localhost", "::1", "0.0.0.0", "::") or self.host.startswith("127.")
 
     @property
+    def authority(self) -> str:
+        """What requests name as the server: `host:port`, or `localhost` for a UNIX socket."""
+        return self.host if self.socket else self.address
+
+    @property
     def base_url(self) -> str:
         """The REST address without a trailing slash."""
+        if self.socket:
+            return f"http://{self.host}"
         return f"{self.scheme}://{self.address}{self.path}"
 
     def __str__(self) -> str:
+        if self.socket:
+            return f"{'http+' if self.scheme == 'http' else ''}{self.address}"
         return self.address if self.scheme == "grpc" else self.base_url
 
 

@@ -100,8 +100,13 @@ class RestTransport:
                 trust_env=False,
                 proxy=self._httpx_proxy(),
                 verify=verify,
+                transport=self._unix_socket(),
             )
         return self._client
+
+    def _unix_socket(self) -> httpx.AsyncHTTPTransport | None:
+        path = self.endpoint.socket
+        return httpx.AsyncHTTPTransport(uds=path, trust_env=False) if path else None
 
     def _httpx_proxy(self) -> httpx.Proxy | None:
         if self._proxy is None:

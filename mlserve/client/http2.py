@@ -116,6 +116,8 @@ class Http2Transport:
     async def _socket(self) -> socket.socket:
         """Return a socket connected to the server, or to the tunnel that the proxy opens to it."""
         if self._proxy is None:
+            if self.endpoint.socket:
+                return await _connected_to_file(self.endpoint.socket)
             return await _connected(self.endpoint.host, self.endpoint.port)
         host, _, port = self._proxy.address.rpartition(":")
         stream = await _connected(host.strip("[]"), int(port))
@@ -146,7 +148,7 @@ class Http2Transport:
             (":method", "POST"),
             (":scheme", "https" if self.endpoint.is_secure else "http"),
             (":path", call.path),
-            (":authority", self.endpoint.address),
+            (":authority", self.endpoint.authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("grpc-timeout", _timeout(seconds)),
@@ -162,6 +164,18 @@ class Http2Transport:
             what = Unreadable("one message of gRPC", repr(bytes(answer.body[:40])))
             raise NotSpoken(not_an_answer(self.endpoint, what))
         return reply_of(message, answer.headers.items())
+
+
+async def _connected_to_file(path: str) -> socket.socket:
+    """Return a socket connected to the UNIX socket of that path. Raises OSError."""
+    stream = socket.socket(socket.AF_UNIX)
+    stream.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(stream, path)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
 
 
 async def _connected(host: str, port: int) -> socket.socket:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from mlserve.background import end_process
@@ -50,7 +49,7 @@ class ServerOptions:
     """What to serve, where and how. Port 0 is any free port.
 
     `threads` is how many calls run at once, of all models together; None is one for each CPU.
-    Without `rest_port` there is no REST. `grpc_socket` is a UNIX socket beside the gRPC port.
+    Without `rest_port` there is no REST.
     `reload` and `config` change the models while the server runs, by request and as a file changes;
     without them it serves the same ones until the end. `cors` allows pages of every origin to use
     the REST port.
@@ -62,7 +61,6 @@ class ServerOptions:
     rest_port: int | None
     threads: int | None
     settings: ServerSettings
-    grpc_socket: Path | None = None
     reload: ModelReload | None = None
     config: FollowedConfig | None = None
     metrics_path: str | None = None
@@ -83,8 +81,6 @@ class Server:
         )
         place, parts = (options.host, options.grpc_port), self.parts
         self.grpc = GrpcPort(*place, parts.telemetry, parts.memory, settings)
-        if options.grpc_socket is not None:
-            self.grpc.listen_on(options.grpc_socket)
         self.rest = (
             None
             if options.rest_port is None

@@ -26,6 +26,7 @@ from mlserve.launch.docker.container import (
 from mlserve.launch.private_files import seal
 from mlserve.launch.records import ServerRecord, files_folder
 from mlserve.launch.serving import Serving
+from mlserve.options import flag_of
 from mlserve.settings import GRPC_PORT, REST_PORT
 
 _FILES = "/run/mlserve"
@@ -94,7 +95,16 @@ def plan_of_published(spec: ServerSpec, serving: Serving) -> ContainerPlan:
 
 
 def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
-    """Plan an image of `mlserve build`: the model is inside, the settings are arguments."""
+    """Plan an image of `mlserve build`: the model is inside, the settings are arguments.
+
+    Raises UsageError for a UNIX socket, which would be inside the container.
+    """
+    for name in ("grpc_socket", "rest_socket"):
+        if name in serving.settings.changed:
+            raise UsageError(
+                f"{flag_of(name)} is for a server outside of containers",
+                hint="leave it out, and ask the container's ports",
+            )
     files = {k: v for k, v in serving.settings.changed.items() if isinstance(v, Path)}
     inside: dict[str, Any] = {name: Path(_FILES) / name for name in files}
     settings = replace(serving.settings, **inside)

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 
 from mlserve.credentials import read_token, tls_context
 from mlserve.errors import Unavailable
+from mlserve.options import flag_of
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.listen import drain
 from mlserve.server.listen.access import GrpcGate
@@ -61,25 +62,9 @@ class GrpcPort:
         self._server = GrpcServer(settings, memory, check)
         self._health = Health()
         self._settings = settings
-        self._listeners = [_listener("gRPC", host, port)]
+        self._listeners = _listeners("gRPC", host, port, settings.grpc_socket)
         self._acceptors: list[Acceptor] = []
         self.address = _join(host, self._listeners[0].getsockname()[1])
-
-    def listen_on(self, path: Path) -> None:
-        """Listen on a UNIX socket too, without TLS. Raises Unavailable."""
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            if _is_left_over(path):
-                path.unlink()
-            listener.bind(str(path))
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise Unavailable(
-                f"cannot listen on the UNIX socket {path}: {error}",
-                hint="give a path of at most 107 bytes in a folder that can be written",
-            ) from error
-        self._listeners.append(listener)
 
     async def start(self, methods: Mapping[str, Method], short_names: Iterable[str] = ()) -> None:
         """Start serving, not ready yet; connections made since the port was bound are served.
@@ -118,7 +103,7 @@ class RestPort:
     def __init__(self, host: str, port: int, settings: ServerSettings) -> None:
         self._tls = tls_context(settings) if settings.speaks_tls else None
         self._settings = settings
-        self._listeners = [_listener("REST", host, port)]
+        self._listeners = _listeners("REST", host, port, settings.rest_socket)
         self._acceptors: list[Acceptor] = []
         self._connections: HttpConnections | None = None
         self.address = _join(host, self._listeners[0].getsockname()[1])
@@ -255,6 +240,21 @@ def _reflection_pool() -> descriptor_pool.DescriptorPool:
     return POOL
 
 
+def _listeners(kind: str, host: str, port: int, unix: Path | None) -> list[socket.socket]:
+    """Return the sockets of a port: one for the address, one for the UNIX socket if there is one.
+
+    Raises Unavailable.
+    """
+    listener = _listener(kind, host, port)
+    if unix is None:
+        return [listener]
+    try:
+        return [listener, _unix_listener(f"{kind.lower()}_socket", unix)]
+    except Unavailable:
+        listener.close()
+        raise
+
+
 def _listener(kind: str, host: str, port: int) -> socket.socket:
     """Return a socket that listens there. Raises Unavailable.
 
@@ -271,6 +271,30 @@ def _listener(kind: str, host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise _taken(kind, host, port, error) from error
+    return listener
+
+
+def _unix_listener(name: str, path: Path) -> socket.socket:
+    """Return a UNIX socket that listens there, never with TLS. Raises Unavailable.
+
+    A file that a killed server left behind is replaced. As any file that is made, the socket has
+    the permissions that the umask leaves: with the usual 022, only its owner may connect.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if _is_left_over(path):
+            path.unlink()
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        is_taken = error.errno == errno.EADDRINUSE
+        raise Unavailable(
+            f"cannot listen on the UNIX socket {path} ({flag_of(name)}): {error.strerror or error}",
+            hint=f"something is there already: give another path, or remove {path}"
+            if is_taken
+            else "give a path of at most 107 bytes in a folder that can be written",
+        ) from error
     return listener
 
 

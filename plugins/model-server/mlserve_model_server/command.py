@@ -95,7 +95,6 @@ def options_of(given: Given, backend: Backend, folder: Path) -> ServerOptions:
         rest_port=rest_port,
         threads=threads if batching is None else batching.threads or threads,
         settings=_settings(given, batching, folder),
-        grpc_socket=_path(given, "grpc_socket_path"),
         reload=reload,
         metrics_path=_metrics_path(given, rest_port),
         cors=given.is_on("rest_api_enable_cors_support"),
@@ -140,6 +139,8 @@ def _settings(given: Given, batching: Batching | None, folder: Path) -> ServerSe
         "max_body_memory": most,
         **given.own_settings(),
     }
+    if (unix := _path(given, "grpc_socket_path")) is not None:
+        values["grpc_socket"] = unix
     timeout = given.number("rest_api_timeout_in_ms") / 1000
     settings = ServerSettings(default_timeout=timeout, **values)
     if batching is not None:

@@ -118,7 +118,7 @@ def test_the_defaults_are_those_of_tensorflow_serving(tmp_path: Path) -> None:
     assert (model.policy, model.poll_seconds) == (VersionPolicy(), 1.0)
     assert (model.retries.times, model.retries.seconds) == (5, 60.0)
     assert (made.settings.default_timeout, made.settings.max_batch_size) == (30.0, None)
-    assert made.grpc_socket is None
+    assert made.settings.grpc_socket is None
     assert made.threads is None
     assert not made.cors
 
@@ -168,7 +168,7 @@ def test_flags_with_an_effect(tmp_path: Path) -> None:
     assert (made.rest_port, made.settings.default_timeout, made.threads) == (8501, 1.5, 3)
     assert (model.options.threads, model.poll_seconds) == (2, 0.0)
     assert (model.retries.times, model.retries.seconds) == (0, 0.0)
-    assert made.grpc_socket == Path("s")
+    assert made.settings.grpc_socket == Path("s")
 
 
 def test_a_file_of_models(tmp_path: Path) -> None:
