@@ -13,6 +13,7 @@ import typer
 
 from mlserve import __version__
 from mlserve.cli import (
+    bench,
     build,
     compare,
     config,
@@ -105,6 +106,7 @@ for _command in (
     logs.logs,
     predict.predict,
     compare.compare,
+    bench.bench,
     metadata.metadata,
     status.status,
     doctor.doctor,
