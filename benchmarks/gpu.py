@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +29,7 @@ import grpc
 import httpx
 import numpy as np
 import torch
-from gpu_bench import MODEL, Bench, network, photo, photo_bytes, strings
-from gpu_load import numbered, predict_method
+from gpu_bench import MODEL, Bench, network, numbered, photo, photo_bytes, strings
 from mlserve_torch.device import set_up
 from mlserve_torch.graphs import CudaCapture
 from mlserve_torch.program import Program
@@ -41,16 +39,23 @@ from served_model import predict_request
 from torch import nn
 
 from mlserve import export, plugins
+from mlserve.bench.load import ClosedLoop, Window
+from mlserve.bench.measure import measure
+from mlserve.bench.target import Target
+from mlserve.client.adapter import Call
+from mlserve.client.endpoint import Connection
 from mlserve.errors import MlserveError
 from mlserve.image_pipeline.float_resizing import resized
 from mlserve.load_options import JpegChoice, LoadOptions
+from mlserve.percentiles import OF_LOADS, Percentiles
 from mlserve.pipeline import Activation, ImagePipeline
 from mlserve.sources import Kind, ModelRequest
 from mlserve.tensors import DType, TensorSpec
 from mlserve.testing.processes import launched
-from mlserve.testing.questions import as_base64
+from mlserve.testing.questions import as_base64, predict_method
+from mlserve.wire.services import PREDICTION, method_path
 
-CLIENTS, PROCESSES = 64, 4
+CLIENTS, PROCESSES, TIMEOUT = 64, 4, 10.0
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -309,31 +314,32 @@ def _percentiles(call: Callable[[], object], calls: int) -> dict[str, float]:
         started = time.perf_counter()
         call()
         times.append((time.perf_counter() - started) * 1000)
-    times.sort()
-    return {"p50": round(times[len(times) // 2], 3), "p99": round(times[int(len(times) * 0.99)], 3)}
+    found = Percentiles.from_values(times)
+    assert found is not None  # there is at least one call
+    return found.to_json()
 
 
 def _many_clients(bench: Bench, address: str) -> dict[str, Any]:
-    seconds = 3.0 if bench.quick else 5.0
-    photo_file = bench.folder / "photo.jpg"
-    photo_file.write_bytes(photo_bytes)
-    script = str(Path(__file__).with_name("gpu_load.py"))
-    command = [sys.executable, script, address, MODEL, str(photo_file), str(seconds)]
-    loads = [
-        subprocess.Popen([*command, str(CLIENTS // PROCESSES)], stdout=subprocess.PIPE)
-        for _ in range(PROCESSES)
+    requests = [
+        predict_request(MODEL, "top_k", numbered(photo_bytes, number)) for number in range(CLIENTS)
     ]
-    parts = [json.loads(load.communicate(timeout=60 + seconds)[0]) for load in loads]
-    times = sorted(took for part in parts for took in part["times"])
-    errors = [error for part in parts for error in part["errors"]]
+    predict = method_path(PREDICTION, "Predict")
+    calls = [Call(predict, request.SerializeToString()) for request in requests]
+    target = Target.of_calls("gpu", Connection.to(address), calls, TIMEOUT)
+    window = Window(3.0 if bench.quick else 5.0, 1.0, TIMEOUT)
+    [found] = measure([target], [ClosedLoop(CLIENTS)], window, processes=PROCESSES)
+    tally = found.tally
+    errors = tally.requests - tally.in_time
     return {
-        "per_s": round(len(times) / seconds),
-        "p50_ms": round(times[len(times) // 2] * 1000, 1) if times else None,
-        "p99_ms": round(times[int(len(times) * 0.99)] * 1000, 1) if times else None,
-        "most_ms": round(times[-1] * 1000, 1) if times else None,
-        "errors": len(errors),
-        "first_error": errors[0] if errors else None,
+        "per_s": round(found.goodput),
+        **{f"{name}_ms": _ms(found.latency(OF_LOADS[name])) for name in ("p50", "p99", "max")},
+        "errors": errors,
+        "errors_by_kind": {**tally.refused, **tally.failed},
     }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
 
 
 class Square(nn.Module):

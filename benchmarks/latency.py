@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 from served_model import IMAGE, ServedModel, served_model
 
+from mlserve.percentiles import Percentiles
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 
@@ -66,8 +68,9 @@ def main() -> None:
 def _print_table(times: dict[str, list[float]]) -> None:
     print(f"{'one image, ms':<18}{'p50':>8}{'p95':>8}{'p99':>8}")
     for name, values in times.items():
-        cuts = statistics.quantiles(values, n=100)
-        print(f"{name:<18}{cuts[49]:>8.2f}{cuts[94]:>8.2f}{cuts[98]:>8.2f}")
+        found = Percentiles.from_values(values)
+        assert found is not None  # there is at least one call
+        print(f"{name:<18}{found.p50:>8.2f}{found.p95:>8.2f}{found.p99:>8.2f}")
     pairs = zip(times["embedded server"], times["in process"], strict=True)
     added = statistics.median(server - bare for server, bare in pairs)
     print(f"the server adds {added:.2f} ms (median of the pairs)")

@@ -13,7 +13,6 @@ suits this one load. Its figures are for comparison, not judged.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
 import io
 import json
@@ -26,29 +25,39 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import grpc
 import psutil
-from overload_load import Ask, Ending, Tally, capacity, over_grpc, over_http, overload
 from overload_models import CLASSES, LAYERS, SIZE, write_model
 from PIL import Image
 from served_model import ServedModel, predict_request, served_model
 
+from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load
+from mlserve.bench.measurement import refusals
+from mlserve.bench.tally import EXPIRED, LATE, Tally
+from mlserve.bench.target import Target
+from mlserve.client.adapter import Call
+from mlserve.client.endpoint import Connection
+from mlserve.wire.services import PREDICTION, method_path
+
 OVERLOAD = 3
 CLIENTS = 4
 TIMEOUT = 1.0
+PATIENT = 30.0
+"""Timeout of the requests that measure the capacity, in seconds."""
+_IDLE, _LOOK = 0.1, 0.05
+"""A server that uses less than this fraction of one core is idle; how often it is looked at."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One load: its model and timeouts; `target` is a fraction of the capacity."""
+    """One load: its model and timeouts, in turn; `target` is a fraction of the capacity."""
 
     name: str
     model: str
-    timeout: Callable[[], float]
+    timeouts: tuple[float, ...]
     target: float
     transport: str = "rest"
 
@@ -61,6 +70,7 @@ class Row:
     case: str
     capacity: float
     tally: Tally
+    idle_after: float
     target: float | None
 
     @property
@@ -77,30 +87,33 @@ class Row:
             "goodput": self.tally.goodput,
             "part_of_capacity": self.part,
             "target": self.target,
-            "ended": {ending.value: self.tally.count(ending) for ending in Ending},
-            "refusal_p99": self.tally.p99(Ending.REFUSED),
-            "idle_after": self.tally.idle_after,
-            "generator_lag": self.tally.lag,
+            "ended": _ended(self.tally),
+            "refusal_p99": refusals(self.tally).quantile(0.99),
+            "idle_after": self.idle_after,
+            "generator_lag": self.tally.lag.largest,
         }
 
 
-def mixed() -> float:
-    """Return a timeout between 0.1 and 5 s."""
-    return _chance.uniform(0.1, 5.0)
-
-
-def fixed() -> float:
-    """Return the timeout of the plain cases."""
-    return TIMEOUT
+def _ended(tally: Tally) -> dict[str, int]:
+    """Return how many requests ended in each way."""
+    return {
+        "in time": tally.in_time,
+        "late": tally.count(LATE),
+        "refused": sum(tally.refused.values()),
+        "no answer in time": tally.count(EXPIRED),
+        "failed": sum(tally.failed.values()),
+    }
 
 
 _chance = random.Random(1)
+_FIXED = (TIMEOUT,)
+_MIXED = tuple(_chance.uniform(0.1, 5.0) for _ in range(200))
 CASES = (
-    Case("1 s", "base", fixed, 0.95),
-    Case("1 s, gRPC", "base", fixed, 0.95, "grpc"),
-    Case("0.1 to 5 s", "base", mixed, 0.93),
-    Case("1 s, fast model", "fast", fixed, 0.93),
-    Case("1 s, slow model", "slow", fixed, 0.93),
+    Case("1 s", "base", _FIXED, 0.95),
+    Case("1 s, gRPC", "base", _FIXED, 0.95, "grpc"),
+    Case("0.1 to 5 s", "base", _MIXED, 0.93),
+    Case("1 s, fast model", "fast", _FIXED, 0.93),
+    Case("1 s, slow model", "slow", _FIXED, 0.93),
 )
 
 
@@ -135,51 +148,87 @@ def _mlserve_rows(model: str, file: Path, labels: Path, seconds: float) -> Itera
     ) as server:
         for case in CASES:
             if case.model == model:
-                yield asyncio.run(_measure_mlserve(server, case, seconds))
+                yield _measure_mlserve(server, case, seconds)
 
 
-async def _measure_mlserve(server: ServedModel, case: Case, seconds: float) -> Row:
-    if case.transport == "rest":
-        image = base64.b64encode(_jpeg()).decode()
-        body = json.dumps({"inputs": [{"b64": image}]}).encode()
-        path = f"/v1/models/{server.model}:predict"
-        ask = over_http(_port_of(server.rest_endpoint), path, body, "application/json")
-        return await _measure("mlserve", ask, case, seconds, server.pid, target=case.target)
-    request = predict_request(server.model, "serving_default", _jpeg()).SerializeToString()
-    async with grpc.aio.insecure_channel(server.grpc_endpoint) as channel:
-        ask = over_grpc(channel, request)
-        return await _measure("mlserve", ask, case, seconds, server.pid, target=case.target)
+def _measure_mlserve(server: ServedModel, case: Case, seconds: float) -> Row:
+    def target(timeout: float) -> Target:
+        if case.transport == "grpc":
+            request = predict_request(server.model, "serving_default", _jpeg())
+            call = Call(method_path(PREDICTION, "Predict"), request.SerializeToString())
+            to = Connection.to(server.grpc_endpoint)
+        else:
+            image = base64.b64encode(_jpeg()).decode()
+            body = json.dumps({"inputs": [{"b64": image}]}).encode()
+            call = Call(f"/v1/models/{server.model}:predict", body)
+            to = Connection.to(server.rest_endpoint, "rest")
+        return Target.of_calls("mlserve", to, [call], timeout)
+
+    return _measure(target, case, seconds, server.pid, target=case.target)
 
 
-def _port_of(endpoint: str) -> int:
-    return int(endpoint.rpartition(":")[2])
-
-
-async def _measure(
-    name: str, ask: Ask, case: Case, seconds: float, pid: int, *, target: float | None
+def _measure(
+    target_of: Callable[[float], Target],
+    case: Case,
+    seconds: float,
+    pid: int,
+    *,
+    target: float | None,
 ) -> Row:
-    before = await capacity(ask, CLIENTS, seconds / 2)
-    load = await overload(ask, OVERLOAD * before, seconds, case.timeout, psutil.Process(pid))
-    after = await capacity(ask, CLIENTS, seconds / 2)
-    return Row(name, case.name, (before + after) / 2, load, target)
+    """Measure the capacity, the overload, and the capacity again."""
+    patient = target_of(PATIENT)
+    before = _capacity(patient, seconds / 2)
+    if not before:
+        raise SystemExit(f"no answer in {seconds / 2:g} s: give more --seconds")
+    requests = tuple(target_of(timeout).requests[0] for timeout in case.timeouts)
+    window = Window(seconds, 0.0, max(case.timeouts))
+    overloaded = replace(patient, requests=requests)
+    load = run_load(overloaded, OpenLoop(OVERLOAD * before), window)
+    idle = _seconds_until_idle(psutil.Process(pid))
+    after = _capacity(patient, seconds / 2)
+    return Row(patient.name, case.name, (before + after) / 2, load, idle, target)
+
+
+def _capacity(target: Target, seconds: float) -> float:
+    return run_load(target, ClosedLoop(CLIENTS), Window(seconds, 0.0, PATIENT)).goodput
+
+
+def _seconds_until_idle(server: psutil.Process, at_most: float = 20.0) -> float:
+    """Return the seconds until the process stops using the CPU."""
+    started = time.monotonic()
+    busy_until, used, at = started, _cpu_seconds(server), started
+    while at - busy_until < 4 * _LOOK and at - started < at_most:
+        time.sleep(_LOOK)
+        now, now_used = time.monotonic(), _cpu_seconds(server)
+        if now_used - used > _IDLE * (now - at) + 0.01:  # the clock ticks every 0.01 s
+            busy_until = now
+        used, at = now_used, now
+    return busy_until - started
+
+
+def _cpu_seconds(server: psutil.Process) -> float:
+    times = server.cpu_times()
+    return times.user + times.system
 
 
 def _usual_rows(file: Path, seconds: float) -> Iterator[Row]:
     case = CASES[0]
     with _usual_server(file) as (port, pid):
-        plain = asyncio.run(_measure_usual("usual", port, pid, case, seconds))
+        plain = _measure_usual("usual", port, pid, case, seconds)
     yield plain
     # As many as it can answer within the timeout, less a fifth for safety.
     limit = max(2, int(0.8 * TIMEOUT * plain.capacity))
     with _usual_server(file, "--limit-concurrency", str(limit)) as (port, pid):
         name = f"usual, limit {limit}"
-        yield asyncio.run(_measure_usual(name, port, pid, case, seconds))
+        yield _measure_usual(name, port, pid, case, seconds)
 
 
-async def _measure_usual(name: str, port: int, pid: int, case: Case, seconds: float) -> Row:
-    return await _measure(
-        name, over_http(port, "/predict", _jpeg(), "image/jpeg"), case, seconds, pid, target=None
-    )
+def _measure_usual(name: str, port: int, pid: int, case: Case, seconds: float) -> Row:
+    def target(timeout: float) -> Target:
+        url, headers = f"http://127.0.0.1:{port}/predict", {"content-type": "image/jpeg"}
+        return Target.of_http(name, url, _jpeg(), timeout=timeout, headers=headers)
+
+    return _measure(target, case, seconds, pid, target=None)
 
 
 @contextmanager
@@ -224,19 +273,22 @@ _WIDTHS = "{:<16}{:<18}{:>9}{:>9}{:>7}{:>6}{:>9}{:>6}{:>8}{:>14}{:>12}"
 
 
 def _line(row: Row) -> str:
-    tally = row.tally
-    counts = [tally.count(e) for e in (Ending.REFUSED, Ending.EXPIRED, Ending.FAILED)]
+    tally, ended = row.tally, _ended(row.tally)
+    counts = [ended[what] for what in ("late", "refused", "no answer in time", "failed")]
     return _WIDTHS.format(
         row.server,
         row.case,
         f"{row.capacity:.1f}/s",
         f"{tally.goodput:.1f}/s",
         f"{row.part:.3f}",
-        tally.count(Ending.LATE),
         *counts,
-        f"{tally.p99(Ending.REFUSED) * 1000:.1f} ms p99",
-        f"idle {tally.idle_after:.2f} s",
+        f"{_refusal_p99(tally) * 1000:.1f} ms p99",
+        f"idle {row.idle_after:.2f} s",
     )
+
+
+def _refusal_p99(tally: Tally) -> float:
+    return refusals(tally).quantile(0.99) or 0.0
 
 
 def _targets(rows: list[Row]) -> str:
@@ -245,10 +297,10 @@ def _targets(rows: list[Row]) -> str:
         if row.target is not None:
             name = f"answers in time / capacity, {row.case}"
             lines.append(f"{name:<44}{row.part:>10.3f}{f'>= {row.target}':>10}")
-    own = [row.tally for row in rows if row.target is not None]
-    late = sum(tally.count(Ending.LATE) for tally in own)
-    refusal = max(tally.p99(Ending.REFUSED) for tally in own) * 1000
-    idle = max(tally.idle_after for tally in own)
+    own = [row for row in rows if row.target is not None]
+    late = sum(row.tally.count(LATE) for row in own)
+    refusal = max(_refusal_p99(row.tally) for row in own) * 1000
+    idle = max(row.idle_after for row in own)
     lines += [
         f"{'answers after their deadline':<44}{late:>10}{'0':>10}",
         f"{'refusal, p99 of the worst load, ms':<44}{refusal:>10.1f}{'< 20':>10}",

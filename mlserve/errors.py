@@ -134,7 +134,10 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 5, "there is no server, or it is not ready"
     INFERENCE = 6, "the server accepted the request and failed"
     OVERLOADED = 7, "the server is overloaded"
-    DIFFERENT = 8, "`mlserve compare` or `mlserve models verify` found a difference"
+    DIFFERENT = (
+        8,
+        "`mlserve compare` or `models verify` found a difference, or `bench` a missed SLO",
+    )
     DEADLINE = 124, "no answer in time"
     INTERRUPTED = 130, "interrupted with Ctrl-C"
 

@@ -27,11 +27,12 @@ class Request:
     """A request in the bytes that are sent: over HTTP/1.1 the head and the body as they are.
 
     Over gRPC, `head` is a header block (HPACK without any state), and `body` the message with its
-    prefix.
+    prefix. `timeout` is what the request tells the server, in seconds.
     """
 
     head: bytes
     body: bytes
+    timeout: float
 
 
 class LoadConnection(asyncio.Protocol, ABC):

@@ -74,11 +74,9 @@ class Histogram:
             low = (index - (shift << _BITS)) << shift
             yield low / _MICRO, (low + (1 << shift)) / _MICRO, self.counts[index]
 
-    def share_within(self, seconds: float) -> float:
-        """Return the share of the times that are at most so long; 0 for no times."""
-        count = len(self)
-        within = sum(number for low, _, number in self.buckets() if low < seconds)
-        return within / count if count else 0.0
+    def count_within(self, seconds: float) -> int:
+        """Return how many times are at most so long, to the width of a bucket."""
+        return sum(count for low, high, count in self.buckets() if (low + high) / 2 <= seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Return the buckets: the high ends in milliseconds, and the counts."""

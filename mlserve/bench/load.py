@@ -26,6 +26,8 @@ from mlserve.bench.target import Target
 
 MOST_CONNECTIONS = 1024
 """Connections that an open loop opens at most; what finds none waits, and its latency counts."""
+_NOTICE = 0.005
+"""Seconds that the generator itself, on a busy machine, may take to notice an answer."""
 _SWEEP = 0.005
 _PAUSE = 0.05
 """Seconds until a client tries again that could not connect."""
@@ -62,7 +64,8 @@ Load = ClosedLoop | OpenLoop
 class Window:
     """How long a load runs: `warm_up` seconds that are not counted, then `seconds`.
 
-    Each request has `timeout` seconds, from its planned moment.
+    Each request has its own timeout, from its planned moment. `timeout` is the longest of them, and
+    that of a request which finds no connection.
     """
 
     seconds: float
@@ -192,13 +195,14 @@ class _Run(ABC):
             self._connect()
 
     def _send(self, connection: LoadConnection, planned: float) -> None:
+        request = next(self._requests)
         connection.planned = planned
-        connection.due = planned + self._window.timeout
+        connection.due = planned + request.timeout + _NOTICE
         self._busy.add(connection)
         now = self._loop.time()
         if self._is_counted(planned, now):
             self.tally.lag.add(now - planned)
-        connection.send(next(self._requests))
+        connection.send(request)
 
     def _connect(self) -> None:
         opening = self._open(self._ended)
@@ -258,7 +262,7 @@ class _Run(ABC):
     def _sweep(self) -> None:
         """Give up the requests whose time is over."""
         now = self._loop.time()
-        for connection in [each for each in self._busy if each.due < now - _SWEEP]:
+        for connection in [each for each in self._busy if each.due < now]:
             planned = connection.planned
             self._busy.discard(connection)
             connection.give_up()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mlserve.bench.load import Load, Window
+from mlserve.bench.measurement import Measurement
 from mlserve.bench.processes import LoadProcesses
-from mlserve.bench.result import Measurement
 from mlserve.bench.server_process import ServerProcesses
 from mlserve.bench.target import Target
 

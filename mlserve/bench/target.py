@@ -119,7 +119,7 @@ def _http_request(
     }
     lines = [f"POST {endpoint.path}{call.path or '/'} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return Request("\r\n".join([*lines, "", ""]).encode(), body)
+    return Request("\r\n".join([*lines, "", ""]).encode(), body, timeout)
 
 
 def _grpc_request(
@@ -138,4 +138,4 @@ def _grpc_request(
         **call.headers,
         **access,
     }
-    return Request(header_block(fields.items()), message(call.body or b""))
+    return Request(header_block(fields.items()), message(call.body or b""), timeout)

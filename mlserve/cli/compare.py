@@ -17,7 +17,9 @@ from mlserve.cli.output import (
     print_json,
     print_table,
     print_wrapped,
+    require_writable,
     say,
+    write_report,
 )
 from mlserve.errors import ExitCode, UsageError
 
@@ -125,7 +127,7 @@ def compare(
     if not tables:
         _refuse_for_images(signature, outputs)
     if report is not None:
-        _require_writable(report)
+        require_writable(report)
     targets = resolve(words, model or (), store)
     _warn_of_random_weights(targets)
     found: ImageComparison | TableComparison
@@ -299,26 +301,10 @@ def _warn_of_random_weights(targets: list[ComparedTarget]) -> None:
             note(f"warning: {target.name} has random weights: its answers mean nothing")
 
 
-def _require_writable(report: Path) -> None:
-    """Raise UsageError for an unwritable report path before the long work begins."""
-    if report.is_dir() or not report.absolute().parent.is_dir():
-        raise UsageError(
-            f"the report {report} cannot be written: "
-            + ("it is a folder" if report.is_dir() else "its folder does not exist"),
-            hint="give the path of a file, for example --report report.html",
-        )
-
-
 def _write(report: Path, found: ImageComparison | TableComparison) -> None:
     from mlserve.compare import rows_report
     from mlserve.compare.report import page
     from mlserve.compare.result import ImageComparison
 
     text = page(found) if isinstance(found, ImageComparison) else rows_report.page(found)
-    try:
-        report.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise UsageError(
-            f"the report {report} cannot be written: {error.strerror or error}",
-            hint="give another path with --report",
-        ) from error
+    write_report(report, text)

@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -219,6 +220,27 @@ def require_output() -> None:
         raise OutputLost(
             "standard output is closed", hint="send it to /dev/null if it is not wanted"
         )
+
+
+def require_writable(report: Path) -> None:
+    """Raise UsageError for an unwritable report path before the long work begins."""
+    if report.is_dir() or not report.absolute().parent.is_dir():
+        raise UsageError(
+            f"the report {report} cannot be written: "
+            + ("it is a folder" if report.is_dir() else "its folder does not exist"),
+            hint="give the path of a file, for example --report report.html",
+        )
+
+
+def write_report(report: Path, text: str) -> None:
+    """Write a report. Raises UsageError if that fails."""
+    try:
+        report.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UsageError(
+            f"the report {report} cannot be written: {error.strerror or error}",
+            hint="give another path with --report",
+        ) from error
 
 
 def require_input() -> None:

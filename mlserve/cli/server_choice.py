@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from pathlib import Path
@@ -278,6 +279,39 @@ def with_server_choice(command: Command) -> Command:
         parameters=parameters
     )
     return with_choice  # type: ignore[return-value]
+
+
+def with_server_choices(command: Command) -> Command:
+    """Decorate a command with a parameter `choices`: as `choice`, but for several servers."""
+
+    @wraps(command)
+    def with_choices(**values: Any) -> None:
+        given = {option.name: values.pop(option.name) for option in _choices()}
+        servers = [(name, value) for name in _SERVERS for value in given.pop(name) or ()]
+        choices = [ServerChoice(**{name: value}, **given) for name, value in servers]
+        command(choices=choices or [ServerChoice(**given)], **values)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += map(_repeated, _choices()) if parameter.name == "choices" else [parameter]
+    with_choices.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=parameters
+    )
+    return with_choices  # type: ignore[return-value]
+
+
+_SERVERS = ("endpoint", "server", "backend")
+"""The options that name a server, of which a command for several takes any number."""
+
+
+def _repeated(choice: inspect.Parameter) -> inspect.Parameter:
+    """Return the option, to be given several times if it names a server."""
+    if choice.name not in _SERVERS:
+        return choice
+    option = copy(choice.annotation.__metadata__[0])
+    option.help = f"{option.help.split(' Not with ')[0]} Repeat it for several."
+    return choice.replace(annotation=Annotated[list[str] | None, option])
 
 
 @cache

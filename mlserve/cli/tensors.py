@@ -67,8 +67,18 @@ def request_of_inputs(
     given: Sequence[GivenInput], options: PredictOptions, deadline: Deadline
 ) -> OneRequest:
     """Return the request of `--input`; reads its files. Raises UsageError, naming the file."""
+    return OneRequest(inputs_in(given, deadline), options)
+
+
+def inputs_in(
+    given: Sequence[GivenInput], deadline: Deadline
+) -> Callable[[Signature], Mapping[str, Any]]:
+    """Return what finds the inputs of `--input` for a signature; reads their files now.
+
+    Raises UsageError, naming the file.
+    """
     contents = {item.file: _content(item.file, deadline) for item in given if item.file is not None}
-    return OneRequest(lambda signature: values_of(given, signature, contents.__getitem__), options)
+    return lambda signature: values_of(given, signature, contents.__getitem__)
 
 
 def request_of_json(file: str, options: PredictOptions, deadline: Deadline) -> OneRequest:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 
-from mlserve import __version__
+from mlserve import __version__, plots
 from mlserve.compare.result import (
     STAGES,
     Comparison,
@@ -24,6 +23,23 @@ from mlserve.compare.result import (
 )
 from mlserve.errors import counted, readable
 from mlserve.percentiles import Percentiles
+from mlserve.plots import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    PlotAxis,
+    below,
+    colour,
+    horizontal,
+    legend,
+    line,
+    svg,
+    table,
+    ticks,
+)
 
 DIFFERENCE_HEADER = ("target", "labels", *STAGES, "end to end", "mean")
 COST_HEADER = ("target", "p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s")
@@ -32,30 +48,7 @@ PROBLEM_HEADER = ("target", "image", "what differs")
 _WORST = 5
 _NOTHING = "-"
 _MEBIBYTE = 1 << 20
-_WIDTH, _HEIGHT = 960.0, 300.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 16.0, 28.0, 40.0
-_COLOURS = 6
-_TICKS = 6
 _CAPTION = "images in the order given; equal scores lie on the lowest line; dashed: the tolerance"
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2128; --paper: #fff; --faint: #d5dae0; --soft: #59636e;
-  --good: #1a7f37; --bad: #cf222e;
-  --c0: #0969da; --c1: #bc4c00; --c2: #1a7f37; --c3: #8250df; --c4: #bf3989; --c5: #57606a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --faint: #30363d;
-  --soft: #9198a1; --good: #3fb950; --bad: #f85149;
-  --c0: #58a6ff; --c1: #f0883e; --c2: #3fb950; --c3: #bc8cff; --c4: #f778ba; --c5: #8b949e; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.verdict { font-size: 1.1rem; font-weight: 600; }
-.same { color: var(--good); } .different { color: var(--bad); }
-.scroll { overflow-x: auto; } .soft { color: var(--soft); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--faint);
-  white-space: nowrap; }
-svg { width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 12px; }
-svg .axis { stroke: var(--faint); } svg .limit { stroke: var(--bad); stroke-dasharray: 5 4; }
-"""
 _ABOUT = (
     "Labels and largest differences are from the first target. Times are those of one request at a "
     "time, all targets asked in turn about each image."
@@ -91,29 +84,12 @@ def document(found: Comparison, about: str, differences: str, parts: Sequence[st
             _footer(found),
         ]
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>mlserve compare</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    return plots.document("mlserve compare", body)
 
 
 def _verdict(found: Comparison) -> str:
     kind = "same" if found.is_same else "different"
     return f'<p class="verdict {kind}">{escape(verdict(found))}</p>'
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in HTML."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return (
-        '<div class="scroll"><table>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
-    )
 
 
 def _footer(found: Comparison) -> str:
@@ -212,32 +188,18 @@ def _largest(found: Difference | None) -> str:
     return "other shape" if math.isinf(found.largest) else short(found.largest)
 
 
-@dataclass(frozen=True, slots=True)
-class _PlotAxis:
-    """Maps values between `low` and `high` to pixels between `start` and `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def place(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
-
-
 def latency_plot(found: Comparison) -> str:
     """Plot, for each target, the share of answers within a time in milliseconds."""
     timed = [result for result in found.targets if result.milliseconds]
     if not timed:
         return "<p>No target answered.</p>"
     longest = max(max(result.milliseconds) for result in timed)
-    across = _PlotAxis(0.0, longest * 1.02, _LEFT, _WIDTH - _RIGHT)
-    up = _PlotAxis(0.0, 1.0, _HEIGHT - _BOTTOM, _TOP)
-    parts = [_horizontal(up.place(share), f"{share:.0%}") for share in (0.0, 0.5, 0.95)]
-    parts += [_below(across.place(value), f"{value:g} ms") for value in _ticks(longest)]
-    parts += [_line(across, up, result, _colour(found, result)) for result in timed]
-    return _svg("Share of answers within a time", [*parts, *_legend(found, timed)])
+    across = PlotAxis(0.0, longest * 1.02, LEFT, WIDTH - RIGHT)
+    up = PlotAxis(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    parts = [horizontal(up.place(share), f"{share:.0%}") for share in (0.0, 0.5, 0.95)]
+    parts += [below(across.place(value), f"{value:g} ms") for value in ticks(longest)]
+    parts += [_line(across, up, result, _number(found, result)) for result in timed]
+    return svg("Share of answers within a time", [*parts, *_legend(found, timed)])
 
 
 def difference_plot(found: ImageComparison) -> str:
@@ -248,27 +210,19 @@ def difference_plot(found: ImageComparison) -> str:
         return "<p>No scores were compared.</p>"
     shown = [value for _, values in compared for _, _, value in values]
     up = _decades([*shown, found.tolerance])
-    across = _PlotAxis(-0.5, len(found.images) - 0.5, _LEFT, _WIDTH - _RIGHT)
+    across = PlotAxis(-0.5, len(found.images) - 0.5, LEFT, WIDTH - RIGHT)
     powers = range(math.ceil(up.low), math.floor(up.high) + 1)
-    parts = [_horizontal(up.place(power), f"1e{power}") for power in powers]
+    parts = [horizontal(up.place(power), f"1e{power}") for power in powers]
     if found.tolerance > 0:
-        parts.append(_horizontal(up.place(math.log10(found.tolerance)), "", kind="limit"))
-    parts.append(_below(_WIDTH / 2, _CAPTION))
+        parts.append(horizontal(up.place(math.log10(found.tolerance)), "", kind="limit"))
+    parts.append(below(WIDTH / 2, _CAPTION))
     parts += [
         _dot(across.place(number), up.place(_logarithm(value, up)), image, value, result, found)
         for result, values in compared
         for number, image, value in values
     ]
     legend = _legend(found, [result for result, _ in compared])
-    return _svg("Largest score difference of each image", [*parts, *legend])
-
-
-def _ticks(longest: float) -> list[float]:
-    """Return about six round numbers from 0 to `longest`."""
-    rough = longest / _TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough)
-    return [round(step * number, 9) for number in range(math.floor(longest / step) + 1)]
+    return svg("Largest score difference of each image", [*parts, *legend])
 
 
 def _apart(result: ImagesResult) -> list[tuple[int, str, float]]:
@@ -285,26 +239,25 @@ def _largest_shown(row: Row) -> float | None:
     return max(known) if known else None
 
 
-def _decades(values: Sequence[float]) -> _PlotAxis:
+def _decades(values: Sequence[float]) -> PlotAxis:
     """Return an axis over the powers of ten around the values; zero is drawn on the lowest."""
     powers = [math.log10(value) for value in values if 0 < value < math.inf] or [-8.0]
     low, high = math.floor(min(powers)) - 1, math.ceil(max(powers)) + 0.2
-    return _PlotAxis(low, high, _HEIGHT - _BOTTOM, _TOP)
+    return PlotAxis(low, high, HEIGHT - BOTTOM, TOP)
 
 
-def _logarithm(value: float, axis: _PlotAxis) -> float:
+def _logarithm(value: float, axis: PlotAxis) -> float:
     if value <= 0:
         return axis.low
     return min(axis.high, math.log10(value)) if math.isfinite(value) else axis.high
 
 
-def _line(across: _PlotAxis, up: _PlotAxis, result: TargetResult, colour: str) -> str:
+def _line(across: PlotAxis, up: PlotAxis, result: TargetResult, number: int) -> str:
     values = sorted(result.milliseconds)
     points = [(across.place(values[0]), up.place(0))]
-    for number, value in enumerate(values):
-        points.append((across.place(value), up.place((number + 1) / len(values))))
-    joined = " ".join(f"{x},{y}" for x, y in points)
-    return f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2"/>'
+    for place, value in enumerate(values):
+        points.append((across.place(value), up.place((place + 1) / len(values))))
+    return line(points, number)
 
 
 def _dot(
@@ -315,33 +268,13 @@ def _dot(
     return f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"><title>{title}</title></circle>'
 
 
-def _horizontal(y: float, text: str, kind: str = "axis") -> str:
-    line = f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}" class="{kind}"/>'
-    return line + f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(text)}</text>'
-
-
-def _below(x: float, text: str) -> str:
-    return f'<text x="{x}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(text)}</text>'
-
-
 def _legend(found: Comparison, results: Sequence[TargetResult]) -> list[str]:
-    parts, x = [], _LEFT
-    for result in results:
-        colour, name = _colour(found, result), result.target.name
-        parts.append(f'<rect x="{x}" y="6" width="10" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 16}" y="15">{escape(name)}</text>')
-        x += 40 + 7.5 * len(name)
-    return parts
+    return legend([(_number(found, result), result.target.name) for result in results])
+
+
+def _number(found: Comparison, result: TargetResult) -> int:
+    return [id(each) for each in found.targets].index(id(result))
 
 
 def _colour(found: Comparison, result: TargetResult) -> str:
-    number = [id(each) for each in found.targets].index(id(result))
-    return f"var(--c{number % _COLOURS})"
-
-
-def _svg(title: str, parts: Sequence[str]) -> str:
-    body = "\n".join(parts)
-    return (
-        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(title)}">\n'
-        f"{body}\n</svg>"
-    )
+    return colour(_number(found, result))

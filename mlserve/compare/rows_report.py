@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from mlserve.compare.report import document, short, table
+from mlserve.compare.report import document, short
 from mlserve.compare.rows_result import RowProblem, TableComparison, TableResult
 from mlserve.errors import readable
+from mlserve.plots import table
 
 DIFFERENCE_HEADER = ("target", "output", "rows that differ", "largest", "mean")
 PROBLEM_HEADER = ("target", "row", "what differs")

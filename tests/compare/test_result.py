@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlserve import plots
 from mlserve.client.answers import Score
 from mlserve.compare.asking import Served
 from mlserve.compare.images import score_difference
-from mlserve.compare.report import _ticks
 from mlserve.compare.result import Difference
 from mlserve.compare.stages import compare_stages, difference
 from mlserve.compare.targets import ComparedTarget, split
@@ -102,4 +102,4 @@ def test_a_server_that_is_gone_has_no_memory() -> None:
     [(322.0, [0, 100, 200, 300]), (1.3, [0, 0.5, 1]), (6.0, [0, 1, 2, 3, 4, 5, 6])],
 )
 def test_an_axis_has_round_numbers(longest: float, ticks: list[float]) -> None:
-    assert _ticks(longest) == ticks
+    assert plots.ticks(longest) == ticks

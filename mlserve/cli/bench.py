@@ -1,0 +1,443 @@
+"""`mlserve bench`: send loads to servers, and print how they bear them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlserve.cli.arguments import names_in
+from mlserve.cli.output import (
+    OutputFormat,
+    OutputOption,
+    StatusLine,
+    note,
+    print_json,
+    require_writable,
+    write_report,
+)
+from mlserve.cli.server_choice import ServerChoice, with_server_choices
+from mlserve.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlserve.bench.arrivals import Arrivals
+    from mlserve.bench.load import Load, Window
+    from mlserve.bench.measure import Step
+    from mlserve.bench.questions import LoadQuestion
+    from mlserve.bench.result import BenchResult
+    from mlserve.bench.target import Target
+    from mlserve.rows.kinds import FileKind
+
+_ASKING = 30.0
+"""Seconds that reading the files and the first answers of all servers may take."""
+_LOAD, _SEARCH = "Load", "Search"
+_CONCURRENCY = "1,4,16"
+_SWEEP = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
+"""The rates of --sweep, as parts of what a closed loop reaches."""
+
+
+@with_server_choices
+def bench(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE...",
+            help="What to ask about: image files or folders, or tables, as for `mlserve predict`. "
+            "Several are asked about in turn.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=VALUE",
+            help="One input of the model, as for `mlserve predict`; repeat it for each.",
+        ),
+    ] = None,
+    signature: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The signature to ask. Default: serving_default."),
+    ] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="The outputs to ask for. Default: all."),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Rows of a table in one request.")
+    ] = 1,
+    choices: list[ServerChoice],
+    concurrency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            rich_help_panel=_LOAD,
+            help="Closed loop: so many clients, each of which asks again as soon as it has its "
+            f"answer. Default: {_CONCURRENCY}, without --rate, --sweep and --find-rate.",
+            show_default=False,
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,...",
+            rich_help_panel=_LOAD,
+            help="Open loop: so many requests a second, at moments planned ahead. Latency counts "
+            "from the planned moment, so that a server that stalls cannot hide it.",
+        ),
+    ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            rich_help_panel=_LOAD,
+            help="Open loop at eight rates, from a quarter of what a closed loop reaches to one "
+            "and a half times that.",
+        ),
+    ] = False,
+    arrivals: Annotated[
+        str,
+        typer.Option(
+            metavar="poisson|even|gamma:CV",
+            rich_help_panel=_LOAD,
+            help="How the moments of an open loop are spread: poisson as from many independent "
+            "clients, even as from a clock, gamma:CV with that coefficient of variation (above 1: "
+            "bursts).",
+        ),
+    ] = "poisson",
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            rich_help_panel=_LOAD,
+            help="The time allowed for each request. Only an answer within it counts as goodput.",
+        ),
+    ] = 5.0,
+    duration: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", rich_help_panel=_LOAD, help="How long each load is measured."
+        ),
+    ] = 5.0,
+    warm_up: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            rich_help_panel=_LOAD,
+            help="How long each load runs before that, not counted.",
+        ),
+    ] = 1.0,
+    repeat: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="How often each load is measured, the servers in turn.",
+        ),
+    ] = 3,
+    seed: Annotated[
+        int, typer.Option(metavar="N", rich_help_panel=_LOAD, help="The seed of the arrivals.")
+    ] = 0,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="Processes that send the load. Default: 1, and more for 4000 requests a second "
+            "or 64 clients and above.",
+            show_default=False,
+        ),
+    ] = None,
+    slo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="pN=TIME,...",
+            rich_help_panel=_SEARCH,
+            help="A service level, such as p99=200ms: 99 % of all requests are answered within "
+            "200 ms. A refusal or an error misses it. The exit code is 8 if it is not held.",
+        ),
+    ] = None,
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-rate",
+            rich_help_panel=_SEARCH,
+            help="Look for the highest rate of an open loop that holds the service level.",
+        ),
+    ] = False,
+    output: OutputOption = OutputFormat.TEXT,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a report with plots as one HTML file."),
+    ] = None,
+) -> None:
+    """Send loads to servers, and print how many answers came in time, and how soon.
+
+    Any server that `mlserve predict` can ask over TensorFlow Serving's API or the Open Inference
+    Protocol. Several are measured in turn, so that all see the same machine. Every request is
+    encoded once, before the load. Ctrl-C prints what was measured until then.
+
+    Exit codes: 0 measured, 8 a service level (--slo) is not held, 130 interrupted; others as for
+    `mlserve predict`, if the first request is not answered.
+
+    For example:
+
+    mlserve bench horse.jpg --concurrency 1,4,16
+
+    mlserve bench horse.jpg --endpoint 127.0.0.1:8500 --endpoint gpu:8500 --report bench.html
+
+    mlserve bench rows.csv --rate 200 --timeout 0.5 --arrivals gamma:2
+
+    mlserve bench --input 'x=[[5.1, 3.5, 1.4, 0.2]]' --find-rate --slo p99=50ms
+    """
+    from mlserve.bench.load import Window
+    from mlserve.bench.result import BenchResult
+    from mlserve.bench.slo import Slo
+
+    loads = _loads(concurrency, rate, arrivals, is_alone=not (sweep or find_rate))
+    level = None if slo is None else Slo.parse(slo)
+    window = _window(Window(duration, warm_up, timeout, seed))
+    if find_rate and level is None:
+        raise UsageError(
+            "--find-rate needs the service level that the rate has to hold",
+            hint="give for example --slo p99=200ms",
+        )
+    if report is not None:
+        require_writable(report)
+    question = _question(files or [], inputs or [], signature, names_in(outputs), batch)
+    targets = _targets(choices, question, timeout)
+    result = BenchResult(targets, window, repeat, slo=level)
+    progress = _Progress()
+    try:
+        _run(result, loads, arrivals, processes, progress, sweep=sweep, find_rate=find_rate)
+    finally:
+        progress.clear()
+    _tell(result, output)
+    if report is not None:
+        from mlserve.bench.report import page
+
+        write_report(report, page(result))
+    if not result.is_whole:
+        raise typer.Exit(int(ExitCode.INTERRUPTED))
+    if not result.holds_slo:
+        raise typer.Exit(int(ExitCode.DIFFERENT))
+
+
+def _run(
+    result: BenchResult,
+    loads: list[Load],
+    arrivals: str,
+    processes: int | None,
+    progress: _Progress,
+    *,
+    sweep: bool,
+    find_rate: bool,
+) -> None:
+    """Run all loads, then the sweep, then the searches; an interrupt leaves out what follows."""
+    from mlserve.bench.arrivals import Arrivals
+    from mlserve.bench.find_rate import RateSearch
+    from mlserve.bench.measure import measure
+
+    targets, window, spread = result.targets, result.window, Arrivals.parse(arrivals)
+    if sweep:
+        loads = [*loads, *_swept(targets, window, spread, processes, progress)]
+    result.measurements += measure(
+        targets, loads, window, repeat=result.repeat, processes=processes, progress=progress
+    )
+    if not find_rate or result.slo is None:
+        return
+    search = RateSearch(result.slo, window, spread, result.repeat, processes, progress)
+    for target in targets:
+        if result.is_whole:
+            result.found.append(search.run(target))
+
+
+def _swept(
+    targets: Sequence[Target],
+    window: Window,
+    arrivals: Arrivals,
+    processes: int | None,
+    progress: _Progress,
+) -> list[Load]:
+    """Return the rates of a sweep: around the most that a closed loop reaches on any target."""
+    from mlserve.bench.find_rate import CLIENTS
+    from mlserve.bench.load import ClosedLoop, OpenLoop
+    from mlserve.bench.measure import measure
+
+    found = measure(targets, [ClosedLoop(CLIENTS)], window, processes=processes, progress=progress)
+    if not all(each.is_whole for each in found):
+        raise KeyboardInterrupt
+    most = max(each.goodput for each in found)
+    if not most:
+        raise UsageError(
+            f"none of {CLIENTS} clients got an answer within {window.timeout:g} s, so there is no "
+            "rate to begin with",
+            hint="allow more time with --timeout, or give the rates with --rate",
+        )
+    return [OpenLoop(round(part * most, 2), arrivals) for part in _SWEEP]
+
+
+def _loads(
+    concurrency: str | None, rate: str | None, arrivals: str, *, is_alone: bool
+) -> list[Load]:
+    """Return the loads of these options. Raises UsageError, naming a value that is not one."""
+    from mlserve.bench.arrivals import Arrivals
+    from mlserve.bench.load import ClosedLoop, OpenLoop
+
+    spread = Arrivals.parse(arrivals)
+    if concurrency is None and rate is None and is_alone:
+        concurrency = _CONCURRENCY
+    clients = _numbers("--concurrency", concurrency, "whole numbers from 1, such as 1,4,16")
+    rates = _numbers("--rate", rate, "requests a second, such as 100 or 50,100,200")
+    if any(count != int(count) for count in clients):
+        raise UsageError(
+            f"--concurrency {concurrency!r} has a number that is not whole",
+            hint="give whole numbers from 1, such as 1,4,16",
+        )
+    return [
+        *(ClosedLoop(int(count)) for count in clients),
+        *(OpenLoop(each, spread) for each in rates),
+    ]
+
+
+def _numbers(option: str, text: str | None, what: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        numbers = [0.0]
+    if not all(0 < number < _MOST for number in numbers):
+        raise UsageError(f"{option} {text!r} is not a list of numbers", hint=f"give {what}")
+    return numbers
+
+
+_MOST = 1e6
+
+
+def _window(window: Window) -> Window:
+    for option, value, least in (
+        ("--duration", window.seconds, 0.1),
+        ("--warm-up", window.warm_up, 0.0),
+        ("--timeout", window.timeout, 0.001),
+    ):
+        if not least <= value < _MOST:
+            raise UsageError(
+                f"{option} {value:g} is not a time that a load can have",
+                hint=f"give seconds, at least {least:g}",
+            )
+    return window
+
+
+def _question(
+    files: list[str],
+    inputs: list[str],
+    signature: str | None,
+    outputs: Sequence[str] | None,
+    batch: int,
+) -> LoadQuestion:
+    """Return what is asked, read from the files. Raises UsageError, naming what is wrong."""
+    from mlserve.bench.questions import ImageQuestion, InputsQuestion
+    from mlserve.cli.images import gather
+    from mlserve.cli.tensors import inputs_in
+    from mlserve.deadline import Deadline
+    from mlserve.rows.given import parse_inputs
+    from mlserve.rows.kinds import STDIN, tables_among
+
+    deadline = Deadline.after(_ASKING)
+    if bool(files) == bool(inputs):
+        raise UsageError(
+            "FILE... and --input are given, and each is a question of its own"
+            if files
+            else "mlserve bench needs something to ask about",
+            hint="give files, as in mlserve bench horse.jpg, or the inputs of the model, as in "
+            "mlserve bench --input 'x=[[1, 2, 3]]'",
+        )
+    if STDIN in files:
+        raise UsageError("a load cannot read standard input (-)", hint="give a file")
+    if inputs:
+        return InputsQuestion(inputs_in(parse_inputs(inputs), deadline), signature, outputs)
+    if tables := tables_among(files):
+        return _tables(tables, signature, outputs, batch)
+    if signature is not None or outputs is not None:
+        raise UsageError(
+            "--signature and --outputs do not go with images",
+            hint="to send an image as one input of any signature: --input NAME=@FILE",
+        )
+    return ImageQuestion(gather(files, deadline).names)
+
+
+def _tables(
+    tables: Sequence[tuple[str, FileKind]],
+    signature: str | None,
+    outputs: Sequence[str] | None,
+    batch: int,
+) -> LoadQuestion:
+    """Return the question in tables; one JSON file may be a whole request."""
+    from mlserve.bench.questions import InputsQuestion, RowsQuestion
+    from mlserve.rows.files import Source, read_file, require_file
+    from mlserve.rows.kinds import FileKind, is_request
+    from mlserve.rows.objects import parse_json
+    from mlserve.rows.requests import parse_request
+
+    for name, _ in tables:
+        require_file(name)
+    name, kind = tables[0]
+    if len(tables) == 1 and kind is FileKind.JSON:
+        data = parse_json(name, read_file(name))
+        if is_request(data):
+            found = parse_request(name, data)
+            return InputsQuestion(
+                found.inputs, signature or found.signature, outputs or found.outputs
+            )
+    sources = [Source(name, kind) for name, kind in tables]
+    return RowsQuestion(sources, batch, note, signature, outputs)
+
+
+def _targets(
+    choices: Sequence[ServerChoice], question: LoadQuestion, timeout: float
+) -> list[Target]:
+    """Return the servers, each once it has answered the question."""
+    from mlserve.bench.questions import target_for
+    from mlserve.client.endpoint import Connection
+    from mlserve.deadline import Deadline
+
+    deadline = Deadline.after(_ASKING)
+    targets: list[Target] = []
+    for choice in choices:
+        found = choice.find(deadline)
+        connection = Connection.to(found.endpoint, found.protocol, **found.options)
+        name = choice.backend or choice.server or str(connection.endpoint)
+        names = [target.name for target in targets]
+        name = f"{name} ({names.count(name) + 1})" if name in names else name
+        targets.append(asyncio.run(target_for(name, connection, question, timeout, deadline)))
+    return targets
+
+
+class _Progress:
+    """Shows the load that runs now as one line on a terminal."""
+
+    def __init__(self) -> None:
+        self._line = StatusLine()
+
+    def __call__(self, step: Step) -> None:
+        place = f"[{step.number}/{step.count}] " if step.count else ""
+        self._line.show(f"{place}{step.target}: {step.load}")
+
+    def clear(self) -> None:
+        """Clear the line."""
+        self._line.clear()
+
+
+def _tell(result: BenchResult, output: OutputFormat) -> None:
+    if output is OutputFormat.JSON:
+        print_json(result.to_json())
+        return
+    from mlserve.cli.bench_tables import print_result
+
+    print_result(result)

@@ -1,0 +1,72 @@
+"""HTTP servers in a thread, whose answers and pauses a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+Answer = Callable[[int], Awaitable[bytes]]
+"""Returns the whole answer to the request of that number, from 0."""
+ServeHttp = Callable[[Answer], str]
+
+
+@contextmanager
+def _serving(answer: Answer) -> Iterator[str]:
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    connections: set[asyncio.Task[None]] = set()
+    servers: list[asyncio.Server] = []
+    count = iter(range(10**9))
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                await reader.readexactly(length)
+                said = await answer(next(count))
+                writer.write(said)
+                if not said or b"connection: close" in said or b"length" not in said:
+                    break
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            pass  # the client hung up, or the test is over
+        finally:
+            writer.close()
+
+    async def serve() -> None:
+        servers.append(await asyncio.start_server(connected, "127.0.0.1", 0, backlog=512))
+        ready.set()
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(serve(), loop)
+    ready.wait()
+    try:
+        yield f"http://127.0.0.1:{servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+
+        async def cancel() -> None:
+            servers[0].close()
+            await asyncio.sleep(0.02)  # what was accepted at last becomes a connection
+            for task in connections:
+                task.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(cancel(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def serve_http() -> Iterator[ServeHttp]:
+    """`serve_http(answer)` is the URL of a server that answers so."""
+    with ExitStack() as stack:
+        yield lambda answer: stack.enter_context(_serving(answer))

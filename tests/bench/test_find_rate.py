@@ -1,0 +1,57 @@
+"""The search for a rate, on a server whose capacity is known by counting."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mlserve.bench.arrivals import Arrivals
+from mlserve.bench.find_rate import RateSearch
+from mlserve.bench.load import Window
+from mlserve.bench.measure import Step
+from mlserve.bench.result import BenchResult
+from mlserve.bench.slo import Slo
+from mlserve.bench.target import Target
+from tests.bench.conftest import OK, ServeHttp
+
+BUSY = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"
+WINDOW = Window(0.4, 0.0, 2.0)
+
+
+def test_the_rate_is_that_of_the_server(serve_http: ServeHttp) -> None:
+    """It takes a request every 20 ms, and refuses one that comes before: 50 a second at most."""
+    free_at = 0.0
+
+    async def answer(number: int) -> bytes:
+        nonlocal free_at
+        now = asyncio.get_running_loop().time()
+        if now < free_at - 0.015:  # an even beat that the machine disturbs a little is taken
+            return BUSY
+        free_at = max(now, free_at) + 0.02
+        return OK
+
+    steps: list[Step] = []
+    target = Target.of_http("t", serve_http(answer), b"x", timeout=2.0)
+    search = RateSearch(
+        Slo.parse("p90=1s"), WINDOW, Arrivals(0.0), confirmations=1, progress=steps.append
+    )
+    found = search.run(target)
+    assert found.rate is not None
+    assert 20 < found.rate < 80
+    assert found.above is not None
+    assert found.above > found.rate
+    assert found.confirmations == 1
+    assert [step.target for step in steps] == ["t"] * len(steps)
+    assert len(steps) == 1 + len(found.probes)
+
+
+def test_a_level_that_no_rate_holds_is_not_held(serve_http: ServeHttp) -> None:
+    async def answer(number: int) -> bytes:
+        return OK if number % 2 else BUSY
+
+    target = Target.of_http("t", serve_http(answer), b"x", timeout=2.0)
+    slo = Slo.parse("p99=1s")
+    found = RateSearch(slo, Window(0.05, 0.0, 2.0), Arrivals(0.0), confirmations=1).run(target)
+    assert found.rate is None
+    assert found.above is not None
+    assert not BenchResult([target], WINDOW, 1, found=[found], slo=slo).holds_slo
+    assert found.to_json()["rate"] is None

@@ -1,0 +1,161 @@
+"""Loads on servers that stall, refuse, hang up or answer strangely: what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from contextlib import suppress
+
+import pytest
+
+from mlserve.bench.arrivals import Arrivals
+from mlserve.bench.connection import GARBAGE, LOST, NOT_CONNECTED
+from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load
+from mlserve.bench.processes import LoadProcesses, processes_for
+from mlserve.bench.tally import EXPIRED, Tally
+from mlserve.bench.target import Target
+from tests.bench.conftest import OK, ServeHttp
+from tests.harness.ports import free_ports
+
+EVEN = Arrivals(0.0)
+
+
+def _target(url: str, timeout: float = 5.0) -> Target:
+    return Target.of_http("t", url, b"x", timeout=timeout)
+
+
+def _window(seconds: float = 0.3, timeout: float = 5.0) -> Window:
+    return Window(seconds, 0.0, timeout)
+
+
+def _answers(*said: bytes) -> object:
+    async def answer(number: int) -> bytes:
+        return said[number % len(said)]
+
+    return answer
+
+
+def test_a_stall_counts_for_every_request_that_it_delayed(serve_http: ServeHttp) -> None:
+    """A server that answers one at a time, and once not for 0.4 s: there is no omission."""
+    lock = asyncio.Lock()
+
+    async def answer(number: int) -> bytes:
+        async with lock:
+            await asyncio.sleep(0.4 if number == 20 else 0)
+        return OK
+
+    tally = run_load(_target(serve_http(answer)), OpenLoop(100.0, EVEN), _window(1.0))
+    delayed = tally.requests - tally.answers.count_within(0.05)
+    assert tally.requests == 99
+    assert delayed >= 30  # of the 40 that arrived meanwhile; a closed loop would have seen one
+    assert tally.answers.largest >= 0.4
+
+
+def test_outcomes_are_counted_by_kind(serve_http: ServeHttp) -> None:
+    busy, gone, late, bad = (
+        b"HTTP/1.1 %d no\r\nContent-Length: 0\r\n\r\n" % status for status in (429, 503, 504, 400)
+    )
+    tally = run_load(
+        _target(serve_http(_answers(OK, busy, gone, late, bad, b"HTTP/1.1 what\r\n\r\n", b""))),
+        OpenLoop(70.0, EVEN),
+        _window(1.0),
+    )
+    assert tally.requests == 69
+    assert tally.refused == {"overloaded": 10, "unavailable": 10}
+    assert tally.count(EXPIRED) == 10
+    assert tally.failed["invalid_input"] == 10
+    assert tally.failed[GARBAGE] + tally.failed[LOST] == 19
+    assert tally.in_time == 10
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        OK,
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nx: length\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+    ],
+    ids=["length", "close", "continue", "chunked", "until the end"],
+)
+def test_answers_end_in_every_way_of_http(serve_http: ServeHttp, said: bytes) -> None:
+    tally = run_load(_target(serve_http(_answers(said))), ClosedLoop(2), _window())
+    assert tally.in_time > 2
+    assert tally.requests == tally.in_time
+
+
+def test_an_answer_in_pieces_is_one_answer(serve_http: ServeHttp) -> None:
+    long = b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
+    tally = run_load(_target(serve_http(_answers(long))), ClosedLoop(1), _window())
+    assert tally.requests == tally.in_time > 0
+
+
+def test_no_answer_in_time_is_given_up(serve_http: ServeHttp) -> None:
+    async def answer(number: int) -> bytes:
+        await asyncio.sleep(30)
+        return OK
+
+    url = serve_http(answer)
+    tally = run_load(_target(url, 0.1), OpenLoop(50.0, EVEN), _window(timeout=0.1))
+    assert tally.count(EXPIRED) == tally.requests == 14
+    assert tally.latencies[EXPIRED].quantile(0.5) >= 0.1  # type: ignore[operator]
+
+
+def test_a_port_without_a_server_is_told() -> None:
+    target = _target(f"http://127.0.0.1:{free_ports(1)[0]}/")
+    for load in (ClosedLoop(2), OpenLoop(20.0, EVEN)):
+        tally = run_load(target, load, _window())
+        assert set(tally.failed) == {NOT_CONNECTED}, load
+
+
+def test_the_warm_up_is_left_out(serve_http: ServeHttp) -> None:
+    seen: list[int] = []
+
+    async def answer(number: int) -> bytes:
+        seen.append(number)
+        return OK
+
+    target = _target(serve_http(answer))
+    tally = run_load(target, OpenLoop(100.0, EVEN), Window(0.3, 0.3, 5.0))
+    assert tally.requests == 30
+    assert len(seen) == 59
+
+
+def test_several_processes_share_one_plan(serve_http: ServeHttp) -> None:
+    target = _target(serve_http(_answers(OK)))
+    with LoadProcesses(2) as processes:
+        tally = processes.run(target, OpenLoop(100.0, EVEN), _window(0.5))
+        assert (tally.requests, tally.in_time) == (49, 49)
+        closed = processes.run(target, ClosedLoop(3), _window())
+    assert closed.in_time > 3
+
+
+def test_one_process_is_enough_for_a_small_load() -> None:
+    assert processes_for(ClosedLoop(1)) == processes_for(OpenLoop(300.0)) == 1
+
+
+def test_an_interrupt_keeps_what_was_measured(serve_http: ServeHttp) -> None:
+    answered = threading.Event()
+
+    async def answer(number: int) -> bytes:
+        if number == 20:
+            answered.set()
+        return OK
+
+    def interrupt() -> None:
+        with suppress(ProcessLookupError):
+            if answered.wait(30):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    thread.start()
+    tally: Tally = run_load(_target(serve_http(answer)), OpenLoop(100.0, EVEN), _window(60.0))
+    thread.join()
+    assert not tally.is_whole
+    assert 15 <= tally.requests < 3000
+    assert 0 < tally.seconds < 60
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,118 @@
+"""`mlserve bench` as a user calls it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from mlserve.cli.app import app
+from mlserve.testing.processes import wait_until
+from tests.harness.command import Command
+from tests.harness.server import EchoServer
+
+QUICK = ("--duration", "0.4", "--warm-up", "0.1", "--repeat", "2")
+PERCENTILES = {"p50", "p90", "p95", "p99", "p99.9", "max"}
+
+
+@pytest.mark.server
+def test_two_targets_are_measured_in_turn(
+    cli: Command, echo: EchoServer, photo: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "bench.html"
+    ends = [part for name in ("grpc", "rest") for part in ("--endpoint", echo.endpoint(name))]
+    loads = ("--concurrency", "1,2", "--rate", "20", "--slo", "p50=20s", "--report", report)
+    found: Any = cli.json("bench", photo, *ends, *loads, *QUICK)
+    assert [(m["target"], m["load"].get("concurrency")) for m in found["measurements"]] == [
+        (target["name"], clients) for clients in (1, 2, None) for target in found["targets"]
+    ]
+    assert {target["protocol"] for target in found["targets"]} == {"grpc", "rest"}
+    assert {target["api"] for target in found["targets"]} == {"tfs"}
+    for measured in found["measurements"]:
+        assert measured["requests"] == measured["in_time"] > 0
+        assert measured["latency_ms"].keys() == PERCENTILES
+        assert sum(measured["histogram"]["count"]) == measured["in_time"]
+        assert list(measured["stages_ms"]) == ["queue", "decode", "run", "encode"]
+        assert len(measured["goodputs"]) == 2
+        assert measured["server"]["pss_bytes"] > 10**6
+        assert measured["slo"]["is_held"]
+    assert {row["to"] for row in found["ratios"]} == {found["targets"][0]["name"]}
+    assert (found["is_whole"], found["format"]) == (True, 1)
+    page = report.read_text()
+    assert page.count("<svg") >= 6
+    assert not re.search(r"(src|href)=|https?://(?!127\.0\.0\.1)|@import|url\(", page)
+
+
+@pytest.mark.server
+def test_text_says_what_was_missed_and_the_exit_code_that_a_level_is_not_held(
+    cli: Command, echo: EchoServer
+) -> None:
+    slow = ("--input", "seconds=0.2", "--signature", "slow", "--endpoint", echo.endpoint("grpc"))
+    outcome = cli("bench", *slow, "--concurrency", "1", *QUICK, "--slo", "p50=10ms")
+    assert outcome.returncode == 8
+    assert "p50=10ms: not held (0.00% of the requests" in outcome.stdout
+    assert "1 client" in outcome.stdout
+    assert "in the server, p50 ms: queue" in outcome.stdout
+
+
+@pytest.mark.server
+def test_rows_are_asked_about_in_open_inference(
+    cli: Command, echo: EchoServer, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b\n1,2\n3,4\n5,6\n")
+    to = ("--endpoint", echo.endpoint("rest"), "--api", "oip", "--signature", "two")
+    found: Any = cli.json("bench", rows, *to, *QUICK, "--concurrency", "1", "--batch", "2")
+    assert found["targets"][0]["api"] == "oip"
+    assert found["targets"][0]["requests"] == 1  # the last row is not a whole batch
+    assert found["measurements"][0]["in_time"] > 0
+
+
+@pytest.mark.server
+def test_ctrl_c_prints_what_was_measured(cli: Command, echo: EchoServer, photo: Path) -> None:
+    to = ("--endpoint", echo.endpoint("grpc"), "--concurrency", "1", "--warm-up", "0")
+    before = _requests(echo)
+    process = cli.start("bench", photo, *to, "--duration", "60", "--output", "json")
+    wait_until(lambda: _requests(echo) > before + 30)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert '"is_whole": false' in out
+    assert '"in_time"' in out
+
+
+def _requests(server: EchoServer) -> int:
+    text = httpx.get(f"{server.endpoint('rest')}/metrics").text
+    counts = re.findall(r'^mlserve_requests_total\{.*kind="predict".*\} (\d+)', text, re.MULTILINE)
+    return sum(map(int, counts))
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ((), "needs something to ask about"),
+        (("x.jpg", "--input", "x=1"), "each is a question of its own"),
+        (("-",), "standard input"),
+        (("x.jpg", "--concurrency", "0"), "--concurrency '0'"),
+        (("x.jpg", "--concurrency", "1.5"), "not whole"),
+        (("x.jpg", "--rate", "ten"), "--rate 'ten'"),
+        (("x.jpg", "--arrivals", "gauss"), "--arrivals 'gauss'"),
+        (("x.jpg", "--duration", "0"), "--duration 0"),
+        (("x.jpg", "--timeout", "nan"), "--timeout nan"),
+        (("x.jpg", "--slo", "fast"), "--slo 'fast'"),
+        (("x.jpg", "--find-rate"), "--find-rate needs"),
+        (("x.jpg", "--report", "no/such/folder.html"), "cannot be written"),
+        (("no-such.jpg",), "no-such.jpg cannot be read"),
+        (("no-such.csv",), "no-such.csv cannot be read"),
+    ],
+)
+def test_a_wrong_call_is_told(args: tuple[str, ...], told: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *args], catch_exceptions=False)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert "hint: " in result.stderr
