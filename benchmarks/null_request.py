@@ -359,7 +359,16 @@ STAGES = (
     ("to a thread and back", ("concurrent/futures/", "threading.py", "queue.py")),
     ("the body and its memory", ("listen/http_body.py", "server/body_memory.py")),
     ("HTTP/2 and gRPC", ("listen/grpc/", "hpack/")),
-    ("HTTP/1.1", ("listen/http_connection.py", "uvicorn/", "httptools/")),
+    (
+        "HTTP/1.1",
+        (
+            "listen/http_connection.py",
+            "listen/http_request.py",
+            "listen/http_framing.py",
+            "uvicorn/",
+            "httptools/",
+        ),
+    ),
     ("routes, record, answer", ("server/listen/", "server/request.py", "starlette/", "server/")),
     ("the event loop and its system calls", ("asyncio/", "selectors.py", "uvloop/")),
 )

@@ -1,6 +1,6 @@
 """A REST request and its answer, whoever brings them: the server's own port, or ASGI.
 
-`listen.http_connection` makes the requests of the server's own port, `listen.asgi` those of an
+`listen.http_request` has the requests of the server's own port, `listen.asgi` those of an
 application that the server is mounted in. Everything else sees only these classes.
 """
 

@@ -6,7 +6,8 @@ the one that has waited longest gives way to a new one. Requests that are sent b
 answered (pipelined) are answered in turn.
 
 The parser (llhttp, through httptools) consumes all incoming data at once, including pipelined
-requests, and has no limits of its own: `framing_of` and the connection enforce them.
+requests, and has no limits of its own: `http_framing` and the connection enforce them.
+`http_request` is one request, with its body and its response.
 
 Each request is one task, and no timer: a connection keeps one for its head, and one that looks now
 and then whether it has been idle too long.
@@ -18,9 +19,8 @@ import asyncio
 import json
 import logging
 import math
-import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
@@ -29,34 +29,27 @@ import httptools
 
 from mlserve.server.engine.retry_after import UNKNOWN
 from mlserve.server.listen.drain import is_readable
-from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
+from mlserve.server.listen.http_framing import (
+    MOST_HEAD_BYTES,
+    Fault,
+    framing_of,
+    not_http,
+    too_long,
+)
+from mlserve.server.listen.http_request import STATUS_LINES, HttpRequest
+from mlserve.server.message import LINGER, Request
 from mlserve.wire.headers import RETRY_AFTER
 
-MOST_HEAD_BYTES = 64 * 2**10
-"""Bytes of a request's head, and of the framing between two chunks of its body."""
-_MARKS = len(": \r\n")
-_VERSIONS = ("1.0", "1.1")
-_FRAMING = (b"content-length", b"transfer-encoding")
 _MOST_LINGERING = 100
 """Refused clients that linger at the same time; at most a quarter of the connections."""
 _KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept open: longer than clients keep theirs."""
 _READ_AT_ONCE = 128 * 2**10
 """Bytes read from a connection at once, in place of asyncio's 256 KiB (except with TLS)."""
-_MOST_AHEAD_BYTES = 64 * 2**10
-"""Bytes of a body that may wait to be consumed before reading pauses.
-
-So a connection holds at most 192 KiB that `BodyMemory` does not count.
-"""
 _MOST_AHEAD = 16
 """Pipelined requests that a connection may queue before the answer to the first."""
 _MOST_JOINED = 64 * 2**10
 """Bytes of a body above which joining it to the head costs more than a second write."""
-_BAD_IN_HEADERS = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
-_STATUS_LINES = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
-} | {499: "HTTP/1.1 499 \r\n"}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _log = logging.getLogger(__name__)
 
 Serve = Callable[[Request], Coroutine[Any, Any, None]]
@@ -104,140 +97,6 @@ class HttpConnections:
             for task in late:
                 task.cancel()
         await asyncio.sleep(0)  # lets transports that were closed end
-
-
-class HttpRequest(Request):
-    """A request on a connection of the server's own port, and its place in the turn."""
-
-    __slots__ = (
-        *("_body", "_connection", "_expects", "_has_begun", "_serving", "_size", "_waiter"),
-        *("is_answered", "is_gone", "keeps_alive", "more_body"),
-    )
-
-    def __init__(
-        self,
-        connection: HttpConnection,
-        target: tuple[str, str, bytes],
-        headers: list[tuple[bytes, bytes]],
-        version: str,
-        *,
-        keeps_alive: bool,
-    ) -> None:
-        sent = Headers(headers)
-        super().__init__(*target, sent, version)
-        self._connection = connection
-        self._body: list[bytes] = []
-        self._size = 0
-        self._expects = "expect" in sent and sent.get("expect").lower() == "100-continue"
-        self._has_begun = False
-        self._serving: asyncio.Task[Any] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.keeps_alive = keeps_alive
-        self.more_body = True
-        self.is_answered = False
-        self.is_gone = False
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether a part of the response has been written."""
-        return self._has_begun
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether as much of the body as may wait is here, and more is to come."""
-        return self.more_body and self._size > _MOST_AHEAD_BYTES
-
-    @property
-    def has_arrived(self) -> bool:
-        return not self.more_body
-
-    async def next_part(self) -> bytes:
-        while not self._body:
-            if self.is_gone or self.is_answered:
-                raise ClientGone
-            if not self.more_body:
-                return b""
-            if self._expects:
-                self._expects = False
-                self._connection.write(_CONTINUE)
-            self._connection.resume_reading()
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        part = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self._size = 0
-        return part
-
-    async def while_connected(self, work: Coroutine[Any, Any, Result]) -> Result:
-        if self.is_gone:
-            work.close()
-            raise ClientGone
-        self._serving = task = asyncio.current_task()
-        assert task is not None
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if self.is_gone and task.uncancel() == 0:
-                raise ClientGone from None
-            raise
-        finally:
-            self._serving = None
-
-    async def respond(self, response: Response, *, lingers: bool) -> None:
-        connection = self._connection
-        if connection.is_full:
-            await connection.drained()
-        if self.is_gone:
-            return
-        self._has_begun = True
-        self._expects = False
-        self.keeps_alive = self.keeps_alive and not response.closes
-        connection.write(*self._written(response))
-        if lingers:
-            try:
-                async with asyncio.timeout(LINGER):
-                    while await self.next_part():
-                        pass
-            except (TimeoutError, ClientGone):
-                pass
-        if not self.is_gone:
-            connection.on_answered(self)
-
-    def _written(self, response: Response) -> tuple[bytes, bytes]:
-        """Return the head and the body as they go over the wire."""
-        fields = [f"{name}: {value}" for name, value in response.headers.items()]
-        if not self.keeps_alive and not response.closes:
-            fields.append("connection: close")
-        block = "\t".join(fields)
-        if _BAD_IN_HEADERS.search(block):
-            raise RuntimeError("a header of the answer has a control character")
-        head = "".join((_STATUS_LINES[response.status], "\r\n".join(fields), "\r\n\r\n"))
-        return head.encode("latin-1"), b"" if self.method == "HEAD" else response.body
-
-    # Called by the connection.
-
-    def take(self, body: bytes) -> None:
-        """Take a part of the body."""
-        self._body.append(body)
-        self._size += len(body)
-        self._wake()
-
-    def end_body(self) -> None:
-        """Note that the body is whole."""
-        self.more_body = False
-        self._wake()
-
-    def lose(self) -> None:
-        """Note that the client has left."""
-        self.is_gone = True
-        self._body.clear()
-        self._wake()
-        if self._serving is not None:
-            self._serving.cancel()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class HttpConnection(asyncio.Protocol):
@@ -584,53 +443,9 @@ class HttpConnection(asyncio.Protocol):
         """Write a complete response outside of any request's turn."""
         body = json.dumps({"error": message}).encode()
         head = (
-            f"{_STATUS_LINES[status.value]}Content-Type: application/json\r\n"
+            f"{STATUS_LINES[status.value]}Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n"
         )
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             head += f"{RETRY_AFTER.title()}: {math.ceil(UNKNOWN)}\r\n"
         self._transport.write(head.encode() + b"\r\n" + body)
-
-
-class Fault(Exception):
-    """A request that is not served, nor is anything after it on the connection."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-def not_http() -> Fault:
-    """Return the fault for data that is not an HTTP request."""
-    return Fault(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1, or its target is not a path")
-
-
-def too_long() -> Fault:
-    """Return the fault for an endless head, or an endless line in a chunked body."""
-    most = f"this server takes at most {MOST_HEAD_BYTES} bytes"
-    return Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is too long: {most}")
-
-
-def framing_of(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return a minimal head with the request's framing headers; empty without a body.
-
-    Raises Fault for a head that two readers may interpret differently (RFC 9112, sections 3.2 and
-    6.1), and for one that is too long.
-    """
-    size, hosts, framing = len(url), 0, []
-    for name, value in headers:
-        size += len(name) + len(value) + _MARKS
-        if name == b"host":
-            hosts += 1
-        elif name in _FRAMING:
-            framing.append(name + b": " + value + b"\r\n")
-            if name == b"transfer-encoding" and (value.lower(), version) != (b"chunked", "1.1"):
-                raise Fault(
-                    HTTPStatus.NOT_IMPLEMENTED, "the only Transfer-Encoding supported is chunked"
-                )
-    if size > MOST_HEAD_BYTES:
-        raise too_long()
-    if version not in _VERSIONS or hosts > 1 or (hosts == 0 and version == "1.1"):
-        raise not_http()
-    return b"POST * HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" if framing else b""

@@ -1,0 +1,175 @@
+"""A request on a connection of the server's own port: its body as it arrives, and its response."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
+
+STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
+} | {499: "HTTP/1.1 499 \r\n"}
+_MOST_AHEAD_BYTES = 64 * 2**10
+"""Bytes of a body that may wait to be consumed before reading pauses.
+
+So a connection holds at most 192 KiB that `BodyMemory` does not count.
+"""
+_BAD_IN_HEADERS = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Connection(Protocol):
+    """What a request needs of its connection."""
+
+    is_full: bool
+    """Whether the client does not read fast enough."""
+
+    def write(self, *parts: bytes) -> None:
+        """Write these, in one system call if they are short."""
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough, or has left."""
+
+    def resume_reading(self) -> None:
+        """Take more of what the client sends."""
+
+    def on_answered(self, request: HttpRequest) -> None:
+        """Turn to what follows the request, whose response is written."""
+
+
+class HttpRequest(Request):
+    """A request on a connection of the server's own port, and its place in the turn."""
+
+    __slots__ = (
+        *("_body", "_connection", "_expects", "_has_begun", "_serving", "_size", "_waiter"),
+        *("is_answered", "is_gone", "keeps_alive", "more_body"),
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        target: tuple[str, str, bytes],
+        headers: list[tuple[bytes, bytes]],
+        version: str,
+        *,
+        keeps_alive: bool,
+    ) -> None:
+        sent = Headers(headers)
+        super().__init__(*target, sent, version)
+        self._connection = connection
+        self._body: list[bytes] = []
+        self._size = 0
+        self._expects = "expect" in sent and sent.get("expect").lower() == "100-continue"
+        self._has_begun = False
+        self._serving: asyncio.Task[Any] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.keeps_alive = keeps_alive
+        self.more_body = True
+        self.is_answered = False
+        self.is_gone = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of the response has been written."""
+        return self._has_begun
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether as much of the body as may wait is here, and more is to come."""
+        return self.more_body and self._size > _MOST_AHEAD_BYTES
+
+    @property
+    def has_arrived(self) -> bool:
+        return not self.more_body
+
+    async def next_part(self) -> bytes:
+        while not self._body:
+            if self.is_gone or self.is_answered:
+                raise ClientGone
+            if not self.more_body:
+                return b""
+            if self._expects:
+                self._expects = False
+                self._connection.write(_CONTINUE)
+            self._connection.resume_reading()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        part = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._size = 0
+        return part
+
+    async def while_connected(self, work: Coroutine[Any, Any, Result]) -> Result:
+        if self.is_gone:
+            work.close()
+            raise ClientGone
+        self._serving = task = asyncio.current_task()
+        assert task is not None
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self.is_gone and task.uncancel() == 0:
+                raise ClientGone from None
+            raise
+        finally:
+            self._serving = None
+
+    async def respond(self, response: Response, *, lingers: bool) -> None:
+        connection = self._connection
+        if connection.is_full:
+            await connection.drained()
+        if self.is_gone:
+            return
+        self._has_begun = True
+        self._expects = False
+        self.keeps_alive = self.keeps_alive and not response.closes
+        connection.write(*self._written(response))
+        if lingers:
+            try:
+                async with asyncio.timeout(LINGER):
+                    while await self.next_part():
+                        pass
+            except (TimeoutError, ClientGone):
+                pass
+        if not self.is_gone:
+            connection.on_answered(self)
+
+    def _written(self, response: Response) -> tuple[bytes, bytes]:
+        """Return the head and the body as they go over the wire."""
+        fields = [f"{name}: {value}" for name, value in response.headers.items()]
+        if not self.keeps_alive and not response.closes:
+            fields.append("connection: close")
+        block = "\t".join(fields)
+        if _BAD_IN_HEADERS.search(block):
+            raise RuntimeError("a header of the answer has a control character")
+        head = "".join((STATUS_LINES[response.status], "\r\n".join(fields), "\r\n\r\n"))
+        return head.encode("latin-1"), b"" if self.method == "HEAD" else response.body
+
+    # Called by the connection.
+
+    def take(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._body.append(body)
+        self._size += len(body)
+        self._wake()
+
+    def end_body(self) -> None:
+        """Note that the body is whole."""
+        self.more_body = False
+        self._wake()
+
+    def lose(self) -> None:
+        """Note that the client has left."""
+        self.is_gone = True
+        self._body.clear()
+        self._wake()
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
