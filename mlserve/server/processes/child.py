@@ -8,13 +8,15 @@ server, which finishes its calls first: only then does it let this process go.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pickle
+import select
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, Unavailable
@@ -52,9 +54,10 @@ _FORGETS = 0.95
 
 def main(argv: Sequence[str]) -> None:
     """Serve the connection whose descriptors are the arguments; return when it ends."""
-    connection, memory, life = map(int, argv[:3])
+    connection, memory, life = descriptors = tuple(map(int, argv[:3]))
     _outlive_the_servers_signals()
     _end_with_the_server(life)
+    _keep_from_forks(descriptors)
     log_to_stderr(LogFormat(argv[3]))
     give_back_large_blocks()
     channel = Channel(socket.socket(fileno=connection), memory)
@@ -204,11 +207,19 @@ def _known(error: Exception, order: Order) -> MlserveError:
     request.begin(RequestRecord(order.request_id, Span(order.trace_id, "", "", "")))
     known = as_known_error(error)
     kind = next(kind for kind in type(known).__mro__ if kind.__module__.startswith("mlserve."))
-    if kind is type(known):
-        return known
-    plain: MlserveError = kind.__new__(kind, *known.args)
-    plain.__dict__.update(known.__dict__)
-    return plain
+    plain: Any = kind.__new__(kind, known.message)
+    plain.__dict__ = {name: v for name, v in known.__dict__.items() if _can_travel(v)}
+    plain.__dict__.setdefault("details", {})
+    return cast(MlserveError, plain)
+
+
+def _can_travel(value: object) -> bool:
+    """Return whether a part of an error can be sent: a plugin may have put anything into it."""
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever it raises
+        return False
+    return True
 
 
 def _outlive_the_servers_signals() -> None:
@@ -218,16 +229,32 @@ def _outlive_the_servers_signals() -> None:
 
 
 def _end_with_the_server(life: int) -> None:
-    """End this process as soon as the other end of the pipe is closed, even in the middle of a run.
+    """Have the kernel kill this process as soon as the other end of the pipe is closed.
 
-    That is when the server has ended, however it did.
+    That is when the server has ended, however it did. A thread that waits for it would not be
+    enough: it does not run in a stopped process, nor while a runtime keeps the interpreter's lock.
     """
-
-    def watch() -> None:
-        os.read(life, 1)
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([life], [], [], 0)[0]:  # the server ended before this was set up
         os._exit(0)
 
-    threading.Thread(target=watch, daemon=True, name="mlserve-life").start()
+
+def _keep_from_forks(descriptors: Sequence[int]) -> None:
+    """Keep the connection from processes that the Runner starts.
+
+    One that had it could speak in place of this process, and would hide its end from the server.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+
+    def let_go() -> None:
+        for descriptor in descriptors:
+            os.dup2(nowhere, descriptor, inheritable=False)
+
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    os.register_at_fork(after_in_child=let_go)
 
 
 if __name__ == "__main__":

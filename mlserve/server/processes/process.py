@@ -41,7 +41,8 @@ class RunnerProcess:
         arguments = [str(theirs.fileno()), str(memory), str(life), log_format.value]
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "mlserve.server.processes.child", *arguments],
+                # -P: a user's module in the current folder must not shadow one of ours.
+                [sys.executable, "-P", "-m", "mlserve.server.processes.child", *arguments],
                 pass_fds=(theirs.fileno(), memory, life),
                 stdin=subprocess.DEVNULL,
             )

@@ -111,6 +111,7 @@ REST = {
     "scores": (PREDICT_PATH, b'{"signature_name": "top_k", "instances": ["/9j/"]}', {}),
     "an image file": (PREDICT_PATH, b"\xff\xd8\xff a photo", {"Content-Type": "image/jpeg"}),
     "a bad image": (PREDICT_PATH, b'{"instances": ["x", "bad"]}', {}),
+    "an error that cannot be pickled": (PREDICT_PATH, b'{"instances": ["odd"]}', {}),
     "bad JSON": (PREDICT_PATH, b'{"instances": [', {}),
     "an unknown signature": (PREDICT_PATH, b'{"signature_name": "x", "instances": [1]}', {}),
     "an internal error": (
@@ -284,6 +285,14 @@ def test_a_call_that_ends_every_process_is_given_up(tmp_path: Path) -> None:
         assert server.answers()
 
 
+def test_a_death_is_noticed_though_a_fork_of_the_process_lives_on(tmp_path: Path) -> None:
+    with serving(tmp_path, "--processes", "2") as server:
+        soon = {"X-Request-Timeout-Ms": "10000"}
+        answer = server.post({"instances": ["deadly fork"]}, headers=soon)
+        assert answer.status_code == 503
+        assert "as another one did before" in answer.json()["error"]
+
+
 def test_it_drains(tmp_path: Path, background: ThreadPoolExecutor) -> None:
     with serving(tmp_path, "--processes", "2") as server:
         path, children = tmp_path / "journal", pids(server)
@@ -303,6 +312,7 @@ def test_none_outlives_a_server_that_is_killed(
         path, children = tmp_path / "journal", pids(server)
         answer = background.submit(slow, server, 20)
         wait_until(lambda: "slow" in path.read_text())
+        os.kill(children[0], signal.SIGSTOP)  # it cannot look whether the server is there
         server.process.kill()
         with pytest.raises(httpx.HTTPError):
             answer.result()
