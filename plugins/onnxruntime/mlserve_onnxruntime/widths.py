@@ -104,9 +104,11 @@ def _give_back_memory() -> None:
 
 @contextmanager
 def _folder(model: int) -> Iterator[Path]:
-    """Make a folder with room for a model of that size, in memory if there is enough."""
+    """Make a folder with room for a model of that size, in memory if possible. Raises OSError."""
     places = [_IN_MEMORY, Path(tempfile.gettempdir())]
-    place = next((place for place in places if _free(place) >= _ROOM * model), places[-1])
+    place = next((place for place in places if _free(place) >= _ROOM * model), None)
+    if place is None:
+        raise OSError(f"neither {places[0]} nor {places[1]} has room for a copy of {model} bytes")
     folder = Path(tempfile.mkdtemp(prefix="mlserve-", dir=place))
     try:
         yield folder
