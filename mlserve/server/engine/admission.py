@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapreplace
+from itertools import chain
 from typing import Generic, TypeVar
 
 from mlserve.deadline import Deadline, in_words
@@ -56,6 +57,8 @@ class Ticket:
     kind: CostKey
     expires_at: float
     width: int | None = None
+    is_waiting: bool = False
+    """Whether it is in the queue, which is not searched for it."""
 
 
 Queued = TypeVar("Queued", bound=Ticket)
@@ -154,15 +157,17 @@ class Admission(Generic[Queued]):
         """Put the call into the queue."""
         insort(self.waiting, ticket, key=_due)
         self._kinds[ticket.kind] += 1
+        ticket.is_waiting = True
 
     def leave(self, ticket: Queued) -> bool:
         """Remove the call from the queue; return False if it was not there."""
-        if ticket not in self.waiting:
+        if not ticket.is_waiting:
             return False
         self._remove(ticket)
         return True
 
     def _remove(self, ticket: Queued) -> None:
+        ticket.is_waiting = False
         self.waiting.remove(ticket)
         self._kinds[ticket.kind] -= 1
         if not self._kinds[ticket.kind]:
@@ -346,13 +351,17 @@ class Admission(Generic[Queued]):
         return min(self.slots, self._most_at_once(waiting[:: self.max_batch]))
 
     def _most_at_once(self, starts: Sequence[Queued]) -> int:
-        """Return how many of what runs and of these could run at once, with slots enough."""
-        tickets = [*(slot.tickets[0] for slot in self.running), *starts]
-        if all(ticket.width is None for ticket in tickets):
-            return len(tickets)
-        counts = Counter(ticket.kind.model for ticket in tickets)
-        widths = {ticket.kind.model: ticket.width for ticket in tickets}
-        return sum(min(count, widths[model] or count) for model, count in counts.items())
+        """Return how many of what runs and of these could run at once, at most all slots."""
+        counts: Counter[str] = Counter()
+        most = 0
+        for ticket in chain((slot.tickets[0] for slot in self.running), starts):
+            model = ticket.kind.model
+            if ticket.width is None or counts[model] < ticket.width:
+                most += 1
+                if most >= self.slots:  # a long queue need not be walked to its end
+                    break
+            counts[model] += 1
+        return most
 
     def _guesses(self, tickets: Sequence[Queued]) -> list[Estimate]:
         """Return the estimates of calls that run as one."""

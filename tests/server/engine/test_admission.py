@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -517,3 +518,33 @@ def test_a_queue_that_is_roomy_at_a_glance_is_so_by_the_exact_answer(seed: int) 
             admission.leave(chance.choice(admission.waiting))
     assert seen > 20
     assert sum(admission._kinds.values()) == len(admission.waiting)
+
+
+def test_a_longer_queue_takes_no_more_steps() -> None:
+    """With hundreds of connections, each call must cost what it costs with a few."""
+
+    def steps(waiting: int) -> int:
+        admission = Admission[Ticket](SLOTS, 1000)
+        admission.estimates.learn(KIND, 0.001, 0.0)
+        for _ in range(SLOTS + waiting):
+            admission.enter(Ticket(KIND, 60.0))
+        slots = [admission.start(0.0, admission.waiting[:1]) for _ in range(SLOTS)]
+        ticket, count = Ticket(KIND, 60.0), 0
+
+        def note(frame: Any, event: str, arg: Any) -> None:
+            nonlocal count
+            count += event == "call"
+
+        sys.setprofile(note)
+        try:
+            assert admission.check(0.1, ticket) is None
+            admission.enter(ticket)
+            admission.end(0.1, slots[0])
+            assert admission.judge(0.1, admission.waiting[0]) is None
+            admission.start(0.1, admission.waiting[:1])
+            admission.leave(ticket)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert steps(250) <= steps(15) + 8  # a search of the queue is logarithmic
