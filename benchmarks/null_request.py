@@ -390,9 +390,14 @@ def _stages(load: Load, seconds: float) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for line in samples:
         stack, _, count = line.rpartition(" ")
-        counts[_stage_of(stack)] += int(count)
+        if not _WAITS.search(stack):
+            counts[_stage_of(stack)] += int(count)
     cpu, total = statistics.median(spent) * 1e6, counts.total()
     return {name: cpu * count / total for name, count in counts.most_common()}
+
+
+_WAITS = re.compile(r"(?:_worker \(concurrent|wait \(threading)[^;]*$")
+"""Where a thread waits for work, which py-spy takes for work."""
 
 
 def _stage_of(stack: str) -> str:

@@ -35,6 +35,8 @@ SIGNATURE = Signature(
     (TensorSpec("image", DType.BYTES, (None,)),),
     (TensorSpec("label", DType.BYTES, (None,)),),
 )
+SETTINGS = ServerSettings(max_queue=512)
+"""Room for one request of each of 256 connections."""
 LABEL = np.array([b"sorrel", None], dtype=object)[:1]
 
 
@@ -73,7 +75,7 @@ def main() -> None:
     served = LoadOptions(threads=options.threads)
     place = NullBackend(), options.model, options.folder
     model = ModelSpec(*place, VersionPolicy(), served, poll_seconds=0)
-    server = ServerOptions((model,), "127.0.0.1", 0, 0, options.threads, ServerSettings())
+    server = ServerOptions((model,), "127.0.0.1", 0, 0, options.threads, SETTINGS)
     sys.exit(int(asyncio.run(serve(server))))
 
 

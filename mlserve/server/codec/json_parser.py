@@ -27,6 +27,9 @@ from mlserve.server.tensors import too_many_rows
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _DIGITS = re.compile(r"[-+.0-9eE]*")
 _LARGE = re.compile(r"\+?[0-9]{3}")
+_LARGE_EXPONENT = re.compile(rf"[eE]{_LARGE.pattern}")
+_SHORT_TEXT = 1024
+"""Characters up to which one pattern finds such exponents sooner than a search of each mark."""
 _CHARACTERS = re.compile(r'(?:[^"\\]+|\\(?:u[0-9a-fA-F]{4}|[^u]))*')
 """Characters of a string, up to an incomplete escape."""
 _HIGH, _LOW, _LAST = "\ud800\udc00\udfff"
@@ -301,6 +304,8 @@ def has_large_exponent(text: str) -> bool:
     Text in strings may match too. A single pattern for whole numbers would take four times as long
     on numbers without an exponent.
     """
+    if len(text) <= _SHORT_TEXT:
+        return _LARGE_EXPONENT.search(text) is not None
     return any(_has_large_after(text, mark) for mark in "eE")
 
 

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapreplace
+from itertools import chain
 from typing import Generic, TypeVar
 
 from mlserve.deadline import Deadline, in_words
@@ -56,6 +57,8 @@ class Ticket:
     kind: CostKey
     expires_at: float
     width: int | None = None
+    is_waiting: bool = False
+    """Whether it is in the queue, which is not searched for it."""
 
 
 Queued = TypeVar("Queued", bound=Ticket)
@@ -107,6 +110,8 @@ class Admission(Generic[Queued]):
     waiting: list[Queued] = field(default_factory=list)
     running: list[Slot[Queued]] = field(default_factory=list)
     _meter: Meter = field(default_factory=Meter)
+    _kinds: Counter[CostKey] = field(default_factory=Counter)
+    """How many calls of each kind wait."""
 
     @property
     def started(self) -> int:
@@ -119,6 +124,8 @@ class Admission(Generic[Queued]):
         verdict = self.check_room(now, kind.model) or self.check_kind(now, kind, ticket.expires_at)
         if verdict is not None or not (self.running or self.waiting):
             return verdict
+        if self._is_roomy(now, ticket):
+            return None
         over = self._overrun(now, ticket)
         return None if over <= 0 else Verdict(Refusal.DEADLINE, until_in_time(over))
 
@@ -149,13 +156,22 @@ class Admission(Generic[Queued]):
     def enter(self, ticket: Queued) -> None:
         """Put the call into the queue."""
         insort(self.waiting, ticket, key=_due)
+        self._kinds[ticket.kind] += 1
+        ticket.is_waiting = True
 
     def leave(self, ticket: Queued) -> bool:
         """Remove the call from the queue; return False if it was not there."""
-        if ticket not in self.waiting:
+        if not ticket.is_waiting:
             return False
-        self.waiting.remove(ticket)
+        self._remove(ticket)
         return True
+
+    def _remove(self, ticket: Queued) -> None:
+        ticket.is_waiting = False
+        self.waiting.remove(ticket)
+        self._kinds[ticket.kind] -= 1
+        if not self._kinds[ticket.kind]:
+            del self._kinds[ticket.kind]
 
     def has_slot(self) -> bool:
         """Return whether a slot is free."""
@@ -196,7 +212,7 @@ class Admission(Generic[Queued]):
         runs already keeps what it has, until it ends.
         """
         for ticket in tickets:
-            self.waiting.remove(ticket)
+            self._remove(ticket)
         shown = self._meter.change(now, len(self.running) + 1)
         for other in self.running:
             other.was_alone = False
@@ -241,6 +257,27 @@ class Admission(Generic[Queued]):
                     hint=_OR_ANOTHER_SERVER,
                 )
         return deadline.exceeded(IN_QUEUE)
+
+    def _is_roomy(self, now: float, ticket: Queued) -> bool:
+        """Return whether all calls, with this one, surely end in time, by a rough upper bound.
+
+        It is as if each had to wait for all others, and the deadline of all were the earliest. Of
+        a queue of short calls that is true far more often than not, and costs a tenth of the exact
+        answer (`_overrun`).
+        """
+        if self.max_batch > 1:
+            return False
+        running = [t.kind for slot in self.running for t in slot.tickets]
+        demand = variance = widest = 0.0
+        for kind, count in (*self._kinds.items(), *((kind, 1) for kind in (*running, ticket.kind))):
+            guess = self.estimates.guess_in_batch(kind, 1)
+            demand += count * guess.mean
+            variance += count * guess.spread * guess.spread
+            widest = max(widest, guess.spread)
+        margin = math.hypot(_MARGIN * math.sqrt(variance), _LAST_MARGIN * self.slots * widest)
+        earliest = min(ticket.expires_at, self.waiting[0].expires_at if self.waiting else math.inf)
+        needed = self.slots * demand * (1 + _DRIFT) + margin + _WAY_BACK
+        return now + needed <= earliest
 
     def _overrun(self, now: float, ticket: Queued) -> float:
         """Return by how many seconds the call, or one it delays, would miss its deadline.
@@ -314,13 +351,17 @@ class Admission(Generic[Queued]):
         return min(self.slots, self._most_at_once(waiting[:: self.max_batch]))
 
     def _most_at_once(self, starts: Sequence[Queued]) -> int:
-        """Return how many of what runs and of these could run at once, with slots enough."""
-        tickets = [*(slot.tickets[0] for slot in self.running), *starts]
-        if all(ticket.width is None for ticket in tickets):
-            return len(tickets)
-        counts = Counter(ticket.kind.model for ticket in tickets)
-        widths = {ticket.kind.model: ticket.width for ticket in tickets}
-        return sum(min(count, widths[model] or count) for model, count in counts.items())
+        """Return how many of what runs and of these could run at once, at most all slots."""
+        counts: Counter[str] = Counter()
+        most = 0
+        for ticket in chain((slot.tickets[0] for slot in self.running), starts):
+            model = ticket.kind.model
+            if ticket.width is None or counts[model] < ticket.width:
+                most += 1
+                if most >= self.slots:  # a long queue need not be walked to its end
+                    break
+            counts[model] += 1
+        return most
 
     def _guesses(self, tickets: Sequence[Queued]) -> list[Estimate]:
         """Return the estimates of calls that run as one."""

@@ -146,6 +146,8 @@ class Estimates:
         exact = self._batches.get((kind, size)) or (None if size else self._alone.get(kind))
         if exact is not None:
             return exact
+        if not self._batches:
+            return self.guess(kind)
         smaller = (self._batches.get((kind, less)) for less in range(size - 1, -1, -1))
         found = next((estimate for estimate in smaller if estimate is not None), None)
         for more in range(size + 1, _MOST_DOUBLINGS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -489,3 +490,61 @@ def test_a_call_that_others_joined_was_not_alone() -> None:
     admission.end(1.0, first)
     admission.end(2.0, second)
     assert not second.was_alone
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_queue_that_is_roomy_at_a_glance_is_so_by_the_exact_answer(seed: int) -> None:
+    """Calls of several kinds and deadlines come and go; the glance may only be too careful."""
+    chance = random.Random(seed)
+    kinds = [CostKey.from_rows(f"m{n}", 1, "s", 1) for n in range(3)]
+    admission = Admission[Ticket](chance.randint(1, 4), 64)
+    now, running, seen = 0.0, list[Slot[Ticket]](), 0
+    for _ in range(300):
+        now += chance.expovariate(100)
+        kind = chance.choice(kinds)
+        width = chance.choice((None, None, 1, 2))
+        ticket = Ticket(kind, now + chance.choice((0.05, 0.5, 30.0)), width)
+        if admission._is_roomy(now, ticket):
+            seen += 1
+            assert admission._overrun(now, ticket) <= 0
+        admission.enter(ticket)
+        if admission.has_slot():
+            running.append(admission.start(now, admission.waiting[:1]))
+        if running and chance.random() < 0.9:
+            slot = running.pop(chance.randrange(len(running)))
+            admission.estimates.learn(slot.tickets[0].kind, chance.uniform(0.001, 0.02), now)
+            admission.end(now, slot)
+        if chance.random() < 0.2 and admission.waiting:
+            admission.leave(chance.choice(admission.waiting))
+    assert seen > 20
+    assert sum(admission._kinds.values()) == len(admission.waiting)
+
+
+def test_a_longer_queue_takes_no_more_steps() -> None:
+    """With hundreds of connections, each call must cost what it costs with a few."""
+
+    def steps(waiting: int) -> int:
+        admission = Admission[Ticket](SLOTS, 1000)
+        admission.estimates.learn(KIND, 0.001, 0.0)
+        for _ in range(SLOTS + waiting):
+            admission.enter(Ticket(KIND, 60.0))
+        slots = [admission.start(0.0, admission.waiting[:1]) for _ in range(SLOTS)]
+        ticket, count = Ticket(KIND, 60.0), 0
+
+        def note(frame: Any, event: str, arg: Any) -> None:
+            nonlocal count
+            count += event == "call"
+
+        sys.setprofile(note)
+        try:
+            assert admission.check(0.1, ticket) is None
+            admission.enter(ticket)
+            admission.end(0.1, slots[0])
+            assert admission.judge(0.1, admission.waiting[0]) is None
+            admission.start(0.1, admission.waiting[:1])
+            admission.leave(ticket)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert steps(250) <= steps(15) + 8  # a search of the queue is logarithmic
