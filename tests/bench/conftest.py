@@ -33,7 +33,7 @@ def _serving(answer: Answer) -> Iterator[str]:
                 await reader.readexactly(length)
                 said = await answer(next(count))
                 writer.write(said)
-                if not said or b"connection: close" in said or b"length" not in said:
+                if not said or b"onnection: close" in said or b"ength" not in said:
                     break
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass  # the client hung up, or the test is over
