@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -39,6 +39,8 @@ def _serving(answer: Answer) -> Iterator[str]:
             pass  # the client hung up, or the test is over
         finally:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def serve() -> None:
         servers.append(await asyncio.start_server(connected, "127.0.0.1", 0, backlog=512))

@@ -83,8 +83,7 @@ def test_outcomes_are_counted_by_kind(serve_http: ServeHttp) -> None:
 )
 def test_answers_end_in_every_way_of_http(serve_http: ServeHttp, said: bytes) -> None:
     tally = run_load(_target(serve_http(_answers(said))), ClosedLoop(2), _window())
-    assert tally.in_time > 2
-    assert tally.requests == tally.in_time
+    assert tally.requests == tally.in_time > 0
 
 
 def test_an_answer_in_pieces_is_one_answer(serve_http: ServeHttp) -> None:
