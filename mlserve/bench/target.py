@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit, urlunsplit
 
 from mlserve.bench.connection import LoadConnection, Request
 from mlserve.bench.http1 import Http1Connection
@@ -49,8 +50,10 @@ class Target:
 
         `timeout` is told to servers that read mlserve's header. Raises UsageError for a bad URL.
         """
-        endpoint = Endpoint.parse(url, "rest")
-        call = Call("", body, dict(headers or {}))
+        parts = urlsplit(url)
+        endpoint = Endpoint.parse(f"{parts.scheme}://{parts.netloc}", "rest")
+        path = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        call = Call(path, body, dict(headers or {}))
         request = _http_request(endpoint, call, timeout, {})
         return cls(name, endpoint, (request,), pids=pids)
 
@@ -117,7 +120,7 @@ def _http_request(
         **access,
         "content-length": str(len(body)),
     }
-    lines = [f"POST {endpoint.path}{call.path or '/'} HTTP/1.1"]
+    lines = [f"POST {endpoint.path}{call.path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return Request("\r\n".join([*lines, "", ""]).encode(), body, timeout)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -33,12 +33,14 @@ def _serving(answer: Answer) -> Iterator[str]:
                 await reader.readexactly(length)
                 said = await answer(next(count))
                 writer.write(said)
-                if not said or b"connection: close" in said or b"length" not in said:
+                if not said or b"onnection: close" in said or b"ength" not in said:
                     break
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass  # the client hung up, or the test is over
         finally:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def serve() -> None:
         servers.append(await asyncio.start_server(connected, "127.0.0.1", 0, backlog=512))

@@ -83,8 +83,7 @@ def test_outcomes_are_counted_by_kind(serve_http: ServeHttp) -> None:
 )
 def test_answers_end_in_every_way_of_http(serve_http: ServeHttp, said: bytes) -> None:
     tally = run_load(_target(serve_http(_answers(said))), ClosedLoop(2), _window())
-    assert tally.in_time > 2
-    assert tally.requests == tally.in_time
+    assert tally.requests == tally.in_time > 0
 
 
 def test_an_answer_in_pieces_is_one_answer(serve_http: ServeHttp) -> None:
@@ -159,3 +158,9 @@ def test_an_interrupt_keeps_what_was_measured(serve_http: ServeHttp) -> None:
     assert 15 <= tally.requests < 3000
     assert 0 < tally.seconds < 60
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("path", ["/", "/predict", "/v2/models/m/infer", "/ask?top=5"])
+def test_the_path_of_a_url_is_asked_as_it_is(path: str) -> None:
+    head = _target(f"http://127.0.0.1:1{path}").requests[0].head
+    assert head.startswith(f"POST {path} HTTP/1.1\r\n".encode())
