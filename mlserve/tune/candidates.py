@@ -58,7 +58,6 @@ def _values(option: Description, backend: Backend, cpus: int) -> Sequence[Any]:
     Of a text, those that the backend has here, if there are several.
     """
     if option.kind is int:
-        counts = sorted({cpus, cpus // 2, cpus // 4, 1} - {0}, reverse=True)
-        return [count for count in counts if str(count) != option.chosen]
+        return sorted({cpus, cpus // 2, cpus // 4, 1} - {0}, reverse=True)
     here = backend.values_here(option.name)
     return here if len(here) > 1 else ()

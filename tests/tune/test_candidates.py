@@ -26,11 +26,11 @@ def test_one_option_at_a_time_the_largest_numbers_first() -> None:
     ]
 
 
-def test_a_backend_adds_what_it_takes_and_a_number_that_is_the_default_is_left_out() -> None:
+def test_a_backend_adds_what_it_takes() -> None:
     assert _flags(2) == [
         "",
         *("--threads=2", "--instances=2", "--processes=2"),
-        *("--threads=1", "--processes=1"),
+        *("--threads=1", "--instances=1", "--processes=1"),
     ]
 
 
@@ -39,7 +39,7 @@ def test_what_is_given_stays() -> None:
 
     given = "--threads=3 --processes=1 --allow-unsafe-ops=True"
     instances = "--threads=3 --instances={} --processes=1 --allow-unsafe-ops=True"
-    assert found == [given, instances.format(4), instances.format(2)]
+    assert found == [given, *map(instances.format, (4, 2, 1))]
 
 
 @pytest.mark.parametrize(("values", "tried"), [(("cpu",), []), (("cuda", "cpu"), ["cuda", "cpu"])])
