@@ -27,8 +27,8 @@ ALL := -e '.[server,images,s3,gcs,hf,mlflow,test,lint]' -e 'plugins/models[all]'
 	-e 'plugins/onnxruntime[export,sklearn,torch]' -e plugins/model-server -e tests/echo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench parity \
-	reference terminal protos changelog clean
+.PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench bench-peers \
+	parity reference terminal protos changelog clean
 
 # A line that begins with `##@` is a heading of the help.
 help: ## List the targets
@@ -101,6 +101,11 @@ bench: $(VENV)/installed-dev ## Measure start-up, latency, the image pipeline an
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/onnx_server.py
 	$(BIN)/python benchmarks/overload.py
+
+# In the folder that MLSERVE_BENCH_PEERS names, else under the user's cache. Left out is what cannot be had.
+bench-peers: $(VENV)/installed-dev ## Measure seven other servers beside mlserve, and write docs/benchmarks.md
+	$(BIN)/python benchmarks/peers/environments.py
+	$(BIN)/python benchmarks/peers/compare.py $(ARGS)
 
 parity: $(VENV)/installed-dev ## Compare both backends on the parity images and write docs/parity.md
 	$(BIN)/python benchmarks/parity.py

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text()]
+PEERS = FOLDER / "peers"
+SCRIPTS = [
+    path
+    for folder in (FOLDER, PEERS)
+    for path in sorted(folder.glob("*.py"))
+    if "ArgumentParser" in path.read_text()
+]
 _ASK_ALL = """
 import contextlib, io, json, runpy, sys
 said = {}
@@ -30,7 +36,7 @@ def test_help(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _ASK_ALL, *map(str, SCRIPTS)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(FOLDER)},
+        env={**os.environ, "PYTHONPATH": f"{FOLDER}{os.pathsep}{PEERS}"},
         capture_output=True,
         text=True,
         check=False,

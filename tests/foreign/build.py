@@ -5,6 +5,7 @@ It carries the digest of its constraints, and is built again when they change. W
 cannot be had, the reason stands in the log beside it, and the tests of that server are skipped.
 
 The constraints name every package that the server imports, and nothing else is installed.
+`benchmarks/peers/environments.py` builds its environments with the same class.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -23,55 +25,87 @@ FOLDER = Path(os.environ.get("MLSERVE_TEST_FOREIGN") or HERE.parents[1] / ".fore
 """Where the environments are; the variable lets several checkouts share them."""
 
 
-def digest(server: str) -> str:
-    """What an environment of that server is known by: its constraints, and Python's version."""
-    made_from = (HERE / server / "constraints.txt").read_bytes() + sys.version.encode()
-    return hashlib.sha256(made_from).hexdigest()[:16]
+@dataclass(frozen=True)
+class Environment:
+    """The virtual environment of one server: in `folder`, of exactly the packages listed."""
+
+    name: str
+    constraints: tuple[Path, ...]
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """Where the whole environment is, once it has been built."""
+        return self.folder / f"{self.name}-{self._digest}"
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.path / "bin" / "python"
+
+    @property
+    def reason(self) -> str:
+        """Why there is no such environment: the last line of what its build said."""
+        try:
+            lines = self._log.read_text().strip().splitlines()
+        except FileNotFoundError:
+            return "it was not built"
+        return lines[-1] if lines else "its build said nothing"
+
+    def build(self) -> bool:
+        """Whether the environment is there now."""
+        if self.path.exists():
+            return True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / f"{self.name}.{os.getpid()}"
+        with self._log.open("w") as log:
+            surroundings = {k: v for k, v in os.environ.items() if k != "PIP_CONSTRAINT"}
+            is_built = all(
+                subprocess.run(
+                    step, stdout=log, stderr=log, env=surroundings, check=False
+                ).returncode
+                == 0
+                for step in self._steps(aside)
+            )
+        if is_built:
+            _publish(aside, self.path)
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
+        return is_built
+
+    @property
+    def _digest(self) -> str:
+        """What the environment is known by: its constraints, and Python's version."""
+        made_from = b"".join(file.read_bytes() for file in self.constraints)
+        return hashlib.sha256(made_from + sys.version.encode()).hexdigest()[:16]
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def _steps(self, aside: Path) -> tuple[tuple[str | Path, ...], ...]:
+        pip = (sys.executable, "-m", "pip", "--python", aside / "bin" / "python")
+        how = ("--quiet", "--no-deps", "--only-binary", ":all:", "--retries", "1")
+        listed = [part for file in self.constraints for part in ("--requirement", file)]
+        return (
+            (sys.executable, "-m", "venv", "--without-pip", aside),
+            (*pip, "install", *how, *listed),
+        )
+
+
+def of(server: str) -> Environment:
+    """The environment of a server of the tests."""
+    return Environment(server, (HERE / server / "constraints.txt",), FOLDER)
 
 
 def environment(server: str) -> Path:
     """Where the whole environment of that server is, once it has been built."""
-    return FOLDER / f"{server}-{digest(server)}"
+    return of(server).path
 
 
 def reason(server: str) -> str:
-    """Why there is no such environment: the last line of what its build said."""
-    try:
-        lines = (FOLDER / f"{server}.log").read_text().strip().splitlines()
-    except FileNotFoundError:
-        return "it was not built: make foreign"
-    return lines[-1] if lines else "its build said nothing"
-
-
-def build(server: str) -> bool:
-    """Whether the environment is there now."""
-    if environment(server).exists():
-        return True
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    aside = FOLDER / f"{server}.{os.getpid()}"
-    began = time.monotonic()
-    with (FOLDER / f"{server}.log").open("w") as log:
-        python = aside / "bin" / "python"
-        constraints = HERE / server / "constraints.txt"
-        pip = (sys.executable, "-m", "pip", "--python", python)
-        how = ("--quiet", "--no-deps", "--only-binary", ":all:", "--retries", "1")
-        steps: tuple[tuple[str | Path, ...], ...] = (
-            (sys.executable, "-m", "venv", "--without-pip", aside),
-            (*pip, "install", *how, "--requirement", constraints),
-        )
-        surroundings = {k: v for k, v in os.environ.items() if k != "PIP_CONSTRAINT"}
-        is_built = all(
-            subprocess.run(step, stdout=log, stderr=log, env=surroundings, check=False).returncode
-            == 0
-            for step in steps
-        )
-    if is_built:
-        _publish(aside, environment(server))
-        print(f"{server}: built in {time.monotonic() - began:.0f} s")  # noqa: T201
-    else:
-        shutil.rmtree(aside, ignore_errors=True)
-        print(f"{server}: its tests are skipped: {reason(server)}")  # noqa: T201
-    return is_built
+    """Why there is no such environment."""
+    return of(server).reason
 
 
 def _publish(aside: Path, whole: Path) -> None:
@@ -83,6 +117,15 @@ def _publish(aside: Path, whole: Path) -> None:
         shutil.rmtree(aside)
 
 
+def build_all(environments: list[Environment], otherwise: str) -> None:
+    """Build what is absent, and say how long it took or why it cannot be had, and what then."""
+    for each in environments:
+        was_there, began = each.path.exists(), time.monotonic()
+        if not each.build():
+            print(f"{each.name}: {otherwise}: {each.reason}")  # noqa: T201
+        elif not was_there:
+            print(f"{each.name}: built in {time.monotonic() - began:.0f} s")  # noqa: T201
+
+
 if __name__ == "__main__":
-    for name in SERVERS:
-        build(name)
+    build_all([of(server) for server in SERVERS], "its tests are skipped")
