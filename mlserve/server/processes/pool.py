@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -222,7 +223,8 @@ class RunnerProcesses:
 
     def _replace(self, process: RunnerProcess) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(self._replaced(process))
+        # No context: what it logs belongs to no request.
+        task = self._loop.create_task(self._replaced(process), context=Context())
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
 
