@@ -57,15 +57,18 @@ def test_a_long_request_is_kept_if_the_process_dies_before_it_is_sent(
     model.put(1)
     told = list[str]()
 
+    def end(process: RunnerProcess) -> None:
+        told.append("end")
+        process.detach()
+
     async def send() -> None:
         process = RunnerProcess(source, 1, LogFormat.TEXT)
         await run_on_daemon_thread(process.load)
         process.kill()
         await run_on_daemon_thread(process.cause)
-        process.attach(lambda *_: told.append("message"), lambda _: told.append("end"))
+        process.attach(lambda *_: told.append("message"), end)
         process.tell(pack(PickleBuffer(bytes(2 * LONG))), lambda: told.append("sent"))
         await becomes(lambda: bool(told))
-        process.detach()
 
     asyncio.run(send())
     assert told == ["end"]
