@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from threading import Thread
 
 import pytest
 
-from mlserve.errors import InputTooLarge, Overloaded
+from mlserve.deadline import Deadline
+from mlserve.errors import InputTooLarge, Overloaded, Unavailable
 from mlserve.server.body_memory import PROGRESS, STALLED, BodyMemory
+from mlserve.server.listen.http_body import Body
 from mlserve.settings import ServerSettings
 
 
@@ -154,3 +157,16 @@ def test_threads_together_keep_to_the_bound() -> None:
 )
 def test_the_bound_is_never_less_than_one_request(asked: int | None, one: int, bound: int) -> None:
     assert ServerSettings(max_body_memory=asked, max_request_bytes=one).body_memory == bound
+
+
+def test_who_has_left_takes_no_more() -> None:
+    # A runner process asks for room for a while after its caller has left, who released all.
+    async def leave() -> int:
+        memory = BodyMemory(100)
+        with Body(memory, Deadline.after(60)) as body:
+            body.room.take(10)
+        with pytest.raises(Unavailable):
+            body.room.take(10)
+        return memory.held
+
+    assert asyncio.run(leave()) == 0

@@ -180,6 +180,7 @@ class _BodyRoom(Room):
         self._body = body
 
     def take(self, size: int) -> None:
+        self._require_caller()  # who has left has released the body: this would stay counted
         self._body.held.take(size)
 
     def give_back(self, size: int) -> None:
@@ -187,6 +188,9 @@ class _BodyRoom(Room):
 
     def require_time(self) -> None:
         self._body.deadline.require("reading the request")
+        self._require_caller()
+
+    def _require_caller(self) -> None:
         if self._body.is_left:
             raise Unavailable("the client disconnected")
 

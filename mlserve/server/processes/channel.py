@@ -17,7 +17,7 @@ import socket
 import struct
 from typing import Any, NamedTuple
 
-BOARD = 2**16
+BOARD = 2**17
 """Bytes at the start of the shared file that both sides map, two for each call of a task.
 
 At the call's place is the stage that it is in (`Work.enter`), and at `LEFT` and its place whether
@@ -30,6 +30,8 @@ LONG = 2**20
 """Bytes from which copying takes so long that an event loop should leave it to a thread."""
 _LONGEST = 2**15
 """The longest pickle that goes into the packet itself, well below the socket's buffer."""
+_MOST_BUFFERS = 2**12
+"""The most buffers outside of a pickle: their sizes travel in the packet."""
 _COUNT, _SIZE = struct.Struct("<I"), struct.Struct("<Q")
 _PACKET = 2**18
 
@@ -135,7 +137,7 @@ def pack(message: object) -> Packet:
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        is_small = raw.nbytes < INLINE
+        is_small = raw.nbytes < INLINE or len(buffers) == _MOST_BUFFERS
         if not is_small:
             buffers.append(raw)
         return is_small

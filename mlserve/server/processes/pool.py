@@ -14,6 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ _YOUNG = 10.0
 """A process that dies before it is so many seconds old is replaced with a delay."""
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
 """Seconds until a replacement that died young is replaced: twice as long each time."""
+_MOST_DOUBLINGS = 10
 _MOST_DEATHS = 2
 """In how many processes that died a call may have been, before it is not run again."""
 
@@ -75,8 +78,8 @@ class RunnerProcesses:
         self._queue: deque[_Run] = deque()
         self._settings: dict[RunnerProcess, ServerSettings] = {}
         self._replacing: set[asyncio.Task[None]] = set()
-        self._deaths_in_a_row = 0
-        self._is_closed = False
+        self._starting: set[RunnerProcess] = set()
+        self._closing = asyncio.Event()
         self.restarts = 0
         """How many processes died and were replaced."""
         self._on_change = on_change
@@ -95,6 +98,8 @@ class RunnerProcesses:
         except BaseException:
             for process in started:
                 process.detach()
+                process.kill()
+            for process in started:
                 process.cause()
             raise
         self._processes = started
@@ -135,12 +140,14 @@ class RunnerProcesses:
             process.cause()
 
     async def _close(self) -> list[RunnerProcess]:
-        self._is_closed = True
-        for task in self._replacing:
-            task.cancel()
+        self._closing.set()
         processes, self._processes, self._idle = self._processes, [], []
         for process in processes:
             process.detach()
+        for process in list(self._starting):
+            process.kill()  # while it loads, it does not hear that the connection is closed
+        if self._replacing:
+            await asyncio.wait(self._replacing)
         return processes
 
     def _describe(self, loaded: Loaded) -> None:
@@ -209,8 +216,6 @@ class RunnerProcesses:
         if run is not None:
             self._queue.extendleft(reversed(run.after_death(process.pid)))
         process.detach()
-        is_young = time.monotonic() - process.started_at < _YOUNG
-        self._deaths_in_a_row = self._deaths_in_a_row + 1 if is_young else 0
         self._replace(process)
         if not self._processes:
             self._on_change()
@@ -218,15 +223,18 @@ class RunnerProcesses:
 
     def _replace(self, process: RunnerProcess) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(self._replaced(process))
+        # No context: what it logs belongs to no request.
+        task = self._loop.create_task(self._replaced(process), context=Context())
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
 
     async def _replaced(self, process: RunnerProcess) -> None:
+        is_young = time.monotonic() - process.started_at < _YOUNG
+        early_deaths = process.early_deaths + 1 if is_young else 0
         cause = await run_on_daemon_thread(process.cause)
         delay = 0.0
-        if self._deaths_in_a_row > 1:
-            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (self._deaths_in_a_row - 2))
+        if early_deaths > 1:
+            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(early_deaths - 2, _MOST_DOUBLINGS))
         _log.error(
             "the process %d of %s has ended (%s); another one is started%s",
             process.pid,
@@ -235,31 +243,48 @@ class RunnerProcesses:
             f" in {delay:g} s" if delay else "",
         )
         self._fail_waiting_if_none_is_left(cause if delay else "")
-        while True:
-            await asyncio.sleep(delay)
+        while not await self._is_closed_within(delay):
             try:
                 fresh = await run_on_daemon_thread(self._start_one)
                 break
             except (MlserveError, OSError) as error:
+                if self._closing.is_set():
+                    return
                 delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
                 _log.error("%s has no new process (%s); next try in %g s", self._name, error, delay)
                 self._fail_waiting_if_none_is_left(str(error))
+        else:
+            return
+        if self._closing.is_set():
+            fresh.detach()
+            await run_on_daemon_thread(fresh.cause)
+            return
+        fresh.early_deaths = early_deaths
         self.restarts += 1
         self._processes.append(fresh)
         self._take_on(fresh)
         self._on_change()
         self._feed()
 
+    async def _is_closed_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        return self._closing.is_set()
+
     def _start_one(self) -> RunnerProcess:
         process = RunnerProcess(*self._started_with)
+        self._starting.add(process)
         try:
-            process.load()
-            if self._is_closed:
+            if self._closing.is_set():  # before `close` could see the process
                 raise Unavailable(f"{self._name} is being unloaded")
+            process.load()
         except BaseException:
             process.detach()
+            process.kill()
             process.cause()
             raise
+        finally:
+            self._starting.discard(process)
         return process
 
     def _fail_waiting_if_none_is_left(self, why: str) -> None:

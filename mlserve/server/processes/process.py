@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from mlserve.errors import ModelLoadFailed
@@ -33,23 +34,28 @@ class RunnerProcess:
     It is started and loaded on any thread; from `attach` on, it belongs to the event loop.
     """
 
+    _life: int | None
+
     def __init__(self, source: ModelSpec, version: int, log_format: LogFormat) -> None:
         """Start the process, which begins to load. Raises OSError."""
-        self.channel, theirs, memory = pair()
-        self._life: int | None
-        life, self._life = os.pipe()
-        arguments = [str(theirs.fileno()), str(memory), str(life), log_format.value]
-        try:
+        with ExitStack() as undo, ExitStack() as only_theirs:
+            self.channel, theirs, memory = pair()
+            undo.callback(self.channel.close)
+            only_theirs.callback(theirs.close)
+            life, self._life = os.pipe()
+            undo.callback(self._let_die)
+            only_theirs.callback(os.close, life)
+            arguments = [str(theirs.fileno()), str(memory), str(life), log_format.value]
             self._child = subprocess.Popen(
                 # -P: a user's module in the current folder must not shadow one of ours.
                 [sys.executable, "-P", "-m", "mlserve.server.processes.child", *arguments],
                 pass_fds=(theirs.fileno(), memory, life),
                 stdin=subprocess.DEVNULL,
             )
-        finally:
-            theirs.close()
-            os.close(life)
+            undo.pop_all()
         self.started_at = time.monotonic()
+        self.early_deaths = 0
+        """How many processes in a row, the last of them in its place, died young."""
         self._load = Load(source, version)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_message: Callable[[RunnerProcess, Any], None] = _unexpected
@@ -89,16 +95,23 @@ class RunnerProcess:
         self._loop.add_reader(self.channel.socket, self._hear)
 
     def tell(self, packet: Packet, then: Callable[[], None] = _nothing) -> None:
-        """Send a packet, whose long buffers are written on a thread first; `then` call that."""
+        """Send a packet, whose long buffers are written on a thread first.
+
+        Calls `then` once it is sent, unless the process has ended.
+        """
 
         def written(_: object) -> None:
-            self._tell(packet)
-            then()
+            if self._tell(packet):
+                then()
 
         if packet.is_long:
             self._apart(self.channel.write, packet, written)
-        else:
+            return
+        try:
             self.channel.write(packet)
+        except OSError as error:
+            self._give_up(error)
+        else:
             self._tell(packet)
 
     def cause(self) -> str:
@@ -113,6 +126,10 @@ class RunnerProcess:
         if code >= 0:
             return f"exit code {code}"
         return f"signal {-code}, {signal.Signals(-code).name}"
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._child.kill()
 
     def detach(self) -> None:
         """Close the connection, on the event loop: the process ends once it is idle."""
@@ -136,17 +153,29 @@ class RunnerProcess:
             return
         if note.is_long:
             self._apart(self.channel.read, note, self._pass_on)
+            return
+        try:
+            message = self.channel.read(note)
+        except Exception as error:  # noqa: BLE001 - the call must not keep its slot for ever
+            self._give_up(error)
         else:
-            self._pass_on(self.channel.read(note))
+            self._pass_on(message)
 
     def _pass_on(self, message: Any) -> None:
         self._on_message(self, message)
 
-    def _tell(self, packet: Packet) -> None:
+    def _tell(self, packet: Packet) -> bool:
         try:
             self.channel.tell(packet)
         except OSError:
             self._end()
+            return False
+        return True
+
+    def _give_up(self, error: Exception) -> None:
+        """End a process that cannot be told something, or understood: for want of memory, say."""
+        _log.error("process %d: a message cannot be copied (%r)", self.pid, error)
+        self._end()
 
     def _end(self) -> None:
         if self._loop is not None:
@@ -166,8 +195,8 @@ class RunnerProcess:
             loop.add_reader(self.channel.socket, self._hear)
             try:
                 result = copied.result()
-            except (EOFError, OSError):
-                self._end()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._give_up(error)
             else:
                 then(result)
 

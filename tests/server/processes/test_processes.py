@@ -265,7 +265,9 @@ def test_a_process_that_is_killed_costs_no_answer(
     assert answer.result().status_code == 200
     assert journal().count("slow") == 2
     wait_until(lambda: len(pids(server)) == 2 and not set(pids(server)) & set(before))
-    assert "signal 9, SIGKILL" in server.log()
+    told = [line for line in server.log().splitlines() if "signal 9, SIGKILL" in line]
+    assert told
+    assert not [line for line in told if "request_id" in line]  # it may not be this request's
     with Client(f"http://{server.rest}", model="m") as client:
         load = client.load()
     assert load is not None
@@ -380,4 +382,4 @@ def test_a_client_sees_the_errors_of_any_server(server: EchoServer) -> None:
         with pytest.raises(DeadlineExceeded):
             client.infer({"seconds": [2.0]}, signature="slow", timeout=0.3)
         with pytest.raises(Unavailable):
-            client.infer({"image": [b"deadly"]}, timeout=10, signature="serving_default")
+            client.infer({"image": [b"deadly"]}, timeout=60, signature="serving_default")

@@ -1,0 +1,127 @@
+"""What the server holds of runner processes when they die, or are ended, at a bad moment."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from pickle import PickleBuffer
+from typing import Any
+
+import psutil
+import pytest
+from mlserve_echo import EchoBackend
+
+from mlserve.background import run_on_daemon_thread
+from mlserve.load_options import LoadOptions
+from mlserve.server.models.versions import ModelSpec
+from mlserve.server.processes.channel import LONG, pack
+from mlserve.server.processes.pool import RunnerProcesses
+from mlserve.server.processes.process import RunnerProcess
+from mlserve.settings import LogFormat
+from mlserve.store import VersionPolicy
+from tests.harness.echo import EchoModel
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> EchoModel:
+    return EchoModel(tmp_path / "m")
+
+
+@pytest.fixture
+def source(model: EchoModel) -> ModelSpec:
+    return ModelSpec(EchoBackend(), "m", model.base_path, VersionPolicy(), LoadOptions(), 0.0)
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+async def becomes(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what happens in other processes sets no event
+            await asyncio.sleep(0.01)
+
+
+def test_a_long_request_is_kept_if_the_process_dies_before_it_is_sent(
+    model: EchoModel, source: ModelSpec
+) -> None:
+    # Its buffers are written on a thread; the process is seen to be dead when that is done.
+    model.put(1)
+    told = list[str]()
+
+    def end(process: RunnerProcess) -> None:
+        told.append("end")
+        process.detach()
+
+    async def send() -> None:
+        process = RunnerProcess(source, 1, LogFormat.TEXT)
+        await run_on_daemon_thread(process.load)
+        process.kill()
+        await run_on_daemon_thread(process.cause)
+        process.attach(lambda *_: told.append("message"), end)
+        process.tell(pack(PickleBuffer(bytes(2 * LONG))), lambda: told.append("sent"))
+        await becomes(lambda: bool(told))
+
+    asyncio.run(send())
+    assert told == ["end"]
+
+
+def test_a_process_that_cannot_be_started_leaves_nothing_open(
+    source: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    before = descriptors()
+    with pytest.raises(BlockingIOError):
+        RunnerProcess(source, 1, LogFormat.TEXT)
+    assert descriptors() == before
+
+
+def test_closing_ends_a_replacement_that_is_loading(model: EchoModel, source: ModelSpec) -> None:
+    model.put(1)
+    pool = RunnerProcesses(source, 1, 1, LogFormat.TEXT, lambda: None)
+
+    async def close_too_soon() -> int:
+        await run_on_daemon_thread(pool.start)
+        before = descriptors()
+        pool.attach()
+        (first,) = children()
+        (model.base_path / "1" / "echo.json").write_text('{"load_delay": 60}')
+        first.kill()
+        await becomes(lambda: bool(children()) and first not in children())
+        async with asyncio.timeout(15):
+            await run_on_daemon_thread(pool.close)
+        return before
+
+    before = asyncio.run(close_too_soon())
+    assert not children()
+    assert descriptors() < before
+
+
+def test_processes_that_die_together_are_all_replaced_at_once(
+    model: EchoModel, source: ModelSpec
+) -> None:
+    model.put(1)
+    pool = RunnerProcesses(source, 1, 4, LogFormat.TEXT, lambda: None)
+
+    async def kill_all() -> None:
+        await run_on_daemon_thread(pool.start)
+        pool.attach()
+        for child in children():
+            child.kill()
+        await becomes(lambda: not pool.is_alive)
+        await becomes(lambda: len(pool.states) == 4)
+        await run_on_daemon_thread(pool.close)
+
+    asyncio.run(kill_all())
+    assert pool.restarts == 4
