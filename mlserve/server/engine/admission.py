@@ -42,6 +42,8 @@ _DRIFT = 0.08
 """The fraction by which all calls together may exceed their estimates as a machine gets busier."""
 _WAY_BACK = 0.005
 """Seconds for the answer to travel back to the client."""
+_MOST_WAITING = 1000
+"""Calls that may wait, however fast they are, where their number is not set."""
 IN_QUEUE = "waiting in the server's queue"
 _MORE_TIME = "give the call more time with --timeout, or serve the model on a faster machine"
 _OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another server"
@@ -99,11 +101,13 @@ class Verdict:
 class Admission(Generic[Queued]):
     """The queue and slots of a server: at most `slots` run at once and `max_waiting` wait.
 
-    Up to `max_batch` waiting calls may run as one, in one slot. `models` is how many are served.
+    More may wait if calls are so fast that `patience` seconds are enough for them. Up to
+    `max_batch` waiting calls may run as one, in one slot. `models` is how many are served.
     """
 
     slots: int
     max_waiting: int
+    patience: float = 0.0
     max_batch: int = 1
     models: int = 1
     estimates: Estimates = field(default_factory=Estimates)
@@ -117,6 +121,14 @@ class Admission(Generic[Queued]):
     def started(self) -> int:
         """The number of calls that hold a slot."""
         return sum(len(slot.tickets) for slot in self.running)
+
+    @property
+    def places(self) -> int:
+        """How many calls may wait now."""
+        mean = self.estimates.usual_demand
+        if not self.patience or not mean:
+            return self.max_waiting
+        return max(self.max_waiting, min(_MOST_WAITING, int(self.patience / mean)))
 
     def check(self, now: float, ticket: Queued) -> Verdict | None:
         """Return why the call cannot be admitted; None if it can."""
@@ -146,12 +158,13 @@ class Admission(Generic[Queued]):
 
     def _places(self, model: str | None) -> int:
         """Return how many calls may wait before the next one of that model."""
-        own = self.max_waiting // (2 * self.models) if self.models > 1 and model else 0
+        places = self.places
+        own = places // (2 * self.models) if self.models > 1 and model else 0
         waiting = Counter(ticket.kind.model for ticket in self.waiting) if own else Counter[str]()
         if not own or waiting[model or ""] < own:
-            return self.max_waiting
+            return places
         taken = sum(min(own, count) for name, count in waiting.items() if name != model)
-        return self.max_waiting - max(0, (self.models - 1) * own - taken)
+        return places - max(0, (self.models - 1) * own - taken)
 
     def enter(self, ticket: Queued) -> None:
         """Put the call into the queue."""

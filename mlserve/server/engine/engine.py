@@ -38,7 +38,9 @@ from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 
 QUEUE_PER_THREAD = 16
-"""Requests that may wait for each thread when `max_queue` is not given."""
+"""Requests that may wait for each thread when `max_queue` is not given, and more if ..."""
+PATIENCE = 0.5
+"""... they are so fast that the last of them waits no longer than these seconds."""
 
 
 class Engine:
@@ -51,9 +53,11 @@ class Engine:
         self._models = models
         self._telemetry = telemetry
         self.settings = settings
-        most_waiting = settings.max_queue
-        self._max_queue = QUEUE_PER_THREAD * threads if most_waiting is None else most_waiting
-        self._admission: Admission[Job[Any]] = Admission(threads, self._max_queue)
+        self._admission: Admission[Job[Any]] = (
+            Admission(threads, QUEUE_PER_THREAD * threads, PATIENCE)
+            if settings.max_queue is None
+            else Admission(threads, settings.max_queue)
+        )
         self._threads = WorkerThreads(threads)
         self._alarm: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._expire)
@@ -78,8 +82,8 @@ class Engine:
 
     @property
     def max_queue(self) -> int:
-        """The most calls that may wait."""
-        return self._max_queue
+        """The most calls that may wait now."""
+        return self._admission.places
 
     @property
     def unfinished(self) -> int:

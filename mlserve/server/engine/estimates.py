@@ -131,6 +131,11 @@ class Estimates:
         found = (estimates.get(kind) for estimates in (first, other))
         return next((each for each in found if each is not None and each.holds(now)), None)
 
+    @property
+    def usual_demand(self) -> float:
+        """The demand of calls of all kinds, in seconds; 0 before the first."""
+        return 0.0 if self._any is None else self._any.mean
+
     def guess(self, kind: CostKey) -> Estimate:
         """Return the latest estimate of that kind, else that of all calls, else an empty one."""
         known = self._kinds.get(kind) or self._alone.get(kind)

@@ -119,8 +119,13 @@ class OipModels:
         return dict(self._limits)
 
     def load(self) -> dict[str, Any]:
-        """Return how many calls are running and waiting, and the processes of the versions."""
-        load = {"running": self._engine.running, "waiting": self._engine.waiting}
+        """Return how many calls run, wait and may wait, and the processes of the versions."""
+        engine = self._engine
+        load = {
+            "running": engine.running,
+            "waiting": engine.waiting,
+            "max_queue": engine.max_queue,
+        }
         processes = [
             {
                 "model": loaded.model,

@@ -183,6 +183,18 @@ def test_of_what_nothing_is_known_is_let_in_until_the_queue_is_full() -> None:
     assert why(admission, 1.0) is Refusal.QUEUE_FULL
 
 
+@pytest.mark.parametrize(
+    ("seconds", "places"), [(0.2, 4), (0.01, 50), (0.0001, 1000)], ids=["slow", "fast", "instant"]
+)
+def test_more_may_wait_where_they_are_fast(seconds: float, places: int) -> None:
+    admission = known(Admission(1, 4, patience=0.5), seconds)
+    admission.start(0.0, enter(admission, 900.0))
+    enter(admission, *[900.0] * (places - 1))
+    assert why(admission, 900.0) is None
+    enter(admission, 900.0)
+    assert why(admission, 900.0) is Refusal.QUEUE_FULL
+
+
 def test_a_call_that_would_be_late_is_told_when_to_come_back() -> None:
     admission = known(Admission(1, 32), 0.1)
     admission.start(0.0, enter(admission, 9.0))
