@@ -73,7 +73,7 @@ class ServerSettings(Options):
             "The most requests that may wait.",
             unit="requests",
             least=0,
-            chosen="16 for each thread, and of fast requests those of half a second",
+            chosen="16 for each thread, and of fast requests those of 0.75 s",
         ),
     )
     default_timeout: float = field(

@@ -39,7 +39,7 @@ from mlserve.settings import ServerSettings
 
 QUEUE_PER_THREAD = 16
 """Requests that may wait for each thread when `max_queue` is not given, and more if ..."""
-PATIENCE = 0.5
+PATIENCE = 0.75
 """... they are so fast that the last of them waits no longer than these seconds."""
 
 
