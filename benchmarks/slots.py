@@ -65,7 +65,7 @@ def measured(folder: Path, processes: int, seconds: float) -> dict[str, Any]:
         "goodput": round(found.goodput, 1),
         "of_the_most": round(found.goodput * SLEEP / processes, 3),
         "front_cpu_ms_a_request": round(1000 * spent / max(1.0, answered), 3),
-        "p99_ms": found.latency(0.99),
+        "p99_ms": 1000 * found.latency(0.99),
     }
 
 
