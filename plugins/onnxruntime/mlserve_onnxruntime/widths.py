@@ -112,8 +112,8 @@ def _give_back_memory() -> None:
 def _folder(model: int) -> Iterator[Path]:
     """Make a folder with room for a model of that size, in memory if possible. Raises OSError."""
     places = [_IN_MEMORY, Path(tempfile.gettempdir())]
-    for place in places:
-        _clear(place)
+    for each in places:
+        _clear(each)
     place = next((place for place in places if _free(place) >= _ROOM * model), None)
     if place is None:
         raise OSError(f"neither {places[0]} nor {places[1]} has room for a copy of {model} bytes")
