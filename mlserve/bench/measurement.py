@@ -102,6 +102,7 @@ class Measurement:
             "expired": tally.count(EXPIRED),
             "refused": tally.refused,
             "failed": tally.failed,
+            "resent": tally.resent,
             "goodput": round(self.goodput, 3),
             "goodputs": [round(each.goodput, 3) for each in self.tallies],
             "latency_ms": percentiles_ms(answers),
