@@ -10,14 +10,17 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
 
 from mlserve.bench.arrivals import Arrivals
 from mlserve.bench.connection import GARBAGE, LOST, NOT_CONNECTED
 from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load
+from mlserve.bench.measure import measure
 from mlserve.bench.processes import LoadProcesses, processes_for
 from mlserve.bench.tally import EXPIRED, Tally
 from mlserve.bench.target import Target
+from mlserve.testing.processes import wait_until
 from tests.bench.conftest import OK, ServeHttp
 from tests.harness.ports import free_ports
 
@@ -163,6 +166,12 @@ def test_the_warm_up_is_left_out(serve_http: ServeHttp) -> None:
     assert len(seen) == 59
 
 
+def test_a_load_without_any_request_is_doubtful(serve_http: ServeHttp) -> None:
+    load = OpenLoop(0.1, EVEN)
+    [measured] = measure([_target(serve_http(_answers(OK)))], [load], _window(0.05))
+    assert [text for text in measured.warnings if "no request ended" in text]
+
+
 def test_several_processes_share_one_plan(serve_http: ServeHttp) -> None:
     target = _target(serve_http(_answers(OK)))
     with LoadProcesses(2) as processes:
@@ -198,6 +207,35 @@ def test_an_interrupt_keeps_what_was_measured(serve_http: ServeHttp) -> None:
     assert 15 <= tally.requests < 3000
     assert 0 < tally.seconds < 60
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_while_processes_start_ends_the_load(serve_http: ServeHttp) -> None:
+    """As from a terminal: the processes get it, too, before they have imported anything."""
+    own = psutil.Process()
+    before = own.children()
+
+    def interrupt() -> None:
+        def started() -> list[psutil.Process]:
+            return [each for each in own.children() if each not in before and _is_python(each)]
+
+        wait_until(lambda: len(started()) == 2)
+        for process in (*started(), own):
+            process.send_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    began = time.monotonic()
+    with LoadProcesses(2) as processes:
+        thread.start()
+        tally = processes.run(_target(serve_http(_answers(OK))), ClosedLoop(2), _window(600.0))
+    thread.join()
+    assert not tally.is_whole
+    assert time.monotonic() - began < 300
+
+
+def _is_python(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
 
 
 @pytest.mark.parametrize("path", ["/", "/predict", "/v2/models/m/infer", "/ask?top=5"])
