@@ -192,7 +192,7 @@ def _post(path: str, body: bytes, kind: str, *more: str) -> bytes:
     return "\r\n".join((*head, f"Content-Length: {len(body)}", "", "")).encode() + body
 
 
-def _jpeg() -> bytes:
+def jpeg() -> bytes:
     """Return a JPEG of 64 kB: noise, and a few bytes behind its end."""
     noise = np.random.default_rng(0).bytes(_SIDE * _SIDE * 3)
     file = io.BytesIO()
@@ -201,7 +201,7 @@ def _jpeg() -> bytes:
 
 
 def _own_targets(pid: int, grpc: int, rest: int) -> list[Target]:
-    image = _jpeg()
+    image = jpeg()
     tensor = {"name": "image", "shape": [1], "datatype": "BYTES"}
     binary = struct.pack("<I", len(image)) + image
     head = {"inputs": [{**tensor, "parameters": {"binary_data_size": len(binary)}}]}
@@ -233,7 +233,7 @@ def _own_targets(pid: int, grpc: int, rest: int) -> list[Target]:
 
 
 @contextmanager
-def _process(log: Path, announces: str, *argv: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+def process(log: Path, announces: str, *argv: str) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Run `python ARGV`; yield its process and the ports that its log announces."""
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -258,14 +258,14 @@ def _targets(loop: str) -> Iterator[list[Target]]:
         (folder / MODEL / "1" / "model.null").touch()
         ready = r"listening grpc=\S+:(\d+) rest=\S+:(\d+).*is available"
         argv = ("null_server.py", str(folder / MODEL), "--model", MODEL)
-        pid, (grpc, rest) = stack.enter_context(_process(folder / "own", ready, *argv))
+        pid, (grpc, rest) = stack.enter_context(process(folder / "own", ready, *argv))
         targets = _own_targets(pid, grpc, rest)
-        image = _post("/predict", _jpeg(), "image/jpeg")
+        image = _post("/predict", jpeg(), "image/jpeg")
         for shown, app in ((BASELINE, "fastapi_app"), ("uvicorn alone", "bare_app")):
             running = r"running on http://127\.0\.0\.1:(\d+)"
             flags = ("--port", "0", "--no-access-log", "--loop", loop)
             argv = ("-m", "uvicorn", f"null_apps:{app}", *flags)
-            pid, (port,) = stack.enter_context(_process(folder / app, running, *argv))
+            pid, (port,) = stack.enter_context(process(folder / app, running, *argv))
             targets.append(Target(shown, pid, port, partial(HttpConnection, image)))
         yield targets
 

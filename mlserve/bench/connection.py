@@ -17,6 +17,8 @@ LOST = "connection_lost"
 """The kind of a request whose connection ended before its answer."""
 NOT_CONNECTED = "not_connected"
 """The kind of a request for which no connection could be made."""
+UNSEEN = "unseen"
+"""The kind of a request that the server says it has not looked at."""
 GARBAGE = "not_understood"
 """The kind of an answer that is not of the protocol."""
 _OK = 200
@@ -39,12 +41,14 @@ class LoadConnection(asyncio.Protocol, ABC):
     """One connection to a server, with one request at a time on it.
 
     `ended(connection, kind, server_timing)` is called once for each request, unless it was given
-    up. Times are of the event loop's clock, in seconds: when the request was `planned`, and when
-    it is `due`.
+    up. Times are of the event loop's clock, in seconds: when the request was `planned`, when it is
+    `due`, and since when the connection was free before it. `is_stale`: that was long ago, so the
+    server may have closed it meanwhile. `is_used`: there was a request before this one.
     """
 
     def __init__(self, ended: Callable[[LoadConnection, str, bytes], None]) -> None:
-        self.planned = self.due = 0.0
+        self.planned = self.due = self.free_since = 0.0
+        self.is_stale = self.is_used = False
         self.is_open = False
         self.is_busy = False
         self._ended = ended
@@ -58,6 +62,11 @@ class LoadConnection(asyncio.Protocol, ABC):
     @abstractmethod
     def send(self, request: Request) -> None:
         """Send a request; the connection has to be open, and not busy."""
+
+    @property
+    @abstractmethod
+    def has_begun(self) -> bool:
+        """Whether a part of the answer has come."""
 
     @abstractmethod
     def give_up(self) -> None:

@@ -9,6 +9,7 @@ _LENGTH = b"\r\ncontent-length:"
 _TIMING = b"\r\nserver-timing:"
 _CHUNKED = b"\r\ntransfer-encoding: chunked"
 _CLOSE = b"\r\nconnection: close"
+_OLD, _KEEP = b"http/1.0", b"\r\nconnection: keep-alive"
 _NEVER = -1
 _INFORMATIONAL = 200
 
@@ -28,6 +29,10 @@ class Http1Connection(LoadConnection):
         self.is_busy = True
         self._came, self._left, self._chunks = b"", 0, None
         self._transport.write(request.head + request.body)
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._came)
 
     def give_up(self) -> None:
         self.close()
@@ -72,7 +77,8 @@ class Http1Connection(LoadConnection):
             return
         at = head.find(_TIMING)
         self._timing = _value(head, at + len(_TIMING)) if at >= 0 else b""
-        self._kind, self._is_last = kind_of_http(status), _CLOSE in head
+        self._kind = kind_of_http(status)
+        self._is_last = _CLOSE in head or (head.startswith(_OLD) and _KEEP not in head)
         if length is not None:
             self._left = length - len(body)
             self._end_if_whole()

@@ -15,7 +15,7 @@ from functools import lru_cache
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from mlserve.bench.connection import LOST, LoadConnection, Request, kind_of_grpc
+from mlserve.bench.connection import LOST, UNSEEN, LoadConnection, Request, kind_of_grpc
 from mlserve.wire.headers import SERVER_TIMING
 from mlserve.wire.status import CODES_OF_GRPC, GRPC_CODES_OF_HTTP
 
@@ -109,6 +109,10 @@ class Http2Connection(LoadConnection):
         self._transport.write(begin)
         self._unsent = memoryview(body)
         self._send_more()
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._fields or self._block)
 
     def give_up(self) -> None:
         assert self._transport is not None
@@ -205,7 +209,8 @@ class Http2Connection(LoadConnection):
     def _take_goaway(self, last: int) -> None:
         self.is_open = False
         if self.is_busy and last < self._stream:
-            self._end(LOST)
+            self._unsent = None
+            self._end(UNSEEN)
 
     def _send_more(self) -> None:
         """Send of the body what the server's windows allow."""

@@ -19,15 +19,19 @@ from itertools import cycle, islice
 
 from mlserve.bench.alarm import Alarm
 from mlserve.bench.arrivals import Arrivals
-from mlserve.bench.connection import NOT_CONNECTED, LoadConnection
+from mlserve.bench.connection import LOST, NOT_CONNECTED, UNSEEN, LoadConnection
 from mlserve.bench.server_process import ServerProcesses
 from mlserve.bench.tally import ANSWERED, EXPIRED, LATE, Tally
 from mlserve.bench.target import Target
 
 MOST_CONNECTIONS = 1024
 """Connections that an open loop opens at most; what finds none waits, and its latency counts."""
-_NOTICE = 0.005
-"""Seconds that the generator itself, on a busy machine, may take to notice an answer."""
+_NOTICE, _PART_TO_NOTICE = 0.005, 0.01
+"""What the generator itself may take to notice an answer: seconds, and the part of the timeout."""
+_STALE = 1.0
+"""Seconds from which on an idle connection may be one that the server is about to close."""
+_LOOK = 0.1
+"""Seconds before the measured time at which the server's processes are looked for."""
 _SWEEP = 0.005
 _PAUSE = 0.05
 """Seconds until a client tries again that could not connect."""
@@ -152,10 +156,13 @@ class _Run(ABC):
 
     async def whole(self) -> Tally:
         """Run the load to its end."""
+        self._server.look()
         await self._prepare()
         start = max(self._loop.time(), self._share.start or 0.0)
         self._begin = start + self._window.warm_up
         self._end = self._begin + self._window.seconds
+        if self._window.warm_up > _LOOK:  # it takes milliseconds, which would be in the figures
+            self._loop.call_at(self._begin - _LOOK, self._server.look)
         self._loop.call_at(self._begin, self._start_counting)
         self._sweep()
         try:
@@ -187,6 +194,7 @@ class _Run(ABC):
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
+                connection.is_stale = self._loop.time() - connection.free_since > _STALE
                 self._send(connection, planned)
                 return
         self._waiting.append(planned)
@@ -197,7 +205,8 @@ class _Run(ABC):
     def _send(self, connection: LoadConnection, planned: float) -> None:
         request = next(self._requests)
         connection.planned = planned
-        connection.due = planned + request.timeout + _NOTICE
+        timeout = request.timeout
+        connection.due = planned + timeout + min(_NOTICE, timeout * _PART_TO_NOTICE)
         self._busy.add(connection)
         now = self._loop.time()
         if self._is_counted(planned, now):
@@ -220,21 +229,33 @@ class _Run(ABC):
             else:
                 self._reuse(connection)
         elif self._waiting and not self._is_over:
-            self._loop.call_later(_PAUSE, self._count, self._waiting.popleft(), NOT_CONNECTED)
+            self._miss(self._waiting.popleft())
+
+    def _miss(self, planned: float) -> None:
+        """Count a request for which no connection could be made."""
+        self._count(planned, NOT_CONNECTED)
 
     def _reuse(self, connection: LoadConnection) -> None:
         if not connection.is_open:
             if self._waiting:
                 self._connect()
         elif self._waiting:
+            connection.is_stale = False
             self._send(connection, self._waiting.popleft())
         else:
+            connection.free_since = self._loop.time()
             self._idle.append(connection)
 
     def _ended(self, connection: LoadConnection, kind: str, timing: bytes) -> None:
         self._busy.discard(connection)
         if self._is_over:
             return
+        if kind in (LOST, UNSEEN):
+            if self._is_to_resend(connection, kind):
+                self._resend(connection.planned)
+                return
+            kind = LOST
+        connection.is_used = True
         if kind == ANSWERED and timing and self._is_counting:
             self._sample(timing)
         planned = connection.planned
@@ -242,6 +263,21 @@ class _Run(ABC):
             kind = LATE
         self._reuse(connection)
         self._count(planned, kind)
+
+    def _is_to_resend(self, connection: LoadConnection, kind: str) -> bool:
+        """Return whether a request met a connection that the server was closing for another reason.
+
+        It is then sent once more, as every client does; never twice, as that is on a new one.
+        """
+        if kind == UNSEEN:
+            return connection.is_used
+        return connection.is_stale and not connection.has_begun
+
+    def _resend(self, planned: float) -> None:
+        if self._is_counted(planned, self._loop.time()):
+            self.tally.resent += 1
+        self._waiting.appendleft(planned)
+        self._connect()
 
     def _count(self, planned: float, kind: str) -> None:
         now = self._loop.time()
@@ -287,10 +323,11 @@ class _Run(ABC):
         self.tally.seconds = seconds
         self.tally.generator_cpu = time.process_time() - self._cpu_before
         self.tally.busiest_generator = self.tally.generator_cpu / seconds if seconds else 0.0
-        self.tally.server_cpu = self._server.cpu_seconds()
+        self._server.stop()
 
     def _close(self) -> None:
         self._is_over = True
+        self.tally.server_cpu = self._server.cpu_seconds()
         for header in self._samples:
             self.tally.take_stages(header.decode("latin-1"))
         for opening in self._opening:
@@ -311,14 +348,18 @@ class _Closed(_Run):
     async def _prepare(self) -> None:
         for _ in range(self._clients):
             self._connect()
-        while self._opening:
-            await asyncio.wait(self._opening)
+        if self._opening:
+            await asyncio.wait(self._opening, timeout=self._window.timeout)
 
     async def _send_all(self, start: float) -> None:
         await asyncio.sleep(max(0.0, start - self._loop.time()))
         for _ in range(self._clients):
             self._ask(self._loop.time())
         await asyncio.sleep(max(0.0, self._end - self._loop.time()))
+
+    def _miss(self, planned: float) -> None:
+        """Let the client wait: it would ask without end."""
+        self._loop.call_later(_PAUSE, super()._miss, planned)
 
     def _is_counted(self, planned: float, now: float) -> bool:
         return self._begin <= now < self._end
@@ -353,10 +394,15 @@ class _Open(_Run):
             await asyncio.sleep(max(0.0, self._end - self._loop.time()))
             self._stop_counting(self._end)
             # Polled, so that no request pays for an event.
-            while self._moments or self._busy or self._waiting or self._opening:  # noqa: ASYNC110
+            while self._moments or self._busy or self._waiting or self._opens:  # noqa: ASYNC110
                 await asyncio.sleep(_SWEEP)
         finally:
             alarm.close()
+
+    @property
+    def _opens(self) -> bool:
+        """Whether connections are being opened that may still come; some hang for minutes."""
+        return bool(self._opening) and self._loop.time() < self._end + self._window.timeout
 
     def _send_due(self, alarm: Alarm) -> None:
         """Send the requests whose moment has come, and wait for the next."""

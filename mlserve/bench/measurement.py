@@ -70,8 +70,13 @@ class Measurement:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the figures doubtful: the generator was the limit, or late."""
+        """What makes the figures doubtful: no request, or a generator that was a limit or late."""
         tally, found = self.tally, []
+        if self.is_whole and not tally.requests:
+            found.append(
+                "no request ended in the measured time: measure longer (--duration), or ask more "
+                "often (--rate)"
+            )
         busiest = max(each.busiest_generator for each in self.tallies)
         if busiest > _BUSY:
             found.append(
@@ -102,6 +107,7 @@ class Measurement:
             "expired": tally.count(EXPIRED),
             "refused": tally.refused,
             "failed": tally.failed,
+            "resent": tally.resent,
             "goodput": round(self.goodput, 3),
             "goodputs": [round(each.goodput, 3) for each in self.tallies],
             "latency_ms": percentiles_ms(answers),

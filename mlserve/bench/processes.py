@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
 from types import TracebackType
 
@@ -50,7 +51,8 @@ class LoadProcesses(AbstractContextManager["LoadProcesses"]):
         pool, wait = self._of_size(count)
         start = time.monotonic() + wait
         shares = [Share(index, count, start) for index in range(count)]
-        futures = [pool.submit(run_load, target, load, window, share) for share in shares]
+        with _interrupts_kept():  # these start the processes
+            futures = [pool.submit(_run_share, target, load, window, share) for share in shares]
         try:
             return Tally.of_processes(future.result() for future in futures)
         except KeyboardInterrupt:
@@ -63,7 +65,7 @@ class LoadProcesses(AbstractContextManager["LoadProcesses"]):
         if self._pool is not None:
             self._pool.shutdown()
         self._size = count
-        self._pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_ignore_interrupt)
+        self._pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_note_interrupts)
         return self._pool, _FIRST_START
 
     def _interrupt(self, pool: ProcessPoolExecutor) -> None:
@@ -81,6 +83,27 @@ def processes_for(load: Load) -> int:
     return max(1, min(wanted, usable_cpus()))
 
 
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the loads, which return what they have measured."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Let Ctrl-C wait: also in processes that are started here, until they can bear it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_interrupts: list[int] = []
+"""The signals that this process got between its loads."""
+
+
+def _note_interrupts() -> None:
+    """Let no Ctrl-C end this process: a load returns what it has measured, or does not begin."""
+    signal.signal(signal.SIGINT, lambda number, _frame: _interrupts.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _run_share(target: Target, load: Load, window: Window, share: Share) -> Tally:
+    if _interrupts:
+        return Tally(is_whole=False)
+    return run_load(target, load, window, share)

@@ -126,6 +126,8 @@ _OPTIONS = ("model", "version", "api", "token", "tls", "retries", "max_answer_by
 
 def _address(connection: Connection) -> str:
     endpoint = connection.endpoint
+    if endpoint.socket:
+        return str(endpoint)
     return f"{endpoint.scheme}://{endpoint.address}{endpoint.path}"
 
 

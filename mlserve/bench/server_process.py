@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import psutil
 
@@ -17,18 +18,32 @@ class ServerProcesses:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._pids = tuple(pids)
-        self._before: dict[tuple[int, float], float] = {}
+        self._known: list[psutil.Process] = []
+        self._before: dict[psutil.Process, float] = {}
+        self._after: dict[psutil.Process, float] = {}
+
+    def look(self) -> None:
+        """Find the processes, which takes milliseconds; `start` and `stop` only read their time."""
+        self._known = list(self._tree())
 
     def start(self) -> None:
-        """Begin to count CPU time."""
-        self._before = dict(self._times())
+        """Begin to count the CPU time of those that were found."""
+        self._before = _times(self._known)
+
+    def stop(self) -> None:
+        """End to count."""
+        self._after = _times(self._known)
 
     def cpu_seconds(self) -> float | None:
-        """Return the CPU time since `start`, of those that are there now; None if not known."""
-        now = dict(self._times())
-        if not now:
+        """Return the CPU time from `start` to `stop`; None if it is not known.
+
+        Processes that have come since `look` are found now, and count with all their time.
+        """
+        new = _times(process for process in self._tree() if process not in self._known)
+        spent = {**self._after, **new}
+        if not spent:
             return None
-        return sum(spent - self._before.get(process, 0.0) for process, spent in now.items())
+        return sum(time - self._before.get(process, 0.0) for process, time in spent.items())
 
     def pss(self) -> int | None:
         """Return the memory in bytes, shared pages divided among those that share; None: unknown.
@@ -42,12 +57,6 @@ class ServerProcesses:
                 sizes.append(getattr(memory, "pss", 0) or memory.rss)
         return sum(sizes) or None
 
-    def _times(self) -> Iterator[tuple[tuple[int, float], float]]:
-        for process in self._tree():
-            with suppress(*_GONE):
-                times = process.cpu_times()
-                yield (process.pid, process.create_time()), times.user + times.system
-
     def _tree(self) -> Iterator[psutil.Process]:
         found: dict[int, psutil.Process] = {}
         for pid in self._pids:
@@ -58,15 +67,33 @@ class ServerProcesses:
         yield from found.values()
 
 
+def _is_of(connection: Any, endpoint: Endpoint) -> bool:
+    """Return whether the connection is at the server's end; only TCP says which one listens."""
+    if endpoint.socket:
+        return bool(connection.laddr == endpoint.socket)
+    port = getattr(connection.laddr, "port", None)
+    return connection.status == psutil.CONN_LISTEN and port == endpoint.port
+
+
+def _times(processes: Iterable[psutil.Process]) -> dict[psutil.Process, float]:
+    """Return the CPU time of each that is still there, in seconds."""
+    found = {}
+    for process in processes:
+        with suppress(*_GONE):
+            times = process.cpu_times()
+            found[process] = times.user + times.system
+    return found
+
+
 def listeners(endpoint: Endpoint) -> tuple[int, ...]:
-    """Return the processes that listen on the port, if it is one of this machine.
+    """Return the processes that listen on the port or UNIX socket, if it is of this machine.
 
     Those of other users cannot be seen.
     """
     if not endpoint.is_loopback:
         return ()
     try:
-        connections = psutil.net_connections("tcp")
+        connections = psutil.net_connections("unix" if endpoint.socket else "tcp")
     except psutil.AccessDenied:  # where only root may look, as on macOS
         return ()
     return tuple(
@@ -74,9 +101,7 @@ def listeners(endpoint: Endpoint) -> tuple[int, ...]:
             {
                 found.pid
                 for found in connections
-                if found.pid is not None
-                and found.status == psutil.CONN_LISTEN
-                and getattr(found.laddr, "port", None) == endpoint.port
+                if found.pid is not None and _is_of(found, endpoint)
             }
         )
     )

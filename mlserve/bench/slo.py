@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Self
 
 from mlserve.bench.tally import ANSWERED, LATE, Tally
@@ -40,10 +41,8 @@ class Slo:
         levels = []
         for part in text.split(","):
             found = _FORM.fullmatch(part.strip())
-            share = (
-                1.0 if found and found[1] == "max" else float(found[1][1:]) / 100 if found else 0
-            )
-            if found is None or not 0 < share <= 1 or float(found[2]) <= 0:
+            share = _share(found[1]) if found else 0.0
+            if found is None or not share or float(found[2]) <= 0:
                 raise UsageError(f"--slo {shortened(part)!r} is not a service level", hint=_USAGE)
             levels.append(Level(share, float(found[2]) / (1000 if found[3] == "ms" else 1)))
         return cls(tuple(levels))
@@ -105,6 +104,11 @@ class Verdict:
             "share": round(self.share, 5),
             "interval": [round(end, 5) for end in self.interval],
         }
+
+
+def _share(name: str) -> float:
+    """Return the share that `p99.9` or `max` names, as near as a float: 999 of 1000 hold p99.9."""
+    return 1.0 if name == "max" else float(Fraction(name.removeprefix("p")) / 100)
 
 
 def _within(tally: Tally, seconds: float) -> int:

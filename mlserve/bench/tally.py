@@ -30,12 +30,14 @@ class Tally:
     `seconds` is the time that was measured, without the warm-up. `lag` is how much later than
     planned requests were sent. `generator_cpu` and `server_cpu` are seconds of CPU time in
     that time, of all processes; None if it is not known. `stages` are the server's, of a sample.
+    `resent` requests met a connection that the server was closing, and were sent once more.
     """
 
     seconds: float = 0.0
     latencies: defaultdict[str, Histogram] = field(default_factory=_histograms)
     stages: defaultdict[str, Histogram] = field(default_factory=_histograms)
     lag: Histogram = field(default_factory=Histogram)
+    resent: int = 0
     generator_cpu: float = 0.0
     busiest_generator: float = 0.0
     server_cpu: float | None = None
@@ -93,6 +95,7 @@ class Tally:
         for stage, histogram in other.stages.items():
             self.stages[stage].merge(histogram)
         self.lag.merge(other.lag)
+        self.resent += other.resent
         self.generator_cpu += other.generator_cpu
         self.busiest_generator = max(self.busiest_generator, other.busiest_generator)
         if other.server_cpu is not None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mlserve.bench.connection import LoadConnection, Request
@@ -78,7 +79,9 @@ class Target:
 
     def opener(self) -> Callable[[Ended], asyncio.Future[LoadConnection]]:
         """Return what opens a connection; its future raises OSError if that is not possible."""
-        options = {"host": self.endpoint.host, "port": self.endpoint.port}
+        options: dict[str, object] = {"host": self.endpoint.host, "port": self.endpoint.port}
+        if self.endpoint.socket:
+            options = {"path": self.endpoint.socket}
         if self.endpoint.is_secure:
             from mlserve.client.tls import ssl_context
 
@@ -97,12 +100,16 @@ def _opened(
 
 async def _open(is_grpc: bool, options: Mapping[str, object], ended: Ended) -> LoadConnection:
     loop = asyncio.get_running_loop()
+    is_socket = "path" in options
+    connect: Callable[..., Any] = (
+        loop.create_unix_connection if is_socket else loop.create_connection
+    )
     if not is_grpc:
-        _, http1 = await loop.create_connection(lambda: Http1Connection(ended), **options)  # type: ignore[call-overload]
+        _, http1 = await connect(lambda: Http1Connection(ended), **options)
         return http1  # type: ignore[no-any-return]
     from mlserve.bench.http2 import Http2Connection  # REST needs no HPACK
 
-    _, http2 = await loop.create_connection(lambda: Http2Connection(ended), **options)  # type: ignore[call-overload]
+    _, http2 = await connect(lambda: Http2Connection(ended), **options)
     await http2.greeted
     return http2  # type: ignore[no-any-return]
 
@@ -112,7 +119,7 @@ def _http_request(
 ) -> Request:
     body = call.body or b""
     headers = {
-        "host": endpoint.address,
+        "host": endpoint.authority,
         "accept-encoding": "identity",
         "content-type": "application/json",
         REQUEST_TIMEOUT_MS: str(max(1, int(timeout * 1000))),
@@ -134,7 +141,7 @@ def _grpc_request(
         ":method": "POST",
         ":scheme": "https" if endpoint.is_secure else "http",
         ":path": call.path,
-        ":authority": endpoint.address,
+        ":authority": endpoint.authority,
         "te": "trailers",
         "content-type": "application/grpc",
         "grpc-timeout": f"{max(1, min(int(timeout * 1000), 99_999_999))}m",

@@ -36,6 +36,7 @@ _ASKING = 30.0
 """Seconds that reading the files and the first answers of all servers may take."""
 _LOAD, _SEARCH = "Load", "Search"
 _CONCURRENCY = "1,4,16"
+_ARRIVALS = "poisson"
 _SWEEP = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 """The rates of --sweep, as parts of what a closed loop reaches."""
 
@@ -109,7 +110,7 @@ def bench(
             "clients, even as from a clock, gamma:CV with that coefficient of variation (above 1: "
             "bursts).",
         ),
-    ] = "poisson",
+    ] = _ARRIVALS,
     timeout: Annotated[
         float,
         typer.Option(
@@ -150,8 +151,8 @@ def bench(
             min=1,
             metavar="N",
             rich_help_panel=_LOAD,
-            help="Processes that send the load. Default: 1, and more for 4000 requests a second "
-            "or 64 clients and above.",
+            help="Processes that send the load. Default: 1, and more above 4000 requests a "
+            "second or 64 clients.",
             show_default=False,
         ),
     ] = None,
@@ -201,7 +202,14 @@ def bench(
     from mlserve.bench.result import BenchResult
     from mlserve.bench.slo import Slo
 
+    is_open = rate is not None or sweep or find_rate
     loads = _loads(concurrency, rate, arrivals, is_alone=not (sweep or find_rate))
+    if not is_open and (arrivals != _ARRIVALS or seed):
+        raise UsageError(
+            f"{'--seed' if arrivals == _ARRIVALS else '--arrivals'} is for an open loop, and there "
+            "is none",
+            hint="add --rate, --sweep or --find-rate, or leave it out",
+        )
     level = None if slo is None else Slo.parse(slo)
     window = _window(Window(duration, warm_up, timeout, seed))
     if find_rate and level is None:
@@ -360,9 +368,15 @@ def _question(
         )
     if STDIN in files:
         raise UsageError("a load cannot read standard input (-)", hint="give a file")
+    tables = tables_among(files)
+    if batch > 1 and not tables:
+        raise UsageError(
+            f"--batch {batch} is for the rows of a table, and there is none",
+            hint="give a table, such as rows.csv, or leave --batch out",
+        )
     if inputs:
         return InputsQuestion(inputs_in(parse_inputs(inputs), deadline), signature, outputs)
-    if tables := tables_among(files):
+    if tables:
         return _tables(tables, signature, outputs, batch)
     if signature is not None or outputs is not None:
         raise UsageError(
@@ -391,6 +405,11 @@ def _tables(
     if len(tables) == 1 and kind is FileKind.JSON:
         data = parse_json(name, read_file(name))
         if is_request(data):
+            if batch > 1:
+                raise UsageError(
+                    f"--batch {batch} is for rows, and {name} is a whole request",
+                    hint="leave --batch out",
+                )
             found = parse_request(name, data)
             return InputsQuestion(
                 found.inputs, signature or found.signature, outputs or found.outputs

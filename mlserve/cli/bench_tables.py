@@ -76,6 +76,7 @@ def _outcomes(measured: Measurement) -> str:
         "without an answer in time": tally.count("deadline_exceeded"),
         **{f"refused ({kind})": count for kind, count in tally.refused.items()},
         **{f"failed ({kind})": count for kind, count in tally.failed.items()},
+        "sent once more": tally.resent,
     }
     told = [f"{count} {what}" for what, count in counts.items() if count]
     return f"of {tally.requests} requests {', '.join(told)}" if told else ""

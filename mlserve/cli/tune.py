@@ -135,7 +135,8 @@ def tune(
     """
     load_options = LoadOptions.taken_from(options)
     if show or forget:
-        _require_alone(files or inputs or path, both=show and forget)
+        measured = files or inputs or signature or version or path or load_options.changed
+        _require_alone(measured, both=show and forget)
         if show:
             _show(backend, model, output)
         else:
@@ -210,7 +211,8 @@ def _require_alone(given: object, *, both: bool) -> None:
         raise UsageError("--show and --forget are two commands", hint="give one of them")
     if given:
         raise UsageError(
-            "--show and --forget measure nothing", hint="leave out FILE, --input and --path"
+            "--show and --forget measure nothing",
+            hint="leave out all but --backend, --model and --output",
         )
 
 

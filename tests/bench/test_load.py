@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
 
 from mlserve.bench.arrivals import Arrivals
 from mlserve.bench.connection import GARBAGE, LOST, NOT_CONNECTED
 from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load
+from mlserve.bench.measure import measure
 from mlserve.bench.processes import LoadProcesses, processes_for
 from mlserve.bench.tally import EXPIRED, Tally
 from mlserve.bench.target import Target
+from mlserve.testing.processes import wait_until
 from tests.bench.conftest import OK, ServeHttp
 from tests.harness.ports import free_ports
 
@@ -78,8 +83,9 @@ def test_outcomes_are_counted_by_kind(serve_http: ServeHttp) -> None:
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nx: length\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+        b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
     ],
-    ids=["length", "close", "continue", "chunked", "until the end"],
+    ids=["length", "close", "continue", "chunked", "until the end", "HTTP/1.0"],
 )
 def test_answers_end_in_every_way_of_http(serve_http: ServeHttp, said: bytes) -> None:
     tally = run_load(_target(serve_http(_answers(said))), ClosedLoop(2), _window())
@@ -105,9 +111,46 @@ def test_no_answer_in_time_is_given_up(serve_http: ServeHttp) -> None:
 
 def test_a_port_without_a_server_is_told() -> None:
     target = _target(f"http://127.0.0.1:{free_ports(1)[0]}/")
-    for load in (ClosedLoop(2), OpenLoop(20.0, EVEN)):
+    for load in (ClosedLoop(2), OpenLoop(40.0, EVEN)):
         tally = run_load(target, load, _window())
         assert set(tally.failed) == {NOT_CONNECTED}, load
+    assert tally.requests == len(list(EVEN.moments(40.0, 0.3, 0)))  # also those of the last moment
+
+
+def test_a_request_on_a_connection_that_was_closed_when_idle_is_sent_once_more(
+    serve_http: ServeHttp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server hangs up on each second request, as if the connection had been idle too long."""
+    seen: list[int] = []
+
+    async def answer(number: int) -> bytes:
+        seen.append(number)
+        return b"" if number % 2 else OK
+
+    target = _target(serve_http(answer))
+    with monkeypatch.context() as patch:
+        patch.setattr("mlserve.bench.load._STALE", 0.1)
+        tally = run_load(target, OpenLoop(5.0, EVEN), _window(0.7))
+    assert (tally.requests, tally.in_time, tally.resent) == (3, 3, 2)
+    assert len(seen) == 5
+    busy = run_load(target, OpenLoop(50.0, EVEN), _window(0.4))  # not idle: the server is to blame
+    assert busy.resent == 0
+    assert busy.failed[LOST] > 5
+
+
+def test_a_server_that_takes_no_more_connections_does_not_keep_a_load_from_its_end() -> None:
+    """Its queue of connections is full, so that the next one hangs for minutes."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as held:
+        for _ in range(4):
+            stream = held.enter_context(socket.socket())
+            stream.setblocking(False)
+            stream.connect_ex(full.getsockname())
+        target = _target(f"http://127.0.0.1:{full.getsockname()[1]}/", 0.1)
+        for load in (ClosedLoop(1), OpenLoop(20.0, EVEN)):
+            began = time.monotonic()
+            tally = run_load(target, load, _window(timeout=0.1))
+            assert tally.count(EXPIRED) == tally.requests > 0
+            assert time.monotonic() - began < 20
 
 
 def test_the_warm_up_is_left_out(serve_http: ServeHttp) -> None:
@@ -121,6 +164,12 @@ def test_the_warm_up_is_left_out(serve_http: ServeHttp) -> None:
     tally = run_load(target, OpenLoop(100.0, EVEN), Window(0.3, 0.3, 5.0))
     assert tally.requests == 30
     assert len(seen) == 59
+
+
+def test_a_load_without_any_request_is_doubtful(serve_http: ServeHttp) -> None:
+    load = OpenLoop(0.1, EVEN)
+    [measured] = measure([_target(serve_http(_answers(OK)))], [load], _window(0.05))
+    assert [text for text in measured.warnings if "no request ended" in text]
 
 
 def test_several_processes_share_one_plan(serve_http: ServeHttp) -> None:
@@ -158,6 +207,35 @@ def test_an_interrupt_keeps_what_was_measured(serve_http: ServeHttp) -> None:
     assert 15 <= tally.requests < 3000
     assert 0 < tally.seconds < 60
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_while_processes_start_ends_the_load(serve_http: ServeHttp) -> None:
+    """As from a terminal: the processes get it, too, before they have imported anything."""
+    own = psutil.Process()
+    before = own.children()
+
+    def interrupt() -> None:
+        def started() -> list[psutil.Process]:
+            return [each for each in own.children() if each not in before and _is_python(each)]
+
+        wait_until(lambda: len(started()) == 2)
+        for process in (*started(), own):
+            process.send_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    began = time.monotonic()
+    with LoadProcesses(2) as processes:
+        thread.start()
+        tally = processes.run(_target(serve_http(_answers(OK))), ClosedLoop(2), _window(600.0))
+    thread.join()
+    assert not tally.is_whole
+    assert time.monotonic() - began < 300
+
+
+def _is_python(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
 
 
 @pytest.mark.parametrize("path", ["/", "/predict", "/v2/models/m/infer", "/ask?top=5"])

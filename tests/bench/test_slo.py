@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from mlserve.bench.slo import Slo
@@ -32,6 +34,13 @@ def _tally(fast: int, slow: int = 0, refused: int = 0) -> Tally:
 )
 def test_a_level_counts_every_request(tally: Tally, is_held: bool) -> None:
     assert Slo.parse("p99=200ms").judge(tally).is_held is is_held
+
+
+@pytest.mark.parametrize("name", ["p99.9", "p99.5", "p99.99", "p29", "p57"])
+def test_a_share_that_is_reached_exactly_holds_the_level(name: str) -> None:
+    fast = int(Decimal(name[1:]) * 100)
+    assert Slo.parse(f"{name}=100ms").judge(_tally(fast, slow=10_000 - fast)).is_held
+    assert not Slo.parse(f"{name}=100ms").judge(_tally(fast - 1, slow=10_001 - fast)).is_held
 
 
 def test_the_level_that_is_missed_most_is_told() -> None:

@@ -271,7 +271,13 @@ def test_status_lists_the_versions(cli: Any, echo: Any, protocol: str) -> None:
     rows = [line.split() for line in text.stdout.splitlines()]
     assert rows[:2] == [["VERSION", "STATE", "ERROR"], ["1", "AVAILABLE"]]
     assert text.stdout.splitlines()[2].startswith("load: 0 running, 0 waiting (at most ")
-    assert data["load"].keys() == {"running", "waiting", "max_queue", "default_timeout"}
+    assert data["load"].keys() == {
+        "running",
+        "waiting",
+        "max_queue",
+        "default_timeout",
+        "processes",
+    }
     assert data["load"]["default_timeout"] == 30
     assert data["versions"] == [{"version": 1, "state": "AVAILABLE", "error": ""}]
     assert text.returncode == 0

@@ -111,6 +111,8 @@ def test_wrong_calls_say_what_is_wrong(export: Export, photo: Path) -> None:
     for arguments, said in (
         (("--show", "--forget"), "--show and --forget are two commands"),
         (("--show", photo), "--show and --forget measure nothing"),
+        (("--forget", "--threads", "2"), "--show and --forget measure nothing"),
+        (("--forget", "--version", "2"), "--show and --forget measure nothing"),
         (("--version", "all"), "2 versions are given, and one is measured"),
         (("--instances", "2"), "the backend 'echo' has no --instances"),
     ):

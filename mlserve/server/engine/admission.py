@@ -160,8 +160,12 @@ class Admission(Generic[Queued]):
         """Return how many calls may wait before the next one of that model."""
         places = self.places
         own = places // (2 * self.models) if self.models > 1 and model else 0
-        waiting = Counter(ticket.kind.model for ticket in self.waiting) if own else Counter[str]()
-        if not own or waiting[model or ""] < own:
+        if not own:
+            return places
+        waiting: Counter[str] = Counter()
+        for kind, count in self._kinds.items():
+            waiting[kind.model] += count
+        if waiting[model or ""] < own:
             return places
         taken = sum(min(own, count) for name, count in waiting.items() if name != model)
         return places - max(0, (self.models - 1) * own - taken)

@@ -25,9 +25,12 @@ and was removed.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import select
 import socket
+import sys
+import termios
 import time
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -129,6 +132,16 @@ def is_readable(descriptor: int) -> bool:
     poll = select.poll()  # select.select() fails on descriptors above 1023
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def outgoing_bytes(descriptor: int) -> int:
+    """Return the bytes written to that socket that have not arrived; 0 once it is closed.
+
+    They leave the system's buffer long before there is room for the next write.
+    """
+    if descriptor < 0:
+        return 0
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def _time() -> float:

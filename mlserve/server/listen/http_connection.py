@@ -10,7 +10,7 @@ requests, and has no limits of its own: `http_framing` and the connection enforc
 `http_request` is one request, with its body and its response.
 
 Each request is one task, and no timer: a connection keeps one for its head, and one that looks now
-and then whether it has been idle too long.
+and then whether it has been idle too long, or its client has stopped reading.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any, cast
 import httptools
 
 from mlserve.server.engine.retry_after import UNKNOWN
-from mlserve.server.listen.drain import is_readable
+from mlserve.server.listen.drain import is_readable, outgoing_bytes
 from mlserve.server.listen.http_framing import (
     MOST_HEAD_BYTES,
     Fault,
@@ -43,7 +43,10 @@ from mlserve.wire.headers import RETRY_AFTER
 _MOST_LINGERING = 100
 """Refused clients that linger at the same time; at most a quarter of the connections."""
 _KEEP_ALIVE = 75.0
-"""Seconds that an idle connection is kept open: longer than clients keep theirs."""
+"""Seconds that an idle connection is kept open: longer than clients keep theirs.
+
+As long as that, a client may take nothing of an answer that is being sent.
+"""
 _READ_AT_ONCE = 128 * 2**10
 """Bytes read from a connection at once, in place of asyncio's 256 KiB (except with TLS)."""
 _MOST_AHEAD = 16
@@ -81,11 +84,15 @@ class HttpConnections:
         self.most_lingering = min(_MOST_LINGERING, max(1, most // 4))
 
     def close_longest_waiting(self) -> bool:
-        """Close the longest-waiting connection without unread data; return whether one."""
-        for connection in self.waiting:
-            if not connection.has_unread():
-                connection.give_way()
-                return True
+        """Close the longest-waiting connection without unread data; return whether one.
+
+        One that still sends its answer comes last. It ends at once, as its client may never read.
+        """
+        for is_sending in (False, True):
+            for connection in self.waiting:
+                if connection.is_sending == is_sending and not connection.has_unread():
+                    connection.give_way()
+                    return True
         return False
 
     async def end(self, seconds: float) -> None:
@@ -124,6 +131,8 @@ class HttpConnection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_reading = True
         self._drained: asyncio.Future[None] | None = None
+        self._unsent = math.inf
+        """The bytes that the client had still to take when `_on_idle` looked last."""
         self.is_full = False
         """Whether the client does not read fast enough."""
         self.active_at = 0.0
@@ -142,6 +151,7 @@ class HttpConnection(asyncio.Protocol):
         transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]
         self._port.open.add(self)
         self.active_at = self._loop.time()
+        self._idle_timer = self._loop.call_later(_KEEP_ALIVE, self._on_idle)
         if len(self._port.open) > self._port.most and not self._port.close_longest_waiting():
             self._refuse_for_room()
             return
@@ -179,6 +189,7 @@ class HttpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_full = False
+        self._unsent = math.inf
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -302,8 +313,6 @@ class HttpConnection(asyncio.Protocol):
             self._begin(following)
             self._note_work(self._last or following)
             return
-        if self._idle_timer is None:
-            self._idle_timer = self._loop.call_later(_KEEP_ALIVE, self._on_idle)
         self._stop_waiting()
         self._port.waiting[self] = None
         if self._part is not _Part.NOTHING:
@@ -311,9 +320,14 @@ class HttpConnection(asyncio.Protocol):
 
     # Called by the port.
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether a part of its answers is still to be sent."""
+        return self._transport.get_write_buffer_size() > 0
+
     def has_unread(self) -> bool:
         """Return whether data has arrived that the event loop has not read yet."""
-        return is_readable(self._transport.get_extra_info("socket").fileno())
+        return is_readable(self._descriptor())
 
     def has_more_to_do(self) -> bool:
         """Return whether it is at work, about to be, or sending its last response."""
@@ -328,6 +342,7 @@ class HttpConnection(asyncio.Protocol):
 
     def give_way(self) -> None:
         """Close a waiting connection at once; say why if its request has begun."""
+        close = self._transport.abort if self.is_sending else self._transport.close
         if self._last is not None and self._is_at_work() and not self._last.has_begun:
             most = f"{self._port.most} connections (--max-connections)"
             self._respond(
@@ -336,7 +351,11 @@ class HttpConnection(asyncio.Protocol):
             )
         self._port.open.discard(self)
         self._stop_waiting()
-        self._transport.close()
+        close()
+
+    def _descriptor(self) -> int:
+        """Return the socket's file descriptor; -1 once it is closed."""
+        return int(self._transport.get_extra_info("socket").fileno())
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser, and restart it where it stops at requests with an `Upgrade` header.
@@ -414,13 +433,23 @@ class HttpConnection(asyncio.Protocol):
         self.give_way()
 
     def _on_idle(self) -> None:
-        """Close the connection if it has been idle for long; otherwise look again when it may."""
+        """Close the connection if it has been idle for long; otherwise look again when it may.
+
+        Nothing is added to what is to be sent while that is much, or the connection closes: if it
+        is no less than when this looked last, the client does not read.
+        """
         left = self.active_at + _KEEP_ALIVE - self._loop.time()
-        if self._is_at_work() or self._part is not _Part.NOTHING:
+        if self.is_full or self._transport.is_closing():
+            unsent = self._transport.get_write_buffer_size() + outgoing_bytes(self._descriptor())
+            if unsent >= self._unsent:
+                self._transport.abort()
+                return
+            self._unsent, left = unsent, _KEEP_ALIVE
+        elif self._is_at_work() or self._part is not _Part.NOTHING:
             left = _KEEP_ALIVE
         elif left <= 0:
             self._transport.close()
-            return
+            left = _KEEP_ALIVE
         self._idle_timer = self._loop.call_later(left, self._on_idle)
 
     def _refuse_for_room(self) -> None:

@@ -63,7 +63,7 @@ class HttpRequest(Request):
         self._connection = connection
         self._body: list[bytes] = []
         self._size = 0
-        self._expects = "expect" in sent and sent.get("expect").lower() == "100-continue"
+        self._expects = "expect" in sent and _waits_for_continue(sent, version)
         self._has_begun = False
         self._serving: asyncio.Task[Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -125,7 +125,9 @@ class HttpRequest(Request):
         if self.is_gone:
             return
         self._has_begun = True
-        self._expects = False
+        if self._expects and self.more_body:
+            # The client may leave its body out now, and what it sends next would be taken for that.
+            self._expects, self.keeps_alive, lingers = False, False, True
         self.keeps_alive = self.keeps_alive and not response.closes
         connection.write(*self._written(response))
         if lingers:
@@ -153,6 +155,7 @@ class HttpRequest(Request):
 
     def take(self, body: bytes) -> None:
         """Take a part of the body."""
+        self._expects = False
         self._body.append(body)
         self._size += len(body)
         self._wake()
@@ -173,3 +176,8 @@ class HttpRequest(Request):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _waits_for_continue(headers: Headers, version: str) -> bool:
+    """Return whether the client may wait for a 100 before the body; in HTTP/1.0 there is none."""
+    return version != "1.0" and headers.get("expect").lower() == "100-continue"

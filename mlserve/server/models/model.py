@@ -31,7 +31,7 @@ from collections.abc import Callable, Collection
 from mlserve.background import run_on_daemon_thread
 from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.models.folders import Fingerprint, Look, VersionFolders, first_versions
-from mlserve.server.models.loading import FailedVersions, LoadedVersion, Open
+from mlserve.server.models.loading import FailedVersions, LoadedVersion, Open, open_version
 from mlserve.server.models.versions import (
     LoadStatus,
     ModelSpec,
@@ -51,7 +51,9 @@ REMIND_SECONDS = 60.0
 class Model:
     """The versions of one model. All methods are for the event loop's thread."""
 
-    def __init__(self, source: ModelSpec, on_change: Callable[[], None], open_: Open) -> None:
+    def __init__(
+        self, source: ModelSpec, on_change: Callable[[], None], open_: Open = open_version
+    ) -> None:
         self.name = source.model
         self.backend = source.backend.name
         self.was_tried = asyncio.Event()

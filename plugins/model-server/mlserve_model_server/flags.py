@@ -79,6 +79,7 @@ OWN = tuple(
     for setting in described(ServerSettings)
     if setting.name
     not in {
+        "grpc_socket",  # --grpc_socket_path
         "default_timeout",  # --rest_api_timeout_in_ms
         *("max_batch_size", "max_batch_delay"),  # --batching_parameters_file
         *("tls_cert", "tls_key", "tls_client_ca"),  # --ssl_config_file

@@ -5,19 +5,22 @@ a call may have, and all are opened with the model: a switch takes no time. Thei
 in memory as often. Therefore the model is first written as ONNX Runtime has optimized it for this
 machine, with its weights in the layout that the operations use, in a file beside it; every session
 maps that file. Nothing is optimized twice either: a further session takes 20 to 40 ms to open. The
-file is deleted as soon as all have mapped it.
+file is deleted as soon as all have mapped it. A process that is killed before that leaves it
+behind, in memory as a rule: the next one that shares weights deletes it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,9 @@ _log = logging.getLogger(__name__)
 _WORTH_SHARING = 4 * 2**20
 """The bytes of a model from which its sessions share their weights."""
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108  a file system, and the folder in it is the user's alone
+_PREFIX = "mlserve-widths-"
+_YOUNG = 60.0
+"""Seconds in which a folder may not be locked yet by the process that made it."""
 _ROOM = 3
 """The free space that a file system must have, in sizes of the model."""
 _SMALLEST = 1024
@@ -106,14 +112,37 @@ def _give_back_memory() -> None:
 def _folder(model: int) -> Iterator[Path]:
     """Make a folder with room for a model of that size, in memory if possible. Raises OSError."""
     places = [_IN_MEMORY, Path(tempfile.gettempdir())]
+    for each in places:
+        _clear(each)
     place = next((place for place in places if _free(place) >= _ROOM * model), None)
     if place is None:
         raise OSError(f"neither {places[0]} nor {places[1]} has room for a copy of {model} bytes")
-    folder = Path(tempfile.mkdtemp(prefix="mlserve-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     try:
-        yield folder
+        with _locked(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(place: Path) -> None:
+    """Delete the folders there of processes that were killed: their locks went with them."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # it is in use, another user's, or just deleted
+            if time.time() - folder.stat().st_mtime > _YOUNG:
+                with _locked(folder):
+                    shutil.rmtree(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on the folder. Raises OSError if another process does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _free(place: Path) -> int:

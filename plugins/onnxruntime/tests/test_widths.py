@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +136,39 @@ def test_without_room_for_the_file_each_session_has_its_own_weights(
     assert set(mapped_weights()) == before
     sessions.limit_threads(1)
     assert bits(sessions.run(["y"], feeds, None)) == expected
+
+
+def test_what_a_killed_process_left_is_deleted_and_nothing_else(
+    network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(widths_module, "_IN_MEMORY", tmp_path)
+    left, used, young, other = (
+        tmp_path / name
+        for name in ("mlserve-widths-a", "mlserve-widths-b", "mlserve-widths-c", "mlserve-other")
+    )
+    load = (
+        f"from mlserve_onnxruntime import widths as w; from pathlib import Path\n"
+        f"w._IN_MEMORY = Path({str(tmp_path)!r})\n"
+        "with w._folder(1) as folder:\n"
+        "    (folder / 'weights').write_bytes(b'w')\n"
+        "    print(folder, flush=True); input()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", load], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout is not None
+        Path(child.stdout.readline().strip()).rename(used)
+        for folder in (left, young, other):
+            folder.mkdir()
+        for folder in (left, used, other):
+            os.utime(folder, (0, 0))
+        Sessions(network, LoadOptions(threads=2))
+        assert sorted(tmp_path.iterdir()) == sorted([used, young, other])
+        child.kill()
+        child.wait()
+        Sessions(network, LoadOptions(threads=2))
+        assert sorted(tmp_path.iterdir()) == sorted([young, other])
 
 
 def test_a_damaged_file_is_named_once(network: Path, tmp_path: Path) -> None:

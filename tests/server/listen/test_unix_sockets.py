@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import stat
@@ -12,8 +13,11 @@ import grpc
 import httpx
 import pytest
 
+from mlserve.bench.load import ClosedLoop, Window, run_load
+from mlserve.bench.questions import ImageQuestion, target_for
 from mlserve.client import Client
-from mlserve.client.endpoint import Api
+from mlserve.client.endpoint import Api, Connection
+from mlserve.deadline import Deadline
 from mlserve.errors import Unavailable, UsageError
 from mlserve.server.listen.ports import GrpcPort, RestPort
 from mlserve.settings import ServerSettings
@@ -32,6 +36,7 @@ def test_a_server_is_asked_over_its_sockets(tmp_path: Path) -> None:
     flags = ("--grpc-socket", str(paths[0]), "--rest-socket", str(paths[1]))
     with serving(tmp_path, *flags) as server:
         _answers_everybody(server.model, *map(str, paths))
+        _bears_loads(server.process.pid, f"unix:{paths[0]}", f"http+unix:{paths[1]}")
         assert all(stat.S_ISSOCK(path.stat().st_mode) for path in paths)
         server.process.send_signal(signal.SIGTERM)
         assert server.exit_code() == 0
@@ -39,6 +44,17 @@ def test_a_server_is_asked_over_its_sockets(tmp_path: Path) -> None:
     with Client(f"unix:{paths[0]}", model="m") as client, pytest.raises(Unavailable) as gone:
         client.predict(PHOTO, timeout=5)
     assert f"unix:{paths[0]}" in gone.value.message
+
+
+def _bears_loads(pid: int, *endpoints: str) -> None:
+    for endpoint in endpoints:
+        due = Deadline.after(20)
+        question, connection = ImageQuestion([PHOTO]), Connection.to(endpoint)
+        target = asyncio.run(target_for("t", connection, question, 10.0, due))
+        tally = run_load(target, ClosedLoop(1), Window(0.2, 0.0, 10.0))
+        assert tally.in_time == tally.requests > 0
+        assert pid in target.pids
+        assert tally.server_cpu is not None
 
 
 def _answers_everybody(model: str, for_grpc: str, for_rest: str) -> None:

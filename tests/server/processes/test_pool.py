@@ -41,7 +41,16 @@ def descriptors() -> int:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    """Return the runner processes of this one, which may also have started other tests' servers."""
+    every = psutil.Process().children()
+    return [each for each in every if _is_runner(each)]
+
+
+def _is_runner(process: psutil.Process) -> bool:
+    try:
+        return "mlserve.server.processes.child" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def becomes(condition: Callable[[], bool]) -> None:

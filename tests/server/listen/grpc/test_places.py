@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -330,23 +329,3 @@ class TestLife:
             await server.wait_closed()
 
         asyncio.run(check())
-
-    def test_a_unix_socket_that_a_killed_server_left_is_taken_over(
-        self, port: GrpcPort, tmp_path: Any
-    ) -> None:
-        path = tmp_path / "grpc.sock"
-        with socket.socket(socket.AF_UNIX) as killed:
-            killed.bind(str(path))
-
-        async def check() -> None:
-            port.listen_on(path)
-            await port.start({})
-            port.show_ready(True)
-            async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-                stub = health_pb2_grpc.HealthStub(channel)
-                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
-                assert answer.status == SERVING
-            await port.stop(5)
-
-        asyncio.run(check())
-        assert not path.exists()
