@@ -50,6 +50,14 @@ StoreOption = Annotated[
         "MLSERVE_HOME.",
     ),
 ]
+SignatureOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The signature to ask. Default: serving_default."),
+]
+OutputsOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="The outputs to ask for. Default: all."),
+]
 
 
 def names_in(option: str | None) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlserve.cli.arguments import names_in
+from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in
 from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
@@ -61,14 +61,8 @@ def bench(
             help="One input of the model, as for `mlserve predict`; repeat it for each.",
         ),
     ] = None,
-    signature: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The signature to ask. Default: serving_default."),
-    ] = None,
-    outputs: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="The outputs to ask for. Default: all."),
-    ] = None,
+    signature: SignatureOption = None,
+    outputs: OutputsOption = None,
     batch: Annotated[
         int, typer.Option(min=1, metavar="N", help="Rows of a table in one request.")
     ] = 1,

@@ -14,7 +14,7 @@ import typer
 from mlserve.background import run_within
 from mlserve.cli import clock
 from mlserve.cli.answers import PredictFormat, PredictOptions
-from mlserve.cli.arguments import names_in
+from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in
 from mlserve.cli.images import Images, Inputs, gather
 from mlserve.cli.output import require_input
 from mlserve.cli.server_choice import ServerChoice, with_server_choice
@@ -101,14 +101,8 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    signature: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The signature to ask. Default: serving_default."),
-    ] = None,
-    outputs: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="The outputs to ask for. Default: all."),
-    ] = None,
+    signature: SignatureOption = None,
+    outputs: OutputsOption = None,
     choice: ServerChoice,
     max_attempts: Annotated[
         int,

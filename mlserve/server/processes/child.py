@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import os
 import pickle
 import select
@@ -67,6 +68,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _serve(channel: Channel) -> None:
     load: Load = channel.receive()
+    for name in load.codecs:
+        importlib.import_module(name)
     try:
         loaded = open_version(load.source, load.version)
         channel.send(Loaded.from_runner(loaded.runner))

@@ -17,10 +17,14 @@ from mlserve.tensors import Signature
 
 
 class Load(NamedTuple):
-    """To the process, first of all: load that version."""
+    """To the process, first of all: load that version.
+
+    `codecs` are the modules whose codecs will come: imported now, they cost no request its time.
+    """
 
     source: ModelSpec
     version: int
+    codecs: Sequence[str]
 
 
 class Loaded(NamedTuple):

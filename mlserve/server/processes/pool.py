@@ -23,6 +23,7 @@ from mlserve.background import run_on_daemon_thread
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, Unavailable
 from mlserve.server.engine.work import Work
+from mlserve.server.errors import as_known_error
 from mlserve.server.models.loading import Done, ProcessState
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.processes.channel import LEFT, Channel, pack
@@ -166,14 +167,19 @@ class RunnerProcesses:
         while self._idle and self._queue:
             run = self._queue.popleft()
             if run.keep_wanted():
-                self._give(self._idle.pop(), run)
+                self._give(self._idle[-1], run)
 
     def _give(self, process: RunnerProcess, run: _Run) -> None:
         settings = run.works[0].settings
         is_known = self._settings.get(process) is settings
-        self._settings[process] = settings
         orders = [_order(work) for work in run.works]
-        packet = pack(Task(orders, None if is_known else settings))
+        try:
+            packet = pack(Task(orders, None if is_known else settings))
+        except Exception as error:  # noqa: BLE001 - for want of memory, say: the call must end
+            run.fail(as_known_error(error))
+            return
+        self._settings[process] = settings
+        self._idle.remove(process)
         for place, work in enumerate(run.works):
             work.elsewhere = _Place.begin(process.channel, place)
         self._running[process] = run

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from mlserve.errors import ModelLoadFailed
+from mlserve.server.engine.work import Codec
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.processes.channel import Note, Packet, pair
 from mlserve.server.processes.messages import Failed, Load, Loaded
@@ -56,7 +57,7 @@ class RunnerProcess:
         self.started_at = time.monotonic()
         self.early_deaths = 0
         """How many processes in a row, the last of them in its place, died young."""
-        self._load = Load(source, version)
+        self.to_load = Load(source, version, _codec_modules())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_message: Callable[[RunnerProcess, Any], None] = _unexpected
         self._on_end: Callable[[RunnerProcess], None] = _unexpected
@@ -69,11 +70,11 @@ class RunnerProcess:
     def load(self) -> Loaded:
         """Wait until the version is loaded. Raises its error, and ModelLoadFailed if it dies."""
         try:
-            self.channel.send(self._load)
+            self.channel.send(self.to_load)
             answer = self.channel.receive()
         except (EOFError, OSError) as error:
             raise ModelLoadFailed(
-                f"version {self._load.version} of {self._load.source.model} is not served: its "
+                f"version {self.to_load.version} of {self.to_load.source.model} is not served: its "
                 f"process ended while it was loading ({self.cause()})",
                 hint="the server's log has what it wrote; a process that runs out of memory is "
                 "ended by signal 9",
@@ -201,6 +202,17 @@ class RunnerProcess:
                 then(result)
 
         loop.run_in_executor(None, work, given).add_done_callback(done)
+
+
+def _codec_modules() -> list[str]:
+    """Return the modules of core that have a codec, as this server has imported them."""
+    found = set[str]()
+    kinds: list[type[Any]] = [Codec]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        found.add(kind.__module__)
+    return sorted(name for name in found if name.startswith("mlserve."))
 
 
 def _unexpected(*_: Any) -> None:

@@ -14,13 +14,21 @@ import pytest
 from mlserve_echo import EchoBackend
 
 from mlserve.background import run_on_daemon_thread
+from mlserve.deadline import Deadline
+from mlserve.errors import InferenceFailed
 from mlserve.load_options import LoadOptions
+from mlserve.server.engine.estimates import CostKey
+from mlserve.server.engine.work import Work
+from mlserve.server.models.loading import Served
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.processes.channel import LONG, pack
 from mlserve.server.processes.pool import RunnerProcesses
 from mlserve.server.processes.process import RunnerProcess
-from mlserve.settings import LogFormat
+from mlserve.server.request import StageTimes
+from mlserve.server.tfs.grpc import PredictCodec
+from mlserve.settings import DEFAULT_SETTINGS, LogFormat
 from mlserve.store import VersionPolicy
+from mlserve.testing.questions import request_of
 from tests.harness.echo import EchoModel
 
 pytestmark = pytest.mark.server
@@ -134,3 +142,65 @@ def test_processes_that_die_together_are_all_replaced_at_once(
 
     asyncio.run(kill_all())
     assert pool.restarts == 4
+
+
+class Caller:
+    """A caller who waits and knows nothing."""
+
+    def has_left(self) -> bool:
+        return False
+
+    def enter(self, stage: int) -> None:
+        pass
+
+    def find_fault(self, *_: Any) -> None:
+        return None
+
+    def bring_forward(self, work: Work[Any]) -> None:
+        pass
+
+
+class Heavy(PredictCodec):
+    """A codec that there is no memory to copy."""
+
+    def __reduce__(self) -> Any:
+        raise MemoryError
+
+
+def test_a_call_that_cannot_be_sent_fails_and_the_next_one_is_run(
+    model: EchoModel, source: ModelSpec
+) -> None:
+    model.put(1)
+    pool = RunnerProcesses(source, 1, 1, LogFormat.TEXT, lambda: None)
+    request = request_of("m", b"photo")
+
+    async def run(codec: PredictCodec) -> Work[Any]:
+        done = asyncio.get_running_loop().create_future()
+        kind = CostKey.from_rows("m", 1, "serving_default", 1)
+        served, times, deadline = Served("m", 1, False), StageTimes(), Deadline.after(20)
+        work = Work(codec, served, pool, DEFAULT_SETTINGS, kind, deadline, times, Caller())
+        pool.submit([work], done.set_result)
+        await done
+        return work
+
+    async def run_both() -> tuple[Work[Any], Work[Any]]:
+        await run_on_daemon_thread(pool.start)
+        pool.attach()
+        data = request.SerializeToString()
+        try:
+            return await run(Heavy(data, request)), await run(PredictCodec(data, request))
+        finally:
+            await run_on_daemon_thread(pool.close)
+
+    failed, answered = asyncio.run(run_both())
+    assert isinstance(failed.error, InferenceFailed)
+    assert answered.error is None
+    assert b"sorrel" in answered.result[1]
+
+
+def test_a_process_imports_every_protocol_before_its_first_request(source: ModelSpec) -> None:
+    process = RunnerProcess(source, 1, LogFormat.TEXT)
+    process.kill()
+    process.cause()
+    process.detach()
+    assert PredictCodec.__module__ in process.to_load.codecs
