@@ -60,7 +60,7 @@ class Opener:
         seconds = time.process_time() - began
         if seconds > PER_CORE * cpus:
             return loaded
-        count = min(cpus, _that_fit_in_memory())
+        count = min(source.options.threads or cpus, cpus, _that_fit_in_memory())
         if count == 1:
             return loaded
         loaded.runner.close()

@@ -61,6 +61,11 @@ def test_a_fast_model_on_many_cpus(opened: Opened, monkeypatch: pytest.MonkeyPat
     assert loaded.width == 3
 
 
+def test_a_fast_model_with_fewer_threads(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "usable_cpus", lambda: 8)
+    assert _count(opened(threads=2)) == 2
+
+
 def test_a_slow_model_on_many_cpus(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "usable_cpus", lambda: 3)
     assert _count(opened(burn=0.02)) == 0
