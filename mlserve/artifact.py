@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mlserve.certificate.certificate import Certificate
 from mlserve.digests import Digests, digests_from_json, digests_of, digests_to_json, faults
 from mlserve.errors import ModelLoadFailed, UsageError, reason_of, shortened
 from mlserve.pipeline import ImagePipeline
+from mlserve.precision import Precision
 from mlserve.sources import Facts, Kind, facts_from_json, facts_to_json
 from mlserve.tensors import Signature
 
@@ -68,7 +70,8 @@ class Manifest:
     means that a row's answer depends on the rows beside it, so that requests never share a batch.
     `fetched` says what was fetched from where (`mlserve.remote`), by the option that named it.
     `files` are the digests of every other file of the folder; None if it was exported before
-    manifests had them.
+    manifests had them. `precision` is that of the export. `agreement` is what was measured on
+    held-out inputs. `certificate` is None for an export without golden inputs.
     """
 
     mlserve: str
@@ -88,6 +91,9 @@ class Manifest:
     has_dependent_rows: bool = False
     fetched: Mapping[str, Any] = field(default_factory=dict)
     files: Digests | None = None
+    precision: Precision = Precision.FP32
+    agreement: Mapping[str, Any] = field(default_factory=dict)
+    certificate: Certificate | None = None
 
     @property
     def kind(self) -> Kind:
@@ -148,6 +154,9 @@ class Manifest:
             "has_dependent_rows": self.has_dependent_rows,
             "fetched": dict(self.fetched),
             "files": None if self.files is None else digests_to_json(self.files),
+            "precision": self.precision.value,
+            "agreement": dict(self.agreement),
+            "certificate": None if self.certificate is None else self.certificate.to_json(),
         }
 
     @classmethod
@@ -163,6 +172,9 @@ class Manifest:
         values["facts"] = facts_from_json(data.get("facts", {}))
         files = data.get("files")
         values["files"] = None if files is None else digests_from_json(files)
+        values["precision"] = Precision(data.get("precision", Precision.FP32))
+        certificate = data.get("certificate")
+        values["certificate"] = None if certificate is None else Certificate.from_json(certificate)
         return cls(**values)
 
 

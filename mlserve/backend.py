@@ -9,11 +9,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from mlserve.artifact import Artifact
+from mlserve.artifact import Artifact, Manifest
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, ModelLoadFailed, either
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
+from mlserve.precision import Precision
 from mlserve.sources import Model, TensorModel
 from mlserve.tensors import Signature
 
@@ -108,6 +109,41 @@ def batching_of(runner: Runner) -> Batching | None:
     return batching if isinstance(batching, Batching) else None
 
 
+@dataclass(frozen=True, slots=True)
+class RunsOn:
+    """What runs a model: the runtime with its version, the precision, and the device."""
+
+    runtime: str
+    precision: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.runtime}; {self.precision}; {self.device}"
+
+
+def runs_on(runner: Runner, backend: str, manifest: Manifest | None) -> RunsOn:
+    """Return the Runner's `runs_on`; from the backend's name and the manifest if it has none."""
+    found = getattr(runner, "runs_on", None)
+    if isinstance(found, RunsOn):
+        return found
+    precision = "unknown precision" if manifest is None else manifest.precision.value
+    return RunsOn(backend, precision, "unknown device")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a model is exported in another precision than fp32.
+
+    `calibration` are inputs of the model by name: of a classifier {"images": float32[1, height,
+    width, depth]}, prepared by its pipeline; of a model of tensors a batch each. It can be read
+    several times. `expected` are the right classes of these inputs, if they are known.
+    """
+
+    precision: Precision
+    calibration: Sequence[Tensors] = ()
+    expected: Sequence[int] | None = None
+
+
 @runtime_checkable
 class HasDefinitions(Protocol):
     """A Runner of a model whose file holds TensorFlow SignatureDef messages."""
@@ -188,7 +224,7 @@ class ServerSpec:
     longest_folder: int | None = None
 
 
-_EVERY_BACKEND = ("threads", "processes", "allow_unsafe_ops")
+_EVERY_BACKEND = ("threads", "processes", "allow_unsafe_ops", "on_drift")
 """Fields of LoadOptions that every backend takes; one without unsafe operations allows them all."""
 
 
@@ -213,6 +249,8 @@ class Backend(ABC):
     """File names or patterns (`*.onnx`) that identify a version folder of this backend."""
     frameworks: ClassVar[tuple[str, ...]] = ("tensorflow",)
     """The values of `Model.framework` that `export` accepts."""
+    precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32,)
+    """The precisions that it exports; those beside fp32 by `export_at`."""
     limits_threads: ClassVar[bool] = False
     """Whether its Runners `limit_threads`: of several processes, each may then have all threads."""
     load_options: ClassVar[tuple[str, ...]] = ()
@@ -281,6 +319,19 @@ class Backend(ABC):
         the backend does not take, as does the default, which is for backends that only serve.
         """
         raise self._only_serves()
+
+    def export_at(
+        self, model: Model, into: Path, quantization: Quantization
+    ) -> Sequence[Signature]:
+        """Write the files as `export` does, in one of the `precisions` beside fp32.
+
+        Raises ExportError, as does the default, which is for backends that have only fp32.
+        """
+        raise ExportError(
+            f"the backend {self.name!r} does not export in {quantization.precision}",
+            hint="leave --precision out, or export with another backend: `mlserve plugins` lists "
+            "them",
+        )
 
     @abstractmethod
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:

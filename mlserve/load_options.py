@@ -13,6 +13,13 @@ from mlserve.options import HelpPanel, Options, option
 from mlserve.system import usable_cpus
 
 
+class OnDrift(StrEnum):
+    """What becomes of a version that does not give the answers of its certificate."""
+
+    REFUSE = "refuse"
+    SERVE = "serve"
+
+
 class JpegChoice(StrEnum):
     """Where JPEGs are decoded: on the CPU, bit for bit as everywhere, or on the GPU."""
 
@@ -120,6 +127,15 @@ class LoadOptions(Options):
             "Types that a model's file may hold, besides those that are known to be safe.",
             unit="names",
             chosen="none",
+        ),
+    )
+    on_drift: OnDrift | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "What to do with a version that does not give the answers of its certificate here: "
+            "refuse to serve it, or serve it and say so.",
+            chosen="refuse",
         ),
     )
     allow_version_mismatch: bool = field(

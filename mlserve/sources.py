@@ -13,6 +13,7 @@ from mlserve.errors import PluginError, bounded
 from mlserve.labels import read_labels
 from mlserve.pipeline import Exif, ImagePipeline
 from mlserve.pixel_options import PixelOptions
+from mlserve.precision import Precision
 from mlserve.tensors import Signature, TensorSpec
 
 DEFAULT_MODEL = "inception_v3"
@@ -98,7 +99,9 @@ class ModelRequest:
     or a model of a library that says so (`mlserve.preprocessors.choice`), and everything that is
     given besides takes precedence. `labels_origin` says where labels that nobody gave come from.
     `sha256` is the digest that the weights must have; `offline` takes addresses from the cache and
-    fetches nothing.
+    fetches nothing. `precision` is what the model is exported in; `calibration` and `held_out` are
+    images or rows to quantise it on and to measure its agreement with the reference on, which must
+    be at least `min_agreement`; `golden` are those of its certificate.
     """
 
     model: str
@@ -123,6 +126,11 @@ class ModelRequest:
     offline: bool = False
     preprocessor: str | None = None
     labels_origin: str = ""
+    precision: Precision = Precision.FP32
+    calibration: Path | None = None
+    held_out: Path | None = None
+    min_agreement: float | None = None
+    golden: Path | None = None
 
     @property
     def is_random(self) -> bool:
@@ -200,6 +208,23 @@ class TensorModel:
 Model = Classifier | TensorModel
 """A model in memory."""
 
+PIXELS = "pixels"
+"""The signature of a classifier's Reference: `images` float32[N, height, width, depth], prepared by
+the pipeline, to `outputs` float32[N, units], before the activation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model in the framework that trained it, in fp32: the answers that others are held to.
+
+    `framework` names it with its version. `run` takes a signature's name and arrays by name, and
+    returns arrays by name; of a classifier the only signature is PIXELS. It raises what
+    `Runner.run` raises.
+    """
+
+    framework: str
+    run: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
 
 SOME_USE = {
     "inputs": "--input",
@@ -266,3 +291,10 @@ class ModelSource(ABC):
 
         Raises ExportError when it is unavailable, with the alternatives as its hint.
         """
+
+    def reference(self, model: Model) -> Reference | None:
+        """Return the model that `open` returned, as its own framework runs it in fp32.
+
+        The default is for sources that have none: such a model gets no certificate.
+        """
+        return None

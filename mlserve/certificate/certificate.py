@@ -1,0 +1,37 @@
+"""The certificate of an artifact: what its manifest says about its golden inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was measured when the artifact was exported, and what a server here is held to.
+
+    `reference` names the framework that gave the right answers, in fp32. `cases` is the number of
+    golden inputs. `tolerance` is the largest difference from the reference that is accepted: of
+    scores it is absolute, of other numbers relative to the reference where that is above 1.
+    `difference` is the largest that the artifact had at export; `same_labels` is how many of the
+    golden inputs got the reference's label, None for a model without labels. `smallest_margin` is
+    that between the two best scores of a golden input, None without scores. `made_on` is the CPU,
+    or the device, of the export.
+    """
+
+    reference: str
+    cases: int
+    tolerance: float
+    difference: float
+    same_labels: int | None
+    smallest_margin: float | None
+    made_on: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Certificate:
+        """Read the output of `to_json`. Raises TypeError and KeyError for anything else."""
+        return cls(**data)

@@ -1,0 +1,22 @@
+"""The precisions that a model is exported in."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Precision(StrEnum):
+    """The type of number that a runtime computes with.
+
+    `int8` means that convolutions and matrix products are quantised; the rest may stay in floats.
+    """
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the ranges of the numbers must be measured on inputs of the model."""
+        return self is Precision.INT8
