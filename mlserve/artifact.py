@@ -100,14 +100,18 @@ class Manifest:
         """What the model is for its users."""
         return Kind.TENSORS if self.pipeline is None else Kind.IMAGE_CLASSIFIER
 
+    def write_labels(self, folder: Path, labels: Sequence[str]) -> None:
+        """Write the labels of an image classifier into `folder`. Raises OSError."""
+        if self.pipeline is not None:
+            name = LABELS_JSON_NAME if _need_json(labels) else LABELS_NAME
+            (folder / name).write_bytes(labels_text(labels))
+
     def write(self, folder: Path, labels: Sequence[str]) -> None:
         """Write the labels of an image classifier into `folder`, and at last the manifest.
 
         It lists what is in the folder then. Raises OSError, and ValueError for what is not a file.
         """
-        if self.pipeline is not None:
-            name = LABELS_JSON_NAME if _need_json(labels) else LABELS_NAME
-            (folder / name).write_bytes(labels_text(labels))
+        self.write_labels(folder, labels)
         whole = replace(self, files=digests_of(folder, without=MANIFEST_NAME))
         (folder / MANIFEST_NAME).write_text(json.dumps(whole.to_json(), indent=2) + "\n")
 

@@ -12,7 +12,7 @@ from mlserve.images import RGB
 from mlserve.kinds import AS_TENSORS
 from mlserve.pipeline import DEFAULT_TOP_K, ImagePipeline, class_offset
 from mlserve.pixel_options import SUBJECTS, PixelOptions
-from mlserve.sources import Classifier, Fact, Facts, How, ModelRequest
+from mlserve.sources import Classifier, Fact, Facts, How, ModelRequest, Reference
 
 _BINARY_LABELS = 2
 
@@ -24,7 +24,7 @@ class Network:
     `size` is (height, width), and `depth` 3, or 1 for a model of grey images. `contract` describes
     the rest of the input and output, and how it is known; `facts` do the same for size and layout.
     `framework` says what `forward` is, and `details` what else its backends need to know, as in
-    Classifier.
+    Classifier; so is `reference`.
     """
 
     forward: Any
@@ -37,6 +37,7 @@ class Network:
     facts: Facts = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     depth: int = RGB
+    reference: Reference | None = None
 
     @property
     def units(self) -> int:
@@ -85,6 +86,7 @@ def classifier(
             **_label_facts(request),
         },
         details=network.details,
+        reference=network.reference,
     )
 
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
-from mlserve.backend import Backend
+from mlserve.backend import Backend, Runner
 from mlserve.backend_choice import backend_for
 from mlserve.distributions import MODELS, install_command, not_installed
 from mlserve.errors import (
@@ -109,12 +109,17 @@ def _exported(
     with into.incoming(runtime.name, request.model) as incoming:
         model, signatures = _write(request, source, runtime, incoming.path, progress)
         manifest = manifest_of(model, runtime.name, signatures, _libraries(runtime, source))
+        manifest = replace(manifest, precision=request.precision)
         manifest = _with_origin(manifest, fetched)
+        labels = model.labels if isinstance(model, Classifier) else ()
+        manifest.write_labels(incoming.path, labels)
         if isinstance(model, TensorModel):
             manifest = _with_omissions(manifest, model)
+        if isinstance(model, TensorModel) or model.reference is not None:
             progress(f"trying {request.model}", 0, None)
-            manifest = _tried(request, runtime, Artifact(incoming.path, model.name, 0, manifest))
-        manifest.write(incoming.path, model.labels if isinstance(model, Classifier) else ())
+            artifact = Artifact(incoming.path, model.name, 0, manifest)
+            manifest = _tried(request, model, runtime, artifact, progress)
+        manifest.write(incoming.path, labels)
         folder = _publish(incoming, version)
     return Artifact.open(folder.parent, request.model, int(folder.name))
 
@@ -159,35 +164,51 @@ def _with_omissions(manifest: Manifest, model: TensorModel) -> Manifest:
     return replace(manifest, facts={**manifest.facts, "omitted": fact})
 
 
-def _tried(request: ModelRequest, runtime: Backend, artifact: Artifact) -> Manifest:
+def _tried(
+    request: ModelRequest, model: Model, runtime: Backend, artifact: Artifact, progress: Progress
+) -> Manifest:
     """Load what was written, as a server will, and return the manifest with what that tells.
 
-    Raises ExportError if it cannot be loaded.
+    Raises ExportError if it cannot be loaded, or does not give the right answers.
     """
+    manifest = artifact.manifest
+    if manifest is None:
+        raise ValueError("only what has just been exported is tried")
+    with _library_errors_named(f"the backend {runtime.name}", runtime):
+        from mlserve.golden_inputs import certified
+
+        runner = _loaded(request, runtime, artifact)
+        try:
+            if isinstance(model, TensorModel):
+                manifest = _with_rows(manifest, runner)
+            progress(f"certifying {request.model}", 0, None)
+            return certified(request, model, artifact, manifest, runner)
+        finally:
+            runner.close()
+
+
+def _loaded(request: ModelRequest, runtime: Backend, artifact: Artifact) -> Runner:
     options = LoadOptions(
         allow_unsafe_ops=request.allow_unsafe_ops,
         allow_pickle=request.allow_pickle,
         trusted_types=",".join(request.trusted_types) or None,
         allow_version_mismatch=request.allow_version_mismatch,
     )
-    manifest = artifact.manifest
-    if manifest is None:
-        raise ValueError("only what has just been exported is tried")
-    with _library_errors_named(f"the backend {runtime.name}", runtime):
-        from mlserve.probe import check_rows
+    try:
+        return runtime.load(artifact, options)
+    except ModelLoadFailed as error:
+        raise ExportError(
+            f"the exported {artifact.model} does not load: "
+            + error.message.replace(f"{artifact.path}/", ""),
+            hint=_NOT_LOADED,
+        ) from error
 
-        try:
-            runner = runtime.load(artifact, options)
-        except ModelLoadFailed as error:
-            raise ExportError(
-                f"the exported {artifact.model} does not load: "
-                + error.message.replace(f"{artifact.path}/", ""),
-                hint=_NOT_LOADED,
-            ) from error
-        try:
-            rows = check_rows(manifest.signatures, runner.run)
-        finally:
-            runner.close()
+
+def _with_rows(manifest: Manifest, runner: Runner) -> Manifest:
+    """Return the manifest with whether the rows of the model are independent."""
+    from mlserve.probe import check_rows
+
+    rows = check_rows(manifest.signatures, runner.run)
     if rows is None:
         return manifest
     return replace(

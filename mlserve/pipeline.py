@@ -37,6 +37,8 @@ _IMAGENET = (1001, 1000)
 
 
 DEFAULT_TOP_K = 5
+RANKING = "ranking"
+"""The signature of an image classifier that gives all classes, ordered by score."""
 _MOST_CLASSES, _MOST = 2**24, 2**53
 _LARGEST_FLOAT = 2.0**127
 """The largest scale or offset, in the range of float32."""

@@ -62,13 +62,13 @@ class Trial:
     outputs: Arrays
 
 
-def tried(signature: Signature, run: Callable[[Arrays], Arrays]) -> Trial | str:
+def tried(signature: Signature, run: Callable[[Arrays], Arrays], rows: int = _ROWS) -> Trial | str:
     """Return the first made-up inputs that the model takes; else why it takes none."""
     is_open = any(None in (spec.shape or ())[1:] for spec in signature.required)
     refusal = ""
     for length in _LENGTHS if is_open else _LENGTHS[:1]:
         try:
-            inputs = made_up_inputs(signature, length=length)
+            inputs = made_up_inputs(signature, rows, length)
             return Trial(inputs, run(inputs))
         except (MlserveError, ValueError) as error:
             refusal = refusal or str(error)

@@ -155,6 +155,26 @@ class ModelRequest:
         return self.labels
 
 
+PIXELS = "pixels"
+"""The signature of a classifier's Reference: `images` float32[N, height, width, depth], prepared by
+the pipeline, to `outputs` float32[N, units], before the activation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model in the framework that trained it, in fp32: the answers that others are held to.
+
+    `framework` names it with its version. `run` takes a signature's name and arrays by name, and
+    returns arrays by name; of a classifier the only signature is PIXELS. It raises what
+    `Runner.run` raises. `probes` are inputs of the only signature, some rows that it takes and that
+    tell conversions apart; None if inputs must be made up.
+    """
+
+    framework: str
+    run: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+    probes: Mapping[str, Any] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Classifier:
     """An image classifier in memory, ready for a backend to export.
@@ -165,6 +185,7 @@ class Classifier:
     because core imports no framework. `facts` say how size, pixels and activation are known.
     `labels` are those of the manifest: without the background class when `pipeline.class_offset` is
     1. `weights_digest` is `sha256:<hex>` of the weights' bytes. `details` are those of TensorModel.
+    `reference` gives the answers that the export is held to; without one it gets no certificate.
     """
 
     name: str
@@ -177,6 +198,7 @@ class Classifier:
     framework: str = "tensorflow"
     facts: Facts = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +211,8 @@ class TensorModel:
     may name outputs in its own way if its runtime does. `columns` names the columns of an input
     that is a matrix [N, columns], so that tables can be sent by column name. `libraries` are the
     versions of the libraries that the model was trained or saved with, and `details` what else the
-    framework's backends need to know; both are JSON and kept in the manifest.
+    framework's backends need to know; both are JSON and kept in the manifest. `reference` is that
+    of Classifier.
     """
 
     name: str
@@ -203,28 +226,11 @@ class TensorModel:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
 
 
 Model = Classifier | TensorModel
 """A model in memory."""
-
-PIXELS = "pixels"
-"""The signature of a classifier's Reference: `images` float32[N, height, width, depth], prepared by
-the pipeline, to `outputs` float32[N, units], before the activation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A model in the framework that trained it, in fp32: the answers that others are held to.
-
-    `framework` names it with its version. `run` takes a signature's name and arrays by name, and
-    returns arrays by name; of a classifier the only signature is PIXELS. It raises what
-    `Runner.run` raises.
-    """
-
-    framework: str
-    run: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-
 
 SOME_USE = {
     "inputs": "--input",
@@ -291,10 +297,3 @@ class ModelSource(ABC):
 
         Raises ExportError when it is unavailable, with the alternatives as its hint.
         """
-
-    def reference(self, model: Model) -> Reference | None:
-        """Return the model that `open` returned, as its own framework runs it in fp32.
-
-        The default is for sources that have none: such a model gets no certificate.
-        """
-        return None

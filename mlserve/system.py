@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import platform
 import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
@@ -16,6 +18,16 @@ def usable_cpus(cgroup: Path = _CGROUP) -> int:
     allowed = len(os.sched_getaffinity(0))
     quota = _quota_v2(cgroup) or _quota_v1(cgroup)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
+    """Return the name of the CPU's model, as the kernel has it; else its architecture."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, named), platform.processor() or platform.machine())
 
 
 def _quota_v2(cgroup: Path) -> float | None:

@@ -19,14 +19,11 @@ from mlserve.image_pipeline.steps import (
     ResizingForward,
     best,
 )
-from mlserve.pipeline import ImagePipeline
+from mlserve.pipeline import RANKING, ImagePipeline
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
-
-RANKING = "ranking"
-"""All classes, ordered by score."""
 
 
 def image_signatures(pipeline: ImagePipeline) -> tuple[Signature, ...]:

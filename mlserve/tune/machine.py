@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from mlserve.artifact import Artifact
 from mlserve.digests import file_names, joined
-from mlserve.system import usable_cpus
-
-_CPUINFO = Path("/proc/cpuinfo")
+from mlserve.system import cpu_model, usable_cpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +32,6 @@ class Machine:
     def from_json(cls, data: dict[str, Any]) -> Machine:
         """Read the output of `to_json`. Raises KeyError, TypeError and ValueError."""
         return cls(str(data["cpu"]), int(data["usable_cpus"]))
-
-
-def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
-    """Return the name of the CPU's model, as the kernel has it; else its architecture."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(filter(None, named), platform.processor() or platform.machine())
 
 
 def version_digest(artifact: Artifact) -> str:

@@ -13,7 +13,8 @@ from mlserve import paths
 from mlserve.errors import UsageError
 from mlserve.served_model import ServedModel
 from mlserve.store import VersionPolicy
-from mlserve.tune.machine import Machine, cpu_model
+from mlserve.system import cpu_model
+from mlserve.tune.machine import Machine
 from mlserve.tune.records import Tuning, forget, keep, tunings
 from tests.harness.echo import manifest, put_version
 

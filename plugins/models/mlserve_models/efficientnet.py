@@ -21,6 +21,7 @@ from mlserve.contract import Evidence, Scale, settle
 from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
+from mlserve_models import reference
 from mlserve_models.sizes import known_size
 
 SIZE = 224
@@ -156,6 +157,7 @@ def network(
         digest,
         has_random_weights=has_random_weights,
         facts=known_size(request),
+        reference=reference.of_forward(forward),
     )
 
 

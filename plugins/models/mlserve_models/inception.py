@@ -15,7 +15,7 @@ from mlserve.digests import path_digest
 from mlserve.errors import ExportError, reason_of
 from mlserve.pipeline import Activation
 from mlserve.sources import ModelRequest
-from mlserve_models import keras_model
+from mlserve_models import keras_model, reference
 from mlserve_models.names import HubModel, random_digest
 from mlserve_models.sizes import known_size
 from mlserve_models.tf_graph import measured
@@ -28,14 +28,16 @@ def random_network(request: ModelRequest, model: HubModel) -> Network:
     network = _application(model, None, model.units, None)
     network.set_weights(_draw(network, request.seed))
     logits = Evidence(Activation.SOFTMAX, "the hub's module gives logits")
+    forward = keras_model.forward_of(network)
     return Network(
-        keras_model.forward_of(network),
+        forward,
         (model.size, model.size),
         settle(request, model.units, logits, model.known_scale),
         f"random weights, seed {request.seed}",
         random_digest(request.model, request.seed),
         has_random_weights=True,
         facts=known_size(request),
+        reference=reference.of_forward(forward),
     )
 
 
@@ -61,6 +63,7 @@ def network_of_file(path: Path, request: ModelRequest, model: HubModel) -> Netwo
         f"file {path}",
         path_digest(path),
         facts=known_size(request),
+        reference=reference.of_forward(forward),
     )
 
 

@@ -18,6 +18,7 @@ from mlserve.digests import path_digest
 from mlserve.errors import ExportError, reason_of
 from mlserve.kinds import is_for_tensors
 from mlserve.sources import Model, ModelRequest, TensorModel
+from mlserve_models import reference
 from mlserve_models.keras_export import write_saved_model
 from mlserve_models.sizes import (
     depth_of,
@@ -102,6 +103,7 @@ def _network(path: Path, model: Any, request: ModelRequest) -> Network:
         path_digest(path),
         facts={"size": size_fact(shape)},
         depth=depth,
+        reference=reference.of_forward(forward),
     )
 
 

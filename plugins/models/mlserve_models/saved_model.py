@@ -20,6 +20,7 @@ from mlserve.kinds import is_for_tensors
 from mlserve.sources import Kind, Model, ModelRequest
 from mlserve.tensors import DEFAULT_SIGNATURE
 from mlserve.unsafe_ops import require_safe_ops
+from mlserve_models import reference
 from mlserve_models.names import is_tar
 from mlserve_models.sizes import (
     depth_of,
@@ -106,7 +107,16 @@ def _network(
     depth = depth_of(channels, request)
     contract = measured(source, forward, (height, width), request, known, depth)
     facts = {"size": size_fact(shape)}
-    return Network(forward, (height, width), contract, source, digest, facts=facts, depth=depth)
+    return Network(
+        forward,
+        (height, width),
+        contract,
+        source,
+        digest,
+        facts=facts,
+        depth=depth,
+        reference=reference.of_forward(forward),
+    )
 
 
 def require_safe(folder: Path, what: str, request: ModelRequest) -> None:

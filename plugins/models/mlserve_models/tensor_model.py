@@ -13,6 +13,7 @@ from mlserve.kinds import kind_fact
 from mlserve.sources import ModelRequest, TensorModel
 from mlserve.tensors import Signature
 from mlserve.wire.signature_defs import read_signature
+from mlserve_models import reference
 
 _SERVE = "serve"
 
@@ -39,6 +40,7 @@ def tensor_model(
         source=source,
         weights_digest=digest,
         facts={"kind": kind_fact(request, problem)},
+        reference=reference.of_folder(folder),
     )
 
 

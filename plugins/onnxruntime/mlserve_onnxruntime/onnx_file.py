@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ from mlserve.image_input import (
 from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.load_options import LoadOptions
 from mlserve.measure import Subject, measure
-from mlserve.sources import Fact, How, Model, ModelRequest, TensorModel
+from mlserve.sources import Fact, How, Model, ModelRequest, Reference, TensorModel
 from mlserve_onnxruntime.external_data import fill_weights, whole_model
 from mlserve_onnxruntime.layout import described, image_spec, open_sizes
 from mlserve_onnxruntime.opening import ERRORS_ONLY, LOAD_ERRORS
-from mlserve_onnxruntime.runner import file_signature
+from mlserve_onnxruntime.runner import OnnxRunner, file_signature
 from mlserve_onnxruntime.sessions import Sessions
 
 _OPS = by_name(
@@ -209,6 +209,7 @@ def _as_tensors(
         source=f"file {path}",
         weights_digest=_digest(path),
         facts={"kind": kind_fact(request, problem)},
+        reference=_reference(OnnxRunner(sessions, signature).run),
     )
 
 
@@ -245,7 +246,13 @@ def _network(path: Path, sessions: Sessions, request: ModelRequest) -> Network:
             "size": Fact(How.GIVEN) if None in (image.height, image.width) else size_fact,
             "layout": layout_fact,
         },
+        reference=_reference(lambda _, inputs: {"outputs": run(inputs["images"])}),
     )
+
+
+def _reference(run: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]) -> Reference:
+    """Return the file's answers on the CPU: what trained the model is not known."""
+    return Reference(f"ONNX Runtime {onnxruntime.__version__} on the CPU", run)
 
 
 def _opened(path: Path) -> Sessions:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import sklearn
 
 from mlserve.artifact import Artifact, digest_of
 from mlserve.errors import ExportError, MlserveError, reason_of
 from mlserve.load_options import LoadOptions
-from mlserve.sources import Fact, Facts, How, ModelRequest, TensorModel
+from mlserve.sources import Fact, Facts, How, ModelRequest, Reference, TensorModel
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, TensorSpec
 from mlserve_sklearn import estimator_file
 from mlserve_sklearn.estimator_file import SCIKIT_LEARN
@@ -89,6 +90,9 @@ def open_estimator(request: ModelRequest) -> TensorModel:
         columns=columns if runner.inputs.is_frame and runner.inputs.is_matrix else {},
         libraries=estimator_file.libraries_of(estimator) | saved,
         details={"task": task_of(estimator), "classes": classes, "missing": missing},
+        reference=Reference(
+            f"scikit-learn {sklearn.__version__}", lambda _, inputs: runner.answers(inputs), probes
+        ),
     )
 
 

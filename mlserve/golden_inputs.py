@@ -1,0 +1,374 @@
+"""Make the certificate of an export: golden inputs, the reference's answers, the artifact's own.
+
+Golden inputs are given with `--golden`, or made: the images in `mlserve/certificate/images` for a
+classifier, and for a model of tensors rows that its source knows to be telling, or seeded ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np  # noqa: TID253
+
+from mlserve import plugins
+from mlserve.artifact import Artifact, Manifest
+from mlserve.backend import Runner
+from mlserve.certificate.certificate import Certificate
+from mlserve.certificate.golden import Arrays, GoldenCase, write_golden
+from mlserve.certificate.verdict import (
+    LABEL,
+    SCORES,
+    Verdict,
+    answer_of,
+    compared,
+    is_ranking,
+    judge,
+    margin_of,
+)
+from mlserve.distributions import install_command
+from mlserve.errors import ExportError, MlserveError, UsageError, bounded
+from mlserve.precision import Precision
+from mlserve.probe import tried
+from mlserve.sources import PIXELS, Classifier, Fact, How, Model, ModelRequest, Reference
+from mlserve.system import cpu_model
+from mlserve.tensors import PREDICT, Signature
+
+ROWS = 16
+"""How many rows of a model of tensors are golden inputs, each a question of its own."""
+_AT_ONCE = 4
+"""Images that the reference is asked at once, which bounds its memory."""
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_MODULES = ("numpy", "PIL", "simplejpeg")
+"""What the image pipeline in Python imports: the extra `images`."""
+
+TOLERANCE = 1e-4
+"""What fp32 may differ from the reference: runtimes sum in different orders."""
+_FLOORS = {Precision.BF16: 1e-2, Precision.FP16: 1e-3, Precision.INT8: 1e-2}
+"""The least tolerance of the other precisions, however near the artifact was at export."""
+_ROOM = 2.0
+"""How much farther than at export another machine may be from the reference."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A golden input before it is answered. `label` is kept by the reference's answer."""
+
+    name: str
+    signature: str
+    inputs: Arrays
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A golden input with the reference's answer, as `GoldenCase.expected` has it."""
+
+    question: Question
+    expected: Arrays
+
+
+def certified(
+    request: ModelRequest, model: Model, artifact: Artifact, manifest: Manifest, runner: Runner
+) -> Manifest:
+    """Ask the reference and the artifact the golden questions; write them into the artifact.
+
+    Returns the manifest with the certificate, or with the reason why there is none. Raises
+    ExportError if the artifact does not give the answers that its precision allows.
+    """
+    if model.reference is None:
+        return manifest
+    absent = plugins.absent_modules(_MODULES) if isinstance(model, Classifier) else ()
+    if absent:
+        install = install_command("mlserve[images]")
+        return _without(manifest, f"none: its images need {', '.join(absent)}: {install}")
+    answered, refusal = _answered(request, model, model.reference, runner.signatures)
+    if not answered:
+        return _without(manifest, f"none: the model refuses made-up inputs ({refusal})")
+    if _is_undecided(model, model.reference, answered[0]):
+        return _without(manifest, "none: the model gives two answers to the same input")
+    cases = [_case(each, runner) for each in answered]
+    certificate = _certificate(manifest.precision, model.reference, cases)
+    manifest, verdict = _judged(replace(manifest, certificate=certificate), artifact, runner, cases)
+    _require(model, cases, verdict)
+    write_golden(cases, artifact.path)
+    return manifest
+
+
+def _without(manifest: Manifest, why: str) -> Manifest:
+    return replace(manifest, facts={**manifest.facts, "certificate": Fact(How.ASSUMED, why)})
+
+
+def _answered(
+    request: ModelRequest,
+    model: Model,
+    reference: Reference,
+    signatures: Mapping[str, Signature],
+) -> tuple[list[Answered], str]:
+    """Return the questions that the reference answers, and why it refuses the first other one.
+
+    Raises ExportError for a question of the user that it refuses.
+    """
+    if isinstance(model, Classifier):
+        return list(_answered_images(model, reference, signatures, _images(request))), ""
+    found, refusal = [], ""
+    for theirs, ours in _pairs(model.signatures, signatures.values()):
+        for question in _rows(request.golden, reference, theirs, ours):
+            if isinstance(question, str):
+                refusal = refusal or question
+                continue
+            try:
+                expected = reference.run(theirs.name, question.inputs)
+            except MlserveError as error:
+                refusal = refusal or error.message
+                continue
+            names = {spec.name for spec in ours.outputs}
+            kept = {name: array for name, array in expected.items() if name in names}
+            found.append(Answered(question, kept))
+    return found, refusal
+
+
+def _images(request: ModelRequest) -> Iterator[tuple[str, bytes]]:
+    """Yield the golden images with their names. Raises UsageError for a folder without images."""
+    if request.golden is None:
+        packaged = files("mlserve.certificate").joinpath("images").iterdir()
+        for file in sorted(packaged, key=lambda file: file.name):
+            if file.name.endswith(_SUFFIXES):
+                yield file.name, file.read_bytes()
+        return
+    paths = image_files(request.golden, "--golden")
+    for path in paths:
+        name = path.relative_to(request.golden).as_posix() if request.golden.is_dir() else path.name
+        yield name, path.read_bytes()
+
+
+def image_files(path: Path, option: str) -> list[Path]:
+    """Return the image files in a folder and the folders in it, sorted, or the one file.
+
+    Raises UsageError if there is none.
+    """
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    images = [file for file in found if file.suffix.lower() in _SUFFIXES and file.is_file()]
+    if images:
+        return images
+    there = "has no .jpg or .png file" if path.exists() else "does not exist"
+    raise UsageError(f"{option} {path} {there}", hint="give a folder of images, or one image")
+
+
+def _answered_images(
+    model: Classifier,
+    reference: Reference,
+    signatures: Mapping[str, Signature],
+    images: Iterable[tuple[str, bytes]],
+) -> Iterator[Answered]:
+    ranking = next((name for name, each in signatures.items() if is_ranking(each)), None)
+    if ranking is None:
+        return
+    steps = reference_steps(model, reference)
+    labels = np.array(
+        [text.encode() for text in model.pipeline.full_labels(model.labels)], dtype=object
+    )
+    pairs = list(images)
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = pairs[start : start + _AT_ONCE]
+        for (name, data), scores in zip(part, _scores(steps, part), strict=True):
+            best = labels[[int(scores.argmax())]]
+            image = np.array([data], dtype=object)
+            yield Answered(
+                Question(name, ranking, {"image": image}), {SCORES: scores[None], LABEL: best}
+            )
+
+
+def _scores(steps: Any, images: Sequence[tuple[str, bytes]]) -> Any:
+    try:
+        return steps.batch_scores([data for _, data in images], None)
+    except MlserveError as error:
+        names = ", ".join(name for name, _ in images)
+        raise ExportError(
+            f"the golden images {names} cannot be answered: {error.message}",
+            hint=error.hint or "leave the image out of --golden",
+        ) from error
+
+
+class ReferencePixels:
+    """A classifier's reference, as `mlserve.image_pipeline.steps.Forward`."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+
+    def __call__(self, pixels: Any, deadline: Any = None) -> Any:
+        """Return float32[N, units]."""
+        return self._reference.run(PIXELS, {"images": pixels})["outputs"]
+
+    def warm_up(self, black: Any) -> None:
+        """Do nothing: its speed does not matter."""
+
+    def close(self) -> None:
+        """Do nothing: its model belongs to the export."""
+
+
+def reference_steps(model: Classifier, reference: Reference) -> Any:
+    """Return the image pipeline in Python around the reference, `image_pipeline.steps.ImageSteps`.
+
+    Needs the extra `images`.
+    """
+    from mlserve.image_pipeline.steps import ImageSteps
+
+    return ImageSteps(model.pipeline, ReferencePixels(reference))
+
+
+def _pairs(
+    theirs: Sequence[Signature], ours: Iterable[Signature]
+) -> Iterator[tuple[Signature, Signature]]:
+    """Yield the model's signatures with those that the artifact serves for them.
+
+    A backend may rename the only one.
+    """
+    served = {signature.name: signature for signature in ours}
+    if len(theirs) == len(served) == 1:
+        yield theirs[0], next(iter(served.values()))
+        return
+    for signature in theirs:
+        if signature.name in served:
+            yield signature, served[signature.name]
+
+
+def _rows(
+    golden: Path | None, reference: Reference, theirs: Signature, ours: Signature
+) -> Iterator[Question | str]:
+    """Yield questions of a row each, or one of all rows where they are not independent.
+
+    Yields the reason instead if no inputs can be made up.
+    """
+    if theirs.method != PREDICT or not theirs.inputs:
+        return
+    batch = reference.probes if golden is None else _given_rows(golden)
+    if batch is None:
+        trial = tried(theirs, lambda inputs: reference.run(theirs.name, inputs), rows=ROWS)
+        if isinstance(trial, str):
+            yield bounded(trial)
+            return
+        batch = trial.inputs
+    sizes = {len(array) for array in batch.values() if array.ndim}
+    if not (ours.has_rows and len(sizes) == 1):
+        yield Question(f"{ours.name}, all rows", ours.name, batch)
+        return
+    (count,) = sizes
+    places = np.unique(np.linspace(0, count - 1, min(count, ROWS)).astype(int))
+    for place in places:
+        row = {name: array[place : place + 1] for name, array in batch.items()}
+        yield Question(f"{ours.name}, row {place}", ours.name, row)
+
+
+def _given_rows(path: Path) -> Mapping[str, Any]:
+    """Return the arrays of a `.npz` file. Raises UsageError."""
+    from mlserve.rows.arrays import load_arrays
+
+    try:
+        with path.open("rb") as file:
+            arrays = load_arrays(str(path), file)
+    except OSError as error:
+        raise UsageError(
+            f"--golden {path} cannot be read: {error.strerror}", hint="check the path"
+        ) from error
+    if isinstance(arrays, dict):
+        return arrays
+    raise UsageError(
+        f"--golden {path} is one array without a name",
+        hint="save one for each input: numpy.savez('rows.npz', NAME=array)",
+    )
+
+
+def _is_undecided(model: Model, reference: Reference, first: Answered) -> bool:
+    """Return whether the model itself gives another answer when it is asked again."""
+    if isinstance(model, Classifier):
+        return False  # measured when it was opened
+    question = first.question
+    names = [signature.name for signature in model.signatures]
+    name = question.signature if question.signature in names else names[0]
+    case = GoldenCase(question.name, name, question.inputs, first.expected, {}, None)
+    return bool(compared(case, reference.run(name, question.inputs), TOLERANCE).problem)
+
+
+def _case(answered: Answered, runner: Runner) -> GoldenCase:
+    question = answered.question
+    try:
+        outputs = runner.run(question.signature, question.inputs)
+    except MlserveError as error:
+        raise ExportError(
+            f"the exported model does not answer the golden input {question.name}: {error.message}",
+            hint=error.hint or _WRONG,
+        ) from error
+    return GoldenCase(
+        question.name,
+        question.signature,
+        question.inputs,
+        answered.expected,
+        answer_of(runner.signatures[question.signature], outputs),
+        margin_of(answered.expected),
+    )
+
+
+def tolerance_of(precision: Precision, measured: float) -> float:
+    """Return what an artifact may differ, whose largest difference at export was `measured`."""
+    if precision is Precision.FP32:
+        return TOLERANCE
+    return max(_FLOORS[precision], _ROOM * measured)
+
+
+def _certificate(
+    precision: Precision, reference: Reference, cases: Sequence[GoldenCase]
+) -> Certificate:
+    found = [compared(case, case.answered, TOLERANCE) for case in cases]
+    measured = max(each.difference for each in found)
+    margins = [case.margin for case in cases if case.margin is not None]
+    has_labels = any(LABEL in case.expected for case in cases)
+    return Certificate(
+        reference=reference.framework,
+        cases=len(cases),
+        tolerance=tolerance_of(precision, measured),
+        difference=measured,
+        same_labels=sum(not each.is_label_changed for each in found) if has_labels else None,
+        smallest_margin=min(margins, default=None),
+        made_on=cpu_model(),
+    )
+
+
+def _judged(
+    manifest: Manifest, artifact: Artifact, runner: Runner, cases: Sequence[GoldenCase]
+) -> tuple[Manifest, Verdict]:
+    """Return the verdict; if only batches are wrong, that of single requests, and a warning."""
+    certificate = manifest.certificate
+    if certificate is None:
+        raise ValueError("only what has a certificate is judged")
+    verdict = judge(replace(artifact, manifest=manifest), runner, cases, certificate)
+    if verdict.holds or manifest.has_dependent_rows:
+        return manifest, verdict
+    single = replace(manifest, has_dependent_rows=True)
+    alone = judge(replace(artifact, manifest=single), runner, cases, certificate)
+    if not alone.holds:
+        return manifest, verdict
+    why = f"an answer depends on the others in its batch ({verdict.problems[0].problem})"
+    fact = Fact(How.FOUND, why, f"{why}: requests are never run together as a batch")
+    return replace(single, facts={**manifest.facts, "rows": fact}), alone
+
+
+def _require(model: Model, cases: Sequence[GoldenCase], verdict: Verdict) -> None:
+    if verdict.holds:
+        return
+    first = verdict.problems[0]
+    raise ExportError(
+        f"the exported {model.name} does not give the answers of {_framework(model)}: of "
+        f"{len(cases)} golden inputs {len(verdict.problems)} differ, most {first.name}: "
+        f"{first.problem}",
+        hint=_WRONG,
+    )
+
+
+def _framework(model: Model) -> str:
+    return model.reference.framework if model.reference else model.framework
+
+
+_WRONG = "export it with another backend, or in fp32; please report it with the model"
