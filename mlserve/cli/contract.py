@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlserve.artifact import Manifest
+from mlserve.certificate.certificate import Certificate
 from mlserve.pipeline import Exif, ImagePipeline
 from mlserve.preprocessing import VERSION_1, Channels, Preprocessing, ResizeMode
 from mlserve.sources import Facts, How, facts_from_json
@@ -23,7 +24,24 @@ def contract_lines(manifest: Manifest) -> Iterator[str]:
     """Yield lines about an exported model's inputs and outputs, and the warnings about them."""
     if manifest.pipeline is not None:
         yield from _lines(manifest.pipeline, manifest.facts)
-        return
+    else:
+        yield from _signature_lines(manifest)
+    if manifest.certificate is not None:
+        yield f"answers  {certificate_text(manifest.certificate)}"
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """Say in words what was measured when the artifact was exported."""
+    labels = certificate.same_labels
+    same = "" if labels is None else f"the label of {labels} of {certificate.cases} golden inputs, "
+    return (
+        f"as {certificate.reference} gives them: {same}"
+        f"largest difference {certificate.difference:.1g} of {certificate.tolerance:g} allowed"
+        + (f", on {certificate.cases} golden inputs" if labels is None else "")
+    )
+
+
+def _signature_lines(manifest: Manifest) -> Iterator[str]:
     for signature in manifest.signatures:
         name = "" if len(manifest.signatures) == 1 else f" of {signature.name}"
         yield f"inputs   {', '.join(map(str, signature.inputs))}{name}"

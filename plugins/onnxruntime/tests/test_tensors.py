@@ -108,7 +108,11 @@ def test_a_detector_keeps_its_outputs(detector: Path, tmp_path: Path) -> None:
     assert artifact.manifest.backend == "onnxruntime"
     assert "has 3 outputs, not one: boxes float" in artifact.manifest.facts["kind"].why
     assert artifact.manifest.facts["rows"].how is How.FOUND
-    assert sorted(path.name for path in artifact.path.iterdir()) == ["mlserve.json", "model.onnx"]
+    assert sorted(path.name for path in artifact.path.iterdir()) == [
+        "golden",
+        "mlserve.json",
+        "model.onnx",
+    ]
     image = np.zeros((1, 3, 5, 7), np.float32)
     image[0, 2] = 1
     answer = run(artifact, image=image)
