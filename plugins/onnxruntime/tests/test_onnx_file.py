@@ -92,6 +92,7 @@ def test_either_layout_and_batch_gives_the_answer(
     assert artifact.manifest is not None
     assert (artifact.manifest.pipeline.height, artifact.manifest.pipeline.width) == (8, 6)
     assert sorted(path.name for path in artifact.path.iterdir()) == [
+        "golden",
         "labels.txt",
         "mlserve.json",
         "model.onnx",
