@@ -201,7 +201,7 @@ def judge(
 
     An error of the Runner is a problem of its case.
     """
-    alone = [_asked(runner, case, certificate) for case in cases]
+    alone = [case_verdict(runner, case, certificate) for case in cases]
     asked = {case.signature: runner.signatures[case.signature] for case in cases}
     if not can_be_asked_together(artifact.manifest, asked):
         return Verdict(tuple(alone))
@@ -218,7 +218,8 @@ def _worse(alone: CaseVerdict, together: CaseVerdict | None) -> CaseVerdict:
     return together if together.problem or together.difference > alone.difference else alone
 
 
-def _asked(runner: Runner, case: GoldenCase, certificate: Certificate) -> CaseVerdict:
+def case_verdict(runner: Runner, case: GoldenCase, certificate: Certificate) -> CaseVerdict:
+    """Ask one golden question; an error of the Runner is a problem of its case."""
     try:
         return judge_case(runner, case, certificate)
     except MlserveError as error:

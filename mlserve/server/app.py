@@ -144,7 +144,7 @@ class Server:
         reload, config, models = self._options.reload, self._options.config, self.parts.models
         changes = [] if reload is None else [reload.follow(models)]
         changes += [] if config is None else [config.follow(self.parts)]
-        await asyncio.gather(models.run(), *changes)
+        await asyncio.gather(self.parts.run_models(), *changes)
 
     def _note_change(self) -> None:
         self.grpc.show_ready(self.parts.is_ready)

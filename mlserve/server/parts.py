@@ -6,10 +6,13 @@ puts the REST API inside another ASGI application.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.examiner import Examiner
 from mlserve.server.listen.access import RestGate
 from mlserve.server.listen.drain import InFlight, drain
 from mlserve.server.listen.grpc.service import UnaryMethod, unary_methods
@@ -61,6 +64,7 @@ class ServerParts:
             self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
         )
         self.limits = limits_of(settings, self.engine.max_queue, has_ports=host is not None)
+        self._examiner = Examiner(self.engine, self.models, on_change)
         self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
         self._host = host or ""
         self._on_change = on_change
@@ -103,7 +107,18 @@ class ServerParts:
         Raises NotFound, and the error of a model when none of its versions can be loaded.
         """
         await self.models.begin(sources)
-        await self.models.run()
+        await self.run_models()
+
+    async def run_models(self) -> NoReturn:
+        """Load and follow the models that `models.begin` was given, and ask golden questions.
+
+        Raises what `Models.run` raises.
+        """
+        examination = asyncio.create_task(self._examiner.run())
+        try:
+            await self.models.run()
+        finally:
+            examination.cancel()
 
     async def drain(self, give_up: float) -> bool:
         """Drain the server (`listen.drain.drain`) until `give_up`, a time on the monotonic clock.

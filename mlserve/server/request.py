@@ -20,9 +20,11 @@ from mlserve.errors import MlserveError
 from mlserve.server.errors import error_text
 from mlserve.wire.headers import (
     REQUEST_ID,
+    SERVED_BY,
     SERVER_TIMING,
     STAGES,
     TRACEPARENT,
+    over_http,
     read_traceparent,
     write_server_timing,
     write_traceparent,
@@ -172,7 +174,7 @@ class RequestRecord:
     `version`, `model` and `signature` are known once the request has been read. `code` is the
     result: ok, an error's kind, or cancelled, which it is until there is an answer. `error` is the
     error's message, cut as the client gets it. `refused` is the engine's reason for not starting
-    it.
+    it. `served_by` is what ran it.
     """
 
     request_id: str = ""
@@ -186,6 +188,7 @@ class RequestRecord:
     code: str = CANCELLED
     error: str = ""
     refused: str = ""
+    served_by: str = ""
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -219,6 +222,7 @@ class RequestRecord:
         if parts:
             first = parts[0]
             self.model, self.version, self.signature = first.model, first.version, first.signature
+            self.served_by = first.served_by
 
     @property
     def was_refused(self) -> bool:
@@ -230,11 +234,20 @@ class RequestRecord:
 
         An error's answer has the times of the stages that were reached.
         """
-        ids = ((REQUEST_ID, self.request_id), (TRACEPARENT, self.span.traceparent))
+        ids: tuple[tuple[str, str], ...] = (
+            (REQUEST_ID, self.request_id),
+            (TRACEPARENT, self.span.traceparent),
+        )
+        if self.served_by:
+            ids = (*ids, (self._own(SERVED_BY), self.served_by))
         reached = dict(self.times.reached())
         if reached and self.code == OK:
             reached = {name: getattr(self.times, name) for name in STAGES}
         return (*ids, (SERVER_TIMING, write_server_timing(reached))) if reached else ids
+
+    def _own(self, key: str) -> str:
+        """Return one of mlserve's own keys as this request's transport has it."""
+        return key if self.route.transport == "grpc" else over_http(key)
 
 
 def _code_of(error: type[MlserveError]) -> str:

@@ -177,6 +177,7 @@ class Engine:
             kind = CostKey.from_length(*served, call.signature if is_known else "", call.body)
         record = request.current()
         record.model, record.version = served
+        record.served_by = loaded.standing.served_by
         job = Job(call, loaded, kind, record, self.settings, self._find_fault)
         self._admission.models = len(self._models.names)
         verdict = self._admission.check(time.monotonic(), job)

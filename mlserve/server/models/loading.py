@@ -14,19 +14,21 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Runner
+from mlserve.backend import Runner, runs_on
 from mlserve.background import run_on_daemon_thread
 from mlserve.errors import (
     InferenceFailed,
     MlserveError,
     ModelLoadFailed,
     PluginError,
+    Unavailable,
     UsageError,
     reason_of,
 )
 from mlserve.images import tiny_png
 from mlserve.server.errors import without_frames
 from mlserve.server.models.folders import Fingerprint
+from mlserve.server.models.standing import Standing, begin
 from mlserve.server.models.versions import LoadRetries, ModelSpec
 from mlserve.server.tensors import NUMPY, Array
 from mlserve.sources import Kind, facts_to_json
@@ -93,6 +95,7 @@ class LoadedVersion:
         runner: Runner,
         width: int | None = None,
         processes: WorkerProcesses | None = None,
+        standing: Standing | None = None,
     ) -> None:
         self.artifact = artifact
         self.runner = runner
@@ -100,6 +103,8 @@ class LoadedVersion:
         """What runs its calls; None for the threads of the server."""
         manifest = artifact.manifest
         is_random = manifest is not None and manifest.has_random_weights
+        self.standing = standing or Standing(runs_on(runner, "unknown runtime", manifest))
+        """How its answers stand to its certificate."""
         self.served = Served(artifact.model, artifact.version, is_random)
         self.width = width
         """The most calls of the model that run at once; None leaves it to the server."""
@@ -121,6 +126,17 @@ class LoadedVersion:
     def is_alive(self) -> bool:
         """Whether there is something that runs its calls."""
         return self.processes is None or self.processes.is_alive
+
+    @property
+    def fault(self) -> MlserveError | None:
+        """Why calls are refused now; None if they are served."""
+        if not self.is_alive:
+            return Unavailable(
+                f"the processes of version {self.version} of {self.model} have ended, and others "
+                "are started",
+                hint="see why with mlserve logs",
+            )
+        return self.standing.refusal(f"version {self.version} of {self.model}")
 
     @property
     def has_dependent_rows(self) -> bool:
@@ -179,15 +195,17 @@ def open_version(source: ModelSpec, version: int) -> LoadedVersion:
     A version that fails its first request is closed. Raises nothing but MlserveError.
     """
     with as_load_error(source, version):
+        started = time.monotonic()
         artifact = Artifact.open(source.base_path, source.model, version)
         artifact.require_whole()
         runner = source.backend.load(artifact, source.options)
         try:
             warm_up(artifact, runner)
+            standing = begin(source, artifact, runner, time.monotonic() - started)
         except BaseException:
             runner.close()
             raise
-        return LoadedVersion(artifact, runner, source.width)
+        return LoadedVersion(artifact, runner, source.width, standing=standing)
 
 
 @contextmanager

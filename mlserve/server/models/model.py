@@ -82,7 +82,7 @@ class Model:
     @property
     def is_ready(self) -> bool:
         """Whether a request that names no version would be served."""
-        return any(loaded.is_alive for loaded in self._loaded.values())
+        return any(loaded.fault is None for loaded in self._loaded.values())
 
     @property
     def is_loading(self) -> bool:
@@ -203,12 +203,9 @@ class Model:
         loaded = None if wanted is None else self._loaded.get(wanted)
         if loaded is None:
             raise self._not_served(version)
-        if not loaded.is_alive:
-            raise Unavailable(
-                f"the processes of version {loaded.version} of {self.name} have ended, and others "
-                "are started",
-                hint="see why with mlserve logs",
-            )
+        fault = loaded.fault
+        if fault is not None:
+            raise fault
         return loaded.lease()
 
     def knows(self, version: int) -> bool:

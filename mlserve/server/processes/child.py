@@ -72,7 +72,7 @@ def _serve(channel: Channel) -> None:
         importlib.import_module(name)
     try:
         loaded = open_version(load.source, load.version)
-        channel.send(Loaded.from_runner(loaded.runner))
+        channel.send(Loaded.from_runner(loaded.runner, loaded.standing.runs_on))
     except MlserveError as error:
         channel.send(Failed(error))
         return

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from mlserve.backend import Batching, HasDefinitions, Runner, batching_of, judges_shapes
+from mlserve.backend import (
+    Batching,
+    HasDefinitions,
+    Runner,
+    RunsOn,
+    batching_of,
+    judges_shapes,
+)
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.server.engine.estimates import CostKey
@@ -37,13 +44,14 @@ class Loaded(NamedTuple):
     judges_shapes: bool
     batching: Batching | None
     definitions: Mapping[str, bytes] | None
+    runs_on: RunsOn
 
     @classmethod
-    def from_runner(cls, runner: Runner) -> Loaded:
+    def from_runner(cls, runner: Runner, runs_on: RunsOn) -> Loaded:
         """Describe the Runner."""
         definitions = dict(runner.definitions) if isinstance(runner, HasDefinitions) else None
         signatures = dict(runner.signatures)
-        return cls(signatures, judges_shapes(runner), batching_of(runner), definitions)
+        return cls(signatures, judges_shapes(runner), batching_of(runner), definitions, runs_on)
 
 
 class Failed(NamedTuple):

@@ -155,6 +155,7 @@ class RunnerProcesses:
         self.signatures = loaded.signatures
         self.judges_shapes = loaded.judges_shapes
         self.batching = loaded.batching
+        self.runs_on = loaded.runs_on
         if loaded.definitions is not None:
             self.definitions = loaded.definitions
 
