@@ -200,6 +200,7 @@ class Gauges(Collector):
         ):
             yield GaugeMetricFamily(f"mlserve_{name}", text, value)
         yield self._versions()
+        yield from self._certificates()
         yield from self._processes()
         about = GaugeMetricFamily(
             "mlserve_build_info",
@@ -212,6 +213,40 @@ class Gauges(Collector):
         yield CounterMetricFamily(
             "mlserve_log_lines_lost", "Log lines that could not be written.", lost_lines()
         )
+
+    def _certificates(self) -> Iterator[Metric]:
+        """Yield what runs each version, and how its golden inputs are answered here."""
+        which = ("model", "version")
+        served = GaugeMetricFamily(
+            "mlserve_certificate",
+            "Always 1; the labels give what runs each version, and the state of its certificate.",
+            labels=(*which, "runtime", "precision", "device", "state"),
+        )
+        wrong = GaugeMetricFamily(
+            "mlserve_golden_inputs_wrong",
+            "Golden inputs of each version whose latest answer here is wrong.",
+            labels=which,
+        )
+        asked = GaugeMetricFamily(
+            "mlserve_golden_inputs_asked",
+            "Golden inputs of each version that have been asked here.",
+            labels=which,
+        )
+        far = GaugeMetricFamily(
+            "mlserve_golden_difference",
+            "The largest difference from the reference in the latest answers to golden inputs.",
+            labels=which,
+        )
+        for loaded in self._models.loaded():
+            standing, name = loaded.standing, (loaded.model, str(loaded.version))
+            where = standing.runs_on
+            labels = (*name, where.runtime, where.precision, where.device, standing.state.value)
+            served.add_metric(labels, 1)
+            if standing.certificate is not None:
+                wrong.add_metric(name, len(standing.problems))
+                asked.add_metric(name, len(standing.verdicts))
+                far.add_metric(name, standing.difference)
+        yield from (served, wrong, asked, far)
 
     def _processes(self) -> Iterator[Metric]:
         """Yield the processes of each version that has some."""
