@@ -104,7 +104,7 @@ def difference(expected: Array, found: Array) -> float:
     reference, other = expected.astype(wide), found.astype(wide)
     is_same = (reference == other) | (np.isnan(reference) & np.isnan(other))
     with np.errstate(invalid="ignore", over="ignore"):
-        far = np.abs(other - reference)
+        far = np.asarray(np.abs(other - reference))  # of scalars it is none
     far[np.isnan(far)] = np.inf
     far[is_same] = 0.0
     finite = np.abs(reference[np.isfinite(reference)])
