@@ -53,14 +53,23 @@ _OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another s
 class Ticket:
     """A call as admission sees it: its kind, when its answer is due, and its model's width.
 
-    `width` None is all slots.
+    `width` None is all slots. A call `on_ladder` may need more than one run. To others it is the
+    load of such calls on average. For itself it needs the time of its first rung, and with
+    `awaits_climb`, when it is admitted, the time to climb as well.
     """
 
     kind: CostKey
     expires_at: float
     width: int | None = None
+    on_ladder: bool = False
+    awaits_climb: bool = False
     is_waiting: bool = False
     """Whether it is in the queue, which is not searched for it."""
+
+    @property
+    def least_kind(self) -> CostKey:
+        """The kind of the calls that take no longer than this one will at least."""
+        return self.kind.climbing(False) if self.on_ladder else self.kind
 
 
 Queued = TypeVar("Queued", bound=Ticket)
@@ -133,7 +142,9 @@ class Admission(Generic[Queued]):
     def check(self, now: float, ticket: Queued) -> Verdict | None:
         """Return why the call cannot be admitted; None if it can."""
         kind = ticket.kind
-        verdict = self.check_room(now, kind.model) or self.check_kind(now, kind, ticket.expires_at)
+        verdict = self.check_room(now, kind.model) or self.check_kind(
+            now, ticket.least_kind, ticket.expires_at
+        )
         if verdict is not None or not (self.running or self.waiting):
             return verdict
         if self._is_roomy(now, ticket):
@@ -205,7 +216,7 @@ class Admission(Generic[Queued]):
         if left <= 0:
             return Verdict(Refusal.EXPIRED, 0.0)
         others = len(self.running) + len(self.waiting) - 1
-        estimate = self.estimates.of(ticket.kind, now, alone=not others)
+        estimate = self.estimates.of(ticket.least_kind, now, alone=not others)
         if estimate is None or not estimate.is_sure:
             return None
         at_once = min(self.slots, self._most_at_once(self.waiting))
@@ -293,7 +304,8 @@ class Admission(Generic[Queued]):
             widest = max(widest, guess.spread)
         margin = math.hypot(_MARGIN * math.sqrt(variance), _LAST_MARGIN * self.slots * widest)
         earliest = min(ticket.expires_at, self.waiting[0].expires_at if self.waiting else math.inf)
-        needed = self.slots * demand * (1 + _DRIFT) + margin + _WAY_BACK
+        needed = self.slots * (demand + self._own_part(now, ticket)) * (1 + _DRIFT)
+        needed += margin + _WAY_BACK
         return now + needed <= earliest
 
     def _overrun(self, now: float, ticket: Queued) -> float:
@@ -310,10 +322,27 @@ class Admission(Generic[Queued]):
         for index, end in enumerate(self._ends(now, order)):
             over = now + end - order[index].expires_at
             if index == place:
-                worst = over - spared
+                worst = over - spared + self.slots * self._own_part(now, ticket)
             elif index > place and 0 < over <= mean:  # on time without this one
                 worst = max(worst, over)
         return worst
+
+    def _own_part(self, now: float, ticket: Queued) -> float:
+        """Return the seconds by which the call itself must have more time than the usual one.
+
+        Fewer than 0 if it is on a ladder and need not climb. It must have the time to climb only if
+        it could have it on an idle server.
+        """
+        if not ticket.on_ladder:
+            return 0.0
+        usual = self.estimates.guess(ticket.kind).mean
+        climbed = self.estimates.of(ticket.kind.climbing(True), now)
+        if ticket.awaits_climb and climbed is not None:
+            alone = self.estimates.of(ticket.kind.climbing(True), now, alone=True) or climbed
+            if now + alone.mean + alone.spread + _WAY_BACK <= ticket.expires_at:
+                return max(0.0, climbed.mean - usual)
+        stayed = self.estimates.of(ticket.kind.climbing(False), now)
+        return 0.0 if stayed is None else min(0.0, stayed.mean - usual)
 
     def _ends(self, now: float, order: Sequence[Queued]) -> Iterator[float]:
         """Yield when each of them ends, in seconds from now, with a margin.

@@ -9,6 +9,7 @@ from typing import Generic, cast
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError
+from mlserve.load_options import LadderPolicy
 from mlserve.server.engine.admission import Ticket
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Answer, Codec, Work
@@ -55,7 +56,11 @@ class Job(Ticket, Generic[Answer]):
         settings: ServerSettings,
         find_fault: FindFault,
     ) -> None:
-        super().__init__(kind, call.deadline.expires_at, loaded.width)
+        ladder = loaded.ladder
+        awaits_climb = ladder is not None and ladder.policy is LadderPolicy.REFUSE
+        super().__init__(
+            kind, call.deadline.expires_at, loaded.width, ladder is not None, awaits_climb
+        )
         self.signature_asked = call.signature
         self.loaded = loaded
         self.record = record

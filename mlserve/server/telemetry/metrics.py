@@ -7,6 +7,7 @@ versions and signatures are those being served, and every other label has a few 
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -81,6 +82,14 @@ class Metrics:
         self._batches = self._histogram(
             "batch_size", "Number of requests that ran together as one batch.", buckets=_SIZES
         )
+        self._rungs = self._counter(
+            "ladder_rows",
+            "Rows of models on a ladder, by the rung that answered: certain, uncertain or refused.",
+            *("model", "version", "rung", "fate"),
+        )
+        self._climbs = self._counter(
+            "ladder_climbs", "Rows that went beyond the first rung.", "model", "version"
+        )
         self._config = Gauge(
             "mlserve_config_in_force",
             "0 if the configuration file, as it is now, was refused, else 1.",
@@ -117,6 +126,11 @@ class Metrics:
         self._work.add((outcome.value,))
         for stage, seconds in ended.times.reached():
             self._stages.observe((ended.model, ended.signature, stage), seconds)
+        for row, count in Counts(ended.rungs).items():
+            which = ended.model, str(ended.version)
+            self._rungs.add((*which, row.name, row.fate.value), count)
+            if row.place:
+                self._climbs.add(which, count)
 
     def batch(self, size: int) -> None:
         """Count calls that were run as one batch."""

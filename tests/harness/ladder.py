@@ -1,0 +1,122 @@
+"""One small image classifier in two precisions: the rungs of a ladder, computed by hand.
+
+The logits are the mean colours of an 8x8 image times a matrix. The cheap rung has that matrix
+rounded on purpose, so that its label is another one near the border of two colours.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from mlserve.artifact import Artifact, Manifest
+from mlserve.certificate.certificate import Certificate
+from mlserve.precision import Precision
+from mlserve.testing.artifacts import exported
+from mlserve.testing.colours import LABELS, colour_classifier
+
+Array = np.ndarray[Any, Any]
+
+BACKEND, MODEL = "onnxruntime", "colours"
+WEIGHTS = np.array([[20.3, 0.0, 0.0], [0.0, 19.1, 0.4], [0.2, 0.0, 20.9]], np.float32)
+ROUNDED = np.round(WEIGHTS / 2) * 2
+_LEVELS = (0, 60, 118, 122, 126, 128, 130, 134, 190, 255)
+COLOURS = [(r, g, b) for r in _LEVELS for g in _LEVELS for b in _LEVELS]
+
+
+def png(colour: Sequence[int]) -> bytes:
+    """Return an image of that colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), tuple(colour)).save(file, "PNG")
+    return file.getvalue()
+
+
+def scores(colours: Sequence[Sequence[int]], weights: Array) -> Array:
+    """Return float64[N, 3]: the scores of images of these colours."""
+    logits = np.array(colours, np.float64) / 255 @ weights
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+TOLERANCE = float(np.abs(scores(COLOURS, WEIGHTS) - scores(COLOURS, ROUNDED)).max()) * 1.01
+"""The largest difference of the two rungs on COLOURS, and a little."""
+
+
+def label(colour: Sequence[int], weights: Array = WEIGHTS) -> str:
+    """Return the label of an image of that colour."""
+    return LABELS[int(scores([colour], weights)[0].argmax())]
+
+
+def margin(colour: Sequence[int]) -> float:
+    """Return the margin of the cheap rung's two best scores."""
+    second, best = np.sort(scores([colour], ROUNDED)[0])[-2:]
+    return float(best - second)
+
+
+CLEAR = (255, 0, 0)
+"""The cheap rung is certain of this one."""
+FLIPPED = next(c for c in COLOURS if label(c) != label(c, ROUNDED))
+"""The two rungs have different labels for this one."""
+
+
+def write_rungs(store: Path, scratch: Path) -> tuple[Artifact, Artifact]:
+    """Write version 1, fp32, and version 2, int8 with a certificate, into the store."""
+    return (
+        write_rung(store, scratch, 1, WEIGHTS, Precision.FP32),
+        write_rung(store, scratch, 2, ROUNDED, Precision.INT8, TOLERANCE),
+    )
+
+
+def write_rung(
+    store: Path,
+    scratch: Path,
+    version: int,
+    weights: Array,
+    precision: Precision,
+    tolerance: float | None = None,
+    **classifier: Any,
+) -> Artifact:
+    """Export the classifier with that matrix; with a certificate if it has a tolerance."""
+    file = scratch / f"{MODEL}-{version}.onnx"
+    _write_model(file, weights)
+    model = colour_classifier(file, framework="onnx", **classifier)
+    artifact = exported(BACKEND, model, store / BACKEND / MODEL, version)
+    certificate = None if tolerance is None else certificate_of(tolerance)
+    mark(artifact, precision=precision, certificate=certificate)
+    return Artifact.open(artifact.path.parent, MODEL, version)
+
+
+def certificate_of(tolerance: float) -> Certificate:
+    """Return a certificate without golden inputs."""
+    return Certificate("numpy", 0, tolerance, tolerance, None, None, "a test")
+
+
+def mark(artifact: Artifact, **fields: Any) -> None:
+    """Change fields of the manifest of an exported version."""
+    manifest = artifact.manifest
+    assert manifest is not None
+    changed: Manifest = replace(manifest, **fields)
+    text = json.dumps(changed.to_json(), indent=2)
+    (artifact.path / "mlserve.json").write_text(text)
+
+
+def _write_model(file: Path, weights: Array) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["scores"]),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 8, 8, 3])
+    outputs = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", len(LABELS)])
+    initial = [numpy_helper.from_array(weights.astype(np.float32), "weights")]
+    graph = helper.make_graph(nodes, MODEL, [pixels], [outputs], initial)
+    opset = helper.make_operatorsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(file))

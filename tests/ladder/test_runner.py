@@ -1,0 +1,174 @@
+"""A ladder of two ONNX models: which rung answers which row, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlserve import plugins
+from mlserve.deadline import Deadline
+from mlserve.errors import DeadlineExceeded, InvalidInput
+from mlserve.ladder.climb import Fate
+from mlserve.ladder.rungs import read_ladder
+from mlserve.ladder.runner import LadderRunner
+from mlserve.load_options import LadderPolicy, LoadOptions
+from mlserve.server.models.ladders import open_served
+from mlserve.server.models.versions import ModelSpec
+from mlserve.store import Store, VersionPolicy
+from tests.harness.ladder import (
+    BACKEND,
+    CLEAR,
+    COLOURS,
+    FLIPPED,
+    MODEL,
+    ROUNDED,
+    TOLERANCE,
+    label,
+    margin,
+    png,
+    write_rungs,
+)
+
+pytestmark = pytest.mark.framework
+
+LADDER = f"{BACKEND}/{MODEL}@2,{BACKEND}/{MODEL}@1"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    write_rungs(root, tmp_path_factory.mktemp("scratch"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def opened(store: Path) -> Iterator[Callable[[LadderPolicy], Any]]:
+    """Opens the ladder with a policy, as a server does."""
+    found: dict[LadderPolicy, Any] = {}
+
+    def open_(policy: LadderPolicy) -> Any:
+        if policy not in found:
+            options = LoadOptions(threads=1, ladder=LADDER, ladder_policy=policy)
+            base, versions = store / BACKEND / MODEL, VersionPolicy((1,))
+            spec = ModelSpec(plugins.backend(BACKEND), MODEL, base, versions, options, 0.0)
+            found[policy] = open_served(spec, 1)
+        return found[policy].runner
+
+    yield open_
+    for loaded in found.values():
+        loaded.runner.close()
+
+
+@pytest.fixture
+def runner(opened: Any) -> Any:
+    return opened(LadderPolicy.REFUSE)
+
+
+def images(*colours: Any) -> dict[str, Any]:
+    array = np.empty(len(colours), object)
+    array[:] = [png(colour) for colour in colours]
+    return {"image": array}
+
+
+def test_no_label_of_the_last_rung_is_changed(runner: Any) -> None:
+    climbed = runner.climb("serving_default", images(*COLOURS), None)
+    labels = [text.decode() for text in climbed.outputs["output_0"]]
+    assert labels == [label(colour) for colour in COLOURS]
+    assert labels != [label(colour, ROUNDED) for colour in COLOURS]
+    places = [row.place for row in climbed.rows]
+    assert places == [int(margin(colour) <= 2 * TOLERANCE) for colour in COLOURS]
+    assert 0 < sum(places) < len(places) / 2
+    assert {row.fate for row in climbed.rows} == {Fate.CERTAIN}
+    assert {row.name for row in climbed.rows} == {"int8", "fp32"}
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "top_k", "ranking"])
+def test_each_signature_answers_as_its_rung_does_alone(
+    runner: Any, store: Path, signature: str
+) -> None:
+    asked = images(CLEAR, FLIPPED, FLIPPED, CLEAR)
+    given = runner.run(signature, asked)
+    for version, rows in ((2, [0, 3]), (1, [1, 2])):
+        artifact = Store(store).find(BACKEND, MODEL, version)
+        alone = plugins.backend(BACKEND).load(artifact, LoadOptions(threads=1))
+        expected = alone.run(signature, {"image": asked["image"][rows]})
+        assert set(given) == set(expected)
+        for name, array in expected.items():
+            assert (given[name][rows] == array).all()
+            assert given[name].dtype == array.dtype
+        alone.close()
+
+
+def test_images_are_decoded_once(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlserve.image_pipeline import steps
+
+    decoded = []
+    monkeypatch.setattr(
+        steps, "prepare", lambda *a, _real=steps.prepare: decoded.append(1) or _real(*a)
+    )
+    runner.run("top_k", images(CLEAR, FLIPPED))
+    assert len(decoded) == 2
+
+
+def test_a_bad_image_is_named_by_its_index(runner: Any) -> None:
+    asked = images(CLEAR, FLIPPED)
+    asked["image"][1] = b"no image"
+    with pytest.raises(InvalidInput, match="1"):
+        runner.run("top_k", asked)
+
+
+def test_no_rows_are_an_answer_without_rungs(runner: Any) -> None:
+    climbed = runner.climb("serving_default", images(), None)
+    assert climbed.rows == ()
+    assert len(climbed.outputs["output_0"]) == 0
+
+
+class TestNoTimeToClimb:
+    @pytest.fixture(autouse=True)
+    def slow(self, opened: Any) -> Iterator[None]:
+        """The last rung takes a minute, as far as both ladders know."""
+        runners: list[LadderRunner] = [opened(policy) for policy in LadderPolicy]
+        kept = [runner._rungs[1].times.needed for runner in runners]
+        for runner in runners:
+            runner._rungs[1].times.needed = lambda rows, now: 60.0  # type: ignore[method-assign]
+        yield
+        for runner, needed in zip(runners, kept, strict=True):
+            runner._rungs[1].times.needed = needed  # type: ignore[method-assign]
+
+    def test_uncertain_answers_are_marked(self, opened: Any) -> None:
+        runner = opened(LadderPolicy.ANSWER)
+        asked = images(CLEAR, FLIPPED)
+        climbed = runner.climb("serving_default", asked, Deadline.after(5))
+        assert [row.fate for row in climbed.rows] == [Fate.CERTAIN, Fate.UNCERTAIN]
+        assert {row.place for row in climbed.rows} == {0}
+        assert climbed.outputs["output_0"][1].decode() == label(FLIPPED, ROUNDED)
+
+    def test_or_refused_with_the_reason(self, opened: Any) -> None:
+        runner = opened(LadderPolicy.REFUSE)
+        asked = images(CLEAR, FLIPPED)
+        climbed = runner.climb("serving_default", asked, Deadline.after(5))
+        assert [row.fate for row in climbed.rows] == [Fate.CERTAIN, Fate.REFUSED]
+        with pytest.raises(DeadlineExceeded, match=r"within 5 s: 1 of 2 answers of int8") as caught:
+            runner.run("serving_default", asked, Deadline.after(5))
+        assert "needs about 60 s" in caught.value.message
+        assert "--ladder-policy answer" in (caught.value.hint or "")
+
+    def test_what_has_time_climbs(self, opened: Any) -> None:
+        runner = opened(LadderPolicy.REFUSE)
+        climbed = runner.climb("serving_default", images(FLIPPED), Deadline.after(61))
+        assert [row.name for row in climbed.rows] == ["fp32"]
+
+
+def test_the_ladder_is_described(store: Path) -> None:
+    ladder = read_ladder(LADDER, Store(store), None)
+    assert ladder.to_json() == {
+        "rungs": [
+            {"name": "int8", "version": f"{BACKEND}/{MODEL}@2"},
+            {"name": "fp32", "version": f"{BACKEND}/{MODEL}@1"},
+        ],
+        "policy": "refuse",
+    }
