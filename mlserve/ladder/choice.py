@@ -120,9 +120,9 @@ def _only(precision: Precision, model: str, held: Sequence[Held]) -> Reference:
             f"{len(found)} backends have {model} in {precision}: {', '.join(map(str, found))}",
             hint="name the version of each rung: --ladder BACKEND/MODEL@VERSION,...",
         )
-    there = sorted({each.value for names in held for each in names}) or ["no precision"]
+    there = sorted({each.value for names in held for each in names})
     raise NotFound(
-        f"{model} was not exported in {precision} (there: {', '.join(there)})",
+        f"{model} was not exported in {precision} (there: {', '.join(there) or 'none'})",
         hint=f"mlserve export --model {model} --precision {precision}",
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlserve.artifact import Artifact, Manifest
+from mlserve.artifact import Manifest
 from mlserve.errors import ModelLoadFailed, UsageError, shortened
 from mlserve.load_options import LadderPolicy
 from mlserve.store import Store, check_name, check_version
@@ -100,9 +100,8 @@ def read_ladder(text: str, store: Store, policy: LadderPolicy | None) -> Ladder:
     ModelLoadFailed for versions that are no ladder.
     """
     references = [Reference.parse(part) for part in split(text)]
-    artifacts = [store.find(r.backend, r.model, r.version) for r in references]
-    manifests = [_manifest(r, a) for r, a in zip(references, artifacts, strict=True)]
-    _require_alike(references, artifacts, manifests)
+    manifests = [_manifest(r, store) for r in references]
+    _require_alike(references, manifests)
     _require_scores(references[-1], manifests[-1])
     for reference, manifest in list(zip(references, manifests, strict=True))[:-1]:
         _require_certificate(reference, manifest)
@@ -134,7 +133,8 @@ def scores_of(signature: Signature) -> str | None:
     return None
 
 
-def _manifest(reference: Reference, artifact: Artifact) -> Manifest:
+def _manifest(reference: Reference, store: Store) -> Manifest:
+    artifact = store.find(*reference)
     if artifact.manifest is None:
         raise ModelLoadFailed(
             f"{reference} has no manifest, so nothing is known of its precision",
@@ -143,17 +143,15 @@ def _manifest(reference: Reference, artifact: Artifact) -> Manifest:
     return artifact.manifest
 
 
-def _require_alike(
-    references: Sequence[Reference], artifacts: Sequence[Artifact], manifests: Sequence[Manifest]
-) -> None:
+def _require_alike(references: Sequence[Reference], manifests: Sequence[Manifest]) -> None:
     """Raise ModelLoadFailed unless a client cannot tell the rungs apart but by their scores."""
     top, first = references[-1], manifests[-1]
-    for reference, artifact, manifest in zip(references, artifacts, manifests, strict=True):
+    for reference, manifest in zip(references, manifests, strict=True):
         if manifest.pipeline != first.pipeline:
             what = "image pipelines"
         elif set(manifest.signatures) != set(first.signatures):
             what = "signatures"
-        elif first.pipeline is not None and artifact.labels() != artifacts[-1].labels():
+        elif manifest.labels_digest != first.labels_digest:
             what = "labels"
         elif manifest.has_random_weights != first.has_random_weights:
             what = "weights"

@@ -560,3 +560,73 @@ def test_a_longer_queue_takes_no_more_steps() -> None:
         return count
 
     assert steps(250) <= steps(15) + 8  # a search of the queue is logarithmic
+
+
+class TestOnALadder:
+    """A run takes 10 ms on the first rung, and 100 ms with a climb, which one in ten needs."""
+
+    STAYED, CLIMBED, USUAL = 0.01, 0.1, 0.019
+
+    @pytest.fixture
+    def admission(self) -> Admission[Ticket]:
+        admission: Admission[Ticket] = Admission(1, QUEUE)
+        for climbs, seconds in (
+            (None, self.USUAL),
+            (False, self.STAYED),
+            (True, self.CLIMBED),
+        ):
+            for _ in range(20):
+                admission.estimates.learn(KIND.climbing(climbs), seconds, 0.0)
+        return admission
+
+    def ticket(self, seconds: float, *, awaits_climb: bool) -> Ticket:
+        return Ticket(KIND, seconds, on_ladder=True, awaits_climb=awaits_climb)
+
+    def occupied(self, admission: Admission[Ticket]) -> None:
+        running = self.ticket(10.0, awaits_climb=False)
+        admission.enter(running)
+        admission.start(0.0, [running])
+
+    def test_the_time_to_climb_is_needed_where_uncertain_answers_are_refused(
+        self, admission: Admission[Ticket]
+    ) -> None:
+        self.occupied(admission)
+        for seconds, awaits_climb, is_admitted in (
+            (0.12, True, False),
+            (0.12, False, True),
+            (0.2, True, True),
+        ):
+            verdict = admission.check(0.0, self.ticket(seconds, awaits_climb=awaits_climb))
+            assert (verdict is None) is is_admitted
+            assert verdict is None or verdict.why is Refusal.DEADLINE
+
+    def test_a_deadline_too_short_for_any_climb_is_for_the_first_rung(
+        self, admission: Admission[Ticket]
+    ) -> None:
+        self.occupied(admission)
+        assert admission.check(0.0, self.ticket(0.09, awaits_climb=True)) is None
+        assert admission.check(0.0, self.ticket(0.02, awaits_climb=True)) is not None
+
+    def test_what_is_left_need_only_be_enough_for_the_first_rung(
+        self, admission: Admission[Ticket]
+    ) -> None:
+        head, behind = (self.ticket(end, awaits_climb=True) for end in (0.018, 5.0))
+        for ticket in (head, behind):
+            admission.enter(ticket)
+        assert admission.judge(0.0, head) is None
+        too_late = admission.judge(0.01, head)
+        assert too_late is not None
+        assert too_late.why is Refusal.DISPLACED
+
+    def test_others_wait_for_what_such_calls_take_on_average(
+        self, admission: Admission[Ticket]
+    ) -> None:
+        for _ in range(10):
+            admission.enter(self.ticket(5.0, awaits_climb=False))
+        other = CostKey.from_rows("other", 1, "serving_default", 1)
+        for _ in range(20):
+            admission.estimates.learn(other, 0.001, 0.0)
+        assert admission.check(0.0, Ticket(other, 6.0)) is None
+        late = Ticket(other, 6.0)
+        [*_, end] = admission._ends(0.0, [*admission.waiting, late])
+        assert 10 * self.USUAL < end < 10 * self.USUAL * 1.5
