@@ -174,7 +174,6 @@ def up(
             chosen = replace(choose(*choice), options=load_options)
         else:
             chosen = choose_ladder(load_options, *choice)
-            versions = chosen.versions
         serving = Serving((chosen,), settings, image, tuple(docker_option or ()))
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
         request = advised(request, _chosen(context), note)
@@ -192,7 +191,7 @@ def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
 
     for model in request.serving.models:
         told = about_pin(asked or model.versions, model, request.launcher)
-        if told is not None:
+        if told is not None and model.options.ladder is None:
             note(told)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _TOP_K, _RANKING, _SCORES, _LABELS = "top_k", "ranking", "scores", "labels"
+_OF_IMAGES = (DEFAULT_SIGNATURE, _TOP_K, _RANKING)
 _TWO = 2
 
 
@@ -65,8 +66,12 @@ class LadderRunner:
         self._shares_pixels = has_images and all(
             isinstance(runner, TakesPixels) and runner.takes_pixels for runner in runners
         )
-        self._top = runners[-1]
-        self.signatures: Mapping[str, Signature] = self._top.signatures
+        self.signatures: Mapping[str, Signature] = {
+            name: signature
+            for name, signature in runners[-1].signatures.items()
+            if (name in _OF_IMAGES if has_images else scores_of(signature) is not None)
+        }
+        """Those of the last rung that have scores to decide by."""
 
     @property
     def judges_shapes(self) -> bool:

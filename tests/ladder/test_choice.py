@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from mlserve.config.servers import read_config
 from mlserve.errors import MlserveError
 from mlserve.ladder.choice import chosen_ladder
 from mlserve.ladder.rungs import Reference
 from mlserve.load_options import LadderPolicy, LoadOptions
+from mlserve.model_choice import configured_models
 from mlserve.precision import Precision
 from mlserve.store import Store
 from tests.harness.echo import manifest, put_version
@@ -120,3 +122,26 @@ def test_wrong_rungs_are_named(
     put("echo", 1, "fp32")
     put("echo", 2, "int8")
     assert message in refusal(tmp_path, ladder, backend, model).message
+
+
+FILE = """
+[servers.line.models.m]
+backend = "echo"
+store = "STORE"
+ladder = "int8,fp32"
+ladder_policy = "answer"
+"""
+
+
+def test_a_model_of_a_configuration_file_may_be_on_a_ladder(put: Any, tmp_path: Path) -> None:
+    put("echo", 1, "fp32")
+    put("echo", 2, "int8")
+    file = tmp_path / "mlserve.toml"
+    file.write_text(FILE.replace("STORE", str(tmp_path)))
+    [model] = configured_models(read_config(file).server("line"))
+    assert model.options.ladder == "echo/m@2,echo/m@1"
+    assert model.options.ladder_policy is LadderPolicy.ANSWER
+    assert model.expected == (1,)
+    file.write_text(FILE.replace("STORE", str(tmp_path)).replace("int8", "bf16"))
+    with pytest.raises(MlserveError, match=r"mlserve.toml.*m was not exported in bf16"):
+        configured_models(read_config(file).server("line"))

@@ -16,8 +16,13 @@ from mlserve.ladder.climb import Fate
 from mlserve.ladder.rungs import read_ladder
 from mlserve.ladder.runner import LadderRunner
 from mlserve.load_options import LadderPolicy, LoadOptions
+from mlserve.server.engine.estimates import CostKey
+from mlserve.server.engine.work import Codec, Work, run_works
 from mlserve.server.models.ladders import open_served
+from mlserve.server.models.loading import Served
 from mlserve.server.models.versions import ModelSpec
+from mlserve.server.request import StageTimes
+from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 from mlserve.store import Store, VersionPolicy
 from tests.harness.ladder import (
     BACKEND,
@@ -72,6 +77,42 @@ def images(*colours: Any) -> dict[str, Any]:
     array = np.empty(len(colours), object)
     array[:] = [png(colour) for colour in colours]
     return {"image": array}
+
+
+class ImageCodec(Codec[Any]):
+    """One image; the answer is its label."""
+
+    def __init__(self, colour: Any) -> None:
+        self.colour = colour
+
+    def decode(self, signatures: Any, settings: ServerSettings) -> Any:
+        return signatures["serving_default"], images(self.colour)
+
+    def encode(self, served: Any, signature: Any, outputs: Any) -> Any:
+        return list(outputs["output_0"])
+
+
+class Patient:
+    """A caller who waits for ever."""
+
+    def has_left(self) -> bool:
+        return False
+
+    def enter(self, stage: int) -> None:
+        pass
+
+    def find_fault(self, kind: CostKey, deadline: Deadline) -> None:
+        assert kind.climbs is False
+
+    def bring_forward(self, work: Work[Any]) -> None:
+        raise AssertionError
+
+
+def work(runner: Any, colour: Any) -> Work[Any]:
+    kind = CostKey.from_rows(MODEL, 1, "serving_default", 1)
+    codec, served = ImageCodec(colour), Served(MODEL, 1, False)
+    deadline, times = Deadline.after(5), StageTimes()
+    return Work(codec, served, runner, DEFAULT_SETTINGS, kind, deadline, times, Patient())
 
 
 def test_no_label_of_the_last_rung_is_changed(runner: Any) -> None:
@@ -156,6 +197,18 @@ class TestNoTimeToClimb:
             runner.run("serving_default", asked, Deadline.after(5))
         assert "needs about 60 s" in caught.value.message
         assert "--ladder-policy answer" in (caught.value.hint or "")
+
+    def test_of_a_batch_only_the_uncertain_request_is_refused(self, opened: Any) -> None:
+        runner = opened(LadderPolicy.REFUSE)
+        works = [work(runner, colour) for colour in (CLEAR, FLIPPED, CLEAR)]
+        assert run_works(works) == [3]
+        assert [work.result for work in works] == [[b"red"], None, [b"red"]]
+        assert [type(work.error) for work in works] == [type(None), DeadlineExceeded, type(None)]
+        assert [[row.fate for row in work.rungs] for work in works] == [
+            [Fate.CERTAIN],
+            [Fate.REFUSED],
+            [Fate.CERTAIN],
+        ]
 
     def test_what_has_time_climbs(self, opened: Any) -> None:
         runner = opened(LadderPolicy.REFUSE)

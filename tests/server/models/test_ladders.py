@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlserve import plugins
-from mlserve.errors import MlserveError
+from mlserve.errors import MlserveError, ModelLoadFailed
 from mlserve.load_options import LoadOptions
 from mlserve.precision import Precision
 from mlserve.server.models.ladders import open_served, options_for
@@ -27,10 +28,8 @@ def model(tmp_path: Path) -> EchoModel:
 
 
 def put(model: EchoModel, version: int, precision: Precision, **config: Any) -> None:
-    import dataclasses
-
     certificate = certificate_of(0.01)
-    fields = dataclasses.replace(manifest(), precision=precision, certificate=certificate)
+    fields = replace(manifest(), precision=precision, certificate=certificate)
     model.put(version, manifest=fields, **config)
 
 
@@ -48,9 +47,9 @@ def test_without_a_ladder_one_version_is_opened(model: EchoModel) -> None:
 
 
 def test_a_rung_that_does_not_load_lets_the_others_go(model: EchoModel) -> None:
-    put(model, 1, Precision.FP32, fails_to_load=True)
+    put(model, 1, Precision.FP32, fail_load="no")
     put(model, 2, Precision.INT8)
-    with pytest.raises(MlserveError):
+    with pytest.raises(ModelLoadFailed, match="no"):
         open_served(spec(model), 1)
     assert model.runs().count("close") == 1
 
