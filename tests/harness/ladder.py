@@ -21,6 +21,7 @@ from PIL import Image
 from mlserve.artifact import Artifact, Manifest
 from mlserve.certificate.certificate import Certificate
 from mlserve.precision import Precision
+from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import LABELS, colour_classifier
 
@@ -114,9 +115,50 @@ def _write_model(file: Path, weights: Array) -> None:
         helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[1, 2], keepdims=0),
         helper.make_node("MatMul", ["means", "weights"], ["scores"]),
     ]
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 8, 8, 3])
-    outputs = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", len(LABELS)])
+    pixels, outputs = ("pixels", ["N", 8, 8, 3]), ("scores", ["N", len(LABELS)])
+    _save(file, nodes, pixels, outputs, weights)
+
+
+def write_table_rungs(store: Path, name: str = "table") -> None:
+    """Write the same two rungs as a model of tensors: `x` [N, 3] to `probabilities` [N, 3]."""
+    for version, weights, precision, tolerance in (
+        (1, WEIGHTS, Precision.FP32, None),
+        (2, ROUNDED, Precision.INT8, TOLERANCE),
+    ):
+        folder = store / BACKEND / name / str(version)
+        folder.mkdir(parents=True)
+        nodes = [
+            helper.make_node("MatMul", ["x", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], [_OUTPUT]),
+        ]
+        _save(folder / "model.onnx", nodes, ("x", ["N", 3]), (_OUTPUT, ["N", 3]), weights)
+        Manifest(
+            mlserve="0",
+            backend=BACKEND,
+            model=name,
+            source="a test",
+            created="",
+            weights_digest="",
+            labels_digest=None,
+            has_random_weights=False,
+            pipeline=None,
+            signatures=(_TABLE,),
+            precision=precision,
+            certificate=None if tolerance is None else certificate_of(tolerance),
+        ).write(folder, ())
+
+
+_OUTPUT = "probabilities"
+_TABLE = Signature(
+    DEFAULT_SIGNATURE,
+    (TensorSpec("x", DType.FLOAT32, (None, 3)),),
+    (TensorSpec(_OUTPUT, DType.FLOAT32, (None, 3)),),
+)
+
+
+def _save(file: Path, nodes: Any, given: Any, output: Any, weights: Array) -> None:
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (given, output)]
     initial = [numpy_helper.from_array(weights.astype(np.float32), "weights")]
-    graph = helper.make_graph(nodes, MODEL, [pixels], [outputs], initial)
+    graph = helper.make_graph(nodes, MODEL, infos[:1], infos[1:], initial)
     opset = helper.make_operatorsetid("", 17)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(file))

@@ -32,10 +32,13 @@ from tests.harness.ladder import (
     MODEL,
     ROUNDED,
     TOLERANCE,
+    WEIGHTS,
     label,
     margin,
     png,
+    scores,
     write_rungs,
+    write_table_rungs,
 )
 
 pytestmark = pytest.mark.framework
@@ -225,3 +228,20 @@ def test_the_ladder_is_described(store: Path) -> None:
         ],
         "policy": "refuse",
     }
+
+
+def test_the_rows_of_a_table_climb_by_their_probabilities(tmp_path: Path) -> None:
+    write_table_rungs(tmp_path)
+    options = LoadOptions(threads=1, ladder=LADDER.replace(MODEL, "table"))
+    base, versions = tmp_path / BACKEND / "table", VersionPolicy((1,))
+    spec = ModelSpec(plugins.backend(BACKEND), "table", base, versions, options, 0.0)
+    runner: Any = open_served(spec, 1).runner
+    x = np.array(COLOURS, np.float32) / 255
+    climbed = runner.climb("serving_default", {"x": x}, None)
+    given = climbed.outputs["probabilities"]
+    assert (given.argmax(axis=1) == scores(COLOURS, WEIGHTS).argmax(axis=1)).all()
+    is_top = np.array([row.place == 1 for row in climbed.rows])
+    assert 0 < is_top.sum() < len(x) / 2
+    for weights, rows in ((WEIGHTS, is_top), (ROUNDED, ~is_top)):
+        np.testing.assert_allclose(given[rows], scores(COLOURS, weights)[rows], atol=1e-5)
+    runner.close()
