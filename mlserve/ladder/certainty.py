@@ -1,9 +1,9 @@
 """Where the label of a rung is certain: its margin against what its certificate allows.
 
-The certificate says how far a score may be from the reference's: its tolerance, absolute between -1
-and 1, and relative to the reference beyond. The best class of the reference can only be another one
-if two scores that far off can change places. So a label is certain if the best score is ahead of
-the second by more than the two may be off together.
+The certificate says how far a score may be from the reference's: its tolerance, which is absolute
+for scores of at most 1 (`mlserve.certificate.verdict.difference`). The best class of the reference
+can only be another one if two scores that are that far off can change places. So a label is certain
+if the best score is ahead of the second by more than twice the tolerance.
 """
 
 from __future__ import annotations
@@ -15,25 +15,17 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-def two_best(scores: Array) -> Array:
-    """Return float64[N, 2]: the best score of each row and the second best; NaN comes first."""
-    if len(scores) == 0:
-        return np.empty((0, 2))
-    highest = np.partition(scores.astype(np.float64), -2, axis=1)[:, -2:]
-    return highest[:, ::-1]
+def are_certain(scores: Array, tolerance: float) -> Array:
+    """Return bool[N]: whether the best class of each row is surely the reference's best, too.
 
-
-def are_certain(best: Array, tolerance: float, *, are_probabilities: bool) -> Array:
-    """Return bool[N]: whether a label within that tolerance is the reference's label.
-
-    `best` are the two best scores of each row, float64[N, 2]. NaN is never certain. The scores of
-    the reference are at most 1 if they `are_probabilities`; else they may be larger than these.
+    `scores` are float[N, classes], in any order. Rows with NaN are not certain, nor those with
+    scores beyond 1, for which the tolerance is not what scores may differ by.
     """
-    if tolerance >= 1:
-        return np.zeros(len(best), bool)
-    off = np.full(best.shape, tolerance)
-    if not are_probabilities:
-        off *= np.maximum(1.0, np.abs(best) / (1 - tolerance))
+    exact = scores.astype(np.float64)
+    if not len(exact):
+        return np.zeros(0, bool)
+    second, best = np.partition(exact, -2, axis=1)[:, -2:].T
     with np.errstate(invalid="ignore"):  # of infinite scores, the margin is NaN
-        certain: Array = best[:, 0] - best[:, 1] > off.sum(axis=1)
+        is_ahead = best - second > 2 * tolerance
+        certain: Array = is_ahead & (np.abs(exact).max(axis=1) <= 1 + tolerance)
     return certain

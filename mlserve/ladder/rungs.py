@@ -13,8 +13,7 @@ from mlserve.load_options import LadderPolicy
 from mlserve.store import Store, check_name, check_version
 from mlserve.tensors import DType, Signature
 
-PROBABILITIES = "probabilities"
-SCORE_OUTPUTS = (PROBABILITIES, "scores")
+SCORE_OUTPUTS = ("probabilities", "scores")
 """The outputs of a model of tensors that hold a score for each class."""
 _FLOATS = (DType.FLOAT16, DType.FLOAT32, DType.FLOAT64)
 _FORM = "name a version such as onnxruntime/MODEL@3, the cheapest first"

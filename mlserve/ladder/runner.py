@@ -11,10 +11,10 @@ import numpy as np
 
 from mlserve.backend import Batching, Runner, batching_of, judges_shapes, limit_threads
 from mlserve.deadline import Deadline
-from mlserve.ladder.certainty import are_certain, two_best
+from mlserve.ladder.certainty import are_certain
 from mlserve.ladder.climb import Climb, Fate, RowRung, require_certain
 from mlserve.ladder.run_times import RunTimes
-from mlserve.ladder.rungs import PROBABILITIES, Ladder, Rung, scores_of
+from mlserve.ladder.rungs import Ladder, Rung, scores_of
 from mlserve.load_options import LadderPolicy
 from mlserve.tensors import DEFAULT_SIGNATURE, Signature
 
@@ -160,12 +160,9 @@ class LadderRunner:
     def _doubtful(self, rung: LoadedRung, asked: str, outputs: Tensors) -> Array:
         """Return the rows of which the rung is not certain."""
         output = _SCORES if self._has_images else _scores_output(self.signatures[asked])
-        are_probabilities = self._has_images or output == PROBABILITIES
         tolerance = rung.rung.tolerance
         assert tolerance is not None, "every rung but the last has a certificate"
-        best = two_best(outputs[output])
-        certain = are_certain(best, tolerance, are_probabilities=are_probabilities)
-        return np.flatnonzero(~certain)
+        return np.flatnonzero(~are_certain(outputs[output], tolerance))
 
     def _fates(self, places: Array, doubtful: Array) -> tuple[RowRung, ...]:
         left = Fate.UNCERTAIN if self.ladder.policy is LadderPolicy.ANSWER else Fate.REFUSED

@@ -18,8 +18,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from mlserve.artifact import Artifact, Manifest
+from mlserve.artifact import MANIFEST_NAME, Artifact, Manifest
 from mlserve.certificate.certificate import Certificate
+from mlserve.certificate.golden import GoldenCase, write_golden
+from mlserve.digests import digests_of
+from mlserve.pipeline import RANKING
 from mlserve.precision import Precision
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve.testing.artifacts import exported
@@ -162,3 +165,25 @@ def _save(file: Path, nodes: Any, given: Any, output: Any, weights: Array) -> No
     graph = helper.make_graph(nodes, MODEL, infos[:1], infos[1:], initial)
     opset = helper.make_operatorsetid("", 17)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(file))
+
+
+def with_golden(artifact: Artifact, weights: Array = WEIGHTS) -> None:
+    """Write golden inputs into an exported version, with the answers of that matrix."""
+    manifest = artifact.manifest
+    assert manifest is not None
+    assert manifest.certificate is not None
+    cases = [_golden(colour, weights) for colour in (CLEAR, (0, 255, 0), (30, 30, 200))]
+    write_golden(cases, artifact.path)
+    mark(
+        artifact,
+        certificate=replace(manifest.certificate, cases=len(cases)),
+        files=digests_of(artifact.path, without=MANIFEST_NAME),
+    )
+
+
+def _golden(colour: Sequence[int], weights: Array) -> GoldenCase:
+    image = np.empty(1, object)
+    image[0] = png(colour)
+    found = scores([colour], weights).astype(np.float32)
+    expected = {"scores": found, "label": np.array([label(colour, weights).encode()], object)}
+    return GoldenCase(str(colour), RANKING, {"image": image}, expected, expected, 0.5)

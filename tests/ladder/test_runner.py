@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 
 from mlserve import plugins
+from mlserve.artifact import Artifact
+from mlserve.certificate.golden import GoldenCase, write_golden
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, InvalidInput
+from mlserve.digests import digests_of
+from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed
 from mlserve.ladder.climb import Fate
 from mlserve.ladder.rungs import read_ladder
 from mlserve.ladder.runner import LadderRunner
 from mlserve.load_options import LadderPolicy, LoadOptions
+from mlserve.precision import Precision
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Codec, Work, run_works
 from mlserve.server.models.ladders import open_served
@@ -33,10 +38,14 @@ from tests.harness.ladder import (
     ROUNDED,
     TOLERANCE,
     WEIGHTS,
+    certificate_of,
     label,
     margin,
+    mark,
     png,
     scores,
+    with_golden,
+    write_rung,
     write_rungs,
     write_table_rungs,
 )
@@ -245,3 +254,35 @@ def test_the_rows_of_a_table_climb_by_their_probabilities(tmp_path: Path) -> Non
     for weights, rows in ((WEIGHTS, is_top), (ROUNDED, ~is_top)):
         np.testing.assert_allclose(given[rows], scores(COLOURS, weights)[rows], atol=1e-5)
     runner.close()
+
+
+def test_the_last_rung_must_have_the_right_answers_of_the_others(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    _, cheap = write_rungs(store, tmp_path)
+    options = LoadOptions(threads=1, ladder=LADDER)
+    base, versions = store / BACKEND / MODEL, VersionPolicy((1,))
+    spec = ModelSpec(plugins.backend(BACKEND), MODEL, base, versions, options, 0.0)
+    with_golden(cheap)
+    open_served(spec, 1).runner.close()
+    write_rung(store, tmp_path, 3, WEIGHTS[::-1], Precision.FP32)
+    other = replace(spec, options=replace(options, ladder=LADDER.replace("@1", "@3")))
+    why = r"not rungs of one ladder: .* answers otherwise: scores differs by 1"
+    with pytest.raises(ModelLoadFailed, match=why) as told:
+        open_served(other, 3)
+    assert f"{BACKEND}/{MODEL}@3" in told.value.message
+
+
+def test_scores_beyond_one_cannot_be_on_a_ladder(tmp_path: Path) -> None:
+    write_table_rungs(tmp_path)
+    folder = tmp_path / BACKEND / "table" / "2"
+    answer = {"probabilities": np.array([[3.0, 1.0, 0.0]], np.float32)}
+    asked = {"x": np.zeros((1, 3), np.float32)}
+    write_golden([GoldenCase("row", "serving_default", asked, answer, answer, 2.0)], folder)
+    artifact = Artifact.open(folder.parent, "table", 2)
+    files = digests_of(folder, without="mlserve.json")
+    mark(artifact, certificate=replace(certificate_of(TOLERANCE), cases=1), files=files)
+    options = LoadOptions(threads=1, ladder=LADDER.replace(MODEL, "table"))
+    versions = VersionPolicy((1,))
+    spec = ModelSpec(plugins.backend(BACKEND), "table", folder.parent, versions, options, 0.0)
+    with pytest.raises(ModelLoadFailed, match="its probabilities go beyond 1"):
+        open_served(spec, 1)

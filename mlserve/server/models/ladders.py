@@ -7,14 +7,19 @@ certificate checked.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+import numpy as np
+
 from mlserve import plugins
 from mlserve.backend import Backend
+from mlserve.certificate.golden import GoldenCase, read_golden
+from mlserve.certificate.verdict import judge
 from mlserve.errors import ModelLoadFailed
 from mlserve.images import tiny_png
-from mlserve.ladder.rungs import Ladder, Rung, read_ladder, store_of
+from mlserve.ladder.rungs import SCORE_OUTPUTS, Ladder, Rung, read_ladder, store_of
 from mlserve.ladder.runner import LadderRunner
 from mlserve.load_options import LoadOptions
 from mlserve.server.models.loading import (
@@ -29,6 +34,8 @@ from mlserve.store import VersionPolicy
 from mlserve.tensors import DEFAULT_SIGNATURE
 
 _log = logging.getLogger(__name__)
+_ASKED = 4
+"""Golden inputs of the other rungs that the last rung is asked."""
 
 
 def open_served(source: ModelSpec, version: int) -> LoadedVersion:
@@ -72,6 +79,7 @@ def _open(source: ModelSpec, ladder: Ladder) -> LoadedVersion:
         has_images = manifest.kind is Kind.IMAGE_CLASSIFIER
         runner = LadderRunner(ladder, [each.runner for each in opened], has_images=has_images)
         with as_load_error(source, top.version):
+            _require_one_model(ladder, opened)
             _measure(runner)
         stack.pop_all()
     names = ", ".join(f"{rung.name} ({rung.reference})" for rung in ladder.rungs)
@@ -97,6 +105,43 @@ def options_for(backend: Backend, options: LoadOptions) -> LoadOptions:
     """Return the options of a rung: those that its backend has."""
     kept = {name: value for name, value in options.changed.items() if backend.regards(name)}
     return LoadOptions(**{**kept, "ladder": None, "ladder_policy": None})
+
+
+def _require_one_model(ladder: Ladder, opened: Sequence[LoadedVersion]) -> None:
+    """Raise ModelLoadFailed unless the last rung gives the right answers of the others, too.
+
+    Each was held to its own golden inputs already. So the rungs are of one model, whatever their
+    names are; and their scores are such as margins can be taken of.
+    """
+    top = opened[-1]
+    for rung, loaded in zip(ladder.rungs[:-1], opened[:-1], strict=True):
+        certificate = loaded.artifact.manifest and loaded.artifact.manifest.certificate
+        if not certificate or not certificate.cases:
+            continue
+        own = top.artifact.manifest and top.artifact.manifest.certificate
+        cases = read_golden(loaded.artifact.path)[:_ASKED]
+        for case in cases:
+            _require_scores_below_one(rung, case)
+        verdict = judge(top.artifact, top.runner, cases, own or certificate)
+        for problem in verdict.problems:
+            raise ModelLoadFailed(
+                f"{rung.reference} and {ladder.top.reference} are not rungs of one ladder: to the "
+                f"golden input {problem.name} of the first, the last answers otherwise: "
+                f"{problem.problem}",
+                hint="export both from the same model: mlserve export --precision "
+                f"{ladder.top.name}",
+            )
+
+
+def _require_scores_below_one(rung: Rung, case: GoldenCase) -> None:
+    for name in SCORE_OUTPUTS:
+        scores = case.expected.get(name)
+        if scores is not None and np.abs(scores).max(initial=0.0) > 1:
+            raise ModelLoadFailed(
+                f"{rung.reference} cannot be on a ladder: its {name} go beyond 1, so its "
+                "certificate does not say by how much two of them may differ",
+                hint="export a model that returns probabilities; serve this one without --ladder",
+            )
 
 
 def _measure(runner: LadderRunner) -> None:
