@@ -50,13 +50,28 @@ class Climb:
     needed: float = 0.0
 
 
-def climb(runner: Runner, signature: str, inputs: Tensors, deadline: Deadline | None) -> Climb:
-    """Run a call on a ladder, or on any other Runner. Raises what `Runner.run` raises."""
+def climb(
+    runner: Runner,
+    signature: str,
+    inputs: Tensors,
+    deadline: Deadline | None,
+    *,
+    may_climb: bool = True,
+) -> Climb:
+    """Run a call on a ladder, or on any other Runner. Raises what `Runner.run` raises.
+
+    With `may_climb` false it stays on the first rung.
+    """
     on_ladder = getattr(runner, "climb", None)  # isinstance takes longer than a short run
     if on_ladder is None:
         return Climb(runner.run(signature, inputs, deadline))
-    climbed: Climb = on_ladder(signature, inputs, deadline)
+    climbed: Climb = on_ladder(signature, inputs, deadline, may_climb=may_climb)
     return climbed
+
+
+def has_refused(rows: Sequence[RowRung]) -> bool:
+    """Return whether one of the rows is REFUSED, so that the call fails though it was in time."""
+    return any(row.fate is Fate.REFUSED for row in rows)
 
 
 def require_certain(rows: Sequence[RowRung], needed: float, deadline: Deadline | None) -> None:

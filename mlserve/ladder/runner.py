@@ -94,10 +94,18 @@ class LadderRunner:
         require_certain(climbed.rows, climbed.needed, deadline)
         return climbed.outputs
 
-    def climb(self, signature: str, inputs: Tensors, deadline: Deadline | None) -> Climb:
+    def climb(
+        self,
+        signature: str,
+        inputs: Tensors,
+        deadline: Deadline | None,
+        *,
+        may_climb: bool = True,
+    ) -> Climb:
         """Return the outputs and the rung of each row. Raises what `Runner.run` raises.
 
-        Rows whose label is uncertain go on to the next rung, if it can end before the deadline.
+        Rows whose label is uncertain go on to the next rung, if they may and it can end before the
+        deadline.
         """
         asked = self._asked(signature)
         question = self._question(asked, inputs, deadline)
@@ -109,7 +117,7 @@ class LadderRunner:
             if not len(doubtful):
                 break
             needed = rung.times.needed(len(doubtful), time.monotonic())
-            if deadline is not None and deadline.remaining() < needed:
+            if not may_climb or (deadline is not None and deadline.remaining() < needed):
                 break
             found = self._run(rung, asked, question.of(doubtful), deadline)
             outputs = _merged(outputs, found, doubtful)

@@ -180,6 +180,16 @@ def test_no_rows_are_an_answer_without_rungs(runner: Any) -> None:
     assert len(climbed.outputs["output_0"]) == 0
 
 
+def test_what_was_admitted_for_the_first_rung_stays_there(opened: Any) -> None:
+    runner = opened(LadderPolicy.ANSWER)
+    works = [work(runner, colour) for colour in (CLEAR, FLIPPED)]
+    for each in works:
+        each.may_climb = False
+    run_works(works)
+    fates = [[(row.place, row.fate) for row in each.rungs] for each in works]
+    assert fates == [[(0, Fate.CERTAIN)], [(0, Fate.UNCERTAIN)]]
+
+
 class TestNoTimeToClimb:
     @pytest.fixture(autouse=True)
     def slow(self, opened: Any) -> Iterator[None]:

@@ -54,17 +54,22 @@ class Ticket:
     """A call as admission sees it: its kind, when its answer is due, and its model's width.
 
     `width` None is all slots. A call `on_ladder` may need more than one run. To others it is the
-    load of such calls on average. For itself it needs the time of its first rung, and with
-    `awaits_climb`, when it is admitted, the time to climb as well.
+    load of such calls on average; but there must be time for it to climb. If there is not, one that
+    `may_stay` is admitted for the first rung only.
     """
 
     kind: CostKey
     expires_at: float
     width: int | None = None
     on_ladder: bool = False
-    awaits_climb: bool = False
+    may_stay: bool = False
+    may_climb: bool = True
     is_waiting: bool = False
     """Whether it is in the queue, which is not searched for it."""
+
+    def stay(self) -> None:
+        """Leave the call on the first rung of its ladder."""
+        self.kind, self.may_climb = self.least_kind, False
 
     @property
     def least_kind(self) -> CostKey:
@@ -150,6 +155,9 @@ class Admission(Generic[Queued]):
         if self._is_roomy(now, ticket):
             return None
         over = self._overrun(now, ticket)
+        if over > 0 and ticket.may_stay and self.estimates.of(ticket.least_kind, now) is not None:
+            ticket.stay()
+            over = self._overrun(now, ticket)
         return None if over <= 0 else Verdict(Refusal.DEADLINE, until_in_time(over))
 
     def check_room(self, now: float, model: str | None = None) -> Verdict | None:
@@ -304,8 +312,8 @@ class Admission(Generic[Queued]):
             widest = max(widest, guess.spread)
         margin = math.hypot(_MARGIN * math.sqrt(variance), _LAST_MARGIN * self.slots * widest)
         earliest = min(ticket.expires_at, self.waiting[0].expires_at if self.waiting else math.inf)
-        needed = self.slots * (demand + self._own_part(now, ticket)) * (1 + _DRIFT)
-        needed += margin + _WAY_BACK
+        demand += self._climb(now, ticket)
+        needed = self.slots * demand * (1 + _DRIFT) + margin + _WAY_BACK
         return now + needed <= earliest
 
     def _overrun(self, now: float, ticket: Queued) -> float:
@@ -322,27 +330,24 @@ class Admission(Generic[Queued]):
         for index, end in enumerate(self._ends(now, order)):
             over = now + end - order[index].expires_at
             if index == place:
-                worst = over - spared + self.slots * self._own_part(now, ticket)
+                worst = over - spared + self.slots * self._climb(now, ticket)
             elif index > place and 0 < over <= mean:  # on time without this one
                 worst = max(worst, over)
         return worst
 
-    def _own_part(self, now: float, ticket: Queued) -> float:
-        """Return the seconds by which the call itself must have more time than the usual one.
+    def _climb(self, now: float, ticket: Queued) -> float:
+        """Return the seconds of a climb that the call must have beyond those of the usual one.
 
-        Fewer than 0 if it is on a ladder and need not climb. It must have the time to climb only if
-        it could have it on an idle server.
+        0 for a call whose deadline is too short for a climb even on an idle server.
         """
-        if not ticket.on_ladder:
+        kind = ticket.kind.climbing(True)
+        climbed = self.estimates.of(kind, now) if ticket.on_ladder and ticket.may_climb else None
+        if climbed is None:
             return 0.0
-        usual = self.estimates.guess(ticket.kind).mean
-        climbed = self.estimates.of(ticket.kind.climbing(True), now)
-        if ticket.awaits_climb and climbed is not None:
-            alone = self.estimates.of(ticket.kind.climbing(True), now, alone=True) or climbed
-            if now + alone.mean + alone.spread + _WAY_BACK <= ticket.expires_at:
-                return max(0.0, climbed.mean - usual)
-        stayed = self.estimates.of(ticket.kind.climbing(False), now)
-        return 0.0 if stayed is None else min(0.0, stayed.mean - usual)
+        alone = self.estimates.of(kind, now, alone=True) or climbed
+        if now + alone.mean + alone.spread + _WAY_BACK > ticket.expires_at:
+            return 0.0
+        return max(0.0, climbed.mean - self.estimates.guess(ticket.kind).mean)
 
     def _ends(self, now: float, order: Sequence[Queued]) -> Iterator[float]:
         """Yield when each of them ends, in seconds from now, with a margin.

@@ -9,6 +9,7 @@ from typing import Generic, cast
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError
+from mlserve.ladder.climb import has_refused
 from mlserve.load_options import LadderPolicy
 from mlserve.server.engine.admission import Ticket
 from mlserve.server.engine.estimates import CostKey
@@ -57,10 +58,8 @@ class Job(Ticket, Generic[Answer]):
         find_fault: FindFault,
     ) -> None:
         ladder = loaded.ladder
-        awaits_climb = ladder is not None and ladder.policy is LadderPolicy.REFUSE
-        super().__init__(
-            kind, call.deadline.expires_at, loaded.width, ladder is not None, awaits_climb
-        )
+        may_stay = ladder is not None and ladder.policy is LadderPolicy.ANSWER
+        super().__init__(kind, call.deadline.expires_at, loaded.width, ladder is not None, may_stay)
         self.signature_asked = call.signature
         self.loaded = loaded
         self.record = record
@@ -112,7 +111,8 @@ class Job(Ticket, Generic[Answer]):
     def outcome(self) -> Outcome:
         """Return how it ended; call this before `settle`."""
         error = self.work.error
-        if isinstance(error, DeadlineExceeded) or self.deadline.is_expired:
+        is_refused = has_refused(self.work.rungs)
+        if (isinstance(error, DeadlineExceeded) and not is_refused) or self.deadline.is_expired:
             return Outcome.LATE
         if self.answer.done():
             return Outcome.GONE

@@ -138,6 +138,8 @@ class Work(Generic[Answer]):
         self.trace_id = trace_id
         self.entered_at = time.monotonic()
         self.threads = 0
+        self.may_climb = True
+        """Whether a model on a ladder has the time to go beyond the first rung."""
         self.elsewhere: Elsewhere | None = None
         self._stage = 0
         self.read_as = kind
@@ -180,7 +182,8 @@ class Work(Generic[Answer]):
         def run() -> None:
             assert self.signature is not None
             limit_threads(self.runner, self.threads)
-            climbed = climb(self.runner, self.signature.name, self.inputs, self.deadline)
+            asked = self.runner, self.signature.name, self.inputs, self.deadline
+            climbed = climb(*asked, may_climb=self.may_climb)
             self.outputs, self.rungs = climbed.outputs, climbed.rows
             self.execution = Execution(
                 self.served.model, self.served.version, self.rows, (self.times,)
@@ -338,7 +341,8 @@ def _climb(works: Sequence[Work[Any]]) -> Climb:
     choose = min if first.is_on_ladder else max
     due = choose((work.deadline for work in works), key=lambda deadline: deadline.expires_at)
     limit_threads(first.runner, first.threads)
-    return climb(first.runner, first.signature.name, inputs, due)
+    may_climb = all(work.may_climb for work in works)
+    return climb(first.runner, first.signature.name, inputs, due, may_climb=may_climb)
 
 
 def _split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:

@@ -121,6 +121,7 @@ class _Tasks:
             caller,
         )
         work.entered_at, work.threads = order.entered_at, order.threads
+        work.may_climb = order.may_climb
         order.codec.room = _RoomElsewhere(caller, order.deadline)
         return work
 

@@ -72,6 +72,7 @@ class Order(NamedTuple):
     deadline: Deadline
     entered_at: float
     threads: int
+    may_climb: bool
     request_id: str
     trace_id: str
 

@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from mlserve import __version__
 from mlserve.errors import NotFound
+from mlserve.ladder.climb import has_refused
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, State
@@ -109,7 +110,8 @@ class Metrics:
         self._requests.add((model, version, signature, *where, ended.code))
         if route.purpose is Purpose.PREDICT:
             self._durations.observe((model, signature, route.transport), seconds)
-            if ended.code == _DEADLINE and ended.refused in ("", Refusal.EXPIRED.value):
+            is_late = ended.code == _DEADLINE and not has_refused(ended.rungs)
+            if is_late and ended.refused in ("", Refusal.EXPIRED.value):
                 self._late.add((ended.times.unreached(),))
             if ended.code in _REFUSED_AT_THE_DOOR and not is_known:
                 self._refused.add((_REFUSED_AT_THE_DOOR[ended.code],))
