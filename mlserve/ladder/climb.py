@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlserve.deadline import Deadline, in_words
 from mlserve.errors import DeadlineExceeded
@@ -56,17 +56,26 @@ def climb(
     inputs: Tensors,
     deadline: Deadline | None,
     *,
-    may_climb: bool = True,
+    only_rung: int | None = None,
 ) -> Climb:
     """Run a call on a ladder, or on any other Runner. Raises what `Runner.run` raises.
 
-    With `may_climb` false it stays on the first rung.
+    `only_rung` has just that rung of a ladder run, by its place, and no row refused.
     """
     on_ladder = getattr(runner, "climb", None)  # isinstance takes longer than a short run
     if on_ladder is None:
         return Climb(runner.run(signature, inputs, deadline))
-    climbed: Climb = on_ladder(signature, inputs, deadline, may_climb=may_climb)
+    climbed: Climb = on_ladder(signature, inputs, deadline, only_rung=only_rung)
     return climbed
+
+
+def rung_of(runner: Runner, place: int | None) -> Runner:
+    """Return the Runner of that rung of a ladder; the Runner itself without a place."""
+    if place is None:
+        return runner
+    on_ladder: Any = runner
+    found: Runner = on_ladder.on_rung(place)
+    return found
 
 
 def has_refused(rows: Sequence[RowRung]) -> bool:

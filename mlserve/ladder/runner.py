@@ -83,6 +83,10 @@ class LadderRunner:
         """How the first rung, which every request runs on, likes requests to be run together."""
         return batching_of(self._rungs[0].runner)
 
+    def on_rung(self, place: int) -> Runner:
+        """Return the Runner of the rung in that place."""
+        return self._rungs[place].runner
+
     def limit_threads(self, threads: int) -> None:
         """Let the calls from this thread use at most that many threads; 0 is any number."""
         for each in self._rungs:
@@ -100,31 +104,32 @@ class LadderRunner:
         inputs: Tensors,
         deadline: Deadline | None,
         *,
-        may_climb: bool = True,
+        only_rung: int | None = None,
     ) -> Climb:
         """Return the outputs and the rung of each row. Raises what `Runner.run` raises.
 
-        Rows whose label is uncertain go on to the next rung, if they may and it can end before the
-        deadline.
+        Rows whose label is uncertain go on to the next rung, if it can end before the deadline.
+        With `only_rung`, a place, that rung alone is run, and no row is REFUSED.
         """
         asked = self._asked(signature)
         question = self._question(asked, inputs, deadline)
-        outputs = self._run(self._rungs[0], asked, question, deadline)
-        places = np.zeros(_rows(outputs), np.intp)
-        doubtful = self._doubtful(self._rungs[0], asked, outputs)
+        first = only_rung or 0
+        outputs = self._run(self._rungs[first], asked, question, deadline)
+        places = np.full(_rows(outputs), first, np.intp)
+        doubtful = self._doubtful(self._rungs[first], asked, outputs)
         needed = 0.0
-        for place, rung in enumerate(self._rungs[1:], start=1):
+        for place, rung in enumerate(self._rungs[1:] if only_rung is None else (), start=1):
             if not len(doubtful):
                 break
             needed = rung.times.needed(len(doubtful), time.monotonic())
-            if not may_climb or (deadline is not None and deadline.remaining() < needed):
+            if deadline is not None and deadline.remaining() < needed:
                 break
             found = self._run(rung, asked, question.of(doubtful), deadline)
             outputs = _merged(outputs, found, doubtful)
             places[doubtful] = place
-            is_last = place == len(self._rungs) - 1
-            doubtful = doubtful[:0] if is_last else doubtful[self._doubtful(rung, asked, found)]
-        rows = self._fates(places, doubtful)
+            doubtful = doubtful[self._doubtful(rung, asked, found)]
+        may_refuse = only_rung is None and self.ladder.policy is LadderPolicy.REFUSE
+        rows = self._fates(places, doubtful, Fate.REFUSED if may_refuse else Fate.UNCERTAIN)
         return Climb(self._answers(signature, outputs), rows, needed if len(doubtful) else 0.0)
 
     def measure(self, signature: str, inputs: Tensors) -> None:
@@ -166,14 +171,15 @@ class LadderRunner:
         return outputs
 
     def _doubtful(self, rung: LoadedRung, asked: str, outputs: Tensors) -> Array:
-        """Return the rows of which the rung is not certain."""
+        """Return the rows of which the rung is not certain; none of the last one."""
+        if rung is self._rungs[-1]:
+            return np.empty(0, np.intp)
         output = _SCORES if self._has_images else _scores_output(self.signatures[asked])
         tolerance = rung.rung.tolerance
         assert tolerance is not None, "every rung but the last has a certificate"
         return np.flatnonzero(~are_certain(outputs[output], tolerance))
 
-    def _fates(self, places: Array, doubtful: Array) -> tuple[RowRung, ...]:
-        left = Fate.UNCERTAIN if self.ladder.policy is LadderPolicy.ANSWER else Fate.REFUSED
+    def _fates(self, places: Array, doubtful: Array, left: Fate) -> tuple[RowRung, ...]:
         fates = [Fate.CERTAIN] * len(places)
         for row in doubtful:
             fates[row] = left

@@ -73,9 +73,9 @@ FLIPPED = next(c for c in COLOURS if label(c) != label(c, ROUNDED))
 
 
 def write_rungs(store: Path, scratch: Path) -> tuple[Artifact, Artifact]:
-    """Write version 1, fp32, and version 2, int8 with a certificate, into the store."""
+    """Write version 1, fp32, and version 2, int8, into the store, both with a certificate."""
     return (
-        write_rung(store, scratch, 1, WEIGHTS, Precision.FP32),
+        write_rung(store, scratch, 1, WEIGHTS, Precision.FP32, 1e-4),
         write_rung(store, scratch, 2, ROUNDED, Precision.INT8, TOLERANCE),
     )
 
@@ -87,21 +87,30 @@ def write_rung(
     weights: Array,
     precision: Precision,
     tolerance: float | None = None,
-    **classifier: Any,
 ) -> Artifact:
     """Export the classifier with that matrix; with a certificate if it has a tolerance."""
     file = scratch / f"{MODEL}-{version}.onnx"
     _write_model(file, weights)
-    model = colour_classifier(file, framework="onnx", **classifier)
+    model = colour_classifier(file, framework="onnx")
     artifact = exported(BACKEND, model, store / BACKEND / MODEL, version)
-    certificate = None if tolerance is None else certificate_of(tolerance)
-    mark(artifact, precision=precision, certificate=certificate)
+    mark(artifact, precision=precision)
+    if tolerance is not None:
+        cases = [_golden(colour) for colour in (CLEAR, (0, 255, 0), (30, 30, 200))]
+        certify(artifact, tolerance, cases)
     return Artifact.open(artifact.path.parent, MODEL, version)
 
 
-def certificate_of(tolerance: float) -> Certificate:
-    """Return a certificate without golden inputs."""
-    return Certificate("numpy", 0, tolerance, tolerance, None, None, "a test")
+def certify(artifact: Artifact, tolerance: float, cases: Sequence[GoldenCase]) -> None:
+    """Write golden inputs and a certificate into an exported version."""
+    write_golden(cases, artifact.path)
+    changed = Artifact.open(artifact.path.parent, artifact.model, artifact.version)
+    files = digests_of(artifact.path, without=MANIFEST_NAME)
+    mark(changed, certificate=certificate_of(tolerance, len(cases)), files=files)
+
+
+def certificate_of(tolerance: float, cases: int = 0) -> Certificate:
+    """Return the certificate of so many golden inputs."""
+    return Certificate("numpy", cases, tolerance, tolerance, None, None, "a test")
 
 
 def mark(artifact: Artifact, **fields: Any) -> None:
@@ -122,10 +131,13 @@ def _write_model(file: Path, weights: Array) -> None:
     _save(file, nodes, pixels, outputs, weights)
 
 
-def write_table_rungs(store: Path, name: str = "table") -> None:
-    """Write the same two rungs as a model of tensors: `x` [N, 3] to `probabilities` [N, 3]."""
+def write_table_rungs(store: Path, name: str = "table", golden_scale: float = 1.0) -> None:
+    """Write the same two rungs as a model of tensors: `x` [N, 3] to `probabilities` [N, 3].
+
+    The answers to their golden inputs are multiplied by `golden_scale`.
+    """
     for version, weights, precision, tolerance in (
-        (1, WEIGHTS, Precision.FP32, None),
+        (1, WEIGHTS, Precision.FP32, 1e-4),
         (2, ROUNDED, Precision.INT8, TOLERANCE),
     ):
         folder = store / BACKEND / name / str(version)
@@ -147,8 +159,11 @@ def write_table_rungs(store: Path, name: str = "table") -> None:
             pipeline=None,
             signatures=(_TABLE,),
             precision=precision,
-            certificate=None if tolerance is None else certificate_of(tolerance),
         ).write(folder, ())
+        x = np.array([CLEAR], np.float32) / 255
+        answer = {_OUTPUT: scores([CLEAR], WEIGHTS).astype(np.float32) * golden_scale}
+        case = GoldenCase("row", DEFAULT_SIGNATURE, {"x": x}, answer, answer, 0.5)
+        certify(Artifact.open(folder.parent, name, version), tolerance, [case])
 
 
 _OUTPUT = "probabilities"
@@ -167,23 +182,9 @@ def _save(file: Path, nodes: Any, given: Any, output: Any, weights: Array) -> No
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(file))
 
 
-def with_golden(artifact: Artifact, weights: Array = WEIGHTS) -> None:
-    """Write golden inputs into an exported version, with the answers of that matrix."""
-    manifest = artifact.manifest
-    assert manifest is not None
-    assert manifest.certificate is not None
-    cases = [_golden(colour, weights) for colour in (CLEAR, (0, 255, 0), (30, 30, 200))]
-    write_golden(cases, artifact.path)
-    mark(
-        artifact,
-        certificate=replace(manifest.certificate, cases=len(cases)),
-        files=digests_of(artifact.path, without=MANIFEST_NAME),
-    )
-
-
-def _golden(colour: Sequence[int], weights: Array) -> GoldenCase:
+def _golden(colour: Sequence[int]) -> GoldenCase:
     image = np.empty(1, object)
     image[0] = png(colour)
-    found = scores([colour], weights).astype(np.float32)
-    expected = {"scores": found, "label": np.array([label(colour, weights).encode()], object)}
+    found = scores([colour], WEIGHTS).astype(np.float32)
+    expected = {"scores": found, "label": np.array([label(colour).encode()], object)}
     return GoldenCase(str(colour), RANKING, {"image": image}, expected, expected, 0.5)

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 from mlserve import plugins
-from mlserve.artifact import Artifact
-from mlserve.certificate.golden import GoldenCase, write_golden
 from mlserve.deadline import Deadline
 from mlserve.digests import digests_of
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed
+from mlserve.image_pipeline.classifier import ImageClassifierRunner
 from mlserve.ladder.climb import Fate
 from mlserve.ladder.rungs import read_ladder
 from mlserve.ladder.runner import LadderRunner
-from mlserve.load_options import LadderPolicy, LoadOptions
+from mlserve.load_options import LadderPolicy, LoadOptions, OnDrift
 from mlserve.precision import Precision
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Codec, Work, run_works
 from mlserve.server.models.ladders import open_served
 from mlserve.server.models.loading import Served
+from mlserve.server.models.standing import CertificateState
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.request import StageTimes
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
@@ -38,13 +38,11 @@ from tests.harness.ladder import (
     ROUNDED,
     TOLERANCE,
     WEIGHTS,
-    certificate_of,
     label,
     margin,
     mark,
     png,
     scores,
-    with_golden,
     write_rung,
     write_rungs,
     write_table_rungs,
@@ -75,6 +73,7 @@ def opened(store: Path) -> Iterator[Callable[[LadderPolicy], Any]]:
             found[policy] = open_served(spec, 1)
         return found[policy].runner
 
+    open_.loaded = found  # type: ignore[attr-defined]
     yield open_
     for loaded in found.values():
         loaded.runner.close()
@@ -184,7 +183,7 @@ def test_what_was_admitted_for_the_first_rung_stays_there(opened: Any) -> None:
     runner = opened(LadderPolicy.ANSWER)
     works = [work(runner, colour) for colour in (CLEAR, FLIPPED)]
     for each in works:
-        each.may_climb = False
+        each.only_rung = 0
     run_works(works)
     fates = [[(row.place, row.fate) for row in each.rungs] for each in works]
     assert fates == [[(0, Fate.CERTAIN)], [(0, Fate.UNCERTAIN)]]
@@ -268,13 +267,11 @@ def test_the_rows_of_a_table_climb_by_their_probabilities(tmp_path: Path) -> Non
 
 def test_the_last_rung_must_have_the_right_answers_of_the_others(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    _, cheap = write_rungs(store, tmp_path)
+    write_rungs(store, tmp_path)
+    write_rung(store, tmp_path, 3, WEIGHTS[::-1], Precision.FP32)
     options = LoadOptions(threads=1, ladder=LADDER)
     base, versions = store / BACKEND / MODEL, VersionPolicy((1,))
     spec = ModelSpec(plugins.backend(BACKEND), MODEL, base, versions, options, 0.0)
-    with_golden(cheap)
-    open_served(spec, 1).runner.close()
-    write_rung(store, tmp_path, 3, WEIGHTS[::-1], Precision.FP32)
     other = replace(spec, options=replace(options, ladder=LADDER.replace("@1", "@3")))
     why = r"not rungs of one ladder: .* answers otherwise: scores differs by 1"
     with pytest.raises(ModelLoadFailed, match=why) as told:
@@ -283,16 +280,37 @@ def test_the_last_rung_must_have_the_right_answers_of_the_others(tmp_path: Path)
 
 
 def test_scores_beyond_one_cannot_be_on_a_ladder(tmp_path: Path) -> None:
-    write_table_rungs(tmp_path)
-    folder = tmp_path / BACKEND / "table" / "2"
-    answer = {"probabilities": np.array([[3.0, 1.0, 0.0]], np.float32)}
-    asked = {"x": np.zeros((1, 3), np.float32)}
-    write_golden([GoldenCase("row", "serving_default", asked, answer, answer, 2.0)], folder)
-    artifact = Artifact.open(folder.parent, "table", 2)
-    files = digests_of(folder, without="mlserve.json")
-    mark(artifact, certificate=replace(certificate_of(TOLERANCE), cases=1), files=files)
-    options = LoadOptions(threads=1, ladder=LADDER.replace(MODEL, "table"))
-    versions = VersionPolicy((1,))
-    spec = ModelSpec(plugins.backend(BACKEND), "table", folder.parent, versions, options, 0.0)
+    write_table_rungs(tmp_path, golden_scale=3.0)
+    options = LoadOptions(threads=1, ladder=LADDER.replace(MODEL, "table"), on_drift=OnDrift.SERVE)
+    base, versions = tmp_path / BACKEND / "table", VersionPolicy((1,))
+    spec = ModelSpec(plugins.backend(BACKEND), "table", base, versions, options, 0.0)
     with pytest.raises(ModelLoadFailed, match="its probabilities go beyond 1"):
         open_served(spec, 1)
+
+
+def test_each_rung_is_held_to_its_own_golden_inputs(opened: Any) -> None:
+    opened(LadderPolicy.REFUSE)
+    standing = opened.loaded[LadderPolicy.REFUSE].standing
+    assert "int8,fp32" in str(standing.runs_on)
+    asked = {case.name: standing.rung_of(case) for case in standing.cases}
+    assert {name.split(":")[0]: place for name, place in asked.items()} == {"int8": 0, "fp32": 1}
+    tolerances = {standing.certificate_of(case).tolerance for case in standing.cases}
+    assert tolerances == {1e-4, TOLERANCE}
+    assert standing.state in (CertificateState.CHECKING, CertificateState.HOLDS)
+
+
+def test_a_rung_that_does_not_load_lets_the_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    top, _ = write_rungs(store, tmp_path)
+    (top.path / "model.onnx").write_bytes(b"no model")
+    mark(top, files=digests_of(top.path, without="mlserve.json"))
+    closed: list[Any] = []
+    monkeypatch.setattr(ImageClassifierRunner, "close", lambda self: closed.append(self))
+    options = LoadOptions(threads=1, ladder=LADDER)
+    base, versions = store / BACKEND / MODEL, VersionPolicy((1,))
+    spec = ModelSpec(plugins.backend(BACKEND), MODEL, base, versions, options, 0.0)
+    with pytest.raises(ModelLoadFailed):
+        open_served(spec, 1)
+    assert len(closed) == 1

@@ -10,6 +10,7 @@ import grpc
 import httpx
 import pytest
 
+from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from tests.harness.command import FREE_PORTS, Command
 from tests.harness.ladder import BACKEND, CLEAR, FLIPPED, MODEL, label, png, write_rungs
@@ -78,11 +79,23 @@ def test_each_answer_names_its_rung(server: Any, api: str) -> None:
     assert over_grpc(server, api, CLEAR)["mlserve-rung"] == "int8"
 
 
+def holds(server: Any) -> bool:
+    """Return whether every golden input of both rungs was answered right; none may be wrong."""
+    text = over_rest(server, "tfs", CLEAR).headers["x-mlserve-served-by"]
+    assert "int8,fp32" in text
+    assert "drifted" not in text
+    return "certificate=holds" in text
+
+
+def test_both_rungs_are_held_to_their_certificates(server: Any) -> None:
+    wait_until(lambda: holds(server))
+
+
 def test_the_ladder_is_shown(server: Any, command: Command) -> None:
-    [ladder] = command.json("status")["load"]["ladders"]
+    [ladder] = command.json("status", "--timeout", "60")["load"]["ladders"]
     assert ladder["rungs"] == [["int8", f"{BACKEND}/{MODEL}@2"], ["fp32", f"{BACKEND}/{MODEL}@1"]]
     assert ladder["policy"] == "refuse"
-    assert "answered by int8" in command("status").stdout
+    assert "answered by int8" in command("status", "--timeout", "60").stdout
     assert f"ladder {BACKEND}/{MODEL}@2" in command("ps").stdout
     over_rest(server, "tfs", CLEAR, FLIPPED)
     page = httpx.get(server["rest"] + "/metrics").text
@@ -98,12 +111,13 @@ def test_the_processes_of_a_version_climb_too(command: Command, server: Any) -> 
     [server] = command.ps()
     answer = over_rest(server, "tfs", FLIPPED, CLEAR)
     assert answer.headers["x-mlserve-rung"] == "fp32, int8"
-    assert len(command.json("status")["load"]["ladders"]) == 1
+    assert len(command.json("status", "--timeout", "60")["load"]["ladders"]) == 1
+    wait_until(lambda: holds(server))
 
 
 def test_what_cannot_be_a_ladder_starts_no_server(command: Command) -> None:
     for flags, message in (
-        (("--ladder", f"{BACKEND}/{MODEL}@1,{BACKEND}/{MODEL}@2"), "has no certificate"),
+        (("--ladder", f"{BACKEND}/{MODEL}@1,{BACKEND}/{MODEL}@7"), "no version 7 of"),
         (("--ladder", "int8,fp32", "--version", "1"), "--version does not go with --ladder"),
         (("--ladder", "int8,fp32", "--launcher", "docker"), "docker launcher does not take"),
         (("--ladder-policy", "answer"), "--ladder-policy needs --ladder"),

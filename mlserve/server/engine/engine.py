@@ -265,7 +265,8 @@ class Engine:
     def _start(self, now: float, jobs: Sequence[Job[Any]]) -> None:
         slot = self._admission.start(now, jobs)
         for job in jobs:
-            job.work.threads, job.work.may_climb = slot.threads, job.may_climb
+            job.work.threads = slot.threads
+            job.work.only_rung = None if job.may_climb else 0
         workers = jobs[0].loaded.processes or self._threads
         workers.submit([job.work for job in jobs], partial(self._finish, slot))
 

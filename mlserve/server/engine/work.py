@@ -138,8 +138,8 @@ class Work(Generic[Answer]):
         self.trace_id = trace_id
         self.entered_at = time.monotonic()
         self.threads = 0
-        self.may_climb = True
-        """Whether a model on a ladder has the time to go beyond the first rung."""
+        self.only_rung: int | None = None
+        """Of a model on a ladder, the only rung to run; None lets uncertain rows climb."""
         self.elsewhere: Elsewhere | None = None
         self._stage = 0
         self.read_as = kind
@@ -183,7 +183,7 @@ class Work(Generic[Answer]):
             assert self.signature is not None
             limit_threads(self.runner, self.threads)
             asked = self.runner, self.signature.name, self.inputs, self.deadline
-            climbed = climb(*asked, may_climb=self.may_climb)
+            climbed = climb(*asked, only_rung=self.only_rung)
             self.outputs, self.rungs = climbed.outputs, climbed.rows
             self.execution = Execution(
                 self.served.model, self.served.version, self.rows, (self.times,)
@@ -341,8 +341,9 @@ def _climb(works: Sequence[Work[Any]]) -> Climb:
     choose = min if first.is_on_ladder else max
     due = choose((work.deadline for work in works), key=lambda deadline: deadline.expires_at)
     limit_threads(first.runner, first.threads)
-    may_climb = all(work.may_climb for work in works)
-    return climb(first.runner, first.signature.name, inputs, due, may_climb=may_climb)
+    only_rungs = {work.only_rung for work in works}
+    only_rung = only_rungs.pop() if len(only_rungs) == 1 else None
+    return climb(first.runner, first.signature.name, inputs, due, only_rung=only_rung)
 
 
 def _split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:

@@ -14,20 +14,23 @@ from dataclasses import replace
 import numpy as np
 
 from mlserve import plugins
-from mlserve.backend import Backend
+from mlserve.artifact import Artifact
+from mlserve.backend import Backend, Runner, RunsOn
+from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.golden import GoldenCase, read_golden
-from mlserve.certificate.verdict import judge
+from mlserve.certificate.verdict import CaseVerdict, judge
 from mlserve.errors import ModelLoadFailed
 from mlserve.images import tiny_png
 from mlserve.ladder.rungs import SCORE_OUTPUTS, Ladder, Rung, read_ladder, store_of
 from mlserve.ladder.runner import LadderRunner
-from mlserve.load_options import LoadOptions
+from mlserve.load_options import LoadOptions, OnDrift
 from mlserve.server.models.loading import (
     LoadedVersion,
     as_load_error,
     first_inputs,
     open_version,
 )
+from mlserve.server.models.standing import Standing, read
 from mlserve.server.models.versions import ModelSpec
 from mlserve.sources import Kind
 from mlserve.store import VersionPolicy
@@ -85,7 +88,52 @@ def _open(source: ModelSpec, ladder: Ladder) -> LoadedVersion:
     names = ", ".join(f"{rung.name} ({rung.reference})" for rung in ladder.rungs)
     _log.info("%s is served on a ladder: %s", source.model, names)
     artifact = replace(top.artifact, model=source.model)
-    return LoadedVersion(artifact, runner, source.width, ladder=ladder)
+    standing = _joined(source, ladder, [each.standing for each in opened])
+    return LoadedVersion(artifact, runner, source.width, standing=standing, ladder=ladder)
+
+
+def read_served(
+    source: ModelSpec, ladder: Ladder | None, artifact: Artifact, runner: Runner
+) -> Standing:
+    """Return the standing of a version, or of a ladder, that has not been asked yet.
+
+    Raises ModelLoadFailed.
+    """
+    if ladder is None:
+        return read(source, artifact, runner)
+    specs = [_spec(source, rung) for rung in ladder.rungs]
+    artifacts = [
+        Artifact.open(spec.base_path, spec.model, rung.reference.version)
+        for spec, rung in zip(specs, ladder.rungs, strict=True)
+    ]
+    standings = [read(spec, each, runner) for spec, each in zip(specs, artifacts, strict=True)]
+    return _joined(source, ladder, standings)
+
+
+def _joined(source: ModelSpec, ladder: Ladder, standings: Sequence[Standing]) -> Standing:
+    """Return the standing of all rungs, each with the golden inputs of its own certificate."""
+    cases, verdicts = list[GoldenCase](), dict[str, CaseVerdict]()
+    rungs: dict[str, tuple[int, Certificate]] = {}
+    certificate = None
+    for place, (rung, standing) in enumerate(zip(ladder.rungs, standings, strict=True)):
+        if standing.certificate is None:
+            continue
+        certificate = standing.certificate
+        for case in standing.cases:
+            name = f"{rung.name}: {case.name}"
+            cases.append(replace(case, name=name))
+            rungs[name] = place, certificate
+            if case.name in standing.verdicts:
+                verdicts[name] = replace(standing.verdicts[case.name], name=name)
+    on_drift = source.options.on_drift or OnDrift.REFUSE
+    where = _all([standing.runs_on for standing in standings])
+    return Standing(where, certificate, cases, on_drift, verdicts, rungs=rungs)
+
+
+def _all(found: Sequence[RunsOn]) -> RunsOn:
+    """Return what runs the rungs; what is alike is said once."""
+    parts = zip(*((each.runtime, each.precision, each.device) for each in found), strict=True)
+    return RunsOn(*(",".join(dict.fromkeys(part)) for part in parts))
 
 
 def _spec(source: ModelSpec, rung: Rung) -> ModelSpec:

@@ -121,7 +121,7 @@ class _Tasks:
             caller,
         )
         work.entered_at, work.threads = order.entered_at, order.threads
-        work.may_climb = order.may_climb
+        work.only_rung = order.only_rung
         order.codec.room = _RoomElsewhere(caller, order.deadline)
         return work
 

@@ -17,9 +17,8 @@ from dataclasses import replace
 
 from mlserve.artifact import Artifact
 from mlserve.backend import batching_of
-from mlserve.server.models.ladders import ladder_of, open_served
+from mlserve.server.models.ladders import ladder_of, open_served, read_served
 from mlserve.server.models.loading import LoadedVersion, as_load_error, warm_up
-from mlserve.server.models.standing import read
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.processes.pool import RunnerProcesses
 from mlserve.settings import LogFormat
@@ -80,7 +79,7 @@ class Opener:
         with as_load_error(source, version):
             artifact = Artifact.open(source.base_path, source.model, version)
             pool.start()
-            standing = read(source, artifact, pool)
+            standing = read_served(source, ladder, artifact, pool)
         self._loop.call_soon_threadsafe(pool.attach)
         _log.info("version %d of %s runs in %d processes", version, source.model, count)
         width = count if source.width is None else min(count, source.width)

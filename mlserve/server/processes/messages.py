@@ -72,7 +72,7 @@ class Order(NamedTuple):
     deadline: Deadline
     entered_at: float
     threads: int
-    may_climb: bool
+    only_rung: int | None
     request_id: str
     trace_id: str
 

@@ -428,7 +428,7 @@ def _order(work: Work[Any]) -> Order:
         work.deadline,
         work.entered_at,
         work.threads,
-        work.may_climb,
+        work.only_rung,
         work.request_id,
         work.trace_id,
     )
