@@ -307,7 +307,11 @@ def test_a_rung_that_does_not_load_lets_the_others_go(
     (top.path / "model.onnx").write_bytes(b"no model")
     mark(top, files=digests_of(top.path, without="mlserve.json"))
     closed: list[Any] = []
-    monkeypatch.setattr(ImageClassifierRunner, "close", lambda self: closed.append(self))
+
+    def close(self: Any) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(ImageClassifierRunner, "close", close)
     options = LoadOptions(threads=1, ladder=LADDER)
     base, versions = store / BACKEND / MODEL, VersionPolicy((1,))
     spec = ModelSpec(plugins.backend(BACKEND), MODEL, base, versions, options, 0.0)
